@@ -1,0 +1,82 @@
+"""Descriptors (image specification, descriptor.md) and the media types that are followed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Self
+
+from crossmount.errors import InvalidDigestError, InvalidManifestError
+from crossmount.oci.digest import Digest
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
+ACCEPT = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST))
+
+REF_NAME = "org.opencontainers.image.ref.name"
+
+_SIZE_MAX = 2**63 - 1
+_NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A content's address: its type, its digest and its size in bytes.
+
+    Attributes:
+        urls: where else the content may be fetched; never followed, it only marks a foreign layer.
+    """
+
+    media_type: str
+    digest: Digest
+    size: int
+    urls: tuple[str, ...] = ()
+    annotations: Mapping[str, str] = field(default=_NO_ANNOTATIONS, hash=False)
+
+    @classmethod
+    def from_json(cls, document: object, *, where: str) -> Self:
+        """Check one descriptor of a manifest or an index.
+
+        Args:
+            document: the decoded JSON.
+            where: what to call the place in an error.
+
+        Raises:
+            InvalidManifestError: a property is missing, or breaks its grammar.
+        """
+        if not isinstance(document, dict):
+            raise InvalidManifestError(f"{where}: a descriptor must be a JSON object")
+        media_type, size = document.get("mediaType"), document.get("size")
+        if not isinstance(media_type, str) or not media_type:
+            raise InvalidManifestError(f"{where}: a descriptor lacks its mediaType")
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _SIZE_MAX:
+            raise InvalidManifestError(f"{where}: a descriptor's size must be a number of bytes, not {size!r:.40}")
+        try:
+            digest = Digest(str(document.get("digest", "")))
+        except InvalidDigestError as error:
+            raise InvalidManifestError(f"{where}: {error}") from None
+        return cls(media_type, digest, size, _strings(document.get("urls")), _string_map(document.get("annotations")))
+
+    @property
+    def is_index(self) -> bool:
+        """Whether this is an image index or a manifest list."""
+        return self.media_type in INDEX_TYPES
+
+    @property
+    def is_manifest(self) -> bool:
+        """Whether this is an image manifest."""
+        return self.media_type in MANIFEST_TYPES
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _string_map(value: Any) -> Mapping[str, str]:
+    if not isinstance(value, dict):
+        return _NO_ANNOTATIONS
+    return MappingProxyType({k: v for k, v in value.items() if isinstance(v, str)})

@@ -1,0 +1,96 @@
+"""Manifests and indexes (image specification, manifest.md and image-index.md): parsed once, kept as bytes."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Self
+
+from crossmount.errors import InvalidManifestError
+from crossmount.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from crossmount.oci.digest import Digest
+
+MANIFEST_BYTES_MAX = 4 * 1024 * 1024
+"""What a registry must accept at most (distribution specification, "Pushing Manifests")."""
+
+INDEX_DEPTH_MAX = 4
+"""How deep indexes may nest; real ones nest once or twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One manifest or index with the bytes its digest is of.
+
+    Attributes:
+        descriptor: its own type, digest and size.
+        content: the exact bytes.
+        blobs: config and layers of a manifest, each digest once, in order; nothing for an index.
+        children: the manifests of an index; nothing for a manifest.
+    """
+
+    descriptor: Descriptor
+    content: bytes
+    blobs: tuple[Descriptor, ...] = ()
+    children: tuple[Descriptor, ...] = ()
+
+    @classmethod
+    def parse(cls, content: bytes, *, media_type: str | None = None, digest: Digest | None = None, where: str) -> Self:
+        """Read a manifest's or an index's bytes.
+
+        Args:
+            content: the bytes, at most `MANIFEST_BYTES_MAX`.
+            media_type: the type that its descriptor or the Content-Type names; else its own `mediaType` counts.
+            digest: what the bytes must hash to; else their sha256 is taken.
+            where: what to call it in an error.
+
+        Raises:
+            InvalidManifestError: wrong digest, too large, no JSON object, or a type that is not followed.
+        """
+        if len(content) > MANIFEST_BYTES_MAX:
+            raise InvalidManifestError(f"{where}: {len(content)} bytes, a manifest may have 4 MiB")
+        if digest is not None and Digest.of(content, algorithm=digest.algorithm) != digest:
+            raise InvalidManifestError(f"{where}: its bytes do not have the digest {digest}")
+        document = _json_object(content, where)
+        own_type = document.get("mediaType")
+        kind = media_type or (own_type if isinstance(own_type, str) else "") or _guess_type(document)
+        if isinstance(own_type, str) and own_type and own_type != kind:
+            raise InvalidManifestError(f"{where}: it says it is {own_type[:200]!r}, what points at it says {kind!r:.200}")
+        descriptor = Descriptor(kind, digest or Digest.of(content), len(content))
+        if kind in INDEX_TYPES:
+            return cls(descriptor, content, children=_descriptors(document, "manifests", where))
+        if kind in MANIFEST_TYPES:
+            config = Descriptor.from_json(document.get("config"), where=f"{where}: config")
+            return cls(descriptor, content, blobs=_each_once((config, *_descriptors(document, "layers", where))))
+        raise InvalidManifestError(f"{where}: {_unfollowed(kind, document)}")
+
+
+def _json_object(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        raise InvalidManifestError(f"{where}: not JSON: it starts with {content[:24]!r}") from None
+    if not isinstance(document, dict):
+        raise InvalidManifestError(f"{where}: a manifest must be a JSON object")
+    return document
+
+
+def _guess_type(document: dict[str, Any]) -> str:
+    """Tell the type where nothing names it: an OCI document may leave `mediaType` out."""
+    if "config" in document or "layers" in document:
+        return "application/vnd.oci.image.manifest.v1+json"
+    return "application/vnd.oci.image.index.v1+json" if "manifests" in document else ""
+
+
+def _descriptors(document: dict[str, Any], key: str, where: str) -> tuple[Descriptor, ...]:
+    items = document.get(key)
+    if not isinstance(items, list):
+        raise InvalidManifestError(f"{where}: it has no list of {key}")
+    return tuple(Descriptor.from_json(item, where=f"{where}: {key}[{i}]") for i, item in enumerate(items))
+
+
+def _each_once(descriptors: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
+    return tuple({descriptor.digest: descriptor for descriptor in reversed(descriptors)}.values())[::-1]
+
+
+def _unfollowed(kind: str, document: dict[str, Any]) -> str:
+    if document.get("schemaVersion") == 1:
+        return "an image of Docker's schema 1: convert it, for example with skopeo copy --format=oci"
+    return f"type {kind[:200]!r} is neither an image manifest nor an image index"

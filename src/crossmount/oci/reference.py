@@ -1,0 +1,197 @@
+"""Registries, repositories and references (distribution specification, "Pulling manifests").
+
+Two spellings of one registry are one value: case is folded, default ports are dropped, IPv6 hosts are
+compressed, and Docker Hub's three names are `docker.io`, where a one-word repository is under `library/`.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
+
+from crossmount.errors import InvalidReferenceError
+from crossmount.oci.digest import Digest
+
+DOCKER_HUB = "docker.io"
+_DOCKER_HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+_DOCKER_HUB_ADDRESS = "registry-1.docker.io"
+_DEFAULT_PORTS = frozenset({80, 443})
+
+_WORD = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"{_WORD}(?:/{_WORD})*")
+_NAME_MAX = 255
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
+_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
+_REFERENCE_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Repository:
+    """A repository on a registry; tag and digest play no part.
+
+    Attributes:
+        registry: who the registry is: normalised, what is compared and what the index is keyed by.
+        name: the repository's name on it, `team/app`.
+        address: `host[:port]` where the registry is reached; not compared.
+    """
+
+    registry: str
+    name: str
+    address: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Normalise the registry and check both grammars."""
+        registry, address = _normalise(self.address or self.registry)
+        if self.address and registry != self.registry:
+            raise InvalidReferenceError(f"address {self.address!r} is not of registry {self.registry!r}")
+        object.__setattr__(self, "registry", registry)
+        object.__setattr__(self, "address", address)
+        if not is_repository_name(self.name):
+            raise InvalidReferenceError(
+                f"not a repository name: {self.name[:300]!r}: lower-case words of a-z 0-9 joined by . _ - and /"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `registry/name`; a missing registry is Docker Hub, as everywhere in the field.
+
+        Raises:
+            InvalidReferenceError: `text` has a tag or a digest, or breaks the grammar.
+        """
+        reference = Reference.parse(text)
+        if reference.tag or reference.digest:
+            raise InvalidReferenceError(f"{text[:300]!r} has a tag or a digest: give the repository alone")
+        return cls(reference.registry, reference.name, reference.repository.address)
+
+    @property
+    def repository(self) -> "Repository":
+        """Itself, so that whoever needs a repository takes a reference too."""
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.registry}/{self.name}"
+
+
+class Located(Protocol):
+    """Anything that lies in a repository: a `Repository` or a `Reference`."""
+
+    @property
+    def repository(self) -> Repository:
+        """The repository it lies in."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A repository with a tag, a digest, both or none."""
+
+    repository: Repository
+    tag: str | None = None
+    digest: Digest | None = None
+
+    def __post_init__(self) -> None:
+        """Check the tag's grammar."""
+        if self.tag is not None and not is_tag(self.tag):
+            raise InvalidReferenceError(
+                f"not a tag: {self.tag[:200]!r}: at most 128 of A-Z a-z 0-9 . _ - and no leading . or -"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `[registry/]name[:tag][@digest]`.
+
+        Raises:
+            InvalidReferenceError, InvalidDigestError: `text` breaks the grammar.
+        """
+        if not text or len(text) > _REFERENCE_MAX:
+            raise InvalidReferenceError("not a reference: it is empty or too long")
+        rest, at, digest_text = text.partition("@")
+        digest = Digest(digest_text) if at else None
+        registry, name = _split_registry(rest)
+        name, colon, tag = name.partition(":")
+        try:
+            canonical, address = _normalise(registry)
+            if canonical == DOCKER_HUB and "/" not in name:
+                name = f"library/{name}"
+            return cls(Repository(canonical, name, address), tag if colon else None, digest)
+        except InvalidReferenceError as error:
+            raise InvalidReferenceError(f"not a reference: {text[:300]!r}: {error}") from None
+
+    @property
+    def registry(self) -> str:
+        """The registry, normalised."""
+        return self.repository.registry
+
+    @property
+    def name(self) -> str:
+        """The repository's name on its registry."""
+        return self.repository.name
+
+    @property
+    def target(self) -> str | None:
+        """What a manifest request names: the digest if there is one, else the tag."""
+        return self.digest or self.tag
+
+    def with_tag(self, tag: str) -> "Reference":
+        """Return this reference with another tag."""
+        return replace(self, tag=tag)
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.repository}{tag}{digest}"
+
+
+def is_repository_name(name: str) -> bool:
+    """Tell whether `name` is a repository name by the distribution specification's grammar."""
+    return len(name) <= _NAME_MAX and _NAME.fullmatch(name) is not None
+
+
+def is_tag(tag: str) -> bool:
+    """Tell whether `tag` is a tag by the distribution specification's grammar."""
+    return _TAG.fullmatch(tag) is not None
+
+
+def normalise_registry(text: str) -> str:
+    """Return the one spelling of a registry.
+
+    Raises:
+        InvalidReferenceError: `text` is no `host[:port]`.
+    """
+    return _normalise(text)[0]
+
+
+def _split_registry(text: str) -> tuple[str, str]:
+    """Tell a leading registry from a first path component, by the rule that all clients share."""
+    first, slash, rest = text.partition("/")
+    is_registry = slash and (any(c in first for c in ".:[") or first.lower() == "localhost" or first != first.lower())
+    return (first, rest) if is_registry else (DOCKER_HUB, text)
+
+
+def _normalise(authority: str) -> tuple[str, str]:
+    """Return (what the registry is called, `host[:port]` to reach it)."""
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        raise InvalidReferenceError(f"not a registry: {authority[:300]!r}: give host or host:port")
+    host, port = _normalise_host(match["host"].lower()), match["port"]
+    if port is not None and not 0 < int(port) < 65536:  # noqa: PLR2004 the range of TCP ports
+        raise InvalidReferenceError(f"not a registry: {authority!r}: the port is out of range")
+    suffix = f":{int(port)}" if port is not None else ""
+    if host in _DOCKER_HUB_NAMES and suffix in {"", ":443"}:
+        return DOCKER_HUB, _DOCKER_HUB_ADDRESS
+    is_default = port is not None and int(port) in _DEFAULT_PORTS
+    return host if is_default else host + suffix, host + suffix
+
+
+def _normalise_host(host: str) -> str:
+    if host.startswith("["):
+        if "%" in host:
+            raise InvalidReferenceError(f"not a registry: {host[:300]!r}: a zone means nothing to another host")
+        try:
+            return f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]"
+        except ipaddress.AddressValueError:
+            raise InvalidReferenceError(f"not a registry: {host[:300]!r} is not an IPv6 address") from None
+    if len(host) > _NAME_MAX or not _HOST.fullmatch(host):
+        raise InvalidReferenceError(f"not a registry: {host[:300]!r} is not a host name")
+    return host
