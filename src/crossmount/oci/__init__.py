@@ -1,8 +1,19 @@
 """Values of the OCI specifications. No network, no state."""
 
+from crossmount.oci.blob import BlobSource, BytesBlob, FileBlob
 from crossmount.oci.descriptor import Descriptor
 from crossmount.oci.digest import Digest
 from crossmount.oci.manifest import Manifest
 from crossmount.oci.reference import Located, Reference, Repository
 
-__all__ = ["Descriptor", "Digest", "Located", "Manifest", "Reference", "Repository"]
+__all__ = [
+    "BlobSource",
+    "BytesBlob",
+    "Descriptor",
+    "Digest",
+    "FileBlob",
+    "Located",
+    "Manifest",
+    "Reference",
+    "Repository",
+]

@@ -54,12 +54,16 @@ class Descriptor:
         if not isinstance(media_type, str) or not media_type:
             raise InvalidManifestError(f"{where}: a descriptor lacks its mediaType")
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _SIZE_MAX:
-            raise InvalidManifestError(f"{where}: a descriptor's size must be a number of bytes, not {size!r:.40}")
+            raise InvalidManifestError(
+                f"{where}: a descriptor's size must be a number of bytes, not {size!r:.40}"
+            )
         try:
             digest = Digest(str(document.get("digest", "")))
         except InvalidDigestError as error:
             raise InvalidManifestError(f"{where}: {error}") from None
-        return cls(media_type, digest, size, _strings(document.get("urls")), _string_map(document.get("annotations")))
+        return cls(
+            media_type, digest, size, _strings(document.get("urls")), _string_map(document.get("annotations"))
+        )
 
     @property
     def is_index(self) -> bool:

@@ -32,7 +32,9 @@ class Manifest:
     children: tuple[Descriptor, ...] = ()
 
     @classmethod
-    def parse(cls, content: bytes, *, media_type: str | None = None, digest: Digest | None = None, where: str) -> Self:
+    def parse(
+        cls, content: bytes, *, media_type: str | None = None, digest: Digest | None = None, where: str
+    ) -> Self:
         """Read a manifest's or an index's bytes.
 
         Args:
@@ -52,13 +54,17 @@ class Manifest:
         own_type = document.get("mediaType")
         kind = media_type or (own_type if isinstance(own_type, str) else "") or _guess_type(document)
         if isinstance(own_type, str) and own_type and own_type != kind:
-            raise InvalidManifestError(f"{where}: it says it is {own_type[:200]!r}, what points at it says {kind!r:.200}")
+            raise InvalidManifestError(
+                f"{where}: it says it is {own_type[:200]!r}, what points at it says {kind!r:.200}"
+            )
         descriptor = Descriptor(kind, digest or Digest.of(content), len(content))
         if kind in INDEX_TYPES:
             return cls(descriptor, content, children=_descriptors(document, "manifests", where))
         if kind in MANIFEST_TYPES:
             config = Descriptor.from_json(document.get("config"), where=f"{where}: config")
-            return cls(descriptor, content, blobs=_each_once((config, *_descriptors(document, "layers", where))))
+            return cls(
+                descriptor, content, blobs=_each_once((config, *_descriptors(document, "layers", where)))
+            )
         raise InvalidManifestError(f"{where}: {_unfollowed(kind, document)}")
 
 

@@ -165,7 +165,9 @@ def normalise_registry(text: str) -> str:
 def _split_registry(text: str) -> tuple[str, str]:
     """Tell a leading registry from a first path component, by the rule that all clients share."""
     first, slash, rest = text.partition("/")
-    is_registry = slash and (any(c in first for c in ".:[") or first.lower() == "localhost" or first != first.lower())
+    is_registry = slash and (
+        any(c in first for c in ".:[") or first.lower() == "localhost" or first != first.lower()
+    )
     return (first, rest) if is_registry else (DOCKER_HUB, text)
 
 
@@ -187,7 +189,9 @@ def _normalise(authority: str) -> tuple[str, str]:
 def _normalise_host(host: str) -> str:
     if host.startswith("["):
         if "%" in host:
-            raise InvalidReferenceError(f"not a registry: {host[:300]!r}: a zone means nothing to another host")
+            raise InvalidReferenceError(
+                f"not a registry: {host[:300]!r}: a zone means nothing to another host"
+            )
         try:
             return f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]"
         except ipaddress.AddressValueError:

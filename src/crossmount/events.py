@@ -1,0 +1,80 @@
+"""One frozen event for each thing that happened; progress bars, logs, metrics and reports observe them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from crossmount.oci import Digest, Repository
+
+Outcome = Literal["existing", "mounted", "uploaded"]
+"""How a blob came to be in its repository."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobStarted:
+    """A blob's turn has come."""
+
+    digest: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobProgress:
+    """Bytes of a blob are on their way: `sent` of its size so far."""
+
+    digest: Digest
+    sent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobFinished:
+    """A blob is in its repository."""
+
+    digest: Digest
+    size: int
+    outcome: Outcome
+    source: Repository | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestPushed:
+    """The registry accepted a manifest or an index."""
+
+    digest: Digest
+    tag: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrying:
+    """A request failed for now and is sent again after `wait` seconds."""
+
+    method: str
+    host: str
+    cause: str
+    attempt: int
+    wait: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceDropped:
+    """A source did not serve: `gone` (forgotten by all), `unreadable` by us, or the registry does not mount it."""
+
+    layer: Digest
+    source: Repository
+    reason: Literal["gone", "unreadable", "unmountable"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexDegraded:
+    """The index does not serve; work goes on without it. Said once."""
+
+    cause: str
+
+
+Event = BlobStarted | BlobProgress | BlobFinished | ManifestPushed | Retrying | SourceDropped | IndexDegraded
+Observer = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Observe nothing."""
+    del event
