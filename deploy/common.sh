@@ -1,0 +1,34 @@
+# Shared by try.sh and test.sh: a Python 3.11+, a virtual environment, crossmount in it.
+# Sourced with the current folder at the top of the project.
+
+say() { printf '\n== %s\n' "$*" >&2; }
+fail() { printf 'crossmount: %s\n' "$*" >&2; exit 1; }
+
+find_python() {
+    for candidate in "${PYTHON:-}" python3 python3.14 python3.13 python3.12 python3.11 python; do
+        [ -n "$candidate" ] || continue
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    fail "no Python 3.11 or newer found: install one, or name it in PYTHON"
+}
+
+may_apt() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
+
+# make_venv FOLDER: a virtual environment with a pip that knows dependency groups.
+make_venv() {
+    python=$(find_python) || exit 1
+    if ! "$1/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        say "making a virtual environment in $1 with $python"
+        rm -rf "$1"
+        if ! "$python" -m venv "$1" 2>/dev/null; then
+            rm -rf "$1"
+            may_apt || fail "this Python lacks the venv module: install it (Debian: apt-get install python3-venv)"
+            apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null
+            "$python" -m venv "$1"
+        fi
+    fi
+    "$1/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+}

@@ -1,0 +1,175 @@
+"""The blocking flavour of what needs an event loop: one loop in one background thread a process.
+
+A call runs a coroutine there and waits for it, from any thread, whether or not that thread has a running loop
+of its own. A forked child starts a loop of its own on first use, and makes its own clients on it.
+"""
+
+import functools
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from crossmount.errors import CrossmountError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A")
+
+_CLEAN_UP_SECONDS = 10.0
+"""How long an interrupted call may take to clean up before the interrupt goes on without it."""
+
+
+class Portal:
+    """A background event loop for this process, started on first use."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: BlockingPortal | None = None
+        self._thread_id: int | None = None
+
+    def call(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Await what `function` returns, on the loop, and return its result or raise its error.
+
+        An interrupt (Ctrl-C) in the waiting thread cancels it, lets it clean up, and is raised then.
+        """
+        ended = threading.Event()
+
+        async def run() -> T:
+            try:
+                return await function()
+            finally:
+                ended.set()
+
+        portal = self._started()
+        if threading.get_ident() == self._thread_id:
+            raise CrossmountError(
+                "the blocking API was called from crossmount's own loop (an observer?): use crossmount.asyncio there"
+            )
+        future = portal.start_task_soon(run)
+        try:
+            return future.result()
+        except BaseException:
+            if not ended.is_set():
+                future.cancel()
+                ended.wait(_CLEAN_UP_SECONDS)
+            raise
+
+    def forked(self) -> None:
+        """Forget, in a forked child, a lock and a loop whose thread stayed with the parent."""
+        self._lock = threading.Lock()
+        self._running = None
+        self._thread_id = None
+
+    def _started(self) -> BlockingPortal:
+        with self._lock:
+            if self._running is None:
+                # Never left: the thread is a daemon and ends with the process.
+                self._running = ExitStack().enter_context(start_blocking_portal(name="crossmount"))
+                self._thread_id = self._running.call(threading.get_ident)
+            return self._running
+
+
+PORTAL = Portal()
+os.register_at_fork(after_in_child=PORTAL.forked)
+
+
+class OnPortal(Generic[A]):
+    """The blocking twin of an asynchronous object, which is made on first use, once in each process."""
+
+    def __init__(self, make: Callable[[], A]) -> None:
+        self._make = make
+        self._made: tuple[int, A] | None = None
+
+    @property
+    def asynchronous(self) -> A:
+        """The object that does the work, on the portal's loop."""
+        if self._made is None or self._made[0] != os.getpid():
+            self._made = os.getpid(), self._make()
+        return self._made[1]
+
+    def close(self) -> None:
+        """Let go of what it holds in this process; using it again takes hold again."""
+        if self._made is not None and self._made[0] == os.getpid():
+            made, self._made = self._made[1], None
+            PORTAL.call(cast("Callable[[], Awaitable[None]]", made.aclose))  # type: ignore[attr-defined]  # all have it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Bridge(Generic[P, T]):
+    """A method of an asynchronous class as a blocking one, with its parameters and its docstring."""
+
+    def __init__(self, bind: Callable[..., Callable[P, T]], function: Callable[..., Any]) -> None:
+        self._bind = bind
+        functools.update_wrapper(cast("Any", self), function)
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: OnPortal[Any], owner: type) -> Callable[P, T]: ...
+    def __get__(self, instance: OnPortal[Any] | None, owner: type) -> Self | Callable[P, T]:
+        return self if instance is None else self._bind(instance)
+
+
+def blocking_function(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Make a coroutine function blocking."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return PORTAL.call(lambda: function(*args, **kwargs))
+
+    return call
+
+
+def method(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> _Bridge[P, T]:
+    """Make a coroutine method blocking."""
+
+    def bind(instance: OnPortal[Any]) -> Callable[P, T]:
+        return blocking_function(functools.partial(function, instance.asynchronous))
+
+    return _Bridge(bind, function)
+
+
+def iterator(function: Callable[Concatenate[Any, P], AsyncIterator[T]]) -> _Bridge[P, Iterator[T]]:
+    """Make a method that returns an asynchronous iterator return a plain one."""
+
+    def bind(instance: OnPortal[Any]) -> Callable[P, Iterator[T]]:
+        def iterate(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+            items = function(instance.asynchronous, *args, **kwargs)
+            ended = object()
+
+            async def following() -> object:
+                return await anext(items, ended)
+
+            while (item := PORTAL.call(following)) is not ended:
+                yield cast("T", item)
+
+        return iterate
+
+    return _Bridge(bind, function)
+
+
+def context(
+    function: Callable[Concatenate[Any, P], AbstractAsyncContextManager[T]],
+) -> _Bridge[P, AbstractContextManager[T]]:
+    """Make a method that returns an asynchronous context manager return a plain one."""
+
+    def bind(instance: OnPortal[Any]) -> Callable[P, AbstractContextManager[T]]:
+        def enter(*args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[T]:
+            manager = function(instance.asynchronous, *args, **kwargs)
+            return PORTAL._started().wrap_async_context_manager(manager)  # noqa: SLF001 the same module
+
+        return enter
+
+    return _Bridge(bind, function)
