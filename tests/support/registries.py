@@ -1,0 +1,1 @@
+"""Fixtures that start the real docker-registry, in three flavours of authentication."""

@@ -1,0 +1,1 @@
+"""Fixtures that start real Valkey and Redis servers."""
