@@ -1,0 +1,126 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossmount.errors import AccessDeniedError, CrossmountError, RegistryUnreachableError
+from crossmount.mount.decision import Answer, Ask, Finish, MountState, Open, after, next_step
+from crossmount.mount.status import MountStatus
+from crossmount.oci import Repository
+from crossmount.registry import Mounted, UploadSession
+from support.sessions import session
+
+SOURCES = tuple(Repository("r.example", f"source-{number}") for number in range(3))
+DENIED = AccessDeniedError("denied", status=401)
+GONE = RegistryUnreachableError("gone")
+ANSWERS = st.sampled_from(["mounted", "session", "denied", "gone"])
+
+
+def answer_for(word: str, number: int) -> Answer:
+    answers: dict[str, Answer] = {"mounted": Mounted(), "session": session(number), "denied": DENIED, "gone": GONE}
+    return answers[word]
+
+
+def run(state: MountState, *answers: Answer) -> tuple[MountState, MountStatus, list[UploadSession]]:
+    """Drive a state with scripted answers; return where it ended and the sessions to cancel."""
+    cancelled: list[UploadSession] = []
+    script = iter(answers)
+    while not isinstance(step := next_step(state), Finish):
+        state = after(state, step, next(script))
+        if state.superfluous is not None:
+            cancelled.append(state.superfluous)
+    assert next(script, None) is None, "not every answer was asked for"
+    return state, step.status, cancelled
+
+
+def test_the_first_source_mounts() -> None:
+    """A 201 ends it, and the source is told."""
+    state, status, cancelled = run(MountState(candidates=SOURCES), Mounted())
+    assert (status, state.source, state.attempts, cancelled) == (MountStatus.MOUNTED, SOURCES[0], 1, [])
+
+
+def test_a_session_is_kept_while_the_next_source_is_tried_and_cancelled_when_that_mounts() -> None:
+    """No session is left behind by a mount that succeeds late."""
+    first = session(1)
+    state, status, cancelled = run(MountState(candidates=SOURCES), first, Mounted())
+    assert (status, state.source, cancelled) == (MountStatus.MOUNTED, SOURCES[1], [first])
+
+
+def test_one_session_is_kept_and_the_others_cancelled() -> None:
+    """A push needs one session: the first stays in hand."""
+    sessions = [session(number) for number in range(3)]
+    state, status, cancelled = run(MountState(candidates=SOURCES), *sessions)
+    assert (status, state.session, cancelled) == (MountStatus.PUSH_STARTED, sessions[0], sessions[1:])
+
+
+def test_a_denied_source_is_its_own_failure() -> None:
+    """After an error the next candidate is asked, then the registry itself, without a source."""
+    state, status, _ = run(MountState(candidates=SOURCES[:2]), DENIED, DENIED, session(1))
+    assert (status, state.session, state.asked_without) == (MountStatus.PUSH_STARTED, session(1), True)
+
+
+def test_without_any_source_the_session_is_opened_by_asking_without_from() -> None:
+    """No round trip is lost when nothing is known."""
+    state, status, _ = run(MountState(candidates=()), session(1))
+    assert (status, state.session) == (MountStatus.SKIPPED, session(1))
+
+
+def test_a_registry_may_find_the_layer_by_itself() -> None:
+    """A 201 without a source is a mount without a source."""
+    state, status, _ = run(MountState(candidates=()), Mounted())
+    assert (status, state.source) == (MountStatus.MOUNTED, None)
+
+
+def test_a_registry_that_wants_no_mount_without_from_gets_a_plain_post() -> None:
+    """What is known of the registry, or its error, leads to a plain upload session."""
+    assert next_step(MountState(candidates=(), finds=False)) == Open()
+    state, status, _ = run(MountState(candidates=(), unmounted=MountStatus.UNAVAILABLE), DENIED, session(1))
+    assert (status, state.session) == (MountStatus.UNAVAILABLE, session(1))
+
+
+def test_must_mount_ends_without_a_session() -> None:
+    """An upload is out of the question: the status says so, and nothing but a mount was asked for."""
+    state, status, _ = run(MountState(candidates=SOURCES[:1], must_mount=True), DENIED, DENIED)
+    assert (status, state.session) == (MountStatus.MOUNT_REQUIRED, None)
+
+
+def test_no_answer_at_all_is_not_asked_for_again() -> None:
+    """A silent registry costs one wait, not one for each candidate."""
+    assert run(MountState(candidates=SOURCES), GONE)[1] is MountStatus.FAILURE
+    assert run(MountState(candidates=SOURCES), session(1), GONE)[1] is MountStatus.PUSH_STARTED
+    assert run(MountState(candidates=SOURCES, must_mount=True), GONE)[1] is MountStatus.MOUNT_REQUIRED
+
+
+def test_a_refused_session_is_a_failure_with_its_error() -> None:
+    """Who may not push learns why."""
+    state, status, _ = run(MountState(candidates=()), DENIED, DENIED)
+    assert (status, state.error) == (MountStatus.FAILURE, DENIED)
+
+
+@given(st.integers(0, 3), st.booleans(), st.sampled_from([None, False, True]), st.lists(ANSWERS, min_size=9))
+def test_every_run_ends_and_accounts_for_every_session(
+    candidates: int, must_mount: bool, finds: bool | None, words: list[str]
+) -> None:
+    """Whatever a registry answers: it ends, and each session opened is kept, cancelled, or to be cancelled."""
+    state = MountState(candidates=SOURCES[:candidates], must_mount=must_mount, finds=finds)
+    opened: list[UploadSession] = []
+    cancelled: list[UploadSession] = []
+    for number, word in enumerate(words):
+        step = next_step(state)
+        if isinstance(step, Finish):
+            break
+        answer = answer_for(word, number)
+        if isinstance(answer, UploadSession):
+            opened.append(answer)
+        if isinstance(step, Open) and isinstance(answer, Mounted):
+            return  # start_upload never answers this
+        state = after(state, step, answer)
+        if state.superfluous is not None:
+            cancelled.append(state.superfluous)
+    step = next_step(state)
+    assert isinstance(step, Finish)
+    kept = [state.session] if state.session is not None else []
+    assert sorted(map(str, opened)) == sorted(map(str, cancelled + kept))
+    if step.status is MountStatus.FAILURE:
+        assert isinstance(state.error, CrossmountError)
+    if step.status in {MountStatus.PUSH_STARTED, MountStatus.SKIPPED, MountStatus.UNAVAILABLE}:
+        assert kept
+    assert isinstance(next_step(state), Ask) is False
