@@ -35,7 +35,7 @@ class Descriptor:
     digest: Digest
     size: int
     urls: tuple[str, ...] = ()
-    annotations: Mapping[str, str] = field(default=_NO_ANNOTATIONS, hash=False)
+    annotations: Mapping[str, str] = field(default_factory=lambda: _NO_ANNOTATIONS, hash=False)
 
     @classmethod
     def from_json(cls, document: object, *, where: str) -> Self:
