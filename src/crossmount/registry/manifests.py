@@ -1,0 +1,77 @@
+"""Manifests and tags over HTTP (distribution specification, "Pulling manifests", "Pushing Manifests")."""
+
+from crossmount.errors import InvalidAnswerError, InvalidDigestError, InvalidInputError, InvalidManifestError
+from crossmount.oci import Digest, Manifest, Reference
+from crossmount.oci.descriptor import ACCEPT
+from crossmount.oci.manifest import MANIFEST_BYTES_MAX
+from crossmount.registry.http import Answer, Body, shown
+from crossmount.registry.refusal import refusal
+from crossmount.registry.sender import Call, Sender
+from crossmount.registry.urls import Endpoints
+
+
+class Manifests:
+    """The manifests of one registry."""
+
+    def __init__(self, endpoints: Endpoints, sender: Sender) -> None:
+        self._endpoints = endpoints
+        self._sender = sender
+
+    async def get(self, reference: Reference) -> Manifest:
+        """See `RegistryClient.get_manifest`."""
+        url = self._endpoints.manifest(reference, _pulled(reference))
+        answer = await self._sender.send(
+            Call(method="GET", url=url, headers={"Accept": ACCEPT}, limit=MANIFEST_BYTES_MAX)
+        )
+        if answer.status != 200:
+            raise refusal(answer, "GET")
+        try:
+            return Manifest.parse(
+                answer.body,
+                media_type=_followed_type(answer),
+                digest=reference.digest or _told_digest(answer),
+                where=str(reference),
+            )
+        except InvalidManifestError as error:
+            raise InvalidAnswerError(f"GET {shown(url)}: {error}") from error
+
+    async def put(self, reference: Reference, manifest: Manifest) -> Digest:
+        """See `RegistryClient.put_manifest`."""
+        digest = manifest.descriptor.digest
+        if reference.digest not in {None, digest}:
+            raise InvalidInputError(f"{reference}: the manifest to put has the digest {digest}")
+        url = self._endpoints.manifest(reference, reference.tag or digest)
+        answer = await self._sender.send(
+            Call(
+                method="PUT",
+                url=url,
+                headers={"Content-Type": manifest.descriptor.media_type},
+                body=Body.of(manifest.content),
+            )
+        )
+        if answer.status not in {200, 201, 202}:
+            raise refusal(answer, "PUT", manifest=True)
+        told = _told_digest(answer)
+        if told is not None and told.algorithm == digest.algorithm and told != digest:
+            raise InvalidAnswerError(f"PUT {shown(url)}: the registry stored {told} instead of {digest}")
+        return digest
+
+
+def _pulled(reference: Reference) -> str:
+    if reference.target is None:
+        raise InvalidInputError(f"{reference}: name a tag or a digest")
+    return reference.target
+
+
+def _told_digest(answer: Answer) -> Digest | None:
+    text = answer.headers.get("docker-content-digest")
+    try:
+        return Digest(text) if text else None
+    except InvalidDigestError as error:
+        raise InvalidAnswerError(f"{shown(answer.url)}: Docker-Content-Digest: {error}") from None
+
+
+def _followed_type(answer: Answer) -> str | None:
+    """The Content-Type, unless it is one that says nothing about a manifest."""
+    kind = answer.content_type
+    return None if kind in {"", "application/json", "application/octet-stream", "text/plain"} else kind

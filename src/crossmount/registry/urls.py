@@ -1,0 +1,69 @@
+"""The URLs of one registry (distribution specification, "Endpoints"). What is put into one is checked before."""
+
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+import httpx
+
+from crossmount.errors import InvalidInputError
+from crossmount.oci import Digest, Located, Reference, Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Builds URLs for repositories of one registry.
+
+    Attributes:
+        registry: the registry, normalised.
+        base: scheme, host and port.
+    """
+
+    registry: str
+    base: str
+
+    @classmethod
+    def of(cls, registry: str | Located, *, plain_http: bool) -> "Endpoints":
+        """Return the endpoints of the registry that `registry` names or lies on.
+
+        Raises:
+            InvalidReferenceError: it names no registry.
+        """
+        repository = Repository(registry, "any") if isinstance(registry, str) else registry.repository
+        return cls(repository.registry, f"{'http' if plain_http else 'https'}://{repository.address}")
+
+    def root(self) -> httpx.URL:
+        """`/v2/`."""
+        return httpx.URL(f"{self.base}/v2/")
+
+    def blob(self, repository: Repository, digest: Digest) -> httpx.URL:
+        """A blob of a repository."""
+        return httpx.URL(f"{self._of(repository)}/blobs/{Digest(digest)}")
+
+    def uploads(self, repository: Repository) -> httpx.URL:
+        """Where uploads into a repository begin."""
+        return httpx.URL(f"{self._of(repository)}/blobs/uploads/")
+
+    def mount(self, dest: Repository, digest: Digest, source: Repository | None) -> httpx.URL:
+        """The mount of a blob into `dest`, from `source` or from wherever the registry finds it."""
+        query: dict[str, str] = {"mount": Digest(digest)}
+        if source is not None:
+            self._of(source)
+            query["from"] = source.name
+        return httpx.URL(f"{self._of(dest)}/blobs/uploads/?{urlencode(query)}")
+
+    def manifest(self, reference: Reference, target: str) -> httpx.URL:
+        """A manifest by a tag or a digest of `reference`."""
+        return httpx.URL(f"{self._of(reference.repository)}/manifests/{target}")
+
+    def tags(self, repository: Repository) -> httpx.URL:
+        """The list of a repository's tags."""
+        return httpx.URL(f"{self._of(repository)}/tags/list")
+
+    def catalog(self) -> httpx.URL:
+        """The list of the registry's repositories."""
+        return httpx.URL(f"{self.base}/v2/_catalog")
+
+    def _of(self, repository: Repository) -> str:
+        if repository.registry != self.registry:
+            raise InvalidInputError(f"{repository} is not on {self.registry}, which this client serves")
+        return f"{self.base}/v2/{repository.name}"
