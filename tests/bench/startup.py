@@ -1,0 +1,44 @@
+"""What starting costs: importing crossmount beside importing redis and httpx, and `crossmount --version`.
+
+python tests/bench/startup.py
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RUNS = 15
+
+
+def seconds(*command: str) -> float:
+    """Return how long a command takes."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Take turns, so that whatever else the machine does hits all alike; print medians and ratios."""
+    crossmount = str(Path(sys.executable).with_name("crossmount"))
+    commands = {
+        "python -c pass": (sys.executable, "-c", "pass"),
+        "import redis, httpx": (sys.executable, "-c", "import redis, redis.asyncio, httpx"),
+        "import crossmount (all its names)": (sys.executable, "-c", "from crossmount import *"),
+        "crossmount --version": (crossmount, "--version"),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(RUNS):
+        for name, command in commands.items():
+            taken[name].append(seconds(*command))
+    median = {name: statistics.median(values) for name, values in taken.items()}
+    nothing = median["python -c pass"]
+    for name, value in median.items():
+        print(f"{name:36} {value:6.3f} s")
+    ratio = (median["import crossmount (all its names)"] - nothing) / (median["import redis, httpx"] - nothing)
+    print(f"importing crossmount ÷ importing redis and httpx: {ratio:.2f} (at most 1.3)")
+
+
+if __name__ == "__main__":
+    main()
