@@ -1,0 +1,45 @@
+"""A registry in one process, for tests: complete by the distribution specification, with scripted faults.
+
+`ScriptedRegistry` for async code, `running_registry` for blocking code, `python -m crossmount.testing`
+for a process of its own.
+"""
+
+from crossmount.testing.auth import BasicAuth, Grant, TokenAuth
+from crossmount.testing.faults import (
+    Alter,
+    CutBefore,
+    CutReceiving,
+    CutSending,
+    Fault,
+    IgnoreMount,
+    LoseAnswer,
+    Pass,
+    Reply,
+    blob_unknown,
+    html,
+)
+from crossmount.testing.log import RequestRecord
+from crossmount.testing.options import RegistryOptions
+from crossmount.testing.server import ScriptedRegistry
+from crossmount.testing.threads import running_registry
+
+__all__ = [
+    "Alter",
+    "BasicAuth",
+    "CutBefore",
+    "CutReceiving",
+    "CutSending",
+    "Fault",
+    "Grant",
+    "IgnoreMount",
+    "LoseAnswer",
+    "Pass",
+    "RegistryOptions",
+    "Reply",
+    "RequestRecord",
+    "ScriptedRegistry",
+    "TokenAuth",
+    "blob_unknown",
+    "html",
+    "running_registry",
+]

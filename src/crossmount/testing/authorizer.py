@@ -1,0 +1,210 @@
+"""The gate before every operation, and the token service."""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from crossmount.oci.reference import is_repository_name
+from crossmount.testing.auth import ANYTHING, READ, WRITE, Auth, BasicAuth, Scope, TokenAuth
+from crossmount.testing.routes import (
+    CancelUpload,
+    DeleteBlob,
+    DeleteManifest,
+    ListReferrers,
+    ListRepositories,
+    ListTags,
+    MountBlob,
+    Operation,
+    Ping,
+    ReadBlob,
+    ReadManifest,
+)
+from crossmount.testing.values import RefusedError, Request, Response, json_response
+
+TOKEN_PATH = "/token"
+
+
+@dataclass(slots=True)
+class _Token:
+    user: str | None
+    granted: tuple[Scope, ...]
+    uses_left: int | None
+
+
+class Authorizer:
+    """Lets through what is allowed and challenges the rest.
+
+    Attributes:
+        realm: where the token service is reached; set when the server knows its ports.
+    """
+
+    token_path = TOKEN_PATH
+
+    def __init__(self, auth: Auth | None) -> None:
+        self._auth = auth
+        self._tokens: dict[str, _Token] = {}
+        self._count = 0
+        self.realm = TOKEN_PATH
+
+    def check(self, request: Request, operation: Operation) -> None:
+        """Let an operation through.
+
+        Raises:
+            RefusedError: 401 with a challenge, or 403 for a user who may not.
+        """
+        match self._auth:
+            case None:
+                return
+            case BasicAuth() as basic:
+                _check_basic(basic, request, needed_scopes(operation))
+            case TokenAuth() as tokens:
+                self._check_token(tokens, request, needed_scopes(operation))
+
+    def issue(self, request: Request, body: bytes) -> Response:
+        """Answer at the token service.
+
+        Raises:
+            RefusedError: not served, bad credentials, or a scope that is refused.
+        """
+        auth = self._auth
+        if not isinstance(auth, TokenAuth):
+            raise RefusedError(404, "NAME_UNKNOWN", "there is no token service here")
+        match request.method:
+            case "GET":
+                user = _basic_user(auth, request)
+                scopes = read_scopes(request.params("scope"))
+                return self._token_answer(auth, user, scopes, {})
+            case "POST" if auth.oauth:
+                form = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+                user = _form_user(auth, form)
+                scopes = read_scopes(form.get("scope", "").split(" "))
+                return self._token_answer(auth, user, scopes, self._refresh(auth, form, user))
+            case _:
+                raise RefusedError(405, "UNSUPPORTED", "the token service does not speak this method")
+
+    def _token_answer(
+        self, auth: TokenAuth, user: str | None, scopes: tuple[Scope, ...], more: Mapping[str, str]
+    ) -> Response:
+        granted = self._grant(auth, user, scopes[:1] if auth.reads_first_scope else scopes)
+        self._count += 1
+        token = f"token-{self._count}"
+        self._tokens[token] = _Token(user, granted, auth.uses)
+        answer: dict[str, object] = {"token": token, "access_token": token, **more}
+        if auth.expires_in is not None:
+            answer["expires_in"] = auth.expires_in
+        return json_response(answer)
+
+    def _grant(self, auth: TokenAuth, user: str | None, scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
+        granted = tuple(Scope(scope.kind, scope.name, auth.allowed(user, scope)) for scope in scopes)
+        if auth.refuses_whole and granted != scopes:
+            raise RefusedError(403, "DENIED", "a scope that was asked for is refused")
+        return granted
+
+    def _refresh(self, auth: TokenAuth, form: Mapping[str, str], user: str | None) -> dict[str, str]:
+        """Return the identity token that an offline client asks for, if there is one for the user."""
+        if form.get("access_type") != "offline":
+            return {}
+        owned = [token for token, owner in auth.identity_tokens.items() if owner == user]
+        return {"refresh_token": owned[0]} if owned else {}
+
+    def _check_token(self, auth: TokenAuth, request: Request, needed: tuple[Scope, ...]) -> None:
+        scheme, _, value = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise self._challenge(auth, needed)
+        token = self._tokens.get(value.strip())
+        if token is None or token.uses_left == 0:
+            raise self._challenge(auth, needed, "invalid_token")
+        if token.uses_left is not None:
+            token.uses_left -= 1
+        if not all(any(_covers(has, scope) for has in token.granted) for scope in needed):
+            raise self._challenge(auth, needed, "insufficient_scope")
+
+    def _challenge(self, auth: TokenAuth, needed: Iterable[Scope], error: str = "") -> RefusedError:
+        scope = " ".join(str(scope) for scope in needed)
+        parts = (
+            ("realm", auth.realm or self.realm),
+            ("service", auth.service),
+            ("scope", scope),
+            ("error", error),
+        )
+        challenge = "Bearer " + ",".join(f'{key}="{value}"' for key, value in parts if value)
+        return RefusedError(401, "UNAUTHORIZED", "authentication required", (("WWW-Authenticate", challenge),))
+
+
+def needed_scopes(operation: Operation) -> tuple[Scope, ...]:
+    """Return what a token must cover for an operation; a mount needs its source too."""
+    match operation:
+        case Ping():
+            return ()
+        case ListRepositories():
+            return (Scope("registry", "catalog", frozenset("*")),)
+        case ListTags() | ListReferrers() | ReadManifest() | ReadBlob():
+            return (Scope("repository", operation.name, READ),)
+        case DeleteManifest() | DeleteBlob() | CancelUpload():
+            return (Scope("repository", operation.name, frozenset({"delete"})),)
+        case MountBlob(source=str() as source):
+            return (Scope("repository", operation.name, WRITE), Scope("repository", source, READ))
+        case _:
+            return (Scope("repository", operation.name, WRITE),)
+
+
+def read_scopes(texts: Iterable[str]) -> tuple[Scope, ...]:
+    """Read the scopes of a token request.
+
+    Raises:
+        RefusedError: one breaks the grammar, which fails the whole token, as at Docker Hub.
+    """
+    return tuple(_read_scope(part) for text in texts for part in text.split(" ") if part)
+
+
+def _read_scope(text: str) -> Scope:
+    kind, _, rest = text.partition(":")
+    name, _, actions = rest.rpartition(":")
+    if kind not in {"repository", "registry"} or not is_repository_name(name) or not actions:
+        raise RefusedError(400, "NAME_INVALID", f"not a scope: {text[:200]!r}")
+    return Scope(kind, name, frozenset(actions.split(",")) & ANYTHING)
+
+
+def _covers(granted: Scope, needed: Scope) -> bool:
+    same = (granted.kind, granted.name) == (needed.kind, needed.name)
+    return same and needed.actions <= granted.actions
+
+
+def _check_basic(auth: BasicAuth, request: Request, needed: tuple[Scope, ...]) -> None:
+    user = _basic_user(auth, request)
+    if all(auth.allowed(user, scope) == scope.actions for scope in needed) and (user or needed):
+        return
+    if user is None:
+        raise _basic_challenge("authentication required")
+    raise RefusedError(403, "DENIED", "not allowed")
+
+
+def _basic_user(auth: Auth, request: Request) -> str | None:
+    """Return who a request says it is from, None without an Authorization header."""
+    header = request.headers.get("authorization")
+    if header is None:
+        return None
+    scheme, _, value = header.partition(" ")
+    try:
+        user, _, password = base64.b64decode(value, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        user, password = "", ""
+    if scheme.lower() != "basic" or not auth.knows(user, password):
+        raise _basic_challenge("wrong user name or password")
+    return user
+
+
+def _form_user(auth: TokenAuth, form: Mapping[str, str]) -> str:
+    match form.get("grant_type"):
+        case "password" if auth.knows(form.get("username", ""), form.get("password", "")):
+            return form["username"]
+        case "refresh_token" if form.get("refresh_token") in auth.identity_tokens:
+            return auth.identity_tokens[form["refresh_token"]]
+        case _:
+            raise RefusedError(401, "UNAUTHORIZED", "wrong credentials")
+
+
+def _basic_challenge(message: str) -> RefusedError:
+    return RefusedError(401, "UNAUTHORIZED", message, (("WWW-Authenticate", 'Basic realm="registry"'),))

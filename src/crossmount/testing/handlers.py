@@ -1,0 +1,268 @@
+"""What a registry does with each operation, uploads aside."""
+
+import re
+from collections.abc import Iterable
+from typing import assert_never
+from urllib.parse import quote
+
+from crossmount.oci.descriptor import OCI_INDEX
+from crossmount.oci.digest import Digest
+from crossmount.oci.manifest import MANIFEST_BYTES_MAX
+from crossmount.testing.authorizer import Authorizer
+from crossmount.testing.holdings import Holdings, cut_page
+from crossmount.testing.locations import Locations
+from crossmount.testing.manifests import StoredManifest, read_manifest
+from crossmount.testing.options import RegistryOptions
+from crossmount.testing.routes import (
+    AppendUpload,
+    CancelUpload,
+    DeleteBlob,
+    DeleteManifest,
+    DeleteOperation,
+    FinishUpload,
+    ListReferrers,
+    ListRepositories,
+    ListTags,
+    MountBlob,
+    Page,
+    Ping,
+    ReadBlob,
+    ReadManifest,
+    ReadOperation,
+    StartUpload,
+    UploadStatus,
+    WriteManifest,
+    WriteOperation,
+    route,
+)
+from crossmount.testing.sessions import Sessions
+from crossmount.testing.values import Body, Headers, Inline, RefusedError, Request, Response, json_response
+
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
+
+
+class Handlers:
+    """A registry without its network."""
+
+    def __init__(
+        self, options: RegistryOptions, holdings: Holdings, sessions: Sessions, authorizer: Authorizer
+    ) -> None:
+        self._options = options
+        self._holdings = holdings
+        self._sessions = sessions
+        self._authorizer = authorizer
+
+    async def handle(self, request: Request, body: Body, base: str) -> Response:
+        """Answer a request; refusals are answers too.
+
+        Args:
+            request: its head.
+            body: its body, read as far as the operation needs it.
+            base: scheme, host and port that the client used.
+        """
+        try:
+            if request.path == self._authorizer.token_path:
+                return self._authorizer.issue(request, await read_body(body))
+            return await self._operate(request, body, self._locations(base))
+        except RefusedError as refused:
+            return refused.response()
+
+    async def _operate(self, request: Request, body: Body, where: Locations) -> Response:
+        operation = route(request)
+        self._authorizer.check(request, operation)
+        match operation:
+            case WriteManifest() | StartUpload() | MountBlob() | AppendUpload() | FinishUpload():
+                return await self._write(operation, request, body, where)
+            case DeleteManifest() | DeleteBlob() | CancelUpload():
+                return self._delete(operation, request)
+            case _:
+                return self._read(operation, request, where)
+
+    def _read(self, operation: ReadOperation, request: Request, where: Locations) -> Response:
+        match operation:
+            case Ping():
+                return json_response({})
+            case ListRepositories() | ListTags() | ListReferrers():
+                return self._list(operation, request)
+            case ReadManifest():
+                return self._read_manifest(operation)
+            case ReadBlob():
+                return self._read_blob(operation, request)
+            case UploadStatus():
+                return self._sessions.status(operation, request, where)
+            case _:
+                assert_never(operation)
+
+    async def _write(self, operation: WriteOperation, request: Request, body: Body, where: Locations) -> Response:
+        match operation:
+            case WriteManifest():
+                return self._write_manifest(operation, request, await read_body(body), where)
+            case StartUpload():
+                return await self._sessions.start(operation, body, where)
+            case MountBlob():
+                return self._sessions.mount(operation, where)
+            case AppendUpload():
+                return await self._sessions.append(operation, request, body, where)
+            case FinishUpload():
+                return await self._sessions.finish(operation, request, body, where)
+            case _:
+                assert_never(operation)
+
+    def _delete(self, operation: DeleteOperation, request: Request) -> Response:
+        if isinstance(operation, CancelUpload):
+            return self._sessions.cancel(operation, request)
+        if not self._options.deletes:
+            raise RefusedError(405, "UNSUPPORTED", "nothing can be deleted here")
+        holding = self._holdings.find(operation.name)
+        match operation:
+            case DeleteBlob():
+                if operation.digest not in holding.blobs:
+                    raise _blob_unknown(operation.name, operation.digest)
+                holding.blobs.discard(operation.digest)
+            case DeleteManifest(target=Digest() as digest):
+                if digest not in holding.manifests:
+                    raise _manifest_unknown(operation.name, digest)
+                holding.remove_manifest(digest)
+            case DeleteManifest(target=tag):
+                if holding.tags.pop(tag, None) is None:
+                    raise _manifest_unknown(operation.name, tag)
+            case _:
+                assert_never(operation)
+        return Response(202)
+
+    def _list(self, operation: ListRepositories | ListTags | ListReferrers, request: Request) -> Response:
+        match operation:
+            case ListRepositories():
+                return self._list_page("repositories", self._holdings.repositories, operation.page, request)
+            case ListTags():
+                if operation.name not in self._holdings.repositories:
+                    raise RefusedError(404, "NAME_UNKNOWN", f"no repository {operation.name}")
+                tags = self._holdings.find(operation.name).tags
+                return self._list_page("tags", tags, operation.page, request, name=operation.name)
+            case ListReferrers():
+                return self._list_referrers(operation)
+            case _:
+                assert_never(operation)
+
+    def _list_page(self, key: str, names: Iterable[str], page: Page, request: Request, **more: str) -> Response:
+        """Return one page of a list, with a Link to the next (specification, "Listing Tags")."""
+        names_of_page, more_follow = cut_page(names, page, longest=self._options.page_size)
+        headers: Headers = ()
+        if more_follow:
+            target = f"{request.path}?n={len(names_of_page)}&last={quote(names_of_page[-1], safe='')}"
+            headers = (("Link", f'<{target}>; rel="next"'),)
+        return json_response({**more, key: names_of_page}, headers=headers)
+
+    def _list_referrers(self, operation: ListReferrers) -> Response:
+        found = self._holdings.find(operation.name).referrers(operation.digest, operation.artifact_type)
+        index = {
+            "schemaVersion": 2,
+            "mediaType": OCI_INDEX,
+            "manifests": [manifest.referrer() for manifest in found],
+        }
+        filtered = operation.artifact_type is not None
+        headers = (("OCI-Filters-Applied", "artifactType"),) if filtered else ()
+        return json_response(index, headers=headers, media_type=OCI_INDEX)
+
+    def _read_manifest(self, operation: ReadManifest) -> Response:
+        manifest = self._holdings.find(operation.name).resolve(operation.target)
+        if manifest is None:
+            raise _manifest_unknown(operation.name, operation.target)
+        headers = (
+            ("Content-Type", manifest.descriptor.media_type),
+            ("Docker-Content-Digest", manifest.descriptor.digest),
+        )
+        return Response(200, headers, Inline(manifest.content))
+
+    def _read_blob(self, operation: ReadBlob, request: Request) -> Response:
+        content = self._holdings.blob(operation.name, operation.digest)
+        if content is None:
+            raise _blob_unknown(operation.name, operation.digest)
+        headers = (
+            ("Content-Type", "application/octet-stream"),
+            ("Docker-Content-Digest", operation.digest),
+            ("Accept-Ranges", "bytes"),
+        )
+        span = read_range(request.headers.get("range"), content.size)
+        if span is None:
+            return Response(200, headers, content)
+        start, end = span
+        part = ("Content-Range", f"bytes {start}-{end - 1}/{content.size}")
+        return Response(206, (*headers, part), content, start, end - start)
+
+    def _write_manifest(
+        self, operation: WriteManifest, request: Request, content: bytes, where: Locations
+    ) -> Response:
+        target, media_type = operation.target, request.headers.get("content-type")
+        digest = Digest.of(content, algorithm=target.algorithm if isinstance(target, Digest) else "sha256")
+        if isinstance(target, Digest) and target != digest:
+            raise RefusedError(400, "DIGEST_INVALID", f"the manifest has the digest {digest}")
+        manifest = read_manifest(content, media_type=media_type, digest=digest)
+        if self._options.checks_references:
+            self._check_references(operation.name, manifest)
+        holding = self._holdings.create(operation.name)
+        holding.manifests[digest] = manifest
+        tags = operation.tags if isinstance(target, Digest) else (target, *operation.tags)
+        holding.tags.update(dict.fromkeys(tags, digest))
+        subject = (("OCI-Subject", manifest.subject),) if manifest.subject else ()
+        return Response(
+            201,
+            (
+                ("Location", where.manifest(operation.name, digest)),
+                ("Docker-Content-Digest", digest),
+                *subject,
+                *(("OCI-Tag", tag) for tag in operation.tags),
+            ),
+        )
+
+    def _check_references(self, name: str, manifest: StoredManifest) -> None:
+        missing = self._holdings.find(name).missing(manifest)
+        if missing:
+            raise RefusedError(400, "MANIFEST_BLOB_UNKNOWN", f"{name} lacks {', '.join(missing)}")
+
+    def _locations(self, base: str) -> Locations:
+        own = "" if self._options.relative_locations else base
+        return Locations(self._options.location_base or own, self._options.location_state)
+
+
+async def read_body(body: Body) -> bytes:
+    """Read a manifest or a form.
+
+    Raises:
+        RefusedError: it is over 4 MiB.
+    """
+    content = bytearray()
+    async for data in body:
+        content += data
+        if len(content) > MANIFEST_BYTES_MAX:
+            raise RefusedError(413, "SIZE_INVALID", "a manifest may have 4 MiB")
+    return bytes(content)
+
+
+def read_range(text: str | None, size: int) -> tuple[int, int] | None:
+    """Return the first byte and the one after the last that a Range header asks for (RFC 9110, 14.1.2).
+
+    Returns:
+        None if the whole is asked for, or in a way that may be ignored.
+
+    Raises:
+        RefusedError: 416, nothing of it is there.
+    """
+    match = _RANGE.fullmatch(text or "")
+    if match is None or not (match[1] or match[2]):
+        return None
+    if match[1]:
+        start, end = int(match[1]), min(int(match[2]) + 1, size) if match[2] else size
+    else:
+        start, end = max(size - int(match[2]), 0), size
+    if start >= end:
+        raise RefusedError(416, "SIZE_INVALID", "no such range", (("Content-Range", f"bytes */{size}"),))
+    return start, end
+
+
+def _blob_unknown(name: str, digest: Digest) -> RefusedError:
+    return RefusedError(404, "BLOB_UNKNOWN", f"{name} has no blob {digest}")
+
+
+def _manifest_unknown(name: str, target: str) -> RefusedError:
+    return RefusedError(404, "MANIFEST_UNKNOWN", f"{name} has no manifest {target}")

@@ -1,0 +1,95 @@
+"""What a registry holds: repositories with their blobs, manifests and tags, over one store of bytes."""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from crossmount.oci.digest import Digest
+from crossmount.testing.manifests import StoredManifest
+from crossmount.testing.routes import Page
+from crossmount.testing.storage import BlobStore
+from crossmount.testing.values import Content
+
+
+@dataclass(slots=True)
+class Holding:
+    """One repository."""
+
+    blobs: set[Digest] = field(default_factory=set)
+    manifests: dict[Digest, StoredManifest] = field(default_factory=dict)
+    tags: dict[str, Digest] = field(default_factory=dict)
+
+    def resolve(self, target: str | Digest) -> StoredManifest | None:
+        """Return the manifest that a tag or a digest names."""
+        digest = target if isinstance(target, Digest) else self.tags.get(target)
+        return None if digest is None else self.manifests.get(digest)
+
+    def references(self, digest: Digest) -> bool:
+        """Tell whether a manifest here names the blob."""
+        return any(digest in manifest.blobs for manifest in self.manifests.values())
+
+    def missing(self, manifest: StoredManifest) -> tuple[Digest, ...]:
+        """Return what a manifest names and the repository lacks."""
+        blobs = (digest for digest in manifest.blobs if digest not in self.blobs)
+        children = (digest for digest in manifest.children if digest not in self.manifests)
+        return tuple(dict.fromkeys((*blobs, *children)))
+
+    def referrers(self, digest: Digest, artifact_type: str | None) -> list[StoredManifest]:
+        """Return the manifests whose subject is `digest`, of one artifact type or of all."""
+        return [
+            manifest
+            for manifest in self.manifests.values()
+            if manifest.subject == digest and artifact_type in {None, manifest.artifact_type}
+        ]
+
+    def remove_manifest(self, digest: Digest) -> None:
+        """Remove a manifest and the tags that point at it."""
+        del self.manifests[digest]
+        self.tags = {tag: target for tag, target in self.tags.items() if target != digest}
+
+
+class Holdings:
+    """All repositories of a registry; one exists from its first blob or manifest on."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self.store = store
+        self.repositories: dict[str, Holding] = {}
+
+    def find(self, name: str) -> Holding:
+        """Return a repository to read; an unknown one is empty, and not created."""
+        return self.repositories.get(name, Holding())
+
+    def create(self, name: str) -> Holding:
+        """Return a repository to write."""
+        return self.repositories.setdefault(name, Holding())
+
+    def blob(self, name: str, digest: Digest) -> Content | None:
+        """Return a blob that the repository holds."""
+        return self.store.get(digest) if digest in self.find(name).blobs else None
+
+    def put_blob(self, name: str, data: bytes, *, algorithm: str = "sha256") -> Digest:
+        """Put a blob into a repository."""
+        spool = self.store.spool()
+        spool.write(data)
+        digest = spool.digest(algorithm)
+        self.store.keep(spool, digest)
+        self.create(name).blobs.add(digest)
+        return digest
+
+    def holders(self, digest: Digest) -> list[str]:
+        """Return the names of the repositories that hold a blob, in order."""
+        return sorted(name for name, holding in self.repositories.items() if digest in holding.blobs)
+
+
+def cut_page(names: Iterable[str], page: Page, *, longest: int) -> tuple[list[str], bool]:
+    """Return one page of a list in lexical order, and whether more follows.
+
+    Args:
+        names: all of them, in any order.
+        page: which part is asked for.
+        longest: how many are given at most.
+    """
+    ordered = sorted(names)
+    start = bisect_right(ordered, page.last) if page.last else 0
+    count = longest if page.count is None else min(page.count, longest)
+    return ordered[start : start + count], 0 < count < len(ordered) - start

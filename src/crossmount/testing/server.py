@@ -1,0 +1,277 @@
+"""The registry on its port: connections, the script of faults, the request log."""
+
+import asyncio
+import ssl
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from crossmount.oci.digest import Digest
+from crossmount.testing.auth import TokenAuth
+from crossmount.testing.authorizer import TOKEN_PATH, Authorizer
+from crossmount.testing.connection import Connection, CutError, GoneError, IncomingBody
+from crossmount.testing.faults import (
+    Alter,
+    CutBefore,
+    CutReceiving,
+    CutSending,
+    Fault,
+    IgnoreMount,
+    LoseAnswer,
+    Pass,
+    Reply,
+    Script,
+)
+from crossmount.testing.handlers import Handlers
+from crossmount.testing.holdings import Holdings
+from crossmount.testing.log import KEPT_HEADERS, RequestRecord, Tally
+from crossmount.testing.options import RegistryOptions
+from crossmount.testing.sessions import Sessions
+from crossmount.testing.storage import PIECE, FolderBlobs, MemoryBlobs
+from crossmount.testing.values import Request, Response
+
+
+class ScriptedRegistry:
+    """A registry of the distribution specification 1.1.1 in this process, with scripted faults.
+
+        async with ScriptedRegistry(RegistryOptions(finds=True)) as registry:
+            registry.play(Fault(method="PUT", action=LoseAnswer()))
+            ...  # talk to registry.url
+
+    In a test without an event loop use `running_registry`.
+
+    Attributes:
+        requests: what was asked and answered, in the order of the answers.
+        holdings: what it holds; may be looked at and changed.
+    """
+
+    def __init__(
+        self,
+        options: RegistryOptions | None = None,
+        *,
+        faults: Iterable[Fault] = (),
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Prepare a registry; `start` or `async with` opens the port.
+
+        Args:
+            options: its traits.
+            faults: the script.
+            host: the address to listen on.
+            port: the port; 0 lets the system choose.
+            tls: speak https with this context.
+        """
+        self.options = options or RegistryOptions()
+        self.requests: list[RequestRecord] = []
+        self.holdings = Holdings(FolderBlobs(self.options.root) if self.options.root else MemoryBlobs())
+        self._tally = Tally()
+        self._sessions = Sessions(self.holdings, self.options, self._tally)
+        self._authorizer = Authorizer(self.options.auth)
+        self._handlers = Handlers(self.options, self.holdings, self._sessions, self._authorizer)
+        self._script = Script(faults)
+        self._host, self._port, self._tls = host, port, tls
+        self._servers: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._connections = 0
+
+    @property
+    def scheme(self) -> str:
+        """`http` or `https`."""
+        return "https" if self._tls else "http"
+
+    @property
+    def address(self) -> str:
+        """`host:port`, as in a reference."""
+        return _address(self._host, self._port)
+
+    @property
+    def url(self) -> str:
+        """Scheme, host and port."""
+        return f"{self.scheme}://{self.address}"
+
+    @property
+    def open_sessions(self) -> tuple[str, ...]:
+        """The upload sessions that are neither finished nor cancelled."""
+        return self._sessions.open
+
+    @property
+    def unplayed(self) -> tuple[Fault, ...]:
+        """The faults that have not been met as often as they say."""
+        return self._script.unplayed
+
+    @property
+    def bytes_received(self) -> int:
+        """All bytes of request bodies so far."""
+        return sum(record.received for record in self.requests)
+
+    @property
+    def upload_bytes(self) -> int:
+        """The bytes of blobs that were uploaded and kept."""
+        return self._tally.upload_bytes
+
+    def uploads(self, digest: Digest | str | None = None) -> int:
+        """Return how often a blob, or any, was uploaded to its end; an answer that got lost counts."""
+        counts = self._tally.uploads
+        return counts.total() if digest is None else counts[Digest(digest)]
+
+    def mounts(self, digest: Digest | str | None = None) -> int:
+        """Return how often a blob, or any, was mounted."""
+        counts = self._tally.mounts
+        return counts.total() if digest is None else counts[Digest(digest)]
+
+    def matching(self, *, method: str = "*", path: str = "*", query: str = "*") -> list[RequestRecord]:
+        """Return the records that fit the patterns, which are those of `Fault`."""
+        pattern = Fault(method=method, path=path, query=query)
+        return [
+            record
+            for record in self.requests
+            if pattern.fits(Request(record.method, record.path, raw_query=record.query))
+        ]
+
+    def play(self, *faults: Fault) -> None:
+        """Add faults at the end of the script."""
+        self._script.add(faults)
+
+    def clear_script(self) -> None:
+        """Take all faults away."""
+        self._script.clear()
+
+    def put_blob(self, name: str, data: bytes, *, algorithm: str = "sha256") -> Digest:
+        """Put a blob into a repository, past HTTP and the log."""
+        return self.holdings.put_blob(name, data, algorithm=algorithm)
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the port cannot be had.
+        """
+        self._port = await self._listen(self._port)
+        realm = self._port
+        auth = self.options.auth
+        if isinstance(auth, TokenAuth) and auth.separate_port:
+            realm = await self._listen(0)
+        self._authorizer.realm = f"{self.scheme}://{_address(self._host, realm)}{TOKEN_PATH}"
+
+    async def stop(self) -> None:
+        """Close the ports and cut all connections."""
+        for server in self._servers:
+            server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for server in self._servers:
+            await server.wait_closed()
+        self._servers.clear()
+        self.holdings.store.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def _listen(self, port: int) -> int:
+        server = await asyncio.start_server(self._connected, self._host, port, limit=2 * PIECE, ssl=self._tls)
+        self._servers.append(server)
+        chosen: int = server.sockets[0].getsockname()[1]
+        return chosen
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection to its end."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._connections += 1
+        connection = Connection(reader, writer, self._connections)
+        try:
+            await self._serve(connection)
+        except (CutError, OSError):
+            pass
+        except GoneError:
+            await connection.refuse()
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        finally:
+            await connection.close()
+
+    async def _serve(self, connection: Connection) -> None:
+        while (request := await connection.request()) is not None:
+            await self._exchange(connection, request)
+
+    async def _exchange(self, connection: Connection, request: Request) -> None:
+        """Carry one request out, as the script says."""
+        fault = self._script.meet(request) or Fault()
+        action = fault.action
+        body = IncomingBody(connection, cut_after=action.after if isinstance(action, CutReceiving) else None)
+        response: Response | None = None
+        try:
+            await asyncio.sleep(self.options.latency + fault.delay)
+            if not isinstance(action, CutBefore):
+                response = await self._answer(request, body, fault)
+        finally:
+            if response is None or isinstance(action, LoseAnswer | CutReceiving):
+                response = None
+                connection.abort()
+            self._record(connection, request, response, body, fault)
+        if response is not None:
+            cut_after = action.after if isinstance(action, CutSending) else None
+            await connection.send(response, is_head=request.method == "HEAD", cut_after=cut_after)
+
+    async def _answer(self, request: Request, body: IncomingBody, fault: Fault) -> Response:
+        """Return the answer that a request gets, its headers complete."""
+        action = fault.action
+        if isinstance(action, Reply):
+            return complete(action.response())
+        if isinstance(action, IgnoreMount):
+            request = Request(request.method, request.path, (), request.headers)
+        host = request.headers.get("host") or self.address
+        response = complete(await self._handlers.handle(request, body, f"{self.scheme}://{host}"))
+        return action.alter(response) if isinstance(action, Alter) else response
+
+    def _record(
+        self,
+        connection: Connection,
+        request: Request,
+        response: Response | None,
+        body: IncomingBody,
+        fault: Fault,
+    ) -> None:
+        sent = response.sends if response is not None and request.method != "HEAD" else 0
+        is_met = fault.delay or not isinstance(fault.action, Pass)
+        self.requests.append(
+            RequestRecord(
+                method=request.method,
+                path=request.path,
+                query=request.raw_query,
+                status=response.status if response else 0,
+                received=body.received,
+                sent=min(sent, fault.action.after) if isinstance(fault.action, CutSending) else sent,
+                auth_scheme=request.headers.get("authorization", "").partition(" ")[0].lower(),
+                headers={name: value for name, value in request.headers.items() if name in KEPT_HEADERS},
+                fault=fault.label if is_met else "",
+                connection=connection.number,
+            )
+        )
+
+
+def complete(response: Response) -> Response:
+    """Add the headers that every answer has."""
+    headers = (*response.headers, ("Docker-Distribution-API-Version", "registry/2.0"))
+    if response.status not in {204, 304}:
+        headers = (*headers, ("Content-Length", str(response.sends)))
+    return Response(response.status, headers, response.body, response.start, response.length)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

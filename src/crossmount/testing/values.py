@@ -1,0 +1,141 @@
+"""What travels between the server and the handlers: requests, responses, and a refusal."""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+Headers = tuple[tuple[str, str], ...]
+Body = AsyncIterator[bytes]
+
+
+class Content(Protocol):
+    """Bytes that are kept somewhere and can be read in pieces."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        ...
+
+    def read(self, start: int, length: int) -> Iterator[bytes]:
+        """Yield `length` bytes from `start` on, in pieces of a bounded size."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """Content that is in memory."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        return len(self.data)
+
+    def read(self, start: int, length: int) -> Iterator[bytes]:
+        """Yield the bytes in one piece."""
+        if length:
+            yield self.data[start : start + length]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The head of a request.
+
+    Attributes:
+        method: in capitals.
+        path: percent-decoded, without the query.
+        query: the decoded pairs, in order.
+        headers: names in lower case; of a repeated header the last one.
+        raw_query: the query as it was sent.
+    """
+
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    raw_query: str = ""
+
+    def param(self, name: str) -> str | None:
+        """Return the first value of a query parameter."""
+        return next((value for key, value in self.query if key == name), None)
+
+    def params(self, name: str) -> tuple[str, ...]:
+        """Return all values of a query parameter."""
+        return tuple(value for key, value in self.query if key == name)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole answer.
+
+    Attributes:
+        body: what is sent, except to HEAD.
+        start: the first byte of `body` to send.
+        length: how many bytes of `body` to send; all of them by default.
+    """
+
+    status: int
+    headers: Headers = ()
+    body: Content = Inline(b"")
+    start: int = 0
+    length: int | None = None
+
+    @property
+    def sends(self) -> int:
+        """How many bytes the body of a GET has."""
+        return self.body.size if self.length is None else self.length
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body."""
+        return self.body.read(self.start, self.sends)
+
+    def header(self, name: str) -> str | None:
+        """Return the last value of a header, whatever its case."""
+        return next((value for key, value in reversed(self.headers) if key.lower() == name.lower()), None)
+
+    def with_header(self, name: str, value: str) -> "Response":
+        """Return this response with a header set anew."""
+        return Response(
+            self.status,
+            (*self.without(name).headers, (name, value)),
+            self.body,
+            self.start,
+            self.length,
+        )
+
+    def without(self, name: str) -> "Response":
+        """Return this response without a header."""
+        kept = tuple((key, value) for key, value in self.headers if key.lower() != name.lower())
+        return Response(self.status, kept, self.body, self.start, self.length)
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error of the distribution specification ("Error Codes").
+
+    Never leaves the server: it is turned into a response there.
+    """
+
+    def __init__(self, status: int, code: str, message: str, headers: Headers = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = headers
+
+    def response(self) -> Response:
+        """Return the answer that tells it."""
+        return error_response(self.status, self.code, str(self), self.headers)
+
+
+def error_response(status: int, code: str, message: str, headers: Headers = ()) -> Response:
+    """Return an answer with the specification's error body."""
+    body = {"errors": [{"code": code, "message": message, "detail": None}]}
+    return json_response(body, status=status, headers=headers)
+
+
+def json_response(
+    document: object, *, status: int = 200, headers: Headers = (), media_type: str = "application/json"
+) -> Response:
+    """Return an answer whose body is a JSON document."""
+    return Response(status, (("Content-Type", media_type), *headers), Inline(json.dumps(document).encode()))
