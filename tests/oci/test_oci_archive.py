@@ -215,6 +215,7 @@ def test_cut_archive_is_called_one(made: MadeImage) -> None:
         (lzma.compress(b"x"), "compressed with xz: .* unxz"),
         (b"\x28\xb5\x2f\xfd\x04\x00", "compressed with zstd: .* unzstd"),
     ],
+    ids=["empty", "short", "text", "zeros", "gzip", "bzip2", "xz", "zstd"],
 )
 def test_file_that_is_no_tar_is_told(tmp_path: Path, content: bytes, message: str) -> None:
     """What is not a plain tar is an error that says what it is and what to do."""
@@ -225,7 +226,7 @@ def test_file_that_is_no_tar_is_told(tmp_path: Path, content: bytes, message: st
 
 
 def test_todays_docker_save_is_a_layout(made: MadeImage) -> None:
-    """What `docker save` writes since version 25 has the old files beside the layout's, and is read as a layout."""
+    """What `docker save` writes since 25 has the old files beside the layout's, and is read as a layout."""
     for name in ("manifest.json", "repositories"):
         (made.path / name).write_text("[]")
     assert load_image(to_archive(made.path, made.path.parent / "a.tar")).root.descriptor == made.root
