@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Literal, TypeVar
 
 from crossmount import events
-from crossmount.errors import IndexFailedError, IndexUnavailableError
+from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
 from crossmount.index.protocol import Knowledge, MountableLayers, RegistryTraits, Sighting
 from crossmount.index.widen import widen
 from crossmount.oci import Digest, Located, Repository
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class GuardedIndex:
-    """An index that never raises: for whoever must go on without it.
+    """An index that never fails: for whoever must go on without it.
 
     Args:
         index: what is guarded; whoever made it closes it.
@@ -42,7 +42,8 @@ class GuardedIndex:
         self._index = widen(index)
         self._observer = observer
         self._clock = clock
-        self._closed_from = 0.0
+        self._open_until = float("-inf")
+        self._silent = False
         self._cause: str | None = None
 
     @property
@@ -91,22 +92,38 @@ class GuardedIndex:
         await self._try(lambda: self._index.record_traits(registry, traits), None)
 
     async def aclose(self) -> None:
-        """Close the index below."""
-        await self._try(self._index.aclose, None)
-
-    async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        if self._clock() < self._closed_from:
-            return otherwise
+        """Close the index below, whatever the breaker says."""
         try:
-            return await call()
-        except IndexUnavailableError as error:
-            self._closed_from = self._clock() + OPEN_SECONDS
-            self._degrade(error)
+            await self._index.aclose()
         except IndexFailedError as error:
             self._degrade(error)
+
+    async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        now = self._clock()
+        if now < self._open_until:
+            return otherwise
+        if self._silent:  # this call is the probe: those beside it do not wait for what it may wait for
+            self._open_until = now + OPEN_SECONDS
+        try:
+            answer = await call()
+        except (IndexUnavailableError, MissingExtraError) as error:  # no answer; or no server to be started
+            self._silent = True
+            self._open_until = self._clock() + OPEN_SECONDS
+            self._degrade(error)
+        except IndexFailedError as error:
+            self._answered()
+            self._degrade(error)
+        else:
+            self._answered()
+            return answer
         return otherwise
 
-    def _degrade(self, error: IndexFailedError) -> None:
+    def _answered(self) -> None:
+        """Close the breaker, if this call was the probe or a call from before it opened came through."""
+        if self._silent:
+            self._silent, self._open_until = False, float("-inf")
+
+    def _degrade(self, error: CrossmountError) -> None:
         """Say it once, whatever else fails."""
         if self._cause is None:
             self._cause = str(error)

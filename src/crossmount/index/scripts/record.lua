@@ -1,4 +1,5 @@
--- Records that a repository holds a layer.
+-- Records that a repository holds a layer. What lives longer already, by another's time to live, is not cut short,
+-- so that the order of recording plays no part.
 -- KEYS: the layer's set of sources on one registry, the layer's flags
 -- ARGV: repository, the registry's field, seconds to live, when that ends (epoch seconds), the set's bound,
 --       the size in bytes or '', '1' to set must-mount or ''
@@ -6,15 +7,21 @@ local sources, flags = KEYS[1], KEYS[2]
 local repository, field, ttl, ends, bound = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 
 redis.call('SADD', sources, repository)
-while redis.call('SCARD', sources) > bound do
-  local victim = redis.call('SRANDMEMBER', sources)
-  if victim ~= repository then
-    redis.call('SREM', sources, victim)
-  end
+local over = redis.call('SCARD', sources) - bound
+if over > 0 then
+  -- somebody may have bloated the set: some of it goes each time, so that no call takes long
+  redis.call('SREM', sources, repository)
+  redis.call('SPOP', sources, math.min(over, 1000))
+  redis.call('SADD', sources, repository)
 end
-redis.call('EXPIRE', sources, ttl)
+if redis.call('TTL', sources) < ttl then
+  redis.call('EXPIRE', sources, ttl)
+end
 
-redis.call('HSET', flags, field, ends)
+local known = redis.call('HGET', flags, field)
+if not (known and string.find(known, '^%d+$') and #known == #ends and known > ends) then
+  redis.call('HSET', flags, field, ends)
+end
 if ARGV[6] ~= '' then
   redis.call('HSET', flags, 'size', ARGV[6])
 end
