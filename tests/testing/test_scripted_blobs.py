@@ -114,10 +114,10 @@ async def test_the_state_of_a_location_matters() -> None:
     async with talk_to() as (_, client):
         first = (await start_upload(client, NAME)).headers["location"]
         bare = await client.patch(str(httpx.URL(first).copy_with(query=None)), content=DATA)
-        assert (bare.status_code, code_of(bare)) == (400, "BLOB_UPLOAD_INVALID")
+        assert (bare.status_code, code_of(bare)) == (404, "BLOB_UPLOAD_INVALID")
         assert (await client.patch(first, content=DATA)).status_code == 202
         late = await finish_upload(client, first, DIGEST)
-        assert (late.status_code, code_of(late)) == (400, "BLOB_UPLOAD_INVALID")
+        assert (late.status_code, code_of(late)) == (404, "BLOB_UPLOAD_INVALID")
         newest = (await client.get(first)).headers["location"]
         assert (await finish_upload(client, newest, DIGEST)).status_code == 201
 

@@ -129,6 +129,17 @@ async def test_stopping_cuts_what_is_going_on() -> None:
             await waiting
 
 
+async def test_a_failure_of_the_registry_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect of the registry itself ends the connection and reaches the loop's exception handler."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    async with talk_to() as (registry, client):
+        monkeypatch.setattr(registry.holdings, "repositories", None)
+        with pytest.raises((httpx.NetworkError, httpx.RemoteProtocolError)):
+            await client.get("/v2/_catalog")
+    assert [type(error) for error in told] == [TypeError]
+
+
 async def test_https_is_spoken_with_a_certificate(tmp_path: Path) -> None:
     """With a TLS context the registry is reached by https, and says so in its Locations."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
