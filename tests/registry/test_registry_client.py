@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from registry_kit import DATA, blob, client_of, manifest
 
 from crossmount.errors import (
     AccessDeniedError,
@@ -15,17 +16,18 @@ from crossmount.errors import (
 )
 from crossmount.oci import Descriptor, Digest, FileBlob, Reference, Repository
 from crossmount.registry import Credential, GivenCredentials, Mounted, RegistryClient, UploadSession
-from registry_kit import DATA, blob, client_of, manifest
 from support.registries import PASSWORD, USER, DockerRegistry, StartRegistry, TokenRegistry
 
 ABSENT = Digest.of(b"absent")
 
 
 def given(registry: DockerRegistry, password: str = PASSWORD) -> GivenCredentials:
+    """Return the credentials for a registry."""
     return GivenCredentials(registry.address, Credential(USER, password, origin="the test"))
 
 
 async def push_blob(client: RegistryClient, repository: Repository, data: bytes = DATA) -> Digest:
+    """Upload a blob."""
     item = blob(data)
     await client.upload_blob(await client.start_upload(repository), item)
     return item.descriptor.digest
@@ -158,7 +160,7 @@ async def test_basic_auth(htpasswd_registry: DockerRegistry) -> None:
         assert (await client.ping()).scheme == "basic"
         assert await client.credential_origin(repository) == "the test"
         await push_blob(client, repository)
-        assert await client.prepare(repository, [repository])
+        assert (await client.prepare(repository, [repository])).refused == frozenset()
     statuses = [access.status for access in htpasswd_registry.accesses()]
     assert statuses == [401, 202, 201]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+from registry_kit import DATA, DEST, HOST, blob, client_of, manifest, recorded
 
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError, RegistryUnreachableError
 from crossmount.oci import Digest, Reference, Repository
@@ -12,7 +13,6 @@ from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
 from crossmount.registry import SIZE_UNKNOWN, RegistryClient
 from crossmount.testing import Alter, CutSending, Fault, RegistryOptions, Reply, ScriptedRegistry, html
-from registry_kit import DATA, DEST, HOST, blob, client_of, manifest, recorded
 
 BIG = DATA * 200
 DIGEST = blob().descriptor.digest
@@ -20,6 +20,7 @@ TAGGED = Reference(DEST, tag="v1")
 
 
 async def read(client: RegistryClient, repository: Repository, digest: Digest, offset: int = 0) -> bytes:
+    """Read a blob to its end."""
     async with client.stream_blob(repository, digest, offset=offset) as stream:
         return b"".join([part async for part in stream])
 
@@ -126,7 +127,8 @@ async def test_a_head_that_is_refused(status: int) -> None:
             await client.head_manifest(TAGGED)
 
 
-def answering(content: bytes, status: int = 200, **headers: str) -> RegistryClient:
+def answering(content: bytes, status: int = 200, /, **headers: str) -> RegistryClient:
+    """Return a client of a registry that always answers the same."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def handler(request: httpx.Request) -> httpx.Response:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
+from registry_kit import DEST, client_of, recorded
 
 from crossmount.errors import (
     AccessDeniedError,
@@ -28,7 +29,6 @@ from crossmount.testing import (
     ScriptedRegistry,
     html,
 )
-from registry_kit import DEST, client_of, recorded
 
 SIZE = 100_000
 PIECE = 1000
@@ -50,6 +50,7 @@ class Pieces:
 
 
 def pieces(size: int = SIZE) -> Pieces:
+    """Return a blob of so many bytes."""
     content = (b"0123456789abcdef" * (size // 16 + 1))[:size]
     return Pieces(Descriptor("x/y", Digest.of(content), size), content, [])
 
@@ -284,7 +285,7 @@ async def test_mounts_and_their_answers() -> None:
             with pytest.raises(AccessDeniedError):
                 await client.mount_blob(dest, digest, secret)
             registry.play(Fault(method="POST", action=html(200)))
-            with pytest.raises(InvalidAnswerError, match="is 127.0.0.1 a registry"):
+            with pytest.raises(InvalidAnswerError, match=r"is 127\.0\.0\.1 a registry"):
                 await client.start_upload(dest)
             registry.play(Fault(method="POST", action=Alter(drop=("Location",))))
             with pytest.raises(InvalidAnswerError, match="no usable Location"):

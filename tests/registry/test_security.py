@@ -1,7 +1,7 @@
 """Each rule about what may be sent where; the facts behind them are CVEs of 2024 to 2026.
 
-What is sent is read off the wire of a transport that plays every host, the hostile ones too; where two real servers
-can show it, they do.
+What is sent is read off the wire of a transport that plays every host, the hostile ones too; where two real
+servers can show it, they do.
 """
 
 import base64
@@ -12,6 +12,7 @@ import re
 
 import httpx
 import pytest
+from registry_kit import DATA, DEST, HOST, SOURCE, TLS, Handler, Recorder, blob, client_of, manifest, recorded
 
 from crossmount.errors import (
     AccessDeniedError,
@@ -26,7 +27,6 @@ from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.registry import Credential, GivenCredentials, RegistryClient, UploadSession
 from crossmount.registry.http import ERROR_BYTES_MAX
 from crossmount.testing import Alter, BasicAuth, Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
-from registry_kit import DATA, DEST, HOST, SOURCE, TLS, Handler, Recorder, blob, client_of, manifest, recorded
 
 EVIL = "evil.example.net"
 SECRET = "hunter2"
@@ -36,10 +36,12 @@ CREDENTIAL = Credential("ci", SECRET, origin="the test")
 
 
 def given(registry: str = HOST) -> GivenCredentials:
+    """Return the credentials for a registry."""
     return GivenCredentials(registry, CREDENTIAL)
 
 
 def bearer(realm: str) -> httpx.Response:
+    """Return a challenge for a token."""
     return httpx.Response(401, headers={"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'})
 
 
@@ -64,7 +66,7 @@ def carried(requests: list[httpx.Request]) -> str:
 
 @pytest.mark.parametrize("kind", ["password", "identity"])
 async def test_a_foreign_realm_gets_no_credentials_and_the_error_names_it(kind: str) -> None:
-    """oras-go CVE-2026-48978: a challenge that names a stranger sends it nothing, and says whom to trust by name."""
+    """oras-go CVE-2026-48978: a challenge that names a stranger gets nothing, and the error says whom to trust."""
     source = GivenCredentials(HOST, Credential("ci", SECRET, "password" if kind == "password" else "identity"))
     client, transport = recorded(lambda _: bearer(f"https://{EVIL}/token"), credentials=source)
     async with client:
@@ -210,7 +212,7 @@ async def test_a_foreign_location_cannot_ask_for_credentials(status: int) -> Non
     "location", [f"http://{HOST}/u", f"http://{EVIL}/u", f"https://ci:x@{HOST}/u", "file:///x"]
 )
 async def test_a_location_off_https_is_refused(location: str) -> None:
-    """https never falls to http; nor is a user's name in a URL taken for credentials."""
+    """No fall from https to http; nor is a user's name in a URL taken for credentials."""
     client, transport = recorded(lambda _: httpx.Response(202, headers={"Location": location}))
     async with client:
         with pytest.raises(InvalidAnswerError, match="Location"):
@@ -261,7 +263,7 @@ async def test_a_session_of_elsewhere_gets_no_authorization() -> None:
 
 
 async def test_the_query_of_a_location_comes_back_as_it_was() -> None:
-    """httpx's `params=` would replace it; a signature or a `_state` must survive."""
+    """A `params=` of httpx would replace it; a signature or a `_state` must survive."""
     location = "/u/1?_state=a%2Fb%3D%3D&sig=x+y%20z"
     answers = {"POST": httpx.Response(202, headers={"Location": location}), "PUT": httpx.Response(201)}
     client, transport = recorded(lambda request: answers[request.method])
@@ -318,7 +320,7 @@ async def test_a_redirect_within_the_registry_keeps_authorization() -> None:
 
 @pytest.mark.parametrize("location", [f"http://{HOST}/x", f"http://{EVIL}/x", "ftp://x/", None])
 async def test_a_redirect_off_https_is_refused(location: str | None) -> None:
-    """https never falls to http, nor to anything else."""
+    """No fall from https to http, nor to anything else."""
     headers = {} if location is None else {"Location": location}
     client, transport = recorded(lambda _: httpx.Response(302, headers=headers))
     async with client:
@@ -336,8 +338,8 @@ async def test_what_changes_something_is_not_redirected(status: int) -> None:
             await client.mount_blob(DEST, DIGEST, SOURCE)
         with pytest.raises(RegistryRefusedError):
             await client.put_manifest(Reference(DEST, tag="v1"), manifest(blob()))
+        session = UploadSession(repository=DEST, location=f"https://{HOST}/u")
         with pytest.raises(RegistryRefusedError):
-            session = UploadSession(repository=DEST, location=f"https://{HOST}/u")
             await client.upload_blob(session, blob())
     assert transport.to(EVIL) == []
 
@@ -456,14 +458,16 @@ async def test_signed_urls_and_headers_reach_no_log(caplog: pytest.LogCaptureFix
     """Not httpx's INFO, nor httpcore's DEBUG: neither the Location's signature nor the token."""
     caplog.set_level(logging.DEBUG)
     auth = TokenAuth(users={"ci": SECRET})
-    async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry:
-        async with client_of(registry.address, credentials=given(registry.address)) as client:
-            dest = Repository(registry.address, "team/app")
-            session = await client.start_upload(dest)
-            assert "_state" in session.location
-            await client.upload_blob(session, blob())
-            async with client.stream_blob(dest, DIGEST) as stream:
-                assert [part async for part in stream]
+    async with (
+        ScriptedRegistry(RegistryOptions(auth=auth)) as registry,
+        client_of(registry.address, credentials=given(registry.address)) as client,
+    ):
+        dest = Repository(registry.address, "team/app")
+        session = await client.start_upload(dest)
+        assert "_state" in session.location
+        await client.upload_blob(session, blob())
+        async with client.stream_blob(dest, DIGEST) as stream:
+            assert [part async for part in stream]
     for word in ("_state", SECRET, "Bearer", "Authorization", session.location):
         assert word not in caplog.text
 
@@ -491,7 +495,7 @@ async def test_no_error_shows_a_secret_or_a_signature() -> None:
 
 
 async def test_the_client_holds_no_credentials() -> None:
-    """httpx sends a client's headers to every host: ours has no Authorization, cookie or auth."""
+    """A client's headers go to every host in httpx: ours has no Authorization, cookie or auth."""
     transport = Recorder(
         authorised(lambda _: httpx.Response(404, headers={"Set-Cookie": f"sid=1; Domain={HOST}"}))
     )
