@@ -1,6 +1,7 @@
 """What an index server answered, as values. All of it is untrusted: what breaks a grammar is ignored."""
 
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any
 
 from crossmount.errors import InvalidReferenceError
@@ -15,6 +16,7 @@ REGISTRIES_MAX = 128
 _NUMBER_MAX = 2**63 - 1
 _NUMBER_DIGITS = len(str(_NUMBER_MAX))
 _TRUTH = {b"1": True, b"0": False}
+_BY_NAME = attrgetter("name")
 
 
 def registry_field(registry: str) -> str:
@@ -23,54 +25,71 @@ def registry_field(registry: str) -> str:
 
 
 class Decoder:
-    """Reads the answers to one call. Layers share repositories and registries, so each is checked once.
+    """Reads the answers to one look-up. Layers share repositories and registries, so each is checked once.
 
     Args:
+        dest: for whom they are read.
         now: epoch seconds; registries whose sources ran out by then are left out.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, dest: Repository, now: float) -> None:
+        self._dest = dest
+        self._own = registry_field(dest.registry).encode()
         self._now = now
-        self._names: dict[tuple[str, bytes], str | None] = {}
+        self._siblings: dict[bytes, Repository | None] = {}
         self._registries: dict[bytes, str | None] = {}
 
-    def layer(self, members: Any, flags: Any, dest: Repository) -> LayerKnowledge:
+    def layer(self, members: Any, flags: Any) -> LayerKnowledge:
         """Read a layer's set of sources on dest's registry, and its flags."""
-        names = self.names(members, dest.registry)
+        holders = self._holders(members)
+        sources = tuple([holder for holder in holders if holder.name != self._dest.name])
         fields = as_map(flags)
-        return LayerKnowledge(
-            tuple([dest.sibling(name) for name in names if name != dest.name]),
-            dest.name in names,
-            tuple([registry for registry in self.registries(fields) if registry != dest.registry]),
-            b"must_mount" in fields,
-            number(fields.get(b"size")),
-        )
+        must_mount, size = b"must_mount" in fields, fields.get(b"size")
+        elsewhere: tuple[str, ...] = ()
+        if len(fields) > must_mount + (size is not None) + (self._own in fields):  # most are on one registry only
+            live = live_registries(fields, self._now, self._registries)
+            elsewhere = tuple([registry for registry in live if registry != self._dest.registry])
+        return LayerKnowledge(sources, len(sources) < len(holders), elsewhere, must_mount, number(size))
 
-    def names(self, members: Any, registry: str) -> list[str]:
-        """Return the repository names among a set's members, in order."""
-        known, found = self._names, []
+    def _holders(self, members: Any) -> list[Repository]:
+        """Return the repositories that a set's members name, in order."""
+        known, found = self._siblings, []
         for member in members if isinstance(members, list) else ():
-            key = registry, member
-            if key not in known:
-                known[key] = _name(member, registry)
-            name = known[key]
-            if name is not None:
-                found.append(name)
-        found.sort()
+            if member not in known:
+                name = _name(member, self._dest.registry)
+                known[member] = None if name is None else self._dest.sibling(name)
+            holder = known[member]
+            if holder is not None:
+                found.append(holder)
+        if len(found) > 1:
+            found.sort(key=_BY_NAME)
         return found
 
-    def registries(self, fields: Mapping[bytes, bytes]) -> list[str]:
-        """Return the registries whose sources have not run out, in order."""
-        known, found = self._registries, []
-        for field, value in fields.items():
-            if field[:1] == b"@" and (number(value) or 0) > self._now:
-                if field not in known:
-                    known[field] = _registry(field[1:])
-                registry = known[field]
-                if registry is not None:
-                    found.append(registry)
-        found.sort()
-        return found[:REGISTRIES_MAX]
+
+def live_registries(fields: Mapping[bytes, bytes], now: float, checked: dict[bytes, str | None]) -> list[str]:
+    """Return the registries whose sources have not run out, in order.
+
+    Args:
+        fields: a layer's flags.
+        now: epoch seconds.
+        checked: what the fields looked at so far name; None where it is no registry.
+    """
+    found = []
+    for field, value in fields.items():
+        if field.startswith(b"@") and (number(value) or 0) > now:
+            if field not in checked:
+                checked[field] = _registry(field[1:])
+            registry = checked[field]
+            if registry is not None:
+                found.append(registry)
+    found.sort()
+    return found[:REGISTRIES_MAX]
+
+
+def repositories(members: Any, registry: str) -> list[Repository]:
+    """Return the repositories on `registry` that a set's members name, in order."""
+    names = [_name(member, registry) for member in members] if isinstance(members, list) else []
+    return sorted(Repository(registry, name) for name in names if name is not None)
 
 
 def as_map(reply: Any) -> Mapping[bytes, bytes]:
@@ -101,10 +120,10 @@ def number(value: bytes | None) -> int | None:
 
 
 def _name(member: bytes, registry: str) -> str | None:
-    text = member.decode("ascii", "replace")
-    if not is_repository_name(text) or (registry == DOCKER_HUB and "/" not in text):
+    name = member.decode("ascii", "replace")
+    if not is_repository_name(name) or (registry == DOCKER_HUB and "/" not in name):
         return None
-    return text
+    return name
 
 
 def _registry(field: bytes) -> str | None:

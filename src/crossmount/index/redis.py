@@ -9,7 +9,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from crossmount.errors import IndexRefusedError
-from crossmount.index.decode import Decoder, as_map, registry_field, traits_fields, traits_of
+from crossmount.index.decode import (
+    Decoder,
+    as_map,
+    live_registries,
+    registry_field,
+    repositories,
+    traits_fields,
+    traits_of,
+)
 from crossmount.index.keys import Keys
 from crossmount.index.link import Command, Link, ScriptMissingError, WrongTypeError
 from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
@@ -78,12 +86,9 @@ class RedisMountIndex:
             commands.append(("SRANDMEMBER", self._keys.sources(layer, registry), self._bound))
             commands.append(("HGETALL", self._keys.flags(layer)))
         traits, *replies = await self._read(commands)
-        decoder = Decoder(self._clock())
+        decoder = Decoder(dest_repository, self._clock())
         return Knowledge(
-            {
-                layer: decoder.layer(replies[2 * i], replies[2 * i + 1], dest_repository)
-                for i, layer in enumerate(wanted)
-            },
+            {layer: decoder.layer(replies[2 * i], replies[2 * i + 1]) for i, layer in enumerate(wanted)},
             traits_of(traits),
         )
 
@@ -140,15 +145,14 @@ class RedisMountIndex:
     async def locations(self, layer: Digest) -> tuple[Repository, ...]:
         """See `MountIndex`; two round trips, since the registries are known only after the first."""
         (flags,) = await self._read([("HGETALL", self._keys.flags(layer))])
-        decoder = Decoder(self._clock())
-        registries = decoder.registries(as_map(flags))
+        registries = live_registries(as_map(flags), self._clock(), {})
         replies = await self._read(
             [("SRANDMEMBER", self._keys.sources(layer, registry), self._bound) for registry in registries]
         )
         return tuple(
-            Repository(registry, name)
+            holder
             for registry, members in zip(registries, replies, strict=True)
-            for name in decoder.names(members, registry)
+            for holder in repositories(members, registry)
         )
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
