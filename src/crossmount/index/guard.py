@@ -4,9 +4,11 @@ A failed call is answered as if nothing were known. After one that got no answer
 seconds calls return at once, then one call probes whether the index is back.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from typing import Literal, TypeVar
 
 from crossmount import events
@@ -17,6 +19,9 @@ from crossmount.oci import Digest, Located, Repository
 
 OPEN_SECONDS = 5.0
 """How long the index is left alone after it gave no answer."""
+
+DEADLINE_SECONDS = 5.0
+"""What a call may take in all. Links end sooner by themselves; this is for other indexes, and a server's start."""
 
 _log = logging.getLogger("crossmount.index")
 
@@ -30,6 +35,7 @@ class GuardedIndex:
         index: what is guarded; whoever made it closes it.
         observer: told once, with an `IndexDegraded`, that the index does not serve.
         clock: seconds, for how long the breaker stays open.
+        deadline: seconds after which a call is given up; None where nothing can interrupt it (no event loop).
     """
 
     def __init__(
@@ -38,8 +44,10 @@ class GuardedIndex:
         *,
         observer: events.Observer = events.ignore,
         clock: Callable[[], float] = time.monotonic,
+        deadline: float | None = DEADLINE_SECONDS,
     ) -> None:
         self._index = widen(index)
+        self._deadline = deadline
         self._observer = observer
         self._clock = clock
         self._open_until = float("-inf")
@@ -105,11 +113,12 @@ class GuardedIndex:
         if self._silent:  # this call is the probe: those beside it do not wait for what it may wait for
             self._open_until = now + OPEN_SECONDS
         try:
-            answer = await call()
+            async with nullcontext() if self._deadline is None else asyncio.timeout(self._deadline):
+                answer = await call()
+        except TimeoutError:
+            self._leave_alone(IndexUnavailableError("the index does not answer in time"))
         except (IndexUnavailableError, MissingExtraError) as error:  # no answer; or no server to be started
-            self._silent = True
-            self._open_until = self._clock() + OPEN_SECONDS
-            self._degrade(error)
+            self._leave_alone(error)
         except IndexFailedError as error:
             self._answered()
             self._degrade(error)
@@ -117,6 +126,12 @@ class GuardedIndex:
             self._answered()
             return answer
         return otherwise
+
+    def _leave_alone(self, error: CrossmountError) -> None:
+        """Open the breaker."""
+        self._silent = True
+        self._open_until = self._clock() + OPEN_SECONDS
+        self._degrade(error)
 
     def _answered(self) -> None:
         """Close the breaker, if this call was the probe or a call from before it opened came through."""
