@@ -22,7 +22,7 @@ def layer(number: int = 0) -> Digest:
 
 def repo(text: str) -> Repository:
     """Return a repository, on r.example where no other registry is named."""
-    return Repository.parse(text if "." in text.split("/")[0] else f"r.example/{text}")
+    return Repository.parse(text if "." in text.split("/", maxsplit=1)[0] else f"r.example/{text}")
 
 
 class Clock:
@@ -32,6 +32,7 @@ class Clock:
         self.now = time.time() if now is None else now
 
     def __call__(self) -> float:
+        """Return the time that it stands at, in epoch seconds."""
         return self.now
 
 

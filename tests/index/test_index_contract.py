@@ -8,7 +8,6 @@ import fakeredis
 import pytest
 import redis
 from index_kit import TTL, Clock, Store, age_keys, keys_that_stay, layer, repo
-from support.servers import Server
 
 from crossmount.errors import InvalidReferenceError
 from crossmount.index import (
@@ -25,6 +24,7 @@ from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.link import AsyncLink, BlockingLink
 from crossmount.oci import Digest, Reference, Repository
+from support.servers import Server
 
 KEYS = Keys("contract")
 A, B, C, DEST = repo("team/a"), repo("team/b"), repo("c"), repo("team/dest")
@@ -449,7 +449,7 @@ async def test_memory_over_redis_answers_with_what_either_knows(kind: str, reque
         await above.record([Sighting(ONE, B, size=4, must_mount=True), Sighting(ONE, DEST)])
         await above.record_traits("r.example", RegistryTraits(finds=False))
         knowledge = await above.look_up([ONE], DEST)
-        assert knowledge.of(ONE) == LayerKnowledge((A, B), True, ("other.example:5000",), True, 4)  # noqa: FBT003
+        assert knowledge.of(ONE) == LayerKnowledge((A, B), True, ("other.example:5000",), True, 4)
         assert knowledge.traits == RegistryTraits(mounts=True, finds=False)
         assert await above.locations(ONE) == (OTHER, A, B, DEST)
         assert await below.locations(ONE) == (OTHER, A)

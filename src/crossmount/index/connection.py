@@ -1,7 +1,6 @@
 """From a URL to a link, with time-outs that a push can afford."""
 
 import importlib.util
-import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,30 +71,21 @@ class StartedLink:
     def __init__(self, start: Callable[[], Awaitable[Path]], connect: Callable[[str], Link]) -> None:
         self._start = start
         self._connect = connect
-        self._link: Link | None = None
-        self._lock = threading.Lock()  # never held while anything waits
+        self._links: dict[Path, Link] = {}
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """See `Link`."""
-        link = self._link
-        if link is not None:
+        for link in self._links.values():
             try:
                 return await link.run(commands)
             except IndexUnavailableError:
-                await self._drop(link)  # stopped since: start it once more, below
+                break  # stopped since: start it once more, below; the same link finds it again
         path = await self._start()
-        with self._lock:
-            link = self._link = self._link or self._connect(f"unix://{quote(str(path))}")
+        # setdefault, since threads that come here at once are to share one link
+        link = self._links.setdefault(path, self._connect(f"unix://{quote(str(path))}"))
         return await link.run(commands)
 
     async def aclose(self) -> None:
         """See `Link`; the server goes on running."""
-        if self._link is not None:
-            await self._drop(self._link)
-
-    async def _drop(self, link: Link) -> None:
-        """Close a link and use it no more, unless another has taken its place by now."""
-        with self._lock:
-            if self._link is link:
-                self._link = None
-        await link.aclose()
+        for link in self._links.values():
+            await link.aclose()

@@ -76,7 +76,7 @@ class AsyncLink:
             self._loop = loop
         elif self._loop is not loop:
             raise IndexUnavailableError(f"index at {self.where}: opened in another event loop: open one in each")
-        with redis_errors(self.where, self._secret):
+        with _cancellation_kept(), redis_errors(self.where, self._secret):
             async with asyncio.timeout(CALL_SECONDS), self._client.pipeline(transaction=False) as pipeline:
                 for command in commands:
                     pipeline.execute_command(*command)
@@ -121,6 +121,22 @@ def redis_errors(where: str, secret: str = "") -> Iterator[None]:
         yield
     except _FOREIGN as error:
         raise _ours(error, where, secret) from error
+
+
+@contextmanager
+def _cancellation_kept() -> Iterator[None]:
+    """Be cancelled where that was asked for.
+
+    Python 3.11's `asyncio.wait_for`, on which redis-py stands, forgets a cancellation that comes in the moment in
+    which what it waits for is done. The task still counts it.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def _secret(client: "redis.Redis | redis.asyncio.Redis") -> str:

@@ -6,14 +6,13 @@
 local sources, flags = KEYS[1], KEYS[2]
 local repository, field, ttl, ends, bound = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 
-redis.call('SADD', sources, repository)
-local over = redis.call('SCARD', sources) - bound
+-- Room is made before the new one is added: a set that grows past the bound for a moment is never compact again.
+-- Of a set that somebody bloated only some goes each time, so that no call takes long.
+local over = redis.call('SCARD', sources) + 1 - redis.call('SISMEMBER', sources, repository) - bound
 if over > 0 then
-  -- somebody may have bloated the set: some of it goes each time, so that no call takes long
-  redis.call('SREM', sources, repository)
   redis.call('SPOP', sources, math.min(over, 1000))
-  redis.call('SADD', sources, repository)
 end
+redis.call('SADD', sources, repository)
 if redis.call('TTL', sources) < ttl then
   redis.call('EXPIRE', sources, ttl)
 end
