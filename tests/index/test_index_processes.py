@@ -13,7 +13,7 @@ from index_kit import layer, repo
 
 from crossmount.index import Keys, Sighting
 from crossmount.index import blocking as blocking_index
-from crossmount.index.connection import blocking_link
+from crossmount.index.link import BlockingLink
 from support.servers import Server
 
 KEYS = Keys("many")
@@ -26,8 +26,8 @@ sys.path[:0] = sys.argv[3:]
 from index_kit import layer, repo
 from crossmount.index import Keys, Sighting
 from crossmount.index.blocking import RedisMountIndex
-from crossmount.index.connection import blocking_link
-with RedisMountIndex(blocking_link(sys.argv[1]), keys=Keys("many"), bound={BOUND}) as index:
+from test_index_processes import patient_link
+with RedisMountIndex(patient_link(sys.argv[1]), keys=Keys("many"), bound={BOUND}) as index:
     print("ready", flush=True)
     sys.stdin.readline()
     for turn in range(10):
@@ -35,6 +35,12 @@ with RedisMountIndex(blocking_link(sys.argv[1]), keys=Keys("many"), bound={BOUND
         index.record([Sighting(layer(n), name, size=n, must_mount=n == 0) for n in range({LAYERS})])
         assert name in index.locations(layer(1)) or len(index.locations(layer(1))) == {BOUND}
 """
+
+
+def patient_link(url: str) -> BlockingLink:
+    """Make a link as ours, with time for a machine on which all writers run at once."""
+    pool = redis.BlockingConnectionPool.from_url(url, max_connections=16, timeout=20, socket_timeout=20)
+    return BlockingLink(redis.Redis.from_pool(pool), "the test's server")
 
 
 def test_processes_that_write_at_once(redis_server: Server) -> None:
@@ -57,7 +63,7 @@ def test_processes_that_write_at_once(redis_server: Server) -> None:
         assert writer.returncode == 0
     with (
         redis.Redis.from_url(redis_server.unix_url) as raw,
-        blocking_index.RedisMountIndex(blocking_link(redis_server.unix_url), keys=KEYS) as index,
+        blocking_index.RedisMountIndex(patient_link(redis_server.unix_url), keys=KEYS) as index,
     ):
         known = index.look_up([layer(n) for n in range(LAYERS)], DEST)
         for number in range(LAYERS):
@@ -75,7 +81,7 @@ def test_threads_that_share_one_index(valkey: Server, store: str) -> None:
     index = (
         blocking_index.MemoryMountIndex()
         if store == "memory"
-        else blocking_index.RedisMountIndex(blocking_link(valkey.unix_url), keys=KEYS)
+        else blocking_index.RedisMountIndex(patient_link(valkey.unix_url), keys=KEYS)
     )
     start = threading.Barrier(24)
 
@@ -92,7 +98,7 @@ def test_threads_that_share_one_index(valkey: Server, store: str) -> None:
 
 def test_a_fork_shares_no_connection(valkey: Server) -> None:
     """A parent and its forks go on at once with an index used before the fork, each reading its own replies."""
-    index = blocking_index.RedisMountIndex(blocking_link(valkey.unix_url), keys=KEYS)
+    index = blocking_index.RedisMountIndex(patient_link(valkey.unix_url), keys=KEYS)
     with index:
         index.record([Sighting(layer(n), repo(f"team/n{n}")) for n in range(LAYERS)])
         with warnings.catch_warnings():
