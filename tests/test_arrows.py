@@ -17,9 +17,10 @@ ROOMS: dict[str, set[str]] = {
     "index": BASE | {"_blocking"},
     "registry": BASE,
     "mount": BASE | {"index", "registry"},
-    "transfer": BASE | {"index", "registry", "mount"},
+    "fleet": BASE | {"index", "_blocking"},
+    "transfer": BASE | {"index", "registry", "mount", "fleet"},
     "testing": {"errors", "oci"},
-    "cli": BASE | {"index", "registry", "mount", "transfer"},
+    "cli": BASE | {"index", "registry", "mount", "fleet", "transfer"},
 }
 """What each room may import of the others."""
 

@@ -3,18 +3,19 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar, runtime_checkable
 
 from crossmount import events
-from crossmount._blocking import Driven, driven
+from crossmount._blocking import Driven, driven, run_now
 from crossmount.index import guard, memory, opening, protocol, redis
 from crossmount.index.connection import StartedLink
 from crossmount.index.keys import Keys
-from crossmount.index.link import BlockingLink
+from crossmount.index.link import BlockingLink, Command, Link
 from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
 from crossmount.index.redis import SOURCES_MAX, TTL_SECONDS
+from crossmount.index.served import Server, server_of
 from crossmount.oci import Digest, Located, Repository
 
 P = ParamSpec("P")
@@ -238,6 +239,30 @@ class AdaptedIndex(AdaptedLayers):
         """See `MountIndex`."""
         await self._run(self._index.record_traits, registry, traits)
 
+    def server(self) -> Server | None:
+        """See `Served`: that of the blocking index, its link awaitable."""
+        below = server_of(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
+        return None if below is None else Server(AdaptedLink(below.link, self._run), below.keys)
+
     async def aclose(self) -> None:
         """See `MountIndex`."""
         await self._run(self._index.close)
+
+
+class AdaptedLink:
+    """A link whose `run` never suspends, for an event loop."""
+
+    def __init__(self, link: Link, run: Run) -> None:
+        self._link = link
+        self._run = run
+        self.where = link.where
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """See `Link`."""
+        return await self._run(self._now, commands)
+
+    async def aclose(self) -> None:
+        """Leave it to whoever made the link below."""
+
+    def _now(self, commands: Sequence[Command]) -> list[Any]:
+        return run_now(self._link.run(commands))

@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 from crossmount import events
 from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
 from crossmount.index.protocol import Knowledge, MountableLayers, RegistryTraits, Sighting
+from crossmount.index.served import Server, server_of
 from crossmount.index.widen import widen
 from crossmount.oci import Digest, Located, Repository
 
@@ -99,12 +100,24 @@ class GuardedIndex:
         """Record them, if the index serves."""
         await self._try(lambda: self._index.record_traits(registry, traits), None)
 
+    def server(self) -> Server | None:
+        """See `Served`: that of the index below."""
+        return server_of(self._index)
+
     async def aclose(self) -> None:
         """Close the index below, whatever the breaker says."""
         try:
             await self._index.aclose()
         except IndexFailedError as error:
             self._degrade(error)
+
+    async def attempt(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        """Ask the index's server something else, behind the same breaker; `otherwise` if it does not serve."""
+        return await self._try(call, otherwise)
+
+    def note(self, error: IndexFailedError) -> None:
+        """Take in that something on the index's server was refused."""
+        self._degrade(error)
 
     async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
         now = self._clock()

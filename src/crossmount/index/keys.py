@@ -39,6 +39,18 @@ class Keys:
         """Name the hash of what is known of `layer` itself."""
         return f"crossmount:{self.namespace}:{{{layer}}}:flags"
 
+    def lease(self, layer: Digest, registry: str) -> str:
+        """Name the string that says who uploads `layer` to `registry` now."""
+        return f"crossmount:{self.namespace}:{{{layer}}}:lease:{registry}"
+
+    def waiters(self, layer: Digest, registry: str) -> str:
+        """Name the sorted set of those who wait for that upload, by when they last asked (epoch ms)."""
+        return f"crossmount:{self.namespace}:{{{layer}}}:waiters:{registry}"
+
+    def all_leases(self) -> str:
+        """Return the pattern that the keys of all leases of this namespace match."""
+        return f"crossmount:{self.namespace}:{{*}}:lease:*"
+
     def traits(self, registry: str) -> str:
         """Name the hash of what `registry` was seen to do."""
         return f"crossmount:{self.namespace}:registry:{registry}"

@@ -16,6 +16,7 @@ from crossmount.index.protocol import (
     Sighting,
 )
 from crossmount.index.redis import SOURCES_MAX, TRAITS_SECONDS, TTL_SECONDS
+from crossmount.index.served import Server, server_of
 from crossmount.index.widen import widen
 from crossmount.oci import Digest, Located, Repository
 from crossmount.oci.reference import normalise_registry
@@ -164,6 +165,10 @@ class MemoryMountIndex:
             return
         with self._lock:
             self._traits[name] = self._live_traits(name).updated(traits), self._clock() + TRAITS_SECONDS
+
+    def server(self) -> Server | None:
+        """See `Served`: that of the index below."""
+        return server_of(self._backing)
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing to let go of."""

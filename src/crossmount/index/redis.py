@@ -19,9 +19,10 @@ from crossmount.index.decode import (
     traits_of,
 )
 from crossmount.index.keys import Keys
-from crossmount.index.link import Command, Link, ScriptMissingError, WrongTypeError
+from crossmount.index.link import Command, Link, WrongTypeError
 from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
-from crossmount.index.scripts import script
+from crossmount.index.scripts import run_scripted, script
+from crossmount.index.served import Server
 from crossmount.oci import Digest, Located, Repository
 from crossmount.oci.reference import normalise_registry
 
@@ -161,6 +162,10 @@ class RedisMountIndex:
         if fields := tuple(traits_fields(traits)):
             await self._write([script("record_traits").call((key,), TRAITS_SECONDS, *fields)])
 
+    def server(self) -> Server:
+        """See `Served`."""
+        return Server(self.link, self._keys)
+
     async def aclose(self) -> None:
         """See `MountIndex`."""
         await self.link.aclose()
@@ -175,19 +180,7 @@ class RedisMountIndex:
 
     async def _run(self, commands: Sequence[Command]) -> list[Any]:
         """Run `commands`; load the scripts and run those again that wanted one the server does not know."""
-        if not commands:
-            return []
-        replies = await self.link.run(commands)
-        missing = [i for i, reply in enumerate(replies) if isinstance(reply, ScriptMissingError)]
-        if missing:
-            loads: list[Command] = [("SCRIPT LOAD", script(name).source) for name in _SCRIPTS]
-            again = await self.link.run([*loads, *(commands[i] for i in missing)])
-            for reply in again[: len(loads)]:
-                if isinstance(reply, IndexRefusedError):
-                    raise reply
-            for i, reply in zip(missing, again[len(loads) :], strict=True):
-                replies[i] = reply
-        return replies
+        return await run_scripted(self.link, commands, [script(name) for name in _SCRIPTS])
 
     async def _write(self, commands: Sequence[Command]) -> None:
         for reply in await self._run(commands):

@@ -10,6 +10,7 @@ from crossmount.index.protocol import (
     RegistryTraits,
     Sighting,
 )
+from crossmount.index.served import Server, server_of
 from crossmount.oci import Digest, Located, Repository
 
 
@@ -75,6 +76,10 @@ class WidenedIndex:
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
         """Leave it: the four methods know layers only."""
+
+    def server(self) -> Server | None:
+        """See `Served`: that of the index below."""
+        return server_of(self._layers)
 
     async def aclose(self) -> None:
         """Leave it: whoever made the index below closes it."""

@@ -104,9 +104,23 @@ class Mounter:
         )
 
     async def attempt(
-        self, layer: Digest, dest: Repository, candidates: Sequence[Repository], knowledge: Knowledge
+        self,
+        layer: Digest,
+        dest: Repository,
+        candidates: Sequence[Repository],
+        knowledge: Knowledge,
+        *,
+        fresh: bool = False,
     ) -> MountResult:
-        """Ask the registry, candidate after candidate; the index is neither read nor told what was proven."""
+        """Ask the registry, candidate after candidate; the index is neither read nor told what was proven.
+
+        Args:
+            layer: what to mount.
+            dest: where to.
+            candidates: from where, best first.
+            knowledge: what the index said.
+            fresh: the candidates were published a moment ago, maybe before any manifest there references the layer.
+        """
         known = knowledge.of(layer)
         state = decision.MountState(
             candidates=tuple(candidates),
@@ -123,7 +137,7 @@ class Mounter:
                         answer = await self._do(step, layer, dest)
                         state = decision.after(state, step, answer)
                         if isinstance(step, decision.Ask) and step.source and not isinstance(answer, Mounted):
-                            self._inquire(layer, step.source, answer, knowledge.traits)
+                            self._inquire(layer, step.source, answer, knowledge.traits, fresh=fresh)
                         if state.superfluous is not None:
                             await self._client.cancel_upload(state.superfluous)
                     case unexpected:
@@ -164,14 +178,16 @@ class Mounter:
         except RegistryError as error:
             return error
 
-    def _inquire(self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits) -> None:
+    def _inquire(
+        self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits, *, fresh: bool
+    ) -> None:
         """Find out, off the critical path, why a source did not serve."""
-        task = asyncio.create_task(self._find_out(layer, source, answer, traits))
+        task = asyncio.create_task(self._find_out(layer, source, answer, traits, fresh=fresh))
         self._inquiries.add(task)
         task.add_done_callback(self._inquiries.discard)
 
     async def _find_out(
-        self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits
+        self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits, *, fresh: bool
     ) -> None:
         try:
             size = await self._client.head_blob(source, layer)
@@ -186,7 +202,9 @@ class Mounter:
                 await self._index.forget(layer, source)
             elif traits.mounts is None and not traits.after_manifest and not isinstance(answer, CrossmountError):
                 self._observer(events.SourceDropped(layer=layer, source=source, reason="unmountable"))
-                await self._index.record_traits(self._client.registry, RegistryTraits(mounts=False))
+                # it has the layer and does not mount it: never, or only once a manifest there references it
+                seen = RegistryTraits(after_manifest=True) if fresh else RegistryTraits(mounts=False)
+                await self._index.record_traits(self._client.registry, seen)
 
     def _checked(self, dest: Located) -> Repository:
         repository = dest.repository

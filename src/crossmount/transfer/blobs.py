@@ -1,12 +1,13 @@
 """The blobs of one push: there already, mounted, or uploaded."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from crossmount import events
 from crossmount.errors import MountRequiredError
+from crossmount.fleet import Mount, Slots, Upload
 from crossmount.index.protocol import Knowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.mount.mounter import proven
@@ -14,6 +15,10 @@ from crossmount.oci import BlobSource, Digest, Repository
 from crossmount.registry import RegistryClient, UploadSession
 from crossmount.transfer.report import BlobReport
 from crossmount.transfer.tasks import run_all
+from crossmount.transfer.turns import Turns
+
+ROUNDS = 3
+"""How often a blob is waited for that could not be mounted from where it appeared."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,6 +28,8 @@ class BlobPusher:
     Attributes:
         requests: limits HEADs and mounts.
         uploads: limits blobs whose bytes are on their way.
+        turns: with whom else uploads are shared out.
+        clock: seconds, for the rate of uploads.
     """
 
     dest: Repository
@@ -31,8 +38,10 @@ class BlobPusher:
     index: MountIndex
     knowledge: Knowledge
     requests: asyncio.Semaphore
-    uploads: asyncio.Semaphore
+    uploads: Slots
+    turns: Turns
     observer: events.Observer
+    clock: Callable[[], float]
     _candidates: dict[Digest, tuple[Repository, ...]] = field(default_factory=dict)
     _reports: dict[Digest, BlobReport] = field(default_factory=dict)
     _mounts: dict[Digest, MountResult] = field(default_factory=dict)
@@ -89,26 +98,117 @@ class BlobPusher:
     async def _push(self, blob: BlobSource) -> None:
         digest, size = blob.descriptor.digest, blob.descriptor.size
         self.observer(events.BlobStarted(digest=digest, size=size))
+        try:
+            await self._bring(blob)
+        finally:
+            await self.turns.decided(digest)
+
+    async def _bring(self, blob: BlobSource) -> None:
+        digest = blob.descriptor.digest
         candidates = self._candidates.get(digest, ())
-        if candidates and not self.knowledge.of(digest).in_dest:
+        in_dest = self.knowledge.of(digest).in_dest
+        result: MountResult | None = None
+        if candidates and not in_dest:
             async with self.requests:
                 result = await self.mounter.attempt(digest, self.dest, candidates, self.knowledge)
             if self._settled(blob, result):
                 return
-            async with self.uploads:
-                await self._upload_into(blob, result)
-            return
-        async with self.requests:
-            existing = await self.client.head_blob(self.dest, digest) is not None
-        if existing:
+        elif await self._is_there(blob):
             self._report(blob, "existing")
             return
+        if self.turns.worth(blob):
+            await self._by_turn(blob, result, {*candidates, *([self.dest] if in_dest else ())})
+            return
         async with self.uploads:  # the session is opened when its upload's turn has come
-            result = await self.mounter.attempt(digest, self.dest, candidates, self.knowledge)
-            if not self._settled(blob, result):
-                await self._upload_into(blob, result)
+            await self._mount_or_upload(blob, result, () if result else candidates)
 
-    def _settled(self, blob: BlobSource, result: MountResult) -> bool:
+    async def _by_turn(self, blob: BlobSource, result: MountResult | None, useless: set[Repository]) -> None:
+        """Upload a blob when it is our turn, or mount it from where another brought it meanwhile.
+
+        Args:
+            blob: one that dest lacks.
+            result: the mount that was tried, if one was; its session is used, or cancelled.
+            useless: where it can't be mounted from.
+        """
+        waited, turn = 0.0, None
+        for _ in range(ROUNDS):
+            try:
+                turn = await self.turns.take(blob, useless)
+            except BaseException:
+                await asyncio.shield(self._let_go(result))
+                raise
+            waited += turn.waited
+            if turn.waited:  # a session that was opened before is old by now
+                await self._let_go(result)
+                result = None
+            if isinstance(turn, Upload):
+                await self._upload_in_turn(blob, result, turn, waited)
+                return
+            await self._let_go(result)
+            result = await self._mount_fresh(blob, turn, waited)
+            if result is None:
+                return
+            useless |= turn.sources
+        await self.turns.decided(blob.descriptor.digest)
+        async with self.uploads:
+            await self._mount_or_upload(blob, result, (), waited)
+
+    async def _mount_fresh(self, blob: BlobSource, turn: Mount, waited: float) -> MountResult | None:
+        """Mount a blob from where another brought it; None if it is in dest now, else what the mount left."""
+        digest = blob.descriptor.digest
+        if self.dest in turn.sources and await self._is_there(blob):
+            self._report(blob, "existing", waited=waited)
+            return None
+        known = replace(self.knowledge.of(digest), sources=tuple(sorted(turn.sources - {self.dest})))
+        knowledge = Knowledge({digest: known}, self.knowledge.traits)
+        candidates = self.mounter.candidates(knowledge, self.dest).get(digest, ())
+        refused = (await self.client.prepare(self.dest, candidates)).refused
+        candidates = tuple(source for source in candidates if source not in refused)
+        async with self.requests:
+            result = await self.mounter.attempt(digest, self.dest, candidates, knowledge, fresh=True)
+        return None if self._settled(blob, result, waited) else result
+
+    async def _upload_in_turn(
+        self, blob: BlobSource, result: MountResult | None, turn: Upload, waited: float
+    ) -> None:
+        """Bring a blob with the slot and the lease that `turn` has; whatever happens, others can go on."""
+        started = self.clock()
+        try:
+            try:
+                await self._mount_or_upload(blob, result, (), waited)
+            finally:
+                self.uploads.give_back()
+        except BaseException:
+            await asyncio.shield(turn.release())
+            raise
+        self.turns.saw(blob.descriptor.size, self.clock() - started)
+        await self.turns.uploaded(turn)
+
+    async def _mount_or_upload(
+        self,
+        blob: BlobSource,
+        result: MountResult | None,
+        candidates: Collection[Repository],
+        waited: float = 0.0,
+    ) -> None:
+        """Upload into the session in hand; without one open it by a mount, which may make the upload needless."""
+        if result is None:
+            digest = blob.descriptor.digest
+            result = await self.mounter.attempt(digest, self.dest, tuple(candidates), self.knowledge)
+            if self._settled(blob, result, waited):
+                return
+        await self._upload(blob, result.session or await self.client.start_upload(self.dest))
+        self._report(blob, "uploaded", attempts=result.attempts, waited=waited)
+
+    async def _is_there(self, blob: BlobSource) -> bool:
+        async with self.requests:
+            return await self.client.head_blob(self.dest, blob.descriptor.digest) is not None
+
+    async def _let_go(self, result: MountResult | None) -> None:
+        if result is not None and result.session is not None:
+            await self.client.cancel_upload(result.session)
+
+    def _settled(self, blob: BlobSource, result: MountResult, waited: float = 0.0) -> bool:
         """Tell whether the mount made an upload needless.
 
         Raises:
@@ -116,15 +216,11 @@ class BlobPusher:
         """
         if result.status is MountStatus.MOUNTED:
             self._mounts[blob.descriptor.digest] = result
-            self._report(blob, "mounted", source=result.source, attempts=result.attempts)
+            self._report(blob, "mounted", source=result.source, attempts=result.attempts, waited=waited)
             return True
         if result.status is MountStatus.MOUNT_REQUIRED:
             self._forbid_upload_of_must_mount(blob.descriptor.digest, result)
         return False
-
-    async def _upload_into(self, blob: BlobSource, result: MountResult) -> None:
-        await self._upload(blob, result.session or await self.client.start_upload(self.dest))
-        self._report(blob, "uploaded", attempts=result.attempts)
 
     async def _upload(self, blob: BlobSource, session: UploadSession) -> None:
         digest = blob.descriptor.digest
@@ -156,10 +252,16 @@ class BlobPusher:
         await self.index.forget(digest, *suspects)
 
     def _report(
-        self, blob: BlobSource, outcome: events.Outcome, *, source: Repository | None = None, attempts: int = 0
+        self,
+        blob: BlobSource,
+        outcome: events.Outcome,
+        *,
+        source: Repository | None = None,
+        attempts: int = 0,
+        waited: float = 0.0,
     ) -> None:
         digest, size = blob.descriptor.digest, blob.descriptor.size
         self._reports[digest] = BlobReport(
-            digest=digest, size=size, outcome=outcome, source=source, attempts=attempts
+            digest=digest, size=size, outcome=outcome, source=source, attempts=attempts, waited=waited
         )
         self.observer(events.BlobFinished(digest=digest, size=size, outcome=outcome, source=source))

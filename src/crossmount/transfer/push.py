@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crossmount import events
 from crossmount.errors import InvalidInputError
+from crossmount.fleet import Fleet, Patience, Slots
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.null import NullIndex
 from crossmount.index.protocol import MountableLayers
@@ -19,6 +21,7 @@ from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.transfer.blobs import BlobPusher
 from crossmount.transfer.manifests import push_manifests
 from crossmount.transfer.report import IndexState, PushReport
+from crossmount.transfer.turns import Turns
 
 DEFAULT_TAG = "latest"
 
@@ -44,6 +47,8 @@ async def push(
     client: RegistryClient | None = None,
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
     limits: Limits = Limits(),
+    patience: Patience = Patience(),  # noqa: B008 a frozen value
+    fleet: Fleet | None = None,
     observer: events.Observer = events.ignore,
     clock: Callable[[], float] = time.monotonic,
 ) -> PushReport:
@@ -56,6 +61,8 @@ async def push(
         client: the client of dest's registry, if there is one already; else one is made from `options`.
         options: how to reach the registry, without `client`.
         limits: how much goes on side by side.
+        patience: how long to wait for another's upload of the same layer; `Patience(limit=0)` never waits.
+        fleet: whom to take turns with; made on the same index. None takes turns with whoever shares the index.
         observer: told of each thing that happens.
         clock: seconds, for the report.
 
@@ -72,11 +79,12 @@ async def push(
             f"{reference}: the image has the digest {image.root.descriptor.digest}: give that one, or none"
         )
     guard = None if index is None else GuardedIndex(widen(index), observer=observer)
-    if client is not None:
-        blobs = await _push(image, reference, client, guard, limits, observer)
-    else:
-        async with RegistryClient(reference, options=options, observer=observer) as own_client:
-            blobs = await _push(image, reference, own_client, guard, limits, observer)
+    async with AsyncExitStack() as stack:
+        if client is None:
+            client = await stack.enter_async_context(RegistryClient(reference, options=options, observer=observer))
+        if fleet is None and guard is not None:
+            fleet = await stack.enter_async_context(Fleet(guard))
+        blobs = await _Push(reference, client, guard, fleet, limits, patience, observer, clock).run(image)
     return PushReport(
         reference=reference,
         digest=image.root.descriptor.digest,
@@ -86,34 +94,60 @@ async def push(
     )
 
 
-async def _push(
-    image: Image,
-    reference: Reference,
-    client: RegistryClient,
-    guard: GuardedIndex | None,
-    limits: Limits,
-    observer: events.Observer,
-) -> BlobPusher:
-    """Blobs, then manifests, then what was learnt: nothing is recorded of a push that failed."""
-    index = NullIndex() if guard is None else guard
-    dest = reference.repository
-    knowledge = await index.look_up([blob.descriptor.digest for blob in image.blobs], dest)
-    async with Mounter(client, index, observer=observer) as mounter:
-        blobs = BlobPusher(
-            dest=dest,
-            client=client,
-            mounter=mounter,
-            index=index,
-            knowledge=knowledge,
-            requests=asyncio.Semaphore(limits.requests),
-            uploads=asyncio.Semaphore(limits.uploads),
-            observer=observer,
+@dataclass(frozen=True, slots=True)
+class _Push:
+    """What one push is made of."""
+
+    reference: Reference
+    client: RegistryClient
+    guard: GuardedIndex | None
+    fleet: Fleet | None
+    limits: Limits
+    patience: Patience
+    observer: events.Observer
+    clock: Callable[[], float]
+
+    async def run(self, image: Image) -> BlobPusher:
+        """Blobs, then manifests, then what was learnt.
+
+        Nothing is recorded of a push that failed, save blobs that it uploaded in its turn: they are there, and
+        others waited for them.
+        """
+        index = NullIndex() if self.guard is None else self.guard
+        dest = self.reference.repository
+        knowledge = await index.look_up([blob.descriptor.digest for blob in image.blobs], dest)
+        slots = Slots(self.limits.uploads, freed=_nobody if self.fleet is None else self.fleet.kick)
+        turns = Turns(
+            self.fleet, dest, knowledge=knowledge, patience=self.patience, slots=slots, blobs=image.blobs
         )
-        await blobs.push_all(image.blobs)
-        await push_manifests(image, reference, client=client, repair=blobs.repair, observer=observer)
-        await index.record(blobs.sightings())
-        await mounter.learn(knowledge.traits, blobs.mounts())
-    return blobs
+        async with Mounter(self.client, index, observer=self.observer) as mounter:
+            blobs = BlobPusher(
+                dest=dest,
+                client=self.client,
+                mounter=mounter,
+                index=index,
+                knowledge=knowledge,
+                requests=asyncio.Semaphore(self.limits.requests),
+                uploads=slots,
+                turns=turns,
+                observer=self.observer,
+                clock=self.clock,
+            )
+            try:
+                await blobs.push_all(image.blobs)
+                await push_manifests(
+                    image, self.reference, client=self.client, repair=blobs.repair, observer=self.observer
+                )
+                await turns.tagged()
+            finally:
+                await asyncio.shield(turns.give_up())
+            await index.record(blobs.sightings())
+            await mounter.learn(knowledge.traits, blobs.mounts())
+        return blobs
+
+
+def _nobody() -> None:
+    """Tell nobody that a slot is free."""
 
 
 def _named(reference: Reference) -> Reference:

@@ -19,6 +19,7 @@ class BlobReport:
         size: bytes.
         source: where it was mounted from; None if it wasn't, or if the registry found it by itself.
         attempts: mount requests that named a source.
+        waited: seconds that another's upload of it was waited for.
     """
 
     digest: Digest
@@ -26,6 +27,18 @@ class BlobReport:
     outcome: Outcome
     source: Repository | None = None
     attempts: int = 0
+    waited: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its part of the document; `waited` is there if it waited."""
+        return {
+            "digest": str(self.digest),
+            "size": self.size,
+            "outcome": self.outcome,
+            "source": None if self.source is None else str(self.source),
+            "attempts": self.attempts,
+            **({"waited": round(self.waited, 3)} if self.waited else {}),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +71,7 @@ class PushReport:
         return {
             "reference": str(self.reference),
             "digest": str(self.digest),
-            "blobs": [
-                {
-                    "digest": str(blob.digest),
-                    "size": blob.size,
-                    "outcome": blob.outcome,
-                    "source": None if blob.source is None else str(blob.source),
-                    "attempts": blob.attempts,
-                }
-                for blob in self.blobs
-            ],
+            "blobs": [blob.to_json() for blob in self.blobs],
             "bytes": {
                 "existing": self.bytes("existing"),
                 "mounted": self.bytes("mounted"),

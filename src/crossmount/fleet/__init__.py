@@ -1,0 +1,7 @@
+"""One upload per layer across the fleet: leases, and whose turn it is."""
+
+from crossmount.fleet.fleet import Fleet
+from crossmount.fleet.patience import Patience
+from crossmount.fleet.turn import Mount, Slots, Turn, Upload
+
+__all__ = ["Fleet", "Mount", "Patience", "Slots", "Turn", "Upload"]

@@ -1,0 +1,304 @@
+"""One upload of a layer at a time, in this process and among all that share an index: the I/O around `table`."""
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from crossmount import events
+from crossmount.fleet.lease import LeaseValue, Publishes
+from crossmount.fleet.leases import Answers, Lease, Leases
+from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS, Patience, RateMeter
+from crossmount.fleet.table import (
+    Answer,
+    Appeared,
+    Claim,
+    Decision,
+    Go,
+    LeaseBack,
+    MountFrom,
+    SlotBack,
+    Table,
+    Unserved,
+    Waiter,
+)
+from crossmount.fleet.turn import Mount, Slots, Turn, Upload
+from crossmount.index.guard import GuardedIndex
+from crossmount.index.protocol import MountableLayers, Sighting
+from crossmount.index.served import server_of
+from crossmount.oci import Digest, Repository
+
+TICK_SECONDS = (0.1, 0.25)
+"""Between these is the time from one poll to the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where time and identity come from.
+
+    Attributes:
+        clock: seconds that only grow.
+        epoch: epoch seconds, for people.
+        rng: spreads polls and patience.
+        token: makes a lease's owner known.
+        holder: what a process is called.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    epoch: Callable[[], float] = time.time
+    rng: random.Random = field(default_factory=random.Random)
+    token: Callable[[], str] = lambda: secrets.token_hex(16)
+    holder: Callable[[], str] = lambda: f"{socket.gethostname()}:{os.getpid()}"
+
+
+class Fleet:
+    """Decides, for each layer that a push would upload, who does it; the others wait and then mount.
+
+    Make one for a process and hand it to each push: tasks that push the same layer then share one attempt even
+    without an index. It belongs to one event loop.
+
+    Args:
+        index: where sources are known from, on whose server the leases lie; None keeps everything in this process.
+        observer: told once if the index does not serve.
+        source: time and identity.
+        life: seconds that a lease lives without its holder.
+        heartbeat: seconds between renewals.
+    """
+
+    def __init__(
+        self,
+        index: MountableLayers,
+        *,
+        observer: events.Observer = events.ignore,
+        source: Source | None = None,
+        life: float = LEASE_SECONDS,
+        heartbeat: float = HEARTBEAT_SECONDS,
+    ) -> None:
+        self.index = index
+        self.meter = RateMeter()
+        self._guard = index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer)
+        server = server_of(index)
+        self._leases = None if server is None else Leases(server, life=life)
+        self._source = source or Source()
+        self._heartbeat_seconds = heartbeat
+        self._table = Table()
+        self._turns: dict[Waiter, asyncio.Future[Turn]] = {}
+        self._held: dict[str, Lease] = {}
+        self._server_lock = asyncio.Lock()  # a renewal must not bring a lease back that is being released
+        self._kicked = asyncio.Event()
+        self._poller: asyncio.Task[None] | None = None
+        self._heart: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End its tasks, and the leases that are still held; nobody may wait any more."""
+        tasks = [task for task in (self._poller, self._heart) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._poller = self._heart = None
+        await self._release(list(self._held.values()))
+
+    def kick(self) -> None:
+        """Look again now: an upload slot is free, or a layer is."""
+        self._kicked.set()
+
+    async def turn(
+        self,
+        layer: Digest,
+        dest: Repository,
+        size: int,
+        *,
+        slots: Slots,
+        patience: Patience = Patience(),  # noqa: B008 a frozen value
+        useless: Collection[Repository] = (),
+        publishes: Publishes = "blob",
+    ) -> Turn:
+        """Wait until `layer` can be mounted into `dest`, or until it is this caller's turn to upload it.
+
+        Waiting takes no upload slot, no request and no connection.
+
+        Args:
+            layer: the layer.
+            dest: the repository that lacks it.
+            size: its bytes.
+            slots: the push's upload slots: an `Upload` has taken one.
+            patience: how long to wait.
+            useless: sources that were tried, and dest itself if the index wrongly says that it holds the layer.
+            publishes: when the holder publishes, for those who look at the lease.
+        """
+        value = LeaseValue(
+            token=self._source.token(),
+            holder=self._source.holder(),
+            dest=dest,
+            size=size,
+            since=self._source.epoch(),
+            publishes=publishes,
+        )
+        waiter = Waiter(
+            layer=layer,
+            dest=dest,
+            size=size,
+            value=value.to_text(),
+            useless={source.name for source in useless},
+            patience=patience,
+            slot=slots.take_now,
+            slot_back=slots.put_back,
+            spread=self._source.rng.uniform(0.8, 1.0),
+        )
+        turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
+        self._turns[waiter] = turn
+        self._table.join(waiter)
+        self.kick()
+        if self._poller is None or self._poller.done():
+            self._poller = asyncio.create_task(self._poll())
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            await asyncio.shield(self._left(waiter, turn))
+            raise
+        finally:
+            del self._turns[waiter]
+
+    async def _left(self, waiter: Waiter, turn: "asyncio.Future[Turn]") -> None:
+        """Hand over what a cancelled waiter had: its place in line, or the turn it never took."""
+        self._table.leave(waiter)
+        if turn.done() and not turn.cancelled() and not turn.exception() and isinstance(turn.result(), Upload):
+            waiter.slot_back()
+            await self._ended(waiter)
+        elif waiter.busy_since is not None:
+            await self._release([self._lease(waiter)])  # it is not shown as waiting any more
+        self.kick()
+
+    async def _poll(self) -> None:
+        """Ask for all who wait, one round trip a tick, until nobody does."""
+        try:
+            while True:
+                self._kicked.clear()
+                await self._tick()
+                if self._table.idle:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._source.rng.uniform(*TICK_SECONDS)):
+                        await self._kicked.wait()
+        except Exception as error:
+            # a defect: better that they fail than that they wait for a poller that is no more
+            for turn in self._turns.values():
+                if not turn.done():
+                    turn.set_exception(error)
+            raise
+
+    async def _tick(self) -> None:
+        claims, decisions = self._table.ask(self._source.clock(), self.meter.rate)
+        await self._carry_out(decisions)
+        if not claims:
+            return
+        answers = await self._answers(claims)
+        now = self._source.clock()
+        for claim, answer in zip(claims, answers, strict=True):
+            await self._carry_out(self._table.answered(claim, answer, now, self.meter.rate))
+
+    async def _answers(self, claims: list[Claim]) -> list[Answer]:
+        """Ask the index's server; without one, what the index itself knows by now is all there is to ask."""
+        leases = self._leases
+        if leases is None:
+            return [await self._from_index(claim) if claim.take else Unserved() for claim in claims]
+        served = await self._guard.attempt(lambda: leases.claim(claims), Answers([Unserved() for _ in claims]))
+        if served.trouble is not None:
+            self._guard.note(served.trouble)
+        return served.answers
+
+    async def _from_index(self, claim: Claim) -> Answer:
+        waiter = claim.waiter
+        known = (await self._guard.look_up([waiter.layer], waiter.dest)).of(waiter.layer)
+        names = {source.name for source in known.sources} | ({waiter.dest.name} if known.in_dest else set())
+        return Appeared(frozenset(names)) if names - waiter.useless else Unserved()
+
+    async def _carry_out(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            waiter = decision.waiter
+            match decision:
+                case Go():
+                    await self._go(waiter, leased=decision.leased)
+                case MountFrom():
+                    sources = frozenset(waiter.dest.sibling(name) for name in decision.names)
+                    await self._tell(waiter, Mount(sources=sources, waited=self._waited(waiter)))
+                case SlotBack():
+                    waiter.slot_back()
+                case LeaseBack():
+                    await self._release([self._lease(waiter)])
+
+    async def _go(self, waiter: Waiter, *, leased: bool) -> None:
+        """Give a waiter its turn to upload."""
+        if leased:
+            self._held[waiter.value] = self._lease(waiter)
+            if self._leases is not None and (self._heart is None or self._heart.done()):
+                self._heart = asyncio.create_task(self._beat())
+
+        async def publish() -> None:
+            await self._guard.record([Sighting(waiter.layer, waiter.dest, waiter.size)])
+            await self._carry_out(self._table.published(waiter.dest.registry, waiter.layer, waiter.dest.name))
+
+        async def release() -> None:
+            await self._ended(waiter)
+
+        await self._tell(waiter, Upload(publish=publish, release=release, waited=self._waited(waiter)))
+
+    async def _tell(self, waiter: Waiter, turn: Turn) -> None:
+        """Let a waiter go on; if it was cancelled in this very moment, its turn is the next one's."""
+        awaited = self._turns.get(waiter)
+        if awaited is not None and not awaited.done():
+            awaited.set_result(turn)
+        elif isinstance(turn, Upload):
+            waiter.slot_back()
+            await turn.release()
+
+    async def _ended(self, waiter: Waiter) -> None:
+        lease = self._held.pop(waiter.value, None)
+        if lease is not None:
+            await self._release([lease])
+        self._table.ended(waiter)
+        self.kick()
+
+    async def _release(self, leases: list[Lease]) -> None:
+        store = self._leases
+        if store is not None and leases:
+            async with self._server_lock:
+                await self._guard.attempt(lambda: store.release(leases), None)
+
+    async def _beat(self) -> None:
+        """Renew all leases, one round trip a heartbeat, whatever their uploads are doing."""
+        while self._held:
+            await asyncio.sleep(self._heartbeat_seconds)
+            async with self._server_lock:
+                await self._renew()
+
+    async def _renew(self) -> None:
+        held, store = list(self._held.values()), self._leases
+        if store is None or not held:
+            return
+        ours = await self._guard.attempt(lambda: store.renew(held), [True] * len(held))
+        for lease, still in zip(held, ours, strict=True):
+            if not still:  # its upload just goes on: a double one is harmless
+                self._held.pop(lease.value, None)
+
+    def _waited(self, waiter: Waiter) -> float:
+        return 0.0 if waiter.busy_since is None else self._source.clock() - waiter.busy_since
+
+    @staticmethod
+    def _lease(waiter: Waiter) -> Lease:
+        return Lease(waiter.dest.registry, waiter.layer, waiter.value)

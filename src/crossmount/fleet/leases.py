@@ -1,0 +1,140 @@
+"""Leases on the index's server: many in one round trip, each by one script."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crossmount.errors import IndexFailedError
+from crossmount.fleet.patience import LEASE_SECONDS
+from crossmount.fleet.table import Answer, Appeared, Busy, Claim, Free, Held, Unserved
+from crossmount.index.decode import repositories
+from crossmount.index.link import Command
+from crossmount.index.scripts import Script, run_scripted, script
+from crossmount.index.served import Server
+from crossmount.oci import Digest
+
+WAITING_SECONDS = 3.0
+"""How long one who waits is shown as waiting after it last asked."""
+
+SOURCES_LOOKED_AT = 128
+
+_PACKAGE = "crossmount.fleet.scripts"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease that we think is ours.
+
+    Attributes:
+        value: its text, which proves it.
+    """
+
+    registry: str
+    layer: Digest
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What came back.
+
+    Attributes:
+        answers: one for each claim, in order.
+        trouble: the first refusal that is an answer's reason, if any was refused.
+    """
+
+    answers: list[Answer]
+    trouble: IndexFailedError | None = None
+
+
+class Leases:
+    """The leases of one namespace on one server.
+
+    Args:
+        server: the index's server.
+        life: seconds that a lease lives after it was last renewed.
+    """
+
+    def __init__(self, server: Server, *, life: float = LEASE_SECONDS) -> None:
+        self._link = server.link
+        self._keys = server.keys
+        self._life = round(life * 1000)
+
+    async def claim(self, claims: Sequence[Claim]) -> Answers:
+        """Ask about many layers in one round trip.
+
+        Raises:
+            IndexFailedError: the server did not serve at all.
+        """
+        claim = _script("claim")
+        replies = await self._run(
+            [
+                claim.call(
+                    (
+                        self._keys.sources(asked.waiter.layer, asked.waiter.dest.registry),
+                        *self._pair(asked.waiter.dest.registry, asked.waiter.layer),
+                    ),
+                    "1" if asked.take else "",
+                    asked.waiter.value,
+                    self._life,
+                    round(WAITING_SECONDS * 1000),
+                    SOURCES_LOOKED_AT,
+                    *asked.waiter.useless,
+                    *asked.waiter.junk,
+                )
+                for asked in claims
+            ]
+        )
+        return Answers(
+            [_answer(reply, asked) for reply, asked in zip(replies, claims, strict=True)],
+            next((reply for reply in replies if isinstance(reply, IndexFailedError)), None),
+        )
+
+    async def renew(self, leases: Sequence[Lease]) -> list[bool]:
+        """Make leases last, in one round trip; tell which are still ours.
+
+        Raises:
+            IndexFailedError: the server did not serve at all.
+        """
+        renew = _script("renew")
+        replies = await self._run(
+            [
+                renew.call((self._keys.lease(lease.layer, lease.registry),), lease.value, self._life)
+                for lease in leases
+            ]
+        )
+        return [reply != 0 for reply in replies]  # a refusal is no other's lease: try again
+
+    async def release(self, leases: Sequence[Lease]) -> None:
+        """End leases and waits that are ours, in one round trip.
+
+        Raises:
+            IndexFailedError: the server did not serve at all.
+        """
+        release = _script("release")
+        await self._run([release.call(self._pair(lease.registry, lease.layer), lease.value) for lease in leases])
+
+    def _pair(self, registry: str, layer: Digest) -> tuple[str, str]:
+        return self._keys.lease(layer, registry), self._keys.waiters(layer, registry)
+
+    async def _run(self, commands: Sequence[Command]) -> list[Any]:
+        return await run_scripted(self._link, commands, [_script(name) for name in ("claim", "renew", "release")])
+
+
+def _script(name: str) -> Script:
+    return script(name, _PACKAGE)
+
+
+def _answer(reply: Any, claim: Claim) -> Answer:
+    match reply:
+        case [b"appeared", *members]:
+            names = {found.name for found in repositories(members, claim.waiter.dest.registry)}
+            junk = (member for member in members if member.decode("ascii", "replace") not in names)
+            return Appeared(frozenset(names), frozenset(junk))
+        case [b"held"]:
+            return Held()
+        case [b"busy", _]:
+            return Busy()
+        case [b"free"]:
+            return Free()
+    return Unserved()

@@ -1,0 +1,250 @@
+"""Who may upload, who waits: one process's view of it, as states and what follows from an answer. No I/O.
+
+A layer on a registry has one `_Place`: those of this process who want it, in order of their coming, and the one
+of them that uploads it, if any. While one of ours uploads, nobody is asked: the others wait for it here, with
+or without a server. Otherwise the first in line that has an upload slot, or else the first, asks the server for
+all (`ask`), and the answer (`answered`) lets it upload, lets all mount, or leaves them waiting. Who leaves,
+fails or is cancelled hands over to the next.
+
+Why nobody waits in a circle:
+
+- On a registry that mounts as soon as the blob is there, a lease is taken only together with an upload slot, and
+  ends with that upload. A holder waits for no other lease in between, so every chain of waiters ends at an
+  upload that runs.
+- On one that mounts only after a manifest, a push keeps its leases until its manifest is accepted, and may wait
+  for others meanwhile. It asks for leases in the order of their digests, one after the other
+  (`transfer.blobs`), so it waits only for a digest greater than all that it holds. In a circle of waiting pushes
+  look at the one that holds the greatest digest held in the circle: it waits for a greater one still, which some
+  push of the circle holds. That can't be.
+- Besides, each waits no longer than its own patience.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from crossmount.fleet.patience import Patience
+from crossmount.oci import Digest, Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Appeared:
+    """The index knows sources by now. `junk` are members that are no repository names."""
+
+    names: frozenset[str]
+    junk: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The lease is ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another holds the lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Nobody holds it, and we did not want it yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    """There is no index, or it does not serve: nothing is known of others, so nobody waits for them."""
+
+
+Answer = Appeared | Held | Busy | Free | Unserved
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Waiter:
+    """One who wants to bring a layer into a repository.
+
+    Attributes:
+        value: the text of its lease; its own alone.
+        useless: repositories that the index may name and that are no help, since they were tried.
+        patience: how long it waits.
+        slot: takes one of its upload slots, if one is free now.
+        slot_back: gives a slot back.
+        spread: what part of its patience it has, 0.8 to 1: not all end in the same moment, so that the first to
+            upload can spare the others.
+        junk: members of the layer's set that are no names at all.
+        busy_since: when it first could not go on because of another's upload; None if that never was.
+    """
+
+    layer: Digest
+    dest: Repository
+    size: int
+    value: str
+    useless: set[str]
+    patience: Patience
+    slot: Callable[[], bool]
+    slot_back: Callable[[], None]
+    spread: float = 1.0
+    busy_since: float | None = None
+    junk: set[bytes] = field(default_factory=set)
+
+    @property
+    def place(self) -> tuple[str, Digest]:
+        """Where it stands in line."""
+        return self.dest.registry, self.layer
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A question to the server; `take` the lease if it is free (an upload slot is kept for it meanwhile)."""
+
+    waiter: Waiter
+    take: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """A waiter's turn to upload, with a slot; without a lease if its patience ended (`leased`)."""
+
+    waiter: Waiter
+    leased: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MountFrom:
+    """A waiter can mount from these repositories."""
+
+    waiter: Waiter
+    names: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotBack:
+    """The slot that was kept for a waiter's claim is not needed."""
+
+    waiter: Waiter
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseBack:
+    """The lease that a waiter's claim took is not needed: it left meanwhile."""
+
+    waiter: Waiter
+
+
+Decision = Go | MountFrom | SlotBack | LeaseBack
+
+
+@dataclass(slots=True)
+class _Place:
+    """One layer on one registry: who uploads it (a lease's value), and who waits, the first first."""
+
+    holder: str | None = None
+    line: list[Waiter] = field(default_factory=list)
+
+
+class Table:
+    """All layers that this process wants, waits for or uploads."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, Digest], _Place] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits."""
+        return not any(place.line for place in self._places.values())
+
+    def join(self, waiter: Waiter) -> None:
+        """Stand in line."""
+        self._places.setdefault(waiter.place, _Place()).line.append(waiter)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Wait no more (cancelled): the next in line is the first."""
+        place = self._places.get(waiter.place)
+        if place is not None and waiter in place.line:
+            place.line.remove(waiter)
+            self._tidy(waiter)
+
+    def ask(self, now: float, rate: float | None) -> tuple[list[Claim], list[Decision]]:
+        """Say what to ask the server now, and who need not wait for an answer.
+
+        Args:
+            now: seconds.
+            rate: bytes a second that uploads of this process make, None if none was seen.
+        """
+        claims: list[Claim] = []
+        decisions: list[Decision] = []
+        for place in list(self._places.values()):
+            if place.holder is not None:
+                for waiter in list(place.line):
+                    self._waits(waiter, now)
+                    if self._is_late(waiter, now, rate) and waiter.slot():
+                        decisions.append(self._alone(waiter))
+            elif place.line:
+                able = next((waiter for waiter in place.line if waiter.slot()), None)
+                claims.append(Claim(able or place.line[0], take=able is not None))
+        return claims, decisions
+
+    def answered(self, claim: Claim, answer: Answer, now: float, rate: float | None) -> list[Decision]:
+        """Fold the server's answer to a claim in."""
+        waiter = claim.waiter
+        place = self._places.get(waiter.place)
+        line = [] if place is None else place.line
+        decisions: list[Decision] = []
+        match answer:
+            case Held() | Unserved() if claim.take and place is not None and waiter in line:
+                place.holder = waiter.value
+                line.remove(waiter)
+                return [Go(waiter, leased=True)]
+            case Held():
+                decisions.append(LeaseBack(waiter))
+            case Appeared():
+                decisions.extend(self._mount(place, answer.names))
+                waiter.junk |= answer.junk
+            case Busy():
+                for each in line:
+                    self._waits(each, now)
+            case _:
+                pass
+        if not claim.take:
+            return decisions
+        # the server was asked first: only what it did not offer is uploaded without a lease
+        if waiter in line and self._is_late(waiter, now, rate):
+            return [*decisions, self._alone(waiter)]
+        return [*decisions, SlotBack(waiter)]
+
+    def published(self, registry: str, layer: Digest, name: str) -> list[Decision]:
+        """A repository holds the layer by now and can be mounted from."""
+        return self._mount(self._places.get((registry, layer)), frozenset({name}))
+
+    def ended(self, waiter: Waiter) -> None:
+        """An upload ended, well or not: the next in line may ask."""
+        place = self._places.get(waiter.place)
+        if place is not None and place.holder == waiter.value:
+            place.holder = None
+            self._tidy(waiter)
+
+    def _mount(self, place: _Place | None, names: frozenset[str]) -> list[Decision]:
+        decisions: list[Decision] = []
+        for waiter in list(place.line) if place is not None else ():
+            if helpful := names - waiter.useless:
+                self.leave(waiter)
+                decisions.append(MountFrom(waiter, helpful))
+        return decisions
+
+    def _alone(self, waiter: Waiter) -> Decision:
+        self.leave(waiter)
+        return Go(waiter, leased=False)
+
+    def _tidy(self, waiter: Waiter) -> None:
+        place = self._places.get(waiter.place)
+        if place is not None and place.holder is None and not place.line:
+            del self._places[waiter.place]
+
+    @staticmethod
+    def _waits(waiter: Waiter, now: float) -> None:
+        if waiter.busy_since is None:
+            waiter.busy_since = now
+
+    @staticmethod
+    def _is_late(waiter: Waiter, now: float, rate: float | None) -> bool:
+        if waiter.busy_since is None:
+            return False
+        return now - waiter.busy_since >= waiter.spread * waiter.patience.seconds(waiter.size, rate)
