@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 from setting import link, machine, registry, run, table
-from support.images import MadeImage, make_layers, make_layout
 
-from crossmount.asyncio import ClientOptions, MemoryMountIndex, MountableLayers, push
+from crossmount.asyncio import ClientOptions, MemoryMountIndex, MountableLayers, Repository, push
+from support.images import MadeImage, make_layout
 
 ROUND_TRIP = 0.05
 LAYERS, LAYER_BYTES = 20, 1_000_000
@@ -41,8 +41,6 @@ assert registry.upload_manifest(manifest, container).status_code in (200, 201)
 
 async def known_by(index: MountableLayers, image: MadeImage, address: str) -> None:
     """Make the index know that the first repository has it all, under the name that the link gives it."""
-    from crossmount.asyncio import Repository  # noqa: PLC0415 a name for one line
-
     for blob in image.blobs:
         await index.add_source(blob.digest, Repository.parse(f"{address}/first/image"))
 
@@ -79,7 +77,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as text, registry(Path(text) / "registry") as real:
         folder = Path(text)
         layers = [os.urandom(LAYER_BYTES) for _ in range(LAYERS)]
-        assert len(make_layers(1)) == 1
         image = make_layout(folder / "image", layers)
         asyncio.run(push(image.path, f"{real.address}/first/image:1", options=ClientOptions(plain_http=True)))
         taken: dict[tuple[str, str], list[float]] = {}
@@ -87,9 +84,10 @@ def main() -> None:
             for number in range(RUNS):
                 for place, address in (("near", real.address), ("far", far)):
                     name = f"run-{number}/{place}"
+                    home = folder / f"home-{number}-{place}"
                     for tool, seconds in (
                         ("crossmount", asyncio.run(crossmount_seconds(image, address, f"{name}/crossmount"))),
-                        ("skopeo", skopeo_seconds(image, address, f"{name}/skopeo", folder / f"home-{number}-{place}")),
+                        ("skopeo", skopeo_seconds(image, address, f"{name}/skopeo", home)),
                         ("oras-py", oras_seconds(image, address, f"{name}/oras")),
                     ):
                         taken.setdefault((tool, place), []).append(seconds)

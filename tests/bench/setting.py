@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from support.registries import DockerRegistry, run_docker_registry  # noqa: E402 after the path is set
+from support.registries import DockerRegistry, run_docker_registry
 
 LINK = Path(__file__).with_name("link.py")
 
@@ -34,8 +34,9 @@ class Measured:
 def machine() -> str:
     """Say in one line what this ran on."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cpus = [line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    return f"{os.cpu_count()} × {cpus[0] if cpus else platform.machine()}, {memory:.0f} GiB, Python {platform.python_version()}"
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpus = [line.partition(": ")[2] for line in lines if "model name" in line] or [platform.machine()]
+    return f"{os.cpu_count()} cores of {cpus[0]}, {memory:.0f} GiB, Python {platform.python_version()}"
 
 
 def run(*command: str | Path, env: dict[str, str] | None = None) -> Measured:
@@ -75,8 +76,8 @@ def link(address: str, *, round_trip: float, rate: float | None = None) -> Itera
     process = subprocess.Popen(
         [sys.executable, LINK, "--to", address, "--round-trip", str(round_trip), *options], stdout=subprocess.PIPE
     )
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         yield f"127.0.0.1:{int(process.stdout.readline())}"
     finally:
         process.kill()

@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from setting import Measured, machine, registry, run, table
+
 from support.images import MadeImage, make_layout
 
 GIB = 2**30
@@ -43,23 +44,27 @@ def main() -> None:
         folder = Path(text)
         image = make_image(folder / "image")
         for number in range(runs):
-            for tool in taken:
+            for tool, all_runs in taken.items():
                 home = folder / f"home-{number}"
                 with registry(folder / "registry") as real:
                     if tool == "skopeo copy":
                         command = ["skopeo", "--insecure-policy", "copy", "--preserve-digests"]
-                        command += ["--dest-tls-verify=false", f"oci:{image.path}:latest", f"docker://{real.address}/a/b:1"]
+                        command += ["--dest-tls-verify=false", f"oci:{image.path}:latest"]
+                        command += [f"docker://{real.address}/a/b:1"]
                     else:
                         command = [str(crossmount), "push", "--plain-http", "--index", "off", str(image.path)]
                         command += [f"{real.address}/a/b:1"]
-                    taken[tool].append(run(*command, env={"HOME": str(home), "XDG_DATA_HOME": str(home)}))
+                    all_runs.append(run(*command, env={"HOME": str(home), "XDG_DATA_HOME": str(home)}))
                 shutil.rmtree(folder / "registry")
     seconds = {tool: statistics.median(one.seconds for one in all_runs) for tool, all_runs in taken.items()}
     peaks = {tool: max(one.peak for one in all_runs) for tool, all_runs in taken.items()}
     theirs = seconds["skopeo copy"]
     table(
         ("new layer of 1 GiB", "seconds", "÷ skopeo", "peak memory"),
-        [(tool, f"{seconds[tool]:.2f}", f"{seconds[tool] / theirs:.2f}", f"{peaks[tool] / 2**20:.0f} MiB") for tool in taken],
+        [
+            (tool, f"{seconds[tool]:.2f}", f"{seconds[tool] / theirs:.2f}", f"{peaks[tool] / 2**20:.0f} MiB")
+            for tool in taken
+        ],
     )
     print(f"\n{machine()}; medians of {runs} runs")
 

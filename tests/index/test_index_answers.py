@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from index_kit import layer, repo
 
 from crossmount.errors import IndexFailedError, IndexRefusedError
 from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting
 from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.link import Command, WrongTypeError
+from support.index_kit import layer, repo
 
 ONE, TWO, DEST = layer(1), layer(2), repo("team/dest")
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import fakeredis
 import pytest
 import redis
-from index_kit import layer, repo
 
 from crossmount._blocking import Bridge, driven, run_now
 from crossmount.index import MountableLayers, MountIndex, Sighting
@@ -28,6 +27,7 @@ from crossmount.index.blocking import (
     threaded,
 )
 from crossmount.index.link import BlockingLink
+from support.index_kit import layer, repo
 from support.servers import Server
 
 A, DEST = repo("team/a"), repo("team/dest")
@@ -65,7 +65,7 @@ def test_a_fork_and_its_parent_use_one_object(valkey: Server) -> None:
     code = f"""
         import os, sys
         sys.path.insert(0, {HERE!r})
-        from index_kit import layer, repo
+        from support.index_kit import layer, repo
         from crossmount.index.blocking import open_index
 
         with open_index({valkey.unix_url!r}, namespace="forked") as index:
@@ -100,7 +100,7 @@ def test_eight_processes_lose_nothing(valkey: Server, index: DrivenIndex) -> Non
     code = f"""
         import sys
         sys.path.insert(0, {HERE!r})
-        from index_kit import layer, repo
+        from support.index_kit import layer, repo
         from crossmount.index import Sighting
         from crossmount.index.blocking import open_index
 

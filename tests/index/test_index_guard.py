@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from index_kit import Clock, CountingLink, layer, repo
 
 from crossmount import events
 from crossmount._blocking import run_now
@@ -26,6 +25,7 @@ from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.guard import OPEN_SECONDS
 from crossmount.index.link import Command
+from support.index_kit import Clock, CountingLink, layer, repo
 
 A, DEST = repo("team/a"), repo("team/dest")
 ONE = layer(1)
