@@ -8,11 +8,13 @@ import functools
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+import anyio
+from anyio.from_thread import BlockingPortal
 
 from crossmount._blocking import Bridge
 from crossmount.errors import CrossmountError
@@ -77,10 +79,23 @@ class Portal:
     def _started(self) -> BlockingPortal:
         with self._lock:
             if self._running is None:
-                # Never left: the thread is a daemon and ends with the process.
-                self._running = ExitStack().enter_context(start_blocking_portal(name="crossmount"))
+                ready: Future[BlockingPortal] = Future()
+                # a daemon: it ends with the process
+                threading.Thread(target=anyio.run, args=(_serve, ready), name="crossmount", daemon=True).start()
+                self._running = ready.result()
                 self._thread_id = self._running.call(threading.get_ident)
             return self._running
+
+
+async def _serve(ready: "Future[BlockingPortal]") -> None:
+    """Be the portal, for good.
+
+    anyio's `start_blocking_portal` would be stopped when its generator is collected, which a forked child, where
+    that thread does not run, would wait for without end.
+    """
+    async with BlockingPortal() as portal:
+        ready.set_result(portal)
+        await portal.sleep_until_stopped()
 
 
 PORTAL = Portal()

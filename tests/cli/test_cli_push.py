@@ -294,10 +294,10 @@ def test_a_signal_in_the_middle_of_an_upload_leaves_nothing_behind(
     shell: Shell, image: MadeImage, registry: ScriptedRegistry, number: signal.Signals
 ) -> None:
     """One line, 128 and the signal's number; sessions are cancelled, nothing is tagged, nothing recorded."""
-    registry.play(Fault(method="PUT", path="*/uploads/*", delay=SECONDS, times=None))
+    registry.play(*(Fault(method="PUT", path="*/uploads/*", delay=SECONDS) for _ in image.blobs))
     arguments = ("push", str(image.path), *plain(registry, "a"), "--index", "off")
     with shell.start(*arguments) as process:
-        until(lambda: len(registry.open_sessions) == len(image.blobs))
+        until(lambda: not registry.unplayed)
         process.send_signal(number)
         out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + number

@@ -30,6 +30,10 @@ _FOREIGN = (
 )
 
 
+_READ_BY_US = ("HGETALL", "HEXISTS", "SRANDMEMBER", "SCRIPT LOAD")
+"""Replies that redis-py leaves as they come: its own reading takes long, and stumbles over a wrong shape."""
+
+
 class ScriptMissingError(IndexRefusedError):
     """The server does not know a script (NOSCRIPT): it was restarted, or its scripts were flushed."""
 
@@ -67,6 +71,7 @@ class AsyncLink:
         self._client = client
         self._loop: asyncio.AbstractEventLoop | None = None
         self._secret = _secret(client)
+        _leave_replies(client)
         self.where = where
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
@@ -94,6 +99,7 @@ class BlockingLink:
     def __init__(self, client: "redis.Redis", where: str) -> None:
         self._client = client
         self._secret = _secret(client)
+        _leave_replies(client)
         self.where = where
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
@@ -137,6 +143,11 @@ def _cancellation_kept() -> Iterator[None]:
     finally:
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+def _leave_replies(client: "redis.Redis | redis.asyncio.Redis") -> None:
+    for name in _READ_BY_US:
+        client.response_callbacks.pop(name, None)
 
 
 def _secret(client: "redis.Redis | redis.asyncio.Redis") -> str:
