@@ -7,12 +7,13 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from crossmount import events
+from crossmount.errors import IndexRefusedError, IndexUnavailableError
 from crossmount.fleet.lease import LeaseValue, Publishes
 from crossmount.fleet.leases import Answers, Lease, Leases
 from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS, Patience, RateMeter
@@ -37,6 +38,11 @@ from crossmount.oci import Digest, Repository
 
 TICK_SECONDS = (0.1, 0.25)
 """Between these is the time from one poll to the next."""
+
+GRACE_SECONDS = 2.0
+"""How long a server that served until now may be silent before work goes on without it."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +223,7 @@ class Fleet:
         leases = self._leases
         if leases is None:
             return [await self._from_index(claim) if claim.take else Unserved() for claim in claims]
-        served = await self._guard.attempt(lambda: leases.claim(claims), Answers([Unserved() for _ in claims]))
+        served = await self._ask(lambda: leases.claim(claims), Answers([Unserved() for _ in claims]))
         if served.trouble is not None:
             self._guard.note(served.trouble)
         return served.answers
@@ -250,7 +256,8 @@ class Fleet:
                 self._heart = asyncio.create_task(self._beat())
 
         async def publish() -> None:
-            await self._guard.record([Sighting(waiter.layer, waiter.dest, waiter.size)])
+            seen = [Sighting(waiter.layer, waiter.dest, waiter.size)]
+            await self._ask(lambda: self._guard.unguarded.record(seen), None)
             await self._carry_out(self._table.published(waiter.dest.registry, waiter.layer, waiter.dest.name))
 
         async def release() -> None:
@@ -278,7 +285,7 @@ class Fleet:
         store = self._leases
         if store is not None and leases:
             async with self._server_lock:
-                await self._guard.attempt(lambda: store.release(leases), None)
+                await self._ask(lambda: store.release(leases), None)
 
     async def _beat(self) -> None:
         """Renew all leases, one round trip a heartbeat, whatever their uploads are doing."""
@@ -291,10 +298,26 @@ class Fleet:
         held, store = list(self._held.values()), self._leases
         if store is None or not held:
             return
-        ours = await self._guard.attempt(lambda: store.renew(held), [True] * len(held))
+        ours = await self._ask(lambda: store.renew(held), [True] * len(held))
         for lease, still in zip(held, ours, strict=True):
             if not still:  # its upload just goes on: a double one is harmless
                 self._held.pop(lease.value, None)
+
+    async def _ask(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        """Ask the index's server; one that served until now is asked again for a while before it counts as gone.
+
+        A server that restarts would otherwise cost an upload for each that waits at that moment.
+        """
+        until = self._source.clock() + GRACE_SECONDS
+        while self._guard.serving and self._source.clock() < until:
+            try:
+                return await call()
+            except IndexUnavailableError:
+                await asyncio.sleep(self._source.rng.uniform(*TICK_SECONDS))
+            except IndexRefusedError as error:
+                self._guard.note(error)
+                return otherwise
+        return await self._guard.attempt(call, otherwise)
 
     def _waited(self, waiter: Waiter) -> float:
         return 0.0 if waiter.busy_since is None else self._source.clock() - waiter.busy_since

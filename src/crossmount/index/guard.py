@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 from crossmount import events
 from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
-from crossmount.index.protocol import Knowledge, MountableLayers, RegistryTraits, Sighting
+from crossmount.index.protocol import Knowledge, MountableLayers, MountIndex, RegistryTraits, Sighting
 from crossmount.index.served import Server, server_of
 from crossmount.index.widen import widen
 from crossmount.oci import Digest, Located, Repository
@@ -114,6 +114,16 @@ class GuardedIndex:
     async def attempt(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
         """Ask the index's server something else, behind the same breaker; `otherwise` if it does not serve."""
         return await self._try(call, otherwise)
+
+    @property
+    def serving(self) -> bool:
+        """Whether the last call got an answer."""
+        return not self._silent
+
+    @property
+    def unguarded(self) -> MountIndex:
+        """The index that is guarded."""
+        return self._index
 
     def note(self, error: IndexFailedError) -> None:
         """Take in that something on the index's server was refused."""

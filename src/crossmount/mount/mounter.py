@@ -119,7 +119,7 @@ class Mounter:
             dest: where to.
             candidates: from where, best first.
             knowledge: what the index said.
-            fresh: the candidates were published a moment ago, maybe before any manifest there references the layer.
+            fresh: the candidates were published just now, maybe before any manifest there references it.
         """
         known = knowledge.of(layer)
         state = decision.MountState(

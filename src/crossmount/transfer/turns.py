@@ -37,7 +37,7 @@ class Turns:
         self._slots = slots
         self._kept: list[Upload] = []
         self._after_manifest = knowledge.traits.after_manifest is True
-        # On a registry that mounts only after a manifest a push keeps its leases while it waits for others. That it
+        # On a registry that mounts only after a manifest a push keeps leases while it waits for others. That it
         # asks in the order of digests keeps pushes from waiting for each other in a circle: see fleet.table.
         self._undecided = {blob.descriptor.digest for blob in blobs} if self._after_manifest else set()
         self._changed = asyncio.Condition()
