@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from crossmount import events
-from crossmount.errors import IndexRefusedError, IndexUnavailableError
 from crossmount.fleet.lease import LeaseValue, Publishes
 from crossmount.fleet.leases import Answers, Lease, Leases
 from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS, Patience, RateMeter
@@ -98,6 +97,7 @@ class Fleet:
         self._turns: dict[Waiter, asyncio.Future[Turn]] = {}
         self._held: dict[str, Lease] = {}
         self._server_lock = asyncio.Lock()  # a renewal must not bring a lease back that is being released
+        self._asked = False
         self._kicked = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
         self._heart: asyncio.Task[None] | None = None
@@ -306,18 +306,17 @@ class Fleet:
     async def _ask(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
         """Ask the index's server; one that served until now is asked again for a while before it counts as gone.
 
-        A server that restarts would otherwise cost an upload for each that waits at that moment.
+        A server that restarts would otherwise cost an upload for each that waits at that moment. And the first
+        question is asked even if the server did not answer before: then it may have been us who were too slow.
         """
-        until = self._source.clock() + GRACE_SECONDS
-        while self._guard.serving and self._source.clock() < until:
-            try:
-                return await call()
-            except IndexUnavailableError:
-                await asyncio.sleep(self._source.rng.uniform(*TICK_SECONDS))
-            except IndexRefusedError as error:
-                self._guard.note(error)
-                return otherwise
-        return await self._guard.attempt(call, otherwise)
+        probe, self._asked = not self._asked, True
+        return await self._guard.insist(
+            call,
+            otherwise,
+            seconds=GRACE_SECONDS,
+            pause=lambda: self._source.rng.uniform(*TICK_SECONDS),
+            probe=probe,
+        )
 
     def _waited(self, waiter: Waiter) -> float:
         return 0.0 if waiter.busy_since is None else self._source.clock() - waiter.busy_since

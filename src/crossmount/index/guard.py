@@ -111,14 +111,39 @@ class GuardedIndex:
         except IndexFailedError as error:
             self._degrade(error)
 
-    async def attempt(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        """Ask the index's server something else, behind the same breaker; `otherwise` if it does not serve."""
-        return await self._try(call, otherwise)
+    async def insist(
+        self,
+        call: Callable[[], Awaitable[T]],
+        otherwise: T,
+        *,
+        seconds: float,
+        pause: Callable[[], float],
+        probe: bool = False,
+    ) -> T:
+        """Ask the index's server something else, behind the same breaker, and more patiently.
 
-    @property
-    def serving(self) -> bool:
-        """Whether the last call got an answer."""
-        return not self._silent
+        Args:
+            call: asks it.
+            otherwise: what to return if it does not serve.
+            seconds: how long a server that served until now is asked again before it counts as gone.
+            pause: seconds from one time to the next.
+            probe: ask at least once, also while the breaker is open.
+        """
+        until = self._clock() + seconds
+        while probe or (not self._silent and self._clock() < until):
+            probe = False
+            try:
+                async with asyncio.timeout(self._deadline):
+                    answer = await call()
+            except (TimeoutError, IndexUnavailableError):
+                await asyncio.sleep(pause())
+            except (IndexFailedError, MissingExtraError) as error:
+                self._degrade(error)
+                return otherwise
+            else:
+                self._answered()
+                return answer
+        return await self._try(call, otherwise)
 
     @property
     def unguarded(self) -> MountIndex:
