@@ -184,7 +184,7 @@ class RedisMountIndex:
         replies = await self.link.run(commands)
         missing = [i for i, reply in enumerate(replies) if isinstance(reply, ScriptMissingError)]
         if missing:
-            loads: list[Command] = [("SCRIPT LOAD", script(name).source) for name in _SCRIPTS]
+            loads: list[Command] = [("SCRIPT", "LOAD", script(name).source) for name in _SCRIPTS]
             again = await self.link.run([*loads, *(commands[i] for i in missing)])
             for reply in again[: len(loads)]:
                 if isinstance(reply, IndexRefusedError):
