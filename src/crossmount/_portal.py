@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
-
-import anyio
-from anyio.from_thread import BlockingPortal
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
 
 from crossmount._blocking import Bridge
 from crossmount.errors import CrossmountError
+
+if TYPE_CHECKING:  # imported where a portal is started: it would be a tenth of what importing crossmount costs
+    from anyio.from_thread import BlockingPortal
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,26 +76,32 @@ class Portal:
         self._running = None
         self._thread_id = None
 
-    def _started(self) -> BlockingPortal:
+    def _started(self) -> "BlockingPortal":
         with self._lock:
             if self._running is None:
                 ready: Future[BlockingPortal] = Future()
                 # a daemon: it ends with the process
-                threading.Thread(target=anyio.run, args=(_serve, ready), name="crossmount", daemon=True).start()
+                threading.Thread(target=_serve, args=(ready,), name="crossmount", daemon=True).start()
                 self._running = ready.result()
                 self._thread_id = self._running.call(threading.get_ident)
             return self._running
 
 
-async def _serve(ready: "Future[BlockingPortal]") -> None:
+def _serve(ready: "Future[BlockingPortal]") -> None:
     """Be the portal, for good.
 
     anyio's `start_blocking_portal` would be stopped when its generator is collected, which a forked child, where
     that thread does not run, would wait for without end.
     """
-    async with BlockingPortal() as portal:
-        ready.set_result(portal)
-        await portal.sleep_until_stopped()
+    import anyio  # noqa: PLC0415 see above
+    from anyio.from_thread import BlockingPortal  # noqa: PLC0415 see above
+
+    async def serve() -> None:
+        async with BlockingPortal() as portal:
+            ready.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    anyio.run(serve)
 
 
 PORTAL = Portal()

@@ -21,6 +21,7 @@ from crossmount.errors import (
     RegistryRefusedError,
     RegistryUnreachableError,
 )
+from crossmount.fleet import Fleet, Patience
 from crossmount.index import (
     GuardedIndex,
     Knowledge,
@@ -47,6 +48,7 @@ __all__ = [
     "CrossmountError",
     "Descriptor",
     "Digest",
+    "Fleet",
     "GuardedIndex",
     "IndexFailedError",
     "IndexRefusedError",
@@ -70,6 +72,7 @@ __all__ = [
     "MountStatus",
     "MountableLayers",
     "Mounter",
+    "Patience",
     "PushReport",
     "RedisMountIndex",
     "Reference",

@@ -32,6 +32,7 @@ from crossmount.asyncio import (
     MountRequiredError,
     MountResult,
     MountStatus,
+    Patience,
     PushReport,
     Reference,
     RegistryError,
@@ -63,6 +64,7 @@ __all__ = [
     "CrossmountError",
     "Descriptor",
     "Digest",
+    "Fleet",
     "GuardedIndex",
     "IndexFailedError",
     "IndexRefusedError",
@@ -86,6 +88,7 @@ __all__ = [
     "MountStatus",
     "MountableLayers",
     "Mounter",
+    "Patience",
     "PushReport",
     "RedisMountIndex",
     "Reference",
@@ -139,6 +142,16 @@ class Mounter(OnPortal[aio.Mounter]):
     mount = method(aio.Mounter.mount)
 
 
+class Fleet(OnPortal[aio.Fleet]):
+    """Whose turn it is to upload a layer; see `crossmount.asyncio.Fleet`.
+
+    Make one for a process, and hand it to each push.
+    """
+
+    def __init__(self, index: MountableLayers, *, observer: events.Observer = events.ignore) -> None:
+        super().__init__(lambda: aio.Fleet(threaded(index), observer=observer))
+
+
 def push(
     source: str | Path | Image,
     dest: str | Reference,
@@ -147,6 +160,8 @@ def push(
     client: RegistryClient | None = None,
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
     limits: Limits = Limits(),  # noqa: B008 a frozen value
+    patience: Patience = Patience(),  # noqa: B008 a frozen value
+    fleet: Fleet | None = None,
     observer: events.Observer = events.ignore,
 ) -> PushReport:
     """Push an image: mount what the registry already holds, upload the rest.
@@ -160,5 +175,7 @@ def push(
         client=None if client is None else client.asynchronous,
         options=options,
         limits=limits,
+        patience=patience,
+        fleet=None if fleet is None else fleet.asynchronous,
         observer=observer,
     )

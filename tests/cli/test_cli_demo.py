@@ -10,7 +10,7 @@ import click
 import pytest
 
 from crossmount.cli import demo, demo_registry, processes
-from crossmount.cli.demo_images import IMAGES, make_images
+from crossmount.cli.demo_images import IMAGES, DemoImage, make_images
 from crossmount.cli.demo_pushes import Pushed, Pushes
 from crossmount.cli.processes import child
 from crossmount.oci import Repository
@@ -162,7 +162,7 @@ async def test_one_failure_of_the_seven_is_the_failure(
     """The first of them to fail cancels the rest."""
     del shell
 
-    async def pushed(self: Pushes, image: demo.DemoImage) -> Pushed:
+    async def pushed(self: Pushes, image: DemoImage) -> Pushed:
         if image.name == "api":
             return PUSHED
         if image.name == "web":

@@ -25,6 +25,7 @@ from crossmount.testing import (
     html,
     running_registry,
 )
+from crossmount.transfer import push as push_image
 from support.certificates import self_signed
 from support.commands import SECONDS, Here, Shell
 from support.images import MadeImage, make_layers, make_layout
@@ -314,10 +315,9 @@ def test_an_interrupted_push_says_how_far_it_was(
     here: Here, image: MadeImage, registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the last step nobody knows whether the registry took it, and that is said."""
-    real = push_command.push_image
 
     async def pushed_and_interrupted(*arguments: object, **options: object) -> None:
-        await real(*arguments, **options)  # type: ignore[arg-type]  # passed on as they are
+        await push_image(*arguments, **options)  # type: ignore[arg-type]  # passed on as they are
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.Event().wait()
 

@@ -4,12 +4,10 @@ import asyncio
 import os
 from pathlib import Path
 
-import pytest
-
 from crossmount.index import open_index
 from crossmount.registry import ClientOptions
 from crossmount.transfer import PushReport, push
-from support.images import MadeImage, make_layers, make_layout
+from support.images import MadeImage, make_layout
 from support.registries import DockerRegistry
 from support.servers import Server
 

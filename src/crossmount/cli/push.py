@@ -13,11 +13,13 @@ from crossmount.cli.params import REFERENCE
 from crossmount.cli.progress import Progress, progress
 from crossmount.cli.progress_state import PushState, summary
 from crossmount.cli.settings import Settings, settings_of
+from crossmount.fleet import Patience
 from crossmount.oci import Reference
 from crossmount.transfer import Limits, PushReport
 from crossmount.transfer import push as push_image
 
 _LIMITS = Limits()
+_PATIENCE = Patience()
 
 
 @click.command(cls=Command)
@@ -44,6 +46,16 @@ _LIMITS = Limits()
     show_default=True,
     help="Ask the registry about, or to mount, at most N blobs at once.",
 )
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=_PATIENCE.limit,
+    metavar="SECONDS",
+    envvar="CROSSMOUNT_WAIT",
+    show_envvar=True,
+    show_default=True,
+    help="Wait at most this long for another's upload of the same blob, to mount it then; 0 never waits.",
+)
 @click.pass_context
 def push(
     ctx: click.Context,
@@ -52,6 +64,7 @@ def push(
     as_json: bool,
     uploads: int,
     requests: int,
+    wait: float,
 ) -> None:
     """Push the image SOURCE to the reference DEST: mount what the registry holds already, upload the rest.
 
@@ -73,10 +86,10 @@ def push(
     """  # noqa: D301 \b is click's mark for a paragraph that keeps its lines
     settings = settings_of(ctx)
     shown = progress(sys.stderr, verbose=settings.verbose)
-    limits = Limits(uploads=uploads, requests=requests)
+    limits, patience = Limits(uploads=uploads, requests=requests), Patience(limit=wait)
     try:
         with shown:
-            report = run_async(_push(source, dest, settings, limits, shown))
+            report = run_async(_push(source, dest, settings, limits, patience, shown))
     except Interrupted as interrupted:
         raise interrupted.saying(_how_far(shown.state, dest)) from None
     if as_json:
@@ -85,10 +98,18 @@ def push(
         output.lines(told(report))
 
 
-async def _push(source: str, dest: Reference, settings: Settings, limits: Limits, shown: Progress) -> PushReport:
+async def _push(
+    source: str, dest: Reference, settings: Settings, limits: Limits, patience: Patience, shown: Progress
+) -> PushReport:
     async with index_for_push(settings) as index:
         return await push_image(
-            source, dest, index=index, options=client_options(settings), limits=limits, observer=shown.observe
+            source,
+            dest,
+            index=index,
+            options=client_options(settings),
+            limits=limits,
+            patience=patience,
+            observer=shown.observe,
         )
 
 

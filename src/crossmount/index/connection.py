@@ -16,7 +16,7 @@ from crossmount.errors import IndexUnavailableError
 from crossmount.index.link import CALL_SECONDS, AsyncLink, BlockingLink, Command, Link
 from crossmount.index.url import address_of
 
-TIMEOUT_SECONDS = 0.25
+TIMEOUT_SECONDS = 0.5
 """To connect, and between two bytes of a reply; with one retry a silent server costs twice that."""
 
 CONNECTIONS = 16

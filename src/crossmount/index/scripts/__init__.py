@@ -44,7 +44,7 @@ async def run_scripted(link: Link, commands: Sequence[Command], scripts: Iterabl
     replies = await link.run(commands)
     missing = [i for i, reply in enumerate(replies) if isinstance(reply, ScriptMissingError)]
     if missing:
-        loads: list[Command] = [("SCRIPT LOAD", script.source) for script in scripts]
+        loads: list[Command] = [("SCRIPT", "LOAD", script.source) for script in scripts]
         again = await link.run([*loads, *(commands[i] for i in missing)])
         for reply in again[: len(loads)]:
             if isinstance(reply, IndexRefusedError):
