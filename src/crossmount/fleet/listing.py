@@ -1,0 +1,96 @@
+"""Who uploads what now, and who waits for it, read from the leases."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from crossmount.errors import IndexRefusedError, InvalidDigestError, InvalidReferenceError
+from crossmount.fleet.lease import VALUE_MAX, LeaseValue
+from crossmount.index.link import Command
+from crossmount.index.served import Server
+from crossmount.oci import Digest
+from crossmount.oci.reference import normalise_registry
+
+LISTED_MAX = 10_000
+"""How many leases are looked at."""
+
+_WAITERS_MAX = 1000
+_SCAN = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Underway:
+    """An upload that others may wait for.
+
+    Attributes:
+        holder: who uploads; what a stranger wrote is a value with nothing in it.
+        left: seconds until the lease ends unless it is renewed; None if it never ends, which no lease of ours does.
+        waiting: who waits.
+    """
+
+    registry: str
+    layer: Digest
+    holder: LeaseValue
+    left: float | None
+    waiting: tuple[LeaseValue, ...]
+
+
+_NOBODY = LeaseValue(token="", holder="", dest=None, size=0, since=0)
+
+
+async def underway(server: Server) -> list[Underway]:
+    """Read all leases of the namespace: the oldest first, then by layer.
+
+    It walks through all keys of the server, a thousand a round trip: for people, not for pushes.
+
+    Raises:
+        IndexFailedError: the server does not serve.
+    """
+    names = await _leases(server)
+    commands: list[Command] = []
+    for registry, layer in names:
+        lease, waiters = server.keys.lease(layer, registry), server.keys.waiters(layer, registry)
+        commands.append(("GETRANGE", lease, 0, VALUE_MAX - 1))
+        commands.append(("PTTL", lease))
+        commands.append(("ZRANGE", waiters, 0, _WAITERS_MAX))
+    replies = await server.link.run(commands) if commands else []
+    found = []
+    for number, (registry, layer) in enumerate(names):
+        text, left, waiting = replies[3 * number : 3 * number + 3]
+        if isinstance(text, bytes) and text:  # else it ended since
+            values = (
+                [LeaseValue.from_text(each, registry) for each in waiting] if isinstance(waiting, list) else []
+            )
+            found.append(
+                Underway(
+                    registry=registry,
+                    layer=layer,
+                    holder=LeaseValue.from_text(text, registry) or _NOBODY,
+                    left=left / 1000 if isinstance(left, int) and left >= 0 else None,
+                    waiting=tuple(value for value in values if value is not None),
+                )
+            )
+    return sorted(found, key=lambda each: (each.holder.since, each.layer, each.registry))
+
+
+async def _leases(server: Server) -> list[tuple[str, Digest]]:
+    """Return registry and layer of each lease."""
+    found: set[tuple[str, Digest]] = set()
+    cursor: Any = 0
+    while True:
+        (reply,) = await server.link.run([("SCAN", cursor, "MATCH", server.keys.all_leases(), "COUNT", _SCAN)])
+        if isinstance(reply, IndexRefusedError):
+            raise reply
+        cursor, keys = reply
+        found.update(named for key in keys if (named := _named(key)) is not None)
+        if not int(cursor) or len(found) >= LISTED_MAX:
+            return sorted(found)[:LISTED_MAX]
+
+
+def _named(key: bytes) -> tuple[str, Digest] | None:
+    """Read registry and layer from a lease's key; None if it is no key of ours."""
+    _, _, rest = key.decode("ascii", "replace").partition("{")
+    layer, _, rest = rest.partition("}:lease:")
+    try:
+        return (rest, Digest(layer)) if normalise_registry(rest) == rest else None
+    except (InvalidDigestError, InvalidReferenceError):
+        return None
