@@ -23,7 +23,7 @@ class Underway:
 
     Attributes:
         holder: who uploads; what a stranger wrote is a value with nothing in it.
-        left: seconds until the lease ends unless it is renewed; None if it never ends, which no lease of ours does.
+        left: seconds until the lease ends unless it is renewed; None if it never ends, as none of ours does.
         waiting: who waits.
     """
 

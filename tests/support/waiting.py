@@ -1,0 +1,10 @@
+"""Waiting for what happens in another process or on a server."""
+
+import asyncio
+from collections.abc import Callable
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; the test's own deadline bounds it."""
+    while not condition():  # noqa: ASYNC110 nothing here could set an event
+        await asyncio.sleep(0.01)
