@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
 
@@ -86,11 +87,12 @@ def make_client(options: ClientOptions, *, transport: httpx.AsyncBaseTransport |
         InvalidInputError: the file of authorities, or a proxy of the environment, cannot be used.
     """
     silence()
-    trust = _trust(options)
+    # a transport that is given has its own trust; making one costs more than all else here
+    trust = _trust(options) if transport is None else False
     try:
         return httpx.AsyncClient(
             headers={
-                "User-Agent": f"crossmount/{version('crossmount')}",
+                "User-Agent": _user_agent(),
                 "Accept-Encoding": "identity",  # digests and limits are about the bytes that travel
             },
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -111,6 +113,11 @@ def make_client(options: ClientOptions, *, transport: httpx.AsyncBaseTransport |
         raise InvalidInputError(
             "a proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) is not a URL"
         ) from error
+
+
+@cache
+def _user_agent() -> str:
+    return f"crossmount/{version('crossmount')}"
 
 
 def _trust(options: ClientOptions) -> ssl.SSLContext | bool:
