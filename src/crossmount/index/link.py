@@ -18,7 +18,7 @@ from crossmount.index.wire import exchange, exchange_async
 
 Command = tuple[str | bytes | int, ...]
 
-CALL_SECONDS = 1.0
+CALL_SECONDS = 1.5
 """What one run may take in all, with its retry, before whoever pushes goes on without the index."""
 
 _NO_ANSWER = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
