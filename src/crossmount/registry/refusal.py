@@ -16,7 +16,7 @@ from crossmount.registry.http import Answer, shown
 from crossmount.registry.text import one_line
 
 _BLOB_UNKNOWN = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
-_HTML = frozenset({"text/html", "application/xhtml+xml"})
+WEB_PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _ERRORS_SHOWN = 3
 _WORDS = {
     401: "not with these credentials",
@@ -64,12 +64,12 @@ def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryE
         manifest: whether a manifest was put, so that an unknown blob is one that the manifest names.
     """
     where = f"{method} {shown(answer.url)}"
-    if answer.content_type in _HTML and (answer.status in {404, 405} or answer.status < 400):
+    if answer.content_type in WEB_PAGES and (answer.status in {404, 405} or answer.status < 400):
         return InvalidAnswerError(
             f"{where}: it answered {answer.status} with a web page: is {answer.url.host} a registry?"
         )
     errors = read_errors(answer.body)
-    words = errors.words or _WORDS.get(answer.status) or _reason(answer.status)
+    words = errors.words or _tls_words(answer) or _WORDS.get(answer.status) or _reason(answer.status)
     if answer.too_long:
         words += " (the rest of its answer was too long to read)"
     message = f"{where}: {answer.status}: {words}"
@@ -80,6 +80,12 @@ def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryE
     elif manifest and _BLOB_UNKNOWN.intersection(errors.codes):
         kind = BlobUnknownError
     return kind(message, status=answer.status, codes=errors.codes)
+
+
+def _tls_words(answer: Answer) -> str:
+    """Say it where a server that speaks TLS was spoken to in plain http (Go's and nginx's words)."""
+    wants_tls = answer.status == 400 and answer.url.scheme == "http" and b"HTTPS" in answer.body
+    return "it speaks TLS: leave plain http out" if wants_tls else ""
 
 
 def _reason(status: int) -> str:

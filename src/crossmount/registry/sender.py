@@ -14,6 +14,7 @@ from crossmount.registry.credentials import CredentialSource
 from crossmount.registry.http import Answer, Body
 from crossmount.registry.location import Origin, resolve
 from crossmount.registry.quiet import unlogged
+from crossmount.registry.refusal import WEB_PAGES, refusal
 from crossmount.registry.retry import Retrier
 from crossmount.registry.scope import NOTHING, Wanted
 
@@ -87,10 +88,13 @@ class Sender:
         Raises:
             RegistryUnreachableError: no answer, after all attempts.
             RegistryRefusedError: no token was to be had, or the registry wants to be left alone for too long.
-            InvalidAnswerError: an answer that may not be followed, or that is too long.
+            InvalidAnswerError: an answer that may not be followed, that is too long, or a web page that says 200.
             CredentialsError: credentials cannot be used, or would go to a stranger.
         """
-        return await self._send(call.method, call.url, partial(self._authorised, call), call=call)
+        answer = await self._send(call.method, call.url, partial(self._authorised, call), call=call)
+        if answer.is_good and not call.streamed and answer.content_type in WEB_PAGES:
+            raise refusal(answer, call.method)
+        return answer
 
     async def bare(self, call: Call) -> Answer:
         """Send `call` without Authorization, redirects followed."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from crossmount import events
-from crossmount.errors import MountRequiredError
+from crossmount.errors import InvalidLayoutError, MountRequiredError, RegistryRefusedError
 from crossmount.index.protocol import Knowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.mount.mounter import proven
 from crossmount.oci import BlobSource, Digest, Repository
-from crossmount.registry import RegistryClient, UploadSession
+from crossmount.registry import SIZE_UNKNOWN, RegistryClient, UploadSession
 from crossmount.transfer.report import BlobReport
 from crossmount.transfer.tasks import run_all
 
@@ -55,9 +55,7 @@ class BlobPusher:
 
         async def mend(blob: BlobSource) -> None:
             digest = blob.descriptor.digest
-            async with self.requests:
-                present = await self.client.head_blob(self.dest, digest) is not None
-            if not present:
+            if not await self._is_there(blob):
                 await self._disown(digest)
                 self._forbid_upload_of_must_mount(digest, None)
                 async with self.uploads:
@@ -98,15 +96,19 @@ class BlobPusher:
             async with self.uploads:
                 await self._upload_into(blob, result)
             return
-        async with self.requests:
-            existing = await self.client.head_blob(self.dest, digest) is not None
-        if existing:
+        if await self._is_there(blob):
             self._report(blob, "existing")
             return
         async with self.uploads:  # the session is opened when its upload's turn has come
             result = await self.mounter.attempt(digest, self.dest, candidates, self.knowledge)
             if not self._settled(blob, result):
                 await self._upload_into(blob, result)
+
+    async def _is_there(self, blob: BlobSource) -> bool:
+        """Ask the registry whether dest holds the blob; of another size it is another blob, whoever says 200."""
+        async with self.requests:
+            size = await self.client.head_blob(self.dest, blob.descriptor.digest)
+        return size in {SIZE_UNKNOWN, blob.descriptor.size}
 
     def _settled(self, blob: BlobSource, result: MountResult) -> bool:
         """Tell whether the mount made an upload needless.
@@ -134,8 +136,12 @@ class BlobPusher:
 
         try:
             await self.client.upload_blob(session, blob, on_progress=progress)
-        except BaseException:
+        except BaseException as error:
             await asyncio.shield(self.client.cancel_upload(session))
+            if isinstance(error, RegistryRefusedError) and "DIGEST_INVALID" in error.codes:
+                raise InvalidLayoutError(
+                    f"blob {digest} is damaged: {self.dest.registry} says that the layout's bytes do not have that digest"
+                ) from error
             raise
 
     def _forbid_upload_of_must_mount(self, digest: Digest, result: MountResult | None) -> None:
