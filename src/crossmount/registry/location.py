@@ -74,6 +74,14 @@ def _check_step(here: Origin, there: Origin, what: str) -> None:
         raise InvalidAnswerError(f"{here}: its {what} header points at {there}, and another host must be on https")
 
 
+def parse_url(text: str) -> httpx.URL | None:
+    """Return the URL that the other side wrote, None if it is none."""
+    try:
+        return httpx.URL(text)
+    except (httpx.InvalidURL, UnicodeError):
+        return None
+
+
 def is_plain(url: httpx.URL) -> bool:
     """Tell whether this is an absolute http or https URL that can be asked, with no user's name in it."""
     return url.scheme in _PORTS and bool(url.host) and not url.userinfo and (url.port or 0) <= _PORT_MAX

@@ -107,8 +107,7 @@ class Retrier:
         started = self.clock()
 
         async def attempt() -> Answer:
-            await self.respect_pause(host, until=started + self.policy.deadline)
-            return self.heed(host, await send())
+            return await self._attempt(host, send, until=started + self.policy.deadline)
 
         def spent(state: RetryCallState) -> bool:
             late = self.clock() - started + state.upcoming_sleep > self.policy.deadline
@@ -127,6 +126,19 @@ class Retrier:
         )
         return await retrying(attempt)
 
+    async def run_once(self, host: str, send: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Send a request that may not simply be sent again; `host`'s pauses count, as in `run`.
+
+        Raises:
+            httpx.HTTPError: whatever `send` raised.
+            RegistryRefusedError: the host asked for a pause past the deadline.
+        """
+        return await self._attempt(host, send, until=self.clock() + self.policy.deadline)
+
+    async def _attempt(self, host: str, send: Callable[[], Awaitable[Answer]], *, until: float) -> Answer:
+        await self._respect_pause(host, until=until)
+        return self.heed(host, await send())
+
     def wait(self, outcome: Answer | BaseException, attempt: int) -> float:
         """Return the seconds to wait after `attempt` came to `outcome`."""
         asked = retry_after(outcome, now=self._now()) if isinstance(outcome, Answer) else None
@@ -141,7 +153,7 @@ class Retrier:
             self._pauses[host] = max(self._pauses.get(host, 0.0), self.clock() + asked)
         return answer
 
-    async def respect_pause(self, host: str, *, until: float) -> None:
+    async def _respect_pause(self, host: str, *, until: float) -> None:
         """Wait until `host` may be asked again.
 
         Raises:

@@ -47,7 +47,7 @@ class Endpoints:
         """The mount of a blob into `dest`, from `source` or from wherever the registry finds it."""
         query: dict[str, str] = {"mount": Digest(digest)}
         if source is not None:
-            self._of(source)
+            self.check(source)
             query["from"] = source.name
         return httpx.URL(f"{self._of(dest)}/blobs/uploads/?{urlencode(query)}")
 
@@ -63,7 +63,15 @@ class Endpoints:
         """The list of the registry's repositories."""
         return httpx.URL(f"{self.base}/v2/_catalog")
 
-    def _of(self, repository: Repository) -> str:
+    def check(self, repository: Repository) -> None:
+        """Refuse a repository of another registry.
+
+        Raises:
+            InvalidInputError: it is one.
+        """
         if repository.registry != self.registry:
             raise InvalidInputError(f"{repository} is not on {self.registry}, which this client serves")
+
+    def _of(self, repository: Repository) -> str:
+        self.check(repository)
         return f"{self.base}/v2/{repository.name}"
