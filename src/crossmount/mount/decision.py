@@ -106,19 +106,16 @@ def after(state: MountState, step: Ask | Open, answer: Answer) -> MountState:
             state = replace(state, candidates=state.candidates[1:], attempts=state.attempts + 1)
             if isinstance(answer, Mounted):
                 return replace(state, mounted=True, source=source, session=None, superfluous=state.session)
-            return _unserved(replace(state, failed=(*state.failed, source)), answer)
+            return _folded(replace(state, failed=(*state.failed, source)), answer)
         case Ask():
-            state = replace(state, asked_without=True)
-            if isinstance(answer, Mounted):
-                return replace(state, mounted=True)
-            return _unserved(state, answer)
+            return _folded(replace(state, asked_without=True), answer)
         case Open():
-            state = _unserved(state, answer)
+            state = _folded(state, answer)
             return replace(state, over=state.session is None)
 
 
-def _unserved(state: MountState, answer: Answer) -> MountState:
-    """Keep the first session, mark the next as superfluous; remember an error."""
+def _folded(state: MountState, answer: Answer) -> MountState:
+    """Keep the first session, mark the next as superfluous; remember an error, or that it is mounted."""
     match answer:
         case UploadSession() if state.session is None:
             return replace(state, session=answer)

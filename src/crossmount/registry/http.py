@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
+from typing import Self
 
 import httpx
 
@@ -36,7 +37,7 @@ class Body:
     open: Callable[[], AsyncGenerator[bytes]]
 
     @classmethod
-    def of(cls, content: bytes) -> "Body":
+    def of(cls, content: bytes) -> Self:
         """Return a body that is in memory."""
 
         async def stream() -> AsyncGenerator[bytes]:

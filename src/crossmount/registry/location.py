@@ -5,6 +5,7 @@ Authorization, and https is never left for http.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import httpx
 
@@ -24,7 +25,7 @@ class Origin:
     port: int
 
     @classmethod
-    def of(cls, url: httpx.URL) -> "Origin":
+    def of(cls, url: httpx.URL) -> Self:
         """Return the origin of `url`, with the scheme's own port where it names none."""
         return cls(url.scheme, url.host.lower().rstrip("."), url.port or _PORTS.get(url.scheme, 0))
 

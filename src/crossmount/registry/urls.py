@@ -1,6 +1,7 @@
 """The URLs of one registry (distribution specification, "Endpoints"). What is put into one is checked before."""
 
 from dataclasses import dataclass
+from typing import Self
 from urllib.parse import urlencode
 
 import httpx
@@ -22,7 +23,7 @@ class Endpoints:
     base: str
 
     @classmethod
-    def of(cls, registry: str | Located, *, plain_http: bool) -> "Endpoints":
+    def of(cls, registry: str | Located, *, plain_http: bool) -> Self:
         """Return the endpoints of the registry that `registry` names or lies on.
 
         Raises:
