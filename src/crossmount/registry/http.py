@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
+from typing import Self
 
 import httpx
 
+from crossmount._foreign import decimal, one_line
 from crossmount.errors import (
     InvalidAnswerError,
     InvalidInputError,
@@ -22,7 +24,6 @@ from crossmount.errors import (
 )
 from crossmount.registry.options import ClientOptions
 from crossmount.registry.quiet import silence
-from crossmount.registry.text import one_line
 
 ERROR_BYTES_MAX = 64 * 1024
 """How much of an error's or a token's body is read."""
@@ -36,7 +37,7 @@ class Body:
     open: Callable[[], AsyncGenerator[bytes]]
 
     @classmethod
-    def of(cls, content: bytes) -> "Body":
+    def of(cls, content: bytes) -> Self:
         """Return a body that is in memory."""
 
         async def stream() -> AsyncGenerator[bytes]:
@@ -181,8 +182,8 @@ async def exchange(
 
 async def _read(response: httpx.Response, limit: int) -> tuple[bytes, bool]:
     """Read a body of at most `limit` bytes, or nothing more of it once it turns out longer."""
-    announced = response.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
+    announced = decimal(response.headers.get("content-length", ""))
+    if announced is not None and announced > limit:
         return b"", True
     parts = bytearray()
     async for part in travelled(response):

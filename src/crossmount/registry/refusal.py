@@ -1,10 +1,10 @@
 """What a registry means by an answer that says no (distribution specification, "Error Codes"). No I/O."""
 
-import json
 from dataclasses import dataclass
 
 import httpx
 
+from crossmount._foreign import json_object, one_line
 from crossmount.errors import (
     AccessDeniedError,
     BlobUnknownError,
@@ -13,7 +13,6 @@ from crossmount.errors import (
     RegistryRefusedError,
 )
 from crossmount.registry.http import Answer, shown
-from crossmount.registry.text import one_line
 
 _BLOB_UNKNOWN = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
 WEB_PAGES = frozenset({"text/html", "application/xhtml+xml"})
@@ -38,11 +37,7 @@ class ErrorBody:
 
 def read_errors(body: bytes) -> ErrorBody:
     """Read a body by the specification; one that is anything else says nothing."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return ErrorBody()
-    errors = document.get("errors") if isinstance(document, dict) else None
+    errors = (json_object(body) or {}).get("errors")
     items = [item for item in errors if isinstance(item, dict)] if isinstance(errors, list) else []
     codes = tuple(one_line(str(item["code"]), limit=64) for item in items[:16] if item.get("code"))
     words = "; ".join(_words_of(item) for item in items[:_ERRORS_SHOWN])

@@ -33,19 +33,13 @@ class BlobPusher:
     requests: asyncio.Semaphore
     uploads: asyncio.Semaphore
     observer: events.Observer
-    _candidates: dict[Digest, tuple[Repository, ...]] = field(default_factory=dict)
-    _reports: dict[Digest, BlobReport] = field(default_factory=dict)
-    _mounts: dict[Digest, MountResult] = field(default_factory=dict)
+    _candidates: dict[Digest, tuple[Repository, ...]] = field(default_factory=dict, init=False)
+    _reports: dict[Digest, BlobReport] = field(default_factory=dict, init=False)
+    _mounts: dict[Digest, MountResult] = field(default_factory=dict, init=False)
 
     async def push_all(self, blobs: Sequence[BlobSource]) -> None:
         """Bring all blobs there, side by side; the first failure cancels the others."""
-        planned = self.mounter.candidates(self.knowledge, self.dest)
-        sources = {source for candidates in planned.values() for source in candidates}
-        refused = (await self.client.prepare(self.dest, sources)).refused
-        self._candidates = {
-            layer: tuple(source for source in candidates if source not in refused)
-            for layer, candidates in planned.items()
-        }
+        self._candidates = await self.mounter.prepare(self.knowledge, self.dest)
         await run_all([partial(self._push, blob) for blob in blobs])
         # in the order of the image, whatever ended first
         self._reports = {blob.descriptor.digest: self._reports[blob.descriptor.digest] for blob in blobs}
