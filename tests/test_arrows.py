@@ -9,9 +9,10 @@ import crossmount
 
 ROOT = Path(crossmount.__file__).parent
 
-BASE = {"errors", "events", "oci"}
+BASE = {"errors", "events", "oci", "_foreign"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
+    "_foreign": set(),
     "oci": {"errors"},
     "events": {"oci"},
     "index": BASE | {"_blocking"},

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossmount.errors import IndexFailedError, IndexRefusedError
@@ -61,6 +61,7 @@ class AnsweringLink:
         """Hold nothing."""
 
 
+@settings(deadline=None)
 @given(st.lists(replies, min_size=1, max_size=5))
 def test_any_reply_is_read_as_values(replies: list[Any]) -> None:
     """Replies of any shape are read as valid values, or refused as a whole."""

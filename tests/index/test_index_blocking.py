@@ -32,7 +32,7 @@ from support.servers import Server
 
 A, DEST = repo("team/a"), repo("team/dest")
 ONE = layer(1)
-HERE = str(Path(__file__).parent)
+HERE = str(Path(__file__).parent.parent)
 
 
 @pytest.fixture

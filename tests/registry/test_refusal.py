@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crossmount._foreign import one_line
 from crossmount.errors import AccessDeniedError, BlobUnknownError, InvalidAnswerError, RegistryRefusedError
 from crossmount.registry.http import Answer
 from crossmount.registry.refusal import read_errors, refusal
-from crossmount.registry.text import one_line
 
 URL = httpx.URL("https://r.example.org/v2/a/manifests/t?X-Signature=secret")
 

@@ -8,6 +8,7 @@ from crossmount import events
 from crossmount.errors import (
     AccessDeniedError,
     BlobUnknownError,
+    InvalidAnswerError,
     InvalidInputError,
     InvalidLayoutError,
     MountRequiredError,
@@ -16,10 +17,11 @@ from crossmount.errors import (
 from crossmount.index import MemoryMountIndex, MountableLayers
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
-from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, blob_unknown
+from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, blob_unknown, html
 from crossmount.transfer import Limits, PushReport, push
 from support.images import MadeImage, make_layers, make_layout
 
+SHORT = Reply(status=200, body=b"short", media_type="application/octet-stream")
 OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=3, first_wait=0.01, longest_wait=0.02))
 
 
@@ -292,3 +294,35 @@ async def test_a_client_that_is_there_already_is_used_and_left_open(
         for tag in ("1", "2"):
             report = await push(image.path, f"{scripted_registry.address}/team/a:{tag}", client=client)
         assert (await client.get_manifest(report.reference)).descriptor.digest == image.root.digest
+
+
+async def test_a_web_server_that_says_yes_to_everything_is_no_registry(image: MadeImage) -> None:
+    """200 with a web page is an error that says so, never a blob that exists."""
+    async with ScriptedRegistry(faults=[Fault(action=html(), times=None)]) as registry:
+        with pytest.raises(InvalidAnswerError, match="web page"):
+            await push_to(registry, "team/a:1", image)
+
+
+async def test_a_blob_of_another_size_is_not_there(image: MadeImage) -> None:
+    """A HEAD whose Content-Length is not the blob's size is not believed: the blob is sent."""
+    lie = Fault(method="HEAD", path="*/blobs/*", action=SHORT, times=None)
+    async with ScriptedRegistry(faults=[lie]) as registry:
+        assert outcomes(await push_to(registry, "team/a:1", image)) == {"uploaded"}
+
+
+async def test_damaged_bytes_in_the_layout_are_told_as_such(
+    scripted_registry: ScriptedRegistry, image: MadeImage
+) -> None:
+    """A blob of the right size and other bytes: the error names the blob and says that the layout is damaged."""
+    damaged = image.layers[1]
+    image.blob_path(damaged.digest).write_bytes(bytes(damaged.size))
+    with pytest.raises(InvalidLayoutError, match=f"{damaged.digest}.*damaged"):
+        await push_to(scripted_registry, "team/a:1", image)
+    assert not scripted_registry.matching(method="PUT", path="*/manifests/*")
+
+
+@pytest.mark.parametrize("index", ["redis://localhost", 5])
+async def test_an_index_that_is_none_is_refused(image: MadeImage, index: object) -> None:
+    """A URL in the place of an index, say, gets an error that names open_index."""
+    with pytest.raises(InvalidInputError, match="open_index"):
+        await push(image.path, "r.example/a", index=index)  # type: ignore[arg-type]  # that is the point

@@ -2,13 +2,7 @@
 
 import asyncio
 import contextlib
-import os
-import random
-import secrets
-import socket
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -16,6 +10,7 @@ from crossmount import events
 from crossmount.fleet.lease import LeaseValue, Publishes
 from crossmount.fleet.leases import Answers, Lease, Leases
 from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS, Patience, RateMeter
+from crossmount.fleet.source import Source
 from crossmount.fleet.table import (
     Answer,
     Appeared,
@@ -42,25 +37,6 @@ GRACE_SECONDS = 2.0
 """How long a server that served until now may be silent before work goes on without it."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where time and identity come from.
-
-    Attributes:
-        clock: seconds that only grow.
-        epoch: epoch seconds, for people.
-        rng: spreads polls and patience.
-        token: makes a lease's owner known.
-        holder: what a process is called.
-    """
-
-    clock: Callable[[], float] = time.monotonic
-    epoch: Callable[[], float] = time.time
-    rng: random.Random = field(default_factory=random.Random)
-    token: Callable[[], str] = lambda: secrets.token_hex(16)
-    holder: Callable[[], str] = lambda: f"{socket.gethostname()}:{os.getpid()}"
 
 
 class Fleet:

@@ -9,6 +9,7 @@ from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar, runtime_che
 
 from crossmount import events
 from crossmount._blocking import Driven, driven, run_now
+from crossmount.errors import InvalidInputError
 from crossmount.index import guard, memory, opening, protocol, redis
 from crossmount.index.connection import StartedLink
 from crossmount.index.keys import Keys
@@ -181,6 +182,10 @@ async def _at_once(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwarg
 
 
 def _adapted(index: MountableLayers, run: Run) -> protocol.MountableLayers:
+    if not isinstance(index, MountableLayers):
+        raise InvalidInputError(
+            f"not an index: {type(index).__name__}: give what open_index(url) returns, or None"
+        )
     return AdaptedIndex(index, run) if isinstance(index, MountIndex) else AdaptedLayers(index, run)
 
 

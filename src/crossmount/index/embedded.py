@@ -247,7 +247,7 @@ def _kill(pid: int, place: Place) -> None:
     if not pid:
         raise IndexUnavailableError(
             f"embedded index: the server in {place.folder} does not end, and its process is not known here: "
-            f"end the one named in {place.folder / 'pid'} on its host"
+            f"end the one named in {place.pid} on its host"
         )
     with told(f"end the server, process {pid}, in {place.folder}"):
         os.kill(pid, signal.SIGKILL)
@@ -276,17 +276,16 @@ def _in_time(still: bool, place: Place, seconds: float) -> None:
     if not still:
         raise IndexUnavailableError(
             f"embedded index: the server in {place.folder} did not end in {seconds:g} s: try again, or end the "
-            f"process named in {place.folder / 'pid'}"
+            f"process named in {place.pid}"
         )
 
 
 def _not_ready(state: State, place: Place, seconds: float) -> IndexUnavailableError:
-    pid = place.folder / "pid"
     match state:
         case State.SILENT:
             what = "listens and does not answer: try `crossmount index stop`"
         case State.LOADING:
             what = f"still reads its data after {seconds:g} s: try again later"
         case _:
-            what = f"cannot be reached after {seconds:g} s: if the process named in {pid} runs here, end it"
+            what = f"cannot be reached after {seconds:g} s: if the process named in {place.pid} runs here, end it"
     return IndexUnavailableError(f"embedded index: the server in {place.folder} {what}")

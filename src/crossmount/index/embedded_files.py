@@ -54,6 +54,11 @@ class Place:
         return self.folder / "log"
 
     @property
+    def pid(self) -> Path:
+        """Where the server writes its process's number."""
+        return self.folder / "pid"
+
+    @property
     def data(self) -> Path:
         """What is kept on disk."""
         return self.folder / "appendonlydir"

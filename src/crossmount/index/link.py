@@ -18,7 +18,10 @@ from crossmount.index.wire import exchange, exchange_async
 
 Command = tuple[str | bytes | int, ...]
 
-CALL_SECONDS = 1.0
+_TELLING = 8
+"""A shorter password occurs in words by chance: stars in its place would tell it."""
+
+CALL_SECONDS = 1.5
 """What one run may take in all, with its retry, before whoever pushes goes on without the index."""
 
 _NO_ANSWER = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
@@ -177,7 +180,7 @@ def _ours(error: Exception, where: str, secret: str) -> IndexFailedError:
 
 def _words(error: Exception, secret: str) -> str:
     said = str(error)
-    if secret:
-        said = said.replace(secret, "***")
+    if secret and secret in said:
+        said = said.replace(secret, "***") if len(secret) >= _TELLING else "its words repeat the password"
     text = " ".join("".join(c if c.isprintable() else " " for c in said).split())
     return text[:200].rstrip(".") or type(error).__name__

@@ -6,6 +6,7 @@ percent-encoded. So a message repeats the host and the port, and never anything 
 
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+from crossmount._foreign import decimal
 from crossmount.errors import InvalidIndexURLError
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
@@ -17,6 +18,7 @@ _TLS_OPTIONS = frozenset(
 )
 _CERT_REQS = frozenset({"none", "optional", "required"})
 _HOST_MAX, _LABEL_MAX = 253, 63
+_DATABASE_DIGITS = 9
 _HINT = "percent-encode / ? # @ : in a password"
 
 
@@ -58,7 +60,7 @@ def _host_and_port(parts: SplitResult) -> str:
     if port == 0:
         raise InvalidIndexURLError(f"the index URL has a port that is no number from 1 to 65535; {_HINT}")
     database = parts.path.removeprefix("/")
-    if database and not _is_number(database):
+    if database and decimal(database, digits=_DATABASE_DIGITS) is None:
         raise InvalidIndexURLError(f"the index URL has a path that is no database number, as in /0; {_HINT}")
     host = parts.hostname or "localhost"
     labels = host.removesuffix(".").split(".")
@@ -84,11 +86,7 @@ def _check_options(parts: SplitResult) -> None:
             f"the index URL has an option that is twice there or not one of {', '.join(sorted(known))}; {_HINT}"
         )
     values = dict(options)
-    if not _is_number(values.get("db", "0")):
+    if decimal(values.get("db", "0"), digits=_DATABASE_DIGITS) is None:
         raise InvalidIndexURLError("the index URL's option db is no database number")
     if values.get("ssl_cert_reqs", "none") not in _CERT_REQS:
         raise InvalidIndexURLError("the index URL's option ssl_cert_reqs is none of none, optional, required")
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 9

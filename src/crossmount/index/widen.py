@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from crossmount.errors import InvalidInputError
 from crossmount.index.protocol import (
     Knowledge,
     LayerKnowledge,
@@ -15,7 +16,15 @@ from crossmount.oci import Digest, Located, Repository
 
 
 def widen(layers: MountableLayers) -> MountIndex:
-    """Return `layers` itself if it is a whole index, else one that asks it layer by layer."""
+    """Return `layers` itself if it is a whole index, else one that asks it layer by layer.
+
+    Raises:
+        InvalidInputError: it has not even the four methods.
+    """
+    if not isinstance(layers, MountableLayers):
+        raise InvalidInputError(
+            f"not an index: {type(layers).__name__}: give what open_index(url) returns, or None"
+        )
     return layers if isinstance(layers, MountIndex) else WidenedIndex(layers)
 
 

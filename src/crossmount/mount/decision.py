@@ -46,7 +46,6 @@ class MountState:
         unmounted: the status that says why no source is asked for, when there is none.
         must_mount: whether an upload is out of the question.
         finds: False if this registry is known not to find a layer by its digest alone.
-        failed: sources that did not serve.
         session: the upload session in hand.
         superfluous: a session to cancel now.
         mounted: whether the registry mounted it, `source` says from where.
@@ -60,7 +59,6 @@ class MountState:
     unmounted: MountStatus = MountStatus.SKIPPED
     must_mount: bool = False
     finds: bool | None = None
-    failed: tuple[Repository, ...] = ()
     session: UploadSession | None = None
     superfluous: UploadSession | None = None
     mounted: bool = False
@@ -106,19 +104,16 @@ def after(state: MountState, step: Ask | Open, answer: Answer) -> MountState:
             state = replace(state, candidates=state.candidates[1:], attempts=state.attempts + 1)
             if isinstance(answer, Mounted):
                 return replace(state, mounted=True, source=source, session=None, superfluous=state.session)
-            return _unserved(replace(state, failed=(*state.failed, source)), answer)
+            return _folded(state, answer)
         case Ask():
-            state = replace(state, asked_without=True)
-            if isinstance(answer, Mounted):
-                return replace(state, mounted=True)
-            return _unserved(state, answer)
+            return _folded(replace(state, asked_without=True), answer)
         case Open():
-            state = _unserved(state, answer)
+            state = _folded(state, answer)
             return replace(state, over=state.session is None)
 
 
-def _unserved(state: MountState, answer: Answer) -> MountState:
-    """Keep the first session, mark the next as superfluous; remember an error."""
+def _folded(state: MountState, answer: Answer) -> MountState:
+    """Keep the first session, mark the next as superfluous; remember an error, or that it is mounted."""
     match answer:
         case UploadSession() if state.session is None:
             return replace(state, session=answer)

@@ -82,17 +82,31 @@ class Mounter:
         """
         repository = self._checked(dest)
         knowledge = await self._index.look_up([layer], repository)
-        candidates = self.candidates(knowledge, repository).get(layer, ())
-        prepared = await self._client.prepare(repository, candidates)
-        candidates = tuple(source for source in candidates if source not in prepared.refused)
+        candidates = (await self.prepare(knowledge, repository)).get(layer, ())
         result = await self.attempt(layer, repository, candidates, knowledge)
         if result.status is MountStatus.MOUNTED:
             await self._index.record(proven(result, knowledge.of(layer).size))
         await self.learn(knowledge.traits, [result])
         return result
 
-    def candidates(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
-        """Choose which sources are worth asking for, for each layer that has any, best first."""
+    async def prepare(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
+        """Choose which sources are worth asking for, best first, and see that one token serves them all.
+
+        Returns:
+            The candidates of each layer that has any; those that no token is given for are left out.
+
+        Raises:
+            RegistryError, CredentialsError: not even a token for `dest` is to be had.
+        """
+        planned = self._plan(knowledge, dest)
+        sources = dict.fromkeys(source for candidates in planned.values() for source in candidates)
+        refused = (await self._client.prepare(dest, sources)).refused
+        return {
+            layer: tuple(source for source in candidates if source not in refused)
+            for layer, candidates in planned.items()
+        }
+
+    def _plan(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
         if knowledge.traits.mounts is False:
             return {}
         now = self._clock()

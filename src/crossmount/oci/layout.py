@@ -24,7 +24,7 @@ CONTAINERD_NAME = "io.containerd.image.name"
 LAYOUT_VERSION = "1.0.0"
 
 _LAYOUT_BYTES_MAX = 64 * 1024
-_SCHEMES = ("oci", "oci-archive")
+_SCHEMES: tuple[Literal["oci"], Literal["oci-archive"]] = ("oci", "oci-archive")
 _ELSEWHERE = ("docker", "docker-daemon", "docker-archive", "containers-storage", "dir", "ostree", "sif")
 
 
@@ -95,9 +95,8 @@ def open_layout(source: str | Path) -> Layout:
         InvalidLayoutError: there is no layout, or none that can be read.
     """
     scheme, path, tag = _parse_source(source)
-    with_hint = f"{path}: no such file or directory{_source_hint(source, path)}"
     if not (path.exists() or path.is_symlink()):
-        raise InvalidLayoutError(with_hint)
+        raise InvalidLayoutError(f"{path}: no such file or directory{_source_hint(source, path)}")
     is_directory = path.is_dir()
     if scheme and is_directory != (scheme == "oci"):
         right = f"oci:{path}" if is_directory else f"oci-archive:{path}"
@@ -120,7 +119,7 @@ def load_image(source: str | Path) -> Image:
 def _parse_source(source: str | Path) -> tuple[Literal["oci", "oci-archive", ""], Path, str | None]:
     """Return the scheme, the path and the tag."""
     text = "" if isinstance(source, Path) else source
-    for scheme in ("oci", "oci-archive"):
+    for scheme in _SCHEMES:
         if text.startswith(f"{scheme}:"):
             path, tag = _split_tag(text[len(scheme) + 1 :])
             if not path:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from crossmount.errors import InvalidLayoutError
 
@@ -54,7 +54,7 @@ class DirectoryFiles:
     root: Path
 
     @classmethod
-    def open(cls, path: Path) -> "DirectoryFiles":
+    def open(cls, path: Path) -> Self:
         """Find the directory.
 
         Raises:

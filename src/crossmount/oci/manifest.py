@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from crossmount.errors import InvalidManifestError
-from crossmount.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from crossmount.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST, Descriptor
 from crossmount.oci.digest import Digest
 
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024
@@ -59,9 +59,9 @@ class Manifest:
             )
         _refuse_both(kind, document, where)
         descriptor = Descriptor(kind, digest or Digest.of(content), len(content))
-        if kind in INDEX_TYPES:
+        if descriptor.is_index:
             return cls(descriptor, content, children=_descriptors(document, "manifests", where))
-        if kind in MANIFEST_TYPES:
+        if descriptor.is_manifest:
             config = Descriptor.from_json(document.get("config"), where=f"{where}: config")
             blobs = _each_once((config, *_descriptors(document, "layers", where)), where)
             return cls(descriptor, content, blobs=blobs)
@@ -89,8 +89,8 @@ def _refuse_both(kind: str, document: dict[str, Any], where: str) -> None:
 def _guess_type(document: dict[str, Any]) -> str:
     """Tell the type where nothing names it: an OCI document may leave `mediaType` out."""
     if "config" in document or "layers" in document:
-        return "application/vnd.oci.image.manifest.v1+json"
-    return "application/vnd.oci.image.index.v1+json" if "manifests" in document else ""
+        return OCI_MANIFEST
+    return OCI_INDEX if "manifests" in document else ""
 
 
 def _descriptors(document: dict[str, Any], key: str, where: str) -> tuple[Descriptor, ...]:

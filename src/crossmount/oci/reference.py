@@ -118,10 +118,21 @@ class Reference:
             InvalidReferenceError, InvalidDigestError: `text` breaks the grammar.
         """
         if not text or len(text) > _REFERENCE_MAX:
-            raise InvalidReferenceError("not a reference: it is empty or too long")
+            raise InvalidReferenceError(
+                "not a reference: it is empty" if not text else "not a reference: it is too long"
+            )
+        scheme, is_url, after = text.partition("://")
+        if is_url:
+            raise InvalidReferenceError(
+                f"not a reference: {text[:300]!r}: leave {scheme[:20]}:// out: {after[:280]}"
+            )
         rest, at, digest_text = text.partition("@")
         digest = Digest(digest_text) if at else None
         registry, name = _split_registry(rest)
+        if registry == DOCKER_HUB and _names_a_registry(rest):
+            raise InvalidReferenceError(
+                f"not a reference: {text[:300]!r}: a registry and no repository: {rest[:200]}/NAME"
+            )
         name, colon, tag = name.partition(":")
         try:
             canonical, address = _normalise(registry)
@@ -180,6 +191,12 @@ def _split_registry(text: str) -> tuple[str, str]:
         any(c in first for c in ".:[") or first.lower() == "localhost" or first != first.lower()
     )
     return (first, rest) if is_registry else (DOCKER_HUB, text)
+
+
+def _names_a_registry(text: str) -> bool:
+    """Tell whether a text without a slash reads like a registry whose repository was forgotten."""
+    host, _, port = text.partition(":")
+    return text.startswith("[") or ("/" not in text and port.isdigit() and (host == "localhost" or "." in host))
 
 
 def _normalise(authority: str) -> tuple[str, str]:

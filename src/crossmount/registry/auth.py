@@ -5,25 +5,23 @@ and all scopes in one `scope` (OAuth2 Token Authentication). No I/O.
 """
 
 import base64
-import json
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from urllib.parse import urlencode
 
 import httpx
 
+from crossmount._foreign import json_object, one_line
 from crossmount.errors import AccessDeniedError, InvalidAnswerError, RegistryError, RegistryRefusedError
 from crossmount.registry.authfiles import TOKEN_USER, Credential
 from crossmount.registry.challenge import Bearer
+from crossmount.registry.dates import http_date, iso_date
 from crossmount.registry.http import Answer
 from crossmount.registry.location import with_query
 from crossmount.registry.refusal import read_errors
 from crossmount.registry.retry import is_passing
 from crossmount.registry.scope import Scope, Wanted, covers
-from crossmount.registry.text import one_line
 
 LIFETIME_DEFAULT = 60.0
 """How many seconds a token lives that does not say."""
@@ -153,7 +151,7 @@ def _refusal(answer: Answer, wanted: Wanted, credential: Credential | None) -> R
 
 def _oauth_words(body: bytes) -> str:
     """Read an error by RFC 6749 (5.2), or by the many servers that say `details` or `message`."""
-    document = _document(body)
+    document = json_object(body) or {}
     words = (document.get(key) for key in ("error", "error_description", "details", "message"))
     return one_line(": ".join(word for word in words if isinstance(word, str) and word))
 
@@ -164,7 +162,7 @@ def read_token(answer: Answer) -> tuple[str, float]:
     Raises:
         InvalidAnswerError: there is none, or one that fits in no header.
     """
-    document = _document(answer.body)
+    document = json_object(answer.body) or {}
     value = document.get("token") or document.get("access_token")
     if not isinstance(value, str) or not _TOKEN.fullmatch(value):
         raise InvalidAnswerError(f"{answer.url.host}: it answered a request for a token with no usable token")
@@ -177,18 +175,5 @@ def read_token(answer: Answer) -> tuple[str, float]:
 
 def _age(issued_at: object, date: str | None) -> float:
     """Return how old a token is that a realm gave from a cache of its own, told by its own clock alone."""
-    try:
-        issued = datetime.fromisoformat(str(issued_at))
-        sent = parsedate_to_datetime(date or "")
-        issued, sent = (moment if moment.tzinfo else moment.replace(tzinfo=UTC) for moment in (issued, sent))
-        return max(0.0, (sent - issued).total_seconds())
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return 0.0
-
-
-def _document(body: bytes) -> Mapping[str, object]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+    issued, sent = iso_date(str(issued_at)), http_date(date or "")
+    return 0.0 if issued is None or sent is None else max(0.0, sent - issued)

@@ -9,7 +9,7 @@ import binascii
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from crossmount.errors import CredentialsError, InvalidReferenceError
 from crossmount.oci.reference import normalise_registry
@@ -53,7 +53,7 @@ class AuthFile:
     helpers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, content: str | bytes, origin: str) -> "AuthFile":
+    def parse(cls, content: str | bytes, origin: str) -> Self:
         """Read a file's content; keys that name no registry are passed over.
 
         Raises:

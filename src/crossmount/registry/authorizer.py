@@ -13,6 +13,7 @@ from crossmount.registry.authfiles import Credential
 from crossmount.registry.challenge import Basic, Bearer, choose
 from crossmount.registry.credentials import CredentialSource
 from crossmount.registry.http import Answer
+from crossmount.registry.location import parse_url
 from crossmount.registry.realm import Verdict, judge
 from crossmount.registry.scope import Scope, Wanted
 from crossmount.registry.tokens import TokenCache
@@ -41,7 +42,7 @@ class Pass:
     token: Token | None = None
 
     @property
-    def origin(self) -> str:
+    def visitor(self) -> str:
         """Whose it is, in words that may be shown."""
         return "no credentials" if self.credential is None else f"credentials from {self.credential.origin}"
 
@@ -145,7 +146,7 @@ class Authorizer:
         if used.token is not None:
             if challenge.error == "insufficient_scope" and used.token.serves(wanted):
                 return None  # it was asked for all that, and a new one would allow no more
-            self._tokens.drop(_owner(challenge, credential), used.token.value)
+            self._tokens.drop((challenge, credential), used.token.value)
         return await self._with_token(challenge, wanted, credential)
 
     async def _other_password(self, name: str, used: Pass) -> Pass | None:
@@ -162,7 +163,7 @@ class Authorizer:
             self._check_realm(challenge, credential)
             return await self._drive(challenge, wanted, credential)
 
-        token = await self._tokens.get(_owner(challenge, credential), wanted, fetch)
+        token = await self._tokens.get((challenge, credential), wanted, fetch)
         return Pass(f"Bearer {token.value}", credential, token)
 
     async def _drive(self, challenge: Bearer, wanted: Wanted, credential: Credential | None) -> Token:
@@ -176,12 +177,9 @@ class Authorizer:
             return token
 
     def _check_realm(self, challenge: Bearer, credential: Credential | None) -> None:
-        try:
-            realm = httpx.URL(challenge.realm)
-        except (httpx.InvalidURL, UnicodeError):
-            raise InvalidAnswerError(
-                f"{self._registry}: its WWW-Authenticate names a realm that is no URL"
-            ) from None
+        realm = parse_url(challenge.realm)
+        if realm is None:
+            raise InvalidAnswerError(f"{self._registry}: its WWW-Authenticate names a realm that is no URL")
         verdict = judge(realm, registry=self._root, trusted=self._trusted)
         if verdict is Verdict.NOTHING:
             raise InvalidAnswerError(
@@ -215,7 +213,3 @@ class Authorizer:
 def _header(credential: Credential) -> str:
     """Return what a registry that wants a password is given."""
     return f"Bearer {credential.secret}" if credential.kind == "registry" else basic(credential)
-
-
-def _owner(challenge: Bearer, credential: Credential | None) -> tuple[Bearer, Credential | None]:
-    return challenge, credential

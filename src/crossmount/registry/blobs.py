@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 
+from crossmount._foreign import decimal
 from crossmount.errors import InvalidAnswerError, RegistryUnreachableError
 from crossmount.oci import Digest, Repository
 from crossmount.registry import http, scope
@@ -160,8 +161,8 @@ class Blobs:
 
 
 def _length(answer: Answer) -> int:
-    text = answer.headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else SIZE_UNKNOWN
+    size = decimal(answer.headers.get("content-length", ""))
+    return SIZE_UNKNOWN if size is None else size
 
 
 def _whole_size(answer: Answer) -> int | None:

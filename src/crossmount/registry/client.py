@@ -17,7 +17,7 @@ from crossmount.registry.challenge import Basic, Bearer
 from crossmount.registry.credentials import CredentialSource, StoredCredentials
 from crossmount.registry.http import make_client, shown
 from crossmount.registry.lists import Lists
-from crossmount.registry.location import Origin
+from crossmount.registry.location import Origin, parse_url
 from crossmount.registry.manifests import Manifests
 from crossmount.registry.options import ClientOptions
 from crossmount.registry.refusal import refusal
@@ -149,9 +149,8 @@ class RegistryClient:
         Returns:
             Which sources no token is given for, as far as is known already.
         """
-        self._endpoints.uploads(dest)  # both must be on this registry
-        for source in sources:
-            self._endpoints.uploads(source)
+        for repository in (dest, *sources):
+            self._endpoints.check(repository)
         wanted = tuple(pull(source) for source in list(sources)[:_SOURCES_MAX])
         self._sender.authorizer.expect(dest.name, wanted)
         admission = await self._sender.authorizer.admit(dest.name, Wanted((push(dest),)))
@@ -237,7 +236,5 @@ class RegistryClient:
 
 
 def _host(realm: str) -> str | None:
-    try:
-        return httpx.URL(realm).host or None
-    except (httpx.InvalidURL, UnicodeError):
-        return None
+    url = parse_url(realm)
+    return None if url is None else url.host or None

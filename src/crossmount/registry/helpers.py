@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -10,6 +9,7 @@ import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping
 
+from crossmount._foreign import json_object
 from crossmount.errors import CredentialsError
 from crossmount.oci.reference import DOCKER_HUB
 from crossmount.registry.authfiles import Credential, credential
@@ -84,11 +84,8 @@ async def _end(process: Process) -> None:
 
 
 def _read(output: bytes, origin: str) -> Credential | None:
-    try:
-        document = json.loads(output) if len(output) <= _OUTPUT_MAX else None
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
+    document = json_object(output) if len(output) <= _OUTPUT_MAX else None
+    if document is None:
         raise CredentialsError(f"{origin}: its answer is not a JSON object: run it by hand to see why")
     username, secret = document.get("Username"), document.get("Secret")
     if not isinstance(username, str) or not isinstance(secret, str):

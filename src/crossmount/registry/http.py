@@ -8,11 +8,14 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
+from typing import Self
 
 import httpx
 
+from crossmount._foreign import decimal, one_line
 from crossmount.errors import (
     InvalidAnswerError,
     InvalidInputError,
@@ -21,7 +24,6 @@ from crossmount.errors import (
 )
 from crossmount.registry.options import ClientOptions
 from crossmount.registry.quiet import silence
-from crossmount.registry.text import one_line
 
 ERROR_BYTES_MAX = 64 * 1024
 """How much of an error's or a token's body is read."""
@@ -35,7 +37,7 @@ class Body:
     open: Callable[[], AsyncGenerator[bytes]]
 
     @classmethod
-    def of(cls, content: bytes) -> "Body":
+    def of(cls, content: bytes) -> Self:
         """Return a body that is in memory."""
 
         async def stream() -> AsyncGenerator[bytes]:
@@ -86,11 +88,12 @@ def make_client(options: ClientOptions, *, transport: httpx.AsyncBaseTransport |
         InvalidInputError: the file of authorities, or a proxy of the environment, cannot be used.
     """
     silence()
-    trust = _trust(options)
+    # a transport that is given has its own trust; making one costs more than all else here
+    trust = _trust(options) if transport is None else False
     try:
         return httpx.AsyncClient(
             headers={
-                "User-Agent": f"crossmount/{version('crossmount')}",
+                "User-Agent": _user_agent(),
                 "Accept-Encoding": "identity",  # digests and limits are about the bytes that travel
             },
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -111,6 +114,11 @@ def make_client(options: ClientOptions, *, transport: httpx.AsyncBaseTransport |
         raise InvalidInputError(
             "a proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) is not a URL"
         ) from error
+
+
+@cache
+def _user_agent() -> str:
+    return f"crossmount/{version('crossmount')}"
 
 
 def _trust(options: ClientOptions) -> ssl.SSLContext | bool:
@@ -174,8 +182,8 @@ async def exchange(
 
 async def _read(response: httpx.Response, limit: int) -> tuple[bytes, bool]:
     """Read a body of at most `limit` bytes, or nothing more of it once it turns out longer."""
-    announced = response.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
+    announced = decimal(response.headers.get("content-length", ""))
+    if announced is not None and announced > limit:
         return b"", True
     parts = bytearray()
     async for part in travelled(response):

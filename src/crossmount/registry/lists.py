@@ -1,11 +1,11 @@
 """Tags and repositories, page by page (distribution specification, "Listing Tags"; distribution's catalogue)."""
 
-import json
 import re
 from collections.abc import AsyncIterator, Callable
 
 import httpx
 
+from crossmount._foreign import json_object
 from crossmount.errors import InvalidAnswerError
 from crossmount.oci import Repository
 from crossmount.oci.reference import is_repository_name, is_tag
@@ -73,12 +73,9 @@ class Lists:
 
 
 def _items(answer: Answer, key: str) -> list[object]:
-    try:
-        document = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        document = None
-    items = document.get(key) if isinstance(document, dict) else None
-    if items is None and isinstance(document, dict) and key in document:
+    document = json_object(answer.body) or {}
+    items = document.get(key)
+    if items is None and key in document:
         return []  # `"tags": null` is what some say for none
     if not isinstance(items, list):
         raise InvalidAnswerError(f"GET {shown(answer.url)}: the answer is not a JSON list of {key}")

@@ -5,6 +5,7 @@ Authorization, and https is never left for http.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import httpx
 
@@ -24,7 +25,7 @@ class Origin:
     port: int
 
     @classmethod
-    def of(cls, url: httpx.URL) -> "Origin":
+    def of(cls, url: httpx.URL) -> Self:
         """Return the origin of `url`, with the scheme's own port where it names none."""
         return cls(url.scheme, url.host.lower().rstrip("."), url.port or _PORTS.get(url.scheme, 0))
 
@@ -72,6 +73,14 @@ def _check_step(here: Origin, there: Origin, what: str) -> None:
         )
     if here.host != there.host:
         raise InvalidAnswerError(f"{here}: its {what} header points at {there}, and another host must be on https")
+
+
+def parse_url(text: str) -> httpx.URL | None:
+    """Return the URL that the other side wrote, None if it is none."""
+    try:
+        return httpx.URL(text)
+    except (httpx.InvalidURL, UnicodeError):
+        return None
 
 
 def is_plain(url: httpx.URL) -> bool:

@@ -1,5 +1,8 @@
 """Manifests and tags over HTTP (distribution specification, "Pulling manifests", "Pushing Manifests")."""
 
+from dataclasses import replace
+
+from crossmount._foreign import decimal
 from crossmount.errors import InvalidAnswerError, InvalidDigestError, InvalidInputError, InvalidManifestError
 from crossmount.oci import Descriptor, Digest, Manifest, Reference
 from crossmount.oci.descriptor import ACCEPT
@@ -20,41 +23,24 @@ class Manifests:
 
     async def head(self, reference: Reference) -> Descriptor | None:
         """See `RegistryClient.head_manifest`."""
-        url = self._endpoints.manifest(reference, _pulled(reference))
-        answer = await self._sender.send(
-            Call(
-                method="HEAD",
-                url=url,
-                name=reference.name,
-                wanted=Wanted((pull(reference.repository),)),
-                headers={"Accept": ACCEPT},
-            )
-        )
+        call = self._pull("HEAD", reference)
+        answer = await self._sender.send(call)
         if answer.status == 404:
             return None
         if answer.status != 200:
             raise refusal(answer, "HEAD")
         digest = _told_digest(answer) or reference.digest
-        size, kind = answer.headers.get("content-length", ""), _followed_type(answer)
-        if digest is None or kind is None or not (size.isascii() and size.isdecimal() and len(size) < 10):
+        size, kind = decimal(answer.headers.get("content-length", ""), digits=9), _followed_type(answer)
+        if digest is None or kind is None or size is None:
             return (await self.get(reference)).descriptor  # all three headers are only "should"
-        if reference.digest not in {None, digest} and digest.algorithm == str(reference.digest)[:6]:
-            raise InvalidAnswerError(f"HEAD {shown(url)}: the registry answered for {digest}")
-        return Descriptor(kind, reference.digest or digest, int(size))
+        if _contradicts(digest, reference.digest):
+            raise InvalidAnswerError(f"HEAD {shown(call.url)}: the registry answered for {digest}")
+        return Descriptor(kind, reference.digest or digest, size)
 
     async def get(self, reference: Reference) -> Manifest:
         """See `RegistryClient.get_manifest`."""
-        url = self._endpoints.manifest(reference, _pulled(reference))
-        answer = await self._sender.send(
-            Call(
-                method="GET",
-                url=url,
-                name=reference.name,
-                wanted=Wanted((pull(reference.repository),)),
-                headers={"Accept": ACCEPT},
-                limit=MANIFEST_BYTES_MAX,
-            )
-        )
+        call = self._pull("GET", reference)
+        answer = await self._sender.send(replace(call, limit=MANIFEST_BYTES_MAX))
         if answer.status != 200:
             raise refusal(answer, "GET")
         try:
@@ -65,7 +51,7 @@ class Manifests:
                 where=str(reference),
             )
         except InvalidManifestError as error:
-            raise InvalidAnswerError(f"GET {shown(url)}: {error}") from error
+            raise InvalidAnswerError(f"GET {shown(call.url)}: {error}") from error
 
     async def put(self, reference: Reference, manifest: Manifest) -> Digest:
         """See `RegistryClient.put_manifest`."""
@@ -86,15 +72,27 @@ class Manifests:
         if answer.status not in {200, 201, 202}:
             raise refusal(answer, "PUT", manifest=True)
         told = _told_digest(answer)
-        if told is not None and told.algorithm == digest.algorithm and told != digest:
+        if _contradicts(told, digest):
             raise InvalidAnswerError(f"PUT {shown(url)}: the registry stored {told} instead of {digest}")
         return digest
 
+    def _pull(self, method: str, reference: Reference) -> Call:
+        if reference.target is None:
+            raise InvalidInputError(f"{reference}: name a tag or a digest")
+        return Call(
+            method=method,
+            url=self._endpoints.manifest(reference, reference.target),
+            name=reference.name,
+            wanted=Wanted((pull(reference.repository),)),
+            headers={"Accept": ACCEPT},
+        )
 
-def _pulled(reference: Reference) -> str:
-    if reference.target is None:
-        raise InvalidInputError(f"{reference}: name a tag or a digest")
-    return reference.target
+
+def _contradicts(told: Digest | None, expected: Digest | None) -> bool:
+    """Tell whether two digests cannot be of the same bytes, as far as digests of one algorithm tell."""
+    if told is None or expected is None:
+        return False
+    return told.algorithm == expected.algorithm and told != expected
 
 
 def _told_digest(answer: Answer) -> Digest | None:

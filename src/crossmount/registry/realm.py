@@ -13,7 +13,7 @@ from collections.abc import Collection
 import httpx
 
 from crossmount.errors import InvalidAnswerError
-from crossmount.registry.location import is_plain
+from crossmount.registry.location import Origin, is_plain
 
 _SECOND_LEVEL = frozenset(
     {"ac", "co", "com", "edu", "gob", "gov", "go", "id", "info", "mil", "ne", "net", "nom", "or", "org", "sch"}
@@ -124,9 +124,9 @@ def judge(realm: httpx.URL, *, registry: httpx.URL, trusted: Collection[str] = (
         raise InvalidAnswerError(f"{registry.host}: its WWW-Authenticate names a realm that is not a plain URL")
     if registry.scheme == "https" and realm.scheme == "http":
         return Verdict.NOTHING
-    here, there = _folded(registry.host), _folded(realm.host)
-    names = {there, f"{there}:{realm.port or {'http': 80, 'https': 443}[realm.scheme]}"}
-    if same_owner(here, there) or not names.isdisjoint(map(_folded, trusted)):
+    here, there = Origin.of(registry), Origin.of(realm)
+    names = {there.host, f"{there.host}:{there.port}"}
+    if same_owner(here.host, there.host) or not names.isdisjoint(host.lower().rstrip(".") for host in trusted):
         return Verdict.CREDENTIALS
     return Verdict.ANONYMOUS
 
@@ -161,7 +161,3 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _folded(host: str) -> str:
-    return host.lower().rstrip(".")

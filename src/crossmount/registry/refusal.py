@@ -1,10 +1,10 @@
 """What a registry means by an answer that says no (distribution specification, "Error Codes"). No I/O."""
 
-import json
 from dataclasses import dataclass
 
 import httpx
 
+from crossmount._foreign import json_object, one_line
 from crossmount.errors import (
     AccessDeniedError,
     BlobUnknownError,
@@ -13,10 +13,9 @@ from crossmount.errors import (
     RegistryRefusedError,
 )
 from crossmount.registry.http import Answer, shown
-from crossmount.registry.text import one_line
 
 _BLOB_UNKNOWN = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
-_HTML = frozenset({"text/html", "application/xhtml+xml"})
+WEB_PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _ERRORS_SHOWN = 3
 _WORDS = {
     401: "not with these credentials",
@@ -38,11 +37,7 @@ class ErrorBody:
 
 def read_errors(body: bytes) -> ErrorBody:
     """Read a body by the specification; one that is anything else says nothing."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return ErrorBody()
-    errors = document.get("errors") if isinstance(document, dict) else None
+    errors = (json_object(body) or {}).get("errors")
     items = [item for item in errors if isinstance(item, dict)] if isinstance(errors, list) else []
     codes = tuple(one_line(str(item["code"]), limit=64) for item in items[:16] if item.get("code"))
     words = "; ".join(_words_of(item) for item in items[:_ERRORS_SHOWN])
@@ -64,12 +59,12 @@ def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryE
         manifest: whether a manifest was put, so that an unknown blob is one that the manifest names.
     """
     where = f"{method} {shown(answer.url)}"
-    if answer.content_type in _HTML and (answer.status in {404, 405} or answer.status < 400):
+    if answer.content_type in WEB_PAGES and (answer.status in {404, 405} or answer.status < 400):
         return InvalidAnswerError(
             f"{where}: it answered {answer.status} with a web page: is {answer.url.host} a registry?"
         )
     errors = read_errors(answer.body)
-    words = errors.words or _WORDS.get(answer.status) or _reason(answer.status)
+    words = errors.words or _tls_words(answer) or _WORDS.get(answer.status) or _reason(answer.status)
     if answer.too_long:
         words += " (the rest of its answer was too long to read)"
     message = f"{where}: {answer.status}: {words}"
@@ -80,6 +75,12 @@ def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryE
     elif manifest and _BLOB_UNKNOWN.intersection(errors.codes):
         kind = BlobUnknownError
     return kind(message, status=answer.status, codes=errors.codes)
+
+
+def _tls_words(answer: Answer) -> str:
+    """Say it where a server that speaks TLS was spoken to in plain http (Go's and nginx's words)."""
+    wants_tls = answer.status == 400 and answer.url.scheme == "http" and b"HTTPS" in answer.body
+    return "it speaks TLS: leave plain http out" if wants_tls else ""
 
 
 def _reason(status: int) -> str:

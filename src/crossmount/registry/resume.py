@@ -8,6 +8,7 @@ is begun anew (distribution specification, "Pushing a blob in chunks").
 import enum
 from dataclasses import dataclass, replace
 
+from crossmount._foreign import decimal
 from crossmount.registry.values import UploadSession
 
 
@@ -136,6 +137,7 @@ def read_range(text: str | None) -> int | None:
     `0-0` counts as none (distribution says it for no byte and for one).
     """
     first, dash, last = (text or "").removeprefix("bytes=").partition("-")
-    if first != "0" or not dash or not (last.isascii() and last.isdecimal()) or len(last) > 18:
+    at = decimal(last)
+    if first != "0" or not dash or at is None:
         return None
-    return 0 if int(last) == 0 else int(last) + 1
+    return 0 if at == 0 else at + 1

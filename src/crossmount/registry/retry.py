@@ -8,14 +8,13 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState
 
 from crossmount.errors import CrossmountError, RegistryRefusedError
 from crossmount.events import Observer, Retrying, ignore
+from crossmount.registry.dates import http_date
 from crossmount.registry.http import Answer, describe, is_cut, is_distrust
 from crossmount.registry.options import RetryPolicy
 
@@ -49,19 +48,11 @@ def retry_after(answer: Answer, *, now: float) -> float | None:
     text = answer.headers.get("retry-after", "").strip()
     if text.isascii() and text.isdecimal():
         return float(text[:_SECONDS_DIGITS_MAX])
-    until = _date(text)
+    until = http_date(text)
     if until is None:
         return None
-    sent = _date(answer.headers.get("date", ""))  # the server's own clock, if it says
+    sent = http_date(answer.headers.get("date", ""))  # the server's own clock, if it says
     return max(0.0, until - (now if sent is None else sent))
-
-
-def _date(text: str) -> float | None:
-    try:
-        moment = parsedate_to_datetime(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
 
 
 def cause_of(outcome: Answer | BaseException) -> str:
@@ -89,7 +80,7 @@ class Retrier:
         *,
         observer: Observer = ignore,
         clock: Clock = time.monotonic,
-        now: Callable[[], float] = lambda: datetime.now(UTC).timestamp(),
+        now: Clock = time.time,
         rng: random.Random | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
@@ -116,8 +107,7 @@ class Retrier:
         started = self.clock()
 
         async def attempt() -> Answer:
-            await self.respect_pause(host, until=started + self.policy.deadline)
-            return self.heed(host, await send())
+            return await self._attempt(host, send, until=started + self.policy.deadline)
 
         def spent(state: RetryCallState) -> bool:
             late = self.clock() - started + state.upcoming_sleep > self.policy.deadline
@@ -136,6 +126,19 @@ class Retrier:
         )
         return await retrying(attempt)
 
+    async def run_once(self, host: str, send: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Send a request that may not simply be sent again; `host`'s pauses count, as in `run`.
+
+        Raises:
+            httpx.HTTPError: whatever `send` raised.
+            RegistryRefusedError: the host asked for a pause past the deadline.
+        """
+        return await self._attempt(host, send, until=self.clock() + self.policy.deadline)
+
+    async def _attempt(self, host: str, send: Callable[[], Awaitable[Answer]], *, until: float) -> Answer:
+        await self._respect_pause(host, until=until)
+        return self.heed(host, await send())
+
     def wait(self, outcome: Answer | BaseException, attempt: int) -> float:
         """Return the seconds to wait after `attempt` came to `outcome`."""
         asked = retry_after(outcome, now=self._now()) if isinstance(outcome, Answer) else None
@@ -150,7 +153,7 @@ class Retrier:
             self._pauses[host] = max(self._pauses.get(host, 0.0), self.clock() + asked)
         return answer
 
-    async def respect_pause(self, host: str, *, until: float) -> None:
+    async def _respect_pause(self, host: str, *, until: float) -> None:
         """Wait until `host` may be asked again.
 
         Raises:

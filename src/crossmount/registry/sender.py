@@ -14,6 +14,7 @@ from crossmount.registry.credentials import CredentialSource
 from crossmount.registry.http import Answer, Body
 from crossmount.registry.location import Origin, resolve
 from crossmount.registry.quiet import unlogged
+from crossmount.registry.refusal import WEB_PAGES, refusal
 from crossmount.registry.retry import Retrier
 from crossmount.registry.scope import NOTHING, Wanted
 
@@ -87,14 +88,17 @@ class Sender:
         Raises:
             RegistryUnreachableError: no answer, after all attempts.
             RegistryRefusedError: no token was to be had, or the registry wants to be left alone for too long.
-            InvalidAnswerError: an answer that may not be followed, or that is too long.
+            InvalidAnswerError: an answer that may not be followed, that is too long, or a web page that says 200.
             CredentialsError: credentials cannot be used, or would go to a stranger.
         """
-        return await self._send(call.method, call.url, partial(self._authorised, call), call=call)
+        answer = await self._send(call, partial(self._authorised, call))
+        if answer.is_good and not call.streamed and answer.content_type in WEB_PAGES:
+            raise refusal(answer, call.method)
+        return answer
 
     async def bare(self, call: Call) -> Answer:
         """Send `call` without Authorization, redirects followed."""
-        return await self._send(call.method, call.url, partial(self._follow, call, None), call=call)
+        return await self._send(call, partial(self._follow, call, None))
 
     async def _fetch_token(self, request: TokenRequest) -> Answer:
         """Ask a realm for a token; where it would send us is not followed."""
@@ -107,22 +111,19 @@ class Sender:
             headers=headers,
             body=None if request.form is None else Body.of(request.form),
         )
-        send = partial(self._once, call, request.authorization)
-        return await self._send(call.method, call.url, send, call=call)
+        return await self._send(call, partial(self._once, call, request.authorization))
 
-    async def _send(
-        self, method: str, url: httpx.URL, send: Callable[[], Awaitable[Answer]], *, call: Call
-    ) -> Answer:
-        with http.translated(method, url):
+    async def _send(self, call: Call, send: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Send `call` by `send`, which may be done again if the call says so."""
+        host = call.url.host
+        with http.translated(call.method, call.url):
             if call.repeat:
-                answer = await self.retrier.run(method, url.host, send)
+                answer = await self.retrier.run(call.method, host, send)
             else:
-                await self.retrier.respect_pause(
-                    url.host, until=self.retrier.clock() + self.retrier.policy.deadline
-                )
-                answer = self.retrier.heed(url.host, await send())
+                answer = await self.retrier.run_once(host, send)
         if answer.too_long and answer.is_good:
-            raise InvalidAnswerError(f"{method} {http.shown(url)}: the answer has more than {call.limit} bytes")
+            where = f"{call.method} {http.shown(call.url)}"
+            raise InvalidAnswerError(f"{where}: the answer has more than {call.limit} bytes")
         return answer
 
     async def _authorised(self, call: Call) -> Answer:
@@ -137,7 +138,7 @@ class Sender:
             if better is not None:
                 used = better
                 answer = await self._follow(call, used.header)
-        return answer if used is NO_PASS else replace(answer, visitor=used.origin)
+        return answer if used is NO_PASS else replace(answer, visitor=used.visitor)
 
     async def _follow(self, call: Call, authorization: str | None) -> Answer:
         """Send once, and follow redirects of GET and HEAD by hand; Authorization never leaves the registry."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import httpx
 
+from crossmount._foreign import decimal
 from crossmount.errors import CrossmountError, InvalidLayoutError, RegistryUnreachableError
 from crossmount.oci import BlobSource, Digest, Repository
 from crossmount.registry import scope
@@ -161,9 +162,8 @@ def _session(answer: Answer, repository: Repository) -> UploadSession:
     if answer.status != 202:
         raise refusal(answer, "POST")
     url = resolve(answer.headers.get("location"), request=answer.url)
-    least = answer.headers.get("oci-chunk-min-length", "")
-    is_number = least.isascii() and least.isdecimal() and len(least) < 12
-    return UploadSession(repository=repository, location=str(url), min_chunk=int(least) if is_number else 0)
+    least = decimal(answer.headers.get("oci-chunk-min-length", ""), digits=11)
+    return UploadSession(repository=repository, location=str(url), min_chunk=least or 0)
 
 
 def _next_location(answer: Answer, session: UploadSession) -> str:

@@ -1,6 +1,7 @@
 """The URLs of one registry (distribution specification, "Endpoints"). What is put into one is checked before."""
 
 from dataclasses import dataclass
+from typing import Self
 from urllib.parse import urlencode
 
 import httpx
@@ -22,7 +23,7 @@ class Endpoints:
     base: str
 
     @classmethod
-    def of(cls, registry: str | Located, *, plain_http: bool) -> "Endpoints":
+    def of(cls, registry: str | Located, *, plain_http: bool) -> Self:
         """Return the endpoints of the registry that `registry` names or lies on.
 
         Raises:
@@ -47,7 +48,7 @@ class Endpoints:
         """The mount of a blob into `dest`, from `source` or from wherever the registry finds it."""
         query: dict[str, str] = {"mount": Digest(digest)}
         if source is not None:
-            self._of(source)
+            self.check(source)
             query["from"] = source.name
         return httpx.URL(f"{self._of(dest)}/blobs/uploads/?{urlencode(query)}")
 
@@ -63,7 +64,15 @@ class Endpoints:
         """The list of the registry's repositories."""
         return httpx.URL(f"{self.base}/v2/_catalog")
 
-    def _of(self, repository: Repository) -> str:
+    def check(self, repository: Repository) -> None:
+        """Refuse a repository of another registry.
+
+        Raises:
+            InvalidInputError: it is one.
+        """
         if repository.registry != self.registry:
             raise InvalidInputError(f"{repository} is not on {self.registry}, which this client serves")
+
+    def _of(self, repository: Repository) -> str:
+        self.check(repository)
         return f"{self.base}/v2/{repository.name}"

@@ -40,8 +40,6 @@ class Authorizer:
         realm: where the token service is reached; set when the server knows its ports.
     """
 
-    token_path = TOKEN_PATH
-
     def __init__(self, auth: Auth | None) -> None:
         self._auth = auth
         self._tokens: dict[str, _Token] = {}

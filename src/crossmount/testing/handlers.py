@@ -8,7 +8,7 @@ from urllib.parse import quote
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.oci.digest import Digest
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
-from crossmount.testing.authorizer import Authorizer
+from crossmount.testing.authorizer import TOKEN_PATH, Authorizer
 from crossmount.testing.holdings import Holdings, cut_page
 from crossmount.testing.locations import Locations
 from crossmount.testing.manifests import StoredManifest, read_manifest
@@ -70,7 +70,7 @@ class Handlers:
             base: scheme, host and port that the client used.
         """
         try:
-            if request.path == self._authorizer.token_path:
+            if request.path == TOKEN_PATH:
                 return self._authorizer.issue(request, await read_body(body))
             return await self._operate(request, body, self._locations(base))
         except RefusedError as refused:

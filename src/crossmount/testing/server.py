@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -277,7 +278,7 @@ def complete(response: Response) -> Response:
     headers = (*response.headers, ("Docker-Distribution-API-Version", "registry/2.0"))
     if response.status not in {204, 304}:
         headers = (*headers, ("Content-Length", str(response.sends)))
-    return Response(response.status, headers, response.body, response.start, response.length)
+    return replace(response, headers=headers)
 
 
 def _address(host: str, port: int) -> str:

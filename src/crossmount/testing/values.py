@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 Headers = tuple[tuple[str, str], ...]
@@ -97,18 +97,12 @@ class Response:
 
     def with_header(self, name: str, value: str) -> "Response":
         """Return this response with a header set anew."""
-        return Response(
-            self.status,
-            (*self.without(name).headers, (name, value)),
-            self.body,
-            self.start,
-            self.length,
-        )
+        return replace(self, headers=(*self.without(name).headers, (name, value)))
 
     def without(self, name: str) -> "Response":
         """Return this response without a header."""
         kept = tuple((key, value) for key, value in self.headers if key.lower() != name.lower())
-        return Response(self.status, kept, self.body, self.start, self.length)
+        return replace(self, headers=kept)
 
 
 class RefusedError(Exception):

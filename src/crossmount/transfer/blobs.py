@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from crossmount import events
-from crossmount.errors import MountRequiredError
+from crossmount.errors import InvalidLayoutError, MountRequiredError, RegistryRefusedError
 from crossmount.fleet import Mount, Slots, Upload
 from crossmount.index.protocol import Knowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.mount.mounter import proven
 from crossmount.oci import BlobSource, Digest, Repository
-from crossmount.registry import RegistryClient, UploadSession
+from crossmount.registry import SIZE_UNKNOWN, RegistryClient, UploadSession
 from crossmount.transfer.report import BlobReport
 from crossmount.transfer.tasks import run_all
 from crossmount.transfer.turns import Turns
@@ -42,19 +42,13 @@ class BlobPusher:
     turns: Turns
     observer: events.Observer
     clock: Callable[[], float]
-    _candidates: dict[Digest, tuple[Repository, ...]] = field(default_factory=dict)
-    _reports: dict[Digest, BlobReport] = field(default_factory=dict)
-    _mounts: dict[Digest, MountResult] = field(default_factory=dict)
+    _candidates: dict[Digest, tuple[Repository, ...]] = field(default_factory=dict, init=False)
+    _reports: dict[Digest, BlobReport] = field(default_factory=dict, init=False)
+    _mounts: dict[Digest, MountResult] = field(default_factory=dict, init=False)
 
     async def push_all(self, blobs: Sequence[BlobSource]) -> None:
         """Bring all blobs there, side by side; the first failure cancels the others."""
-        planned = self.mounter.candidates(self.knowledge, self.dest)
-        sources = {source for candidates in planned.values() for source in candidates}
-        refused = (await self.client.prepare(self.dest, sources)).refused
-        self._candidates = {
-            layer: tuple(source for source in candidates if source not in refused)
-            for layer, candidates in planned.items()
-        }
+        self._candidates = await self.mounter.prepare(self.knowledge, self.dest)
         await run_all([partial(self._push, blob) for blob in blobs])
         # in the order of the image, whatever ended first
         self._reports = {blob.descriptor.digest: self._reports[blob.descriptor.digest] for blob in blobs}
@@ -64,9 +58,7 @@ class BlobPusher:
 
         async def mend(blob: BlobSource) -> None:
             digest = blob.descriptor.digest
-            async with self.requests:
-                present = await self.client.head_blob(self.dest, digest) is not None
-            if not present:
+            if not await self._is_there(blob):
                 await self._disown(digest)
                 self._forbid_upload_of_must_mount(digest, None)
                 async with self.uploads:
@@ -161,9 +153,7 @@ class BlobPusher:
             return None
         known = replace(self.knowledge.of(digest), sources=tuple(sorted(turn.sources - {self.dest})))
         knowledge = Knowledge({digest: known}, self.knowledge.traits)
-        candidates = self.mounter.candidates(knowledge, self.dest).get(digest, ())
-        refused = (await self.client.prepare(self.dest, candidates)).refused
-        candidates = tuple(source for source in candidates if source not in refused)
+        candidates = (await self.mounter.prepare(knowledge, self.dest)).get(digest, ())
         async with self.requests:
             result = await self.mounter.attempt(digest, self.dest, candidates, knowledge, fresh=True)
         return None if self._settled(blob, result, waited) else result
@@ -201,8 +191,10 @@ class BlobPusher:
         self._report(blob, "uploaded", attempts=result.attempts, waited=waited)
 
     async def _is_there(self, blob: BlobSource) -> bool:
+        """Ask the registry whether dest holds the blob; of another size it is another blob, whoever says 200."""
         async with self.requests:
-            return await self.client.head_blob(self.dest, blob.descriptor.digest) is not None
+            size = await self.client.head_blob(self.dest, blob.descriptor.digest)
+        return size in {SIZE_UNKNOWN, blob.descriptor.size}
 
     async def _let_go(self, result: MountResult | None) -> None:
         if result is not None and result.session is not None:
@@ -230,8 +222,12 @@ class BlobPusher:
 
         try:
             await self.client.upload_blob(session, blob, on_progress=progress)
-        except BaseException:
+        except BaseException as error:
             await asyncio.shield(self.client.cancel_upload(session))
+            if isinstance(error, RegistryRefusedError) and "DIGEST_INVALID" in error.codes:
+                raise InvalidLayoutError(
+                    f"blob {digest} is damaged: {self.dest.registry} says that the layout's bytes have another"
+                ) from error
             raise
 
     def _forbid_upload_of_must_mount(self, digest: Digest, result: MountResult | None) -> None:

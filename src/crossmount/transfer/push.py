@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from crossmount import events
@@ -20,7 +20,7 @@ from crossmount.oci.layout import Image, load_image
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.transfer.blobs import BlobPusher
 from crossmount.transfer.manifests import push_manifests
-from crossmount.transfer.report import IndexState, PushReport
+from crossmount.transfer.report import PushReport
 from crossmount.transfer.turns import Turns
 
 DEFAULT_TAG = "latest"
@@ -72,7 +72,9 @@ async def push(
         MountRequiredError: a must-mount layer could not be mounted.
     """
     started = clock()
-    reference = _named(Reference.parse(dest) if isinstance(dest, str) else dest)
+    reference = Reference.parse(dest) if isinstance(dest, str) else dest
+    if reference.target is None:
+        reference = reference.with_tag(DEFAULT_TAG)
     image = source if isinstance(source, Image) else await asyncio.to_thread(load_image, source)
     if reference.digest is not None and reference.digest != image.root.descriptor.digest:
         raise InvalidInputError(
@@ -89,7 +91,7 @@ async def push(
         reference=reference,
         digest=image.root.descriptor.digest,
         blobs=blobs.reports(),
-        index=_state(guard),
+        index="off" if guard is None else guard.state,
         seconds=clock() - started,
     )
 
@@ -148,11 +150,3 @@ class _Push:
 
 def _nobody() -> None:
     """Tell nobody that a slot is free."""
-
-
-def _named(reference: Reference) -> Reference:
-    return reference if reference.target else replace(reference, tag=DEFAULT_TAG)
-
-
-def _state(guard: GuardedIndex | None) -> IndexState:
-    return "off" if guard is None else guard.state

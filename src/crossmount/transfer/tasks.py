@@ -11,7 +11,8 @@ async def run_all(jobs: Iterable[Callable[[], Awaitable[None]]]) -> None:
             for job in jobs:
                 group.create_task(_as_coroutine(job))
     except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+        first = failures.exceptions[0]
+        raise first from first.__cause__
 
 
 async def _as_coroutine(job: Callable[[], Awaitable[None]]) -> None:
