@@ -90,6 +90,12 @@ class Waiter:
         """Where it stands in line."""
         return self.dest.registry, self.layer
 
+    def is_late(self, now: float, rate: float | None) -> bool:
+        """Tell whether its patience has ended."""
+        if self.busy_since is None:
+            return False
+        return now - self.busy_since >= self.spread * self.patience.seconds(self.size, rate)
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -173,10 +179,7 @@ class Table:
         decisions: list[Decision] = []
         for place in list(self._places.values()):
             if place.holder is not None:
-                for waiter in list(place.line):
-                    self._waits(waiter, now)
-                    if self._is_late(waiter, now, rate) and waiter.slot():
-                        decisions.append(self._alone(waiter))
+                decisions.extend(self._wait(place.line, now, rate))
             elif place.line:
                 able = next((waiter for waiter in place.line if waiter.slot()), None)
                 claims.append(Claim(able or place.line[0], take=able is not None))
@@ -198,17 +201,16 @@ class Table:
             case Appeared():
                 decisions.extend(self._mount(place, answer.names))
                 waiter.junk |= answer.junk
-            case Busy():
-                for each in line:
-                    self._waits(each, now)
             case _:
                 pass
-        if not claim.take:
-            return decisions
-        # the server was asked first: only what it did not offer is uploaded without a lease
-        if waiter in line and self._is_late(waiter, now, rate):
-            return [*decisions, self._alone(waiter)]
-        return [*decisions, SlotBack(waiter)]
+        if isinstance(answer, Busy | Appeared):
+            # the server was asked first: only what it did not offer is uploaded without a lease
+            kept = waiter if claim.take else None
+            alone = self._wait(line, now, rate, kept=kept)
+            decisions.extend(alone)
+            if kept is not None and Go(kept, leased=False) in alone:
+                return decisions
+        return [*decisions, SlotBack(waiter)] if claim.take else decisions
 
     def published(self, registry: str, layer: Digest, name: str) -> list[Decision]:
         """A repository holds the layer by now and can be mounted from."""
@@ -229,22 +231,25 @@ class Table:
                 decisions.append(MountFrom(waiter, helpful))
         return decisions
 
-    def _alone(self, waiter: Waiter) -> Decision:
-        self.leave(waiter)
-        return Go(waiter, leased=False)
+    def _wait(self, line: list[Waiter], now: float, rate: float | None, *, kept: Waiter | None = None) -> list[Go]:
+        """Let those in `line` wait for another's upload; those whose patience ended upload without a lease.
+
+        Args:
+            line: who waits.
+            now: seconds.
+            rate: bytes a second that uploads make.
+            kept: one for whom a slot is kept already.
+        """
+        alone = []
+        for waiter in list(line):
+            if waiter.busy_since is None:
+                waiter.busy_since = now
+            if waiter.is_late(now, rate) and (waiter is kept or waiter.slot()):
+                self.leave(waiter)
+                alone.append(Go(waiter, leased=False))
+        return alone
 
     def _tidy(self, waiter: Waiter) -> None:
         place = self._places.get(waiter.place)
         if place is not None and place.holder is None and not place.line:
             del self._places[waiter.place]
-
-    @staticmethod
-    def _waits(waiter: Waiter, now: float) -> None:
-        if waiter.busy_since is None:
-            waiter.busy_since = now
-
-    @staticmethod
-    def _is_late(waiter: Waiter, now: float, rate: float | None) -> bool:
-        if waiter.busy_since is None:
-            return False
-        return now - waiter.busy_since >= waiter.spread * waiter.patience.seconds(waiter.size, rate)
