@@ -126,6 +126,21 @@ def test_without_a_slot_nothing_is_taken() -> None:
     assert not table.idle
 
 
+def test_slots_go_where_they_can_be_used() -> None:
+    """Layers that others upload do not keep the last slot, tick after tick, from one that is free."""
+    table, slots = Table(), Slots(1)
+    busy, free = make_waiter("a", slots), make_waiter("a", slots, layer=LAYERS[1])
+    table.join(busy)
+    table.join(free)
+    claims, _ = table.ask(0, None)
+    assert claims == [Claim(busy, take=True), Claim(free, take=False)]
+    assert table.answered(claims[0], Busy(), 0, None) == [SlotBack(busy)]
+    assert table.answered(claims[1], Free(), 0, None) == []
+    slots.back()
+    claims, _ = table.ask(0, None)
+    assert claims == [Claim(free, take=True), Claim(busy, take=False)]
+
+
 def test_a_lease_that_comes_too_late_is_given_back() -> None:
     """Who left while its claim was on its way gives lease and slot back, and the next one asks."""
     table, slots = Table(), Slots()
@@ -367,6 +382,7 @@ class FleetMachine(RuleBasedStateMachine):
             self._pass(1)
             for number, process in enumerate(self.processes):
                 self.poll(number)
+                self.poll(number)  # a slot may have been kept for another's question, which came back
                 for waiter in process.waiting:
                     assert waiter.busy_since is None or (
                         self.server.now - waiter.busy_since < PATIENCE.least or process.slots.free == 0

@@ -140,10 +140,18 @@ Decision = Go | MountFrom | SlotBack | LeaseBack
 
 @dataclass(slots=True)
 class _Place:
-    """One layer on one registry: who uploads it (a lease's value), and who waits, the first first."""
+    """One layer on one registry: who uploads it (a lease's value), and who waits, the first first.
+
+    `busy` says that another process was seen to upload it, when the server was last asked.
+    """
 
     holder: str | None = None
     line: list[Waiter] = field(default_factory=list)
+    busy: bool = False
+
+    def urgency(self, now: float, rate: float | None) -> int:
+        """Return a lesser number for those that should have a slot before others: they can most likely use it."""
+        return 0 if any(waiter.is_late(now, rate) for waiter in self.line) else 1 + self.busy
 
 
 class Table:
@@ -177,7 +185,7 @@ class Table:
         """
         claims: list[Claim] = []
         decisions: list[Decision] = []
-        for place in list(self._places.values()):
+        for place in sorted(self._places.values(), key=lambda place: place.urgency(now, rate)):
             if place.holder is not None:
                 decisions.extend(self._wait(place.line, now, rate))
             elif place.line:
@@ -191,6 +199,8 @@ class Table:
         place = self._places.get(waiter.place)
         line = [] if place is None else place.line
         decisions: list[Decision] = []
+        if place is not None:
+            place.busy = isinstance(answer, Busy)
         match answer:
             case Held() | Unserved() if claim.take and place is not None and waiter in line:
                 place.holder = waiter.value
