@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
-from typing import Self, assert_never
+from typing import Any, Self, assert_never
 
 from crossmount import events
 from crossmount.errors import AccessDeniedError, CrossmountError, InvalidInputError, RegistryError
@@ -52,7 +52,7 @@ class Mounter:
         self._observer = observer
         self._clock = clock
         self._denied: dict[Repository, float] = {}
-        self._inquiries: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,9 +63,9 @@ class Mounter:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Let inquiries about failed sources end; those that take too long are given up."""
-        if self._inquiries:
-            _, late = await asyncio.wait(self._inquiries, timeout=_SETTLE_SECONDS)
+        """Let inquiries about failed sources, and cancels, end; those that take too long are given up."""
+        if self._errands:
+            _, late = await asyncio.wait(self._errands, timeout=_SETTLE_SECONDS)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -139,7 +139,7 @@ class Mounter:
                         if isinstance(step, decision.Ask) and step.source and not isinstance(answer, Mounted):
                             self._inquire(layer, step.source, answer, knowledge.traits)
                         if state.superfluous is not None:
-                            await self._client.cancel_upload(state.superfluous)
+                            self._run_errand(self._client.cancel_upload(state.superfluous))
                     case unexpected:
                         assert_never(unexpected)
         except asyncio.CancelledError:
@@ -179,10 +179,14 @@ class Mounter:
             return error
 
     def _inquire(self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits) -> None:
-        """Find out, off the critical path, why a source did not serve."""
-        task = asyncio.create_task(self._find_out(layer, source, answer, traits))
-        self._inquiries.add(task)
-        task.add_done_callback(self._inquiries.discard)
+        """Find out why a source did not serve."""
+        self._run_errand(self._find_out(layer, source, answer, traits))
+
+    def _run_errand(self, errand: Coroutine[Any, Any, None]) -> None:
+        """Do it off the critical path."""
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
     async def _find_out(
         self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits

@@ -33,7 +33,6 @@ class Call:
         limit: how many bytes a 2xx answer may have.
         streamed: leave a 2xx answer's body unread.
         repeat: whether it may simply be sent again after trouble.
-        renew: whether a 401 is worth a new token.
     """
 
     method: str
@@ -45,7 +44,6 @@ class Call:
     limit: int = http.ERROR_BYTES_MAX
     streamed: bool = False
     repeat: bool = True
-    renew: bool = True
 
 
 class Sender:
@@ -132,7 +130,7 @@ class Sender:
             return await self._follow(call, None)
         used = await self.authorizer.admit(call.name, call.wanted)
         answer = await self._follow(call, used.header)
-        if answer.status == 401 and call.renew and Origin.of(answer.url) == self.origin:
+        if answer.status == 401 and Origin.of(answer.url) == self.origin:
             challenges = answer.headers.get_list("www-authenticate")
             better = await self.authorizer.readmit(call.name, call.wanted, used, challenges)
             if better is not None:

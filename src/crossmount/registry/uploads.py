@@ -75,7 +75,7 @@ class Uploads:
         call = self._call("DELETE", httpx.URL(session.location), session.repository)
         with contextlib.suppress(CrossmountError, TimeoutError):  # the registry lets go of it by itself, in time
             async with asyncio.timeout(CANCEL_SECONDS):
-                await self._sender.send(replace(call, repeat=False, renew=False))
+                await self._sender.send(replace(call, repeat=False))
 
     async def upload(
         self,

@@ -134,7 +134,7 @@ class BlobPusher:
             await asyncio.shield(self.client.cancel_upload(session))
             if isinstance(error, RegistryRefusedError) and "DIGEST_INVALID" in error.codes:
                 raise InvalidLayoutError(
-                    f"blob {digest} is damaged: {self.dest.registry} says that the layout's bytes do not have that digest"
+                    f"blob {digest} is damaged: the layout's bytes have another digest, says {self.dest.registry}"
                 ) from error
             raise
 
