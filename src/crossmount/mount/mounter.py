@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
-from typing import Self, assert_never
+from typing import Any, Self, assert_never
 
 from crossmount import events
 from crossmount.errors import AccessDeniedError, CrossmountError, InvalidInputError, RegistryError
@@ -21,7 +21,7 @@ from crossmount.mount import decision
 from crossmount.mount.ranking import plan
 from crossmount.mount.status import MountResult, MountStatus
 from crossmount.oci import Digest, Located, Repository
-from crossmount.registry import Mounted, RegistryClient
+from crossmount.registry import Mounted, RegistryClient, UploadSession
 
 DENIED_SECONDS = 3600.0
 """How long a source that we may not read is left alone."""
@@ -52,7 +52,7 @@ class Mounter:
         self._observer = observer
         self._clock = clock
         self._denied: dict[Repository, float] = {}
-        self._inquiries: set[asyncio.Task[None]] = set()
+        self._aside: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,9 +63,9 @@ class Mounter:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Let inquiries about failed sources end; those that take too long are given up."""
-        if self._inquiries:
-            _, late = await asyncio.wait(self._inquiries, timeout=_SETTLE_SECONDS)
+        """Let what goes on aside end: inquiries and cancels; those that take too long are given up."""
+        if self._aside:
+            _, late = await asyncio.wait(self._aside, timeout=_SETTLE_SECONDS)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -120,17 +120,15 @@ class Mounter:
                     case decision.Finish(status):
                         break
                     case decision.Ask() | decision.Open() as step:
-                        answer = await self._do(step, layer, dest)
+                        answer = await self._unlost(self._do(step, layer, dest))
                         state = decision.after(state, step, answer)
                         if isinstance(step, decision.Ask) and step.source and not isinstance(answer, Mounted):
                             self._inquire(layer, step.source, answer, knowledge.traits)
-                        if state.superfluous is not None:
-                            await self._client.cancel_upload(state.superfluous)
+                        self.let_go(state.superfluous)
                     case unexpected:
                         assert_never(unexpected)
-        except asyncio.CancelledError:
-            if state.session is not None:
-                await self._client.cancel_upload(state.session)
+        except BaseException:
+            self.let_go(state.session)
             raise
         session = state.session
         if status is MountStatus.MOUNT_REQUIRED and session is not None:
@@ -156,6 +154,31 @@ class Mounter:
         if traits.updated(seen) != traits:
             await self._index.record_traits(self._client.registry, seen)
 
+    def let_go(self, session: UploadSession | None) -> None:
+        """Cancel a session that nobody will use, off the critical path."""
+        if session is not None:
+            self._go_aside(self._client.cancel_upload(session))
+
+    def _go_aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+
+    async def _unlost(self, asking: Coroutine[Any, Any, decision.Answer]) -> decision.Answer:
+        """Await `asking`; cancelled meanwhile, let go of the session that the registry may be opening."""
+        task = asyncio.create_task(asking)
+
+        async def let_go_of_it() -> None:
+            answer = await task
+            if isinstance(answer, UploadSession):
+                await self._client.cancel_upload(answer)
+
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._go_aside(let_go_of_it())
+            raise
+
     async def _do(self, step: decision.Ask | decision.Open, layer: Digest, dest: Repository) -> decision.Answer:
         try:
             if isinstance(step, decision.Ask):
@@ -166,9 +189,7 @@ class Mounter:
 
     def _inquire(self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits) -> None:
         """Find out, off the critical path, why a source did not serve."""
-        task = asyncio.create_task(self._find_out(layer, source, answer, traits))
-        self._inquiries.add(task)
-        task.add_done_callback(self._inquiries.discard)
+        self._go_aside(self._find_out(layer, source, answer, traits))
 
     async def _find_out(
         self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits

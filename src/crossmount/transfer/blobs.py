@@ -95,8 +95,15 @@ class BlobPusher:
                 result = await self.mounter.attempt(digest, self.dest, candidates, self.knowledge)
             if self._settled(blob, result):
                 return
-            async with self.uploads:
+            try:
+                await self.uploads.acquire()
+            except asyncio.CancelledError:
+                self.mounter.let_go(result.session)
+                raise
+            try:
                 await self._upload_into(blob, result)
+            finally:
+                self.uploads.release()
             return
         async with self.requests:
             existing = await self.client.head_blob(self.dest, digest) is not None
