@@ -93,11 +93,11 @@ class BlobPusher:
         if candidates and not self.knowledge.of(digest).in_dest:
             async with self.requests:
                 result = await self.mounter.attempt(digest, self.dest, candidates, self.knowledge)
-            if self._settled(blob, result):
-                return
             try:
+                if await self._is_needless(blob, result):
+                    return
                 await self.uploads.acquire()
-            except asyncio.CancelledError:
+            except BaseException:
                 self.mounter.let_go(result.session)
                 raise
             try:
@@ -114,6 +114,17 @@ class BlobPusher:
             result = await self.mounter.attempt(digest, self.dest, candidates, self.knowledge)
             if not self._settled(blob, result):
                 await self._upload_into(blob, result)
+
+    async def _is_needless(self, blob: BlobSource, result: MountResult) -> bool:
+        """Tell whether dest holds the blob now, or did already: wrong sources must not cost its bytes."""
+        if result.status is not MountStatus.MOUNTED:
+            async with self.requests:
+                existing = await self.client.head_blob(self.dest, result.layer) is not None
+            if existing:
+                self.mounter.let_go(result.session)
+                self._report(blob, "existing", attempts=result.attempts)
+                return True
+        return self._settled(blob, result)
 
     def _settled(self, blob: BlobSource, result: MountResult) -> bool:
         """Tell whether the mount made an upload needless.
