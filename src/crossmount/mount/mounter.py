@@ -52,6 +52,7 @@ class Mounter:
         self._observer = observer
         self._clock = clock
         self._denied: dict[Repository, float] = {}
+        self._has_mounted = False
         self._aside: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -93,11 +94,13 @@ class Mounter:
 
     def candidates(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
         """Choose which sources are worth asking for, for each layer that has any, best first."""
-        if knowledge.traits.mounts is False:
-            return {}
         now = self._clock()
         return plan(
-            {layer: known.sources for layer, known in knowledge.layers.items()},
+            {
+                layer: known.sources
+                for layer, known in knowledge.layers.items()
+                if knowledge.traits.mounts is not False or known.must_mount  # a hint fails no push
+            },
             {layer: known.size for layer, known in knowledge.layers.items()},
             dest=dest,
             avoid={source for source, until in self._denied.items() if until > now},
@@ -122,6 +125,7 @@ class Mounter:
                     case decision.Ask() | decision.Open() as step:
                         answer = await self._unlost(self._do(step, layer, dest))
                         state = decision.after(state, step, answer)
+                        self._has_mounted = self._has_mounted or (state.mounted and state.source is not None)
                         if isinstance(step, decision.Ask) and step.source and not isinstance(answer, Mounted):
                             self._inquire(layer, step.source, answer, knowledge.traits)
                         self.let_go(state.superfluous)
@@ -205,7 +209,12 @@ class Mounter:
             if size is None:
                 self._observer(events.SourceDropped(layer=layer, source=source, reason="gone"))
                 await self._index.forget(layer, source)
-            elif traits.mounts is None and not traits.after_manifest and not isinstance(answer, CrossmountError):
+            elif (
+                traits.mounts is None
+                and not traits.after_manifest
+                and not self._has_mounted  # one refusal among mounts that succeed says nothing of the registry
+                and not isinstance(answer, CrossmountError)
+            ):
                 self._observer(events.SourceDropped(layer=layer, source=source, reason="unmountable"))
                 await self._index.record_traits(self._client.registry, RegistryTraits(mounts=False))
 
