@@ -21,7 +21,6 @@ from crossmount.registry.challenge import Bearer
 from crossmount.registry.http import Answer
 from crossmount.registry.location import with_query
 from crossmount.registry.refusal import read_errors
-from crossmount.registry.retry import is_passing
 from crossmount.registry.scope import Scope, Wanted, covers
 from crossmount.registry.text import one_line
 
@@ -98,7 +97,7 @@ def token_flow(
         return Token(credential.secret, asked=wanted.all)
     answer = yield from _ask(challenge, wanted.all, credential)
     refused: tuple[Scope, ...] = ()
-    if wanted.optional and _is_refusal(answer):
+    if wanted.optional and _is_refusal(answer):  # whatever the status: the sources are but hints
         refused = wanted.optional
         wanted = wanted.without_optional()
         answer = yield from _ask(challenge, wanted.all, credential)
@@ -135,7 +134,7 @@ def _post(realm: httpx.URL, challenge: Bearer, scopes: tuple[Scope, ...], creden
 
 
 def _is_refusal(answer: Answer) -> bool:
-    return 400 <= answer.status < 500 and not is_passing(answer)
+    return answer.status >= 400 and answer.status not in {408, 429}
 
 
 def _refusal(answer: Answer, wanted: Wanted, credential: Credential | None) -> RegistryError:
