@@ -126,7 +126,8 @@ def redis_errors(where: str, secret: str = "") -> Iterator[None]:
     try:
         yield
     except _FOREIGN as error:
-        raise _ours(error, where, secret) from error
+        cause = None if secret and secret in str(error) else error  # a traceback would show it
+        raise _ours(error, where, secret) from cause
 
 
 @contextmanager
