@@ -14,6 +14,7 @@ import redis.asyncio
 from redis import exceptions
 
 from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError
+from crossmount.index.hurry import hurried
 
 Command = tuple[str | bytes | int, ...]
 
@@ -104,7 +105,11 @@ class BlockingLink:
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """See `Link`; it never suspends."""
-        with redis_errors(self.where, self._secret), self._client.pipeline(transaction=False) as pipeline:
+        with (
+            redis_errors(self.where, self._secret),
+            hurried(CALL_SECONDS),
+            self._client.pipeline(transaction=False) as pipeline,
+        ):
             for command in commands:
                 pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's own gap
             return _replies(pipeline.execute(raise_on_error=False), self.where, self._secret)
