@@ -1,6 +1,7 @@
 """The mount of one layer, step by step, against a real registry and a real index."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
@@ -193,7 +194,12 @@ class Mounter:
 
     def _inquire(self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits) -> None:
         """Find out, off the critical path, why a source did not serve."""
-        self._go_aside(self._find_out(layer, source, answer, traits))
+        self._go_aside(self._quietly(self._find_out(layer, source, answer, traits)))
+
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run an inquiry, which nobody waits for: an index that fails under it teaches nothing."""
+        with contextlib.suppress(CrossmountError):
+            await work
 
     async def _find_out(
         self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits
