@@ -101,6 +101,7 @@ async def test_a_registry_that_refuses_every_mount_starts_the_push() -> None:
         assert (result.status, result.attempts) == (MountStatus.PUSH_STARTED, 3)
         await at.settled()
         assert result.session is not None
+        await at.settled()
         assert len(at.registry.open_sessions) == 1
 
 

@@ -1,5 +1,6 @@
 """How a request reaches one registry: authorised, followed, repeated, and with httpx's errors as ours."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -156,13 +157,19 @@ class Sender:
         headers = dict(call.headers)
         if authorization is not None:
             headers["Authorization"] = authorization
-        with unlogged():
-            return await http.exchange(
-                self._client,
-                call.method,
-                call.url,
-                headers=headers,
-                body=call.body,
-                limit=call.limit,
-                streamed=call.streamed,
-            )
+        is_small = not call.streamed and (call.body is None or call.body.size == 0)
+        try:
+            with unlogged():
+                # a read's time-out begins anew with each byte that comes
+                async with asyncio.timeout(self.retrier.policy.deadline if is_small else None):
+                    return await http.exchange(
+                        self._client,
+                        call.method,
+                        call.url,
+                        headers=headers,
+                        body=call.body,
+                        limit=call.limit,
+                        streamed=call.streamed,
+                    )
+        except TimeoutError as error:
+            raise httpx.ReadTimeout("the answer does not end") from error

@@ -85,10 +85,17 @@ class BlobPusher:
         if candidates and not self.knowledge.of(digest).in_dest:
             async with self.requests:
                 result = await self.mounter.attempt(digest, self.dest, candidates, self.knowledge)
-            if self._settled(blob, result):
-                return
-            async with self.uploads:
+            try:
+                if await self._is_needless(blob, result):
+                    return
+                await self.uploads.acquire()
+            except BaseException:
+                self.mounter.let_go(result.session)
+                raise
+            try:
                 await self._upload_into(blob, result)
+            finally:
+                self.uploads.release()
             return
         if await self._is_there(blob):
             self._report(blob, "existing")
@@ -103,6 +110,14 @@ class BlobPusher:
         async with self.requests:
             size = await self.client.head_blob(self.dest, blob.descriptor.digest)
         return size in {SIZE_UNKNOWN, blob.descriptor.size}
+
+    async def _is_needless(self, blob: BlobSource, result: MountResult) -> bool:
+        """Tell whether dest holds the blob now, or did already: wrong sources must not cost its bytes."""
+        if result.status is not MountStatus.MOUNTED and await self._is_there(blob):
+            self.mounter.let_go(result.session)
+            self._report(blob, "existing", attempts=result.attempts)
+            return True
+        return self._settled(blob, result)
 
     def _settled(self, blob: BlobSource, result: MountResult) -> bool:
         """Tell whether the mount made an upload needless.
