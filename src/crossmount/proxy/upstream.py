@@ -1,0 +1,124 @@
+"""The one registry behind the proxy: requests streamed to it, answers streamed back, nothing decoded on the way."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from crossmount.proxy.exchange import Exchange
+from crossmount.proxy.headers import Pairs, sent_back
+from crossmount.registry.http import translated
+from crossmount.registry.location import Origin
+from crossmount.registry.quiet import unlogged
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request goes.
+
+    Attributes:
+        url: the URL.
+        raw: path and query as they are sent, byte for byte; None takes them from `url`.
+    """
+
+    url: httpx.URL
+    raw: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request's body.
+
+    Attributes:
+        size: bytes, or None to send it in chunks.
+    """
+
+    stream: AsyncIterator[bytes]
+    size: int | None
+
+
+class Upstream:
+    """The registry behind the proxy.
+
+    Args:
+        base: its scheme, host and port.
+        client: holds no credentials; whoever made it closes it.
+    """
+
+    def __init__(self, base: httpx.URL, client: httpx.AsyncClient) -> None:
+        self.base = base
+        self.origin = Origin.of(base)
+        self._client = client
+
+    def target(self, raw_path: bytes, query: bytes) -> Target:
+        """Return the registry's URL for a path and a query that were checked."""
+        raw = raw_path + b"?" + query if query else raw_path
+        return Target(self.base.copy_with(raw_path=raw), raw)
+
+    @asynccontextmanager
+    async def ask(
+        self,
+        method: str,
+        target: Target,
+        *,
+        headers: Pairs,
+        authorization: str | None,
+        body: Outgoing | None = None,
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request and give the answer, its body still to be read.
+
+        Authorization is sent to the registry's own origin alone.
+
+        Raises:
+            RegistryUnreachableError: no answer, or one that ends early.
+            InvalidAnswerError: an answer that is not HTTP.
+        """
+        pairs = list(headers)
+        if authorization is not None and Origin.of(target.url) == self.origin:
+            pairs.append((b"authorization", authorization.encode("latin-1")))
+        stream: AsyncIterator[bytes] | None = None
+        if body is not None:
+            if body.size is not None:
+                pairs.append((b"content-length", str(body.size).encode()))
+            stream = body.stream if body.size != 0 else None
+        extensions = {} if target.raw is None else {"target": target.raw}
+        with translated(method, target.url), unlogged():
+            request = httpx.Request(method, target.url, headers=pairs, content=stream, extensions=extensions)
+            response = await self._client.send(request, stream=True, follow_redirects=False)
+            try:
+                yield response
+            finally:
+                await response.aclose()
+
+    async def give_back(self, exchange: Exchange, response: httpx.Response, *, headers: Pairs | None = None) -> None:
+        """Send the client an answer as it comes, byte for byte.
+
+        Args:
+            headers: what to send instead of the answer's own headers, turned to the proxy.
+        """
+        if headers is None:
+            headers = self.returned(response)
+        await exchange.start(response.status_code, headers)
+        if exchange.method == "HEAD" or response.status_code in {204, 304}:
+            await exchange.write(b"", more=False)
+            return
+        async with exchange.watched():
+            async for data in response.aiter_raw():
+                await exchange.write(data)
+            await exchange.write(b"", more=False)
+
+    def returned(self, response: httpx.Response) -> Pairs:
+        """Return an answer's headers as the client is sent them."""
+        return sent_back(response.headers, upstream=self.origin, asked=response.request.url)
+
+
+class SharedTransport(httpx.AsyncBaseTransport):
+    """Lets many clients, one a caller, share the connections of one; closing them leaves it open."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request over the shared client."""
+        return await self._client.send(request, stream=True, follow_redirects=False)
