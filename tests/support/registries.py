@@ -1,1 +1,222 @@
-"""Fixtures that start the real docker-registry, in three flavours of authentication."""
+"""Real registries for tests: Debian's docker-registry, open, with a password file, with tokens.
+
+A registry is started for one test in about a tenth of a second, on a port of its own, with its storage
+in the test's folder, and ends with the test.
+"""
+
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import httpx
+import pytest
+
+from support.programs import needs, run
+from support.tokens import TokenServer, serve_tokens
+
+__all__ = ["Access", "DockerRegistry", "StartRegistry", "TokenRegistry", "needs", "run"]
+
+READY_SECONDS = 20.0
+
+USER, PASSWORD = "ci", "secret"
+HTPASSWD = "ci:$2y$04$xSqhyj8FoobRiIYL2/bU9.XXGl1UsXP25SlTbeeTvlIs9R/YcZIzy\n"
+"""USER with PASSWORD, by htpasswd -nbB -C 4."""
+
+_ACCESS = re.compile(r'\S+ - \S+ \[[^\]]*\] "(\S+) (\S+) HTTP/[0-9.]+" ([0-9]{3}) ([0-9]+)')
+_LISTENING = re.compile(r"listening on (127\.0\.0\.1:[0-9]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One line of a registry's access log.
+
+    Attributes:
+        path: decoded, without the query.
+        query: the first value of each parameter.
+        sent: bytes of the answer's body.
+    """
+
+    method: str
+    path: str
+    query: dict[str, str]
+    status: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class DockerRegistry:
+    """A running docker-registry.
+
+    Attributes:
+        address: `127.0.0.1:PORT`, as in a reference.
+        folder: its storage, configuration and logs.
+    """
+
+    address: str
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        """Scheme, host and port."""
+        return f"http://{self.address}"
+
+    def accesses(self) -> list[Access]:
+        """Return all requests that were answered before this call."""
+        marker = f"/v2/?marker={time.monotonic_ns()}"
+        httpx.get(self.url + marker)
+        deadline = time.monotonic() + READY_SECONDS
+        while marker not in (log := (self.folder / "access.log").read_text()):
+            assert time.monotonic() < deadline, "the access log lags behind"
+            time.sleep(0.005)
+        lines = (_ACCESS.match(line) for line in log.splitlines())
+        return [_access(match) for match in lines if match and "marker=" not in match[2]]
+
+    def uploads(self, digest: str | None = None) -> int:
+        """Return how often a blob, or any, was uploaded to its end."""
+        return len(self._uploaded(digest))
+
+    def mounts(self, digest: str | None = None) -> int:
+        """Return how often a blob, or any, was mounted."""
+        return sum(
+            access.method == "POST" and access.status == 201 and digest in {None, access.query.get("mount")}
+            for access in self.accesses()
+        )
+
+    def upload_bytes(self) -> int:
+        """Return the bytes of all blobs that were uploaded to their end, each as often as it was."""
+        return sum(self.blob_path(access.query["digest"]).stat().st_size for access in self._uploaded(None))
+
+    def blob_path(self, digest: str) -> Path:
+        """Return the file that keeps a blob."""
+        algorithm, _, encoded = digest.partition(":")
+        blobs = self.folder / "storage" / "docker" / "registry" / "v2" / "blobs"
+        return blobs / algorithm / encoded[:2] / encoded / "data"
+
+    def _uploaded(self, digest: str | None) -> list[Access]:
+        return [
+            access
+            for access in self.accesses()
+            if access.method == "PUT"
+            and "/blobs/uploads/" in access.path
+            and access.status == 201
+            and digest in {None, access.query["digest"]}
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRegistry:
+    """A docker-registry that wants tokens, and the server that gives them."""
+
+    registry: DockerRegistry
+    tokens: TokenServer
+
+
+StartRegistry = Callable[..., DockerRegistry]
+
+
+@pytest.fixture
+def start_docker_registry(tmp_path: Path) -> Iterator[StartRegistry]:
+    """Start registries: `start(auth=…, relative=…, deletes=…)`; see `run_docker_registry`."""
+    with ExitStack() as stack:
+        count = iter(range(1000))
+
+        def start(*, auth: str = "", relative: bool = False, deletes: bool = True) -> DockerRegistry:
+            folder = tmp_path / f"registry-{next(count)}"
+            running = run_docker_registry(folder, auth=auth, relative=relative, deletes=deletes)
+            return stack.enter_context(running)
+
+        yield start
+
+
+@pytest.fixture
+def docker_registry(start_docker_registry: StartRegistry) -> DockerRegistry:
+    """An open registry."""
+    return start_docker_registry()
+
+
+@pytest.fixture
+def htpasswd_registry(start_docker_registry: StartRegistry, tmp_path: Path) -> DockerRegistry:
+    """A registry that wants USER and PASSWORD (Basic)."""
+    file = tmp_path / "htpasswd"
+    file.write_text(HTPASSWD)
+    return start_docker_registry(auth=f"auth: {{htpasswd: {{realm: tests, path: {file}}}}}")
+
+
+@pytest.fixture
+def token_server(tmp_path: Path) -> Iterator[TokenServer]:
+    """A token server that lets USER do anything, until it is told otherwise."""
+    with serve_tokens(tmp_path, users={USER: PASSWORD}) as server:
+        yield server
+
+
+@pytest.fixture
+def token_registry(start_docker_registry: StartRegistry, token_server: TokenServer) -> TokenRegistry:
+    """A registry that wants tokens of `token_server`."""
+    auth = (
+        f"auth: {{token: {{realm: {token_server.url}, service: {token_server.service},"
+        f" issuer: {token_server.issuer}, rootcertbundle: {token_server.certificate}}}}}"
+    )
+    return TokenRegistry(start_docker_registry(auth=auth), token_server)
+
+
+@contextmanager
+def run_docker_registry(folder: Path, *, auth: str, relative: bool, deletes: bool) -> Iterator[DockerRegistry]:
+    """Run a docker-registry until the block ends.
+
+    Args:
+        folder: an absent folder for all that it writes.
+        auth: the `auth` section of its configuration, in YAML on one line.
+        relative: Locations without scheme and host.
+        deletes: whether anything can be deleted.
+    """
+    program = needs("docker-registry")
+    folder.mkdir()
+    config = folder / "config.yml"
+    config.write_text(
+        f"""
+version: 0.1
+log: {{level: info, accesslog: {{disabled: false}}}}
+storage:
+  filesystem: {{rootdirectory: {folder / "storage"}}}
+  delete: {{enabled: {str(deletes).lower()}}}
+  maintenance: {{uploadpurging: {{enabled: false}}}}
+http: {{addr: "127.0.0.1:0", relativeurls: {str(relative).lower()}, secret: tests}}
+{auth}
+"""
+    )
+    error_log = folder / "error.log"
+    with (folder / "access.log").open("wb") as out, error_log.open("wb") as err:
+        process = subprocess.Popen([program, "serve", str(config)], stdout=out, stderr=err)
+    try:
+        yield DockerRegistry(_wait_for_address(process, error_log), folder)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for_address(process: "subprocess.Popen[bytes]", error_log: Path) -> str:
+    """Return the address that the registry says it listens on; it is open by then."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        said = error_log.read_text()
+        match = _LISTENING.search(said)
+        if match:
+            return match[1]
+        assert process.poll() is None, f"docker-registry did not start: {said}"
+        time.sleep(0.005)
+    raise AssertionError(f"docker-registry does not listen: {error_log.read_text()}")
+
+
+def _access(match: "re.Match[str]") -> Access:
+    parts = urlsplit(match[2])
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    return Access(match[1], unquote(parts.path), query, int(match[3]), int(match[4]))

@@ -58,9 +58,7 @@ class FileBlob:
                     left -= len(data)
                     yield data
         except OSError as error:
-            raise InvalidLayoutError(
-                f"{self.path}: blob {self.descriptor.digest}: {error.strerror}"
-            ) from error
+            raise InvalidLayoutError(f"{self.path}: blob {self.descriptor.digest}: {error.strerror}") from error
 
 
 @dataclass(frozen=True, slots=True)

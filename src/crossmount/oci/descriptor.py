@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Self
 
 from crossmount.errors import InvalidDigestError, InvalidManifestError
@@ -20,7 +19,6 @@ ACCEPT = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST))
 REF_NAME = "org.opencontainers.image.ref.name"
 
 _SIZE_MAX = 2**63 - 1
-_NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class Descriptor:
     digest: Digest
     size: int
     urls: tuple[str, ...] = ()
-    annotations: Mapping[str, str] = field(default_factory=lambda: _NO_ANNOTATIONS, hash=False)
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @classmethod
     def from_json(cls, document: object, *, where: str) -> Self:
@@ -54,9 +52,7 @@ class Descriptor:
         if not isinstance(media_type, str) or not media_type:
             raise InvalidManifestError(f"{where}: a descriptor lacks its mediaType")
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _SIZE_MAX:
-            raise InvalidManifestError(
-                f"{where}: a descriptor's size must be a number of bytes, not {size!r:.40}"
-            )
+            raise InvalidManifestError(f"{where}: a descriptor's size must be a number of bytes, not {size!r:.40}")
         try:
             digest = Digest(str(document.get("digest", "")))
         except InvalidDigestError as error:
@@ -81,6 +77,4 @@ def _strings(value: Any) -> tuple[str, ...]:
 
 
 def _string_map(value: Any) -> Mapping[str, str]:
-    if not isinstance(value, dict):
-        return _NO_ANNOTATIONS
-    return MappingProxyType({k: v for k, v in value.items() if isinstance(v, str)})
+    return {k: v for k, v in value.items() if isinstance(v, str)} if isinstance(value, dict) else {}

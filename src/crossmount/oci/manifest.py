@@ -57,14 +57,14 @@ class Manifest:
             raise InvalidManifestError(
                 f"{where}: it says it is {own_type[:200]!r}, what points at it says {kind!r:.200}"
             )
+        _refuse_both(kind, document, where)
         descriptor = Descriptor(kind, digest or Digest.of(content), len(content))
         if kind in INDEX_TYPES:
             return cls(descriptor, content, children=_descriptors(document, "manifests", where))
         if kind in MANIFEST_TYPES:
             config = Descriptor.from_json(document.get("config"), where=f"{where}: config")
-            return cls(
-                descriptor, content, blobs=_each_once((config, *_descriptors(document, "layers", where)))
-            )
+            blobs = _each_once((config, *_descriptors(document, "layers", where)), where)
+            return cls(descriptor, content, blobs=blobs)
         raise InvalidManifestError(f"{where}: {_unfollowed(kind, document)}")
 
 
@@ -76,6 +76,14 @@ def _json_object(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InvalidManifestError(f"{where}: a manifest must be a JSON object")
     return document
+
+
+def _refuse_both(kind: str, document: dict[str, Any], where: str) -> None:
+    """Refuse a document that others could read as the other kind (CVE-2021-41190)."""
+    other = ("config", "layers") if kind in INDEX_TYPES else ("manifests",) if kind in MANIFEST_TYPES else ()
+    found = [key for key in other if document.get(key)]
+    if found:
+        raise InvalidManifestError(f"{where}: of type {kind}, and yet it has {found[0]}")
 
 
 def _guess_type(document: dict[str, Any]) -> str:
@@ -92,8 +100,16 @@ def _descriptors(document: dict[str, Any], key: str, where: str) -> tuple[Descri
     return tuple(Descriptor.from_json(item, where=f"{where}: {key}[{i}]") for i, item in enumerate(items))
 
 
-def _each_once(descriptors: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
-    return tuple({descriptor.digest: descriptor for descriptor in reversed(descriptors)}.values())[::-1]
+def _each_once(descriptors: tuple[Descriptor, ...], where: str) -> tuple[Descriptor, ...]:
+    """Keep the first descriptor of each digest; they must agree on the size."""
+    found: dict[Digest, Descriptor] = {}
+    for descriptor in descriptors:
+        first = found.setdefault(descriptor.digest, descriptor)
+        if first.size != descriptor.size:
+            raise InvalidManifestError(
+                f"{where}: {descriptor.digest} has two sizes, {first.size} and {descriptor.size}"
+            )
+    return tuple(found.values())
 
 
 def _unfollowed(kind: str, document: dict[str, Any]) -> str:

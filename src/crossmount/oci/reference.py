@@ -41,12 +41,14 @@ class Repository:
     address: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Normalise the registry and check both grammars."""
+        """Normalise the registry, and the name where it is Docker Hub's, and check both grammars."""
         registry, address = _normalise(self.address or self.registry)
         if self.address and registry != self.registry:
             raise InvalidReferenceError(f"address {self.address!r} is not of registry {self.registry!r}")
         object.__setattr__(self, "registry", registry)
         object.__setattr__(self, "address", address)
+        if registry == DOCKER_HUB and self.name and "/" not in self.name:
+            object.__setattr__(self, "name", f"library/{self.name}")
         if not is_repository_name(self.name):
             raise InvalidReferenceError(
                 f"not a repository name: {self.name[:300]!r}: lower-case words of a-z 0-9 joined by . _ - and /"
@@ -63,6 +65,17 @@ class Repository:
         if reference.tag or reference.digest:
             raise InvalidReferenceError(f"{text[:300]!r} has a tag or a digest: give the repository alone")
         return cls(reference.registry, reference.name, reference.repository.address)
+
+    def sibling(self, name: str) -> "Repository":
+        """Return another repository of the same registry; `name` was checked by `is_repository_name`.
+
+        Reading an index makes many of these, so the registry is not normalised again for each.
+        """
+        other = object.__new__(Repository)
+        object.__setattr__(other, "registry", self.registry)
+        object.__setattr__(other, "name", name)
+        object.__setattr__(other, "address", self.address)
+        return other
 
     @property
     def repository(self) -> "Repository":
@@ -112,8 +125,6 @@ class Reference:
         name, colon, tag = name.partition(":")
         try:
             canonical, address = _normalise(registry)
-            if canonical == DOCKER_HUB and "/" not in name:
-                name = f"library/{name}"
             return cls(Repository(canonical, name, address), tag if colon else None, digest)
         except InvalidReferenceError as error:
             raise InvalidReferenceError(f"not a reference: {text[:300]!r}: {error}") from None
@@ -174,28 +185,29 @@ def _split_registry(text: str) -> tuple[str, str]:
 def _normalise(authority: str) -> tuple[str, str]:
     """Return (what the registry is called, `host[:port]` to reach it)."""
     match = _AUTHORITY.fullmatch(authority)
-    if match is None:
+    if match is None or not authority.isascii():  # lower() makes an ASCII letter of some others
         raise InvalidReferenceError(f"not a registry: {authority[:300]!r}: give host or host:port")
     host, port = _normalise_host(match["host"].lower()), match["port"]
-    if port is not None and not 0 < int(port) < 65536:  # noqa: PLR2004 the range of TCP ports
+    if port is not None and not 0 < int(port) < 65536:
         raise InvalidReferenceError(f"not a registry: {authority!r}: the port is out of range")
     suffix = f":{int(port)}" if port is not None else ""
     if host in _DOCKER_HUB_NAMES and suffix in {"", ":443"}:
         return DOCKER_HUB, _DOCKER_HUB_ADDRESS
-    is_default = port is not None and int(port) in _DEFAULT_PORTS
-    return host if is_default else host + suffix, host + suffix
+    if port is not None and int(port) not in _DEFAULT_PORTS:
+        return host + suffix, host + suffix
+    return DOCKER_HUB if host in _DOCKER_HUB_NAMES else host, host + suffix
 
 
 def _normalise_host(host: str) -> str:
     if host.startswith("["):
         if "%" in host:
-            raise InvalidReferenceError(
-                f"not a registry: {host[:300]!r}: a zone means nothing to another host"
-            )
+            raise InvalidReferenceError(f"not a registry: {host[:300]!r}: a zone means nothing to another host")
         try:
-            return f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]"
+            address = ipaddress.IPv6Address(host[1:-1])
         except ipaddress.AddressValueError:
             raise InvalidReferenceError(f"not a registry: {host[:300]!r} is not an IPv6 address") from None
+        mapped = address.ipv4_mapped  # Python 3.13 began to write these in another way
+        return f"[::ffff:{mapped}]" if mapped else f"[{address.compressed}]"
     if len(host) > _NAME_MAX or not _HOST.fullmatch(host):
         raise InvalidReferenceError(f"not a registry: {host[:300]!r} is not a host name")
     return host

@@ -1,16 +1,30 @@
 """One registry over HTTP: client, credentials, auth, retry."""
 
+from crossmount.registry.authfiles import Credential
+from crossmount.registry.blobs import BlobStream
 from crossmount.registry.client import RegistryClient
+from crossmount.registry.credentials import (
+    CredentialSource,
+    GivenCredentials,
+    NoCredentials,
+    StoredCredentials,
+)
 from crossmount.registry.options import ClientOptions, RetryPolicy
 from crossmount.registry.values import SIZE_UNKNOWN, Mounted, Ping, Prepared, UploadSession
 
 __all__ = [
     "SIZE_UNKNOWN",
+    "BlobStream",
     "ClientOptions",
+    "Credential",
+    "CredentialSource",
+    "GivenCredentials",
     "Mounted",
+    "NoCredentials",
     "Ping",
     "Prepared",
     "RegistryClient",
     "RetryPolicy",
+    "StoredCredentials",
     "UploadSession",
 ]

@@ -2,46 +2,84 @@
 
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import httpx
 
+from crossmount.errors import InvalidAnswerError
 from crossmount.events import Observer, ignore
-from crossmount.oci import BlobSource, Digest, Located, Manifest, Reference, Repository
-from crossmount.registry.http import make_client
+from crossmount.oci import BlobSource, Descriptor, Digest, Located, Manifest, Reference, Repository
+from crossmount.registry.blobs import Blobs, BlobStream
+from crossmount.registry.challenge import Basic, Bearer
+from crossmount.registry.credentials import CredentialSource, StoredCredentials
+from crossmount.registry.http import make_client, shown
+from crossmount.registry.lists import Lists
 from crossmount.registry.location import Origin
 from crossmount.registry.manifests import Manifests
 from crossmount.registry.options import ClientOptions
 from crossmount.registry.refusal import refusal
+from crossmount.registry.retry import Retrier
+from crossmount.registry.scope import Wanted, pull, push
 from crossmount.registry.sender import Call, Sender
 from crossmount.registry.uploads import Progress, Uploads
 from crossmount.registry.urls import Endpoints
-from crossmount.registry.values import SIZE_UNKNOWN, Mounted, Prepared, UploadSession
+from crossmount.registry.values import Mounted, Ping, Prepared, UploadSession
+
+_SOURCES_MAX = 40
+"""For how many sources one token is asked; each is a part of a URL, which has its limits."""
 
 
 class RegistryClient:
-    """One registry over HTTP; thin for now."""
+    """One registry over HTTP.
+
+    Requests that may be repeated are, by `options.retry`. Every method raises, besides what it names:
+    RegistryUnreachableError when there is no answer, AccessDeniedError for 401 and 403, RegistryRefusedError for
+    any other no, InvalidAnswerError for an answer outside the specification, CredentialsError when credentials
+    cannot be used or would go to a stranger, and InvalidInputError for a repository on another registry.
+
+    Args:
+        registry: the registry, or anything that lies on it.
+        options: how to reach it.
+        credentials: where credentials come from; by default what docker and podman stored. Asked only if
+            the registry wants some.
+        observer: told of each wait before a request is sent again.
+        clock: seconds, from any start.
+        rng: where the waits' jitter comes from.
+        transport: what carries the requests, instead of sockets; for tests.
+
+    Attributes:
+        registry: the registry, normalised.
+    """
 
     def __init__(
         self,
         registry: str | Located,
         *,
         options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
-        credentials: Any = None,
+        credentials: CredentialSource | None = None,
         observer: Observer = ignore,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        del credentials, observer, clock, rng
         self._endpoints = Endpoints.of(registry, plain_http=options.plain_http)
         self.registry = self._endpoints.registry
         self._http = make_client(options, transport=transport)
-        self._sender = Sender(Origin.of(self._endpoints.root()), self._http)
+        self._sender = Sender(
+            self.registry,
+            self._endpoints.root(),
+            client=self._http,
+            retrier=Retrier(options.retry, observer=observer, clock=clock, rng=rng),
+            credentials=credentials or StoredCredentials(authfile=options.authfile),
+            trusted_realms=options.trusted_realms,
+        )
+        self._blobs = Blobs(self._endpoints, self._sender)
         self._uploads = Uploads(self._endpoints, self._sender)
         self._manifests = Manifests(self._endpoints, self._sender)
+        self._lists = Lists(self._endpoints, self._sender)
 
     async def __aenter__(self) -> Self:
         return self
@@ -53,27 +91,86 @@ class RegistryClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        await self._sender.authorizer.aclose()
         await self._http.aclose()
 
+    async def ping(self) -> Ping:
+        """Greet the registry without credentials, to learn what it is and how it wants to be authorised.
+
+        Raises:
+            InvalidAnswerError: it does not answer as a registry.
+        """
+        answer = await self._sender.bare(Call(method="GET", url=self._endpoints.root()))
+        if answer.status not in {200, 401}:
+            raise refusal(answer, "GET")
+        version = answer.headers.get("docker-distribution-api-version")
+        if answer.status == 200 and version is None and answer.content_type == "text/html":
+            raise InvalidAnswerError(f"GET {shown(answer.url)}: a web page: is this a registry?")
+        same = Origin.of(answer.url) == self._sender.origin
+        challenges = answer.headers.get_list("www-authenticate") if same else []
+        match self._sender.authorizer.learn(challenges):
+            case Bearer(realm):
+                return Ping(status=answer.status, version=version, scheme="bearer", realm_host=_host(realm))
+            case Basic():
+                return Ping(status=answer.status, version=version, scheme="basic")
+        return Ping(status=answer.status, version=version)
+
+    async def credential_origin(self, repository: Repository | None = None) -> str | None:
+        """Return where the credentials for a repository (or the registry) are from, or None if there are none."""
+        return await self._sender.authorizer.whose("" if repository is None else repository.name)
+
     async def head_blob(self, repository: Repository, digest: Digest) -> int | None:
-        """Ask whether `repository` holds a blob: its size in bytes, `SIZE_UNKNOWN`, or None if it does not."""
-        answer = await self._sender.send(Call(method="HEAD", url=self._endpoints.blob(repository, digest)))
-        if answer.status == 404:
-            return None
-        if answer.status != 200:
-            raise refusal(answer, "HEAD")
-        size = answer.headers.get("content-length", "")
-        return int(size) if size.isdecimal() else SIZE_UNKNOWN
+        """Ask whether a repository holds a blob.
+
+        Returns:
+            Its size in bytes; `SIZE_UNKNOWN` (-1) if it is there and the registry does not tell its size; None if
+            it is not there.
+        """
+        return await self._blobs.head(repository, digest)
+
+    def stream_blob(
+        self, repository: Repository, digest: Digest, *, offset: int = 0
+    ) -> AbstractAsyncContextManager[BlobStream]:
+        """Read a blob from `offset` on: `async with … as stream`, then `async for part in stream`.
+
+        A connection that is cut is opened again where it was. Read whole, the bytes are verified.
+
+        Raises:
+            RegistryRefusedError: on entering, with status 404 if the repository does not hold it.
+            InvalidAnswerError: at the end, the bytes have another digest.
+        """
+        return self._blobs.stream(repository, digest, offset=offset)
 
     async def prepare(self, dest: Repository, sources: Collection[Repository]) -> Prepared:
-        """Say which mounts are coming."""
-        del dest, sources
-        return Prepared()
+        """Say which mounts into `dest` are coming, so that one token serves them all.
+
+        Sends nothing, unless the registry is known to want a token: then that is asked for now.
+
+        Returns:
+            Which sources no token is given for, as far as is known already.
+        """
+        self._endpoints.uploads(dest)  # both must be on this registry
+        for source in sources:
+            self._endpoints.uploads(source)
+        wanted = tuple(pull(source) for source in list(sources)[:_SOURCES_MAX])
+        self._sender.authorizer.expect(dest.name, wanted)
+        admission = await self._sender.authorizer.admit(dest.name, Wanted((push(dest),)))
+        refused = () if admission.token is None else admission.token.refused
+        return Prepared(refused=frozenset(source for source in sources if pull(source) in refused))
 
     async def mount_blob(
         self, dest: Repository, digest: Digest, source: Repository | None
     ) -> Mounted | UploadSession:
-        """Ask the registry to mount a blob."""
+        """Ask the registry to mount a blob into `dest`.
+
+        Args:
+            dest: where it is to be.
+            digest: which blob.
+            source: the repository that holds it, on the same registry; None lets the registry find it.
+
+        Returns:
+            `Mounted` (201), or the session that the registry opened instead (202).
+        """
         return await self._uploads.mount(dest, digest, source)
 
     async def start_upload(self, dest: Repository) -> UploadSession:
@@ -88,18 +185,59 @@ class RegistryClient:
         chunk_size: int | None = None,
         on_progress: Progress | None = None,
     ) -> None:
-        """Upload a blob into a session."""
-        del chunk_size
-        await self._uploads.upload(session, blob, on_progress=on_progress)
+        """Upload a blob into a session: in one request, or in chunks; after trouble resumed, or begun anew.
+
+        Args:
+            session: what `start_upload` or `mount_blob` gave; it is used up.
+            blob: it is opened for each request that sends a part of it.
+            chunk_size: bytes in one request; the session's own minimum counts too.
+            on_progress: told how many of the blob's bytes are on their way.
+
+        Raises:
+            InvalidLayoutError: the blob has not the size that its descriptor says.
+        """
+        await self._uploads.upload(session, blob, chunk_size=chunk_size, on_progress=on_progress)
 
     async def cancel_upload(self, session: UploadSession) -> None:
-        """Cancel a session, best effort."""
+        """Let a session go. Best effort: whatever the registry says, or does not, is no error."""
         await self._uploads.cancel(session)
 
+    async def head_manifest(self, reference: Reference) -> Descriptor | None:
+        """Ask for a manifest's descriptor; None if it is not there."""
+        return await self._manifests.head(reference)
+
     async def get_manifest(self, reference: Reference) -> Manifest:
-        """Fetch a manifest or an index."""
+        """Fetch a manifest or an index, at most 4 MiB, and verify its digest.
+
+        Raises:
+            RegistryRefusedError: with status 404 if it is not there.
+            InvalidAnswerError: the bytes have another digest, or are no manifest.
+        """
         return await self._manifests.get(reference)
 
     async def put_manifest(self, reference: Reference, manifest: Manifest) -> Digest:
-        """Put a manifest or an index."""
+        """Put a manifest or an index under the reference's tag, or else its own digest.
+
+        Returns:
+            Its digest.
+
+        Raises:
+            BlobUnknownError: the repository lacks a blob that it names.
+            InvalidInputError: the reference has another digest.
+        """
         return await self._manifests.put(reference, manifest)
+
+    def list_tags(self, repository: Repository) -> AsyncIterator[str]:
+        """Yield a repository's tags, page after page."""
+        return self._lists.tags(repository)
+
+    def catalog(self) -> AsyncIterator[str]:
+        """Yield the names of the registry's repositories, page after page; many registries refuse."""
+        return self._lists.catalog()
+
+
+def _host(realm: str) -> str | None:
+    try:
+        return httpx.URL(realm).host or None
+    except (httpx.InvalidURL, UnicodeError):
+        return None

@@ -5,7 +5,7 @@ The client holds no credentials, no cookies and no redirects: what a request car
 
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -32,13 +32,13 @@ class Body:
     """What a request sends: `size` bytes, opened anew each time the request is sent."""
 
     size: int
-    open: Callable[[], AsyncIterator[bytes]]
+    open: Callable[[], AsyncGenerator[bytes]]
 
     @classmethod
     def of(cls, content: bytes) -> "Body":
         """Return a body that is in memory."""
 
-        async def stream() -> AsyncIterator[bytes]:
+        async def stream() -> AsyncGenerator[bytes]:
             yield content
 
         return cls(len(content), stream)
@@ -55,6 +55,7 @@ class Answer:
         url: what was asked in the end, after redirects.
         body: the bytes; empty if there were too many of them (`too_long`) or they are in `stream`.
         stream: an open response, whoever gets it closes it.
+        visitor: whose credentials were shown, in words.
     """
 
     url: httpx.URL
@@ -63,6 +64,12 @@ class Answer:
     body: bytes = field(default=b"", repr=False)
     too_long: bool = False
     stream: httpx.Response | None = field(default=None, repr=False)
+    visitor: str = "no credentials"
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status < 300
 
     @property
     def content_type(self) -> str:
@@ -134,16 +141,25 @@ async def exchange(
     """Send one request, raising httpx's own exceptions; neither redirects nor Authorization are added.
 
     Args:
+        client: what to send over.
+        method: the method.
+        url: absolute.
+        headers: besides those of the client.
+        body: what to send.
         limit: how many bytes of a 2xx answer's body are read; of other answers it is `ERROR_BYTES_MAX`.
         streamed: leave a 2xx answer's body unread in `Answer.stream`.
     """
     sent = dict(headers)
-    content: AsyncIterator[bytes] | None = None
+    content: AsyncGenerator[bytes] | None = None
     if body is not None:
         sent["Content-Length"] = str(body.size)
         content = body.open() if body.size else None
     request = client.build_request(method, url, headers=sent, content=content)
-    response = await client.send(request, stream=True, follow_redirects=False)
+    try:
+        response = await client.send(request, stream=True, follow_redirects=False)
+    finally:
+        if content is not None:
+            await content.aclose()  # a request that was cut leaves it, and the file it reads, open
     good = response.is_success
     if streamed and good:
         return Answer(url, response.status_code, response.headers, stream=response)
@@ -206,17 +222,13 @@ def is_distrust(error: BaseException) -> bool:
     return False
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Say in a few words what went wrong on the way, without anything that was sent."""
     match error:
         case httpx.ConnectTimeout():
             return "no connection in time"
-        case httpx.PoolTimeout():
-            return "no free connection in time"
         case httpx.TimeoutException():
             return "no answer in time"
-        case httpx.ConnectError():
-            return one_line(str(error)) or "no connection"
         case httpx.ProxyError():
             return f"the proxy refused: {one_line(str(error))}"
         case httpx.NetworkError() | httpx.RemoteProtocolError():

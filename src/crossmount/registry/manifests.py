@@ -1,11 +1,12 @@
 """Manifests and tags over HTTP (distribution specification, "Pulling manifests", "Pushing Manifests")."""
 
 from crossmount.errors import InvalidAnswerError, InvalidDigestError, InvalidInputError, InvalidManifestError
-from crossmount.oci import Digest, Manifest, Reference
+from crossmount.oci import Descriptor, Digest, Manifest, Reference
 from crossmount.oci.descriptor import ACCEPT
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
 from crossmount.registry.http import Answer, Body, shown
 from crossmount.registry.refusal import refusal
+from crossmount.registry.scope import Wanted, pull, push
 from crossmount.registry.sender import Call, Sender
 from crossmount.registry.urls import Endpoints
 
@@ -17,11 +18,42 @@ class Manifests:
         self._endpoints = endpoints
         self._sender = sender
 
+    async def head(self, reference: Reference) -> Descriptor | None:
+        """See `RegistryClient.head_manifest`."""
+        url = self._endpoints.manifest(reference, _pulled(reference))
+        answer = await self._sender.send(
+            Call(
+                method="HEAD",
+                url=url,
+                name=reference.name,
+                wanted=Wanted((pull(reference.repository),)),
+                headers={"Accept": ACCEPT},
+            )
+        )
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise refusal(answer, "HEAD")
+        digest = _told_digest(answer) or reference.digest
+        size, kind = answer.headers.get("content-length", ""), _followed_type(answer)
+        if digest is None or kind is None or not (size.isascii() and size.isdecimal() and len(size) < 10):
+            return (await self.get(reference)).descriptor  # all three headers are only "should"
+        if reference.digest not in {None, digest} and digest.algorithm == str(reference.digest)[:6]:
+            raise InvalidAnswerError(f"HEAD {shown(url)}: the registry answered for {digest}")
+        return Descriptor(kind, reference.digest or digest, int(size))
+
     async def get(self, reference: Reference) -> Manifest:
         """See `RegistryClient.get_manifest`."""
         url = self._endpoints.manifest(reference, _pulled(reference))
         answer = await self._sender.send(
-            Call(method="GET", url=url, headers={"Accept": ACCEPT}, limit=MANIFEST_BYTES_MAX)
+            Call(
+                method="GET",
+                url=url,
+                name=reference.name,
+                wanted=Wanted((pull(reference.repository),)),
+                headers={"Accept": ACCEPT},
+                limit=MANIFEST_BYTES_MAX,
+            )
         )
         if answer.status != 200:
             raise refusal(answer, "GET")
@@ -45,6 +77,8 @@ class Manifests:
             Call(
                 method="PUT",
                 url=url,
+                name=reference.name,
+                wanted=Wanted((push(reference.repository),)),
                 headers={"Content-Type": manifest.descriptor.media_type},
                 body=Body.of(manifest.content),
             )

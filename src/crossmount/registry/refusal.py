@@ -19,7 +19,7 @@ _BLOB_UNKNOWN = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
 _ERRORS_SHOWN = 3
 _WORDS = {
-    401: "it wants other credentials than it was given",
+    401: "not with these credentials",
     403: "not allowed",
     404: "not there",
     405: "the registry does not support this",
@@ -59,6 +59,8 @@ def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryE
     """Return the error that `answer` to `method` is.
 
     Args:
+        answer: any that does not say yes.
+        method: the request's method, for the message.
         manifest: whether a manifest was put, so that an unknown blob is one that the manifest names.
     """
     where = f"{method} {shown(answer.url)}"
@@ -74,6 +76,7 @@ def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryE
     kind = RegistryRefusedError
     if answer.status in {401, 403}:
         kind = AccessDeniedError
+        message += f" ({answer.visitor})"
     elif manifest and _BLOB_UNKNOWN.intersection(errors.codes):
         kind = BlobUnknownError
     return kind(message, status=answer.status, codes=errors.codes)

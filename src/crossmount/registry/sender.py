@@ -1,15 +1,21 @@
 """How a request reaches one registry: authorised, followed, repeated, and with httpx's errors as ours."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import httpx
 
 from crossmount.errors import InvalidAnswerError
 from crossmount.registry import http
+from crossmount.registry.auth import TokenRequest
+from crossmount.registry.authorizer import NO_PASS, Authorizer
+from crossmount.registry.credentials import CredentialSource
 from crossmount.registry.http import Answer, Body
 from crossmount.registry.location import Origin, resolve
 from crossmount.registry.quiet import unlogged
+from crossmount.registry.retry import Retrier
+from crossmount.registry.scope import NOTHING, Wanted
 
 REDIRECTS_MAX = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -20,31 +26,59 @@ class Call:
     """One request, before it is known what authorises it.
 
     Attributes:
+        name: the repository whose credentials count, "" for the registry as such.
+        wanted: what it wants to be allowed.
         body: what is sent; it is opened anew for each attempt.
         limit: how many bytes a 2xx answer may have.
         streamed: leave a 2xx answer's body unread.
-        repeat: whether the request may simply be sent again after trouble.
+        repeat: whether it may simply be sent again after trouble.
+        renew: whether a 401 is worth a new token.
     """
 
     method: str
     url: httpx.URL
+    name: str = ""
+    wanted: Wanted = NOTHING
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = None
     limit: int = http.ERROR_BYTES_MAX
     streamed: bool = False
     repeat: bool = True
+    renew: bool = True
 
 
 class Sender:
     """Sends requests to one registry, and to where its answers point.
 
     Args:
-        origin: the registry's scheme, host and port; only it is given Authorization.
+        registry: the registry, normalised.
+        root: its address; only that origin is given Authorization.
         client: holds no credentials; whoever made it closes it.
+        retrier: when to send again.
+        credentials: where credentials come from.
+        trusted_realms: hosts that the user trusts with them.
     """
 
-    def __init__(self, origin: Origin, client: httpx.AsyncClient) -> None:
-        self.origin = origin
+    def __init__(
+        self,
+        registry: str,
+        root: httpx.URL,
+        *,
+        client: httpx.AsyncClient,
+        retrier: Retrier,
+        credentials: CredentialSource,
+        trusted_realms: Collection[str] = (),
+    ) -> None:
+        self.origin = Origin.of(root)
+        self.retrier = retrier
+        self.authorizer = Authorizer(
+            registry,
+            root,
+            credentials=credentials,
+            trusted=trusted_realms,
+            fetch=self._fetch_token,
+            clock=retrier.clock,
+        )
         self._client = client
 
     async def send(self, call: Call) -> Answer:
@@ -52,15 +86,58 @@ class Sender:
 
         Raises:
             RegistryUnreachableError: no answer, after all attempts.
+            RegistryRefusedError: no token was to be had, or the registry wants to be left alone for too long.
             InvalidAnswerError: an answer that may not be followed, or that is too long.
+            CredentialsError: credentials cannot be used, or would go to a stranger.
         """
-        with http.translated(call.method, call.url):
-            answer = await self._follow(call, None)
-        if answer.too_long and answer.status < 300:
-            raise InvalidAnswerError(
-                f"{call.method} {http.shown(call.url)}: the answer has more than {call.limit} bytes"
-            )
+        return await self._send(call.method, call.url, partial(self._authorised, call), call=call)
+
+    async def bare(self, call: Call) -> Answer:
+        """Send `call` without Authorization, redirects followed."""
+        return await self._send(call.method, call.url, partial(self._follow, call, None), call=call)
+
+    async def _fetch_token(self, request: TokenRequest) -> Answer:
+        """Ask a realm for a token; where it would send us is not followed."""
+        headers = {"Accept": "application/json"}
+        if request.form is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        call = Call(
+            method=request.method,
+            url=request.url,
+            headers=headers,
+            body=None if request.form is None else Body.of(request.form),
+        )
+        send = partial(self._once, call, request.authorization)
+        return await self._send(call.method, call.url, send, call=call)
+
+    async def _send(
+        self, method: str, url: httpx.URL, send: Callable[[], Awaitable[Answer]], *, call: Call
+    ) -> Answer:
+        with http.translated(method, url):
+            if call.repeat:
+                answer = await self.retrier.run(method, url.host, send)
+            else:
+                await self.retrier.respect_pause(
+                    url.host, until=self.retrier.clock() + self.retrier.policy.deadline
+                )
+                answer = self.retrier.heed(url.host, await send())
+        if answer.too_long and answer.is_good:
+            raise InvalidAnswerError(f"{method} {http.shown(url)}: the answer has more than {call.limit} bytes")
         return answer
+
+    async def _authorised(self, call: Call) -> Answer:
+        """Send once; after a 401 once more, if there is something better to show."""
+        if Origin.of(call.url) != self.origin:
+            return await self._follow(call, None)
+        used = await self.authorizer.admit(call.name, call.wanted)
+        answer = await self._follow(call, used.header)
+        if answer.status == 401 and call.renew and Origin.of(answer.url) == self.origin:
+            challenges = answer.headers.get_list("www-authenticate")
+            better = await self.authorizer.readmit(call.name, call.wanted, used, challenges)
+            if better is not None:
+                used = better
+                answer = await self._follow(call, used.header)
+        return answer if used is NO_PASS else replace(answer, visitor=used.origin)
 
     async def _follow(self, call: Call, authorization: str | None) -> Answer:
         """Send once, and follow redirects of GET and HEAD by hand; Authorization never leaves the registry."""

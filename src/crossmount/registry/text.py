@@ -6,7 +6,7 @@ WORDS_MAX = 300
 
 
 def one_line(text: str, *, limit: int = WORDS_MAX) -> str:
-    """Return `text` on one line: control and format characters become spaces, and it is cut at `limit` characters."""
+    """Return `text` on one line: controls and format characters become spaces, cut at `limit` characters."""
     clean = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text[: 4 * limit])
     joined = " ".join(clean.split())
     return joined if len(joined) <= limit else joined[:limit] + "…"

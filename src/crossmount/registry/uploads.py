@@ -1,73 +1,194 @@
 """Mounts and uploads (distribution specification, "Pushing blobs")."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 
 import httpx
 
-from crossmount.errors import InvalidLayoutError
+from crossmount.errors import CrossmountError, InvalidLayoutError, RegistryUnreachableError
 from crossmount.oci import BlobSource, Digest, Repository
+from crossmount.registry import scope
 from crossmount.registry.http import NO_BODY, Answer, Body
 from crossmount.registry.location import resolve, with_query
+from crossmount.registry.patience import Patience
 from crossmount.registry.refusal import refusal
+from crossmount.registry.resume import Outcome, Step, UploadState, after, begin, read_range
+from crossmount.registry.retry import is_passing
+from crossmount.registry.scope import Wanted
 from crossmount.registry.sender import Call, Sender
 from crossmount.registry.urls import Endpoints
 from crossmount.registry.values import Mounted, UploadSession
 
 Progress = Callable[[int], None]
+"""Told how many of a blob's bytes are on their way; the number falls if an upload must begin anew."""
+
+CANCEL_SECONDS = 5.0
+
+_OCTETS = {"Content-Type": "application/octet-stream"}
 
 
 class Uploads:
+    """The mounts and uploads of one registry."""
+
     def __init__(self, endpoints: Endpoints, sender: Sender) -> None:
         self._endpoints = endpoints
         self._sender = sender
 
     async def mount(self, dest: Repository, digest: Digest, source: Repository | None) -> Mounted | UploadSession:
-        answer = await self._sender.send(
-            Call(method="POST", url=self._endpoints.mount(dest, digest, source), body=NO_BODY)
+        """See `RegistryClient.mount_blob`."""
+        call = Call(
+            method="POST",
+            url=self._endpoints.mount(dest, digest, source),
+            name=dest.name,
+            wanted=Wanted((scope.push(dest),), () if source is None else (scope.pull(source),)),
+            body=NO_BODY,
         )
-        if answer.status == 201:
-            return Mounted()
-        return _session(answer, "POST", dest)
+        answer = await self._sender.send(call)
+        return Mounted() if answer.status == 201 else _session(answer, dest)
 
     async def start(self, dest: Repository) -> UploadSession:
-        answer = await self._sender.send(Call(method="POST", url=self._endpoints.uploads(dest), body=NO_BODY))
-        return _session(answer, "POST", dest)
-
-    async def upload(self, session: UploadSession, blob: BlobSource, *, on_progress: Progress | None) -> None:
-        size = blob.descriptor.size
-        url = with_query(httpx.URL(session.location), f"digest={blob.descriptor.digest}")
-
-        async def read() -> AsyncIterator[bytes]:
-            sent = 0
-            async for data in blob.stream(0):
-                yield data
-                sent += len(data)
-                if on_progress is not None:
-                    on_progress(sent)
-            if sent != size:
-                raise InvalidLayoutError(f"blob {blob.descriptor.digest}: {sent} bytes, not {size}")
-
-        answer = await self._sender.send(
-            Call(
-                method="PUT",
-                url=url,
-                headers={"Content-Type": "application/octet-stream"},
-                body=Body(size, read),
-                repeat=False,
-            )
-        )
-        if answer.status != 201:
-            raise refusal(answer, "PUT")
+        """See `RegistryClient.start_upload`."""
+        answer = await self._sender.send(self._call("POST", self._endpoints.uploads(dest), dest, NO_BODY))
+        return _session(answer, dest)
 
     async def cancel(self, session: UploadSession) -> None:
-        await self._sender.send(Call(method="DELETE", url=httpx.URL(session.location), repeat=False))
+        """See `RegistryClient.cancel_upload`."""
+        call = self._call("DELETE", httpx.URL(session.location), session.repository)
+        with contextlib.suppress(CrossmountError, TimeoutError):  # the registry lets go of it by itself, in time
+            async with asyncio.timeout(CANCEL_SECONDS):
+                await self._sender.send(replace(call, repeat=False, renew=False))
+
+    async def upload(
+        self,
+        session: UploadSession,
+        blob: BlobSource,
+        *,
+        chunk_size: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> None:
+        """See `RegistryClient.upload_blob`."""
+        state = begin(session, blob.descriptor.size, chunk_size)
+        patience = Patience(self._sender.retrier, method="PUT", host=self._sender.origin.host)
+        while state.step is not Step.DONE:
+            outcome, found = await self._do(state, blob, on_progress, patience)
+            previous, state = state, after(state, outcome, found)
+            patience.note_progress(state.session.offset)
+            if state.step is Step.START_AGAIN and previous.step is not Step.START_AGAIN:
+                await self.cancel(state.session)
+
+    async def _do(
+        self, state: UploadState, blob: BlobSource, on_progress: Progress | None, patience: Patience
+    ) -> tuple[Outcome, UploadSession | None]:
+        """Do a state's step."""
+        session, digest = state.session, blob.descriptor.digest
+        location = httpx.URL(session.location)
+        match state.step:
+            case Step.ASK_BLOB:
+                return await self._ask_blob(session.repository, digest), None
+            case Step.ASK_OFFSET:
+                return await self._ask_offset(session)
+            case Step.START_AGAIN:
+                return Outcome.TOOK, await self.start(session.repository)
+            case Step.SEND_CHUNK:
+                body = _part(blob, session.offset, state.end, on_progress)
+                call = self._call("PATCH", location, session.repository, body)
+                headers = {**_OCTETS, "Content-Range": f"{session.offset}-{state.end - 1}"}
+                return await self._send(replace(call, headers=headers), state, patience)
+        body = _part(blob, 0, state.size, on_progress) if state.step is Step.SEND_ALL else NO_BODY
+        call = self._call("PUT", with_query(location, f"digest={digest}"), session.repository, body)
+        return await self._send(replace(call, headers=_OCTETS), state, patience)
+
+    async def _send(
+        self, call: Call, state: UploadState, patience: Patience
+    ) -> tuple[Outcome, UploadSession | None]:
+        """Send bytes, once: what to do after trouble is decided anew each time."""
+        try:
+            answer = await self._sender.send(replace(call, repeat=False))
+        except RegistryUnreachableError as error:
+            await patience.bear(error)
+            return Outcome.TROUBLE, None
+        if answer.status == 201 or (answer.is_good and answer.status != 202 and call.method == "PUT"):
+            return Outcome.STORED, None
+        if answer.status == 202 and call.method == "PATCH":
+            return Outcome.TOOK, _moved(answer, state)
+        if answer.status in {404, 416} or is_passing(answer) or (answer.status == 400 and state.resumed):
+            await patience.bear(refusal(answer, call.method), answer)
+            if answer.status in {400, 404}:  # 400: what was resumed is not the blob
+                return Outcome.GONE, None
+            return Outcome.TROUBLE if is_passing(answer) else Outcome.OUT_OF_STEP, None
+        raise refusal(answer, call.method)
+
+    async def _ask_blob(self, repository: Repository, digest: Digest) -> Outcome:
+        call = self._call("HEAD", self._endpoints.blob(repository, digest), repository)
+        return Outcome.STORED if (await self._sender.send(call)).status == 200 else Outcome.GONE
+
+    async def _ask_offset(self, session: UploadSession) -> tuple[Outcome, UploadSession | None]:
+        answer = await self._sender.send(self._call("GET", httpx.URL(session.location), session.repository))
+        if not answer.is_good:
+            return (Outcome.GONE if answer.status == 404 else Outcome.OUT_OF_STEP), None
+        offset = read_range(answer.headers.get("range")) or 0
+        return Outcome.TOOK, replace(session, location=_next_location(answer, session), offset=offset)
+
+    def _call(self, method: str, url: httpx.URL, repository: Repository, body: Body | None = None) -> Call:
+        wanted = Wanted((scope.push(repository),))
+        return Call(method=method, url=url, name=repository.name, wanted=wanted, body=body)
 
 
-def _session(answer: Answer, method: str, repository: Repository) -> UploadSession:
+def _session(answer: Answer, repository: Repository) -> UploadSession:
+    """Read a session from a 202.
+
+    Raises:
+        RegistryError: it is none, or has no Location that may be followed.
+    """
     if answer.status != 202:
-        raise refusal(answer, method)
+        raise refusal(answer, "POST")
     url = resolve(answer.headers.get("location"), request=answer.url)
     least = answer.headers.get("oci-chunk-min-length", "")
-    return UploadSession(
-        repository=repository, location=str(url), min_chunk=int(least) if least.isdecimal() else 0
-    )
+    is_number = least.isascii() and least.isdecimal() and len(least) < 12
+    return UploadSession(repository=repository, location=str(url), min_chunk=int(least) if is_number else 0)
+
+
+def _next_location(answer: Answer, session: UploadSession) -> str:
+    """Return where the session goes on: where the answer says, or where it was (ECR's PATCH may not say)."""
+    location = answer.headers.get("location")
+    return str(resolve(location, request=answer.url)) if location else session.location
+
+
+def _moved(answer: Answer, state: UploadState) -> UploadSession:
+    """Return the session after a chunk; a registry may have taken less of it than was sent."""
+    told = read_range(answer.headers.get("range"))
+    offset = told if told is not None and state.session.offset < told <= state.end else state.end
+    return replace(state.session, location=_next_location(answer, state.session), offset=offset)
+
+
+def _part(blob: BlobSource, start: int, end: int, on_progress: Progress | None) -> Body:
+    """Return the bytes of a blob from `start` to `end` as a body that can be opened again.
+
+    Raises:
+        InvalidLayoutError: on reading, the blob has not the size that its descriptor says.
+    """
+    descriptor = blob.descriptor
+
+    async def read() -> AsyncGenerator[bytes]:
+        at = start
+        parts = blob.stream(start)
+        try:
+            async for part in parts:
+                data = part if at + len(part) <= end else part[: end - at]
+                at += len(part)
+                if at > descriptor.size:
+                    raise InvalidLayoutError(f"blob {descriptor.digest}: more than its {descriptor.size} bytes")
+                yield data
+                if on_progress is not None:
+                    on_progress(min(at, end))
+                if end <= at and end < descriptor.size:
+                    break
+        finally:
+            if isinstance(parts, AsyncGenerator):
+                await parts.aclose()
+        if at < end:
+            raise InvalidLayoutError(f"blob {descriptor.digest}: {at} bytes instead of {descriptor.size}")
+
+    return Body(end - start, read)

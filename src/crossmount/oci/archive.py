@@ -1,0 +1,145 @@
+"""An image layout in a tar: its table is read once, nothing is extracted, a blob is a part of the file."""
+
+import posixpath
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from crossmount.errors import InvalidLayoutError
+from crossmount.oci.layout_files import Extent, reading
+
+MEMBERS_MAX = 100_000
+"""More files than any image has; a table of more is not worth the memory."""
+
+_LINKS_MAX = 16
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+    b"\xfd7zXZ\x00": ("xz", "unxz"),
+    b"BZh": ("bzip2", "bunzip2"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One entry of the table.
+
+    Attributes:
+        link: the name that a link stands for; None where it leads out of the archive.
+        trouble: why it cannot be read as a file; empty if it can.
+    """
+
+    start: int
+    size: int
+    is_link: bool = False
+    link: str | None = None
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveFiles:
+    """A layout that is a tar; where two members have one name the last counts, as in extracting."""
+
+    path: Path
+    members: Mapping[str, _Member]
+    is_whole: bool
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read the table of a tar.
+
+        Raises:
+            InvalidLayoutError: it is no tar, compressed, damaged, or has members that lead out of it.
+        """
+        with reading(path):
+            if not path.is_file():
+                raise InvalidLayoutError(f"{path}: neither a directory nor a file")
+            with path.open("rb") as file:
+                head, length = file.read(8), file.seek(0, 2)
+            _refuse_foreign_head(path, head)
+            try:
+                with tarfile.open(path, "r:") as tar:
+                    members = _table(path, tar, length)
+                    is_whole = _has_end_mark(path, tar.offset)
+            except (tarfile.TarError, EOFError, ArithmeticError, LookupError) as error:
+                raise InvalidLayoutError(f"{path}: not a whole tar: {error}") from error
+        return cls(path, members, is_whole)
+
+    @property
+    def where(self) -> str:
+        """The archive; a name that is missing in a torn one is no wonder."""
+        return str(self.path) if self.is_whole else f"{self.path} (damaged or cut off: no end mark)"
+
+    def find(self, name: str) -> Extent | None:
+        """Find a member; links are followed inside the archive."""
+        current = name
+        for _ in range(_LINKS_MAX):
+            member = self.members.get(current)
+            if member is None:
+                return None
+            if member.trouble:
+                raise InvalidLayoutError(f"{self.where}: {current}: {member.trouble}")
+            if not member.is_link:
+                return Extent(self.path, member.start, member.size)
+            if member.link is None:
+                raise InvalidLayoutError(f"{self.where}: {current}: a link that leads out of the archive")
+            current = member.link
+        raise InvalidLayoutError(f"{self.where}: {name}: links that lead to each other")
+
+    def folder_with(self, name: str) -> str | None:
+        """Look into every folder."""
+        return next((found[: -len(name) - 1] for found in self.members if found.endswith(f"/{name}")), None)
+
+
+def _refuse_foreign_head(path: Path, head: bytes) -> None:
+    if not head:
+        raise InvalidLayoutError(f"{path}: an empty file")
+    for magic, (kind, tool) in _COMPRESSED.items():
+        if head.startswith(magic):
+            raise InvalidLayoutError(
+                f"{path}: compressed with {kind}: decompress it first, for example with {tool}: "
+                f"its blobs are read in place"
+            )
+
+
+def _table(path: Path, tar: tarfile.TarFile, length: int) -> dict[str, _Member]:
+    members: dict[str, _Member] = {}
+    for count, info in enumerate(tar):
+        if count >= MEMBERS_MAX:
+            raise InvalidLayoutError(f"{path}: more than {MEMBERS_MAX} members: not an image layout")
+        name = _inside(info.name)
+        if name is None:
+            raise InvalidLayoutError(
+                f"{path}: its member {info.name[:200]!r} leads out of it: not an image layout"
+            )
+        members[name] = _member(name, info, length)
+    return members
+
+
+def _member(name: str, info: tarfile.TarInfo, length: int) -> _Member:
+    if info.islnk():
+        return _Member(0, 0, is_link=True, link=_inside(info.linkname))
+    if info.issym():
+        return _Member(0, 0, is_link=True, link=_inside(posixpath.join(posixpath.dirname(name), info.linkname)))
+    if info.issparse():
+        return _Member(0, 0, trouble="a sparse member, whose bytes are not in one piece: make the tar without -S")
+    if not info.isreg():
+        return _Member(0, 0, trouble="not a file")
+    if info.offset_data + info.size > length:
+        return _Member(0, 0, trouble="cut off: the archive ends before it does")
+    return _Member(info.offset_data, info.size)
+
+
+def _inside(name: str) -> str | None:
+    """Return a member's name in one spelling, None if it is absolute or climbs out."""
+    plain = posixpath.normpath(name)
+    return None if plain.startswith(("/", "../")) or plain == ".." else plain
+
+
+def _has_end_mark(path: Path, offset: int) -> bool:
+    """Tell whether the table was read to a block of zeros, which ends a tar, and not to the end of the file."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)

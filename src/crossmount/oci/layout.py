@@ -1,0 +1,222 @@
+"""Image layouts (image specification, image-layout.md), as a directory and as a tar.
+
+A tar is what `docker save` (25 and later), `docker buildx build --output type=oci`, skopeo and podman write.
+All of this blocks for a few small files; from an event loop call it with `asyncio.to_thread`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from crossmount.errors import InvalidInputError, InvalidLayoutError, InvalidManifestError
+from crossmount.oci.archive import ArchiveFiles
+from crossmount.oci.descriptor import REF_NAME, Descriptor
+from crossmount.oci.image import Image, read_image
+from crossmount.oci.layout_files import DirectoryFiles, LayoutFiles, read
+from crossmount.oci.manifest import MANIFEST_BYTES_MAX, Manifest
+from crossmount.oci.reference import Reference
+
+__all__ = ["Image", "Layout", "NamedImage", "load_image", "open_layout"]
+
+CONTAINERD_NAME = "io.containerd.image.name"
+LAYOUT_VERSION = "1.0.0"
+
+_LAYOUT_BYTES_MAX = 64 * 1024
+_SCHEMES = ("oci", "oci-archive")
+_ELSEWHERE = ("docker", "docker-daemon", "docker-archive", "containers-storage", "dir", "ostree", "sif")
+
+
+@dataclass(frozen=True, slots=True)
+class NamedImage:
+    """An entry of a layout's `index.json`.
+
+    Attributes:
+        names: the tags and full names that the layout gives it, maybe none.
+    """
+
+    descriptor: Descriptor
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " = ".join(self.names) or str(self.descriptor.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A layout that was opened.
+
+    Attributes:
+        images: what it holds, each digest once.
+        tag: the image that its source named, if it did.
+    """
+
+    images: tuple[NamedImage, ...]
+    tag: str | None
+    files: LayoutFiles = field(repr=False)
+
+    def select(self, tag: str | None = None) -> Image:
+        """Read one image.
+
+        Args:
+            tag: a tag, a full name, or a digest; None is the one that the layout's source named, or the only one.
+
+        Raises:
+            InvalidLayoutError: no image is meant by that, or several, or the image is not whole.
+            InvalidManifestError: a manifest of it cannot be followed.
+        """
+        wanted = self.tag if tag is None else tag
+        found = self.images if wanted is None else self._named(wanted)
+        if len(found) == 1:
+            return read_image(self.files, found[0].descriptor)
+        held = ", ".join(str(image) for image in (found or self.images)[:20])
+        if not self.images:
+            raise InvalidLayoutError(f"{self.files.where}: a layout without an image")
+        if wanted is None:
+            raise InvalidLayoutError(f"{self.files.where}: several images, choose one by its tag: {held}")
+        many = "is the name of several images" if found else "names no image of it; it has"
+        raise InvalidLayoutError(f"{self.files.where}: {wanted!r:.300} {many}: {held}")
+
+    def _named(self, wanted: str) -> tuple[NamedImage, ...]:
+        """Find images by the name as it stands; else by what the name means."""
+        exact = tuple(i for i in self.images if wanted in i.names or wanted == i.descriptor.digest)
+        return exact or tuple(i for i in self.images if any(_means(name, wanted) for name in i.names))
+
+
+def open_layout(source: str | Path) -> Layout:
+    """Open an image layout.
+
+    Args:
+        source: `oci:DIRECTORY[:TAG]`, `oci-archive:FILE[:TAG]`, or the path alone of a directory or a tar. As for
+            skopeo, the tag begins at the first colon; but where only a path with a colon exists, that is meant.
+
+    Raises:
+        InvalidLayoutError: there is no layout, or none that can be read.
+    """
+    scheme, path, tag = _parse_source(source)
+    with_hint = f"{path}: no such file or directory{_source_hint(source, path)}"
+    if not (path.exists() or path.is_symlink()):
+        raise InvalidLayoutError(with_hint)
+    is_directory = path.is_dir()
+    if scheme and is_directory != (scheme == "oci"):
+        right = f"oci:{path}" if is_directory else f"oci-archive:{path}"
+        raise InvalidLayoutError(f"{path}: {'a' if is_directory else 'not a'} directory: write {right}")
+    files: LayoutFiles = DirectoryFiles.open(path) if is_directory else ArchiveFiles.open(path)
+    _check_version(files)
+    return Layout(_images(files), tag, files)
+
+
+def load_image(source: str | Path) -> Image:
+    """Open a layout and read the image that `source` names, or its only one: `open_layout`, then `select`.
+
+    Raises:
+        InvalidLayoutError: there is no such layout or image, or it is not whole.
+        InvalidManifestError: a manifest of it cannot be followed.
+    """
+    return open_layout(source).select()
+
+
+def _parse_source(source: str | Path) -> tuple[Literal["oci", "oci-archive", ""], Path, str | None]:
+    """Return the scheme, the path and the tag."""
+    text = "" if isinstance(source, Path) else source
+    for scheme in ("oci", "oci-archive"):
+        if text.startswith(f"{scheme}:"):
+            path, tag = _split_tag(text[len(scheme) + 1 :])
+            if not path:
+                raise InvalidLayoutError(f"{text!r:.300}: give {scheme}:PATH or {scheme}:PATH:TAG")
+            return scheme, Path(path), tag or None
+    if isinstance(source, str) and (not source or "\0" in source):
+        raise InvalidLayoutError("not a path: it is empty or holds a NUL byte")
+    return "", Path(source), None
+
+
+def _split_tag(text: str) -> tuple[str, str]:
+    """Split at the first colon before which something exists; else leave it whole if that exists."""
+    colons = [at for at, c in enumerate(text) if c == ":"]
+    for at in colons:
+        if Path(text[:at]).exists():
+            return text[:at], text[at + 1 :]
+    if not colons or Path(text).exists():
+        return text, ""
+    return text[: colons[0]], text[colons[0] + 1 :]
+
+
+def _source_hint(source: str | Path, path: Path) -> str:
+    """Say what may have been meant by a bare path that is not there."""
+    text = str(source)
+    if text.startswith(tuple(f"{scheme}:" for scheme in _SCHEMES)):
+        return ""
+    start, colon, rest = text.partition(":")
+    if colon and start in _ELSEWHERE:
+        return f": bring it into a layout first, for example with skopeo copy {text[:200]} oci-archive:image.tar"
+    if colon and Path(start).exists():
+        scheme = "oci" if Path(start).is_dir() else "oci-archive"
+        return f": to choose an image by its tag write {scheme}:{start}:{rest[:200]}"
+    return "" if path.is_absolute() else f" in {Path.cwd()}"
+
+
+def _check_version(files: LayoutFiles) -> None:
+    content = read(files, "oci-layout", limit=_LAYOUT_BYTES_MAX)
+    if content is None:
+        raise InvalidLayoutError(f"{files.where}: {_what_it_is_instead(files)}")
+    try:
+        version = json.loads(content)["imageLayoutVersion"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise InvalidLayoutError(f"{files.where}: its file oci-layout names no imageLayoutVersion") from None
+    if version != LAYOUT_VERSION:
+        raise InvalidLayoutError(
+            f"{files.where}: an image layout of version {version!r:.60}, only {LAYOUT_VERSION} is known"
+        )
+
+
+def _what_it_is_instead(files: LayoutFiles) -> str:
+    has_manifest = files.find("manifest.json") is not None
+    if has_manifest and files.find("version") is not None:
+        return f"skopeo's own format: convert it with skopeo copy dir:{files.where} oci:image"
+    if has_manifest or files.find("repositories") is not None:
+        return (
+            f"a legacy docker-archive: convert it with skopeo copy docker-archive:{files.where} "
+            f"oci-archive:image.tar, or save it with docker 25 or later"
+        )
+    inner = files.folder_with("oci-layout")
+    if inner is not None:
+        return f"no image layout at its top, there is one in {inner!r:.300}: give that, or pack it with tar -C"
+    return "not an image layout: it has no file oci-layout"
+
+
+def _images(files: LayoutFiles) -> tuple[NamedImage, ...]:
+    content = read(files, "index.json", limit=MANIFEST_BYTES_MAX)
+    if content is None:
+        raise InvalidLayoutError(f"{files.where}: an image layout without its index.json")
+    try:
+        index = Manifest.parse(content, where=f"{files.where}: index.json")
+    except InvalidManifestError as error:
+        raise InvalidLayoutError(str(error)) from error
+    if not index.descriptor.is_index:
+        raise InvalidLayoutError(f"{files.where}: its index.json is not an image index")
+    images: dict[str, NamedImage] = {}
+    for child in index.children:
+        first = images.get(child.digest, NamedImage(child))
+        images[child.digest] = NamedImage(first.descriptor, tuple(dict.fromkeys((*first.names, *_names(child)))))
+    return tuple(images.values())
+
+
+def _names(descriptor: Descriptor) -> Iterator[str]:
+    for key in (CONTAINERD_NAME, REF_NAME):
+        if name := descriptor.annotations.get(key):
+            yield name
+
+
+def _means(name: str, wanted: str) -> bool:
+    """Tell whether a name in a layout and a wanted one mean the same: by the tag alone, or as references."""
+    try:
+        full = Reference.parse(name)
+    except InvalidInputError:
+        return False
+    if full.tag == wanted:
+        return True
+    try:
+        return full == Reference.parse(wanted)
+    except InvalidInputError:
+        return False

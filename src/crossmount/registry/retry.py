@@ -1,0 +1,177 @@
+"""When a request is sent again, and after how long: pure rules, and tenacity to run them.
+
+Worth it are 408, 429, 500, 502, 503 and 504, and connections that fail or are cut. Waits are full jitter under a
+doubling bound. A Retry-After counts for everybody who talks to that host, up to a request's deadline.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState
+
+from crossmount.errors import CrossmountError, RegistryRefusedError
+from crossmount.events import Observer, Retrying, ignore
+from crossmount.registry.http import Answer, describe, is_cut, is_distrust
+from crossmount.registry.options import RetryPolicy
+
+RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+_SECONDS_DIGITS_MAX = 9
+
+Clock = Callable[[], float]
+Sleep = Callable[[float], Awaitable[None]]
+
+
+def is_passing(outcome: Answer | BaseException) -> bool:
+    """Tell whether what a request came to may be otherwise next time."""
+    if isinstance(outcome, Answer):
+        return outcome.status in RETRIED_STATUSES
+    return isinstance(outcome, httpx.HTTPError) and is_cut(outcome) and not is_distrust(outcome)
+
+
+def backoff(attempt: int, policy: RetryPolicy, rng: random.Random) -> float:
+    """Return the seconds to wait after attempt number `attempt`, which counts from 1: full jitter."""
+    bound = min(policy.longest_wait, policy.first_wait * 2.0 ** min(attempt - 1, 32))
+    return rng.uniform(0.0, bound)
+
+
+def retry_after(answer: Answer, *, now: float) -> float | None:
+    """Return the seconds that an answer's Retry-After asks for (RFC 9110, 10.2.3), or None.
+
+    Args:
+        answer: any.
+        now: Unix time, for a date in an answer that has no Date of its own.
+    """
+    text = answer.headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdecimal():
+        return float(text[:_SECONDS_DIGITS_MAX])
+    until = _date(text)
+    if until is None:
+        return None
+    sent = _date(answer.headers.get("date", ""))  # the server's own clock, if it says
+    return max(0.0, until - (now if sent is None else sent))
+
+
+def _date(text: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def cause_of(outcome: Answer | BaseException) -> str:
+    """Say in a few words why a request is sent again."""
+    if isinstance(outcome, Answer):
+        return f"{outcome.status} {httpx.codes.get_reason_phrase(outcome.status)}".strip()
+    return str(outcome) if isinstance(outcome, CrossmountError) else describe(outcome)
+
+
+class Retrier:
+    """Sends requests until one comes through, and keeps the pauses that hosts asked for.
+
+    Args:
+        policy: when to give up.
+        observer: told of each wait.
+        clock: seconds, from any start.
+        now: Unix time.
+        rng: where jitter comes from.
+        sleep: waits that many seconds.
+    """
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        *,
+        observer: Observer = ignore,
+        clock: Clock = time.monotonic,
+        now: Callable[[], float] = lambda: datetime.now(UTC).timestamp(),
+        rng: random.Random | None = None,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self.policy = policy
+        self.clock = clock
+        self._observer = observer
+        self._now = now
+        self._rng = rng or random.Random()  # noqa: S311 jitter, not a secret
+        self._sleep = sleep
+        self._pauses: dict[str, float] = {}
+
+    async def run(self, method: str, host: str, send: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Send a request, again while it is worth it, and return the last answer or raise the last error.
+
+        Args:
+            method: the request's method, for those who watch.
+            host: whom it is sent to; pauses are kept by it.
+            send: sends it once; it must be able to do so again.
+
+        Raises:
+            httpx.HTTPError: whatever `send` raised last.
+            RegistryRefusedError: the host asked for a pause past the deadline before anything was sent.
+        """
+        started = self.clock()
+
+        async def attempt() -> Answer:
+            await self.respect_pause(host, until=started + self.policy.deadline)
+            return self.heed(host, await send())
+
+        def spent(state: RetryCallState) -> bool:
+            late = self.clock() - started + state.upcoming_sleep > self.policy.deadline
+            return late or state.attempt_number >= self.policy.attempts
+
+        def tell(state: RetryCallState) -> None:
+            self.tell(method, host, cause_of(_outcome(state)), state.attempt_number, state.upcoming_sleep)
+
+        retrying = AsyncRetrying(
+            retry=lambda state: is_passing(_outcome(state)),
+            wait=lambda state: self.wait(_outcome(state), state.attempt_number),
+            stop=spent,
+            before_sleep=tell,
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+            sleep=self._sleep,
+        )
+        return await retrying(attempt)
+
+    def wait(self, outcome: Answer | BaseException, attempt: int) -> float:
+        """Return the seconds to wait after `attempt` came to `outcome`."""
+        asked = retry_after(outcome, now=self._now()) if isinstance(outcome, Answer) else None
+        if asked is None:
+            return backoff(attempt, self.policy, self._rng)
+        return asked + self._rng.uniform(0.0, self.policy.first_wait)  # not all waiters at once
+
+    def heed(self, host: str, answer: Answer) -> Answer:
+        """Remember a pause that `host` asks everybody for."""
+        asked = retry_after(answer, now=self._now()) if answer.status in {429, 503} else None
+        if asked is not None:
+            self._pauses[host] = max(self._pauses.get(host, 0.0), self.clock() + asked)
+        return answer
+
+    async def respect_pause(self, host: str, *, until: float) -> None:
+        """Wait until `host` may be asked again.
+
+        Raises:
+            RegistryRefusedError: that is later than `until`, on the clock.
+        """
+        while (left := self._pauses.get(host, float("-inf")) - self.clock()) > 0:
+            if self.clock() + left > until:
+                raise RegistryRefusedError(f"{host}: it asked for a pause of {left:.0f} s: try later", status=429)
+            await self._sleep(left + self._rng.uniform(0.0, self.policy.first_wait))
+
+    def tell(self, method: str, host: str, cause: str, attempt: int, wait: float) -> None:
+        """Let the observer know of a wait."""
+        self._observer(Retrying(method=method, host=host, cause=cause, attempt=attempt, wait=wait))
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await self._sleep(seconds)
+
+
+def _outcome(state: RetryCallState) -> Answer | BaseException:
+    """Return what an attempt came to: its answer, or its exception."""
+    assert state.outcome is not None  # noqa: S101 tenacity asks only after an attempt
+    error = state.outcome.exception()
+    return state.outcome.result() if error is None else error

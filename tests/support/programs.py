@@ -1,0 +1,37 @@
+"""Real programs that tests lean on: what is missing skips a test here and fails it in CI."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+PACKAGES = {"docker-registry": "docker-registry", "skopeo": "skopeo", "redis-server": "redis-server"}
+
+
+def needs(program: str) -> str:
+    """Return where a program is.
+
+    A test whose program is missing is skipped, with a word on how to get it; with CI=true it fails.
+    """
+    path = shutil.which(program)
+    if path is None:
+        word = f"{program} is not on the PATH: apt-get install {PACKAGES.get(program, program)}"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(word)
+        pytest.skip(word)
+    return path
+
+
+def run(program: str, *arguments: str, **environment: str) -> str:
+    """Run a program to its end and return its standard output; a bad end fails with what it said."""
+    done = subprocess.run(
+        [needs(program), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, f"{program} {' '.join(arguments)}: {done.stderr}"
+    return done.stdout
