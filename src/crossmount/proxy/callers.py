@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import httpx
@@ -45,12 +45,18 @@ class Caller:
         authorization: what upstream is sent for this request.
         agent: acts for the caller; None if all the proxy can do is to pass on.
         scopes: what the token in use allows; None if rights don't come in scopes, and only the registry knows.
+        authorize: gives what upstream is sent, where the proxy has credentials of its own.
     """
 
     key: str
     authorization: str | None = field(default=None, repr=False)
     agent: Agent | None = None
     scopes: tuple[Scope, ...] | None = None
+    authorize: Callable[[Repository | None, bool], Awaitable[str | None]] | None = field(default=None, repr=False)
+
+    async def authorization_for(self, repository: Repository | None, *, push: bool) -> str | None:
+        """Return what upstream is sent for a request on a repository, or on the registry as such."""
+        return self.authorization if self.authorize is None else await self.authorize(repository, push)
 
     def may_push(self, name: str) -> bool:
         """Tell whether a write to a repository may be tried in the caller's name.

@@ -52,8 +52,8 @@ class Mounting:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.policy = policy
         self._index = index
-        self._policy = policy
         self._learner = learner
         self._metrics = metrics
         self._clock = clock
@@ -106,7 +106,7 @@ class Mounting:
         self._metrics.index_seconds.observe(self._clock() - begun)
         self._learner.note_traits(knowledge.traits)
         found = agent.mounter.candidates(knowledge, dest).get(digest, ())
-        candidates = [s for s in found if s.name not in without and self._policy.allows(s.name)]
+        candidates = [s for s in found if s.name not in without and self.policy.allows(s.name)]
         knowledge = self._limited(knowledge)
         known = knowledge.of(digest)
         if not candidates and not known.must_mount and knowledge.traits.finds is not True:
@@ -125,6 +125,6 @@ class Mounting:
 
     def _limited(self, knowledge: Knowledge) -> Knowledge:
         """Keep the registry from finding a source by itself where only some may be mounted from."""
-        if self._policy.unlimited:
+        if self.policy.unlimited:
             return knowledge
         return replace(knowledge, traits=replace(knowledge.traits, finds=False))

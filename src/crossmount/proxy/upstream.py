@@ -8,7 +8,7 @@ import httpx
 
 from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.headers import Pairs, sent_back
-from crossmount.registry.http import translated
+from crossmount.registry.http import ERROR_BYTES_MAX, translated
 from crossmount.registry.location import Origin
 from crossmount.registry.quiet import unlogged
 
@@ -111,6 +111,16 @@ class Upstream:
     def returned(self, response: httpx.Response) -> Pairs:
         """Return an answer's headers as the client is sent them."""
         return sent_back(response.headers, upstream=self.origin, asked=response.request.url)
+
+
+async def read_bounded(response: httpx.Response, limit: int = ERROR_BYTES_MAX) -> bytes:
+    """Return a small answer's body as it came; one that is longer says nothing that matters, and is left out."""
+    content = bytearray()
+    async for data in response.aiter_raw():
+        content += data
+        if len(content) > limit:
+            return b""
+    return bytes(content)
 
 
 class SharedTransport(httpx.AsyncBaseTransport):
