@@ -14,7 +14,7 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "oci": {"errors"},
     "events": {"oci"},
-    "index": BASE,
+    "index": BASE | {"_blocking"},
     "registry": BASE,
     "mount": BASE | {"index", "registry"},
     "transfer": BASE | {"index", "registry", "mount"},

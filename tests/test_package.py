@@ -59,7 +59,7 @@ PUBLIC = {
 def test_both_flavours_export_the_same_names() -> None:
     """What can be imported from one flavour can be imported from the other, and nothing comes or goes unseen."""
     assert set(crossmount.blocking.__all__) == set(crossmount.asyncio.__all__) == PUBLIC
-    assert set(dir(crossmount)) == PUBLIC | {"__version__"}
+    assert set(dir(crossmount)) == set(crossmount.__all__) == PUBLIC | {"__version__"}
 
 
 def test_every_exported_name_is_there() -> None:

@@ -8,19 +8,64 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crossmount.blocking import *  # noqa: F403 the names are pinned in crossmount.blocking.__all__
+    from crossmount.blocking import *  # noqa: F403 the names are those of __all__, which a test holds
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "AccessDeniedError",
+    "BlobReport",
+    "BlobUnknownError",
+    "ClientOptions",
+    "CredentialsError",
+    "CrossmountError",
+    "Descriptor",
+    "Digest",
+    "GuardedIndex",
+    "IndexFailedError",
+    "IndexRefusedError",
+    "IndexUnavailableError",
+    "InvalidAnswerError",
+    "InvalidDigestError",
+    "InvalidIndexURLError",
+    "InvalidInputError",
+    "InvalidLayoutError",
+    "InvalidManifestError",
+    "InvalidReferenceError",
+    "Knowledge",
+    "LayerKnowledge",
+    "Limits",
+    "Manifest",
+    "MemoryMountIndex",
+    "MissingExtraError",
+    "MountIndex",
+    "MountRequiredError",
+    "MountResult",
+    "MountStatus",
+    "MountableLayers",
+    "Mounter",
+    "PushReport",
+    "RedisMountIndex",
+    "Reference",
+    "RegistryClient",
+    "RegistryError",
+    "RegistryRefusedError",
+    "RegistryTraits",
+    "RegistryUnreachableError",
+    "Repository",
+    "RetryPolicy",
+    "Sighting",
+    "__version__",
+    "open_index",
+    "push",
+]
+
 
 def __getattr__(name: str) -> Any:
-    blocking = import_module("crossmount.blocking")
-    if name == "__all__":
-        return [*blocking.__all__, "__version__"]
-    if name in blocking.__all__:
-        return getattr(blocking, name)
+    if name in __all__:
+        return getattr(import_module("crossmount.blocking"), name)
     raise AttributeError(f"module 'crossmount' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*import_module("crossmount.blocking").__all__, "__version__"]
+    return __all__

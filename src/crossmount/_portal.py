@@ -10,18 +10,27 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from crossmount._blocking import Bridge
 from crossmount.errors import CrossmountError
 
 P = ParamSpec("P")
 T = TypeVar("T")
-A = TypeVar("A")
+A = TypeVar("A", bound="Closable")
 
 _CLEAN_UP_SECONDS = 10.0
 """How long an interrupted call may take to clean up before the interrupt goes on without it."""
+
+
+class Closable(Protocol):
+    """What is closed in the end."""
+
+    async def aclose(self) -> None:
+        """Let go of what it holds."""
+        ...
 
 
 class Portal:
@@ -48,7 +57,7 @@ class Portal:
         portal = self._started()
         if threading.get_ident() == self._thread_id:
             raise CrossmountError(
-                "the blocking API was called from crossmount's own loop (an observer?): use crossmount.asyncio there"
+                "the blocking API was called on crossmount's own loop (by an observer?): use crossmount.asyncio"
             )
         future = portal.start_task_soon(run)
         try:
@@ -96,7 +105,7 @@ class OnPortal(Generic[A]):
         """Let go of what it holds in this process; using it again takes hold again."""
         if self._made is not None and self._made[0] == os.getpid():
             made, self._made = self._made[1], None
-            PORTAL.call(cast("Callable[[], Awaitable[None]]", made.aclose))  # type: ignore[attr-defined]  # all have it
+            PORTAL.call(made.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -105,21 +114,6 @@ class OnPortal(Generic[A]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Bridge(Generic[P, T]):
-    """A method of an asynchronous class as a blocking one, with its parameters and its docstring."""
-
-    def __init__(self, bind: Callable[..., Callable[P, T]], function: Callable[..., Any]) -> None:
-        self._bind = bind
-        functools.update_wrapper(cast("Any", self), function)
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, instance: OnPortal[Any], owner: type) -> Callable[P, T]: ...
-    def __get__(self, instance: OnPortal[Any] | None, owner: type) -> Self | Callable[P, T]:
-        return self if instance is None else self._bind(instance)
 
 
 def blocking_function(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
@@ -132,21 +126,21 @@ def blocking_function(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable
     return call
 
 
-def method(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> _Bridge[P, T]:
+def method(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Bridge[P, T]:
     """Make a coroutine method blocking."""
 
-    def bind(instance: OnPortal[Any]) -> Callable[P, T]:
-        return blocking_function(functools.partial(function, instance.asynchronous))
+    def bind(instance: object) -> Callable[P, T]:
+        return blocking_function(functools.partial(function, _twin(instance)))
 
-    return _Bridge(bind, function)
+    return Bridge(bind, function)
 
 
-def iterator(function: Callable[Concatenate[Any, P], AsyncIterator[T]]) -> _Bridge[P, Iterator[T]]:
+def iterator(function: Callable[Concatenate[Any, P], AsyncIterator[T]]) -> Bridge[P, Iterator[T]]:
     """Make a method that returns an asynchronous iterator return a plain one."""
 
-    def bind(instance: OnPortal[Any]) -> Callable[P, Iterator[T]]:
+    def bind(instance: object) -> Callable[P, Iterator[T]]:
         def iterate(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-            items = function(instance.asynchronous, *args, **kwargs)
+            items = function(_twin(instance), *args, **kwargs)
             ended = object()
 
             async def following() -> object:
@@ -157,19 +151,23 @@ def iterator(function: Callable[Concatenate[Any, P], AsyncIterator[T]]) -> _Brid
 
         return iterate
 
-    return _Bridge(bind, function)
+    return Bridge(bind, function)
 
 
 def context(
     function: Callable[Concatenate[Any, P], AbstractAsyncContextManager[T]],
-) -> _Bridge[P, AbstractContextManager[T]]:
+) -> Bridge[P, AbstractContextManager[T]]:
     """Make a method that returns an asynchronous context manager return a plain one."""
 
-    def bind(instance: OnPortal[Any]) -> Callable[P, AbstractContextManager[T]]:
+    def bind(instance: object) -> Callable[P, AbstractContextManager[T]]:
         def enter(*args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[T]:
-            manager = function(instance.asynchronous, *args, **kwargs)
+            manager = function(_twin(instance), *args, **kwargs)
             return PORTAL._started().wrap_async_context_manager(manager)  # noqa: SLF001 the same module
 
         return enter
 
-    return _Bridge(bind, function)
+    return Bridge(bind, function)
+
+
+def _twin(instance: object) -> Any:
+    return cast("OnPortal[Any]", instance).asynchronous

@@ -42,18 +42,64 @@ from crossmount.asyncio import (
     RetryPolicy,
     Sighting,
 )
-from crossmount.asyncio import __all__ as __all__
 from crossmount.index.blocking import (
     GuardedIndex,
     MemoryMountIndex,
     MountableLayers,
     MountIndex,
     RedisMountIndex,
-    Threaded,
     open_index,
+    threaded,
 )
 from crossmount.oci import Located
 from crossmount.oci.layout import Image
+
+__all__ = [
+    "AccessDeniedError",
+    "BlobReport",
+    "BlobUnknownError",
+    "ClientOptions",
+    "CredentialsError",
+    "CrossmountError",
+    "Descriptor",
+    "Digest",
+    "GuardedIndex",
+    "IndexFailedError",
+    "IndexRefusedError",
+    "IndexUnavailableError",
+    "InvalidAnswerError",
+    "InvalidDigestError",
+    "InvalidIndexURLError",
+    "InvalidInputError",
+    "InvalidLayoutError",
+    "InvalidManifestError",
+    "InvalidReferenceError",
+    "Knowledge",
+    "LayerKnowledge",
+    "Limits",
+    "Manifest",
+    "MemoryMountIndex",
+    "MissingExtraError",
+    "MountIndex",
+    "MountRequiredError",
+    "MountResult",
+    "MountStatus",
+    "MountableLayers",
+    "Mounter",
+    "PushReport",
+    "RedisMountIndex",
+    "Reference",
+    "RegistryClient",
+    "RegistryError",
+    "RegistryRefusedError",
+    "RegistryTraits",
+    "RegistryUnreachableError",
+    "Repository",
+    "RetryPolicy",
+    "Sighting",
+    "open_index",
+    "push",
+]
 
 
 class RegistryClient(OnPortal[aio.RegistryClient]):
@@ -88,7 +134,7 @@ class Mounter(OnPortal[aio.Mounter]):
     def __init__(
         self, client: RegistryClient, index: MountableLayers, *, observer: events.Observer = events.ignore
     ) -> None:
-        super().__init__(lambda: aio.Mounter(client.asynchronous, Threaded(index), observer=observer))
+        super().__init__(lambda: aio.Mounter(client.asynchronous, threaded(index), observer=observer))
 
     mount = method(aio.Mounter.mount)
 
@@ -110,7 +156,7 @@ def push(
     return blocking_function(aio.push)(
         source,
         dest,
-        index=None if index is None else Threaded(index),
+        index=None if index is None else threaded(index),
         client=None if client is None else client.asynchronous,
         options=options,
         limits=limits,

@@ -1,0 +1,33 @@
+"""Who holds which layer: the protocol and its stores."""
+
+from crossmount.index.guard import GuardedIndex
+from crossmount.index.keys import Keys
+from crossmount.index.memory import MemoryMountIndex
+from crossmount.index.null import NullIndex
+from crossmount.index.opening import open_index
+from crossmount.index.protocol import (
+    Knowledge,
+    LayerKnowledge,
+    MountableLayers,
+    MountIndex,
+    RegistryTraits,
+    Sighting,
+)
+from crossmount.index.redis import RedisMountIndex
+from crossmount.index.widen import widen
+
+__all__ = [
+    "GuardedIndex",
+    "Keys",
+    "Knowledge",
+    "LayerKnowledge",
+    "MemoryMountIndex",
+    "MountIndex",
+    "MountableLayers",
+    "NullIndex",
+    "RedisMountIndex",
+    "RegistryTraits",
+    "Sighting",
+    "open_index",
+    "widen",
+]

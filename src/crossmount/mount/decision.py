@@ -79,14 +79,17 @@ def next_step(state: MountState) -> Step:
         return Finish(_ended_early(state))
     if state.candidates:
         return Ask(state.candidates[0])
-    if state.session is None:
-        if not state.asked_without and state.finds is not False:
-            return Ask(None)
-        if not state.must_mount:
-            return Open()
+    if state.session is None and not state.asked_without and state.finds is not False:
+        return Ask(None)
+    if state.session is None and not state.must_mount:
+        return Open()
+    return Finish(_unmounted(state))
+
+
+def _unmounted(state: MountState) -> MountStatus:
     if state.must_mount:
-        return Finish(MountStatus.MOUNT_REQUIRED)
-    return Finish(MountStatus.PUSH_STARTED if state.attempts else state.unmounted)
+        return MountStatus.MOUNT_REQUIRED
+    return MountStatus.PUSH_STARTED if state.attempts else state.unmounted
 
 
 def _ended_early(state: MountState) -> MountStatus:

@@ -83,7 +83,8 @@ class Mounter:
         repository = self._checked(dest)
         knowledge = await self._index.look_up([layer], repository)
         candidates = self.candidates(knowledge, repository).get(layer, ())
-        await self._client.prepare(repository, candidates)
+        prepared = await self._client.prepare(repository, candidates)
+        candidates = tuple(source for source in candidates if source not in prepared.refused)
         result = await self.attempt(layer, repository, candidates, knowledge)
         if result.status is MountStatus.MOUNTED:
             await self._index.record(proven(result, knowledge.of(layer).size))

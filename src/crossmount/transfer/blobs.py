@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from crossmount import events
 from crossmount.errors import MountRequiredError
@@ -38,10 +39,14 @@ class BlobPusher:
 
     async def push_all(self, blobs: Sequence[BlobSource]) -> None:
         """Bring all blobs there, side by side; the first failure cancels the others."""
-        self._candidates = self.mounter.candidates(self.knowledge, self.dest)
-        sources = {source for candidates in self._candidates.values() for source in candidates}
-        await self.client.prepare(self.dest, sources)
-        await run_all([lambda blob=blob: self._push(blob) for blob in blobs])
+        planned = self.mounter.candidates(self.knowledge, self.dest)
+        sources = {source for candidates in planned.values() for source in candidates}
+        refused = (await self.client.prepare(self.dest, sources)).refused
+        self._candidates = {
+            layer: tuple(source for source in candidates if source not in refused)
+            for layer, candidates in planned.items()
+        }
+        await run_all([partial(self._push, blob) for blob in blobs])
         # in the order of the image, whatever ended first
         self._reports = {blob.descriptor.digest: self._reports[blob.descriptor.digest] for blob in blobs}
 
@@ -59,7 +64,7 @@ class BlobPusher:
                     await self._upload(blob, await self.client.start_upload(self.dest))
                 self._report(blob, "uploaded", attempts=self._reports[digest].attempts)
 
-        await run_all([lambda blob=blob: mend(blob) for blob in blobs])
+        await run_all([partial(mend, blob) for blob in blobs])
 
     def reports(self) -> tuple[BlobReport, ...]:
         """Return how each blob came to be there."""

@@ -1,6 +1,7 @@
 """Manifests after their blobs, children before their index, the tag last."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from crossmount import events
 from crossmount.errors import BlobUnknownError
@@ -36,7 +37,7 @@ async def push_manifests(
         observer(events.ManifestPushed(digest=digest, tag=target.tag))
 
     for level in _levels(image):
-        await run_all([lambda manifest=manifest: put(manifest) for manifest in level])
+        await run_all([partial(put, manifest) for manifest in level])
 
 
 def _levels(image: Image) -> list[list[Manifest]]:

@@ -43,7 +43,7 @@ async def push(
     index: MountableLayers | None = None,
     client: RegistryClient | None = None,
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
-    limits: Limits = Limits(),  # noqa: B008 a frozen value
+    limits: Limits = Limits(),
     observer: events.Observer = events.ignore,
     clock: Callable[[], float] = time.monotonic,
 ) -> PushReport:
@@ -54,7 +54,10 @@ async def push(
         dest: where to; without a tag it is `latest`.
         index: who knows the sources; None pushes without one. It never makes the push fail.
         client: the client of dest's registry, if there is one already; else one is made from `options`.
+        options: how to reach the registry, without `client`.
+        limits: how much goes on side by side.
         observer: told of each thing that happens.
+        clock: seconds, for the report.
 
     Raises:
         InvalidInputError: `source` or `dest` cannot be understood, or a blob of the image is missing.
@@ -66,7 +69,7 @@ async def push(
     image = source if isinstance(source, Image) else await asyncio.to_thread(load_image, source)
     if reference.digest is not None and reference.digest != image.root.descriptor.digest:
         raise InvalidInputError(
-            f"{reference}: the image has the digest {image.root.descriptor.digest}: leave the digest out, or fix it"
+            f"{reference}: the image has the digest {image.root.descriptor.digest}: give that one, or none"
         )
     guard = None if index is None else GuardedIndex(widen(index), observer=observer)
     if client is not None:

@@ -1,0 +1,115 @@
+"""The kinds of click commands that all of crossmount's are made of."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import click
+
+from crossmount.cli.failures import USAGE
+from crossmount.cli.interrupt import Interrupted
+from crossmount.cli.settings import CommonOption, common_options
+
+WIDTH = 100
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+
+
+class _Common(click.Command):
+    """Takes the common options, and shows them in a section of their own."""
+
+    def __init__(self, *args: Any, **details: Any) -> None:
+        super().__init__(*args, context_settings=_CONTEXT, **details)
+        self.params.extend(common_options())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it; a Ctrl-C outside of the event loop ends like one inside."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options first, the common ones after them."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Common options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections["Common options" if isinstance(param, CommonOption) else "Options"].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+class Command(_Common):
+    """One command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """A command that is imported when it is called for.
+
+    Attributes:
+        module: the module that has it.
+        name: what it is called there.
+        help: its line in the list of commands.
+    """
+
+    module: str
+    name: str
+    help: str
+
+
+class LazyGroup(_Common, click.Group):
+    """A group whose list of commands costs no import."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, Lazy], **details: Any) -> None:
+        super().__init__(*args, no_args_is_help=False, **details)
+        self._lazy = lazy
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; none at all is a question for help, and a wrong usage."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(USAGE)
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order of the table."""
+        del ctx
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        del ctx
+        entry = self._lazy.get(cmd_name)
+        if entry is None:
+            return None
+        command: click.Command = getattr(import_module(entry.module), entry.name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command by its name; a slip of the finger is told what may be meant."""
+        name = args[0]
+        if name in self._lazy or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        close = difflib.get_close_matches(name, self._lazy)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(self._lazy)}"
+        raise click.UsageError(f"no command {name!r}: {hint}", ctx)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in self._lazy.items()])
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, then the commands."""
+        _Common.format_options(self, ctx, formatter)
+        self.format_commands(ctx, formatter)

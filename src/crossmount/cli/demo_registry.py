@@ -1,0 +1,142 @@
+"""The demo's registry: a process of its own, and a counter in front of it."""
+
+import asyncio
+import contextlib
+import json
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from crossmount.cli.processes import child
+from crossmount.cli.text import one_line
+
+START_SECONDS = 20.0
+
+_PIECE = 256 * 1024
+_LISTENS = re.compile(rb"(?:listening on |http://)127\.0\.0\.1:(?P<port>[0-9]+)")
+
+
+@dataclass(slots=True)
+class Counted:
+    """A registry, and what reached it.
+
+    Attributes:
+        kind: which program it is.
+        address: `host:port` of the counter in front of it.
+        received: bytes that clients have sent to it, requests and all.
+    """
+
+    kind: str
+    address: str = ""
+    received: int = 0
+
+
+@asynccontextmanager
+async def demo_registry(folder: Path) -> AsyncIterator[Counted]:
+    """Run `docker-registry` if it is installed, the registry of `crossmount.testing` otherwise, behind a counter.
+
+    Args:
+        folder: for its data; made here.
+
+    Raises:
+        click.ClickException: it does not start.
+    """
+    kind, command = _command(folder)
+    async with child(command) as process:
+        port, output = await _port_of(process, kind)
+        reading = asyncio.create_task(_read_all(output))
+        try:
+            async with _counter(Counted(kind), port) as registry:
+                yield registry
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+
+def _command(folder: Path) -> tuple[str, list[str]]:
+    data = folder / "data"
+    data.mkdir(parents=True)
+    program = shutil.which("docker-registry")
+    if program is None:
+        return "crossmount.testing", [sys.executable, "-m", "crossmount.testing", "--port=0", f"--root={data}"]
+    config = folder / "config.yml"
+    config.write_text(  # JSON is YAML
+        json.dumps(
+            {
+                "version": "0.1",
+                "log": {"level": "info", "accesslog": {"disabled": True}},
+                "storage": {"filesystem": {"rootdirectory": str(data)}},
+                "http": {"addr": "127.0.0.1:0"},
+            }
+        )
+    )
+    return "docker-registry", [program, "serve", str(config)]
+
+
+async def _port_of(process: asyncio.subprocess.Process, kind: str) -> tuple[int, asyncio.StreamReader]:
+    """Wait until the registry says where it listens; return the port, and what to go on reading."""
+    output = process.stderr if kind == "docker-registry" else process.stdout
+    if output is None:
+        raise AssertionError("children have pipes")
+    said = b""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(START_SECONDS):
+            while line := await output.readline():
+                if found := _LISTENS.search(line):
+                    return int(found["port"]), output
+                said = line
+    words = one_line(said.decode(errors="replace"))[-200:]
+    raise click.ClickException(f"the demo's registry, {kind}, does not start: {words or 'it says nothing'}")
+
+
+async def _read_all(output: asyncio.StreamReader) -> None:
+    """Read on, so that the registry never waits for its log."""
+    while await output.read(_PIECE):
+        pass
+
+
+@asynccontextmanager
+async def _counter(registry: Counted, port: int) -> AsyncIterator[Counted]:
+    """Listen in front of the registry, pass everything on, and count what clients send."""
+    connections: set[asyncio.Task[None]] = set()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool) -> None:
+        try:
+            while piece := await reader.read(_PIECE):
+                if count:
+                    registry.received += len(piece)
+                writer.write(piece)
+                await writer.drain()
+        except OSError:
+            pass  # one of the two is gone: so is the connection
+        finally:
+            writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            connections.add(task)
+            task.add_done_callback(connections.discard)
+        try:
+            answers, requests = await asyncio.open_connection("127.0.0.1", port, limit=2 * _PIECE)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(pass_on(reader, requests, count=True), pass_on(answers, writer, count=False))
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=2 * _PIECE)
+    registry.address = "127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    try:
+        yield registry
+    finally:
+        server.close()
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+        await server.wait_closed()

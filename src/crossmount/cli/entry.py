@@ -1,0 +1,20 @@
+"""Where the `crossmount` command begins. Nothing but the standard library is needed to get here."""
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+NEEDED = ("click", "rich")
+"""What the extra `cli` brings."""
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its status."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        sys.stderr.write(
+            f"crossmount: the command needs {' and '.join(missing)}, not installed here: "
+            "pip install 'crossmount[cli]'\n"
+        )
+        sys.exit(1)
+    sys.exit(import_module("crossmount.cli.run").run(sys.argv[1:]))

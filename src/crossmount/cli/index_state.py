@@ -1,0 +1,91 @@
+"""What can be said of the index that a run would use."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from crossmount.errors import IndexUnavailableError
+from crossmount.index.link import Command
+from crossmount.index.protocol import MountIndex
+from crossmount.index.redis import RedisMountIndex
+
+PINGS = 5
+"""Of how many round trips the median is told."""
+
+Kind = Literal["off", "embedded", "memory", "remote"]
+
+
+def kind_of(url: str) -> Kind:
+    """Tell what kind of index a checked URL names."""
+    scheme = url.partition(":")[0]
+    return scheme if scheme in {"off", "embedded", "memory"} else "remote"  # type: ignore[return-value]
+
+
+def shown(url: str) -> str:
+    """Return an index's URL without what may be secret in it: user, password, parameters."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"redis", "rediss"}:
+        return url.partition("?")[0]
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """A server that answered.
+
+    Attributes:
+        server: its name and version.
+        round_trip: seconds, the median of a few.
+    """
+
+    server: str
+    round_trip: float
+
+
+async def reach(index: MountIndex, *, clock: Callable[[], float] = time.perf_counter) -> Reached | None:
+    """Ask the index's server who it is and how far away; None if the index is no server.
+
+    Raises:
+        IndexFailedError: it does not answer, or refuses.
+    """
+    if not isinstance(index, RedisMountIndex):
+        return None
+    (info,) = await index.link.run([("INFO", "server")])  # opens the connection, too
+    times = []
+    for _ in range(PINGS):
+        started = clock()
+        (reply,) = await index.link.run([_PING])
+        if isinstance(reply, Exception):
+            raise reply
+        times.append(clock() - started)
+    return Reached(server=_server(info), round_trip=statistics.median(times))
+
+
+_PING: Command = ("PING",)
+
+
+def _server(info: object) -> str:
+    """Read the name and the version from INFO, which an ACL may forbid."""
+    if isinstance(info, IndexUnavailableError):
+        raise info
+    fields = _fields(info)
+    version = fields.get("valkey_version") or fields.get("redis_version")
+    if not version:
+        return "a server that does not say what it is"
+    return f"{fields.get('server_name') or 'redis'} {version}"
+
+
+def _fields(info: object) -> dict[str, str]:
+    if isinstance(info, dict):
+        return {str(key): str(value) for key, value in info.items()}
+    if isinstance(info, bytes):
+        info = info.decode(errors="replace")
+    if not isinstance(info, str):
+        return {}
+    pairs = (line.partition(":") for line in info.splitlines())
+    return {key: value.strip() for key, colon, value in pairs if colon}

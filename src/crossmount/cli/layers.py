@@ -1,0 +1,158 @@
+"""`crossmount sources`, `locate`, `add`, `forget` and `must-mount`: what the index knows of one layer."""
+
+import click
+
+from crossmount.cli import output
+from crossmount.cli.access import opened_index
+from crossmount.cli.command import Command, json_option
+from crossmount.cli.loop import run_async
+from crossmount.cli.params import DIGEST, REFERENCE
+from crossmount.cli.settings import Settings, settings_of
+from crossmount.index.protocol import LayerKnowledge
+from crossmount.oci import Digest, Reference, Repository
+
+
+@click.command(cls=Command)
+@click.argument("layer", type=DIGEST)
+@click.argument("dest", type=REFERENCE)
+@json_option
+@click.pass_context
+def sources(ctx: click.Context, layer: Digest, dest: Reference, as_json: bool) -> None:  # noqa: FBT001 click's call
+    """List the repositories that LAYER, a digest, could be mounted from into DEST.
+
+    They are on DEST's registry, and never DEST itself. They are hints: the registry decides.
+    """
+    known = run_async(_known(settings_of(ctx), layer, dest.repository))
+    if as_json:
+        output.document(
+            {
+                "layer": layer,
+                "dest": str(dest.repository),
+                "sources": [str(source) for source in known.sources],
+                "mountable": bool(known.sources) and not known.in_dest,
+                "must_mount": known.must_mount,
+            }
+        )
+        return
+    output.lines(str(source) for source in known.sources)
+    for words in _remarks(known, dest.repository):
+        output.note(words)
+
+
+@click.command(cls=Command)
+@click.argument("layer", type=DIGEST)
+@json_option
+@click.pass_context
+def locate(ctx: click.Context, layer: Digest, as_json: bool) -> None:  # noqa: FBT001 click's call
+    """List every repository, on every registry, that is known to hold LAYER, a digest."""
+    found = run_async(_locations(settings_of(ctx), layer))
+    if as_json:
+        output.document({"layer": layer, "locations": [str(repository) for repository in found]})
+        return
+    output.lines(str(repository) for repository in found)
+    if not found:
+        output.note(f"no repository is known to hold {layer}")
+
+
+@click.command(cls=Command)
+@click.argument("layer", type=DIGEST)
+@click.argument("reference", type=REFERENCE)
+@click.option("--must-mount", is_flag=True, help="Let LAYER only be mounted from now on, never uploaded.")
+@json_option
+@click.pass_context
+def add(
+    ctx: click.Context,
+    layer: Digest,
+    reference: Reference,
+    must_mount: bool,  # noqa: FBT001 click's call
+    as_json: bool,  # noqa: FBT001 click's call
+) -> None:
+    """Tell the index that the repository of REFERENCE holds LAYER, a digest. Nobody checks it.
+
+    A tag or a digest in REFERENCE plays no part. The must-mount flag stays until it is lifted with
+    `crossmount must-mount LAYER --clear`.
+    """
+    flagged = run_async(_add(settings_of(ctx), layer, reference.repository, must_mount=must_mount))
+    if as_json:
+        output.document({"layer": layer, "source": str(reference.repository), "must_mount": flagged})
+        return
+    flag = ", must-mount is set" if flagged else ""
+    output.lines([f"added {reference.repository} as a source of {layer}{flag}"])
+
+
+@click.command(cls=Command)
+@click.argument("layer", type=DIGEST)
+@click.argument("reference", type=REFERENCE)
+@json_option
+@click.pass_context
+def forget(ctx: click.Context, layer: Digest, reference: Reference, as_json: bool) -> None:  # noqa: FBT001 click's call
+    """Drop the repository of REFERENCE as a source of LAYER, a digest, for everybody who shares the index."""
+    known = run_async(_forget(settings_of(ctx), layer, reference.repository))
+    if as_json:
+        output.document({"layer": layer, "source": str(reference.repository), "was_known": known})
+    elif known:
+        output.lines([f"forgot {reference.repository} as a source of {layer}"])
+    else:
+        output.lines([f"{reference.repository} was not known as a source of {layer}"])
+
+
+@click.command(cls=Command)
+@click.argument("layer", type=DIGEST)
+@click.option("--clear", is_flag=True, help="Lift the flag: LAYER may be uploaded again.")
+@json_option
+@click.pass_context
+def must_mount(ctx: click.Context, layer: Digest, clear: bool, as_json: bool) -> None:  # noqa: FBT001 click's call
+    """Say whether LAYER, a digest, may only be mounted and never uploaded; with --clear lift that.
+
+    The flag is set together with a source: `crossmount add LAYER REFERENCE --must-mount`.
+    """
+    flagged = run_async(_must_mount(settings_of(ctx), layer, clear=clear))
+    if as_json:
+        output.document({"layer": layer, "must_mount": flagged})
+    elif flagged:
+        output.lines([f"{layer} must be mounted"])
+    else:
+        output.lines([f"{layer} may be uploaded"])
+
+
+async def _known(settings: Settings, layer: Digest, dest: Repository) -> LayerKnowledge:
+    async with opened_index(settings) as index:
+        return (await index.look_up([layer], dest)).of(layer)
+
+
+async def _locations(settings: Settings, layer: Digest) -> tuple[Repository, ...]:
+    async with opened_index(settings) as index:
+        return await index.locations(layer)
+
+
+async def _add(settings: Settings, layer: Digest, source: Repository, *, must_mount: bool) -> bool:
+    async with opened_index(settings) as index:
+        await index.add_source(layer, source, must_mount=must_mount)
+        return await index.must_mount(layer)
+
+
+async def _forget(settings: Settings, layer: Digest, source: Repository) -> bool:
+    async with opened_index(settings) as index:
+        known = (await index.look_up([layer], source)).of(layer).in_dest
+        await index.forget(layer, source)
+        return known
+
+
+async def _must_mount(settings: Settings, layer: Digest, *, clear: bool) -> bool:
+    async with opened_index(settings) as index:
+        if clear:
+            await index.clear_must_mount(layer)
+        return await index.must_mount(layer)
+
+
+def _remarks(known: LayerKnowledge, dest: Repository) -> list[str]:
+    remarks = []
+    if not known.sources:
+        remarks.append(f"no source is known on {dest.registry}")
+    if known.in_dest:
+        remarks.append(f"{dest} is known to hold it already")
+    if known.elsewhere:
+        remarks.append(f"known on other registries too: {', '.join(known.elsewhere)}")
+    if known.must_mount:
+        remarks.append("it must be mounted, never uploaded")
+    return remarks

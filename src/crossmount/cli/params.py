@@ -1,0 +1,47 @@
+"""Values on the command line, checked by the library's own grammars before anything else happens."""
+
+from typing import Generic, TypeVar
+
+import click
+
+from crossmount.errors import InvalidInputError
+from crossmount.oci import Digest, Reference
+
+T = TypeVar("T")
+
+
+class _Checked(click.ParamType, Generic[T]):
+    """A value that a function of the library makes from text."""
+
+    def make(self, text: str) -> T:
+        """Make the value."""
+        raise NotImplementedError
+
+    def convert(self, value: str | T, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        """Make the value; what breaks the grammar is a wrong usage."""
+        if not isinstance(value, str) or isinstance(value, Digest):
+            return value  # type: ignore[return-value]  # click converts a default once more
+        try:
+            return self.make(value)
+        except InvalidInputError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Reference(_Checked[Reference]):
+    name = "reference"
+
+    def make(self, text: str) -> Reference:
+        """Read `[registry/]name[:tag][@digest]`."""
+        return Reference.parse(text)
+
+
+class _Digest(_Checked[Digest]):
+    name = "digest"
+
+    def make(self, text: str) -> Digest:
+        """Read `sha256:<hex>` or `sha512:<hex>`."""
+        return Digest(text)
+
+
+REFERENCE = _Reference()
+DIGEST = _Digest()

@@ -1,0 +1,56 @@
+"""Progress as plain lines, for logs: one for each blob that ended, and one now and then for a large upload."""
+
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from crossmount import events
+from crossmount.cli import text
+from crossmount.cli.progress_state import BlobState, PushState, notice, outcome
+
+LARGE = 64 * 1000 * 1000
+"""An upload of this many bytes says how far it is."""
+
+SAID_EVERY = 10.0
+"""Seconds between two such lines for one blob, at least."""
+
+
+class Lines:
+    """Observes a push and writes lines."""
+
+    def __init__(
+        self, stream: TextIO, *, verbose: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.state = PushState()
+        self._stream = stream
+        self._verbose = verbose
+        self._clock = clock
+        self._said: dict[str, float] = {}
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """End; every line is out already."""
+
+    def observe(self, event: events.Event) -> None:
+        """Take an event in and write what it is worth."""
+        now = self._clock()
+        blob = self.state.apply(event, now=now)
+        if isinstance(event, events.BlobFinished) and blob is not None:
+            self._say(f"{text.short(blob.digest)} {text.size(blob.size):>9}  {outcome(blob)}")
+        elif isinstance(event, events.BlobProgress) and blob is not None:
+            self._say_how_far(blob, now)
+        elif words := notice(event, verbose=self._verbose):
+            self._say(text.one_line(words))
+
+    def _say_how_far(self, blob: BlobState, now: float) -> None:
+        last = self._said.setdefault(blob.digest, now)
+        if blob.size >= LARGE and now - last >= SAID_EVERY:
+            self._said[blob.digest] = now
+            share = 100 * blob.there // blob.size
+            self._say(f"{text.short(blob.digest)} {text.size(blob.size):>9}  uploading, {share} %")
+
+    def _say(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
+        self._stream.flush()

@@ -1,0 +1,102 @@
+"""Progress on a terminal: a bar for each blob, never more of them than there is room for."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from crossmount import events
+from crossmount.cli import text
+from crossmount.cli.progress_state import BlobState, PushState, doing, notice
+
+BAR_WIDTH = 20
+ROWS_MAX = 30
+LINES_BESIDE = 4
+"""Lines of the terminal that rows leave free: the sum, what was left out, the command, the prompt."""
+
+_COLOURS = {"existing": "cyan", "mounted": "green", "uploaded": "yellow", None: "blue"}
+
+
+class Bars:
+    """Observes a push and keeps its bars up to date while it is entered."""
+
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        verbose: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        console: Console | None = None,
+    ) -> None:
+        self.state = PushState()
+        self._changing = threading.Lock()  # the screen is drawn from a thread of rich's
+        self._verbose = verbose
+        self._clock = clock
+        self._console = console or Console(file=stream, highlight=False)
+        self._live = Live(
+            console=self._console,
+            get_renderable=self.render,
+            refresh_per_second=8,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> "Bars":
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Draw how it ended, and leave that on the screen."""
+        self._live.stop()
+
+    def observe(self, event: events.Event) -> None:
+        """Take an event in; a notice is printed above the bars."""
+        with self._changing:
+            self.state.apply(event, now=self._clock())
+        if words := notice(event, verbose=self._verbose):
+            self._console.print(text.one_line(words), markup=False, soft_wrap=True)
+
+    def render(self) -> RenderableType:
+        """Return what the screen shows now."""
+        with self._changing:
+            return self._drawn(self._clock()) if self.state.blobs else Text("")
+
+    def _drawn(self, now: float) -> RenderableType:
+        rows, hidden = self.state.rows(min(ROWS_MAX, self._console.height - LINES_BESIDE))
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, justify="right", min_width=7)
+        table.add_column(no_wrap=True, width=BAR_WIDTH)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        for blob in rows:
+            table.add_row(
+                text.short(blob.digest), text.size(blob.size), _bar(blob, now), Text(doing(blob, now), _colour(blob))
+            )
+        more = f", {hidden} not shown" if hidden else ""
+        outer = Table.grid()
+        outer.add_row(table)
+        outer.add_row(Text(f"{self.state.total()}{more}", "dim"))
+        return outer
+
+
+def _bar(blob: BlobState, now: float) -> ProgressBar:
+    colour = _colour(blob)
+    return ProgressBar(
+        total=max(blob.size, 1),
+        completed=max(blob.size, 1) if blob.outcome else blob.there,
+        width=BAR_WIDTH,
+        pulse=blob.outcome is None and blob.uploading_since is None,
+        animation_time=now,
+        complete_style=colour,
+        finished_style=colour,
+    )
+
+
+def _colour(blob: BlobState) -> str:
+    return _COLOURS[blob.outcome]

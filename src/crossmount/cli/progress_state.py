@@ -1,0 +1,138 @@
+"""What is known of a push while it runs, made from its events. Pure: the clock comes in."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from crossmount import events
+from crossmount.cli import text
+from crossmount.oci import Digest, Repository
+
+SLOW_WAIT = 1.0
+"""A retry that waits this long, in seconds, is told of unasked."""
+
+
+@dataclass(slots=True)
+class BlobState:
+    """One blob on its way.
+
+    Attributes:
+        sent: bytes sent so far.
+        uploading_since: when its first bytes went; None before that.
+        ended: its place in the order in which blobs ended; None while it is on its way.
+    """
+
+    digest: Digest
+    size: int
+    sent: int = 0
+    uploading_since: float | None = None
+    outcome: events.Outcome | None = None
+    source: Repository | None = None
+    ended: int | None = None
+
+    @property
+    def there(self) -> int:
+        """Bytes that need not be waited for any more."""
+        return self.size if self.outcome else min(self.sent, self.size)
+
+    def speed(self, now: float) -> float:
+        """Return bytes a second since its first bytes went."""
+        if self.uploading_since is None or now <= self.uploading_since:
+            return 0.0
+        return self.sent / (now - self.uploading_since)
+
+
+@dataclass(slots=True)
+class PushState:
+    """A push as its observer sees it."""
+
+    blobs: dict[Digest, BlobState] = field(default_factory=dict)
+    tagged: bool = False
+
+    def apply(self, event: events.Event, *, now: float) -> BlobState | None:
+        """Take an event in, at `now` seconds, and return the blob it is about, if it is about one."""
+        match event:
+            case events.BlobStarted():
+                return self.blobs.setdefault(event.digest, BlobState(event.digest, event.size))
+            case events.BlobProgress():
+                blob = self.blobs[event.digest]
+                if blob.uploading_since is None:
+                    blob.uploading_since = now
+                blob.sent = event.sent
+                return blob
+            case events.BlobFinished():
+                blob = self.blobs.setdefault(event.digest, BlobState(event.digest, event.size))
+                blob.ended = sum(other.ended is not None for other in self.blobs.values())
+                blob.outcome, blob.source = event.outcome, event.source
+                return blob
+            case events.ManifestPushed():
+                self.tagged = self.tagged or event.tag is not None
+        return None
+
+    def rows(self, room: int) -> tuple[list[BlobState], int]:
+        """Choose what to show on `room` lines.
+
+        Returns:
+            Blobs in the order in which they began, those on their way before those that ended longest ago, and
+            how many were left out.
+        """
+        by_need = sorted(
+            self.blobs.values(), key=lambda blob: -1 if blob.ended is None else len(self.blobs) - blob.ended
+        )
+        kept = {blob.digest for blob in by_need[: max(room, 0)]}
+        return [blob for blob in self.blobs.values() if blob.digest in kept], len(self.blobs) - len(kept)
+
+    def total(self) -> str:
+        """Return the line that sums everything up."""
+        blobs = self.blobs.values()
+        ended = sum(blob.outcome is not None for blob in blobs)
+        size, there = sum(blob.size for blob in blobs), sum(blob.there for blob in blobs)
+        return f"{ended} of {text.count(len(blobs), 'blob')}, {text.size(there)} of {text.size(size)}"
+
+
+def outcome(blob: BlobState) -> str:
+    """Return how a blob ended, in words."""
+    match blob.outcome:
+        case "existing":
+            return "already there"
+        case "mounted":
+            return f"mounted from {blob.source.name}" if blob.source else "mounted, found by the registry"
+        case "uploaded":
+            return "uploaded"
+    return ""
+
+
+def doing(blob: BlobState, now: float) -> str:
+    """Return what becomes, or became, of a blob."""
+    if blob.outcome:
+        return outcome(blob)
+    if blob.uploading_since is None:
+        return "asking"
+    if blob.sent >= blob.size:
+        return "the registry checks it"
+    return f"uploading, {text.size(int(blob.speed(now)))}/s"
+
+
+def notice(event: events.Event, *, verbose: int) -> str | None:
+    """Return what to say of an event that is about no blob's way, if anything: the index's trouble, retries."""
+    match event:
+        case events.IndexDegraded():
+            return f"crossmount: warning: the index does not serve, going on without it: {event.cause}"
+        case events.Retrying() if verbose or event.wait >= SLOW_WAIT:
+            return (
+                f"crossmount: {event.method} {event.host}: {event.cause}: "
+                f"attempt {event.attempt} failed, again in {text.duration(event.wait)}"
+            )
+        case events.SourceDropped() if verbose:
+            why = {
+                "gone": "it lacks the layer, forgotten for everybody",
+                "unreadable": "we may not read it",
+                "unmountable": "it has the layer, and the registry did not mount it",
+            }[event.reason]
+            return f"crossmount: source {event.source} of {text.short(event.layer)}: {why}"
+    return None
+
+
+def summary(groups: Iterable[tuple[str, int, int]]) -> list[str]:
+    """Return lines that align (what, blobs, bytes)."""
+    cells = [(what, text.count(blobs, "blob"), text.size(size)) for what, blobs, size in groups]
+    return [f"{what:<14} {blobs:>9} {size:>9}" for what, blobs, size in cells]

@@ -1,0 +1,113 @@
+"""`crossmount push`."""
+
+import sys
+
+import click
+
+from crossmount.cli import output, text
+from crossmount.cli.access import client_options, index_for_push
+from crossmount.cli.command import Command, json_option
+from crossmount.cli.interrupt import Interrupted
+from crossmount.cli.loop import run_async
+from crossmount.cli.params import REFERENCE
+from crossmount.cli.progress import Progress, progress
+from crossmount.cli.progress_state import PushState, summary
+from crossmount.cli.settings import Settings, settings_of
+from crossmount.oci import Reference
+from crossmount.transfer import Limits, PushReport
+from crossmount.transfer import push as push_image
+
+_LIMITS = Limits()
+
+
+@click.command(cls=Command)
+@click.argument("source")
+@click.argument("dest", type=REFERENCE)
+@json_option
+@click.option(
+    "--uploads",
+    type=click.IntRange(1, 64),
+    default=_LIMITS.uploads,
+    metavar="N",
+    envvar="CROSSMOUNT_UPLOADS",
+    show_envvar=True,
+    show_default=True,
+    help="Upload at most N blobs at once.",
+)
+@click.option(
+    "--requests",
+    type=click.IntRange(1, 256),
+    default=_LIMITS.requests,
+    metavar="N",
+    envvar="CROSSMOUNT_REQUESTS",
+    show_envvar=True,
+    show_default=True,
+    help="Ask the registry about, or to mount, at most N blobs at once.",
+)
+@click.pass_context
+def push(
+    ctx: click.Context,
+    source: str,
+    dest: Reference,
+    as_json: bool,  # noqa: FBT001 click's call
+    uploads: int,
+    requests: int,
+) -> None:
+    """Push the image SOURCE to the reference DEST: mount what the registry holds already, upload the rest.
+
+    SOURCE is an image layout: oci:DIR[:TAG], oci-archive:FILE[:TAG], or the bare path of either. DEST is
+    [REGISTRY/]NAME[:TAG]; without a tag it is "latest".
+
+    Progress goes to standard error, the result to standard output.
+
+    \b
+    Examples:
+      docker save app:1 -o app.tar
+      crossmount push app.tar registry.example/team/app:1
+    \b
+      skopeo copy docker://alpine:3 oci:alpine:3
+      crossmount push oci:alpine:3 localhost:5000/alpine:3 --plain-http
+    \b
+      docker buildx build -o type=oci,dest=app.tar .
+      crossmount push oci-archive:app.tar registry.example/team/app:1 --json
+    """  # noqa: D301 \b is click's mark for a paragraph that keeps its lines
+    settings = settings_of(ctx)
+    shown = progress(sys.stderr, verbose=settings.verbose)
+    limits = Limits(uploads=uploads, requests=requests)
+    try:
+        with shown:
+            report = run_async(_push(source, dest, settings, limits, shown))
+    except Interrupted as interrupted:
+        raise interrupted.saying(_how_far(shown.state, dest)) from None
+    if as_json:
+        output.document(report.to_json())
+    else:
+        output.lines(told(report))
+
+
+async def _push(source: str, dest: Reference, settings: Settings, limits: Limits, shown: Progress) -> PushReport:
+    async with index_for_push(settings) as index:
+        return await push_image(
+            source, dest, index=index, options=client_options(settings), limits=limits, observer=shown.observe
+        )
+
+
+def told(report: PushReport) -> list[str]:
+    """Return what a finished push is to a reader."""
+    groups = (("mounted", "mounted"), ("already there", "existing"), ("uploaded", "uploaded"))
+    index = {"ok": "ok", "degraded": "did not serve all the time", "off": "off"}[report.index]
+    return [
+        f"pushed {report.reference}",
+        f"digest {report.digest}",
+        *summary((words, report.count(kind), report.bytes(kind)) for words, kind in groups),  # type: ignore[arg-type]
+        f"took {text.duration(report.seconds)}, index: {index}",
+    ]
+
+
+def _how_far(state: PushState, dest: Reference) -> str:
+    """Say what an interrupted push left behind."""
+    if state.tagged:
+        return f"after {dest} was pushed"
+    if state.blobs and all(blob.outcome for blob in state.blobs.values()):
+        return f"in the last step: {dest} may be there or not, push again to be sure"
+    return f"{dest} was not pushed: push again to go on from what has arrived"

@@ -1,0 +1,46 @@
+"""The command itself, and the table of its commands."""
+
+from importlib.metadata import version
+
+import click
+
+from crossmount.cli.command import Lazy, LazyGroup
+
+COMMANDS = {
+    "push": Lazy("crossmount.cli.push", "push", "Push an image: mount what the registry holds, upload the rest."),
+    "sources": Lazy("crossmount.cli.layers", "sources", "List where a layer could be mounted from."),
+    "locate": Lazy("crossmount.cli.layers", "locate", "List every repository known to hold a layer."),
+    "add": Lazy("crossmount.cli.layers", "add", "Tell the index of a repository that holds a layer."),
+    "forget": Lazy("crossmount.cli.layers", "forget", "Drop a repository as a source of a layer."),
+    "must-mount": Lazy("crossmount.cli.layers", "must_mount", "Show or lift a layer's must-mount flag."),
+    "index": Lazy("crossmount.cli.index", "index", "Look at the index, or stop the embedded one."),
+    "doctor": Lazy("crossmount.cli.doctor", "doctor", "Say what is reachable, as whom, and what it can do."),
+    "demo": Lazy("crossmount.cli.demo", "demo", "Push eight images that share layers, and count the bytes."),
+}
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: FBT001 click's call
+    del param
+    if value and not ctx.resilient_parsing:
+        click.echo(f"crossmount {version('crossmount')}")
+        ctx.exit()
+
+
+@click.command(cls=LazyGroup, lazy=COMMANDS)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+def crossmount() -> None:
+    """Push each layer once per fleet: layers that the registry already holds are mounted, not uploaded.
+
+    An index shared by many pushers remembers which repository holds which layer. It only hints: the
+    registry decides every time, and a push never fails for the index.
+
+    Exit status: 0 done, 1 failed, 2 wrong usage, 3 a must-mount layer could not be mounted, 4 not allowed by
+    the registry, 130 interrupted.
+    """

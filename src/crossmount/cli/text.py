@@ -1,0 +1,48 @@
+"""How things are said to people: sizes, counts, times, one line. Pure."""
+
+import unicodedata
+
+_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
+_SHORT_HEX = 12
+
+
+def size(count: int) -> str:
+    """Return a number of bytes with three digits and a decimal unit: `0 B`, `12.3 MB`."""
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    for unit in _UNITS:
+        value /= 1000
+        if value < 999.5 or unit == _UNITS[-1]:
+            break
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {unit}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return `1 blob`, `2 blobs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def short(digest: str) -> str:
+    """Return the first twelve hex digits of a digest, which tell blobs apart for a reader."""
+    return digest.partition(":")[2][:_SHORT_HEX]
+
+
+def milliseconds(seconds: float) -> str:
+    """Return a round trip: `0.4 ms`, `23 ms`."""
+    value = seconds * 1000
+    return f"{value:.1f} ms" if value < 9.95 else f"{value:.0f} ms"
+
+
+def duration(seconds: float) -> str:
+    """Return how long something lasts: `0.4 s`, `3 min`, `5 h`, `2 d`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def one_line(words: str) -> str:
+    """Return `words` on one line, with nothing in it that a terminal would obey."""
+    return " ".join("".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in words).split())

@@ -1,0 +1,242 @@
+"""The index, blocking: made from the asynchronous classes over links that never suspend."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from types import TracebackType
+from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar, runtime_checkable
+
+from crossmount import events
+from crossmount._blocking import Driven, driven
+from crossmount.index import guard, memory, opening, protocol, redis
+from crossmount.index.connection import StartedLink
+from crossmount.index.keys import Keys
+from crossmount.index.link import BlockingLink
+from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
+from crossmount.index.redis import SOURCES_MAX, TTL_SECONDS
+from crossmount.oci import Digest, Located, Repository
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@runtime_checkable
+class MountableLayers(Protocol):
+    """The least an index can be, blocking; see `crossmount.asyncio.MountableLayers`."""
+
+    def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
+        """Add a repository that holds `layer`; `must_mount` sets the sticky flag, False never lifts it."""
+        ...
+
+    def is_mountable(self, layer: Digest, dest: Located) -> bool:
+        """Tell whether another repository on dest's registry holds `layer` and dest itself does not."""
+        ...
+
+    def must_mount(self, layer: Digest) -> bool:
+        """Tell whether `layer` may only be mounted."""
+        ...
+
+    def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
+        """Return the repositories on dest's registry that hold `layer`, never dest's own, in order of name."""
+        ...
+
+
+@runtime_checkable
+class MountIndex(MountableLayers, Protocol):
+    """A whole index, blocking; see `crossmount.asyncio.MountIndex`."""
+
+    def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+        """Read everything about many layers, and about dest's registry, in one round trip."""
+        ...
+
+    def record(self, sightings: Iterable[Sighting]) -> None:
+        """Record many sightings in one round trip."""
+        ...
+
+    def forget(self, layer: Digest, *sources: Located) -> None:
+        """Drop repositories as sources of `layer`, for everybody."""
+        ...
+
+    def clear_must_mount(self, layer: Digest) -> None:
+        """Lift the sticky flag."""
+        ...
+
+    def locations(self, layer: Digest) -> tuple[Repository, ...]:
+        """Return every repository, on every registry, that is known to hold `layer`."""
+        ...
+
+    def record_traits(self, registry: str, traits: RegistryTraits) -> None:
+        """Remember for some hours what a registry was seen to do."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class DrivenIndex(Driven[protocol.MountIndex]):
+    """A whole index whose work an asynchronous one does, without ever suspending."""
+
+    add_source = driven(protocol.MountIndex.add_source)
+    is_mountable = driven(protocol.MountIndex.is_mountable)
+    must_mount = driven(protocol.MountIndex.must_mount)
+    sources = driven(protocol.MountIndex.sources)
+    look_up = driven(protocol.MountIndex.look_up)
+    record = driven(protocol.MountIndex.record)
+    forget = driven(protocol.MountIndex.forget)
+    clear_must_mount = driven(protocol.MountIndex.clear_must_mount)
+    locations = driven(protocol.MountIndex.locations)
+    record_traits = driven(protocol.MountIndex.record_traits)
+    close = driven(protocol.MountIndex.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class RedisMountIndex(DrivenIndex):
+    """An index on one Redis or Valkey server; see `crossmount.asyncio.RedisMountIndex`."""
+
+    def __init__(
+        self,
+        link: BlockingLink | StartedLink,
+        *,
+        keys: Keys = Keys(),  # noqa: B008 a frozen value
+        ttl: int = TTL_SECONDS,
+        bound: int = SOURCES_MAX,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(redis.RedisMountIndex(link, keys=keys, ttl=ttl, bound=bound, clock=clock))
+
+
+class MemoryMountIndex(DrivenIndex):
+    """An index in this process, by itself or over another one; see `crossmount.asyncio.MemoryMountIndex`."""
+
+    def __init__(
+        self,
+        backing: MountableLayers | None = None,
+        *,
+        ttl: int = TTL_SECONDS,
+        bound: int = SOURCES_MAX,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        below = None if backing is None else inline(backing)
+        super().__init__(memory.MemoryMountIndex(below, ttl=ttl, bound=bound, clock=clock, rng=rng))
+
+
+class GuardedIndex(DrivenIndex):
+    """An index that never raises; see `crossmount.asyncio.GuardedIndex`."""
+
+    def __init__(
+        self,
+        index: MountableLayers,
+        *,
+        observer: events.Observer = events.ignore,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._guarded = guard.GuardedIndex(inline(index), observer=observer, clock=clock)
+        super().__init__(self._guarded)
+
+    @property
+    def state(self) -> Literal["ok", "degraded"]:
+        """Whether every call was served so far."""
+        return self._guarded.state
+
+
+def open_index(url: str | None = None, *, namespace: str = "default") -> DrivenIndex:
+    """Open an index; see `crossmount.asyncio.open_index`."""
+    if opening.is_memory(url):
+        return MemoryMountIndex()
+    return RedisMountIndex(opening.blocking_index_link(url), keys=Keys(namespace))
+
+
+def inline(index: MountableLayers) -> protocol.MountableLayers:
+    """See a blocking index as an asynchronous one whose coroutines never suspend."""
+    return _adapted(index, _at_once)
+
+
+def threaded(index: MountableLayers) -> protocol.MountableLayers:
+    """See a blocking index as an asynchronous one that works in threads, for an event loop."""
+    return _adapted(index, asyncio.to_thread)
+
+
+class Run(Protocol):
+    """How a blocking call is awaited."""
+
+    def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        """Call it, and give its result."""
+        ...
+
+
+async def _at_once(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    return function(*args, **kwargs)
+
+
+def _adapted(index: MountableLayers, run: Run) -> protocol.MountableLayers:
+    return AdaptedIndex(index, run) if isinstance(index, MountIndex) else AdaptedLayers(index, run)
+
+
+class AdaptedLayers:
+    """The four methods of a blocking index, awaitable."""
+
+    def __init__(self, layers: MountableLayers, run: Run) -> None:
+        self._layers = layers
+        self._run = run
+
+    async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
+        """See `MountableLayers`."""
+        await self._run(self._layers.add_source, layer, source, must_mount=must_mount)
+
+    async def is_mountable(self, layer: Digest, dest: Located) -> bool:
+        """See `MountableLayers`."""
+        return await self._run(self._layers.is_mountable, layer, dest)
+
+    async def must_mount(self, layer: Digest) -> bool:
+        """See `MountableLayers`."""
+        return await self._run(self._layers.must_mount, layer)
+
+    async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
+        """See `MountableLayers`."""
+        return await self._run(self._layers.sources, layer, dest)
+
+
+class AdaptedIndex(AdaptedLayers):
+    """A whole blocking index, awaitable."""
+
+    def __init__(self, index: MountIndex, run: Run) -> None:
+        super().__init__(index, run)
+        self._index = index
+
+    async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+        """See `MountIndex`."""
+        return await self._run(self._index.look_up, layers, dest)
+
+    async def record(self, sightings: Iterable[Sighting]) -> None:
+        """See `MountIndex`."""
+        await self._run(self._index.record, sightings)
+
+    async def forget(self, layer: Digest, *sources: Located) -> None:
+        """See `MountIndex`."""
+        await self._run(self._index.forget, layer, *sources)
+
+    async def clear_must_mount(self, layer: Digest) -> None:
+        """See `MountIndex`."""
+        await self._run(self._index.clear_must_mount, layer)
+
+    async def locations(self, layer: Digest) -> tuple[Repository, ...]:
+        """See `MountIndex`."""
+        return await self._run(self._index.locations, layer)
+
+    async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
+        """See `MountIndex`."""
+        await self._run(self._index.record_traits, registry, traits)
+
+    async def aclose(self) -> None:
+        """See `MountIndex`."""
+        await self._run(self._index.close)

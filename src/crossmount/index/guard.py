@@ -1,0 +1,114 @@
+"""Promise 2: the index never fails a push, and never holds it up for long.
+
+A failed call is answered as if nothing were known. After one that got no answer a breaker opens: for some
+seconds calls return at once, then one call probes whether the index is back.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Literal, TypeVar
+
+from crossmount import events
+from crossmount.errors import IndexFailedError, IndexUnavailableError
+from crossmount.index.protocol import Knowledge, MountableLayers, RegistryTraits, Sighting
+from crossmount.index.widen import widen
+from crossmount.oci import Digest, Located, Repository
+
+OPEN_SECONDS = 5.0
+"""How long the index is left alone after it gave no answer."""
+
+_log = logging.getLogger("crossmount.index")
+
+T = TypeVar("T")
+
+
+class GuardedIndex:
+    """An index that never raises: for whoever must go on without it.
+
+    Args:
+        index: what is guarded; whoever made it closes it.
+        observer: told once, with an `IndexDegraded`, that the index does not serve.
+        clock: seconds, for how long the breaker stays open.
+    """
+
+    def __init__(
+        self,
+        index: MountableLayers,
+        *,
+        observer: events.Observer = events.ignore,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._index = widen(index)
+        self._observer = observer
+        self._clock = clock
+        self._closed_from = 0.0
+        self._cause: str | None = None
+
+    @property
+    def state(self) -> Literal["ok", "degraded"]:
+        """Whether every call was served so far."""
+        return "ok" if self._cause is None else "degraded"
+
+    async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
+        """Add it, if the index serves."""
+        await self._try(lambda: self._index.add_source(layer, source, must_mount=must_mount), None)
+
+    async def is_mountable(self, layer: Digest, dest: Located) -> bool:
+        """Answer False if the index does not serve."""
+        return await self._try(lambda: self._index.is_mountable(layer, dest), otherwise=False)
+
+    async def must_mount(self, layer: Digest) -> bool:
+        """Answer False if the index does not serve."""
+        return await self._try(lambda: self._index.must_mount(layer), otherwise=False)
+
+    async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
+        """Answer none if the index does not serve."""
+        return await self._try(lambda: self._index.sources(layer, dest), ())
+
+    async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+        """Answer with nothing known if the index does not serve."""
+        return await self._try(lambda: self._index.look_up(layers, dest), Knowledge())
+
+    async def record(self, sightings: Iterable[Sighting]) -> None:
+        """Record it, if the index serves."""
+        await self._try(lambda: self._index.record(sightings), None)
+
+    async def forget(self, layer: Digest, *sources: Located) -> None:
+        """Forget it, if the index serves."""
+        await self._try(lambda: self._index.forget(layer, *sources), None)
+
+    async def clear_must_mount(self, layer: Digest) -> None:
+        """Lift it, if the index serves."""
+        await self._try(lambda: self._index.clear_must_mount(layer), None)
+
+    async def locations(self, layer: Digest) -> tuple[Repository, ...]:
+        """Answer none if the index does not serve."""
+        return await self._try(lambda: self._index.locations(layer), ())
+
+    async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
+        """Record them, if the index serves."""
+        await self._try(lambda: self._index.record_traits(registry, traits), None)
+
+    async def aclose(self) -> None:
+        """Close the index below."""
+        await self._try(self._index.aclose, None)
+
+    async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        if self._clock() < self._closed_from:
+            return otherwise
+        try:
+            return await call()
+        except IndexUnavailableError as error:
+            self._closed_from = self._clock() + OPEN_SECONDS
+            self._degrade(error)
+        except IndexFailedError as error:
+            self._degrade(error)
+        return otherwise
+
+    def _degrade(self, error: IndexFailedError) -> None:
+        """Say it once, whatever else fails."""
+        if self._cause is None:
+            self._cause = str(error)
+            _log.debug("going on without the index: %s", self._cause)
+            self._observer(events.IndexDegraded(cause=self._cause))

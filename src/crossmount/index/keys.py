@@ -1,0 +1,44 @@
+"""The one place that names Redis keys.
+
+The digest is the hash tag: all keys of a layer lie in one slot, so a script serves a layer on a Cluster too,
+and layers fill the slots evenly. The namespace is what separates tenants and what an ACL pattern grants.
+"""
+
+import re
+from dataclasses import dataclass
+
+from crossmount.errors import InvalidInputError
+from crossmount.oci import Digest
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one namespace.
+
+    Raises:
+        InvalidInputError: the namespace has anything but letters, digits, `_`, `.` and `-`.
+    """
+
+    namespace: str = "default"
+
+    def __post_init__(self) -> None:
+        """Check the namespace: it must mean nothing to a hash tag or to a pattern."""
+        if not _NAMESPACE.fullmatch(self.namespace):
+            raise InvalidInputError(
+                f"not a namespace: {self.namespace[:100]!r}: give at most 64 letters, digits, _ . -, "
+                "a letter or a digit first"
+            )
+
+    def sources(self, layer: Digest, registry: str) -> str:
+        """Name the set of repositories on `registry` that hold `layer`."""
+        return f"crossmount:{self.namespace}:{{{layer}}}:sources:{registry}"
+
+    def flags(self, layer: Digest) -> str:
+        """Name the hash of what is known of `layer` itself."""
+        return f"crossmount:{self.namespace}:{{{layer}}}:flags"
+
+    def traits(self, registry: str) -> str:
+        """Name the hash of what `registry` was seen to do."""
+        return f"crossmount:{self.namespace}:registry:{registry}"

@@ -1,0 +1,19 @@
+-- Lifts must-mount; the flags live on as long as a registry's sources justify it.
+-- KEYS: the layer's flags
+-- ARGV: now (epoch seconds)
+local flags, now, ends = KEYS[1], tonumber(ARGV[1]), 0
+if redis.call('HDEL', flags, 'must_mount') == 0 then
+  return 0
+end
+local all = redis.call('HGETALL', flags)
+for i = 1, #all, 2 do
+  if string.sub(all[i], 1, 1) == '@' then
+    ends = math.max(ends, tonumber(all[i + 1]) or 0)
+  end
+end
+if ends > now then
+  redis.call('EXPIRE', flags, ends - now)
+else
+  redis.call('DEL', flags)
+end
+return 1

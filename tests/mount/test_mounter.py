@@ -1,0 +1,215 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from crossmount import events
+from crossmount.errors import InvalidInputError
+from crossmount.index import MemoryMountIndex, RegistryTraits
+from crossmount.mount import Mounter, MountStatus
+from crossmount.oci import Digest, Repository
+from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
+from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry
+
+CONTENT = b"a layer" * 1000
+LAYER = Digest.of(CONTENT)
+QUICK = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, first_wait=0.01, longest_wait=0.02))
+
+
+@dataclass
+class Bench:
+    """A registry, an index, and a mounter between them."""
+
+    registry: ScriptedRegistry
+    index: MemoryMountIndex
+    client: RegistryClient
+    mounter: Mounter
+    seen: list[events.Event] = field(default_factory=list)
+
+    @property
+    def dest(self) -> Repository:
+        return self.repository("team/dest")
+
+    def repository(self, name: str) -> Repository:
+        return Repository.parse(f"{self.registry.address}/{name}")
+
+    async def add(self, name: str, *, content: bytes | None = CONTENT, must_mount: bool = False) -> Repository:
+        """Make the index know a source, which really holds the layer unless `content` is None."""
+        if content is not None:
+            self.registry.put_blob(name, content)
+        await self.index.add_source(LAYER, self.repository(name), must_mount=must_mount)
+        return self.repository(name)
+
+    async def settled(self) -> None:
+        """Wait until inquiries about failed sources have ended."""
+        await self.mounter.aclose()
+
+
+@asynccontextmanager
+async def bench(*faults: Fault, options: RegistryOptions | None = None) -> AsyncIterator[Bench]:
+    """Start a registry of these traits, with an empty index."""
+    seen: list[events.Event] = []
+    async with (
+        ScriptedRegistry(options or RegistryOptions(), faults=faults) as registry,
+        RegistryClient(registry.address, options=QUICK) as client,
+    ):
+        index = MemoryMountIndex()
+        async with Mounter(client, index, observer=seen.append) as mounter:
+            yield Bench(registry, index, client, mounter, seen)
+
+
+async def test_a_known_source_is_mounted_and_dest_becomes_one() -> None:
+    """MOUNTED in one request, and the next pusher can mount from dest."""
+    async with bench() as at:
+        source = await at.add("team/base")
+        result = await at.mounter.mount(LAYER, at.dest)
+        assert (result.status, result.source, result.session) == (MountStatus.MOUNTED, source, None)
+        assert len(at.registry.requests) == 1
+        assert at.dest in await at.index.sources(LAYER, at.repository("another"))
+
+
+async def test_an_unknown_layer_is_skipped_with_its_session_open() -> None:
+    """SKIPPED: no source is known, and the one request opened the session that the upload needs."""
+    async with bench() as at:
+        result = await at.mounter.mount(LAYER, at.dest)
+        assert result.status is MountStatus.SKIPPED
+        assert result.session is not None
+        assert len(at.registry.requests) == 1
+        await at.client.cancel_upload(result.session)
+        assert at.registry.open_sessions == ()
+
+
+async def test_a_source_on_another_registry_only_is_unavailable() -> None:
+    """UNAVAILABLE: somebody holds it, nobody here."""
+    async with bench() as at:
+        await at.index.add_source(LAYER, Repository.parse("elsewhere.example/team/base"))
+        result = await at.mounter.mount(LAYER, at.dest)
+        assert result.status is MountStatus.UNAVAILABLE
+        assert result.session is not None
+
+
+async def test_a_registry_that_refuses_every_mount_starts_the_push() -> None:
+    """PUSH_STARTED: its 202 is the session to upload into, and only one session is left open."""
+    async with bench(options=RegistryOptions(mounts=False)) as at:
+        for number in range(3):
+            await at.add(f"team/base-{number}")
+        result = await at.mounter.mount(LAYER, at.dest)
+        assert (result.status, result.attempts) == (MountStatus.PUSH_STARTED, 3)
+        assert result.session is not None
+        assert len(at.registry.open_sessions) == 1
+
+
+async def test_must_mount_is_never_turned_into_a_session() -> None:
+    """MOUNT_REQUIRED: no mount succeeded, and no session is left behind."""
+    async with bench() as at:
+        await at.add("team/base", content=None, must_mount=True)
+        result = await at.mounter.mount(LAYER, at.dest)
+        assert (result.status, result.session) == (MountStatus.MOUNT_REQUIRED, None)
+        assert at.registry.open_sessions == ()
+
+
+async def test_a_registry_that_opens_no_session_at_all_is_a_failure() -> None:
+    """FAILURE: every request was refused, and the result says with what."""
+    refusal = Fault(method="POST", action=Reply(status=403), times=None)
+    async with bench(refusal) as at:
+        await at.add("team/base")
+        result = await at.mounter.mount(LAYER, at.dest)
+        assert result.status is MountStatus.FAILURE
+        assert result.error is not None
+        assert result.session is None
+
+
+async def test_a_registry_that_finds_layers_by_itself_mounts_without_a_source() -> None:
+    """MOUNTED without `from`, and that this registry can do so is remembered and shared."""
+    async with bench(options=RegistryOptions(finds=True)) as at:
+        at.registry.put_blob("somebody/else", CONTENT)
+        result = await at.mounter.mount(LAYER, at.dest)
+        assert (result.status, result.source) == (MountStatus.MOUNTED, None)
+        assert (await at.index.look_up([LAYER], at.dest)).traits.finds is True
+
+
+async def test_a_source_that_lost_the_layer_is_forgotten_by_all() -> None:
+    """404 at the source: the index drops it; the next candidate serves."""
+    async with bench() as at:
+        gone = await at.add("team/dest-old", content=None)
+        kept = await at.add("far/away")
+        result = await at.mounter.mount(LAYER, at.dest)
+        await at.settled()
+        assert (result.status, result.source) == (MountStatus.MOUNTED, kept)
+        assert gone not in await at.index.sources(LAYER, at.dest)
+        assert events.SourceDropped(layer=LAYER, source=gone, reason="gone") in at.seen
+
+
+async def test_a_source_that_we_may_not_read_is_left_alone_by_this_process_only() -> None:
+    """401 at the source: it stays in the index for others, and this mounter doesn't ask it again."""
+    options = RegistryOptions(denied_sources=frozenset({"secret/base"}))
+    denied = Fault(method="HEAD", path="/v2/secret/base/*", action=Reply(status=401), times=None)
+    async with bench(denied, options=options) as at:
+        secret = await at.add("secret/base")
+        first = await at.mounter.mount(LAYER, at.dest)
+        await at.settled()
+        second = await at.mounter.mount(LAYER, at.dest)
+        assert (first.attempts, second.attempts) == (1, 0)
+        assert second.status is MountStatus.PUSH_STARTED
+        assert secret in await at.index.sources(LAYER, at.dest)
+        assert events.SourceDropped(layer=LAYER, source=secret, reason="unreadable") in at.seen
+
+
+async def test_a_registry_that_does_not_mount_is_remembered_and_that_is_shared() -> None:
+    """200 at the source and 202 for the mount: nobody asks this registry to mount for a while."""
+    async with bench(options=RegistryOptions(mounts=False)) as at:
+        await at.add("team/base")
+        await at.mounter.mount(LAYER, at.dest)
+        await at.settled()
+        assert (await at.index.look_up([LAYER], at.dest)).traits.mounts is False
+        async with Mounter(at.client, at.index) as another:
+            result = await another.mount(LAYER, at.dest)
+        assert (result.status, result.attempts) == (MountStatus.PUSH_STARTED, 0)
+
+
+async def test_a_registry_that_was_seen_to_mount_is_not_written_off_for_one_refusal() -> None:
+    """A single 202 of a registry that does mount is no proof that it doesn't."""
+    async with bench(options=RegistryOptions(after_manifest=True)) as at:
+        await at.index.record_traits(at.registry.address, RegistryTraits(mounts=True))
+        source = await at.add("team/base")
+        await at.mounter.mount(LAYER, at.dest)
+        await at.settled()
+        assert (await at.index.look_up([LAYER], at.dest)).traits.mounts is True
+        assert source in await at.index.sources(LAYER, at.dest)
+
+
+async def test_an_inquiry_without_an_answer_changes_nothing() -> None:
+    """A registry in trouble teaches nothing about a source."""
+    options = RegistryOptions(mounts=False)
+    async with bench(Fault(method="HEAD", action=Reply(status=500), times=None), options=options) as at:
+        source = await at.add("team/base")
+        await at.mounter.mount(LAYER, at.dest)
+        await at.settled()
+        assert await at.index.sources(LAYER, at.dest) == (source,)
+        assert (await at.index.look_up([LAYER], at.dest)).traits == RegistryTraits()
+
+
+async def test_a_cancelled_mount_leaves_no_session() -> None:
+    """What was opened on the way is cancelled when the mount itself is."""
+    held = Fault(method="POST", skip=1, delay=30.0, times=None)
+    async with bench(held, options=RegistryOptions(mounts=False)) as at:
+        await at.add("team/base-1")
+        await at.add("team/base-2")
+        task = asyncio.create_task(at.mounter.mount(LAYER, at.dest))
+        while len(at.registry.open_sessions) == 0:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert at.registry.open_sessions == ()
+
+
+async def test_a_mounter_serves_its_own_registry_only() -> None:
+    """Another registry's repository is refused before anything is sent."""
+    async with bench() as at:
+        with pytest.raises(InvalidInputError, match="is not on"):
+            await at.mounter.mount(LAYER, Repository.parse("other.example/team/app"))
+        assert at.registry.requests == []
