@@ -1,6 +1,5 @@
 """The proxy as an ASGI application: each request is told apart, admitted, answered, counted and logged."""
 
-import asyncio
 import json
 import logging
 import time
@@ -93,25 +92,25 @@ class App:
         caller = await self._door.admit(exchange)
         match asked, exchange.method:
             case BlobAt(), "HEAD":
-                await head_blob(self.core, self._door, exchange, asked, caller)
+                await head_blob(self.core, exchange, asked, caller)
             case UploadsOf(), "POST" if self.draining:
                 raise unavailable("this proxy is about to stop: try again")
             case UploadsOf(), "POST":
-                await begin(self.core, self._door, exchange, asked, caller)
+                await begin(self.core, exchange, asked, caller)
             case SessionAt(), _:
-                await go_on(self.core, self._door, exchange, asked, caller)
+                await go_on(self.core, exchange, asked, caller)
             case ManifestAt(), "PUT":
-                await put_manifest(self.core, self._door, exchange, asked, caller)
+                await put_manifest(self.core, exchange, asked, caller)
             case (
                 Base() | Catalog() | BlobAt() | UploadsOf() | ManifestAt() | TagsOf() | ReferrersOf() | Other()
             ), _:
-                await pass_on(self.core, self._door, exchange, asked, caller)
+                await pass_on(self.core, exchange, asked, caller)
 
     async def _refuse(self, exchange: Exchange, error: RefusedError) -> None:
         """Answer no; where an answer has begun already all that is left is to cut it short, which the server does."""
         if exchange.status:
             exchange.note = "cut"
-            raise asyncio.CancelledError from error
+            return
         try:
             await exchange.refuse(error)
         except ClientGoneError:

@@ -110,11 +110,11 @@ async def _ask(
         location = None
         if response.status_code == 202:
             location = str(resolve(response.headers.get("location"), request=target.url))
-        return Kept(response.status_code, _returned(core, response), content, location)
+        return Kept(response.status_code, _returned(core, exchange, response), content, location)
 
 
-def _returned(core: Core, response: httpx.Response) -> Pairs:
-    return [pair for pair in core.upstream.returned(response) if pair[0] != b"content-length"]
+def _returned(core: Core, exchange: Exchange, response: httpx.Response) -> Pairs:
+    return [pair for pair in core.upstream.returned(exchange, response) if pair[0] != b"content-length"]
 
 
 async def _give(exchange: Exchange, kept: Kept) -> None:

@@ -43,7 +43,7 @@ class Exchange:
         self._send = send
         self._idle = idle
         self._body_ended = False
-        self._hang_up: asyncio.Task[Message] | None = None
+        self._hang_up: asyncio.Task[None] | None = None
 
     def header(self, name: bytes) -> str | None:
         """Return a header's first value."""
@@ -133,14 +133,18 @@ class Exchange:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Notice a client that hangs up while the answer is written; the request's body must have been read."""
-        self._hang_up = asyncio.ensure_future(self._receive())
+        """Notice a client that hangs up while the answer is written; what is left of its body is passed over."""
+        self._hang_up = asyncio.create_task(self._until_gone())
         try:
             yield
         finally:
             self._hang_up.cancel()
             await asyncio.gather(self._hang_up, return_exceptions=True)
             self._hang_up = None
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     async def _deliver(self, message: Message) -> None:
         try:

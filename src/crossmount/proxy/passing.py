@@ -5,7 +5,6 @@ from crossmount.mount import MountStatus
 from crossmount.oci import Manifest
 from crossmount.proxy.callers import Caller
 from crossmount.proxy.core import Core, outgoing
-from crossmount.proxy.doors import Door
 from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.headers import sent_on
 from crossmount.proxy.routes import BlobAt, ManifestAt, Route
@@ -15,7 +14,7 @@ _READS = frozenset({"GET", "HEAD"})
 
 
 async def pass_on(
-    core: Core, door: Door, exchange: Exchange, route: Route, caller: Caller, *, held: Outgoing | None = None
+    core: Core, exchange: Exchange, route: Route, caller: Caller, *, held: Outgoing | None = None
 ) -> int:
     """Send a request on, and its answer back as it comes.
 
@@ -35,12 +34,11 @@ async def pass_on(
         ),
         body=held or outgoing(exchange),
     ) as response:
-        headers = door.challenges(exchange, core.upstream.returned(response))
-        await core.upstream.give_back(exchange, response, headers=headers)
+        await core.upstream.give_back(exchange, response)
         return response.status_code
 
 
-async def head_blob(core: Core, door: Door, exchange: Exchange, route: BlobAt, caller: Caller) -> None:
+async def head_blob(core: Core, exchange: Exchange, route: BlobAt, caller: Caller) -> None:
     """Say whether a repository holds a blob; if it does not and it can be mounted, say so after that.
 
     The answer is always the registry's own: its first, or after a mount its second. Any doubt is its first.
@@ -51,7 +49,7 @@ async def head_blob(core: Core, door: Door, exchange: Exchange, route: BlobAt, c
         authorization = await caller.authorization_for(dest, push=False)
         async with core.upstream.ask("HEAD", target, headers=headers, authorization=authorization) as response:
             status = response.status_code
-            back = door.challenges(exchange, core.upstream.returned(response))
+            back = core.upstream.returned(exchange, response)
         if status != 404 or turn != "first":
             break
         result = await core.mounting.place(caller, dest, route.digest)
@@ -66,14 +64,14 @@ async def head_blob(core: Core, door: Door, exchange: Exchange, route: BlobAt, c
     await exchange.write(b"", more=False)
 
 
-async def put_manifest(core: Core, door: Door, exchange: Exchange, route: ManifestAt, caller: Caller) -> None:
+async def put_manifest(core: Core, exchange: Exchange, route: ManifestAt, caller: Caller) -> None:
     """Send a manifest on, and learn from it if it is accepted."""
     content = await exchange.read(core.manifest_limit)
 
     async def stream():  # noqa: ANN202 an async generator
         yield content
 
-    status = await pass_on(core, door, exchange, route, caller, held=Outgoing(stream(), len(content)))
+    status = await pass_on(core, exchange, route, caller, held=Outgoing(stream(), len(content)))
     if status in {200, 201, 202}:
         kind = (exchange.header(b"content-type") or "").partition(";")[0].strip() or None
         try:

@@ -127,6 +127,11 @@ class Sessions:
             self.remove(session)
         return late
 
+    def moving(self, within: float) -> bool:
+        """Tell whether an upload is at work, or was within that many seconds."""
+        since = self._clock() - within
+        return any(session.busy or session.touched >= since for session in self._open.values())
+
     def drain(self) -> list[Session]:
         """Remove and return all sessions."""
         left = list(self._open.values())

@@ -212,7 +212,7 @@ async def _pass_on(
         location = response.headers.get("location")
         if location and not done and response.status_code != 404:
             session.location = str(resolve(location, request=url))  # without one the last holds (ECR)
-        returned = [pair for pair in core.upstream.returned(response) if pair[0] not in _OWN]
+        returned = [pair for pair in core.upstream.returned(exchange, response) if pair[0] not in _OWN]
         await core.upstream.give_back(exchange, response, headers=returned + _own(route, session, done=done))
 
 

@@ -1,6 +1,6 @@
 """The one registry behind the proxy: requests streamed to it, answers streamed back, nothing decoded on the way."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -44,10 +44,14 @@ class Upstream:
     Args:
         base: its scheme, host and port.
         client: holds no credentials; whoever made it closes it.
+        challenges: turns an answer's challenges to the proxy.
     """
 
-    def __init__(self, base: httpx.URL, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, base: httpx.URL, client: httpx.AsyncClient, *, challenges: Callable[[Exchange, Pairs], Pairs]
+    ) -> None:
         self.base = base
+        self._challenges = challenges
         self.origin = Origin.of(base)
         self._client = client
 
@@ -98,7 +102,7 @@ class Upstream:
             headers: what to send instead of the answer's own headers, turned to the proxy.
         """
         if headers is None:
-            headers = self.returned(response)
+            headers = self.returned(exchange, response)
         await exchange.start(response.status_code, headers)
         if exchange.method == "HEAD" or response.status_code in {204, 304}:
             await exchange.write(b"", more=False)
@@ -108,9 +112,10 @@ class Upstream:
                 await exchange.write(data)
             await exchange.write(b"", more=False)
 
-    def returned(self, response: httpx.Response) -> Pairs:
+    def returned(self, exchange: Exchange, response: httpx.Response) -> Pairs:
         """Return an answer's headers as the client is sent them."""
-        return sent_back(response.headers, upstream=self.origin, asked=response.request.url)
+        headers = sent_back(response.headers, upstream=self.origin, asked=response.request.url)
+        return self._challenges(exchange, headers)
 
 
 async def read_bounded(response: httpx.Response, limit: int = ERROR_BYTES_MAX) -> bytes:
