@@ -1,12 +1,14 @@
 """A proxy put together from its settings, and taken apart again."""
 
 import asyncio
+import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import httpx
 
+from crossmount.errors import InvalidInputError
 from crossmount.index import GuardedIndex
 from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Repository
@@ -17,6 +19,7 @@ from crossmount.proxy.doors import ClientDoor, Door
 from crossmount.proxy.learning import Learner
 from crossmount.proxy.metrics import Metrics
 from crossmount.proxy.mounting import Mounting, SourcePolicy
+from crossmount.proxy.service import Callers, ServiceDoor
 from crossmount.proxy.sessions import Sessions
 from crossmount.proxy.settings import ProxySettings
 from crossmount.proxy.spool import SpoolArea
@@ -25,6 +28,7 @@ from crossmount.proxy.uploads import forget
 from crossmount.proxy.upstream import Upstream
 from crossmount.registry import http
 from crossmount.registry.challenge import Bearer, choose
+from crossmount.registry.credentials import StoredCredentials
 from crossmount.registry.options import ClientOptions
 from crossmount.registry.quiet import unlogged
 
@@ -86,6 +90,9 @@ def _door(
     agents: Agents,
     client: httpx.AsyncClient,
 ) -> Door:
+    if settings.auth == "service":
+        return _service_door(settings, agents)
+
     async def discover() -> Bearer | None:
         url = base.copy_with(path="/v2/")
         with http.translated("GET", url), unlogged():
@@ -101,6 +108,26 @@ def _door(
         public_url=settings.public_url,
     )
     return ClientDoor(registry, agents=agents, office=office)
+
+
+def _service_door(settings: ProxySettings, agents: Agents) -> ServiceDoor:
+    callers = Callers.read(settings.htpasswd, settings.tokens)
+    if callers.anybody and not _is_loopback(settings.host):
+        raise InvalidInputError(
+            f"--auth service on {settings.host} would lend the proxy's rights to anybody: give --htpasswd or "
+            "--tokens, or listen on 127.0.0.1"
+        )
+    stored = StoredCredentials(authfile=settings.options.authfile)
+    return ServiceDoor(agents.of("service", lambda: stored), callers)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 async def _sweep(core: Core) -> None:

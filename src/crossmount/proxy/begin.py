@@ -103,7 +103,7 @@ async def _ask(
         "POST",
         target,
         headers=sent_on(exchange.headers),
-        authorization=await caller.authorization_for(core.repository(route.name), push=True),
+        authorization=await caller.authorization_for(core.repository(route.name), "POST"),
         body=body,
     ) as response:
         content = await read_bounded(response)

@@ -52,11 +52,11 @@ class Caller:
     authorization: str | None = field(default=None, repr=False)
     agent: Agent | None = None
     scopes: tuple[Scope, ...] | None = None
-    authorize: Callable[[Repository | None, bool], Awaitable[str | None]] | None = field(default=None, repr=False)
+    authorize: Callable[[Repository | None, str], Awaitable[str | None]] | None = field(default=None, repr=False)
 
-    async def authorization_for(self, repository: Repository | None, *, push: bool) -> str | None:
+    async def authorization_for(self, repository: Repository | None, method: str) -> str | None:
         """Return what upstream is sent for a request on a repository, or on the registry as such."""
-        return self.authorization if self.authorize is None else await self.authorize(repository, push)
+        return self.authorization if self.authorize is None else await self.authorize(repository, method)
 
     def may_push(self, name: str) -> bool:
         """Tell whether a write to a repository may be tried in the caller's name.

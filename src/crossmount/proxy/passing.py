@@ -10,8 +10,6 @@ from crossmount.proxy.headers import sent_on
 from crossmount.proxy.routes import BlobAt, ManifestAt, Route
 from crossmount.proxy.upstream import Outgoing
 
-_READS = frozenset({"GET", "HEAD"})
-
 
 async def pass_on(
     core: Core, exchange: Exchange, route: Route, caller: Caller, *, held: Outgoing | None = None
@@ -30,7 +28,7 @@ async def pass_on(
         core.upstream.target(exchange.raw_path, exchange.query),
         headers=sent_on(exchange.headers),
         authorization=await caller.authorization_for(
-            None if name is None else core.repository(name), push=exchange.method not in _READS
+            None if name is None else core.repository(name), exchange.method
         ),
         body=held or outgoing(exchange),
     ) as response:
@@ -46,7 +44,7 @@ async def head_blob(core: Core, exchange: Exchange, route: BlobAt, caller: Calle
     target = core.upstream.target(exchange.raw_path, exchange.query)
     headers, dest = sent_on(exchange.headers), core.repository(route.name)
     for turn in ("first", "after a mount"):
-        authorization = await caller.authorization_for(dest, push=False)
+        authorization = await caller.authorization_for(dest, "HEAD")
         async with core.upstream.ask("HEAD", target, headers=headers, authorization=authorization) as response:
             status = response.status_code
             back = core.upstream.returned(exchange, response)

@@ -202,7 +202,7 @@ async def _pass_on(
         exchange.method,
         Target(url),
         headers=headers,
-        authorization=await caller.authorization_for(core.repository(session.name), push=True),
+        authorization=await caller.authorization_for(core.repository(session.name), "PUT"),
         body=body,
     ) as response:
         done = exchange.method in {"PUT", "DELETE"} and response.is_success
