@@ -14,6 +14,7 @@ MEMBERS_MAX = 100_000
 """More files than any image has; a table of more is not worth the memory."""
 
 _LINKS_MAX = 16
+_NOT_A_TAR = (tarfile.TarError, EOFError, ArithmeticError, LookupError)
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
@@ -51,7 +52,7 @@ class ArchiveFiles:
         """Read the table of a tar.
 
         Raises:
-            InvalidLayoutError: it is no tar, compressed, damaged, or has members that lead out of it.
+            InvalidLayoutError: it is no tar, compressed, or has members that lead out of it.
         """
         with reading(path):
             if not path.is_file():
@@ -63,8 +64,8 @@ class ArchiveFiles:
                 with tarfile.open(path, "r:") as tar:
                     members = _table(path, tar, length)
                     is_whole = _has_end_mark(path, tar.offset)
-            except (tarfile.TarError, EOFError, ArithmeticError, LookupError) as error:
-                raise InvalidLayoutError(f"{path}: not a whole tar: {error}") from error
+            except _NOT_A_TAR as error:
+                raise InvalidLayoutError(f"{path}: not a tar: {error}") from error
         return cls(path, members, is_whole)
 
     @property
@@ -105,17 +106,26 @@ def _refuse_foreign_head(path: Path, head: bytes) -> None:
 
 
 def _table(path: Path, tar: tarfile.TarFile, length: int) -> dict[str, _Member]:
+    """Read the table as far as it goes: where it is torn, the blob that is missing then can be named."""
     members: dict[str, _Member] = {}
-    for count, info in enumerate(tar):
-        if count >= MEMBERS_MAX:
-            raise InvalidLayoutError(f"{path}: more than {MEMBERS_MAX} members: not an image layout")
+    for _ in range(MEMBERS_MAX):
+        info = _next(tar)
+        if info is None:
+            return members
         name = _inside(info.name)
         if name is None:
             raise InvalidLayoutError(
                 f"{path}: its member {info.name[:200]!r} leads out of it: not an image layout"
             )
         members[name] = _member(name, info, length)
-    return members
+    raise InvalidLayoutError(f"{path}: {MEMBERS_MAX} members and more: not an image layout")
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    try:
+        return tar.next()
+    except _NOT_A_TAR:  # the first header was good, or there would be no TarFile
+        return None
 
 
 def _member(name: str, info: tarfile.TarInfo, length: int) -> _Member:

@@ -92,7 +92,7 @@ class _Walk:
             raise InvalidLayoutError(
                 f"{what}: {named_by} gives its size as {descriptor.size} bytes, a manifest may have 4 MiB"
             )
-        extent = self._find(descriptor)
+        extent = self._find(descriptor, named_by)
         if extent is None:
             raise InvalidLayoutError(
                 f"{what}: this manifest is missing, {named_by} names it: "
@@ -106,7 +106,7 @@ class _Walk:
         self._agree(descriptor, named_by)
         if descriptor.digest in self.blobs:
             return
-        extent = self._find(descriptor)
+        extent = self._find(descriptor, named_by)
         if extent is not None:
             self._check_size(descriptor, extent, named_by)
             self.blobs[descriptor.digest] = FileBlob(descriptor, extent.path, extent.start)
@@ -124,9 +124,12 @@ class _Walk:
                 f"and {first} by another that names it"
             )
 
-    def _find(self, descriptor: Descriptor) -> Extent | None:
+    def _find(self, descriptor: Descriptor, named_by: str) -> Extent | None:
         digest = descriptor.digest
-        return self.files.find(f"blobs/{digest.algorithm}/{digest.encoded}")
+        try:
+            return self.files.find(f"blobs/{digest.algorithm}/{digest.encoded}")
+        except InvalidLayoutError as error:
+            raise InvalidLayoutError(f"{error}: this is blob {digest}, {named_by} names it") from error
 
     def _check_size(self, descriptor: Descriptor, extent: Extent, named_by: str) -> None:
         if extent.size != descriptor.size:

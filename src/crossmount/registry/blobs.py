@@ -87,7 +87,7 @@ async def _raw(answer: Answer, skip: int) -> AsyncIterator[bytes]:
     """Yield an open answer's bytes as they travelled, the first `skip` left out."""
     if answer.stream is None:
         return
-    async for part in answer.stream.aiter_raw():
+    async for part in http.travelled(answer.stream):
         if skip >= len(part):
             skip -= len(part)
         else:

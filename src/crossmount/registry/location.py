@@ -11,6 +11,7 @@ import httpx
 from crossmount.errors import InvalidAnswerError
 
 _PORTS = {"http": 80, "https": 443}
+_PORT_MAX = 65535
 _URL_MAX = 16 * 1024
 
 
@@ -51,7 +52,7 @@ def resolve(location: str | None, *, request: httpx.URL, what: str = "Location")
         url = request.join(location)
     except (httpx.InvalidURL, UnicodeError, ValueError):
         raise InvalidAnswerError(f"{where}: its {what} header is not a URL") from None
-    if url.scheme not in _PORTS or not url.host or url.userinfo:
+    if not is_plain(url):
         raise InvalidAnswerError(f"{where}: its {what} header is not a plain http or https URL")
     _check_step(where, Origin.of(url), what)
     return url.copy_with(fragment=None)
@@ -71,6 +72,11 @@ def _check_step(here: Origin, there: Origin, what: str) -> None:
         )
     if here.host != there.host:
         raise InvalidAnswerError(f"{here}: its {what} header points at {there}, and another host must be on https")
+
+
+def is_plain(url: httpx.URL) -> bool:
+    """Tell whether this is an absolute http or https URL that can be asked, with no user's name in it."""
+    return url.scheme in _PORTS and bool(url.host) and not url.userinfo and (url.port or 0) <= _PORT_MAX
 
 
 def with_query(url: httpx.URL, addition: str) -> httpx.URL:

@@ -13,6 +13,7 @@ from collections.abc import Collection
 import httpx
 
 from crossmount.errors import InvalidAnswerError
+from crossmount.registry.location import is_plain
 
 _SECOND_LEVEL = frozenset(
     {"ac", "co", "com", "edu", "gob", "gov", "go", "id", "info", "mil", "ne", "net", "nom", "or", "org", "sch"}
@@ -119,7 +120,7 @@ def judge(realm: httpx.URL, *, registry: httpx.URL, trusted: Collection[str] = (
     Raises:
         InvalidAnswerError: it is no http or https URL, or there is a user's name in it.
     """
-    if realm.scheme not in {"http", "https"} or not realm.host or realm.userinfo:
+    if not is_plain(realm):
         raise InvalidAnswerError(f"{registry.host}: its WWW-Authenticate names a realm that is not a plain URL")
     if registry.scheme == "https" and realm.scheme == "http":
         return Verdict.NOTHING

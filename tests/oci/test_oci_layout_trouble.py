@@ -1,0 +1,226 @@
+"""Image layouts that are broken, hostile or something else: refused before a byte is sent."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from crossmount.errors import InvalidLayoutError, InvalidManifestError
+from crossmount.oci import Digest
+from crossmount.oci.descriptor import OCI_INDEX
+from crossmount.oci.layout import load_image, open_layout
+from crossmount.oci.layout_files import Extent, read_extent
+from crossmount.oci.manifest import INDEX_DEPTH_MAX, MANIFEST_BYTES_MAX
+from support.images import MadeImage, make_layout
+from support.layouts import write, write_index, write_manifest, write_root
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> MadeImage:
+    """Make a layout with one image of two layers, tagged `latest`."""
+    return make_layout(tmp_path / "layout")
+
+
+def rewritten(name: str, content: bytes) -> Callable[[Path], None]:
+    """Return a change of one file of a layout."""
+
+    def change(layout: Path) -> None:
+        (layout / name).write_bytes(content)
+
+    return change
+
+
+def removed(name: str) -> Callable[[Path], None]:
+    """Return the removal of one file of a layout."""
+    return lambda layout: (layout / name).unlink()
+
+
+def made_a_folder(layout: Path) -> None:
+    """Put a folder in the place of index.json."""
+    (layout / "index.json").unlink()
+    (layout / "index.json").mkdir()
+
+
+A_MANIFEST = json.dumps({"config": {"mediaType": "x", "digest": Digest.of(b""), "size": 0}, "layers": []}).encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (removed("oci-layout"), "not an image layout: it has no file oci-layout"),
+        (rewritten("oci-layout", b'{"imageLayoutVersion": "2.0.0"}'), "of version '2.0.0', only 1.0.0"),
+        (rewritten("oci-layout", b"{}"), "names no imageLayoutVersion"),
+        (rewritten("oci-layout", b"[]"), "names no imageLayoutVersion"),
+        (rewritten("oci-layout", b"no"), "names no imageLayoutVersion"),
+        (rewritten("oci-layout", b" " * 70_000), "oci-layout has 70000 bytes, more than 65536"),
+        (removed("index.json"), "without its index.json"),
+        (rewritten("index.json", b"<html>"), "index.json: not JSON"),
+        (rewritten("index.json", b"\n" * (MANIFEST_BYTES_MAX + 1)), "index.json has 4194305 bytes, more than"),
+        (rewritten("index.json", b'{"manifests": [{"mediaType": "x"}]}'), r"manifests\[0\]: a descriptor's size"),
+        (rewritten("index.json", A_MANIFEST), "index.json is not an image index"),
+        (made_a_folder, "index.json: not a file"),
+    ],
+)
+def test_broken_layout_is_told(made: MadeImage, change: Callable[[Path], None], message: str) -> None:
+    """Each file that a layout must have is checked, and named."""
+    change(made.path)
+    with pytest.raises(InvalidLayoutError, match=message):
+        open_layout(made.path)
+
+
+def test_other_formats_are_told_how_to_convert(tmp_path: Path) -> None:
+    """A directory of skopeo's own, an unpacked docker-archive, and a layout one level down each get their hint."""
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(InvalidLayoutError, match="skopeo copy docker-archive:"):
+        open_layout(tmp_path)
+    (tmp_path / "version").write_text("Directory Transport Version: 1.1")
+    with pytest.raises(InvalidLayoutError, match=f"skopeo copy dir:{tmp_path} oci:image"):
+        open_layout(tmp_path)
+    above = make_layout(tmp_path / "above" / "inner").path.parent
+    with pytest.raises(InvalidLayoutError, match="there is one in 'inner'"):
+        open_layout(above)
+
+
+def test_missing_blob_is_named(made: MadeImage) -> None:
+    """A layer that is not there is named, and so is the manifest that names it."""
+    made.blob_path(made.layers[1].digest).unlink()
+    message = f"{made.path}: blob {made.layers[1].digest} is missing, manifest {made.root.digest} names it"
+    with pytest.raises(InvalidLayoutError, match=message):
+        load_image(made.path)
+
+
+@pytest.mark.parametrize(("change", "what"), [(-1, "truncated"), (1, "too long")])
+def test_blob_of_the_wrong_size_is_named(made: MadeImage, change: int, what: str) -> None:
+    """A layer that is shorter or longer than its descriptor says is named with both sizes."""
+    layer = made.layers[0]
+    os.truncate(made.blob_path(layer.digest), layer.size + change)
+    message = (
+        f"blob {layer.digest} is {what}: it has {layer.size + change} bytes, manifest {made.root.digest} says"
+    )
+    with pytest.raises(InvalidLayoutError, match=message):
+        load_image(made.path)
+
+
+def test_what_is_no_file_in_a_blobs_place_is_told(made: MadeImage) -> None:
+    """A directory or a pipe where a blob should be is an error, not a wait."""
+    path = made.blob_path(made.layers[0].digest)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InvalidLayoutError, match=f"{path}: not a file"):
+        load_image(made.path)
+    path.rmdir()
+    os.mkfifo(path)
+    with pytest.raises(InvalidLayoutError, match=f"{path}: not a file"):
+        load_image(made.path)
+
+
+def test_unreadable_blob_is_told(made: MadeImage) -> None:
+    """What the system says of a blob that cannot be opened is passed on, with its path."""
+    path = made.blob_path(made.layers[0].digest)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(InvalidLayoutError, match=str(path)):
+        load_image(made.path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_forbidden_blob_is_told(made: MadeImage) -> None:
+    """A blob without permission is told before anything is sent."""
+    made.blob_path(made.layers[0].digest).chmod(0)
+    with pytest.raises(InvalidLayoutError, match="Permission denied"):
+        load_image(made.path)
+
+
+def test_link_out_of_the_layout_is_refused(made: MadeImage, tmp_path: Path) -> None:
+    """A layout cannot make us send a file from elsewhere."""
+    path = made.blob_path(made.layers[0].digest)
+    path.rename(tmp_path / "secret")
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(InvalidLayoutError, match="leads out of the layout"):
+        load_image(made.path)
+
+
+def test_manifest_with_other_bytes_is_refused(made: MadeImage) -> None:
+    """A manifest is checked against its digest."""
+    path = made.blob_path(made.root.digest)
+    path.write_bytes(
+        path.read_bytes().replace(b"linux", b"plan9").replace(b'"schemaVersion":2', b'"schemaVersion":3')
+    )
+    with pytest.raises(InvalidManifestError, match=f"do not have the digest {made.root.digest}"):
+        load_image(made.path)
+
+
+def test_missing_platform_is_told(tmp_path: Path) -> None:
+    """An index that was saved with a part of its manifests is refused, with a way out."""
+    made = make_layout(tmp_path / "l", platforms=["linux/amd64", "linux/arm64"])
+    made.blob_path(made.manifests[1].digest).unlink()
+    message = (
+        f"{made.manifests[1].digest}: this manifest is missing, index {made.root.digest} names it: .*--platform"
+    )
+    with pytest.raises(InvalidLayoutError, match=message):
+        load_image(made.path)
+
+
+def test_one_digest_has_one_size(tmp_path: Path) -> None:
+    """Two manifests that give one blob two sizes are refused, as are two indexes and one manifest."""
+    layout = tmp_path / "l"
+    layer = write(layout, b"layer")
+    good, bad = write_manifest(layout, layer), write_manifest(layout, {**layer, "size": 6})
+    with pytest.raises(
+        InvalidLayoutError, match=f"{layer['digest']} has 6 bytes by manifest {bad['digest']}, and 5"
+    ):
+        load_image(write_root(layout, write_index(layout, good, bad)))
+    with pytest.raises(InvalidLayoutError, match=f"{good['digest']} has 1 bytes by index"):
+        load_image(write_root(layout, write_index(layout, good, {**good, "size": 1})))
+
+
+def test_index_that_names_itself_is_refused(tmp_path: Path) -> None:
+    """An index in its own place cannot have its digest, and so never loops."""
+    layout = tmp_path / "l"
+    own = {"mediaType": OCI_INDEX, "digest": str(Digest.of(b"itself")), "size": 0}
+    content = b""
+    while own["size"] != len(content):
+        own["size"] = len(content)
+        content = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [own]}).encode()
+    write(layout, b"itself")
+    (layout / "blobs" / "sha256" / Digest.of(b"itself").encoded).write_bytes(content)
+    with pytest.raises(InvalidManifestError, match="do not have the digest"):
+        load_image(write_root(layout, own))
+
+
+def test_indexes_nest_to_a_bound(tmp_path: Path) -> None:
+    """As many indexes as are allowed may nest, by every way down, and not one more."""
+    layout = tmp_path / "l"
+    chain = [write_manifest(layout, write(layout, b"layer"))]
+    for _ in range(INDEX_DEPTH_MAX + 1):
+        chain.append(write_index(layout, chain[-1]))
+    assert len(load_image(write_root(layout, chain[-2])).manifests) == INDEX_DEPTH_MAX + 1
+    with pytest.raises(InvalidLayoutError, match="is an index in more than 4 others"):
+        load_image(write_root(layout, chain[-1]))
+    with pytest.raises(InvalidLayoutError, match="is an index in more than 4 others"):
+        load_image(write_root(layout, write_index(layout, chain[-3], write_index(layout, chain[-3]))))
+
+
+def test_manifest_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    """A manifest of more than 4 MiB is refused by its descriptor alone."""
+    layout = tmp_path / "l"
+    manifest = write_manifest(layout, write(layout, b"layer"))
+    with pytest.raises(InvalidLayoutError, match="a manifest may have 4 MiB"):
+        load_image(write_root(layout, {**manifest, "size": MANIFEST_BYTES_MAX + 1}))
+
+
+def test_schema_1_is_told_how_to_convert(tmp_path: Path) -> None:
+    """An image of Docker's first format gets an error that says what to do."""
+    layout = tmp_path / "l"
+    kind = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+    with pytest.raises(InvalidManifestError, match="schema 1: convert it"):
+        load_image(write_root(layout, write(layout, b'{"schemaVersion": 1, "fsLayers": []}', kind)))
+
+
+def test_file_that_became_shorter_is_told(tmp_path: Path) -> None:
+    """A manifest that is cut while it is read is an error."""
+    (tmp_path / "m").write_bytes(b"12")
+    with pytest.raises(InvalidLayoutError, match="m ends 1 bytes early"):
+        read_extent(Extent(tmp_path / "m", 0, 3), what="m")

@@ -1,0 +1,86 @@
+import httpx
+import pytest
+
+from crossmount.errors import InvalidAnswerError
+from crossmount.registry.realm import Verdict, judge, registrable
+
+OWN = [
+    ("https://registry-1.docker.io", "https://auth.docker.io/token"),
+    ("https://registry.hub.docker.com", "https://auth.docker.io/token"),
+    ("https://registry.gitlab.com", "https://gitlab.com/jwt/auth"),
+    ("https://ghcr.io", "https://ghcr.io/token"),
+    ("https://quay.io", "https://quay.io/v2/auth"),
+    ("https://rg.fr-par.scw.cloud", "https://api.scaleway.com/registry-internal/v1/regions/fr-par/tokens"),
+    ("https://registry.cn-hangzhou.aliyuncs.com", "https://dockerauth.cn-hangzhou.aliyuncs.com/auth"),
+    ("https://registry.digitalocean.com", "https://api.digitalocean.com/v2/registry/auth"),
+    ("https://team.azurecr.io", "https://team.azurecr.io/oauth2/token"),
+    ("https://registry.example.co.uk", "https://auth.example.co.uk/t"),
+    ("https://registry.example.org:5000", "https://REGISTRY.example.org:5001/token"),
+    ("http://127.0.0.1:5000", "http://127.0.0.1:5001/token"),
+    ("http://localhost:5000", "http://localhost:5001/token"),
+    ("https://[::1]:5000", "https://[::1]/token"),
+]
+
+STRANGERS = [
+    ("https://registry.example.org", "https://evil.example.net/token"),
+    ("https://registry.example.org", "https://registry.example.org.evil.net/token"),
+    ("https://registry.example.org", "https://evil-example.org/token"),
+    ("https://one.azurecr.io", "https://other.azurecr.io/oauth2/token"),
+    ("https://one.jfrog.io", "https://evil.jfrog.io/token"),
+    ("https://a.co.uk", "https://evil.co.uk/token"),
+    ("https://a.example.com.au", "https://evil.com.au/token"),
+    ("https://bucket.s3.amazonaws.com", "https://evil.s3.amazonaws.com/token"),
+    ("https://registry.cn-hangzhou.aliyuncs.com", "https://evil.oss-cn-hangzhou.aliyuncs.com/token"),
+    ("https://10.0.0.1", "https://11.0.0.1/token"),
+    ("https://1.2.3.4", "https://9.2.3.4/token"),
+    ("https://registry", "https://auth/token"),
+    ("https://localhost:5000", "https://evil.localhost/token"),
+    ("https://foo.io", "https://bar.io/token"),
+    ("https://x.ab.io", "https://y.ab.io/token"),
+    ("https://[::1]", "https://[::2]/token"),
+]
+
+
+@pytest.mark.parametrize(("registry", "realm"), OWN)
+def test_a_realm_of_the_registrys_own_domain_gets_credentials(registry: str, realm: str) -> None:
+    """The registry's own host, and hosts on its registrable domain, may be given its credentials."""
+    assert judge(httpx.URL(realm), registry=httpx.URL(registry)) is Verdict.CREDENTIALS
+
+
+@pytest.mark.parametrize(("registry", "realm"), STRANGERS)
+def test_a_stranger_gets_none(registry: str, realm: str) -> None:
+    """Any other host may be asked anonymously only, neighbours on a shared domain included."""
+    assert judge(httpx.URL(realm), registry=httpx.URL(registry)) is Verdict.ANONYMOUS
+
+
+def test_a_realm_that_is_trusted_by_name_gets_credentials() -> None:
+    """Trust is by host, or by host and port; case does not matter."""
+    registry, realm = httpx.URL("https://r.example.org"), httpx.URL("https://sso.example.net/token")
+    assert judge(realm, registry=registry, trusted=["SSO.example.net"]) is Verdict.CREDENTIALS
+    assert judge(realm, registry=registry, trusted=["sso.example.net:443"]) is Verdict.CREDENTIALS
+    assert judge(realm, registry=registry, trusted=["sso.example.net:8443"]) is Verdict.ANONYMOUS
+    assert judge(realm, registry=registry, trusted=["example.net"]) is Verdict.ANONYMOUS
+
+
+def test_https_is_never_left_for_http() -> None:
+    """A realm on http gets nothing from a registry on https, trusted or not."""
+    registry, realm = httpx.URL("https://r.example.org"), httpx.URL("http://r.example.org/token")
+    assert judge(realm, registry=registry, trusted=["r.example.org"]) is Verdict.NOTHING
+
+
+@pytest.mark.parametrize("realm", ["/token", "ftp://r.example.org/", "https://user:pw@r.example.org/", "https://"])
+def test_a_realm_must_be_a_plain_url(realm: str) -> None:
+    """Anything else is an invalid answer."""
+    with pytest.raises(InvalidAnswerError, match="realm"):
+        judge(httpx.URL(realm), registry=httpx.URL("https://r.example.org"))
+
+
+def test_the_registrable_domain_is_judged_narrowly() -> None:
+    """One label too many rather than one too few."""
+    assert registrable("a.b.example.org") == "example.org"
+    assert registrable("a.example.co.uk") == "example.co.uk"
+    assert registrable("example.co.uk") == "example.co.uk"
+    assert registrable("co.uk") is None
+    assert registrable("x.gcr.io") == "x.gcr.io"
+    assert registrable("a..b") is None
+    assert registrable("example.com.br") == "example.com.br"

@@ -1,0 +1,92 @@
+import json
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossmount.errors import AccessDeniedError, BlobUnknownError, InvalidAnswerError, RegistryRefusedError
+from crossmount.registry.http import Answer
+from crossmount.registry.refusal import read_errors, refusal
+from crossmount.registry.text import one_line
+
+URL = httpx.URL("https://r.example.org/v2/a/manifests/t?X-Signature=secret")
+
+
+def answer(status: int, document: Any = None, *, kind: str = "application/json", **more: Any) -> Answer:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return Answer(URL, status, httpx.Headers({"content-type": kind}), body, **more)
+
+
+def errors(*pairs: tuple[str, str]) -> dict[str, Any]:
+    return {"errors": [{"code": code, "message": message} for code, message in pairs]}
+
+
+def test_the_registrys_own_words_are_in_the_error() -> None:
+    """Method, place, status, codes and messages on one line; no query."""
+    error = refusal(answer(400, errors(("MANIFEST_INVALID", "no\r\nconfig\x1b[31m"))), "PUT")
+    assert isinstance(error, RegistryRefusedError)
+    assert str(error) == "PUT https://r.example.org/v2/a/manifests/t: 400: MANIFEST_INVALID: no config [31m"
+    assert (error.status, error.codes) == (400, ("MANIFEST_INVALID",))
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_denial_names_whose_credentials_did_not_do(status: int) -> None:
+    """401 and 403 are AccessDeniedError, with where the credentials came from."""
+    error = refusal(answer(status, {}, visitor="credentials from a file"), "GET")
+    assert isinstance(error, AccessDeniedError)
+    assert str(error).endswith("(credentials from a file)")
+
+
+@pytest.mark.parametrize("code", ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"])
+def test_a_manifest_that_names_an_unknown_blob(code: str) -> None:
+    """Both codes are BlobUnknownError on a manifest, and on nothing else."""
+    refused = answer(404, errors(("OTHER", ""), (code, "sha256:…")))
+    assert isinstance(refusal(refused, "PUT", manifest=True), BlobUnknownError)
+    assert not isinstance(refusal(refused, "PUT"), BlobUnknownError)
+
+
+@pytest.mark.parametrize("status", [200, 301, 404, 405])
+def test_a_web_page_is_no_registry(status: int) -> None:
+    """HTML where a registry would not send it is an invalid answer that names the host."""
+    error = refusal(answer(status, b"<html>", kind="text/html; charset=utf-8"), "GET")
+    assert isinstance(error, InvalidAnswerError)
+    assert "is r.example.org a registry?" in str(error)
+
+
+def test_a_gateways_page_is_a_refusal() -> None:
+    """502 with HTML is what a proxy says: the status counts."""
+    error = refusal(answer(502, b"<html>", kind="text/html"), "GET")
+    assert isinstance(error, RegistryRefusedError)
+    assert str(error).endswith("502: Bad Gateway")
+
+
+def test_an_answer_without_words_gets_some() -> None:
+    """Every refusal says something, and says if it was cut."""
+    assert str(refusal(answer(599, b""), "GET")).endswith("599: no reason given")
+    assert "too long to read" in str(refusal(answer(500, b"", too_long=True), "GET"))
+    assert str(refusal(answer(400, {"errors": [{}]}), "GET")).endswith("an error without words")
+
+
+@given(st.binary(max_size=200) | st.recursive(
+    st.none() | st.integers() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["errors", "code", "message"]), inner, max_size=3)).map(lambda d: json.dumps(d).encode()))  # fmt: skip
+def test_any_body_is_read(body: bytes) -> None:
+    """No body breaks the reading, and the words are one line."""
+    assert "\n" not in read_errors(body).words
+    assert "\n" not in str(refusal(answer(400, body), "GET"))
+
+
+@given(st.text(max_size=2000))
+def test_foreign_words_are_made_fit(text: str) -> None:
+    """One line, no control characters, cut."""
+    line = one_line(text)
+    assert line.isprintable()
+    assert len(line) <= 301
+
+
+def test_deep_json_is_no_trouble() -> None:
+    """A body that is nested without end says nothing."""
+    assert read_errors(b"[" * 60_000).codes == ()

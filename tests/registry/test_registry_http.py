@@ -1,0 +1,228 @@
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from crossmount.errors import (
+    InvalidAnswerError,
+    InvalidInputError,
+    RegistryError,
+    RegistryUnreachableError,
+)
+from crossmount.registry import ClientOptions
+from crossmount.registry.http import (
+    ERROR_BYTES_MAX,
+    Body,
+    describe,
+    exchange,
+    make_client,
+    shown,
+    translated,
+)
+from registry_kit import Recorder
+
+URL = httpx.URL("https://user@r.example.org/v2/x?sig=secret#part")
+
+
+def all_exceptions() -> list[type[Exception]]:
+    names = (getattr(httpx, name) for name in httpx.__all__)
+    return [kind for kind in names if isinstance(kind, type) and issubclass(kind, Exception)]
+
+
+def made(kind: type[Exception]) -> Exception:
+    if kind is httpx.HTTPStatusError:
+        request = httpx.Request("GET", URL)
+        return httpx.HTTPStatusError("secret", request=request, response=httpx.Response(500))
+    try:
+        return kind("secret words")
+    except TypeError:
+        return kind()
+
+
+@pytest.mark.parametrize("kind", all_exceptions())
+def test_every_exception_of_httpx_is_translated(kind: type[Exception]) -> None:
+    """None that httpx exports crosses as itself; each becomes a RegistryError with place and cause, no query in it."""
+    error = made(kind)
+    with pytest.raises(RegistryError) as caught, translated("GET", URL):
+        raise error
+    assert caught.value.__cause__ is error
+    assert str(caught.value).startswith("GET https://r.example.org/v2/x: ")
+    assert "sig=" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (httpx.ConnectTimeout(""), RegistryUnreachableError),
+        (httpx.ReadTimeout(""), RegistryUnreachableError),
+        (httpx.ConnectError("[Errno 111] Connection refused"), RegistryUnreachableError),
+        (httpx.ReadError(""), RegistryUnreachableError),
+        (httpx.ProxyError("403 Forbidden"), RegistryUnreachableError),
+        (httpx.RemoteProtocolError("Server disconnected without sending a response."), RegistryUnreachableError),
+        (httpx.RemoteProtocolError("illegal status line"), InvalidAnswerError),
+        (httpx.InvalidURL("x"), InvalidAnswerError),
+        (httpx.TooManyRedirects("x"), InvalidAnswerError),
+    ],
+)
+def test_no_answer_is_told_from_a_bad_one(error: Exception, kind: type[RegistryError]) -> None:
+    """A user can catch the one and not the other."""
+    with pytest.raises(kind), translated("GET", URL):
+        raise error
+
+
+def test_what_could_not_be_sent_is_not_quoted() -> None:
+    """h11 quotes a header that it refuses, which may be the Authorization."""
+    with pytest.raises(RegistryError) as caught, translated("GET", URL):
+        raise httpx.LocalProtocolError("Illegal header value b'Bearer hunter2'")
+    assert "hunter2" not in str(caught.value)
+    assert describe(httpx.WriteError("")) == "the connection was cut"
+
+
+def test_distrust_says_what_to_do() -> None:
+    """A certificate that is not trusted, and a port that speaks no TLS, get different advice."""
+    error = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED]")
+    error.__cause__ = ssl.SSLCertVerificationError("x")
+    with pytest.raises(RegistryUnreachableError, match="certificate is not trusted"), translated("GET", URL):
+        raise error
+    error = httpx.ConnectError("[SSL: WRONG_VERSION_NUMBER]")
+    error.__cause__ = ssl.SSLError("x")
+    with pytest.raises(RegistryUnreachableError, match="does not speak TLS"), translated("GET", URL):
+        raise error
+
+
+def test_our_own_errors_pass_as_they_are() -> None:
+    """Only foreign exceptions are translated."""
+    with pytest.raises(InvalidInputError), translated("GET", URL):
+        raise InvalidInputError("ours")
+    assert shown(URL) == "https://r.example.org/v2/x"
+
+
+async def test_what_a_request_says_of_us() -> None:
+    """User-Agent with the version, no compression, no cookies kept, no Authorization."""
+    transport = Recorder(lambda _: httpx.Response(200, headers={"Set-Cookie": "sid=1"}))
+    async with make_client(ClientOptions(), transport=transport) as client:
+        for _ in range(2):
+            await exchange(client, "GET", httpx.URL("https://r.example.org/v2/"), headers={})
+    for request in transport.requests:
+        assert request.headers["user-agent"].startswith("crossmount/")
+        assert request.headers["accept-encoding"] == "identity"
+        assert "cookie" not in request.headers
+        assert "authorization" not in request.headers
+
+
+async def test_a_netrc_file_gives_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials for the host in ~/.netrc or $NETRC are not sent."""
+    for name in (".netrc", "_netrc"):
+        (tmp_path / name).write_text("machine r.example.org login u password hunter2\n")
+        (tmp_path / name).chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    transport = Recorder(lambda _: httpx.Response(200))
+    async with make_client(ClientOptions(), transport=transport) as client:
+        await exchange(client, "GET", httpx.URL("https://r.example.org/v2/"), headers={})
+    assert "authorization" not in transport.requests[0].headers
+
+
+def test_a_broken_proxy_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables are named; the value, which may hold a password, is not."""
+    monkeypatch.setenv("HTTPS_PROXY", "bogus://u:hunter2@proxy")
+    with pytest.raises(InvalidInputError, match="HTTPS_PROXY") as caught:
+        make_client(ClientOptions())
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_authorities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is no PEM is named; insecure needs none; without the system's, httpx's own serve."""
+    junk = tmp_path / "ca.pem"
+    junk.write_text("junk")
+    for file in (junk, tmp_path / "absent.pem"):
+        with pytest.raises(InvalidInputError, match=file.name):
+            make_client(ClientOptions(ca_file=file))
+    await make_client(ClientOptions(insecure=True, ca_file=junk)).aclose()
+    none = ssl.DefaultVerifyPaths(None, None, "", "", "", "")
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: none)
+    await make_client(ClientOptions()).aclose()
+
+
+Serve = Callable[[bytes], Awaitable[httpx.URL]]
+
+
+@pytest.fixture
+async def serve() -> AsyncGenerator[Serve]:
+    """Answer every connection with the same bytes, and read what is sent."""
+    servers: list[asyncio.Server] = []
+    writers: list[asyncio.StreamWriter] = []
+
+    async def start(answer: bytes) -> httpx.URL:
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            while await reader.read(65536):
+                pass
+            writer.close()
+
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        servers.append(server)
+        return httpx.URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v2/")
+
+    yield start
+    for writer in writers:
+        writer.close()
+    for server in servers:
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_body_over_its_limit_is_not_read_on(serve: Serve, announced: bool) -> None:
+    """With a Content-Length nothing is read, without one no more than shows that it is too long."""
+    size = 8 * ERROR_BYTES_MAX
+    length = f"Content-Length: {1 << 40}\r\n" if announced else ""
+    url = await serve(f"HTTP/1.1 500 No\r\n{length}Connection: close\r\n\r\n".encode() + b"x" * size)
+    async with make_client(ClientOptions()) as client:
+        answer = await exchange(client, "GET", url, headers={})
+    assert (answer.status, answer.body, answer.too_long) == (500, b"", True)
+
+
+async def test_what_is_not_http_is_an_invalid_answer(serve: Serve) -> None:
+    """A server of another protocol is told from one that is away."""
+    url = await serve(b"220 smtp.example.org ESMTP\r\n\r\n")
+    async with make_client(ClientOptions()) as client:
+        with pytest.raises(InvalidAnswerError), translated("GET", url):
+            await exchange(client, "GET", url, headers={})
+
+
+async def test_a_body_that_is_cut_off_is_closed() -> None:
+    """What a request read from is closed whether or not it was read to its end."""
+    closed = []
+
+    async def read() -> AsyncGenerator[bytes]:
+        try:
+            yield b"x" * 10
+            raise AssertionError("not reached")
+        finally:
+            closed.append(True)
+
+    class Cutting(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            assert isinstance(request.stream, httpx.AsyncByteStream)
+            await anext(aiter(request.stream))
+            raise httpx.WriteError("cut")
+
+    async with make_client(ClientOptions(), transport=Cutting()) as client:
+        with pytest.raises(httpx.WriteError):
+            await exchange(client, "PUT", URL.copy_with(userinfo=b""), headers={}, body=Body(20, read))
+    assert closed == [True]
+
+
+async def test_logs_of_other_users_of_httpx_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    """Our filter drops our own lines only."""
+    caplog.set_level(logging.DEBUG)
+    async with make_client(ClientOptions(), transport=Recorder(lambda _: httpx.Response(200))) as client:
+        await client.get("https://r.example.org/their-own")
+    assert "their-own" in caplog.text

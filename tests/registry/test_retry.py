@@ -1,0 +1,209 @@
+import asyncio
+import random
+import ssl
+from collections.abc import Callable
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossmount.errors import RegistryRefusedError, RegistryUnreachableError
+from crossmount.events import Event, Retrying
+from crossmount.registry.http import Answer
+from crossmount.registry.options import RetryPolicy
+from crossmount.registry.patience import Patience
+from crossmount.registry.retry import RETRIED_STATUSES, Retrier, backoff, is_passing, retry_after
+
+POLICY = RetryPolicy(attempts=4, first_wait=1.0, longest_wait=3.0, deadline=100.0)
+
+
+def answer(status: int, **headers: str) -> Answer:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(httpx.URL("https://r.example"), status, httpx.Headers(named, encoding="utf-8"))
+
+
+class World:
+    """A clock that sleeping moves, and what was told."""
+
+    def __init__(self, policy: RetryPolicy = POLICY) -> None:
+        self.now = 50.0
+        self.slept: list[float] = []
+        self.events: list[Event] = []
+        self.retrier = Retrier(
+            policy,
+            observer=self.events.append,
+            clock=lambda: self.now,
+            now=lambda: 1_000_000.0,
+            rng=random.Random(1),
+            sleep=self.sleep,
+        )
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+    def sender(self, *outcomes: Answer | Exception, took: float = 0.0) -> Callable[[], "asyncio.Future[Answer]"]:
+        left = list(outcomes)
+
+        async def send() -> Answer:
+            self.now += took
+            outcome = left.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        return send  # type: ignore[return-value]  # a coroutine function serves as well
+
+
+@pytest.mark.parametrize("status", sorted(RETRIED_STATUSES))
+async def test_what_is_worth_it_is_sent_again(status: int) -> None:
+    """Each of the six statuses, and a connection that fails: the next answer counts, and waits are told."""
+    world = World()
+    send = world.sender(answer(status), httpx.ConnectError("refused"), answer(200))
+    assert (await world.retrier.run("GET", "r.example", send)).status == 200
+    assert [type(event) for event in world.events] == [Retrying, Retrying]
+    first = world.events[0]
+    assert isinstance(first, Retrying)
+    assert (first.method, first.host, first.attempt) == ("GET", "r.example", 1)
+    assert first.cause.startswith(str(status))
+    assert world.slept == [event.wait for event in world.events if isinstance(event, Retrying)]
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 301, 400, 401, 403, 404, 405, 416, 501, 505])
+async def test_any_other_status_is_final(status: int) -> None:
+    """It is returned at once."""
+    world = World()
+    assert (await world.retrier.run("GET", "h", world.sender(answer(status)))).status == status
+    assert not world.slept
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (httpx.ConnectError("x"), True),
+        (httpx.ConnectTimeout("x"), True),
+        (httpx.ReadError("x"), True),
+        (httpx.ReadTimeout("x"), True),
+        (httpx.WriteError("x"), True),
+        (httpx.RemoteProtocolError("Server disconnected without sending a response."), True),
+        (httpx.RemoteProtocolError("peer closed connection without sending complete message body"), True),
+        (httpx.RemoteProtocolError("illegal status line"), False),
+        (httpx.LocalProtocolError("x"), False),
+        (httpx.UnsupportedProtocol("x"), False),
+        (httpx.ProxyError("x"), False),
+        (RegistryUnreachableError("another layer's"), False),
+        (asyncio.CancelledError(), False),
+    ],
+)
+def test_which_errors_are_worth_it(error: BaseException, passing: bool) -> None:
+    """Connections that fail or are cut; not answers that are no HTTP, and nothing of ours."""
+    assert is_passing(error) is passing
+
+
+def test_distrust_is_not_worth_it() -> None:
+    """A certificate does not get better by asking again."""
+    error = httpx.ConnectError("certificate verify failed")
+    error.__cause__ = ssl.SSLCertVerificationError()
+    assert not is_passing(error)
+
+
+async def test_attempts_come_to_an_end() -> None:
+    """The last answer is returned, the last error raised as it was."""
+    world = World()
+    assert (await world.retrier.run("GET", "h", world.sender(*[answer(503)] * 4))).status == 503
+    assert len(world.slept) == 3
+    with pytest.raises(httpx.ReadError):
+        await world.retrier.run("GET", "h", world.sender(*[httpx.ReadError("x")] * 4))
+
+
+async def test_the_deadline_counts_attempts_and_waits() -> None:
+    """No attempt begins past it."""
+    world = World()
+    send = world.sender(answer(500), answer(500), answer(200), took=49.9)
+    assert (await world.retrier.run("GET", "h", send)).status == 500
+    assert len(world.slept) <= 1
+
+
+@given(st.integers(1, 10_000), st.integers())
+def test_a_wait_is_jitter_under_a_doubling_bound(attempt: int, seed: int) -> None:
+    """Full jitter: anything from nothing to first_wait * 2^(n-1), never over the cap."""
+    wait = backoff(attempt, POLICY, random.Random(seed))
+    assert 0.0 <= wait <= min(3.0, 2.0 ** min(attempt - 1, 10))
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry_after": "7"}, 7.0),
+        ({"retry_after": " 0 "}, 0.0),
+        ({"retry_after": "-1"}, None),
+        ({"retry_after": "soon"}, None),
+        ({"retry_after": "٣"}, None),
+        ({"retry_after": "9" * 400}, 999_999_999.0),
+        ({"retry_after": "Mon, 12 Jan 1970 13:46:50 GMT"}, 10.0),
+        ({"retry_after": "Mon, 12 Jan 1970 13:46:30 GMT"}, 0.0),
+        ({"retry_after": "Mon, 23 Nov 2026 10:00:30 GMT", "date": "Mon, 23 Nov 2026 10:00:00 GMT"}, 30.0),
+        ({"retry_after": "Mon, 99 Nov 2026 10:00:30 GMT"}, None),
+    ],
+)
+def test_retry_after_is_read_in_seconds_and_as_a_date(headers: dict[str, str], seconds: float | None) -> None:
+    """A date counts from the server's own Date if it has one, else from our clock."""
+    assert retry_after(answer(429, **headers), now=1_000_000.0) == seconds
+
+
+async def test_retry_after_is_honoured() -> None:
+    """The wait is what was asked for, a little jitter on top."""
+    world = World()
+    await world.retrier.run("GET", "h", world.sender(answer(429, retry_after="20"), answer(200)))
+    assert 20.0 <= sum(world.slept) <= 21.0
+
+
+async def test_a_retry_after_past_the_deadline_is_not_waited_for() -> None:
+    """The refusal is returned at once; and a later request to that host is not even sent."""
+    world = World()
+    assert (await world.retrier.run("GET", "h", world.sender(answer(429, retry_after="3600")))).status == 429
+    assert not world.slept
+    with pytest.raises(RegistryRefusedError, match="h: it asked for a pause of 3600 s") as caught:
+        await world.retrier.run("GET", "h", world.sender())
+    assert caught.value.status == 429
+    assert (await world.retrier.run("GET", "elsewhere", world.sender(answer(200)))).status == 200
+
+
+async def test_a_pause_is_shared_by_all_requests_to_its_host() -> None:
+    """Another request waits before it is sent the first time."""
+    world = World()
+    world.retrier.heed("h", answer(503, retry_after="10"))
+    world.retrier.heed("h", answer(200, retry_after="99"))
+    await world.retrier.run("GET", "h", world.sender(answer(200)))
+    assert sum(world.slept) >= 10.0
+    assert world.now >= 60.0
+
+
+async def test_patience_is_renewed_by_progress_and_ends_without() -> None:
+    """So many failures in a row at one place; further than ever, they count from the start."""
+    world = World()
+    patience = Patience(world.retrier, method="PUT", host="h")
+    trouble = RegistryUnreachableError("cut")
+    for offset in range(1, 10):
+        await patience.bear(trouble)
+        patience.note_progress(offset)
+    for _ in range(3):
+        patience.note_progress(9)
+        await patience.bear(trouble)
+    with pytest.raises(RegistryUnreachableError, match="cut"):
+        await patience.bear(trouble)
+    assert {event.cause for event in world.events if isinstance(event, Retrying)} == {"cut"}
+
+
+async def test_patience_ends_at_the_deadline() -> None:
+    """Seconds since the first failure count, those of the transfer before do not."""
+    world = World()
+    patience = Patience(world.retrier, method="PUT", host="h")
+    world.now += 10_000
+    await patience.bear(RegistryUnreachableError("cut"))
+    world.now += 100
+    with pytest.raises(RegistryUnreachableError):
+        await patience.bear(RegistryUnreachableError("cut"), answer(503))

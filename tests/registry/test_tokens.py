@@ -1,0 +1,153 @@
+import asyncio
+
+import pytest
+
+from crossmount.registry.auth import Token
+from crossmount.registry.scope import Scope, Wanted
+from crossmount.registry.tokens import TokenCache
+
+A, B, C = (Scope("repository", name, ("pull",)) for name in "abc")
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Realm:
+    """Gives tokens, when it is let."""
+
+    def __init__(self, *, lifetime: float | None = 100.0, refused: tuple[Scope, ...] = ()) -> None:
+        self.asked: list[Wanted] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.lifetime = lifetime
+        self.refused = refused
+        self.error: Exception | None = None
+
+    async def give(self, wanted: Wanted) -> Token:
+        self.asked.append(wanted)
+        await self.open.wait()
+        if self.error:
+            raise self.error
+        asked = tuple(scope for scope in wanted.all if scope not in self.refused)
+        return Token(f"t{len(self.asked)}", asked, self.refused, self.lifetime)
+
+
+async def get(cache: TokenCache, realm: Realm, wanted: Wanted, owner: str = "me") -> str:
+    return (await cache.get(owner, wanted, lambda: realm.give(wanted))).value
+
+
+async def test_a_token_serves_whatever_it_covers_until_shortly_before_its_end() -> None:
+    """One fetch for the scopes and any part of them; a new one within the margin of its end."""
+    clock, realm = Clock(), Realm()
+    cache = TokenCache(clock=clock)
+    assert await get(cache, realm, Wanted((A, B))) == "t1"
+    assert await get(cache, realm, Wanted((A,))) == "t1"
+    clock.now += 84
+    assert await get(cache, realm, Wanted((B,))) == "t1"
+    clock.now += 2
+    assert await get(cache, realm, Wanted((B,))) == "t2"
+    assert await get(cache, realm, Wanted((C,))) == "t3"
+
+
+async def test_a_short_life_has_a_short_margin_and_an_endless_one_none() -> None:
+    """A fifth of a short life; a token without end never ends."""
+    clock, realm = Clock(), Realm(lifetime=10.0)
+    cache = TokenCache(clock=clock)
+    await get(cache, realm, Wanted((A,)))
+    clock.now += 7.9
+    assert cache.find("me", Wanted((A,)))
+    clock.now += 0.2
+    assert not cache.find("me", Wanted((A,)))
+    realm.lifetime = None
+    await get(cache, realm, Wanted((A,)))
+    clock.now += 1e9
+    assert cache.find("me", Wanted((A,)))
+
+
+async def test_many_who_need_the_same_token_ask_once() -> None:
+    """Single flight: also for those who need only a part of what is under way."""
+    realm, cache = Realm(), TokenCache(clock=Clock())
+    realm.open.clear()
+    asking = [
+        asyncio.create_task(get(cache, realm, wanted)) for wanted in [Wanted((A, B))] * 5 + [Wanted((A,))] * 5
+    ]
+    await asyncio.sleep(0)
+    realm.open.set()
+    assert set(await asyncio.gather(*asking)) == {"t1"}
+    assert len(realm.asked) == 1
+
+
+async def test_who_is_cancelled_does_not_take_the_fetch_away() -> None:
+    """The first to ask goes away; the others get the token that it asked for."""
+    realm, cache = Realm(), TokenCache(clock=Clock())
+    realm.open.clear()
+    first, second = (asyncio.create_task(get(cache, realm, Wanted((A,)))) for _ in range(2))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.sleep(0)
+    realm.open.set()
+    assert await second == "t1"
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_a_failed_fetch_fails_those_who_wait_and_is_not_kept() -> None:
+    """Everybody hears of the failure; the next to ask tries anew."""
+    realm, cache = Realm(), TokenCache(clock=Clock())
+    realm.open.clear()
+    realm.error = ValueError("no")
+    asking = [asyncio.create_task(get(cache, realm, Wanted((A,)))) for _ in range(3)]
+    await asyncio.sleep(0)
+    realm.open.set()
+    assert [type(result) for result in await asyncio.gather(*asking, return_exceptions=True)] == [ValueError] * 3
+    realm.error = None
+    assert await get(cache, realm, Wanted((A,))) == "t2"
+
+
+async def test_what_was_refused_is_not_asked_for_again_as_an_option() -> None:
+    """A token without its sources serves them as options, and not as a need."""
+    realm, cache = Realm(refused=(B,)), TokenCache(clock=Clock())
+    assert await get(cache, realm, Wanted((A,), (B,))) == "t1"
+    assert await get(cache, realm, Wanted((A,), (B,))) == "t1"
+    assert await get(cache, realm, Wanted((A, B))) == "t2"
+
+
+async def test_a_flight_that_came_back_with_less_is_followed_by_ones_own() -> None:
+    """Who needs what another had as an option asks for it, if the option was refused."""
+    realm, cache = Realm(refused=(B,)), TokenCache(clock=Clock())
+    realm.open.clear()
+    one = asyncio.create_task(get(cache, realm, Wanted((A,), (B,))))
+    await asyncio.sleep(0)
+    two = asyncio.create_task(get(cache, realm, Wanted((B,))))
+    await asyncio.sleep(0)
+    realm.open.set()
+    assert await one == "t1"
+    assert await two == "t2"
+
+
+async def test_tokens_are_kept_by_owner_and_dropped_by_value() -> None:
+    """Nobody gets another's token; one that was not accepted is forgotten."""
+    realm, cache = Realm(), TokenCache(clock=Clock())
+    assert await get(cache, realm, Wanted((A,)), "me") == "t1"
+    assert await get(cache, realm, Wanted((A,)), "you") == "t2"
+    cache.drop("me", "t1")
+    cache.drop("nobody", "t9")
+    assert await get(cache, realm, Wanted((A,)), "me") == "t3"
+    assert await get(cache, realm, Wanted((A,)), "you") == "t2"
+
+
+async def test_closing_gives_up_what_is_under_way() -> None:
+    """No task outlives the cache."""
+    realm, cache = Realm(), TokenCache(clock=Clock())
+    realm.open.clear()
+    asking = asyncio.create_task(get(cache, realm, Wanted((A,))))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await cache.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
