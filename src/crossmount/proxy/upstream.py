@@ -13,6 +13,9 @@ from crossmount.registry.location import Origin
 from crossmount.registry.quiet import unlogged
 
 
+_BODILESS = frozenset({204, 304})
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a request goes.
@@ -91,6 +94,8 @@ class Upstream:
             request = httpx.Request(method, target.url, headers=pairs, content=stream, extensions=extensions)
             response = await self._client.send(request, stream=True, follow_redirects=False)
             try:
+                if method == "HEAD" or response.status_code in _BODILESS:
+                    await response.aread()  # read to its end, or the connection is not used again
                 yield response
             finally:
                 await response.aclose()
@@ -104,7 +109,7 @@ class Upstream:
         if headers is None:
             headers = self.returned(exchange, response)
         await exchange.start(response.status_code, headers)
-        if exchange.method == "HEAD" or response.status_code in {204, 304}:
+        if exchange.method == "HEAD" or response.status_code in _BODILESS:
             await exchange.write(b"", more=False)
             return
         async with exchange.watched():
