@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from crossmount.errors import IndexUnavailableError, MissingExtraError
 from crossmount.index import Keys, MountIndex, RedisMountIndex, open_index
 from crossmount.index.link import Command, Link
 from crossmount.index.opening import DEFAULT_URL
-from crossmount.registry import ClientOptions
+from crossmount.registry import ClientOptions, RetryPolicy
 
 DEFAULT_NAMESPACE = Keys().namespace
 
@@ -21,8 +22,17 @@ def index_url(settings: Settings) -> str:
     return settings.index or DEFAULT_URL
 
 
-def client_options(settings: Settings) -> ClientOptions:
-    """Return how registries are reached."""
+def client_options(settings: Settings, *, patient: bool = True) -> ClientOptions:
+    """Return how registries are reached.
+
+    Args:
+        settings: the common options.
+        patient: wait and try again, as a push does; otherwise a few seconds and one attempt must do.
+    """
+    if not patient:
+        return replace(
+            client_options(settings), connect_timeout=5.0, read_timeout=10.0, retry=RetryPolicy(attempts=1)
+        )
     return ClientOptions(
         plain_http=settings.plain_http,
         insecure=settings.insecure,

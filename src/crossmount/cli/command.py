@@ -10,7 +10,8 @@ import click
 
 from crossmount.cli.failures import USAGE
 from crossmount.cli.interrupt import Interrupted
-from crossmount.cli.settings import CommonOption, common_options
+from crossmount.cli.log import shown_log
+from crossmount.cli.settings import CommonOption, common_options, settings_of
 
 WIDTH = 100
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
@@ -21,8 +22,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 class _Common(click.Command):
     """Takes the common options, and shows them in a section of their own."""
 
-    def __init__(self, *args: Any, **details: Any) -> None:
-        super().__init__(*args, context_settings=_CONTEXT, **details)
+    def __init__(self, name: str | None, **details: Any) -> None:
+        super().__init__(name, **{"context_settings": _CONTEXT, **details})
         self.params.extend(common_options())
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -36,7 +37,7 @@ class _Common(click.Command):
         """Write the command's own options first, the common ones after them."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Common options": []}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
                 sections["Common options" if isinstance(param, CommonOption) else "Options"].append(record)
         for title, records in sections.items():
@@ -47,6 +48,11 @@ class _Common(click.Command):
 
 class Command(_Common):
     """One command."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it, with the log if that is wanted."""
+        with shown_log(settings_of(ctx).verbose):
+            return super().invoke(ctx)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,8 @@ class Lazy:
 class LazyGroup(_Common, click.Group):
     """A group whose list of commands costs no import."""
 
-    def __init__(self, *args: Any, lazy: Mapping[str, Lazy], **details: Any) -> None:
-        super().__init__(*args, no_args_is_help=False, **details)
+    def __init__(self, name: str | None, *, lazy: Mapping[str, Lazy], **details: Any) -> None:
+        super().__init__(name, no_args_is_help=False, **details)
         self._lazy = lazy
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

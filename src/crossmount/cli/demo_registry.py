@@ -131,7 +131,7 @@ async def _counter(registry: Counted, port: int) -> AsyncIterator[Counted]:
         await asyncio.gather(pass_on(reader, requests, count=True), pass_on(answers, writer, count=False))
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=2 * _PIECE)
-    registry.address = "127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    registry.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield registry
     finally:

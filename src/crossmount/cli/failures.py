@@ -1,19 +1,20 @@
 """What an error means for whoever called the command: an exit status and one line. Pure."""
 
-from collections.abc import Iterator
-
 import click
 
 from crossmount.cli.interrupt import Interrupted
 from crossmount.cli.text import one_line
 from crossmount.errors import (
     AccessDeniedError,
+    CredentialsError,
     CrossmountError,
+    IndexUnavailableError,
     InvalidDigestError,
     InvalidIndexURLError,
     InvalidInputError,
     InvalidReferenceError,
     MountRequiredError,
+    RegistryUnreachableError,
 )
 
 DONE, FAILED, USAGE, MUST_MOUNT, DENIED = 0, 1, 2, 3, 4
@@ -68,16 +69,20 @@ def _help_of(error: click.UsageError) -> str:
 
 def _option_for(error: CrossmountError) -> str:
     """Name the option that helps, where the library can only name the remedy."""
-    if isinstance(error, AccessDeniedError):
-        return ": log in (docker login, skopeo login), or name a file of credentials with --authfile"
-    kinds = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}  # ssl itself loads slowly
-    if "SSLCertVerificationError" in kinds:
-        return ": use --ca-file, or --insecure"
-    return ": use --plain-http if it speaks plain http" if "SSLError" in kinds else ""
+    words = str(error)
+    return next((advice for kind, about, advice in _ADVICE if isinstance(error, kind) and about in words), "")
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
+_ADVICE: tuple[tuple[type[CrossmountError], str, str], ...] = (
+    (
+        AccessDeniedError,
+        "",
+        ": log in (docker login, skopeo login), or name a file of credentials with --authfile",
+    ),
+    (CredentialsError, "trust the realm", ": --trusted-realm"),
+    (RegistryUnreachableError, "plain http", ": --plain-http"),
+    (RegistryUnreachableError, "certificate", ": --ca-file, --insecure"),
+    (RegistryUnreachableError, "", ": is the registry up, and the address right?"),
+    (IndexUnavailableError, "index at ", ": is it up, and --index right?"),
+)
+"""For a kind of error whose message holds some words: what to add. The first that fits is taken."""

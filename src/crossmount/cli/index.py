@@ -33,7 +33,7 @@ def index() -> None:
 @click.command(cls=Command)
 @json_option
 @click.pass_context
-def status(ctx: click.Context, as_json: bool) -> None:  # noqa: FBT001 click's call
+def status(ctx: click.Context, as_json: bool) -> None:
     """Say whether the index serves, how far away it is, and what it holds.
 
     Asking does not start the embedded index. An index elsewhere that does not answer is a failure.
@@ -57,7 +57,7 @@ def status(ctx: click.Context, as_json: bool) -> None:  # noqa: FBT001 click's c
 @click.command(cls=Command)
 @json_option
 @click.pass_context
-def stop(ctx: click.Context, as_json: bool) -> None:  # noqa: FBT001 click's call
+def stop(ctx: click.Context, as_json: bool) -> None:
     """End the embedded index. What it holds stays on disk, and the next command that needs it starts it again."""
     url = index_url(settings_of(ctx))
     if kind_of(url) != "embedded":
@@ -91,7 +91,9 @@ def _embedded(state: EmbeddedStatus, *, now: float) -> tuple[dict[str, Any], lis
 
 
 def _saved(state: EmbeddedStatus, now: float) -> str:
-    when = "nothing yet" if state.saved_at is None else f"written {text.duration(max(now - state.saved_at, 0))} ago"
+    when = (
+        "nothing yet" if state.saved_at is None else f"written {text.duration(max(now - state.saved_at, 0))} ago"
+    )
     return when if state.saving else f"{when}, and the last write FAILED: is the disk full?"
 
 

@@ -11,7 +11,9 @@ class Interrupted(Exception):  # noqa: N818 not an error: somebody wanted it to 
     """
 
     def __init__(self, number: int = signal.SIGINT, words: str = "") -> None:
-        super().__init__("interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}", words)
+        super().__init__(
+            "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}", words
+        )
         self.number = number
         self.status = 128 + number
 

@@ -17,7 +17,7 @@ from crossmount.oci import Digest, Reference, Repository
 @click.argument("dest", type=REFERENCE)
 @json_option
 @click.pass_context
-def sources(ctx: click.Context, layer: Digest, dest: Reference, as_json: bool) -> None:  # noqa: FBT001 click's call
+def sources(ctx: click.Context, layer: Digest, dest: Reference, as_json: bool) -> None:
     """List the repositories that LAYER, a digest, could be mounted from into DEST.
 
     They are on DEST's registry, and never DEST itself. They are hints: the registry decides.
@@ -43,7 +43,7 @@ def sources(ctx: click.Context, layer: Digest, dest: Reference, as_json: bool) -
 @click.argument("layer", type=DIGEST)
 @json_option
 @click.pass_context
-def locate(ctx: click.Context, layer: Digest, as_json: bool) -> None:  # noqa: FBT001 click's call
+def locate(ctx: click.Context, layer: Digest, as_json: bool) -> None:
     """List every repository, on every registry, that is known to hold LAYER, a digest."""
     found = run_async(_locations(settings_of(ctx), layer))
     if as_json:
@@ -64,8 +64,8 @@ def add(
     ctx: click.Context,
     layer: Digest,
     reference: Reference,
-    must_mount: bool,  # noqa: FBT001 click's call
-    as_json: bool,  # noqa: FBT001 click's call
+    must_mount: bool,
+    as_json: bool,
 ) -> None:
     """Tell the index that the repository of REFERENCE holds LAYER, a digest. Nobody checks it.
 
@@ -85,7 +85,7 @@ def add(
 @click.argument("reference", type=REFERENCE)
 @json_option
 @click.pass_context
-def forget(ctx: click.Context, layer: Digest, reference: Reference, as_json: bool) -> None:  # noqa: FBT001 click's call
+def forget(ctx: click.Context, layer: Digest, reference: Reference, as_json: bool) -> None:
     """Drop the repository of REFERENCE as a source of LAYER, a digest, for everybody who shares the index."""
     known = run_async(_forget(settings_of(ctx), layer, reference.repository))
     if as_json:
@@ -101,7 +101,7 @@ def forget(ctx: click.Context, layer: Digest, reference: Reference, as_json: boo
 @click.option("--clear", is_flag=True, help="Lift the flag: LAYER may be uploaded again.")
 @json_option
 @click.pass_context
-def must_mount(ctx: click.Context, layer: Digest, clear: bool, as_json: bool) -> None:  # noqa: FBT001 click's call
+def must_mount(ctx: click.Context, layer: Digest, clear: bool, as_json: bool) -> None:
     """Say whether LAYER, a digest, may only be mounted and never uploaded; with --clear lift that.
 
     The flag is set together with a source: `crossmount add LAYER REFERENCE --must-mount`.

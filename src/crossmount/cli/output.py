@@ -1,6 +1,8 @@
 """What goes to standard output: lines for people, or one document for scripts."""
 
 import json
+import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,6 +25,11 @@ def lines(words: Iterable[str]) -> None:
 def note(words: str) -> None:
     """Say something beside the answer, on standard error."""
     click.echo(one_line(words), err=True)
+
+
+def width() -> int | None:
+    """Return how many columns the terminal has that standard output is, None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _harmless(line: str) -> str:

@@ -10,7 +10,7 @@ from crossmount.oci import Digest, Reference
 T = TypeVar("T")
 
 
-class _Checked(click.ParamType, Generic[T]):
+class _Checked(click.ParamType, Generic[T]):  # type: ignore[type-arg]  # generic in new releases of click only
     """A value that a function of the library makes from text."""
 
     def make(self, text: str) -> T:

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Protocol, Self, TextIO, cast
 
 from crossmount import events
+from crossmount.cli.log import VERBOSE
 from crossmount.cli.progress_lines import Lines
 from crossmount.cli.progress_state import PushState
 
@@ -29,9 +30,9 @@ class Progress(AbstractContextManager["Progress"], Protocol):
 
 
 def progress(stream: TextIO, *, verbose: int, env: Mapping[str, str] | None = None) -> Progress:
-    """Return bars if `stream` is a terminal that can move its cursor, lines otherwise."""
+    """Return bars if `stream` is a terminal that can move its cursor and has no log on it, lines otherwise."""
     term = (os.environ if env is None else env).get("TERM", "")
-    if stream.isatty() and term not in {"", "dumb"}:
+    if verbose < VERBOSE and stream.isatty() and term not in {"", "dumb"}:
         bars = import_module("crossmount.cli.progress_live")  # rich takes a tenth of a second to load
         return cast("Progress", bars.Bars(stream, verbose=verbose))
     return Lines(stream, verbose=verbose)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Self, TextIO
 
 from crossmount import events
 from crossmount.cli import text
@@ -18,16 +18,14 @@ SAID_EVERY = 10.0
 class Lines:
     """Observes a push and writes lines."""
 
-    def __init__(
-        self, stream: TextIO, *, verbose: int = 0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, stream: TextIO, *, verbose: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self.state = PushState()
         self._stream = stream
         self._verbose = verbose
         self._clock = clock
         self._said: dict[str, float] = {}
 
-    def __enter__(self) -> "Lines":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Self, TextIO
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -47,7 +47,7 @@ class Bars:
             redirect_stderr=False,
         )
 
-    def __enter__(self) -> "Bars":
+    def __enter__(self) -> Self:
         self._live.start()
         return self
 
@@ -76,7 +76,10 @@ class Bars:
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         for blob in rows:
             table.add_row(
-                text.short(blob.digest), text.size(blob.size), _bar(blob, now), Text(doing(blob, now), _colour(blob))
+                text.short(blob.digest),
+                text.size(blob.size),
+                _bar(blob, now),
+                Text(doing(blob, now), _colour(blob)),
             )
         more = f", {hidden} not shown" if hidden else ""
         outer = Table.grid()

@@ -69,16 +69,12 @@ class PushState:
         return None
 
     def rows(self, room: int) -> tuple[list[BlobState], int]:
-        """Choose what to show on `room` lines.
+        """Choose what to show on `room` lines: uploads, then blobs that ended, the last first, then those that wait.
 
         Returns:
-            Blobs in the order in which they began, those on their way before those that ended longest ago, and
-            how many were left out.
+            The chosen ones in the order in which they began, and how many were left out.
         """
-        by_need = sorted(
-            self.blobs.values(), key=lambda blob: -1 if blob.ended is None else len(self.blobs) - blob.ended
-        )
-        kept = {blob.digest for blob in by_need[: max(room, 0)]}
+        kept = {blob.digest for blob in sorted(self.blobs.values(), key=_interest)[: max(room, 0)]}
         return [blob for blob in self.blobs.values() if blob.digest in kept], len(self.blobs) - len(kept)
 
     def total(self) -> str:
@@ -87,6 +83,12 @@ class PushState:
         ended = sum(blob.outcome is not None for blob in blobs)
         size, there = sum(blob.size for blob in blobs), sum(blob.there for blob in blobs)
         return f"{ended} of {text.count(len(blobs), 'blob')}, {text.size(there)} of {text.size(size)}"
+
+
+def _interest(blob: BlobState) -> tuple[int, int]:
+    if blob.ended is not None:
+        return 1, -blob.ended
+    return (2 if blob.uploading_since is None else 0), 0
 
 
 def outcome(blob: BlobState) -> str:
@@ -106,7 +108,7 @@ def doing(blob: BlobState, now: float) -> str:
     if blob.outcome:
         return outcome(blob)
     if blob.uploading_since is None:
-        return "asking"
+        return "waiting"
     if blob.sent >= blob.size:
         return "the registry checks it"
     return f"uploading, {text.size(int(blob.speed(now)))}/s"

@@ -49,7 +49,7 @@ def push(
     ctx: click.Context,
     source: str,
     dest: Reference,
-    as_json: bool,  # noqa: FBT001 click's call
+    as_json: bool,
     uploads: int,
     requests: int,
 ) -> None:

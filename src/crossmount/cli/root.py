@@ -20,7 +20,7 @@ COMMANDS = {
 }
 
 
-def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: FBT001 click's call
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     del param
     if value and not ctx.resilient_parsing:
         click.echo(f"crossmount {version('crossmount')}")

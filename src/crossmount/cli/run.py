@@ -10,12 +10,10 @@ import click
 
 from crossmount.cli.failures import DONE, status_of, words_of
 from crossmount.cli.interrupt import Interrupted
+from crossmount.cli.log import VERBOSE
 from crossmount.cli.root import crossmount
 from crossmount.cli.settings import Invocation
 from crossmount.errors import CrossmountError
-
-TRACEBACKS = 2
-"""From this many `-v` on an error shows where it came from."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -32,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _complain(error: Exception, this: Invocation) -> int:
     with contextlib.suppress(OSError):  # nobody can be told that nobody can be told
-        if this.settings.verbose >= TRACEBACKS:
+        if this.settings.verbose >= VERBOSE:
             traceback.print_exception(error)
         sys.stderr.write(f"crossmount: {words_of(error)}\n")
         sys.stderr.flush()

@@ -109,7 +109,7 @@ def _option(names: list[str], variable: str, **details: Any) -> CommonOption:
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Take an option into the run's settings; an environment variable counts once, and never over a given option."""
+    """Take an option into the run's settings; a variable counts once, and never over what was given."""
     name = str(param.name)
     given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     run = ctx.ensure_object(Invocation)

@@ -19,9 +19,9 @@ def size(count: int) -> str:
     return f"{value:.{digits}f} {unit}"
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str = "") -> str:
     """Return `1 blob`, `2 blobs`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def short(digest: str) -> str:
