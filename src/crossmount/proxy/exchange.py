@@ -17,6 +17,9 @@ Send = Callable[[Message], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 
 
+_PASSED_OVER_MAX = 16 * 1024 * 1024
+
+
 class Exchange:
     """A request, and the answer as it is written.
 
@@ -90,14 +93,21 @@ class Exchange:
             RefusedError: it has more than `limit` bytes.
         """
         too_large = RefusedError(413, "SIZE_INVALID", f"more than {limit} bytes", close=True)
-        if (self.content_length or 0) > limit:
-            raise too_large
         content = bytearray()
+        announced = self.content_length or 0
         async for data in self.body():
             content += data
-            if len(content) > limit:
+            if max(announced, len(content)) > limit:
+                await self._pass_over(_PASSED_OVER_MAX)
                 raise too_large
         return bytes(content)
+
+    async def _pass_over(self, limit: int) -> None:
+        """Read on for a while: hanging up on a client that still sends would lose it the answer."""
+        until = self.received + limit
+        async for _ in self.body():
+            if self.received > until:
+                return
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Begin the answer."""
