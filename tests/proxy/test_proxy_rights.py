@@ -161,6 +161,20 @@ async def test_a_token_that_is_not_known_here_is_asked_for_anew() -> None:
         assert 'scope="repository:bob/app:pull"' in challenge
 
 
+@pytest.mark.parametrize("options", [TOKENS, BASIC], ids=["token", "basic"])
+async def test_who_comes_to_a_session_without_a_name_is_asked_for_it(tmp_path: Path, options: RegistryOptions) -> None:
+    """Clients that send credentials only when challenged, and those whose token ended, get a challenge, not a 404."""
+    async with ScriptedRegistry(options) as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        bob = await bearer(proxy, "bob", push("bob/app")) if options is TOKENS else basic("bob")
+        location = await begin_upload(proxy, "bob/app", headers=bob)
+        answer = await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)
+        assert (answer.status_code, error_code(answer)) == (401, "UNAUTHORIZED")
+        challenge = answer.headers["www-authenticate"]
+        assert challenge.startswith("Basic") or f'scope="{push("bob/app")}"' in challenge
+        again = await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA, headers=bob)
+        assert again.status_code == 201
+
+
 async def test_tokens_by_post() -> None:
     """OAuth2: a password, and a refresh token that the realm knows."""
     auth = TokenAuth(users=USERS, grants=GRANTS, identity_tokens={"idt": "bob"})

@@ -64,12 +64,14 @@ class App:
         """Answer one request."""
         assert scope["type"] == "http", "the server was told to speak nothing else"  # noqa: S101 a promise of ours
         exchange = Exchange(scope, receive, send, idle=self._idle)
-        kind, begun = "bad", self._clock()
+        kind, path, begun = "bad", exchange.raw_path, self._clock()
         self.active += 1
         try:
             check_framing(exchange.headers)
             asked = route(exchange.raw_path, exchange.query)
             kind = kind_of(asked)
+            if isinstance(asked, SessionAt):
+                path = path.removesuffix(asked.session.encode())  # a session's name is for its caller alone
             await self._answer(exchange, asked)
         except ClientGoneError:
             exchange.note = "client-gone"
@@ -81,7 +83,7 @@ class App:
             await self._refuse(exchange, RefusedError(502, "UNAVAILABLE", "the registry gave no usable answer"))
         finally:
             self.active -= 1
-            self._note(exchange, kind, self._clock() - begun)
+            self._note(exchange, kind, path, self._clock() - begun)
 
     async def _answer(self, exchange: Exchange, asked: Route) -> None:
         if exchange.method not in _METHODS:
@@ -116,7 +118,7 @@ class App:
         except ClientGoneError:
             exchange.note = "client-gone"
 
-    def _note(self, exchange: Exchange, kind: str, seconds: float) -> None:
+    def _note(self, exchange: Exchange, kind: str, path: bytes, seconds: float) -> None:
         self.core.metrics.requests.labels(kind, _label(exchange.method), exchange.status).inc()
         if _access.isEnabledFor(logging.INFO):
             _access.info(
@@ -126,7 +128,7 @@ class App:
                         "peer": exchange.peer,
                         "method": _label(exchange.method),
                         "route": kind,
-                        "path": exchange.raw_path[:512].decode("ascii", "replace"),
+                        "path": path[:512].decode("ascii", "replace"),
                         "status": exchange.status,
                         "received": exchange.received,
                         "sent": exchange.sent,

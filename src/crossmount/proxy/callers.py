@@ -54,6 +54,11 @@ class Caller:
     scopes: tuple[Scope, ...] | None = None
     authorize: Callable[[Repository | None, str], Awaitable[str | None]] | None = field(default=None, repr=False)
 
+    @property
+    def nameless(self) -> bool:
+        """Whether the request carries nothing that says who sends it."""
+        return self.authorization is None and self.authorize is None
+
     async def authorization_for(self, repository: Repository | None, method: str) -> str | None:
         """Return what upstream is sent for a request on a repository, or on the registry as such."""
         return self.authorization if self.authorize is None else await self.authorize(repository, method)

@@ -7,6 +7,7 @@ same credentials, at the registry and at its realm alone.
 import hashlib
 import hmac
 import secrets
+from dataclasses import replace
 from typing import Protocol
 
 from crossmount.oci import Repository
@@ -90,6 +91,7 @@ class ClientDoor:
         if not isinstance(challenge, Bearer):
             return headers
         self._office.learn(challenge)
+        challenge = replace(challenge, scopes=challenge.scopes or exchange.scopes)
         turned = self._office.challenge(exchange, challenge).encode("latin-1")
         return [pair for pair in headers if pair[0] != b"www-authenticate"] + [(b"www-authenticate", turned)]
 

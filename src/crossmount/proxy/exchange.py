@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from crossmount.proxy.refused import ClientGoneError, RefusedError, plain_headers
+from crossmount.registry.scope import Scope
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -28,6 +29,7 @@ class Exchange:
         status: of the answer, 0 while there is none.
         received: bytes of the request's body so far.
         sent: bytes of the answer's body so far.
+        scopes: what a challenge is for that names no scope itself.
         note: what the proxy did, for the access log: `mounted`, `spooled` …
     """
 
@@ -42,6 +44,7 @@ class Exchange:
         self.received = 0
         self.sent = 0
         self.note = ""
+        self.scopes: tuple[Scope, ...] = ()
         self._receive = receive
         self._send = send
         self._idle = idle

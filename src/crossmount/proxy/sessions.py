@@ -94,6 +94,11 @@ class Sessions:
         self._open[session.key] = session
         return session
 
+    def knows(self, key: str, owner: str, name: str) -> bool:
+        """Tell whether a caller has a session of that name in a repository."""
+        session = self._open.get(key)
+        return session is not None and (session.owner, session.name) == (owner, name)
+
     @contextmanager
     def use(self, key: str, owner: str, name: str) -> Iterator[Session]:
         """Give the session to one request.
@@ -101,9 +106,9 @@ class Sessions:
         Raises:
             RefusedError: there is none of that name for this caller in this repository, or it is in use.
         """
-        session = self._open.get(key)
-        if session is None or (session.owner, session.name) != (owner, name):
+        if not self.knows(key, owner, name):
             raise upload_unknown()
+        session = self._open[key]
         if session.busy:
             raise upload_invalid(409, "another request is at work on this session")
         session.busy = True

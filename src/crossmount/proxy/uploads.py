@@ -24,6 +24,7 @@ from crossmount.proxy.spool import Spool, SpooledBlob, SpoolFullError
 from crossmount.proxy.upstream import Outgoing, Target
 from crossmount.registry import UploadSession
 from crossmount.registry.location import resolve, with_query
+from crossmount.registry.scope import push
 
 _OCTETS = "application/octet-stream"
 _OWN = frozenset({b"location", b"docker-upload-uuid"})
@@ -31,6 +32,8 @@ _OWN = frozenset({b"location", b"docker-upload-uuid"})
 
 async def go_on(core: Core, exchange: Exchange, route: SessionAt, caller: Caller) -> None:
     """Answer a request on a session."""
+    if caller.nameless and not core.sessions.knows(route.session, caller.key, route.name):
+        await _ask_who(core, exchange, route)
     with core.sessions.use(route.session, caller.key, route.name) as session:
         if session.spool is None:
             await _pass_on(core, exchange, route, caller, session, outgoing(exchange))
@@ -47,6 +50,22 @@ async def go_on(core: Core, exchange: Exchange, route: SessionAt, caller: Caller
                 await exchange.answer(204)
             case _:
                 raise RefusedError(405, "UNSUPPORTED", "a session takes GET, PATCH, PUT and DELETE")
+
+
+async def _ask_who(core: Core, exchange: Exchange, route: SessionAt) -> None:
+    """Let a caller without a name, or whose token has ended, say who it is before the session is unknown.
+
+    Raises:
+        RefusedError: the registry wants callers to have a name.
+    """
+    target = core.upstream.target(b"/v2/", b"")
+    async with core.upstream.ask("GET", target, headers=[], authorization=None) as response:
+        if response.status_code != 401:
+            return
+        exchange.scopes = (push(core.repository(route.name)),)
+        returned = core.upstream.returned(exchange, response)
+    challenges = [pair for pair in returned if pair[0] == b"www-authenticate"]
+    raise RefusedError(401, "UNAUTHORIZED", "this upload is somebody's: say who you are", headers=challenges)
 
 
 async def forget(core: Core, caller: Caller | None, session: Session) -> None:
