@@ -110,7 +110,15 @@ def test_a_chunk_that_follows_is_taken(given: str, offset: int, length: int | No
 
 @pytest.mark.parametrize(
     ("given", "offset", "length"),
-    [("0-9", 1, 10), ("5-4", 5, 3), ("0-9", 0, 9), ("x", 0, 1), ("0-" + "9" * 30, 0, 1), ("", 0, 1), ("-1-2", 0, 1)],
+    [
+        ("0-9", 1, 10),
+        ("5-4", 5, 3),
+        ("0-9", 0, 9),
+        ("x", 0, 1),
+        ("0-" + "9" * 30, 0, 1),
+        ("", 0, 1),
+        ("-1-2", 0, 1),
+    ],
 )
 def test_a_chunk_that_does_not_follow_is_not(given: str, offset: int, length: int | None) -> None:
     """Out of order, of another length, or no range at all."""

@@ -102,7 +102,7 @@ async def test_the_clients_own_source_comes_first_and_ours_when_it_fails() -> No
 
 
 async def test_a_denied_source_is_a_session_and_not_a_failed_push() -> None:
-    """distribution says 401 to a denied `from`; the client gets the 202 that it can go on with."""
+    """A registry says 401 to a denied `from`; the client gets the 202 that it can go on with."""
     options = RegistryOptions(denied_sources=frozenset({"secret"}))
     async with ScriptedRegistry(options) as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("secret", DATA)

@@ -47,16 +47,15 @@ async def test_tags_pages_errors_and_deletes_pass() -> None:
     """Whatever the proxy does not understand better is the registry's answer; page links stay on the proxy."""
     async with ScriptedRegistry(RegistryOptions(page_size=1)) as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("a", b"{}")
+        kind = "application/vnd.oci.image.manifest.v1+json"
         manifest = {
             "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "mediaType": kind,
             "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": 2},
             "layers": [],
         }
         for tag in ("one", "two"):
-            put = await proxy.client.put(
-                f"/v2/a/manifests/{tag}", json=manifest, headers={"Content-Type": manifest["mediaType"]}  # type: ignore[dict-item]
-            )
+            put = await proxy.client.put(f"/v2/a/manifests/{tag}", json=manifest, headers={"Content-Type": kind})
             assert put.status_code == 201
             assert put.headers["location"].startswith("/v2/a/manifests/")
         tags = await proxy.client.get("/v2/a/tags/list")

@@ -63,7 +63,9 @@ async def test_a_token_for_dest_alone_is_enough_to_mount() -> None:
     async with ScriptedRegistry(TOKENS) as registry, proxy_before(registry.url) as proxy:
         registry.put_blob("shared/base", DATA)
         await proxy.knows(DIGEST, "shared/base")
-        head = await proxy.client.head(f"/v2/bob/app/blobs/{DIGEST}", headers=await bearer(proxy, "bob", push("bob/app")))
+        head = await proxy.client.head(
+            f"/v2/bob/app/blobs/{DIGEST}", headers=await bearer(proxy, "bob", push("bob/app"))
+        )
         assert head.status_code == 200
         assert registry.mounts(DIGEST) == 1
 
@@ -162,8 +164,10 @@ async def test_a_token_that_is_not_known_here_is_asked_for_anew() -> None:
 
 
 @pytest.mark.parametrize("options", [TOKENS, BASIC], ids=["token", "basic"])
-async def test_who_comes_to_a_session_without_a_name_is_asked_for_it(tmp_path: Path, options: RegistryOptions) -> None:
-    """Clients that send credentials only when challenged, and those whose token ended, get a challenge, not a 404."""
+async def test_who_comes_to_a_session_without_a_name_is_asked_for_it(
+    tmp_path: Path, options: RegistryOptions
+) -> None:
+    """Clients that send credentials only when challenged, and those whose token ended, get a challenge."""
     async with ScriptedRegistry(options) as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         bob = await bearer(proxy, "bob", push("bob/app")) if options is TOKENS else basic("bob")
         location = await begin_upload(proxy, "bob/app", headers=bob)
@@ -241,7 +245,9 @@ def _authfile(folder: Path, registry: str, user: str) -> Path:
 
 
 @pytest.mark.parametrize("options", [TOKENS, BASIC], ids=["token", "basic"])
-async def test_service_mode_lends_the_proxys_rights_to_those_let_in(tmp_path: Path, options: RegistryOptions) -> None:
+async def test_service_mode_lends_the_proxys_rights_to_those_let_in(
+    tmp_path: Path, options: RegistryOptions
+) -> None:
     """Callers are known by password or token; the registry sees the proxy's credentials alone."""
     htpasswd, tokens = tmp_path / "htpasswd", tmp_path / "tokens"
     htpasswd.write_text("# people\nzoe:" + bcrypt.hashpw(b"zoe-pw", bcrypt.gensalt(4)).decode() + "\n")

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -11,7 +12,7 @@ from crossmount.oci import Digest
 from crossmount.proxy.settings import Limits
 from crossmount.proxy.spool import SpoolArea, SpoolFullError
 from crossmount.testing import CutBefore, CutReceiving, Fault, LoseAnswer, RegistryOptions, Reply, ScriptedRegistry
-from support.proxies import ProxyUnderTest, begin_upload, error_code, pieces, proxy_before
+from support.proxies import ProxyUnderTest, begin_upload, error_code, pieces, proxy_before, until
 
 DATA = os.urandom(3 * 1024 * 1024 + 17)
 DIGEST = Digest.of(DATA)
@@ -46,9 +47,7 @@ async def test_a_chunked_upload_with_status_requests(spool: Path | None) -> None
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=spool) as proxy:
         location = await begin_upload(proxy, "a")
         half = len(DATA) // 2
-        first = await proxy.client.patch(
-            location, content=DATA[:half], headers={"Content-Range": f"0-{half - 1}"}
-        )
+        first = await proxy.client.patch(location, content=DATA[:half], headers={"Content-Range": f"0-{half - 1}"})
         assert (first.status_code, first.headers["range"]) == (202, f"0-{half - 1}")
         status = await proxy.client.get(first.headers["location"])
         assert (status.status_code, status.headers["range"]) == (204, f"0-{half - 1}")
@@ -193,7 +192,11 @@ async def test_a_registry_that_vanishes_is_a_502_and_leaves_nothing(spool: Path 
     fault = Fault(path="*uploads/?*", times=None, action=CutBefore())
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=spool) as proxy:
         location = await begin_upload(proxy, "a")
-        registry.play(fault, Fault(method="HEAD", times=None, action=CutBefore()), Fault(method="POST", times=None, action=CutBefore()))
+        registry.play(
+            fault,
+            Fault(method="HEAD", times=None, action=CutBefore()),
+            Fault(method="POST", times=None, action=CutBefore()),
+        )
         answer = await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)
         assert (answer.status_code, error_code(answer)) == (502, "UNAVAILABLE")
         if spool:
@@ -206,7 +209,8 @@ async def test_a_client_that_vanishes_may_resume(tmp_path: Path) -> None:
         location = await begin_upload(proxy, "a")
         reader, writer = await asyncio.open_connection(*proxy.address)
         writer.write(
-            f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(DATA)}\r\n\r\n".encode() + DATA[:100_000]
+            f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(DATA)}\r\n\r\n".encode()
+            + DATA[:100_000]
         )
         await writer.drain()
         writer.close()
@@ -228,7 +232,9 @@ async def test_a_client_that_vanishes_may_resume(tmp_path: Path) -> None:
         assert registry.uploads(DIGEST) == 1
 
 
-@pytest.mark.parametrize("options", [RegistryOptions(relative_locations=True), RegistryOptions(location_state=True)])
+@pytest.mark.parametrize(
+    "options", [RegistryOptions(relative_locations=True), RegistryOptions(location_state=True)]
+)
 async def test_locations_of_every_form_stay_on_the_proxy(spool: Path | None, options: RegistryOptions) -> None:
     """Relative, absolute, with a query that matters: the client sees none of them."""
     async with ScriptedRegistry(options) as registry, proxy_before(registry.url, spool=spool) as proxy:
@@ -266,7 +272,11 @@ async def test_a_session_is_one_callers_in_one_repository(spool: Path | None) ->
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=spool) as proxy:
         mine = {"Authorization": "Basic YTpi"}
         location = await begin_upload(proxy, "a", headers=mine)
-        for path, headers in ((location, {}), (location, {"Authorization": "Basic YTpj"}), (location.replace("/a/", "/b/"), mine)):
+        for path, headers in (
+            (location, {}),
+            (location, {"Authorization": "Basic YTpj"}),
+            (location.replace("/a/", "/b/"), mine),
+        ):
             answer = await proxy.client.put(f"{path}?digest={DIGEST}", content=DATA, headers=headers)
             assert (answer.status_code, error_code(answer)) == (404, "BLOB_UPLOAD_UNKNOWN")
         assert (await proxy.client.get(location, headers=mine)).status_code == 204
@@ -278,14 +288,13 @@ async def test_two_requests_on_one_session_do_not_mix(tmp_path: Path) -> None:
         location = await begin_upload(proxy, "a")
         go_on = asyncio.Event()
 
-        async def slow():  # noqa: ANN202 an async generator
+        async def slow() -> AsyncIterator[bytes]:
             yield DATA[:10]
             await go_on.wait()
             yield DATA[10:]
 
         first = asyncio.create_task(proxy.client.patch(location, content=slow()))
-        while not any(session.busy for session in proxy.app.core.sessions._open.values()):
-            await asyncio.sleep(0)
+        await until(lambda: any(session.busy for session in proxy.app.core.sessions._open.values()))
         second = await proxy.client.patch(location, content=b"x")
         assert (second.status_code, error_code(second)) == (409, "BLOB_UPLOAD_INVALID")
         go_on.set()
@@ -303,7 +312,7 @@ async def test_other_methods_and_missing_digests_are_refused(tmp_path: Path) -> 
 
 
 async def test_the_spool_gives_back_what_it_took(tmp_path: Path) -> None:
-    """Room is counted by upload, read back from any offset, and free when it closes; nothing has a name on disk."""
+    """Room is counted by upload, read back from any offset, free when it closes, and without a name on disk."""
     area = SpoolArea(tmp_path, limit=4 * 1024 * 1024)
     spool = area.open()
     await spool.append(DATA[:1_500_000])
@@ -313,7 +322,7 @@ async def test_the_spool_gives_back_what_it_took(tmp_path: Path) -> None:
     await spool.flush()
     assert await spool.matches(DIGEST)
     assert not await spool.matches(Digest.of(b""))
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 a quick look
     second = area.open()
     with pytest.raises(SpoolFullError):
         await second.append(DATA)

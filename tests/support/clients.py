@@ -127,7 +127,8 @@ def oras_py(push: Push) -> None:
     script = (
         "import sys, oras.client\n"
         "host, name, user, ca, *files = sys.argv[1:]\n"
-        "client = oras.client.OrasClient(hostname=host, insecure=True, auth_backend='basic' if user else 'token')\n"
+        "backend = 'basic' if user else 'token'\n"
+        "client = oras.client.OrasClient(hostname=host, insecure=True, auth_backend=backend)\n"
         "if user:\n"
         "    client.auth.set_basic_auth(*user.split(':'))\n"
         "client.push(files=files, target=f'{host}/{name}:v1', disable_path_validation=True)\n"

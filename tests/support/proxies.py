@@ -1,6 +1,7 @@
 """A proxy in this process before a registry, and a client that talks to it."""
 
-from collections.abc import AsyncIterator, Iterable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,6 +103,8 @@ async def begin_upload(proxy: ProxyUnderTest, name: str, **details: Any) -> str:
     return answer.headers["location"]
 
 
-def count(records: Iterable[Any], method: str) -> int:
-    """Count the requests with a method."""
-    return sum(record.method == method for record in records)
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so; ten seconds are taken for never."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 what is waited for in the proxy has no event
+            await asyncio.sleep(0.001)

@@ -33,7 +33,7 @@ _SIZE = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
@@ -46,7 +46,7 @@ class _Size(click.ParamType):
         return int(match[1]) << (10 * (" KMGT".index(match[2].upper()) if match[2] else 0))
 
 
-class _Listen(click.ParamType):
+class _Listen(click.ParamType[tuple[str, int]]):
     name = "host:port"
 
     def convert(
@@ -56,7 +56,7 @@ class _Listen(click.ParamType):
         if isinstance(value, tuple):
             return value
         match = _AUTHORITY.fullmatch(value)
-        if match is None or int(match["port"]) > 65535:  # noqa: PLR2004 the range of TCP ports
+        if match is None or int(match["port"]) > 65535:
             self.fail(f"{value!r} is not host:port", param, ctx)
         return match["six"] or match["host"], int(match["port"])
 
@@ -97,7 +97,9 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     metavar="PATTERN",
     help="Mount only from repositories that fit, as in 'base/*'. Repeatable. Default: all.",
 )
-@click.option("--public-url", metavar="URL", help="What callers call this proxy, if a terminator stands before it.")
+@click.option(
+    "--public-url", metavar="URL", help="What callers call this proxy, if a terminator stands before it."
+)
 @click.option("--tls-cert", type=_FILE, help="Serve https with this certificate (PEM).")
 @click.option("--tls-key", type=_FILE, help="The certificate's key (PEM), if it is not in the same file.")
 @click.option("--htpasswd", type=_FILE, help="Callers that 'service' lets in: name:bcrypt hash a line.")
@@ -128,7 +130,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 )
 @click.option("--no-access-log", is_flag=True, help="Do not write a line of JSON for each request.")
 @click.pass_context
-def proxy(
+def proxy(  # noqa: PLR0917 click passes options by name
     ctx: click.Context,
     upstream: str,
     listen: tuple[str, int],
@@ -144,7 +146,7 @@ def proxy(
     connections: int,
     idle: float,
     grace: float,
-    no_access_log: bool,  # noqa: FBT001 click's call
+    no_access_log: bool,
 ) -> None:
     """Stand between any client and its registry, and mount what the client would upload.
 
@@ -196,7 +198,7 @@ def _log_to_stderr(settings: Settings, *, access: bool) -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     for name, level in (
         ("crossmount", logging.INFO if settings.verbose else logging.WARNING),
-        ("uvicorn", logging.INFO if settings.verbose else logging.WARNING),
+        ("uvicorn", logging.INFO if settings.verbose else logging.ERROR),
         ("crossmount.proxy.access", logging.INFO if access else logging.WARNING),
     ):
         logging.getLogger(name).setLevel(level)

@@ -104,12 +104,13 @@ class App:
             case ManifestAt(), "PUT":
                 await put_manifest(self.core, exchange, asked, caller)
             case (
-                Base() | Catalog() | BlobAt() | UploadsOf() | ManifestAt() | TagsOf() | ReferrersOf() | Other()
-            ), _:
+                (Base() | Catalog() | BlobAt() | UploadsOf() | ManifestAt() | TagsOf() | ReferrersOf() | Other()),
+                _,
+            ):
                 await pass_on(self.core, exchange, asked, caller)
 
     async def _refuse(self, exchange: Exchange, error: RefusedError) -> None:
-        """Answer no; where an answer has begun already all that is left is to cut it short, which the server does."""
+        """Answer no; an answer that has begun already can only be cut short, which the server does."""
         if exchange.status:
             exchange.note = "cut"
             return

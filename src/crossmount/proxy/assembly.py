@@ -59,9 +59,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         agents = Agents(registry, options=options, index=guarded, connections=client)
         stack.push_async_callback(agents.aclose)
         await stack.enter_async_context(learner.at_work())
-        mounting = Mounting(
-            guarded, policy=SourcePolicy(settings.allow_sources), learner=learner, metrics=metrics
-        )
+        mounting = Mounting(guarded, policy=SourcePolicy(settings.allow_sources), learner=learner, metrics=metrics)
         stack.push_async_callback(mounting.aclose)
         door = _door(settings, base, registry, options, agents, client)
         core = Core(
@@ -72,9 +70,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
             learner=learner,
             sessions=Sessions(),
             metrics=metrics,
-            spool=None
-            if settings.spool is None
-            else SpoolArea(settings.spool, limit=settings.limits.spool_bytes),
+            spool=None if settings.spool is None else SpoolArea(settings.spool, limit=settings.limits.spool_bytes),
             manifest_limit=settings.limits.manifest_bytes,
         )
         sweep = asyncio.create_task(_sweep(core))

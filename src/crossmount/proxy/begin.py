@@ -1,4 +1,4 @@
-"""`POST …/blobs/uploads/`: a mount if there is any, otherwise the session that the registry opens for the caller."""
+"""`POST …/blobs/uploads/`: a mount if there is any, otherwise the session that the registry opens."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
 """`--auth client`: the caller's own rights, never more.
 
-Basic is sent on as it is. Tokens are the proxy's own: see `tokens`. What the proxy does for a caller, it does with the
-same credentials, at the registry and at its realm alone.
+Basic is sent on as it is. Tokens are the proxy's own: see `tokens`. What the proxy does for a caller, it does
+with the same credentials, at the registry and at its realm alone.
 """
 
 import hashlib

@@ -67,26 +67,23 @@ def _unframed(message: str) -> RefusedError:
 
 
 def sent_on(headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
-    """Return what of a request's headers upstream is sent; Authorization and Content-Length are decided elsewhere."""
+    """Return what of a request's headers upstream is sent, but for Authorization and Content-Length."""
     pairs = list(headers)
     dropped = _NOT_SENT_ON | _named_in_connection(pairs)
-    return [
-        (name, value) for name, value in pairs if name not in dropped and not name.startswith(b"x-forwarded-")
-    ]
+    return [(name, value) for name, value in pairs if name not in dropped and not name.startswith(b"x-forwarded-")]
 
 
 def sent_back(headers: httpx.Headers, *, upstream: Origin, asked: httpx.URL) -> Pairs:
     """Return what of an answer's headers the client is sent, with Location and Link turned to the proxy.
 
     Args:
+        headers: the answer's.
         upstream: what the proxy stands for.
         asked: the URL that was answered.
     """
     pairs = [(name.lower(), value) for name, value in headers.raw]
     dropped = _NOT_SENT_BACK | _named_in_connection(pairs)
-    return [
-        (name, _turned(name, value, upstream, asked)) for name, value in pairs if name not in dropped
-    ]
+    return [(name, _turned(name, value, upstream, asked)) for name, value in pairs if name not in dropped]
 
 
 def _named_in_connection(pairs: Pairs) -> set[bytes]:
@@ -104,9 +101,9 @@ def _turned(name: bytes, value: bytes, upstream: Origin, asked: httpx.URL) -> by
         return turned(value.decode("latin-1"), upstream=upstream, asked=asked).encode("latin-1")
     if name == b"link":
         text = value.decode("latin-1")
-        return _LINK.sub(
-            lambda match: f"<{turned(match[1], upstream=upstream, asked=asked)}>", text
-        ).encode("latin-1")
+        return _LINK.sub(lambda match: f"<{turned(match[1], upstream=upstream, asked=asked)}>", text).encode(
+            "latin-1"
+        )
     return value
 
 

@@ -110,7 +110,8 @@ class Learner:
                 children = [child for manifest in level for child in manifest.children][:left]
                 left -= len(children)
                 level = [
-                    await agent.client.get_manifest(Reference(repository, digest=child.digest)) for child in children
+                    await agent.client.get_manifest(Reference(repository, digest=child.digest))
+                    for child in children
                 ]
                 for manifest in level:
                     self.accepted(None, repository, manifest)

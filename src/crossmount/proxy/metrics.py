@@ -49,9 +49,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.blobs = Counter(
-            "crossmount_proxy_blobs", "Blobs by outcome.", ["outcome"], registry=self._registry
-        )
+        self.blobs = Counter("crossmount_proxy_blobs", "Blobs by outcome.", ["outcome"], registry=self._registry)
         self.blob_bytes = Counter(
             "crossmount_proxy_blob_bytes", "Bytes of blobs by outcome.", ["outcome"], registry=self._registry
         )

@@ -64,11 +64,8 @@ class Mounting:
     ) -> MountResult | None:
         """Try to mount a blob with the caller's rights; whoever asks for the same at the same time shares the try.
 
-        Args:
-            without: names of sources that were tried already.
-
-        Returns:
-            The result, without a session; None if there was nothing to try.
+        Sources named in `without` were tried already. Returns the result, without a session; None if there was
+        nothing to try.
         """
         if not caller.may_push(dest.name) or caller.agent is None:
             return None

@@ -1,5 +1,7 @@
 """Requests that are passed on, and what is learnt or mounted on the way: blobs, manifests, everything else."""
 
+from collections.abc import AsyncIterator
+
 from crossmount.errors import InvalidManifestError
 from crossmount.mount import MountStatus
 from crossmount.oci import Manifest
@@ -14,14 +16,7 @@ from crossmount.proxy.upstream import Outgoing
 async def pass_on(
     core: Core, exchange: Exchange, route: Route, caller: Caller, *, held: Outgoing | None = None
 ) -> int:
-    """Send a request on, and its answer back as it comes.
-
-    Args:
-        held: the request's body, if it was read already.
-
-    Returns:
-        The answer's status.
-    """
+    """Send a request on, with its body or the one `held` back, and its answer as it comes; returns its status."""
     name = getattr(route, "name", None)
     async with core.upstream.ask(
         exchange.method,
@@ -66,7 +61,7 @@ async def put_manifest(core: Core, exchange: Exchange, route: ManifestAt, caller
     """Send a manifest on, and learn from it if it is accepted."""
     content = await exchange.read(core.manifest_limit)
 
-    async def stream():  # noqa: ANN202 an async generator
+    async def stream() -> AsyncIterator[bytes]:
         yield content
 
     status = await pass_on(core, exchange, route, caller, held=Outgoing(stream(), len(content)))

@@ -1,4 +1,4 @@
-"""`Content-Range` of a chunk: `<first>-<last>`, both inclusive (distribution specification, "Pushing a blob in chunks")."""
+"""`Content-Range` of a chunk: `<first>-<last>`, both inclusive (distribution specification, "Pushing blobs")."""
 
 import re
 

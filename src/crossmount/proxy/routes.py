@@ -192,7 +192,7 @@ def _parameters(query: bytes) -> list[tuple[str, str]]:
     return pairs
 
 
-def _in_repository(segments: list[str], parameters: list[tuple[str, str]]) -> Route:
+def _in_repository(segments: list[str], parameters: list[tuple[str, str]]) -> Route:  # noqa: PLR0911 a table
     if segments[-1] == "" and segments[-3:-1] == ["blobs", "uploads"]:
         segments = segments[:-1]  # `uploads` and `uploads/` are one
     match segments:

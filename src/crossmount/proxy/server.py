@@ -5,8 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import uvicorn
@@ -105,7 +104,11 @@ async def _drain(app: App, server: uvicorn.Server, asked: asyncio.Event, grace: 
     await asked.wait()
     app.draining = True
     deadline = time.monotonic() + grace
-    while (app.core.sessions.moving(_RESTING) or app.active) and time.monotonic() < deadline and not server.force_exit:
+    while (  # noqa: ASYNC110 some of these have no event
+        (app.core.sessions.moving(_RESTING) or app.active)
+        and time.monotonic() < deadline
+        and not server.force_exit
+    ):
         await asyncio.sleep(_TICK)
     server.should_exit = True
 
@@ -114,7 +117,7 @@ def _config(settings: ProxySettings, app: App) -> uvicorn.Config:
     limits = settings.limits
     try:
         return uvicorn.Config(
-            app,  # type: ignore[arg-type]  # uvicorn names the messages' types, which are plain dictionaries
+            app,
             http=protocol_with(limits),
             ws="none",
             lifespan="off",

@@ -1,8 +1,8 @@
 """Upload sessions as the client sees them: an unguessable name here, the registry's own Location kept back.
 
-The Location that a registry gives may be signed, may lie on another host, and is where bytes are sent: were it handed
-to the client in any form that comes back, the client would choose where the proxy sends. So it stays here, and the
-client gets a random name that is worth nothing to another caller or in another repository.
+The Location that a registry gives may be signed, may lie on another host, and is where bytes are sent: were it
+handed to the client in any form that comes back, the client would choose where the proxy sends. So it stays here,
+and the client gets a random name that is worth nothing to another caller or in another repository.
 """
 
 import secrets

@@ -67,7 +67,7 @@ class ProxySettings:
     tls_key: Path | None = None
     htpasswd: Path | None = None
     tokens: Path | None = None
-    options: ClientOptions = ClientOptions()
+    options: ClientOptions = field(default_factory=ClientOptions)
     limits: Limits = field(default_factory=Limits)
 
     def base(self) -> httpx.URL:

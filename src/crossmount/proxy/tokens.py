@@ -1,6 +1,6 @@
 """Tokens for callers: the real ones stay here, bound to whose they are; the caller gets a name for each.
 
-A client asks for a token with the scopes that it knows to need. The proxy asks the real realm for exactly that with
+A client asks for a token with the scopes that it knows to need. The proxy asks the real realm for just that with
 the client's own words, keeps the answer, and learns whose credentials it may use to ask for more: the sources
 of a mount.
 """
@@ -167,8 +167,8 @@ class TokenOffice:
         verdict = judge(url, registry=self._registry, trusted=self._trusted)
         if verdict is Verdict.NOTHING or (verdict is Verdict.ANONYMOUS and credential is not None):
             raise InvalidAnswerError(
-                f"{self._registry.host}: it wants credentials sent to {url.host}, which is not of its own domain, or "
-                "not over https; they were not sent: if that is right, trust the realm by name"
+                f"{self._registry.host}: it wants credentials sent to {url.host}, not of its own domain or not "
+                "over https; they were not sent: if that is right, trust the realm by name"
             )
         return url
 
@@ -201,7 +201,7 @@ def _from_form(form: dict[str, str]) -> Credential | None:
 
 
 def _granted(token: str, asked: tuple[Scope, ...]) -> tuple[Scope, ...]:
-    """Return what a token allows, by its own words if it is a JWT; it came from the realm, so it is not verified."""
+    """Return what a token allows, by its own words if it is a JWT; it came from the realm itself."""
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

@@ -210,8 +210,7 @@ async def _pass_on(
 ) -> None:
     """Send a request on to the registry's session, and keep where that goes on.
 
-    Args:
-        whole: the body is everything from the first byte on, whatever range the client named.
+    With `whole` the body is everything from the first byte on, whatever range the client named.
     """
     url = httpx.URL(session.location)
     if exchange.query:

@@ -1,4 +1,4 @@
-"""The one registry behind the proxy: requests streamed to it, answers streamed back, nothing decoded on the way."""
+"""The one registry behind the proxy: requests streamed to it, answers streamed back, nothing decoded."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +11,6 @@ from crossmount.proxy.headers import Pairs, sent_back
 from crossmount.registry.http import ERROR_BYTES_MAX, translated
 from crossmount.registry.location import Origin
 from crossmount.registry.quiet import unlogged
-
 
 _BODILESS = frozenset({204, 304})
 
@@ -100,11 +99,12 @@ class Upstream:
             finally:
                 await response.aclose()
 
-    async def give_back(self, exchange: Exchange, response: httpx.Response, *, headers: Pairs | None = None) -> None:
+    async def give_back(
+        self, exchange: Exchange, response: httpx.Response, *, headers: Pairs | None = None
+    ) -> None:
         """Send the client an answer as it comes, byte for byte.
 
-        Args:
-            headers: what to send instead of the answer's own headers, turned to the proxy.
+        With `headers`, those are sent instead of the answer's own, which are turned to the proxy.
         """
         if headers is None:
             headers = self.returned(exchange, response)
