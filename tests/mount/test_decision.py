@@ -15,6 +15,7 @@ ANSWERS = st.sampled_from(["mounted", "session", "denied", "gone"])
 
 
 def answer_for(word: str, number: int) -> Answer:
+    """Return the answer that `word` stands for."""
     answers: dict[str, Answer] = {"mounted": Mounted(), "session": session(number), "denied": DENIED, "gone": GONE}
     return answers[word]
 

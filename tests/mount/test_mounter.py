@@ -10,7 +10,7 @@ from crossmount.errors import InvalidInputError
 from crossmount.index import MemoryMountIndex, RegistryTraits
 from crossmount.mount import Mounter, MountStatus
 from crossmount.oci import Digest, Repository
-from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
+from crossmount.registry import ClientOptions, Mounted, RegistryClient, RetryPolicy, UploadSession
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry
 
 CONTENT = b"a layer" * 1000
@@ -30,9 +30,11 @@ class Bench:
 
     @property
     def dest(self) -> Repository:
+        """Where layers are mounted into."""
         return self.repository("team/dest")
 
     def repository(self, name: str) -> Repository:
+        """Name a repository of the registry."""
         return Repository.parse(f"{self.registry.address}/{name}")
 
     async def add(self, name: str, *, content: bytes | None = CONTENT, must_mount: bool = False) -> Repository:
@@ -191,19 +193,38 @@ async def test_an_inquiry_without_an_answer_changes_nothing() -> None:
         assert (await at.index.look_up([LAYER], at.dest)).traits == RegistryTraits()
 
 
+class SecondMount(RegistryClient):
+    """A client that tells when it is asked to mount for the second time."""
+
+    mounts = 0
+
+    def __init__(self, registry: str) -> None:
+        super().__init__(registry, options=QUICK)
+        self.reached = asyncio.Event()
+
+    async def mount_blob(
+        self, dest: Repository, digest: Digest, source: Repository | None
+    ) -> Mounted | UploadSession:
+        """Mount, as ever."""
+        self.mounts += 1
+        if self.mounts == 2:
+            self.reached.set()
+        return await super().mount_blob(dest, digest, source)
+
+
 async def test_a_cancelled_mount_leaves_no_session() -> None:
     """What was opened on the way is cancelled when the mount itself is."""
     held = Fault(method="POST", skip=1, delay=30.0, times=None)
     async with bench(held, options=RegistryOptions(mounts=False)) as at:
         await at.add("team/base-1")
         await at.add("team/base-2")
-        task = asyncio.create_task(at.mounter.mount(LAYER, at.dest))
-        while len(at.registry.open_sessions) == 0:
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0.05)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        async with SecondMount(at.registry.address) as client, Mounter(client, at.index) as mounter:
+            task = asyncio.create_task(mounter.mount(LAYER, at.dest))
+            await client.reached.wait()
+            assert len(at.registry.open_sessions) == 1
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
         assert at.registry.open_sessions == ()
 
 

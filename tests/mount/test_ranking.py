@@ -12,6 +12,7 @@ MIB = 1024 * 1024
 
 
 def repository(name: str) -> Repository:
+    """Name a repository of the one registry."""
     return Repository("r.example", name)
 
 

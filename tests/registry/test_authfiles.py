@@ -13,10 +13,12 @@ HUB = "docker.io"
 
 
 def auth(pair: str) -> dict[str, str]:
+    """Return an entry for `name:password`."""
     return {"auth": base64.b64encode(pair.encode()).decode()}
 
 
 def parse(document: Any) -> AuthFile:
+    """Return the file that holds this document."""
     return AuthFile.parse(json.dumps(document), "config.json")
 
 
@@ -43,7 +45,7 @@ def test_a_key_names_a_registry_in_any_of_its_spellings(key: str, registry: str)
 
 
 def test_the_most_specific_path_wins() -> None:
-    """podman's keys go on with a path: the longest that leads to the repository counts."""
+    """Podman's keys go on with a path: the longest that leads to the repository counts."""
     file = parse({"auths": {"r.io": auth("r:1"), "r.io/a": auth("a:2"), "r.io/a/b": auth("b:3")}})
     names = ["x", "a", "a/b", "a/b/c", "ab", ""]
     assert [getattr(file.credential("r.io", name), "username", None) for name in names] == list("rabbrr")
@@ -106,7 +108,7 @@ def test_a_broken_file_is_named_with_what_is_wrong(content: str, words: str) -> 
 @pytest.mark.parametrize("secret", ["hunter2%", base64.b64encode(b"hunter2").decode(), "/w=="])
 def test_a_broken_entry_is_named_without_its_secret(secret: str) -> None:
     """What is wrong is said, what is secret is not."""
-    with pytest.raises(CredentialsError, match="auths: r.io: its auth") as caught:
+    with pytest.raises(CredentialsError, match=r"auths: r\.io: its auth") as caught:
         parse({"auths": {"r.io": {"auth": secret}}}).credential("r.io", "")
     assert secret not in str(caught.value)
     assert "hunter2" not in str(caught.value)
@@ -119,14 +121,21 @@ def test_a_credential_hides_its_secret() -> None:
     assert "hunter2" not in repr(file.credential("r.io", ""))
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-                        st.sampled_from(["auths", "credHelpers", "credsStore", "r.io", "auth", "username"]), inner)))  # fmt: skip
+KEYS = st.sampled_from(["auths", "credHelpers", "credsStore", "r.io", "auth", "username"])
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner),
+)
+
+
+@given(DOCUMENTS)
 def test_any_json_is_read_or_refused_in_our_own_words(document: Any) -> None:
     """Whatever JSON the file holds: a credential, none, or a CredentialsError."""
+    words = "config.json"
     try:
         file = parse(document)
         file.helper("r.io")
         file.credential("r.io", "a/b")
     except CredentialsError as error:
-        assert str(error).startswith("config.json")
+        words = str(error)
+    assert words.startswith("config.json")

@@ -17,6 +17,8 @@ CHALLENGES = st.lists(
 
 
 def written(challenge: Challenge) -> str:
+    """Return a challenge as a header has it."""
+
     def quoted(value: str) -> str:
         return value.replace("\\", "\\\\").replace('"', '\\"')
 

@@ -2,6 +2,8 @@ import asyncio
 import base64
 import json
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ REGISTRY = "r.example.org"
 
 
 def written(path: Path, user: str, **more: object) -> Path:
+    """Write a file with one entry; return its path."""
     auth = base64.b64encode(f"{user}:pw".encode()).decode()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"auths": {REGISTRY: {"auth": auth}}, **more}))
@@ -30,6 +33,7 @@ def helper(folder: Path, name: str, script: str) -> dict[str, str]:
 
 
 async def user_of(source: StoredCredentials, name: str = "a/b") -> str | None:
+    """Return whose credential is found."""
     found = await source.find(REGISTRY, name)
     return None if found is None else found.username
 
@@ -94,14 +98,14 @@ async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 async def test_an_empty_file_is_no_file(tmp_path: Path) -> None:
-    """podman leaves one behind after a logout."""
+    """Podman leaves one behind after a logout."""
     (tmp_path / ".docker").mkdir()
     (tmp_path / ".docker/config.json").write_text("\n")
     assert await StoredCredentials(env={}, home=tmp_path).find(REGISTRY) is None
 
 
 async def test_a_helper_comes_before_the_file_and_a_helper_without_an_answer_does_not(tmp_path: Path) -> None:
-    """credHelpers and credsStore before auths; "not found" goes on to auths."""
+    """CredHelpers and credsStore before auths; "not found" goes on to auths."""
     answer = 'cat > "$OUT"; echo \'{"Username":"helped","Secret":"s3cret"}\''
     env = helper(tmp_path / "bin", "good", answer) | {"OUT": str(tmp_path / "asked")}
     helper(tmp_path / "bin", "empty", "echo credentials not found in native keychain; exit 1")
@@ -117,7 +121,8 @@ async def test_a_helper_comes_before_the_file_and_a_helper_without_an_answer_doe
 
 async def test_docker_hub_is_asked_for_by_its_old_name(tmp_path: Path) -> None:
     """Helpers keep Docker Hub under https://index.docker.io/v1/."""
-    script = 'read -r server || true; [ "$server" = https://index.docker.io/v1/ ] && echo \'{"Username":"<token>","Secret":"t"}\''
+    answer = """echo '{"Username":"<token>","Secret":"t"}'"""
+    script = f'read -r server || true; [ "$server" = https://index.docker.io/v1/ ] && {answer}'
     env = helper(tmp_path, "hub", script)
     found = await ask_helper("hub", "docker.io", env=env, named_by="config.json")
     assert found == Credential("", "t", "identity")
@@ -170,14 +175,39 @@ async def test_a_missing_or_unusable_helper_is_named(tmp_path: Path) -> None:
         await ask_helper("junk", REGISTRY, env={"PATH": str(tmp_path)}, named_by="c")
 
 
-async def test_a_silent_helper_is_killed_with_all_it_started(tmp_path: Path) -> None:
-    """Past its deadline nothing of it is left."""
-    env = helper(tmp_path, "slow", f"sleep 1000 & echo $! > {tmp_path}/child; wait")
-    with pytest.raises(CredentialsError, match="no answer within"):
-        await ask_helper("slow", REGISTRY, env=env, named_by="c", deadline=0.5)
-    child = int((tmp_path / "child").read_text())
-    while Path(f"/proc/{child}/stat").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
-        await asyncio.sleep(0.01)
+async def test_a_silent_helper_has_a_deadline(tmp_path: Path) -> None:
+    """Past it the push goes on with an error that names the helper."""
+    env = helper(tmp_path, "slow", "sleep 1000")
+    with pytest.raises(
+        CredentialsError, match=r"docker-credential-slow, named by c, gave no answer within 0\.05 s"
+    ):
+        await ask_helper("slow", REGISTRY, env=env, named_by="c", deadline=0.05)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Block until a condition holds."""
+    while not condition():
+        time.sleep(0.005)
+
+
+async def test_a_helper_that_is_given_up_is_killed_with_all_it_started(tmp_path: Path) -> None:
+    """Nothing of it is left, its children included."""
+    file = tmp_path / "child"
+    env = helper(tmp_path, "slow", f"sleep 1000 & echo $! > {file}.new; mv {file}.new {file}; wait")
+    asking = asyncio.create_task(ask_helper("slow", REGISTRY, env=env, named_by="c"))
+    await asyncio.to_thread(wait_until, file.exists)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    state = Path("/proc") / await asyncio.to_thread(lambda: file.read_text().strip()) / "stat"
+
+    def is_dead() -> bool:
+        try:
+            return state.read_text().split()[2] == "Z"  # nobody may be there to bury it
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    await asyncio.to_thread(wait_until, is_dead)
 
 
 async def test_a_helper_leaves_the_event_loop_free(tmp_path: Path) -> None:

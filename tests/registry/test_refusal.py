@@ -15,11 +15,13 @@ URL = httpx.URL("https://r.example.org/v2/a/manifests/t?X-Signature=secret")
 
 
 def answer(status: int, document: Any = None, *, kind: str = "application/json", **more: Any) -> Answer:
+    """Return an answer with this body."""
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     return Answer(URL, status, httpx.Headers({"content-type": kind}), body, **more)
 
 
 def errors(*pairs: tuple[str, str]) -> dict[str, Any]:
+    """Return a body by the specification."""
     return {"errors": [{"code": code, "message": message} for code, message in pairs]}
 
 
@@ -69,10 +71,16 @@ def test_an_answer_without_words_gets_some() -> None:
     assert str(refusal(answer(400, {"errors": [{}]}), "GET")).endswith("an error without words")
 
 
-@given(st.binary(max_size=200) | st.recursive(
+DOCUMENTS = st.recursive(
     st.none() | st.integers() | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["errors", "code", "message"]), inner, max_size=3)).map(lambda d: json.dumps(d).encode()))  # fmt: skip
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["errors", "code", "message"]), inner, max_size=3)
+    ),
+)
+
+
+@given(st.binary(max_size=200) | DOCUMENTS.map(lambda document: json.dumps(document).encode()))
 def test_any_body_is_read(body: bytes) -> None:
     """No body breaks the reading, and the words are one line."""
     assert "\n" not in read_errors(body).words

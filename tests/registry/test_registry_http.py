@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from registry_kit import Recorder
 
 from crossmount.errors import (
     InvalidAnswerError,
@@ -23,17 +24,18 @@ from crossmount.registry.http import (
     shown,
     translated,
 )
-from registry_kit import Recorder
 
 URL = httpx.URL("https://user@r.example.org/v2/x?sig=secret#part")
 
 
 def all_exceptions() -> list[type[Exception]]:
+    """Return every exception that httpx exports."""
     names = (getattr(httpx, name) for name in httpx.__all__)
     return [kind for kind in names if isinstance(kind, type) and issubclass(kind, Exception)]
 
 
 def made(kind: type[Exception]) -> Exception:
+    """Return an exception of this kind."""
     if kind is httpx.HTTPStatusError:
         request = httpx.Request("GET", URL)
         return httpx.HTTPStatusError("secret", request=request, response=httpx.Response(500))
@@ -45,7 +47,7 @@ def made(kind: type[Exception]) -> Exception:
 
 @pytest.mark.parametrize("kind", all_exceptions())
 def test_every_exception_of_httpx_is_translated(kind: type[Exception]) -> None:
-    """None that httpx exports crosses as itself; each becomes a RegistryError with place and cause, no query in it."""
+    """None that httpx exports crosses as itself; each becomes a RegistryError with its place, without a query."""
     error = made(kind)
     with pytest.raises(RegistryError) as caught, translated("GET", URL):
         raise error
@@ -143,7 +145,7 @@ async def test_authorities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(InvalidInputError, match=file.name):
             make_client(ClientOptions(ca_file=file))
     await make_client(ClientOptions(insecure=True, ca_file=junk)).aclose()
-    none = ssl.DefaultVerifyPaths(None, None, "", "", "", "")
+    none = ssl.DefaultVerifyPaths("", "", "", "", "", "")
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: none)
     await make_client(ClientOptions()).aclose()
 

@@ -19,6 +19,7 @@ POLICY = RetryPolicy(attempts=4, first_wait=1.0, longest_wait=3.0, deadline=100.
 
 
 def answer(status: int, **headers: str) -> Answer:
+    """Return an answer with these headers."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Answer(httpx.URL("https://r.example"), status, httpx.Headers(named, encoding="utf-8"))
 
@@ -35,16 +36,18 @@ class World:
             observer=self.events.append,
             clock=lambda: self.now,
             now=lambda: 1_000_000.0,
-            rng=random.Random(1),
+            rng=random.Random(1),  # noqa: S311 jitter
             sleep=self.sleep,
         )
 
     async def sleep(self, seconds: float) -> None:
+        """Let time pass."""
         self.slept.append(seconds)
         self.now += seconds
         await asyncio.sleep(0)
 
     def sender(self, *outcomes: Answer | Exception, took: float = 0.0) -> Callable[[], "asyncio.Future[Answer]"]:
+        """Return what comes to these outcomes, one after another."""
         left = list(outcomes)
 
         async def send() -> Answer:
@@ -129,7 +132,7 @@ async def test_the_deadline_counts_attempts_and_waits() -> None:
 @given(st.integers(1, 10_000), st.integers())
 def test_a_wait_is_jitter_under_a_doubling_bound(attempt: int, seed: int) -> None:
     """Full jitter: anything from nothing to first_wait * 2^(n-1), never over the cap."""
-    wait = backoff(attempt, POLICY, random.Random(seed))
+    wait = backoff(attempt, POLICY, random.Random(seed))  # noqa: S311 jitter
     assert 0.0 <= wait <= min(3.0, 2.0 ** min(attempt - 1, 10))
 
 

@@ -6,16 +6,14 @@ from urllib.parse import parse_qs
 
 import httpx
 import pytest
+from registry_kit import DEST, SOURCE
 
 from crossmount.errors import AccessDeniedError, InvalidAnswerError, RegistryRefusedError
 from crossmount.registry.auth import LIFETIME_DEFAULT, Token, TokenRequest, read_token, token_flow
 from crossmount.registry.authfiles import Credential
 from crossmount.registry.challenge import Bearer
 from crossmount.registry.http import Answer
-from crossmount.registry.scope import Scope, Wanted
-from registry_kit import DEST, SOURCE
-
-from crossmount.registry.scope import pull, push
+from crossmount.registry.scope import Scope, Wanted, pull, push
 
 REALM = "https://auth.example.org/token?account=ci"
 CHALLENGE = Bearer(REALM, "registry.example.org")
@@ -25,6 +23,7 @@ IDENTITY = Credential("", "refresh-me", "identity", origin="a helper")
 
 
 def answer(status: int = 200, document: Any = None, **headers: str) -> Answer:
+    """Return a realm's answer."""
     body = json.dumps({"token": "t0"} if document is None else document).encode()
     return Answer(httpx.URL(REALM), status, httpx.Headers(headers), body)
 

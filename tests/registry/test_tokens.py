@@ -10,9 +10,12 @@ A, B, C = (Scope("repository", name, ("pull",)) for name in "abc")
 
 
 class Clock:
+    """A clock that stands still until it is moved."""
+
     now = 1000.0
 
     def __call__(self) -> float:
+        """Return the time."""
         return self.now
 
 
@@ -28,6 +31,7 @@ class Realm:
         self.error: Exception | None = None
 
     async def give(self, wanted: Wanted) -> Token:
+        """Give a token, or fail."""
         self.asked.append(wanted)
         await self.open.wait()
         if self.error:
@@ -37,6 +41,7 @@ class Realm:
 
 
 async def get(cache: TokenCache, realm: Realm, wanted: Wanted, owner: str = "me") -> str:
+    """Return the value of a token."""
     return (await cache.get(owner, wanted, lambda: realm.give(wanted))).value
 
 

@@ -7,7 +7,7 @@ in the test's folder, and ends with the test.
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import httpx
 import pytest
 
+from crossmount.testing import ScriptedRegistry
 from support.programs import needs, run
 from support.tokens import TokenServer, serve_tokens
 
@@ -117,6 +118,13 @@ class TokenRegistry:
 
 
 StartRegistry = Callable[..., DockerRegistry]
+
+
+@pytest.fixture
+async def scripted_registry() -> AsyncIterator[ScriptedRegistry]:
+    """Our registry for tests, plain and open, on the test's event loop."""
+    async with ScriptedRegistry() as registry:
+        yield registry
 
 
 @pytest.fixture

@@ -88,7 +88,15 @@ class Pushes:
 
     def _command(self, image: DemoImage, repository: Repository) -> list[str]:
         return [
-            *(sys.executable, "-m", "crossmount", "push", f"oci:{self.layout}:{image.name}", f"{repository}:1"),
+            *(
+                sys.executable,
+                "-P",
+                "-m",
+                "crossmount",
+                "push",
+                f"oci:{self.layout}:{image.name}",
+                f"{repository}:1",
+            ),
             *("--json", "--plain-http", "--index", self.index, "--namespace", self.namespace),
         ]
 

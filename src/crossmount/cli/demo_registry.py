@@ -64,7 +64,14 @@ def _command(folder: Path) -> tuple[str, list[str]]:
     data.mkdir(parents=True)
     program = shutil.which("docker-registry")
     if program is None:
-        return "crossmount.testing", [sys.executable, "-m", "crossmount.testing", "--port=0", f"--root={data}"]
+        return "crossmount.testing", [
+            sys.executable,
+            "-P",
+            "-m",
+            "crossmount.testing",
+            "--port=0",
+            f"--root={data}",
+        ]
     config = folder / "config.yml"
     config.write_text(  # JSON is YAML
         json.dumps(

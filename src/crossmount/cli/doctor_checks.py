@@ -136,7 +136,7 @@ async def check_access(client: RegistryClient, dest: Reference, ping: Ping) -> F
     except CrossmountError as error:
         return failed("access", error)
     if ping.scheme == "bearer":
-        words = f"a token to read and write {repository.name} was given, and reading works"
+        words = f"asked to read and write {repository.name}, it gave a token, and reading works"
         return Finding("access", "ok", words, {"read": True, "write_token": True})
     words = f"reading {repository.name} works; whether it may be written shows with the first push"
     return Finding("access", "ok", words, {"read": True})

@@ -17,4 +17,9 @@ def main() -> None:
             "pip install 'crossmount[cli]'\n"
         )
         sys.exit(1)
-    sys.exit(import_module("crossmount.cli.run").run(sys.argv[1:]))
+    try:
+        status = import_module("crossmount.cli.run").run(sys.argv[1:])
+    except KeyboardInterrupt:  # before or after there is anything that could be put away
+        sys.stderr.write("crossmount: interrupted\n")
+        status = 130
+    sys.exit(status)

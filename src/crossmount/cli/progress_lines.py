@@ -6,7 +6,7 @@ from typing import Self, TextIO
 
 from crossmount import events
 from crossmount.cli import text
-from crossmount.cli.progress_state import BlobState, PushState, notice, outcome
+from crossmount.cli.progress_state import BlobState, PushState, outcome
 
 LARGE = 64 * 1000 * 1000
 """An upload of this many bytes says how far it is."""
@@ -39,7 +39,7 @@ class Lines:
             self._say(f"{text.short(blob.digest)} {text.size(blob.size):>9}  {outcome(blob)}")
         elif isinstance(event, events.BlobProgress) and blob is not None:
             self._say_how_far(blob, now)
-        elif words := notice(event, verbose=self._verbose):
+        elif words := self.state.notice(event, now=now, verbose=self._verbose):
             self._say(text.one_line(words))
 
     def _say_how_far(self, blob: BlobState, now: float) -> None:

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from crossmount import events
 from crossmount.cli import text
-from crossmount.cli.progress_state import BlobState, PushState, doing, notice
+from crossmount.cli.progress_state import BlobState, PushState, doing
 
-BAR_WIDTH = 20
+DIGEST_WIDTH, SIZE_WIDTH, BAR_WIDTH = 12, 7, 20
 ROWS_MAX = 30
 LINES_BESIDE = 4
 """Lines of the terminal that rows leave free: the sum, what was left out, the command, the prompt."""
@@ -57,9 +57,11 @@ class Bars:
 
     def observe(self, event: events.Event) -> None:
         """Take an event in; a notice is printed above the bars."""
+        now = self._clock()
         with self._changing:
-            self.state.apply(event, now=self._clock())
-        if words := notice(event, verbose=self._verbose):
+            self.state.apply(event, now=now)
+            words = self.state.notice(event, now=now, verbose=self._verbose)
+        if words:
             self._console.print(text.one_line(words), markup=False, soft_wrap=True)
 
     def render(self) -> RenderableType:
@@ -69,11 +71,12 @@ class Bars:
 
     def _drawn(self, now: float) -> RenderableType:
         rows, hidden = self.state.rows(min(ROWS_MAX, self._console.height - LINES_BESIDE))
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, justify="right", min_width=7)
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, width=DIGEST_WIDTH)
+        table.add_column(no_wrap=True, width=SIZE_WIDTH, justify="right")
         table.add_column(no_wrap=True, width=BAR_WIDTH)
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        left = self._console.width - DIGEST_WIDTH - SIZE_WIDTH - BAR_WIDTH - 3 * 2
+        table.add_column(no_wrap=True, width=max(left, 1), overflow="ellipsis")
         for blob in rows:
             table.add_row(
                 text.short(blob.digest),

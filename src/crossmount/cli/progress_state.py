@@ -7,7 +7,7 @@ from crossmount import events
 from crossmount.cli import text
 from crossmount.oci import Digest, Repository
 
-SLOW_WAIT = 1.0
+LONG_WAIT = 3.0
 """A retry that waits this long, in seconds, is told of unasked."""
 
 
@@ -43,10 +43,16 @@ class BlobState:
 
 @dataclass(slots=True)
 class PushState:
-    """A push as its observer sees it."""
+    """A push as its observer sees it.
+
+    Attributes:
+        tagged: whether the registry accepted the manifest that has the tag.
+        next_retry_told: from when on a retry is worth a line again.
+    """
 
     blobs: dict[Digest, BlobState] = field(default_factory=dict)
     tagged: bool = False
+    next_retry_told: float = 0.0
 
     def apply(self, event: events.Event, *, now: float) -> BlobState | None:
         """Take an event in, at `now` seconds, and return the blob it is about, if it is about one."""
@@ -69,7 +75,7 @@ class PushState:
         return None
 
     def rows(self, room: int) -> tuple[list[BlobState], int]:
-        """Choose what to show on `room` lines: uploads, then blobs that ended, the last first, then those that wait.
+        """Choose what to show on `room` lines: uploads, then what ended, the last first, then what waits.
 
         Returns:
             The chosen ones in the order in which they began, and how many were left out.
@@ -83,6 +89,32 @@ class PushState:
         ended = sum(blob.outcome is not None for blob in blobs)
         size, there = sum(blob.size for blob in blobs), sum(blob.there for blob in blobs)
         return f"{ended} of {text.count(len(blobs), 'blob')}, {text.size(there)} of {text.size(size)}"
+
+    def notice(self, event: events.Event, *, now: float, verbose: int) -> str | None:
+        """Return what to say of an event that is about no blob's way, if anything: the index's trouble, retries.
+
+        Many requests retry together, so unasked only long waits are told, and only now and then.
+        """
+        match event:
+            case events.IndexDegraded():
+                return f"crossmount: warning: the index does not serve, going on without it: {event.cause}"
+            case events.Retrying() if verbose or (event.wait >= LONG_WAIT and now >= self.next_retry_told):
+                self.next_retry_told = now + event.wait
+                return (
+                    f"crossmount: {event.method} {event.host}: {event.cause}: "
+                    f"attempt {event.attempt} failed, again in {text.duration(event.wait)}"
+                )
+            case events.SourceDropped() if verbose:
+                why = _DROPPED[event.reason]
+                return f"crossmount: source {event.source} of {text.short(event.layer)}: {why}"
+        return None
+
+
+_DROPPED = {
+    "gone": "it lacks the layer, forgotten for everybody",
+    "unreadable": "we may not read it",
+    "unmountable": "it has the layer, and the registry did not mount it",
+}
 
 
 def _interest(blob: BlobState) -> tuple[int, int]:
@@ -112,26 +144,6 @@ def doing(blob: BlobState, now: float) -> str:
     if blob.sent >= blob.size:
         return "the registry checks it"
     return f"uploading, {text.size(int(blob.speed(now)))}/s"
-
-
-def notice(event: events.Event, *, verbose: int) -> str | None:
-    """Return what to say of an event that is about no blob's way, if anything: the index's trouble, retries."""
-    match event:
-        case events.IndexDegraded():
-            return f"crossmount: warning: the index does not serve, going on without it: {event.cause}"
-        case events.Retrying() if verbose or event.wait >= SLOW_WAIT:
-            return (
-                f"crossmount: {event.method} {event.host}: {event.cause}: "
-                f"attempt {event.attempt} failed, again in {text.duration(event.wait)}"
-            )
-        case events.SourceDropped() if verbose:
-            why = {
-                "gone": "it lacks the layer, forgotten for everybody",
-                "unreadable": "we may not read it",
-                "unmountable": "it has the layer, and the registry did not mount it",
-            }[event.reason]
-            return f"crossmount: source {event.source} of {text.short(event.layer)}: {why}"
-    return None
 
 
 def summary(groups: Iterable[tuple[str, int, int]]) -> list[str]:

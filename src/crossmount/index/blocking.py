@@ -140,7 +140,7 @@ class GuardedIndex(DrivenIndex):
         observer: events.Observer = events.ignore,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._guarded = guard.GuardedIndex(inline(index), observer=observer, clock=clock)
+        self._guarded = guard.GuardedIndex(inline(index), observer=observer, clock=clock, deadline=None)
         super().__init__(self._guarded)
 
     @property
@@ -151,9 +151,10 @@ class GuardedIndex(DrivenIndex):
 
 def open_index(url: str | None = None, *, namespace: str = "default") -> DrivenIndex:
     """Open an index; see `crossmount.asyncio.open_index`."""
+    keys = Keys(namespace)
     if opening.is_memory(url):
         return MemoryMountIndex()
-    return RedisMountIndex(opening.blocking_index_link(url), keys=Keys(namespace))
+    return RedisMountIndex(opening.blocking_index_link(url), keys=keys)
 
 
 def inline(index: MountableLayers) -> protocol.MountableLayers:

@@ -1,10 +1,10 @@
 """From a URL to a link, with time-outs that a push can afford."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+import importlib.util
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 import redis
 import redis.asyncio
@@ -12,10 +12,9 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from crossmount.errors import IndexUnavailableError, InvalidIndexURLError
+from crossmount.errors import IndexUnavailableError
 from crossmount.index.link import AsyncLink, BlockingLink, Command, Link
-
-REDIS_SCHEMES = ("redis", "rediss", "unix")
+from crossmount.index.url import address_of
 
 TIMEOUT_SECONDS = 0.25
 """To connect, and between two bytes of a reply; with one retry a silent server costs twice that."""
@@ -28,8 +27,12 @@ _SETTINGS: dict[str, Any] = {
     "max_connections": CONNECTIONS,
     "timeout": TIMEOUT_SECONDS,  # to wait for a free connection
     "protocol": 2,  # needs no greeting, so the first call costs one round trip as well
-    "lib_name": None,
-    "lib_version": None,
+    # no CLIENT SETINFO, which would be two more round trips: redis-py 7 took the older names out of use
+    **(
+        {"driver_info": None}
+        if importlib.util.find_spec("redis.driver_info")
+        else {"lib_name": None, "lib_version": None}
+    ),
 }
 
 
@@ -39,9 +42,8 @@ def async_link(url: str) -> AsyncLink:
     Raises:
         InvalidIndexURLError: `url` names no Redis server.
     """
-    where = _checked(url)
-    with _url_errors(where):
-        pool = redis.asyncio.BlockingConnectionPool.from_url(url, retry=AsyncRetry(NoBackoff(), 1), **_SETTINGS)
+    where = address_of(url)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(url, retry=AsyncRetry(NoBackoff(), 1), **_SETTINGS)
     return AsyncLink(redis.asyncio.Redis.from_pool(pool), where)
 
 
@@ -51,9 +53,8 @@ def blocking_link(url: str) -> BlockingLink:
     Raises:
         InvalidIndexURLError: `url` names no Redis server.
     """
-    where = _checked(url)
-    with _url_errors(where):
-        pool = redis.BlockingConnectionPool.from_url(url, retry=Retry(NoBackoff(), 1), **_SETTINGS)
+    where = address_of(url)
+    pool = redis.BlockingConnectionPool.from_url(url, retry=Retry(NoBackoff(), 1), **_SETTINGS)
     return BlockingLink(redis.Redis.from_pool(pool), where)
 
 
@@ -62,7 +63,7 @@ class StartedLink:
 
     Args:
         start: makes sure that the server runs, returns its unix socket.
-        connect: makes a link from a URL.
+        connect: makes a link from a URL. No I/O.
     """
 
     where = "the embedded index"
@@ -70,48 +71,21 @@ class StartedLink:
     def __init__(self, start: Callable[[], Awaitable[Path]], connect: Callable[[str], Link]) -> None:
         self._start = start
         self._connect = connect
-        self._link: Link | None = None
+        self._links: dict[Path, Link] = {}
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """See `Link`."""
-        if self._link is not None:
+        for link in self._links.values():
             try:
-                return await self._link.run(commands)
+                return await link.run(commands)
             except IndexUnavailableError:
-                await self.aclose()  # stopped since: start it once more, below
-        self._link = self._connect(f"unix://{await self._start()}")
-        return await self._link.run(commands)
+                break  # stopped since: start it once more, below; the same link finds it again
+        path = await self._start()
+        # setdefault, since threads that come here at once are to share one link
+        link = self._links.setdefault(path, self._connect(f"unix://{quote(str(path))}"))
+        return await link.run(commands)
 
     async def aclose(self) -> None:
         """See `Link`; the server goes on running."""
-        if self._link is not None:
-            link, self._link = self._link, None
+        for link in self._links.values():
             await link.aclose()
-
-
-@contextmanager
-def _url_errors(where: str) -> Iterator[None]:
-    """Turn redis-py's words about a URL into ours, without repeating the URL: it may hold a password."""
-    try:
-        yield
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InvalidIndexURLError(f"index URL for {where}: {error}") from error
-
-
-def _checked(url: str) -> str:
-    """Return what to call the server of `url` in messages."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise InvalidIndexURLError("the index URL has a port that is no number from 1 to 65535") from None
-    if parts.scheme not in REDIS_SCHEMES:
-        raise InvalidIndexURLError(
-            "not an index URL: give redis://, rediss://, unix://, memory:// or embedded: (no index: off, or None)"
-        )
-    if parts.scheme == "unix":
-        if not parts.path.startswith("/"):
-            raise InvalidIndexURLError("a unix:// index URL needs an absolute path: unix:///run/valkey.sock")
-        return f"unix://{parts.path}"
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
-    return f"{parts.scheme}://{host}:{port or 6379}"

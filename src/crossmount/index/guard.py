@@ -4,13 +4,15 @@ A failed call is answered as if nothing were known. After one that got no answer
 seconds calls return at once, then one call probes whether the index is back.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from typing import Literal, TypeVar
 
 from crossmount import events
-from crossmount.errors import IndexFailedError, IndexUnavailableError
+from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
 from crossmount.index.protocol import Knowledge, MountableLayers, RegistryTraits, Sighting
 from crossmount.index.widen import widen
 from crossmount.oci import Digest, Located, Repository
@@ -18,18 +20,22 @@ from crossmount.oci import Digest, Located, Repository
 OPEN_SECONDS = 5.0
 """How long the index is left alone after it gave no answer."""
 
+DEADLINE_SECONDS = 5.0
+"""What a call may take in all. Links end sooner by themselves; this is for other indexes, and a server's start."""
+
 _log = logging.getLogger("crossmount.index")
 
 T = TypeVar("T")
 
 
 class GuardedIndex:
-    """An index that never raises: for whoever must go on without it.
+    """An index that never fails: for whoever must go on without it.
 
     Args:
         index: what is guarded; whoever made it closes it.
         observer: told once, with an `IndexDegraded`, that the index does not serve.
         clock: seconds, for how long the breaker stays open.
+        deadline: seconds after which a call is given up; None where nothing can interrupt it (no event loop).
     """
 
     def __init__(
@@ -38,11 +44,14 @@ class GuardedIndex:
         *,
         observer: events.Observer = events.ignore,
         clock: Callable[[], float] = time.monotonic,
+        deadline: float | None = DEADLINE_SECONDS,
     ) -> None:
         self._index = widen(index)
+        self._deadline = deadline
         self._observer = observer
         self._clock = clock
-        self._closed_from = 0.0
+        self._open_until = float("-inf")
+        self._silent = False
         self._cause: str | None = None
 
     @property
@@ -91,22 +100,45 @@ class GuardedIndex:
         await self._try(lambda: self._index.record_traits(registry, traits), None)
 
     async def aclose(self) -> None:
-        """Close the index below."""
-        await self._try(self._index.aclose, None)
-
-    async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        if self._clock() < self._closed_from:
-            return otherwise
+        """Close the index below, whatever the breaker says."""
         try:
-            return await call()
-        except IndexUnavailableError as error:
-            self._closed_from = self._clock() + OPEN_SECONDS
-            self._degrade(error)
+            await self._index.aclose()
         except IndexFailedError as error:
             self._degrade(error)
+
+    async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        now = self._clock()
+        if now < self._open_until:
+            return otherwise
+        if self._silent:  # this call is the probe: those beside it do not wait for what it may wait for
+            self._open_until = now + OPEN_SECONDS
+        try:
+            async with nullcontext() if self._deadline is None else asyncio.timeout(self._deadline):
+                answer = await call()
+        except TimeoutError:
+            self._leave_alone(IndexUnavailableError("the index does not answer in time"))
+        except (IndexUnavailableError, MissingExtraError) as error:  # no answer; or no server to be started
+            self._leave_alone(error)
+        except IndexFailedError as error:
+            self._answered()
+            self._degrade(error)
+        else:
+            self._answered()
+            return answer
         return otherwise
 
-    def _degrade(self, error: IndexFailedError) -> None:
+    def _leave_alone(self, error: CrossmountError) -> None:
+        """Open the breaker."""
+        self._silent = True
+        self._open_until = self._clock() + OPEN_SECONDS
+        self._degrade(error)
+
+    def _answered(self) -> None:
+        """Close the breaker, if this call was the probe or a call from before it opened came through."""
+        if self._silent:
+            self._silent, self._open_until = False, float("-inf")
+
+    def _degrade(self, error: CrossmountError) -> None:
         """Say it once, whatever else fails."""
         if self._cause is None:
             self._cause = str(error)

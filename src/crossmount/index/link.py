@@ -20,11 +20,22 @@ Command = tuple[str | bytes | int, ...]
 CALL_SECONDS = 1.0
 """What one run may take in all, with its retry, before whoever pushes goes on without the index."""
 
-_NO_ANSWER = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, TimeoutError)
+_NO_ANSWER = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
+_FOREIGN = (
+    exceptions.RedisError,
+    exceptions.RedisClusterException,  # these two are no RedisError
+    exceptions.ChildDeadlockedError,
+    OSError,
+    UnicodeError,  # a host name that cannot be asked for
+)
 
 
 class ScriptMissingError(IndexRefusedError):
     """The server does not know a script (NOSCRIPT): it was restarted, or its scripts were flushed."""
+
+
+class WrongTypeError(IndexRefusedError):
+    """A key of ours holds a value of another type (WRONGTYPE): somebody else wrote it."""
 
 
 class Link(Protocol):
@@ -50,23 +61,30 @@ class Link(Protocol):
 
 
 class AsyncLink:
-    """A link on redis-py's asyncio client."""
+    """A link on redis-py's asyncio client; for one event loop, the one in which it is first used."""
 
     def __init__(self, client: "redis.asyncio.Redis", where: str) -> None:
         self._client = client
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._secret = _secret(client)
         self.where = where
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """See `Link`."""
-        with redis_errors(self.where):
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise IndexUnavailableError(f"index at {self.where}: opened in another event loop: open one in each")
+        with _cancellation_kept(), redis_errors(self.where, self._secret):
             async with asyncio.timeout(CALL_SECONDS), self._client.pipeline(transaction=False) as pipeline:
                 for command in commands:
                     pipeline.execute_command(*command)
-                return _replies(await pipeline.execute(raise_on_error=False), self.where)
+                return _replies(await pipeline.execute(raise_on_error=False), self.where, self._secret)
 
     async def aclose(self) -> None:
         """See `Link`."""
-        with redis_errors(self.where):
+        with redis_errors(self.where, self._secret):
             await self._client.aclose()
 
 
@@ -75,47 +93,79 @@ class BlockingLink:
 
     def __init__(self, client: "redis.Redis", where: str) -> None:
         self._client = client
+        self._secret = _secret(client)
         self.where = where
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """See `Link`; it never suspends."""
-        with redis_errors(self.where), self._client.pipeline(transaction=False) as pipeline:
+        with redis_errors(self.where, self._secret), self._client.pipeline(transaction=False) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's own gap
-            return _replies(pipeline.execute(raise_on_error=False), self.where)
+            return _replies(pipeline.execute(raise_on_error=False), self.where, self._secret)
 
     async def aclose(self) -> None:
         """See `Link`; it never suspends."""
-        with redis_errors(self.where):
+        with redis_errors(self.where, self._secret):
             self._client.close()
 
 
 @contextmanager
-def redis_errors(where: str) -> Iterator[None]:
-    """Turn redis-py's exceptions, and what lies below it, into ours."""
+def redis_errors(where: str, secret: str = "") -> Iterator[None]:
+    """Turn redis-py's exceptions, and what lies below it, into ours.
+
+    Args:
+        where: what to call the server.
+        secret: a password, which a server may repeat in its answer and we never do.
+    """
     try:
         yield
-    except (exceptions.RedisError, OSError, TimeoutError) as error:
-        raise _ours(error, where) from error
+    except _FOREIGN as error:
+        raise _ours(error, where, secret) from error
 
 
-def _replies(replies: list[Any], where: str) -> list[Any]:
-    return [_ours(reply, where) if isinstance(reply, Exception) else reply for reply in replies]
+@contextmanager
+def _cancellation_kept() -> Iterator[None]:
+    """Be cancelled where that was asked for.
+
+    Python 3.11's `asyncio.wait_for`, on which redis-py stands, forgets a cancellation that comes in the moment in
+    which what it waits for is done. The task still counts it.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
-def _ours(error: Exception, where: str) -> IndexFailedError:
+def _secret(client: "redis.Redis | redis.asyncio.Redis") -> str:
+    return str(client.connection_pool.connection_kwargs.get("password") or "")
+
+
+def _replies(replies: list[Any], where: str, secret: str) -> list[Any]:
+    return [_ours(reply, where, secret) if isinstance(reply, Exception) else reply for reply in replies]
+
+
+def _ours(error: Exception, where: str, secret: str) -> IndexFailedError:
+    words = _words(error, secret)
     if isinstance(error, exceptions.NoScriptError):
-        return ScriptMissingError(f"index at {where}: it does not know the script")
+        return ScriptMissingError(f"index at {where} does not know the script")
+    if isinstance(error, exceptions.ResponseError) and words.startswith("WRONGTYPE"):
+        return WrongTypeError(f"index at {where} holds something else under a key of ours: {words}")
     # An authentication error is a ConnectionError to redis-py: it can be made before any command is sent.
     if isinstance(
         error, exceptions.AuthenticationError | exceptions.AuthorizationError | exceptions.BusyLoadingError
     ):
-        return IndexRefusedError(f"index at {where}: {_words(error)}")
+        return IndexRefusedError(f"index at {where} refused: {words}")
     if isinstance(error, _NO_ANSWER):
-        return IndexUnavailableError(f"index at {where} does not answer: {_words(error)}")
-    return IndexRefusedError(f"index at {where} refused: {_words(error)}")
+        return IndexUnavailableError(f"index at {where} does not answer: {words}")
+    return IndexRefusedError(f"index at {where} refused: {words}")
 
 
-def _words(error: Exception) -> str:
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+def _words(error: Exception, secret: str) -> str:
+    said = str(error)
+    if secret:
+        said = said.replace(secret, "***")
+    text = " ".join("".join(c if c.isprintable() else " " for c in said).split())
     return text[:200].rstrip(".") or type(error).__name__

@@ -159,9 +159,9 @@ class MemoryMountIndex:
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
         """See `MountIndex`."""
+        name = normalise_registry(registry)
         if traits == RegistryTraits():
             return
-        name = normalise_registry(registry)
         with self._lock:
             self._traits[name] = self._live_traits(name).updated(traits), self._clock() + TRAITS_SECONDS
 

@@ -27,11 +27,12 @@ def open_index(url: str | None = None, *, namespace: str = "default") -> RedisMo
         InvalidIndexURLError: the URL names no index.
         InvalidInputError: the namespace breaks its grammar.
     """
+    keys = Keys(namespace)
     if is_memory(url):
         return MemoryMountIndex()
     given = _given(url)
     link = StartedLink(_start, async_link) if _is_embedded(given) else async_link(given)
-    return RedisMountIndex(link, keys=Keys(namespace))
+    return RedisMountIndex(link, keys=keys)
 
 
 def blocking_index_link(url: str | None) -> BlockingLink | StartedLink:

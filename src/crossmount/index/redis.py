@@ -4,25 +4,32 @@ Everything read back is untrusted: what breaks a grammar is ignored, it never ra
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from crossmount.errors import IndexRefusedError, InvalidReferenceError
+from crossmount.errors import IndexRefusedError
+from crossmount.index.decode import (
+    Decoder,
+    as_map,
+    live_registries,
+    registry_field,
+    repositories,
+    traits_fields,
+    traits_of,
+)
 from crossmount.index.keys import Keys
-from crossmount.index.link import Command, Link, ScriptMissingError
-from crossmount.index.protocol import Knowledge, LayerKnowledge, RegistryTraits, Sighting
+from crossmount.index.link import Command, Link, ScriptMissingError, WrongTypeError
+from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
 from crossmount.index.scripts import script
 from crossmount.oci import Digest, Located, Repository
-from crossmount.oci.reference import is_repository_name, normalise_registry
+from crossmount.oci.reference import normalise_registry
 
 TTL_SECONDS = 14 * 24 * 3600
 SOURCES_MAX = 128
 TRAITS_SECONDS = 6 * 3600
 
 _SCRIPTS = ("record", "forget", "clear_must_mount", "record_traits")
-_TRAITS = ("mounts", "finds", "after_manifest")
-_SIZE_MAX = 2**63 - 1
 
 
 class RedisMountIndex:
@@ -62,8 +69,7 @@ class RedisMountIndex:
 
     async def must_mount(self, layer: Digest) -> bool:
         """See `MountableLayers`."""
-        replies = await self._run([("HGET", self._keys.flags(layer), "must_mount")])
-        return bool(_or_nothing(replies)[0])
+        return bool((await self._read([("HEXISTS", self._keys.flags(layer), "must_mount")]))[0])
 
     async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
         """See `MountableLayers`."""
@@ -79,14 +85,11 @@ class RedisMountIndex:
             # SRANDMEMBER gives all of a set within the bound, and no more than that of one that somebody bloated
             commands.append(("SRANDMEMBER", self._keys.sources(layer, registry), self._bound))
             commands.append(("HGETALL", self._keys.flags(layer)))
-        traits, *replies = _or_nothing(await self._run(commands))
-        now = self._clock()
+        traits, *replies = await self._read(commands)
+        decoder = Decoder(dest_repository, self._clock())
         return Knowledge(
-            {
-                layer: _layer_knowledge(replies[2 * i], replies[2 * i + 1], dest_repository, now)
-                for i, layer in enumerate(wanted)
-            },
-            _traits(traits),
+            {layer: decoder.layer(replies[2 * i], replies[2 * i + 1]) for i, layer in enumerate(wanted)},
+            traits_of(traits),
         )
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
@@ -105,7 +108,7 @@ class RedisMountIndex:
                         self._keys.flags(seen.layer),
                     ),
                     seen.repository.name,
-                    _field(seen.repository.registry),
+                    registry_field(seen.repository.registry),
                     self._ttl,
                     ends,
                     self._bound,
@@ -121,11 +124,14 @@ class RedisMountIndex:
         by_registry: dict[str, list[str]] = {}
         for source in sources:
             by_registry.setdefault(source.repository.registry, []).append(source.repository.name)
-        forget = script("forget")
+        forget, now = script("forget"), int(self._clock())
         await self._write(
             [
                 forget.call(
-                    (self._keys.sources(layer, registry), self._keys.flags(layer)), _field(registry), *names
+                    (self._keys.sources(layer, registry), self._keys.flags(layer)),
+                    now,
+                    registry_field(registry),
+                    *names,
                 )
                 for registry, names in by_registry.items()
             ]
@@ -138,29 +144,21 @@ class RedisMountIndex:
 
     async def locations(self, layer: Digest) -> tuple[Repository, ...]:
         """See `MountIndex`; two round trips, since the registries are known only after the first."""
-        flags = _or_nothing(await self._run([("HGETALL", self._keys.flags(layer))]))[0]
-        registries = sorted(_registries(_as_map(flags), self._clock()))
-        if not registries:
-            return ()
-        replies = await self._run(
+        (flags,) = await self._read([("HGETALL", self._keys.flags(layer))])
+        registries = live_registries(as_map(flags), self._clock(), {})
+        replies = await self._read(
             [("SRANDMEMBER", self._keys.sources(layer, registry), self._bound) for registry in registries]
         )
         return tuple(
-            Repository(registry, name)
-            for registry, members in zip(registries, _or_nothing(replies), strict=True)
-            for name in sorted(_names(members))
+            holder
+            for registry, members in zip(registries, replies, strict=True)
+            for holder in repositories(members, registry)
         )
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
         """See `MountIndex`."""
-        fields = [
-            part
-            for name in _TRAITS
-            if (value := getattr(traits, name)) is not None
-            for part in (name, "1" if value else "0")
-        ]
-        if fields:
-            key = self._keys.traits(normalise_registry(registry))
+        key = self._keys.traits(normalise_registry(registry))
+        if fields := tuple(traits_fields(traits)):
             await self._write([script("record_traits").call((key,), TRAITS_SECONDS, *fields)])
 
     async def aclose(self) -> None:
@@ -184,6 +182,9 @@ class RedisMountIndex:
         if missing:
             loads: list[Command] = [("SCRIPT LOAD", script(name).source) for name in _SCRIPTS]
             again = await self.link.run([*loads, *(commands[i] for i in missing)])
+            for reply in again[: len(loads)]:
+                if isinstance(reply, IndexRefusedError):
+                    raise reply
             for i, reply in zip(missing, again[len(loads) :], strict=True):
                 replies[i] = reply
         return replies
@@ -193,70 +194,17 @@ class RedisMountIndex:
             if isinstance(reply, IndexRefusedError):
                 raise reply
 
+    async def _read(self, commands: Sequence[Command]) -> list[Any]:
+        """Run `commands`; the reply is None where one was refused.
 
-def _or_nothing(replies: list[Any]) -> list[Any]:
-    """Return the replies with None for those that were refused.
-
-    Raises:
-        IndexRefusedError: all were refused, so it isn't about one key.
-    """
-    refused = [reply for reply in replies if isinstance(reply, IndexRefusedError)]
-    if refused and len(refused) == len(replies):
-        raise refused[0]
-    return [None if isinstance(reply, IndexRefusedError) else reply for reply in replies]
-
-
-def _field(registry: str) -> str:
-    """Name a registry's field in the flags: its value says when its sources run out (epoch seconds)."""
-    return f"@{registry}"
-
-
-def _layer_knowledge(members: Any, flags: Any, dest: Repository, now: float) -> LayerKnowledge:
-    fields = _as_map(flags)
-    names = _names(members)
-    in_dest = dest.name in names
-    names.discard(dest.name)
-    return LayerKnowledge(
-        sources=tuple(dest.sibling(name) for name in sorted(names)),
-        in_dest=in_dest,
-        elsewhere=tuple(sorted(_registries(fields, now) - {dest.registry})) if fields else (),
-        must_mount=b"must_mount" in fields,
-        size=_number(fields.get(b"size")),
-    )
-
-
-def _as_map(reply: Any) -> Mapping[bytes, bytes]:
-    return reply if isinstance(reply, dict) else {}
-
-
-def _names(members: Any) -> set[str]:
-    """Return the valid repository names among a set's members."""
-    texts = (member.decode("ascii", "replace") for member in members or ())
-    return {text for text in texts if is_repository_name(text)}
-
-
-def _registries(fields: Mapping[bytes, bytes], now: float) -> set[str]:
-    """Return the registries whose sources have not run out."""
-    live: set[str] = set()
-    for field, value in fields.items():
-        if field[:1] == b"@" and (_number(value) or 0) > now:
-            text = field[1:].decode("ascii", "replace")
-            try:
-                if normalise_registry(text) == text:
-                    live.add(text)
-            except InvalidReferenceError:
-                continue  # not of our making: untrusted, so ignored
-    return live
-
-
-def _traits(reply: Any) -> RegistryTraits:
-    words = {b"1": True, b"0": False}
-    fields = _as_map(reply)
-    return RegistryTraits(**{name: words.get(fields.get(name.encode(), b"")) for name in _TRAITS})
-
-
-def _number(value: bytes | None) -> int | None:
-    if value is None or not value.isdigit() or len(value) > len(str(_SIZE_MAX)):
-        return None
-    number = int(value)
-    return number if number <= _SIZE_MAX else None
+        Raises:
+            IndexRefusedError: all were refused, and not because of what somebody wrote under our keys.
+        """
+        replies = await self._run(commands)
+        refused = [reply for reply in replies if isinstance(reply, IndexRefusedError)]
+        if not refused:
+            return replies
+        about_all = [reply for reply in refused if not isinstance(reply, WrongTypeError)]
+        if about_all and len(refused) == len(replies):
+            raise about_all[0]
+        return [None if isinstance(reply, IndexRefusedError) else reply for reply in replies]

@@ -46,8 +46,8 @@ class FileBlob:
         """
         left = self.descriptor.size - offset
         try:
-            file = await asyncio.to_thread(self.path.open, "rb", buffering=0)
-            with file:
+            # opened on the loop: a cancel while a thread opens it would lose the file
+            with self.path.open("rb", buffering=0) as file:
                 file.seek(self.start + offset)
                 while left:
                     data = await asyncio.to_thread(file.read, min(left, READ_BYTES))

@@ -25,6 +25,7 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
     parser.add_argument("--mounts", action=flag, default=True, help="carry out mounts")
     parser.add_argument("--finds", action=flag, default=False, help="mount without from")
     parser.add_argument("--after-manifest", action="store_true", help="mount only what a manifest references")
+    parser.add_argument("--references", action=flag, default=True, help="refuse manifests with absent blobs")
     parser.add_argument("--relative-locations", action="store_true", help="send Locations without a host")
     parser.add_argument("--denied-source", action="append", default=[], help="repository not to mount from")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds that every answer waits")
@@ -48,6 +49,7 @@ def options_of(arguments: argparse.Namespace) -> RegistryOptions:
         mounts=arguments.mounts,
         finds=arguments.finds,
         after_manifest=arguments.after_manifest,
+        checks_references=arguments.references,
         relative_locations=arguments.relative_locations,
         denied_sources=frozenset(arguments.denied_source),
         latency=arguments.latency,

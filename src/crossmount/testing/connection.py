@@ -122,14 +122,19 @@ class Connection:
                     break
         if cut_after is not None:
             raise CutError
-        self._write(h11.EndOfMessage())
+        try:
+            self._write(h11.EndOfMessage())
+        except h11.LocalProtocolError:
+            # The body was shorter than its Content-Length: a blob's file shrank, or the script says so.
+            raise CutError from None
         await self._writer.drain()
 
     async def close(self) -> None:
         """Close the connection so that the client still gets what was sent."""
         with contextlib.suppress(OSError, TimeoutError):
-            if self._http.their_state is h11.SEND_BODY and self._writer.can_write_eof():
-                self._writer.write_eof()
+            if self._http.their_state is h11.SEND_BODY:
+                if self._writer.can_write_eof():
+                    self._writer.write_eof()
                 async with asyncio.timeout(LINGER_SECONDS):
                     while await self._reader.read(PIECE):
                         pass
@@ -143,10 +148,11 @@ class Connection:
 
     async def refuse(self) -> None:
         """Tell a client that does not speak HTTP so, if an answer is still possible."""
-        if self._http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+        if self._http.our_state is h11.IDLE:
             headers = [("Connection", "close"), ("Content-Length", "0")]
             self._write(h11.Response(status_code=400, headers=headers))
-            await self._writer.drain()
+            with contextlib.suppress(OSError):
+                await self._writer.drain()
 
     async def _drain(self) -> bool:
         """Read what is left of the body, up to a limit; tell whether the connection can be used again."""

@@ -36,7 +36,16 @@ from crossmount.testing.routes import (
     route,
 )
 from crossmount.testing.sessions import Sessions
-from crossmount.testing.values import Body, Headers, Inline, RefusedError, Request, Response, json_response
+from crossmount.testing.values import (
+    Body,
+    Headers,
+    Inline,
+    RefusedError,
+    Request,
+    Response,
+    error_response,
+    json_response,
+)
 
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
 
@@ -66,6 +75,8 @@ class Handlers:
             return await self._operate(request, body, self._locations(base))
         except RefusedError as refused:
             return refused.response()
+        except OSError as error:
+            return error_response(500, "UNKNOWN", f"the folder of blobs: {error.strerror}")
 
     async def _operate(self, request: Request, body: Body, where: Locations) -> Response:
         operation = route(request)

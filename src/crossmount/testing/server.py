@@ -73,7 +73,7 @@ class ScriptedRegistry:
         self._script = Script(faults)
         self._host, self._port, self._tls = host, port, tls
         self._servers: list[asyncio.Server] = []
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks: dict[asyncio.Task[None], Connection] = {}
         self._connections = 0
 
     @property
@@ -159,9 +159,11 @@ class ScriptedRegistry:
         """Close the ports and cut all connections."""
         for server in self._servers:
             server.close()
-        for task in self._tasks:
+        ending = tuple(self._tasks.items())
+        for task, connection in ending:
+            connection.abort()
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(task for task, _ in ending), return_exceptions=True)
         for server in self._servers:
             await server.wait_closed()
         self._servers.clear()
@@ -180,28 +182,33 @@ class ScriptedRegistry:
         await self.stop()
 
     async def _listen(self, port: int) -> int:
-        server = await asyncio.start_server(self._connected, self._host, port, limit=2 * PIECE, ssl=self._tls)
+        server = await asyncio.start_server(self._accept, self._host, port, limit=2 * PIECE, ssl=self._tls)
         self._servers.append(server)
         chosen: int = server.sockets[0].getsockname()[1]
         return chosen
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection to its end."""
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1
         connection = Connection(reader, writer, self._connections)
+        task = asyncio.get_running_loop().create_task(self._converse(connection))
+        self._tasks[task] = connection
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """Forget a connection; a failure of ours on it is the loop's to tell."""
+        del self._tasks[task]
+        if not task.cancelled() and task.exception() is not None:
+            context = {"message": "a connection of the registry failed", "exception": task.exception()}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+    async def _converse(self, connection: Connection) -> None:
+        """Serve one connection to its end."""
         try:
             await self._serve(connection)
         except (CutError, OSError):
             pass
         except GoneError:
             await connection.refuse()
-        except asyncio.CancelledError:
-            connection.abort()
-            raise
         finally:
             await connection.close()
 

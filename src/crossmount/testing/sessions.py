@@ -128,14 +128,14 @@ class Sessions:
         if upload is None or upload.name != operation.name:
             raise RefusedError(404, "BLOB_UPLOAD_UNKNOWN", f"no session {operation.session[:100]!r} here")
         if self._options.location_state and not is_session_state(request.param("_state"), upload.session, None):
-            raise RefusedError(400, "BLOB_UPLOAD_INVALID", "the Location's _state is missing or another's")
+            raise RefusedError(404, "BLOB_UPLOAD_INVALID", "the Location's _state is missing or another's")
         return upload
 
     def _check_state(self, request: Request, upload: Upload) -> None:
-        """Refuse the Location of an earlier step, as distribution does."""
+        """Refuse the Location of an earlier step, with the status and code that distribution 2.8 has for it."""
         state = request.param("_state")
         if self._options.location_state and not is_session_state(state, upload.session, upload.spool.size):
-            raise RefusedError(400, "BLOB_UPLOAD_INVALID", "the Location is not the session's newest")
+            raise RefusedError(404, "BLOB_UPLOAD_INVALID", "the Location is not the session's newest")
 
     def _commit(self, upload: Upload, digest: Digest, where: Locations) -> Response:
         del self._open[upload.session]

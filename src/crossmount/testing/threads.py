@@ -51,7 +51,7 @@ async def _serve(
     ended = asyncio.Event()
     try:
         await registry.start()
-    except OSError as error:
+    except BaseException as error:  # noqa: BLE001 whatever it is, the caller's thread raises it
         ready.set_exception(error)
         return
     try:

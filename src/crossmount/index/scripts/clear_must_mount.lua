@@ -7,8 +7,9 @@ if redis.call('HDEL', flags, 'must_mount') == 0 then
 end
 local all = redis.call('HGETALL', flags)
 for i = 1, #all, 2 do
-  if string.sub(all[i], 1, 1) == '@' then
-    ends = math.max(ends, tonumber(all[i + 1]) or 0)
+  -- eleven digits are four thousand years: what is no such number is not of our making
+  if string.sub(all[i], 1, 1) == '@' and #all[i + 1] <= 11 and string.find(all[i + 1], '^%d+$') then
+    ends = math.max(ends, tonumber(all[i + 1]))
   end
 end
 if ends > now then

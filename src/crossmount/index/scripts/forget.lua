@@ -1,17 +1,20 @@
 -- Drops repositories as sources of a layer, and with the last one all that only they justified.
 -- KEYS: the layer's set of sources on one registry, the layer's flags
--- ARGV: the registry's field, then the repositories
-local sources, flags = KEYS[1], KEYS[2]
-for i = 2, #ARGV do
+-- ARGV: now (epoch seconds), the registry's field, then the repositories
+local sources, flags, now = KEYS[1], KEYS[2], tonumber(ARGV[1])
+for i = 3, #ARGV do
   redis.call('SREM', sources, ARGV[i])
 end
-if redis.call('EXISTS', sources) == 0 then
-  redis.call('HDEL', flags, ARGV[1])
-  for _, field in ipairs(redis.call('HKEYS', flags)) do
-    if field ~= 'size' then
-      return 1
-    end
-  end
-  redis.call('DEL', flags)
+if redis.call('EXISTS', sources) == 1 then
+  return 0
 end
+redis.call('HDEL', flags, ARGV[2])
+local all = redis.call('HGETALL', flags)
+for i = 1, #all, 2 do
+  local field, value = all[i], all[i + 1]
+  if field == 'must_mount' or string.sub(field, 1, 1) == '@' and (tonumber(value) or 0) > now then
+    return 0
+  end
+end
+redis.call('DEL', flags)
 return 1

@@ -1,20 +1,26 @@
--- Records that a repository holds a layer.
+-- Records that a repository holds a layer. What lives longer already, by another's time to live, is not cut short,
+-- so that the order of recording plays no part.
 -- KEYS: the layer's set of sources on one registry, the layer's flags
 -- ARGV: repository, the registry's field, seconds to live, when that ends (epoch seconds), the set's bound,
 --       the size in bytes or '', '1' to set must-mount or ''
 local sources, flags = KEYS[1], KEYS[2]
 local repository, field, ttl, ends, bound = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 
-redis.call('SADD', sources, repository)
-while redis.call('SCARD', sources) > bound do
-  local victim = redis.call('SRANDMEMBER', sources)
-  if victim ~= repository then
-    redis.call('SREM', sources, victim)
-  end
+-- Room is made before the new one is added: a set that grows past the bound for a moment is never compact again.
+-- Of a set that somebody bloated only some goes each time, so that no call takes long.
+local over = redis.call('SCARD', sources) + 1 - redis.call('SISMEMBER', sources, repository) - bound
+if over > 0 then
+  redis.call('SPOP', sources, math.min(over, 1000))
 end
-redis.call('EXPIRE', sources, ttl)
+redis.call('SADD', sources, repository)
+if redis.call('TTL', sources) < ttl then
+  redis.call('EXPIRE', sources, ttl)
+end
 
-redis.call('HSET', flags, field, ends)
+local known = redis.call('HGET', flags, field)
+if not (known and string.find(known, '^%d+$') and #known == #ends and known > ends) then
+  redis.call('HSET', flags, field, ends)
+end
 if ARGV[6] ~= '' then
   redis.call('HSET', flags, 'size', ARGV[6])
 end

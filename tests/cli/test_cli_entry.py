@@ -1,0 +1,82 @@
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from crossmount.cli import entry
+from support.commands import Here, Shell
+
+
+def test_the_version_needs_none_of_the_heavy_libraries(shell: Shell) -> None:
+    """`crossmount --version` starts at once: neither redis, httpx, rich nor asyncio is loaded."""
+    code = (
+        "import sys\nfrom crossmount.cli.run import run\nstatus = run(['--version'])\n"
+        "sys.exit(status or ' '.join({'redis', 'httpx', 'rich', 'asyncio'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=dict(shell.env), check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"crossmount {version('crossmount')}\n", "")
+
+
+def test_the_module_and_the_script_are_the_command(shell: Shell) -> None:
+    """`python -m crossmount` and `crossmount` are one thing."""
+    script = Path(sys.executable).with_name("crossmount")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, env=dict(shell.env), check=False)
+    assert shell("--version").out == done.stdout == f"crossmount {version('crossmount')}\n"
+
+
+@pytest.mark.parametrize("absent", ["click", "rich"])
+def test_a_missing_extra_is_named(shell: Shell, absent: str) -> None:
+    """Without the extra there is one line that says what to install."""
+    code = f"import sys; sys.modules[{absent!r}] = None; from crossmount.cli.entry import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=dict(shell.env), check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"crossmount: the command needs {absent}, not installed here: pip install 'crossmount[cli]'\n"
+    )
+
+
+def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch, here: Here) -> None:
+    """The status of the run is the status of the process."""
+    del here
+    monkeypatch.setattr(sys, "argv", ["crossmount", "locate", "nonsense"])
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == 2
+
+
+def test_main_names_a_missing_extra(monkeypatch: pytest.MonkeyPatch, capsys: "pytest.CaptureFixture[str]") -> None:
+    """Both of its libraries are named when both are missing."""
+    monkeypatch.setattr(entry, "find_spec", lambda _: None)
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == 1
+    assert "needs click and rich" in capsys.readouterr().err
+
+
+def test_a_ctrl_c_while_loading_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: "pytest.CaptureFixture[str]"
+) -> None:
+    """An impatient user sees no traceback."""
+
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt(name)
+
+    monkeypatch.setattr(entry, "import_module", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "crossmount: interrupted\n"
+
+
+def test_completion_for_shells_is_there(shell: Shell) -> None:
+    """The shell's own completion can be set up, as with every command made with click."""
+    done = shell(_CROSSMOUNT_COMPLETE="bash_source")
+    assert done.status == 0
+    assert "complete" in done.out

@@ -1,0 +1,103 @@
+import asyncio
+import os
+import signal
+import ssl
+from pathlib import Path
+
+import click
+import pytest
+
+from crossmount import errors
+from crossmount.cli import failures, root
+from crossmount.cli.interrupt import Interrupted
+from crossmount.cli.loop import run_async
+from support.commands import Here
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.CrossmountError("x"), 1),
+        (errors.InvalidInputError("x"), 2),
+        (errors.InvalidDigestError("x"), 2),
+        (errors.InvalidReferenceError("x"), 2),
+        (errors.InvalidIndexURLError("x"), 2),
+        (errors.InvalidManifestError("x"), 1),
+        (errors.InvalidLayoutError("x"), 1),
+        (errors.MissingExtraError("x"), 1),
+        (errors.IndexUnavailableError("x"), 1),
+        (errors.IndexRefusedError("x"), 1),
+        (errors.CredentialsError("x"), 1),
+        (errors.RegistryUnreachableError("x"), 1),
+        (errors.InvalidAnswerError("x"), 1),
+        (errors.RegistryRefusedError("x", status=500), 1),
+        (errors.BlobUnknownError("x", status=404), 1),
+        (errors.AccessDeniedError("x", status=403), 4),
+        (errors.MountRequiredError("x"), 3),
+        (click.UsageError("x"), 2),
+        (click.ClickException("x"), 1),
+        (Interrupted(), 130),
+        (Interrupted(15), 143),
+        (OSError(28, "No space left on device"), 1),
+        (ValueError("x"), 1),
+    ],
+)
+def test_every_error_has_its_status(error: Exception, status: int) -> None:
+    """1 failed, 2 usage, 3 must-mount, 4 not allowed, 128 and a signal's number."""
+    assert failures.status_of(error) == status
+    assert "\n" not in failures.words_of(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (errors.AccessDeniedError("GET r: 401", status=401), "GET r: 401: log in"),
+        (errors.RegistryUnreachableError("r: allow plain http"), "r: allow plain http: --plain-http"),
+        (errors.RegistryUnreachableError("r: its certificate"), "r: its certificate: --ca-file, --insecure"),
+        (errors.RegistryUnreachableError("r: refused"), "r: refused: is the registry up, and the address right?"),
+        (errors.CredentialsError("r: trust the realm x by name"), "x by name: --trusted-realm"),
+        (errors.CredentialsError("file: not JSON"), "file: not JSON"),
+        (errors.IndexUnavailableError("index at x does not answer"), "is it up, and --index right?"),
+        (errors.IndexRefusedError("two\nlines"), "two lines"),
+        (OSError(28, "No space left on device", "/tmp/x"), "/tmp/x: No space left on device"),  # noqa: S108 a name
+        (OSError("odd"), "odd"),
+        (KeyError("x"), "unexpected KeyError: 'x': this is a bug, -vv shows where"),
+        (Interrupted(2, "a was not pushed"), "interrupted: a was not pushed"),
+        (Interrupted(15), "ended by SIGTERM"),
+    ],
+)
+def test_errors_say_what_to_do(error: Exception, words: str) -> None:
+    """An option that helps is named where there is one."""
+    assert words in failures.words_of(error)
+
+
+def test_a_defect_is_one_line_and_its_traceback_comes_with_vv(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even what nobody thought of is told in one line."""
+
+    def broken(ctx: click.Context) -> None:
+        raise ssl.SSLError(f"odd {ctx.command_path}")
+
+    monkeypatch.setattr(root.crossmount, "invoke", broken)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    done = here("doctor")
+    assert done.status == 1
+    assert "odd crossmount" in done.complaint
+    done = here("-vv", "doctor")
+    assert done.status == 1
+    assert done.err.startswith("Traceback (most recent call last):")
+    assert done.err.splitlines()[-1].startswith("crossmount: ")
+
+
+def test_a_failure_after_a_signal_is_the_signal(tmp_path: Path) -> None:
+    """Whatever breaks while the work is put away, the user's Ctrl-C is the reason."""
+
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError(str(tmp_path))
+
+    with pytest.raises(Interrupted) as caught:
+        run_async(work())
+    assert caught.value.status == 143

@@ -1,0 +1,155 @@
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import redis
+
+from crossmount.cli.index_state import reach, shown
+from crossmount.index import RedisMountIndex, open_index
+from crossmount.index.link import AsyncLink
+from support.commands import Here, Shell
+from support.servers import Server, StartServer
+
+LAYER = "sha256:" + "a" * 64
+
+
+def test_asking_does_not_start_the_embedded_index(here: Here, shell: Shell) -> None:
+    """`index status` looks, and touches nothing."""
+    done = here("index", "status")
+    assert done.status == 0
+    assert done.out.splitlines()[0] == "embedded index: not running, the next command that needs it starts it"
+    assert here("index", "status", "--json").document["running"] is False
+    assert not (shell.folder / "state").exists()
+
+
+def test_the_embedded_index_starts_when_it_is_needed_and_stops_when_it_is_told(here: Here, shell: Shell) -> None:
+    """Used, shown, stopped, and what it holds is there again the next time."""
+    assert here("add", LAYER, "r.example/a").status == 0
+    document = here("index", "status", "--json").document
+    assert document["running"] is True
+    assert document["layers"] == 1
+    assert Path(document["folder"]).is_relative_to(shell.folder)
+    assert 0 < document["memory"] < document["memory_bound"]
+    os.kill(document["pid"], 0)
+    words = here("index", "status").out
+    assert words.startswith("embedded index: running\n")
+    for part in (f"process {document['pid']}", document["server"], "1 layer in all namespaces", "written 0."):
+        assert part in words
+    assert here("index", "stop").out == "embedded index: stopped\n"
+    assert here("index", "stop").out == "embedded index: it was not running\n"
+    assert here("index", "stop", "--json").document == {"index": "embedded", "stopped": False}
+    assert here("locate", LAYER).out == "r.example/a\n"
+    assert here("index", "stop", "--json").document == {"index": "embedded", "stopped": True}
+
+
+def test_a_silent_embedded_index_is_told_and_can_be_ended(here: Here) -> None:
+    """One that hangs is a failure that says how to end it."""
+    here("add", LAYER, "r.example/a")
+    pid = here("index", "status", "--json").document["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = here("index", "status")
+        assert done.status == 1
+        assert "crossmount index stop" in done.complaint
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_folder_that_others_may_write_is_refused(here: Here, shell: Shell) -> None:
+    """Whoever could put a socket there could be the index."""
+    folder = shell.folder / "state" / "embedded"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    done = here("index", "status")
+    folder.chmod(0o700)
+    assert done.status == 1
+    assert "others may write" in done.complaint
+
+
+def test_a_remote_index_is_reached_and_its_distance_told(here: Here, redis_server: Server) -> None:
+    """Name, version and round trip of whatever server it is."""
+    done = here("index", "status", "--index", redis_server.url)
+    assert done.status == 0
+    lines = done.out.splitlines()
+    assert lines[0] == f"index: redis://127.0.0.1:{redis_server.port}/0 answers"
+    assert any(name in lines[1] for name in ("valkey", "redis 7"))
+    document = here("index", "status", "--index", redis_server.url, "--json").document
+    assert document["running"] is True
+    assert document["round_trip_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "status", "words"),
+    [("-info", 0, "a server that does not say what it is"), ("-ping", 1, "refused")],
+)
+def test_an_acl_may_forbid_who_it_is_but_not_that_it_answers(
+    here: Here, start_server: StartServer, forbidden: str, status: int, words: str
+) -> None:
+    """An index serves though it hides its version; what cannot even be greeted does not serve."""
+    server = start_server()
+    with redis.Redis(unix_socket_path=str(server.socket)) as client:
+        client.execute_command("ACL", "SETUSER", "default", forbidden)
+    done = here("index", "status", "--index", server.unix_url)
+    assert done.status == status
+    assert words in done.out + done.err
+
+
+def test_a_remote_index_that_is_gone_is_a_failure(here: Here) -> None:
+    """One line, status 1."""
+    done = here("index", "status", "--index", "redis://127.0.0.1:1", "--json")
+    assert done.status == 1
+    assert "does not answer" in done.complaint
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [("off", "index: off\n"), ("memory://", "index: in the memory of one process, gone with it\n")],
+)
+def test_an_index_that_is_no_server_has_a_state_too(here: Here, url: str, words: str) -> None:
+    """`off` and `memory:` are told as what they are."""
+    assert here("index", "status", "--index", url).out == words
+    assert here("index", "status", "--index", url, "--json").document["index"] in {"off", "memory"}
+
+
+@pytest.mark.parametrize("url", ["off", "memory://", "redis://me:hidden@x.example:1/0"])
+def test_only_the_embedded_index_can_be_stopped(here: Here, url: str) -> None:
+    """Somebody else's server is not ours to end."""
+    done = here("index", "stop", "--index", url)
+    assert done.status == 2
+    assert "only the embedded index can be stopped" in done.complaint
+    assert "hidden" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis://me:hidden@x.example:6380/1?password=hidden", "redis://x.example:6380/1"),
+        ("rediss://[::1]/0", "rediss://[::1]/0"),
+        ("redis:///0", "redis://localhost/0"),
+        ("unix:///run/s?password=hidden", "unix:///run/s"),
+        ("embedded:", "embedded:"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, words: str) -> None:
+    """No user, password or parameter of an index's URL is ever printed."""
+    assert shown(url) == words
+
+
+async def test_a_memory_index_is_not_reached() -> None:
+    """There is no way to it, so there is no distance."""
+    assert await reach(open_index("memory://")) is None
+
+
+async def test_the_round_trip_is_the_median(valkey: Server) -> None:
+    """One slow answer of five says nothing."""
+    times = iter([0, 1, 2, 3, 4, 5, 6, 107, 200, 201])
+    index = open_index(valkey.unix_url)
+    assert isinstance(index, RedisMountIndex)
+    assert isinstance(index.link, AsyncLink)
+    try:
+        reached = await reach(index, clock=lambda: next(times))
+    finally:
+        await index.aclose()
+    assert reached is not None
+    assert reached.round_trip == 1

@@ -1,0 +1,199 @@
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+from crossmount.cli import command, root
+from crossmount.cli.command import Command, Lazy, LazyGroup
+from crossmount.cli.settings import Invocation, Settings, settings_of
+from support.commands import Here
+
+COMMANDS = ("push", "sources", "locate", "add", "forget", "must-mount", "index", "doctor", "demo")
+DETAILED = (*COMMANDS[:-3], "index status", "index stop", "doctor", "demo")
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the last run of the command under test got."""
+
+    settings: Settings | None = None
+
+
+seen = Seen()
+
+
+@click.command(cls=Command)
+@click.pass_context
+def show(ctx: click.Context) -> None:
+    """Keep the settings."""
+    seen.settings = settings_of(ctx)
+
+
+@click.command(cls=LazyGroup, lazy={"show": Lazy(__name__, "show", "Keep the settings.")})
+def group() -> None:
+    """Stand for the command itself."""
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    seen.settings = None
+    yield
+    seen.settings = None
+
+
+def settings_after(*arguments: str) -> Settings:
+    """Return what a command sees."""
+    group.main(list(arguments), standalone_mode=False, obj=Invocation())
+    assert seen.settings is not None
+    return seen.settings
+
+
+@pytest.mark.usefixtures("here")
+def test_nothing_given_is_the_embedded_index_and_https() -> None:
+    """Without options nothing is set."""
+    assert settings_after("show") == Settings()
+
+
+@pytest.mark.usefixtures("here")
+def test_common_options_stand_before_and_after_the_command(tmp_path: Path) -> None:
+    """Both places mean the same, and the later one counts."""
+    file = tmp_path / "file"
+    file.touch()
+    options = [
+        *("--index", "redis://x", "--namespace", "ci", "--plain-http", "--insecure", "--ca-file", str(file)),
+        *("--authfile", str(file), "--trusted-realm", "a", "--trusted-realm", "b", "-vv"),
+    ]
+    expected = Settings(
+        index="redis://x",
+        namespace="ci",
+        plain_http=True,
+        insecure=True,
+        ca_file=file,
+        authfile=file,
+        trusted_realms=("a", "b"),
+        verbose=2,
+    )
+    assert settings_after("show", *options) == expected
+    assert settings_after(*options, "show") == expected
+    assert settings_after("--index", "off", "-v", "show", "--index", "redis://x", "-v") == Settings(
+        index="redis://x", verbose=2
+    )
+    assert settings_after("--trusted-realm", "a", "show", "--trusted-realm", "b").trusted_realms == ("a", "b")
+
+
+@pytest.mark.usefixtures("here")
+def test_environment_stands_for_options_and_yields_to_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each option has a variable; one that is given wins, wherever it stands."""
+    file = tmp_path / "file"
+    file.touch()
+    for name, value in {
+        "INDEX": "redis://env",
+        "NAMESPACE": "env",
+        "PLAIN_HTTP": "1",
+        "INSECURE": "true",
+        "CA_FILE": str(file),
+        "AUTHFILE": str(file),
+        "TRUSTED_REALMS": "a b",
+        "VERBOSE": "1",
+    }.items():
+        monkeypatch.setenv(f"CROSSMOUNT_{name}", value)
+    from_env = settings_after("show")
+    assert from_env == Settings(
+        index="redis://env",
+        namespace="env",
+        plain_http=True,
+        insecure=True,
+        ca_file=file,
+        authfile=file,
+        trusted_realms=("a", "b"),
+        verbose=1,
+    )
+    assert settings_after("--index", "off", "show").index == "off"
+    assert settings_after("show", "--index", "off").index == "off"
+    monkeypatch.setenv("CROSSMOUNT_INDEX", "")
+    assert settings_after("show").index is None
+
+
+@pytest.mark.parametrize("name", DETAILED)
+def test_every_option_of_every_command_has_help_and_the_common_ones_a_variable(here: Here, name: str) -> None:
+    """The help of a command tells everything, in eighty columns."""
+    done = here(*name.split(), "--help")
+    assert done.status == 0
+    assert done.err == ""
+    assert all(len(line) <= 80 for line in done.out.splitlines())
+    assert "Common options:" in done.out
+    for variable in ("INDEX", "NAMESPACE", "PLAIN_HTTP", "INSECURE", "CA_FILE", "AUTHFILE", "VERBOSE"):
+        assert f"CROSSMOUNT_{variable}" in done.out
+    group, _, leaf = name.partition(" ")
+    found = root.crossmount.get_command(click.Context(root.crossmount), group)
+    if leaf and isinstance(found, LazyGroup):
+        found = found.get_command(click.Context(found), leaf)
+    assert found is not None
+    assert [param.name for param in found.params if isinstance(param, click.Option) and not param.help] == []
+    assert found.name == name.rpartition(" ")[2]
+
+
+def test_the_list_of_commands_is_whole(here: Here) -> None:
+    """The help names every command, and each of them can be had."""
+    done = here("--help")
+    assert done.status == 0
+    listed = done.out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    context = click.Context(root.crossmount)
+    assert root.crossmount.list_commands(context) == list(COMMANDS)
+    assert root.crossmount.get_command(context, "pull") is None
+
+
+def test_push_has_examples(here: Here) -> None:
+    """The help of push shows what to type."""
+    assert "crossmount push app.tar registry.example/team/app:1" in here("push", "-h").out
+
+
+@pytest.mark.parametrize("arguments", [(), ("index",)])
+def test_no_command_is_a_question_for_help(here: Here, arguments: tuple[str, ...]) -> None:
+    """Without a command the help goes to standard error, and the status says wrong usage."""
+    done = here(*arguments)
+    assert done.status == 2
+    assert done.out == ""
+    assert "Commands:" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("pusch",), "no command 'pusch': did you mean push?: see crossmount --help"),
+        (("index", "xyzzy"), "no command 'xyzzy': there are status, stop: see crossmount index --help"),
+        (("push",), "missing argument 'SOURCE': see crossmount push --help"),
+        (("push", "a", "b", "c"), "got unexpected extra argument (c): see crossmount push --help"),
+        (("--ca-file", "/absent", "demo"), "invalid value for '--ca-file'"),
+        (("push", "a", "b", "--uploads", "0"), "invalid value for '--uploads'"),
+        (("push", "a", "r.io/UPPER"), "invalid value for 'DEST': not a reference: 'r.io/UPPER'"),
+        (("push", "a", "x@sha256:1"), "invalid value for 'DEST': not a digest: 'sha256:1'"),
+        (("locate", "sha256:1"), "invalid value for 'LAYER': not a digest: 'sha256:1'"),
+        (("--nonsense",), "no such option"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_two(here: Here, arguments: tuple[str, ...], words: str) -> None:
+    """What is wrong on the command line is said in one line that points to the help."""
+    done = here(*arguments)
+    assert done.status == 2
+    assert done.out == ""
+    assert words in done.complaint
+
+
+def test_a_ctrl_c_outside_of_the_event_loop_ends_like_one_inside(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that does not wait for anything ends with one line too."""
+
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt(name)
+
+    monkeypatch.setattr(command, "import_module", interrupted)
+    done = here("doctor")
+    assert done.status == 130
+    assert done.complaint == "interrupted"

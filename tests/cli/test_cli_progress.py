@@ -1,0 +1,262 @@
+import io
+import os
+import pty
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from crossmount import events
+from crossmount.cli import progress_lines
+from crossmount.cli.progress import progress
+from crossmount.cli.progress_lines import Lines
+from crossmount.cli.progress_live import Bars
+from crossmount.cli.progress_state import PushState, doing
+from crossmount.oci import Digest, Repository
+
+SOURCE = Repository("r.example", "team/base")
+
+
+def digest(number: int) -> Digest:
+    """Return one of many digests, told apart in its first twelve digits."""
+    return Digest(f"sha256:{number:012x}{0:052x}")
+
+
+def started(number: int, size: int = 1000) -> events.BlobStarted:
+    """Let a blob begin."""
+    return events.BlobStarted(digest=digest(number), size=size)
+
+
+def finished(number: int, outcome: events.Outcome = "uploaded", size: int = 1000) -> events.BlobFinished:
+    """Let a blob end."""
+    source = SOURCE if outcome == "mounted" else None
+    return events.BlobFinished(digest=digest(number), size=size, outcome=outcome, source=source)
+
+
+def sent(number: int, count: int) -> events.BlobProgress:
+    """Let some bytes go."""
+    return events.BlobProgress(digest=digest(number), sent=count)
+
+
+def state_after(*happened: events.Event) -> PushState:
+    """Return what is known after events a second apart."""
+    state = PushState()
+    for now, event in enumerate(happened):
+        state.apply(event, now=float(now))
+    return state
+
+
+def steps() -> Callable[[], float]:
+    """Return a clock that goes on by a minute each time it is read."""
+    times = iter(range(0, 100_000, 60))
+    return lambda: float(next(times))
+
+
+def test_what_becomes_of_a_blob_is_told_in_words() -> None:
+    """Waiting, uploading with its speed, checked by the registry, and each outcome have words of their own."""
+    happened = [started(1), sent(1, 250), sent(1, 500), sent(1, 1000)]
+    words = [doing(state_after(*happened[: n + 1]).blobs[digest(1)], 3.0) for n in range(4)]
+    assert words == ["waiting", "uploading, 125 B/s", "uploading, 250 B/s", "the registry checks it"]
+    ends = [state_after(started(1), finished(1, kind)) for kind in ("existing", "mounted", "uploaded")]  # type: ignore[arg-type]  # a literal
+    assert [doing(end.blobs[digest(1)], 3.0) for end in ends] == [
+        "already there",
+        "mounted from team/base",
+        "uploaded",
+    ]
+
+
+def test_a_mount_that_the_registry_found_names_no_source() -> None:
+    """Automatic origin discovery is told as such."""
+    state = state_after(events.BlobFinished(digest=digest(1), size=1, outcome="mounted"))
+    assert doing(state.blobs[digest(1)], 0) == "mounted, found by the registry"
+
+
+def test_a_blob_has_no_speed_before_time_has_passed() -> None:
+    """The first bytes are no division by zero."""
+    blob = state_after(started(1), sent(1, 500)).blobs[digest(1)]
+    assert blob.speed(1.0) == 0
+    assert blob.speed(2.0) == 500
+
+
+def test_rows_show_uploads_first_and_what_waits_last() -> None:
+    """Where there is little room, it goes to what moves; the rows stay in the order of the image."""
+    state = state_after(*(started(n) for n in range(6)), sent(4, 1), finished(1), finished(2))
+    rows, hidden = state.rows(2)
+    assert [blob.digest for blob in rows] == [digest(2), digest(4)]
+    assert hidden == 4
+    assert state.rows(100)[1] == 0
+    assert state.rows(-1) == ([], 6)
+
+
+def test_the_sum_counts_what_is_there() -> None:
+    """Mounted, existing and sent bytes all count."""
+    state = state_after(started(1), started(2), started(3), finished(1, "mounted"), sent(2, 500))
+    assert state.total() == "1 of 3 blobs, 1.50 kB of 3.00 kB"
+
+
+def test_a_push_is_tagged_by_its_tag_alone() -> None:
+    """A manifest that is put by its digest tags nothing."""
+    assert not state_after(events.ManifestPushed(digest=digest(1))).tagged
+    assert state_after(events.ManifestPushed(digest=digest(1), tag="1"), started(1)).tagged
+
+
+def retrying(wait: float) -> events.Retrying:
+    """Let a request fail for now."""
+    return events.Retrying(method="HEAD", host="r", cause="503", attempt=2, wait=wait)
+
+
+DROPPED = events.SourceDropped(layer=digest(1), source=SOURCE, reason="gone")
+
+
+@pytest.mark.parametrize(
+    ("event", "unasked", "asked"),
+    [
+        (
+            events.IndexDegraded(cause="gone"),
+            "warning: the index does not serve, going on without it: gone",
+            "warning: the index does not serve, going on without it: gone",
+        ),
+        (retrying(0.1), None, "HEAD r: 503: attempt 2 failed, again in 0.1 s"),
+        (
+            retrying(4),
+            "HEAD r: 503: attempt 2 failed, again in 4.0 s",
+            "HEAD r: 503: attempt 2 failed, again in 4.0 s",
+        ),
+        (
+            DROPPED,
+            None,
+            "source r.example/team/base of 000000000001: it lacks the layer, forgotten for everybody",
+        ),
+        (started(1), None, None),
+    ],
+)
+def test_notices_come_when_they_matter(event: events.Event, unasked: str | None, asked: str | None) -> None:
+    """The index's trouble and long waits are told unasked, the rest with -v."""
+    said = [PushState().notice(event, now=1, verbose=verbose) for verbose in (0, 1)]
+    assert said == [words and f"crossmount: {words}" for words in (unasked, asked)]
+
+
+def test_requests_that_retry_together_are_told_once() -> None:
+    """A registry that is away for a while does not fill the screen."""
+    state = PushState()
+    said = [state.notice(retrying(4), now=now, verbose=0) is not None for now in (1.0, 1.1, 4.9, 5.0)]
+    assert said == [True, False, False, True]
+
+
+def test_lines_tell_each_blob_once() -> None:
+    """Off a terminal every blob that ended is one line, and there are no others."""
+    stream = io.StringIO()
+    with Lines(stream) as lines:
+        for event in (started(1), sent(1, 10), finished(1), started(2), finished(2, "mounted")):
+            lines.observe(event)
+    assert stream.getvalue().splitlines() == [
+        "000000000001   1.00 kB  uploaded",
+        "000000000002   1.00 kB  mounted from team/base",
+    ]
+
+
+def test_lines_warn_of_the_index() -> None:
+    """The warning is one line, whatever is in it."""
+    stream = io.StringIO()
+    Lines(stream).observe(events.IndexDegraded(cause="two\nlines\x1b[2J"))
+    assert stream.getvalue() == (
+        "crossmount: warning: the index does not serve, going on without it: two lines [2J\n"
+    )
+
+
+def test_a_large_upload_tells_now_and_then_how_far_it_is() -> None:
+    """A log does not stay silent for an hour, nor does it fill up."""
+    stream = io.StringIO()
+    size = 4 * progress_lines.LARGE
+    lines = Lines(stream, clock=steps())
+    for event in (started(1, size), sent(1, 0), sent(1, size // 4), sent(1, size // 2), finished(1, size=size)):
+        lines.observe(event)
+    assert [line.partition("B  ")[2] for line in stream.getvalue().splitlines()] == [
+        "uploading, 25 %",
+        "uploading, 50 %",
+        "uploaded",
+    ]
+
+
+def screen(bars: Bars, *, height: int = 24) -> list[str]:
+    """Return what 80 columns show."""
+    console = Console(file=io.StringIO(), width=80, height=height, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(bars.render())
+    return capture.get().splitlines()
+
+
+def bars_after(*happened: events.Event, height: int = 24) -> Bars:
+    """Return bars that have seen these events; nothing is drawn yet."""
+    console = Console(file=io.StringIO(), width=80, height=height, force_terminal=True, color_system=None)
+    bars = Bars(io.StringIO(), console=console, clock=lambda: 2.0)
+    for event in happened:
+        bars.observe(event)
+    return bars
+
+
+def test_nothing_is_drawn_before_the_first_blob() -> None:
+    """While the image is read the screen stays as it is."""
+    assert screen(bars_after()) == [""]
+
+
+def test_bars_fit_eighty_columns() -> None:
+    """Digest, size, bar and outcome stand beside each other, and a long repository is cut."""
+    deep = Repository("r.example", "/".join(["a-rather-long-name"] * 8))
+    shown = screen(
+        bars_after(
+            started(1),
+            started(2),
+            events.BlobFinished(digest=digest(1), size=1000, outcome="mounted", source=deep),
+        )
+    )
+    assert len(shown) == 3
+    assert all(len(line) <= 80 for line in shown)
+    assert shown[0].startswith("000000000001  1.00 kB  ━━━━━━━━━━━━━━━━━━━━  mounted from a-rather-long")
+    assert shown[0].rstrip().endswith("…")
+    assert shown[1].split()[-1] == "waiting"
+    assert shown[2].rstrip() == "1 of 2 blobs, 1.00 kB of 2.00 kB"
+
+
+@pytest.mark.parametrize("height", [5, 24, 200])
+def test_many_blobs_do_not_scroll_the_screen_away(height: int) -> None:
+    """However many there are, their rows leave room, and the sum says how many are not shown."""
+    bars = bars_after(*(started(n) for n in range(300)), height=height)
+    shown = screen(bars, height=height)
+    assert len(shown) < height
+    assert shown[-1].rstrip().endswith(f"{300 - (len(shown) - 1)} not shown")
+
+
+def test_bars_end_as_the_push_ended_and_notices_stand_above_them() -> None:
+    """What stays on the screen is the last state."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=80, height=24, force_terminal=True, color_system=None)
+    with Bars(stream, console=console) as bars:
+        bars.observe(started(1))
+        bars.observe(events.IndexDegraded(cause="[bold]gone[/bold] for now, " + "and so on " * 10))
+        bars.observe(finished(1))
+    last = stream.getvalue()
+    assert "going on without it: [bold]gone[/bold]" in last
+    assert last.rindex("uploaded") > last.rindex("gone[/bold]")
+    assert "1 of 1 blob, 1.00 kB of 1.00 kB" in last[last.rindex("uploaded") :]
+
+
+@pytest.mark.parametrize(
+    ("term", "verbose", "kind"),
+    [("xterm", 0, "Bars"), ("xterm", 1, "Bars"), ("xterm", 2, "Lines"), ("dumb", 0, "Lines"), ("", 0, "Lines")],
+)
+def test_bars_need_a_terminal_that_can_move_its_cursor(term: str, verbose: int, kind: str) -> None:
+    """A dumb terminal, and one that a log is written to, get lines."""
+    ours, theirs = pty.openpty()
+    try:
+        with os.fdopen(theirs, "w") as terminal:
+            assert type(progress(terminal, verbose=verbose, env={"TERM": term})).__name__ == kind
+    finally:
+        os.close(ours)
+
+
+def test_a_file_gets_lines(tmp_path: Path) -> None:
+    """What is no terminal gets plain lines."""
+    with (tmp_path / "log").open("w") as file:
+        assert isinstance(progress(file, verbose=0), Lines)

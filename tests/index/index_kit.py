@@ -1,0 +1,86 @@
+"""What the index's tests share: layers and repositories, a clock, every store under one name."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from crossmount.index import MountIndex
+from crossmount.index.link import Command, Link
+from crossmount.oci import Digest, Repository
+
+TTL = 1000
+"""Seconds that a layer lives in the tests."""
+
+
+def layer(number: int = 0) -> Digest:
+    """Return one of many digests."""
+    return Digest.of(b"layer %d" % number)
+
+
+def repo(text: str) -> Repository:
+    """Return a repository, on r.example where no other registry is named."""
+    return Repository.parse(text if "." in text.split("/", maxsplit=1)[0] else f"r.example/{text}")
+
+
+class Clock:
+    """A clock that stands until it is told to go on."""
+
+    def __init__(self, now: float | None = None) -> None:
+        self.now = time.time() if now is None else now
+
+    def __call__(self) -> float:
+        """Return the time that it stands at, in epoch seconds."""
+        return self.now
+
+
+@dataclass(slots=True)
+class Store:
+    """One kind of index, seen as an asynchronous one.
+
+    Attributes:
+        age: lets seconds pass for all that it holds.
+    """
+
+    index: MountIndex
+    age: Callable[[float], None]
+
+
+class CountingLink:
+    """A link that remembers what was run; each entry of `runs` is one round trip."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.where = link.where
+        self.runs: list[list[Command]] = []
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Run and remember."""
+        self.runs.append(list(commands))
+        return await self.link.run(commands)
+
+    async def aclose(self) -> None:
+        """Close the link."""
+        await self.link.aclose()
+
+
+def age_keys(client: "redis.Redis", seconds: float, pattern: str = "crossmount:*") -> None:
+    """Let keys be as if so many seconds had passed."""
+    for key in list(client.scan_iter(pattern)):
+        left = client.pttl(key)
+        assert isinstance(left, int)
+        if 0 <= left <= seconds * 1000:
+            client.delete(key)
+        elif left > 0:
+            client.pexpire(key, int(left - seconds * 1000))
+
+
+def keys_that_stay(client: "redis.Redis") -> list[bytes]:
+    """Return the keys of ours that would live for ever and should not."""
+    return [
+        key
+        for key in client.scan_iter("crossmount:*")
+        if client.ttl(key) == -1 and not (key.endswith(b":flags") and client.hexists(key, "must_mount"))
+    ]

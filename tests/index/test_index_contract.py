@@ -1,0 +1,461 @@
+"""What every index promises, whatever keeps it: one suite, all stores, both flavours."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import fakeredis
+import pytest
+import redis
+from index_kit import TTL, Clock, Store, age_keys, keys_that_stay, layer, repo
+
+from crossmount.errors import InvalidReferenceError
+from crossmount.index import (
+    Keys,
+    LayerKnowledge,
+    MemoryMountIndex,
+    MountableLayers,
+    MountIndex,
+    RedisMountIndex,
+    RegistryTraits,
+    Sighting,
+)
+from crossmount.index import blocking as blocking_index
+from crossmount.index.connection import async_link, blocking_link
+from crossmount.index.link import AsyncLink, BlockingLink
+from crossmount.oci import Digest, Reference, Repository
+from support.servers import Server
+
+KEYS = Keys("contract")
+A, B, C, DEST = repo("team/a"), repo("team/b"), repo("c"), repo("team/dest")
+OTHER = repo("other.example:5000/team/a")
+ONE, TWO, UNKNOWN = layer(1), layer(2), layer(3)
+
+
+class RecordedBelow(MemoryMountIndex):
+    """A memory index over another, where what is recorded is in the other."""
+
+    def __init__(self, below: MountIndex, clock: Clock) -> None:
+        super().__init__(below, ttl=TTL, clock=clock)
+        self._below = below
+
+    async def record(self, sightings: Iterable[Sighting]) -> None:
+        """Record it below."""
+        await self._below.record(sightings)
+
+    async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
+        """Record them below."""
+        await self._below.record_traits(registry, traits)
+
+
+View = Callable[[MountableLayers], MountableLayers]
+
+
+@contextmanager
+def memory_store(kind: str) -> Iterator[Store]:
+    """Make one of the stores in memory."""
+    clock = Clock()
+
+    def age(seconds: float) -> None:
+        clock.now += seconds
+
+    blocking_memory = blocking_index.MemoryMountIndex(ttl=TTL, clock=clock)
+    below = MemoryMountIndex(ttl=TTL, clock=clock)
+    indexes: dict[str, Callable[[], object]] = {
+        "memory": lambda: below,
+        "memory blocking, inline": lambda: blocking_index.inline(blocking_memory),
+        "memory blocking, threaded": lambda: blocking_index.threaded(blocking_memory),
+        "memory over memory": lambda: MemoryMountIndex(below, ttl=TTL, clock=clock),
+        "memory blocking over blocking": lambda: blocking_index.inline(
+            blocking_index.MemoryMountIndex(blocking_memory, ttl=TTL, clock=clock)
+        ),
+        "memory recorded below": lambda: RecordedBelow(below, clock),
+    }
+    index = indexes[kind]()
+    assert isinstance(index, MountIndex)
+    yield Store(index, age)
+
+
+@asynccontextmanager
+async def redis_store(
+    make_async: Callable[[], AsyncLink],
+    make_blocking: Callable[[], BlockingLink],
+    raw: "redis.Redis",
+    flavour: str,
+) -> AsyncIterator[Store]:
+    """Make an index on a server, in one of the flavours."""
+    clock = Clock()
+
+    def age(seconds: float) -> None:
+        clock.now += seconds
+        age_keys(raw, seconds)
+
+    index: object
+    if flavour == "async":
+        index = RedisMountIndex(make_async(), keys=KEYS, ttl=TTL, clock=clock)
+    else:
+        adapt = {"inline": blocking_index.inline, "threaded": blocking_index.threaded}[flavour]
+        index = adapt(blocking_index.RedisMountIndex(make_blocking(), keys=KEYS, ttl=TTL, clock=clock))
+    assert isinstance(index, MountIndex)
+    yield Store(index, age)
+    assert keys_that_stay(raw) == []
+    await index.aclose()
+
+
+MEMORY = (
+    "memory",
+    "memory blocking, inline",
+    "memory blocking, threaded",
+    "memory over memory",
+    "memory blocking over blocking",
+    "memory recorded below",
+)
+FLAVOURS = ("async", "inline", "threaded")
+STORES = (*MEMORY, *(f"{server} {flavour}" for server in ("fake", "valkey", "redis7") for flavour in FLAVOURS))
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """Give each store in turn, empty."""
+    if request.param in MEMORY:
+        with memory_store(request.param) as made:
+            yield made
+        return
+    kind, _, flavour = request.param.partition(" ")
+    if kind == "fake":
+        fake = fakeredis.FakeServer()
+        with fakeredis.FakeRedis(server=fake) as raw:
+            async with redis_store(
+                lambda: AsyncLink(fakeredis.FakeAsyncRedis(server=fake), "fake"),
+                lambda: BlockingLink(fakeredis.FakeRedis(server=fake), "fake"),
+                raw,
+                flavour,
+            ) as made:
+                yield made
+        return
+    server: Server = request.getfixturevalue(kind)
+    with redis.Redis.from_url(server.unix_url) as raw:
+        async with redis_store(
+            lambda: async_link(server.unix_url), lambda: blocking_link(server.unix_url), raw, flavour
+        ) as made:
+            yield made
+
+
+@pytest.fixture
+def index(store: Store) -> MountIndex:
+    """Give the index alone."""
+    return store.index
+
+
+async def test_an_empty_index_knows_nothing(index: MountIndex) -> None:
+    """What was never recorded is unknown, by every method."""
+    assert await index.sources(UNKNOWN, DEST) == ()
+    assert await index.locations(UNKNOWN) == ()
+    assert not await index.is_mountable(UNKNOWN, DEST)
+    assert not await index.must_mount(UNKNOWN)
+    knowledge = await index.look_up([UNKNOWN], DEST)
+    assert knowledge.layers == {UNKNOWN: LayerKnowledge()}
+    assert knowledge.traits == RegistryTraits()
+    assert knowledge.of(ONE) == LayerKnowledge()
+
+
+async def test_a_source_can_be_mounted_from(index: MountIndex) -> None:
+    """A source on dest's registry is found, and makes the layer mountable."""
+    await index.add_source(ONE, A)
+    assert await index.sources(ONE, DEST) == (A,)
+    assert await index.is_mountable(ONE, DEST)
+    assert await index.sources(TWO, DEST) == ()
+
+
+async def test_dest_is_never_its_own_source(index: MountIndex) -> None:
+    """A layer that dest holds itself is not mounted into it, whoever else holds it."""
+    await index.add_source(ONE, DEST)
+    assert await index.sources(ONE, DEST) == ()
+    assert not await index.is_mountable(ONE, DEST)
+    await index.add_source(ONE, A)
+    assert await index.sources(ONE, DEST) == (A,)
+    assert not await index.is_mountable(ONE, DEST)
+    known = (await index.look_up([ONE], DEST)).of(ONE)
+    assert known.in_dest
+    assert known.sources == (A,)
+
+
+async def test_tags_and_digests_play_no_part(index: MountIndex) -> None:
+    """References of one repository are one source, and one destination, whatever they point at."""
+    tagged = Reference.parse("r.example/team/a:v1")
+    pinned = Reference.parse(f"r.example/team/a@{layer(9)}")
+    await index.add_source(ONE, tagged)
+    await index.add_source(ONE, pinned)
+    assert await index.sources(ONE, DEST) == (A,)
+    assert await index.sources(ONE, pinned) == ()
+    assert not await index.is_mountable(ONE, tagged)
+    await index.forget(ONE, Reference.parse("r.example/team/a:v2"))
+    assert await index.sources(ONE, DEST) == ()
+
+
+async def test_docker_hubs_names_are_one(index: MountIndex) -> None:
+    """Docker Hub is one registry by its three names, and a one-word repository is under library/."""
+    await index.add_source(ONE, Repository.parse("index.docker.io/alpine"))
+    hub = Repository.parse("registry-1.docker.io/team/app")
+    assert await index.sources(ONE, hub) == (Repository("docker.io", "library/alpine"),)
+    assert (await index.look_up([ONE], Repository.parse("library/alpine"))).of(ONE).in_dest
+
+
+async def test_registries_compare_without_case_and_default_port(index: MountIndex) -> None:
+    """Another spelling of a registry is the same registry."""
+    await index.add_source(ONE, Repository.parse("R.Example:443/team/a"))
+    assert await index.sources(ONE, DEST) == (A,)
+
+
+async def test_a_found_source_is_reached_as_dest_is(index: MountIndex) -> None:
+    """A source carries the address by which dest's registry was named."""
+    await index.add_source(ONE, A)
+    (source,) = await index.sources(ONE, Repository.parse("r.example:443/team/dest"))
+    assert source.address == "r.example:443"
+
+
+async def test_other_registries_are_elsewhere(index: MountIndex) -> None:
+    """A source on another registry is told as elsewhere, and is no source."""
+    await index.add_source(ONE, OTHER)
+    await index.add_source(ONE, Repository.parse("[2001:db8::1]:5000/x"))
+    known = (await index.look_up([ONE], DEST)).of(ONE)
+    assert known == LayerKnowledge(elsewhere=("[2001:db8::1]:5000", "other.example:5000"))
+    assert not await index.is_mountable(ONE, DEST)
+    await index.add_source(ONE, A)
+    assert (await index.look_up([ONE], OTHER)).of(ONE).elsewhere == ("[2001:db8::1]:5000", "r.example")
+
+
+async def test_locations_are_on_all_registries(index: MountIndex) -> None:
+    """Every repository that holds a layer is listed once, in order of registry and name."""
+    await index.record([Sighting(ONE, place) for place in (C, OTHER, B, A, B)])
+    assert await index.locations(ONE) == (OTHER, C, A, B)
+
+
+async def test_sources_are_in_order(index: MountIndex) -> None:
+    """Sources come in order of name, whatever the order of recording."""
+    for place in (B, C, A, B):
+        await index.add_source(ONE, place)
+    assert await index.sources(ONE, DEST) == (C, A, B)
+
+
+async def test_must_mount_is_sticky(index: MountIndex) -> None:
+    """Whoever adds a plain source never lifts another's flag."""
+    await index.add_source(ONE, A, must_mount=True)
+    await index.add_source(ONE, A, must_mount=False)
+    await index.add_source(ONE, B)
+    assert await index.must_mount(ONE)
+    assert (await index.look_up([ONE], DEST)).of(ONE).must_mount
+    assert not await index.must_mount(TWO)
+
+
+async def test_must_mount_can_be_cleared(index: MountIndex) -> None:
+    """Clearing lifts the flag and leaves the sources and the size."""
+    await index.record([Sighting(ONE, A, size=7, must_mount=True)])
+    await index.clear_must_mount(ONE)
+    await index.clear_must_mount(ONE)
+    await index.clear_must_mount(UNKNOWN)
+    assert not await index.must_mount(ONE)
+    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge(sources=(A,), size=7)
+    assert not await index.must_mount(UNKNOWN)
+
+
+async def test_must_mount_outlives_its_sources(index: MountIndex) -> None:
+    """Forgetting all sources leaves the flag: then nothing can be mounted, and must be."""
+    await index.record([Sighting(ONE, A, must_mount=True)])
+    await index.forget(ONE, A)
+    assert await index.must_mount(ONE)
+    assert await index.locations(ONE) == ()
+    await index.clear_must_mount(ONE)
+    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
+
+
+async def test_order_of_recording_plays_no_part(index: MountIndex) -> None:
+    """The same sightings in another order give the same answer."""
+    seen = [Sighting(ONE, A), Sighting(ONE, B, must_mount=True), Sighting(ONE, OTHER), Sighting(ONE, DEST, size=5)]
+    await index.record(seen)
+    await index.record([Sighting(TWO, s.repository, s.size, s.must_mount) for s in reversed(seen)])
+    knowledge = await index.look_up([ONE, TWO], DEST)
+    assert knowledge.of(ONE) == knowledge.of(TWO)
+    assert await index.locations(ONE) == await index.locations(TWO)
+
+
+async def test_many_layers_at_once(index: MountIndex) -> None:
+    """All layers of an image are recorded and read together, each told apart, asked twice or not."""
+    layers = [layer(i) for i in range(40)]
+    await index.record(Sighting(one, A if i % 2 else B, size=i) for i, one in enumerate(layers))
+    knowledge = await index.look_up(iter([*layers, layers[0], layer(99)]), DEST)
+    assert list(knowledge.layers) == [*layers, layer(99)]
+    for i, one in enumerate(layers):
+        assert knowledge.of(one) == LayerKnowledge(sources=((A if i % 2 else B),), size=i)
+
+
+async def test_nothing_recorded_and_nothing_asked(index: MountIndex) -> None:
+    """Empty calls are allowed and change nothing."""
+    await index.record([])
+    await index.forget(ONE)
+    assert (await index.look_up([], DEST)).layers == {}
+
+
+async def test_sha512_layers(index: MountIndex) -> None:
+    """A layer may be named by sha512."""
+    long = Digest.of(b"x", algorithm="sha512")
+    await index.add_source(long, A)
+    assert await index.sources(long, DEST) == (A,)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**31, 2**53 + 1, 2**63 - 1])
+async def test_sizes_are_kept(index: MountIndex, size: int) -> None:
+    """A size is kept exactly, and a sighting without one leaves it."""
+    await index.record([Sighting(ONE, A, size=size)])
+    await index.record([Sighting(ONE, B)])
+    assert (await index.look_up([ONE], DEST)).of(ONE).size == size
+
+
+async def test_forgetting_a_source(index: MountIndex) -> None:
+    """A forgotten source is gone for every destination, and the others stay."""
+    await index.record([Sighting(ONE, place, size=3) for place in (A, B, OTHER)])
+    await index.forget(ONE, A)
+    await index.forget(ONE, A, C)
+    assert await index.sources(ONE, DEST) == (B,)
+    await index.forget(ONE, B, OTHER)
+    assert await index.locations(ONE) == ()
+    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
+
+
+async def test_the_last_source_of_a_registry_takes_the_registry_along(index: MountIndex) -> None:
+    """A registry without sources is not elsewhere any more, and the size stays while another source does."""
+    await index.record([Sighting(ONE, A, size=3), Sighting(ONE, OTHER)])
+    await index.forget(ONE, OTHER)
+    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge(sources=(A,), size=3)
+
+
+async def test_forgetting_what_is_unknown(index: MountIndex) -> None:
+    """Forgetting a source that nobody recorded changes nothing."""
+    await index.add_source(ONE, A)
+    await index.forget(UNKNOWN, A)
+    await index.forget(ONE, OTHER)
+    assert await index.locations(ONE) == (A,)
+
+
+async def test_a_forgotten_source_can_come_back(index: MountIndex) -> None:
+    """What is recorded again after it was forgotten is known again."""
+    await index.add_source(ONE, A)
+    await index.forget(ONE, A)
+    await index.add_source(ONE, A)
+    assert await index.sources(ONE, DEST) == (A,)
+
+
+async def test_traits_of_a_registry(index: MountIndex) -> None:
+    """What is seen of a registry adds up, the newer word counts, and other registries have their own."""
+    await index.record_traits("r.example", RegistryTraits(mounts=True))
+    await index.record_traits("R.EXAMPLE:443", RegistryTraits(finds=False, after_manifest=True))
+    await index.record_traits("r.example", RegistryTraits(after_manifest=False))
+    await index.record_traits("r.example", RegistryTraits())
+    traits = (await index.look_up([], DEST)).traits
+    assert traits == RegistryTraits(mounts=True, finds=False, after_manifest=False)
+    assert (await index.look_up([], OTHER)).traits == RegistryTraits()
+
+
+async def test_traits_of_no_registry(index: MountIndex) -> None:
+    """A registry's name is checked before it becomes part of a key, whatever is to be said of it."""
+    for traits in (RegistryTraits(), RegistryTraits(mounts=True)):
+        with pytest.raises(InvalidReferenceError):
+            await index.record_traits("no{registry}", traits)
+
+
+async def test_what_is_not_renewed_runs_out(store: Store) -> None:
+    """After its time to live a layer is unknown again, its size and its registries too."""
+    index = store.index
+    await index.record([Sighting(ONE, A, size=3), Sighting(ONE, OTHER)])
+    store.age(TTL - 100)
+    assert await index.sources(ONE, DEST) == (A,)
+    store.age(200)
+    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
+    assert await index.locations(ONE) == ()
+
+
+async def test_recording_again_renews(store: Store) -> None:
+    """Each recording gives a registry's sources their whole life again, and no other registry's."""
+    index = store.index
+    await index.record([Sighting(ONE, A, size=3), Sighting(ONE, OTHER)])
+    store.age(TTL - 100)
+    await index.record([Sighting(ONE, B)])
+    store.age(200)
+    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge(sources=(A, B), size=3)
+    assert await index.locations(ONE) == (A, B)
+
+
+async def test_a_size_goes_with_the_last_live_source(store: Store) -> None:
+    """Forgetting the last source that has not run out forgets the size too."""
+    index = store.index
+    await index.record([Sighting(ONE, OTHER, size=3)])
+    store.age(TTL - 100)
+    await index.record([Sighting(ONE, A)])
+    store.age(200)
+    await index.forget(ONE, A)
+    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
+
+
+async def test_must_mount_does_not_run_out(store: Store) -> None:
+    """The flag stays when its sources have run out; cleared then, nothing is left."""
+    index = store.index
+    await index.record([Sighting(ONE, A, size=3, must_mount=True)])
+    store.age(TTL * 100)
+    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge(must_mount=True, size=3)
+    await index.clear_must_mount(ONE)
+    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
+
+
+async def test_cleared_layers_run_out(store: Store) -> None:
+    """A layer whose flag was cleared lives as long as its sources, no longer."""
+    index = store.index
+    await index.record([Sighting(ONE, A, size=3, must_mount=True)])
+    store.age(TTL - 100)
+    await index.clear_must_mount(ONE)
+    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge(sources=(A,), size=3)
+    store.age(200)
+    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
+
+
+async def test_traits_run_out(store: Store) -> None:
+    """What was seen of a registry is believed for some hours."""
+    await store.index.record_traits("r.example", RegistryTraits(mounts=True))
+    store.age(5 * 3600)
+    assert (await store.index.look_up([], DEST)).traits.mounts
+    store.age(2 * 3600)
+    assert (await store.index.look_up([], DEST)).traits == RegistryTraits()
+
+
+async def test_used_by_many_tasks_at_once(index: MountIndex) -> None:
+    """Calls that overlap do not disturb each other."""
+    layers = [layer(i) for i in range(30)]
+    await asyncio.gather(*(index.record([Sighting(one, A), Sighting(one, OTHER)]) for one in layers))
+    found = await asyncio.gather(*(index.locations(one) for one in layers))
+    assert found == [(OTHER, A)] * len(layers)
+
+
+@pytest.mark.parametrize("kind", ["fake", "valkey"])
+async def test_memory_over_redis_answers_with_what_either_knows(kind: str, request: pytest.FixtureRequest) -> None:
+    """Over a backing index the answer is the union; what is added stays above, what was wrong is told below."""
+    server = fakeredis.FakeServer()
+    link = (
+        AsyncLink(fakeredis.FakeAsyncRedis(server=server), "fake")
+        if kind == "fake"
+        else async_link(request.getfixturevalue("valkey").unix_url)
+    )
+    async with RedisMountIndex(link, keys=KEYS) as below, MemoryMountIndex(below) as above:
+        await below.record([Sighting(ONE, A, size=3), Sighting(ONE, OTHER)])
+        await below.record_traits("r.example", RegistryTraits(mounts=True, finds=True))
+        await above.record([Sighting(ONE, B, size=4, must_mount=True), Sighting(ONE, DEST)])
+        await above.record_traits("r.example", RegistryTraits(finds=False))
+        knowledge = await above.look_up([ONE], DEST)
+        assert knowledge.of(ONE) == LayerKnowledge((A, B), True, ("other.example:5000",), True, 4)
+        assert knowledge.traits == RegistryTraits(mounts=True, finds=False)
+        assert await above.locations(ONE) == (OTHER, A, B, DEST)
+        assert await below.locations(ONE) == (OTHER, A)
+        assert not await below.must_mount(ONE)
+        await below.add_source(ONE, C, must_mount=True)
+        await above.clear_must_mount(ONE)
+        await above.forget(ONE, A, B)
+        assert not await below.must_mount(ONE)
+        assert await above.sources(ONE, DEST) == await below.sources(ONE, DEST) == (C,)

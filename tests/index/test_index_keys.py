@@ -1,0 +1,39 @@
+"""The names of keys."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from index_kit import layer
+from redis.crc import key_slot
+
+from crossmount.errors import InvalidInputError
+from crossmount.index import Keys
+
+ONE = layer(1)
+
+
+def test_the_names_are_the_designs() -> None:
+    """Keys are spelled as the design writes them: others grant access by these patterns."""
+    keys = Keys("ns")
+    assert keys.sources(ONE, "[::1]:5000") == f"crossmount:ns:{{{ONE}}}:sources:[::1]:5000"
+    assert keys.flags(ONE) == f"crossmount:ns:{{{ONE}}}:flags"
+    assert keys.traits("r.example") == "crossmount:ns:registry:r.example"
+    assert Keys() == Keys("default")
+
+
+@given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", fullmatch=True))
+def test_a_namespace_never_moves_a_layer(namespace: str) -> None:
+    """Whatever the namespace, a layer's slot is that of its digest."""
+    keys = Keys(namespace)
+    assert (
+        key_slot(keys.flags(ONE).encode()) == key_slot(keys.sources(ONE, "x").encode()) == key_slot(ONE.encode())
+    )
+
+
+@pytest.mark.parametrize(
+    "namespace", ["", "a{b}", "a:b", "a*", "a b", "é", ".a", "-a", "a\n", "a" * 65, "[a]", "a/b"]
+)
+def test_other_namespaces_are_refused(namespace: str) -> None:
+    """What means something to a pattern, a hash tag or a reader is no namespace."""
+    with pytest.raises(InvalidInputError, match="not a namespace"):
+        Keys(namespace)

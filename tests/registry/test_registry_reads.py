@@ -1,0 +1,268 @@
+"""Blobs, manifests and lists as they are read: cut, altered, or not there."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from registry_kit import DATA, DEST, HOST, blob, client_of, manifest, recorded
+
+from crossmount.errors import InvalidAnswerError, RegistryRefusedError, RegistryUnreachableError
+from crossmount.oci import Digest, Reference, Repository
+from crossmount.oci.descriptor import OCI_MANIFEST
+from crossmount.oci.manifest import MANIFEST_BYTES_MAX
+from crossmount.registry import SIZE_UNKNOWN, RegistryClient
+from crossmount.testing import Alter, CutSending, Fault, RegistryOptions, Reply, ScriptedRegistry, html
+
+BIG = DATA * 200
+DIGEST = blob().descriptor.digest
+TAGGED = Reference(DEST, tag="v1")
+
+
+async def read(client: RegistryClient, repository: Repository, digest: Digest, offset: int = 0) -> bytes:
+    """Read a blob to its end."""
+    async with client.stream_blob(repository, digest, offset=offset) as stream:
+        return b"".join([part async for part in stream])
+
+
+@pytest.mark.parametrize("offset", [0, 7, 100_000])
+async def test_a_cut_blob_is_read_on_where_it_was(offset: int) -> None:
+    """Three cuts, and every byte comes once."""
+    async with ScriptedRegistry() as registry, client_of(registry.address) as client:
+        digest = registry.put_blob("a", BIG)
+        registry.play(Fault(method="GET", action=CutSending(30_000), times=3))
+        assert await read(client, Repository(registry.address, "a"), digest, offset) == BIG[offset:]
+        ranges = [record.headers.get("range") for record in registry.requests]
+        assert len(ranges) == 4
+        assert ranges[-1] is not None
+
+
+async def test_a_registry_without_ranges_is_read_past_what_is_known() -> None:
+    """200 to a Range: the first bytes are passed over."""
+    handler = lambda _: httpx.Response(200, content=DATA)  # noqa: E731 shorter than a function
+    client, _ = recorded(handler)
+    async with client:
+        assert await read(client, DEST, DIGEST, 1000) == DATA[1000:]
+
+
+async def test_bytes_that_were_not_asked_for_are_refused() -> None:
+    """206 from another offset would make a wrong blob."""
+    headers = {"Content-Range": "bytes 5-9/1024"}
+    client, _ = recorded(lambda _: httpx.Response(206, headers=headers, content=b"x"))
+    async with client:
+        with pytest.raises(InvalidAnswerError, match="not asked for"):
+            await read(client, DEST, DIGEST, 1000)
+        with pytest.raises(InvalidAnswerError, match="not asked for"):
+            await read(client, DEST, DIGEST)
+
+
+async def test_altered_bytes_are_noticed() -> None:
+    """A blob that was read whole is verified; the error names it."""
+    async with ScriptedRegistry() as registry, client_of(registry.address) as client:
+        digest = registry.put_blob("a", DATA)
+        registry.play(Fault(method="GET", action=Alter(corrupt=True)))
+        with pytest.raises(InvalidAnswerError, match=f"blob {digest}: 1024 bytes came"):
+            await read(client, Repository(registry.address, "a"), digest)
+
+
+async def test_a_blob_that_is_not_there_is_said_on_entering() -> None:
+    """404 before the first byte; a stream that is left early is closed."""
+    async with ScriptedRegistry() as registry, client_of(registry.address) as client:
+        repository = Repository(registry.address, "a")
+        with pytest.raises(RegistryRefusedError) as caught:
+            await read(client, repository, DIGEST)
+        assert caught.value.status == 404
+        digest = registry.put_blob("a", BIG)
+        async with client.stream_blob(repository, digest) as stream:
+            assert stream.size == len(BIG)
+        async with client.stream_blob(repository, digest) as stream:
+            async for _ in stream:
+                break
+        assert await client.head_blob(repository, digest) == len(BIG)
+
+
+async def test_cuts_without_progress_end_in_an_error() -> None:
+    """The same place again and again is given up."""
+    async with ScriptedRegistry() as registry, client_of(registry.address) as client:
+        digest = registry.put_blob("a", BIG)
+        registry.play(Fault(method="GET", action=CutSending(0), times=None))
+        with pytest.raises(RegistryUnreachableError):
+            await read(client, Repository(registry.address, "a"), digest)
+
+
+@pytest.mark.parametrize(
+    ("headers", "size"),
+    [({"Content-Length": "12"}, 12), ({}, SIZE_UNKNOWN), ({"Content-Length": "x"}, SIZE_UNKNOWN)],
+)
+async def test_the_size_that_a_head_tells(headers: dict[str, str], size: int) -> None:
+    """Content-Length is only a should: without it the blob is there, of unknown size."""
+    client, _ = recorded(lambda _: httpx.Response(200, headers=headers, stream=httpx.ByteStream(b"")))
+    async with client:
+        assert await client.head_blob(DEST, DIGEST) == size
+
+
+@pytest.mark.parametrize(("status", "size"), [(200, 5), (404, None), (403, SIZE_UNKNOWN)])
+async def test_a_head_that_is_sent_to_the_storage(status: int, size: int | None) -> None:
+    """A registry that redirects has the blob, even if its storage serves no HEAD."""
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.host == HOST:
+            return httpx.Response(307, headers={"Location": "https://store.example.net/blob?sig=1"})
+        return httpx.Response(status, headers={"Content-Length": "5"}, stream=httpx.ByteStream(b""))
+
+    client, _ = recorded(handler)
+    async with client:
+        assert await client.head_blob(DEST, DIGEST) == size
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 500])
+async def test_a_head_that_is_refused(status: int) -> None:
+    """Anything but 200 and 404 from the registry itself is an error."""
+    client, _ = recorded(lambda _: httpx.Response(status))
+    async with client:
+        with pytest.raises(RegistryRefusedError) as caught:
+            await client.head_blob(DEST, DIGEST)
+        assert caught.value.status == status
+        with pytest.raises(RegistryRefusedError):
+            await client.head_manifest(TAGGED)
+
+
+def answering(content: bytes, status: int = 200, /, **headers: str) -> RegistryClient:
+    """Return a client of a registry that always answers the same."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.method == "HEAD":
+            return httpx.Response(status, headers=named, stream=httpx.ByteStream(b""))
+        return httpx.Response(status, headers=named, content=content)
+
+    return recorded(handler)[0]
+
+
+async def test_a_head_without_its_headers_is_asked_with_get() -> None:
+    """Digest, length and type of a manifest are shoulds: the manifest itself tells them."""
+    item = manifest(blob())
+    async with answering(item.content) as client:
+        assert await client.head_manifest(TAGGED) == item.descriptor
+        by_digest = Reference(DEST, digest=item.descriptor.digest)
+        assert await client.head_manifest(by_digest) == item.descriptor
+
+
+async def test_a_head_for_a_digest_answered_with_another() -> None:
+    """What is asked for by digest cannot have another."""
+    headers = {"Docker_Content_Digest": DIGEST, "Content_Type": OCI_MANIFEST, "Content_Length": "9"}
+    async with answering(b"", **headers) as client:
+        with pytest.raises(InvalidAnswerError, match="answered for"):
+            await client.head_manifest(Reference(DEST, digest=Digest.of(b"other")))
+
+
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        (b"<html>", {"Content_Type": OCI_MANIFEST}),
+        (b"{}", {"Content_Type": OCI_MANIFEST}),
+        (manifest(blob()).content, {"Content_Type": OCI_MANIFEST, "Docker_Content_Digest": DIGEST}),
+        (manifest(blob()).content, {"Docker_Content_Digest": "sha256:short"}),
+        (manifest(blob()).content, {"Content_Type": "text/html"}),
+    ],
+)
+async def test_a_manifest_that_is_none(content: bytes, headers: dict[str, str]) -> None:
+    """Another digest than was told, not a manifest, a wrong type: an invalid answer."""
+    async with answering(content, **headers) as client:
+        with pytest.raises(InvalidAnswerError):
+            await client.get_manifest(TAGGED)
+
+
+async def test_a_manifest_under_a_vague_type_is_read() -> None:
+    """application/json says nothing; its own mediaType does."""
+    item = manifest(blob())
+    async with answering(item.content, Content_Type="application/json; charset=utf-8") as client:
+        assert await client.get_manifest(TAGGED) == item
+
+
+async def test_a_manifest_that_was_stored_as_another() -> None:
+    """The registry says which digest it stored: another than ours is an error, another algorithm is not."""
+    item = manifest(blob())
+    async with answering(b"", 201, Docker_Content_Digest=DIGEST) as client:
+        with pytest.raises(InvalidAnswerError, match="stored"):
+            await client.put_manifest(TAGGED, item)
+    async with answering(b"", 201, Docker_Content_Digest=Digest.of(b"x", algorithm="sha512")) as client:
+        assert await client.put_manifest(TAGGED, item) == item.descriptor.digest
+    async with answering(b"", 201) as client:
+        assert await client.put_manifest(TAGGED, item) == item.descriptor.digest
+
+
+async def test_a_web_page_is_no_registry() -> None:
+    """Greeted or asked for a manifest, a web page is named as what it is."""
+    async with ScriptedRegistry() as registry, client_of(registry.address) as client:
+        registry.play(Fault(action=html(200), times=None))
+        with pytest.raises(InvalidAnswerError):
+            await client.get_manifest(Reference(Repository(registry.address, "a"), tag="t"))
+    async with answering(b"<html>", Content_Type="text/html") as client:
+        with pytest.raises(InvalidAnswerError, match="is this a registry"):
+            await client.ping()
+    async with answering(b"<html>", 404, Content_Type="text/html") as client:
+        with pytest.raises(InvalidAnswerError, match="a registry"):
+            await client.ping()
+
+
+async def test_a_ping_with_a_strange_realm() -> None:
+    """A realm that is no URL has no host to show."""
+    for realm in ("https://x:y/", "nonsense"):
+        async with answering(b"", 401, WWW_Authenticate=f'Bearer realm="{realm}"') as client:
+            assert (await client.ping()).realm_host is None
+
+
+async def test_lists_come_page_by_page() -> None:
+    """Link leads on, on this registry, until there is none."""
+    async with ScriptedRegistry(RegistryOptions(page_size=2)) as registry, client_of(registry.address) as client:
+        item = manifest(blob())
+        registry.put_blob("team/app", DATA)
+        repository = Repository(registry.address, "team/app")
+        for number in range(5):
+            await client.put_manifest(Reference(repository, tag=f"v{number}"), item)
+        assert [tag async for tag in client.list_tags(repository)] == [f"v{number}" for number in range(5)]
+        assert len(registry.matching(path="*/tags/list")) == 3
+        assert [name async for name in client.catalog()] == ["team/app"]
+
+
+async def test_what_breaks_its_grammar_is_not_listed() -> None:
+    """Names that could not be asked for, and things that are no names, are left out; null is none."""
+    listed: list[Any] = ["ok", "../x", 7, "", "UPPER", "a b"]
+    async with answering(json.dumps({"tags": listed}).encode()) as client:
+        assert [tag async for tag in client.list_tags(DEST)] == ["ok", "UPPER"]
+    async with answering(json.dumps({"repositories": listed}).encode()) as client:
+        assert [name async for name in client.catalog()] == ["ok"]
+    async with answering(b'{"name": "x", "tags": null}') as client:
+        assert [tag async for tag in client.list_tags(DEST)] == []
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[]", b"{}", b'{"tags": "x"}', b"[" * 100_000])
+async def test_a_list_that_is_none(content: bytes) -> None:
+    """Anything but a JSON list of them is an invalid answer."""
+    async with answering(content) as client:
+        with pytest.raises(InvalidAnswerError, match="JSON list of tags"):
+            [tag async for tag in client.list_tags(DEST)]
+
+
+async def test_pages_that_lead_to_themselves_end() -> None:
+    """A Link to the same page is an error, not a loop; a refusal is one."""
+    link = f'<https://{HOST}/v2/team/app/tags/list>; rel="next"'
+    async with answering(b'{"tags": ["x"]}', Link=link) as client:
+        with pytest.raises(InvalidAnswerError, match="do not end"):
+            [tag async for tag in client.list_tags(DEST)]
+    async with answering(b"{}", 401) as client:
+        with pytest.raises(RegistryRefusedError):
+            [name async for name in client.catalog()]
+
+
+async def test_a_manifest_may_have_4_mib_and_no_more() -> None:
+    """The largest that the specification allows is read."""
+    item = manifest(blob())
+    padded = item.content[:-1] + b" " * (MANIFEST_BYTES_MAX - len(item.content)) + b"}"
+    async with answering(padded) as client:
+        assert (await client.get_manifest(TAGGED)).descriptor.size == MANIFEST_BYTES_MAX
+    async with ScriptedRegistry() as registry, client_of(registry.address) as client:
+        registry.play(Fault(action=Reply(status=200, body=padded + b" ", media_type=OCI_MANIFEST)))
+        with pytest.raises(InvalidAnswerError, match="more than 4194304 bytes"):
+            await client.get_manifest(Reference(Repository(registry.address, "a"), tag="t"))

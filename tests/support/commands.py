@@ -1,0 +1,104 @@
+"""The `crossmount` command for tests: in this process, or as one of its own, never near the user's own index."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossmount.cli.run import run
+from crossmount.index import embedded
+
+SECONDS = 50
+_FOREIGN = ("CROSSMOUNT_", "DOCKER_", "REGISTRY_", "XDG_")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A command that ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The one JSON document on its standard output."""
+        return json.loads(self.out)
+
+    @property
+    def complaint(self) -> str:
+        """Its one line of standard error."""
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("crossmount: ")
+        return lines[0].removeprefix("crossmount: ")
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """A user with an empty home, no variables of ours, and an embedded index of their own.
+
+    Attributes:
+        folder: holds all that the user has.
+    """
+
+    folder: Path
+    env: Mapping[str, str] = field(repr=False)
+
+    def __call__(self, *arguments: str, **variables: str) -> Done:
+        """Run `crossmount ARGUMENTS` in a process of its own to its end."""
+        with self.start(*arguments, **variables) as process:
+            out, err = process.communicate(timeout=SECONDS)
+        return Done(process.returncode, out, err)
+
+    def start(self, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
+        """Start `crossmount ARGUMENTS`; the caller waits for its end."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "crossmount", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**self.env, **variables},
+        )
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    """Give a user of the command; their embedded index ends with the test."""
+    home = tmp_path / "home"
+    home.mkdir()
+    foreign = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    env = {**foreign, "HOME": str(home), "CROSSMOUNT_STATE_DIR": str(home / "state")}
+    yield Shell(home, env)
+    embedded.stop(env=env)
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The same user, served in this process: quicker, and measured by coverage."""
+
+    capture: "pytest.CaptureFixture[str]"
+
+    def __call__(self, *arguments: str) -> Done:
+        """Run `crossmount ARGUMENTS`."""
+        self.capture.readouterr()
+        status = run(arguments)
+        out, err = self.capture.readouterr()
+        return Done(status, out, err)
+
+
+@pytest.fixture
+def here(shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: "pytest.CaptureFixture[str]") -> Here:
+    """Run the command in this process, as the user of `shell`."""
+    for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
+        monkeypatch.delenv(name)
+    for name in ("HOME", "CROSSMOUNT_STATE_DIR"):
+        monkeypatch.setenv(name, shell.env[name])
+    return Here(capsys)

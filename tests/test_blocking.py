@@ -1,0 +1,176 @@
+"""The blocking flavour, wherever a worker may call it from."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import crossmount
+from crossmount import events
+from crossmount._blocking import run_now
+from crossmount._portal import PORTAL
+from crossmount.testing import ScriptedRegistry, running_registry
+from support.images import MadeImage, make_layers, make_layout
+from support.servers import Server
+
+OPTIONS = crossmount.ClientOptions(plain_http=True)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> MadeImage:
+    """An image of three layers."""
+    return make_layout(tmp_path / "image", make_layers(3))
+
+
+def push_with(valkey: Server, registry: ScriptedRegistry, image: MadeImage, name: str) -> crossmount.PushReport:
+    """Push with an index of its own."""
+    with crossmount.open_index(valkey.url) as index:
+        return crossmount.push(image.path, f"{registry.address}/{name}:1", index=index, options=OPTIONS)
+
+
+def test_push_blocks(valkey: Server, image: MadeImage) -> None:
+    """The same push, the same report, without an event loop."""
+    with running_registry() as registry:
+        assert push_with(valkey, registry, image, "team/a").bytes("uploaded") > 0
+        assert push_with(valkey, registry, image, "team/b").bytes("uploaded") == 0
+
+
+def test_a_thread_pool_shares_one_index(valkey: Server, image: MadeImage) -> None:
+    """Threads push side by side through one index object."""
+    with running_registry() as registry, crossmount.open_index(valkey.url) as index, ThreadPoolExecutor(4) as pool:
+        reports = list(
+            pool.map(
+                lambda number: crossmount.push(
+                    image.path, f"{registry.address}/team/{number}:1", index=index, options=OPTIONS
+                ),
+                range(8),
+            )
+        )
+    assert {report.digest for report in reports} == {image.root.digest}
+    assert all(report.index == "ok" for report in reports)
+
+
+async def test_a_running_event_loop_can_block_on_it(valkey: Server, image: MadeImage) -> None:
+    """Code that happens to run on a loop may still call the blocking flavour."""
+    with running_registry() as registry:
+        assert push_with(valkey, registry, image, "team/a").index == "ok"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_goes_on(valkey: Server, image: MadeImage) -> None:
+    """A child forked after the first use pushes with the objects of its parent."""
+    with (
+        running_registry() as registry,
+        crossmount.open_index(valkey.url) as index,
+        crossmount.RegistryClient(registry.address, options=OPTIONS) as client,
+    ):
+        crossmount.push(image.path, f"{registry.address}/team/a:1", index=index, client=client)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                report = crossmount.push(image.path, f"{registry.address}/team/b:1", index=index, client=client)
+                code = 0 if report.bytes("uploaded") == 0 else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        crossmount.push(image.path, f"{registry.address}/team/c:1", index=index, client=client)
+
+
+def test_mounter_and_client_block(image: MadeImage) -> None:
+    """The client's and the mounter's methods return what their twins do."""
+    content = b"content"
+    with (
+        running_registry() as registry,
+        crossmount.RegistryClient(registry.address, options=OPTIONS) as client,
+        crossmount.MemoryMountIndex() as index,
+        crossmount.Mounter(client, index) as mounter,
+    ):
+        source = crossmount.Repository.parse(f"{registry.address}/team/base")
+        dest = crossmount.Repository.parse(f"{registry.address}/team/app")
+        layer = registry.put_blob(source.name, content)
+        index.add_source(layer, source)
+        result = mounter.mount(layer, dest)
+        assert (result.status, result.source) == (crossmount.MountStatus.MOUNTED, source)
+        assert client.head_blob(dest, layer) == len(content)
+        with client.stream_blob(dest, layer) as pieces:
+            assert pieces is not None
+        crossmount.push(image.path, f"{dest}:1", client=client)
+        assert list(client.list_tags(dest)) == ["1"]
+
+
+def test_an_observer_that_calls_back_is_told_so(image: MadeImage) -> None:
+    """The blocking flavour called from its own loop would wait for itself: it is an error that says what to do."""
+    raised: list[Exception] = []
+
+    def observer(event: events.Event) -> None:
+        if isinstance(event, events.ManifestPushed):
+            try:
+                PORTAL.call(lambda: asyncio.sleep(0))
+            except crossmount.CrossmountError as error:
+                raised.append(error)
+
+    with running_registry() as registry:
+        crossmount.push(image.path, f"{registry.address}/a:1", options=OPTIONS, observer=observer)
+    assert "crossmount.asyncio" in str(raised[0])
+
+
+def test_errors_come_through_as_they_are(tmp_path: Path) -> None:
+    """What the coroutine raises is what the caller gets."""
+    with pytest.raises(crossmount.InvalidLayoutError):
+        crossmount.push(tmp_path / "nowhere", "r.example/a:1")
+
+
+def test_a_coroutine_that_waits_is_refused() -> None:
+    """What is driven without a loop must not need one: a defect is told, not waited for."""
+    with pytest.raises(RuntimeError, match="no event loop"):
+        run_now(asyncio.sleep(1))
+
+
+def test_an_interrupt_cancels_and_cleans_up(image: MadeImage, tmp_path: Path) -> None:
+    """Ctrl-C in a blocking push ends it, leaves no session behind, and the interpreter exits."""
+    script = tmp_path / "interrupted.py"
+    script.write_text(
+        """
+import sys, crossmount
+from crossmount import events
+options = crossmount.ClientOptions(plain_http=True)
+def observer(event):
+    if isinstance(event, events.BlobProgress):
+        print("uploading", flush=True)
+crossmount.push(sys.argv[1], sys.argv[2], options=options, observer=observer)
+"""
+    )
+    from crossmount.testing import Fault  # noqa: PLC0415 beside its use
+
+    with running_registry() as registry:
+        registry.play(Fault(method="PUT", delay=30.0, times=None))
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(image.path), f"{registry.address}/team/a:1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"uploading\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+        assert b"KeyboardInterrupt" in said
+        assert registry.open_sessions == ()
+        assert not registry.matching(path="*/manifests/*")
+
+
+def test_the_portal_is_one_thread(image: MadeImage) -> None:
+    """However many threads call, one loop serves them."""
+    del image
+    names = [PORTAL.call(_thread_name) for _ in range(3)]
+    assert set(names) == {"crossmount"}
+
+
+async def _thread_name() -> str:
+    return threading.current_thread().name

@@ -1,0 +1,294 @@
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from crossmount import events
+from crossmount.errors import (
+    AccessDeniedError,
+    BlobUnknownError,
+    InvalidInputError,
+    InvalidLayoutError,
+    MountRequiredError,
+    RegistryUnreachableError,
+)
+from crossmount.index import MemoryMountIndex, MountableLayers
+from crossmount.oci import Digest, Repository
+from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
+from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, blob_unknown
+from crossmount.transfer import Limits, PushReport, push
+from support.images import MadeImage, make_layers, make_layout
+
+OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=3, first_wait=0.01, longest_wait=0.02))
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> MadeImage:
+    """An image of four layers."""
+    return make_layout(tmp_path / "image", make_layers(4, size=5000))
+
+
+async def push_to(
+    registry: ScriptedRegistry,
+    name: str,
+    image: MadeImage,
+    index: MountableLayers | None = None,
+    observer: Callable[[events.Event], None] = events.ignore,
+    limits: Limits = Limits(),  # noqa: B008 a frozen value
+) -> PushReport:
+    """Push `image` into a repository of `registry`."""
+    return await push(
+        image.path, f"{registry.address}/{name}", index=index, options=OPTIONS, observer=observer, limits=limits
+    )
+
+
+def outcomes(report: PushReport) -> set[str]:
+    """Return the different ways in which blobs ended."""
+    return {blob.outcome for blob in report.blobs}
+
+
+async def test_a_first_push_uploads_and_a_second_one_mounts(
+    scripted_registry: ScriptedRegistry, image: MadeImage
+) -> None:
+    """What one push uploaded, the next one into another repository mounts, without asking first."""
+    index = MemoryMountIndex()
+    first = await push_to(scripted_registry, "team/a:1", image, index)
+    asked = len(scripted_registry.requests)
+    second = await push_to(scripted_registry, "team/b:1", image, index)
+    assert outcomes(first) == {"uploaded"}
+    assert outcomes(second) == {"mounted"}
+    assert {str(blob.source) for blob in second.blobs} == {f"{scripted_registry.address}/team/a"}
+    assert len(scripted_registry.requests) - asked == len(image.blobs) + 1
+    assert scripted_registry.uploads() == len(image.blobs)
+
+
+async def test_what_is_there_already_is_not_sent(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
+    """Without an index a second push into the same repository finds every blob with HEAD."""
+    await push_to(scripted_registry, "team/a:1", image)
+    again = await push_to(scripted_registry, "team/a:2", image)
+    assert outcomes(again) == {"existing"}
+    assert again.index == "off"
+
+
+async def test_the_report_is_what_the_command_prints(
+    scripted_registry: ScriptedRegistry, image: MadeImage
+) -> None:
+    """The document has its documented keys, and its sums agree with its blobs."""
+    report = await push_to(scripted_registry, "team/a:1", image, MemoryMountIndex())
+    document = report.to_json()
+    assert set(document) == {"reference", "digest", "blobs", "bytes", "index", "seconds"}
+    assert set(document["blobs"][0]) == {"digest", "size", "outcome", "source", "attempts"}
+    assert document["bytes"] == {"existing": 0, "mounted": 0, "uploaded": sum(blob.size for blob in image.blobs)}
+    assert document["digest"] == image.root.digest
+    assert [blob["digest"] for blob in document["blobs"]] == [blob.digest for blob in image.blobs]
+    assert document["index"] == "ok"
+
+
+async def test_without_a_tag_it_is_latest(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
+    """A bare repository is pushed as latest, as everywhere in the field."""
+    report = await push_to(scripted_registry, "team/a", image)
+    assert report.reference.tag == "latest"
+
+
+async def test_by_digest_no_tag_is_made(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
+    """A reference with a digest alone pushes the manifest under its digest; a wrong one is refused first."""
+    await push_to(scripted_registry, f"team/a@{image.root.digest}", image)
+    assert scripted_registry.matching(method="PUT", path=f"*/manifests/{image.root.digest}")
+    with pytest.raises(InvalidInputError, match="has the digest"):
+        await push_to(scripted_registry, f"team/b@{Digest.of(b'other')}", image)
+    assert not scripted_registry.matching(path="*/team/b/*")
+
+
+async def test_a_multi_platform_image_is_tagged_last(scripted_registry: ScriptedRegistry, tmp_path: Path) -> None:
+    """Blobs, then the platforms' manifests by digest, then the index under the tag."""
+    image = make_layout(tmp_path / "image", make_layers(3), platforms=("linux/amd64", "linux/arm64"))
+    await push_to(scripted_registry, "team/a:1", image)
+    puts = [record.path for record in scripted_registry.matching(method="PUT", path="*/manifests/*")]
+    assert puts[-1] == "/v2/team/a/manifests/1"
+    assert {path.rpartition("/")[2] for path in puts[:-1]} == {manifest.digest for manifest in image.manifests}
+
+
+async def test_nothing_is_sent_of_a_broken_layout(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
+    """A blob that is missing is named before the first request."""
+    lost = image.layers[2].digest
+    image.blob_path(lost).unlink()
+    with pytest.raises(InvalidLayoutError, match=lost):
+        await push_to(scripted_registry, "team/a:1", image)
+    assert scripted_registry.requests == []
+
+
+async def test_an_index_with_only_wrong_sources_costs_round_trips_and_no_byte(
+    scripted_registry: ScriptedRegistry, image: MadeImage
+) -> None:
+    """The push succeeds, sends each byte once, and the wrong sources are forgotten."""
+    index = MemoryMountIndex()
+    for blob in image.blobs:
+        for number in range(3):
+            wrong = Repository.parse(f"{scripted_registry.address}/wrong/{number}")
+            await index.add_source(blob.digest, wrong)
+    report = await push_to(scripted_registry, "team/a:1", image, index)
+    assert outcomes(report) == {"uploaded"}
+    assert scripted_registry.upload_bytes == sum(blob.size for blob in image.blobs)
+    assert scripted_registry.open_sessions == ()
+    tried = {blob.digest: blob.attempts for blob in report.blobs}
+    another = Repository.parse(f"{scripted_registry.address}/team/b")
+    for blob in image.blobs:
+        left = await index.sources(blob.digest, another)
+        assert len(left) == 1 + 3 - tried[blob.digest]
+
+
+async def test_an_index_that_says_dest_holds_it_is_not_believed(
+    scripted_registry: ScriptedRegistry, image: MadeImage
+) -> None:
+    """Membership in the index is asked for with HEAD: it never stands for the blob itself."""
+    index = MemoryMountIndex()
+    dest = Repository.parse(f"{scripted_registry.address}/team/a")
+    for blob in image.blobs:
+        await index.add_source(blob.digest, dest)
+    report = await push_to(scripted_registry, "team/a:1", image, index)
+    assert outcomes(report) == {"uploaded"}
+
+
+async def test_a_blob_that_is_unknown_after_all_is_brought_once_more(image: MadeImage) -> None:
+    """When the manifest is refused, what is missing is uploaded, the stale knowledge dropped, the push done."""
+    async with ScriptedRegistry() as registry:
+        index = MemoryMountIndex()
+        await push_to(registry, "team/a:1", image, index)
+        lying = image.layers[0].digest
+        registry.play(
+            Fault(method="POST", path="*/team/b/*", query=f"*{lying[7:]}*", action=Reply(status=201)),
+        )
+        report = await push_to(registry, "team/b:1", image, index)
+        ended = {blob.digest: blob.outcome for blob in report.blobs}
+        assert ended[lying] == "uploaded"
+        assert set(ended.values()) == {"uploaded", "mounted"}
+        source = Repository.parse(f"{registry.address}/team/a")
+        assert source not in await index.sources(lying, Repository.parse(f"{registry.address}/team/c"))
+
+
+async def test_the_push_repairs_itself_once_only(image: MadeImage) -> None:
+    """A registry that goes on saying so fails the push with its own words, and nothing is recorded."""
+    refusals = Fault(method="PUT", path="*/manifests/*", action=blob_unknown(), times=None)
+    async with ScriptedRegistry(faults=[refusals]) as registry:
+        index = MemoryMountIndex()
+        with pytest.raises(BlobUnknownError):
+            await push_to(registry, "team/a:1", image, index)
+        assert len(registry.matching(method="PUT", path="*/manifests/*")) == 2
+        assert await index.locations(image.layers[0].digest) == ()
+
+
+async def test_must_mount_is_not_uploaded(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
+    """A flagged layer that cannot be mounted ends the push, untagged, with an error that names layer and dest."""
+    index = MemoryMountIndex()
+    flagged = image.layers[1].digest
+    source = Repository.parse(f"{scripted_registry.address}/base/image")
+    await index.add_source(flagged, source, must_mount=True)
+    with pytest.raises(MountRequiredError, match=flagged):
+        await push_to(scripted_registry, "team/a:1", image, index)
+    assert scripted_registry.uploads(flagged) == 0
+    assert not scripted_registry.matching(method="PUT", path="*/manifests/*")
+    assert scripted_registry.open_sessions == ()
+
+
+async def test_must_mount_is_met_by_a_mount(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
+    """A flagged layer is fine as long as it is mounted, or there already."""
+    index = MemoryMountIndex()
+    flagged = image.layers[1]
+    content = image.blob_path(flagged.digest).read_bytes()
+    scripted_registry.put_blob("base/image", content)
+    await index.add_source(
+        flagged.digest, Repository.parse(f"{scripted_registry.address}/base/image"), must_mount=True
+    )
+    for expected in ("mounted", "existing"):
+        report = await push_to(scripted_registry, "team/a:1", image, index)
+        assert {blob.digest: blob.outcome for blob in report.blobs}[flagged.digest] == expected
+
+
+async def test_a_registry_that_does_not_allow_it_says_so(image: MadeImage) -> None:
+    """403 is an AccessDeniedError, and the index stays as it was."""
+    async with ScriptedRegistry(faults=[Fault(method="POST", action=Reply(status=403), times=None)]) as registry:
+        index = MemoryMountIndex()
+        with pytest.raises(AccessDeniedError):
+            await push_to(registry, "team/a:1", image, index)
+        assert await index.locations(image.layers[0].digest) == ()
+
+
+async def test_a_mount_that_cannot_be_carried_out_is_an_upload(image: MadeImage) -> None:
+    """When every mount request fails, the push is a plain push."""
+    broken = Fault(method="POST", query="*mount=*", action=Reply(status=500), times=None)
+    async with ScriptedRegistry(faults=[broken]) as registry:
+        index = MemoryMountIndex()
+        for blob in image.blobs:
+            await index.add_source(blob.digest, Repository.parse(f"{registry.address}/base/image"))
+        report = await push_to(registry, "team/a:1", image, index)
+        assert outcomes(report) == {"uploaded"}
+
+
+async def test_a_registry_that_is_not_there(image: MadeImage, unused_tcp_port: int) -> None:
+    """No answer is a RegistryUnreachableError that names where."""
+    with pytest.raises(RegistryUnreachableError, match=str(unused_tcp_port)):
+        await push(image.path, f"127.0.0.1:{unused_tcp_port}/team/a:1", options=OPTIONS)
+
+
+async def test_uploads_and_requests_have_limits_of_their_own(image: MadeImage) -> None:
+    """Never more bodies on their way than `uploads`, while HEADs go side by side."""
+    slow = Fault(method="PUT", path="*/blobs/*", delay=0.02, times=None)
+    underway, most = 0, 0
+
+    def watch(event: events.Event) -> None:
+        nonlocal underway, most
+        if isinstance(event, events.BlobProgress):
+            underway += 1
+            most = max(most, underway)
+        elif isinstance(event, events.BlobFinished):
+            underway -= 1
+
+    async with ScriptedRegistry(RegistryOptions(), faults=[slow]) as registry:
+        await push_to(registry, "team/a:1", image, observer=watch, limits=Limits(requests=8, uploads=2))
+    assert most == 2
+
+
+async def test_every_blob_starts_and_finishes_for_whoever_observes(
+    scripted_registry: ScriptedRegistry, image: MadeImage
+) -> None:
+    """Observers see each blob once from start to finish, then the manifest with its tag."""
+    seen: list[events.Event] = []
+    await push_to(scripted_registry, "team/a:1", image, observer=seen.append)
+    digests = {blob.digest for blob in image.blobs}
+    assert {event.digest for event in seen if isinstance(event, events.BlobStarted)} == digests
+    assert {event.digest for event in seen if isinstance(event, events.BlobFinished)} == digests
+    assert seen[-1] == events.ManifestPushed(digest=image.root.digest, tag="1")
+
+
+async def test_a_push_that_is_cancelled_leaves_no_session_no_tag_and_the_index_as_it_was(
+    image: MadeImage,
+) -> None:
+    """Ctrl-C in the middle of an upload: sessions are cancelled, nothing is tagged, nothing recorded."""
+    held = Fault(method="PUT", path="*/blobs/*", delay=30.0, times=None)
+    index = MemoryMountIndex()
+    uploading = asyncio.Event()
+
+    def watch(event: events.Event) -> None:
+        if isinstance(event, events.BlobProgress):
+            uploading.set()
+
+    async with ScriptedRegistry(faults=[held]) as registry:
+        task = asyncio.create_task(push_to(registry, "team/a:1", image, index, observer=watch))
+        await uploading.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert registry.open_sessions == ()
+        assert not registry.matching(method="PUT", path="*/manifests/*")
+    assert await index.locations(image.layers[0].digest) == ()
+
+
+async def test_a_client_that_is_there_already_is_used_and_left_open(
+    scripted_registry: ScriptedRegistry, image: MadeImage
+) -> None:
+    """A worker that keeps a client pushes through it again and again."""
+    async with RegistryClient(scripted_registry.address, options=OPTIONS) as client:
+        for tag in ("1", "2"):
+            report = await push(image.path, f"{scripted_registry.address}/team/a:{tag}", client=client)
+        assert (await client.get_manifest(report.reference)).descriptor.digest == image.root.digest
