@@ -47,6 +47,7 @@ class ProxyUnderTest:
 
     async def learnt(self, digest: Digest) -> set[str]:
         """Return the repositories that the index knows for a blob, once all is recorded."""
+        await until(lambda: self.app.active == 0)  # an accepted manifest is learnt from after its answer
         await self.app.core.learner.settled()
         return {found.name for found in await self.index.locations(digest)}
 
