@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 
 from crossmount.errors import IndexUnavailableError
 from crossmount.index import GuardedIndex, MemoryMountIndex, RegistryTraits
-from crossmount.index.protocol import Sighting
-from crossmount.oci import Descriptor, Digest, Manifest
+from crossmount.index.protocol import Knowledge, Sighting
+from crossmount.oci import Descriptor, Digest, Located, Manifest
 from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from crossmount.proxy.callers import Agents, Caller
 from crossmount.proxy.learning import Learner
@@ -118,12 +119,14 @@ async def test_a_registry_that_mounts_only_after_a_manifest_is_learnt_from_its_m
 class Broken(MemoryMountIndex):
     """An index that does not serve."""
 
-    async def look_up(self, *args: Any, **details: Any) -> Any:
+    async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
         """Fail."""
+        del layers, dest
         raise IndexUnavailableError("gone")
 
-    async def record(self, *args: Any, **details: Any) -> None:
+    async def record(self, sightings: Iterable[Sighting]) -> None:
         """Fail."""
+        del sightings
         raise IndexUnavailableError("gone")
 
 
