@@ -88,7 +88,7 @@ async def _pull_blobs(registry: DockerRegistry, name: str, user: str) -> list[st
 def certificate(folder: Path) -> tuple[Path, Path]:
     """Make a certificate for the loopback address, and its key."""
     cert, key = folder / "tls.pem", folder / "tls.key"
-    line = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    line: tuple[str, ...] = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     line += ("-days", "2", "-subj", "/CN=proxy", "-addext", "subjectAltName=IP:127.0.0.1")
     run("openssl", *line, "-keyout", str(key), "-out", str(cert))
     return cert, key

@@ -100,7 +100,7 @@ async def compare(steps: list[Step], limit: int) -> None:
         async with ScriptedRegistry() as registry:
             made = ProxySettings(upstream=registry.url, spool=Path(folder), limits=Limits(spool_bytes=limit))
             async with assembled(made, MemoryMountIndex()) as app:
-                transport = httpx.ASGITransport(app)  # type: ignore[arg-type]  # it names the messages' types
+                transport = httpx.ASGITransport(app)
                 async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as client:
                     location = (await client.post("/v2/a/blobs/uploads/")).headers["location"]
                     model = Model()

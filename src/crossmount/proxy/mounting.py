@@ -16,6 +16,10 @@ from crossmount.proxy.learning import Learner
 from crossmount.proxy.metrics import Metrics
 
 
+INDEX_CALLS_MAX = 16
+"""How many ask the index at once: a crowd waits its turn here, where no deadline runs, and opens few connections."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourcePolicy:
     """Which repositories may be mounted from: those that fit a pattern (`*` is any text, slashes too), or all."""
@@ -57,6 +61,7 @@ class Mounting:
         self._learner = learner
         self._metrics = metrics
         self._clock = clock
+        self._asking = asyncio.Semaphore(INDEX_CALLS_MAX)
         self._flights: dict[tuple[str, str, Digest], asyncio.Task[MountResult | None]] = {}
 
     async def place(
@@ -98,9 +103,10 @@ class Mounting:
     async def _attempt(
         self, agent: Agent, dest: Repository, digest: Digest, without: frozenset[str]
     ) -> MountResult | None:
-        begun = self._clock()
-        knowledge = await self._index.look_up([digest], dest)
-        self._metrics.index_seconds.observe(self._clock() - begun)
+        async with self._asking:
+            begun = self._clock()
+            knowledge = await self._index.look_up([digest], dest)
+            self._metrics.index_seconds.observe(self._clock() - begun)
         self._learner.note_traits(knowledge.traits)
         found = agent.mounter.candidates(knowledge, dest).get(digest, ())
         candidates = [s for s in found if s.name not in without and self.policy.allows(s.name)]
@@ -115,7 +121,8 @@ class Mounting:
             result = replace(result, session=None)
         if result.status is MountStatus.MOUNTED:
             self._learner.mounted(proven(result, known.size))
-            await agent.mounter.learn(knowledge.traits, [result])
+            async with self._asking:
+                await agent.mounter.learn(knowledge.traits, [result])
         elif result.error is not None:
             self._metrics.failed("mount", result.error)
         return result
