@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def test_a_forked_process_goes_on(valkey: Server, image: MadeImage) -> None:
         child = os.fork()
         if child == 0:
             code = 1
+            signal.alarm(20)  # a child that hangs must not outlive the test
             try:
                 report = crossmount.push(image.path, f"{registry.address}/team/b:1", index=index, client=client)
                 code = 0 if report.bytes("uploaded") == 0 else 2
@@ -130,7 +132,18 @@ def test_errors_come_through_as_they_are(tmp_path: Path) -> None:
 def test_a_coroutine_that_waits_is_refused() -> None:
     """What is driven without a loop must not need one: a defect is told, not waited for."""
     with pytest.raises(RuntimeError, match="no event loop"):
-        run_now(asyncio.sleep(1))
+        run_now(_waiting())
+
+
+async def _waiting() -> None:
+    await _Pending()
+
+
+class _Pending:
+    """What waits without asking whether there is a loop."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
 
 
 def test_an_interrupt_cancels_and_cleans_up(image: MadeImage, tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ import functools
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
-
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
 
 from crossmount._blocking import Bridge
 from crossmount.errors import CrossmountError
+
+if TYPE_CHECKING:  # imported where a portal is started: it would be a tenth of what importing crossmount costs
+    from anyio.from_thread import BlockingPortal
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,13 +76,32 @@ class Portal:
         self._running = None
         self._thread_id = None
 
-    def _started(self) -> BlockingPortal:
+    def _started(self) -> "BlockingPortal":
         with self._lock:
             if self._running is None:
-                # Never left: the thread is a daemon and ends with the process.
-                self._running = ExitStack().enter_context(start_blocking_portal(name="crossmount"))
+                ready: Future[BlockingPortal] = Future()
+                # a daemon: it ends with the process
+                threading.Thread(target=_serve, args=(ready,), name="crossmount", daemon=True).start()
+                self._running = ready.result()
                 self._thread_id = self._running.call(threading.get_ident)
             return self._running
+
+
+def _serve(ready: "Future[BlockingPortal]") -> None:
+    """Be the portal, for good.
+
+    anyio's `start_blocking_portal` would be stopped when its generator is collected, which a forked child, where
+    that thread does not run, would wait for without end.
+    """
+    import anyio  # noqa: PLC0415 see above
+    from anyio.from_thread import BlockingPortal  # noqa: PLC0415 see above
+
+    async def serve() -> None:
+        async with BlockingPortal() as portal:
+            ready.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    anyio.run(serve)
 
 
 PORTAL = Portal()

@@ -55,10 +55,11 @@ def steps() -> Callable[[], float]:
 
 def test_what_becomes_of_a_blob_is_told_in_words() -> None:
     """Waiting, uploading with its speed, checked by the registry, and each outcome have words of their own."""
-    happened = [started(1), sent(1, 250), sent(1, 500), sent(1, 1000)]
+    happened: list[events.Event] = [started(1), sent(1, 250), sent(1, 500), sent(1, 1000)]
     words = [doing(state_after(*happened[: n + 1]).blobs[digest(1)], 3.0) for n in range(4)]
     assert words == ["waiting", "uploading, 125 B/s", "uploading, 250 B/s", "the registry checks it"]
-    ends = [state_after(started(1), finished(1, kind)) for kind in ("existing", "mounted", "uploaded")]  # type: ignore[arg-type]  # a literal
+    outcomes: tuple[events.Outcome, ...] = ("existing", "mounted", "uploaded")
+    ends = [state_after(started(1), finished(1, kind)) for kind in outcomes]
     assert [doing(end.blobs[digest(1)], 3.0) for end in ends] == [
         "already there",
         "mounted from team/base",

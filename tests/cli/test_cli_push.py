@@ -25,6 +25,7 @@ from crossmount.testing import (
     html,
     running_registry,
 )
+from crossmount.transfer import push as push_image
 from support.certificates import self_signed
 from support.commands import SECONDS, Here, Shell
 from support.images import MadeImage, make_layers, make_layout
@@ -294,10 +295,10 @@ def test_a_signal_in_the_middle_of_an_upload_leaves_nothing_behind(
     shell: Shell, image: MadeImage, registry: ScriptedRegistry, number: signal.Signals
 ) -> None:
     """One line, 128 and the signal's number; sessions are cancelled, nothing is tagged, nothing recorded."""
-    registry.play(Fault(method="PUT", path="*/uploads/*", delay=SECONDS, times=None))
+    registry.play(*(Fault(method="PUT", path="*/uploads/*", delay=SECONDS) for _ in image.blobs))
     arguments = ("push", str(image.path), *plain(registry, "a"), "--index", "off")
     with shell.start(*arguments) as process:
-        until(lambda: len(registry.open_sessions) == len(image.blobs))
+        until(lambda: not registry.unplayed)
         process.send_signal(number)
         out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + number
@@ -314,10 +315,9 @@ def test_an_interrupted_push_says_how_far_it_was(
     here: Here, image: MadeImage, registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the last step nobody knows whether the registry took it, and that is said."""
-    real = push_command.push_image
 
     async def pushed_and_interrupted(*arguments: object, **options: object) -> None:
-        await real(*arguments, **options)  # type: ignore[arg-type]  # passed on as they are
+        await push_image(*arguments, **options)  # type: ignore[arg-type]  # passed on as they are
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.Event().wait()
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-from index_kit import keys_that_stay
+
+from support.index_kit import keys_that_stay
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 import fakeredis
 import pytest
 import redis
-from index_kit import layer, repo
 from redis import exceptions
 
 from crossmount._blocking import run_now
@@ -39,6 +38,7 @@ from crossmount.index.link import (
     redis_errors,
 )
 from crossmount.index.opening import blocking_index_link
+from support.index_kit import layer, repo
 from support.servers import Server, StartServer
 
 PING: list[Command] = [("PING",)]

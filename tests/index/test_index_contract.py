@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager, contextmanager
 import fakeredis
 import pytest
 import redis
-from index_kit import TTL, Clock, Store, age_keys, keys_that_stay, layer, repo
 
 from crossmount.errors import InvalidReferenceError
 from crossmount.index import (
@@ -24,6 +23,7 @@ from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.link import AsyncLink, BlockingLink
 from crossmount.oci import Digest, Reference, Repository
+from support.index_kit import TTL, Clock, Store, age_keys, keys_that_stay, layer, repo
 from support.servers import Server
 
 KEYS = Keys("contract")

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from index_kit import Clock, layer, repo
 
 from crossmount import events
 from crossmount.index import GuardedIndex, Knowledge, MemoryMountIndex, NullIndex, RedisMountIndex, Sighting
@@ -15,6 +14,7 @@ from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.guard import OPEN_SECONDS
 from crossmount.oci import Digest, Located
+from support.index_kit import Clock, layer, repo
 
 ONE, DEST = layer(1), repo("team/dest")
 

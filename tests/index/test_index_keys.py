@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from index_kit import layer
 from redis.crc import key_slot
 
 from crossmount.errors import InvalidInputError
 from crossmount.index import Keys
+from support.index_kit import layer
 
 ONE = layer(1)
 

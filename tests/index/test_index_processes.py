@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
-from index_kit import layer, repo
 
 from crossmount.index import Keys, Sighting
 from crossmount.index import blocking as blocking_index
 from crossmount.index.link import BlockingLink
+from support.index_kit import layer, repo
 from support.servers import Server
 
 KEYS = Keys("many")
@@ -23,7 +23,7 @@ WRITERS, LAYERS, BOUND = 6, 20, 8
 WRITER = f"""
 import sys
 sys.path[:0] = sys.argv[3:]
-from index_kit import layer, repo
+from support.index_kit import layer, repo
 from crossmount.index import Keys, Sighting
 from crossmount.index.blocking import RedisMountIndex
 from test_index_processes import patient_link

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
-from index_kit import TTL, Clock, CountingLink, layer, repo
 from redis.crc import key_slot
 
 from crossmount.errors import IndexRefusedError
@@ -12,6 +11,7 @@ from crossmount.index import Keys, LayerKnowledge, RedisMountIndex, RegistryTrai
 from crossmount.index.connection import async_link
 from crossmount.index.decode import REGISTRIES_MAX
 from crossmount.index.redis import SOURCES_MAX
+from support.index_kit import TTL, Clock, CountingLink, layer, repo
 from support.servers import Server, StartServer
 
 KEYS = Keys("specific")

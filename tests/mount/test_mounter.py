@@ -193,22 +193,21 @@ async def test_an_inquiry_without_an_answer_changes_nothing() -> None:
         assert (await at.index.look_up([LAYER], at.dest)).traits == RegistryTraits()
 
 
-class SecondMount(RegistryClient):
-    """A client that tells when it is asked to mount for the second time."""
+class Told(RegistryClient):
+    """A client that tells when it is asked to mount for the n-th time."""
 
-    mounts = 0
-
-    def __init__(self, registry: str) -> None:
+    def __init__(self, registry: str, *, nth: int) -> None:
         super().__init__(registry, options=QUICK)
+        self._left = nth
         self.reached = asyncio.Event()
 
     async def mount_blob(
         self, dest: Repository, digest: Digest, source: Repository | None
     ) -> Mounted | UploadSession:
         """Mount, as ever."""
-        self.mounts += 1
-        if self.mounts == 2:
-            self.reached.set()
+        self._left -= 1
+        if self._left == 0:
+            asyncio.get_running_loop().call_soon(self.reached.set)
         return await super().mount_blob(dest, digest, source)
 
 
@@ -218,14 +217,14 @@ async def test_a_cancelled_mount_leaves_no_session() -> None:
     async with bench(held, options=RegistryOptions(mounts=False)) as at:
         await at.add("team/base-1")
         await at.add("team/base-2")
-        async with SecondMount(at.registry.address) as client, Mounter(client, at.index) as mounter:
+        async with Told(at.registry.address, nth=2) as client, Mounter(client, at.index) as mounter:
             task = asyncio.create_task(mounter.mount(LAYER, at.dest))
             await client.reached.wait()
-            assert len(at.registry.open_sessions) == 1
+            assert [*at.registry.open_sessions] != []
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert at.registry.open_sessions == ()
+        assert not at.registry.open_sessions
 
 
 async def test_a_mounter_serves_its_own_registry_only() -> None:
@@ -234,3 +233,17 @@ async def test_a_mounter_serves_its_own_registry_only() -> None:
         with pytest.raises(InvalidInputError, match="is not on"):
             await at.mounter.mount(LAYER, Repository.parse("other.example/team/app"))
         assert at.registry.requests == []
+
+
+async def test_a_session_that_is_being_opened_when_the_mount_is_cancelled_is_cancelled_too() -> None:
+    """A session whose Location is still on its way is not left behind either."""
+    late = Fault(method="POST", delay=0.3)
+    async with bench(late, options=RegistryOptions(mounts=False)) as at:
+        async with Told(at.registry.address, nth=1) as client, Mounter(client, at.index) as mounter:
+            task = asyncio.create_task(mounter.mount(LAYER, at.dest))
+            await client.reached.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert [record.method for record in at.registry.requests] == ["POST", "DELETE"]
+        assert not at.registry.open_sessions

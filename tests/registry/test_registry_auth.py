@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from registry_kit import blob, client_of, manifest
 
 from crossmount.errors import AccessDeniedError, RegistryRefusedError
 from crossmount.oci import Digest, Reference, Repository
@@ -12,6 +11,7 @@ from crossmount.registry import Credential, GivenCredentials, Mounted, RegistryC
 from crossmount.registry.credentials import CredentialSource
 from crossmount.testing import BasicAuth, Fault, Grant, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
 from support.registries import PASSWORD, USER, TokenRegistry
+from support.registry_kit import blob, client_of, manifest
 
 DIGEST = blob().descriptor.digest
 

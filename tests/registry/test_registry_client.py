@@ -4,7 +4,6 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from registry_kit import DATA, blob, client_of, manifest
 
 from crossmount.errors import (
     AccessDeniedError,
@@ -17,6 +16,7 @@ from crossmount.errors import (
 from crossmount.oci import Descriptor, Digest, FileBlob, Reference, Repository
 from crossmount.registry import Credential, GivenCredentials, Mounted, RegistryClient, UploadSession
 from support.registries import PASSWORD, USER, DockerRegistry, StartRegistry, TokenRegistry
+from support.registry_kit import DATA, blob, client_of, manifest
 
 ABSENT = Digest.of(b"absent")
 

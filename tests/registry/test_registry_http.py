@@ -6,7 +6,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from registry_kit import Recorder
 
 from crossmount.errors import (
     InvalidAnswerError,
@@ -24,6 +23,7 @@ from crossmount.registry.http import (
     shown,
     translated,
 )
+from support.registry_kit import Recorder
 
 URL = httpx.URL("https://user@r.example.org/v2/x?sig=secret#part")
 

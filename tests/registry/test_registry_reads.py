@@ -5,7 +5,6 @@ from typing import Any
 
 import httpx
 import pytest
-from registry_kit import DATA, DEST, HOST, blob, client_of, manifest, recorded
 
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError, RegistryUnreachableError
 from crossmount.oci import Digest, Reference, Repository
@@ -13,6 +12,7 @@ from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
 from crossmount.registry import SIZE_UNKNOWN, RegistryClient
 from crossmount.testing import Alter, CutSending, Fault, RegistryOptions, Reply, ScriptedRegistry, html
+from support.registry_kit import DATA, DEST, HOST, blob, client_of, manifest, recorded
 
 BIG = DATA * 200
 DIGEST = blob().descriptor.digest

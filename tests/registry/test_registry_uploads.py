@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from registry_kit import DEST, client_of, recorded
 
 from crossmount.errors import (
     AccessDeniedError,
@@ -29,6 +28,7 @@ from crossmount.testing import (
     ScriptedRegistry,
     html,
 )
+from support.registry_kit import DEST, client_of, recorded
 
 SIZE = 100_000
 PIECE = 1000

@@ -12,7 +12,6 @@ import re
 
 import httpx
 import pytest
-from registry_kit import DATA, DEST, HOST, SOURCE, TLS, Handler, Recorder, blob, client_of, manifest, recorded
 
 from crossmount.errors import (
     AccessDeniedError,
@@ -27,6 +26,19 @@ from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.registry import Credential, GivenCredentials, RegistryClient, UploadSession
 from crossmount.registry.http import ERROR_BYTES_MAX
 from crossmount.testing import Alter, BasicAuth, Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
+from support.registry_kit import (
+    DATA,
+    DEST,
+    HOST,
+    SOURCE,
+    TLS,
+    Handler,
+    Recorder,
+    blob,
+    client_of,
+    manifest,
+    recorded,
+)
 
 EVIL = "evil.example.net"
 SECRET = "hunter2"

@@ -6,7 +6,6 @@ from urllib.parse import parse_qs
 
 import httpx
 import pytest
-from registry_kit import DEST, SOURCE
 
 from crossmount.errors import AccessDeniedError, InvalidAnswerError, RegistryRefusedError
 from crossmount.registry.auth import LIFETIME_DEFAULT, Token, TokenRequest, read_token, token_flow
@@ -14,6 +13,7 @@ from crossmount.registry.authfiles import Credential
 from crossmount.registry.challenge import Bearer
 from crossmount.registry.http import Answer
 from crossmount.registry.scope import Scope, Wanted, pull, push
+from support.registry_kit import DEST, SOURCE
 
 REALM = "https://auth.example.org/token?account=ci"
 CHALLENGE = Bearer(REALM, "registry.example.org")

@@ -1,5 +1,6 @@
 """Pushes into the real docker-registry with a real Valkey; skopeo reads back what arrived."""
 
+import base64
 import json
 import subprocess
 from pathlib import Path
@@ -30,8 +31,8 @@ def options(tmp_path: Path) -> ClientOptions:
 def credentials_for(address: str, options: ClientOptions) -> None:
     """Write USER's password where `options` look for it."""
     assert options.authfile is not None
-    entry = {"username": USER, "password": PASSWORD}
-    options.authfile.write_text(json.dumps({"auths": {address: entry}}))
+    auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    options.authfile.write_text(json.dumps({"auths": {address: {"auth": auth}}}))
 
 
 def read_back(reference: str, *, options: ClientOptions, digest: str, folder: Path) -> None:

@@ -111,7 +111,8 @@ def _opening(images: tuple[DemoImage, ...], registry: Counted, index: str) -> li
     return [
         f"{len(images)} images for {len(images)} repositories, {text.size(total)} in all. Layers they share:",
         f"{shared}. Each has {text.size(OWN)} of its own.",
-        f"Registry: {registry.kind} at {registry.address}, the demo's own. Index: {_name(index)}",
+        f"Registry: {registry.kind} at {registry.address}, the demo's own.",
+        f"Index: {_name(index)}.",
         "",
         "Yesterday's build, nothing known of it:",
     ]

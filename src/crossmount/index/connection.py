@@ -13,19 +13,20 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from crossmount.errors import IndexUnavailableError
-from crossmount.index.link import AsyncLink, BlockingLink, Command, Link
+from crossmount.index.link import CALL_SECONDS, AsyncLink, BlockingLink, Command, Link
 from crossmount.index.url import address_of
 
-TIMEOUT_SECONDS = 0.25
+TIMEOUT_SECONDS = 0.5
 """To connect, and between two bytes of a reply; with one retry a silent server costs twice that."""
 
 CONNECTIONS = 16
+THREADS = 64
+"""Connections of a blocking link: as many threads work without waiting for each other."""
 
 _SETTINGS: dict[str, Any] = {
     "socket_connect_timeout": TIMEOUT_SECONDS,
     "socket_timeout": TIMEOUT_SECONDS,
-    "max_connections": CONNECTIONS,
-    "timeout": TIMEOUT_SECONDS,  # to wait for a free connection
+    "timeout": CALL_SECONDS,  # to wait for a free connection: the server may be well and only we are many
     "protocol": 2,  # needs no greeting, so the first call costs one round trip as well
     # no CLIENT SETINFO, which would be two more round trips: redis-py 7 took the older names out of use
     **(
@@ -43,7 +44,9 @@ def async_link(url: str) -> AsyncLink:
         InvalidIndexURLError: `url` names no Redis server.
     """
     where = address_of(url)
-    pool = redis.asyncio.BlockingConnectionPool.from_url(url, retry=AsyncRetry(NoBackoff(), 1), **_SETTINGS)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url, retry=AsyncRetry(NoBackoff(), 1), max_connections=CONNECTIONS, **_SETTINGS
+    )
     return AsyncLink(redis.asyncio.Redis.from_pool(pool), where)
 
 
@@ -54,7 +57,9 @@ def blocking_link(url: str) -> BlockingLink:
         InvalidIndexURLError: `url` names no Redis server.
     """
     where = address_of(url)
-    pool = redis.BlockingConnectionPool.from_url(url, retry=Retry(NoBackoff(), 1), **_SETTINGS)
+    pool = redis.BlockingConnectionPool.from_url(
+        url, retry=Retry(NoBackoff(), 1), max_connections=THREADS, **_SETTINGS
+    )
     return BlockingLink(redis.Redis.from_pool(pool), where)
 
 

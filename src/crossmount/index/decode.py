@@ -1,7 +1,6 @@
 """What an index server answered, as values. All of it is untrusted: what breaks a grammar is ignored."""
 
 from collections.abc import Iterable, Mapping
-from operator import attrgetter
 from typing import Any
 
 from crossmount.errors import InvalidReferenceError
@@ -16,7 +15,6 @@ REGISTRIES_MAX = 128
 _NUMBER_MAX = 2**63 - 1
 _NUMBER_DIGITS = len(str(_NUMBER_MAX))
 _TRUTH = {b"1": True, b"0": False}
-_BY_NAME = attrgetter("name")
 
 
 def registry_field(registry: str) -> str:
@@ -36,34 +34,33 @@ class Decoder:
         self._dest = dest
         self._own = registry_field(dest.registry).encode()
         self._now = now
-        self._siblings: dict[bytes, Repository | None] = {}
+        self._holders: dict[tuple[bytes, ...], tuple[tuple[Repository, ...], bool]] = {}
         self._registries: dict[bytes, str | None] = {}
 
     def layer(self, members: Any, flags: Any) -> LayerKnowledge:
         """Read a layer's set of sources on dest's registry, and its flags."""
-        holders = self._holders(members)
-        sources = tuple([holder for holder in holders if holder.name != self._dest.name])
+        key = _texts(members)
+        if key not in self._holders:
+            self._holders[key] = self._read_holders(key)
+        sources, in_dest = self._holders[key]
         fields = as_map(flags)
-        must_mount, size = b"must_mount" in fields, fields.get(b"size")
-        elsewhere: tuple[str, ...] = ()
-        if len(fields) > must_mount + (size is not None) + (self._own in fields):  # most are on one registry only
-            live = live_registries(fields, self._now, self._registries)
-            elsewhere = tuple([registry for registry in live if registry != self._dest.registry])
-        return LayerKnowledge(sources, len(sources) < len(holders), elsewhere, must_mount, number(size))
+        size = fields.get(b"size")
+        if size is not None and len(fields) == 2 and self._own in fields:  # most layers are on one registry only
+            return LayerKnowledge(sources, in_dest, size=number(size))
+        live = live_registries(fields, self._now, self._registries)
+        return LayerKnowledge(
+            sources,
+            in_dest,
+            tuple([registry for registry in live if registry != self._dest.registry]),
+            b"must_mount" in fields,
+            number(size),
+        )
 
-    def _holders(self, members: Any) -> list[Repository]:
-        """Return the repositories that a set's members name, in order."""
-        known, found = self._siblings, []
-        for member in members if isinstance(members, list) else ():
-            if member not in known:
-                name = _name(member, self._dest.registry)
-                known[member] = None if name is None else self._dest.sibling(name)
-            holder = known[member]
-            if holder is not None:
-                found.append(holder)
-        if len(found) > 1:
-            found.sort(key=_BY_NAME)
-        return found
+    def _read_holders(self, members: tuple[bytes, ...]) -> tuple[tuple[Repository, ...], bool]:
+        """Return dest's siblings among a set's members, in order, and whether dest is one of the members."""
+        names = {_name(member, self._dest.registry) for member in members} - {None}
+        others = sorted(name for name in names if name is not None and name != self._dest.name)
+        return tuple([self._dest.sibling(name) for name in others]), self._dest.name in names
 
 
 def live_registries(fields: Mapping[bytes, bytes], now: float, checked: dict[bytes, str | None]) -> list[str]:
@@ -88,13 +85,25 @@ def live_registries(fields: Mapping[bytes, bytes], now: float, checked: dict[byt
 
 def repositories(members: Any, registry: str) -> list[Repository]:
     """Return the repositories on `registry` that a set's members name, in order."""
-    names = [_name(member, registry) for member in members] if isinstance(members, list) else []
+    names = {_name(member, registry) for member in _texts(members)}
     return sorted(Repository(registry, name) for name in names if name is not None)
 
 
 def as_map(reply: Any) -> Mapping[bytes, bytes]:
-    """Return a hash's fields; none for anything that is no hash."""
-    return reply if isinstance(reply, dict) else {}
+    """Return a hash's fields, which come as a map or as fields and values in turn; none for anything else."""
+    if isinstance(reply, list):
+        items = iter(reply)
+        pairs: Iterable[tuple[Any, Any]] = zip(items, items, strict=False)
+    elif isinstance(reply, dict):
+        pairs = reply.items()
+    else:
+        return {}
+    return {field: value for field, value in pairs if type(field) is bytes is type(value)}
+
+
+def truth(reply: Any) -> bool:
+    """Read whether something is there, which comes as a number or as a truth value."""
+    return type(reply) in {int, bool} and reply != 0
 
 
 def traits_of(reply: Any) -> RegistryTraits:
@@ -117,6 +126,10 @@ def number(value: bytes | None) -> int | None:
         return None
     read = int(value)
     return read if read <= _NUMBER_MAX else None
+
+
+def _texts(members: Any) -> tuple[bytes, ...]:
+    return tuple([member for member in members if type(member) is bytes]) if isinstance(members, list) else ()
 
 
 def _name(member: bytes, registry: str) -> str | None:

@@ -6,7 +6,7 @@ that what is written once for both can be driven without an event loop (`crossmo
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import redis
@@ -14,6 +14,7 @@ import redis.asyncio
 from redis import exceptions
 
 from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError
+from crossmount.index.wire import exchange, exchange_async
 
 Command = tuple[str | bytes | int, ...]
 
@@ -28,6 +29,10 @@ _FOREIGN = (
     OSError,
     UnicodeError,  # a host name that cannot be asked for
 )
+
+
+_READ_BY_US = frozenset({"HGETALL", "HEXISTS", "SRANDMEMBER", "SCRIPT", "EVALSHA"})
+"""Replies that are left as they come: redis-py's reading takes long, and stumbles over a wrong shape."""
 
 
 class ScriptMissingError(IndexRefusedError):
@@ -60,14 +65,34 @@ class Link(Protocol):
         ...
 
 
-class AsyncLink:
+class _RedisLink:
+    """What both links make of redis-py's clients, replies and errors."""
+
+    def __init__(self, client: "redis.Redis | redis.asyncio.Redis", where: str) -> None:
+        self.where = where
+        self._secret = str(client.connection_pool.connection_kwargs.get("password") or "")
+        self._readers = {name: read for name, read in client.response_callbacks.items() if name not in _READ_BY_US}
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return redis_errors(self.where, self._secret)
+
+    def _read(self, commands: Sequence[Command], replies: list[Any]) -> list[Any]:
+        return [self._reply(*pair) for pair in zip(commands, replies, strict=True)]
+
+    def _reply(self, command: Command, reply: Any) -> Any:
+        if isinstance(reply, Exception):
+            return _ours(reply, self.where, self._secret)
+        read = self._readers.get(str(command[0]))
+        return reply if read is None else read(reply)
+
+
+class AsyncLink(_RedisLink):
     """A link on redis-py's asyncio client; for one event loop, the one in which it is first used."""
 
     def __init__(self, client: "redis.asyncio.Redis", where: str) -> None:
+        super().__init__(client, where)
         self._client = client
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._secret = _secret(client)
-        self.where = where
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """See `Link`."""
@@ -76,36 +101,31 @@ class AsyncLink:
             self._loop = loop
         elif self._loop is not loop:
             raise IndexUnavailableError(f"index at {self.where}: opened in another event loop: open one in each")
-        with _cancellation_kept(), redis_errors(self.where, self._secret):
-            async with asyncio.timeout(CALL_SECONDS), self._client.pipeline(transaction=False) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                return _replies(await pipeline.execute(raise_on_error=False), self.where, self._secret)
+        with _cancellation_kept(), self._errors():
+            async with asyncio.timeout(CALL_SECONDS):
+                return self._read(commands, await exchange_async(self._client.connection_pool, commands))
 
     async def aclose(self) -> None:
         """See `Link`."""
-        with redis_errors(self.where, self._secret):
+        with self._errors():
             await self._client.aclose()
 
 
-class BlockingLink:
+class BlockingLink(_RedisLink):
     """A link on redis-py's blocking client; safe to share by threads, and by a process and its forks."""
 
     def __init__(self, client: "redis.Redis", where: str) -> None:
+        super().__init__(client, where)
         self._client = client
-        self._secret = _secret(client)
-        self.where = where
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """See `Link`; it never suspends."""
-        with redis_errors(self.where, self._secret), self._client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's own gap
-            return _replies(pipeline.execute(raise_on_error=False), self.where, self._secret)
+        with self._errors():
+            return self._read(commands, exchange(self._client.connection_pool, commands))
 
     async def aclose(self) -> None:
         """See `Link`; it never suspends."""
-        with redis_errors(self.where, self._secret):
+        with self._errors():
             self._client.close()
 
 
@@ -137,14 +157,6 @@ def _cancellation_kept() -> Iterator[None]:
     finally:
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError
-
-
-def _secret(client: "redis.Redis | redis.asyncio.Redis") -> str:
-    return str(client.connection_pool.connection_kwargs.get("password") or "")
-
-
-def _replies(replies: list[Any], where: str, secret: str) -> list[Any]:
-    return [_ours(reply, where, secret) if isinstance(reply, Exception) else reply for reply in replies]
 
 
 def _ours(error: Exception, where: str, secret: str) -> IndexFailedError:

@@ -17,6 +17,7 @@ from crossmount.index.decode import (
     repositories,
     traits_fields,
     traits_of,
+    truth,
 )
 from crossmount.index.keys import Keys
 from crossmount.index.link import Command, Link, ScriptMissingError, WrongTypeError
@@ -69,7 +70,7 @@ class RedisMountIndex:
 
     async def must_mount(self, layer: Digest) -> bool:
         """See `MountableLayers`."""
-        return bool((await self._read([("HEXISTS", self._keys.flags(layer), "must_mount")]))[0])
+        return truth((await self._read([("HEXISTS", self._keys.flags(layer), "must_mount")]))[0])
 
     async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
         """See `MountableLayers`."""
@@ -85,11 +86,14 @@ class RedisMountIndex:
             # SRANDMEMBER gives all of a set within the bound, and no more than that of one that somebody bloated
             commands.append(("SRANDMEMBER", self._keys.sources(layer, registry), self._bound))
             commands.append(("HGETALL", self._keys.flags(layer)))
-        traits, *replies = await self._read(commands)
+        replies = await self._read(commands)
         decoder = Decoder(dest_repository, self._clock())
         return Knowledge(
-            {layer: decoder.layer(replies[2 * i], replies[2 * i + 1]) for i, layer in enumerate(wanted)},
-            traits_of(traits),
+            {
+                layer: decoder.layer(members, flags)
+                for layer, members, flags in zip(wanted, replies[1::2], replies[2::2], strict=True)
+            },
+            traits_of(replies[0]),
         )
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
@@ -180,7 +184,7 @@ class RedisMountIndex:
         replies = await self.link.run(commands)
         missing = [i for i, reply in enumerate(replies) if isinstance(reply, ScriptMissingError)]
         if missing:
-            loads: list[Command] = [("SCRIPT LOAD", script(name).source) for name in _SCRIPTS]
+            loads: list[Command] = [("SCRIPT", "LOAD", script(name).source) for name in _SCRIPTS]
             again = await self.link.run([*loads, *(commands[i] for i in missing)])
             for reply in again[: len(loads)]:
                 if isinstance(reply, IndexRefusedError):
@@ -195,12 +199,12 @@ class RedisMountIndex:
                 raise reply
 
     async def _read(self, commands: Sequence[Command]) -> list[Any]:
-        """Run `commands`; the reply is None where one was refused.
+        """Run `commands`, none of which is a script; the reply is None where one was refused.
 
         Raises:
             IndexRefusedError: all were refused, and not because of what somebody wrote under our keys.
         """
-        replies = await self._run(commands)
+        replies = await self.link.run(commands) if commands else []
         refused = [reply for reply in replies if isinstance(reply, IndexRefusedError)]
         if not refused:
             return replies

@@ -1,0 +1,97 @@
+"""What the benches share: a real registry, a link to it, images, and how a command is measured."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from support.registries import DockerRegistry, run_docker_registry
+
+LINK = Path(__file__).with_name("link.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run of a command.
+
+    Attributes:
+        seconds: wall time.
+        peak: the most memory that it held, in bytes.
+    """
+
+    seconds: float
+    peak: int
+
+
+def machine() -> str:
+    """Say in one line what this ran on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpus = [line.partition(": ")[2] for line in lines if "model name" in line] or [platform.machine()]
+    return f"{os.cpu_count()} cores of {cpus[0]}, {memory:.0f} GiB, Python {platform.python_version()}"
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None) -> Measured:
+    """Run a command to its end.
+
+    Raises:
+        RuntimeError: it failed; the message has what it said.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **(env or {})},
+    )
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stderr.close()
+    if process.returncode:
+        raise RuntimeError(f"{command[0]} failed: {said.decode(errors='replace')[-800:]}")
+    return Measured(time.perf_counter() - started, usage.ru_maxrss * 1024)
+
+
+@contextmanager
+def registry(folder: Path) -> Iterator[DockerRegistry]:
+    """Run the real docker-registry, open, with its storage in `folder`."""
+    with run_docker_registry(folder, auth="", relative=True, deletes=True) as running:
+        yield running
+
+
+@contextmanager
+def link(address: str, *, round_trip: float, rate: float | None = None) -> Iterator[str]:
+    """Put `address` behind a link; yield the address at its near end."""
+    options = [] if rate is None else ["--rate", str(rate)]
+    process = subprocess.Popen(
+        [sys.executable, LINK, "--to", address, "--round-trip", str(round_trip), *options], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        yield f"127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table in Markdown."""
+    widths = [max(len(str(cell)) for cell in column) for column in zip(header, *rows, strict=True)]
+    for row in (header, ["-" * width for width in widths], *rows):
+        print("| " + " | ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+
+
+def peak_of_this_process() -> int:
+    """Return the most memory that this process held, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

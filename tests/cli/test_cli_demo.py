@@ -1,0 +1,246 @@
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import pytest
+
+from crossmount.cli import demo, demo_registry, processes
+from crossmount.cli.demo_images import IMAGES, DemoImage, make_images
+from crossmount.cli.demo_pushes import Pushed, Pushes
+from crossmount.cli.processes import child
+from crossmount.oci import Repository
+from crossmount.oci.layout import load_image
+from support.commands import SECONDS, Here, Shell
+from support.registries import run
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Let the demo of this process have small layers, and all temporary files a place that can be looked at."""
+    monkeypatch.setattr("crossmount.cli.demo_images.SHARED", dict.fromkeys(("base", "runtime", "libraries"), 9000))
+    monkeypatch.setattr("crossmount.cli.demo_images.OWN", 1000)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
+
+def left(tmp_path: Path) -> list[str]:
+    """Return the demo's files that are still there."""
+    return [path.name for path in (tmp_path / "temporary").iterdir()]
+
+
+def test_the_images_are_real_and_the_same_each_time(tmp_path: Path) -> None:
+    """Skopeo reads them, and two runs make the same bytes."""
+    images = make_images(tmp_path / "one")
+    make_images(tmp_path / "two")
+    assert [image.name for image in images] == list(IMAGES)
+    assert (tmp_path / "one" / "index.json").read_bytes() == (tmp_path / "two" / "index.json").read_bytes()
+    for image in images:
+        read = load_image(f"oci:{tmp_path / 'one'}:{image.name}")
+        assert sum(blob.descriptor.size for blob in read.blobs) == image.size
+    run("skopeo", "copy", f"oci:{tmp_path / 'one'}:web", f"dir:{tmp_path / 'copy'}")
+
+
+@pytest.mark.parametrize("kind", ["docker-registry", "crossmount.testing"])
+def test_the_demo_counts_what_travels(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Every byte is uploaded once, whichever registry serves; the rest is mounted, and nothing is left."""
+    if kind == "docker-registry":
+        if shutil.which(kind) is None:
+            pytest.skip("docker-registry is not on the PATH: apt-get install docker-registry")
+    else:
+        monkeypatch.setattr("crossmount.cli.demo_registry.shutil.which", lambda _: None)
+    done = here("demo", "--json")
+    assert (done.status, done.err) == (0, "")
+    document = done.document
+    assert document["registry"] == kind
+    assert len(document["images"]) == 8
+    sizes = document["bytes"]
+    once = len({part for image in IMAGES.values() for part in image}) * 9000 + 8 * 1000
+    assert (
+        once < sizes["uploaded"] < sizes["images"] == sum(image["bytes"]["image"] for image in document["images"])
+    )
+    assert sizes["uploaded"] <= sizes["received"]
+    for image in document["images"]:
+        assert image["bytes"]["uploaded"] + image["bytes"]["mounted"] == image["bytes"]["image"]
+    assert sum(image["bytes"]["mounted"] > 0 for image in document["images"]) == 7
+    assert left(tmp_path) == []
+    state = here("index", "status", "--json").document
+    assert state["running"] is True
+
+
+def test_the_demo_is_told_in_eighty_columns(here: Here) -> None:
+    """For a reader: what was pushed, what travelled, what would have, and what stays."""
+    done = here("demo")
+    assert (done.status, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[0].startswith("8 images for 8 repositories, ")
+    assert any(line.startswith("without mounts  ####") for line in lines)
+    assert any(line.startswith("with crossmount ####") for line in lines)
+    assert "crossmount index stop" in lines[-1]
+
+
+@pytest.mark.parametrize("url", ["off", "memory://"])
+def test_the_demo_needs_an_index_that_can_be_shared(here: Here, url: str) -> None:
+    """Without one there would be nothing to show."""
+    done = here("demo", "--index", url)
+    assert done.status == 2
+    assert "leave --index out" in done.complaint
+
+
+def test_an_index_that_does_not_serve_is_told_before_anything_is_pushed(here: Here, tmp_path: Path) -> None:
+    """One line, status 1, and nothing is left."""
+    done = here("demo", "--index", "redis://127.0.0.1:1")
+    assert done.status == 1
+    assert "does not answer" in done.complaint
+    assert left(tmp_path) == []
+
+
+def test_a_registry_that_does_not_start_is_told(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own last words are in the line."""
+    broken = tmp_path / "docker-registry"
+    broken.write_text("#!/bin/sh\necho no storage today >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    done = here("demo")
+    assert done.status == 1
+    assert done.complaint == "the demo's registry, docker-registry, does not start: no storage today"
+    assert left(tmp_path) == []
+
+
+def test_a_ctrl_c_leaves_no_process_and_no_file(shell: Shell, tmp_path: Path) -> None:
+    """The registry, the pushes and the files are gone when the demo is."""
+    temporary = tmp_path / "temporary"
+    with shell.start("demo", TMPDIR=str(temporary)) as process:
+        assert process.stdout is not None
+        while "Yesterday's build" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert err == "crossmount: interrupted: the demo's processes and files are gone\n"
+    assert left(tmp_path) == []
+    assert processes_that_name(str(temporary)) == []
+
+
+def processes_that_name(text: str) -> list[str]:
+    """Return the command lines that hold `text`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:  # it has just ended
+                continue
+            if text in command:
+                found.append(command)
+    return found
+
+
+async def test_a_push_that_fails_ends_the_demo_with_its_words(tmp_path: Path, shell: Shell) -> None:
+    """Whatever the push said is the demo's error, and the others are ended."""
+    del shell
+    images = make_images(tmp_path / "images")
+    pushes = Pushes(layout=tmp_path / "absent", address="127.0.0.1:1", index="off", namespace="demo")
+    with pytest.raises(click.ClickException) as caught:
+        await pushes.run(images, lambda _: None)
+    assert "pushing 127.0.0.1:1/demo/api: " in caught.value.message
+    assert "no such file or directory" in caught.value.message
+
+
+async def test_one_failure_of_the_seven_is_the_failure(
+    tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of them to fail cancels the rest."""
+    del shell
+
+    async def pushed(self: Pushes, image: DemoImage) -> Pushed:
+        if image.name == "api":
+            return PUSHED
+        if image.name == "web":
+            raise click.ClickException("web fails")
+        await asyncio.Event().wait()
+        raise AssertionError(self)
+
+    monkeypatch.setattr(Pushes, "_push", pushed)
+    pushes = Pushes(layout=tmp_path, address="127.0.0.1:1", index="off", namespace="demo")
+    with pytest.raises(click.ClickException, match="web fails"):
+        await pushes.run(make_images(tmp_path / "images"), lambda _: None)
+
+
+PUSHED = Pushed(
+    image="api",
+    repository=Repository("r.example", "demo/api"),
+    size=100,
+    uploaded=0,
+    mounted=100,
+    index="degraded",
+    seconds=1.0,
+    blobs=(),
+)
+
+
+def test_an_index_that_served_in_part_is_told_at_the_end() -> None:
+    """The numbers are not sold for more than they are."""
+    outcome = demo.Outcome(registry="r", namespace="n", received=1, pushes=[PUSHED])
+    lines = demo._closing(outcome, embedded=False)
+    assert "The index did not serve 1 push all the time." in lines
+    assert not any("times less" in line or "index stop" in line for line in lines)
+
+
+def test_proxies_of_the_environment_do_not_lead_the_demo_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's registry is on this host, whatever NO_PROXY says."""
+    pushes = Pushes(layout=Path(), address="127.0.0.1:1", index="off", namespace="demo")
+    monkeypatch.setenv("no_proxy", "x.example")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert pushes._environment()["NO_PROXY"] == "x.example,127.0.0.1,localhost"
+    monkeypatch.delenv("no_proxy")
+    assert pushes._environment()["NO_PROXY"] == "127.0.0.1,localhost"
+
+
+async def test_a_child_that_does_not_end_is_made_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked first, killed then, and never left."""
+    monkeypatch.setattr(processes, "END_SECONDS", 0.05)
+    stubborn = (
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
+    )
+    async with child([sys.executable, "-c", stubborn]) as process:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"up\n"
+    assert process.returncode == -signal.SIGKILL
+
+
+async def test_a_registry_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for it has an end."""
+    monkeypatch.setattr(demo_registry, "START_SECONDS", 0.05)
+    monkeypatch.setattr(
+        demo_registry,
+        "_command",
+        lambda _: ("docker-registry", [sys.executable, "-c", "import signal; signal.pause()"]),
+    )
+    with pytest.raises(click.ClickException, match="it says nothing"):
+        async with demo_registry.demo_registry(tmp_path / "registry"):
+            pass
+
+
+async def test_the_counter_lets_a_connection_go_when_the_registry_is_gone() -> None:
+    """Whoever connects then is hung up on."""
+    closed = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = closed.sockets[0].getsockname()[1]
+    closed.close()
+    await closed.wait_closed()
+    async with demo_registry._counter(demo_registry.Counted("none"), port) as counted:
+        reader, writer = await asyncio.open_connection(*counted.address.split(":"))
+        try:
+            assert await reader.read() == b""
+        finally:
+            writer.close()
+            await writer.wait_closed()

@@ -1,0 +1,180 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from crossmount.cli.doctor import as_lines
+from crossmount.cli.doctor_checks import Finding, check_mounts
+from crossmount.index import RegistryTraits
+from crossmount.testing import BasicAuth, Grant, RegistryOptions, TokenAuth, html, running_registry
+from crossmount.testing.faults import Fault
+from support.commands import Here
+from support.images import make_layers, make_layout
+from support.servers import Server
+
+USERS = {"ci": "hidden"}
+
+
+def authfile(tmp_path: Path, address: str, **entry: str) -> str:
+    """Write a file of credentials and return its path."""
+    file = tmp_path / "auth.json"
+    file.write_text(json.dumps({"auths": {address: entry or {"username": "ci", "password": "hidden"}}}))
+    return str(file)
+
+
+def test_without_a_destination_the_index_is_looked_at(here: Here, valkey: Server) -> None:
+    """The index alone is enough for a healthy answer."""
+    done = here("doctor", "--index", valkey.url)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith(f"index        ok      redis://127.0.0.1:{valkey.port}/0, valkey 9")
+    assert done.out.endswith("Name a DEST, as for push, to have its registry looked at too.\n")
+
+
+def test_the_embedded_index_is_started_to_be_looked_at(here: Here) -> None:
+    """The default works from nothing."""
+    assert here("doctor").out.startswith("index        ok      the embedded one, ")
+    assert here("index", "status", "--json").document["running"] is True
+
+
+def test_an_open_registry_is_healthy(here: Here, valkey: Server, tmp_path: Path) -> None:
+    """Everything is told, and nothing is written to the registry."""
+    index = ("--index", valkey.unix_url)
+    with running_registry() as registry:
+        done = here("doctor", f"{registry.address}/team/app", "--plain-http", *index, "--json")
+        assert {record.method for record in registry.requests} <= {"GET", "HEAD"}
+        assert done.status == 0
+        document = done.document
+        assert document["ok"] is True
+        assert document["registry"]["login"] == "none"
+        assert document["registry"]["round_trip_ms"] > 0
+        assert document["credentials"]["words"].startswith("none are stored")
+        assert document["access"]["read"] is True
+        assert document["mounts"]["verdict"] == "unknown"
+        image = str(make_layout(tmp_path / "image", make_layers(1)).path)
+        for name in ("team/one", "team/two"):
+            assert here("push", image, f"{registry.address}/{name}", "--plain-http", *index).status == 0
+        words = here("doctor", f"{registry.address}/team/app", "--plain-http", *index).out
+    assert f"mounts       ok      {registry.address} was seen to mount\n" in words
+
+
+@pytest.mark.parametrize("auth", [BasicAuth(users=USERS), TokenAuth(users=USERS)])
+def test_credentials_are_named_and_never_shown(here: Here, tmp_path: Path, auth: BasicAuth | TokenAuth) -> None:
+    """Whose they are and where they are from, in both outputs, without the secret."""
+    with running_registry(RegistryOptions(auth=auth)) as registry:
+        dest, file = f"{registry.address}/team/app", authfile(tmp_path, registry.address)
+        arguments = ("doctor", dest, "--plain-http", "--index", "off", "--authfile", file)
+        done, document = here(*arguments), here(*arguments, "--json").document
+    assert done.status == 0
+    assert "hidden" not in done.out + json.dumps(document)
+    assert document["credentials"] == {
+        "verdict": "ok",
+        "words": f"ci, from {file}: auths: {registry.address}",
+        "user": "ci",
+        "kind": "password",
+        "from": f"{file}: auths: {registry.address}",
+    }
+    is_token = isinstance(auth, TokenAuth)
+    assert document["registry"]["login"] == ("bearer" if is_token else "basic")
+    assert document["access"]["verdict"] == "ok"
+    assert ("it gave a token" if is_token else "shows with the first push") in document["access"]["words"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "who"),
+    [
+        ({"identitytoken": "hidden"}, "an identity token, from"),
+        ({"identitytoken": "hidden", "username": "ci"}, "ci, with an identity token, from"),
+        ({"registrytoken": "hidden"}, "a token for the registry, from"),
+        ({"username": "", "password": "hidden"}, "a password without a name, from"),
+    ],
+)
+def test_each_kind_of_credential_has_its_words(
+    here: Here, tmp_path: Path, entry: dict[str, str], who: str
+) -> None:
+    """A token is no password, and one that an open registry does not ask for is said to be that."""
+    with running_registry() as registry:
+        file = authfile(tmp_path, registry.address, **entry)
+        arguments = ("doctor", f"{registry.address}/a", "--plain-http", "--index", "off", "--authfile", file)
+        words = here(*arguments).out
+    assert f"credentials  ok      {who}" in words
+    assert "not needed here" in words
+    assert "hidden" not in words
+
+
+def test_wrong_credentials_are_not_healthy(here: Here, tmp_path: Path) -> None:
+    """A visitor whom the registry turns away gets status 1 and a word on how to log in."""
+    auth = BasicAuth(users={"ci": "changed"}, anonymous=(Grant(actions=frozenset()),))
+    with running_registry(RegistryOptions(auth=auth)) as registry:
+        file = authfile(tmp_path, registry.address)
+        done = here("doctor", f"{registry.address}/a", "--plain-http", "--index", "off", "--authfile", file)
+    assert done.status == 1
+    assert "access       FAILED  " in done.out
+    assert "--authfile" in done.out
+
+
+def test_credentials_that_cannot_be_read_are_not_healthy(here: Here, tmp_path: Path) -> None:
+    """A broken file is told, whatever the registry asks for."""
+    file = tmp_path / "auth.json"
+    file.write_text("{hidden")
+    with running_registry() as registry:
+        arguments = ("doctor", f"{registry.address}/a", "--plain-http", "--index", "off")
+        done = here(*arguments, "--authfile", str(file), "--json")
+    assert done.status == 1
+    assert done.document["ok"] is False
+    assert done.document["credentials"]["verdict"] == "failed"
+    assert "hidden" not in done.out
+
+
+def test_trouble_is_told_thing_by_thing(here: Here) -> None:
+    """An index and a registry that are both away are two findings, and status 1."""
+    done = here("doctor", "127.0.0.1:1/a", "--plain-http", "--index", "redis://127.0.0.1:1")
+    assert (done.status, done.err) == (1, "")
+    about = [line.split()[:2] for line in done.out.splitlines()]
+    assert about == [["index", "FAILED"], ["registry", "FAILED"], ["credentials", "ok"]]
+
+
+def test_a_registry_without_tls_is_told_with_the_option(here: Here) -> None:
+    """The doctor names the option as the push does."""
+    with running_registry() as registry:
+        done = here("doctor", f"{registry.address}/a", "--index", "memory://")
+    assert done.status == 1
+    assert "registry     FAILED" in done.out
+    assert "--plain-http" in done.out
+
+
+def test_what_is_no_registry_is_told(here: Here) -> None:
+    """A web page is not healthy."""
+    with running_registry(faults=[Fault(action=html(404), times=None)]) as registry:
+        done = here("doctor", f"{registry.address}/a", "--plain-http", "--index", "off")
+    assert done.status == 1
+    assert "registry     FAILED" in done.out
+
+
+@pytest.mark.parametrize(
+    ("traits", "words"),
+    [
+        (
+            RegistryTraits(mounts=True, finds=True),
+            "r was seen to mount, and finds layers without being told where",
+        ),
+        (
+            RegistryTraits(mounts=True, after_manifest=True),
+            "r was seen to mount, only what a manifest already names",
+        ),
+        (
+            RegistryTraits(mounts=False),
+            "r held a layer and did not mount it: layers are uploaded there for some hours",
+        ),
+        (RegistryTraits(), "not seen yet on r: the first push with a known source shows"),
+    ],
+)
+def test_what_the_registry_was_seen_to_do_is_told(traits: RegistryTraits, words: str) -> None:
+    """Each trait that the index knows has its words."""
+    assert check_mounts("r", traits).words == words
+
+
+def test_findings_are_folded_on_a_terminal() -> None:
+    """On eighty columns what follows stands under what it belongs to."""
+    lines = as_lines([Finding("index", "ok", "word " * 40)], None, width=80)
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[1].startswith(" " * 21 + "word")

@@ -1,0 +1,146 @@
+"""Whatever an index server answers: values of ours or an error of ours, never anything else."""
+
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossmount.errors import IndexFailedError, IndexRefusedError
+from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting
+from crossmount.index import blocking as blocking_index
+from crossmount.index.connection import async_link, blocking_link
+from crossmount.index.link import Command, WrongTypeError
+from support.index_kit import layer, repo
+
+ONE, TWO, DEST = layer(1), layer(2), repo("team/dest")
+
+texts = st.sampled_from(
+    [
+        b"",
+        b"size",
+        b"must_mount",
+        b"@",
+        b"@r.example",
+        b"@o.example",
+        b"9" * 12,
+        b"9" * 30,
+        b"team/a",
+        b"1",
+        b"\xff",
+    ]
+) | st.binary(max_size=8)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts | st.text(max_size=4)
+refusals = st.builds(IndexRefusedError, st.just("no")) | st.builds(WrongTypeError, st.just("no"))
+replies = st.recursive(
+    scalars | refusals,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(texts | st.integers(), inner, max_size=4) | st.sets(texts)
+    ),
+    max_leaves=12,
+)
+
+
+class AnsweringLink:
+    """A link that answers with given replies, whatever is asked."""
+
+    where = "nowhere"
+
+    def __init__(self, replies: Sequence[Any]) -> None:
+        self._replies = replies
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Answer."""
+        return [self._replies[i % len(self._replies)] for i in range(len(commands))]
+
+    async def aclose(self) -> None:
+        """Hold nothing."""
+
+
+@given(st.lists(replies, min_size=1, max_size=5))
+def test_any_reply_is_read_as_values(replies: list[Any]) -> None:
+    """Replies of any shape are read as valid values, or refused as a whole."""
+    index = blocking_index.RedisMountIndex(AnsweringLink(replies))  # type: ignore[arg-type]  # never suspends either
+    with suppress(IndexFailedError):
+        knowledge = index.look_up([ONE, TWO], DEST)
+        assert isinstance(knowledge.traits, RegistryTraits)
+        for known in knowledge.layers.values():
+            assert all(repo(str(source)) == source != DEST for source in known.sources)
+            assert list(known.sources) == sorted(set(known.sources))
+            assert known.size is None or 0 <= known.size < 2**63
+            assert DEST.registry not in known.elsewhere
+            assert type(known.must_mount) is type(known.in_dest) is bool
+    with suppress(IndexFailedError):
+        assert all(repo(str(found)) == found for found in index.locations(ONE))
+    with suppress(IndexFailedError):
+        assert type(index.must_mount(ONE)) is bool
+    with suppress(IndexFailedError):
+        index.record([Sighting(ONE, DEST)])
+
+
+SHAPES = [
+    b":5\r\n",
+    b"+OK\r\n",
+    b"$-1\r\n",
+    b"*-1\r\n",
+    b"$3\r\nabc\r\n",
+    b"*1\r\n$1\r\na\r\n",
+    b"*2\r\n$4\r\nsize\r\n*0\r\n",
+    b"*2\r\n*1\r\n$1\r\na\r\n$1\r\nb\r\n",
+    b"*1\r\n*1\r\n:7\r\n",
+    b"*1\r\n$-1\r\n",
+    b"*1\r\n-WRONGTYPE no\r\n",
+]
+
+
+@contextmanager
+def server_that_says(answer: bytes) -> Iterator[str]:
+    """Answer each command of a pipeline with the same bytes."""
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client, suppress(OSError):
+                while received := client.recv(65536):
+                    client.sendall(answer * received.count(b"*"))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize("answer", SHAPES)
+async def test_any_shape_on_the_wire_async(answer: bytes) -> None:
+    """A server that answers in the wrong shape is read as knowing nothing, or told as a failed index."""
+    with server_that_says(answer) as url:
+        async with RedisMountIndex(async_link(url)) as index:
+            with suppress(IndexFailedError):
+                assert isinstance((await index.look_up([ONE], DEST)).of(ONE), LayerKnowledge)
+            with suppress(IndexFailedError):
+                await index.locations(ONE)
+            with suppress(IndexFailedError):
+                await index.record([Sighting(ONE, DEST)])
+
+
+@pytest.mark.parametrize("answer", SHAPES)
+def test_any_shape_on_the_wire_blocking(answer: bytes) -> None:
+    """The same, blocking."""
+    with server_that_says(answer) as url, blocking_index.RedisMountIndex(blocking_link(url)) as index:
+        with suppress(IndexFailedError):
+            assert isinstance(index.look_up([ONE], DEST).of(ONE), LayerKnowledge)
+        with suppress(IndexFailedError):
+            index.locations(ONE)
+        with suppress(IndexFailedError):
+            index.record([Sighting(ONE, DEST)])

@@ -1,0 +1,271 @@
+"""Promise 2: the index never fails a push, and never holds it up for long."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from crossmount import events
+from crossmount._blocking import run_now
+from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError, MissingExtraError
+from crossmount.index import (
+    GuardedIndex,
+    Knowledge,
+    MemoryMountIndex,
+    MountIndex,
+    NullIndex,
+    RedisMountIndex,
+    RegistryTraits,
+    Sighting,
+    widen,
+)
+from crossmount.index import blocking as blocking_index
+from crossmount.index.connection import async_link, blocking_link
+from crossmount.index.guard import OPEN_SECONDS
+from crossmount.index.link import Command
+from support.index_kit import Clock, CountingLink, layer, repo
+
+A, DEST = repo("team/a"), repo("team/dest")
+ONE = layer(1)
+
+CALLS: dict[str, tuple[Callable[[MountIndex], Any], object]] = {
+    "add_source": (lambda index: index.add_source(ONE, A), None),
+    "is_mountable": (lambda index: index.is_mountable(ONE, DEST), False),
+    "must_mount": (lambda index: index.must_mount(ONE), False),
+    "sources": (lambda index: index.sources(ONE, DEST), ()),
+    "look_up": (lambda index: index.look_up([ONE], DEST), Knowledge()),
+    "record": (lambda index: index.record([Sighting(ONE, A)]), None),
+    "forget": (lambda index: index.forget(ONE, A), None),
+    "clear_must_mount": (lambda index: index.clear_must_mount(ONE), None),
+    "locations": (lambda index: index.locations(ONE), ()),
+    "record_traits": (lambda index: index.record_traits("r.example", RegistryTraits(mounts=True)), None),
+    "aclose": (lambda index: index.aclose(), None),
+}
+
+
+class FailingLink:
+    """A link that raises what it is told to, and answers nothing to look at otherwise."""
+
+    where = "failing"
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.runs = 0
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Fail, or answer each command with nothing."""
+        self.runs += 1
+        if self.error is not None:
+            raise self.error
+        return [None] * len(commands)
+
+    async def aclose(self) -> None:
+        """Fail to close, too."""
+        if self.error is not None:
+            raise self.error
+
+
+class Guarded:
+    """A guard on such a link, with its clock and what it said."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.link = FailingLink(error)
+        self.clock = Clock(100.0)
+        self.said: list[events.Event] = []
+        self.index = GuardedIndex(RedisMountIndex(self.link), observer=self.said.append, clock=self.clock)
+
+
+@pytest.mark.parametrize("kind", [IndexUnavailableError, IndexRefusedError, MissingExtraError])
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_failed_call_is_as_if_nothing_were_known(call: str, kind: type[Exception]) -> None:
+    """Whatever is asked of an index that does not serve, the answer is nothing, and no error."""
+    if call == "aclose" and kind is MissingExtraError:
+        return  # closing starts no server
+    guarded = Guarded(kind("why"))
+    do, nothing = CALLS[call]
+    assert await do(guarded.index) == nothing
+    assert guarded.index.state == "degraded"
+    assert guarded.said == [events.IndexDegraded(cause="why")]
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_served_call_passes_through(call: str) -> None:
+    """An index that serves is not changed by its guard."""
+    guarded, bare = GuardedIndex(MemoryMountIndex()), MemoryMountIndex()
+    for index in (guarded, bare):
+        await index.record([Sighting(ONE, A, must_mount=True)])
+    do, _ = CALLS[call]
+    assert await do(guarded) == await do(bare)
+    assert guarded.state == "ok"
+
+
+async def test_one_timeout_is_enough() -> None:
+    """After a call without an answer the index is left alone for some seconds, and it is said once."""
+    guarded = Guarded(IndexUnavailableError("silent"))
+    for do, _ in CALLS.values():
+        await do(guarded.index)
+    assert guarded.link.runs == 1
+    assert len(guarded.said) == 1
+
+
+async def test_one_call_asks_whether_it_is_back() -> None:
+    """When the time is over one call asks again; those beside it do not wait for it."""
+    guarded = Guarded(IndexUnavailableError("silent"))
+    await guarded.index.sources(ONE, DEST)
+    guarded.clock.now += OPEN_SECONDS
+    assert await asyncio.gather(*(guarded.index.sources(ONE, DEST) for _ in range(5))) == [()] * 5
+    assert guarded.link.runs == 2
+    guarded.clock.now += OPEN_SECONDS - 0.1
+    await guarded.index.sources(ONE, DEST)
+    assert guarded.link.runs == 2
+
+
+async def test_an_index_that_is_back_is_used_again() -> None:
+    """Once it answers, every call goes through again; that it was away stays in the report, said once."""
+    guarded = Guarded(IndexUnavailableError("silent"))
+    await guarded.index.sources(ONE, DEST)
+    guarded.link.error = None
+    guarded.clock.now += OPEN_SECONDS
+    for runs in (2, 3, 4):
+        await guarded.index.sources(ONE, DEST)
+        assert guarded.link.runs == runs
+    assert guarded.index.state == "degraded"
+    guarded.link.error = IndexUnavailableError("silent again")
+    await guarded.index.sources(ONE, DEST)
+    assert len(guarded.said) == 1
+
+
+async def test_a_refusal_opens_no_breaker() -> None:
+    """An index that answers with an error costs no time, so the next call may be served."""
+    guarded = Guarded(IndexUnavailableError("silent"))
+    await guarded.index.sources(ONE, DEST)
+    guarded.link.error = IndexRefusedError("read only")
+    guarded.clock.now += OPEN_SECONDS
+    for runs in (2, 3):
+        await guarded.index.sources(ONE, DEST)
+        assert guarded.link.runs == runs
+
+
+async def test_closing_goes_through_an_open_breaker() -> None:
+    """Connections are let go of also while the index is left alone."""
+    closed = []
+
+    class Closing(FailingLink):
+        async def aclose(self) -> None:
+            closed.append(self)
+
+    link = Closing(IndexUnavailableError("silent"))
+    index = GuardedIndex(RedisMountIndex(link))
+    await index.sources(ONE, DEST)
+    await index.aclose()
+    assert closed == [link]
+
+
+async def test_defects_are_not_hidden() -> None:
+    """An error that is none of the index's own passes: a guard does not hide defects."""
+    guarded = Guarded(KeyError("defect"))
+    with pytest.raises(KeyError):
+        await guarded.index.sources(ONE, DEST)
+
+
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """Give a server that accepts, by its backlog, and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield server
+
+
+@pytest.mark.parametrize("flavour", ["async", "blocking"])
+async def test_a_push_past_a_silent_server_waits_once(silent: socket.socket, flavour: str) -> None:
+    """All that a push asks of a silent index is asked of the server once, and the rest is not waited for."""
+    url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+    counting = CountingLink(async_link(url) if flavour == "async" else blocking_link(url))
+    guard = GuardedIndex(RedisMountIndex(counting))
+
+    async def push() -> None:
+        await guard.look_up([layer(i) for i in range(40)], DEST)
+        for i in range(40):
+            await guard.forget(layer(i), A)
+        await guard.record(Sighting(layer(i), DEST) for i in range(40))
+        await guard.record_traits("r.example", RegistryTraits(mounts=True))
+        await guard.aclose()
+
+    if flavour == "async":
+        await push()
+    else:
+        run_now(push())
+    assert len(counting.runs) == 1
+    assert guard.state == "degraded"
+
+
+def test_the_blocking_guard() -> None:
+    """The blocking guard is the same, over a blocking index."""
+    said: list[events.Event] = []
+    index = blocking_index.MemoryMountIndex()
+    with blocking_index.GuardedIndex(index, observer=said.append, clock=Clock()) as guard:
+        guard.add_source(ONE, A)
+        assert guard.sources(ONE, DEST) == (A,)
+        assert guard.state == "ok"
+    failing = blocking_index.RedisMountIndex(FailingLink(IndexUnavailableError("gone")))  # type: ignore[arg-type]
+    degraded = blocking_index.GuardedIndex(failing, observer=said.append)
+    assert degraded.sources(ONE, DEST) == ()
+    assert degraded.state == "degraded"
+    assert said == [events.IndexDegraded(cause="gone")]
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_no_index_knows_nothing(call: str) -> None:
+    """The index that stands for none answers as one that knows nothing, and keeps nothing."""
+    index = NullIndex()
+    assert isinstance(index, MountIndex)
+    await index.record([Sighting(ONE, A, must_mount=True)])
+    do, nothing = CALLS[call]
+    assert await do(index) == nothing
+
+
+class FourMethods:
+    """An index of a user's own, with the least that one can have."""
+
+    def __init__(self) -> None:
+        self._below = MemoryMountIndex()
+        self.add_source = self._below.add_source
+        self.is_mountable = self._below.is_mountable
+        self.must_mount = self._below.must_mount
+        self.sources = self._below.sources
+
+
+async def test_four_methods_are_enough() -> None:
+    """An index with the seed's four methods serves as a whole one, as far as those carry."""
+    index = widen(FourMethods())
+    assert widen(index) is index
+    await index.add_source(ONE, A)
+    await index.record([Sighting(ONE, DEST, size=3, must_mount=True)])
+    known = (await index.look_up([ONE, layer(2)], DEST)).of(ONE)
+    assert (known.sources, known.in_dest, known.must_mount, known.size) == ((A,), True, True, None)
+    assert (await index.look_up([layer(2)], DEST)).of(layer(2)).sources == ()
+    assert await index.is_mountable(ONE, repo("x"))
+    assert await index.must_mount(ONE)
+    await index.forget(ONE, A)
+    await index.clear_must_mount(ONE)
+    await index.record_traits("r.example", RegistryTraits(mounts=True))
+    await index.aclose()
+    assert await index.sources(ONE, DEST) == (A,)
+    assert await index.must_mount(ONE)
+    assert await index.locations(ONE) == ()
+
+
+async def test_four_methods_under_a_guard_and_under_memory() -> None:
+    """Such an index can be guarded, and lie under one in memory."""
+    four = FourMethods()
+    await four.add_source(ONE, A)
+    for index in (GuardedIndex(four), MemoryMountIndex(four)):
+        assert await index.sources(ONE, DEST) == (A,)
+        assert await index.is_mountable(ONE, DEST)
+
+
+def test_errors_of_the_index_are_one_kind() -> None:
+    """Whoever catches an index that failed catches both, silent and refusing."""
+    assert issubclass(IndexUnavailableError, IndexFailedError)
+    assert issubclass(IndexRefusedError, IndexFailedError)
