@@ -117,7 +117,7 @@ async def compare(steps: list[Step], limit: int) -> None:
                     assert model.open or (app.core.spool.taken, len(app.core.sessions)) == (0, 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(STEPS)
 def test_a_spooled_upload_answers_as_the_specification_says(steps: list[Step]) -> None:
     """Offsets, statuses, Locations, the blob itself, and nothing left once it is over."""

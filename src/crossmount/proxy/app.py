@@ -94,7 +94,8 @@ class App:
         caller = await self._door.admit(exchange)
         match asked, exchange.method:
             case BlobAt(), "HEAD":
-                await head_blob(self.core, exchange, asked, caller)
+                async with self.core.mounting.turns:
+                    await head_blob(self.core, exchange, asked, caller)
             case UploadsOf(), "POST" if self.draining:
                 raise unavailable("this proxy is about to stop: try again")
             case UploadsOf(), "POST":

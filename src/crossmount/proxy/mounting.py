@@ -15,9 +15,13 @@ from crossmount.proxy.callers import Agent, Caller
 from crossmount.proxy.learning import Learner
 from crossmount.proxy.metrics import Metrics
 
-
 INDEX_CALLS_MAX = 16
-"""How many ask the index at once: a crowd waits its turn here, where no deadline runs, and opens few connections."""
+"""How many ask the index at once: a crowd waits here, where no deadline runs, and opens few connections."""
+
+
+HEADS_MAX = 64
+"""How many HEADs of blobs are under way at once: with all of a crowd at work, the event loop turns so slowly that
+deadlines pass on answers that are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,9 @@ class Mounting:
         learner: told what mounts prove.
         metrics: told how it went.
         clock: seconds, from any start.
+
+    Attributes:
+        turns: taken by each HEAD of a blob.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class Mounting:
         self._metrics = metrics
         self._clock = clock
         self._asking = asyncio.Semaphore(INDEX_CALLS_MAX)
+        self.turns = asyncio.Semaphore(HEADS_MAX)
         self._flights: dict[tuple[str, str, Digest], asyncio.Task[MountResult | None]] = {}
 
     async def place(
