@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -197,3 +198,9 @@ def test_a_ctrl_c_outside_of_the_event_loop_ends_like_one_inside(
     done = here("doctor")
     assert done.status == 130
     assert done.complaint == "interrupted"
+
+
+def test_the_version_is_one_line(here: Here) -> None:
+    """`--version` prints the version and nothing else."""
+    done = here("--version")
+    assert (done.status, done.out, done.err) == (0, f"crossmount {version('crossmount')}\n", "")

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from crossmount.errors import IndexUnavailableError
-from crossmount.index.link import Command
 from crossmount.index.protocol import MountIndex
 from crossmount.index.redis import RedisMountIndex
 
@@ -59,33 +57,17 @@ async def reach(index: MountIndex, *, clock: Callable[[], float] = time.perf_cou
     times = []
     for _ in range(PINGS):
         started = clock()
-        (reply,) = await index.link.run([_PING])
+        (reply,) = await index.link.run([("PING",)])
         if isinstance(reply, Exception):
             raise reply
         times.append(clock() - started)
     return Reached(server=_server(info), round_trip=statistics.median(times))
 
 
-_PING: Command = ("PING",)
-
-
 def _server(info: object) -> str:
     """Read the name and the version from INFO, which an ACL may forbid."""
-    if isinstance(info, IndexUnavailableError):
-        raise info
-    fields = _fields(info)
+    fields = info if isinstance(info, dict) else {}
     version = fields.get("valkey_version") or fields.get("redis_version")
     if not version:
         return "a server that does not say what it is"
     return f"{fields.get('server_name') or 'redis'} {version}"
-
-
-def _fields(info: object) -> dict[str, str]:
-    if isinstance(info, dict):
-        return {str(key): str(value) for key, value in info.items()}
-    if isinstance(info, bytes):
-        info = info.decode(errors="replace")
-    if not isinstance(info, str):
-        return {}
-    pairs = (line.partition(":") for line in info.splitlines())
-    return {key: value.strip() for key, colon, value in pairs if colon}

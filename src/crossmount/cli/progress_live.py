@@ -15,7 +15,7 @@ from crossmount import events
 from crossmount.cli import text
 from crossmount.cli.progress_state import BlobState, PushState, doing
 
-DIGEST_WIDTH, SIZE_WIDTH, BAR_WIDTH = 12, 7, 20
+HEAD_WIDTH, BAR_WIDTH = 23, 20
 ROWS_MAX = 30
 LINES_BESIDE = 4
 """Lines of the terminal that rows leave free: the sum, what was left out, the command, the prompt."""
@@ -71,19 +71,15 @@ class Bars:
 
     def _drawn(self, now: float) -> RenderableType:
         rows, hidden = self.state.rows(min(ROWS_MAX, self._console.height - LINES_BESIDE))
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True, width=DIGEST_WIDTH)
-        table.add_column(no_wrap=True, width=SIZE_WIDTH, justify="right")
-        table.add_column(no_wrap=True, width=BAR_WIDTH)
-        left = self._console.width - DIGEST_WIDTH - SIZE_WIDTH - BAR_WIDTH - 3 * 2
-        table.add_column(no_wrap=True, width=max(left, 1), overflow="ellipsis")
+        table = Table.grid(padding=0)  # releases of rich differ in whether padding counts as width
+        for width in (HEAD_WIDTH, BAR_WIDTH):
+            table.add_column(no_wrap=True, width=width)
+        table.add_column(
+            no_wrap=True, width=max(self._console.width - HEAD_WIDTH - BAR_WIDTH, 1), overflow="ellipsis"
+        )
         for blob in rows:
-            table.add_row(
-                text.short(blob.digest),
-                text.size(blob.size),
-                _bar(blob, now),
-                Text(doing(blob, now), _colour(blob)),
-            )
+            head = f"{text.short(blob.digest)}  {text.size(blob.size):>7}"
+            table.add_row(head, _bar(blob, now), Text(f"  {doing(blob, now)}", _colour(blob)))
         more = f", {hidden} not shown" if hidden else ""
         outer = Table.grid()
         outer.add_row(table)
