@@ -20,7 +20,8 @@ ROOMS: dict[str, set[str]] = {
     "mount": BASE | {"index", "registry"},
     "transfer": BASE | {"index", "registry", "mount"},
     "testing": {"errors", "oci"},
-    "cli": BASE | {"index", "registry", "mount", "transfer"},
+    "proxy": BASE | {"index", "registry", "mount", "transfer"},
+    "cli": BASE | {"index", "registry", "mount", "transfer", "proxy"},
 }
 """What each room may import of the others."""
 
