@@ -100,7 +100,7 @@ class Mounter:
         Raises:
             RegistryError, CredentialsError: not even a token for `dest` is to be had.
         """
-        planned = self._plan(knowledge, dest)
+        planned = self.candidates(knowledge, dest)
         sources = dict.fromkeys(source for candidates in planned.values() for source in candidates)
         refused = (await self._client.prepare(dest, sources)).refused
         return {
@@ -108,7 +108,8 @@ class Mounter:
             for layer, candidates in planned.items()
         }
 
-    def _plan(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
+    def candidates(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
+        """Choose which sources are worth asking for, for each layer that has any, best first."""
         now = self._clock()
         return plan(
             {

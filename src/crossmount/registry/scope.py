@@ -46,6 +46,11 @@ def push(repository: Repository) -> Scope:
     return Scope("repository", repository.name, ("pull", "push"))
 
 
+def delete(repository: Repository) -> Scope:
+    """To delete from `repository`."""
+    return Scope("repository", repository.name, ("delete",))
+
+
 CATALOG = Scope("registry", "catalog", ("*",))
 """To list a registry's repositories."""
 
