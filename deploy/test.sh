@@ -6,9 +6,9 @@ cd "$(dirname "$0")/.."
 . deploy/common.sh
 
 missing=
-command -v docker-registry >/dev/null 2>&1 || missing="$missing docker-registry"
-command -v skopeo >/dev/null 2>&1 || missing="$missing skopeo"
-command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
+for program in docker-registry skopeo redis-server buildah podman containerd openssl; do
+    command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
+done
 if [ -n "$missing" ] && may_apt; then
     say "installing the real parts:$missing"
     apt-get update -qq
@@ -20,7 +20,7 @@ fi
 
 make_venv .venv
 say "installing crossmount and its test tools"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[all]' --group dev
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[all]' --group dev --group clients
 say "testing"
 rm -f .coverage .coverage.*
 COVERAGE_PROCESS_START=pyproject.toml .venv/bin/python -m pytest --numprocesses=auto --cov --cov-report=term --cov-fail-under=95 "$@"

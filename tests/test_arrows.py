@@ -21,7 +21,8 @@ ROOMS: dict[str, set[str]] = {
     "fleet": BASE | {"index", "_blocking"},
     "transfer": BASE | {"index", "registry", "mount", "fleet"},
     "testing": {"errors", "oci"},
-    "cli": BASE | {"index", "registry", "mount", "fleet", "transfer"},
+    "proxy": BASE | {"index", "registry", "mount", "fleet", "transfer"},
+    "cli": BASE | {"index", "registry", "mount", "fleet", "transfer", "proxy"},
 }
 """What each room may import of the others."""
 

@@ -7,9 +7,8 @@ of its own. A forked child starts a loop of its own on first use, and makes its 
 import functools
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
 
@@ -113,19 +112,18 @@ class OnPortal(Generic[A]):
 
     def __init__(self, make: Callable[[], A]) -> None:
         self._make = make
-        self._made: tuple[int, A] | None = None
+        self._made: dict[int, A] = {}
 
     @property
     def asynchronous(self) -> A:
         """The object that does the work, on the portal's loop."""
-        if self._made is None or self._made[0] != os.getpid():
-            self._made = os.getpid(), self._make()
-        return self._made[1]
+        made = self._made.get(os.getpid())
+        return self._made.setdefault(os.getpid(), self._make()) if made is None else made
 
     def close(self) -> None:
         """Let go of what it holds in this process; using it again takes hold again."""
-        if self._made is not None and self._made[0] == os.getpid():
-            made, self._made = self._made[1], None
+        made = self._made.pop(os.getpid(), None)
+        if made is not None:
             PORTAL.call(made.aclose)
 
     def __enter__(self) -> Self:
@@ -167,25 +165,17 @@ def iterator(function: Callable[Concatenate[Any, P], AsyncIterator[T]]) -> Bridg
             async def following() -> object:
                 return await anext(items, ended)
 
-            while (item := PORTAL.call(following)) is not ended:
-                yield cast("T", item)
+            async def close() -> None:
+                if isinstance(items, AsyncGenerator):
+                    await items.aclose()
+
+            try:
+                while (item := PORTAL.call(following)) is not ended:
+                    yield cast("T", item)
+            finally:
+                PORTAL.call(close)
 
         return iterate
-
-    return Bridge(bind, function)
-
-
-def context(
-    function: Callable[Concatenate[Any, P], AbstractAsyncContextManager[T]],
-) -> Bridge[P, AbstractContextManager[T]]:
-    """Make a method that returns an asynchronous context manager return a plain one."""
-
-    def bind(instance: object) -> Callable[P, AbstractContextManager[T]]:
-        def enter(*args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[T]:
-            manager = function(_twin(instance), *args, **kwargs)
-            return PORTAL._started().wrap_async_context_manager(manager)  # noqa: SLF001 the same module
-
-        return enter
 
     return Bridge(bind, function)
 

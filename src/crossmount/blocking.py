@@ -1,10 +1,11 @@
 """The public names, blocking: values as they are, doers made from their asynchronous twins."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from crossmount import asyncio as aio
 from crossmount import events
-from crossmount._portal import OnPortal, blocking_function, context, iterator, method
+from crossmount._portal import OnPortal, blocking_function, iterator, method
 from crossmount.asyncio import (
     AccessDeniedError,
     BlobReport,
@@ -105,6 +106,19 @@ __all__ = [
 ]
 
 
+async def _pieces(
+    client: aio.RegistryClient, repository: Repository, digest: Digest, *, offset: int = 0
+) -> AsyncIterator[bytes]:
+    """Yield a blob's bytes from `offset` on; read from its beginning to its end they are verified.
+
+    Raises:
+        RegistryError: the registry does not have it, or other bytes came.
+    """
+    async with client.stream_blob(repository, digest, offset=offset) as stream:
+        async for piece in stream:
+            yield piece
+
+
 class RegistryClient(OnPortal[aio.RegistryClient]):
     """One registry over HTTP; see `crossmount.asyncio.RegistryClient` for what each method does."""
 
@@ -128,7 +142,7 @@ class RegistryClient(OnPortal[aio.RegistryClient]):
     put_manifest = method(aio.RegistryClient.put_manifest)
     list_tags = iterator(aio.RegistryClient.list_tags)
     catalog = iterator(aio.RegistryClient.catalog)
-    stream_blob = context(aio.RegistryClient.stream_blob)
+    stream_blob = iterator(_pieces)
 
 
 class Mounter(OnPortal[aio.Mounter]):

@@ -99,7 +99,9 @@ async def test_a_registry_that_refuses_every_mount_starts_the_push() -> None:
             await at.add(f"team/base-{number}")
         result = await at.mounter.mount(LAYER, at.dest)
         assert (result.status, result.attempts) == (MountStatus.PUSH_STARTED, 3)
+        await at.settled()
         assert result.session is not None
+        await at.settled()
         assert len(at.registry.open_sessions) == 1
 
 

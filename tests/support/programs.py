@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-PACKAGES = {"docker-registry": "docker-registry", "skopeo": "skopeo", "redis-server": "redis-server"}
+PACKAGES = {"ctr": "containerd"}
+"""Debian's packages, where they are not named as the program."""
 
 
 def needs(program: str) -> str:

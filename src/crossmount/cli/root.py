@@ -16,6 +16,7 @@ COMMANDS = {
     "fleet": Lazy("crossmount.cli.fleet", "fleet", "Show who uploads what right now, and who waits."),
     "index": Lazy("crossmount.cli.index", "index", "Look at the index, or stop the embedded one."),
     "doctor": Lazy("crossmount.cli.doctor", "doctor", "Say what is reachable, as whom, and what it can do."),
+    "proxy": Lazy("crossmount.cli.proxy", "proxy", "Stand before a registry and mount for any client."),
     "demo": Lazy("crossmount.cli.demo", "demo", "Push eight images that share layers, and count the bytes."),
 }
 

@@ -36,8 +36,12 @@ class Slots:
         self._semaphore.release()
         self._freed()
 
-    async def __aenter__(self) -> None:
+    async def acquire(self) -> None:
+        """Wait for a slot and take it."""
         await self._semaphore.acquire()
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
 
     async def __aexit__(self, *exc: object) -> None:
         self.give_back()

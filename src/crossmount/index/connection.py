@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from crossmount.errors import IndexUnavailableError
+from crossmount.index.hurry import hurry
 from crossmount.index.link import CALL_SECONDS, AsyncLink, BlockingLink, Command, Link
 from crossmount.index.url import address_of
 
@@ -60,6 +61,7 @@ def blocking_link(url: str) -> BlockingLink:
     pool = redis.BlockingConnectionPool.from_url(
         url, retry=Retry(NoBackoff(), 1), max_connections=THREADS, **_SETTINGS
     )
+    hurry(pool)
     return BlockingLink(redis.Redis.from_pool(pool), where)
 
 

@@ -14,6 +14,7 @@ import redis.asyncio
 from redis import exceptions
 
 from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError
+from crossmount.index.hurry import hurried
 from crossmount.index.wire import exchange, exchange_async
 
 Command = tuple[str | bytes | int, ...]
@@ -123,7 +124,7 @@ class BlockingLink(_RedisLink):
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """See `Link`; it never suspends."""
-        with self._errors():
+        with self._errors(), hurried(CALL_SECONDS):
             return self._read(commands, exchange(self._client.connection_pool, commands))
 
     async def aclose(self) -> None:
@@ -143,7 +144,8 @@ def redis_errors(where: str, secret: str = "") -> Iterator[None]:
     try:
         yield
     except _FOREIGN as error:
-        raise _ours(error, where, secret) from error
+        cause = None if secret and secret in str(error) else error  # a traceback would show it
+        raise _ours(error, where, secret) from cause
 
 
 @contextmanager

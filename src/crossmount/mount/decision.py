@@ -6,10 +6,11 @@ upload; every other one that a registry opened on the way is to be cancelled.
 
 from dataclasses import dataclass, replace
 
-from crossmount.errors import CrossmountError, RegistryUnreachableError
+from crossmount.errors import CrossmountError, RegistryRefusedError, RegistryUnreachableError
 from crossmount.mount.status import MountStatus
 from crossmount.oci import Repository
 from crossmount.registry import Mounted, UploadSession
+from crossmount.registry.retry import RETRIED_STATUSES
 
 Answer = Mounted | UploadSession | CrossmountError
 """201, 202, or anything else."""
@@ -120,7 +121,13 @@ def _folded(state: MountState, answer: Answer) -> MountState:
         case UploadSession():
             return replace(state, superfluous=answer)
         case CrossmountError():
-            # No answer at all is about the registry, not about this source: the next would wait as long.
-            return replace(state, error=answer, over=isinstance(answer, RegistryUnreachableError))
+            return replace(state, error=answer, over=_is_about_the_registry(answer, state))
         case Mounted():
             return replace(state, mounted=True)
+
+
+def _is_about_the_registry(answer: CrossmountError, state: MountState) -> bool:
+    """Tell whether asking for the next source would only wait as long: no answer, or trouble in all attempts."""
+    if isinstance(answer, RegistryRefusedError) and answer.status in RETRIED_STATUSES:
+        return not state.must_mount
+    return isinstance(answer, RegistryUnreachableError)

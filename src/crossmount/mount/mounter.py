@@ -1,10 +1,11 @@
 """The mount of one layer, step by step, against a real registry and a real index."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
-from typing import Self, assert_never
+from typing import Any, Self, assert_never
 
 from crossmount import events
 from crossmount.errors import AccessDeniedError, CrossmountError, InvalidInputError, RegistryError
@@ -21,7 +22,7 @@ from crossmount.mount import decision
 from crossmount.mount.ranking import plan
 from crossmount.mount.status import MountResult, MountStatus
 from crossmount.oci import Digest, Located, Repository
-from crossmount.registry import Mounted, RegistryClient
+from crossmount.registry import Mounted, RegistryClient, UploadSession
 
 DENIED_SECONDS = 3600.0
 """How long a source that we may not read is left alone."""
@@ -52,7 +53,8 @@ class Mounter:
         self._observer = observer
         self._clock = clock
         self._denied: dict[Repository, float] = {}
-        self._inquiries: set[asyncio.Task[None]] = set()
+        self._has_mounted = False
+        self._aside: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,9 +65,9 @@ class Mounter:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Let inquiries about failed sources end; those that take too long are given up."""
-        if self._inquiries:
-            _, late = await asyncio.wait(self._inquiries, timeout=_SETTLE_SECONDS)
+        """Let what goes on aside end: inquiries and cancels; those that take too long are given up."""
+        if self._aside:
+            _, late = await asyncio.wait(self._aside, timeout=_SETTLE_SECONDS)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -98,7 +100,7 @@ class Mounter:
         Raises:
             RegistryError, CredentialsError: not even a token for `dest` is to be had.
         """
-        planned = self._plan(knowledge, dest)
+        planned = self.candidates(knowledge, dest)
         sources = dict.fromkeys(source for candidates in planned.values() for source in candidates)
         refused = (await self._client.prepare(dest, sources)).refused
         return {
@@ -106,12 +108,15 @@ class Mounter:
             for layer, candidates in planned.items()
         }
 
-    def _plan(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
-        if knowledge.traits.mounts is False:
-            return {}
+    def candidates(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
+        """Choose which sources are worth asking for, for each layer that has any, best first."""
         now = self._clock()
         return plan(
-            {layer: known.sources for layer, known in knowledge.layers.items()},
+            {
+                layer: known.sources
+                for layer, known in knowledge.layers.items()
+                if knowledge.traits.mounts is not False or known.must_mount  # a hint fails no push
+            },
             {layer: known.size for layer, known in knowledge.layers.items()},
             dest=dest,
             avoid={source for source, until in self._denied.items() if until > now},
@@ -148,17 +153,16 @@ class Mounter:
                     case decision.Finish(status):
                         break
                     case decision.Ask() | decision.Open() as step:
-                        answer = await self._do(step, layer, dest)
+                        answer = await self._unlost(self._do(step, layer, dest))
                         state = decision.after(state, step, answer)
+                        self._has_mounted = self._has_mounted or (state.mounted and state.source is not None)
                         if isinstance(step, decision.Ask) and step.source and not isinstance(answer, Mounted):
                             self._inquire(layer, step.source, answer, knowledge.traits, fresh=fresh)
-                        if state.superfluous is not None:
-                            await self._client.cancel_upload(state.superfluous)
+                        self.let_go(state.superfluous)
                     case unexpected:
                         assert_never(unexpected)
-        except asyncio.CancelledError:
-            if state.session is not None:
-                await self._client.cancel_upload(state.session)
+        except BaseException:
+            self.let_go(state.session)
             raise
         session = state.session
         if status is MountStatus.MOUNT_REQUIRED and session is not None:
@@ -184,6 +188,31 @@ class Mounter:
         if traits.updated(seen) != traits:
             await self._index.record_traits(self._client.registry, seen)
 
+    def let_go(self, session: UploadSession | None) -> None:
+        """Cancel a session that nobody will use, off the critical path."""
+        if session is not None:
+            self._go_aside(self._client.cancel_upload(session))
+
+    def _go_aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+
+    async def _unlost(self, asking: Coroutine[Any, Any, decision.Answer]) -> decision.Answer:
+        """Await `asking`; cancelled meanwhile, let go of the session that the registry may be opening."""
+        task = asyncio.create_task(asking)
+
+        async def let_go_of_it() -> None:
+            answer = await task
+            if isinstance(answer, UploadSession):
+                await self._client.cancel_upload(answer)
+
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._go_aside(let_go_of_it())
+            raise
+
     async def _do(self, step: decision.Ask | decision.Open, layer: Digest, dest: Repository) -> decision.Answer:
         try:
             if isinstance(step, decision.Ask):
@@ -196,9 +225,12 @@ class Mounter:
         self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits, *, fresh: bool
     ) -> None:
         """Find out, off the critical path, why a source did not serve."""
-        task = asyncio.create_task(self._find_out(layer, source, answer, traits, fresh=fresh))
-        self._inquiries.add(task)
-        task.add_done_callback(self._inquiries.discard)
+        self._go_aside(self._quietly(self._find_out(layer, source, answer, traits, fresh=fresh)))
+
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run an inquiry, which nobody waits for: an index that fails under it teaches nothing."""
+        with contextlib.suppress(CrossmountError):
+            await work
 
     async def _find_out(
         self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits, *, fresh: bool
@@ -214,7 +246,12 @@ class Mounter:
             if size is None:
                 self._observer(events.SourceDropped(layer=layer, source=source, reason="gone"))
                 await self._index.forget(layer, source)
-            elif traits.mounts is None and not traits.after_manifest and not isinstance(answer, CrossmountError):
+            elif (
+                traits.mounts is None
+                and not traits.after_manifest
+                and not self._has_mounted  # one refusal among mounts that succeed says nothing of the registry
+                and not isinstance(answer, CrossmountError)
+            ):
                 self._observer(events.SourceDropped(layer=layer, source=source, reason="unmountable"))
                 # it has the layer and does not mount it: never, or only once a manifest there references it
                 seen = RegistryTraits(after_manifest=True) if fresh else RegistryTraits(mounts=False)

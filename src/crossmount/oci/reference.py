@@ -187,9 +187,7 @@ def normalise_registry(text: str) -> str:
 def _split_registry(text: str) -> tuple[str, str]:
     """Tell a leading registry from a first path component, by the rule that all clients share."""
     first, slash, rest = text.partition("/")
-    is_registry = slash and (
-        any(c in first for c in ".:[") or first.lower() == "localhost" or first != first.lower()
-    )
+    is_registry = slash and (any(c in first for c in ".:[") or first.lower() == "localhost")
     return (first, rest) if is_registry else (DOCKER_HUB, text)
 
 

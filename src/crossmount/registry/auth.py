@@ -20,7 +20,6 @@ from crossmount.registry.dates import http_date, iso_date
 from crossmount.registry.http import Answer
 from crossmount.registry.location import with_query
 from crossmount.registry.refusal import read_errors
-from crossmount.registry.retry import is_passing
 from crossmount.registry.scope import Scope, Wanted, covers
 
 LIFETIME_DEFAULT = 60.0
@@ -96,7 +95,7 @@ def token_flow(
         return Token(credential.secret, asked=wanted.all)
     answer = yield from _ask(challenge, wanted.all, credential)
     refused: tuple[Scope, ...] = ()
-    if wanted.optional and _is_refusal(answer):
+    if wanted.optional and _is_refusal(answer):  # whatever the status: the sources are but hints
         refused = wanted.optional
         wanted = wanted.without_optional()
         answer = yield from _ask(challenge, wanted.all, credential)
@@ -133,7 +132,7 @@ def _post(realm: httpx.URL, challenge: Bearer, scopes: tuple[Scope, ...], creden
 
 
 def _is_refusal(answer: Answer) -> bool:
-    return 400 <= answer.status < 500 and not is_passing(answer)
+    return answer.status >= 400 and answer.status not in {408, 429}
 
 
 def _refusal(answer: Answer, wanted: Wanted, credential: Credential | None) -> RegistryError:

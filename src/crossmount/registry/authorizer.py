@@ -203,10 +203,10 @@ class Authorizer:
 
     def _widened(self, wanted: Wanted) -> Wanted:
         """Add what was announced: a token for one repository then serves all that comes for it."""
-        for scope in wanted.needed:
-            sources = self._coming.get(scope.name)
-            if sources is not None and scope.kind == "repository":
-                return wanted | Wanted((Scope("repository", scope.name, ("pull", "push")),), sources)
+        names = {scope.name for scope in wanted.needed if scope.kind == "repository"}
+        for dest, sources in self._coming.items():
+            if dest in names or not names.isdisjoint(source.name for source in sources):
+                return wanted | Wanted((Scope("repository", dest, ("pull", "push")),), sources)
         return wanted
 
 

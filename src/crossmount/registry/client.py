@@ -119,6 +119,19 @@ class RegistryClient:
         """Return where the credentials for a repository (or the registry) are from, or None if there are none."""
         return await self._sender.authorizer.whose("" if repository is None else repository.name)
 
+    async def authorization(self, repository: Repository | None, wanted: Wanted) -> str | None:
+        """Return the Authorization header with which somebody else may send a request to this registry.
+
+        Args:
+            repository: which repository it is about; None for the registry as such.
+            wanted: what it wants to be allowed.
+
+        Returns:
+            The header's value; None if none is needed, or none is known to be: greet the registry (`ping`) first.
+        """
+        admission = await self._sender.authorizer.admit("" if repository is None else repository.name, wanted)
+        return admission.header
+
     async def head_blob(self, repository: Repository, digest: Digest) -> int | None:
         """Ask whether a repository holds a blob.
 

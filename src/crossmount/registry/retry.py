@@ -19,6 +19,9 @@ from crossmount.registry.http import Answer, describe, is_cut, is_distrust
 from crossmount.registry.options import RetryPolicy
 
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+PAUSE_MAX = 3600.0
+"""How long a host's Retry-After is remembered at most: nonsense must not last as long as the process."""
+
 _SECONDS_DIGITS_MAX = 9
 
 Clock = Callable[[], float]
@@ -150,7 +153,7 @@ class Retrier:
         """Remember a pause that `host` asks everybody for."""
         asked = retry_after(answer, now=self._now()) if answer.status in {429, 503} else None
         if asked is not None:
-            self._pauses[host] = max(self._pauses.get(host, 0.0), self.clock() + asked)
+            self._pauses[host] = max(self._pauses.get(host, 0.0), self.clock() + min(asked, PAUSE_MAX))
         return answer
 
     async def _respect_pause(self, host: str, *, until: float) -> None:

@@ -1,5 +1,6 @@
 """How a request reaches one registry: authorised, followed, repeated, and with httpx's errors as ours."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,7 +34,6 @@ class Call:
         limit: how many bytes a 2xx answer may have.
         streamed: leave a 2xx answer's body unread.
         repeat: whether it may simply be sent again after trouble.
-        renew: whether a 401 is worth a new token.
     """
 
     method: str
@@ -45,7 +45,6 @@ class Call:
     limit: int = http.ERROR_BYTES_MAX
     streamed: bool = False
     repeat: bool = True
-    renew: bool = True
 
 
 class Sender:
@@ -132,7 +131,7 @@ class Sender:
             return await self._follow(call, None)
         used = await self.authorizer.admit(call.name, call.wanted)
         answer = await self._follow(call, used.header)
-        if answer.status == 401 and call.renew and Origin.of(answer.url) == self.origin:
+        if answer.status == 401 and Origin.of(answer.url) == self.origin:
             challenges = answer.headers.get_list("www-authenticate")
             better = await self.authorizer.readmit(call.name, call.wanted, used, challenges)
             if better is not None:
@@ -158,13 +157,19 @@ class Sender:
         headers = dict(call.headers)
         if authorization is not None:
             headers["Authorization"] = authorization
-        with unlogged():
-            return await http.exchange(
-                self._client,
-                call.method,
-                call.url,
-                headers=headers,
-                body=call.body,
-                limit=call.limit,
-                streamed=call.streamed,
-            )
+        is_small = not call.streamed and (call.body is None or call.body.size == 0)
+        try:
+            with unlogged():
+                # a read's time-out begins anew with each byte that comes
+                async with asyncio.timeout(self.retrier.policy.deadline if is_small else None):
+                    return await http.exchange(
+                        self._client,
+                        call.method,
+                        call.url,
+                        headers=headers,
+                        body=call.body,
+                        limit=call.limit,
+                        streamed=call.streamed,
+                    )
+        except TimeoutError as error:
+            raise httpx.ReadTimeout("the answer does not end") from error

@@ -46,36 +46,21 @@ class Uploads:
             wanted=Wanted((scope.push(dest),), () if source is None else (scope.pull(source),)),
             body=NO_BODY,
         )
-        answer = await self._open(call, dest)
+        answer = await self._sender.send(call)
         return Mounted() if answer.status == 201 else _session(answer, dest)
 
     async def start(self, dest: Repository) -> UploadSession:
         """See `RegistryClient.start_upload`."""
         return _session(
-            await self._open(self._call("POST", self._endpoints.uploads(dest), dest, NO_BODY), dest), dest
+            await self._sender.send(self._call("POST", self._endpoints.uploads(dest), dest, NO_BODY)), dest
         )
-
-    async def _open(self, call: Call, dest: Repository) -> Answer:
-        """Send what may open a session; when cancelled meanwhile, don't leave that session behind."""
-        request = asyncio.ensure_future(self._sender.send(call))
-        try:
-            return await asyncio.shield(request)
-        except asyncio.CancelledError:
-            with contextlib.suppress(
-                CrossmountError, TimeoutError
-            ):  # the registry lets go of it by itself, in time
-                async with asyncio.timeout(CANCEL_SECONDS):
-                    answer = await request
-                    if answer.status == 202:
-                        await self.cancel(_session(answer, dest))
-            raise
 
     async def cancel(self, session: UploadSession) -> None:
         """See `RegistryClient.cancel_upload`."""
         call = self._call("DELETE", httpx.URL(session.location), session.repository)
         with contextlib.suppress(CrossmountError, TimeoutError):  # the registry lets go of it by itself, in time
             async with asyncio.timeout(CANCEL_SECONDS):
-                await self._sender.send(replace(call, repeat=False, renew=False))
+                await self._sender.send(replace(call, repeat=False))
 
     async def upload(
         self,

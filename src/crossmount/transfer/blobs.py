@@ -103,16 +103,19 @@ class BlobPusher:
         if candidates and not in_dest:
             async with self.requests:
                 result = await self.mounter.attempt(digest, self.dest, candidates, self.knowledge)
-            if self._settled(blob, result):
-                return
+            try:
+                if await self._is_needless(blob, result):
+                    return
+            except BaseException:
+                self.mounter.let_go(result.session)
+                raise
         elif await self._is_there(blob):
             self._report(blob, "existing")
             return
         if self.turns.worth(blob):
             await self._by_turn(blob, result, {*candidates, *([self.dest] if in_dest else ())})
             return
-        async with self.uploads:  # the session is opened when its upload's turn has come
-            await self._mount_or_upload(blob, result, () if result else candidates)
+        await self._upload_alone(blob, result, () if result else candidates)
 
     async def _by_turn(self, blob: BlobSource, result: MountResult | None, useless: set[Repository]) -> None:
         """Upload a blob when it is our turn, or mount it from where another brought it meanwhile.
@@ -127,23 +130,22 @@ class BlobPusher:
             try:
                 turn = await self.turns.take(blob, useless)
             except BaseException:
-                await asyncio.shield(self._let_go(result))
+                self._let_go(result)
                 raise
             waited += turn.waited
             if turn.waited:  # a session that was opened before is old by now
-                await self._let_go(result)
+                self._let_go(result)
                 result = None
             if isinstance(turn, Upload):
                 await self._upload_in_turn(blob, result, turn, waited)
                 return
-            await self._let_go(result)
+            self._let_go(result)
             result = await self._mount_fresh(blob, turn, waited)
             if result is None:
                 return
             useless |= turn.sources
         await self.turns.decided(blob.descriptor.digest)
-        async with self.uploads:
-            await self._mount_or_upload(blob, result, (), waited)
+        await self._upload_alone(blob, result, (), waited)
 
     async def _mount_fresh(self, blob: BlobSource, turn: Mount, waited: float) -> MountResult | None:
         """Mount a blob from where another brought it; None if it is in dest now, else what the mount left."""
@@ -174,6 +176,28 @@ class BlobPusher:
         self.turns.saw(blob.descriptor.size, self.clock() - started)
         await self.turns.uploaded(turn)
 
+    async def _upload_alone(
+        self,
+        blob: BlobSource,
+        result: MountResult | None,
+        candidates: Collection[Repository],
+        waited: float = 0.0,
+    ) -> None:
+        """Bring a blob without a turn; its session, if none is in hand, is opened when it has a slot."""
+        try:
+            await self.uploads.acquire()
+        except BaseException:
+            self._let_go(result)
+            raise
+        try:
+            await self._mount_or_upload(blob, result, candidates, waited)
+        finally:
+            self.uploads.give_back()
+
+    def _let_go(self, result: MountResult | None) -> None:
+        if result is not None:
+            self.mounter.let_go(result.session)
+
     async def _mount_or_upload(
         self,
         blob: BlobSource,
@@ -196,9 +220,13 @@ class BlobPusher:
             size = await self.client.head_blob(self.dest, blob.descriptor.digest)
         return size in {SIZE_UNKNOWN, blob.descriptor.size}
 
-    async def _let_go(self, result: MountResult | None) -> None:
-        if result is not None and result.session is not None:
-            await self.client.cancel_upload(result.session)
+    async def _is_needless(self, blob: BlobSource, result: MountResult) -> bool:
+        """Tell whether dest holds the blob now, or did already: wrong sources must not cost its bytes."""
+        if result.status is not MountStatus.MOUNTED and await self._is_there(blob):
+            self.mounter.let_go(result.session)
+            self._report(blob, "existing", attempts=result.attempts)
+            return True
+        return self._settled(blob, result)
 
     def _settled(self, blob: BlobSource, result: MountResult, waited: float = 0.0) -> bool:
         """Tell whether the mount made an upload needless.
@@ -226,7 +254,7 @@ class BlobPusher:
             await asyncio.shield(self.client.cancel_upload(session))
             if isinstance(error, RegistryRefusedError) and "DIGEST_INVALID" in error.codes:
                 raise InvalidLayoutError(
-                    f"blob {digest} is damaged: {self.dest.registry} says that the layout's bytes have another"
+                    f"blob {digest} is damaged: the layout's bytes have another digest, says {self.dest.registry}"
                 ) from error
             raise
 

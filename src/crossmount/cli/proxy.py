@@ -1,0 +1,206 @@
+"""`crossmount proxy`."""
+
+import asyncio
+import logging
+import os
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from crossmount.cli.access import client_options, index_for_push
+from crossmount.cli.command import Command
+from crossmount.cli.settings import Settings, settings_of
+from crossmount.errors import MissingExtraError
+from crossmount.index import NullIndex
+
+try:
+    from crossmount.proxy.server import Running, serve
+    from crossmount.proxy.settings import Limits, ProxySettings
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in {"uvicorn", "httptools", "prometheus_client", "bcrypt"}:
+        raise
+    raise MissingExtraError(
+        f"crossmount proxy needs {error.name}, which is not installed: pip install 'crossmount[proxy]'"
+    ) from error
+
+_LIMITS = Limits()
+_OFF = "off"
+_SIZE = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
+_AUTHORITY = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
+
+
+class _Size(click.ParamType[int]):
+    name = "size"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read a number of bytes: `500`, `512MiB`, `8G` (both are powers of 1024)."""
+        if isinstance(value, int):
+            return value
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            self.fail(f"{value!r} is not a size: give bytes, or 512MiB, 8GiB", param, ctx)
+        return int(match[1]) << (10 * (" KMGT".index(match[2].upper()) if match[2] else 0))
+
+
+class _Listen(click.ParamType[tuple[str, int]]):
+    name = "host:port"
+
+    def convert(
+        self, value: str | tuple[str, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Read `host:port` or `[IPv6]:port`."""
+        if isinstance(value, tuple):
+            return value
+        match = _AUTHORITY.fullmatch(value)
+        if match is None or int(match["port"]) > 65535:
+            self.fail(f"{value!r} is not host:port", param, ctx)
+        return match["six"] or match["host"], int(match["port"])
+
+
+_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+
+@click.command(cls=Command)
+@click.option("--upstream", required=True, metavar="URL", help="The registry: https://host[:port].")
+@click.option(
+    "--listen",
+    type=_Listen(),
+    default="127.0.0.1:5000",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where to listen; port 0 lets the system choose.",
+)
+@click.option(
+    "--auth",
+    type=click.Choice(["client", "service"]),
+    default="client",
+    show_default=True,
+    help="Whose rights count: each caller's own, or the proxy's own for callers that it lets in.",
+)
+@click.option("--spool", metavar="DIR", help="Where uploads wait for their digest, or 'off'. [default: the cache]")
+@click.option(
+    "--spool-limit",
+    type=_Size(),
+    default="8GiB",
+    show_default=True,
+    metavar="SIZE",
+    help="How much of the disk they may take together; above it they go straight through.",
+)
+@click.option(
+    "--allow-source",
+    "allow_sources",
+    multiple=True,
+    metavar="PATTERN",
+    help="Mount only from repositories that fit, as in 'base/*'. Repeatable. Default: all.",
+)
+@click.option(
+    "--public-url", metavar="URL", help="What callers call this proxy, if a terminator stands before it."
+)
+@click.option("--tls-cert", type=_FILE, help="Serve https with this certificate (PEM).")
+@click.option("--tls-key", type=_FILE, help="The certificate's key (PEM), if it is not in the same file.")
+@click.option("--htpasswd", type=_FILE, help="Callers that 'service' lets in: name:bcrypt hash a line.")
+@click.option("--tokens", type=_FILE, help="Bearer tokens that 'service' lets in: name:token a line.")
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 65536),
+    default=_LIMITS.connections,
+    show_default=True,
+    metavar="N",
+    help="Serve at most N connections at once.",
+)
+@click.option(
+    "--idle",
+    type=click.FloatRange(0.1, 3600),
+    default=_LIMITS.idle,
+    show_default=True,
+    metavar="SECONDS",
+    help="Hang up on a client that sends or reads nothing for so long.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(0, 3600),
+    default=_LIMITS.grace,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a stop waits for uploads under way.",
+)
+@click.option("--no-access-log", is_flag=True, help="Do not write a line of JSON for each request.")
+@click.pass_context
+def proxy(  # noqa: PLR0917 click passes options by name
+    ctx: click.Context,
+    upstream: str,
+    listen: tuple[str, int],
+    auth: Literal["client", "service"],
+    spool: str | None,
+    spool_limit: int,
+    allow_sources: tuple[str, ...],
+    public_url: str | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    htpasswd: Path | None,
+    tokens: Path | None,
+    connections: int,
+    idle: float,
+    grace: float,
+    no_access_log: bool,
+) -> None:
+    """Stand between any client and its registry, and mount what the client would upload.
+
+    Point docker, podman, buildah, skopeo, crane, oras … at this address instead of the registry's. SIGTERM
+    stops it: uploads under way may finish.
+    """
+    settings = settings_of(ctx)
+    if auth == "client" and (htpasswd or tokens):
+        raise click.UsageError("--htpasswd and --tokens are for --auth service", ctx)
+    _log_to_stderr(settings, access=not no_access_log)
+    made = ProxySettings(
+        upstream=upstream,
+        host=listen[0],
+        port=listen[1],
+        auth=auth,
+        spool=_spool_folder(spool),
+        allow_sources=allow_sources,
+        public_url=public_url,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        htpasswd=htpasswd,
+        tokens=tokens,
+        options=client_options(settings),
+        limits=replace(_LIMITS, connections=connections, idle=idle, grace=grace, spool_bytes=spool_limit),
+    )
+    asyncio.run(_serve(made, settings))
+
+
+async def _serve(made: ProxySettings, settings: Settings) -> None:
+    def tell(running: Running) -> None:
+        click.echo(f"crossmount proxy: {running.url} -> {made.base()}")
+        sys.stdout.flush()
+
+    async with index_for_push(settings) as index:
+        await serve(made, NullIndex() if index is None else index, ready=tell)
+
+
+def _spool_folder(given: str | None) -> Path | None:
+    if given == _OFF:
+        return None
+    if given is not None:
+        return Path(given)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "crossmount" / "spool"
+
+
+def _log_to_stderr(settings: Settings, *, access: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name, level in (
+        ("crossmount", logging.INFO if settings.verbose else logging.WARNING),
+        ("uvicorn", logging.INFO if settings.verbose else logging.ERROR),
+        ("crossmount.proxy.access", logging.INFO if access else logging.WARNING),
+    ):
+        logging.getLogger(name).setLevel(level)
+    for name in ("crossmount", "uvicorn"):
+        logging.getLogger(name).addHandler(handler)

@@ -1,0 +1,1 @@
+"""Any client, unchanged: a proxy before one registry that mounts what a client would upload."""

@@ -1,0 +1,146 @@
+"""The proxy as an ASGI application: each request is told apart, admitted, answered, counted and logged."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+
+from crossmount.errors import CrossmountError
+from crossmount.proxy import pages
+from crossmount.proxy.begin import begin
+from crossmount.proxy.core import Core
+from crossmount.proxy.doors import Door
+from crossmount.proxy.exchange import Exchange, Message, Receive, Send
+from crossmount.proxy.headers import check_framing
+from crossmount.proxy.passing import head_blob, pass_on, put_manifest
+from crossmount.proxy.refused import ClientGoneError, RefusedError, unavailable
+from crossmount.proxy.routes import (
+    Base,
+    BlobAt,
+    Catalog,
+    ManifestAt,
+    Other,
+    Own,
+    ReferrersOf,
+    Route,
+    SessionAt,
+    TagsOf,
+    UploadsOf,
+    kind_of,
+    route,
+)
+from crossmount.proxy.uploads import go_on
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_access = logging.getLogger("crossmount.proxy.access")
+_log = logging.getLogger(__name__)
+
+
+class App:
+    """The application.
+
+    Args:
+        core: the proxy's parts.
+        door: tells callers apart.
+        idle: seconds that a client may be silent in the middle of something.
+        clock: seconds, from any start.
+
+    Attributes:
+        draining: no upload may begin any more, those under way go on.
+        active: requests that are being answered.
+    """
+
+    def __init__(
+        self, core: Core, door: Door, *, idle: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.core = core
+        self.draining = False
+        self.active = 0
+        self._door = door
+        self._idle = idle
+        self._clock = clock
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        assert scope["type"] == "http", "the server was told to speak nothing else"  # noqa: S101 a promise of ours
+        exchange = Exchange(scope, receive, send, idle=self._idle)
+        kind, path, begun = "bad", exchange.raw_path, self._clock()
+        self.active += 1
+        try:
+            check_framing(exchange.headers)
+            asked = route(exchange.raw_path, exchange.query)
+            kind = kind_of(asked)
+            if isinstance(asked, SessionAt):
+                path = path.removesuffix(asked.session.encode())  # a session's name is for its caller alone
+            await self._answer(exchange, asked)
+        except ClientGoneError:
+            exchange.note = "client-gone"
+        except RefusedError as error:
+            await self._refuse(exchange, error)
+        except CrossmountError as error:
+            self.core.metrics.failed(kind, error)
+            _log.warning("%s %s: %s", exchange.method, kind, error)
+            await self._refuse(exchange, RefusedError(502, "UNAVAILABLE", "the registry gave no usable answer"))
+        finally:
+            self.active -= 1
+            self._note(exchange, kind, path, self._clock() - begun)
+
+    async def _answer(self, exchange: Exchange, asked: Route) -> None:
+        if exchange.method not in _METHODS:
+            raise RefusedError(405, "UNSUPPORTED", "this method means nothing to a registry", close=True)
+        if isinstance(asked, Own):
+            await pages.answer(self.core, self._door, exchange, asked, draining=self.draining)
+            return
+        caller = await self._door.admit(exchange)
+        match asked, exchange.method:
+            case BlobAt(), "HEAD":
+                async with self.core.mounting.turns:
+                    await head_blob(self.core, exchange, asked, caller)
+            case UploadsOf(), "POST" if self.draining:
+                raise unavailable("this proxy is about to stop: try again")
+            case UploadsOf(), "POST":
+                await begin(self.core, exchange, asked, caller)
+            case SessionAt(), _:
+                await go_on(self.core, exchange, asked, caller)
+            case ManifestAt(), "PUT":
+                await put_manifest(self.core, exchange, asked, caller)
+            case (
+                (Base() | Catalog() | BlobAt() | UploadsOf() | ManifestAt() | TagsOf() | ReferrersOf() | Other()),
+                _,
+            ):
+                await pass_on(self.core, exchange, asked, caller)
+
+    async def _refuse(self, exchange: Exchange, error: RefusedError) -> None:
+        """Answer no; an answer that has begun already can only be cut short, which the server does."""
+        if exchange.status:
+            exchange.note = "cut"
+            return
+        try:
+            await exchange.refuse(error)
+        except ClientGoneError:
+            exchange.note = "client-gone"
+
+    def _note(self, exchange: Exchange, kind: str, path: bytes, seconds: float) -> None:
+        self.core.metrics.requests.labels(kind, _label(exchange.method), exchange.status).inc()
+        if _access.isEnabledFor(logging.INFO):
+            _access.info(
+                "%s",
+                json.dumps(
+                    {
+                        "peer": exchange.peer,
+                        "method": _label(exchange.method),
+                        "route": kind,
+                        "path": path[:512].decode("ascii", "replace"),
+                        "status": exchange.status,
+                        "received": exchange.received,
+                        "sent": exchange.sent,
+                        "ms": round(seconds * 1000, 1),
+                        "note": exchange.note,
+                    }
+                ),
+            )
+
+
+def _label(method: str) -> str:
+    """Return a method as a label: of a bounded set, whatever callers send."""
+    return method if method in _METHODS else "OTHER"

@@ -1,0 +1,141 @@
+"""A proxy put together from its settings, and taken apart again."""
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+
+import httpx
+
+from crossmount.errors import InvalidInputError
+from crossmount.index import GuardedIndex
+from crossmount.index.protocol import MountableLayers
+from crossmount.oci import Repository
+from crossmount.proxy.app import App
+from crossmount.proxy.callers import Agents
+from crossmount.proxy.core import Core
+from crossmount.proxy.doors import ClientDoor, Door
+from crossmount.proxy.learning import Learner
+from crossmount.proxy.metrics import Metrics
+from crossmount.proxy.mounting import Mounting, SourcePolicy
+from crossmount.proxy.service import Callers, ServiceDoor
+from crossmount.proxy.sessions import Sessions
+from crossmount.proxy.settings import ProxySettings
+from crossmount.proxy.spool import SpoolArea
+from crossmount.proxy.tokens import TokenOffice
+from crossmount.proxy.uploads import forget
+from crossmount.proxy.upstream import Upstream
+from crossmount.registry import http
+from crossmount.registry.challenge import Bearer, choose
+from crossmount.registry.credentials import StoredCredentials
+from crossmount.registry.options import ClientOptions
+from crossmount.registry.quiet import unlogged
+
+_SWEEP_SECONDS = 30.0
+
+
+@asynccontextmanager
+async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIterator[App]:
+    """Give a proxy that runs until the block ends.
+
+    Args:
+        settings: what it is like.
+        index: where sources are known from; whoever made it closes it.
+
+    Raises:
+        InvalidInputError: a setting can't be used.
+    """
+    base, registry = settings.base(), settings.registry()
+    options = replace(
+        settings.options,
+        plain_http=base.scheme == "http",
+        max_connections=max(settings.options.max_connections, settings.limits.connections),
+    )
+    guarded, metrics = GuardedIndex(index), Metrics()
+    learner = Learner(guarded, metrics)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(http.make_client(options))
+        agents = Agents(registry, options=options, index=guarded, connections=client)
+        stack.push_async_callback(agents.aclose)
+        await stack.enter_async_context(learner.at_work())
+        mounting = Mounting(guarded, policy=SourcePolicy(settings.allow_sources), learner=learner, metrics=metrics)
+        stack.push_async_callback(mounting.aclose)
+        door = _door(settings, base, registry, options, agents, client)
+        core = Core(
+            registry=registry,
+            upstream=Upstream(base, client, challenges=door.challenges),
+            index=guarded,
+            mounting=mounting,
+            learner=learner,
+            sessions=Sessions(),
+            metrics=metrics,
+            spool=None if settings.spool is None else SpoolArea(settings.spool, limit=settings.limits.spool_bytes),
+            manifest_limit=settings.limits.manifest_bytes,
+        )
+        sweep = asyncio.create_task(_sweep(core))
+        stack.push_async_callback(_end, core, sweep)
+        yield App(core, door, idle=settings.limits.idle)
+
+
+def _door(
+    settings: ProxySettings,
+    base: httpx.URL,
+    registry: Repository,
+    options: ClientOptions,
+    agents: Agents,
+    client: httpx.AsyncClient,
+) -> Door:
+    if settings.auth == "service":
+        return _service_door(settings, agents)
+
+    async def discover() -> Bearer | None:
+        url = base.copy_with(path="/v2/")
+        with http.translated("GET", url), unlogged():
+            answer = await http.exchange(client, "GET", url, headers={})
+        challenge = choose(answer.headers.get_list("www-authenticate"))
+        return challenge if isinstance(challenge, Bearer) else None
+
+    office = TokenOffice(
+        base,
+        client,
+        discover=discover,
+        trusted=options.trusted_realms,
+        public_url=settings.public_url,
+    )
+    return ClientDoor(registry, agents=agents, office=office)
+
+
+def _service_door(settings: ProxySettings, agents: Agents) -> ServiceDoor:
+    callers = Callers.read(settings.htpasswd, settings.tokens)
+    if callers.anybody and not _is_loopback(settings.host):
+        raise InvalidInputError(
+            f"--auth service on {settings.host} would lend the proxy's rights to anybody: give --htpasswd or "
+            "--tokens, or listen on 127.0.0.1"
+        )
+    stored = StoredCredentials(authfile=settings.options.authfile)
+    return ServiceDoor(agents.of("service", lambda: stored), callers)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+async def _sweep(core: Core) -> None:
+    """Let uploads go that were left alone for too long."""
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        for session in core.sessions.expired():
+            await forget(core, None, session)
+
+
+async def _end(core: Core, sweep: "asyncio.Task[None]") -> None:
+    sweep.cancel()
+    await asyncio.gather(sweep, return_exceptions=True)
+    for session in core.sessions.drain():
+        await forget(core, None, session)

@@ -1,0 +1,183 @@
+"""`POST …/blobs/uploads/`: a mount if there is any, otherwise the session that the registry opens."""
+
+from dataclasses import dataclass
+
+import httpx
+
+from crossmount.mount import MountResult, MountStatus
+from crossmount.oci import Digest
+from crossmount.proxy.callers import Caller
+from crossmount.proxy.core import Core, outgoing
+from crossmount.proxy.exchange import Exchange
+from crossmount.proxy.headers import Pairs, sent_on
+from crossmount.proxy.refused import RefusedError
+from crossmount.proxy.routes import UploadsOf
+from crossmount.proxy.spool import Spool, SpoolFullError
+from crossmount.proxy.upstream import Outgoing, read_bounded
+from crossmount.registry import UploadSession
+from crossmount.registry.location import resolve
+
+_OWN_SESSION = frozenset({b"location", b"docker-upload-uuid", b"range", b"content-length"})
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer that is held back until it is known whether a better one can be had."""
+
+    status: int
+    headers: Pairs
+    body: bytes
+    location: str | None
+
+
+async def begin(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller) -> None:
+    """Answer the request that begins an upload or a mount."""
+    if route.mount is not None:
+        await _mount(core, exchange, route, route.mount, caller)
+        return
+    if route.digest is not None:
+        result = await core.mounting.place(caller, core.repository(route.name), route.digest)
+        if result is not None and result.status is MountStatus.MOUNTED:
+            async for _ in exchange.body():
+                pass  # the client may not look at the answer before it has sent all
+            await answer_mounted(core, exchange, result)
+            return
+        refuse_required(result)
+    await _open(core, exchange, route, caller)
+
+
+async def _mount(core: Core, exchange: Exchange, route: UploadsOf, digest: Digest, caller: Caller) -> None:
+    """The client's own source first, then ours, then the registry's own way."""
+    await exchange.read(0)
+    dest = core.repository(route.name)
+    policy = core.mounting.policy
+    kept: Kept | None = None
+    if route.source is not None and policy.allows(route.source):
+        kept = await _ask(core, exchange, route, caller, route.query())
+        if kept.status == 201:
+            core.learner.arrived(dest, digest, None)
+            core.learner.arrived(core.repository(route.source), digest, None)
+            core.metrics.blob("mounted", None)
+            exchange.note = "mounted"
+            await _give(exchange, kept)
+            return
+        if kept.status not in {202, 400, 401, 403, 404, 405}:
+            await _give(exchange, kept)
+            return
+    tried = () if route.source is None else (route.source,)
+    result = await core.mounting.place(caller, dest, digest, without=tried)
+    if result is not None and result.status is MountStatus.MOUNTED:
+        await _cancel(caller, core, route, kept)
+        await answer_mounted(core, exchange, result)
+        return
+    if result is not None and result.status is MountStatus.MOUNT_REQUIRED:
+        await _cancel(caller, core, route, kept)
+    refuse_required(result)
+    if kept is None or kept.status != 202:
+        # Without `from` the registry may find it by itself, where it may take it from anywhere.
+        finds = kept is None and route.source is None and policy.unlimited
+        kept = await _ask(core, exchange, route, caller, route.query() if finds else route.rest)
+    await _settle(core, exchange, route, caller, kept)
+
+
+async def _open(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller) -> None:
+    core.sessions.check_room(caller.key)
+    body = None if route.digest is None else outgoing(exchange)
+    if route.digest is None:
+        await exchange.read(core.manifest_limit)  # some clients send `{}`, nobody means anything by it
+    kept = await _ask(core, exchange, route, caller, exchange.query.decode("ascii"), body)
+    if kept.status == 201 and route.digest is not None:
+        core.learner.arrived(core.repository(route.name), route.digest, exchange.received)
+        core.metrics.blob("uploaded", exchange.received)
+    await _settle(core, exchange, route, caller, kept)
+
+
+async def _ask(
+    core: Core, exchange: Exchange, route: UploadsOf, caller: Caller, query: str, body: Outgoing | None = None
+) -> Kept:
+    """Ask the registry with the caller's own rights, and hold its answer back."""
+    target = core.upstream.target(f"/v2/{route.name}/blobs/uploads/".encode(), query.encode("ascii"))
+    if body is None:
+        body = Outgoing(exchange.body(), 0)
+    async with core.upstream.ask(
+        "POST",
+        target,
+        headers=sent_on(exchange.headers),
+        authorization=await caller.authorization_for(core.repository(route.name), "POST"),
+        body=body,
+    ) as response:
+        content = await read_bounded(response)
+        location = None
+        if response.status_code == 202:
+            location = str(resolve(response.headers.get("location"), request=target.url))
+        return Kept(response.status_code, _returned(core, exchange, response), content, location)
+
+
+def _returned(core: Core, exchange: Exchange, response: httpx.Response) -> Pairs:
+    return [pair for pair in core.upstream.returned(exchange, response) if pair[0] != b"content-length"]
+
+
+async def _give(exchange: Exchange, kept: Kept) -> None:
+    await exchange.answer(kept.status, kept.headers, kept.body)
+
+
+async def _settle(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller, kept: Kept) -> None:
+    """Answer with what the registry said; a session of its becomes one of ours."""
+    if kept.status == 201 and route.mount is not None:
+        core.learner.arrived(core.repository(route.name), route.mount, None)
+        core.metrics.blob("mounted", None)
+        exchange.note = "mounted"
+    if kept.location is None:
+        await _give(exchange, kept)
+        return
+    spool = None if route.digest is not None else _spool(core, caller)
+    session = core.sessions.add(caller.key, route.name, kept.location, spool)
+    headers = [pair for pair in kept.headers if pair[0] not in _OWN_SESSION]
+    headers += [
+        (b"location", session.path.encode()),
+        (b"docker-upload-uuid", session.key.encode()),
+        (b"range", b"0-0"),
+    ]
+    exchange.note = "relayed" if spool is None else "spooled"
+    await exchange.answer(202, headers)
+
+
+def _spool(core: Core, caller: Caller) -> Spool | None:
+    """Put the decision off if there is anything to decide: somebody to act for, and room."""
+    if core.spool is None or caller.agent is None:
+        return None
+    try:
+        return core.spool.open()
+    except SpoolFullError:
+        return None
+
+
+async def _cancel(caller: Caller, core: Core, route: UploadsOf, kept: Kept | None) -> None:
+    if kept is not None and kept.location is not None and caller.agent is not None:
+        session = UploadSession(repository=core.repository(route.name), location=kept.location)
+        await caller.agent.client.cancel_upload(session)
+
+
+async def answer_mounted(core: Core, exchange: Exchange, result: MountResult, size: int | None = None) -> None:
+    """Tell the client that its blob is there."""
+    core.metrics.blob("mounted", size)
+    exchange.note = "mounted"
+    await answer_created(exchange, result.dest.name, result.layer)
+
+
+async def answer_created(exchange: Exchange, name: str, digest: Digest) -> None:
+    """Tell the client that its blob is there (distribution specification, "Mounting a blob", "Pushing blobs")."""
+    path = f"/v2/{name}/blobs/{digest}".encode()
+    await exchange.answer(201, [(b"location", path), (b"docker-content-digest", digest.encode())])
+
+
+def refuse_required(result: MountResult | None) -> None:
+    """Refuse an upload of what may only be mounted.
+
+    Raises:
+        RefusedError: it is flagged so, and was not mounted.
+    """
+    if result is not None and result.status is MountStatus.MOUNT_REQUIRED:
+        raise RefusedError(
+            403, "DENIED", f"{result.layer} is flagged must-mount and no mount succeeded, so it is not uploaded"
+        )

@@ -1,0 +1,46 @@
+"""What the handlers of requests share."""
+
+from dataclasses import dataclass
+
+from crossmount.index.protocol import MountIndex
+from crossmount.oci import Repository
+from crossmount.proxy.exchange import Exchange
+from crossmount.proxy.learning import Learner
+from crossmount.proxy.metrics import Metrics
+from crossmount.proxy.mounting import Mounting
+from crossmount.proxy.sessions import Sessions
+from crossmount.proxy.spool import SpoolArea
+from crossmount.proxy.upstream import Outgoing, Upstream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """One proxy's parts.
+
+    Attributes:
+        registry: any repository of the registry behind the proxy: how it is called and reached.
+        spool: where uploads wait for their digest; None sends them straight through.
+        manifest_limit: bytes that a manifest may have.
+    """
+
+    registry: Repository
+    upstream: Upstream
+    index: MountIndex
+    mounting: Mounting
+    learner: Learner
+    sessions: Sessions
+    metrics: Metrics
+    spool: SpoolArea | None
+    manifest_limit: int
+
+    def repository(self, name: str) -> Repository:
+        """Return a repository of the registry behind the proxy."""
+        return Repository(self.registry.registry, name, self.registry.address)
+
+
+def outgoing(exchange: Exchange) -> Outgoing | None:
+    """Return a request's body to send on as it comes; None for a request without."""
+    size = exchange.content_length
+    if size == 0 and not exchange.values(b"content-length"):
+        return None
+    return Outgoing(exchange.body(), size)

@@ -1,0 +1,121 @@
+"""What passes by teaches the index: manifests that the registry accepted, mounts and uploads that it confirmed.
+
+The client never waits for it: sightings are handed over to one task that records them together.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from crossmount.errors import CrossmountError
+from crossmount.index.protocol import MountIndex, RegistryTraits, Sighting
+from crossmount.oci import Digest, Manifest, Reference, Repository
+from crossmount.oci.manifest import INDEX_DEPTH_MAX
+from crossmount.proxy.callers import Agent
+from crossmount.proxy.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+_WAITING_MAX = 10_000
+_BATCH = 256
+_CHILDREN_MAX = 64
+_FOREIGN = ("nondistributable", "foreign")
+
+
+class Learner:
+    """Tells the index what was proven.
+
+    Args:
+        index: it never fails (`GuardedIndex`).
+        metrics: told how many sightings had to be dropped.
+    """
+
+    def __init__(self, index: MountIndex, metrics: Metrics) -> None:
+        self._index = index
+        self._metrics = metrics
+        self._waiting: asyncio.Queue[Sighting] = asyncio.Queue(_WAITING_MAX)
+        self._traits = RegistryTraits()
+        self._errands: set[asyncio.Task[None]] = set()
+
+    def note_traits(self, traits: RegistryTraits) -> None:
+        """Take note of what is known of the registry."""
+        self._traits = self._traits.updated(traits)
+
+    def mounted(self, sightings: Iterable[Sighting]) -> None:
+        """Record what a mount proved; the destination too only if this registry mounts before a manifest."""
+        self._record(sightings)
+
+    def arrived(self, repository: Repository, digest: Digest, size: int | None) -> None:
+        """Record a blob that was uploaded, or seen."""
+        self._record([Sighting(digest, repository, size)])
+
+    def accepted(self, agent: Agent | None, repository: Repository, manifest: Manifest) -> None:
+        """Record the layers of a manifest that the registry accepted, and those of an index's children."""
+        for blob in manifest.blobs:
+            if not blob.urls and not any(word in blob.media_type for word in _FOREIGN):
+                self._put(Sighting(blob.digest, repository, blob.size))
+        if manifest.children and agent is not None:
+            task = asyncio.create_task(self._follow(agent, repository, manifest))
+            self._errands.add(task)
+            task.add_done_callback(self._errands.discard)
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """Record until the end, and then what is left."""
+        task = asyncio.create_task(self._work())
+        try:
+            yield
+        finally:
+            await asyncio.gather(*self._errands)
+            await self._waiting.join()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def settled(self) -> None:
+        """Wait until all that was seen is recorded."""
+        await asyncio.gather(*self._errands)
+        await self._waiting.join()
+
+    def _record(self, sightings: Iterable[Sighting]) -> None:
+        if self._traits.after_manifest:
+            return  # nobody could mount from there yet: the manifest will say it
+        for sighting in sightings:
+            self._put(sighting)
+
+    def _put(self, sighting: Sighting) -> None:
+        try:
+            self._waiting.put_nowait(sighting)
+        except asyncio.QueueFull:
+            self._metrics.unlearnt.inc()
+
+    async def _work(self) -> None:
+        while True:
+            batch = [await self._waiting.get()]
+            while len(batch) < _BATCH and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            try:
+                await self._index.record(batch)
+            except CrossmountError as error:
+                self._metrics.failed("index", error)
+            finally:
+                for _ in batch:
+                    self._waiting.task_done()
+
+    async def _follow(self, agent: Agent, repository: Repository, top: Manifest) -> None:
+        """Read an index's children with the caller's rights; what can't be read is not learnt."""
+        left, level = _CHILDREN_MAX, [top]
+        agent.users += 1
+        try:
+            for _ in range(INDEX_DEPTH_MAX):
+                children = [child for manifest in level for child in manifest.children][:left]
+                left -= len(children)
+                level = [
+                    await agent.client.get_manifest(Reference(repository, digest=child.digest))
+                    for child in children
+                ]
+                for manifest in level:
+                    self.accepted(None, repository, manifest)
+        except CrossmountError as error:
+            _log.info("the children of %s were not all read: %s", repository, error)
+        finally:
+            agent.users -= 1

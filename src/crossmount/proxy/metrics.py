@@ -1,0 +1,91 @@
+"""Counters and clocks for Prometheus, one registry of them for one proxy."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from crossmount.errors import (
+    AccessDeniedError,
+    CredentialsError,
+    IndexFailedError,
+    InvalidAnswerError,
+    MountRequiredError,
+    RegistryRefusedError,
+    RegistryUnreachableError,
+)
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_CAUSES: tuple[tuple[type[Exception], str], ...] = (
+    (AccessDeniedError, "denied"),
+    (RegistryRefusedError, "refused"),
+    (RegistryUnreachableError, "unreachable"),
+    (InvalidAnswerError, "bad-answer"),
+    (IndexFailedError, "index"),
+    (MountRequiredError, "must-mount"),
+    (CredentialsError, "credentials"),
+    (TimeoutError, "timeout"),
+    (OSError, "system"),
+)
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the word that failures are counted under."""
+    return next((word for kind, word in _CAUSES if isinstance(error, kind)), "other")
+
+
+class Metrics:
+    """What a proxy counts.
+
+    Attributes:
+        blobs: blobs by outcome: `mounted`, `existing`, `uploaded`, `spooled`.
+        blob_bytes: the same in bytes, as far as sizes are known.
+        requests: requests by route, method and status.
+        index_seconds: how long the index takes to answer.
+        upstream_seconds: how long the registry takes to begin an answer.
+        failures: by where and by cause.
+        unlearnt: sightings that were dropped because the index was too slow.
+        sessions: uploads under way.
+        spool_bytes: bytes on local disk.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.blobs = Counter("crossmount_proxy_blobs", "Blobs by outcome.", ["outcome"], registry=self._registry)
+        self.blob_bytes = Counter(
+            "crossmount_proxy_blob_bytes", "Bytes of blobs by outcome.", ["outcome"], registry=self._registry
+        )
+        self.requests = Counter(
+            "crossmount_proxy_requests", "Requests.", ["route", "method", "status"], registry=self._registry
+        )
+        self.index_seconds = Histogram(
+            "crossmount_proxy_index_seconds", "Reading the index.", buckets=_SECONDS, registry=self._registry
+        )
+        self.upstream_seconds = Histogram(
+            "crossmount_proxy_upstream_seconds",
+            "Until the registry begins its answer.",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.failures = Counter(
+            "crossmount_proxy_failures", "Failures.", ["where", "cause"], registry=self._registry
+        )
+        self.unlearnt = Counter(
+            "crossmount_proxy_unlearnt", "Sightings dropped: the index is too slow.", registry=self._registry
+        )
+        self.sessions = Gauge("crossmount_proxy_sessions", "Uploads under way.", registry=self._registry)
+        self.spool_bytes = Gauge("crossmount_proxy_spool_bytes", "Bytes on local disk.", registry=self._registry)
+        for outcome in ("mounted", "existing", "uploaded", "spooled"):
+            self.blobs.labels(outcome)
+            self.blob_bytes.labels(outcome)
+
+    def blob(self, outcome: str, size: int | None) -> None:
+        """Count a blob."""
+        self.blobs.labels(outcome).inc()
+        self.blob_bytes.labels(outcome).inc(max(0, size or 0))
+
+    def failed(self, where: str, error: BaseException) -> None:
+        """Count a failure."""
+        self.failures.labels(where, cause_of(error)).inc()
+
+    def page(self) -> tuple[bytes, bytes]:
+        """Return the page that Prometheus reads, and its type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST.encode()

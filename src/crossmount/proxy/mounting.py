@@ -1,0 +1,142 @@
+"""A blob that the destination lacks, mounted from where the index knows it: once, however many ask at once."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from crossmount.errors import CrossmountError
+from crossmount.index.protocol import Knowledge, MountIndex
+from crossmount.mount import MountResult, MountStatus
+from crossmount.mount.mounter import proven
+from crossmount.oci import Digest, Repository
+from crossmount.proxy.callers import Agent, Caller
+from crossmount.proxy.learning import Learner
+from crossmount.proxy.metrics import Metrics
+
+INDEX_CALLS_MAX = 16
+"""How many ask the index at once: a crowd waits here, where no deadline runs, and opens few connections."""
+
+
+HEADS_MAX = 64
+"""How many HEADs of blobs are under way at once: with all of a crowd at work, the event loop turns so slowly that
+deadlines pass on answers that are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePolicy:
+    """Which repositories may be mounted from: those that fit a pattern (`*` is any text, slashes too), or all."""
+
+    patterns: tuple[str, ...] = ()
+
+    def allows(self, name: str) -> bool:
+        """Tell whether a repository may be mounted from."""
+        return not self.patterns or any(fnmatchcase(name, pattern) for pattern in self.patterns)
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether a registry may find the source by itself."""
+        return not self.patterns
+
+
+class Mounting:
+    """Mounts on behalf of callers.
+
+    Args:
+        index: where sources are known from; it never fails (`GuardedIndex`).
+        policy: what may be mounted from.
+        learner: told what mounts prove.
+        metrics: told how it went.
+        clock: seconds, from any start.
+
+    Attributes:
+        turns: taken by each HEAD of a blob.
+    """
+
+    def __init__(
+        self,
+        index: MountIndex,
+        *,
+        policy: SourcePolicy,
+        learner: Learner,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.policy = policy
+        self._index = index
+        self._learner = learner
+        self._metrics = metrics
+        self._clock = clock
+        self._asking = asyncio.Semaphore(INDEX_CALLS_MAX)
+        self.turns = asyncio.Semaphore(HEADS_MAX)
+        self._flights: dict[tuple[str, str, Digest], asyncio.Task[MountResult | None]] = {}
+
+    async def place(
+        self, caller: Caller, dest: Repository, digest: Digest, *, without: Collection[str] = ()
+    ) -> MountResult | None:
+        """Try to mount a blob with the caller's rights; whoever asks for the same at the same time shares the try.
+
+        Sources named in `without` were tried already. Returns the result, without a session; None if there was
+        nothing to try.
+        """
+        if not caller.may_push(dest.name) or caller.agent is None:
+            return None
+        key = (caller.key, dest.name, digest)
+        task = self._flights.get(key)
+        if task is None:
+            task = self._flights[key] = asyncio.create_task(
+                self._mount(caller.agent, dest, digest, frozenset(without))
+            )
+            task.add_done_callback(lambda _: self._flights.pop(key, None))
+        # One who hangs up does not take the mount away from the others.
+        return await asyncio.shield(task)
+
+    async def aclose(self) -> None:
+        """Wait for what is under way."""
+        await asyncio.gather(*self._flights.values(), return_exceptions=True)
+
+    async def _mount(
+        self, agent: Agent, dest: Repository, digest: Digest, without: frozenset[str]
+    ) -> MountResult | None:
+        agent.users += 1
+        try:
+            return await self._attempt(agent, dest, digest, without)
+        except CrossmountError as error:
+            self._metrics.failed("mount", error)
+            return None
+        finally:
+            agent.users -= 1
+
+    async def _attempt(
+        self, agent: Agent, dest: Repository, digest: Digest, without: frozenset[str]
+    ) -> MountResult | None:
+        async with self._asking:
+            begun = self._clock()
+            knowledge = await self._index.look_up([digest], dest)
+            self._metrics.index_seconds.observe(self._clock() - begun)
+        self._learner.note_traits(knowledge.traits)
+        found = agent.mounter.candidates(knowledge, dest).get(digest, ())
+        candidates = [s for s in found if s.name not in without and self.policy.allows(s.name)]
+        knowledge = self._limited(knowledge)
+        known = knowledge.of(digest)
+        if not candidates and not known.must_mount and knowledge.traits.finds is not True:
+            return None
+        await agent.client.prepare(dest, candidates)
+        result = await agent.mounter.attempt(digest, dest, candidates, knowledge)
+        if result.session is not None:
+            await agent.client.cancel_upload(result.session)
+            result = replace(result, session=None)
+        if result.status is MountStatus.MOUNTED:
+            self._learner.mounted(proven(result, known.size))
+            async with self._asking:
+                await agent.mounter.learn(knowledge.traits, [result])
+        elif result.error is not None:
+            self._metrics.failed("mount", result.error)
+        return result
+
+    def _limited(self, knowledge: Knowledge) -> Knowledge:
+        """Keep the registry from finding a source by itself where only some may be mounted from."""
+        if self.policy.unlimited:
+            return knowledge
+        return replace(knowledge, traits=replace(knowledge.traits, finds=False))

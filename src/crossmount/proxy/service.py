@@ -1,0 +1,149 @@
+"""`--auth service`: the proxy's own credentials, for callers that the proxy itself has let in."""
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import bcrypt
+
+from crossmount.errors import InvalidInputError
+from crossmount.oci import Repository
+from crossmount.proxy.basic import read_basic
+from crossmount.proxy.callers import Agent, Caller
+from crossmount.proxy.exchange import Exchange
+from crossmount.proxy.headers import Pairs
+from crossmount.proxy.refused import RefusedError
+from crossmount.registry.scope import NOTHING, Wanted, delete, pull, push
+
+_CHALLENGE = (b"www-authenticate", b'Basic realm="crossmount"')
+_BCRYPT = ("$2a$", "$2b$", "$2y$")
+_VERIFIED_MAX = 4096
+_PASSWORD_MAX = 72
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """Who is let in.
+
+    Attributes:
+        passwords: bcrypt hashes by user name.
+        tokens: names by the SHA-256 of their token.
+    """
+
+    passwords: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    tokens: Mapping[bytes, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def anybody(self) -> bool:
+        """Whether nobody is kept out."""
+        return not self.passwords and not self.tokens
+
+    @classmethod
+    def read(cls, htpasswd: Path | None, tokens: Path | None) -> "Callers":
+        """Read the files: `name:bcrypt hash` a line, and `name:token` a line; `#` begins a comment.
+
+        Raises:
+            InvalidInputError: a file can't be read, has no entry, or has a line that is none.
+        """
+        passwords = {name: value.encode() for name, value in _lines(htpasswd)}
+        if any(not value.decode().startswith(_BCRYPT) for value in passwords.values()):
+            raise InvalidInputError(f"{htpasswd}: passwords must be hashed by bcrypt: htpasswd -B")
+        return cls(passwords, {hashlib.sha256(value.encode()).digest(): name for name, value in _lines(tokens)})
+
+
+def _lines(path: Path | None) -> list[tuple[str, str]]:
+    if path is None:
+        return []
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path}: cannot be read as a file of callers") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    pairs = [line.partition(":") for line in lines]
+    if not pairs or any(not (name and colon and value) for name, colon, value in pairs):
+        raise InvalidInputError(f"{path}: give at least one line, and each as name:value")
+    return [(name, value) for name, _, value in pairs]
+
+
+class ServiceDoor:
+    """Everybody who is let in acts with the proxy's credentials.
+
+    Args:
+        agent: acts with them.
+        callers: who is let in.
+    """
+
+    def __init__(self, agent: Agent, callers: Callers) -> None:
+        self._agent = agent
+        self._callers = callers
+        self._greeted = False
+        self._key = secrets.token_bytes(32)
+        self._verified: dict[bytes, str] = {}
+
+    async def admit(self, exchange: Exchange) -> Caller:
+        """See `Door.admit`."""
+        name = "" if self._callers.anybody else await self._name(exchange)
+        if name is None:
+            raise RefusedError(401, "UNAUTHORIZED", "this proxy wants to know who asks", headers=[_CHALLENGE])
+        return Caller(f"service {name}", agent=self._agent, authorize=self._authorize)
+
+    async def token_page(self, exchange: Exchange) -> None:
+        """See `Door.token_page`: here are none to be had."""
+        del exchange
+        raise RefusedError(404, "UNSUPPORTED", "this proxy gives no tokens")
+
+    def challenges(self, exchange: Exchange, headers: Pairs) -> Pairs:
+        """See `Door.challenges`: the registry's are for the proxy, and not the caller's to answer."""
+        del exchange
+        return [pair for pair in headers if pair[0] != b"www-authenticate"]
+
+    async def _name(self, exchange: Exchange) -> str | None:
+        scheme, _, value = (exchange.header(b"authorization") or "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self._holder(value.strip())
+        credential = read_basic(value.strip()) if scheme.lower() == "basic" else None
+        if credential is None:
+            return None
+        if await self._knows(credential.username, credential.secret):
+            return credential.username
+        return self._holder(credential.secret)  # for clients that can send a password and nothing else
+
+    def _holder(self, token: str) -> str | None:
+        """Find a token by its hash: how long that takes tells nothing of the token."""
+        return self._callers.tokens.get(hashlib.sha256(token.encode()).digest())
+
+    async def _knows(self, user: str, password: str) -> bool:
+        """Check a password; bcrypt is slow on purpose, so what was right once is remembered, by a keyed hash."""
+        hashed, secret = self._callers.passwords.get(user), password.encode()
+        if hashed is None or len(secret) > _PASSWORD_MAX or b"\0" in secret:
+            return False
+        mark = hmac.digest(self._key, f"{user}\0{password}".encode(), "sha256")
+        if mark in self._verified:
+            return True
+        try:
+            right = await asyncio.to_thread(bcrypt.checkpw, secret, hashed)
+        except ValueError:
+            return False
+        if right:
+            if len(self._verified) >= _VERIFIED_MAX:
+                self._verified.clear()
+            self._verified[mark] = user
+        return right
+
+    async def _authorize(self, repository: Repository | None, method: str) -> str | None:
+        if not self._greeted:
+            await self._agent.client.ping()
+            self._greeted = True
+        return await self._agent.client.authorization(repository, _wanted(repository, method))
+
+
+def _wanted(repository: Repository | None, method: str) -> Wanted:
+    if repository is None:
+        return NOTHING
+    if method in {"GET", "HEAD"}:
+        return Wanted((pull(repository),))
+    return Wanted((push(repository), delete(repository)) if method == "DELETE" else (push(repository),))

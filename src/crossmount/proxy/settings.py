@@ -1,0 +1,94 @@
+"""What a proxy is made with: values."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from crossmount.errors import InvalidInputError
+from crossmount.oci import Repository
+from crossmount.oci.manifest import MANIFEST_BYTES_MAX
+from crossmount.registry import ClientOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What callers are held to.
+
+    Attributes:
+        connections: at once, all callers together.
+        header_bytes: a request's line and headers.
+        manifest_bytes: a manifest.
+        spool_bytes: uploads on local disk, all together.
+        idle: seconds without a byte in the middle of a request or an answer.
+        header_seconds: from a connection's or a request's first byte to the end of its headers.
+        keep_alive: seconds that a connection may rest between requests.
+        grace: seconds that a stop waits for uploads under way.
+    """
+
+    connections: int = 1024
+    header_bytes: int = 32 * 1024
+    manifest_bytes: int = MANIFEST_BYTES_MAX
+    spool_bytes: int = 8 * 1024**3
+    idle: float = 60.0
+    header_seconds: float = 15.0
+    keep_alive: float = 75.0
+    grace: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxySettings:
+    """One proxy.
+
+    Attributes:
+        upstream: the registry's URL: scheme, host and port.
+        host: the address to listen on.
+        port: the port; 0 lets the system choose.
+        auth: whose rights count: each caller's own, or the proxy's.
+        spool: a folder for uploads whose digest comes last; None sends them straight through.
+        allow_sources: patterns of repositories that may be mounted from; none means all.
+        public_url: what callers call the proxy, where that differs from the Host that they send.
+        tls_cert: a PEM file of the certificate, for https.
+        tls_key: a PEM file of its key.
+        htpasswd: a file of callers and their passwords (bcrypt), for `service`.
+        tokens: a file of bearer tokens, for `service`.
+        options: how to reach the registry.
+    """
+
+    upstream: str
+    host: str = "127.0.0.1"
+    port: int = 5000
+    auth: Literal["client", "service"] = "client"
+    spool: Path | None = None
+    allow_sources: tuple[str, ...] = ()
+    public_url: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    htpasswd: Path | None = None
+    tokens: Path | None = None
+    options: ClientOptions = field(default_factory=ClientOptions)
+    limits: Limits = field(default_factory=Limits)
+
+    def base(self) -> httpx.URL:
+        """Return the registry's URL.
+
+        Raises:
+            InvalidInputError: it is not scheme, host and port alone.
+        """
+        try:
+            url = httpx.URL(self.upstream)
+        except (httpx.InvalidURL, TypeError) as error:
+            raise InvalidInputError(f"--upstream: not a URL: {self.upstream[:200]!r}") from error
+        plain = url.scheme in {"http", "https"} and url.host and url.path in {"", "/"}
+        if not plain or url.userinfo or url.query or url.fragment:
+            raise InvalidInputError(
+                f"--upstream: give https://host[:port], without a path: {str(url.copy_with(userinfo=b''))[:200]!r}"
+            )
+        return url.copy_with(path="/")
+
+    def registry(self) -> Repository:
+        """Return a repository of the registry, which says how it is called and reached."""
+        url = self.base()
+        authority = url.netloc.decode("ascii")
+        return Repository(authority, "any")

@@ -1,0 +1,144 @@
+"""The one registry behind the proxy: requests streamed to it, answers streamed back, nothing decoded."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from crossmount.proxy.exchange import Exchange
+from crossmount.proxy.headers import Pairs, sent_back
+from crossmount.registry.http import ERROR_BYTES_MAX, translated
+from crossmount.registry.location import Origin
+from crossmount.registry.quiet import unlogged
+
+_BODILESS = frozenset({204, 304})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request goes.
+
+    Attributes:
+        url: the URL.
+        raw: path and query as they are sent, byte for byte; None takes them from `url`.
+    """
+
+    url: httpx.URL
+    raw: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request's body.
+
+    Attributes:
+        size: bytes, or None to send it in chunks.
+    """
+
+    stream: AsyncIterator[bytes]
+    size: int | None
+
+
+class Upstream:
+    """The registry behind the proxy.
+
+    Args:
+        base: its scheme, host and port.
+        client: holds no credentials; whoever made it closes it.
+        challenges: turns an answer's challenges to the proxy.
+    """
+
+    def __init__(
+        self, base: httpx.URL, client: httpx.AsyncClient, *, challenges: Callable[[Exchange, Pairs], Pairs]
+    ) -> None:
+        self.base = base
+        self._challenges = challenges
+        self.origin = Origin.of(base)
+        self._client = client
+
+    def target(self, raw_path: bytes, query: bytes) -> Target:
+        """Return the registry's URL for a path and a query that were checked."""
+        raw = raw_path + b"?" + query if query else raw_path
+        return Target(self.base.copy_with(raw_path=raw), raw)
+
+    @asynccontextmanager
+    async def ask(
+        self,
+        method: str,
+        target: Target,
+        *,
+        headers: Pairs,
+        authorization: str | None,
+        body: Outgoing | None = None,
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request and give the answer, its body still to be read.
+
+        Authorization is sent to the registry's own origin alone.
+
+        Raises:
+            RegistryUnreachableError: no answer, or one that ends early.
+            InvalidAnswerError: an answer that is not HTTP.
+        """
+        pairs = list(headers)
+        if authorization is not None and Origin.of(target.url) == self.origin:
+            pairs.append((b"authorization", authorization.encode("latin-1")))
+        stream: AsyncIterator[bytes] | None = None
+        if body is not None:
+            if body.size is not None:
+                pairs.append((b"content-length", str(body.size).encode()))
+            stream = body.stream if body.size != 0 else None
+        extensions = {} if target.raw is None else {"target": target.raw}
+        with translated(method, target.url), unlogged():
+            request = httpx.Request(method, target.url, headers=pairs, content=stream, extensions=extensions)
+            response = await self._client.send(request, stream=True, follow_redirects=False)
+            try:
+                if method == "HEAD" or response.status_code in _BODILESS:
+                    await response.aread()  # read to its end, or the connection is not used again
+                yield response
+            finally:
+                await response.aclose()
+
+    async def give_back(
+        self, exchange: Exchange, response: httpx.Response, *, headers: Pairs | None = None
+    ) -> None:
+        """Send the client an answer as it comes, byte for byte.
+
+        With `headers`, those are sent instead of the answer's own, which are turned to the proxy.
+        """
+        if headers is None:
+            headers = self.returned(exchange, response)
+        await exchange.start(response.status_code, headers)
+        if exchange.method == "HEAD" or response.status_code in _BODILESS:
+            await exchange.write(b"", more=False)
+            return
+        async with exchange.watched():
+            async for data in response.aiter_raw():
+                await exchange.write(data)
+            await exchange.write(b"", more=False)
+
+    def returned(self, exchange: Exchange, response: httpx.Response) -> Pairs:
+        """Return an answer's headers as the client is sent them."""
+        headers = sent_back(response.headers, upstream=self.origin, asked=response.request.url)
+        return self._challenges(exchange, headers)
+
+
+async def read_bounded(response: httpx.Response, limit: int = ERROR_BYTES_MAX) -> bytes:
+    """Return a small answer's body as it came; one that is longer says nothing that matters, and is left out."""
+    content = bytearray()
+    async for data in response.aiter_raw():
+        content += data
+        if len(content) > limit:
+            return b""
+    return bytes(content)
+
+
+class SharedTransport(httpx.AsyncBaseTransport):
+    """Lets many clients, one a caller, share the connections of one; closing them leaves it open."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request over the shared client."""
+        return await self._client.send(request, stream=True, follow_redirects=False)

@@ -1,0 +1,140 @@
+import asyncio
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from crossmount.asyncio import Digest, Fleet, Repository, open_index
+from crossmount.cli.fleet import told
+from crossmount.fleet import Slots, Upload
+from crossmount.fleet.lease import LeaseValue
+from crossmount.fleet.listing import Underway
+from crossmount.testing import running_registry
+from support.commands import Here, Shell
+from support.images import make_layers, make_layout
+from support.servers import Server
+from support.waiting import until
+
+LAYER = Digest.of(b"a layer")
+
+
+def value(name: str | None, since: float = 100.0, size: int = 0) -> LeaseValue:
+    """Return one who uploads or waits."""
+    dest = None if name is None else Repository.parse(f"r.example/{name}")
+    return LeaseValue(token="t", holder="host:1" if name else "", dest=dest, size=size, since=since if name else 0)
+
+
+async def shown(valkey: Server, shell: Shell, *options: str) -> str:
+    """Return what the command prints while one uploads and another waits."""
+    async with (
+        open_index(valkey.url) as one,
+        open_index(valkey.url) as two,
+        Fleet(one) as first,
+        Fleet(two) as second,
+    ):
+        repository = Repository.parse("r.example/team/app")
+        turn = await first.turn(LAYER, repository, 12_000_000, slots=Slots(1))
+        assert isinstance(turn, Upload)
+        waiter = asyncio.create_task(second.turn(LAYER, repository.sibling("team/b"), 12_000_000, slots=Slots(1)))
+        await until(lambda: not second._table.idle and bool(second._asked))
+        while True:
+            done = await asyncio.to_thread(shell, "fleet", "--index", valkey.url, *options)
+            assert done.status == 0
+            if "team/b" in done.out:
+                break
+        await turn.publish()
+        await turn.release()
+        await waiter
+        return done.out
+
+
+async def test_fleet_shows_who_uploads_and_who_waits(valkey: Server, shell: Shell) -> None:
+    """Off a terminal it is printed once: the layer, its size, who brings it where, and who waits."""
+    lines = (await shown(valkey, shell)).splitlines()
+    assert lines[0] == "1 upload underway, 1 waiting"
+    assert "r.example/team/app by " in lines[1]
+    assert "12.0 MB" in lines[1]
+    assert lines[2].strip().startswith("waits: r.example/team/b by ")
+
+
+async def test_fleet_as_a_document(valkey: Server, shell: Shell) -> None:
+    """--json has the same for scripts."""
+    (upload,) = json.loads(await shown(valkey, shell, "--json"))["uploads"]
+    assert (upload["layer"], upload["registry"], upload["size"]) == (LAYER, "r.example", 12_000_000)
+    assert upload["dest"] == "r.example/team/app"
+    assert [waiter["dest"] for waiter in upload["waiting"]] == ["r.example/team/b"]
+    assert upload["publishes"] == "blob"
+    assert 0 < upload["lease_seconds"] <= 10
+
+
+def test_nothing_underway(valkey: Server, here: Here) -> None:
+    """No lease is nothing to show, and no failure; an index in memory has none."""
+    for url in (valkey.url, "memory://"):
+        assert here("fleet", "--index", url).out == "0 uploads underway, 0 waiting\n"
+        assert here("fleet", "--index", url, "--json").document == {"uploads": []}
+
+
+def test_fleet_refreshes_on_a_terminal_until_it_is_interrupted(valkey: Server, shell: Shell) -> None:
+    """On a terminal the list is drawn again and again, and Ctrl-C is how one stops looking."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "crossmount", "fleet", "--index", valkey.url], stdout=theirs, env=dict(shell.env)
+    )
+    os.close(theirs)
+    drawn = b""
+    while drawn.count(b"0 uploads underway") < 2:
+        drawn += os.read(ours, 4096)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 0
+    os.close(ours)
+
+
+def test_what_is_told() -> None:
+    """Many waiters are summed up, and a lease that never ends is told apart from ours."""
+    waiting = tuple(value(f"team/w{number}") for number in range(7))
+    ours = Underway(registry="r.example", layer=LAYER, holder=value("team/a", size=1), left=5.0, waiting=waiting)
+    odd = Underway(registry="r.example", layer=LAYER, holder=value(None), left=None, waiting=())
+    lines = told([ours, odd], now=160.0)
+    assert lines[0] == "2 uploads underway, 7 waiting"
+    assert lines[1].endswith("r.example/team/a by host:1, for 60.0 s")
+    assert lines[7] == "    and 2 more wait"
+    assert lines[8].endswith("r.example by somebody unknown (its lease NEVER ends: not one of ours)")
+
+
+def test_push_waits_as_long_as_it_is_told(valkey: Server, here: Here, tmp_path: Path) -> None:
+    """--wait bounds the wait behind a lease that never ends, and 0 asks nobody."""
+    image = make_layout(tmp_path / "image", make_layers(1, size=1_100_000))
+    with running_registry() as registry:
+        for number, wait in enumerate(("0.3", "0")):
+            lease = f"crossmount:default:{{{image.layers[0].digest}}}:lease:{registry.address}"
+            lend(valkey, lease)
+            started = time.monotonic()
+            done = here(
+                *("push", str(image.path), f"{registry.address}/team/{number}:1", "--plain-http", "--json"),
+                *("--index", valkey.url, "--wait", wait, "--namespace", "default"),
+            )
+            assert done.status == 0
+            waited = [blob["waited"] for blob in done.document["blobs"] if "waited" in blob]
+            assert bool(waited) == (wait != "0")
+            assert time.monotonic() - started >= sum(waited)
+            forget(valkey)
+
+
+def lend(valkey: Server, key: str) -> None:
+    """Write a stranger's lease."""
+    import redis  # noqa: PLC0415 a bare client, for one line
+
+    with redis.Redis(unix_socket_path=str(valkey.socket)) as client:
+        client.set(key, "stranger")
+
+
+def forget(valkey: Server) -> None:
+    """Empty the server, so that the second push knows nothing of the first."""
+    import redis  # noqa: PLC0415 the same
+
+    with redis.Redis(unix_socket_path=str(valkey.socket)) as client:
+        client.flushall()

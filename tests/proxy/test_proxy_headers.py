@@ -1,0 +1,126 @@
+"""Which headers travel, and where they point."""
+
+import httpx
+import pytest
+
+from crossmount.proxy.headers import check_framing, sent_back, sent_on, turned
+from crossmount.proxy.ranges import check
+from crossmount.proxy.refused import RefusedError
+from crossmount.registry.location import Origin
+
+UPSTREAM = Origin.of(httpx.URL("https://registry.test/"))
+ASKED = httpx.URL("https://registry.test/v2/a/blobs/uploads/")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"content-length", b"1"), (b"content-length", b"1")],
+        [(b"content-length", b"-1")],
+        [(b"content-length", b"1, 1")],
+        [(b"content-length", b"9" * 30)],
+        [(b"content-length", b"1"), (b"transfer-encoding", b"chunked")],
+        [(b"transfer-encoding", b"gzip, chunked")],
+        [(b"transfer-encoding", b"chunked"), (b"transfer-encoding", b"chunked")],
+        [(b"transfer-encoding", b"identity")],
+        [(b"host", b"a"), (b"host", b"b")],
+    ],
+)
+def test_what_could_be_cut_differently_is_refused(headers: list[tuple[bytes, bytes]]) -> None:
+    """Request smuggling begins with two readings of one length."""
+    with pytest.raises(RefusedError) as refused:
+        check_framing(headers)
+    assert (refused.value.status, refused.value.close) == (400, True)
+
+
+def test_ordinary_framing_is_fine() -> None:
+    """One length, one encoding, or none."""
+    check_framing([(b"host", b"a"), (b"content-length", b"12")])
+    check_framing([(b"host", b"a"), (b"transfer-encoding", b"Chunked")])
+
+
+def test_headers_of_one_connection_and_of_forwarding_stay_behind() -> None:
+    """Hop-by-hop headers, those that Connection names, and what would let a client choose upstream's Locations."""
+    given = [
+        (b"connection", b"keep-alive, X-Mine"),
+        (b"x-mine", b"1"),
+        (b"te", b"trailers"),
+        (b"host", b"proxy"),
+        (b"expect", b"100-continue"),
+        (b"authorization", b"Basic abc"),
+        (b"content-length", b"3"),
+        (b"x-forwarded-host", b"evil.test"),
+        (b"x-forwarded-proto", b"http"),
+        (b"forwarded", b"host=evil.test"),
+        (b"accept-encoding", b"gzip"),
+        (b"x-unknown", b"kept"),
+        (b"range", b"bytes=1-2"),
+    ]
+    assert sent_on(given) == [(b"accept-encoding", b"gzip"), (b"x-unknown", b"kept"), (b"range", b"bytes=1-2")]
+
+
+def test_an_answers_headers_come_back_but_for_those_of_the_connection() -> None:
+    """Unknown ones too; what would lead the client away from the proxy doesn't."""
+    headers = httpx.Headers(
+        [
+            ("Connection", "close"),
+            ("Transfer-Encoding", "chunked"),
+            ("Alt-Svc", 'h3=":443"'),
+            ("Strict-Transport-Security", "max-age=1"),
+            ("Docker-Content-Digest", "sha256:1"),
+            ("Location", "https://registry.test/v2/a/manifests/1"),
+            ("Link", '<https://registry.test/v2/_catalog?n=2&last=b>; rel="next"'),
+            ("X-Any", "thing"),
+        ]
+    )
+    assert sent_back(headers, upstream=UPSTREAM, asked=ASKED) == [
+        (b"docker-content-digest", b"sha256:1"),
+        (b"location", b"/v2/a/manifests/1"),
+        (b"link", b'</v2/_catalog?n=2&last=b>; rel="next"'),
+        (b"x-any", b"thing"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("location", "seen"),
+    [
+        ("https://registry.test/v2/a/x?_state=a%2Fb%3D", "/v2/a/x?_state=a%2Fb%3D"),
+        ("https://registry.test:443/v2/a/x", "/v2/a/x"),
+        ("http://registry.test/v2/a/x", "/v2/a/x"),
+        ("/v2/a/x?y=1", "/v2/a/x?y=1"),
+        ("other", "/v2/a/blobs/uploads/other"),
+        ("https://storage.test/signed?x=1", "https://storage.test/signed?x=1"),
+        ("https://user:pw@registry.test/x", "https://user:pw@registry.test/x"),
+        ("http://[bad", "http://[bad"),
+    ],
+)
+def test_a_location_on_the_registry_becomes_a_path(location: str, seen: str) -> None:
+    """Whatever form it has; storage elsewhere stays as it is."""
+    assert turned(location, upstream=UPSTREAM, asked=ASKED) == seen
+
+
+@pytest.mark.parametrize(
+    ("given", "offset", "length"),
+    [("0-9", 0, 10), ("bytes 5-9/10", 5, 5), ("bytes=5-9", 5, None), ("7-6", 7, 0), ("7-7", 7, 0)],
+)
+def test_a_chunk_that_follows_is_taken(given: str, offset: int, length: int | None) -> None:
+    """In every spelling that clients have for it."""
+    check(given, offset=offset, length=length)
+
+
+@pytest.mark.parametrize(
+    ("given", "offset", "length"),
+    [
+        ("0-9", 1, 10),
+        ("5-4", 5, 3),
+        ("0-9", 0, 9),
+        ("x", 0, 1),
+        ("0-" + "9" * 30, 0, 1),
+        ("", 0, 1),
+        ("-1-2", 0, 1),
+    ],
+)
+def test_a_chunk_that_does_not_follow_is_not(given: str, offset: int, length: int | None) -> None:
+    """Out of order, of another length, or no range at all."""
+    with pytest.raises(ValueError, match=r"chunk|Content-Range"):
+        check(given, offset=offset, length=length)

@@ -1,0 +1,186 @@
+"""Clients that break the rules, slowly or fast, and a stop in the middle."""
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+import httpx
+import pytest
+
+from crossmount.oci import Digest
+from crossmount.proxy.settings import Limits
+from crossmount.testing import RegistryOptions, ScriptedRegistry
+from support.proxies import ProxyUnderTest, begin_upload, proxy_before, until
+
+DATA = os.urandom(2_000_000)
+DIGEST = Digest.of(DATA)
+HURRIED = Limits(idle=0.2, header_seconds=0.2, grace=0.5, header_bytes=8192)
+
+
+async def raw(proxy: ProxyUnderTest, *parts: bytes, wait: bool = True) -> bytes:
+    """Send bytes as they are, and return all that comes back until the proxy hangs up."""
+    reader, writer = await asyncio.open_connection(*proxy.address)
+    try:
+        for part in parts:
+            writer.write(part)
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+        if not wait:
+            return b""
+        with contextlib.suppress(ConnectionError):
+            return await asyncio.wait_for(reader.read(), 10)
+        return b"reset"
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length:1\r\nTransfer-Encoding:chunked\r\n\r\n0",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\na",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\na",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\na",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        b"GET /v2/ HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        b"GET /v2/\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://[:::/v2/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v2/ HTTP/1.1\r\nHost: x\r\n bad: fold\r\n\r\n",
+        b"NONSENSE\r\n\r\n",
+        b"TRACE /v2/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"CONNECT evil.test:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    ],
+)
+async def test_smuggling_shapes_are_refused_and_end_the_connection(head: bytes) -> None:
+    """One 4xx, nothing after it, nothing upstream, and the proxy goes on."""
+    smuggled = b"GET /v2/_catalog HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
+        answer = await raw(proxy, head + smuggled)
+        assert answer.startswith(b"HTTP/1.1 4"), answer
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert registry.requests == []
+        assert (await proxy.client.get("/v2/")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000,),
+        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 10_000 + b"\r\n\r\n",),
+        (b"GET /v2/" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",),
+    ],
+)
+async def test_headers_have_a_limit(parts: tuple[bytes, ...]) -> None:
+    """431, whether they end or not."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
+        answer = await raw(proxy, *parts)
+        assert answer.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400")), answer
+        assert registry.requests == []
+
+
+@pytest.mark.parametrize(
+    ("part", "status"),
+    [
+        (b"", b"HTTP/1.1 408"),
+        (b"GET /v2/ HT", b"HTTP/1.1 408"),
+        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"HTTP/1.1 408"),
+        (b"PUT /v2/a/manifests/t HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc", b"HTTP/1.1 408"),
+    ],
+)
+async def test_a_client_that_stops_in_the_middle_is_hung_up_on(part: bytes, status: bytes) -> None:
+    """Before, in, or after its headers: slow-loris holds nothing for long."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
+        assert (await raw(proxy, part)).startswith(status)
+        assert proxy.app.active == 0
+
+
+async def test_a_client_that_does_not_read_is_hung_up_on() -> None:
+    """A pull that nobody reads ends, and its connection upstream with it."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
+        digest = registry.put_blob("a", DATA * 20)
+        reader, writer = await asyncio.open_connection(*proxy.address, limit=1024)
+        writer.write(f"GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await reader.readexactly(100)
+        await until(lambda: proxy.app.active > 0)
+        await until(lambda: proxy.app.active == 0)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@pytest.mark.parametrize("spooled", [True, False])
+async def test_a_client_that_vanishes_leaves_nothing_at_work(tmp_path: Path, spooled: bool) -> None:
+    """In the middle of a PATCH: the session is free again, and only its own."""
+    async with (
+        ScriptedRegistry() as registry,
+        proxy_before(registry.url, spool=tmp_path if spooled else None) as proxy,
+    ):
+        location = await begin_upload(proxy, "a")
+        head = f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(DATA)}\r\n\r\n".encode()
+        await raw(proxy, head + DATA[:300_000], wait=False)
+        await until(lambda: proxy.app.active == 0)
+        assert not any(session.busy for session in proxy.app.core.sessions._open.values())
+
+
+async def test_expect_100_is_answered() -> None:
+    """A client that asks before it sends is told to go on."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
+        head = (
+            f"POST /v2/a/blobs/uploads/?digest={DIGEST} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+            f"Connection: close\r\nContent-Length: {len(DATA)}\r\n\r\n"
+        ).encode()
+        answer = await raw(proxy, head, DATA)
+        assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201")
+
+
+async def test_too_many_connections_are_told_so() -> None:
+    """Over the limit: 503, and room again afterwards."""
+    limits = Limits(connections=3, grace=0.5)
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=limits) as proxy:
+        opened = [await asyncio.open_connection(*proxy.address) for _ in range(3)]
+        async with httpx.AsyncClient(base_url=proxy.url) as other:
+            assert (await other.get("/v2/")).status_code == 503
+        for _, writer in opened:
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_two_hundred_clients_at_once() -> None:
+    """No failure, and one mount for all of them."""
+    async with ScriptedRegistry(RegistryOptions()) as registry, proxy_before(registry.url) as proxy:
+        digest = registry.put_blob("base", b"layer")
+        await proxy.knows(digest, "base")
+        limits = httpx.Limits(max_connections=200)
+        async with httpx.AsyncClient(base_url=proxy.url, limits=limits, timeout=30) as many:
+            answers = await asyncio.gather(*(many.head(f"/v2/app/blobs/{digest}") for _ in range(200)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert registry.mounts(digest) == 1
+
+
+async def test_a_stop_lets_an_upload_finish(tmp_path: Path) -> None:
+    """From the signal on no upload begins, the one under way goes on to its end, and then the proxy is gone."""
+    async with (
+        ScriptedRegistry() as registry,
+        proxy_before(registry.url, spool=tmp_path, limits=Limits(grace=10)) as proxy,
+    ):
+        location = await begin_upload(proxy, "a")
+        proxy.running.stop()
+        await until(lambda: proxy.app.draining)
+        assert (await proxy.client.post("/v2/b/blobs/uploads/")).status_code == 503
+        assert (await proxy.client.get("/_crossmount/readyz")).status_code == 503
+        answer = await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)
+        assert answer.status_code == 201
+        assert registry.uploads(DIGEST) == 1
+
+
+async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    """Whoever stops it twice means it."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        await begin_upload(proxy, "a")
+        proxy.running.stop()
+        proxy.running.stop()

@@ -1,0 +1,29 @@
+import asyncio
+import contextlib
+
+import pytest
+
+from crossmount.errors import RegistryUnreachableError
+from crossmount.oci import Digest, Repository
+from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
+
+
+@pytest.mark.timeout(10)
+async def test_a_registry_that_drips_its_answer_is_given_up_at_the_deadline() -> None:
+    """An answer that comes a byte at a time ends at the request's deadline, though no single wait is long."""
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 404 Not Found\r\nX: ")
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b"a")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    options = ClientOptions(plain_http=True, read_timeout=1, retry=RetryPolicy(deadline=0.5))
+    async with await asyncio.start_server(drip, "127.0.0.1") as server:
+        where = Repository.parse(f"127.0.0.1:{server.sockets[0].getsockname()[1]}/a")
+        async with RegistryClient(where, options=options) as client:
+            with pytest.raises(RegistryUnreachableError):
+                await client.head_blob(where, Digest.of(b"layer"))
+        await asyncio.sleep(0.2)

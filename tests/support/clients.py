@@ -1,0 +1,170 @@
+"""Real clients, unchanged: each pushes one image with an empty state of its own, to wherever it is told."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support.images import MadeImage
+from support.programs import needs, run
+
+_ISOLATED = ("--storage-driver", "vfs")
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """One push to make.
+
+    Attributes:
+        image: what to push.
+        address: `host:port` of whoever takes it.
+        name: the repository.
+        folder: for all that the client keeps; empty.
+        user: `name:password`, or "" for nobody.
+        authority: the file of the authority to trust; None speaks http.
+    """
+
+    image: MadeImage
+    address: str
+    name: str
+    folder: Path
+    user: str
+    authority: Path | None = None
+
+    @property
+    def dest(self) -> str:
+        """The reference."""
+        return f"{self.address}/{self.name}:v1"
+
+    @property
+    def home(self) -> dict[str, str]:
+        """An environment in which nothing is left of earlier pushes."""
+        folder = str(self.folder)
+        return {"HOME": folder, "XDG_DATA_HOME": folder, "XDG_RUNTIME_DIR": folder, "TMPDIR": folder}
+
+
+Client = Callable[[Push], None]
+
+
+def skopeo(push: Push) -> None:
+    """Copy from a layout: asks HEAD for the digests that it knows."""
+    creds = ("--dest-creds", push.user) if push.user else ()
+    run(
+        "skopeo",
+        *("--insecure-policy", "copy", "--dest-tls-verify=false", *creds),
+        *(f"oci:{push.image.path}:{push.image.tag}", f"docker://{push.dest}"),
+        **push.home,
+        BLOB_INFO_CACHE_DIR=str(push.folder),
+    )
+
+
+def _storage(program: str, push: Push) -> None:
+    """Push from a store of its own: it compresses on the fly and names digests last."""
+    needs(program)
+    creds = ("--creds", push.user) if push.user else ()
+    with tempfile.TemporaryDirectory(prefix="cm-") as short:  # podman's runroot may have 50 characters
+        where = ("--root", f"{short}/root", "--runroot", f"{short}/run", *_ISOLATED)
+        run(program, *where, "pull", f"oci:{push.image.path}:{push.image.tag}", **push.home)
+        images = run(program, *where, "images", "--quiet", "--no-trunc", **push.home).split()
+        run(program, *where, "push", "--tls-verify=false", *creds, images[0], f"docker://{push.dest}", **push.home)
+
+
+def buildah(push: Push) -> None:
+    """Push from buildah's storage."""
+    _storage("buildah", push)
+
+
+def podman(push: Push) -> None:
+    """Push from podman's storage."""
+    _storage("podman", push)
+
+
+def containerd(push: Push) -> None:
+    """Import into a containerd of its own, and push from there: asks HEAD for everything."""
+    archive = push.folder / "image.tar"
+    subprocess.run(["tar", "-cf", str(archive), "-C", str(push.image.path), "."], check=True)
+    with _containerd(push.folder) as socket:
+        ctr = ("--address", str(socket))
+        run("ctr", *ctr, "images", "import", "--no-unpack", "--base-name", "made", str(archive), **push.home)
+        image = run("ctr", *ctr, "images", "list", "--quiet", **push.home).split()[0]
+        run("ctr", *ctr, "images", "tag", image, push.dest, **push.home)
+        user = ("--user", push.user) if push.user else ()
+        run("ctr", *ctr, "images", "push", "--plain-http", *user, push.dest, **push.home)
+
+
+@contextmanager
+def _containerd(folder: Path) -> Iterator[Path]:
+    program = needs("containerd")
+    config, socket, log = folder / "containerd.toml", folder / "s", folder / "containerd.log"
+    config.write_text(
+        f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/state"\n'
+        f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "{socket}"\n'
+    )
+    with log.open("wb") as out:
+        process = subprocess.Popen([program, "--config", str(config)], stdout=out, stderr=out)
+    try:
+        deadline = time.monotonic() + 20
+        while "successfully booted" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, "containerd does not start"
+            time.sleep(0.01)
+        yield socket
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def oras_py(push: Push) -> None:
+    """Push the layers as files: asks HEAD for each."""
+    script = (
+        "import sys, oras.client\n"
+        "host, name, user, ca, *files = sys.argv[1:]\n"
+        "backend = 'basic' if user else 'token'\n"
+        "client = oras.client.OrasClient(hostname=host, insecure=True, auth_backend=backend)\n"
+        "if user:\n"
+        "    client.auth.set_basic_auth(*user.split(':'))\n"
+        "client.push(files=files, target=f'{host}/{name}:v1', disable_path_validation=True)\n"
+    )
+    _python("oras", script, push)
+
+
+def python_dxf(push: Push) -> None:
+    """Push the layers as blobs: asks HEAD for each. It sends credentials over https alone."""
+    script = (
+        "import sys\n"
+        "from dxf import DXF\n"
+        "host, name, user, ca, *files = sys.argv[1:]\n"
+        "auth = (lambda dxf, response: dxf.authenticate(*user.split(':'), response=response)) if user else None\n"
+        "dxf = DXF(host, name, auth=auth, insecure=not ca, tlsverify=ca or True)\n"
+        "dxf.set_alias('v1', *[dxf.push_blob(file) for file in files])\n"
+    )
+    _python("dxf", script, push)
+
+
+def _python(module: str, script: str, push: Push) -> None:
+    if importlib.util.find_spec(module) is None:
+        word = f"the module {module} is not installed: pip install --group bench"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(word)
+        pytest.skip(word)
+    files = [str(push.image.path / "blobs" / "sha256" / layer.digest.encoded) for layer in push.image.layers]
+    ca = "" if push.authority is None else str(push.authority)
+    run(sys.executable, "-c", script, push.address, push.name, push.user, ca, *files, **push.home)
+
+
+CLIENTS: dict[str, Client] = {
+    "skopeo": skopeo,
+    "buildah": buildah,
+    "podman": podman,
+    "containerd": containerd,
+    "oras-py": oras_py,
+    "python-dxf": python_dxf,
+}

@@ -1,0 +1,111 @@
+"""A proxy in this process before a registry, and a client that talks to it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from crossmount.index import MemoryMountIndex, Sighting
+from crossmount.index.protocol import MountableLayers
+from crossmount.oci import Digest, Repository
+from crossmount.proxy.app import App
+from crossmount.proxy.server import Running, running
+from crossmount.proxy.settings import Limits, ProxySettings
+from crossmount.registry import ClientOptions, RetryPolicy
+
+QUICK = RetryPolicy(attempts=3, first_wait=0.001, longest_wait=0.01, deadline=5.0)
+"""Retries that a test can wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyUnderTest:
+    """A running proxy.
+
+    Attributes:
+        client: talks to it, without credentials.
+        index: what it asks and teaches.
+    """
+
+    url: str
+    client: httpx.AsyncClient
+    app: App
+    index: MemoryMountIndex
+    running: Running
+    registry: str
+
+    def repository(self, name: str) -> Repository:
+        """Return a repository of the registry behind it."""
+        return Repository(self.registry, name)
+
+    async def knows(self, digest: Digest, *names: str) -> None:
+        """Tell the index which repositories hold a blob."""
+        await self.index.record([Sighting(digest, self.repository(name)) for name in names])
+
+    async def learnt(self, digest: Digest) -> set[str]:
+        """Return the repositories that the index knows for a blob, once all is recorded."""
+        await until(lambda: self.app.active == 0)  # an accepted manifest is learnt from after its answer
+        await self.app.core.learner.settled()
+        return {found.name for found in await self.index.locations(digest)}
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        url = httpx.URL(self.url)
+        return url.host, url.port or 0
+
+
+@asynccontextmanager
+async def proxy_before(
+    registry: str,
+    *,
+    spool: Path | None = None,
+    limits: Limits | None = None,
+    index: MountableLayers | None = None,
+    options: ClientOptions | None = None,
+    **settings: Any,
+) -> AsyncIterator[ProxyUnderTest]:
+    """Give a proxy before the registry at the URL `registry`, until the block ends."""
+    memory = MemoryMountIndex()
+    made = ProxySettings(
+        upstream=registry,
+        port=0,
+        spool=spool,
+        limits=limits or Limits(grace=2.0),
+        options=options or replace(ClientOptions(), retry=QUICK),
+        **settings,
+    )
+    async with (
+        running(made, index or memory) as (proxy, _),
+        httpx.AsyncClient(base_url=proxy.url, timeout=20, verify=False) as client,  # noqa: S501 a test's certificate
+    ):
+        address = made.registry().registry
+        yield ProxyUnderTest(proxy.url, client, proxy.app, memory, proxy, address)
+
+
+def error_code(answer: httpx.Response) -> str:
+    """Return the first error code of an answer by the specification."""
+    return str(answer.json()["errors"][0]["code"])
+
+
+async def pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
+    """Yield data in pieces, so that it is sent in chunks."""
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+async def begin_upload(proxy: ProxyUnderTest, name: str, **details: Any) -> str:
+    """Open an upload session and return its Location."""
+    answer = await proxy.client.post(f"/v2/{name}/blobs/uploads/", **details)
+    assert answer.status_code == 202, answer.text
+    return answer.headers["location"]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so; ten seconds are taken for never."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 what is waited for in the proxy has no event
+            await asyncio.sleep(0.001)

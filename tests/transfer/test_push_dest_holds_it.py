@@ -1,0 +1,43 @@
+from pathlib import Path
+
+from crossmount.index import MemoryMountIndex
+from crossmount.oci import Repository
+from crossmount.registry import ClientOptions
+from crossmount.testing import ScriptedRegistry
+from crossmount.transfer import push
+from support.images import make_layers, make_layout
+
+OPTIONS = ClientOptions(plain_http=True)
+
+
+async def test_wrong_sources_never_cost_the_bytes_of_what_is_there_already(
+    scripted_registry: ScriptedRegistry, tmp_path: Path
+) -> None:
+    """With only wrong sources in the index, what dest holds is not sent again."""
+    image = make_layout(tmp_path / "image", make_layers(4, size=5000))
+    dest = f"{scripted_registry.address}/team/a"
+    await push(image.path, f"{dest}:1", options=OPTIONS)
+    index = MemoryMountIndex()
+    reference = f"{scripted_registry.address}/team/gone"
+
+    for blob in image.blobs:
+        await index.add_source(blob.digest, Repository.parse(reference))
+    report = await push(image.path, f"{dest}:2", index=index, options=OPTIONS)
+    assert report.bytes("uploaded") == 0
+    assert report.count("existing") == len(image.blobs)
+    assert scripted_registry.open_sessions == ()
+
+
+async def test_a_must_mount_layer_that_dest_holds_fails_no_push(
+    scripted_registry: ScriptedRegistry, tmp_path: Path
+) -> None:
+    """A must-mount layer with only wrong sources is no trouble where dest holds it already."""
+    image = make_layout(tmp_path / "image", make_layers(1, size=5000))
+    dest = f"{scripted_registry.address}/team/a"
+    await push(image.path, f"{dest}:1", options=OPTIONS)
+    index = MemoryMountIndex()
+
+    gone = Repository.parse(f"{scripted_registry.address}/team/gone")
+    await index.add_source(image.layers[0].digest, gone, must_mount=True)
+    report = await push(image.path, f"{dest}:2", index=index, options=OPTIONS)
+    assert report.bytes("uploaded") == 0
