@@ -44,12 +44,13 @@ path, reference, digest, index = sys.argv[1:]
 sys.exit(run(["push", path, reference, "--plain-http", "--index", index, "--json"]))
 """
 SKOPEO = f"""
-import os, sys
+import os, shutil, sys
+skopeo = shutil.which("skopeo")
 if os.geteuid() == 0:  # skopeo keeps root's memory of blobs in one place, whatever HOME says
     os.setgid(65534); os.setuid(65534)
 {GATE}
 path, reference, digest, index = sys.argv[1:]
-os.execvp("skopeo", ["skopeo", "--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false",
+os.execv(skopeo, ["skopeo", "--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false",
                      f"oci:{{path}}:latest", f"docker://{{reference}}"])
 """
 ORAS = f"""
