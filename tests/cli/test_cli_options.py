@@ -11,8 +11,8 @@ from crossmount.cli.command import Command, Lazy, LazyGroup
 from crossmount.cli.settings import Invocation, Settings, settings_of
 from support.commands import Here
 
-COMMANDS = ("push", "sources", "locate", "add", "forget", "must-mount", "index", "doctor", "demo")
-DETAILED = (*COMMANDS[:-3], "index status", "index stop", "doctor", "demo")
+COMMANDS = ("push", "sources", "locate", "add", "forget", "must-mount", "index", "doctor", "proxy", "demo")
+DETAILED = (*COMMANDS[:-4], "index status", "index stop", "doctor", "proxy", "demo")
 
 
 @dataclass(slots=True)
