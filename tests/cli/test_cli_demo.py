@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 import pytest
 
-from crossmount.cli import demo, demo_registry, processes
+from crossmount.cli import demo, demo_pushes, demo_registry, processes
 from crossmount.cli.demo_images import IMAGES, DemoImage, make_images
 from crossmount.cli.demo_pushes import Pushed, Pushes
 from crossmount.cli.processes import child
+from crossmount.cli.progress_state import INDEX_WARNING
 from crossmount.oci import Repository
 from crossmount.oci.layout import load_image
 from support.commands import SECONDS, Here, Shell
@@ -185,6 +186,7 @@ PUSHED = Pushed(
     index="degraded",
     seconds=1.0,
     blobs=(),
+    trouble="index at x does not answer",
 )
 
 
@@ -192,8 +194,21 @@ def test_an_index_that_served_in_part_is_told_at_the_end() -> None:
     """The numbers are not sold for more than they are."""
     outcome = demo.Outcome(registry="r", namespace="n", received=1, pushes=[PUSHED])
     lines = demo._closing(outcome, embedded=False)
-    assert "The index did not serve 1 push all the time." in lines
+    words = " ".join(lines)
+    assert "The index did not serve 1 push all the time: index at x does not answer. This machine" in words
+    assert "the index had 0.5 s to answer. Run it again." in words
+    assert all(len(line) <= 80 for line in lines)
     assert not any("times less" in line or "index stop" in line for line in lines)
+
+
+def test_a_push_s_warning_is_the_demo_s_cause() -> None:
+    """What a push says of the index on standard error is found among its other lines."""
+    images = DemoImage("api", 100)
+    said = f"a line\n{INDEX_WARNING}gone\n"
+    report = {"bytes": {"uploaded": 1, "mounted": 0}, "index": "degraded", "seconds": 1.0, "blobs": []}
+    repository = Repository("r.example", "demo/api")
+    assert demo_pushes._read(images, repository, report, said).trouble == "gone"
+    assert demo_pushes._read(images, repository, report, "a line\n").trouble == ""
 
 
 def test_proxies_of_the_environment_do_not_lead_the_demo_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def test_credentials_are_named_and_never_shown(here: Here, tmp_path: Path, auth:
     assert "hidden" not in done.out + json.dumps(document)
     assert document["credentials"] == {
         "verdict": "ok",
-        "words": f"ci, from {file}: auths: {registry.address}",
+        "words": f"ci, from {file}: auths: {registry.address}, accepted",
         "user": "ci",
         "kind": "password",
         "from": f"{file}: auths: {registry.address}",
@@ -109,6 +109,8 @@ def test_wrong_credentials_are_not_healthy(here: Here, tmp_path: Path) -> None:
         done = here("doctor", f"{registry.address}/a", "--plain-http", "--index", "off", "--authfile", file)
     assert done.status == 1
     assert "access       FAILED  " in done.out
+    assert "credentials  -       ci, from " in done.out
+    assert ": found, not checked\n" in done.out
     assert "--authfile" in done.out
 
 

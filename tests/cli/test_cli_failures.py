@@ -11,6 +11,7 @@ from crossmount import errors
 from crossmount.cli import failures, root
 from crossmount.cli.interrupt import Interrupted
 from crossmount.cli.loop import run_async
+from crossmount.index.link import WrongTypeError
 from support.commands import Here
 
 
@@ -48,17 +49,48 @@ def test_every_error_has_its_status(error: Exception, status: int) -> None:
     assert "\n" not in failures.words_of(error)
 
 
+def caused(error: Exception, *causes: Exception) -> Exception:
+    """Return an error with a chain of causes."""
+    above = error
+    for cause in causes:
+        above.__cause__ = cause
+        above = cause
+    return error
+
+
+def mismatch(code: int) -> ssl.SSLCertVerificationError:
+    """Return what OpenSSL's verification says, by its number."""
+    error = ssl.SSLCertVerificationError(1, "verify failed")
+    error.verify_code = code
+    return error
+
+
+UNTRUSTED = "r: odd: its certificate is not trusted; name its authority's file"
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
         (errors.AccessDeniedError("GET r: 401", status=401), "GET r: 401: log in"),
-        (errors.RegistryUnreachableError("r: allow plain http"), "r: allow plain http: --plain-http"),
-        (errors.RegistryUnreachableError("r: its certificate"), "r: its certificate: --ca-file, --insecure"),
+        (
+            caused(errors.RegistryUnreachableError("r: allow plain http"), OSError(), ssl.SSLError()),
+            "r: allow plain http: --plain-http",
+        ),
+        (
+            caused(errors.RegistryUnreachableError(UNTRUSTED), OSError(), mismatch(20)),
+            f"{UNTRUSTED}: --ca-file, --insecure",
+        ),
+        (
+            caused(errors.RegistryUnreachableError(UNTRUSTED), mismatch(62)),
+            "r: odd: use the name that its certificate is for, or --insecure",
+        ),
         (errors.RegistryUnreachableError("r: refused"), "r: refused: is the registry up, and the address right?"),
         (errors.CredentialsError("r: trust the realm x by name"), "x by name: --trusted-realm"),
         (errors.CredentialsError("file: not JSON"), "file: not JSON"),
         (errors.IndexUnavailableError("index at x does not answer"), "is it up, and --index right?"),
-        (errors.IndexRefusedError("two\nlines"), "two lines"),
+        (errors.IndexUnavailableError("index at rediss://x does not answer"), "does it speak TLS"),
+        (errors.IndexUnavailableError("the embedded index: gone"), "the embedded index: gone"),
+        (errors.IndexRefusedError("two\nlines"), "two lines: check the user, password and database in --index"),
         (OSError(28, "No space left on device", "/tmp/x"), "/tmp/x: No space left on device"),  # noqa: S108 a name
         (OSError("odd"), "odd"),
         (KeyError("x"), "unexpected KeyError: 'x': this is a bug, -vv shows where"),
@@ -69,6 +101,19 @@ def test_every_error_has_its_status(error: Exception, status: int) -> None:
 def test_errors_say_what_to_do(error: Exception, words: str) -> None:
     """An option that helps is named where there is one."""
     assert words in failures.words_of(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.IndexRefusedError("index at x refused: You can't write against a read only replica"),
+        errors.IndexRefusedError("index at x refused: command not allowed when used memory > 'maxmemory'"),
+        WrongTypeError("index at x holds something else"),
+    ],
+)
+def test_a_refusal_that_is_not_for_the_url_gives_no_advice_on_it(error: Exception) -> None:
+    """A full, a read-only and a shared server are reached by the right URL."""
+    assert failures.words_of(error) == str(error)
 
 
 def test_a_defect_is_one_line_and_its_traceback_comes_with_vv(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:

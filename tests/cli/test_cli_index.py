@@ -1,5 +1,8 @@
 import os
 import signal
+import socketserver
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +17,39 @@ from support.servers import Server, StartServer
 LAYER = "sha256:" + "a" * 64
 
 
+class Web(socketserver.BaseRequestHandler):
+    """Answers like a web server, whatever is asked."""
+
+    def handle(self) -> None:
+        """Read a little, refuse, and wait until the other side has left."""
+        self.request.recv(1024)
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        while self.request.recv(1024):
+            pass
+
+
+@pytest.fixture
+def web() -> Iterator[int]:
+    """Give the port of a server that speaks http."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Web) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
 def test_asking_does_not_start_the_embedded_index(here: Here, shell: Shell) -> None:
     """`index status` looks, and touches nothing."""
     done = here("index", "status")
     assert done.status == 0
     assert done.out.splitlines()[0] == "embedded index: not running, the next command that needs it starts it"
-    assert here("index", "status", "--json").document["running"] is False
+    document = here("index", "status", "--json").document
+    assert document.pop("running") is False
+    assert document.pop("index") == "embedded"
+    assert Path(document.pop("folder")).is_relative_to(shell.folder)
+    assert set(document.values()) == {None}
+    assert {"uptime_seconds", "layers", "memory_bytes", "memory_bound_bytes", "saved_at"} < set(document)
     assert not (shell.folder / "state").exists()
 
 
@@ -30,7 +60,7 @@ def test_the_embedded_index_starts_when_it_is_needed_and_stops_when_it_is_told(h
     assert document["running"] is True
     assert document["layers"] == 1
     assert Path(document["folder"]).is_relative_to(shell.folder)
-    assert 0 < document["memory"] < document["memory_bound"]
+    assert 0 < document["memory_bytes"] < document["memory_bound_bytes"]
     os.kill(document["pid"], 0)
     words = here("index", "status").out
     assert words.startswith("embedded index: running\n")
@@ -93,6 +123,42 @@ def test_an_acl_may_forbid_who_it_is_but_not_that_it_answers(
     done = here("index", "status", "--index", server.unix_url)
     assert done.status == status
     assert words in done.out + done.err
+
+
+@pytest.mark.parametrize("arguments", [("index", "status"), ("index", "stop"), ("doctor",), ("demo",)])
+@pytest.mark.parametrize("url", ["redis://me:hidden@localhost:99999", "embedded:x", "redis://[::1"])
+def test_a_url_that_names_no_index_is_wrong_usage(here: Here, arguments: tuple[str, ...], url: str) -> None:
+    """Commands that show the URL say what is wrong with it, as those that open it do."""
+    done = here(*arguments, "--index", url)
+    assert done.status == 2
+    assert "index URL" in done.complaint
+    assert "hidden" not in done.err
+
+
+def test_the_help_says_where_the_embedded_index_is(here: Here) -> None:
+    """Its folder has a variable, and the help of the group names it."""
+    assert "$CROSSMOUNT_STATE_DIR" in here("index", "--help").out
+
+
+@pytest.mark.parametrize("fault", ["/99", "password", "http"])
+def test_a_refusal_advises_to_look_at_the_url(here: Here, valkey: Server, web: int, fault: str) -> None:
+    """A wrong database, a wrong password and a server of another kind are one mistake, with one advice."""
+    url = {
+        "/99": f"redis://127.0.0.1:{valkey.port}/99",
+        "password": f"redis://:hidden@127.0.0.1:{valkey.port}",
+        "http": f"redis://127.0.0.1:{web}",
+    }[fault]
+    done = here("index", "status", "--index", url)
+    assert done.status == 1
+    assert done.complaint.endswith("check the user, password and database in --index; is this a Redis server?")
+    assert "hidden" not in done.err
+
+
+def test_tls_to_a_server_that_has_none_is_suspected(here: Here, valkey: Server) -> None:
+    """A greeting that is never answered may mean that the server does not speak TLS."""
+    done = here("index", "status", "--index", f"rediss://127.0.0.1:{valkey.port}")
+    assert done.status == 1
+    assert "does it speak TLS" in done.complaint
 
 
 def test_a_remote_index_that_is_gone_is_a_failure(here: Here) -> None:

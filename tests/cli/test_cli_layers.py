@@ -99,8 +99,27 @@ def test_the_flag_is_shown_and_lifted(here: Here) -> None:
         "must_mount": True,
     }
     assert here("must-mount", LAYER).out == f"{LAYER} must be mounted\n"
-    assert here("must-mount", LAYER, "--clear", "--json").document == {"layer": LAYER, "must_mount": False}
+    assert here("must-mount", LAYER, "--clear", "--json").document == {
+        "layer": LAYER,
+        "must_mount": False,
+        "was_set": True,
+    }
     assert here("must-mount", LAYER).out == f"{LAYER} may be uploaded\n"
+
+
+def test_a_flag_that_was_not_set_is_not_lifted(here: Here) -> None:
+    """`--clear` says that there was nothing to lift, which may be a slip in the digest."""
+    assert here("must-mount", LAYER, "--clear").out == f"{LAYER} may be uploaded: the flag was not set\n"
+    assert here("must-mount", LAYER, "--clear", "--json").document["was_set"] is False
+    here("add", LAYER, "r.example/a", "--must-mount")
+    assert here("must-mount", LAYER, "--clear").out == f"{LAYER} may be uploaded\n"
+
+
+def test_the_help_says_when_the_flag_does_not_count(here: Here) -> None:
+    """The flag is the index's, and no push without it learns of it."""
+    words = " ".join(here("add", "--help").out.split()).replace("- ", "-")
+    assert "with this index while it serves" in words
+    assert "With 'off', or while it does not serve, must-mount flags do not count." in words
 
 
 def test_namespaces_do_not_see_each_other(here: Here) -> None:

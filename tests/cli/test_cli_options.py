@@ -11,8 +11,8 @@ from crossmount.cli.command import Command, Lazy, LazyGroup
 from crossmount.cli.settings import Invocation, Settings, settings_of
 from support.commands import Here
 
-COMMANDS = ("push", "sources", "locate", "add", "forget", "must-mount", "index", "doctor", "demo")
-DETAILED = (*COMMANDS[:-3], "index status", "index stop", "doctor", "demo")
+COMMANDS = ("push", "sources", "locate", "add", "forget", "must-mount", "index", "doctor", "proxy", "demo")
+DETAILED = (*COMMANDS[:-4], "index status", "index stop", "doctor", "proxy", "demo")
 
 
 @dataclass(slots=True)
@@ -171,7 +171,8 @@ def test_no_command_is_a_question_for_help(here: Here, arguments: tuple[str, ...
         (("push",), "missing argument 'SOURCE': see crossmount push --help"),
         (("push", "a", "b", "c"), "got unexpected extra argument (c): see crossmount push --help"),
         (("--ca-file", "/absent", "demo"), "invalid value for '--ca-file'"),
-        (("push", "a", "b", "--uploads", "0"), "invalid value for '--uploads'"),
+        (("push", "a", "b", "--uploads", "0"), "'0': give a whole number from 1 to 64"),
+        (("push", "a", "b", "--uploads", "lots"), "'lots': give a whole number from 1 to 64"),
         (("push", "a", "r.io/UPPER"), "invalid value for 'DEST': not a reference: 'r.io/UPPER'"),
         (("push", "a", "x@sha256:1"), "invalid value for 'DEST': not a digest: 'sha256:1'"),
         (("locate", "sha256:1"), "invalid value for 'LAYER': not a digest: 'sha256:1'"),

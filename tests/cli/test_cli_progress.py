@@ -12,7 +12,7 @@ from crossmount.cli import progress_lines
 from crossmount.cli.progress import progress
 from crossmount.cli.progress_lines import Lines
 from crossmount.cli.progress_live import Bars
-from crossmount.cli.progress_state import PushState, doing
+from crossmount.cli.progress_state import INDEX_WARNING, PushState, doing
 from crossmount.oci import Digest, Repository
 
 SOURCE = Repository("r.example", "team/base")
@@ -107,6 +107,7 @@ def retrying(wait: float) -> events.Retrying:
     return events.Retrying(method="HEAD", host="r", cause="503", attempt=2, wait=wait)
 
 
+WARNING = INDEX_WARNING.removeprefix("crossmount: ")
 DROPPED = events.SourceDropped(layer=digest(1), source=SOURCE, reason="gone")
 
 
@@ -115,8 +116,8 @@ DROPPED = events.SourceDropped(layer=digest(1), source=SOURCE, reason="gone")
     [
         (
             events.IndexDegraded(cause="gone"),
-            "warning: the index does not serve, going on without it: gone",
-            "warning: the index does not serve, going on without it: gone",
+            f"{WARNING}gone",
+            f"{WARNING}gone",
         ),
         (retrying(0.1), None, "HEAD r: 503: attempt 2 failed, again in 0.1 s"),
         (
@@ -145,6 +146,39 @@ def test_requests_that_retry_together_are_told_once() -> None:
     assert said == [True, False, False, True]
 
 
+def test_retries_for_one_reason_are_one_line_and_a_count() -> None:
+    """With -v a registry that stutters is told once, and how often more; another reason has its own line."""
+    stream = io.StringIO()
+    times = iter([1.0, 1.1, 1.2, 1.3, 5.0, 5.1])
+    other = events.Retrying(method="PUT", host="r", cause="cut", attempt=1, wait=0.1)
+    with Lines(stream, verbose=1, clock=lambda: next(times)) as lines:
+        for event in (retrying(0.1), retrying(0.1), other, retrying(0.1), retrying(0.1), retrying(0.1)):
+            lines.observe(event)
+    assert stream.getvalue().splitlines() == [
+        "crossmount: HEAD r: 503: attempt 2 failed, again in 0.1 s",
+        "crossmount: PUT r: cut: attempt 1 failed, again in 0.1 s",
+        "crossmount: HEAD r: 503: attempt 2 failed, again in 0.1 s, and 2 more like the last told",
+        "crossmount: r: 503, and 1 more like the last told",
+    ]
+
+
+def test_bars_count_retries_too() -> None:
+    """What was only counted is said under the bars."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=80, force_terminal=True, color_system=None)
+    with Bars(io.StringIO(), verbose=1, console=console, clock=lambda: 1.0) as bars:
+        bars.observe(retrying(0.1))
+        bars.observe(retrying(0.1))
+    assert "crossmount: r: 503, and 1 more like the last told" in stream.getvalue()
+
+
+def test_an_index_that_fails_at_once_never_served() -> None:
+    """Whether it failed before the first blob's turn decides how the sum speaks of it."""
+    degraded = events.IndexDegraded(cause="gone")
+    assert state_after(degraded, started(1)).never_served
+    assert not state_after(started(1), degraded).never_served
+
+
 def test_lines_tell_each_blob_once() -> None:
     """Off a terminal every blob that ended is one line, and there are no others."""
     stream = io.StringIO()
@@ -162,7 +196,8 @@ def test_lines_warn_of_the_index() -> None:
     stream = io.StringIO()
     Lines(stream).observe(events.IndexDegraded(cause="two\nlines\x1b[2J"))
     assert stream.getvalue() == (
-        "crossmount: warning: the index does not serve, going on without it: two lines [2J\n"
+        "crossmount: warning: the index does not serve, going on without it, "
+        "must-mount flags do not count meanwhile: two lines [2J\n"
     )
 
 
@@ -238,7 +273,7 @@ def test_bars_end_as_the_push_ended_and_notices_stand_above_them() -> None:
         bars.observe(events.IndexDegraded(cause="[bold]gone[/bold] for now, " + "and so on " * 10))
         bars.observe(finished(1))
     last = stream.getvalue()
-    assert "going on without it: [bold]gone[/bold]" in last
+    assert "meanwhile: [bold]gone[/bold]" in last
     assert last.rindex("uploaded") > last.rindex("gone[/bold]")
     assert "1 of 1 blob, 1.00 kB of 1.00 kB" in last[last.rindex("uploaded") :]
 

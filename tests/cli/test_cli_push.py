@@ -2,6 +2,7 @@ import asyncio
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -131,6 +132,9 @@ def test_an_index_that_does_not_serve_is_one_warning(
     assert done.document["index"] == "degraded"
     assert done.err.count("warning") == 1
     assert "crossmount: warning: the index does not serve, going on without it" in done.err
+    assert "must-mount flags do not count meanwhile: index at redis://127.0.0.1:1 does not answer" in done.err
+    told = here("push", str(image.path), *plain(registry, "a"), "--index", "redis://127.0.0.1:1").out
+    assert told.endswith("index: did not serve\n")
 
 
 def test_a_push_needs_no_server_for_the_embedded_index(
@@ -217,6 +221,17 @@ def test_a_certificate_that_is_not_trusted_is_told_with_the_options(
         assert shell(*arguments, "--ca-file", str(authority)).status == 0
         assert shell(*arguments, "--insecure").status == 0
         assert shell(*arguments, "--ca-file", str(image.path / "index.json")).status == 2
+
+
+def test_a_certificate_for_another_name_is_told_as_that(shell: Shell, image: MadeImage, tmp_path: Path) -> None:
+    """Where the authority is trusted, its file is not the advice."""
+    tls, authority = self_signed(tmp_path)
+    with running_registry(tls=tls) as registry:
+        dest = f"localhost:{registry.address.rpartition(':')[2]}/a"
+        done = shell("push", str(image.path), dest, "--index", "off", "--ca-file", str(authority))
+    assert done.status == 1
+    assert done.complaint.endswith(": use the name that its certificate is for, or --insecure")
+    assert "authority" not in done.complaint
 
 
 def test_nobody_there_is_status_one(shell: Shell, image: MadeImage) -> None:
@@ -371,8 +386,34 @@ def test_a_full_disk_under_standard_output_is_one_line(
             timeout=SECONDS,
         )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "crossmount: No space left on device"
+    assert done.stderr.splitlines()[-1] == (
+        "crossmount: standard output cannot be written: No space left on device: "
+        f"{registry.address}/a:latest was pushed all the same"
+    )
     assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_closed_output_is_no_success_unless_nothing_was_to_be_said_there(
+    shell: Shell, image: MadeImage, registry: ScriptedRegistry, closed: int
+) -> None:
+    """Without standard output the answer is lost, which is status 1; without standard error only the progress."""
+    command = shlex.join([sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a")])
+    done = subprocess.run(
+        ["sh", "-c", f"{command} --index off {closed}>&-"],
+        capture_output=True,
+        text=True,
+        env=dict(shell.env),
+        check=False,
+        timeout=SECONDS,
+    )
+    assert registry.holdings.find("a").tags
+    if closed == 1:
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("crossmount: standard output is closed: ")
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("pushed ")
 
 
 def test_a_terminal_gets_bars(shell: Shell, image: MadeImage, registry: ScriptedRegistry) -> None:

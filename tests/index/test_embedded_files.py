@@ -1,6 +1,7 @@
 """Where the embedded index lives, and which folders it refuses."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -138,14 +139,15 @@ def test_link_that_leads_elsewhere_is_replaced(tmp_path: Path) -> None:
 
 def test_next_folder_serves_where_a_link_cannot_be_made(tmp_path: Path) -> None:
     """A link folder that others may write to is passed over; if none is left the error tells why."""
-    open_to_all = tmp_path / "open"
-    open_to_all.mkdir()
-    open_to_all.chmod(0o777)
-    too_long = tmp_path / ("l" * 100)
-    place = place_in(tmp_path / "target", open_to_all, too_long, tmp_path / "s")
-    assert prepare(place).is_relative_to(tmp_path / "s")
-    with pytest.raises(IndexUnavailableError, match=r"others may write.*too long as well"):
-        prepare(place_in(tmp_path / "target", open_to_all, too_long))
+    target, too_long = tmp_path / ("t" * 100), tmp_path / ("l" * 100)
+    with tempfile.TemporaryDirectory(prefix="cm-") as name:  # tmp_path itself is long where tests run side by side
+        short = Path(name)
+        open_to_all = short / "open"
+        open_to_all.mkdir()
+        open_to_all.chmod(0o777)
+        assert prepare(place_in(target, open_to_all, too_long, short / "s")).is_relative_to(short / "s")
+        with pytest.raises(IndexUnavailableError, match=r"others may write.*too long as well"):
+            prepare(place_in(target, open_to_all, too_long))
 
 
 def test_relative_runtime_folder_does_not_count(tmp_path: Path) -> None:

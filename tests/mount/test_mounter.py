@@ -9,6 +9,7 @@ from crossmount import events
 from crossmount.errors import InvalidInputError
 from crossmount.index import MemoryMountIndex, RegistryTraits
 from crossmount.mount import Mounter, MountStatus
+from crossmount.mount.mounter import DENIED_SECONDS
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, Mounted, RegistryClient, RetryPolicy, UploadSession
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry
@@ -249,3 +250,17 @@ async def test_a_session_that_is_being_opened_when_the_mount_is_cancelled_is_can
                 await task
         assert [record.method for record in at.registry.requests] == ["POST", "DELETE"]
         assert not at.registry.open_sessions
+
+
+async def test_a_denied_source_is_asked_again_when_its_time_is_over() -> None:
+    """Rights change: after an hour the source is a candidate again."""
+    now = 0.0
+    denied = Fault(method="HEAD", path="/v2/secret/base/*", action=Reply(status=401))
+    options = RegistryOptions(denied_sources=frozenset({"secret/base"}))
+    async with bench(denied, options=options) as at, Mounter(at.client, at.index, clock=lambda: now) as mounter:
+        await at.add("secret/base")
+        await mounter.mount(LAYER, at.dest)
+        await mounter.aclose()
+        assert (await mounter.mount(LAYER, at.dest)).attempts == 0
+        now = DENIED_SECONDS + 1
+        assert (await mounter.mount(LAYER, at.dest)).attempts == 1

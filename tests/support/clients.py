@@ -151,7 +151,7 @@ def python_dxf(push: Push) -> None:
 
 def _python(module: str, script: str, push: Push) -> None:
     if importlib.util.find_spec(module) is None:
-        word = f"the module {module} is not installed: pip install --group bench"
+        word = f"the module {module} is not installed: pip install --group clients"
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(word)
         pytest.skip(word)

@@ -1,25 +1,31 @@
 """From the common options to the library: the index they name, and how registries are reached."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 import click
 
+from crossmount.cli.index_state import kind_of
 from crossmount.cli.settings import OFF, Settings
-from crossmount.errors import IndexUnavailableError, MissingExtraError
-from crossmount.index import Keys, MountIndex, RedisMountIndex, open_index
-from crossmount.index.link import Command, Link
+from crossmount.index import Keys, MountIndex, open_index
 from crossmount.index.opening import DEFAULT_URL
+from crossmount.index.url import address_of
 from crossmount.registry import ClientOptions, RetryPolicy
 
 DEFAULT_NAMESPACE = Keys().namespace
 
 
 def index_url(settings: Settings) -> str:
-    """Return the URL of the index, or `off`."""
-    return settings.index or DEFAULT_URL
+    """Return the URL of the index, or `off`; whatever else is made of it may rely on its grammar.
+
+    Raises:
+        InvalidIndexURLError: it names no index.
+    """
+    url = settings.index or DEFAULT_URL
+    if kind_of(url) == "remote":
+        address_of(url)
+    return url
 
 
 def client_options(settings: Settings, *, patient: bool = True) -> ClientOptions:
@@ -61,7 +67,7 @@ async def opened_index(settings: Settings) -> AsyncIterator[MountIndex]:
 
 @asynccontextmanager
 async def index_for_push(settings: Settings) -> AsyncIterator[MountIndex | None]:
-    """Open the index for a push, or give None if it is off; whatever trouble it is, the push can go on without it.
+    """Open the index for a push, or give None if it is off; nothing connects yet, and a push goes on without it.
 
     Raises:
         InvalidInputError: its URL, or the namespace, breaks the grammar.
@@ -70,26 +76,4 @@ async def index_for_push(settings: Settings) -> AsyncIterator[MountIndex | None]
         yield None
         return
     async with opened_index(settings) as index:
-        if isinstance(index, RedisMountIndex):
-            keys = Keys(settings.namespace or DEFAULT_NAMESPACE)
-            yield RedisMountIndex(_Dispensable(index.link), keys=keys)
-        else:
-            yield index
-
-
-class _Dispensable:
-    """A link whose server may not even be installed: to a push that is an index that does not serve."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self.where = link.where
-
-    async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """See `Link`."""
-        try:
-            return await self._link.run(commands)
-        except MissingExtraError as error:
-            raise IndexUnavailableError(str(error)) from error
-
-    async def aclose(self) -> None:
-        """Leave it to whoever opened the link."""
+        yield index

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import tempfile
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +21,11 @@ from crossmount.cli.index_state import kind_of, shown
 from crossmount.cli.interrupt import Interrupted
 from crossmount.cli.loop import run_async
 from crossmount.cli.settings import Settings, settings_of
+from crossmount.index.connection import TIMEOUT_SECONDS
 from crossmount.oci import Repository
 
 BAR_WIDTH = 24
+COLUMNS = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,14 +139,26 @@ def _closing(outcome: Outcome, *, embedded: bool) -> list[str]:
         f"counted in front of the registry, requests and all: {text.size(outcome.received)}",
         "",
     ]
-    degraded = sum(pushed.index != "ok" for pushed in outcome.pushes)
-    if degraded:
-        lines.append(f"The index did not serve {text.count(degraded, 'push', 'pushes')} all the time.")
+    lines += _index_trouble(outcome.pushes)
     lines.append(f"Every layer that today's builds share was in yesterday's: {FIRST} has them all.")
     lines.append("The registry and all files are gone, and the index has forgotten the demo.")
     if embedded:
         lines.append("The embedded index itself goes on, it is yours: crossmount index stop ends it.")
     return lines
+
+
+def _index_trouble(pushes: list[Pushed]) -> list[str]:
+    """Say why the numbers are not what they might be. The index served before the pushes began."""
+    degraded = [pushed for pushed in pushes if pushed.index != "ok"]
+    if not degraded:
+        return []
+    causes = {pushed.trouble: None for pushed in degraded if pushed.trouble}
+    why = f": {', '.join(causes)}" if causes else ""
+    words = (
+        f"The index did not serve {text.count(len(degraded), 'push', 'pushes')} all the time{why}. "
+        f"This machine may be too busy: the index had {text.duration(TIMEOUT_SECONDS)} to answer. Run it again."
+    )
+    return textwrap.wrap(words, COLUMNS, break_on_hyphens=False)
 
 
 def _bar(part: int, whole: int) -> str:

@@ -13,6 +13,7 @@ import click
 
 from crossmount.cli.demo_images import FIRST, DemoImage
 from crossmount.cli.processes import child
+from crossmount.cli.progress_state import INDEX_WARNING
 from crossmount.cli.text import one_line
 from crossmount.oci import Digest, Repository
 
@@ -27,6 +28,7 @@ class Pushed:
         size: the bytes of its blobs.
         uploaded: the bytes of those that were uploaded.
         blobs: its blobs' digests.
+        trouble: why the index did not serve, if it did not.
     """
 
     image: str
@@ -37,6 +39,7 @@ class Pushed:
     index: str
     seconds: float
     blobs: tuple[Digest, ...]
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +87,7 @@ class Pushes:
         if process.returncode != 0:
             words = one_line(complaint.decode(errors="replace")).removeprefix("crossmount: ")
             raise click.ClickException(f"pushing {repository}: {words or f'it ended with {process.returncode}'}")
-        return _read(image, repository, json.loads(answer))
+        return _read(image, repository, json.loads(answer), complaint.decode(errors="replace"))
 
     def _command(self, image: DemoImage, repository: Repository) -> list[str]:
         return [
@@ -107,7 +110,12 @@ class Pushes:
         return {**ours, "NO_PROXY": f"{around},{_LOCAL}" if around else _LOCAL}
 
 
-def _read(image: DemoImage, repository: Repository, report: dict[str, Any]) -> Pushed:
+def _trouble(line: str) -> str:
+    """Return the cause from a push's warning that the index does not serve."""
+    return one_line(line.removeprefix(INDEX_WARNING)) if line.startswith(INDEX_WARNING) else ""
+
+
+def _read(image: DemoImage, repository: Repository, report: dict[str, Any], said: str) -> Pushed:
     sizes = report["bytes"]
     return Pushed(
         image=image.name,
@@ -118,4 +126,5 @@ def _read(image: DemoImage, repository: Repository, report: dict[str, Any]) -> P
         index=report["index"],
         seconds=report["seconds"],
         blobs=tuple(Digest(blob["digest"]) for blob in report["blobs"]),
+        trouble=next((words for words in map(_trouble, said.splitlines()) if words), ""),
     )

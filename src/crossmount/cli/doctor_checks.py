@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from crossmount.cli import text
@@ -23,6 +23,7 @@ PINGS = 5
 
 Verdict = Literal["ok", "unknown", "failed"]
 
+FOUND = ": found, not checked"
 _NO_BYTES = Digest.of(b"")
 
 
@@ -115,9 +116,19 @@ async def check_credentials(settings: Settings, dest: Reference, ping: Ping | No
         return failed("credentials", error)
     if found is None:
         return Finding("credentials", "ok", f"none are stored for {dest.registry}: a visitor without a name")
-    unasked = ", not needed here" if ping is not None and ping.scheme == "none" else ""
+    is_needed = ping is None or ping.scheme != "none"
+    state = FOUND if is_needed else ", not needed here"
     facts = {"user": found.username or None, "kind": found.kind, "from": found.origin}
-    return Finding("credentials", "ok", f"{_who(found)}, from {found.origin}{unasked}", facts)
+    words = f"{_who(found)}, from {found.origin}{state}"
+    return Finding("credentials", "unknown" if is_needed else "ok", words, facts)
+
+
+def proven(credentials: Finding, access: Finding) -> Finding:
+    """Return what is to be said of credentials once they were shown to a registry that asks for them."""
+    if credentials.verdict != "unknown" or access.verdict != "ok":
+        return credentials
+    words = f"{credentials.words.removesuffix(FOUND)}, accepted"
+    return replace(credentials, verdict="ok", words=words)
 
 
 def _who(found: Credential) -> str:
@@ -164,10 +175,11 @@ async def examine(settings: Settings, dest: Reference | None) -> list[Finding]:
         return [index]
     async with RegistryClient(dest, options=client_options(settings, patient=False)) as client:
         registry, ping = await check_registry(client, plain_http=settings.plain_http)
-        findings = [index, registry, await check_credentials(settings, dest, ping)]
-        if ping is not None:
-            findings += [await check_access(client, dest, ping), check_mounts(client.registry, traits)]
-    return findings
+        credentials = await check_credentials(settings, dest, ping)
+        if ping is None:
+            return [index, registry, credentials]
+        access = await check_access(client, dest, ping)
+        return [index, registry, proven(credentials, access), access, check_mounts(client.registry, traits)]
 
 
 def _ms(seconds: float) -> float:

@@ -1,8 +1,10 @@
 """Where the `crossmount` command begins. Nothing but the standard library is needed to get here."""
 
+import os
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 NEEDED = ("click", "rich")
 """What the extra `cli` brings."""
@@ -10,6 +12,8 @@ NEEDED = ("click", "rich")
 
 def main() -> None:
     """Run the command line of this process and exit with its status."""
+    if sys.stderr is None:  # closed by whoever started us: then nobody wants to be told
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 it lasts as long as we
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         sys.stderr.write(

@@ -1,5 +1,7 @@
 """What an error means for whoever called the command: an exit status and one line. Pure."""
 
+import ssl
+
 import click
 
 from crossmount.cli.interrupt import Interrupted
@@ -8,6 +10,7 @@ from crossmount.errors import (
     AccessDeniedError,
     CredentialsError,
     CrossmountError,
+    IndexRefusedError,
     IndexUnavailableError,
     InvalidDigestError,
     InvalidIndexURLError,
@@ -48,7 +51,7 @@ def words_of(error: BaseException) -> str:
         case click.ClickException():
             words = _sentence(error.format_message())
         case CrossmountError():
-            words = f"{error}{_option_for(error)}"
+            words = _words(error)
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             words = f"{where}{error.strerror or error}"
@@ -67,22 +70,55 @@ def _help_of(error: click.UsageError) -> str:
     return f": see {error.ctx.command_path} --help" if error.ctx is not None else ""
 
 
-def _option_for(error: CrossmountError) -> str:
-    """Name the option that helps, where the library can only name the remedy."""
+def _words(error: CrossmountError) -> str:
+    """Return the library's words, with the option that helps where it can only name the remedy."""
     words = str(error)
-    return next((advice for kind, about, advice in _ADVICE if isinstance(error, kind) and about in words), "")
+    match error:
+        case AccessDeniedError():
+            advice = "log in (docker login, skopeo login), or name a file of credentials with --authfile"
+        case CredentialsError() if "trust the realm" in words:
+            advice = "--trusted-realm"
+        case RegistryUnreachableError():
+            words, advice = _on_registry(words, _tls_failure(error))
+        case IndexUnavailableError() if "index at rediss:" in words:
+            advice = "is it up, does it speak TLS, and is --index right?"
+        case IndexUnavailableError() if "index at " in words:
+            advice = "is it up, and --index right?"
+        case IndexRefusedError() if type(error) is IndexRefusedError and not any(
+            s in words for s in _OF_ITS_STATE
+        ):
+            advice = "check the user, password and database in --index; is this a Redis server?"
+        case _:
+            advice = ""
+    return f"{words}: {advice}" if advice else words
 
 
-_ADVICE: tuple[tuple[type[CrossmountError], str, str], ...] = (
-    (
-        AccessDeniedError,
-        "",
-        ": log in (docker login, skopeo login), or name a file of credentials with --authfile",
-    ),
-    (CredentialsError, "trust the realm", ": --trusted-realm"),
-    (RegistryUnreachableError, "plain http", ": --plain-http"),
-    (RegistryUnreachableError, "certificate", ": --ca-file, --insecure"),
-    (RegistryUnreachableError, "", ": is the registry up, and the address right?"),
-    (IndexUnavailableError, "index at ", ": is it up, and --index right?"),
-)
-"""For a kind of error whose message holds some words: what to add. The first that fits is taken."""
+_OF_ITS_STATE = ("read only", "memory", "loading")
+"""In what a server says that refuses for now, though the URL is right."""
+
+
+def _on_registry(words: str, tls: ssl.SSLError | None) -> tuple[str, str]:
+    """Return the words, and what to do about a registry that is not reached."""
+    match tls:
+        case None:
+            return words, "is the registry up, and the address right?"
+        case ssl.SSLCertVerificationError(verify_code=code) if code in _WRONG_NAME:
+            # the library speaks of the authority here, which is not what is wrong
+            return words.partition(": its certificate")[
+                0
+            ], "use the name that its certificate is for, or --insecure"
+        case ssl.SSLCertVerificationError():
+            return words, "--ca-file, --insecure"
+    return words, "--plain-http"
+
+
+_WRONG_NAME = frozenset({62, 64})
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
+
+
+def _tls_failure(error: BaseException) -> ssl.SSLError | None:
+    """Return the failure of TLS that an error comes from, if it does."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return cause

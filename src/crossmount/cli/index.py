@@ -1,6 +1,5 @@
 """`crossmount index status` and `crossmount index stop`."""
 
-import dataclasses
 import time
 from typing import Any
 
@@ -26,7 +25,8 @@ def index() -> None:
     """Look at the index, or stop the embedded one.
 
     The embedded index is a server of your own on this host, started by the first command that needs it,
-    reached by a unix socket, and kept on disk.
+    reached by a unix socket, and kept on disk: in $CROSSMOUNT_STATE_DIR/embedded if that variable is set, else
+    where `crossmount index status` says. Commands that have the same folder share it.
     """
 
 
@@ -70,9 +70,7 @@ def stop(ctx: click.Context, as_json: bool) -> None:
 
 
 def _embedded(state: EmbeddedStatus, *, now: float) -> tuple[dict[str, Any], list[str]]:
-    document = {"index": "embedded", **dataclasses.asdict(state)}
-    for name in ("folder", "socket"):
-        document[name] = None if document[name] is None else str(document[name])
+    document = _as_document(state)
     if not state.running:
         return document, [
             "embedded index: not running, the next command that needs it starts it",
@@ -88,6 +86,26 @@ def _embedded(state: EmbeddedStatus, *, now: float) -> tuple[dict[str, Any], lis
         f"  memory   {text.size(state.memory)} of at most {text.size(state.memory_bound)}",
         f"  on disk  {_saved(state, now)}",
     ]
+
+
+def _as_document(state: EmbeddedStatus) -> dict[str, Any]:
+    """Return the state for scripts, units in the names; what only a running server knows is null without one."""
+    asked = state if state.running else None
+    return {
+        "index": "embedded",
+        "running": state.running,
+        "folder": str(state.folder),
+        "socket": None if state.socket is None else str(state.socket),
+        "pid": state.pid,
+        "server": asked and asked.server,
+        "uptime_seconds": asked and asked.uptime,
+        "layers": asked and asked.layers,
+        "keys": asked and asked.keys,
+        "memory_bytes": asked and asked.memory,
+        "memory_bound_bytes": asked and asked.memory_bound,
+        "saved_at": state.saved_at,
+        "saving": asked and asked.saving,
+    }
 
 
 def _saved(state: EmbeddedStatus, now: float) -> str:

@@ -15,11 +15,18 @@ PINGS = 5
 
 Kind = Literal["off", "embedded", "memory", "remote"]
 
+_KINDS: dict[str, Kind] = {
+    "off": "off",
+    "embedded:": "embedded",
+    "embedded://": "embedded",
+    "memory:": "memory",
+    "memory://": "memory",
+}
+
 
 def kind_of(url: str) -> Kind:
-    """Tell what kind of index a checked URL names."""
-    scheme = url.partition(":")[0]
-    return scheme if scheme in {"off", "embedded", "memory"} else "remote"  # type: ignore[return-value]
+    """Tell what kind of index a URL names; what is none of the others is remote, or a mistake."""
+    return _KINDS.get(url, "remote")
 
 
 def shown(url: str) -> str:

@@ -57,7 +57,11 @@ def locate(ctx: click.Context, layer: Digest, as_json: bool) -> None:
 @click.command(cls=Command)
 @click.argument("layer", type=DIGEST)
 @click.argument("reference", type=REFERENCE)
-@click.option("--must-mount", is_flag=True, help="Let LAYER only be mounted from now on, never uploaded.")
+@click.option(
+    "--must-mount",
+    is_flag=True,
+    help="Let LAYER only be mounted from now on, never uploaded, by all who push with this index while it serves.",
+)
 @json_option
 @click.pass_context
 def add(
@@ -70,7 +74,8 @@ def add(
     """Tell the index that the repository of REFERENCE holds LAYER, a digest. Nobody checks it.
 
     A tag or a digest in REFERENCE plays no part. The must-mount flag stays until it is lifted with
-    `crossmount must-mount LAYER --clear`.
+    `crossmount must-mount LAYER --clear`. Only who asks the index learns of it: a push with --index off, or
+    while the index does not serve, uploads LAYER all the same.
     """
     flagged = run_async(_add(settings_of(ctx), layer, reference.repository, must_mount=must_mount))
     if as_json:
@@ -106,9 +111,11 @@ def must_mount(ctx: click.Context, layer: Digest, clear: bool, as_json: bool) ->
 
     The flag is set together with a source: `crossmount add LAYER REFERENCE --must-mount`.
     """
-    flagged = run_async(_must_mount(settings_of(ctx), layer, clear=clear))
+    before, flagged = run_async(_must_mount(settings_of(ctx), layer, clear=clear))
     if as_json:
-        output.document({"layer": layer, "must_mount": flagged})
+        output.document({"layer": layer, "must_mount": flagged, **({"was_set": before} if clear else {})})
+    elif clear and not before:
+        output.lines([f"{layer} may be uploaded: the flag was not set"])
     elif flagged:
         output.lines([f"{layer} must be mounted"])
     else:
@@ -138,11 +145,14 @@ async def _forget(settings: Settings, layer: Digest, source: Repository) -> bool
         return known
 
 
-async def _must_mount(settings: Settings, layer: Digest, *, clear: bool) -> bool:
+async def _must_mount(settings: Settings, layer: Digest, *, clear: bool) -> tuple[bool, bool]:
+    """Return whether the flag was set before, and whether it is now."""
     async with opened_index(settings) as index:
-        if clear:
-            await index.clear_must_mount(layer)
-        return await index.must_mount(layer)
+        before = await index.must_mount(layer)
+        if not clear:
+            return before, before
+        await index.clear_must_mount(layer)
+        return before, await index.must_mount(layer)
 
 
 def _remarks(known: LayerKnowledge, dest: Repository) -> list[str]:

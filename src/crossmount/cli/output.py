@@ -11,15 +11,23 @@ import click
 from crossmount.cli.text import one_line
 
 
+class OutputFailedError(click.ClickException):
+    """Standard output took not all that was to be said."""
+
+    def saying(self, words: str) -> "OutputFailedError":
+        """Return this with what was done all the same."""
+        return OutputFailedError(f"{self.message}: {words}")
+
+
 def document(content: Mapping[str, Any]) -> None:
     """Print one JSON document, and nothing beside it."""
-    click.echo(json.dumps(content, indent=2))
+    _print(json.dumps(content, indent=2))
 
 
 def lines(words: Iterable[str]) -> None:
     """Print lines; none of them can move a terminal's cursor."""
     for line in words:
-        click.echo(_harmless(line))
+        _print(_harmless(line))
 
 
 def note(words: str) -> None:
@@ -29,7 +37,24 @@ def note(words: str) -> None:
 
 def width() -> int | None:
     """Return how many columns the terminal has that standard output is, None if it is none."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+
+
+def _print(words: str) -> None:
+    """Print to standard output.
+
+    Raises:
+        BrokenPipeError: whoever read it has left, and is to be told nothing.
+        OutputFailedError: it was not written.
+    """
+    if sys.stdout is None:
+        raise OutputFailedError("standard output is closed")
+    try:
+        click.echo(words)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailedError(f"standard output cannot be written: {error.strerror or error}") from error
 
 
 def _harmless(line: str) -> str:

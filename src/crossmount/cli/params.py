@@ -1,6 +1,6 @@
 """Values on the command line, checked by the library's own grammars before anything else happens."""
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import click
 
@@ -41,6 +41,21 @@ class _Digest(_Checked[Digest]):
     def make(self, text: str) -> Digest:
         """Read `sha256:<hex>` or `sha512:<hex>`."""
         return Digest(text)
+
+
+class Between(click.IntRange):
+    """A whole number from `least` to `most`; whatever else is given, the message says which numbers may be."""
+
+    def __init__(self, least: int, most: int) -> None:
+        super().__init__(least, most)
+        self._words = f"give a whole number from {least} to {most}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Make the number."""
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{value!r}: {self._words}", param, ctx)
 
 
 REFERENCE = _Reference()

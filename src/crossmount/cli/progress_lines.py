@@ -29,7 +29,9 @@ class Lines:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """End; every line is out already."""
+        """End, and say of retries what was only counted."""
+        for words in self.state.retries.rest():
+            self._say(text.one_line(words))
 
     def observe(self, event: events.Event) -> None:
         """Take an event in and write what it is worth."""

@@ -52,8 +52,10 @@ class Bars:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Draw how it ended, and leave that on the screen."""
+        """Draw how it ended, leave that on the screen, and say of retries what was only counted."""
         self._live.stop()
+        for words in self.state.retries.rest():
+            self._say(words)
 
     def observe(self, event: events.Event) -> None:
         """Take an event in; a notice is printed above the bars."""
@@ -62,7 +64,10 @@ class Bars:
             self.state.apply(event, now=now)
             words = self.state.notice(event, now=now, verbose=self._verbose)
         if words:
-            self._console.print(text.one_line(words), markup=False, soft_wrap=True)
+            self._say(words)
+
+    def _say(self, words: str) -> None:
+        self._console.print(text.one_line(words), markup=False, soft_wrap=True)
 
     def render(self) -> RenderableType:
         """Return what the screen shows now."""

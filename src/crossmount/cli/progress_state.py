@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 
 from crossmount import events
 from crossmount.cli import text
+from crossmount.cli.retries import Retries
 from crossmount.oci import Digest, Repository
 
-LONG_WAIT = 3.0
-"""A retry that waits this long, in seconds, is told of unasked."""
+INDEX_WARNING = (
+    "crossmount: warning: the index does not serve, going on without it, must-mount flags do not count meanwhile: "
+)
+"""What the cause follows."""
 
 
 @dataclass(slots=True)
@@ -47,12 +50,14 @@ class PushState:
 
     Attributes:
         tagged: whether the registry accepted the manifest that has the tag.
-        next_retry_told: from when on a retry is worth a line again.
+        never_served: whether the index failed at once: at the first question, before any blob's turn.
+        retries: what was told of requests that are sent again.
     """
 
     blobs: dict[Digest, BlobState] = field(default_factory=dict)
     tagged: bool = False
-    next_retry_told: float = 0.0
+    never_served: bool = False
+    retries: Retries = field(default_factory=Retries)
 
     def apply(self, event: events.Event, *, now: float) -> BlobState | None:
         """Take an event in, at `now` seconds, and return the blob it is about, if it is about one."""
@@ -70,6 +75,8 @@ class PushState:
                 blob.ended = sum(other.ended is not None for other in self.blobs.values())
                 blob.outcome, blob.source = event.outcome, event.source
                 return blob
+            case events.IndexDegraded():
+                self.never_served = not self.blobs
             case events.ManifestPushed():
                 self.tagged = self.tagged or event.tag is not None
         return None
@@ -91,19 +98,12 @@ class PushState:
         return f"{ended} of {text.count(len(blobs), 'blob')}, {text.size(there)} of {text.size(size)}"
 
     def notice(self, event: events.Event, *, now: float, verbose: int) -> str | None:
-        """Return what to say of an event that is about no blob's way, if anything: the index's trouble, retries.
-
-        Many requests retry together, so unasked only long waits are told, and only now and then.
-        """
+        """Return what to say of an event that is about no blob: the index's trouble, retries."""
         match event:
             case events.IndexDegraded():
-                return f"crossmount: warning: the index does not serve, going on without it: {event.cause}"
-            case events.Retrying() if verbose or (event.wait >= LONG_WAIT and now >= self.next_retry_told):
-                self.next_retry_told = now + event.wait
-                return (
-                    f"crossmount: {event.method} {event.host}: {event.cause}: "
-                    f"attempt {event.attempt} failed, again in {text.duration(event.wait)}"
-                )
+                return f"{INDEX_WARNING}{event.cause}"
+            case events.Retrying():
+                return self.retries.notice(event, now=now, verbose=verbose)
             case events.SourceDropped() if verbose:
                 why = _DROPPED[event.reason]
                 return f"crossmount: source {event.source} of {text.short(event.layer)}: {why}"

@@ -13,6 +13,7 @@ import click
 
 from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.command import Command
+from crossmount.cli.params import Between
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
 from crossmount.index import NullIndex
@@ -106,7 +107,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 @click.option("--tokens", type=_FILE, help="Bearer tokens that 'service' lets in: name:token a line.")
 @click.option(
     "--connections",
-    type=click.IntRange(1, 65536),
+    type=Between(1, 65536),
     default=_LIMITS.connections,
     show_default=True,
     metavar="N",

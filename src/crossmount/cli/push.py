@@ -9,7 +9,7 @@ from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.interrupt import Interrupted
 from crossmount.cli.loop import run_async
-from crossmount.cli.params import REFERENCE
+from crossmount.cli.params import REFERENCE, Between
 from crossmount.cli.progress import Progress, progress
 from crossmount.cli.progress_state import PushState, summary
 from crossmount.cli.settings import Settings, settings_of
@@ -28,7 +28,7 @@ _PATIENCE = Patience()
 @json_option
 @click.option(
     "--uploads",
-    type=click.IntRange(1, 64),
+    type=Between(1, 64),
     default=_LIMITS.uploads,
     metavar="N",
     envvar="CROSSMOUNT_UPLOADS",
@@ -38,7 +38,7 @@ _PATIENCE = Patience()
 )
 @click.option(
     "--requests",
-    type=click.IntRange(1, 256),
+    type=Between(1, 256),
     default=_LIMITS.requests,
     metavar="N",
     envvar="CROSSMOUNT_REQUESTS",
@@ -92,10 +92,13 @@ def push(
             report = run_async(_push(source, dest, settings, limits, patience, shown))
     except Interrupted as interrupted:
         raise interrupted.saying(_how_far(shown.state, dest)) from None
-    if as_json:
-        output.document(report.to_json())
-    else:
-        output.lines(told(report))
+    try:
+        if as_json:
+            output.document(report.to_json())
+        else:
+            output.lines(told(report, never_served=shown.state.never_served))
+    except output.OutputFailedError as error:
+        raise error.saying(f"{report.reference} was pushed all the same") from error
 
 
 async def _push(
@@ -113,10 +116,14 @@ async def _push(
         )
 
 
-def told(report: PushReport) -> list[str]:
-    """Return what a finished push is to a reader."""
+def told(report: PushReport, *, never_served: bool = False) -> list[str]:
+    """Return what a finished push is to a reader; a warning has told him why the index did not serve."""
     groups = (("mounted", "mounted"), ("already there", "existing"), ("uploaded", "uploaded"))
-    index = {"ok": "ok", "degraded": "did not serve all the time", "off": "off"}[report.index]
+    index = {
+        "ok": "ok",
+        "degraded": "did not serve" if never_served else "did not serve all the time",
+        "off": "off",
+    }[report.index]
     return [
         f"pushed {report.reference}",
         f"digest {report.digest}",

@@ -11,6 +11,7 @@ import click
 from crossmount.cli.failures import DONE, status_of, words_of
 from crossmount.cli.interrupt import Interrupted
 from crossmount.cli.log import VERBOSE
+from crossmount.cli.output import OutputFailedError
 from crossmount.cli.root import crossmount
 from crossmount.cli.settings import Invocation
 from crossmount.errors import CrossmountError
@@ -34,6 +35,8 @@ def _complain(error: Exception, this: Invocation) -> int:
             traceback.print_exception(error)
         sys.stderr.write(f"crossmount: {words_of(error)}\n")
         sys.stderr.flush()
-        if isinstance(error, OSError):  # of standard output, maybe: Python's own last flush must not fail again
+        if sys.stdout is not None and isinstance(
+            error, (OSError, OutputFailedError)
+        ):  # of standard output, maybe: Python's own last flush must not fail again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status_of(error)

@@ -57,7 +57,7 @@ def common_options() -> list[click.Parameter]:
             "INDEX",
             metavar="URL",
             help="The index: redis://, rediss://, unix://, memory:// or embedded:, or 'off' for none. "
-            "Default: the embedded one.",
+            "Default: the embedded one. With 'off', or while it does not serve, must-mount flags do not count.",
         ),
         _option(
             ["--namespace"],

@@ -111,6 +111,7 @@ class Mounter:
     def candidates(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
         """Choose which sources are worth asking for, for each layer that has any, best first."""
         now = self._clock()
+        self._denied = {source: until for source, until in self._denied.items() if until > now}
         return plan(
             {
                 layer: known.sources
@@ -119,7 +120,7 @@ class Mounter:
             },
             {layer: known.size for layer, known in knowledge.layers.items()},
             dest=dest,
-            avoid={source for source, until in self._denied.items() if until > now},
+            avoid=self._denied,
         )
 
     async def attempt(
