@@ -175,7 +175,7 @@ class Fleet:
                 if self._table.idle:
                     return
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._source.rng.uniform(*TICK_SECONDS)):
+                    async with asyncio.timeout(self._pause()):
                         await self._kicked.wait()
         except Exception as error:
             # a defect: better that they fail than that they wait for a poller that is no more
@@ -286,13 +286,10 @@ class Fleet:
         question is asked even if the server did not answer before: then it may have been us who were too slow.
         """
         probe, self._asked = not self._asked, True
-        return await self._guard.insist(
-            call,
-            otherwise,
-            seconds=GRACE_SECONDS,
-            pause=lambda: self._source.rng.uniform(*TICK_SECONDS),
-            probe=probe,
-        )
+        return await self._guard.insist(call, otherwise, seconds=GRACE_SECONDS, pause=self._pause, probe=probe)
+
+    def _pause(self) -> float:
+        return self._source.rng.uniform(*TICK_SECONDS)
 
     def _waited(self, waiter: Waiter) -> float:
         return 0.0 if waiter.busy_since is None else self._source.clock() - waiter.busy_since
