@@ -194,6 +194,7 @@ def test_only_the_embedded_index_can_be_stopped(here: Here, url: str) -> None:
         ("rediss://[::1]/0", "rediss://[::1]/0"),
         ("redis:///0", "redis://localhost/0"),
         ("unix:///run/s?password=hidden", "unix:///run/s"),
+        ("unix://me:hidden@/run/s", "unix:///run/s"),
         ("embedded:", "embedded:"),
     ],
 )

@@ -33,7 +33,7 @@ def shown(url: str) -> str:
     """Return an index's URL without what may be secret in it: user, password, parameters."""
     parts = urlsplit(url)
     if parts.scheme not in {"redis", "rediss"}:
-        return url.partition("?")[0]
+        return f"{parts.scheme}://{parts.path}" if parts.scheme == "unix" else url.partition("?")[0]
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{host}{port}{parts.path}"
