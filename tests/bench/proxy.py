@@ -25,6 +25,7 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from setting import forget_skopeo
 from support.images import make_layers, make_layout
 from support.registries import run_docker_registry
 
@@ -78,6 +79,7 @@ def big_layout(folder: Path, size: int, seed: int) -> Path:
 
 def skopeo(layout: Path, dest: str, folder: Path) -> float:
     """Push with an empty cache; returns seconds."""
+    forget_skopeo()
     with tempfile.TemporaryDirectory(dir=folder) as home:
         begun = time.perf_counter()
         subprocess.run(

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from setting import link, machine, registry, run, table
+from setting import forget_skopeo, link, machine, registry, run, table
 
 from crossmount.asyncio import ClientOptions, MemoryMountIndex, MountableLayers, Repository, push
 from support.images import MadeImage, make_layout
@@ -59,6 +59,7 @@ async def crossmount_seconds(image: MadeImage, address: str, name: str) -> float
 def skopeo_seconds(image: MadeImage, address: str, name: str, home: Path) -> float:
     """Return what skopeo takes with an empty cache."""
     home.mkdir()
+    forget_skopeo()
     return run(
         *("skopeo", "--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false"),
         *(f"oci:{image.path}:latest", f"docker://{address}/{name}:1"),

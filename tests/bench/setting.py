@@ -62,6 +62,15 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> Measured:
     return Measured(time.perf_counter() - started, usage.ru_maxrss * 1024)
 
 
+SKOPEO_CACHE = Path("/var/lib/containers/cache/blob-info-cache-v1.boltdb")
+"""Where skopeo remembers blobs when root runs it, whatever HOME says."""
+
+
+def forget_skopeo() -> None:
+    """Let skopeo begin with an empty cache, as on a fresh runner."""
+    SKOPEO_CACHE.unlink(missing_ok=True)
+
+
 @contextmanager
 def registry(folder: Path) -> Iterator[DockerRegistry]:
     """Run the real docker-registry, open, with its storage in `folder`."""
