@@ -26,6 +26,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from setting import forget_skopeo
+
 from support.images import make_layers, make_layout
 from support.registries import run_docker_registry
 

@@ -11,7 +11,19 @@ from crossmount.cli.command import Command, Lazy, LazyGroup
 from crossmount.cli.settings import Invocation, Settings, settings_of
 from support.commands import Here
 
-COMMANDS = ("push", "sources", "locate", "add", "forget", "must-mount", "fleet", "index", "doctor", "proxy", "demo")
+COMMANDS = (
+    "push",
+    "sources",
+    "locate",
+    "add",
+    "forget",
+    "must-mount",
+    "fleet",
+    "index",
+    "doctor",
+    "proxy",
+    "demo",
+)
 DETAILED = (*COMMANDS[:-4], "index status", "index stop", "doctor", "proxy", "demo")
 
 
