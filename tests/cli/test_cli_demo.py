@@ -1,6 +1,5 @@
 import asyncio
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from crossmount.cli.progress_state import INDEX_WARNING
 from crossmount.oci import Repository
 from crossmount.oci.layout import load_image
 from support.commands import SECONDS, Here, Shell
+from support.programs import needs
 from support.registries import run
 
 
@@ -52,8 +52,7 @@ def test_the_demo_counts_what_travels(
 ) -> None:
     """Every byte is uploaded once, whichever registry serves; the rest is mounted, and nothing is left."""
     if kind == "docker-registry":
-        if shutil.which(kind) is None:
-            pytest.skip("docker-registry is not on the PATH: apt-get install docker-registry")
+        needs(kind)
     else:
         monkeypatch.setattr("crossmount.cli.demo_registry.shutil.which", lambda _: None)
     done = here("demo", "--json")

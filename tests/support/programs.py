@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from typing import NoReturn
 
 import pytest
 
@@ -17,11 +18,15 @@ def needs(program: str) -> str:
     """
     path = shutil.which(program)
     if path is None:
-        word = f"{program} is not on the PATH: apt-get install {PACKAGES.get(program, program)}"
-        if os.environ.get("CI", "").lower() == "true":
-            pytest.fail(word)
-        pytest.skip(word)
+        absent(f"{program} is not on the PATH: apt-get install {PACKAGES.get(program, program)}")
     return path
+
+
+def absent(word: str) -> NoReturn:
+    """End a test that needs what is not here: it skips with `word`, and fails with it where CI=true."""
+    if os.environ.get("CI", "").lower() == "true":
+        pytest.fail(word)
+    pytest.skip(word)
 
 
 def run(program: str, *arguments: str, **environment: str) -> str:

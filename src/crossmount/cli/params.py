@@ -1,5 +1,6 @@
 """Values on the command line, checked by the library's own grammars before anything else happens."""
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import click
@@ -13,34 +14,18 @@ T = TypeVar("T")
 class _Checked(click.ParamType, Generic[T]):  # type: ignore[type-arg]  # generic in new releases of click only
     """A value that a function of the library makes from text."""
 
-    def make(self, text: str) -> T:
-        """Make the value."""
-        raise NotImplementedError
+    def __init__(self, name: str, make: Callable[[str], T]) -> None:
+        self.name = name
+        self._make = make
 
     def convert(self, value: str | T, param: click.Parameter | None, ctx: click.Context | None) -> T:
         """Make the value; what breaks the grammar is a wrong usage."""
         if not isinstance(value, str) or isinstance(value, Digest):
             return value  # type: ignore[return-value]  # click converts a default once more
         try:
-            return self.make(value)
+            return self._make(value)
         except InvalidInputError as error:
             self.fail(str(error), param, ctx)
-
-
-class _Reference(_Checked[Reference]):
-    name = "reference"
-
-    def make(self, text: str) -> Reference:
-        """Read `[registry/]name[:tag][@digest]`."""
-        return Reference.parse(text)
-
-
-class _Digest(_Checked[Digest]):
-    name = "digest"
-
-    def make(self, text: str) -> Digest:
-        """Read `sha256:<hex>` or `sha512:<hex>`."""
-        return Digest(text)
 
 
 class Between(click.IntRange):
@@ -58,5 +43,5 @@ class Between(click.IntRange):
             self.fail(f"{value!r}: {self._words}", param, ctx)
 
 
-REFERENCE = _Reference()
-DIGEST = _Digest()
+REFERENCE = _Checked("reference", Reference.parse)
+DIGEST = _Checked("digest", Digest)
