@@ -18,6 +18,7 @@ from crossmount.fleet.table import (
     Free,
     Go,
     Held,
+    InVain,
     LeaseBack,
     MountFrom,
     SlotBack,
@@ -50,7 +51,9 @@ class Slots:
         self.free += 1
 
 
-def make_waiter(name: str, slots: Slots, *, layer: Digest = LAYERS[0], useless: Iterable[str] = ()) -> Waiter:
+def make_waiter(
+    name: str, slots: Slots, *, layer: Digest = LAYERS[0], useless: Iterable[str] = (), looks: bool = False
+) -> Waiter:
     """Return one who wants a layer in repository `name`."""
     return Waiter(
         layer=layer,
@@ -61,6 +64,7 @@ def make_waiter(name: str, slots: Slots, *, layer: Digest = LAYERS[0], useless: 
         patience=PATIENCE,
         slot=slots.take,
         slot_back=slots.back,
+        looks=looks,
     )
 
 
@@ -186,6 +190,46 @@ def test_patience_ends_behind_one_of_ours_too() -> None:
     assert table.ask(21, None) == ([], [Go(second, leased=False)])
 
 
+def test_who_only_looks_never_takes_a_slot_or_a_lease() -> None:
+    """One that would only mount asks without taking, and goes as soon as nobody uploads, or nobody can tell."""
+    for answer in (Free(), Unserved()):
+        table = Table()
+        waiter = make_waiter("a", Slots(), looks=True)
+        table.join(waiter)
+        claim = asked(table)
+        assert claim == Claim(waiter, take=False)
+        assert table.answered(claim, answer, 0, None) == [InVain(waiter)]
+        assert table.idle
+
+
+def test_who_only_looks_mounts_what_another_brings() -> None:
+    """Behind another process, or one of ours, a looker waits and is told where to mount from."""
+    table, slots = Table(), Slots()
+    looker, pusher = make_waiter("a", Slots(), looks=True), make_waiter("b", slots)
+    table.join(looker)
+    assert table.answered(asked(table), Busy(), 0, None) == []
+    table.join(pusher)
+    claim = asked(table)
+    assert claim == Claim(pusher, take=True)
+    assert table.answered(claim, Held(), 0, None) == [Go(pusher, leased=True)]
+    assert table.uploader("r.example", LAYERS[0]) == pusher.dest
+    assert table.ask(1, None) == ([], [])
+    assert table.published("r.example", LAYERS[0], "b") == [MountFrom(looker, frozenset({"b"}))]
+    table.ended(pusher)
+    assert table.uploader("r.example", LAYERS[0]) is None
+
+
+def test_who_only_looks_goes_when_its_patience_ends() -> None:
+    """Past its patience a looker is told no, and uploads nothing."""
+    table, slots = Table(), Slots()
+    pusher, looker = make_waiter("b", slots), make_waiter("a", Slots(), looks=True)
+    table.join(pusher)
+    table.answered(asked(table), Held(), 0, None)
+    table.join(looker)
+    assert table.ask(1, None) == ([], [])
+    assert table.ask(21, None) == ([], [InVain(looker)])
+
+
 def test_patience_follows_size_and_rate() -> None:
     """Longer for more bytes, shorter on a fast link, never under a lease's life, never over the limit."""
     patience, meter = Patience(), RateMeter()
@@ -275,12 +319,12 @@ class FleetMachine(RuleBasedStateMachine):
         self.names = count()
         self.beaten = 0.0
 
-    @rule(number=st.integers(0, 2), layer=st.sampled_from(LAYERS))
-    def want(self, number: int, layer: Digest) -> None:
-        """A push comes to a layer."""
+    @rule(number=st.integers(0, 2), layer=st.sampled_from(LAYERS), looks=st.booleans())
+    def want(self, number: int, layer: Digest, looks: bool) -> None:
+        """A push comes to a layer, or one who would only mount it."""
         process = self.processes[number]
         if process.runs:
-            waiter = make_waiter(f"repo-{next(self.names)}", process.slots, layer=layer)
+            waiter = make_waiter(f"repo-{next(self.names)}", process.slots, layer=layer, looks=looks)
             process.waiting.append(waiter)
             process.table.join(waiter)
 
@@ -421,9 +465,10 @@ class FleetMachine(RuleBasedStateMachine):
             waiter = decision.waiter
             match decision:
                 case Go():
+                    assert not waiter.looks
                     process.waiting.remove(waiter)
                     process.uploads.append(Upload(waiter, decision.leased, healthy and decision.leased))
-                case MountFrom():
+                case MountFrom() | InVain():
                     process.waiting.remove(waiter)
                 case SlotBack():
                     waiter.slot_back()

@@ -286,7 +286,7 @@ async def test_a_cancelled_leader_hands_over(valkey: Server) -> None:
             await asyncio.sleep(0)
             follower = asyncio.create_task(turn_of(fleet, "b"))
             if settle:  # its turn is decided, and it has not seen it yet
-                await until(lambda: bool(fleet._held))
+                await until(lambda: bool(fleet._heart.held))
                 if leader.done():
                     await (await upload_from(leader)).release()
                     slots.give_back()
@@ -396,3 +396,35 @@ def test_a_value_that_a_stranger_wrote_is_read_as_far_as_it_makes_sense() -> Non
     assert value == LeaseValue(token="", holder="host", dest=None, size=0, since=0)
     good = LeaseValue(token="t", holder="h:1", dest=repo("a"), size=3, since=1.5, publishes="manifest")
     assert LeaseValue.from_text(good.to_text().encode(), "r.example") == good
+
+
+async def test_who_only_looks_is_told_where_to_mount_from(valkey: Server) -> None:
+    """A look at nobody's upload ends at once; at another's it lasts until the layer is published."""
+    async with fleet_on(valkey) as first, fleet_on(valkey) as second:
+        assert await second.uploader(LAYER, "r.example") is None
+        assert await second.watch(LAYER, repo("b"), seconds=60) is None
+        turn = await upload_of(first, "a")
+        assert await first.uploader(LAYER, "r.example") == repo("a")
+        assert await second.uploader(LAYER, "r.example") == repo("a")
+        looks = [asyncio.create_task(fleet.watch(LAYER, repo("b"), seconds=60)) for fleet in (first, second)]
+        await until(lambda: waiting_on(valkey) == 1)
+        await turn.publish()
+        for look in looks:
+            mount = await look
+            assert mount is not None
+            assert mount.sources == {repo("a")}
+        await turn.release()
+
+
+async def test_a_look_ends_in_time(valkey: Server) -> None:
+    """A stranger's lease without end is looked at for as long as was asked for; what it says is checked."""
+    async with fleet_on(valkey) as fleet:
+        with client_of(valkey) as client:
+            for value in (b"x", LeaseValue(token="t", holder="h", dest=None, size=1, since=0).to_text()):
+                client.set(Keys().lease(LAYER, "r.example"), value)
+                assert await fleet.uploader(LAYER, "r.example") is None
+            assert await fleet.watch(LAYER, repo("b"), seconds=0.3) is None
+            client.delete(Keys().lease(LAYER, "r.example"))
+            client.rpush(Keys().lease(LAYER, "r.example"), "another type")
+            assert await fleet.uploader(LAYER, "r.example") is None
+            client.flushall()

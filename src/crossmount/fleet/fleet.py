@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from crossmount import events
+from crossmount.fleet.heart import Heart
 from crossmount.fleet.lease import LeaseValue, Publishes
 from crossmount.fleet.leases import Answers, Lease, Leases
 from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS, Patience, RateMeter
@@ -17,6 +18,7 @@ from crossmount.fleet.table import (
     Claim,
     Decision,
     Go,
+    InVain,
     LeaseBack,
     MountFrom,
     SlotBack,
@@ -68,15 +70,12 @@ class Fleet:
         server = server_of(index)
         self._leases = None if server is None else Leases(server, life=life)
         self._source = source or Source()
-        self._heartbeat_seconds = heartbeat
+        self._heart = Heart(self._leases, ask=self._ask, seconds=heartbeat)
         self._table = Table()
-        self._turns: dict[Waiter, asyncio.Future[Turn]] = {}
-        self._held: dict[str, Lease] = {}
-        self._server_lock = asyncio.Lock()  # a renewal must not bring a lease back that is being released
+        self._turns: dict[Waiter, asyncio.Future[Turn | None]] = {}
         self._asked = False
         self._kicked = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
-        self._heart: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -88,12 +87,11 @@ class Fleet:
 
     async def aclose(self) -> None:
         """End its tasks, and the leases that are still held; nobody may wait any more."""
-        tasks = [task for task in (self._poller, self._heart) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._poller = self._heart = None
-        await self._release(list(self._held.values()))
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.gather(self._poller, return_exceptions=True)
+            self._poller = None
+        await self._heart.aclose()
 
     def kick(self) -> None:
         """Look again now: an upload slot is free, or a layer is."""
@@ -123,6 +121,71 @@ class Fleet:
             useless: sources that were tried, and dest itself if the index wrongly says that it holds the layer.
             publishes: when the holder publishes, for those who look at the lease.
         """
+        turn = await self._await_turn(
+            self._waiter(
+                layer,
+                dest,
+                size,
+                patience=patience,
+                useless=useless,
+                publishes=publishes,
+                slot=slots.take_now,
+                slot_back=slots.put_back,
+            )
+        )
+        assert turn is not None, "one that would upload is always given a turn"  # noqa: S101 a promise of the table
+        return turn
+
+    async def uploader(self, layer: Digest, registry: str) -> Repository | None:
+        """Return the repository that somebody uploads `layer` into now; None if nobody is known to."""
+        ours = self._table.uploader(registry, layer)
+        leases = self._leases
+        if ours is not None or leases is None:
+            return ours
+        found = await self._ask(lambda: leases.read(layer, registry), None)
+        return None if found is None else found.dest
+
+    async def watch(
+        self, layer: Digest, dest: Repository, *, seconds: float, useless: Collection[Repository] = ()
+    ) -> Mount | None:
+        """Wait for another's upload of `layer` without ever taking a turn.
+
+        Args:
+            layer: the layer.
+            dest: the repository that lacks it.
+            seconds: how long at most.
+            useless: sources that were tried.
+
+        Returns:
+            Where it can be mounted from; None as soon as nobody uploads it, or when the time has passed.
+        """
+        turn = await self._await_turn(
+            self._waiter(
+                layer,
+                dest,
+                0,
+                patience=Patience(limit=seconds, least=seconds),
+                useless=useless,
+                publishes="blob",
+                looks=True,
+            )
+        )
+        assert not isinstance(turn, Upload), "who looks is given no turn to upload"  # noqa: S101 as above
+        return turn
+
+    def _waiter(
+        self,
+        layer: Digest,
+        dest: Repository,
+        size: int,
+        *,
+        patience: Patience,
+        useless: Collection[Repository],
+        publishes: Publishes,
+        slot: Callable[[], bool] = lambda: False,
+        slot_back: Callable[[], None] = lambda: None,
+        looks: bool = False,
+    ) -> Waiter:
         value = LeaseValue(
             token=self._source.token(),
             holder=self._source.holder(),
@@ -131,18 +194,21 @@ class Fleet:
             since=self._source.epoch(),
             publishes=publishes,
         )
-        waiter = Waiter(
+        return Waiter(
             layer=layer,
             dest=dest,
             size=size,
             value=value.to_text(),
             useless={source.name for source in useless},
             patience=patience,
-            slot=slots.take_now,
-            slot_back=slots.put_back,
+            slot=slot,
+            slot_back=slot_back,
             spread=self._source.rng.uniform(0.8, 1.0),
+            looks=looks,
         )
-        turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
+
+    async def _await_turn(self, waiter: Waiter) -> Turn | None:
+        turn: asyncio.Future[Turn | None] = asyncio.get_running_loop().create_future()
         self._turns[waiter] = turn
         self._table.join(waiter)
         self.kick()
@@ -156,14 +222,14 @@ class Fleet:
         finally:
             del self._turns[waiter]
 
-    async def _left(self, waiter: Waiter, turn: "asyncio.Future[Turn]") -> None:
+    async def _left(self, waiter: Waiter, turn: "asyncio.Future[Turn | None]") -> None:
         """Hand over what a cancelled waiter had: its place in line, or the turn it never took."""
         self._table.leave(waiter)
         if turn.done() and not turn.cancelled() and not turn.exception() and isinstance(turn.result(), Upload):
             waiter.slot_back()
             await self._ended(waiter)
         elif waiter.busy_since is not None:
-            await self._release([self._lease(waiter)])  # it is not shown as waiting any more
+            await self._heart.release([self._lease(waiter)])  # it is not shown as waiting any more
         self.kick()
 
     async def _poll(self) -> None:
@@ -222,14 +288,14 @@ class Fleet:
                 case SlotBack():
                     waiter.slot_back()
                 case LeaseBack():
-                    await self._release([self._lease(waiter)])
+                    await self._heart.release([self._lease(waiter)])
+                case InVain():
+                    await self._tell(waiter, None)
 
     async def _go(self, waiter: Waiter, *, leased: bool) -> None:
         """Give a waiter its turn to upload."""
         if leased:
-            self._held[waiter.value] = self._lease(waiter)
-            if self._leases is not None and (self._heart is None or self._heart.done()):
-                self._heart = asyncio.create_task(self._beat())
+            self._heart.hold(self._lease(waiter))
 
         async def publish() -> None:
             seen = [Sighting(waiter.layer, waiter.dest, waiter.size)]
@@ -241,7 +307,7 @@ class Fleet:
 
         await self._tell(waiter, Upload(publish=publish, release=release, waited=self._waited(waiter)))
 
-    async def _tell(self, waiter: Waiter, turn: Turn) -> None:
+    async def _tell(self, waiter: Waiter, turn: Turn | None) -> None:
         """Let a waiter go on; if it was cancelled in this very moment, its turn is the next one's."""
         awaited = self._turns.get(waiter)
         if awaited is not None and not awaited.done():
@@ -251,33 +317,9 @@ class Fleet:
             await turn.release()
 
     async def _ended(self, waiter: Waiter) -> None:
-        lease = self._held.pop(waiter.value, None)
-        if lease is not None:
-            await self._release([lease])
+        await self._heart.drop(waiter.value)
         self._table.ended(waiter)
         self.kick()
-
-    async def _release(self, leases: list[Lease]) -> None:
-        store = self._leases
-        if store is not None and leases:
-            async with self._server_lock:
-                await self._ask(lambda: store.release(leases), None)
-
-    async def _beat(self) -> None:
-        """Renew all leases, one round trip a heartbeat, whatever their uploads are doing."""
-        while self._held:
-            await asyncio.sleep(self._heartbeat_seconds)
-            async with self._server_lock:
-                await self._renew()
-
-    async def _renew(self) -> None:
-        held, store = list(self._held.values()), self._leases
-        if store is None or not held:
-            return
-        ours = await self._ask(lambda: store.renew(held), [True] * len(held))
-        for lease, still in zip(held, ours, strict=True):
-            if not still:  # its upload just goes on: a double one is harmless
-                self._held.pop(lease.value, None)
 
     async def _ask(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
         """Ask the index's server; one that served until now is asked again for a while before it counts as gone.

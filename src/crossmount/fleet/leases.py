@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossmount.errors import IndexFailedError
+from crossmount.fleet.lease import VALUE_MAX, LeaseValue
 from crossmount.fleet.patience import LEASE_SECONDS
 from crossmount.fleet.table import Answer, Appeared, Busy, Claim, Free, Held, Unserved
 from crossmount.index.decode import repositories
@@ -89,6 +90,17 @@ class Leases:
             [_answer(reply, asked) for reply, asked in zip(replies, claims, strict=True)],
             next((reply for reply in replies if isinstance(reply, IndexFailedError)), None),
         )
+
+    async def read(self, layer: Digest, registry: str) -> LeaseValue | None:
+        """Return who uploads a layer to a registry now; None if nobody does, or none of us.
+
+        Raises:
+            IndexFailedError: the server did not serve.
+        """
+        (text,) = await self._link.run([("GETRANGE", self._keys.lease(layer, registry), 0, VALUE_MAX - 1)])
+        if isinstance(text, IndexFailedError):
+            raise text
+        return LeaseValue.from_text(text, registry) if text else None
 
     async def renew(self, leases: Sequence[Lease]) -> list[bool]:
         """Make leases last, in one round trip; tell which are still ours.

@@ -19,7 +19,7 @@ Why nobody waits in a circle:
 - Besides, each waits no longer than its own patience.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from crossmount.fleet.patience import Patience
@@ -70,6 +70,7 @@ class Waiter:
         spread: what part of its patience it has, 0.8 to 1: not all end in the same moment, so that the first to
             upload can spare the others.
         junk: members of the layer's set that are no names at all.
+        looks: it would only mount: it never uploads, and is told as soon as there is nothing to wait for.
         busy_since: when it first could not go on because of another's upload; None if that never was.
     """
 
@@ -82,6 +83,7 @@ class Waiter:
     slot: Callable[[], bool]
     slot_back: Callable[[], None]
     spread: float = 1.0
+    looks: bool = False
     busy_since: float | None = None
     junk: set[bytes] = field(default_factory=set)
 
@@ -135,17 +137,24 @@ class LeaseBack:
     waiter: Waiter
 
 
-Decision = Go | MountFrom | SlotBack | LeaseBack
+@dataclass(frozen=True, slots=True)
+class InVain:
+    """One who only looks need not wait any more: nobody uploads the layer, or not soon enough."""
+
+    waiter: Waiter
+
+
+Decision = Go | MountFrom | SlotBack | LeaseBack | InVain
 
 
 @dataclass(slots=True)
 class _Place:
-    """One layer on one registry: who uploads it (a lease's value), and who waits, the first first.
+    """One layer on one registry: who of this process uploads it, and who waits, the first first.
 
     `busy` says that another process was seen to upload it, when the server was last asked.
     """
 
-    holder: str | None = None
+    holder: Waiter | None = None
     line: list[Waiter] = field(default_factory=list)
     busy: bool = False
 
@@ -169,6 +178,11 @@ class Table:
         """Stand in line."""
         self._places.setdefault(waiter.place, _Place()).line.append(waiter)
 
+    def uploader(self, registry: str, layer: Digest) -> Repository | None:
+        """Return the repository that this process uploads a layer into now, if it does."""
+        place = self._places.get((registry, layer))
+        return None if place is None or place.holder is None else place.holder.dest
+
     def leave(self, waiter: Waiter) -> None:
         """Wait no more (cancelled): the next in line is the first."""
         place = self._places.get(waiter.place)
@@ -189,7 +203,7 @@ class Table:
             if place.holder is not None:
                 decisions.extend(self._wait(place.line, now, rate))
             elif place.line:
-                able = next((waiter for waiter in place.line if waiter.slot()), None)
+                able = next((waiter for waiter in place.line if not waiter.looks and waiter.slot()), None)
                 claims.append(Claim(able or place.line[0], take=able is not None))
         return claims, decisions
 
@@ -203,7 +217,7 @@ class Table:
             place.busy = isinstance(answer, Busy)
         match answer:
             case Held() | Unserved() if claim.take and place is not None and waiter in line:
-                place.holder = waiter.value
+                place.holder = waiter
                 line.remove(waiter)
                 return [Go(waiter, leased=True)]
             case Held():
@@ -211,14 +225,16 @@ class Table:
             case Appeared():
                 decisions.extend(self._mount(place, answer.names))
                 waiter.junk |= answer.junk
-            case _:
+            case Free() | Unserved():
+                decisions.extend(self._send_away(line))
+            case Busy():
                 pass
         if isinstance(answer, Busy | Appeared):
             # the server was asked first: only what it did not offer is uploaded without a lease
             kept = waiter if claim.take else None
-            alone = self._wait(line, now, rate, kept=kept)
-            decisions.extend(alone)
-            if kept is not None and Go(kept, leased=False) in alone:
+            done = self._wait(line, now, rate, kept=kept)
+            decisions.extend(done)
+            if kept is not None and Go(kept, leased=False) in done:
                 return decisions
         return [*decisions, SlotBack(waiter)] if claim.take else decisions
 
@@ -229,7 +245,7 @@ class Table:
     def ended(self, waiter: Waiter) -> None:
         """An upload ended, well or not: the next in line may ask."""
         place = self._places.get(waiter.place)
-        if place is not None and place.holder == waiter.value:
+        if place is not None and place.holder is waiter:
             place.holder = None
             self._tidy(waiter)
 
@@ -241,7 +257,16 @@ class Table:
                 decisions.append(MountFrom(waiter, helpful))
         return decisions
 
-    def _wait(self, line: list[Waiter], now: float, rate: float | None, *, kept: Waiter | None = None) -> list[Go]:
+    def _send_away(self, waiters: Iterable[Waiter]) -> list[Decision]:
+        """Let those go who only look."""
+        looking = [waiter for waiter in waiters if waiter.looks]
+        for waiter in looking:
+            self.leave(waiter)
+        return [InVain(waiter) for waiter in looking]
+
+    def _wait(
+        self, line: list[Waiter], now: float, rate: float | None, *, kept: Waiter | None = None
+    ) -> list[Decision]:
         """Let those in `line` wait for another's upload; those whose patience ended upload without a lease.
 
         Args:
@@ -250,14 +275,18 @@ class Table:
             rate: bytes a second that uploads make.
             kept: one for whom a slot is kept already.
         """
-        alone = []
+        done: list[Decision] = []
         for waiter in list(line):
             if waiter.busy_since is None:
                 waiter.busy_since = now
-            if waiter.is_late(now, rate) and (waiter is kept or waiter.slot()):
+            if not waiter.is_late(now, rate):
+                continue
+            if waiter.looks:
+                done.extend(self._send_away([waiter]))
+            elif waiter is kept or waiter.slot():
                 self.leave(waiter)
-                alone.append(Go(waiter, leased=False))
-        return alone
+                done.append(Go(waiter, leased=False))
+        return done
 
     def _tidy(self, waiter: Waiter) -> None:
         place = self._places.get(waiter.place)
