@@ -29,6 +29,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 _LIMITS = Limits()
+_PLAIN = ProxySettings(upstream="https://registry.invalid")
 _OFF = "off"
 _SIZE = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
@@ -92,6 +93,23 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     help="How much of the disk they may take together; above it they go straight through.",
 )
 @click.option(
+    "--wait",
+    type=click.FloatRange(0),
+    envvar="CROSSMOUNT_WAIT",
+    default=_PLAIN.wait,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long an upload waits at most for another's of the same layer; 0 never.",
+)
+@click.option(
+    "--hold",
+    type=click.FloatRange(0, 60),
+    default=_PLAIN.hold,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a HEAD is held at most while another uploads the layer; 0 never.",
+)
+@click.option(
     "--allow-source",
     "allow_sources",
     multiple=True,
@@ -138,6 +156,8 @@ def proxy(  # noqa: PLR0917 click passes options by name
     auth: Literal["client", "service"],
     spool: str | None,
     spool_limit: int,
+    wait: float,
+    hold: float,
     allow_sources: tuple[str, ...],
     public_url: str | None,
     tls_cert: Path | None,
@@ -164,6 +184,8 @@ def proxy(  # noqa: PLR0917 click passes options by name
         port=listen[1],
         auth=auth,
         spool=_spool_folder(spool),
+        wait=wait,
+        hold=hold,
         allow_sources=allow_sources,
         public_url=public_url,
         tls_cert=tls_cert,

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from crossmount._blocking import run_now
 from crossmount.oci import Repository
 
+ROUNDS = 3
+"""How often a blob is waited for that could not be mounted from where it appeared."""
+
 
 class Slots:
     """How many blobs of one push may be on their way at once.

@@ -94,8 +94,7 @@ class App:
         caller = await self._door.admit(exchange)
         match asked, exchange.method:
             case BlobAt(), "HEAD":
-                async with self.core.mounting.turns:
-                    await head_blob(self.core, exchange, asked, caller)
+                await head_blob(self.core, exchange, asked, caller)
             case UploadsOf(), "POST" if self.draining:
                 raise unavailable("this proxy is about to stop: try again")
             case UploadsOf(), "POST":
@@ -121,6 +120,8 @@ class App:
             exchange.note = "client-gone"
 
     def _note(self, exchange: Exchange, kind: str, path: bytes, seconds: float) -> None:
+        if exchange.waited:
+            self.core.metrics.wait_seconds.observe(exchange.waited)
         self.core.metrics.requests.labels(kind, _label(exchange.method), exchange.status).inc()
         if _access.isEnabledFor(logging.INFO):
             _access.info(
@@ -135,6 +136,7 @@ class App:
                         "received": exchange.received,
                         "sent": exchange.sent,
                         "ms": round(seconds * 1000, 1),
+                        "waited_ms": round(exchange.waited * 1000, 1),
                         "note": exchange.note,
                     }
                 ),

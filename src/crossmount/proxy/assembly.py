@@ -9,6 +9,7 @@ from dataclasses import replace
 import httpx
 
 from crossmount.errors import InvalidInputError
+from crossmount.fleet import Fleet, Patience
 from crossmount.index import GuardedIndex
 from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Repository
@@ -24,6 +25,7 @@ from crossmount.proxy.sessions import Sessions
 from crossmount.proxy.settings import ProxySettings
 from crossmount.proxy.spool import SpoolArea
 from crossmount.proxy.tokens import TokenOffice
+from crossmount.proxy.turns import Turns
 from crossmount.proxy.uploads import forget
 from crossmount.proxy.upstream import Upstream
 from crossmount.registry import http
@@ -62,11 +64,22 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         mounting = Mounting(guarded, policy=SourcePolicy(settings.allow_sources), learner=learner, metrics=metrics)
         stack.push_async_callback(mounting.aclose)
         door = _door(settings, base, registry, options, agents, client)
+        fleet = await stack.enter_async_context(Fleet(guarded))
+        turns = Turns(
+            fleet,
+            mounting,
+            learner,
+            patience=Patience(limit=settings.wait),
+            hold=settings.hold,
+            uploads=settings.limits.uploads,
+        )
+        stack.push_async_callback(turns.aclose)
         core = Core(
             registry=registry,
             upstream=Upstream(base, client, challenges=door.challenges),
             index=guarded,
             mounting=mounting,
+            turns=turns,
             learner=learner,
             sessions=Sessions(),
             metrics=metrics,
@@ -132,6 +145,7 @@ async def _sweep(core: Core) -> None:
         await asyncio.sleep(_SWEEP_SECONDS)
         for session in core.sessions.expired():
             await forget(core, None, session)
+        await core.turns.release_quiet(core.sessions.active_in)
 
 
 async def _end(core: Core, sweep: "asyncio.Task[None]") -> None:

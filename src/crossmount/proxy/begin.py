@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import httpx
 
-from crossmount.mount import MountResult, MountStatus
 from crossmount.oci import Digest
 from crossmount.proxy.callers import Caller
 from crossmount.proxy.core import Core, outgoing
 from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.headers import Pairs, sent_on
+from crossmount.proxy.mounting import Placed
 from crossmount.proxy.refused import RefusedError
 from crossmount.proxy.routes import UploadsOf
 from crossmount.proxy.spool import Spool, SpoolFullError
@@ -21,7 +21,7 @@ _OWN_SESSION = frozenset({b"location", b"docker-upload-uuid", b"range", b"conten
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class HeldBack:
     """An answer that is held back until it is known whether a better one can be had."""
 
     status: int
@@ -36,13 +36,13 @@ async def begin(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller
         await _mount(core, exchange, route, route.mount, caller)
         return
     if route.digest is not None:
-        result = await core.mounting.place(caller, core.repository(route.name), route.digest)
-        if result is not None and result.status is MountStatus.MOUNTED:
+        placed = await core.mounting.place(caller, core.repository(route.name), route.digest)
+        if placed.mounted:
             async for _ in exchange.body():
                 pass  # the client may not look at the answer before it has sent all
-            await answer_mounted(core, exchange, result)
+            await answer_mounted(core, exchange, placed)
             return
-        refuse_required(result)
+        refuse_required(placed)
     await _open(core, exchange, route, caller)
 
 
@@ -51,7 +51,7 @@ async def _mount(core: Core, exchange: Exchange, route: UploadsOf, digest: Diges
     await exchange.read(0)
     dest = core.repository(route.name)
     policy = core.mounting.policy
-    kept: Kept | None = None
+    kept: HeldBack | None = None
     if route.source is not None and policy.allows(route.source):
         kept = await _ask(core, exchange, route, caller, route.query())
         if kept.status == 201:
@@ -65,14 +65,12 @@ async def _mount(core: Core, exchange: Exchange, route: UploadsOf, digest: Diges
             await _give(exchange, kept)
             return
     tried = () if route.source is None else (route.source,)
-    result = await core.mounting.place(caller, dest, digest, without=tried)
-    if result is not None and result.status is MountStatus.MOUNTED:
+    placed = await core.mounting.place(caller, dest, digest, without=tried)
+    if placed.mounted or placed.refused:
         await _cancel(caller, core, route, kept)
-        await answer_mounted(core, exchange, result)
+        refuse_required(placed)
+        await answer_mounted(core, exchange, placed)
         return
-    if result is not None and result.status is MountStatus.MOUNT_REQUIRED:
-        await _cancel(caller, core, route, kept)
-    refuse_required(result)
     if kept is None or kept.status != 202:
         # Without `from` the registry may find it by itself, where it may take it from anywhere.
         finds = kept is None and route.source is None and policy.unlimited
@@ -94,7 +92,7 @@ async def _open(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller
 
 async def _ask(
     core: Core, exchange: Exchange, route: UploadsOf, caller: Caller, query: str, body: Outgoing | None = None
-) -> Kept:
+) -> HeldBack:
     """Ask the registry with the caller's own rights, and hold its answer back."""
     target = core.upstream.target(f"/v2/{route.name}/blobs/uploads/".encode(), query.encode("ascii"))
     if body is None:
@@ -110,18 +108,18 @@ async def _ask(
         location = None
         if response.status_code == 202:
             location = str(resolve(response.headers.get("location"), request=target.url))
-        return Kept(response.status_code, _returned(core, exchange, response), content, location)
+        return HeldBack(response.status_code, _returned(core, exchange, response), content, location)
 
 
 def _returned(core: Core, exchange: Exchange, response: httpx.Response) -> Pairs:
     return [pair for pair in core.upstream.returned(exchange, response) if pair[0] != b"content-length"]
 
 
-async def _give(exchange: Exchange, kept: Kept) -> None:
+async def _give(exchange: Exchange, kept: HeldBack) -> None:
     await exchange.answer(kept.status, kept.headers, kept.body)
 
 
-async def _settle(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller, kept: Kept) -> None:
+async def _settle(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller, kept: HeldBack) -> None:
     """Answer with what the registry said; a session of its becomes one of ours."""
     if kept.status == 201 and route.mount is not None:
         core.learner.arrived(core.repository(route.name), route.mount, None)
@@ -152,17 +150,17 @@ def _spool(core: Core, caller: Caller) -> Spool | None:
         return None
 
 
-async def _cancel(caller: Caller, core: Core, route: UploadsOf, kept: Kept | None) -> None:
+async def _cancel(caller: Caller, core: Core, route: UploadsOf, kept: HeldBack | None) -> None:
     if kept is not None and kept.location is not None and caller.agent is not None:
         session = UploadSession(repository=core.repository(route.name), location=kept.location)
         await caller.agent.client.cancel_upload(session)
 
 
-async def answer_mounted(core: Core, exchange: Exchange, result: MountResult, size: int | None = None) -> None:
+async def answer_mounted(core: Core, exchange: Exchange, placed: Placed) -> None:
     """Tell the client that its blob is there."""
-    core.metrics.blob("mounted", size)
+    core.metrics.blob("mounted", None)
     exchange.note = "mounted"
-    await answer_created(exchange, result.dest.name, result.layer)
+    await answer_created(exchange, placed.dest.name, placed.digest)
 
 
 async def answer_created(exchange: Exchange, name: str, digest: Digest) -> None:
@@ -171,13 +169,13 @@ async def answer_created(exchange: Exchange, name: str, digest: Digest) -> None:
     await exchange.answer(201, [(b"location", path), (b"docker-content-digest", digest.encode())])
 
 
-def refuse_required(result: MountResult | None) -> None:
+def refuse_required(placed: Placed) -> None:
     """Refuse an upload of what may only be mounted.
 
     Raises:
         RefusedError: it is flagged so, and was not mounted.
     """
-    if result is not None and result.status is MountStatus.MOUNT_REQUIRED:
+    if placed.refused:
         raise RefusedError(
-            403, "DENIED", f"{result.layer} is flagged must-mount and no mount succeeded, so it is not uploaded"
+            403, "DENIED", f"{placed.digest} is flagged must-mount and no mount succeeded, so it is not uploaded"
         )

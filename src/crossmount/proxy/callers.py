@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx
@@ -29,6 +30,15 @@ class Agent:
     client: RegistryClient
     mounter: Mounter
     users: int = 0
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep it from making way until the block ends."""
+        self.users += 1
+        try:
+            yield
+        finally:
+            self.users -= 1
 
     async def aclose(self) -> None:
         """Let it end."""

@@ -10,6 +10,7 @@ from crossmount.proxy.metrics import Metrics
 from crossmount.proxy.mounting import Mounting
 from crossmount.proxy.sessions import Sessions
 from crossmount.proxy.spool import SpoolArea
+from crossmount.proxy.turns import Turns
 from crossmount.proxy.upstream import Outgoing, Upstream
 
 
@@ -27,6 +28,7 @@ class Core:
     upstream: Upstream
     index: MountIndex
     mounting: Mounting
+    turns: Turns
     learner: Learner
     sessions: Sessions
     metrics: Metrics

@@ -30,6 +30,7 @@ class Exchange:
         received: bytes of the request's body so far.
         sent: bytes of the answer's body so far.
         scopes: what a challenge is for that names no scope itself.
+        waited: seconds that another's upload was waited for.
         note: what the proxy did, for the access log: `mounted`, `spooled` …
     """
 
@@ -43,6 +44,7 @@ class Exchange:
         self.status = 0
         self.received = 0
         self.sent = 0
+        self.waited = 0.0
         self.note = ""
         self.scopes: tuple[Scope, ...] = ()
         self._receive = receive

@@ -37,6 +37,11 @@ class Learner:
         self._traits = RegistryTraits()
         self._errands: set[asyncio.Task[None]] = set()
 
+    @property
+    def traits(self) -> RegistryTraits:
+        """What is known of the registry."""
+        return self._traits
+
     def note_traits(self, traits: RegistryTraits) -> None:
         """Take note of what is known of the registry."""
         self._traits = self._traits.updated(traits)
@@ -104,18 +109,16 @@ class Learner:
     async def _follow(self, agent: Agent, repository: Repository, top: Manifest) -> None:
         """Read an index's children with the caller's rights; what can't be read is not learnt."""
         left, level = _CHILDREN_MAX, [top]
-        agent.users += 1
         try:
-            for _ in range(INDEX_DEPTH_MAX):
-                children = [child for manifest in level for child in manifest.children][:left]
-                left -= len(children)
-                level = [
-                    await agent.client.get_manifest(Reference(repository, digest=child.digest))
-                    for child in children
-                ]
-                for manifest in level:
-                    self.accepted(None, repository, manifest)
+            with agent.in_use():
+                for _ in range(INDEX_DEPTH_MAX):
+                    children = [child for manifest in level for child in manifest.children][:left]
+                    left -= len(children)
+                    level = [
+                        await agent.client.get_manifest(Reference(repository, digest=child.digest))
+                        for child in children
+                    ]
+                    for manifest in level:
+                        self.accepted(None, repository, manifest)
         except CrossmountError as error:
             _log.info("the children of %s were not all read: %s", repository, error)
-        finally:
-            agent.users -= 1

@@ -41,6 +41,7 @@ class Metrics:
         requests: requests by route, method and status.
         index_seconds: how long the index takes to answer.
         upstream_seconds: how long the registry takes to begin an answer.
+        wait_seconds: how long requests waited for another's upload of their layer, those that did.
         failures: by where and by cause.
         unlearnt: sightings that were dropped because the index was too slow.
         sessions: uploads under way.
@@ -63,6 +64,12 @@ class Metrics:
             "crossmount_proxy_upstream_seconds",
             "Until the registry begins its answer.",
             buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.wait_seconds = Histogram(
+            "crossmount_proxy_wait_seconds",
+            "Waiting for another's upload of the same layer.",
+            buckets=(*_SECONDS, 300.0, 600.0),
             registry=self._registry,
         )
         self.failures = Counter(

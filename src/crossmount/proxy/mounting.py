@@ -3,11 +3,11 @@
 import asyncio
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from crossmount.errors import CrossmountError
-from crossmount.index.protocol import Knowledge, MountIndex
+from crossmount.index.protocol import Knowledge, LayerKnowledge, MountIndex
 from crossmount.mount import MountResult, MountStatus
 from crossmount.mount.mounter import proven
 from crossmount.oci import Digest, Repository
@@ -40,6 +40,42 @@ class SourcePolicy:
         return not self.patterns
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """What became of a try to mount a blob.
+
+    Attributes:
+        knowledge: what the index said before.
+        result: the mount, without a session; None if there was nothing to try.
+    """
+
+    digest: Digest
+    dest: Repository
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    result: MountResult | None = None
+
+    @property
+    def mounted(self) -> bool:
+        """Whether the blob is there now."""
+        return self.result is not None and self.result.status is MountStatus.MOUNTED
+
+    @property
+    def refused(self) -> bool:
+        """Whether the blob was not mounted and may not be uploaded either."""
+        return self.result is not None and self.result.status is MountStatus.MOUNT_REQUIRED
+
+    @property
+    def after_manifest(self) -> bool:
+        """Whether the registry mounts only what a manifest in the source repository references."""
+        return self.knowledge.traits.after_manifest is True
+
+    @property
+    def tried(self) -> frozenset[Repository]:
+        """The repositories that were of no help: those that the index named, dest too if it did."""
+        known = self.knowledge.of(self.digest)
+        return frozenset(known.sources) | (frozenset({self.dest}) if known.in_dest else frozenset())
+
+
 class Mounting:
     """Mounts on behalf of callers.
 
@@ -51,7 +87,7 @@ class Mounting:
         clock: seconds, from any start.
 
     Attributes:
-        turns: taken by each HEAD of a blob.
+        heads: taken by each HEAD of a blob while it asks.
     """
 
     def __init__(
@@ -69,61 +105,85 @@ class Mounting:
         self._metrics = metrics
         self._clock = clock
         self._asking = asyncio.Semaphore(INDEX_CALLS_MAX)
-        self.turns = asyncio.Semaphore(HEADS_MAX)
-        self._flights: dict[tuple[str, str, Digest], asyncio.Task[MountResult | None]] = {}
+        self.heads = asyncio.Semaphore(HEADS_MAX)
+        self._flights: dict[tuple[str, str, Digest], asyncio.Task[Placed]] = {}
 
     async def place(
         self, caller: Caller, dest: Repository, digest: Digest, *, without: Collection[str] = ()
-    ) -> MountResult | None:
-        """Try to mount a blob with the caller's rights; whoever asks for the same at the same time shares the try.
+    ) -> Placed:
+        """Try to mount a blob from where the index knows it, with the caller's rights.
 
-        Sources named in `without` were tried already. Returns the result, without a session; None if there was
-        nothing to try.
+        Whoever asks for the same at the same time shares the try. Sources named in `without` were tried already.
         """
         if not caller.may_push(dest.name) or caller.agent is None:
-            return None
-        key = (caller.key, dest.name, digest)
+            return Placed(digest=digest, dest=dest)
+        key, agent = (caller.key, dest.name, digest), caller.agent
         task = self._flights.get(key)
         if task is None:
-            task = self._flights[key] = asyncio.create_task(
-                self._mount(caller.agent, dest, digest, frozenset(without))
-            )
+            work = self._look_up_and_mount(agent, dest, digest, frozenset(without))
+            task = self._flights[key] = asyncio.create_task(work)
             task.add_done_callback(lambda _: self._flights.pop(key, None))
         # One who hangs up does not take the mount away from the others.
         return await asyncio.shield(task)
+
+    async def place_from(
+        self, caller: Caller, dest: Repository, digest: Digest, sources: Collection[Repository]
+    ) -> Placed:
+        """Try to mount a blob from where it was brought just now, with the caller's rights."""
+        if not caller.may_push(dest.name) or caller.agent is None:
+            return Placed(digest=digest, dest=dest)
+        knowledge = Knowledge({digest: LayerKnowledge(sources=tuple(sorted(sources)))}, self._learner.traits)
+        return await self._mount(caller.agent, dest, digest, knowledge, fresh=True)
 
     async def aclose(self) -> None:
         """Wait for what is under way."""
         await asyncio.gather(*self._flights.values(), return_exceptions=True)
 
-    async def _mount(
+    async def _look_up_and_mount(
         self, agent: Agent, dest: Repository, digest: Digest, without: frozenset[str]
-    ) -> MountResult | None:
-        agent.users += 1
-        try:
-            return await self._attempt(agent, dest, digest, without)
-        except CrossmountError as error:
-            self._metrics.failed("mount", error)
-            return None
-        finally:
-            agent.users -= 1
-
-    async def _attempt(
-        self, agent: Agent, dest: Repository, digest: Digest, without: frozenset[str]
-    ) -> MountResult | None:
+    ) -> Placed:
         async with self._asking:
             begun = self._clock()
             knowledge = await self._index.look_up([digest], dest)
             self._metrics.index_seconds.observe(self._clock() - begun)
         self._learner.note_traits(knowledge.traits)
+        return await self._mount(agent, dest, digest, knowledge, without=without)
+
+    async def _mount(
+        self,
+        agent: Agent,
+        dest: Repository,
+        digest: Digest,
+        knowledge: Knowledge,
+        *,
+        without: frozenset[str] = frozenset(),
+        fresh: bool = False,
+    ) -> Placed:
+        result = None
+        try:
+            with agent.in_use():
+                result = await self._attempt(agent, dest, digest, self._limited(knowledge), without, fresh=fresh)
+        except CrossmountError as error:
+            self._metrics.failed("mount", error)
+        return Placed(digest=digest, dest=dest, result=result, knowledge=knowledge)
+
+    async def _attempt(
+        self,
+        agent: Agent,
+        dest: Repository,
+        digest: Digest,
+        knowledge: Knowledge,
+        without: frozenset[str],
+        *,
+        fresh: bool,
+    ) -> MountResult | None:
         found = agent.mounter.candidates(knowledge, dest).get(digest, ())
         candidates = [s for s in found if s.name not in without and self.policy.allows(s.name)]
-        knowledge = self._limited(knowledge)
         known = knowledge.of(digest)
         if not candidates and not known.must_mount and knowledge.traits.finds is not True:
             return None
         await agent.client.prepare(dest, candidates)
-        result = await agent.mounter.attempt(digest, dest, candidates, knowledge)
+        result = await agent.mounter.attempt(digest, dest, candidates, knowledge, fresh=fresh)
         if result.session is not None:
             await agent.client.cancel_upload(result.session)
             result = replace(result, session=None)

@@ -1,15 +1,16 @@
 """Requests that are passed on, and what is learnt or mounted on the way: blobs, manifests, everything else."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from crossmount.errors import InvalidManifestError
-from crossmount.mount import MountStatus
-from crossmount.oci import Manifest
+from crossmount.oci import Manifest, Repository
 from crossmount.proxy.callers import Caller
 from crossmount.proxy.core import Core, outgoing
 from crossmount.proxy.exchange import Exchange
-from crossmount.proxy.headers import sent_on
+from crossmount.proxy.headers import Pairs, sent_on
 from crossmount.proxy.routes import BlobAt, ManifestAt, Route
+from crossmount.proxy.turns import Brought
 from crossmount.proxy.upstream import Outgoing
 
 
@@ -31,30 +32,47 @@ async def pass_on(
         return response.status_code
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the registry says to a HEAD of a blob."""
+
+    status: int
+    headers: Pairs
+    size: int | None
+
+
 async def head_blob(core: Core, exchange: Exchange, route: BlobAt, caller: Caller) -> None:
     """Say whether a repository holds a blob; if it does not and it can be mounted, say so after that.
 
     The answer is always the registry's own: its first, or after a mount its second. Any doubt is its first.
     """
-    target = core.upstream.target(exchange.raw_path, exchange.query)
-    headers, dest = sent_on(exchange.headers), core.repository(route.name)
-    for turn in ("first", "after a mount"):
-        authorization = await caller.authorization_for(dest, "HEAD")
-        async with core.upstream.ask("HEAD", target, headers=headers, authorization=authorization) as response:
-            status = response.status_code
-            back = core.upstream.returned(exchange, response)
-        if status != 404 or turn != "first":
-            break
-        result = await core.mounting.place(caller, dest, route.digest)
-        if result is None or result.status is not MountStatus.MOUNTED:
-            break
-        exchange.note = "mounted"
-    if status == 200:
-        size = int(length) if (length := response.headers.get("content-length", "")).isdecimal() else None
-        core.metrics.blob(exchange.note or "existing", size)
-        core.learner.arrived(dest, route.digest, size)
-    await exchange.start(status, back)
+    dest = core.repository(route.name)
+    async with core.mounting.heads:
+        head = await _ask_head(core, exchange, dest, caller)
+        placed = await core.mounting.place(caller, dest, route.digest) if head.status == 404 else None
+    if placed is not None:
+        brought = Brought(mounted=placed) if placed.mounted else await core.turns.look(caller, placed)
+        if brought is not None:
+            exchange.note, exchange.waited = brought.word, brought.waited
+            async with core.mounting.heads:
+                head = await _ask_head(core, exchange, dest, caller)
+    if head.status == 200:
+        core.metrics.blob(exchange.note or "existing", head.size)
+        core.learner.arrived(dest, route.digest, head.size)
+    await exchange.start(head.status, head.headers)
     await exchange.write(b"", more=False)
+
+
+async def _ask_head(core: Core, exchange: Exchange, dest: Repository, caller: Caller) -> _Head:
+    async with core.upstream.ask(
+        "HEAD",
+        core.upstream.target(exchange.raw_path, exchange.query),
+        headers=sent_on(exchange.headers),
+        authorization=await caller.authorization_for(dest, "HEAD"),
+    ) as response:
+        length = response.headers.get("content-length", "")
+        size = int(length) if length.isdecimal() else None
+        return _Head(response.status_code, core.upstream.returned(exchange, response), size)
 
 
 async def put_manifest(core: Core, exchange: Exchange, route: ManifestAt, caller: Caller) -> None:
@@ -71,4 +89,6 @@ async def put_manifest(core: Core, exchange: Exchange, route: ManifestAt, caller
             manifest = Manifest.parse(content, media_type=kind, where=f"{route.name}:{route.target}")
         except InvalidManifestError:
             return  # the registry knows more kinds than we do
-        core.learner.accepted(caller.agent, core.repository(route.name), manifest)
+        dest = core.repository(route.name)
+        core.learner.accepted(caller.agent, dest, manifest)
+        await core.turns.accepted(dest, manifest)

@@ -137,6 +137,10 @@ class Sessions:
         since = self._clock() - within
         return any(session.busy or session.touched >= since for session in self._open.values())
 
+    def active_in(self, name: str) -> bool:
+        """Tell whether an upload into a repository is under way."""
+        return any(session.name == name for session in self._open.values())
+
     def drain(self) -> list[Session]:
         """Remove and return all sessions."""
         left = list(self._open.values())

@@ -7,9 +7,13 @@ from typing import Literal
 import httpx
 
 from crossmount.errors import InvalidInputError
+from crossmount.fleet import Patience
 from crossmount.oci import Repository
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
 from crossmount.registry import ClientOptions
+
+HOLD_SECONDS = 10.0
+"""How long a HEAD is held: the shortest time-out known of a client that waits for an answer is 20 s (Jib)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class Limits:
         header_seconds: from a connection's or a request's first byte to the end of its headers.
         keep_alive: seconds that a connection may rest between requests.
         grace: seconds that a stop waits for uploads under way.
+        uploads: spooled uploads that are sent to the registry at once.
     """
 
     connections: int = 1024
@@ -35,6 +40,7 @@ class Limits:
     header_seconds: float = 15.0
     keep_alive: float = 75.0
     grace: float = 30.0
+    uploads: int = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +53,8 @@ class ProxySettings:
         port: the port; 0 lets the system choose.
         auth: whose rights count: each caller's own, or the proxy's.
         spool: a folder for uploads whose digest comes last; None sends them straight through.
+        wait: seconds that an upload waits at most for another's of the same layer; 0 never.
+        hold: seconds that a HEAD is held at most while another uploads the layer; 0 never.
         allow_sources: patterns of repositories that may be mounted from; none means all.
         public_url: what callers call the proxy, where that differs from the Host that they send.
         tls_cert: a PEM file of the certificate, for https.
@@ -61,6 +69,8 @@ class ProxySettings:
     port: int = 5000
     auth: Literal["client", "service"] = "client"
     spool: Path | None = None
+    wait: float = Patience().limit
+    hold: float = HOLD_SECONDS
     allow_sources: tuple[str, ...] = ()
     public_url: str | None = None
     tls_cert: Path | None = None

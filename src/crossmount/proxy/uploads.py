@@ -9,18 +9,19 @@ from collections.abc import AsyncIterator
 import httpx
 
 from crossmount.errors import RegistryRefusedError
-from crossmount.mount import MountStatus
 from crossmount.oci import Descriptor, Digest
 from crossmount.proxy import ranges
-from crossmount.proxy.begin import answer_created, answer_mounted, refuse_required
+from crossmount.proxy.begin import answer_created, refuse_required
 from crossmount.proxy.callers import Caller
 from crossmount.proxy.core import Core, outgoing
 from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.headers import Pairs, sent_on
+from crossmount.proxy.mounting import Placed
 from crossmount.proxy.refused import RefusedError, digest_invalid, upload_invalid
 from crossmount.proxy.routes import SessionAt
 from crossmount.proxy.sessions import Session
 from crossmount.proxy.spool import Spool, SpooledBlob, SpoolFullError
+from crossmount.proxy.turns import Brought
 from crossmount.proxy.upstream import Outgoing, Target
 from crossmount.registry import UploadSession
 from crossmount.registry.location import resolve, with_query
@@ -149,32 +150,42 @@ async def _complete(
 async def _decide(
     core: Core, exchange: Exchange, caller: Caller, session: Session, spool: Spool, digest: Digest
 ) -> None:
+    """Mount the blob if it can be, else take its turn: wait for another's upload of it, or upload it."""
     dest = core.repository(session.name)
-    core.metrics.blob("spooled", spool.size)
-    result = await core.mounting.place(caller, dest, digest)
-    if result is not None and result.status in {MountStatus.MOUNTED, MountStatus.MOUNT_REQUIRED}:
-        size = spool.size
-        await forget(core, caller, session)
-        refuse_required(result)
-        await answer_mounted(core, exchange, result, size)
-        return
-    if caller.agent is None:
-        raise RefusedError(401, "UNAUTHORIZED", "the rights under which this upload began are gone")
     blob = SpooledBlob(Descriptor(_OCTETS, digest, spool.size), spool)
-    caller.agent.users += 1
-    try:
-        await caller.agent.client.upload_blob(_registrys(core, session), blob)
-    except RegistryRefusedError as error:
-        code = error.codes[0] if error.codes else "BLOB_UPLOAD_INVALID"
-        raise RefusedError(error.status, code, f"the registry refused the blob: {error.status}") from error
-    finally:
-        caller.agent.users -= 1
-        core.sessions.remove(session)
-        await spool.aclose()
-    core.learner.arrived(dest, digest, blob.descriptor.size)
-    core.metrics.blob("uploaded", blob.descriptor.size)
-    exchange.note = "uploaded"
+    core.metrics.blob("spooled", spool.size)
+    placed = await core.mounting.place(caller, dest, digest)
+    if placed.refused:
+        await forget(core, caller, session)
+        refuse_required(placed)
+    if placed.mounted:
+        brought = Brought(mounted=placed)
+    else:
+        brought = await _bring(core, caller, session, blob, placed)
+    # the registry's own session ended with the upload, or it is of no use
+    await forget(core, None if brought.word == "uploaded" else caller, session)
+    exchange.note, exchange.waited = brought.word, brought.waited
+    core.metrics.blob(brought.word, blob.descriptor.size)
     await answer_created(exchange, session.name, digest)
+
+
+async def _bring(core: Core, caller: Caller, session: Session, blob: SpooledBlob, placed: Placed) -> Brought:
+    agent = caller.agent
+    if agent is None:
+        raise RefusedError(401, "UNAUTHORIZED", "the rights under which this upload began are gone")
+
+    async def upload() -> None:
+        await agent.client.upload_blob(_registrys(core, session), blob)
+
+    try:
+        with agent.in_use():
+            return await core.turns.bring(caller, agent, blob.descriptor, placed, upload=upload)
+    except BaseException as error:
+        await forget(core, None, session)
+        if isinstance(error, RegistryRefusedError):
+            code = error.codes[0] if error.codes else "BLOB_UPLOAD_INVALID"
+            raise RefusedError(error.status, code, f"the registry refused the blob: {error.status}") from error
+        raise
 
 
 async def _unspool(

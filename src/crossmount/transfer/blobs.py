@@ -7,7 +7,7 @@ from functools import partial
 
 from crossmount import events
 from crossmount.errors import InvalidLayoutError, MountRequiredError, RegistryRefusedError
-from crossmount.fleet import Mount, Slots, Upload
+from crossmount.fleet import ROUNDS, Mount, Slots, Upload
 from crossmount.index.protocol import Knowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.mount.mounter import proven
@@ -16,9 +16,6 @@ from crossmount.registry import SIZE_UNKNOWN, RegistryClient, UploadSession
 from crossmount.transfer.report import BlobReport
 from crossmount.transfer.tasks import run_all
 from crossmount.transfer.turns import Turns
-
-ROUNDS = 3
-"""How often a blob is waited for that could not be mounted from where it appeared."""
 
 
 @dataclass(slots=True, kw_only=True)

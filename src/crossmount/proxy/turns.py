@@ -1,0 +1,222 @@
+"""One upload of a layer for all who push it through here, and for all who share the index.
+
+Three come by: a HEAD for a layer that somebody is uploading is held for a little while, an upload whose bytes are
+here waits at its end, and the one whose turn it is uploads. Who waits holds no request to the registry.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from crossmount.errors import CrossmountError
+from crossmount.fleet import ROUNDS, Fleet, Mount, Patience, Slots, Turn, Upload
+from crossmount.oci import Descriptor, Digest, Manifest, Repository
+from crossmount.proxy.callers import Agent, Caller
+from crossmount.proxy.kept import KeptTurns
+from crossmount.proxy.learning import Learner
+from crossmount.proxy.mounting import Mounting, Placed
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """How a blob came to be in its repository.
+
+    Attributes:
+        mounted: the mount, if it was mounted.
+        existing: whether somebody else brought it into that repository meanwhile.
+        waited: seconds that another's upload was waited for.
+    """
+
+    mounted: Placed | None = None
+    existing: bool = False
+    waited: float = 0.0
+
+    @property
+    def word(self) -> Literal["mounted", "existing", "uploaded"]:
+        """What it is called in metrics and logs."""
+        if self.mounted is not None:
+            return "mounted"
+        return "existing" if self.existing else "uploaded"
+
+
+class Turns:
+    """Who of this proxy's callers waits, and who uploads.
+
+    Args:
+        fleet: decides.
+        mounting: mounts, with a caller's rights.
+        learner: told of uploads that took no turn; the others tell the index themselves.
+        patience: what is worth waiting for, and how long.
+        hold: seconds that a HEAD is held at most; 0 never holds one.
+        uploads: how many spooled blobs are sent to the registry at once.
+        clock: seconds, from any start.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        mounting: Mounting,
+        learner: Learner,
+        *,
+        patience: Patience,
+        hold: float,
+        uploads: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fleet = fleet
+        self._mounting = mounting
+        self._learner = learner
+        self._patience = patience
+        self._hold = min(hold, patience.limit)
+        self._slots = Slots(uploads, freed=fleet.kick)
+        self._clock = clock
+        self._kept = KeptTurns(clock=clock)
+
+    async def look(self, caller: Caller, placed: Placed) -> Brought | None:
+        """Hold a question for a blob while somebody uploads it, and mount it when it is there.
+
+        Only for one who may read where it is being uploaded to: how long an answer takes would tell others of it.
+
+        Args:
+            caller: who asks.
+            placed: the mount that was tried before.
+
+        Returns:
+            How the blob came to be there; None if it did not.
+        """
+        agent, dest, digest = caller.agent, placed.dest, placed.digest
+        if self._hold <= 0 or agent is None or not caller.may_push(dest.name) or not _could_mount(placed):
+            return None
+        with agent.in_use():
+            uploader = await self._fleet.uploader(digest, dest.registry)
+            if uploader is None or not await _may_read(agent, dest, uploader, digest):
+                return None
+            mount = await self._kept.unless_kept(
+                dest,
+                lambda: self._fleet.watch(digest, dest, seconds=self._hold, useless=placed.tried),
+            )
+            return None if mount is None else await self._mount(caller, agent, placed, mount, mount.waited)
+
+    async def bring(
+        self,
+        caller: Caller,
+        agent: Agent,
+        blob: Descriptor,
+        placed: Placed,
+        *,
+        upload: Callable[[], Awaitable[None]],
+    ) -> Brought:
+        """Upload a blob when it is its turn, or mount it from where another brought it meanwhile.
+
+        Args:
+            caller: whose blob it is.
+            agent: acts for the caller.
+            blob: its digest and size.
+            placed: the mount that was tried before.
+            upload: sends it to the registry; returns when the registry has confirmed it.
+
+        Raises:
+            RegistryError: the registry did not take it.
+        """
+        waited, useless = 0.0, set(placed.tried)
+        worth = self._patience.waits_for(blob.size) and _could_mount(placed)
+        for _ in range(ROUNDS if worth else 0):
+            turn = await self._kept.unless_kept(placed.dest, lambda: self._turn(blob, placed, useless))
+            if turn is None:
+                break
+            waited += turn.waited
+            if isinstance(turn, Upload):
+                await self._upload_in_turn(turn, blob, placed, upload)
+                return Brought(waited=waited)
+            brought = await self._mount(caller, agent, placed, turn, waited)
+            if brought is not None:
+                return brought
+            useless.update(turn.sources)
+        async with self._slots:
+            await upload()
+        self._learner.arrived(placed.dest, blob.digest, blob.size)
+        return Brought(waited=waited)
+
+    async def accepted(self, dest: Repository, manifest: Manifest) -> None:
+        """The registry took a manifest: on one that mounts only after that, its layers can be mounted now."""
+        for turn in self._kept.take(dest, [blob.digest for blob in manifest.blobs]):
+            await _publish(turn)
+
+    async def release_quiet(self, busy: Callable[[str], bool]) -> None:
+        """Let go of leases that wait for a manifest which does not come.
+
+        Args:
+            busy: tells whether anything still goes on in a repository.
+        """
+        for turn in self._kept.take_quiet(busy):
+            await turn.release()
+
+    async def aclose(self) -> None:
+        """Release what is kept."""
+        for turn in self._kept.take_all():
+            await turn.release()
+
+    async def _turn(self, blob: Descriptor, placed: Placed, useless: set[Repository]) -> Turn:
+        return await self._fleet.turn(
+            blob.digest,
+            placed.dest,
+            blob.size,
+            slots=self._slots,
+            patience=self._patience,
+            useless=useless,
+            publishes="manifest" if placed.after_manifest else "blob",
+        )
+
+    async def _mount(
+        self, caller: Caller, agent: Agent, placed: Placed, turn: Mount, waited: float
+    ) -> Brought | None:
+        dest, digest = placed.dest, placed.digest
+        if dest in turn.sources and await agent.client.head_blob(dest, digest) is not None:
+            return Brought(existing=True, waited=waited)
+        placed = await self._mounting.place_from(caller, dest, digest, turn.sources - {dest})
+        return Brought(mounted=placed, waited=waited) if placed.mounted else None
+
+    async def _upload_in_turn(
+        self, turn: Upload, blob: Descriptor, placed: Placed, upload: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Upload with the slot and the lease that `turn` has; whatever happens, others can go on."""
+        started = self._clock()
+        try:
+            try:
+                await upload()
+            finally:
+                self._slots.give_back()
+        except BaseException:
+            await asyncio.shield(turn.release())
+            raise
+        self._fleet.meter.saw(blob.size, self._clock() - started)
+        if placed.after_manifest:
+            self._kept.keep(placed.dest, blob.digest, turn)
+        else:
+            await _publish(turn)
+
+
+async def _publish(turn: Upload) -> None:
+    try:
+        await turn.publish()
+    finally:
+        await asyncio.shield(turn.release())
+
+
+def _could_mount(placed: Placed) -> bool:
+    """Tell whether what another uploads could be mounted, and may be uploaded at all."""
+    knowledge = placed.knowledge
+    return knowledge.traits.mounts is not False and not knowledge.of(placed.digest).must_mount
+
+
+async def _may_read(agent: Agent, dest: Repository, source: Repository, digest: Digest) -> bool:
+    """Tell whether the caller may read a repository; a registry that gives no token for it, or says no, knows."""
+    try:
+        if source in (await agent.client.prepare(dest, [source])).refused:
+            return False
+        await agent.client.head_blob(source, digest)
+    except CrossmountError:
+        return False  # any doubt: the client is told what the registry said, and uploads
+    return True
