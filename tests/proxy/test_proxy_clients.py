@@ -3,11 +3,7 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,29 +16,10 @@ from support.clients import CLIENTS, Push, oras_py
 from support.images import make_layers, make_layout
 from support.programs import run
 from support.registries import PASSWORD, USER, DockerRegistry, TokenRegistry
+from support.running_proxy import proxy_process
 from support.servers import Server
 
 LAYERS = 3
-
-
-@contextmanager
-def command(upstream: str, index: str, folder: Path, *more: str) -> Iterator[str]:
-    """Run `crossmount proxy` until the block ends; gives its `host:port`."""
-    line = [sys.executable, "-m", "crossmount", "proxy", "--upstream", upstream, "--listen", "127.0.0.1:0"]
-    line += ["--index", index, "--spool", str(folder / "spool"), "--no-access-log", *more]
-    log = folder / "proxy.log"
-    with log.open("wb") as err:
-        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=err, text=True)
-    assert process.stdout is not None
-    try:
-        said = process.stdout.readline()
-        assert "http" in said, log.read_text()
-        yield said.split()[2].partition("://")[2]
-    finally:
-        process.terminate()
-        code = process.wait(timeout=20)
-        process.stdout.close()
-    assert code == 0, log.read_text()
 
 
 @pytest.fixture(params=["open", "htpasswd", "token"])
@@ -121,7 +98,7 @@ def test_a_client_with_an_empty_state_mounts_every_shared_layer(
         CLIENTS[client](Push(image, address, name, folder, user, authority))
         return pull(registry, name, user, tmp_path, image=client != "python-dxf")
 
-    with command(registry.url, valkey.url, tmp_path, *more) as address:
+    with proxy_process(registry.url, valkey.url, tmp_path, *more) as address:
         layers = push_fresh(address, "team/one")
         assert len(layers) == LAYERS
         assert push_fresh(address, "other/two") == layers
@@ -137,6 +114,6 @@ def test_a_client_with_an_empty_state_mounts_every_shared_layer(
 
 def test_two_stops_of_the_command(docker_registry: DockerRegistry, tmp_path: Path) -> None:
     """SIGTERM ends it with status 0 while nothing is under way, promptly."""
-    with command(docker_registry.url, "off", tmp_path):
+    with proxy_process(docker_registry.url, "off", tmp_path):
         begun = time.monotonic()
     assert time.monotonic() - begun < 20
