@@ -12,6 +12,7 @@ from crossmount.oci import Digest
 from crossmount.proxy.settings import Limits
 from crossmount.testing import RegistryOptions, ScriptedRegistry
 from support.proxies import ProxyUnderTest, begin_upload, proxy_before, until
+from support.scripted import manifest_of, push_manifest
 
 DATA = os.urandom(2_000_000)
 DIGEST = Digest.of(DATA)
@@ -162,8 +163,8 @@ async def test_two_hundred_clients_at_once() -> None:
         assert registry.mounts(digest) == 1
 
 
-async def test_a_stop_lets_an_upload_finish(tmp_path: Path) -> None:
-    """From the signal on no upload begins, the one under way goes on to its end, and then the proxy is gone."""
+async def test_a_stop_lets_a_push_finish(tmp_path: Path) -> None:
+    """From the signal on no push begins; the one under way goes on, its next blob and its manifest included."""
     async with (
         ScriptedRegistry() as registry,
         proxy_before(registry.url, spool=tmp_path, limits=Limits(grace=10)) as proxy,
@@ -175,7 +176,20 @@ async def test_a_stop_lets_an_upload_finish(tmp_path: Path) -> None:
         assert (await proxy.client.get("/_crossmount/readyz")).status_code == 503
         answer = await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)
         assert answer.status_code == 201
-        assert registry.uploads(DIGEST) == 1
+        config = await begin_upload(proxy, "a")
+        assert (await proxy.client.put(f"{config}?digest={Digest.of(b'{}')}", content=b"{}")).status_code == 201
+        manifest = await push_manifest(proxy.client, "a", "v1", manifest_of([Digest.of(b"{}"), DIGEST]))
+        assert manifest.status_code == 201
+        assert registry.uploads() == 2
+
+
+async def test_a_stop_leaves_no_session_at_the_registry(tmp_path: Path) -> None:
+    """An upload that its client left alone is cancelled at the registry too."""
+    async with ScriptedRegistry() as registry:
+        async with proxy_before(registry.url, spool=tmp_path, limits=Limits(grace=0)) as proxy:
+            await begin_upload(proxy, "a")
+            assert len(registry.open_sessions) == 1
+        assert not registry.open_sessions
 
 
 async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ async def test_an_index_that_raises_is_counted() -> None:
     assert b'failures_total{cause="index",where="index"} 1.0' in metrics.page()[0]
 
 
-def test_sessions_are_bounded_and_run_out() -> None:
+async def test_sessions_are_bounded_and_run_out() -> None:
     """In all, for each caller, and in time; a busy one doesn't run out."""
     now = [0.0]
     sessions = Sessions(limit=3, limit_each=2, lifetime=10, clock=lambda: now[0])
@@ -222,12 +222,17 @@ def test_sessions_are_bounded_and_run_out() -> None:
     with pytest.raises(RefusedError):
         sessions.check_room("c")
     now[0] = 11
-    assert sessions.moving(60)
-    assert not sessions.moving(1)
-    with sessions.use(first.key, "a", "n"):
+    assert not sessions.moving()
+    async with sessions.use(first.key, "a", "n"):
         assert len(sessions.expired()) == 2
+        assert sessions.moving()
     assert "http" not in repr(first)
-    assert sessions.drain() == [first]
+    for session in sessions.expired():
+        sessions.remove(session)
+    assert sessions.all() == [first]
+    assert (sessions.pushing("a", "n"), sessions.pushing("b", "n"), sessions.moving()) == (True, False, True)
+    now[0] = 17
+    assert (sessions.pushing("a", "n"), sessions.moving()) == (False, False)
 
 
 async def test_agents_make_way_for_others() -> None:

@@ -282,8 +282,9 @@ async def test_a_session_is_one_callers_in_one_repository(spool: Path | None) ->
         assert (await proxy.client.get(location, headers=mine)).status_code == 204
 
 
-async def test_two_requests_on_one_session_do_not_mix(tmp_path: Path) -> None:
-    """The second one is told that the first is at work."""
+async def test_two_requests_on_one_session_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one waits for the first, and is told so when that is at work for long."""
+    monkeypatch.setattr("crossmount.proxy.sessions.BUSY_SECONDS", 0.1)
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         location = await begin_upload(proxy, "a")
         go_on = asyncio.Event()
@@ -300,6 +301,49 @@ async def test_two_requests_on_one_session_do_not_mix(tmp_path: Path) -> None:
         go_on.set()
         assert (await first).status_code == 202
         assert (await proxy.client.put(f"{location}?digest={DIGEST}")).status_code == 201
+
+
+async def ask(
+    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], line: str, content: bytes
+) -> tuple[int, str]:
+    """Send a request over a bare connection; returns status and Location as soon as they are there."""
+    reader, writer = connection
+    writer.write(f"{line} HTTP/1.1\r\nHost: p\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    found = dict(part.split(": ", 1) for part in head.split("\r\n")[1:] if part)
+    await reader.readexactly(int(found.get("content-length", 0)))
+    return int(head.split()[1]), found.get("location", "")
+
+
+async def test_a_client_that_asks_on_at_once_is_served(spool: Path | None) -> None:
+    """A client may send its next request the moment that it has read the answer to the one before."""
+    body = b"x" * 100
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=spool) as proxy:
+        for number in range(30):
+            name, data = f"a-{number}", body + b"%d" % number
+            reader, writer = await asyncio.open_connection(*proxy.address)
+
+            connection = reader, writer
+            status, location = await ask(connection, f"POST /v2/{name}/blobs/uploads/", b"")
+            assert status == 202
+            status, location = await ask(connection, f"PATCH {location}", data)
+            assert status == 202
+            status, _ = await ask(connection, f"PUT {location}?digest={Digest.of(data)}", b"")
+            assert status == 201
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_bytes_of_a_relayed_upload_are_counted() -> None:
+    """PATCHes and an empty PUT: all of them are the blob's."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
+        location = await begin_upload(proxy, "a")
+        for part in (DATA[:1000], DATA[1000:5000]):
+            location = (await proxy.client.patch(location, content=part)).headers["location"]
+        put = await proxy.client.put(f"{location}?digest={Digest.of(DATA[:5000])}")
+        assert put.status_code == 201
+        page = (await proxy.client.get("/_crossmount/metrics")).text
+        assert 'crossmount_proxy_blob_bytes_total{outcome="uploaded"} 5000.0' in page
 
 
 async def test_other_methods_and_missing_digests_are_refused(tmp_path: Path) -> None:

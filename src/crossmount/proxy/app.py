@@ -8,6 +8,7 @@ from collections.abc import Callable
 from crossmount.errors import CrossmountError
 from crossmount.proxy import pages
 from crossmount.proxy.begin import begin
+from crossmount.proxy.callers import Caller
 from crossmount.proxy.core import Core
 from crossmount.proxy.doors import Door
 from crossmount.proxy.exchange import Exchange, Message, Receive, Send
@@ -46,7 +47,7 @@ class App:
         clock: seconds, from any start.
 
     Attributes:
-        draining: no upload may begin any more, those under way go on.
+        draining: no push may begin any more, those under way go on.
         active: requests that are being answered.
     """
 
@@ -95,7 +96,7 @@ class App:
         match asked, exchange.method:
             case BlobAt(), "HEAD":
                 await head_blob(self.core, exchange, asked, caller)
-            case UploadsOf(), "POST" if self.draining:
+            case UploadsOf(name=name), "POST" if self.draining and not self._goes_on(caller, name):
                 raise unavailable("this proxy is about to stop: try again")
             case UploadsOf(), "POST":
                 await begin(self.core, exchange, asked, caller)
@@ -108,6 +109,9 @@ class App:
                 _,
             ):
                 await pass_on(self.core, exchange, asked, caller)
+
+    def _goes_on(self, caller: Caller, name: str) -> bool:
+        return self.core.sessions.pushing(caller.key, name)
 
     async def _refuse(self, exchange: Exchange, error: RefusedError) -> None:
         """Answer no; an answer that has begun already can only be cut short, which the server does."""

@@ -1,6 +1,7 @@
 """A proxy put together from its settings, and taken apart again."""
 
 import asyncio
+import contextlib
 import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,6 +36,7 @@ from crossmount.registry.options import ClientOptions
 from crossmount.registry.quiet import unlogged
 
 _SWEEP_SECONDS = 30.0
+_END_SECONDS = 3.0
 
 
 @asynccontextmanager
@@ -144,12 +146,13 @@ async def _sweep(core: Core) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
         for session in core.sessions.expired():
-            await forget(core, None, session)
+            await forget(core, session)
         await core.turns.release_quiet(core.sessions.active_in)
 
 
 async def _end(core: Core, sweep: "asyncio.Task[None]") -> None:
     sweep.cancel()
     await asyncio.gather(sweep, return_exceptions=True)
-    for session in core.sessions.drain():
-        await forget(core, None, session)
+    with contextlib.suppress(TimeoutError):  # the registry lets its sessions run out by itself
+        async with asyncio.timeout(_END_SECONDS):
+            await asyncio.gather(*(forget(core, session) for session in core.sessions.all()))

@@ -55,9 +55,7 @@ async def _mount(core: Core, exchange: Exchange, route: UploadsOf, digest: Diges
     if route.source is not None and policy.allows(route.source):
         kept = await _ask(core, exchange, route, caller, route.query())
         if kept.status == 201:
-            core.learner.arrived(dest, digest, None)
-            core.learner.arrived(core.repository(route.source), digest, None)
-            core.metrics.blob("mounted", None)
+            core.learner.mounted_by_client(caller.agent, digest, dest, core.repository(route.source))
             exchange.note = "mounted"
             await _give(exchange, kept)
             return
@@ -122,14 +120,13 @@ async def _give(exchange: Exchange, kept: HeldBack) -> None:
 async def _settle(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller, kept: HeldBack) -> None:
     """Answer with what the registry said; a session of its becomes one of ours."""
     if kept.status == 201 and route.mount is not None:
-        core.learner.arrived(core.repository(route.name), route.mount, None)
-        core.metrics.blob("mounted", None)
+        core.learner.mounted_by_client(caller.agent, route.mount, core.repository(route.name))
         exchange.note = "mounted"
     if kept.location is None:
         await _give(exchange, kept)
         return
     spool = None if route.digest is not None else _spool(core, caller)
-    session = core.sessions.add(caller.key, route.name, kept.location, spool)
+    session = core.sessions.add(caller.key, route.name, kept.location, agent=caller.agent, spool=spool)
     headers = [pair for pair in kept.headers if pair[0] not in _OWN_SESSION]
     headers += [
         (b"location", session.path.encode()),
@@ -158,7 +155,7 @@ async def _cancel(caller: Caller, core: Core, route: UploadsOf, kept: HeldBack |
 
 async def answer_mounted(core: Core, exchange: Exchange, placed: Placed) -> None:
     """Tell the client that its blob is there."""
-    core.metrics.blob("mounted", None)
+    core.metrics.blob("mounted", placed.knowledge.of(placed.digest).size)
     exchange.note = "mounted"
     await answer_created(exchange, placed.dest.name, placed.digest)
 

@@ -4,9 +4,11 @@ The client never waits for it: sightings are handed over to one task that record
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from crossmount.errors import CrossmountError
 from crossmount.index.protocol import MountIndex, RegistryTraits, Sighting
@@ -14,6 +16,7 @@ from crossmount.oci import Digest, Manifest, Reference, Repository
 from crossmount.oci.manifest import INDEX_DEPTH_MAX
 from crossmount.proxy.callers import Agent
 from crossmount.proxy.metrics import Metrics
+from crossmount.registry import SIZE_UNKNOWN
 
 _log = logging.getLogger(__name__)
 _WAITING_MAX = 10_000
@@ -54,15 +57,17 @@ class Learner:
         """Record a blob that was uploaded, or seen."""
         self._record([Sighting(digest, repository, size)])
 
+    def mounted_by_client(self, agent: Agent | None, digest: Digest, *holders: Repository) -> None:
+        """Record and count a blob that the registry mounted as a client had asked, once its size is known."""
+        self._start(self._size_up(agent, digest, holders))
+
     def accepted(self, agent: Agent | None, repository: Repository, manifest: Manifest) -> None:
         """Record the layers of a manifest that the registry accepted, and those of an index's children."""
         for blob in manifest.blobs:
             if not blob.urls and not any(word in blob.media_type for word in _FOREIGN):
                 self._put(Sighting(blob.digest, repository, blob.size))
         if manifest.children and agent is not None:
-            task = asyncio.create_task(self._follow(agent, repository, manifest))
-            self._errands.add(task)
-            task.add_done_callback(self._errands.discard)
+            self._start(self._follow(agent, repository, manifest))
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
@@ -80,6 +85,20 @@ class Learner:
         """Wait until all that was seen is recorded."""
         await asyncio.gather(*self._errands)
         await self._waiting.join()
+
+    def _start(self, errand: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    async def _size_up(self, agent: Agent | None, digest: Digest, holders: Sequence[Repository]) -> None:
+        size = None
+        if agent is not None:
+            with agent.in_use(), contextlib.suppress(CrossmountError):  # it is only counted without its size
+                size = await agent.client.head_blob(holders[0], digest)
+        known = None if size in {None, SIZE_UNKNOWN} else size
+        self._metrics.blob("mounted", known)
+        self._record([Sighting(digest, holder, known) for holder in holders])
 
     def _record(self, sightings: Iterable[Sighting]) -> None:
         if self._traits.after_manifest:

@@ -19,8 +19,6 @@ from crossmount.proxy.settings import ProxySettings
 
 _BACKLOG = 1024
 _TICK = 0.05
-_RESTING = 5.0
-"""After how many seconds without a request an upload does not hold up a stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +98,12 @@ async def running(
 
 
 async def _drain(app: App, server: uvicorn.Server, asked: asyncio.Event, grace: float) -> None:
-    """Once asked to stop: begin no uploads, let those under way finish, then close."""
+    """Once asked to stop: let pushes under way finish, layers to come included, begin no others, then close."""
     await asked.wait()
     app.draining = True
     deadline = time.monotonic() + grace
     while (  # noqa: ASYNC110 some of these have no event
-        (app.core.sessions.moving(_RESTING) or app.active)
-        and time.monotonic() < deadline
-        and not server.force_exit
+        (app.core.sessions.moving() or app.active) and time.monotonic() < deadline and not server.force_exit
     ):
         await asyncio.sleep(_TICK)
     server.should_exit = True

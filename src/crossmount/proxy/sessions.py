@@ -5,19 +5,27 @@ handed to the client in any form that comes back, the client would choose where 
 and the client gets a random name that is worth nothing to another caller or in another repository.
 """
 
+import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from crossmount.proxy.callers import Agent
 from crossmount.proxy.refused import unavailable, upload_invalid, upload_unknown
 from crossmount.proxy.spool import Spool
 
 SESSIONS_MAX = 4096
 SESSIONS_A_CALLER = 1024
 LIFETIME = 3600.0
+BUSY_SECONDS = 5.0
+"""How long a request waits for the one before it on its session: a client that has its answer may ask on before
+the proxy has put the request away."""
+
+RESTING = 5.0
+"""After how many seconds without an upload a push is thought to be over."""
 
 
 @dataclass(slots=True, eq=False)
@@ -29,8 +37,9 @@ class Session:
         owner: whose it is.
         name: the repository.
         location: the registry's session, an absolute URL.
+        agent: acts for the owner; it is kept while the session lasts.
         spool: what came so far, while the decision is put off; None once bytes go straight to the registry.
-        busy: whether a request is at work on it.
+        relayed: bytes that went straight to the registry.
         touched: when it was last used, in the clock's seconds.
     """
 
@@ -38,9 +47,16 @@ class Session:
     owner: str
     name: str
     location: str = field(repr=False)
+    agent: Agent | None = None
     spool: Spool | None = None
-    busy: bool = False
+    relayed: int = 0
     touched: float = 0.0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is at work on it."""
+        return self.lock.locked()
 
     @property
     def path(self) -> str:
@@ -74,6 +90,7 @@ class Sessions:
         self._clock = clock
         self._make_key = make_key
         self._open: OrderedDict[str, Session] = OrderedDict()
+        self._pushes: OrderedDict[tuple[str, str], float] = OrderedDict()  # who pushes where, and when last
 
     def __len__(self) -> int:
         return len(self._open)
@@ -88,10 +105,15 @@ class Sessions:
         if len(self._open) >= self._limit or mine >= self._limit_each:
             raise unavailable("too many uploads are under way: try again later")
 
-    def add(self, owner: str, name: str, location: str, spool: Spool | None = None) -> Session:
+    def add(
+        self, owner: str, name: str, location: str, *, agent: Agent | None = None, spool: Spool | None = None
+    ) -> Session:
         """Begin a session."""
-        session = Session(self._make_key(), owner, name, location, spool, touched=self._clock())
+        session = Session(self._make_key(), owner, name, location, agent, spool, touched=self._clock())
+        if agent is not None:
+            agent.users += 1
         self._open[session.key] = session
+        self._note_push(session)
         return session
 
     def knows(self, key: str, owner: str, name: str) -> bool:
@@ -99,50 +121,66 @@ class Sessions:
         session = self._open.get(key)
         return session is not None and (session.owner, session.name) == (owner, name)
 
-    @contextmanager
-    def use(self, key: str, owner: str, name: str) -> Iterator[Session]:
-        """Give the session to one request.
+    @asynccontextmanager
+    async def use(self, key: str, owner: str, name: str) -> AsyncIterator[Session]:
+        """Give the session to one request at a time.
 
         Raises:
             RefusedError: there is none of that name for this caller in this repository, or it is in use.
         """
-        if not self.knows(key, owner, name):
-            raise upload_unknown()
-        session = self._open[key]
-        if session.busy:
-            raise upload_invalid(409, "another request is at work on this session")
-        session.busy = True
+        session = self._find(key, owner, name)
         try:
-            yield session
+            async with asyncio.timeout(BUSY_SECONDS):
+                await session.lock.acquire()
+        except TimeoutError:
+            raise upload_invalid(409, "another request is at work on this session") from None
+        try:
+            yield self._find(key, owner, name)  # the request before may have ended it
         finally:
-            session.busy = False
+            session.lock.release()
             session.touched = self._clock()
+            self._note_push(session)
             if key in self._open:
                 self._open.move_to_end(key)
 
     def remove(self, session: Session) -> None:
         """Forget a session; its spool is the caller's to close."""
-        self._open.pop(session.key, None)
+        if self._open.pop(session.key, None) is not None and session.agent is not None:
+            session.agent.users -= 1
 
     def expired(self) -> list[Session]:
-        """Remove and return the sessions that were left alone for too long."""
+        """Return the sessions that were left alone for too long."""
         until = self._clock() - self._lifetime
-        late = [session for session in self._open.values() if session.touched < until and not session.busy]
-        for session in late:
-            self.remove(session)
-        return late
+        return [session for session in self._open.values() if session.touched < until and not session.busy]
 
-    def moving(self, within: float) -> bool:
-        """Tell whether an upload is at work, or was within that many seconds."""
-        since = self._clock() - within
-        return any(session.busy or session.touched >= since for session in self._open.values())
+    def pushing(self, owner: str, name: str) -> bool:
+        """Tell whether a caller is in the middle of a push into a repository."""
+        since = self._clock() - RESTING
+        return self._pushes.get((owner, name), float("-inf")) >= since or any(
+            (session.owner, session.name) == (owner, name) and session.busy for session in self._open.values()
+        )
+
+    def moving(self) -> bool:
+        """Tell whether anybody is in the middle of a push."""
+        since = self._clock() - RESTING
+        return any(at >= since for at in self._pushes.values()) or any(s.busy for s in self._open.values())
 
     def active_in(self, name: str) -> bool:
         """Tell whether an upload into a repository is under way."""
         return any(session.name == name for session in self._open.values())
 
-    def drain(self) -> list[Session]:
-        """Remove and return all sessions."""
-        left = list(self._open.values())
-        self._open.clear()
-        return left
+    def all(self) -> list[Session]:
+        """Return all sessions."""
+        return list(self._open.values())
+
+    def _find(self, key: str, owner: str, name: str) -> Session:
+        if not self.knows(key, owner, name):
+            raise upload_unknown()
+        return self._open[key]
+
+    def _note_push(self, session: Session) -> None:
+        push = (session.owner, session.name)
+        self._pushes[push] = self._clock()
+        self._pushes.move_to_end(push)
+        while len(self._pushes) > self._limit:
+            self._pushes.popitem(last=False)

@@ -35,7 +35,7 @@ async def go_on(core: Core, exchange: Exchange, route: SessionAt, caller: Caller
     """Answer a request on a session."""
     if caller.nameless and not core.sessions.knows(route.session, caller.key, route.name):
         await _ask_who(core, exchange, route)
-    with core.sessions.use(route.session, caller.key, route.name) as session:
+    async with core.sessions.use(route.session, caller.key, route.name) as session:
         if session.spool is None:
             await _pass_on(core, exchange, route, caller, session, outgoing(exchange))
             return
@@ -47,7 +47,7 @@ async def go_on(core: Core, exchange: Exchange, route: SessionAt, caller: Caller
             case "PUT":
                 await _complete(core, exchange, route, caller, session, session.spool)
             case "DELETE":
-                await forget(core, caller, session)
+                await forget(core, session)
                 await exchange.answer(204)
             case _:
                 raise RefusedError(405, "UNSUPPORTED", "a session takes GET, PATCH, PUT and DELETE")
@@ -69,13 +69,15 @@ async def _ask_who(core: Core, exchange: Exchange, route: SessionAt) -> None:
     raise RefusedError(401, "UNAUTHORIZED", "this upload is somebody's: say who you are", headers=challenges)
 
 
-async def forget(core: Core, caller: Caller | None, session: Session) -> None:
-    """Let a session go, the registry's too (best effort)."""
-    core.sessions.remove(session)
-    if session.spool is not None:
-        await session.spool.aclose()
-    if caller is not None and caller.agent is not None:
-        await caller.agent.client.cancel_upload(_registrys(core, session))
+async def forget(core: Core, session: Session, *, cancel: bool = True) -> None:
+    """Let a session go; with `cancel` the registry's too (best effort)."""
+    try:
+        if session.spool is not None:
+            await session.spool.aclose()
+        if cancel and session.agent is not None:
+            await session.agent.client.cancel_upload(_registrys(core, session))
+    finally:
+        core.sessions.remove(session)
 
 
 def _registrys(core: Core, session: Session) -> UploadSession:
@@ -142,7 +144,7 @@ async def _complete(
         await _unspool(core, exchange, route, caller, session, spool)
         return
     if not await spool.matches(digest):
-        await forget(core, caller, session)
+        await forget(core, session)
         raise digest_invalid(f"the uploaded bytes do not have the digest {digest}")
     await _decide(core, exchange, caller, session, spool, digest)
 
@@ -156,14 +158,14 @@ async def _decide(
     core.metrics.blob("spooled", spool.size)
     placed = await core.mounting.place(caller, dest, digest)
     if placed.refused:
-        await forget(core, caller, session)
+        await forget(core, session)
         refuse_required(placed)
     if placed.mounted:
         brought = Brought(mounted=placed)
     else:
         brought = await _bring(core, caller, session, blob, placed)
     # the registry's own session ended with the upload, or it is of no use
-    await forget(core, None if brought.word == "uploaded" else caller, session)
+    await forget(core, session, cancel=brought.word != "uploaded")
     exchange.note, exchange.waited = brought.word, brought.waited
     core.metrics.blob(brought.word, blob.descriptor.size)
     await answer_created(exchange, session.name, digest)
@@ -181,7 +183,7 @@ async def _bring(core: Core, caller: Caller, session: Session, blob: SpooledBlob
         with agent.in_use():
             return await core.turns.bring(caller, agent, blob.descriptor, placed, upload=upload)
     except BaseException as error:
-        await forget(core, None, session)
+        await forget(core, session, cancel=False)
         if isinstance(error, RegistryRefusedError):
             code = error.codes[0] if error.codes else "BLOB_UPLOAD_INVALID"
             raise RefusedError(error.status, code, f"the registry refused the blob: {error.status}") from error
@@ -193,6 +195,7 @@ async def _unspool(
 ) -> None:
     """Send what was spooled, and what is still coming, straight to the registry's session."""
     session.spool = None
+    session.relayed = spool.size - exchange.received
     exchange.note = "relayed"
     announced = exchange.content_length
     size = None if announced is None else spool.size + announced - exchange.received
@@ -237,7 +240,9 @@ async def _pass_on(
         done = exchange.method in {"PUT", "DELETE"} and response.is_success
         if done or response.status_code == 404:
             core.sessions.remove(session)
-        _learn(core, exchange, route, response)
+        if response.is_success:
+            session.relayed += exchange.received
+        _learn(core, exchange, route, session, response)
         location = response.headers.get("location")
         if location and not done and response.status_code != 404:
             session.location = str(resolve(location, request=url))  # without one the last holds (ECR)
@@ -245,10 +250,10 @@ async def _pass_on(
         await core.upstream.give_back(exchange, response, headers=returned + _own(route, session, done=done))
 
 
-def _learn(core: Core, exchange: Exchange, route: SessionAt, response: httpx.Response) -> None:
+def _learn(core: Core, exchange: Exchange, route: SessionAt, session: Session, response: httpx.Response) -> None:
     if exchange.method == "PUT" and response.status_code == 201 and route.digest is not None:
-        core.learner.arrived(core.repository(route.name), route.digest, None)
-        core.metrics.blob("uploaded", exchange.received)
+        core.learner.arrived(core.repository(route.name), route.digest, session.relayed)
+        core.metrics.blob("uploaded", session.relayed)
         exchange.note = "uploaded"
 
 
