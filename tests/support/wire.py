@@ -37,23 +37,20 @@ async def answering(*answers: bytes | Iterable[bytes]) -> AsyncIterator[str]:
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal served
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        try:
             while head := await reader.readuntil(HEAD_END):
-                for line in head.lower().splitlines():
-                    if line.startswith(b"content-length:"):
-                        await reader.readexactly(int(line.partition(b":")[2]))
+                await reader.readexactly(_announced(head))
                 answer = answers[min(served, len(answers) - 1)]
                 served += 1
-                if isinstance(answer, bytes):
-                    writer.write(answer)
-                    await writer.drain()
-                    continue
-                for part in answer:
+                for part in (answer,) if isinstance(answer, bytes) else answer:
                     writer.write(part)
                     await writer.drain()
-                    await asyncio.sleep(0)
-                break
-        writer.close()
+                if not isinstance(answer, bytes):
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
 
     tasks: set[asyncio.Task[None]] = set()
 
@@ -70,3 +67,9 @@ async def answering(*answers: bytes | Iterable[bytes]) -> AsyncIterator[str]:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _announced(head: bytes) -> int:
+    """Return the Content-Length of a request."""
+    lines = (line.partition(b":") for line in head.lower().splitlines())
+    return next((int(value) for name, _, value in lines if name == b"content-length"), 0)
