@@ -11,31 +11,13 @@ import pytest
 from crossmount.oci import Digest
 from crossmount.proxy.settings import Limits
 from crossmount.testing import RegistryOptions, ScriptedRegistry
-from support.proxies import ProxyUnderTest, begin_upload, proxy_before, until
+from support.proxies import begin_upload, proxy_before, until
 from support.scripted import manifest_of, push_manifest
+from support.wire import raw
 
 DATA = os.urandom(2_000_000)
 DIGEST = Digest.of(DATA)
 HURRIED = Limits(idle=0.2, header_seconds=0.2, grace=0.5, header_bytes=8192)
-
-
-async def raw(proxy: ProxyUnderTest, *parts: bytes, wait: bool = True) -> bytes:
-    """Send bytes as they are, and return all that comes back until the proxy hangs up."""
-    reader, writer = await asyncio.open_connection(*proxy.address)
-    try:
-        for part in parts:
-            writer.write(part)
-            with contextlib.suppress(ConnectionError):
-                await writer.drain()
-        if not wait:
-            return b""
-        with contextlib.suppress(ConnectionError):
-            return await asyncio.wait_for(reader.read(), 10)
-        return b"reset"
-    finally:
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
 
 
 @pytest.mark.parametrize(
@@ -61,7 +43,7 @@ async def test_smuggling_shapes_are_refused_and_end_the_connection(head: bytes) 
     """One 4xx, nothing after it, nothing upstream, and the proxy goes on."""
     smuggled = b"GET /v2/_catalog HTTP/1.1\r\nHost: x\r\n\r\n"
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
-        answer = await raw(proxy, head + smuggled)
+        answer = await raw(proxy.address, head + smuggled)
         assert answer.startswith(b"HTTP/1.1 4"), answer
         assert answer.count(b"HTTP/1.1 ") == 1
         assert registry.requests == []
@@ -79,7 +61,7 @@ async def test_smuggling_shapes_are_refused_and_end_the_connection(head: bytes) 
 async def test_headers_have_a_limit(parts: tuple[bytes, ...]) -> None:
     """431, whether they end or not."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
-        answer = await raw(proxy, *parts)
+        answer = await raw(proxy.address, *parts)
         assert answer.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400")), answer
         assert registry.requests == []
 
@@ -96,7 +78,7 @@ async def test_headers_have_a_limit(parts: tuple[bytes, ...]) -> None:
 async def test_a_client_that_stops_in_the_middle_is_hung_up_on(part: bytes, status: bytes) -> None:
     """Before, in, or after its headers: slow-loris holds nothing for long."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
-        assert (await raw(proxy, part)).startswith(status)
+        assert (await raw(proxy.address, part)).startswith(status)
         assert proxy.app.active == 0
 
 
@@ -123,7 +105,7 @@ async def test_a_client_that_vanishes_leaves_nothing_at_work(tmp_path: Path, spo
     ):
         location = await begin_upload(proxy, "a")
         head = f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(DATA)}\r\n\r\n".encode()
-        await raw(proxy, head + DATA[:300_000], wait=False)
+        await raw(proxy.address, head + DATA[:300_000], wait=False)
         await until(lambda: proxy.app.active == 0)
         assert not any(session.busy for session in proxy.app.core.sessions._open.values())
 
@@ -135,7 +117,7 @@ async def test_expect_100_is_answered() -> None:
             f"POST /v2/a/blobs/uploads/?digest={DIGEST} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
             f"Connection: close\r\nContent-Length: {len(DATA)}\r\n\r\n"
         ).encode()
-        answer = await raw(proxy, head, DATA)
+        answer = await raw(proxy.address, head, DATA)
         assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201")
 
 

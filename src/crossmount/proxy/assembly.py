@@ -117,6 +117,7 @@ def _door(
         discover=discover,
         trusted=options.trusted_realms,
         public_url=settings.public_url,
+        deadline=options.retry.deadline,
     )
     return ClientDoor(registry, agents=agents, office=office)
 

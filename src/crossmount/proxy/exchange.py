@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mutabl
 from contextlib import asynccontextmanager
 from typing import Any
 
+from crossmount.proxy.headers import is_well_formed
 from crossmount.proxy.refused import ClientGoneError, RefusedError, plain_headers
 from crossmount.registry.scope import Scope
 
@@ -115,9 +116,10 @@ class Exchange:
                 return
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Begin the answer."""
+        """Begin the answer; headers that no client could read are left out."""
         self.status = status
-        await self._deliver({"type": "http.response.start", "status": status, "headers": list(headers)})
+        sent = [pair for pair in headers if is_well_formed(*pair)]
+        await self._deliver({"type": "http.response.start", "status": status, "headers": sent})
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
         """Send some of the answer's body; the last of it with `more` false.

@@ -41,6 +41,8 @@ _NOT_SENT_ON = _HOP_BY_HOP | {
 }
 _NOT_SENT_BACK = _HOP_BY_HOP | {b"alt-svc", b"strict-transport-security"}
 _LINK = re.compile(r"<([^<>]*)>")
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
@@ -67,10 +69,17 @@ def _unframed(message: str) -> RefusedError:
 
 
 def sent_on(headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
-    """Return what of a request's headers upstream is sent, but for Authorization and Content-Length."""
+    """Return what of a request's headers upstream is sent, but for Authorization and Content-Length.
+
+    A name with an underscore is left out: some servers take it for the same name with a hyphen.
+    """
     pairs = list(headers)
     dropped = _NOT_SENT_ON | _named_in_connection(pairs)
-    return [(name, value) for name, value in pairs if name not in dropped and not name.startswith(b"x-forwarded-")]
+    return [
+        (name, value)
+        for name, value in pairs
+        if name not in dropped and b"_" not in name and not name.startswith(b"x-forwarded-")
+    ]
 
 
 def sent_back(headers: httpx.Headers, *, upstream: Origin, asked: httpx.URL) -> Pairs:
@@ -83,7 +92,14 @@ def sent_back(headers: httpx.Headers, *, upstream: Origin, asked: httpx.URL) -> 
     """
     pairs = [(name.lower(), value) for name, value in headers.raw]
     dropped = _NOT_SENT_BACK | _named_in_connection(pairs)
+    if any(name == b"transfer-encoding" for name, _ in pairs):
+        dropped |= {b"content-length"}  # which the encoding overrides (RFC 9112, 6.3)
     return [(name, _turned(name, value, upstream, asked)) for name, value in pairs if name not in dropped]
+
+
+def is_well_formed(name: bytes, value: bytes) -> bool:
+    """Tell whether this can be sent as a header (RFC 9110, 5.5 and 5.6.2); parsers of answers let more through."""
+    return _NAME.fullmatch(name) is not None and _CONTROL.search(value) is None
 
 
 def _named_in_connection(pairs: Pairs) -> set[bytes]:
@@ -124,4 +140,8 @@ def turned(location: str, *, upstream: Origin, asked: httpx.URL) -> str:
     )
     if not same or url.userinfo:
         return location
-    return url.raw_path.decode("ascii") + (f"#{url.fragment}" if url.fragment else "")
+    path = url.raw_path.decode("ascii")
+    if path.startswith("//"):
+        return location  # as a path of its own it would name another host
+    _, mark, fragment = location.partition("#")
+    return path + mark + fragment

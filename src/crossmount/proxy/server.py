@@ -124,7 +124,6 @@ def _config(settings: ProxySettings, app: App) -> uvicorn.Config:
             date_header=False,
             proxy_headers=False,
             backlog=_BACKLOG,
-            limit_concurrency=limits.connections,
             timeout_keep_alive=int(limits.keep_alive),
             timeout_graceful_shutdown=max(1, int(limits.grace)),
             ssl_certfile=None if settings.tls_cert is None else str(settings.tls_cert),

@@ -5,6 +5,7 @@ the client's own words, keeps the answer, and learns whose credentials it may us
 of a mount.
 """
 
+import asyncio
 import base64
 import json
 import re
@@ -21,13 +22,13 @@ import httpx
 from crossmount.errors import InvalidAnswerError
 from crossmount.proxy.basic import ORIGIN, read_basic
 from crossmount.proxy.exchange import Exchange
-from crossmount.proxy.refused import RefusedError
+from crossmount.proxy.refused import RefusedError, unavailable
 from crossmount.registry import http
 from crossmount.registry.auth import read_token
 from crossmount.registry.authfiles import Credential
 from crossmount.registry.challenge import Bearer
 from crossmount.registry.http import Answer, Body
-from crossmount.registry.location import with_query
+from crossmount.registry.location import parse_url, with_query
 from crossmount.registry.quiet import unlogged
 from crossmount.registry.realm import Verdict, judge
 from crossmount.registry.scope import Scope, merge, parse_scopes
@@ -64,6 +65,7 @@ class TokenOffice:
         discover: greets the registry to find out how it wants to be authorised.
         trusted: realms' hosts that the user trusts by name.
         public_url: what callers call the proxy, where that differs from the Host that they send.
+        deadline: seconds that a request for a token may take.
         limit: how many tokens are kept.
         clock: seconds, from any start.
     """
@@ -76,6 +78,7 @@ class TokenOffice:
         discover: Callable[[], Awaitable[Bearer | None]],
         trusted: Collection[str] = (),
         public_url: str | None = None,
+        deadline: float = 120.0,
         limit: int = GRANTS_MAX,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -84,6 +87,7 @@ class TokenOffice:
         self._discover = discover
         self._trusted = trusted
         self._public_url = public_url
+        self._deadline = deadline
         self._limit = limit
         self._clock = clock
         self._grants: OrderedDict[str, Grant] = OrderedDict()
@@ -117,12 +121,18 @@ class TokenOffice:
             raise RefusedError(405, "UNSUPPORTED", "ask for a token with GET or POST")
         form = await exchange.read(_FORM_MAX)
         credential, asked = _who_and_what(exchange, form)
-        answer = await self._ask(exchange, form, credential)
+        try:
+            async with asyncio.timeout(self._deadline):
+                answer = await self._ask(exchange, form)
+        except TimeoutError:
+            raise unavailable("the registry's token service does not answer in time", status=504) from None
         if answer.status != 200:
-            kind = answer.headers.get("content-type", "application/json").encode("latin-1")
-            status = answer.status if answer.status >= 400 else 502
+            kinds = [value for name, value in answer.headers.raw if name.lower() == b"content-type"]
+            status = answer.status if 400 <= answer.status < 600 else 502
             challenge = [(b"www-authenticate", b'Basic realm="crossmount"')] if status == 401 else []
-            await exchange.answer(status, [(b"content-type", kind), *challenge], answer.body)
+            await exchange.answer(
+                status, [(b"content-type", (*kinds, b"application/json")[0]), *challenge], answer.body
+            )
             return
         await self._give(exchange, answer, credential, asked)
 
@@ -141,16 +151,16 @@ class TokenOffice:
         headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
         await exchange.answer(200, headers, json.dumps(document).encode())
 
-    async def _ask(self, exchange: Exchange, form: bytes, credential: Credential | None) -> Answer:
+    async def _ask(self, exchange: Exchange, form: bytes) -> Answer:
         real = self._realm or await self._discover()
         if real is None:
             raise RefusedError(404, "UNSUPPORTED", "this registry gives no tokens")
         self._realm = real
-        url = self._judged(real, credential)
+        authorization = exchange.header(b"authorization")
+        url = self._judged(real, anonymous=authorization is None and exchange.method == "GET")
         if exchange.query:
             url = with_query(url, exchange.query.decode("ascii"))
         headers = {"Accept": "application/json", "User-Agent": exchange.header(b"user-agent") or "crossmount"}
-        authorization = exchange.header(b"authorization")
         if authorization is not None:
             headers["Authorization"] = authorization
         if exchange.method == "POST":
@@ -159,13 +169,12 @@ class TokenOffice:
         with http.translated(exchange.method, url), unlogged():
             return await http.exchange(self._client, exchange.method, url, headers=headers, body=body)
 
-    def _judged(self, real: Bearer, credential: Credential | None) -> httpx.URL:
-        try:
-            url = httpx.URL(real.realm)
-        except (httpx.InvalidURL, UnicodeError):
-            raise InvalidAnswerError(f"{self._registry.host}: its realm is no URL") from None
+    def _judged(self, real: Bearer, *, anonymous: bool) -> httpx.URL:
+        url = parse_url(real.realm)
+        if url is None:
+            raise InvalidAnswerError(f"{self._registry.host}: its realm is no URL")
         verdict = judge(url, registry=self._registry, trusted=self._trusted)
-        if verdict is Verdict.NOTHING or (verdict is Verdict.ANONYMOUS and credential is not None):
+        if verdict is Verdict.NOTHING or (verdict is Verdict.ANONYMOUS and not anonymous):
             raise InvalidAnswerError(
                 f"{self._registry.host}: it wants credentials sent to {url.host}, not of its own domain or not "
                 "over https; they were not sent: if that is right, trust the realm by name"

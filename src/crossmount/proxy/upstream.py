@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 import httpx
 
+from crossmount.errors import InvalidAnswerError
 from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.headers import Pairs, sent_back
-from crossmount.registry.http import ERROR_BYTES_MAX, translated
+from crossmount.registry.http import ERROR_BYTES_MAX, shown, translated
 from crossmount.registry.location import Origin
 from crossmount.registry.quiet import unlogged
 
 _BODILESS = frozenset({204, 304})
+_STATUSES = range(200, 600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Upstream:
 
         Raises:
             RegistryUnreachableError: no answer, or one that ends early.
-            InvalidAnswerError: an answer that is not HTTP.
+            InvalidAnswerError: an answer that is not HTTP, or has a status that HTTP has not.
         """
         pairs = list(headers)
         if authorization is not None and Origin.of(target.url) == self.origin:
@@ -93,6 +95,9 @@ class Upstream:
             request = httpx.Request(method, target.url, headers=pairs, content=stream, extensions=extensions)
             response = await self._client.send(request, stream=True, follow_redirects=False)
             try:
+                if response.status_code not in _STATUSES:
+                    where = f"{method} {shown(target.url)}"
+                    raise InvalidAnswerError(f"{where}: no answer has the status {response.status_code}")
                 if method == "HEAD" or response.status_code in _BODILESS:
                     await response.aread()  # read to its end, or the connection is not used again
                 yield response
@@ -120,6 +125,12 @@ class Upstream:
     def returned(self, exchange: Exchange, response: httpx.Response) -> Pairs:
         """Return an answer's headers as the client is sent them."""
         headers = sent_back(response.headers, upstream=self.origin, asked=response.request.url)
+        if response.status_code in _BODILESS:
+            headers = [pair for pair in headers if pair[0] != b"content-length"]
+        if Origin.of(response.request.url) != self.origin:
+            return [
+                pair for pair in headers if pair[0] != b"www-authenticate"
+            ]  # callers' credentials are not for it
         return self._challenges(exchange, headers)
 
 

@@ -202,6 +202,8 @@ def travelled(response: httpx.Response) -> AsyncIterator[bytes]:
 def translated(method: str, url: httpx.URL) -> Iterator[None]:
     """Turn every exception of httpx into one of ours, with the request's method and place.
 
+    A UnicodeError is one too: httpx looks at where a redirect leads, and not every host name can be decoded.
+
     Raises:
         RegistryUnreachableError: no answer.
         InvalidAnswerError: an answer that is not HTTP.
@@ -209,7 +211,7 @@ def translated(method: str, url: httpx.URL) -> Iterator[None]:
     """
     try:
         yield
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError, UnicodeError) as error:
         raise _ours(error, f"{method} {shown(url)}") from error
 
 
@@ -257,7 +259,13 @@ def _ours(error: Exception, where: str) -> RegistryError:
             return InvalidAnswerError(f"{where}: the answer is not HTTP: {describe(error)}")
         case httpx.TimeoutException() | httpx.NetworkError() | httpx.ProxyError() | httpx.RemoteProtocolError():
             return RegistryUnreachableError(f"{where}: {describe(error)}")
-        case httpx.DecodingError() | httpx.TooManyRedirects() | httpx.InvalidURL() | httpx.UnsupportedProtocol():
+        case (
+            httpx.DecodingError()
+            | httpx.TooManyRedirects()
+            | httpx.InvalidURL()
+            | httpx.UnsupportedProtocol()
+            | UnicodeError()
+        ):
             return InvalidAnswerError(f"{where}: the answer cannot be followed ({describe(error)})")
     return RegistryError(f"{where}: the request could not be sent ({describe(error)})")
 

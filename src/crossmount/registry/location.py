@@ -51,9 +51,10 @@ def resolve(location: str | None, *, request: httpx.URL, what: str = "Location")
         raise InvalidAnswerError(f"{where}: its answer has no usable {what} header")
     try:
         url = request.join(location)
+        plain = is_plain(url)
     except (httpx.InvalidURL, UnicodeError, ValueError):
         raise InvalidAnswerError(f"{where}: its {what} header is not a URL") from None
-    if not is_plain(url):
+    if not plain:
         raise InvalidAnswerError(f"{where}: its {what} header is not a plain http or https URL")
     _check_step(where, Origin.of(url), what)
     return url.copy_with(fragment=None)
@@ -76,11 +77,13 @@ def _check_step(here: Origin, there: Origin, what: str) -> None:
 
 
 def parse_url(text: str) -> httpx.URL | None:
-    """Return the URL that the other side wrote, None if it is none."""
+    """Return the URL that the other side wrote, None if it is none, or one whose host can't be decoded (IDNA)."""
     try:
-        return httpx.URL(text)
+        url = httpx.URL(text)
+        Origin.of(url)
     except (httpx.InvalidURL, UnicodeError):
         return None
+    return url
 
 
 def is_plain(url: httpx.URL) -> bool:

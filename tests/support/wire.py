@@ -1,0 +1,75 @@
+"""Bytes as they travel: what a client sends that no HTTP library would, and registries that answer so."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+HEAD_END = b"\r\n\r\n"
+
+
+async def raw(address: tuple[str, int], *parts: bytes, wait: bool = True) -> bytes:
+    """Send bytes as they are, and return all that comes back until the other side hangs up."""
+    reader, writer = await asyncio.open_connection(*address)
+    try:
+        for part in parts:
+            writer.write(part)
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+        if not wait:
+            return b""
+        with contextlib.suppress(ConnectionError):
+            return await asyncio.wait_for(reader.read(), 10)
+        return b"reset"
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def answering(*answers: bytes | Iterable[bytes]) -> AsyncIterator[str]:
+    """Give the URL of a server that answers request after request with these bytes, the last for ever.
+
+    Several parts are sent one after the other, and then it hangs up.
+    """
+    served = 0
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        try:
+            while head := await reader.readuntil(HEAD_END):
+                await reader.readexactly(_announced(head))
+                answer = answers[min(served, len(answers) - 1)]
+                served += 1
+                for part in (answer,) if isinstance(answer, bytes) else answer:
+                    writer.write(part)
+                    await writer.drain()
+                if not isinstance(answer, bytes):
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(converse(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async with await asyncio.start_server(accept, "127.0.0.1") as server:
+        host, port = server.sockets[0].getsockname()
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _announced(head: bytes) -> int:
+    """Return the Content-Length of a request."""
+    lines = (line.partition(b":") for line in head.lower().splitlines())
+    return next((int(value) for name, _, value in lines if name == b"content-length"), 0)
