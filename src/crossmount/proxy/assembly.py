@@ -54,7 +54,9 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         plain_http=base.scheme == "http",
         max_connections=max(settings.options.max_connections, settings.limits.connections),
     )
-    guarded, metrics = GuardedIndex(index), Metrics()
+    guarded = GuardedIndex(index)
+    metrics = Metrics(unserved=lambda: guarded.unserved)
+    metrics.spool_limit.set(0 if settings.spool is None else settings.limits.spool_bytes)
     learner = Learner(guarded, metrics)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(http.make_client(options))
@@ -76,7 +78,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         stack.push_async_callback(turns.aclose)
         core = Core(
             registry=registry,
-            upstream=Upstream(base, client, challenges=door.challenges),
+            upstream=Upstream(base, client, challenges=door.challenges, seconds=metrics.upstream_seconds.observe),
             index=guarded,
             mounting=mounting,
             turns=turns,
