@@ -196,17 +196,20 @@ async def test_more_than_can_be_recorded_is_dropped_and_counted() -> None:
     assert await index.locations(Digest.of(b"0"))
 
 
-async def test_whoever_runs_it_sees_that_the_index_does_not_serve() -> None:
-    """The push goes on, and each call that the index did not serve is counted."""
+async def test_whoever_runs_it_sees_that_the_index_does_not_serve(caplog: pytest.LogCaptureFixture) -> None:
+    """The push goes on, the log says so once, and each call that the index did not serve is counted."""
     dead = open_index("redis://127.0.0.1:1/0")
     async with ScriptedRegistry() as registry, proxy_before(registry.url, index=dead) as proxy:
         digest = registry.put_blob("base", LAYER)
         page = (await proxy.client.get("/_crossmount/metrics")).text
         assert "crossmount_proxy_index_unserved_total 0.0" in page
         assert (await proxy.client.head(f"/v2/a/blobs/{digest}")).status_code == 404
+        assert (await proxy.client.head(f"/v2/b/blobs/{digest}")).status_code == 404
         page = (await proxy.client.get("/_crossmount/metrics")).text
-        assert "crossmount_proxy_index_unserved_total 1.0" in page
+        assert "crossmount_proxy_index_unserved_total 2.0" in page
     await dead.aclose()
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [line.partition(":")[0] for line in said] == ["going on without the index"]
 
 
 async def test_whoever_runs_it_sees_how_fast_the_registry_answers() -> None:
