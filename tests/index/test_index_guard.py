@@ -101,6 +101,19 @@ async def test_a_served_call_passes_through(call: str) -> None:
     assert guarded.state == "ok"
 
 
+async def test_what_was_not_served_is_counted() -> None:
+    """Each call that was answered as if nothing were known counts once, also while the index is left alone."""
+    guarded = Guarded(None)
+    await guarded.index.must_mount(ONE)
+    assert guarded.index.unserved == 0
+    guarded.link.error = IndexRefusedError("read only")
+    await guarded.index.must_mount(ONE)
+    guarded.link.error = IndexUnavailableError("silent")
+    for _ in range(3):
+        await guarded.index.must_mount(ONE)
+    assert (guarded.link.runs, guarded.index.unserved) == (3, 4)
+
+
 async def test_one_timeout_is_enough() -> None:
     """After a call without an answer the index is left alone for some seconds, and it is said once."""
     guarded = Guarded(IndexUnavailableError("silent"))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from crossmount.errors import IndexUnavailableError
-from crossmount.index import GuardedIndex, MemoryMountIndex, RegistryTraits
+from crossmount.index import GuardedIndex, MemoryMountIndex, RegistryTraits, open_index
 from crossmount.index.protocol import Knowledge, Sighting
 from crossmount.oci import Descriptor, Digest, Located, Manifest
 from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST
@@ -18,7 +19,7 @@ from crossmount.proxy.learning import Learner
 from crossmount.proxy.metrics import Metrics, cause_of
 from crossmount.proxy.refused import RefusedError
 from crossmount.proxy.sessions import Sessions
-from crossmount.proxy.settings import ProxySettings
+from crossmount.proxy.settings import Limits, ProxySettings
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry
 from support.proxies import ProxyUnderTest, begin_upload, proxy_before
 
@@ -194,6 +195,46 @@ async def test_more_than_can_be_recorded_is_dropped_and_counted() -> None:
     async with learner.at_work():
         pass
     assert await index.locations(Digest.of(b"0"))
+
+
+async def test_whoever_runs_it_sees_that_the_index_does_not_serve(caplog: pytest.LogCaptureFixture) -> None:
+    """The push goes on, the log says so once, and each call that the index did not serve is counted."""
+    dead = open_index("redis://127.0.0.1:1/0")
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, index=dead) as proxy:
+        digest = registry.put_blob("base", LAYER)
+        page = (await proxy.client.get("/_crossmount/metrics")).text
+        assert "crossmount_proxy_index_unserved_total 0.0" in page
+        assert (await proxy.client.head(f"/v2/a/blobs/{digest}")).status_code == 404
+        assert (await proxy.client.head(f"/v2/b/blobs/{digest}")).status_code == 404
+        page = (await proxy.client.get("/_crossmount/metrics")).text
+        assert (found := re.search(r"crossmount_proxy_index_unserved_total ([0-9.]+)", page)) is not None
+        assert float(found[1]) >= 2
+    await dead.aclose()
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [line.partition(":")[0] for line in said] == ["going on without the index"]
+
+
+async def test_whoever_runs_it_sees_how_fast_the_registry_answers() -> None:
+    """Each request without a body is timed; an upload, which lasts as long as its bytes take, is not."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
+        digest = registry.put_blob("base", LAYER)
+        assert (await proxy.client.head(f"/v2/base/blobs/{digest}")).status_code == 200
+        location = await begin_upload(proxy, "b")
+        await proxy.client.patch(location, content=CONFIG)
+        page = (await proxy.client.get("/_crossmount/metrics")).text
+    assert "crossmount_proxy_upstream_seconds_count 2.0" in page
+
+
+@pytest.mark.parametrize("spool", [True, False])
+async def test_the_room_for_uploads_is_shown(tmp_path: Path, *, spool: bool) -> None:
+    """What the spool may take stands beside what it takes; 0 says that there is none."""
+    folder, limits = tmp_path / "spool" if spool else None, Limits(spool_bytes=1000)
+    async with (
+        ScriptedRegistry() as registry,
+        proxy_before(registry.url, spool=folder, limits=limits) as proxy,
+    ):
+        page = (await proxy.client.get("/_crossmount/metrics")).text
+    assert f"crossmount_proxy_spool_limit_bytes {1000.0 if spool else 0.0}\n" in page
 
 
 async def test_an_index_that_raises_is_counted() -> None:

@@ -5,9 +5,10 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -65,10 +66,19 @@ class _Listen(click.ParamType[tuple[str, int]]):
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
+    """Make an option that `CROSSMOUNT_PROXY_NAME` sets too: what runs beside a CI job often takes no arguments."""
+    name = names[0] if names else flag.removeprefix("--").replace("-", "_")
+    variable = f"CROSSMOUNT_PROXY_{name.upper()}"
+    return click.option(flag, *names, **{"envvar": variable, "show_envvar": True, **details})
+
 
 @click.command(cls=Command)
-@click.option("--upstream", required=True, metavar="URL", help="The registry: https://host[:port].")
-@click.option(
+@_option("--upstream", required=True, metavar="URL", help="The registry: https://host[:port].")
+@_option(
     "--listen",
     type=_Listen(),
     default="127.0.0.1:5000",
@@ -76,15 +86,15 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     metavar="HOST:PORT",
     help="Where to listen; port 0 lets the system choose.",
 )
-@click.option(
+@_option(
     "--auth",
     type=click.Choice(["client", "service"]),
     default="client",
     show_default=True,
     help="Whose rights count: each caller's own, or the proxy's own for callers that it lets in.",
 )
-@click.option("--spool", metavar="DIR", help="Where uploads wait for their digest, or 'off'. [default: the cache]")
-@click.option(
+@_option("--spool", metavar="DIR", help="Where uploads wait for their digest, or 'off'. [default: the cache]")
+@_option(
     "--spool-limit",
     type=_Size(),
     default="8GiB",
@@ -92,7 +102,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     metavar="SIZE",
     help="How much of the disk they may take together; above it they go straight through.",
 )
-@click.option(
+@_option(
     "--wait",
     type=click.FloatRange(0),
     envvar="CROSSMOUNT_WAIT",
@@ -101,7 +111,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     metavar="SECONDS",
     help="How long an upload waits at most for another's of the same layer; 0 never.",
 )
-@click.option(
+@_option(
     "--hold",
     type=click.FloatRange(0, 60),
     default=_PLAIN.hold,
@@ -109,21 +119,19 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     metavar="SECONDS",
     help="How long a HEAD is held at most while another uploads the layer; 0 never.",
 )
-@click.option(
+@_option(
     "--allow-source",
     "allow_sources",
     multiple=True,
     metavar="PATTERN",
     help="Mount only from repositories that fit, as in 'base/*'. Repeatable. Default: all.",
 )
-@click.option(
-    "--public-url", metavar="URL", help="What callers call this proxy, if a terminator stands before it."
-)
-@click.option("--tls-cert", type=_FILE, help="Serve https with this certificate (PEM).")
-@click.option("--tls-key", type=_FILE, help="The certificate's key (PEM), if it is not in the same file.")
-@click.option("--htpasswd", type=_FILE, help="Callers that 'service' lets in: name:bcrypt hash a line.")
-@click.option("--tokens", type=_FILE, help="Bearer tokens that 'service' lets in: name:token a line.")
-@click.option(
+@_option("--public-url", metavar="URL", help="What callers call this proxy, if a terminator stands before it.")
+@_option("--tls-cert", type=_FILE, help="Serve https with this certificate (PEM).")
+@_option("--tls-key", type=_FILE, help="The certificate's key (PEM), if it is not in the same file.")
+@_option("--htpasswd", type=_FILE, help="Callers that 'service' lets in: name:bcrypt hash a line.")
+@_option("--tokens", type=_FILE, help="Bearer tokens that 'service' lets in: name:token a line.")
+@_option(
     "--connections",
     type=Between(1, 65536),
     default=_LIMITS.connections,
@@ -131,7 +139,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     metavar="N",
     help="Serve at most N connections at once.",
 )
-@click.option(
+@_option(
     "--idle",
     type=click.FloatRange(0.1, 3600),
     default=_LIMITS.idle,
@@ -139,7 +147,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     metavar="SECONDS",
     help="Hang up on a client that sends or reads nothing for so long.",
 )
-@click.option(
+@_option(
     "--grace",
     type=click.FloatRange(0, 3600),
     default=_LIMITS.grace,
@@ -147,7 +155,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     metavar="SECONDS",
     help="How long a stop waits for uploads under way.",
 )
-@click.option("--no-access-log", is_flag=True, help="Do not write a line of JSON for each request.")
+@_option("--no-access-log", is_flag=True, help="Do not write a line of JSON for each request.")
 @click.pass_context
 def proxy(  # noqa: PLR0917 click passes options by name
     ctx: click.Context,

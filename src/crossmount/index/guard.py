@@ -37,6 +37,9 @@ class GuardedIndex:
         observer: told once, with an `IndexDegraded`, that the index does not serve.
         clock: seconds, for how long the breaker stays open.
         deadline: seconds after which a call is given up; None where nothing can interrupt it (no event loop).
+
+    Attributes:
+        unserved: how many calls were answered as if nothing were known.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class GuardedIndex:
         self._open_until = float("-inf")
         self._silent = False
         self._cause: str | None = None
+        self.unserved = 0
 
     @property
     def state(self) -> Literal["ok", "degraded"]:
@@ -139,6 +143,7 @@ class GuardedIndex:
                 await asyncio.sleep(pause())
             except (IndexFailedError, MissingExtraError) as error:
                 self._degrade(error)
+                self.unserved += 1
                 return otherwise
             else:
                 self._answered()
@@ -157,6 +162,7 @@ class GuardedIndex:
     async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
         now = self._clock()
         if now < self._open_until:
+            self.unserved += 1
             return otherwise
         if self._silent:  # this call is the probe: those beside it do not wait for what it may wait for
             self._open_until = now + OPEN_SECONDS
@@ -173,6 +179,7 @@ class GuardedIndex:
         else:
             self._answered()
             return answer
+        self.unserved += 1
         return otherwise
 
     def _leave_alone(self, error: CrossmountError) -> None:

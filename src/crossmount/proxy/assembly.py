@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import ipaddress
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import httpx
 
+from crossmount import events
 from crossmount.errors import InvalidInputError
 from crossmount.fleet import Fleet, Patience
 from crossmount.index import GuardedIndex
@@ -37,6 +39,7 @@ from crossmount.registry.quiet import unlogged
 
 _SWEEP_SECONDS = 30.0
 _END_SECONDS = 3.0
+_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -56,7 +59,9 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         plain_http=base.scheme == "http",
         max_connections=max(settings.options.max_connections, settings.limits.connections),
     )
-    guarded, metrics = GuardedIndex(index), Metrics()
+    guarded = GuardedIndex(index, observer=_tell)
+    metrics = Metrics(unserved=lambda: guarded.unserved)
+    metrics.spool_limit.set(0 if settings.spool is None else settings.limits.spool_bytes)
     learner = Learner(guarded, metrics)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(http.make_client(options))
@@ -78,7 +83,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         stack.push_async_callback(turns.aclose)
         core = Core(
             registry=registry,
-            upstream=Upstream(base, client, challenges=door.challenges),
+            upstream=Upstream(base, client, challenges=door.challenges, seconds=metrics.upstream_seconds.observe),
             index=guarded,
             mounting=mounting,
             turns=turns,
@@ -91,6 +96,12 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         sweep = asyncio.create_task(_sweep(core))
         stack.push_async_callback(_end, core, sweep)
         yield App(core, door, idle=settings.limits.idle)
+
+
+def _tell(event: events.Event) -> None:
+    """Say once that the index does not serve; the metrics tell of all that comes after."""
+    if isinstance(event, events.IndexDegraded):
+        _log.warning("going on without the index: %s", event.cause)
 
 
 def _door(

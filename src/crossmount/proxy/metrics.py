@@ -1,7 +1,11 @@
 """Counters and clocks for Prometheus, one registry of them for one proxy."""
 
+from collections.abc import Callable, Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from crossmount.errors import (
     AccessDeniedError,
@@ -32,6 +36,17 @@ def cause_of(error: BaseException) -> str:
     return next((word for kind, word in _CAUSES if isinstance(error, kind)), "other")
 
 
+class _Told(Collector):
+    """A counter that somebody else keeps."""
+
+    def __init__(self, name: str, words: str, count: Callable[[], int]) -> None:
+        self._name, self._words, self._count = name, words, count
+
+    def collect(self) -> Iterator[Metric]:
+        """Give its value of now."""
+        yield CounterMetricFamily(self._name, self._words, value=self._count())
+
+
 class Metrics:
     """What a proxy counts.
 
@@ -40,16 +55,21 @@ class Metrics:
         blob_bytes: the same in bytes, as far as sizes are known.
         requests: requests by route, method and status.
         index_seconds: how long the index takes to answer.
-        upstream_seconds: how long the registry takes to begin an answer.
+        upstream_seconds: how long the registry takes to begin an answer to a request without a body.
         wait_seconds: how long requests waited for another's upload of their layer, those that did.
         failures: by where and by cause.
         unlearnt: sightings that were dropped because the index was too slow.
         sessions: uploads under way.
         spool_bytes: bytes on local disk.
+        spool_limit: how many there may be; 0 without a spool.
+
+    Args:
+        unserved: tells how many calls the index did not serve so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, unserved: Callable[[], int] = lambda: 0) -> None:
         self._registry = CollectorRegistry()
+        self._registry.register(_Told("crossmount_proxy_index_unserved", "Calls that went unserved.", unserved))
         self.blobs = Counter("crossmount_proxy_blobs", "Blobs by outcome.", ["outcome"], registry=self._registry)
         self.blob_bytes = Counter(
             "crossmount_proxy_blob_bytes", "Bytes of blobs by outcome.", ["outcome"], registry=self._registry
@@ -62,7 +82,7 @@ class Metrics:
         )
         self.upstream_seconds = Histogram(
             "crossmount_proxy_upstream_seconds",
-            "Until the registry begins its answer.",
+            "Until the registry begins its answer to a request without a body.",
             buckets=_SECONDS,
             registry=self._registry,
         )
@@ -80,6 +100,9 @@ class Metrics:
         )
         self.sessions = Gauge("crossmount_proxy_sessions", "Uploads under way.", registry=self._registry)
         self.spool_bytes = Gauge("crossmount_proxy_spool_bytes", "Bytes on local disk.", registry=self._registry)
+        self.spool_limit = Gauge(
+            "crossmount_proxy_spool_limit_bytes", "Bytes that the spool may take.", registry=self._registry
+        )
         for outcome in ("mounted", "existing", "uploaded", "spooled"):
             self.blobs.labels(outcome)
             self.blob_bytes.labels(outcome)

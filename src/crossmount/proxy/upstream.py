@@ -1,5 +1,6 @@
 """The one registry behind the proxy: requests streamed to it, answers streamed back, nothing decoded."""
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -49,12 +50,22 @@ class Upstream:
         base: its scheme, host and port.
         client: holds no credentials; whoever made it closes it.
         challenges: turns an answer's challenges to the proxy.
+        seconds: told how long the registry took to begin its answer to a request without a body.
+        clock: seconds, from any start.
     """
 
     def __init__(
-        self, base: httpx.URL, client: httpx.AsyncClient, *, challenges: Callable[[Exchange, Pairs], Pairs]
+        self,
+        base: httpx.URL,
+        client: httpx.AsyncClient,
+        *,
+        challenges: Callable[[Exchange, Pairs], Pairs],
+        seconds: Callable[[float], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.base = base
+        self._seconds = seconds
+        self._clock = clock
         self._challenges = challenges
         self.origin = Origin.of(base)
         self._client = client
@@ -93,7 +104,10 @@ class Upstream:
         extensions = {} if target.raw is None else {"target": target.raw}
         with translated(method, target.url), unlogged():
             request = httpx.Request(method, target.url, headers=pairs, content=stream, extensions=extensions)
+            begun = self._clock()
             response = await self._client.send(request, stream=True, follow_redirects=False)
+            if stream is None:
+                self._seconds(self._clock() - begun)
             try:
                 if response.status_code not in _STATUSES:
                     where = f"{method} {shown(target.url)}"
