@@ -7,6 +7,7 @@
     │   ├── InvalidManifestError
     │   ├── InvalidLayoutError
     │   └── InvalidIndexURLError
+    ├── ListenError                  an address cannot be listened on
     ├── MissingExtraError            an optional part of crossmount is not installed
     ├── IndexFailedError             the index did not serve (a push goes on without it)
     │   ├── IndexUnavailableError    … no answer: refused, silent, gone
@@ -52,6 +53,10 @@ class InvalidLayoutError(InvalidInputError):
 
 class InvalidIndexURLError(InvalidInputError):
     """An index URL that names no index."""
+
+
+class ListenError(CrossmountError):
+    """An address cannot be listened on: it is in use, not this machine's, or not allowed."""
 
 
 class MissingExtraError(CrossmountError):

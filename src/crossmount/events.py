@@ -66,12 +66,26 @@ class SourceDropped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexDegraded:
-    """The index does not serve; work goes on without it. Said once."""
+    """The index does not serve; work goes on without it. Said once, or again after an `IndexRestored`."""
 
     cause: str
 
 
-Event = BlobStarted | BlobProgress | BlobFinished | ManifestPushed | Retrying | SourceDropped | IndexDegraded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexRestored:
+    """The index answers again. Said only to who runs for long."""
+
+
+Event = (
+    BlobStarted
+    | BlobProgress
+    | BlobFinished
+    | ManifestPushed
+    | Retrying
+    | SourceDropped
+    | IndexDegraded
+    | IndexRestored
+)
 Observer = Callable[[Event], None]
 
 

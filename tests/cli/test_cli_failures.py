@@ -25,6 +25,7 @@ from support.commands import Here
         (errors.InvalidIndexURLError("x"), 2),
         (errors.InvalidManifestError("x"), 1),
         (errors.InvalidLayoutError("x"), 1),
+        (errors.ListenError("x"), 1),
         (errors.MissingExtraError("x"), 1),
         (errors.IndexUnavailableError("x"), 1),
         (errors.IndexRefusedError("x"), 1),

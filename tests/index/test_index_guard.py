@@ -213,6 +213,23 @@ async def test_a_push_past_a_silent_server_waits_once(silent: socket.socket, fla
     assert guard.state == "degraded"
 
 
+async def test_who_runs_for_long_is_told_of_each_outage() -> None:
+    """Gone, back, gone again: each is said once; a refusal between is no outage."""
+    link, said = FailingLink(IndexUnavailableError("gone")), list[events.Event]()
+    clock = Clock(100.0)
+    guard = GuardedIndex(RedisMountIndex(link), observer=said.append, clock=clock, lasting=True)
+    for _ in range(2):
+        for _ in range(3):
+            assert await guard.locations(ONE) == ()
+            clock.now += OPEN_SECONDS
+        link.error = None
+        await guard.forget(ONE)
+        await guard.forget(ONE)
+        link.error = IndexUnavailableError("gone")
+    assert said == [events.IndexDegraded(cause="gone"), events.IndexRestored()] * 2
+    assert guard.state == "degraded"
+
+
 def test_the_blocking_guard() -> None:
     """The blocking guard is the same, over a blocking index."""
     said: list[events.Event] = []

@@ -251,7 +251,7 @@ async def test_service_mode_lends_the_proxys_rights_to_those_let_in(
     """Callers are known by password or token; the registry sees the proxy's credentials alone."""
     htpasswd, tokens = tmp_path / "htpasswd", tmp_path / "tokens"
     htpasswd.write_text("# people\nzoe:" + bcrypt.hashpw(b"zoe-pw", bcrypt.gensalt(4)).decode() + "\n")
-    tokens.write_text("robot:t0ken\n")
+    tokens.write_text("robot:t0ken-of-the-robot\n")
     async with ScriptedRegistry(options) as registry:
         registry.put_blob("shared/base", DATA)
         client = ClientOptions(authfile=_authfile(tmp_path, registry.url, "bob"), retry=QUICK)
@@ -268,8 +268,8 @@ async def test_service_mode_lends_the_proxys_rights_to_those_let_in(
                 assert (await proxy.client.get(path, headers=wrong)).status_code == 401
             for value in (
                 "Basic " + base64.b64encode(b"zoe:zoe-pw").decode(),
-                "Basic " + base64.b64encode(b"any:t0ken").decode(),
-                "Bearer t0ken",
+                "Basic " + base64.b64encode(b"any:t0ken-of-the-robot").decode(),
+                "Bearer t0ken-of-the-robot",
             ):
                 good = {"Authorization": value}
                 assert (await proxy.client.head(path, headers=good)).status_code == 200
@@ -296,7 +296,16 @@ async def test_service_mode_without_callers_is_for_loopback_alone() -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("htpasswd", "a:plain\n"), ("htpasswd", ""), ("tokens", "no colon\n"), ("tokens", ":x\n"), ("tokens", None)],
+    [
+        ("htpasswd", "a:plain\n"),
+        ("htpasswd", "# only a word\na:$2y$05$short\n"),
+        ("htpasswd", ""),
+        ("tokens", "no colon\n"),
+        ("tokens", ":x\n"),
+        ("tokens", "a:short\n"),
+        ("tokens", "a:long-enough-to-be-one\na:another-that-is-long\n"),
+        ("tokens", None),
+    ],
 )
 def test_a_file_of_callers_that_is_none_is_refused(tmp_path: Path, name: str, content: str | None) -> None:
     """An empty or mangled file must not let everybody in."""

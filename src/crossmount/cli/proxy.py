@@ -77,7 +77,7 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
 
 
 @click.command(cls=Command)
-@_option("--upstream", required=True, metavar="URL", help="The registry: https://host[:port].")
+@_option("--upstream", required=True, metavar="URL", help="The registry: https://host[:port], or http://.")
 @_option(
     "--listen",
     type=_Listen(),
@@ -224,13 +224,17 @@ def _spool_folder(given: str | None) -> Path | None:
     return (Path(cache) if cache else Path.home() / ".cache") / "crossmount" / "spool"
 
 
+def _access_level(settings: Settings) -> int:
+    return logging.DEBUG if settings.verbose else logging.INFO
+
+
 def _log_to_stderr(settings: Settings, *, access: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     for name, level in (
         ("crossmount", logging.INFO if settings.verbose else logging.WARNING),
         ("uvicorn", logging.INFO if settings.verbose else logging.ERROR),
-        ("crossmount.proxy.access", logging.INFO if access else logging.WARNING),
+        ("crossmount.proxy.access", _access_level(settings) if access else logging.WARNING),
     ):
         logging.getLogger(name).setLevel(level)
     for name in ("crossmount", "uvicorn"):

@@ -37,6 +37,7 @@ class GuardedIndex:
         observer: told once, with an `IndexDegraded`, that the index does not serve.
         clock: seconds, for how long the breaker stays open.
         deadline: seconds after which a call is given up; None where nothing can interrupt it (no event loop).
+        lasting: tell each time that it goes silent, and when it answers again: for who runs for long.
 
     Attributes:
         unserved: how many calls were answered as if nothing were known.
@@ -49,8 +50,11 @@ class GuardedIndex:
         observer: events.Observer = events.ignore,
         clock: Callable[[], float] = time.monotonic,
         deadline: float | None = DEADLINE_SECONDS,
+        lasting: bool = False,
     ) -> None:
         self._index = widen(index)
+        self._lasting = lasting
+        self._told = False
         self._deadline = deadline
         self._observer = observer
         self._clock = clock
@@ -192,10 +196,14 @@ class GuardedIndex:
         """Close the breaker, if this call was the probe or a call from before it opened came through."""
         if self._silent:
             self._silent, self._open_until = False, float("-inf")
+            if self._lasting and self._told:
+                self._told = False
+                self._observer(events.IndexRestored())
 
     def _degrade(self, error: CrossmountError) -> None:
         """Say it once, whatever else fails."""
-        if self._cause is None:
-            self._cause = str(error)
+        self._cause = str(error)
+        if not self._told:
+            self._told = True
             _log.debug("going on without the index: %s", self._cause)
             self._observer(events.IndexDegraded(cause=self._cause))

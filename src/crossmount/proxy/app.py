@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from crossmount.errors import CrossmountError
 from crossmount.proxy import pages
@@ -45,6 +46,7 @@ class App:
         door: tells callers apart.
         idle: seconds that a client may be silent in the middle of something.
         clock: seconds, from any start.
+        epoch: epoch seconds, for the access log.
 
     Attributes:
         draining: no push may begin any more, those under way go on.
@@ -52,7 +54,13 @@ class App:
     """
 
     def __init__(
-        self, core: Core, door: Door, *, idle: float, clock: Callable[[], float] = time.monotonic
+        self,
+        core: Core,
+        door: Door,
+        *,
+        idle: float,
+        clock: Callable[[], float] = time.monotonic,
+        epoch: Callable[[], float] = time.time,
     ) -> None:
         self.core = core
         self.draining = False
@@ -60,6 +68,7 @@ class App:
         self._door = door
         self._idle = idle
         self._clock = clock
+        self._epoch = epoch
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -93,6 +102,7 @@ class App:
             await pages.answer(self.core, self._door, exchange, asked, draining=self.draining)
             return
         caller = await self._door.admit(exchange)
+        exchange.caller = caller.shown
         match asked, exchange.method:
             case BlobAt(), "HEAD":
                 await head_blob(self.core, exchange, asked, caller)
@@ -127,12 +137,16 @@ class App:
         if exchange.waited:
             self.core.metrics.wait_seconds.observe(exchange.waited)
         self.core.metrics.requests.labels(kind, _label(exchange.method), exchange.status).inc()
-        if _access.isEnabledFor(logging.INFO):
-            _access.info(
+        level = logging.DEBUG if kind == "own" else logging.INFO  # probes and scrapes would fill it
+        if _access.isEnabledFor(level):
+            _access.log(
+                level,
                 "%s",
                 json.dumps(
                     {
+                        "time": datetime.fromtimestamp(self._epoch(), UTC).isoformat(timespec="milliseconds"),
                         "peer": exchange.peer,
+                        "caller": exchange.caller,
                         "method": _label(exchange.method),
                         "route": kind,
                         "path": path[:512].decode("ascii", "replace"),

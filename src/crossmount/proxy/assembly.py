@@ -54,12 +54,13 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         InvalidInputError: a setting can't be used.
     """
     base, registry = settings.base(), settings.registry()
+    settings.check_sources()
     options = replace(
         settings.options,
         plain_http=base.scheme == "http",
         max_connections=max(settings.options.max_connections, settings.limits.connections),
     )
-    guarded = GuardedIndex(index, observer=_tell)
+    guarded = GuardedIndex(index, observer=_tell, lasting=True)
     metrics = Metrics(unserved=lambda: guarded.unserved)
     metrics.spool_limit.set(0 if settings.spool is None else settings.limits.spool_bytes)
     learner = Learner(guarded, metrics)
@@ -99,9 +100,12 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
 
 
 def _tell(event: events.Event) -> None:
-    """Say once that the index does not serve; the metrics tell of all that comes after."""
-    if isinstance(event, events.IndexDegraded):
-        _log.warning("going on without the index: %s", event.cause)
+    """Say when the index goes, and when it comes back; the metrics tell of all in between."""
+    match event:
+        case events.IndexDegraded():
+            _log.warning("going on without the index: %s", event.cause)
+        case events.IndexRestored():
+            _log.warning("the index answers again")
 
 
 def _door(
@@ -127,7 +131,7 @@ def _door(
         client,
         discover=discover,
         trusted=options.trusted_realms,
-        public_url=settings.public_url,
+        public_url=settings.called(),
         deadline=options.retry.deadline,
     )
     return ClientDoor(registry, agents=agents, office=office)

@@ -17,6 +17,7 @@ from crossmount.registry.credentials import CredentialSource
 from crossmount.registry.scope import Scope, covers
 
 AGENTS_MAX = 512
+_SHOWN = 12
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +53,7 @@ class Caller:
 
     Attributes:
         key: the same for the same credentials, and never to be turned back into them.
+        name: what the proxy's own files call it.
         authorization: what upstream is sent for this request.
         agent: acts for the caller; None if all the proxy can do is to pass on.
         scopes: what the token in use allows; None if rights don't come in scopes, and only the registry knows.
@@ -62,7 +64,13 @@ class Caller:
     authorization: str | None = field(default=None, repr=False)
     agent: Agent | None = None
     scopes: tuple[Scope, ...] | None = None
+    name: str = ""
     authorize: Callable[[Repository | None, str], Awaitable[str | None]] | None = field(default=None, repr=False)
+
+    @property
+    def shown(self) -> str:
+        """What to call it in a log; a user name as it was sent is no name to write down: some are tokens."""
+        return self.name or self.key[:_SHOWN]
 
     @property
     def nameless(self) -> bool:

@@ -31,6 +31,7 @@ class Exchange:
         received: bytes of the request's body so far.
         sent: bytes of the answer's body so far.
         scopes: what a challenge is for that names no scope itself.
+        caller: who asks, for the access log: nothing that was sent, which may be a secret.
         waited: seconds that another's upload was waited for.
         note: what the proxy did, for the access log: `mounted`, `spooled` …
     """
@@ -45,6 +46,7 @@ class Exchange:
         self.status = 0
         self.received = 0
         self.sent = 0
+        self.caller = ""
         self.waited = 0.0
         self.note = ""
         self.scopes: tuple[Scope, ...] = ()

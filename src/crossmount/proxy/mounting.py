@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from crossmount.errors import CrossmountError
-from crossmount.index.protocol import Knowledge, LayerKnowledge, MountIndex
+from crossmount.index import GuardedIndex
+from crossmount.index.protocol import Knowledge, LayerKnowledge
 from crossmount.mount import MountResult, MountStatus
 from crossmount.mount.mounter import proven
 from crossmount.oci import Digest, Repository
@@ -80,7 +81,7 @@ class Mounting:
     """Mounts on behalf of callers.
 
     Args:
-        index: where sources are known from; it never fails (`GuardedIndex`).
+        index: where sources are known from.
         policy: what may be mounted from.
         learner: told what mounts prove.
         metrics: told how it went.
@@ -92,7 +93,7 @@ class Mounting:
 
     def __init__(
         self,
-        index: MountIndex,
+        index: GuardedIndex,
         *,
         policy: SourcePolicy,
         learner: Learner,
@@ -143,9 +144,10 @@ class Mounting:
         self, agent: Agent, dest: Repository, digest: Digest, without: frozenset[str]
     ) -> Placed:
         async with self._asking:
-            begun = self._clock()
+            begun, unserved = self._clock(), self._index.unserved
             knowledge = await self._index.look_up([digest], dest)
-            self._metrics.index_seconds.observe(self._clock() - begun)
+            if self._index.unserved == unserved:
+                self._metrics.index_seconds.observe(self._clock() - begun)
         self._learner.note_traits(knowledge.traits)
         return await self._mount(agent, dest, digest, knowledge, without=without)
 

@@ -3,14 +3,16 @@
 import asyncio
 import signal
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 
-from crossmount.errors import InvalidInputError
+from crossmount.errors import InvalidInputError, ListenError
 from crossmount.index.protocol import MountableLayers
 from crossmount.proxy.app import App
 from crossmount.proxy.assembly import assembled
@@ -50,7 +52,8 @@ async def serve(
     """Serve until SIGTERM or SIGINT; a second one does not wait.
 
     Raises:
-        InvalidInputError: the address, or another setting, can't be used.
+        ListenError: the address can't be used.
+        InvalidInputError: another setting can't.
     """
     loop = asyncio.get_running_loop()
     async with running(settings, index) as (proxy, ended):
@@ -111,26 +114,43 @@ async def _drain(app: App, server: uvicorn.Server, asked: asyncio.Event, grace: 
 
 def _config(settings: ProxySettings, app: App) -> uvicorn.Config:
     limits = settings.limits
+    _check_certificate(settings.tls_cert, settings.tls_key)
+    return uvicorn.Config(
+        app,
+        http=protocol_with(limits),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=int(limits.keep_alive),
+        timeout_graceful_shutdown=max(1, int(limits.grace)),
+        ssl_certfile=None if settings.tls_cert is None else str(settings.tls_cert),
+        ssl_keyfile=None if settings.tls_key is None else str(settings.tls_key),
+    )
+
+
+def _check_certificate(cert: Path | None, key: Path | None) -> None:
+    if cert is None:
+        if key is not None:
+            raise InvalidInputError(f"{key}: a key without a certificate: give --tls-cert too")
+        return
+    where = str(cert) if key is None else f"{cert} and {key}"
+
+    def refuse() -> bytes:
+        raise InvalidInputError(f"{where}: the key has a passphrase, which nobody is there to type: decrypt it")
+
     try:
-        return uvicorn.Config(
-            app,
-            http=protocol_with(limits),
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=int(limits.keep_alive),
-            timeout_graceful_shutdown=max(1, int(limits.grace)),
-            ssl_certfile=None if settings.tls_cert is None else str(settings.tls_cert),
-            ssl_keyfile=None if settings.tls_key is None else str(settings.tls_key),
-        )
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=refuse)
     except OSError as error:
-        raise InvalidInputError(f"{settings.tls_cert}: not a usable certificate and key") from error
+        why = (getattr(error, "reason", None) or error.strerror or "").replace("_", " ").lower()
+        raise InvalidInputError(
+            f"{where}: not a certificate and its key (PEM), or not of each other: {why or 'unreadable'}"
+        ) from error
 
 
 @contextmanager
@@ -141,13 +161,13 @@ def _listening(host: str, port: int) -> "Iterator[socket.socket]":
         )[0]
         sock = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise InvalidInputError(f"{host}:{port}: no such address: {error.strerror}") from error
+        raise ListenError(f"{host}:{port}: no such address: {error.strerror}") from error
     with sock:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(address)
             sock.listen(_BACKLOG)
         except OSError as error:
-            raise InvalidInputError(f"{host}:{port}: cannot listen there: {error.strerror}") from error
+            raise ListenError(f"{host}:{port}: cannot listen there: {error.strerror}") from error
         sock.setblocking(False)
         yield sock

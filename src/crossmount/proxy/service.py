@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from crossmount.proxy.refused import RefusedError
 from crossmount.registry.scope import NOTHING, Wanted, delete, pull, push
 
 _CHALLENGE = (b"www-authenticate", b'Basic realm="crossmount"')
-_BCRYPT = ("$2a$", "$2b$", "$2y$")
+_BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
+_TOKEN_LEAST = 16
 _VERIFIED_MAX = 4096
 _PASSWORD_MAX = 72
 
@@ -49,24 +51,40 @@ class Callers:
         Raises:
             InvalidInputError: a file can't be read, has no entry, or has a line that is none.
         """
-        passwords = {name: value.encode() for name, value in _lines(htpasswd)}
-        if any(not value.decode().startswith(_BCRYPT) for value in passwords.values()):
-            raise InvalidInputError(f"{htpasswd}: passwords must be hashed by bcrypt: htpasswd -B")
-        return cls(passwords, {hashlib.sha256(value.encode()).digest(): name for name, value in _lines(tokens)})
+        passwords, held = _read(htpasswd), _read(tokens)
+        for number, value in passwords.values():
+            if not _BCRYPT.fullmatch(value):
+                raise InvalidInputError(f"{htpasswd}:{number}: passwords must be hashed by bcrypt: htpasswd -B")
+        for number, value in held.values():
+            if len(value) < _TOKEN_LEAST:
+                raise InvalidInputError(f"{tokens}:{number}: a token needs {_TOKEN_LEAST} characters at least")
+        return cls(
+            {name: value.encode() for name, (_, value) in passwords.items()},
+            {hashlib.sha256(value.encode()).digest(): name for name, (_, value) in held.items()},
+        )
 
 
-def _lines(path: Path | None) -> list[tuple[str, str]]:
+def _read(path: Path | None) -> dict[str, tuple[int, str]]:
+    """Return what stands behind each name, and in which line."""
     if path is None:
-        return []
+        return {}
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{path}: cannot be read as a file of callers") from error
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    pairs = [line.partition(":") for line in lines]
-    if not pairs or any(not (name and colon and value) for name, colon, value in pairs):
-        raise InvalidInputError(f"{path}: give at least one line, and each as name:value")
-    return [(name, value) for name, _, value in pairs]
+    found: dict[str, tuple[int, str]] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, _, value = line.strip().partition(":")
+        if not name or not value:
+            raise InvalidInputError(f"{path}:{number}: give each line as name:value")
+        if name in found:
+            raise InvalidInputError(f"{path}:{number}: {name!r} stands in line {found[name][0]} already")
+        found[name] = number, value
+    if not found:
+        raise InvalidInputError(f"{path}: give at least one line, as name:value")
+    return found
 
 
 class ServiceDoor:
@@ -89,7 +107,7 @@ class ServiceDoor:
         name = "" if self._callers.anybody else await self._name(exchange)
         if name is None:
             raise RefusedError(401, "UNAUTHORIZED", "this proxy wants to know who asks", headers=[_CHALLENGE])
-        return Caller(f"service {name}", agent=self._agent, authorize=self._authorize)
+        return Caller(f"service {name}", agent=self._agent, name=name or "anybody", authorize=self._authorize)
 
     async def token_page(self, exchange: Exchange) -> None:
         """See `Door.token_page`: here are none to be had."""

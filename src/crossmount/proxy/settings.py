@@ -1,5 +1,6 @@
 """What a proxy is made with: values."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,8 @@ from crossmount.fleet import Patience
 from crossmount.oci import Repository
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
 from crossmount.registry import ClientOptions
+
+_PATTERN = re.compile(r"(?:[a-z0-9._/*-]|\[[a-z0-9._-]+\]|\?)+")
 
 HOLD_SECONDS = 10.0
 """How long a HEAD is held: the shortest time-out known of a client that waits for an answer is 20 s (Jib)."""
@@ -86,19 +89,48 @@ class ProxySettings:
         Raises:
             InvalidInputError: it is not scheme, host and port alone.
         """
-        try:
-            url = httpx.URL(self.upstream)
-        except (httpx.InvalidURL, TypeError) as error:
-            raise InvalidInputError(f"--upstream: not a URL: {self.upstream[:200]!r}") from error
-        plain = url.scheme in {"http", "https"} and url.host and url.path in {"", "/"}
-        if not plain or url.userinfo or url.query or url.fragment:
-            raise InvalidInputError(
-                f"--upstream: give https://host[:port], without a path: {str(url.copy_with(userinfo=b''))[:200]!r}"
-            )
-        return url.copy_with(path="/")
+        return _plain_url("--upstream", self.upstream)
+
+    def called(self) -> str | None:
+        """Return what callers call the proxy, without a slash at its end; None if that is what their Host says.
+
+        Raises:
+            InvalidInputError: it is not scheme, host and port alone.
+        """
+        if self.public_url is None:
+            return None
+        return str(_plain_url("--public-url", self.public_url)).rstrip("/")
+
+    def check_sources(self) -> None:
+        """Check the patterns of repositories that may be mounted from.
+
+        Raises:
+            InvalidInputError: one of them can fit no repository.
+        """
+        registry = self.registry().registry
+        for pattern in self.allow_sources:
+            if not _PATTERN.fullmatch(pattern) or pattern.startswith(f"{registry}/"):
+                raise InvalidInputError(
+                    f"--allow-source: {pattern[:200]!r} fits no repository: give a name without the registry, in "
+                    "lower case, with * for any text: 'base/*'"
+                )
 
     def registry(self) -> Repository:
         """Return a repository of the registry, which says how it is called and reached."""
         url = self.base()
         authority = url.netloc.decode("ascii")
         return Repository(authority, "any")
+
+
+def _plain_url(option: str, text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise InvalidInputError(f"{option}: not a URL: {text[:200]!r}") from error
+    if url.scheme not in {"http", "https"}:
+        raise InvalidInputError(f"{option}: begin with https:// or http://: {text.rpartition('@')[2][:200]!r}")
+    if not url.host or url.path not in {"", "/"} or url.userinfo or url.query or url.fragment:
+        raise InvalidInputError(
+            f"{option}: give https://host[:port], without a path: {str(url.copy_with(userinfo=b''))[:200]!r}"
+        )
+    return url.copy_with(path="/")

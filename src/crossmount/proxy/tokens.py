@@ -183,7 +183,7 @@ class TokenOffice:
 
     def _own_url(self, exchange: Exchange) -> str:
         if self._public_url is not None:
-            return self._public_url.rstrip("/")
+            return self._public_url
         host = exchange.header(b"host") or ""
         if not _AUTHORITY.fullmatch(host):
             raise RefusedError(400, "UNSUPPORTED", "the Host header is no host")

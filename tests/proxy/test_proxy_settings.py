@@ -1,0 +1,100 @@
+"""What a proxy cannot be started with: each is said in one line before anything listens."""
+
+import json
+import logging
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from crossmount.errors import InvalidInputError, ListenError
+from crossmount.index import MemoryMountIndex
+from crossmount.oci import Digest
+from crossmount.proxy.server import running
+from crossmount.proxy.settings import ProxySettings
+from crossmount.testing import ScriptedRegistry
+from support.certificates import self_signed
+from support.proxies import proxy_before
+
+PLAIN = ProxySettings(upstream="http://127.0.0.1:1", port=0)
+
+
+async def refusal(**settings: Any) -> str:
+    """Return what is said of settings that can't be used."""
+    with pytest.raises((InvalidInputError, ListenError)) as caught:
+        async with running(replace(PLAIN, **settings), MemoryMountIndex()):
+            pass
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"upstream": "127.0.0.1:5000"}, "--upstream: begin with https:// or http://"),
+        ({"upstream": "ftp://r.example"}, "--upstream: begin with https:// or http://"),
+        ({"upstream": "https://r.example/v2"}, "--upstream: give https://host"),
+        ({"upstream": "https://ann:secret@r.example"}, "--upstream: give https://host"),
+        ({"upstream": "https://r.example:port"}, "--upstream: not a URL"),
+        ({"public_url": "hub.test"}, "--public-url: begin with https:// or http://"),
+        ({"public_url": "https://hub.test/x"}, "--public-url: give https://host"),
+        ({"allow_sources": ("",)}, "--allow-source: '' fits no repository"),
+        ({"allow_sources": ("ok/*", "Base/*")}, "'Base/*' fits no repository"),
+        ({"allow_sources": ("base/[",)}, "'base/[' fits no repository"),
+        ({"allow_sources": ("127.0.0.1:1/base",)}, "fits no repository"),
+        ({"host": "192.0.2.1"}, "cannot listen there"),
+        ({"host": "no such host"}, "no such address"),
+    ],
+)
+async def test_settings_that_cannot_be_used(settings: dict[str, Any], words: str) -> None:
+    """Which option, what is wrong with it, and never a password."""
+    said = await refusal(**settings)
+    assert words in said
+    assert "secret" not in said
+
+
+async def test_a_port_in_use() -> None:
+    """Somebody else listens there."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "cannot listen there" in await refusal(port=taken.getsockname()[1])
+
+
+async def test_certificates_that_cannot_be_used(tmp_path: Path) -> None:
+    """A key alone, a certificate without a key, one of another, no certificate at all, a key with a passphrase."""
+    (tmp_path / "other").mkdir()
+    _, cert = self_signed(tmp_path)
+    _, other = self_signed(tmp_path / "other")
+    key = tmp_path / "key.pem"
+    locked = tmp_path / "locked.pem"
+    locked.write_bytes(
+        serialization.load_pem_private_key(key.read_bytes(), None).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    junk = tmp_path / "junk"
+    junk.write_text("junk")
+    assert "without a certificate" in await refusal(tls_key=key)
+    assert "key values mismatch" in await refusal(tls_cert=other, tls_key=key)
+    for pair in ({"tls_cert": cert}, {"tls_cert": junk, "tls_key": key}):
+        assert "not a certificate and its key" in await refusal(**pair)
+    assert "passphrase" in await refusal(tls_cert=cert, tls_key=locked)
+
+
+async def test_the_access_log_names_callers_and_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    """A line of JSON a request with its time; the same caller has the same mark; probes are left out."""
+    caplog.set_level(logging.INFO, "crossmount.proxy.access")
+    async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
+        path = f"/v2/a/blobs/{Digest.of(b'x')}"
+        for user in ("token-as-a-name", "token-as-a-name", "bob"):
+            await proxy.client.head(path, auth=(user, "pw-secret"))
+        await proxy.client.get("/_crossmount/healthz")
+    lines = [json.loads(record.getMessage()) for record in caplog.records]
+    assert [line["path"] for line in lines] == [path] * 3
+    assert lines[0]["caller"] == lines[1]["caller"] != lines[2]["caller"]
+    assert lines[0]["time"].endswith("+00:00")
+    assert "token-as" not in caplog.text
+    assert "secret" not in caplog.text
