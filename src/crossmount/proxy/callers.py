@@ -1,9 +1,9 @@
 """Who asks, and what the proxy may do for them: a caller, and the client that acts with that caller's rights."""
 
 import asyncio
+import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import httpx
@@ -19,26 +19,12 @@ from crossmount.registry.scope import Scope, covers
 AGENTS_MAX = 512
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Agent:
-    """Acts at the registry with one caller's rights.
-
-    Attributes:
-        users: requests that are using it.
-    """
+    """Acts at the registry with one caller's rights."""
 
     client: RegistryClient
     mounter: Mounter
-    users: int = 0
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep it from making way until the block ends."""
-        self.users += 1
-        try:
-            yield
-        finally:
-            self.users -= 1
 
     async def aclose(self) -> None:
         """Let it end."""
@@ -88,6 +74,8 @@ class Caller:
 class Agents:
     """The agents of the callers of late; those that were not used for longest make way.
 
+    One that makes way still serves the requests that have it, and ends with them: it owns no connections.
+
     Args:
         registry: the registry that all of them act at.
         options: how to reach it.
@@ -111,7 +99,7 @@ class Agents:
         self._transport = SharedTransport(connections)
         self._limit = limit
         self._agents: OrderedDict[str, Agent] = OrderedDict()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._alive: weakref.WeakSet[Agent] = weakref.WeakSet()
 
     def of(self, key: str, credentials: Callable[[], CredentialSource]) -> Agent:
         """Return the agent of the caller with this key."""
@@ -121,19 +109,13 @@ class Agents:
                 self._registry, options=self._options, credentials=credentials(), transport=self._transport
             )
             agent = self._agents[key] = Agent(client, Mounter(client, self._index))
-            self._make_room()
+            self._alive.add(agent)
+            if len(self._agents) > self._limit:
+                self._agents.popitem(last=False)
         self._agents.move_to_end(key)
         return agent
 
     async def aclose(self) -> None:
         """Let all of them end."""
-        agents = list(self._agents.values())
+        await asyncio.gather(*(agent.aclose() for agent in list(self._alive)))
         self._agents.clear()
-        await asyncio.gather(*(agent.aclose() for agent in agents), *self._ending)
-
-    def _make_room(self) -> None:
-        idle = [key for key, agent in self._agents.items() if not agent.users]
-        for key in idle[: max(0, len(self._agents) - self._limit)]:
-            task = asyncio.create_task(self._agents.pop(key).aclose())
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
