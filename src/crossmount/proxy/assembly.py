@@ -76,7 +76,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         stack.push_async_callback(turns.aclose)
         core = Core(
             registry=registry,
-            upstream=Upstream(base, client, challenges=door.challenges),
+            upstream=Upstream(base, client, challenges=door.challenges, timed=metrics.upstream_seconds.observe),
             index=guarded,
             mounting=mounting,
             turns=turns,

@@ -102,7 +102,7 @@ async def _ask(
         "POST",
         target,
         headers=sent_with_bytes(exchange.headers),
-        authorization=await caller.authorization_for(core.repository(route.name), "POST"),
+        authorize=caller.authorizes(core.repository(route.name), "POST"),
         body=body,
     ) as response:
         content = await read_bounded(response)

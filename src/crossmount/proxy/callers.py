@@ -11,7 +11,7 @@ import httpx
 from crossmount.index.protocol import MountIndex
 from crossmount.mount import Mounter
 from crossmount.oci import Repository
-from crossmount.proxy.upstream import SharedTransport
+from crossmount.proxy.upstream import Authorize, SharedTransport, Vain
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.registry.credentials import CredentialSource
 from crossmount.registry.scope import Scope, covers
@@ -41,23 +41,31 @@ class Caller:
         authorization: what upstream is sent for this request.
         agent: acts for the caller; None if all the proxy can do is to pass on.
         scopes: what the token in use allows; None if rights don't come in scopes, and only the registry knows.
-        authorize: gives what upstream is sent, where the proxy has credentials of its own.
+        authorize: gives what upstream is sent, where the proxy has credentials of its own; see `Authorize`.
     """
 
     key: str
     authorization: str | None = field(default=None, repr=False)
     agent: Agent | None = None
     scopes: tuple[Scope, ...] | None = None
-    authorize: Callable[[Repository | None, str], Awaitable[str | None]] | None = field(default=None, repr=False)
+    authorize: Callable[[Repository | None, str, Vain | None], Awaitable[str | None]] | None = field(
+        default=None, repr=False
+    )
 
     @property
     def nameless(self) -> bool:
         """Whether the request carries nothing that says who sends it."""
         return self.authorization is None and self.authorize is None
 
-    async def authorization_for(self, repository: Repository | None, method: str) -> str | None:
-        """Return what upstream is sent for a request on a repository, or on the registry as such."""
-        return self.authorization if self.authorize is None else await self.authorize(repository, method)
+    def authorizes(self, repository: Repository | None, method: str) -> Authorize:
+        """Return what gives the authorization of a request on a repository, or on the registry as such."""
+
+        async def authorize(vain: Vain | None) -> str | None:
+            if self.authorize is not None:
+                return await self.authorize(repository, method, vain)
+            return self.authorization if vain is None else None
+
+        return authorize
 
     def may_push(self, name: str) -> bool:
         """Tell whether a write to a repository may be tried in the caller's name.

@@ -64,7 +64,7 @@ async def _ask_who(core: Core, exchange: Exchange, route: SessionAt) -> None:
         RefusedError: the registry wants callers to have a name.
     """
     target = core.upstream.target(b"/v2/", b"")
-    async with core.upstream.ask("GET", target, headers=[], authorization=None) as response:
+    async with core.upstream.ask("GET", target, headers=[]) as response:
         if response.status_code != 401:
             return
         exchange.scopes = (push(core.repository(route.name)),)
@@ -254,7 +254,7 @@ async def _pass_on(
         exchange.method,
         Target(url),
         headers=headers,
-        authorization=await caller.authorization_for(core.repository(session.name), "PUT"),
+        authorize=caller.authorizes(core.repository(session.name), "PUT"),
         body=body,
     ) as response:
         done = exchange.method in {"PUT", "DELETE"} and response.is_success
