@@ -17,6 +17,7 @@ from crossmount.testing import BasicAuth, Grant, ScriptedRegistry, TokenAuth
 from crossmount.testing.auth import ANYTHING, READ
 from crossmount.testing.options import RegistryOptions
 from support.proxies import QUICK, ProxyUnderTest, begin_upload, error_code, proxy_before
+from support.scripted import manifest_of
 
 DATA = b"private layer" * 100
 DIGEST = Digest.of(DATA)
@@ -283,6 +284,48 @@ async def test_service_mode_lends_the_proxys_rights_to_those_let_in(
             assert "www-authenticate" not in denied.headers
             assert (await proxy.client.get("/_crossmount/token")).status_code == 404
         assert registry.mounts(DIGEST) == 1
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+async def test_service_mode_renews_a_token_that_the_registry_takes_no_more(tmp_path: Path, uses: int) -> None:
+    """Revoked before its time: what can be sent again is, once, and the client never hears of it."""
+    auth = TokenAuth(users=USERS, grants=GRANTS, uses=uses)
+    async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry:
+        digest = registry.put_blob("bob/app", DATA)
+        client = ClientOptions(authfile=_authfile(tmp_path, registry.url, "bob"), retry=QUICK)
+        async with proxy_before(registry.url, auth="service", options=client, spool=tmp_path / "s") as proxy:
+            manifest = manifest_of([digest])
+            kind = {"Content-Type": "application/vnd.oci.image.manifest.v1+json"}
+            for _ in range(5):
+                assert (await proxy.client.head(f"/v2/bob/app/blobs/{digest}")).status_code == 200
+                assert (await proxy.client.get(f"/v2/bob/app/blobs/{digest}")).content == DATA
+                put = await proxy.client.put("/v2/bob/app/manifests/t", content=manifest, headers=kind)
+                assert put.status_code == 201
+                location = await begin_upload(proxy, "bob/app")
+                done = await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)
+                assert done.status_code == 201
+
+
+async def test_a_token_that_was_refused_with_a_body_is_not_used_again(tmp_path: Path) -> None:
+    """A body that went by cannot be sent again; the client's next request has a new token all the same."""
+    auth = TokenAuth(users=USERS, grants=GRANTS, uses=1)
+    async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry:
+        client = ClientOptions(authfile=_authfile(tmp_path, registry.url, "bob"), retry=QUICK)
+        async with proxy_before(registry.url, auth="service", options=client) as proxy:
+            location = await begin_upload(proxy, "bob/app")
+            refused = await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)
+            assert refused.status_code == 401
+            again = await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)
+            assert again.status_code == 201
+
+
+async def test_rights_that_are_not_there_are_asked_for_once(tmp_path: Path) -> None:
+    """A registry that says 401 to what the proxy may not do is not asked without end."""
+    async with ScriptedRegistry(TOKENS) as registry:
+        client = ClientOptions(authfile=_authfile(tmp_path, registry.url, "eve"), retry=QUICK)
+        async with proxy_before(registry.url, auth="service", options=client) as proxy:
+            assert (await proxy.client.get("/v2/ann/x/manifests/t")).status_code == 401
+            assert len(registry.matching(path="/v2/ann/x/*")) <= 2
 
 
 async def test_service_mode_without_callers_is_for_loopback_alone() -> None:

@@ -8,7 +8,7 @@ from crossmount.oci import Digest
 from crossmount.proxy.callers import Caller
 from crossmount.proxy.core import Core, outgoing
 from crossmount.proxy.exchange import Exchange
-from crossmount.proxy.headers import Pairs, sent_on
+from crossmount.proxy.headers import Pairs, sent_with_bytes
 from crossmount.proxy.mounting import Placed
 from crossmount.proxy.refused import RefusedError
 from crossmount.proxy.routes import UploadsOf
@@ -17,6 +17,7 @@ from crossmount.proxy.upstream import Outgoing, read_bounded
 from crossmount.registry import UploadSession
 from crossmount.registry.location import resolve
 
+_IGNORED_MAX = 64 * 1024
 _OWN_SESSION = frozenset({b"location", b"docker-upload-uuid", b"range", b"content-length"})
 
 
@@ -32,6 +33,7 @@ class HeldBack:
 
 async def begin(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller) -> None:
     """Answer the request that begins an upload or a mount."""
+    core.sessions.check_room(caller.key)
     if route.mount is not None:
         await _mount(core, exchange, route, route.mount, caller)
         return
@@ -77,11 +79,10 @@ async def _mount(core: Core, exchange: Exchange, route: UploadsOf, digest: Diges
 
 
 async def _open(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller) -> None:
-    core.sessions.check_room(caller.key)
     body = None if route.digest is None else outgoing(exchange)
     if route.digest is None:
-        await exchange.read(core.manifest_limit)  # some clients send `{}`, nobody means anything by it
-    kept = await _ask(core, exchange, route, caller, exchange.query.decode("ascii"), body)
+        await exchange.read(_IGNORED_MAX)  # some clients send `{}`, nobody means anything by it
+    kept = await _ask(core, exchange, route, caller, route.query(), body)
     if kept.status == 201 and route.digest is not None:
         core.learner.arrived(core.repository(route.name), route.digest, exchange.received)
         core.metrics.blob("uploaded", exchange.received)
@@ -98,8 +99,8 @@ async def _ask(
     async with core.upstream.ask(
         "POST",
         target,
-        headers=sent_on(exchange.headers),
-        authorization=await caller.authorization_for(core.repository(route.name), "POST"),
+        headers=sent_with_bytes(exchange.headers),
+        authorize=caller.authorizes(core.repository(route.name), "POST"),
         body=body,
     ) as response:
         content = await read_bounded(response)

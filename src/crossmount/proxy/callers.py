@@ -1,9 +1,9 @@
 """Who asks, and what the proxy may do for them: a caller, and the client that acts with that caller's rights."""
 
 import asyncio
+import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import httpx
@@ -11,7 +11,7 @@ import httpx
 from crossmount.index.protocol import MountIndex
 from crossmount.mount import Mounter
 from crossmount.oci import Repository
-from crossmount.proxy.upstream import SharedTransport
+from crossmount.proxy.upstream import Authorize, SharedTransport, Vain
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.registry.credentials import CredentialSource
 from crossmount.registry.scope import Scope, covers
@@ -20,26 +20,12 @@ AGENTS_MAX = 512
 _SHOWN = 12
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Agent:
-    """Acts at the registry with one caller's rights.
-
-    Attributes:
-        users: requests that are using it.
-    """
+    """Acts at the registry with one caller's rights."""
 
     client: RegistryClient
     mounter: Mounter
-    users: int = 0
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep it from making way until the block ends."""
-        self.users += 1
-        try:
-            yield
-        finally:
-            self.users -= 1
 
     async def aclose(self) -> None:
         """Let it end."""
@@ -57,7 +43,7 @@ class Caller:
         authorization: what upstream is sent for this request.
         agent: acts for the caller; None if all the proxy can do is to pass on.
         scopes: what the token in use allows; None if rights don't come in scopes, and only the registry knows.
-        authorize: gives what upstream is sent, where the proxy has credentials of its own.
+        authorize: gives what upstream is sent, where the proxy has credentials of its own; see `Authorize`.
     """
 
     key: str
@@ -65,7 +51,9 @@ class Caller:
     agent: Agent | None = None
     scopes: tuple[Scope, ...] | None = None
     name: str = ""
-    authorize: Callable[[Repository | None, str], Awaitable[str | None]] | None = field(default=None, repr=False)
+    authorize: Callable[[Repository | None, str, Vain | None], Awaitable[str | None]] | None = field(
+        default=None, repr=False
+    )
 
     @property
     def shown(self) -> str:
@@ -77,9 +65,15 @@ class Caller:
         """Whether the request carries nothing that says who sends it."""
         return self.authorization is None and self.authorize is None
 
-    async def authorization_for(self, repository: Repository | None, method: str) -> str | None:
-        """Return what upstream is sent for a request on a repository, or on the registry as such."""
-        return self.authorization if self.authorize is None else await self.authorize(repository, method)
+    def authorizes(self, repository: Repository | None, method: str) -> Authorize:
+        """Return what gives the authorization of a request on a repository, or on the registry as such."""
+
+        async def authorize(vain: Vain | None) -> str | None:
+            if self.authorize is not None:
+                return await self.authorize(repository, method, vain)
+            return self.authorization if vain is None else None
+
+        return authorize
 
     def may_push(self, name: str) -> bool:
         """Tell whether a write to a repository may be tried in the caller's name.
@@ -95,6 +89,8 @@ class Caller:
 
 class Agents:
     """The agents of the callers of late; those that were not used for longest make way.
+
+    One that makes way still serves the requests that have it, and ends with them: it owns no connections.
 
     Args:
         registry: the registry that all of them act at.
@@ -119,7 +115,7 @@ class Agents:
         self._transport = SharedTransport(connections)
         self._limit = limit
         self._agents: OrderedDict[str, Agent] = OrderedDict()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._alive: weakref.WeakSet[Agent] = weakref.WeakSet()
 
     def of(self, key: str, credentials: Callable[[], CredentialSource]) -> Agent:
         """Return the agent of the caller with this key."""
@@ -129,19 +125,13 @@ class Agents:
                 self._registry, options=self._options, credentials=credentials(), transport=self._transport
             )
             agent = self._agents[key] = Agent(client, Mounter(client, self._index))
-            self._make_room()
+            self._alive.add(agent)
+            if len(self._agents) > self._limit:
+                self._agents.popitem(last=False)
         self._agents.move_to_end(key)
         return agent
 
     async def aclose(self) -> None:
         """Let all of them end."""
-        agents = list(self._agents.values())
+        await asyncio.gather(*(agent.aclose() for agent in list(self._alive)))
         self._agents.clear()
-        await asyncio.gather(*(agent.aclose() for agent in agents), *self._ending)
-
-    def _make_room(self) -> None:
-        idle = [key for key, agent in self._agents.items() if not agent.users]
-        for key in idle[: max(0, len(self._agents) - self._limit)]:
-            task = asyncio.create_task(self._agents.pop(key).aclose())
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)

@@ -82,6 +82,17 @@ def sent_on(headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
     ]
 
 
+def sent_with_bytes(headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
+    """Return the same for a request whose body is a blob, or nothing.
+
+    Its type is the blob's, whatever the client says: distribution reads parameters out of a body that is a form.
+    """
+    return [
+        *(pair for pair in sent_on(headers) if pair[0] != b"content-type"),
+        (b"content-type", b"application/octet-stream"),
+    ]
+
+
 def sent_back(headers: httpx.Headers, *, upstream: Origin, asked: httpx.URL) -> Pairs:
     """Return what of an answer's headers the client is sent, with Location and Link turned to the proxy.
 

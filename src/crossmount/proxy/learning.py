@@ -94,7 +94,7 @@ class Learner:
     async def _size_up(self, agent: Agent | None, digest: Digest, holders: Sequence[Repository]) -> None:
         size = None
         if agent is not None:
-            with agent.in_use(), contextlib.suppress(CrossmountError):  # it is only counted without its size
+            with contextlib.suppress(CrossmountError):  # it is only counted without its size
                 size = await agent.client.head_blob(holders[0], digest)
         known = None if size in {None, SIZE_UNKNOWN} else size
         self._metrics.blob("mounted", known)
@@ -129,15 +129,14 @@ class Learner:
         """Read an index's children with the caller's rights; what can't be read is not learnt."""
         left, level = _CHILDREN_MAX, [top]
         try:
-            with agent.in_use():
-                for _ in range(INDEX_DEPTH_MAX):
-                    children = [child for manifest in level for child in manifest.children][:left]
-                    left -= len(children)
-                    level = [
-                        await agent.client.get_manifest(Reference(repository, digest=child.digest))
-                        for child in children
-                    ]
-                    for manifest in level:
-                        self.accepted(None, repository, manifest)
+            for _ in range(INDEX_DEPTH_MAX):
+                children = [child for manifest in level for child in manifest.children][:left]
+                left -= len(children)
+                level = [
+                    await agent.client.get_manifest(Reference(repository, digest=child.digest))
+                    for child in children
+                ]
+                for manifest in level:
+                    self.accepted(None, repository, manifest)
         except CrossmountError as error:
             _log.info("the children of %s were not all read: %s", repository, error)

@@ -62,8 +62,8 @@ class Placed:
 
     @property
     def refused(self) -> bool:
-        """Whether the blob was not mounted and may not be uploaded either."""
-        return self.result is not None and self.result.status is MountStatus.MOUNT_REQUIRED
+        """Whether the blob was not mounted, for whatever reason, and may not be uploaded either."""
+        return not self.mounted and self.knowledge.of(self.digest).must_mount
 
     @property
     def after_manifest(self) -> bool:
@@ -115,9 +115,10 @@ class Mounting:
         """Try to mount a blob from where the index knows it, with the caller's rights.
 
         Whoever asks for the same at the same time shares the try. Sources named in `without` were tried already.
+        For a caller that the proxy can't act for nothing is tried.
         """
         if not caller.may_push(dest.name) or caller.agent is None:
-            return Placed(digest=digest, dest=dest)
+            return Placed(digest=digest, dest=dest, knowledge=await self._look_up(dest, digest))
         key, agent = (caller.key, dest.name, digest), caller.agent
         task = self._flights.get(key)
         if task is None:
@@ -143,13 +144,16 @@ class Mounting:
     async def _look_up_and_mount(
         self, agent: Agent, dest: Repository, digest: Digest, without: frozenset[str]
     ) -> Placed:
+        return await self._mount(agent, dest, digest, await self._look_up(dest, digest), without=without)
+
+    async def _look_up(self, dest: Repository, digest: Digest) -> Knowledge:
         async with self._asking:
             begun, unserved = self._clock(), self._index.unserved
             knowledge = await self._index.look_up([digest], dest)
             if self._index.unserved == unserved:
                 self._metrics.index_seconds.observe(self._clock() - begun)
         self._learner.note_traits(knowledge.traits)
-        return await self._mount(agent, dest, digest, knowledge, without=without)
+        return knowledge
 
     async def _mount(
         self,
@@ -163,8 +167,7 @@ class Mounting:
     ) -> Placed:
         result = None
         try:
-            with agent.in_use():
-                result = await self._attempt(agent, dest, digest, self._limited(knowledge), without, fresh=fresh)
+            result = await self._attempt(agent, dest, digest, self._limited(knowledge), without, fresh=fresh)
         except CrossmountError as error:
             self._metrics.failed("mount", error)
         return Placed(digest=digest, dest=dest, result=result, knowledge=knowledge)

@@ -43,7 +43,7 @@ async def _readiness(core: Core, *, draining: bool) -> tuple[int, bytes]:
     try:
         async with (
             asyncio.timeout(_READY_SECONDS),
-            core.upstream.ask("GET", target, headers=[], authorization=None) as response,
+            core.upstream.ask("GET", target, headers=[]) as response,
         ):
             ready = response.status_code in {200, 401}
     except (CrossmountError, TimeoutError):

@@ -1,6 +1,5 @@
 """Requests that are passed on, and what is learnt or mounted on the way: blobs, manifests, everything else."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from crossmount.errors import InvalidManifestError
@@ -23,9 +22,7 @@ async def pass_on(
         exchange.method,
         core.upstream.target(exchange.raw_path, exchange.query),
         headers=sent_on(exchange.headers),
-        authorization=await caller.authorization_for(
-            None if name is None else core.repository(name), exchange.method
-        ),
+        authorize=caller.authorizes(None if name is None else core.repository(name), exchange.method),
         body=held or outgoing(exchange),
     ) as response:
         await core.upstream.give_back(exchange, response)
@@ -68,7 +65,7 @@ async def _ask_head(core: Core, exchange: Exchange, dest: Repository, caller: Ca
         "HEAD",
         core.upstream.target(exchange.raw_path, exchange.query),
         headers=sent_on(exchange.headers),
-        authorization=await caller.authorization_for(dest, "HEAD"),
+        authorize=caller.authorizes(dest, "HEAD"),
     ) as response:
         length = response.headers.get("content-length", "")
         size = int(length) if length.isdecimal() else None
@@ -78,11 +75,7 @@ async def _ask_head(core: Core, exchange: Exchange, dest: Repository, caller: Ca
 async def put_manifest(core: Core, exchange: Exchange, route: ManifestAt, caller: Caller) -> None:
     """Send a manifest on, and learn from it if it is accepted."""
     content = await exchange.read(core.manifest_limit)
-
-    async def stream() -> AsyncIterator[bytes]:
-        yield content
-
-    status = await pass_on(core, exchange, route, caller, held=Outgoing(stream(), len(content)))
+    status = await pass_on(core, exchange, route, caller, held=Outgoing(content, len(content)))
     if status in {200, 201, 202}:
         kind = (exchange.header(b"content-type") or "").partition(";")[0].strip() or None
         try:

@@ -20,7 +20,7 @@ OWN = "/_crossmount/"
 _TARGET_MAX = 8 * 1024
 _PARAMETERS_MAX = 64
 _PLAIN_PATH = re.compile(rb"/[A-Za-z0-9._~:@+=,!*'()$&/-]*")
-_QUERY = re.compile(rb"[\x21-\x7e]*")
+_QUERY = re.compile(rb"[\x21-\x3a\x3c-\x7e]*")  # no semicolon, which to some separates parameters
 _COLON = re.compile(rb"%3[Aa]")
 _SINGLE = frozenset({"mount", "from", "digest", "n", "last", "artifactType"})
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -18,6 +18,7 @@ from crossmount.proxy.callers import Agent, Caller
 from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.headers import Pairs
 from crossmount.proxy.refused import RefusedError
+from crossmount.proxy.upstream import Vain
 from crossmount.registry.scope import NOTHING, Wanted, delete, pull, push
 
 _CHALLENGE = (b"www-authenticate", b'Basic realm="crossmount"')
@@ -152,11 +153,14 @@ class ServiceDoor:
             self._verified[mark] = user
         return right
 
-    async def _authorize(self, repository: Repository | None, method: str) -> str | None:
+    async def _authorize(self, repository: Repository | None, method: str, vain: Vain | None) -> str | None:
         if not self._greeted:
             await self._agent.client.ping()
             self._greeted = True
-        return await self._agent.client.authorization(repository, _wanted(repository, method))
+        client, wanted = self._agent.client, _wanted(repository, method)
+        if vain is None:
+            return await client.authorization(repository, wanted)
+        return await client.reauthorization(repository, wanted, vain.authorization, vain.challenges)
 
 
 def _wanted(repository: Repository | None, method: str) -> Wanted:

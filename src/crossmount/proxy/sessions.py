@@ -37,7 +37,7 @@ class Session:
         owner: whose it is.
         name: the repository.
         location: the registry's session, an absolute URL.
-        agent: acts for the owner; it is kept while the session lasts.
+        agent: acts for the owner.
         spool: what came so far, while the decision is put off; None once bytes go straight to the registry.
         relayed: bytes that went straight to the registry.
         touched: when it was last used, in the clock's seconds.
@@ -110,8 +110,6 @@ class Sessions:
     ) -> Session:
         """Begin a session."""
         session = Session(self._make_key(), owner, name, location, agent, spool, touched=self._clock())
-        if agent is not None:
-            agent.users += 1
         self._open[session.key] = session
         self._note_push(session)
         return session
@@ -145,8 +143,7 @@ class Sessions:
 
     def remove(self, session: Session) -> None:
         """Forget a session; its spool is the caller's to close."""
-        if self._open.pop(session.key, None) is not None and session.agent is not None:
-            session.agent.users -= 1
+        self._open.pop(session.key, None)
 
     def expired(self) -> list[Session]:
         """Return the sessions that were left alone for too long."""

@@ -89,15 +89,14 @@ class Turns:
         agent, dest, digest = caller.agent, placed.dest, placed.digest
         if self._hold <= 0 or agent is None or not caller.may_push(dest.name) or not _could_mount(placed):
             return None
-        with agent.in_use():
-            uploader = await self._fleet.uploader(digest, dest.registry)
-            if uploader is None or not await _may_read(agent, dest, uploader, digest):
-                return None
-            mount = await self._kept.unless_kept(
-                dest,
-                lambda: self._fleet.watch(digest, dest, seconds=self._hold, useless=placed.tried),
-            )
-            return None if mount is None else await self._mount(caller, agent, placed, mount, mount.waited)
+        uploader = await self._fleet.uploader(digest, dest.registry)
+        if uploader is None or not await _may_read(agent, dest, uploader, digest):
+            return None
+        mount = await self._kept.unless_kept(
+            dest,
+            lambda: self._fleet.watch(digest, dest, seconds=self._hold, useless=placed.tried),
+        )
+        return None if mount is None else await self._mount(caller, agent, placed, mount, mount.waited)
 
     async def bring(
         self,

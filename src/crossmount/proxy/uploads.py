@@ -11,11 +11,11 @@ import httpx
 from crossmount.errors import RegistryRefusedError
 from crossmount.oci import Descriptor, Digest
 from crossmount.proxy import ranges
-from crossmount.proxy.begin import answer_created, refuse_required
+from crossmount.proxy.begin import answer_created, answer_mounted, refuse_required
 from crossmount.proxy.callers import Caller
 from crossmount.proxy.core import Core, outgoing
 from crossmount.proxy.exchange import Exchange
-from crossmount.proxy.headers import Pairs, sent_on
+from crossmount.proxy.headers import Pairs, sent_with_bytes
 from crossmount.proxy.mounting import Placed
 from crossmount.proxy.refused import RefusedError, digest_invalid, upload_invalid
 from crossmount.proxy.routes import SessionAt
@@ -37,8 +37,12 @@ async def go_on(core: Core, exchange: Exchange, route: SessionAt, caller: Caller
         await _ask_who(core, exchange, route)
     async with core.sessions.use(route.session, caller.key, route.name) as session:
         if session.spool is None:
-            await _pass_on(core, exchange, route, caller, session, outgoing(exchange))
+            if not await _is_settled(core, exchange, route, caller, session):
+                await _pass_on(core, exchange, route, caller, session, outgoing(exchange))
             return
+        if not caller.may_push(route.name):
+            await _ask_who(core, exchange, route)
+            raise RefusedError(403, "DENIED", "an upload goes on with the right to push")
         match exchange.method:
             case "GET":
                 await exchange.answer(204, _progress(session, session.spool.size))
@@ -60,7 +64,7 @@ async def _ask_who(core: Core, exchange: Exchange, route: SessionAt) -> None:
         RefusedError: the registry wants callers to have a name.
     """
     target = core.upstream.target(b"/v2/", b"")
-    async with core.upstream.ask("GET", target, headers=[], authorization=None) as response:
+    async with core.upstream.ask("GET", target, headers=[]) as response:
         if response.status_code != 401:
             return
         exchange.scopes = (push(core.repository(route.name)),)
@@ -69,15 +73,35 @@ async def _ask_who(core: Core, exchange: Exchange, route: SessionAt) -> None:
     raise RefusedError(401, "UNAUTHORIZED", "this upload is somebody's: say who you are", headers=challenges)
 
 
+async def _is_settled(core: Core, exchange: Exchange, route: SessionAt, caller: Caller, session: Session) -> bool:
+    """Settle the last request of an upload that may not be completed: mount what may only be mounted.
+
+    Returns:
+        Whether it is answered.
+
+    Raises:
+        RefusedError: it is flagged must-mount, and was not mounted.
+    """
+    if exchange.method != "PUT" or route.digest is None or not await core.index.must_mount(route.digest):
+        return False
+    placed = await core.mounting.place(caller, core.repository(route.name), route.digest)
+    if placed.mounted or placed.refused:
+        await forget(core, session)
+    refuse_required(placed)
+    if placed.mounted:
+        async for _ in exchange.body():
+            pass
+        await answer_mounted(core, exchange, placed)
+    return placed.mounted
+
+
 async def forget(core: Core, session: Session, *, cancel: bool = True) -> None:
     """Let a session go; with `cancel` the registry's too (best effort)."""
-    try:
-        if session.spool is not None:
-            await session.spool.aclose()
-        if cancel and session.agent is not None:
-            await session.agent.client.cancel_upload(_registrys(core, session))
-    finally:
-        core.sessions.remove(session)
+    core.sessions.remove(session)
+    if session.spool is not None:
+        await session.spool.aclose()
+    if cancel and session.agent is not None:
+        await session.agent.client.cancel_upload(_registrys(core, session))
 
 
 def _registrys(core: Core, session: Session) -> UploadSession:
@@ -119,8 +143,11 @@ async def _fill(exchange: Exchange, spool: Spool) -> bool:
     What came before a client hung up is kept: it may ask for the offset and go on.
     """
     try:
-        async for data in exchange.body():
-            await spool.append(data)
+        try:
+            async for data in exchange.body():
+                await spool.append(data)
+        finally:  # between two requests nothing of an upload stays in memory
+            await spool.flush()
     except SpoolFullError:
         return False
     return True
@@ -134,14 +161,9 @@ async def _complete(
     if digest is None:
         raise digest_invalid("name the digest that completes the upload: ?digest=")
     _check_place(exchange, session, spool)
-    try:
-        filled = await _fill(exchange, spool)
-        if filled:
-            await spool.flush()
-    except SpoolFullError:
-        filled = False
-    if not filled:
-        await _unspool(core, exchange, route, caller, session, spool)
+    if not await _fill(exchange, spool):
+        if not await _is_settled(core, exchange, route, caller, session):
+            await _unspool(core, exchange, route, caller, session, spool)
         return
     if not await spool.matches(digest):
         await forget(core, session)
@@ -180,8 +202,7 @@ async def _bring(core: Core, caller: Caller, session: Session, blob: SpooledBlob
         await agent.client.upload_blob(_registrys(core, session), blob)
 
     try:
-        with agent.in_use():
-            return await core.turns.bring(caller, agent, blob.descriptor, placed, upload=upload)
+        return await core.turns.bring(caller, agent, blob.descriptor, placed, upload=upload)
     except BaseException as error:
         await forget(core, session, cancel=False)
         if isinstance(error, RegistryRefusedError):
@@ -227,14 +248,14 @@ async def _pass_on(
     With `whole` the body is everything from the first byte on, whatever range the client named.
     """
     url = httpx.URL(session.location)
-    if exchange.query:
-        url = with_query(url, exchange.query.decode("ascii"))
-    headers = [pair for pair in sent_on(exchange.headers) if not whole or pair[0] != b"content-range"]
+    if route.digest is not None:
+        url = with_query(url, f"digest={route.digest}")
+    headers = [pair for pair in sent_with_bytes(exchange.headers) if not whole or pair[0] != b"content-range"]
     async with core.upstream.ask(
         exchange.method,
         Target(url),
         headers=headers,
-        authorization=await caller.authorization_for(core.repository(session.name), "PUT"),
+        authorize=caller.authorizes(core.repository(session.name), "PUT"),
         body=body,
     ) as response:
         done = exchange.method in {"PUT", "DELETE"} and response.is_success

@@ -1,9 +1,9 @@
 """The one registry behind the proxy: requests streamed to it, answers streamed back, nothing decoded."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -36,11 +36,29 @@ class Outgoing:
     """A request's body.
 
     Attributes:
+        content: the bytes themselves, which can be sent again; or as they come, once.
         size: bytes, or None to send it in chunks.
     """
 
-    stream: AsyncIterator[bytes]
+    content: AsyncIterator[bytes] | bytes
     size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Vain:
+    """What did not authorise a request.
+
+    Attributes:
+        authorization: what was sent.
+        challenges: what the registry asked for instead.
+    """
+
+    authorization: str | None = field(repr=False)
+    challenges: tuple[str, ...]
+
+
+Authorize = Callable[[Vain | None], Awaitable[str | None]]
+"""Gives what a request is sent with; after that was in vain something better, or None if there is nothing."""
 
 
 class Upstream:
@@ -82,33 +100,28 @@ class Upstream:
         target: Target,
         *,
         headers: Pairs,
-        authorization: str | None,
+        authorize: Authorize | None = None,
         body: Outgoing | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """Send a request and give the answer, its body still to be read.
 
-        Authorization is sent to the registry's own origin alone.
+        Authorization is sent to the registry's own origin alone. After a 401 a request whose body is still at hand
+        is sent once more, if there is something better to send it with.
 
         Raises:
             RegistryUnreachableError: no answer, or one that ends early.
             InvalidAnswerError: an answer that is not HTTP, or has a status that HTTP has not.
         """
-        pairs = list(headers)
-        if authorization is not None and Origin.of(target.url) == self.origin:
-            pairs.append((b"authorization", authorization.encode("latin-1")))
-        stream: AsyncIterator[bytes] | None = None
-        if body is not None:
-            if body.size is not None:
-                pairs.append((b"content-length", str(body.size).encode()))
-            stream = body.stream if body.size != 0 else None
-        extensions = {} if target.raw is None else {"target": target.raw}
+        ours = authorize if Origin.of(target.url) == self.origin else None
         with translated(method, target.url), unlogged():
-            request = httpx.Request(method, target.url, headers=pairs, content=stream, extensions=extensions)
-            begun = self._clock()
-            response = await self._client.send(request, stream=True, follow_redirects=False)
-            if stream is None:
-                self._seconds(self._clock() - begun)
+            used = None if ours is None else await ours(None)
+            response = await self._send(method, target, headers, used, body)
             try:
+                if response.status_code == 401 and ours is not None:
+                    better = await ours(Vain(used, tuple(response.headers.get_list("www-authenticate"))))
+                    if better is not None and (body is None or body.size == 0 or isinstance(body.content, bytes)):
+                        await response.aclose()
+                        response = await self._send(method, target, headers, better, body)
                 if response.status_code not in _STATUSES:
                     where = f"{method} {shown(target.url)}"
                     raise InvalidAnswerError(f"{where}: no answer has the status {response.status_code}")
@@ -117,6 +130,25 @@ class Upstream:
                 yield response
             finally:
                 await response.aclose()
+
+    async def _send(
+        self, method: str, target: Target, headers: Pairs, authorization: str | None, body: Outgoing | None
+    ) -> httpx.Response:
+        pairs = list(headers)
+        if authorization is not None:
+            pairs.append((b"authorization", authorization.encode("latin-1")))
+        content: AsyncIterator[bytes] | bytes | None = None
+        if body is not None:
+            if body.size is not None:
+                pairs.append((b"content-length", str(body.size).encode()))
+            content = body.content if body.size != 0 else None
+        extensions = {} if target.raw is None else {"target": target.raw}
+        request = httpx.Request(method, target.url, headers=pairs, content=content, extensions=extensions)
+        begun = self._clock()
+        response = await self._client.send(request, stream=True, follow_redirects=False)
+        if content is None:
+            self._seconds(self._clock() - begun)
+        return response
 
     async def give_back(
         self, exchange: Exchange, response: httpx.Response, *, headers: Pairs | None = None

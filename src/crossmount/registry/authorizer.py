@@ -146,7 +146,8 @@ class Authorizer:
         if used.token is not None:
             if challenge.error == "insufficient_scope" and used.token.serves(wanted):
                 return None  # it was asked for all that, and a new one would allow no more
-            self._tokens.drop((challenge, credential), used.token.value)
+            revoked = challenge.error != "insufficient_scope"  # hardly this one alone
+            self._tokens.drop((challenge, credential), used.token.value, with_older=revoked)
         return await self._with_token(challenge, wanted, credential)
 
     async def _other_password(self, name: str, used: Pass) -> Pass | None:

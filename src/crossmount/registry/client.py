@@ -132,6 +132,27 @@ class RegistryClient:
         admission = await self._sender.authorizer.admit("" if repository is None else repository.name, wanted)
         return admission.header
 
+    async def reauthorization(
+        self, repository: Repository | None, wanted: Wanted, refused: str | None, challenges: Collection[str]
+    ) -> str | None:
+        """Return the Authorization header to try after a 401.
+
+        Args:
+            repository: which repository the request is about; None for the registry as such.
+            wanted: what it wants to be allowed.
+            refused: what it was sent with in vain; a token among it is not used again.
+            challenges: the answer's WWW-Authenticate headers.
+
+        Returns:
+            The header's value; None if there is nothing better than what was sent.
+        """
+        authorizer, name = self._sender.authorizer, "" if repository is None else repository.name
+        used = await authorizer.admit(name, wanted)
+        if used.header != refused:
+            return used.header  # renewed meanwhile
+        better = await authorizer.readmit(name, wanted, used, challenges)
+        return None if better is None else better.header
+
     async def head_blob(self, repository: Repository, digest: Digest) -> int | None:
         """Ask whether a repository holds a blob.
 

@@ -58,10 +58,12 @@ class TokenCache:
                 return token
         return token
 
-    def drop(self, owner: Hashable, value: str) -> None:
-        """Forget a token that was not accepted."""
+    def drop(self, owner: Hashable, value: str, *, with_older: bool = False) -> None:
+        """Forget a token that was not accepted; `with_older`, those that were given before it too."""
         held = self._held.get(owner, [])
-        self._held[owner] = [entry for entry in held if entry.token.value != value]
+        place = next((at for at, entry in enumerate(held) if entry.token.value == value), None)
+        if place is not None:
+            self._held[owner] = held[place + 1 :] if with_older else held[:place] + held[place + 1 :]
 
     async def aclose(self) -> None:
         """Give up what is under way."""
