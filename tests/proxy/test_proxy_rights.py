@@ -314,17 +314,17 @@ async def test_a_token_that_was_refused_with_a_body_is_not_used_again(tmp_path: 
         async with proxy_before(registry.url, auth="service", options=client) as proxy:
             location = await begin_upload(proxy, "bob/app")
             refused = await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)
-            assert refused.status_code == 401
+            assert refused.status_code == 403
             again = await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)
             assert again.status_code == 201
 
 
 async def test_rights_that_are_not_there_are_asked_for_once(tmp_path: Path) -> None:
-    """A registry that says 401 to what the proxy may not do is not asked without end."""
+    """A registry that says 401 to what the proxy may not do is not asked without end; the caller is told 403."""
     async with ScriptedRegistry(TOKENS) as registry:
         client = ClientOptions(authfile=_authfile(tmp_path, registry.url, "eve"), retry=QUICK)
         async with proxy_before(registry.url, auth="service", options=client) as proxy:
-            assert (await proxy.client.get("/v2/ann/x/manifests/t")).status_code == 401
+            assert (await proxy.client.get("/v2/ann/x/manifests/t")).status_code == 403
             assert len(registry.matching(path="/v2/ann/x/*")) <= 2
 
 

@@ -1,5 +1,7 @@
 """What a proxy cannot be started with: each is said in one line before anything listens."""
 
+import asyncio
+import base64
 import json
 import logging
 import socket
@@ -7,17 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from crossmount.errors import InvalidInputError, ListenError
 from crossmount.index import MemoryMountIndex
 from crossmount.oci import Digest
-from crossmount.proxy.server import running
+from crossmount.proxy.server import Running, running, serve
 from crossmount.proxy.settings import ProxySettings
-from crossmount.testing import ScriptedRegistry
+from crossmount.registry import ClientOptions
+from crossmount.testing import BasicAuth, Fault, RegistryOptions, ScriptedRegistry
+from crossmount.testing.faults import html
 from support.certificates import self_signed
-from support.proxies import proxy_before
+from support.proxies import error_code, proxy_before, until
 
 PLAIN = ProxySettings(upstream="http://127.0.0.1:1", port=0)
 
@@ -53,6 +58,43 @@ async def test_settings_that_cannot_be_used(settings: dict[str, Any], words: str
     said = await refusal(**settings)
     assert words in said
     assert "secret" not in said
+
+
+@pytest.mark.parametrize("kind", ["nobody", "no registry"])
+async def test_a_registry_that_does_not_serve_is_named_at_the_start(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever starts the proxy is told why; it serves all the same, and is not ready."""
+    proxies: list[Running] = []
+    async with ScriptedRegistry(faults=[Fault(times=None, action=html(404))]) as registry:
+        upstream = "http://127.0.0.1:1" if kind == "nobody" else registry.url
+        serving = asyncio.create_task(
+            serve(replace(PLAIN, upstream=upstream), MemoryMountIndex(), ready=proxies.append)
+        )
+        await until(lambda: "until the registry serves" in caplog.text)
+        async with httpx.AsyncClient(base_url=proxies[0].url) as client:
+            assert (await client.get("/_crossmount/readyz")).status_code == 503
+            assert (await client.get("/_crossmount/healthz")).status_code == 200
+        proxies[0].stop()
+        await serving
+
+
+async def test_credentials_of_the_proxys_own_that_do_not_work(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """In service mode the caller is not blamed: it is said, counted, logged without the secret, and not ready."""
+    auth = tmp_path / "auth.json"
+    login = base64.b64encode(b"ann:wrong").decode()
+    async with ScriptedRegistry(RegistryOptions(auth=BasicAuth(users={"ann": "pw"}, grants={}))) as registry:
+        auth.write_text(json.dumps({"auths": {registry.address: {"auth": login}}}))
+        async with proxy_before(registry.url, auth="service", options=ClientOptions(authfile=auth)) as proxy:
+            answer = await proxy.client.get("/v2/a/tags/list")
+            assert (answer.status_code, error_code(answer)) == (403, "DENIED")
+            assert (await proxy.client.get("/_crossmount/readyz")).status_code == 503
+            page = (await proxy.client.get("/_crossmount/metrics")).text
+    assert 'failures_total{cause="credentials",where="tags"} 1.0' in page
+    assert "own credentials" in caplog.text
+    assert login not in caplog.text
 
 
 async def test_a_port_in_use() -> None:

@@ -108,6 +108,54 @@ async def test_an_upload_waits_for_another_process(tmp_path: Path, valkey: Serve
         assert (registry.mounts(DIGEST), registry.bytes_received) == (1, 0)
 
 
+async def put_whole(proxy: ProxyUnderTest, name: str) -> httpx.Response:
+    """Upload as containerd does: all bytes with the request that names the digest."""
+    location = await begin_upload(proxy, name)
+    return await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)
+
+
+async def post_whole(proxy: ProxyUnderTest, name: str) -> httpx.Response:
+    """Upload with one request."""
+    return await proxy.client.post(f"/v2/{name}/blobs/uploads/?digest={DIGEST}", content=DATA)
+
+
+@pytest.mark.parametrize("way", [put_whole, post_whole])
+async def test_without_a_spool_a_blob_that_comes_whole_waits_in_its_client(way: Any, valkey: Server) -> None:
+    """Its digest is named before its bytes: one client's are sent on, the others' are not even kept."""
+    slow = Fault(method="PUT|POST", query="*digest=*", delay=0.3)
+    async with ScriptedRegistry(faults=[slow]) as registry, proxy_on(valkey, registry.url) as proxy:
+        answers = await asyncio.gather(*(way(proxy, f"app-{number}") for number in range(4)))
+        assert {answer.status_code for answer in answers} == {201}
+        assert registry.upload_bytes == len(DATA)
+        assert registry.mounts(DIGEST) == 3
+        assert registry.open_sessions == ()
+        assert (await way(proxy, "late")).status_code == 201
+        assert registry.upload_bytes == len(DATA)
+
+
+@pytest.mark.parametrize("way", [put_whole, post_whole])
+async def test_without_a_spool_a_refusal_is_the_registrys_own(way: Any) -> None:
+    """One that is refused hands over, and is told what the registry said."""
+    refusal = Fault(method="PUT|POST", query="*digest=*", action=Reply(status=413, code="SIZE_INVALID"))
+    async with ScriptedRegistry(faults=[refusal]) as registry, proxy_before(registry.url) as proxy:
+        refused = await way(proxy, "app")
+        assert (refused.status_code, error_code(refused)) == (413, "SIZE_INVALID")
+        assert (await way(proxy, "app")).status_code == 201
+        await until(lambda: not proxy.app.core.turns._fleet._heart.held)
+
+
+async def test_a_mount_request_is_held_too(valkey: Server) -> None:
+    """A client that asks to mount from nowhere in particular is told when the layer is there."""
+    async with ScriptedRegistry() as registry, proxy_on(valkey, registry.url) as proxy:
+        async with another_uploads(valkey, proxy, "base") as turn:
+            post = asyncio.create_task(proxy.client.post(f"/v2/app/blobs/uploads/?mount={DIGEST}"))
+            await until(lambda: waiting_on(valkey, proxy) == 1)
+            registry.put_blob("base", DATA)
+            await turn.publish()
+            assert (await post).status_code == 201
+        assert registry.open_sessions == ()
+
+
 async def test_a_lease_ends_with_the_upload(tmp_path: Path, valkey: Server) -> None:
     """What the proxy uploads is known to the whole fleet as soon as the lease is gone."""
     async with ScriptedRegistry() as registry, proxy_on(valkey, registry.url, spool=tmp_path) as proxy:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from crossmount.errors import CrossmountError
+from crossmount.errors import CredentialsError, CrossmountError
 from crossmount.proxy import pages
 from crossmount.proxy.begin import begin
 from crossmount.proxy.callers import Caller
@@ -90,10 +90,14 @@ class App:
         except CrossmountError as error:
             self.core.metrics.failed(kind, error)
             _log.warning("%s %s: %s", exchange.method, kind, error)
-            await self._refuse(exchange, RefusedError(502, "UNAVAILABLE", "the registry gave no usable answer"))
+            await self._refuse(exchange, _in_our_words(error))
         finally:
             self.active -= 1
             self._note(exchange, kind, path, self._clock() - begun)
+
+    async def trouble(self) -> str | None:
+        """Return why the registry does not serve; None if it does."""
+        return await pages.trouble(self.core, self._door)
 
     async def _answer(self, exchange: Exchange, asked: Route) -> None:
         if exchange.method not in _METHODS:
@@ -159,6 +163,13 @@ class App:
                     }
                 ),
             )
+
+
+def _in_our_words(error: CrossmountError) -> RefusedError:
+    """Return what the caller is told of an error between the proxy and the registry."""
+    if isinstance(error, CredentialsError):
+        return RefusedError(403, "DENIED", "the registry does not let this proxy do that with its own credentials")
+    return RefusedError(502, "UNAVAILABLE", "the registry gave no usable answer")
 
 
 def _label(method: str) -> str:

@@ -29,7 +29,6 @@ from crossmount.proxy.settings import ProxySettings
 from crossmount.proxy.spool import SpoolArea
 from crossmount.proxy.tokens import TokenOffice
 from crossmount.proxy.turns import Turns
-from crossmount.proxy.uploads import forget
 from crossmount.proxy.upstream import Upstream
 from crossmount.registry import http
 from crossmount.registry.challenge import Bearer, choose
@@ -84,7 +83,13 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         stack.push_async_callback(turns.aclose)
         core = Core(
             registry=registry,
-            upstream=Upstream(base, client, challenges=door.challenges, seconds=metrics.upstream_seconds.observe),
+            upstream=Upstream(
+                base,
+                client,
+                challenges=door.challenges,
+                seconds=metrics.upstream_seconds.observe,
+                lends=settings.auth == "service",
+            ),
             index=guarded,
             mounting=mounting,
             turns=turns,
@@ -162,7 +167,7 @@ async def _sweep(core: Core) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
         for session in core.sessions.expired():
-            await forget(core, session)
+            await core.forget(session)
         await core.turns.release_quiet(core.sessions.active_in)
 
 
@@ -171,4 +176,4 @@ async def _end(core: Core, sweep: "asyncio.Task[None]") -> None:
     await asyncio.gather(sweep, return_exceptions=True)
     with contextlib.suppress(TimeoutError):  # the registry lets its sessions run out by itself
         async with asyncio.timeout(_END_SECONDS):
-            await asyncio.gather(*(forget(core, session) for session in core.sessions.all()))
+            await asyncio.gather(*(core.forget(session) for session in core.sessions.all()))

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import httpx
 
 from crossmount.oci import Digest
+from crossmount.proxy.answers import answer_brought, refuse_required
 from crossmount.proxy.callers import Caller
 from crossmount.proxy.core import Core, outgoing
 from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.headers import Pairs, sent_with_bytes
-from crossmount.proxy.mounting import Placed
-from crossmount.proxy.refused import RefusedError
 from crossmount.proxy.routes import UploadsOf
 from crossmount.proxy.spool import Spool, SpoolFullError
+from crossmount.proxy.turns import Brought, NotTakenError
 from crossmount.proxy.upstream import Outgoing, read_bounded
 from crossmount.registry import UploadSession
 from crossmount.registry.location import resolve
@@ -38,14 +38,37 @@ async def begin(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller
         await _mount(core, exchange, route, route.mount, caller)
         return
     if route.digest is not None:
-        placed = await core.mounting.place(caller, core.repository(route.name), route.digest)
-        if placed.mounted:
-            async for _ in exchange.body():
-                pass  # the client may not look at the answer before it has sent all
-            await answer_mounted(core, exchange, placed)
-            return
-        refuse_required(placed)
-    await _open(core, exchange, route, caller)
+        await _whole(core, exchange, route, route.digest, caller)
+        return
+    await exchange.read(_IGNORED_MAX)  # some clients send `{}`, nobody means anything by it
+    await _settle(core, exchange, route, caller, await _ask(core, exchange, route, caller, route.query()))
+
+
+async def _whole(core: Core, exchange: Exchange, route: UploadsOf, digest: Digest, caller: Caller) -> None:
+    """A blob that comes whole with this request: mount it, or send it on when it is its turn.
+
+    It waits in the client meanwhile: not a byte of it is read before.
+    """
+    placed = await core.mounting.place(caller, core.repository(route.name), digest)
+    refuse_required(placed)
+    kept: HeldBack | None = None
+
+    async def upload() -> None:
+        nonlocal kept
+        kept = await _ask(core, exchange, route, caller, route.query(), outgoing(exchange))
+        if kept.status != 201:
+            raise NotTakenError
+
+    if placed.mounted:
+        brought = Brought(mounted=placed)
+    else:
+        brought = await core.turns.bring_unread(caller, placed, exchange.content_length, upload=upload)
+    if kept is None:
+        await answer_brought(core, exchange, placed, brought)
+        return
+    if kept.status == 201:
+        core.metrics.blob("uploaded", exchange.received)
+    await _settle(core, exchange, route, caller, kept)
 
 
 async def _mount(core: Core, exchange: Exchange, route: UploadsOf, digest: Digest, caller: Caller) -> None:
@@ -66,26 +89,17 @@ async def _mount(core: Core, exchange: Exchange, route: UploadsOf, digest: Diges
             return
     tried = () if route.source is None else (route.source,)
     placed = await core.mounting.place(caller, dest, digest, without=tried)
-    if placed.mounted or placed.refused:
+    brought = Brought(mounted=placed) if placed.mounted else await core.turns.look(caller, placed)
+    if brought is not None or placed.refused:
         await _cancel(caller, core, route, kept)
-        refuse_required(placed)
-        await answer_mounted(core, exchange, placed)
+    refuse_required(placed)
+    if brought is not None:
+        await answer_brought(core, exchange, placed, brought)
         return
     if kept is None or kept.status != 202:
         # Without `from` the registry may find it by itself, where it may take it from anywhere.
         finds = kept is None and route.source is None and policy.unlimited
         kept = await _ask(core, exchange, route, caller, route.query() if finds else route.rest)
-    await _settle(core, exchange, route, caller, kept)
-
-
-async def _open(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller) -> None:
-    body = None if route.digest is None else outgoing(exchange)
-    if route.digest is None:
-        await exchange.read(_IGNORED_MAX)  # some clients send `{}`, nobody means anything by it
-    kept = await _ask(core, exchange, route, caller, route.query(), body)
-    if kept.status == 201 and route.digest is not None:
-        core.learner.arrived(core.repository(route.name), route.digest, exchange.received)
-        core.metrics.blob("uploaded", exchange.received)
     await _settle(core, exchange, route, caller, kept)
 
 
@@ -152,28 +166,3 @@ async def _cancel(caller: Caller, core: Core, route: UploadsOf, kept: HeldBack |
     if kept is not None and kept.location is not None and caller.agent is not None:
         session = UploadSession(repository=core.repository(route.name), location=kept.location)
         await caller.agent.client.cancel_upload(session)
-
-
-async def answer_mounted(core: Core, exchange: Exchange, placed: Placed) -> None:
-    """Tell the client that its blob is there."""
-    core.metrics.blob("mounted", placed.knowledge.of(placed.digest).size)
-    exchange.note = "mounted"
-    await answer_created(exchange, placed.dest.name, placed.digest)
-
-
-async def answer_created(exchange: Exchange, name: str, digest: Digest) -> None:
-    """Tell the client that its blob is there (distribution specification, "Mounting a blob", "Pushing blobs")."""
-    path = f"/v2/{name}/blobs/{digest}".encode()
-    await exchange.answer(201, [(b"location", path), (b"docker-content-digest", digest.encode())])
-
-
-def refuse_required(placed: Placed) -> None:
-    """Refuse an upload of what may only be mounted.
-
-    Raises:
-        RefusedError: it is flagged so, and was not mounted.
-    """
-    if placed.refused:
-        raise RefusedError(
-            403, "DENIED", f"{placed.digest} is flagged must-mount and no mount succeeded, so it is not uploaded"
-        )

@@ -8,10 +8,11 @@ from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.learning import Learner
 from crossmount.proxy.metrics import Metrics
 from crossmount.proxy.mounting import Mounting
-from crossmount.proxy.sessions import Sessions
+from crossmount.proxy.sessions import Session, Sessions
 from crossmount.proxy.spool import SpoolArea
 from crossmount.proxy.turns import Turns
 from crossmount.proxy.upstream import Outgoing, Upstream
+from crossmount.registry import UploadSession
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,18 @@ class Core:
     def repository(self, name: str) -> Repository:
         """Return a repository of the registry behind the proxy."""
         return Repository(self.registry.registry, name, self.registry.address)
+
+    def upload_session(self, session: Session) -> UploadSession:
+        """Return the registry's own session."""
+        return UploadSession(repository=self.repository(session.name), location=session.location)
+
+    async def forget(self, session: Session, *, cancel: bool = True) -> None:
+        """Let a session go; with `cancel` the registry's too (best effort)."""
+        self.sessions.remove(session)
+        if session.spool is not None:
+            await session.spool.aclose()
+        if cancel and session.agent is not None:
+            await session.agent.client.cancel_upload(self.upload_session(session))
 
 
 def outgoing(exchange: Exchange) -> Outgoing | None:

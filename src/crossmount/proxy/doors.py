@@ -35,6 +35,10 @@ class Door(Protocol):
         """
         ...
 
+    def own(self) -> Caller | None:
+        """Return the caller that the proxy is itself; None where it has no credentials."""
+        ...
+
     async def token_page(self, exchange: Exchange) -> None:
         """Answer a request for a token."""
         ...
@@ -79,6 +83,9 @@ class ClientDoor:
         if grant is None:
             return self._caller(None, None, acts=False)  # the registry's own challenge then asks for a new one
         return self._caller(grant.credential, f"Bearer {grant.token}", scopes_of=grant.scopes)
+
+    def own(self) -> None:
+        """See `Door.own`: there is none."""
 
     async def token_page(self, exchange: Exchange) -> None:
         """See `Door.token_page`."""

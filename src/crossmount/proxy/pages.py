@@ -1,6 +1,7 @@
 """The proxy's own pages: is it alive, is it ready, its metrics, its tokens."""
 
 import asyncio
+import logging
 
 from crossmount.errors import CrossmountError
 from crossmount.proxy.core import Core
@@ -11,6 +12,7 @@ from crossmount.proxy.routes import Own
 
 _TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 _READY_SECONDS = 5.0
+_log = logging.getLogger(__name__)
 
 
 async def answer(core: Core, door: Door, exchange: Exchange, asked: Own, *, draining: bool) -> None:
@@ -24,7 +26,7 @@ async def answer(core: Core, door: Door, exchange: Exchange, asked: Own, *, drai
         case "healthz":
             await _give(exchange, 200, b"ok\n")
         case "readyz":
-            status, words = await _readiness(core, draining=draining)
+            status, words = await _readiness(core, door, draining=draining)
             await _give(exchange, status, words)
         case "metrics":
             core.metrics.sessions.set(len(core.sessions))
@@ -35,20 +37,32 @@ async def answer(core: Core, door: Door, exchange: Exchange, asked: Own, *, drai
             raise RefusedError(404, "NOT_FOUND", "no such page")
 
 
-async def _readiness(core: Core, *, draining: bool) -> tuple[int, bytes]:
-    """Ready is who can reach the registry; the index is not needed for that."""
-    if draining:
-        return 503, b"stopping\n"
-    target = core.upstream.target(b"/v2/", b"")
+async def trouble(core: Core, door: Door) -> str | None:
+    """Ask the registry whether it serves us; returns why it does not. The index is not needed for that."""
+    target, own = core.upstream.target(b"/v2/", b""), door.own()
+    authorize = None if own is None else own.authorizes(None, "GET")
     try:
         async with (
             asyncio.timeout(_READY_SECONDS),
-            core.upstream.ask("GET", target, headers=[]) as response,
+            core.upstream.ask("GET", target, headers=[], authorize=authorize) as response,
         ):
-            ready = response.status_code in {200, 401}
-    except (CrossmountError, TimeoutError):
-        ready = False
-    return (200, b"ok\n") if ready else (503, b"the registry does not answer as one\n")
+            if response.status_code in {200, 401}:
+                return None
+            return f"{core.registry.registry} says {response.status_code} to /v2/, as no registry does"
+    except CrossmountError as error:
+        return str(error)
+    except TimeoutError:
+        return f"{core.registry.registry} does not answer within {_READY_SECONDS:g} s"
+
+
+async def _readiness(core: Core, door: Door, *, draining: bool) -> tuple[int, bytes]:
+    if draining:
+        return 503, b"stopping\n"
+    why = await trouble(core, door)
+    if why is None:
+        return 200, b"ok\n"
+    _log.info("not ready: %s", why)
+    return 503, b"the registry does not answer as one, or not to this proxy's credentials\n"
 
 
 async def _give(exchange: Exchange, status: int, words: bytes) -> None:

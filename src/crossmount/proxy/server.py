@@ -1,6 +1,7 @@
 """The proxy as a service: its port, TLS, and a stop that lets uploads finish."""
 
 import asyncio
+import logging
 import signal
 import socket
 import ssl
@@ -19,6 +20,7 @@ from crossmount.proxy.assembly import assembled
 from crossmount.proxy.protocol import protocol_with
 from crossmount.proxy.settings import ProxySettings
 
+_log = logging.getLogger(__name__)
 _BACKLOG = 1024
 _TICK = 0.05
 
@@ -60,9 +62,12 @@ async def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, proxy.stop)
         ready(proxy)
+        greeting = asyncio.create_task(_greet(proxy.app))
         try:
             await ended
         finally:
+            greeting.cancel()
+            await asyncio.gather(greeting, return_exceptions=True)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 
@@ -98,6 +103,13 @@ async def running(
                 await ended
                 drain.cancel()
                 await asyncio.gather(drain, return_exceptions=True)
+
+
+async def _greet(app: App) -> None:
+    """Say at once if the registry does not serve: whoever started the proxy is still looking."""
+    why = await app.trouble()
+    if why is not None:
+        _log.warning("pushes will fail until the registry serves: %s", why)
 
 
 async def _drain(app: App, server: uvicorn.Server, asked: asyncio.Event, grace: float) -> None:

@@ -110,6 +110,10 @@ class ServiceDoor:
             raise RefusedError(401, "UNAUTHORIZED", "this proxy wants to know who asks", headers=[_CHALLENGE])
         return Caller(f"service {name}", agent=self._agent, name=name or "anybody", authorize=self._authorize)
 
+    def own(self) -> Caller:
+        """See `Door.own`."""
+        return Caller("service", agent=self._agent, authorize=self._authorize)
+
     async def token_page(self, exchange: Exchange) -> None:
         """See `Door.token_page`: here are none to be had."""
         del exchange

@@ -5,6 +5,7 @@ here waits at its end, and the one whose turn it is uploads. Who waits holds no 
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,6 +18,12 @@ from crossmount.proxy.callers import Agent, Caller
 from crossmount.proxy.kept import KeptTurns
 from crossmount.proxy.learning import Learner
 from crossmount.proxy.mounting import Mounting, Placed
+
+_OCTETS = "application/octet-stream"
+
+
+class NotTakenError(Exception):
+    """The registry did not take a blob; its answer is the client's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,23 @@ class Turns:
             await upload()
         self._learner.arrived(placed.dest, blob.digest, blob.size)
         return Brought(waited=waited)
+
+    async def bring_unread(
+        self, caller: Caller, placed: Placed, size: int | None, *, upload: Callable[[], Awaitable[None]]
+    ) -> Brought:
+        """As `bring`, for a blob that is still in the client, and of `size` bytes as far as that says.
+
+        `upload` raises `NotTakenError` if the registry did not take it, which is then no failure here.
+        """
+        if caller.agent is None:
+            with contextlib.suppress(NotTakenError):
+                await upload()
+            return Brought()
+        blob = Descriptor(_OCTETS, placed.digest, size or 0)
+        try:
+            return await self.bring(caller, caller.agent, blob, placed, upload=upload)
+        except NotTakenError:
+            return Brought()
 
     async def accepted(self, dest: Repository, manifest: Manifest) -> None:
         """The registry took a manifest: on one that mounts only after that, its layers can be mounted now."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from crossmount.errors import InvalidAnswerError
+from crossmount.errors import CredentialsError, InvalidAnswerError
 from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.headers import Pairs, sent_back
 from crossmount.registry.http import ERROR_BYTES_MAX, shown, translated
@@ -69,6 +69,7 @@ class Upstream:
         client: holds no credentials; whoever made it closes it.
         challenges: turns an answer's challenges to the proxy.
         seconds: told how long the registry took to begin its answer to a request without a body.
+        lends: requests go out with credentials of the proxy's own: that they are refused is no caller's fault.
         clock: seconds, from any start.
     """
 
@@ -79,9 +80,11 @@ class Upstream:
         *,
         challenges: Callable[[Exchange, Pairs], Pairs],
         seconds: Callable[[float], None] = lambda _: None,
+        lends: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.base = base
+        self._lends = lends
         self._seconds = seconds
         self._clock = clock
         self._challenges = challenges
@@ -111,6 +114,7 @@ class Upstream:
         Raises:
             RegistryUnreachableError: no answer, or one that ends early.
             InvalidAnswerError: an answer that is not HTTP, or has a status that HTTP has not.
+            CredentialsError: the registry does not accept the proxy's own credentials.
         """
         ours = authorize if Origin.of(target.url) == self.origin else None
         with translated(method, target.url), unlogged():
@@ -122,6 +126,8 @@ class Upstream:
                     if better is not None and (body is None or body.size == 0 or isinstance(body.content, bytes)):
                         await response.aclose()
                         response = await self._send(method, target, headers, better, body)
+                if response.status_code == 401 and self._lends:
+                    raise CredentialsError(f"{self.base.host} does not accept this proxy's own credentials")
                 if response.status_code not in _STATUSES:
                     where = f"{method} {shown(target.url)}"
                     raise InvalidAnswerError(f"{where}: no answer has the status {response.status_code}")
