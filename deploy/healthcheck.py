@@ -1,7 +1,7 @@
 """Ends with 0 if the proxy of this container answers: the image's HEALTHCHECK, which has no curl.
 
-It asks where the proxy's own variables say that it listens, past any HTTP proxy, and trusts its certificate unseen:
-the answer is only whether it lives.
+It asks where the proxy's own variables say that it listens, past any HTTP proxy, and does not judge its
+certificate: the answer is only whether it lives.
 """
 
 import http.client

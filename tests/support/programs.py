@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import pytest
 
-PACKAGES = {"ctr": "containerd"}
+PACKAGES = {"ctr": "containerd", "kubectl": "kubectl, of Kubernetes' own repository"}
 """Debian's packages, where they are not named as the program."""
 
 

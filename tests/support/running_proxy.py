@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,16 +17,37 @@ def proxy_process(upstream: str, index: str, folder: Path, *more: str) -> Iterat
         folder: for its spool and its log.
         more: more of its options.
     """
-    line = [sys.executable, "-m", "crossmount", "proxy", "--upstream", upstream, "--listen", "127.0.0.1:0"]
+    line = ["proxy", "--upstream", upstream, "--listen", "127.0.0.1:0"]
     line += ["--index", index, "--spool", str(folder / "spool"), "--no-access-log", *more]
+    with crossmount_process(line, folder) as url:
+        yield url.partition("://")[2]
+
+
+@contextmanager
+def crossmount_process(
+    arguments: list[str], folder: Path, *, environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Run `crossmount ARGUMENTS`, which must be a proxy, until the block ends; gives the URL that it tells.
+
+    Args:
+        arguments: its command line.
+        folder: for its log.
+        environment: all that it is given; None is what the tests have.
+    """
     log = folder / "proxy.log"
     with log.open("wb") as err:
-        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=err, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "crossmount", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+            env=environment,
+        )
     assert process.stdout is not None
     try:
         said = process.stdout.readline()
         assert "http" in said, log.read_text()
-        yield said.split()[2].partition("://")[2]
+        yield said.split()[2]
     finally:
         process.terminate()
         code = process.wait(timeout=20)

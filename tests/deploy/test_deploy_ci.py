@@ -1,0 +1,255 @@
+"""deploy/ci: each file is one of its system, and its words start a proxy and push through it."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import kubernetes_validate  # type: ignore[import-untyped]  # ships no types
+import pytest
+
+from crossmount.testing import running_registry
+from support.deployed import DEPLOY, document, documents, image, names_secret, started
+from support.programs import needs
+from support.registries import PASSWORD, USER, DockerRegistry
+
+CI = DEPLOY / "ci"
+GITHUB, GITLAB = CI / "github" / "push.yaml", CI / "gitlab" / "gitlab-ci.yml"
+JENKINS, TEKTON = CI / "jenkins" / "pod.yaml", CI / "tekton" / "tasks.yaml"
+TEXTS = sorted(path for path in CI.rglob("*") if path.is_file())
+CLIENTS = {"docker", "buildx", "podman", "kaniko"}
+PORT = image().last("EXPOSE").text
+
+
+def schema(name: str, path: Path, *more: str) -> str:
+    """Return what is wrong with a file by a schema that check-jsonschema ships; nothing if all is right."""
+    line = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{name}", *more, str(path)]
+    done = subprocess.run(line, check=False, capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def proxies() -> Iterator[tuple[str, list[str] | None, dict[str, str]]]:
+    """Yield each proxy that a file starts: where, its arguments, and its variables."""
+    for name, job in document(GITHUB)["jobs"].items():
+        yield f"github {name}", None, job["services"]["crossmount"]["env"]
+    pipeline = document(GITLAB)
+    masked = {"CROSSMOUNT_INDEX": "set for the group"}
+    for name, job in pipeline.items():
+        if isinstance(job, dict) and "script" in job:
+            assert job["services"][0]["alias"] == "crossmount"
+            yield (
+                f"gitlab {name}",
+                job["services"][0].get("command"),
+                {**masked, **{k: v for k, v in pipeline["variables"].items() if k.startswith("CROSSMOUNT_")}},
+            )
+    docker = (CI / "jenkins" / "Jenkinsfile.docker").read_text()
+    passed = re.findall(r"--env (CROSSMOUNT_\w+)", docker)
+    yield "jenkins docker", None, {name: "set for the stage" for name in passed if f"{name} = " in docker}
+    containers = [document(JENKINS)["spec"]["containers"][0]]
+    containers += [side for task in documents(TEKTON) for side in task["spec"]["sidecars"]]
+    for container in containers:
+        if container["name"] == "crossmount":
+            given = {variable["name"]: variable.get("value", "secret") for variable in container["env"]}
+            yield container["image"], container["args"], given
+
+
+def shells() -> Iterator[tuple[str, str]]:
+    """Yield each piece of shell in the files: where, and the text."""
+    for name, job in document(GITHUB)["jobs"].items():
+        yield f"github {name}", "\n".join(step["run"] for step in job["steps"] if "run" in step)
+    for name, job in document(GITLAB).items():
+        if isinstance(job, dict) and "script" in job:
+            yield f"gitlab {name}", "\n".join(job["script"])
+    for path in sorted((CI / "jenkins").glob("Jenkinsfile*")):
+        for text in re.findall(r"'''(.*?)'''", path.read_text(), flags=re.DOTALL):
+            yield path.name, text.replace("\\\\", "\\")
+    for task in documents(TEKTON):
+        for step in task["spec"]["steps"]:
+            if "script" in step:
+                yield task["metadata"]["name"], step["script"]
+
+
+SHELLS = list(shells())
+
+
+def test_the_workflow_is_one_of_github() -> None:
+    """By the schema of GitHub's workflows."""
+    assert not schema("github-workflows", GITHUB)
+
+
+def test_the_pipeline_is_one_of_gitlab() -> None:
+    """By GitLab's own schema."""
+    assert not schema("gitlab-ci", GITLAB, "--data-transform", "gitlab-ci")
+
+
+def test_the_agent_is_a_pod() -> None:
+    """By Kubernetes' own schema, once it has the name that Jenkins gives it."""
+    pod = document(JENKINS)
+    kubernetes_validate.validate({**pod, "metadata": {"name": "made-up"}}, "1.37", strict=True)
+
+
+def test_the_tasks_are_made_of_containers() -> None:
+    """Kubernetes' containers, but for a step's `script`; what they name of volumes and workspaces is declared."""
+    for task in documents(TEKTON):
+        assert (task["apiVersion"], task["kind"]) == ("tekton.dev/v1", "Task")
+        spec = task["spec"]
+        assert spec.keys() <= {"params", "workspaces", "steps", "sidecars", "volumes"}
+        containers = [
+            {name: value for name, value in found.items() if name != "script"}
+            for found in spec["steps"] + spec["sidecars"]
+        ]
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "made-up"},
+            "spec": {"containers": containers, "volumes": spec["volumes"]},
+        }
+        kubernetes_validate.validate(pod, "1.37", strict=True)
+        mounts = {mount["name"] for found in containers for mount in found.get("volumeMounts", [])}
+        assert mounts <= {volume["name"] for volume in spec["volumes"]}
+        words = str(containers) + "".join(str(step.get("script")) for step in spec["steps"])
+        assert set(re.findall(r"\$\(workspaces\.(\w+)\.path\)", words)) <= {w["name"] for w in spec["workspaces"]}
+        assert set(re.findall(r"\$\(params\.(\w+)\)", words)) <= {param["name"] for param in spec["params"]}
+
+
+def test_the_jenkinsfiles_are_whole() -> None:
+    """Every bracket that opens closes, in order, outside of strings and comments."""
+    for path in (CI / "jenkins").glob("Jenkinsfile*"):
+        text = re.sub(r"'''.*?'''", "", path.read_text(), flags=re.DOTALL)
+        text = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"|//.*", "", text)
+        while (shorter := re.sub(r"\([^(){}\[\]]*\)|\{[^(){}\[\]]*\}|\[[^(){}\[\]]*\]", "", text)) != text:
+            text = shorter
+        assert text.strip() == "pipeline", path
+
+
+@pytest.mark.parametrize(("where", "text"), SHELLS, ids=[where for where, _ in SHELLS])
+def test_the_shell_is_shell(where: str, text: str) -> None:
+    """A shell reads each piece without running it."""
+    text = re.sub(r"\$\((workspaces|params)\.[\w.]+\)", "made-up", text)
+    done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, (where, done.stderr)
+
+
+@pytest.mark.parametrize("path", [GITHUB, GITLAB], ids=["github", "gitlab"])
+def test_every_client_has_its_job(path: Path) -> None:
+    """docker, buildx, podman and kaniko, wherever there are jobs of a file."""
+    found = document(path)
+    jobs = found.get("jobs", {name for name, job in found.items() if isinstance(job, dict) and "script" in job})
+    assert set(jobs) == CLIENTS
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=[path.name for path in TEXTS])
+def test_no_file_holds_a_secret(path: Path) -> None:
+    """Passwords and the index's URL are variables of the system, in no file and on no command line."""
+    text = path.read_text()
+    assert not names_secret(text)
+    assert not re.search(r"--password[ =]", text)
+
+
+def test_images_are_pinned() -> None:
+    """Nothing is of whatever is latest."""
+    for path in TEXTS:
+        for name in re.findall(
+            r"(?:image|name): ((?:docker\.io|quay\.io|registry\.example\.com)\S+)", path.read_text()
+        ):
+            assert re.search(r":v?\d", name), name
+
+
+def test_every_push_goes_to_the_proxy_and_says_that_it_is_not_encrypted() -> None:
+    """To its port; podman and kaniko are told, docker knows loopback and is told of any other."""
+    for where, text in SHELLS:
+        if "podman push" in text:
+            assert "podman push --tls-verify=false" in text, where
+            assert "podman login" not in text or "podman login --tls-verify=false" in text, where
+        if "--destination" in text:
+            assert "--insecure" in text, where
+        for host in re.findall(r"(\S+):\d+ --username", text):
+            assert host in {"localhost", "crossmount"}, where
+    for path in TEXTS:
+        for port in re.findall(r"(?:localhost|crossmount):(\d{4,5})\b", path.read_text()):
+            assert port == PORT, path
+    dind = document(GITLAB)["docker"]["services"][1]
+    assert dind["command"] == [f"--insecure-registry=crossmount:{PORT}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    list({(str(args), str(sorted(env))): (args, env) for _, args, env in proxies()}.values()),
+)
+def test_the_proxy_starts_as_the_file_says(
+    arguments: list[str] | None, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """With the arguments and the variables that the file gives, it is ready."""
+    with (
+        running_registry() as registry,
+        started(tmp_path, upstream=registry.url, arguments=arguments, environment=environment) as url,
+    ):
+        assert httpx.get(f"{url}/_crossmount/readyz").status_code == 200
+
+
+def test_a_file_starts_a_proxy_in_each_system() -> None:
+    """Every system's files were found."""
+    assert len(list(proxies())) == 4 + 4 + 1 + 1 + 4
+
+
+@pytest.mark.timeout(120)
+def test_podman_s_lines_push_through_the_proxy(htpasswd_registry: DockerRegistry, tmp_path: Path) -> None:
+    """Login, build and push of GitHub's job by a real podman, word for word but for the port."""
+    needs("podman")
+    job: dict[str, Any] = document(GITHUB)["jobs"]["podman"]
+    script = "\n".join(step["run"] for step in job["steps"] if "run" in step)
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    environment = job["services"]["crossmount"]["env"]
+    with (
+        tempfile.TemporaryDirectory(prefix="cm-") as short,  # podman's runroot may have 50 characters
+        started(tmp_path, upstream=htpasswd_registry.url, environment=environment) as url,
+    ):
+        storage = Path(short, "storage.conf")
+        storage.write_text(f'[storage]\ndriver = "vfs"\ngraphroot = "{short}/root"\nrunroot = "{short}/run"\n')
+        port = str(httpx.URL(url).port)
+        done = subprocess.run(
+            ["sh", "-eu"],
+            input=script.replace(PORT, port),
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=100,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": short,
+                "XDG_RUNTIME_DIR": short,
+                "TMPDIR": short,
+                "CONTAINERS_STORAGE_CONF": str(storage),
+                "REGISTRY_AUTH_FILE": f"{short}/auth.json",
+                "BUILDAH_ISOLATION": "chroot",
+                "NAME": USER,
+                "PASSWORD": PASSWORD,
+                "IMAGE": f"localhost:{port}/team/app:1",
+            },
+        )
+        page = httpx.get(f"{url}/_crossmount/metrics").text
+    assert done.returncode == 0, done.stderr
+    assert 'crossmount_proxy_blobs_total{outcome="uploaded"} 2.0' in page
+    assert htpasswd_registry.uploads() == 2
+
+
+@pytest.mark.parametrize(("where", "text"), [found for found in SHELLS if "> /kaniko/.docker" in found[1]])
+def test_kaniko_s_lines_write_its_credentials(where: str, text: str, tmp_path: Path) -> None:
+    """As docker's configuration file has them, under the proxy's address, however long the password is."""
+    lines = [line for line in text.splitlines() if "/kaniko/executor" not in line]
+    file = tmp_path / "config.json"
+    secret = "p" * 100 + "@:/"
+    names = {name: secret if "P" in name[9:] else "ci" for name in re.findall(r"\$(REGISTRY_\w+)", text)}
+    script = "\n".join(lines).replace("/kaniko/.docker/config.json", str(file))
+    subprocess.run(["sh", "-eu"], input=script, text=True, check=True, env={"PATH": os.environ["PATH"], **names})
+    ((host, credentials),) = json.loads(file.read_text())["auths"].items()
+    assert host in {f"localhost:{PORT}", f"crossmount:{PORT}"}, where
+    assert base64.b64decode(credentials["auth"]).decode() == f"ci:{secret}"

@@ -1,0 +1,182 @@
+"""deploy/grafana and deploy/prometheus: every metric, label and value that they ask for is one of the proxy's."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import promql_parser
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from crossmount.index import open_index
+from crossmount.proxy import metrics
+from crossmount.proxy.routes import Route, kind_of
+from crossmount.testing import Fault, Reply, ScriptedRegistry
+from support.deployed import DEPLOY, document, documents
+from support.proxies import begin_upload, proxy_before
+
+RULES = document(DEPLOY / "prometheus" / "alerts.yaml")["groups"][0]["rules"]
+BOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "crossmount-proxy.json").read_text())
+PROMETHEUS = {"job", "instance"}
+"""Labels that Prometheus itself puts on what it scrapes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a query asks for: a series' name, and matchers by label."""
+
+    name: str
+    matchers: tuple[tuple[str, str], ...]
+
+
+def selectors(found: Any) -> Iterator[promql_parser.VectorSelector]:
+    """Yield the series that an expression reads."""
+    match found:
+        case promql_parser.VectorSelector():
+            yield found
+        case promql_parser.MatrixSelector():
+            yield found.vector_selector
+        case promql_parser.Call():
+            for argument in found.args:
+                yield from selectors(argument)
+        case promql_parser.BinaryExpr():
+            yield from selectors(found.lhs)
+            yield from selectors(found.rhs)
+        case promql_parser.NumberLiteral() | promql_parser.StringLiteral():
+            return
+        case _:  # an aggregation, a parenthesis, a subquery
+            yield from selectors(found.expr)
+
+
+def asked(query: str) -> list[Asked]:
+    """Parse a query; Grafana's variables stand for what Grafana puts there."""
+    query = re.sub(r"\[\$__(?:rate_interval|range)\]", "[5m]", query)
+    return [
+        Asked(str(found.name), tuple((m.name, m.value) for m in found.matchers.matchers))
+        for found in selectors(promql_parser.parse(query))
+    ]
+
+
+def grouped(query: str) -> set[str]:
+    """Return the labels that a query keeps."""
+    lists = re.findall(r"\bby \(([^)]*)\)", query)
+    return {label.strip() for labels in lists for label in labels.split(",")}
+
+
+def queries() -> dict[str, str]:
+    """Return every query, by whose it is."""
+    alerts = {rule["alert"]: rule["expr"] for rule in RULES}
+    panels = {f"{p['title']} {t['refId']}": t["expr"] for p in BOARD["panels"] for t in p["targets"]}
+    return alerts | panels
+
+
+QUERIES = queries()
+
+
+@pytest.fixture
+async def series(tmp_path: Path) -> dict[str, set[str]]:
+    """Scrape a proxy at which all went right and wrong once: the labels of each series."""
+    refused = Fault(method="POST", path="*/uploads/?mount*", times=1, action=Reply(status=403))
+    index = open_index("memory://")
+    async with (
+        ScriptedRegistry(faults=[refused]) as registry,
+        proxy_before(registry.url, spool=tmp_path / "spool", index=index) as proxy,
+    ):
+        digest = registry.put_blob("base", b"layer")
+        await index.add_source(digest, proxy.repository("base"))
+        for name in ("a", "b"):
+            await proxy.client.head(f"/v2/{name}/blobs/{digest}")
+        await begin_upload(proxy, "c")
+        proxy.app.core.metrics.failed("mount", OSError())
+        page = (await proxy.client.get("/_crossmount/metrics")).text
+    await index.aclose()
+    found: dict[str, set[str]] = {"up": set()}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+async def test_every_query_asks_for_series_that_the_proxy_has(series: dict[str, set[str]]) -> None:
+    """Each parses as PromQL, and its names and labels are on the page that Prometheus reads."""
+    for whose, query in QUERIES.items():
+        names = asked(query)
+        assert names, whose
+        labels: set[str] = set()
+        for found in names:
+            assert found.name in series, (whose, found.name)
+            labels |= series[found.name] | PROMETHEUS
+            assert {label for label, _ in found.matchers} <= series[found.name] | PROMETHEUS, whose
+        assert grouped(query) <= labels, whose
+
+
+async def test_every_series_of_the_proxy_is_shown(series: dict[str, set[str]]) -> None:
+    """What is counted for whoever runs it is on the dashboard; no metric is there for nobody."""
+    shown = {found.name for p in BOARD["panels"] for t in p["targets"] for found in asked(t["expr"])}
+    counted = {name for name in series if not name.endswith(("_created", "_count", "_sum"))}
+    assert shown == counted
+
+
+def test_every_value_that_is_asked_for_can_be_there() -> None:
+    """A cause, an outcome, a route that nothing is ever counted under would never alarm anybody."""
+    causes = {word for _, word in metrics._CAUSES} | {"other"}
+    page = metrics.Metrics().page()[0].decode()
+    outcomes = set(re.findall(r'blobs_total\{outcome="(\w+)"', page))
+    known = {"cause": causes, "outcome": outcomes, "route": {"own"}, "job": {"crossmount-proxy", "$job"}}
+    for whose, query in QUERIES.items():
+        for found in asked(query):
+            for label, value in found.matchers:
+                if label in known:
+                    assert set(value.split("|")) <= known[label], whose
+    assert known["route"] <= {kind_of(kind.__new__(kind)) for kind in get_args(Route)}
+
+
+def test_alerts_say_how_bad_and_what_it_means() -> None:
+    """Each has a severity and a summary whose templates name labels that the alert has."""
+    assert len({rule["alert"] for rule in RULES}) == len(RULES)
+    for rule in RULES:
+        assert rule["labels"]["severity"] in {"warning", "critical"}
+        used = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        assert used <= (grouped(rule["expr"]) or PROMETHEUS), rule["alert"]
+
+
+def test_the_alerts_that_were_asked_for_are_there() -> None:
+    """Down, index degraded, upstream failures, spool nearly full, uploads not learnt, p99 latency."""
+    words = ["Down", "IndexDegraded", "UpstreamFailing", "Slow", "SpoolNearlyFull", "NotLearning"]
+    assert all(any(word in rule["alert"] for rule in RULES) for word in words)
+
+
+def test_the_job_is_called_as_the_service_monitor_calls_it() -> None:
+    """The name that the alerts know the job by is the label that the monitor takes it from."""
+    folder = DEPLOY / "kubernetes"
+    label = document(folder / "components" / "monitoring" / "servicemonitor.yaml")["spec"]["jobLabel"]
+    service = document(folder / "deployment" / "service.yaml")
+    jobs = {
+        value
+        for query in QUERIES.values()
+        for found in asked(query)
+        for name, value in found.matchers
+        if name == "job"
+    }
+    assert jobs - {"$job"} == {service["metadata"]["labels"][label]}
+
+
+def test_the_dashboard_can_be_imported() -> None:
+    """Panels have numbers and places of their own, and ask the data source that is chosen."""
+    panels = BOARD["panels"]
+    assert [panel["id"] for panel in panels] == list(range(1, len(panels) + 1))
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
+    variables = {variable["name"]: variable for variable in BOARD["templating"]["list"]}
+    assert list(variables) == ["datasource", "job", "instance"]
+    assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
+    assert not documents(DEPLOY / "prometheus" / "alerts.yaml")[1:]

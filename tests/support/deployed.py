@@ -1,0 +1,133 @@
+"""What deploy/ holds, read as the tools that it is for would read it, and started as they would start it."""
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crossmount.cli.proxy import proxy as proxy_command
+from crossmount.cli.settings import common_options
+from support.certificates import self_signed
+from support.running_proxy import crossmount_process
+
+TOP = Path(__file__).parents[2]
+DEPLOY = TOP / "deploy"
+
+VARIABLES = {str(param.envvar) for param in [*proxy_command.params, *common_options()] if param.envvar is not None}
+"""Every environment variable that `crossmount proxy` reads."""
+
+_FOREIGN = ("CROSSMOUNT_", "DOCKER_", "REGISTRY_", "XDG_")
+
+
+def documents(path: Path) -> list[Any]:
+    """Return the YAML documents of a file."""
+    return [document for document in yaml.safe_load_all(path.read_text()) if document is not None]
+
+
+def document(path: Path) -> Any:
+    """Return the one YAML document of a file."""
+    (only,) = documents(path)
+    return only
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction of a Dockerfile.
+
+    Attributes:
+        word: in capitals.
+        text: the rest, its lines joined.
+    """
+
+    word: str
+    text: str
+
+    @property
+    def words(self) -> list[str]:
+        """The rest as words, whether it is written as a JSON list or for a shell."""
+        return list(json.loads(self.text)) if self.text.startswith("[") else shlex.split(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The image that deploy/Dockerfile makes, as far as its text says."""
+
+    instructions: tuple[Instruction, ...]
+
+    def all(self, word: str) -> list[Instruction]:
+        """Return the instructions of a kind, of all stages."""
+        return [given for given in self.instructions if given.word == word]
+
+    def last(self, word: str) -> Instruction:
+        """Return the one that counts: the last."""
+        return self.all(word)[-1]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the image sets."""
+        return dict(word.split("=", 1) for word in self.last("ENV").words)
+
+
+def image() -> Image:
+    """Read deploy/Dockerfile."""
+    text = re.sub(r"^#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    pairs = [line.split(maxsplit=1) for line in lines if line.strip()]
+    return Image(tuple(Instruction(word.upper(), rest.strip()) for word, rest in pairs))
+
+
+@contextmanager
+def started(
+    folder: Path,
+    *,
+    upstream: str,
+    index: str = "memory://",
+    arguments: list[str] | None = None,
+    environment: Mapping[str, str],
+) -> Iterator[str]:
+    """Start a container of the image as a manifest says, here: only addresses and paths are others. Gives its URL.
+
+    Args:
+        folder: for its spool, its certificate and its log.
+        upstream: the registry's URL, instead of the manifest's.
+        index: the index's URL, instead of the manifest's.
+        arguments: the manifest's, None where it leaves them to the image.
+        environment: the manifest's; it comes on top of the image's own.
+    """
+    made = image()
+    given = {**made.environment, **environment}
+    strange = {name for name in given if name.startswith("CROSSMOUNT_")} - VARIABLES
+    assert not strange, f"crossmount does not read {strange}"
+    assert {"CROSSMOUNT_PROXY_UPSTREAM", "CROSSMOUNT_INDEX", "CROSSMOUNT_PROXY_SPOOL"} <= given.keys()
+    host = given["CROSSMOUNT_PROXY_LISTEN"].rpartition(":")[0]
+    given |= {
+        "CROSSMOUNT_PROXY_LISTEN": f"{host}:0",
+        "CROSSMOUNT_PROXY_UPSTREAM": upstream,
+        "CROSSMOUNT_PROXY_SPOOL": str(folder / "spool"),
+        "CROSSMOUNT_INDEX": index,
+        "HOME": str(folder / "home"),
+    }
+    if "CROSSMOUNT_PROXY_TLS_CERT" in given:
+        _, certificate = self_signed(folder)
+        given |= {
+            "CROSSMOUNT_PROXY_TLS_CERT": str(certificate),
+            "CROSSMOUNT_PROXY_TLS_KEY": str(folder / "key.pem"),
+        }
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    entry = made.last("ENTRYPOINT").words
+    assert entry == ["crossmount"]
+    line = made.last("CMD").words if arguments is None else arguments
+    with crossmount_process(line, folder, environment={**ours, **given, "PATH": ours["PATH"]}) as url:
+        yield url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 where it listens is not where it is called
+
+
+def names_secret(value: str) -> bool:
+    """Tell whether a value looks like a secret itself rather than a reference to one."""
+    return bool(re.search(r"://[^/\s:@]*:[^$@\s{]+@", value))
