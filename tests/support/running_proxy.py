@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def proxy_process(upstream: str, index: str, folder: Path, *more: str) -> Iterator[str]:
+def proxy_process(
+    upstream: str, index: str, folder: Path, *more: str, within: Sequence[str] = ()
+) -> Iterator[str]:
     """Run `crossmount proxy` until the block ends, and stop it as an operator would; gives its `host:port`.
 
     Args:
@@ -16,8 +18,19 @@ def proxy_process(upstream: str, index: str, folder: Path, *more: str) -> Iterat
         index: the index's URL.
         folder: for its spool and its log.
         more: more of its options.
+        within: a command that runs it: `prlimit` …
     """
-    line = [sys.executable, "-m", "crossmount", "proxy", "--upstream", upstream, "--listen", "127.0.0.1:0"]
+    line = [
+        *within,
+        sys.executable,
+        "-m",
+        "crossmount",
+        "proxy",
+        "--upstream",
+        upstream,
+        "--listen",
+        "127.0.0.1:0",
+    ]
     line += ["--index", index, "--spool", str(folder / "spool"), "--no-access-log", *more]
     log = folder / "proxy.log"
     with log.open("wb") as err:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from crossmount.proxy.routes import (
 from crossmount.proxy.uploads import go_on
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_SESSION = re.compile(rb"(/blobs/uploads/).*", re.DOTALL)
 _access = logging.getLogger("crossmount.proxy.access")
 _log = logging.getLogger(__name__)
 
@@ -74,14 +76,12 @@ class App:
         """Answer one request."""
         assert scope["type"] == "http", "the server was told to speak nothing else"  # noqa: S101 a promise of ours
         exchange = Exchange(scope, receive, send, idle=self._idle)
-        kind, path, begun = "bad", exchange.raw_path, self._clock()
+        kind, begun = "bad", self._clock()
         self.active += 1
         try:
             check_framing(exchange.headers)
             asked = route(exchange.raw_path, exchange.query)
             kind = kind_of(asked)
-            if isinstance(asked, SessionAt):
-                path = path.removesuffix(asked.session.encode())  # a session's name is for its caller alone
             await self._answer(exchange, asked)
         except ClientGoneError:
             exchange.note = "client-gone"
@@ -93,7 +93,7 @@ class App:
             await self._refuse(exchange, RefusedError(502, "UNAVAILABLE", "the registry gave no usable answer"))
         finally:
             self.active -= 1
-            self._note(exchange, kind, path, self._clock() - begun)
+            self._note(exchange, kind, self._clock() - begun)
 
     async def _answer(self, exchange: Exchange, asked: Route) -> None:
         if exchange.method not in _METHODS:
@@ -133,7 +133,7 @@ class App:
         except ClientGoneError:
             exchange.note = "client-gone"
 
-    def _note(self, exchange: Exchange, kind: str, path: bytes, seconds: float) -> None:
+    def _note(self, exchange: Exchange, kind: str, seconds: float) -> None:
         if exchange.waited:
             self.core.metrics.wait_seconds.observe(exchange.waited)
         self.core.metrics.requests.labels(kind, _label(exchange.method), exchange.status).inc()
@@ -149,7 +149,7 @@ class App:
                         "caller": exchange.caller,
                         "method": _label(exchange.method),
                         "route": kind,
-                        "path": path[:512].decode("ascii", "replace"),
+                        "path": _shown(exchange.raw_path),
                         "status": exchange.status,
                         "received": exchange.received,
                         "sent": exchange.sent,
@@ -159,6 +159,11 @@ class App:
                     }
                 ),
             )
+
+
+def _shown(path: bytes) -> str:
+    """Return a path for the log; whatever became of the request, a session's name is for its caller alone."""
+    return _SESSION.sub(rb"\1", path)[:512].decode("ascii", "replace")
 
 
 def _label(method: str) -> str:
