@@ -57,7 +57,7 @@ class Retrying:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceDropped:
-    """A source did not serve: `gone` (forgotten by all), `unreadable` by us, or the registry does not mount it."""
+    """A source did not serve: `gone` (forgotten by all), `unreadable` or hidden to us, or not mounted from."""
 
     layer: Digest
     source: Repository

@@ -82,6 +82,28 @@ async def test_a_client_that_stops_in_the_middle_is_hung_up_on(part: bytes, stat
         assert proxy.app.active == 0
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"PUT /v2/a/manifests/t HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n",
+        b"POST /_crossmount/token HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n",
+    ],
+)
+async def test_small_bodies_that_drip_are_not_waited_for(head: bytes) -> None:
+    """A byte in time, again and again: never silent, and never done."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
+        reader, writer = await asyncio.open_connection(*proxy.address)
+        writer.write(head)
+        answer = asyncio.create_task(reader.read())
+        async with asyncio.timeout(10):
+            while not answer.done():
+                writer.write(b"x")
+                await asyncio.wait([answer], timeout=HURRIED.idle / 4)
+        assert answer.result().startswith(b"HTTP/1.1 408")
+        writer.close()
+
+
 async def test_a_client_that_does_not_read_is_hung_up_on() -> None:
     """A pull that nobody reads ends, and its connection upstream with it."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:

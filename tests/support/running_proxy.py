@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def proxy_process(upstream: str, index: str, folder: Path, *more: str) -> Iterator[str]:
+def proxy_process(
+    upstream: str, index: str, folder: Path, *more: str, within: Sequence[str] = ()
+) -> Iterator[str]:
     """Run `crossmount proxy` until the block ends, and stop it as an operator would; gives its `host:port`.
 
     Args:
@@ -16,16 +18,21 @@ def proxy_process(upstream: str, index: str, folder: Path, *more: str) -> Iterat
         index: the index's URL.
         folder: for its spool and its log.
         more: more of its options.
+        within: a command that runs it: `prlimit` …
     """
     line = ["proxy", "--upstream", upstream, "--listen", "127.0.0.1:0"]
     line += ["--index", index, "--spool", str(folder / "spool"), "--no-access-log", *more]
-    with crossmount_process(line, folder) as url:
+    with crossmount_process(line, folder, within=within) as url:
         yield url.partition("://")[2]
 
 
 @contextmanager
 def crossmount_process(
-    arguments: list[str], folder: Path, *, environment: Mapping[str, str] | None = None
+    arguments: list[str],
+    folder: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
 ) -> Iterator[str]:
     """Run `crossmount ARGUMENTS`, which must be a proxy, until the block ends; gives the URL that it tells.
 
@@ -33,11 +40,12 @@ def crossmount_process(
         arguments: its command line.
         folder: for its log.
         environment: all that it is given; None is what the tests have.
+        within: a command that runs it.
     """
     log = folder / "proxy.log"
     with log.open("wb") as err:
         process = subprocess.Popen(
-            [sys.executable, "-m", "crossmount", *arguments],
+            [*within, sys.executable, "-m", "crossmount", *arguments],
             stdout=subprocess.PIPE,
             stderr=err,
             text=True,

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import re
+import resource
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,6 +33,7 @@ except ModuleNotFoundError as error:
 _LIMITS = Limits()
 _PLAIN = ProxySettings(upstream="https://registry.invalid")
 _OFF = "off"
+_FILES = 65536
 _SIZE = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
 
@@ -203,6 +205,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
         options=client_options(settings),
         limits=replace(_LIMITS, connections=connections, idle=idle, grace=grace, spool_bytes=spool_limit),
     )
+    _raise_files_limit()
     asyncio.run(_serve(made, settings))
 
 
@@ -213,6 +216,14 @@ async def _serve(made: ProxySettings, settings: Settings) -> None:
 
     async with index_for_push(settings) as index:
         await serve(made, NullIndex() if index is None else index, ready=tell)
+
+
+def _raise_files_limit() -> None:
+    """Let the process open as many files as it may ask for: connections and spooled uploads are files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _spool_folder(given: str | None) -> Path | None:

@@ -25,7 +25,7 @@ from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import Mounted, RegistryClient, UploadSession
 
 DENIED_SECONDS = 3600.0
-"""How long a source that we may not read is left alone."""
+"""How long a source that we may not read, or not see, is left alone."""
 
 _SETTLE_SECONDS = 2.0
 
@@ -53,6 +53,7 @@ class Mounter:
         self._observer = observer
         self._clock = clock
         self._denied: dict[Repository, float] = {}
+        self._unseen: dict[tuple[Digest, Repository], float] = {}
         self._has_mounted = False
         self._aside: set[asyncio.Task[None]] = set()
 
@@ -112,9 +113,10 @@ class Mounter:
         """Choose which sources are worth asking for, for each layer that has any, best first."""
         now = self._clock()
         self._denied = {source: until for source, until in self._denied.items() if until > now}
+        self._unseen = {pair: until for pair, until in self._unseen.items() if until > now}
         return plan(
             {
-                layer: known.sources
+                layer: [source for source in known.sources if (layer, source) not in self._unseen]
                 for layer, known in knowledge.layers.items()
                 if knowledge.traits.mounts is not False or known.must_mount  # a hint fails no push
             },
@@ -238,13 +240,17 @@ class Mounter:
     ) -> None:
         try:
             size = await self._client.head_blob(source, layer)
+            certain = size is not None or await self._client.is_readable(source)
         except AccessDeniedError:
             self._denied[source] = self._clock() + DENIED_SECONDS
             self._observer(events.SourceDropped(layer=layer, source=source, reason="unreadable"))
         except CrossmountError:
             return  # nothing was learnt: the source stays what it was, a hint
         else:
-            if size is None:
+            if not certain:  # gone, or hidden from us: it may serve others, and in time it is forgotten
+                self._unseen[layer, source] = self._clock() + DENIED_SECONDS
+                self._observer(events.SourceDropped(layer=layer, source=source, reason="unreadable"))
+            elif size is None:
                 self._observer(events.SourceDropped(layer=layer, source=source, reason="gone"))
                 await self._index.forget(layer, source)
             elif (

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from crossmount.proxy.routes import (
 from crossmount.proxy.uploads import go_on
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_SESSION = re.compile(rb"(/blobs/uploads/).*", re.DOTALL)
 _access = logging.getLogger("crossmount.proxy.access")
 _log = logging.getLogger(__name__)
 
@@ -74,14 +76,12 @@ class App:
         """Answer one request."""
         assert scope["type"] == "http", "the server was told to speak nothing else"  # noqa: S101 a promise of ours
         exchange = Exchange(scope, receive, send, idle=self._idle)
-        kind, path, begun = "bad", exchange.raw_path, self._clock()
+        kind, begun = "bad", self._clock()
         self.active += 1
         try:
             check_framing(exchange.headers)
             asked = route(exchange.raw_path, exchange.query)
             kind = kind_of(asked)
-            if isinstance(asked, SessionAt):
-                path = path.removesuffix(asked.session.encode())  # a session's name is for its caller alone
             await self._answer(exchange, asked)
         except ClientGoneError:
             exchange.note = "client-gone"
@@ -93,7 +93,7 @@ class App:
             await self._refuse(exchange, _in_our_words(error))
         finally:
             self.active -= 1
-            self._note(exchange, kind, path, self._clock() - begun)
+            self._note(exchange, kind, self._clock() - begun)
 
     async def trouble(self) -> str | None:
         """Return why the registry does not serve; None if it does."""
@@ -137,7 +137,7 @@ class App:
         except ClientGoneError:
             exchange.note = "client-gone"
 
-    def _note(self, exchange: Exchange, kind: str, path: bytes, seconds: float) -> None:
+    def _note(self, exchange: Exchange, kind: str, seconds: float) -> None:
         if exchange.waited:
             self.core.metrics.wait_seconds.observe(exchange.waited)
         self.core.metrics.requests.labels(kind, _label(exchange.method), exchange.status).inc()
@@ -153,7 +153,7 @@ class App:
                         "caller": exchange.caller,
                         "method": _label(exchange.method),
                         "route": kind,
-                        "path": path[:512].decode("ascii", "replace"),
+                        "path": _shown(exchange.raw_path),
                         "status": exchange.status,
                         "received": exchange.received,
                         "sent": exchange.sent,
@@ -170,6 +170,11 @@ def _in_our_words(error: CrossmountError) -> RefusedError:
     if isinstance(error, CredentialsError):
         return RefusedError(403, "DENIED", "the registry does not let this proxy do that with its own credentials")
     return RefusedError(502, "UNAVAILABLE", "the registry gave no usable answer")
+
+
+def _shown(path: bytes) -> str:
+    """Return a path for the log; whatever became of the request, a session's name is for its caller alone."""
+    return _SESSION.sub(rb"\1", path)[:512].decode("ascii", "replace")
 
 
 def _label(method: str) -> str:

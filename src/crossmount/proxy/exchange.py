@@ -19,6 +19,7 @@ Send = Callable[[Message], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 
 
+_WHOLE = 3
 _PASSED_OVER_MAX = 16 * 1024 * 1024
 
 
@@ -95,11 +96,18 @@ class Exchange:
                 yield data
 
     async def read(self, limit: int) -> bytes:
-        """Return the whole body.
+        """Return the whole body, which must be here within a few times the deadline on silence.
 
         Raises:
-            RefusedError: it has more than `limit` bytes.
+            RefusedError: it has more than `limit` bytes, or comes too slowly.
         """
+        try:
+            async with asyncio.timeout(_WHOLE * self._idle):
+                return await self._read(limit)
+        except TimeoutError:
+            raise RefusedError(408, "UNSUPPORTED", "the body comes too slowly", close=True) from None
+
+    async def _read(self, limit: int) -> bytes:
         too_large = RefusedError(413, "SIZE_INVALID", f"more than {limit} bytes", close=True)
         content = bytearray()
         announced = self.content_length or 0

@@ -26,6 +26,7 @@ _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
 _TOKEN_LEAST = 16
 _VERIFIED_MAX = 4096
 _PASSWORD_MAX = 72
+_CHECKS_MAX = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class ServiceDoor:
         self._greeted = False
         self._key = secrets.token_bytes(32)
         self._verified: dict[bytes, str] = {}
+        self._checking = asyncio.Semaphore(_CHECKS_MAX)
 
     async def admit(self, exchange: Exchange) -> Caller:
         """See `Door.admit`."""
@@ -148,7 +150,8 @@ class ServiceDoor:
         if mark in self._verified:
             return True
         try:
-            right = await asyncio.to_thread(bcrypt.checkpw, secret, hashed)
+            async with self._checking:  # the threads are for the bytes of uploads too
+                right = await asyncio.to_thread(bcrypt.checkpw, secret, hashed)
         except ValueError:
             return False
         if right:

@@ -29,14 +29,16 @@ class SpoolArea:
     Args:
         folder: where; it is made if need be.
         limit: bytes, all uploads together.
+        files: how many at once, each being an open file; by default half of what this process may open.
 
     Raises:
         InvalidInputError: nothing can be written there.
     """
 
-    def __init__(self, folder: Path, *, limit: int) -> None:
+    def __init__(self, folder: Path, *, limit: int, files: int | None = None) -> None:
         self._folder = folder
         self._limit = limit
+        self._files_left = os.sysconf("SC_OPEN_MAX") // 2 if files is None else files
         self.taken = 0
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -48,12 +50,16 @@ class SpoolArea:
         """Begin an upload.
 
         Raises:
-            SpoolFullError: no file can be made.
+            SpoolFullError: no file can be made, or too many are there.
         """
+        if self._files_left <= 0:
+            raise SpoolFullError("too many uploads are spooled")
         try:
-            return Spool(self, self._make())
+            spool = Spool(self, self._make())
         except OSError as error:
             raise SpoolFullError(error.strerror) from error
+        self._files_left -= 1
+        return spool
 
     def take(self, size: int) -> None:
         """Reserve room.
@@ -66,7 +72,8 @@ class SpoolArea:
         self.taken += size
 
     def give_back(self, size: int) -> None:
-        """Return room."""
+        """Return an upload's file, and its room."""
+        self._files_left += 1
         self.taken -= size
 
     def _make(self) -> IO[bytes]:
@@ -137,9 +144,9 @@ class Spool:
 
     def close(self) -> None:
         """Let go of the file and its room; closing again changes nothing."""
-        self._file.close()
-        self._area.give_back(self._reserved)
-        self._reserved = 0
+        if not self._file.closed:
+            self._file.close()
+            self._area.give_back(self._reserved)
 
     async def aclose(self) -> None:
         """Close once nothing is written any more."""

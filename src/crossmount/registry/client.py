@@ -260,6 +260,17 @@ class RegistryClient:
         """
         return await self._manifests.put(reference, manifest)
 
+    async def is_readable(self, repository: Repository) -> bool:
+        """Tell whether a repository is certainly there to be read, so that a 404 in it means what it says.
+
+        So it is on a registry that never asked for credentials, and where tags may be listed. Some registries
+        hide what may not be read behind 404s; there, and for a repository without tags, the answer is False.
+
+        Raises:
+            AccessDeniedError: it may not be read.
+        """
+        return await self._lists.is_readable(repository)
+
     def list_tags(self, repository: Repository) -> AsyncIterator[str]:
         """Yield a repository's tags, page after page."""
         return self._lists.tags(repository)

@@ -11,7 +11,7 @@ from crossmount.oci import Repository
 from crossmount.oci.reference import is_repository_name, is_tag
 from crossmount.registry import scope
 from crossmount.registry.http import Answer, shown
-from crossmount.registry.location import Origin, resolve
+from crossmount.registry.location import Origin, resolve, with_query
 from crossmount.registry.refusal import refusal
 from crossmount.registry.scope import Wanted
 from crossmount.registry.sender import Call, Sender
@@ -40,6 +40,19 @@ class Lists:
         """See `RegistryClient.catalog`."""
         call = Call(method="GET", url=self._endpoints.catalog(), wanted=Wanted((scope.CATALOG,)))
         return self._pages(call, "repositories", is_repository_name)
+
+    async def is_readable(self, repository: Repository) -> bool:
+        """See `RegistryClient.is_readable`."""
+        if self._sender.authorizer.challenge is None:
+            return True
+        url = with_query(self._endpoints.tags(repository), "n=1")
+        wanted = Wanted((scope.pull(repository),))
+        answer = await self._sender.send(
+            Call(method="GET", url=url, name=repository.name, wanted=wanted, limit=PAGE_BYTES_MAX)
+        )
+        if answer.status in {401, 403}:
+            raise refusal(answer, "GET")
+        return answer.status == 200
 
     async def _pages(self, first: Call, key: str, is_valid: Callable[[str], bool]) -> AsyncIterator[str]:
         """Yield what the pages list under `key`; what breaks its grammar is left out: it cannot be asked for."""

@@ -1,0 +1,100 @@
+"""Registries that hide what a caller may not read behind a 404: one caller's 404 is not everybody's."""
+
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from crossmount import events
+from crossmount.index import MemoryMountIndex
+from crossmount.mount import Mounter, MountStatus
+from crossmount.oci import Digest, Repository
+from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
+from crossmount.registry.authfiles import Credential
+from crossmount.registry.credentials import GivenCredentials
+from crossmount.testing import (
+    BasicAuth,
+    Fault,
+    IgnoreMount,
+    RegistryOptions,
+    Reply,
+    ScriptedRegistry,
+)
+
+LAYER = Digest.of(b"layer")
+OTHER = Digest.of(b"other")
+PLAIN = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, first_wait=0.01, longest_wait=0.02))
+HIDDEN = (
+    Fault(method="POST", query="*from=ann*", times=None, action=IgnoreMount()),
+    Fault(path="/v2/ann/secret/*", times=None, action=Reply(status=404, code="NAME_UNKNOWN")),
+)
+
+
+@dataclasses.dataclass
+class Bench:
+    """A private registry, an index that knows LAYER in ann/secret, and bob's mounter between them."""
+
+    registry: ScriptedRegistry
+    index: MemoryMountIndex
+    mounter: Mounter
+    secret: Repository
+    seen: list[events.Event]
+
+    async def mount(self, layer: Digest = LAYER) -> tuple[MountStatus, int]:
+        """Mount a layer; return the status, and how many sources were asked for."""
+        result = await self.mounter.mount(layer, Repository(self.registry.address, "bob/app"))
+        await self.mounter.aclose()
+        return result.status, result.attempts
+
+
+@asynccontextmanager
+async def bench(*faults: Fault) -> AsyncIterator[Bench]:
+    """Start a registry on which bob has a password."""
+    seen: list[events.Event] = []
+    options = RegistryOptions(auth=BasicAuth(users={"bob": "pw"}))
+    async with ScriptedRegistry(options, faults=faults) as registry:
+        index, secret = MemoryMountIndex(), Repository(registry.address, "ann/secret")
+        await index.add_source(LAYER, secret)
+        await index.add_source(OTHER, secret)
+        bob = GivenCredentials(registry.address, Credential("bob", "pw", origin="a test"))
+        async with (
+            RegistryClient(registry.address, options=PLAIN, credentials=bob) as client,
+            Mounter(client, index, observer=seen.append) as mounter,
+        ):
+            yield Bench(registry, index, mounter, secret, seen)
+
+
+async def test_a_source_that_is_hidden_from_one_is_not_forgotten_for_all() -> None:
+    """Who may not read it is told 404; those who may still find it in the index, and this one asks no more."""
+    async with bench(*HIDDEN) as at:
+        assert await at.mount() == (MountStatus.PUSH_STARTED, 1)
+        assert at.secret in await at.index.locations(LAYER)
+        assert events.SourceDropped(layer=LAYER, source=at.secret, reason="unreadable") in at.seen
+        assert await at.mount() == (MountStatus.PUSH_STARTED, 0)
+
+
+async def test_what_was_not_seen_of_one_layer_says_nothing_of_another() -> None:
+    """A repository without tags is not hidden for that: its other layers are still mounted from it."""
+    async with bench() as at:
+        at.registry.put_blob("ann/secret", b"other")
+        at.registry.play(Fault(path="*tags/list", times=None, action=Reply(status=404, code="NAME_UNKNOWN")))
+        assert await at.mount() == (MountStatus.PUSH_STARTED, 1)
+        assert await at.mount(OTHER) == (MountStatus.MOUNTED, 1)
+
+
+async def test_a_source_that_lost_a_layer_is_forgotten_where_its_tags_can_be_listed() -> None:
+    """On a registry with passwords too: a repository that shows its tags would show the layer."""
+    async with bench() as at:
+        at.registry.put_blob("ann/secret", b"{}")
+        assert await at.mount() == (MountStatus.PUSH_STARTED, 1)
+        assert at.secret not in await at.index.locations(LAYER)
+        assert events.SourceDropped(layer=LAYER, source=at.secret, reason="gone") in at.seen
+
+
+async def test_a_repository_whose_tags_are_denied_is_left_alone() -> None:
+    """403 for the tags says more than the 404 for the layer."""
+    denied = Fault(path="*tags/list", times=None, action=Reply(status=403, code="DENIED"))
+    async with bench(denied) as at:
+        at.registry.put_blob("ann/secret", b"other")
+        assert await at.mount() == (MountStatus.PUSH_STARTED, 1)
+        assert at.secret in await at.index.locations(LAYER)
+        assert await at.mount(OTHER) == (MountStatus.PUSH_STARTED, 0)

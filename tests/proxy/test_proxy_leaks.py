@@ -1,0 +1,131 @@
+"""What is left behind by those who begin and go away: no file, no memory, no task, no connection."""
+
+import asyncio
+import gc
+import tracemalloc
+from pathlib import Path
+
+import httpx
+import pytest
+
+from crossmount.oci import Digest
+from crossmount.proxy.spool import SpoolArea, SpoolFullError
+from crossmount.proxy.upstream import Upstream
+from crossmount.testing import ScriptedRegistry
+from support.programs import needs
+from support.proxies import ProxyUnderTest, begin_upload, proxy_before, until
+from support.running_proxy import proxy_process
+from support.wire import raw
+
+DATA = bytes(range(256)) * 400
+DIGEST = Digest.of(DATA)
+
+
+def files() -> int:
+    """Return how many files this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_uploads_that_are_begun_do_not_take_all_files(tmp_path: Path) -> None:
+    """One caller with hundreds of sessions leaves the proxy enough to serve everybody."""
+    async with ScriptedRegistry() as registry:
+        few = (needs("prlimit"), "--nofile=160:160")
+        with proxy_process(registry.url, "off", tmp_path, within=few) as address:
+            async with httpx.AsyncClient(base_url=f"http://{address}", timeout=20) as client:
+                locations = []
+                for _ in range(300):
+                    begun = await client.post("/v2/a/blobs/uploads/")
+                    assert begun.status_code == 202
+                    locations.append(begun.headers["location"])
+                async with httpx.AsyncClient(base_url=f"http://{address}") as other:
+                    assert (await other.get("/v2/")).status_code == 200
+                for location in (locations[0], locations[-1]):
+                    put = await client.put(f"{location}?digest={DIGEST}", content=DATA)
+                    assert put.status_code == 201
+
+
+def test_a_spools_files_are_bounded_and_come_back(tmp_path: Path) -> None:
+    """Closing twice gives back once."""
+    area = SpoolArea(tmp_path, limit=1000, files=2)
+    first, second = area.open(), area.open()
+    with pytest.raises(SpoolFullError):
+        area.open()
+    first.close()
+    first.close()
+    area.open().close()
+    second.close()
+    both = area.open(), area.open()
+    with pytest.raises(SpoolFullError):
+        area.open()
+    for spool in both:
+        spool.close()
+
+
+async def test_what_was_sent_of_an_upload_waits_on_disk(tmp_path: Path) -> None:
+    """Hundreds of uploads with almost a MiB each, none of which goes on, take no memory."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        data = bytes(1_000_000)
+        for location in [await begin_upload(proxy, "a") for _ in range(3)]:
+            await proxy.client.patch(location, content=data)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for location in [await begin_upload(proxy, "a") for _ in range(60)]:
+                await proxy.client.patch(location, content=data)
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] < 15_000_000
+        finally:
+            tracemalloc.stop()
+        assert proxy.app.core.spool is not None
+        assert proxy.app.core.spool.taken == 63 * len(data)
+
+
+async def abort(proxy: ProxyUnderTest, method: str, path: str, sent: bytes, announced: int) -> None:
+    """Send the beginning of a request, and go."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {announced}\r\n\r\n".encode()
+    await raw(proxy.address, head + sent, wait=False)
+
+
+def pool_size(upstream: Upstream) -> int:
+    """Return how many connections to the registry are open."""
+    return len(upstream._client._transport._pool.connections)  # type: ignore[attr-defined]  # httpx has no other way
+
+
+@pytest.mark.parametrize("spooled", [True, False], ids=["spooled", "straight"])
+async def test_hundreds_of_aborted_uploads_leave_nothing(tmp_path: Path, spooled: bool) -> None:
+    """Gone in the middle of a PATCH, of the last PUT, of a whole POST, of a manifest, of a token request."""
+    async with (
+        ScriptedRegistry() as registry,
+        proxy_before(registry.url, spool=tmp_path if spooled else None) as proxy,
+    ):
+
+        async def round_of_aborts() -> None:
+            locations = [await begin_upload(proxy, "a") for _ in range(2)]
+            size = len(DATA)
+            await asyncio.gather(
+                abort(proxy, "PATCH", locations[0], DATA[:5000], size),
+                abort(proxy, "PUT", f"{locations[1]}?digest={DIGEST}", DATA[:5000], size),
+                abort(proxy, "POST", f"/v2/a/blobs/uploads/?digest={DIGEST}", DATA[:5000], size),
+                abort(proxy, "PUT", "/v2/a/manifests/t", b"{", size),
+                abort(proxy, "POST", "/_crossmount/token", b"grant_type=", 5000),
+                abort(proxy, "GET", f"/v2/a/blobs/{DIGEST}", b"", 0),
+            )
+            await until(lambda: proxy.app.active == 0)
+            for location in locations:
+                await proxy.client.delete(location)
+
+        async def settled() -> tuple[int, int, int]:
+            gc.collect()
+            await proxy.client.get("/v2/")
+            return files(), len(asyncio.all_tasks()), pool_size(proxy.app.core.upstream)
+
+        for _ in range(5):
+            await round_of_aborts()
+        before = await settled()
+        for _ in range(100):
+            await round_of_aborts()
+        after = await settled()
+        assert all(late <= early + 12 for early, late in zip(before, after, strict=True)), (before, after)
+        assert len(proxy.app.core.sessions) == 0
+        if proxy.app.core.spool is not None:
+            assert proxy.app.core.spool.taken == 0

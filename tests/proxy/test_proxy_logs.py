@@ -1,0 +1,99 @@
+"""What the proxy writes about requests: nothing that is secret, nothing that a caller makes up."""
+
+import asyncio
+import json
+import logging
+import threading
+from pathlib import Path
+
+import bcrypt
+import httpx
+import pytest
+
+from crossmount.oci import Digest
+from crossmount.testing import Fault, Reply, ScriptedRegistry
+from support.proxies import begin_upload, proxy_before, until
+from support.wire import answering, raw
+
+DIGEST = Digest.of(b"x")
+
+
+@pytest.fixture
+def access_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Take everything that is logged, at every level."""
+    caplog.set_level(logging.DEBUG)
+    return caplog
+
+
+async def test_neither_credentials_nor_sessions_get_into_a_log(
+    tmp_path: Path, access_log: pytest.LogCaptureFixture
+) -> None:
+    """Of requests that are answered, refused before they are understood, or meet trouble."""
+    secrets = ("hunter2", "aHVudGVyOmh1bnRlcjI=", "topsecret")
+    headers = {"Authorization": "Basic aHVudGVyOmh1bnRlcjI="}
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        location = await begin_upload(proxy, "a", headers=headers)
+        key = location.rpartition("/")[2]
+        for method, path in (
+            ("PATCH", location),
+            ("PUT", f"{location}?digest=none"),
+            ("PUT", f"{location}?digest={DIGEST}&digest={DIGEST}"),
+            ("GET", f"{location}/"),
+            ("GET", f"{location}%2F"),
+            ("GET", f"/v2/A/blobs/uploads/{key}"),
+            ("GET", "/_crossmount/token?password=topsecret"),
+            ("DELETE", location),
+        ):
+            await proxy.client.request(method, path, headers=headers)
+        registry.play(Fault(times=None, action=Reply(status=500)))
+        await proxy.client.get("/v2/a/tags/list?signature=topsecret", headers=headers)
+        await until(lambda: proxy.app.active == 0)
+        ours = [record for record in access_log.records if not record.name.startswith(("httpx", "httpcore"))]
+        written = "\n".join(map(access_log.handler.format, ours))  # what this test's own client logs is not ours
+        assert "tags/list" in written
+        assert not [secret for secret in (*secrets, key) if secret in written]
+
+
+async def test_a_path_cannot_write_lines_of_its_own(access_log: pytest.LogCaptureFixture) -> None:
+    """Each request is one line of JSON, whatever its bytes."""
+    async with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as url, proxy_before(url) as proxy:
+        for path in (b'/v2/"},{"x":"', b"/v2/%0a%0d{}", b"/v2/\\n", b"/v2/" + b"a" * 5000):
+            await raw(proxy.address, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        lines = [record.getMessage() for record in access_log.records if record.name.endswith("proxy.access")]
+        assert len(lines) == 4
+        assert all(len(line) < 1000 and "\n" not in line and json.loads(line)["method"] == "GET" for line in lines)
+
+
+async def test_labels_of_metrics_are_bounded_whatever_callers_and_registries_say() -> None:
+    """Methods, paths, statuses: a scrape does not grow with them."""
+    odd = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n"
+    async with answering(*(odd % status for status in range(590, 999))) as url, proxy_before(url) as proxy:
+        for number in range(100):
+            await proxy.client.request("GET", f"/v2/a{number}/tags/list")
+            await proxy.client.request("PROPFIND", f"/v2/a{number}/tags/list")
+        page = (await proxy.client.get("/_crossmount/metrics")).text
+        assert len([line for line in page.splitlines() if line.startswith("crossmount_proxy_requests")]) < 40
+
+
+async def test_wrong_passwords_do_not_take_the_threads_that_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checking a password is slow on purpose: a crowd that guesses holds up nobody who was let in."""
+    htpasswd, over = tmp_path / "htpasswd", threading.Event()
+    htpasswd.write_text("zoe:" + bcrypt.hashpw(b"zoe-pw", bcrypt.gensalt(4)).decode() + "\n")
+    data, zoe = bytes(3_000_000), ("zoe", "zoe-pw")
+    async with (
+        ScriptedRegistry() as registry,
+        proxy_before(registry.url, auth="service", htpasswd=htpasswd, spool=tmp_path / "s") as proxy,
+        httpx.AsyncClient(base_url=proxy.url, timeout=20) as crowd,
+    ):
+        location = await begin_upload(proxy, "a", auth=zoe)
+        monkeypatch.setattr("crossmount.proxy.service.bcrypt.checkpw", lambda *_: not over.wait(30))
+        guesses = [asyncio.create_task(crowd.get("/v2/", auth=("zoe", f"guess-{number}"))) for number in range(50)]
+        try:
+            await until(lambda: proxy.app.active == len(guesses))
+            put = await proxy.client.put(f"{location}?digest={Digest.of(data)}", content=data, auth=zoe)
+            assert put.status_code == 201
+        finally:
+            over.set()
+            assert {answer.status_code for answer in await asyncio.gather(*guesses)} == {401}
