@@ -99,10 +99,15 @@ class EventFeed:
             self._changed.notify_all()
         return True
 
+    @property
+    def waiting(self) -> int:
+        """How many things wait, or are worked on."""
+        return len(self._waiting) + self._at_work
+
     async def settled(self) -> None:
         """Wait until all that was taken is worked on."""
         async with self._changed:
-            await self._changed.wait_for(lambda: not self._waiting and not self._at_work)
+            await self._changed.wait_for(lambda: not self.waiting)
 
     async def aclose(self) -> None:
         """Stop; what still waits is lost, and found by the next scan."""

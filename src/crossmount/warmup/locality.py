@@ -71,23 +71,26 @@ def held_on(registry: str, blobs: Mapping[Digest, int], knowledge: Knowledge, st
 
 
 async def holders(
-    index: MountIndex, blobs: Collection[Digest], registries: Iterable[str] = ()
+    index: MountIndex, blobs: Collection[Digest], registries: Iterable[str] | None = None
 ) -> dict[Digest, tuple[Repository, ...]]:
-    """Return all repositories that are known to hold each blob, in order.
+    """Return the repositories that are known to hold each blob, in order.
 
-    It takes one round trip, and one more for each registry that turns out to hold any.
+    It takes a round trip for each registry, and one to learn which there are if that is not given.
 
     Args:
         index: who knows.
         blobs: which.
-        registries: asked in any case.
+        registries: look on these; None looks everywhere.
     """
-    first = await index.look_up(blobs, _NOWHERE)
-    known = {registry for blob in blobs for registry in _registries(blob, first, _NOWHERE)}
+    if registries is None:
+        first = await index.look_up(blobs, _NOWHERE)
+        names = {registry for blob in blobs for registry in _registries(blob, first, _NOWHERE)}
+    else:
+        names = {normalise_registry(given) for given in registries}
     found: dict[Digest, set[Repository]] = {blob: set() for blob in blobs}
-    for registry in sorted(known | {normalise_registry(given) for given in registries}):
+    for registry in names:
         start = Repository(registry, _ANY)
-        seen = first if start == _NOWHERE else await index.look_up(blobs, start)
+        seen = await index.look_up(blobs, start)
         for blob in blobs:
             layer = seen.of(blob)
             found[blob].update(layer.sources, [start] if layer.in_dest else [])

@@ -3,7 +3,7 @@
 import asyncio
 import fnmatch
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -52,7 +52,7 @@ async def scan(
     registry: str | Located,
     *,
     index: MountableLayers,
-    repositories: Iterable[str] | AsyncIterable[str] | None = None,
+    repositories: Iterable[str] | None = None,
     patterns: Iterable[str] = (),
     client: RegistryClient | None = None,
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
@@ -90,7 +90,7 @@ async def scan(
     started = clock()
     where = Repository(registry, "any") if isinstance(registry, str) else registry.repository
     fits = tuple(dict.fromkeys(patterns))
-    named = None if repositories is None or isinstance(repositories, AsyncIterable) else list(repositories)
+    named = None if repositories is None else list(repositories)
     whole = widen(index)
     memory = memory_of(whole)
     progress = progress_of(whole, where.registry, [*fits, *([] if named is None else ["", *named])])
@@ -106,11 +106,10 @@ async def scan(
             recorder=Recorder(whole, memory, progress, clock=clock),
             progress=progress,
             resumed=resumed,
-            trusts=repositories is not None,
+            trusts=named is not None,
             observer=observer,
         )
-        source = repositories if named is None else named
-        names = await stack.enter_async_context(aclosing(work.names(source, fits)))
+        names = await stack.enter_async_context(aclosing(work.names(named, fits)))
         try:
             await work.run(names, side_by_side=requests)
             await work.recorder.flush()
@@ -148,9 +147,7 @@ class _Scan:
     remarks: list[str] = field(default_factory=list)
     walked: Walked = field(default_factory=Walked)
 
-    async def names(
-        self, given: Iterable[str] | AsyncIterable[str] | None, patterns: Sequence[str]
-    ) -> AsyncGenerator[Repository]:
+    async def names(self, given: Sequence[str] | None, patterns: Sequence[str]) -> AsyncGenerator[Repository]:
         """Yield the repositories that are wanted and not done."""
         if not self.resumed:
             async for repository in self._wanted(given, patterns):
@@ -202,9 +199,7 @@ class _Scan:
             seconds=seconds,
         )
 
-    async def _wanted(
-        self, given: Iterable[str] | AsyncIterable[str] | None, patterns: Sequence[str]
-    ) -> AsyncGenerator[Repository]:
+    async def _wanted(self, given: Sequence[str] | None, patterns: Sequence[str]) -> AsyncGenerator[Repository]:
         count = 0
         async with aclosing(self._catalogue() if given is None else _each(given)) as names:
             async for name in names:
@@ -340,10 +335,6 @@ async def batches(items: AsyncIterator[T], size: int) -> AsyncGenerator[list[T]]
         yield batch
 
 
-async def _each(items: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[str]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item
+async def _each(items: Iterable[str]) -> AsyncGenerator[str]:
+    for item in items:
+        yield item
