@@ -6,12 +6,10 @@ from pathlib import Path
 
 import click
 
-from crossmount import events as happenings
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command
 from crossmount.cli.log import log_of_service
 from crossmount.cli.params import FILE, LISTEN
-from crossmount.cli.progress_state import INDEX_WARNING
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
 from crossmount.oci.reference import normalise_registry
@@ -30,12 +28,16 @@ except ModuleNotFoundError as error:
 @click.command(cls=Command)
 @click.option(
     "--registry",
+    envvar="CROSSMOUNT_EVENTS_REGISTRY",
+    show_envvar=True,
     required=True,
     metavar="REGISTRY",
     help="Whose events come, as clients call it; what an event calls it does not count.",
 )
 @click.option(
     "--listen",
+    envvar="CROSSMOUNT_EVENTS_LISTEN",
+    show_envvar=True,
     type=LISTEN,
     default="127.0.0.1:5001",
     show_default=True,
@@ -45,6 +47,8 @@ except ModuleNotFoundError as error:
 @click.option(
     "--secret-file",
     "secret",
+    envvar="CROSSMOUNT_EVENTS_SECRET_FILE",
+    show_envvar=True,
     type=FILE,
     metavar="FILE",
     help="Take events from whoever shows a secret of this file, one a line. Needed off loopback.",
@@ -84,9 +88,4 @@ async def _serve(made: ListenerSettings, settings: Settings) -> None:
         sys.stdout.flush()
 
     async with opened_index(settings) as index:
-        await serve_events(made, index, ready=tell, observer=_warn)
-
-
-def _warn(event: happenings.Event) -> None:
-    if isinstance(event, happenings.IndexDegraded):
-        click.echo(f"{INDEX_WARNING}{event.cause}", err=True)
+        await serve_events(made, index, ready=tell)

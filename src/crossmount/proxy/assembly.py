@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import httpx
 
-from crossmount import events
 from crossmount.errors import InvalidInputError
 from crossmount.fleet import Fleet, Patience
 from crossmount.index import GuardedIndex
@@ -24,7 +22,7 @@ from crossmount.proxy.learning import Learner
 from crossmount.proxy.metrics import Metrics
 from crossmount.proxy.mounting import Mounting, SourcePolicy
 from crossmount.proxy.service import Callers, ServiceDoor
-from crossmount.proxy.serving import is_loopback
+from crossmount.proxy.serving import is_loopback, tell_of_index
 from crossmount.proxy.sessions import Sessions
 from crossmount.proxy.settings import ProxySettings
 from crossmount.proxy.spool import SpoolArea
@@ -42,7 +40,6 @@ from crossmount.warmup.secret import Secrets
 
 _SWEEP_SECONDS = 30.0
 _END_SECONDS = 3.0
-_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -63,7 +60,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         plain_http=base.scheme == "http",
         max_connections=max(settings.options.max_connections, settings.limits.connections),
     )
-    guarded = GuardedIndex(index, observer=_tell, lasting=True)
+    guarded = GuardedIndex(index, observer=tell_of_index, lasting=True)
     metrics = Metrics(unserved=lambda: guarded.unserved)
     metrics.spool_limit.set(0 if settings.spool is None else settings.limits.spool_bytes)
     learner = Learner(guarded, metrics)
@@ -101,15 +98,6 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         sweep = asyncio.create_task(_sweep(core))
         stack.push_async_callback(_end, core, sweep)
         yield App(core, door, idle=settings.limits.idle)
-
-
-def _tell(event: events.Event) -> None:
-    """Say when the index goes, and when it comes back; the metrics tell of all in between."""
-    match event:
-        case events.IndexDegraded():
-            _log.warning("going on without the index: %s", event.cause)
-        case events.IndexRestored():
-            _log.warning("the index answers again")
 
 
 async def _hook(

@@ -5,14 +5,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crossmount import events
 from crossmount.errors import InvalidInputError
 from crossmount.index.protocol import MountableLayers
 from crossmount.proxy.exchange import Exchange, Message, Receive, Send
 from crossmount.proxy.headers import check_framing
 from crossmount.proxy.hook import Hook
 from crossmount.proxy.refused import ClientGoneError, RefusedError
-from crossmount.proxy.serving import Address, Service, is_loopback, listening
+from crossmount.proxy.serving import Address, Service, is_loopback, listening, tell_of_index
 from crossmount.proxy.settings import Limits
 from crossmount.registry import ClientOptions
 from crossmount.warmup import EventFeed
@@ -74,9 +73,7 @@ class Listener:
 
 
 @asynccontextmanager
-async def listener(
-    settings: ListenerSettings, index: MountableLayers, *, observer: events.Observer = events.ignore
-) -> AsyncIterator[tuple[Service, EventFeed]]:
+async def listener(settings: ListenerSettings, index: MountableLayers) -> AsyncIterator[tuple[Service, EventFeed]]:
     """Listen for events until the block ends.
 
     Raises:
@@ -88,7 +85,7 @@ async def listener(
             "listen on 127.0.0.1"
         )
     secrets = Secrets() if settings.secret is None else Secrets.read(settings.secret)
-    async with EventFeed(settings.registry, index, options=settings.options, observer=observer) as feed:
+    async with EventFeed(settings.registry, index, options=settings.options, observer=tell_of_index) as feed:
         app = Listener(Hook(feed, secrets), idle=settings.limits.idle)
         async with listening(app, settings.address, settings.limits, busy=lambda: feed.waiting > 0) as service:
             yield service, feed
@@ -99,12 +96,11 @@ async def serve_events(
     index: MountableLayers,
     *,
     ready: Callable[[Service], None],
-    observer: events.Observer = events.ignore,
 ) -> None:
     """Listen for events until SIGTERM or SIGINT; what waits then is worked on before it ends.
 
     Raises:
         InvalidInputError: see `listener`.
     """
-    async with listener(settings, index, observer=observer) as (service, _):
+    async with listener(settings, index) as (service, _):
         await service.until_told(lambda: ready(service))

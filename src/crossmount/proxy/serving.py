@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import logging
 import signal
 import socket
 import ssl
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import uvicorn
 
+from crossmount import events
 from crossmount.errors import InvalidInputError, ListenError
 from crossmount.proxy.exchange import Message, Receive, Send
 from crossmount.proxy.protocol import protocol_with
@@ -22,6 +24,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _BACKLOG = 1024
 _TICK = 0.05
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,15 @@ async def listening(
             await ended
             draining.cancel()
             await asyncio.gather(draining, return_exceptions=True)
+
+
+def tell_of_index(event: events.Event) -> None:
+    """Say when the index goes, and when it comes back; the metrics tell of all in between."""
+    match event:
+        case events.IndexDegraded():
+            _log.warning("going on without the index: %s", event.cause)
+        case events.IndexRestored():
+            _log.warning("the index answers again")
 
 
 def is_loopback(host: str) -> bool:

@@ -46,7 +46,7 @@ class EventFeed:
         index: is told. It never makes the feed fail: what it does not take is lost, and found by the next scan.
         client: the client of the registry, if there is one already; else one is made from `options`.
         options: how to reach the registry, without `client`.
-        observer: told of retries, and once if the index does not serve.
+        observer: told of retries, and when the index does not serve, and serves again.
 
     Attributes:
         worked: how many things were worked on, by what they were; `failed` ones count there too.
@@ -63,7 +63,7 @@ class EventFeed:
     ) -> None:
         self.worked: Counter[str] = Counter()
         self._registry = Repository(registry, "any") if isinstance(registry, str) else registry.repository
-        self._index = GuardedIndex(index, observer=observer)
+        self._index = GuardedIndex(index, observer=observer, lasting=True)
         self._memory = memory_of(self._index)
         self._stack = AsyncExitStack()
         if client is None:
