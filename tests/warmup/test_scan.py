@@ -1,6 +1,7 @@
 """A scan tells the index what a registry holds already."""
 
 import asyncio
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from crossmount.asyncio import (
     InvalidInputError,
     MemoryMountIndex,
     RegistryRefusedError,
+    RegistryUnreachableError,
     Repository,
     ScanReport,
     open_index,
@@ -23,8 +25,10 @@ from crossmount.asyncio import (
 )
 from crossmount.index import MountIndex, RedisMountIndex
 from crossmount.oci import Digest
-from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
+from crossmount.testing import CutBefore, Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
 from crossmount.testing.auth import Grant
+from crossmount.warmup.memory import LocalMemory
+from crossmount.warmup.outline import Outline
 from crossmount.warmup.recorder import BATCH
 from crossmount.warmup.scan import REQUESTS
 from support.holdings import put_document, put_image, put_index
@@ -35,6 +39,7 @@ from support.registry_kit import QUICK
 from support.servers import Server
 from support.waiting import until
 
+scanning = import_module("crossmount.warmup.scan")  # the package has a function of the same name
 PLAIN = ClientOptions(plain_http=True, retry=QUICK)
 BASE, OWN = b"base layer", b"own layer"
 
@@ -399,6 +404,93 @@ async def test_hostile_lists_end(scripted_registry: ScriptedRegistry) -> None:
         )
         with pytest.raises(InvalidAnswerError):
             await scanned(scripted_registry, MemoryMountIndex())
+
+
+async def test_tags_without_end_are_cut(
+    scripted_registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository is followed so far, and it is told."""
+    monkeypatch.setattr(scanning, "TAGS_MAX", 50)
+    for number in range(120):
+        put_image(scripted_registry, "a", f"t{number}", [BASE])
+    report = await scanned(scripted_registry, MemoryMountIndex())
+    assert (report.tags, report.skipped, report.failed) == (50, 1, 0)
+    assert "more than 50 tags" in report.remarks[0]
+
+
+async def test_what_is_no_image_is_passed_over_by_its_digest_too(
+    scripted_registry: ScriptedRegistry, valkey: Server
+) -> None:
+    """With since_last a HEAD tells the type, and nothing of it is fetched."""
+    kind = "application/vnd.oci.artifact.manifest.v1+json"
+    odd = {"schemaVersion": 2, "mediaType": kind, "blobs": []}
+    put_document(scripted_registry, "a", "odd", odd, kind)
+    put_image(scripted_registry, "a", "gone", [OWN])
+    scripted_registry.play(Fault(method="HEAD", path="/v2/a/manifests/gone", action=Reply(status=404), times=None))
+    async with open_index(valkey.unix_url) as index:
+        report = await scanned(scripted_registry, index, since_last=True)
+    assert (report.skipped, report.fetched, report.failed) == (2, 0, 0)
+    assert asked(scripted_registry, "GET", "/v2/*/manifests/*") == 0
+
+
+async def test_memory_is_flat_in_a_repository_without_end(
+    scripted_registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was seen is forgotten now and then; the index hears of all of it."""
+    monkeypatch.setattr(scanning, "_SEEN_MAX", 10)
+    for number in range(120):
+        put_image(scripted_registry, "a", f"t{number}", [b"%d" % number])
+    index = MemoryMountIndex()
+    report = await scanned(scripted_registry, index)
+    assert (report.tags, report.layers) == (120, 240)
+    for number in (0, 60, 119):
+        assert await known(index, b"%d" % number) == {"a"}
+
+
+async def test_an_index_that_names_thousands_is_cut(
+    scripted_registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many manifests that hang together are followed, and no more."""
+    monkeypatch.setattr("crossmount.warmup.walk.MANIFESTS_MAX", 5)
+    children = [put_image(scripted_registry, "a", None, [b"%d" % number]) for number in range(9)]
+    put_index(scripted_registry, "a", "1", children)
+    report = await scanned(scripted_registry, MemoryMountIndex())
+    assert report.fetched <= 6
+    assert "more than 5 manifests hang together" in report.remarks[0]
+
+
+async def test_a_catalogue_in_trouble_is_not_taken_for_none(scripted_registry: ScriptedRegistry) -> None:
+    """500 is told as it is."""
+    scripted_registry.play(Fault(path="/v2/_catalog", action=Reply(status=500), times=None))
+    with pytest.raises(RegistryRefusedError, match="500") as raised:
+        await scanned(scripted_registry, MemoryMountIndex())
+    assert "does not list" not in str(raised.value)
+
+
+async def test_a_registry_that_goes_away_ends_the_scan(
+    scripted_registry: ScriptedRegistry, valkey: Server
+) -> None:
+    """What was seen is recorded, and it can be gone on with."""
+    for number in range(20):
+        put_image(scripted_registry, f"r/{number:02}", "1", [BASE])
+    scripted_registry.play(Fault(path="/v2/r/15/*", action=CutBefore(), times=None))
+    async with open_index(valkey.unix_url) as index:
+        with pytest.raises(RegistryUnreachableError):
+            await scanned(scripted_registry, index, requests=1)
+        assert len(await known(index, BASE)) == 15
+        scripted_registry.clear_script()
+        report = await scanned(scripted_registry, index)
+        assert (report.resumed, report.before, report.repositories) == (True, 15, 5)
+
+
+async def test_a_memory_of_one_process_is_bounded() -> None:
+    """What was not used for longest makes way."""
+    memory = LocalMemory(limit=2)
+    one, two, three = (Outline(Digest.of(b"%d" % n), ((Digest.of(b"x"), 1),)) for n in range(3))
+    await memory.keep([one, two])
+    await memory.recall([one.digest])
+    await memory.keep([three])
+    assert set(await memory.recall([one.digest, two.digest, three.digest])) == {one.digest, three.digest}
 
 
 async def test_a_name_that_is_none_is_wrong_input(scripted_registry: ScriptedRegistry) -> None:

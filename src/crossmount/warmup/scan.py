@@ -2,6 +2,7 @@
 
 import asyncio
 import fnmatch
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -34,6 +35,9 @@ REQUESTS = 8
 REPOSITORIES_MAX = 1_000_000
 """How many repositories are taken from one registry's word."""
 
+TAGS_MAX = 100_000
+"""How many tags of one repository are followed."""
+
 FAILURES_MAX = 10
 """After so many repositories in a row that failed the registry is left alone."""
 
@@ -44,6 +48,8 @@ _BATCH = 50
 _SEEN_MAX = 100_000
 _REMARKS_MAX = 20
 _NO_CATALOGUE = frozenset({400, 401, 403, 404, 405, 501})
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -179,7 +185,7 @@ class _Scan:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self.recorder.flush()
         except (IndexFailedError, TimeoutError) as error:
-            self._remark(f"what was seen last is not recorded: {error}")
+            _log.warning("what was seen last is not recorded: %s", error or "the index takes too long")
 
     def report(self, seconds: float) -> ScanReport:
         """Return what it came to."""
@@ -258,6 +264,9 @@ class _Scan:
 
         async with aclosing(batches(self.client.list_tags(repository), _BATCH)) as pages:
             async for tags in pages:
+                if one.tags >= TAGS_MAX:
+                    one.walked.skip(f"{repository}: more than {TAGS_MAX} tags: the others are left out")
+                    return
                 left = await self.progress.left_tags(repository, tags) if self.resumed else tags
                 one.forget_if_many()
                 one.walked.add(await self.walker.walk(repository, left, take, seen=one.manifests))
