@@ -20,7 +20,8 @@ from crossmount.errors import CrossmountError, InvalidInputError, InvalidReferen
 from crossmount.oci import Repository
 from crossmount.warmup import ScanReport
 from crossmount.warmup import scan as scan_registry
-from crossmount.warmup.scan import REPOSITORIES_MAX, REQUESTS
+from crossmount.warmup.names import REPOSITORIES_MAX
+from crossmount.warmup.scan import REQUESTS
 
 _LINE_MAX = 4096
 _GLOB = frozenset("*?[")

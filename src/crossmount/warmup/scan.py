@@ -1,20 +1,16 @@
 """The scan: what a registry holds already, told to the index. Catalogue, tags, manifests, layers."""
 
 import asyncio
-import fnmatch
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from crossmount import events
 from crossmount.errors import (
     AccessDeniedError,
     IndexFailedError,
-    InvalidAnswerError,
-    InvalidInputError,
     RegistryError,
     RegistryRefusedError,
     RegistryUnreachableError,
@@ -25,6 +21,7 @@ from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.transfer.tasks import run_all
 from crossmount.warmup.memory import memory_of
+from crossmount.warmup.names import batches, wanted
 from crossmount.warmup.outline import Outline
 from crossmount.warmup.progress import Progress, progress_of
 from crossmount.warmup.recorder import Recorder
@@ -32,9 +29,6 @@ from crossmount.warmup.report import ScanReport
 from crossmount.warmup.walk import Walked, Walker
 
 REQUESTS = 8
-REPOSITORIES_MAX = 1_000_000
-"""How many repositories are taken from one registry's word."""
-
 TAGS_MAX = 100_000
 """How many tags of one repository are followed."""
 
@@ -47,11 +41,8 @@ FLUSH_SECONDS = 5.0
 _BATCH = 50
 _SEEN_MAX = 100_000
 _REMARKS_MAX = 20
-_NO_CATALOGUE = frozenset({400, 401, 403, 404, 405, 501})
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 async def scan(
@@ -156,10 +147,10 @@ class _Scan:
     async def names(self, given: Sequence[str] | None, patterns: Sequence[str]) -> AsyncGenerator[Repository]:
         """Yield the repositories that are wanted and not done."""
         if not self.resumed:
-            async for repository in self._wanted(given, patterns):
+            async for repository in wanted(self.client, self.where, given, patterns):
                 yield repository
             return
-        async for some in batches(self._wanted(given, patterns), _BATCH):
+        async for some in batches(wanted(self.client, self.where, given, patterns), _BATCH):
             left = await self.progress.left(some)
             self.before += len(some) - len(left)
             for repository in left:
@@ -185,7 +176,7 @@ class _Scan:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self.recorder.flush()
         except (IndexFailedError, TimeoutError) as error:
-            _log.warning("what was seen last is not recorded: %s", error or "the index takes too long")
+            _log.warning("what was seen last is not recorded: %s", str(error) or "the index takes too long")
 
     def report(self, seconds: float) -> ScanReport:
         """Return what it came to."""
@@ -203,37 +194,6 @@ class _Scan:
             failed=self.failed,
             remarks=tuple([*self.remarks, *self.walked.reasons][:_REMARKS_MAX]),
             seconds=seconds,
-        )
-
-    async def _wanted(self, given: Sequence[str] | None, patterns: Sequence[str]) -> AsyncGenerator[Repository]:
-        count = 0
-        async with aclosing(self._catalogue() if given is None else _each(given)) as names:
-            async for name in names:
-                repository = Repository(self.where.registry, name, self.where.address)
-                if patterns and not any(fnmatch.fnmatchcase(repository.name, pattern) for pattern in patterns):
-                    continue
-                count += 1
-                if count > REPOSITORIES_MAX:
-                    raise InvalidInputError(
-                        f"{self.where.registry}: more than {REPOSITORIES_MAX} repositories: scan them in parts"
-                    )
-                yield repository
-
-    async def _catalogue(self) -> AsyncGenerator[str]:
-        try:
-            async for name in self.client.catalog():
-                yield name
-        except InvalidAnswerError as error:
-            raise InvalidAnswerError(self._no_catalogue(error)) from error
-        except RegistryRefusedError as error:
-            if error.status not in _NO_CATALOGUE:
-                raise
-            raise type(error)(self._no_catalogue(error), status=error.status, codes=error.codes) from error
-
-    def _no_catalogue(self, error: RegistryError) -> str:
-        return (
-            f"{self.where.registry} does not list its repositories ({error}): name those to scan, "
-            f"as in {self.where.registry}/team/app"
         )
 
     async def _one(self, repository: Repository) -> None:
@@ -330,20 +290,3 @@ class _One:
         if len(self.manifests) + len(self.blobs) > _SEEN_MAX:
             self.manifests.clear()
             self.blobs.clear()
-
-
-async def batches(items: AsyncIterator[T], size: int) -> AsyncGenerator[list[T]]:
-    """Yield what `items` yields, in lists of at most `size`."""
-    batch: list[T] = []
-    async for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-async def _each(items: Iterable[str]) -> AsyncGenerator[str]:
-    for item in items:
-        yield item
