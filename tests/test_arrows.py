@@ -21,8 +21,9 @@ ROOMS: dict[str, set[str]] = {
     "fleet": BASE | {"index", "_blocking"},
     "transfer": BASE | {"index", "registry", "mount", "fleet"},
     "testing": {"errors", "oci"},
-    "proxy": BASE | {"index", "registry", "mount", "fleet", "transfer"},
-    "cli": BASE | {"index", "registry", "mount", "fleet", "transfer", "proxy"},
+    "warmup": BASE | {"index", "registry", "mount", "fleet", "transfer"},
+    "proxy": BASE | {"index", "registry", "mount", "fleet", "transfer", "warmup"},
+    "cli": BASE | {"index", "registry", "mount", "fleet", "transfer", "warmup", "proxy"},
 }
 """What each room may import of the others."""
 

@@ -17,6 +17,7 @@ PUBLIC = {
     "CrossmountError",
     "Descriptor",
     "Digest",
+    "EventFeed",
     "Fleet",
     "GuardedIndex",
     "IndexFailedError",
@@ -52,9 +53,12 @@ PUBLIC = {
     "RegistryUnreachableError",
     "Repository",
     "RetryPolicy",
+    "ScanReport",
     "Sighting",
+    "locality",
     "open_index",
     "push",
+    "scan",
 }
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "CrossmountError",
     "Descriptor",
     "Digest",
+    "EventFeed",
     "Fleet",
     "GuardedIndex",
     "IndexFailedError",
@@ -56,10 +57,13 @@ __all__ = [
     "RegistryUnreachableError",
     "Repository",
     "RetryPolicy",
+    "ScanReport",
     "Sighting",
     "__version__",
+    "locality",
     "open_index",
     "push",
+    "scan",
 ]
 
 

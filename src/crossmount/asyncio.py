@@ -38,6 +38,7 @@ from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.oci import Descriptor, Digest, Manifest, Reference, Repository
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
 from crossmount.transfer import BlobReport, Limits, PushReport, push
+from crossmount.warmup import EventFeed, ScanReport, locality, scan
 
 __all__ = [
     "AccessDeniedError",
@@ -48,6 +49,7 @@ __all__ = [
     "CrossmountError",
     "Descriptor",
     "Digest",
+    "EventFeed",
     "Fleet",
     "GuardedIndex",
     "IndexFailedError",
@@ -83,7 +85,10 @@ __all__ = [
     "RegistryUnreachableError",
     "Repository",
     "RetryPolicy",
+    "ScanReport",
     "Sighting",
+    "locality",
     "open_index",
     "push",
+    "scan",
 ]

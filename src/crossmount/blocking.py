@@ -1,6 +1,6 @@
 """The public names, blocking: values as they are, doers made from their asynchronous twins."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 from crossmount import asyncio as aio
@@ -42,6 +42,7 @@ from crossmount.asyncio import (
     RegistryUnreachableError,
     Repository,
     RetryPolicy,
+    ScanReport,
     Sighting,
 )
 from crossmount.index.blocking import (
@@ -55,6 +56,7 @@ from crossmount.index.blocking import (
 )
 from crossmount.oci import Located
 from crossmount.oci.layout import Image
+from crossmount.warmup.scan import REQUESTS
 
 __all__ = [
     "AccessDeniedError",
@@ -65,6 +67,7 @@ __all__ = [
     "CrossmountError",
     "Descriptor",
     "Digest",
+    "EventFeed",
     "Fleet",
     "GuardedIndex",
     "IndexFailedError",
@@ -100,9 +103,12 @@ __all__ = [
     "RegistryUnreachableError",
     "Repository",
     "RetryPolicy",
+    "ScanReport",
     "Sighting",
+    "locality",
     "open_index",
     "push",
+    "scan",
 ]
 
 
@@ -193,3 +199,66 @@ def push(
         fleet=None if fleet is None else fleet.asynchronous,
         observer=observer,
     )
+
+
+def scan(
+    registry: str | Located,
+    *,
+    index: MountableLayers,
+    repositories: Iterable[str] | None = None,
+    patterns: Iterable[str] = (),
+    client: RegistryClient | None = None,
+    options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+    requests: int = REQUESTS,
+    since_last: bool = False,
+    afresh: bool = False,
+    observer: events.Observer = events.ignore,
+) -> ScanReport:
+    """Tell the index which layers a registry holds; as `crossmount.asyncio.scan`, with a blocking index."""
+    return blocking_function(aio.scan)(
+        registry,
+        index=threaded(index),
+        repositories=repositories,
+        patterns=patterns,
+        client=None if client is None else client.asynchronous,
+        options=options,
+        requests=requests,
+        since_last=since_last,
+        afresh=afresh,
+        observer=observer,
+    )
+
+
+def locality(
+    image: str | Path | Reference | Image,
+    registries: Iterable[str],
+    *,
+    index: MountableLayers,
+    client: RegistryClient | None = None,
+    options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+) -> dict[str, int]:
+    """Say how many bytes of an image each registry has; as `crossmount.asyncio.locality`, by a blocking index."""
+    return blocking_function(aio.locality)(
+        image,
+        registries,
+        index=threaded(index),
+        client=None if client is None else client.asynchronous,
+        options=options,
+    )
+
+
+class EventFeed(OnPortal[aio.EventFeed]):
+    """Takes one registry's events; see `crossmount.asyncio.EventFeed`. It works on the background loop."""
+
+    def __init__(
+        self,
+        registry: str | Located,
+        index: MountableLayers,
+        *,
+        options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+        observer: events.Observer = events.ignore,
+    ) -> None:
+        super().__init__(lambda: aio.EventFeed(registry, threaded(index), options=options, observer=observer))
+
+    accept = method(aio.EventFeed.accept)
+    settled = method(aio.EventFeed.settled)

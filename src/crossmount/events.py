@@ -9,6 +9,9 @@ from crossmount.oci import Digest, Repository
 Outcome = Literal["existing", "mounted", "uploaded"]
 """How a blob came to be in its repository."""
 
+ScanOutcome = Literal["scanned", "gone", "unreadable", "failed"]
+"""How a scan is through with a repository."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobStarted:
@@ -76,6 +79,25 @@ class IndexRestored:
     """The index answers again. Said only to who runs for long."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryScanned:
+    """A scan is through with a repository: to its end, or because it is `gone`, `unreadable` by us, or `failed`.
+
+    Attributes:
+        tags: how many were followed.
+        manifests: how many were fetched, or remembered.
+        layers: how many were told to the index.
+        cause: why it failed.
+    """
+
+    repository: Repository
+    outcome: ScanOutcome
+    tags: int = 0
+    manifests: int = 0
+    layers: int = 0
+    cause: str = ""
+
+
 Event = (
     BlobStarted
     | BlobProgress
@@ -85,6 +107,7 @@ Event = (
     | SourceDropped
     | IndexDegraded
     | IndexRestored
+    | RepositoryScanned
 )
 Observer = Callable[[Event], None]
 

@@ -45,7 +45,7 @@ def test_a_missing_extra_is_named(shell: Shell, absent: str) -> None:
 def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch, here: Here) -> None:
     """The status of the run is the status of the process."""
     del here
-    monkeypatch.setattr(sys, "argv", ["crossmount", "locate", "nonsense"])
+    monkeypatch.setattr(sys, "argv", ["crossmount", "locate", "sha256:nonsense"])
     with pytest.raises(SystemExit) as ended:
         entry.main()
     assert ended.value.code == 2

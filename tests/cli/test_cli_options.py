@@ -13,6 +13,8 @@ from support.commands import Here
 
 COMMANDS = (
     "push",
+    "scan",
+    "events",
     "sources",
     "locate",
     "add",
@@ -187,7 +189,7 @@ def test_no_command_is_a_question_for_help(here: Here, arguments: tuple[str, ...
         (("push", "a", "b", "--uploads", "lots"), "'lots': give a whole number from 1 to 64"),
         (("push", "a", "r.io/UPPER"), "invalid value for 'DEST': not a reference: 'r.io/UPPER'"),
         (("push", "a", "x@sha256:1"), "invalid value for 'DEST': not a digest: 'sha256:1'"),
-        (("locate", "sha256:1"), "invalid value for 'LAYER': not a digest: 'sha256:1'"),
+        (("locate", "sha256:1"), "invalid value for 'LAYER|IMAGE': not a digest: 'sha256:1'"),
         (("--nonsense",), "no such option"),
     ],
 )

@@ -7,7 +7,7 @@ from redis.crc import key_slot
 
 from crossmount.errors import InvalidInputError
 from crossmount.index import Keys
-from support.index_kit import layer
+from support.index_kit import layer, repo
 
 ONE = layer(1)
 
@@ -17,6 +17,9 @@ def test_the_names_are_the_designs() -> None:
     keys = Keys("ns")
     assert keys.sources(ONE, "[::1]:5000") == f"crossmount:ns:{{{ONE}}}:sources:[::1]:5000"
     assert keys.flags(ONE) == f"crossmount:ns:{{{ONE}}}:flags"
+    assert keys.manifest(ONE) == f"crossmount:ns:{{{ONE}}}:manifest"
+    assert keys.scan("r.example", "0a") == "crossmount:ns:scan:0a:r.example"
+    assert keys.scan_tags(repo("a/b"), "0a") == "crossmount:ns:scan:0a:r.example/a/b"
     assert keys.traits("r.example") == "crossmount:ns:registry:r.example"
     assert Keys() == Keys("default")
 

@@ -72,10 +72,10 @@ async def test_a_registry_that_does_not_serve_is_named_at_the_start(
             serve(replace(PLAIN, upstream=upstream), MemoryMountIndex(), ready=proxies.append)
         )
         await until(lambda: "until the registry serves" in caplog.text)
-        async with httpx.AsyncClient(base_url=proxies[0].url) as client:
+        async with httpx.AsyncClient(base_url=proxies[0].service.url) as client:
             assert (await client.get("/_crossmount/readyz")).status_code == 503
             assert (await client.get("/_crossmount/healthz")).status_code == 200
-        proxies[0].stop()
+        proxies[0].service.stop()
         await serving
 
 

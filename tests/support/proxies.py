@@ -79,7 +79,7 @@ async def proxy_before(
         **settings,
     )
     async with (
-        running(made, index or memory) as (proxy, _),
+        running(made, index or memory) as proxy,
         httpx.AsyncClient(base_url=proxy.url, timeout=20, verify=False) as client,  # noqa: S501 a test's certificate
     ):
         address = made.registry().registry

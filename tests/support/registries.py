@@ -129,13 +129,15 @@ async def scripted_registry() -> AsyncIterator[ScriptedRegistry]:
 
 @pytest.fixture
 def start_docker_registry(tmp_path: Path) -> Iterator[StartRegistry]:
-    """Start registries: `start(auth=…, relative=…, deletes=…)`; see `run_docker_registry`."""
+    """Start registries: `start(auth=…, relative=…, deletes=…, notify=…)`; see `run_docker_registry`."""
     with ExitStack() as stack:
         count = iter(range(1000))
 
-        def start(*, auth: str = "", relative: bool = False, deletes: bool = True) -> DockerRegistry:
+        def start(
+            *, auth: str = "", relative: bool = False, deletes: bool = True, notify: str = ""
+        ) -> DockerRegistry:
             folder = tmp_path / f"registry-{next(count)}"
-            running = run_docker_registry(folder, auth=auth, relative=relative, deletes=deletes)
+            running = run_docker_registry(folder, auth=auth, relative=relative, deletes=deletes, notify=notify)
             return stack.enter_context(running)
 
         yield start
@@ -173,7 +175,9 @@ def token_registry(start_docker_registry: StartRegistry, token_server: TokenServ
 
 
 @contextmanager
-def run_docker_registry(folder: Path, *, auth: str, relative: bool, deletes: bool) -> Iterator[DockerRegistry]:
+def run_docker_registry(
+    folder: Path, *, auth: str, relative: bool, deletes: bool, notify: str = ""
+) -> Iterator[DockerRegistry]:
     """Run a docker-registry until the block ends.
 
     Args:
@@ -181,6 +185,7 @@ def run_docker_registry(folder: Path, *, auth: str, relative: bool, deletes: boo
         auth: the `auth` section of its configuration, in YAML on one line.
         relative: Locations without scheme and host.
         deletes: whether anything can be deleted.
+        notify: the `notifications` section of its configuration, in YAML on one line.
     """
     program = needs("docker-registry")
     folder.mkdir()
@@ -195,6 +200,7 @@ storage:
   maintenance: {{uploadpurging: {{enabled: false}}}}
 http: {{addr: "127.0.0.1:0", relativeurls: {str(relative).lower()}, secret: tests}}
 {auth}
+{notify}
 """
     )
     error_log = folder / "error.log"

@@ -1,6 +1,7 @@
 """Waiting for what happens in another process or on a server."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 
@@ -8,3 +9,9 @@ async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition; the test's own deadline bounds it."""
     while not condition():  # noqa: ASYNC110 nothing here could set an event
         await asyncio.sleep(0.01)
+
+
+def until_now(condition: Callable[[], bool]) -> None:
+    """Wait for a condition without an event loop; the test's own deadline bounds it."""
+    while not condition():
+        time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""`crossmount sources`, `locate`, `add`, `forget` and `must-mount`: what the index knows of one layer."""
+"""`crossmount sources`, `add`, `forget` and `must-mount`: what the index knows of one layer."""
 
 import click
 
@@ -37,21 +37,6 @@ def sources(ctx: click.Context, layer: Digest, dest: Reference, as_json: bool) -
     output.lines(str(source) for source in known.sources)
     for words in _remarks(known, dest.repository):
         output.note(words)
-
-
-@click.command(cls=Command)
-@click.argument("layer", type=DIGEST)
-@json_option
-@click.pass_context
-def locate(ctx: click.Context, layer: Digest, as_json: bool) -> None:
-    """List every repository, on every registry, that is known to hold LAYER, a digest."""
-    found = run_async(_locations(settings_of(ctx), layer))
-    if as_json:
-        output.document({"layer": layer, "locations": [str(repository) for repository in found]})
-        return
-    output.lines(str(repository) for repository in found)
-    if not found:
-        output.note(f"no repository is known to hold {layer}")
 
 
 @click.command(cls=Command)
@@ -125,11 +110,6 @@ def must_mount(ctx: click.Context, layer: Digest, clear: bool, as_json: bool) ->
 async def _known(settings: Settings, layer: Digest, dest: Repository) -> LayerKnowledge:
     async with opened_index(settings) as index:
         return (await index.look_up([layer], dest)).of(layer)
-
-
-async def _locations(settings: Settings, layer: Digest) -> tuple[Repository, ...]:
-    async with opened_index(settings) as index:
-        return await index.locations(layer)
 
 
 async def _add(settings: Settings, layer: Digest, source: Repository, *, must_mount: bool) -> bool:

@@ -26,3 +26,17 @@ def shown_log(verbose: int) -> Iterator[None]:
     finally:
         log.setLevel(level)
         log.removeHandler(handler)
+
+
+def log_of_service(verbose: int, *, access: bool) -> None:
+    """Log to standard error for as long as this process lives: a service's troubles, and its access log."""
+    handler, access_level = logging.StreamHandler(), logging.DEBUG if verbose else logging.INFO
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name, level in (
+        ("crossmount", logging.INFO if verbose else logging.WARNING),
+        ("uvicorn", logging.INFO if verbose else logging.ERROR),
+        ("crossmount.proxy.access", access_level if access else logging.WARNING),
+    ):
+        logging.getLogger(name).setLevel(level)
+    for name in ("crossmount", "uvicorn"):
+        logging.getLogger(name).addHandler(handler)

@@ -1,6 +1,8 @@
 """Values on the command line, checked by the library's own grammars before anything else happens."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import click
@@ -10,8 +12,10 @@ from crossmount.oci import Digest, Reference
 
 T = TypeVar("T")
 
+_AUTHORITY = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
 
-class _Checked(click.ParamType, Generic[T]):  # type: ignore[type-arg]  # generic in new releases of click only
+
+class Checked(click.ParamType, Generic[T]):  # type: ignore[type-arg]  # generic in new releases of click only
     """A value that a function of the library makes from text."""
 
     def __init__(self, name: str, make: Callable[[str], T]) -> None:
@@ -43,5 +47,22 @@ class Between(click.IntRange):
             self.fail(f"{value!r}: {self._words}", param, ctx)
 
 
-REFERENCE = _Checked("reference", Reference.parse)
-DIGEST = _Checked("digest", Digest)
+class _Listen(click.ParamType[tuple[str, int]]):
+    name = "host:port"
+
+    def convert(
+        self, value: str | tuple[str, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Read `host:port` or `[IPv6]:port`."""
+        if isinstance(value, tuple):
+            return value
+        match = _AUTHORITY.fullmatch(value)
+        if match is None or int(match["port"]) > 65535:
+            self.fail(f"{value!r} is not host:port", param, ctx)
+        return match["six"] or match["host"], int(match["port"])
+
+
+REFERENCE = Checked("reference", Reference.parse)
+DIGEST = Checked("digest", Digest)
+LISTEN = _Listen()
+FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)

@@ -30,9 +30,14 @@ class Progress(AbstractContextManager["Progress"], Protocol):
 
 
 def progress(stream: TextIO, *, verbose: int, env: Mapping[str, str] | None = None) -> Progress:
-    """Return bars if `stream` is a terminal that can move its cursor and has no log on it, lines otherwise."""
-    term = (os.environ if env is None else env).get("TERM", "")
-    if verbose < VERBOSE and stream.isatty() and term not in {"", "dumb"}:
+    """Return bars where they can be drawn, lines otherwise."""
+    if can_draw(stream, verbose=verbose, env=env):
         bars = import_module("crossmount.cli.progress_live")  # rich takes a tenth of a second to load
         return cast("Progress", bars.Bars(stream, verbose=verbose))
     return Lines(stream, verbose=verbose)
+
+
+def can_draw(stream: TextIO, *, verbose: int, env: Mapping[str, str] | None = None) -> bool:
+    """Tell whether `stream` is a terminal that can move its cursor, and has no log on it."""
+    term = (os.environ if env is None else env).get("TERM", "")
+    return verbose < VERBOSE and stream.isatty() and term not in {"", "dumb"}

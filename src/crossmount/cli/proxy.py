@@ -1,7 +1,6 @@
 """`crossmount proxy`."""
 
 import asyncio
-import logging
 import os
 import re
 import resource
@@ -15,7 +14,8 @@ import click
 
 from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.command import Command
-from crossmount.cli.params import Between
+from crossmount.cli.log import log_of_service
+from crossmount.cli.params import FILE, LISTEN, Between
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
 from crossmount.index import NullIndex
@@ -35,7 +35,6 @@ _PLAIN = ProxySettings(upstream="https://registry.invalid")
 _OFF = "off"
 _FILES = 65536
 _SIZE = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
-_AUTHORITY = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
 
 
 class _Size(click.ParamType[int]):
@@ -51,23 +50,6 @@ class _Size(click.ParamType[int]):
         return int(match[1]) << (10 * (" KMGT".index(match[2].upper()) if match[2] else 0))
 
 
-class _Listen(click.ParamType[tuple[str, int]]):
-    name = "host:port"
-
-    def convert(
-        self, value: str | tuple[str, int], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        """Read `host:port` or `[IPv6]:port`."""
-        if isinstance(value, tuple):
-            return value
-        match = _AUTHORITY.fullmatch(value)
-        if match is None or int(match["port"]) > 65535:
-            self.fail(f"{value!r} is not host:port", param, ctx)
-        return match["six"] or match["host"], int(match["port"])
-
-
-_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -82,7 +64,7 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
 @_option("--upstream", required=True, metavar="URL", help="The registry: https://host[:port], or http://.")
 @_option(
     "--listen",
-    type=_Listen(),
+    type=LISTEN,
     default="127.0.0.1:5000",
     show_default=True,
     metavar="HOST:PORT",
@@ -129,10 +111,16 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     help="Mount only from repositories that fit, as in 'base/*'. Repeatable. Default: all.",
 )
 @_option("--public-url", metavar="URL", help="What callers call this proxy, if a terminator stands before it.")
-@_option("--tls-cert", type=_FILE, help="Serve https with this certificate (PEM).")
-@_option("--tls-key", type=_FILE, help="The certificate's key (PEM), if it is not in the same file.")
-@_option("--htpasswd", type=_FILE, help="Callers that 'service' lets in: name:bcrypt hash a line.")
-@_option("--tokens", type=_FILE, help="Bearer tokens that 'service' lets in: name:token a line.")
+@_option("--tls-cert", type=FILE, help="Serve https with this certificate (PEM).")
+@_option("--tls-key", type=FILE, help="The certificate's key (PEM), if it is not in the same file.")
+@_option("--htpasswd", type=FILE, help="Callers that 'service' lets in: name:bcrypt hash a line.")
+@_option("--tokens", type=FILE, help="Bearer tokens that 'service' lets in: name:token a line.")
+@_option(
+    "--events-secret-file",
+    type=FILE,
+    metavar="FILE",
+    help="Take the registry's events at /_crossmount/events from whoever shows a secret of this file.",
+)
 @_option(
     "--connections",
     type=Between(1, 65536),
@@ -174,6 +162,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
     tls_key: Path | None,
     htpasswd: Path | None,
     tokens: Path | None,
+    events_secret_file: Path | None,
     connections: int,
     idle: float,
     grace: float,
@@ -187,7 +176,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
     settings = settings_of(ctx)
     if auth == "client" and (htpasswd or tokens):
         raise click.UsageError("--htpasswd and --tokens are for --auth service", ctx)
-    _log_to_stderr(settings, access=not no_access_log)
+    log_of_service(settings.verbose, access=not no_access_log)
     made = ProxySettings(
         upstream=upstream,
         host=listen[0],
@@ -202,6 +191,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
         tls_key=tls_key,
         htpasswd=htpasswd,
         tokens=tokens,
+        events_secret=events_secret_file,
         options=client_options(settings),
         limits=replace(_LIMITS, connections=connections, idle=idle, grace=grace, spool_bytes=spool_limit),
     )
@@ -233,20 +223,3 @@ def _spool_folder(given: str | None) -> Path | None:
         return Path(given)
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "crossmount" / "spool"
-
-
-def _access_level(settings: Settings) -> int:
-    return logging.DEBUG if settings.verbose else logging.INFO
-
-
-def _log_to_stderr(settings: Settings, *, access: bool) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for name, level in (
-        ("crossmount", logging.INFO if settings.verbose else logging.WARNING),
-        ("uvicorn", logging.INFO if settings.verbose else logging.ERROR),
-        ("crossmount.proxy.access", _access_level(settings) if access else logging.WARNING),
-    ):
-        logging.getLogger(name).setLevel(level)
-    for name in ("crossmount", "uvicorn"):
-        logging.getLogger(name).addHandler(handler)

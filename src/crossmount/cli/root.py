@@ -8,8 +8,10 @@ from crossmount.cli.command import Lazy, LazyGroup
 
 COMMANDS = {
     "push": Lazy("crossmount.cli.push", "push", "Push an image: mount what the registry holds, upload the rest."),
+    "scan": Lazy("crossmount.cli.scan", "scan", "Tell the index what a registry holds already."),
+    "events": Lazy("crossmount.cli.events", "events", "Keep the index true by what a registry tells of itself."),
     "sources": Lazy("crossmount.cli.layers", "sources", "List where a layer could be mounted from."),
-    "locate": Lazy("crossmount.cli.layers", "locate", "List every repository known to hold a layer."),
+    "locate": Lazy("crossmount.cli.locate", "locate", "Say where a layer is, or an image, and how much of it."),
     "add": Lazy("crossmount.cli.layers", "add", "Tell the index of a repository that holds a layer."),
     "forget": Lazy("crossmount.cli.layers", "forget", "Drop a repository as a source of a layer."),
     "must-mount": Lazy("crossmount.cli.layers", "must_mount", "Show or lift a layer's must-mount flag."),

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from crossmount.errors import InvalidInputError
-from crossmount.oci import Digest
+from crossmount.oci import Digest, Repository
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -50,6 +50,18 @@ class Keys:
     def all_leases(self) -> str:
         """Return the pattern that the keys of all leases of this namespace match."""
         return f"crossmount:{self.namespace}:{{*}}:lease:*"
+
+    def manifest(self, digest: Digest) -> str:
+        """Name the string that says which blobs and manifests the manifest `digest` names."""
+        return f"crossmount:{self.namespace}:{{{digest}}}:manifest"
+
+    def scan(self, registry: str, scope: str) -> str:
+        """Name the set of repositories that an unfinished scan of `scope` on `registry` is done with."""
+        return f"crossmount:{self.namespace}:scan:{scope}:{registry}"
+
+    def scan_tags(self, repository: Repository, scope: str) -> str:
+        """Name the set of tags that an unfinished scan is done with in a repository that it is not done with."""
+        return f"crossmount:{self.namespace}:scan:{scope}:{repository}"
 
     def traits(self, registry: str) -> str:
         """Name the hash of what `registry` was seen to do."""

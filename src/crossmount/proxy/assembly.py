@@ -2,28 +2,27 @@
 
 import asyncio
 import contextlib
-import ipaddress
-import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import httpx
 
-from crossmount import events
 from crossmount.errors import InvalidInputError
 from crossmount.fleet import Fleet, Patience
 from crossmount.index import GuardedIndex
-from crossmount.index.protocol import MountableLayers
+from crossmount.index.protocol import MountableLayers, MountIndex
 from crossmount.oci import Repository
 from crossmount.proxy.app import App
 from crossmount.proxy.callers import Agents
 from crossmount.proxy.core import Core
 from crossmount.proxy.doors import ClientDoor, Door
+from crossmount.proxy.hook import Hook
 from crossmount.proxy.learning import Learner
 from crossmount.proxy.metrics import Metrics
 from crossmount.proxy.mounting import Mounting, SourcePolicy
 from crossmount.proxy.service import Callers, ServiceDoor
+from crossmount.proxy.serving import is_loopback, tell_of_index
 from crossmount.proxy.sessions import Sessions
 from crossmount.proxy.settings import ProxySettings
 from crossmount.proxy.spool import SpoolArea
@@ -35,10 +34,11 @@ from crossmount.registry.challenge import Bearer, choose
 from crossmount.registry.credentials import StoredCredentials
 from crossmount.registry.options import ClientOptions
 from crossmount.registry.quiet import unlogged
+from crossmount.warmup import EventFeed
+from crossmount.warmup.secret import Secrets
 
 _SWEEP_SECONDS = 30.0
 _END_SECONDS = 3.0
-_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -59,7 +59,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         plain_http=base.scheme == "http",
         max_connections=max(settings.options.max_connections, settings.limits.connections),
     )
-    guarded = GuardedIndex(index, observer=_tell, lasting=True)
+    guarded = GuardedIndex(index, observer=tell_of_index, lasting=True)
     metrics = Metrics(unserved=lambda: guarded.unserved)
     metrics.spool_limit.set(0 if settings.spool is None else settings.limits.spool_bytes)
     learner = Learner(guarded, metrics)
@@ -98,19 +98,22 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
             metrics=metrics,
             spool=None if settings.spool is None else SpoolArea(settings.spool, limit=settings.limits.spool_bytes),
             manifest_limit=settings.limits.manifest_bytes,
+            hook=await _hook(settings, registry, guarded, stack),
         )
         sweep = asyncio.create_task(_sweep(core))
         stack.push_async_callback(_end, core, sweep)
         yield App(core, door, idle=settings.limits.idle)
 
 
-def _tell(event: events.Event) -> None:
-    """Say when the index goes, and when it comes back; the metrics tell of all in between."""
-    match event:
-        case events.IndexDegraded():
-            _log.warning("going on without the index: %s", event.cause)
-        case events.IndexRestored():
-            _log.warning("the index answers again")
+async def _hook(
+    settings: ProxySettings, registry: Repository, index: MountIndex, stack: AsyncExitStack
+) -> Hook | None:
+    """Return what takes the registry's events, with the proxy's own credentials, if they are wanted."""
+    if settings.events_secret is None:
+        return None
+    secrets = Secrets.read(settings.events_secret)
+    options = replace(settings.options, plain_http=settings.base().scheme == "http")
+    return Hook(await stack.enter_async_context(EventFeed(registry, index, options=options)), secrets)
 
 
 def _door(
@@ -144,22 +147,13 @@ def _door(
 
 def _service_door(settings: ProxySettings, agents: Agents) -> ServiceDoor:
     callers = Callers.read(settings.htpasswd, settings.tokens)
-    if callers.anybody and not _is_loopback(settings.host):
+    if callers.anybody and not is_loopback(settings.host):
         raise InvalidInputError(
             f"--auth service on {settings.host} would lend the proxy's rights to anybody: give --htpasswd or "
             "--tokens, or listen on 127.0.0.1"
         )
     stored = StoredCredentials(authfile=settings.options.authfile)
     return ServiceDoor(agents.of("service", lambda: stored), callers)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 async def _sweep(core: Core) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Repository
 from crossmount.proxy.exchange import Exchange
+from crossmount.proxy.hook import Hook
 from crossmount.proxy.learning import Learner
 from crossmount.proxy.metrics import Metrics
 from crossmount.proxy.mounting import Mounting
@@ -23,6 +24,7 @@ class Core:
         registry: any repository of the registry behind the proxy: how it is called and reached.
         spool: where uploads wait for their digest; None sends them straight through.
         manifest_limit: bytes that a manifest may have.
+        hook: takes the registry's events, if they are wanted.
     """
 
     registry: Repository
@@ -35,6 +37,7 @@ class Core:
     metrics: Metrics
     spool: SpoolArea | None
     manifest_limit: int
+    hook: Hook | None = None
 
     def repository(self, name: str) -> Repository:
         """Return a repository of the registry behind the proxy."""

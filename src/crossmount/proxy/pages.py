@@ -1,4 +1,4 @@
-"""The proxy's own pages: is it alive, is it ready, its metrics, its tokens."""
+"""The proxy's own pages: is it alive, is it ready, its metrics, its tokens, the registry's events."""
 
 import asyncio
 import logging
@@ -19,6 +19,9 @@ async def answer(core: Core, door: Door, exchange: Exchange, asked: Own, *, drai
     """Answer a request for a page of the proxy's own."""
     if asked.page == "token":
         await door.token_page(exchange)
+        return
+    if asked.page == "events" and core.hook is not None:
+        await core.hook.answer(exchange)
         return
     if exchange.method not in {"GET", "HEAD"}:
         raise RefusedError(405, "UNSUPPORTED", "this page can only be read")

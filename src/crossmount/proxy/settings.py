@@ -64,6 +64,7 @@ class ProxySettings:
         tls_key: a PEM file of its key.
         htpasswd: a file of callers and their passwords (bcrypt), for `service`.
         tokens: a file of bearer tokens, for `service`.
+        events_secret: a file of secrets that the registry shows with its events; None takes no events.
         options: how to reach the registry.
     """
 
@@ -80,6 +81,7 @@ class ProxySettings:
     tls_key: Path | None = None
     htpasswd: Path | None = None
     tokens: Path | None = None
+    events_secret: Path | None = None
     options: ClientOptions = field(default_factory=ClientOptions)
     limits: Limits = field(default_factory=Limits)
 

@@ -75,6 +75,7 @@ class RegistryClient:
             retrier=Retrier(options.retry, observer=observer, clock=clock, rng=rng),
             credentials=credentials or StoredCredentials(authfile=options.authfile),
             trusted_realms=options.trusted_realms,
+            rate=options.rate,
         )
         self._blobs = Blobs(self._endpoints, self._sender)
         self._uploads = Uploads(self._endpoints, self._sender)

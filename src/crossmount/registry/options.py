@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from crossmount.errors import InvalidInputError
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -35,6 +37,10 @@ class ClientOptions:
         read_timeout: seconds between two bytes of an answer.
         max_connections: connections to one registry.
         retry: when to give up.
+        rate: requests a second at most, all kinds and all attempts together; None sets no limit.
+
+    Raises:
+        InvalidInputError: the rate is not above 0.
     """
 
     plain_http: bool = False
@@ -46,3 +52,9 @@ class ClientOptions:
     read_timeout: float = 60.0
     max_connections: int = 64
     retry: RetryPolicy = RetryPolicy()
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the rate."""
+        if self.rate is not None and not self.rate > 0:
+            raise InvalidInputError(f"rate: {self.rate!r}: give requests a second, above 0, or None")

@@ -14,6 +14,7 @@ from crossmount.registry.authorizer import NO_PASS, Authorizer
 from crossmount.registry.credentials import CredentialSource
 from crossmount.registry.http import Answer, Body
 from crossmount.registry.location import Origin, resolve
+from crossmount.registry.pace import Pace
 from crossmount.registry.quiet import unlogged
 from crossmount.registry.refusal import WEB_PAGES, refusal
 from crossmount.registry.retry import Retrier
@@ -57,6 +58,7 @@ class Sender:
         retrier: when to send again.
         credentials: where credentials come from.
         trusted_realms: hosts that the user trusts with them.
+        rate: requests a second at most; None sets no limit.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Sender:
         retrier: Retrier,
         credentials: CredentialSource,
         trusted_realms: Collection[str] = (),
+        rate: float | None = None,
     ) -> None:
         self.origin = Origin.of(root)
         self.retrier = retrier
@@ -80,6 +83,7 @@ class Sender:
             clock=retrier.clock,
         )
         self._client = client
+        self._pace = Pace(rate, clock=retrier.clock)
 
     async def send(self, call: Call) -> Answer:
         """Send `call` and return the answer, whatever its status.
@@ -157,6 +161,7 @@ class Sender:
         headers = dict(call.headers)
         if authorization is not None:
             headers["Authorization"] = authorization
+        await self._pace.turn()
         is_small = not call.streamed and (call.body is None or call.body.size == 0)
         try:
             with unlogged():

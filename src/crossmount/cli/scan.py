@@ -1,0 +1,228 @@
+"""`crossmount scan`."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TextIO
+
+import click
+
+from crossmount.cli import output, text
+from crossmount.cli.access import client_options, opened_index
+from crossmount.cli.command import Command, json_option
+from crossmount.cli.failures import FAILED
+from crossmount.cli.interrupt import Interrupted
+from crossmount.cli.loop import run_async
+from crossmount.cli.params import Between
+from crossmount.cli.scan_progress import ScanProgress, ScanState, scan_progress
+from crossmount.cli.settings import Settings, settings_of
+from crossmount.errors import CrossmountError, InvalidInputError, InvalidReferenceError
+from crossmount.oci import Repository
+from crossmount.warmup import ScanReport
+from crossmount.warmup import scan as scan_registry
+from crossmount.warmup.names import REPOSITORIES_MAX
+from crossmount.warmup.scan import REQUESTS
+
+_LINE_MAX = 4096
+_GLOB = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """What is to be scanned.
+
+    Attributes:
+        registry: any repository of the registry.
+        names: the repositories; None asks the catalogue.
+        patterns: which of them; none means all.
+    """
+
+    registry: Repository
+    names: tuple[str, ...] | None
+    patterns: tuple[str, ...]
+
+
+@click.command(cls=Command)
+@click.argument("targets", nargs=-1, required=True, metavar="REGISTRY[/REPOSITORY]...")
+@click.option(
+    "--from",
+    "names",
+    type=click.File("r", encoding="utf-8"),
+    metavar="FILE",
+    help="Take the repositories' names from this file, one a line; '-' is standard input.",
+)
+@click.option(
+    "--requests",
+    type=Between(1, 256),
+    default=REQUESTS,
+    metavar="N",
+    envvar="CROSSMOUNT_SCAN_REQUESTS",
+    show_envvar=True,
+    show_default=True,
+    help="Have at most N requests on their way at once.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    envvar="CROSSMOUNT_SCAN_RATE",
+    show_envvar=True,
+    help="Send at most N requests a second. Default: no limit but the registry's own Retry-After.",
+)
+@click.option(
+    "--since-last",
+    is_flag=True,
+    help="Fetch no manifest that an earlier scan saw: ask each tag for its digest only.",
+)
+@click.option("--afresh", is_flag=True, help="Do not go on with a scan that was not finished, begin again.")
+@json_option
+@click.pass_context
+def scan(
+    ctx: click.Context,
+    targets: tuple[str, ...],
+    names: TextIO | None,
+    requests: int,
+    rate: float | None,
+    since_last: bool,
+    afresh: bool,
+    as_json: bool,
+) -> None:
+    """Tell the index which layers a registry holds already, and in which repositories.
+
+    REGISTRY alone scans all that its catalogue lists; REGISTRY/REPOSITORY only that one; with * or ? in
+    REPOSITORY those of the catalogue that fit. Nothing is changed on the registry.
+
+    A scan that was killed goes on where it was if the same command is run again within a day.
+
+    \b
+    Examples:
+      crossmount scan registry.example
+      crossmount scan 'registry.example/team/*' --since-last --rate 20
+      crossmount scan ghcr.io --from names.txt
+    """  # noqa: D301 \b is click's mark for a paragraph that keeps its lines
+    settings = settings_of(ctx)
+    wanted = read_targets(targets, None if names is None else read_names(names))
+    total = None if wanted.names is None or wanted.patterns else len(wanted.names)
+    shown = scan_progress(sys.stderr, total=total, verbose=settings.verbose)
+    try:
+        with shown:
+            report = run_async(
+                _scan(wanted, settings, shown, requests=requests, rate=rate, since_last=since_last, afresh=afresh)
+            )
+    except Interrupted as interrupted:
+        raise interrupted.saying(how_far(shown.state)) from None
+    except CrossmountError:
+        if shown.state.scanned:
+            output.note(how_far(shown.state))
+        raise
+    if as_json:
+        output.document(report.to_json())
+    else:
+        output.lines(told(report))
+        for words in report.remarks:
+            output.note(f"crossmount: {words}")
+    if report.failed:
+        ctx.exit(FAILED)
+
+
+async def _scan(
+    wanted: Targets,
+    settings: Settings,
+    shown: ScanProgress,
+    *,
+    requests: int,
+    rate: float | None,
+    since_last: bool,
+    afresh: bool,
+) -> ScanReport:
+    async with opened_index(settings) as index:
+        return await scan_registry(
+            wanted.registry,
+            index=index,
+            repositories=wanted.names,
+            patterns=wanted.patterns,
+            options=replace(client_options(settings), rate=rate),
+            requests=requests,
+            since_last=since_last,
+            afresh=afresh,
+            observer=shown.observe,
+        )
+
+
+def read_targets(given: Sequence[str], names: Iterable[str] | None) -> Targets:
+    """Read what is to be scanned; all of it is on one registry.
+
+    Args:
+        given: `REGISTRY`, `REGISTRY/REPOSITORY`, or a pattern in the repository's place.
+        names: repositories from a file, if there is one; then `given` chooses among them.
+
+    Raises:
+        click.UsageError, InvalidReferenceError: that is not what was given.
+    """
+    registries, parts = set(), []
+    for target in given:
+        host, _, rest = target.partition("/")
+        if "://" in target or not (any(c in host for c in ".:[") or host.lower() == "localhost"):
+            raise click.UsageError(f"{target!r}: name the registry first, as in registry.example/team/app")
+        registries.add(Repository(host, "any"))
+        parts.append(rest.strip("/"))
+    if len(registries) > 1:
+        raise click.UsageError("one registry at a time: scan the others with commands of their own")
+    (registry,) = registries
+    chosen = () if "" in parts else tuple(dict.fromkeys(parts))
+    if names is None and chosen and not any(_GLOB.intersection(part) for part in chosen):
+        return Targets(registry=registry, names=tuple(_name(registry, part) for part in chosen), patterns=())
+    taken = None if names is None else tuple(_name(registry, name) for name in names)
+    return Targets(registry=registry, names=taken, patterns=chosen)
+
+
+def read_names(file: TextIO) -> list[str]:
+    """Read repositories' names, one a line; blank lines and those that begin with # are none.
+
+    Raises:
+        InvalidInputError: it is no text, or has too many lines.
+    """
+    names = []
+    try:
+        while line := file.readline(_LINE_MAX):
+            name = line.strip()
+            if name and not name.startswith("#"):
+                names.append(name)
+            if len(names) > REPOSITORIES_MAX:
+                raise InvalidInputError(f"{file.name}: more than {REPOSITORIES_MAX} names")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{file.name}: not a file of names") from error
+    return names
+
+
+def told(report: ScanReport) -> list[str]:
+    """Return what a finished scan is to a reader."""
+    before = f", {report.before} were done before" if report.resumed else ""
+    odd = [(report.unreadable, "not readable by us"), (report.failed, "failed")]
+    more = "".join(f", {number} {words}" for number, words in odd if number)
+    known = f", {report.known} known before" if report.known else ""
+    skipped = f", {report.skipped} skipped" if report.skipped else ""
+    return [
+        f"scanned {report.registry}",
+        f"repositories  {report.repositories}{before}{more}",
+        f"tags          {report.tags}",
+        f"manifests     {report.fetched} fetched{known}{skipped}",
+        f"layers        {report.layers} told to the index",
+        f"took {text.duration(report.seconds)}",
+    ]
+
+
+def how_far(state: ScanState) -> str:
+    """Say what a scan that was not finished left behind."""
+    scanned = text.count(state.scanned, "repository", "repositories")
+    return f"{scanned} scanned and kept: run the same command again to go on"
+
+
+def _name(registry: Repository, text: str) -> str:
+    """Return a repository's name, given with its registry before it or without."""
+    for own in (registry.registry, registry.address):
+        text = text.removeprefix(f"{own}/")
+    try:
+        return Repository(registry.registry, text, registry.address).name
+    except InvalidReferenceError as error:
+        raise InvalidReferenceError(f"{text[:300]!r}: {error}") from None

@@ -1,0 +1,209 @@
+"""The event feed: what a registry tells of itself keeps the index true, also for pushes that crossmount never saw.
+
+A message is taken at once and worked on later, so that a registry is never held up. An event is a hint: a pushed
+manifest is fetched, a deleted blob is asked for, and only what the registry then says is recorded or forgotten. A
+blob's arrival alone is recorded as it was told, save on a registry that mounts only after a manifest.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from crossmount import events
+from crossmount.errors import CrossmountError
+from crossmount.index.guard import GuardedIndex
+from crossmount.index.protocol import MountableLayers, Sighting
+from crossmount.oci import Digest, Located, Repository
+from crossmount.registry import ClientOptions, RegistryClient
+from crossmount.transfer.tasks import run_all
+from crossmount.warmup.memory import memory_of
+from crossmount.warmup.notices import BlobArrived, Deleted, Happened, ManifestArrived, read_notice
+from crossmount.warmup.outline import Outline
+from crossmount.warmup.walk import Walker
+
+WAITING_MAX = 10_000
+"""How many things may wait to be worked on."""
+
+WORKERS = 4
+REQUESTS = 8
+VERIFIED_MAX = 1024
+"""How many blobs of one deleted manifest, its children's included, are asked for."""
+
+_BATCH = 256
+_log = logging.getLogger(__name__)
+
+
+class EventFeed:
+    """Takes one registry's events and works on them in the background, until it is closed.
+
+    Args:
+        registry: the registry, as clients call it, whatever its events call it; or anything that lies on it.
+        index: is told. It never makes the feed fail: what it does not take is lost, and found by the next scan.
+        client: the client of the registry, if there is one already; else one is made from `options`.
+        options: how to reach the registry, without `client`.
+        observer: told of retries, and when the index does not serve, and serves again.
+
+    Attributes:
+        worked: how many things were worked on, by what they were; `failed` ones count there too.
+    """
+
+    def __init__(
+        self,
+        registry: str | Located,
+        index: MountableLayers,
+        *,
+        client: RegistryClient | None = None,
+        options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+        observer: events.Observer = events.ignore,
+    ) -> None:
+        self.worked: Counter[str] = Counter()
+        self._registry = Repository(registry, "any") if isinstance(registry, str) else registry.repository
+        self._index = GuardedIndex(index, observer=observer, lasting=True)
+        self._memory = memory_of(self._index)
+        self._stack = AsyncExitStack()
+        if client is None:
+            client = RegistryClient(self._registry, options=options, observer=observer)
+            self._stack.push_async_callback(client.aclose)
+        self._client = client
+        self._gate = asyncio.Semaphore(REQUESTS)
+        self._walker = Walker(client, self._memory, gate=self._gate)
+        self._waiting: dict[Happened, None] = {}
+        self._changed = asyncio.Condition()
+        self._at_work = 0
+        self._workers: list[asyncio.Task[None]] = []
+
+    async def accept(self, message: bytes) -> bool:
+        """Take a registry's message.
+
+        Things that wait already are not taken twice. Messages of kinds that say nothing of layers are passed over.
+
+        Returns:
+            False if too much waits: then nothing of the message was taken, and it should come again later.
+
+        Raises:
+            InvalidInputError: it is not a JSON object.
+        """
+        happened = read_notice(message, self._registry)
+        new = [each for each in happened if each not in self._waiting]
+        if len(self._waiting) + len(new) > WAITING_MAX:
+            return False
+        self._waiting.update(dict.fromkeys(new))
+        if not self._workers:
+            self._workers = [asyncio.create_task(self._work()) for _ in range(WORKERS)]
+        async with self._changed:
+            self._changed.notify_all()
+        return True
+
+    @property
+    def waiting(self) -> int:
+        """How many things wait, or are worked on."""
+        return len(self._waiting) + self._at_work
+
+    async def settled(self) -> None:
+        """Wait until all that was taken is worked on."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self.waiting)
+
+    async def aclose(self) -> None:
+        """Stop; what still waits is lost, and found by the next scan."""
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        self._workers = []
+        if self._waiting:
+            _log.warning("%d events were not worked on: scan the registry", len(self._waiting))
+            self._waiting.clear()
+        await self._stack.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _work(self) -> None:
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._waiting)
+                some = self._next()
+                self._at_work += 1
+            try:
+                await self._do(some)
+            except CrossmountError as error:
+                self.worked["failed"] += len(some)
+                _log.warning("%s: an event is lost: %s", some[0].repository, error)
+            finally:
+                self._at_work -= 1
+                async with self._changed:
+                    self._changed.notify_all()
+
+    def _next(self) -> list[Happened]:
+        """Take the oldest; of blobs that arrived, all that follow one another, for one round trip."""
+        some: list[Happened] = []
+        for happened in self._waiting:
+            if some and not (isinstance(happened, BlobArrived) and isinstance(some[0], BlobArrived)):
+                break
+            some.append(happened)
+            if len(some) == _BATCH:
+                break
+        for happened in some:
+            del self._waiting[happened]
+        return some
+
+    async def _do(self, some: list[Happened]) -> None:
+        match some[0]:
+            case ManifestArrived(repository, target):
+                await self._manifest_arrived(repository, target)
+            case Deleted(repository, digest):
+                await self._deleted(repository, digest)
+            case BlobArrived():
+                await self._blobs_arrived([each for each in some if isinstance(each, BlobArrived)])
+        self.worked[type(some[0]).__name__] += len(some)
+
+    async def _blobs_arrived(self, some: list[BlobArrived]) -> None:
+        traits = (await self._index.look_up((), self._registry)).traits
+        if not traits.after_manifest:
+            await self._index.record([Sighting(each.digest, each.repository, each.size) for each in some])
+
+    async def _manifest_arrived(self, repository: Repository, target: str) -> None:
+        async def take(outline: Outline) -> None:
+            await self._index.record(list(outline.sightings(repository)))
+            await self._memory.keep([outline])
+
+        walked = await self._walker.walk(repository, [target], take)
+        for reason in walked.reasons:
+            _log.info("passed over: %s", reason)
+
+    async def _deleted(self, repository: Repository, digest: Digest) -> None:
+        """Ask for what may have gone with it: the blob itself, or the blobs of the manifest that it was.
+
+        A manifest can't be fetched any more, so its blobs are those that were remembered when it was pushed or
+        scanned. One that nobody remembers is left to the mounts: the first that fails there forgets the source.
+        """
+        blobs: dict[Digest, int | None] = {digest: None}
+        level: Iterable[Digest] = [digest]
+        while level and len(blobs) < VERIFIED_MAX:
+            outlines = await self._memory.recall(level)
+            for outline in outlines.values():
+                blobs.update(outline.blobs)
+            level = [child for outline in outlines.values() for child in outline.children if child not in blobs]
+            blobs.update(dict.fromkeys(level))
+        wanted = list(blobs)[:VERIFIED_MAX]
+        known = await self._index.look_up(wanted, repository)
+        await run_all([partial(self._verify, repository, blob) for blob in wanted if known.of(blob).in_dest])
+
+    async def _verify(self, repository: Repository, blob: Digest) -> None:
+        async with self._gate:
+            size = await self._client.head_blob(repository, blob)
+        if size is None:
+            await self._index.forget(blob, repository)
+            self.worked["forgotten"] += 1
+        else:
+            await self._index.record([Sighting(blob, repository, size if size >= 0 else None)])

@@ -1,0 +1,79 @@
+"""Which repositories a scan is about: those of the catalogue, or those that were named, as far as they fit."""
+
+import fnmatch
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import TypeVar
+
+from crossmount.errors import InvalidAnswerError, InvalidInputError, RegistryError, RegistryRefusedError
+from crossmount.oci import Repository
+from crossmount.registry import RegistryClient
+
+REPOSITORIES_MAX = 1_000_000
+"""How many repositories are taken from one registry's word."""
+
+_NO_CATALOGUE = frozenset({400, 401, 403, 404, 405, 501})
+
+T = TypeVar("T")
+
+
+async def wanted(
+    client: RegistryClient, where: Repository, given: Sequence[str] | None, patterns: Sequence[str]
+) -> AsyncGenerator[Repository]:
+    """Yield the repositories that are wanted.
+
+    Args:
+        client: the registry's.
+        where: any repository of it.
+        given: names; None asks the catalogue.
+        patterns: which of them, where `*` is any text; none means all.
+
+    Raises:
+        InvalidInputError: a name is none, or there are more than `REPOSITORIES_MAX`.
+        RegistryError: the registry does not list its repositories.
+    """
+    count = 0
+    async with aclosing(_catalogue(client, where.registry) if given is None else _each(given)) as names:
+        async for name in names:
+            repository = Repository(where.registry, name, where.address)
+            if patterns and not any(fnmatch.fnmatchcase(repository.name, pattern) for pattern in patterns):
+                continue
+            count += 1
+            if count > REPOSITORIES_MAX:
+                raise InvalidInputError(
+                    f"{where.registry}: more than {REPOSITORIES_MAX} repositories: scan them in parts"
+                )
+            yield repository
+
+
+async def batches(items: AsyncIterator[T], size: int) -> AsyncGenerator[list[T]]:
+    """Yield what `items` yields, in lists of at most `size`."""
+    batch: list[T] = []
+    async for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+async def _catalogue(client: RegistryClient, registry: str) -> AsyncGenerator[str]:
+    try:
+        async for name in client.catalog():
+            yield name
+    except InvalidAnswerError as error:
+        raise InvalidAnswerError(_no_catalogue(registry, error)) from error
+    except RegistryRefusedError as error:
+        if error.status not in _NO_CATALOGUE:
+            raise
+        raise type(error)(_no_catalogue(registry, error), status=error.status, codes=error.codes) from error
+
+
+def _no_catalogue(registry: str, error: RegistryError) -> str:
+    return f"{registry} does not list its repositories ({error}): name those to scan, as in {registry}/team/app"
+
+
+async def _each(items: Sequence[str]) -> AsyncGenerator[str]:
+    for item in items:
+        yield item

@@ -1,0 +1,131 @@
+"""How far a scan is, kept beside the index: one that was killed goes on where it was.
+
+On the index's server and not in a file, since what is done is done for that index only, wherever the scan goes on.
+Kept are the repositories that an unfinished scan is done with, and the tags done in those it was in the middle of.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from crossmount.index.link import Command
+from crossmount.index.served import Server, server_of
+from crossmount.oci import Repository
+from crossmount.warmup.memory import write
+
+PROGRESS_SECONDS = 24 * 3600
+"""For how long a scan can be gone on with: what was done earlier than that may have changed."""
+
+
+class Progress(Protocol):
+    """What a scan is done with."""
+
+    async def begin(self, *, afresh: bool) -> bool:
+        """Begin, and tell whether an earlier scan was not finished; `afresh` forgets it."""
+        ...
+
+    async def left(self, repositories: Sequence[Repository]) -> list[Repository]:
+        """Return the repositories that are not done, in one round trip."""
+        ...
+
+    async def left_tags(self, repository: Repository, tags: Sequence[str]) -> list[str]:
+        """Return the tags that are not done, in one round trip."""
+        ...
+
+    async def note(self, done: Iterable[Repository], tags: Mapping[Repository, Iterable[str]]) -> None:
+        """Keep in mind what is done, in one round trip."""
+        ...
+
+    async def end(self) -> None:
+        """Forget it all: the scan is finished."""
+        ...
+
+
+def progress_of(index: object, registry: str, asked: Iterable[str]) -> Progress:
+    """Return the progress of a scan; without a server, progress is not kept.
+
+    Args:
+        index: what the scan fills.
+        registry: the registry, normalised.
+        asked: what sets this scan apart from others of the registry.
+    """
+    server = server_of(index)
+    if server is None:
+        return NoProgress()
+    scope = hashlib.sha256("\0".join(sorted(asked)).encode()).hexdigest()[:16]
+    return ServerProgress(server, registry, scope)
+
+
+class NoProgress:
+    """Keeps nothing: where the index ends with the process, so does what was done."""
+
+    async def begin(self, *, afresh: bool) -> bool:
+        """See `Progress`."""
+        del afresh
+        return False
+
+    async def left(self, repositories: Sequence[Repository]) -> list[Repository]:
+        """See `Progress`."""
+        return list(repositories)
+
+    async def left_tags(self, repository: Repository, tags: Sequence[str]) -> list[str]:
+        """See `Progress`."""
+        del repository
+        return list(tags)
+
+    async def note(self, done: Iterable[Repository], tags: Mapping[Repository, Iterable[str]]) -> None:
+        """See `Progress`."""
+
+    async def end(self) -> None:
+        """See `Progress`."""
+
+
+class ServerProgress:
+    """Progress on the server of an index."""
+
+    def __init__(self, server: Server, registry: str, scope: str) -> None:
+        self._link = server.link
+        self._keys = server.keys
+        self._scope = scope
+        self._key = server.keys.scan(registry, scope)
+
+    async def begin(self, *, afresh: bool) -> bool:
+        """See `Progress`."""
+        if afresh:
+            await self.end()
+            return False
+        (there,) = await self._link.run([("SCARD", self._key)])
+        return isinstance(there, int) and there > 0
+
+    async def left(self, repositories: Sequence[Repository]) -> list[Repository]:
+        """See `Progress`."""
+        done = await self._members(self._key, [repository.name for repository in repositories])
+        return [repository for repository, is_done in zip(repositories, done, strict=True) if not is_done]
+
+    async def left_tags(self, repository: Repository, tags: Sequence[str]) -> list[str]:
+        """See `Progress`."""
+        done = await self._members(self._keys.scan_tags(repository, self._scope), tags)
+        return [tag for tag, is_done in zip(tags, done, strict=True) if not is_done]
+
+    async def note(self, done: Iterable[Repository], tags: Mapping[Repository, Iterable[str]]) -> None:
+        """See `Progress`."""
+        commands: list[Command] = []
+        for repository, some in tags.items():
+            key = self._keys.scan_tags(repository, self._scope)
+            commands += [("SADD", key, *some), ("EXPIRE", key, PROGRESS_SECONDS)]
+        finished = list(done)
+        commands += [("DEL", self._keys.scan_tags(repository, self._scope)) for repository in finished]
+        if finished:
+            commands.append(("SADD", self._key, *(repository.name for repository in finished)))
+            commands.append(("EXPIRE", self._key, PROGRESS_SECONDS))
+        await write(self._link.run, commands)
+
+    async def end(self) -> None:
+        """See `Progress`."""
+        await write(self._link.run, [("DEL", self._key)])
+
+    async def _members(self, key: str, names: Sequence[str]) -> list[bool]:
+        (reply,) = await self._link.run([("SMISMEMBER", key, *names)])
+        if isinstance(reply, list) and len(reply) == len(names):
+            return [each == 1 for each in reply]
+        return [False] * len(names)

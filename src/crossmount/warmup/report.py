@@ -1,0 +1,57 @@
+"""What a scan came to."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanReport:
+    """A finished scan.
+
+    Attributes:
+        registry: the registry, normalised.
+        resumed: whether it went on where an earlier one had ended.
+        repositories: how many were scanned now.
+        before: how many the earlier scan was done with, and were passed over.
+        tags: how many tags were followed.
+        fetched: manifests and indexes that the registry sent.
+        known: manifests and indexes that were remembered from earlier, and not fetched.
+        layers: what the index was told: layers in repositories, configs included.
+        skipped: tags and manifests that are no image, or were gone.
+        unreadable: repositories that we may not read.
+        failed: repositories that were not scanned to their end.
+        remarks: why something was skipped or failed, for the first few.
+        seconds: wall time.
+    """
+
+    registry: str
+    resumed: bool
+    repositories: int
+    before: int
+    tags: int
+    fetched: int
+    known: int
+    layers: int
+    skipped: int
+    unreadable: int
+    failed: int
+    remarks: tuple[str, ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that `crossmount scan --json` prints."""
+        return {
+            "registry": self.registry,
+            "resumed": self.resumed,
+            "repositories": {
+                "scanned": self.repositories,
+                "before": self.before,
+                "unreadable": self.unreadable,
+                "failed": self.failed,
+            },
+            "tags": self.tags,
+            "manifests": {"fetched": self.fetched, "known": self.known, "skipped": self.skipped},
+            "layers": self.layers,
+            "remarks": list(self.remarks),
+            "seconds": round(self.seconds, 3),
+        }

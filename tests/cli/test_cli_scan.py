@@ -1,0 +1,324 @@
+"""`crossmount scan`."""
+
+import io
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+import redis
+from rich.console import Console
+
+from crossmount import events
+from crossmount.cli.scan import read_targets, told
+from crossmount.cli.scan_live import ScanBar
+from crossmount.cli.scan_progress import ScanLines, ScanState, scan_progress
+from crossmount.errors import InvalidReferenceError
+from crossmount.oci import Digest, Repository
+from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, running_registry
+from crossmount.warmup import ScanReport
+from support.commands import Here, Shell
+from support.holdings import put_image
+from support.servers import Server
+from support.waiting import until_now
+
+BASE = b"base layer"
+INDEX = "CROSSMOUNT_INDEX"
+
+
+@pytest.fixture
+def registry() -> Iterator[ScriptedRegistry]:
+    """Give a registry with five repositories."""
+    with running_registry(RegistryOptions(page_size=2)) as registry:
+        for name in ("team/a", "team/b", "team/c", "other/d", "e"):
+            put_image(registry, name, "1", [BASE, name.encode()])
+        yield registry
+
+
+@pytest.fixture(autouse=True)
+def _index(valkey: Server, monkeypatch: pytest.MonkeyPatch, here: Here) -> None:
+    """Let the index be an empty Valkey."""
+    del here
+    monkeypatch.setenv(INDEX, valkey.unix_url)
+
+
+def test_a_whole_registry_is_scanned(here: Here, registry: ScriptedRegistry) -> None:
+    """The summary adds up, in words and in JSON, and the layers are located afterwards."""
+    done = here("scan", registry.address, "--plain-http")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[:-1] == [
+        f"scanned {registry.address}",
+        "repositories  5",
+        "tags          5",
+        "manifests     5 fetched",
+        "layers        15 told to the index",
+    ]
+    assert len(here("locate", Digest.of(BASE)).out.splitlines()) == 5
+    again = here("scan", registry.address, "--plain-http", "--since-last", "--json")
+    document = again.document
+    assert document.pop("seconds") >= 0
+    assert document == {
+        "registry": registry.address,
+        "resumed": False,
+        "repositories": {"scanned": 5, "before": 0, "unreadable": 0, "failed": 0},
+        "tags": 5,
+        "manifests": {"fetched": 0, "known": 5, "skipped": 0},
+        "layers": 15,
+        "remarks": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("targets", "names", "expected"),
+    [
+        (("R/team/a",), None, 1),
+        (("R/team/a", "R/e"), None, 2),
+        (("R/team/*",), None, 3),
+        (("R/team/*", "R/e"), None, 4),
+        (("R",), "team/a\n# a comment\n\nR/other/d\n", 2),
+        (("R/team/*",), "team/a\nother/d\n", 1),
+    ],
+)
+def test_what_is_scanned_is_what_was_named(
+    here: Here,
+    registry: ScriptedRegistry,
+    tmp_path: Path,
+    targets: tuple[str, ...],
+    names: str | None,
+    expected: int,
+) -> None:
+    """Repositories, patterns, a file of names."""
+    given = [target.replace("R", registry.address) for target in targets]
+    if names is not None:
+        file = tmp_path / "names"
+        file.write_text(names.replace("R", registry.address))
+        given += ["--from", str(file)]
+    done = here("scan", *given, "--plain-http", "--json")
+    assert done.status == 0, done.err
+    assert done.document["repositories"]["scanned"] == expected
+
+
+def test_names_come_from_standard_input_too(
+    here: Here, registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `--from -`, with the registry before them or without."""
+    names = f"team/a\n{registry.address}/e\n".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(names)))
+    done = here("scan", registry.address, "--from", "-", "--plain-http", "--json")
+    assert done.status == 0, done.err
+    assert done.document["repositories"]["scanned"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("alpine",), "'alpine': name the registry first"),
+        (("https://r.example",), "name the registry first"),
+        (("r.example/a", "s.example/b"), "one registry at a time"),
+        (("r.example/UPPER",), "not a repository name"),
+        (("r.example:99999",), "not a registry"),
+        (("r.example", "--requests", "0"), "whole number from 1 to 256"),
+        (("r.example", "--rate", "0"), "--rate"),
+        (("r.example", "--from", "/nowhere"), "--from"),
+        ((), "missing argument"),
+        (("r.example", "--index", "off"), "this needs an index"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_asked(here: Here, arguments: tuple[str, ...], words: str) -> None:
+    """One line, status 2."""
+    done = here("scan", *arguments)
+    assert done.status == 2
+    assert words.lower() in done.complaint.lower()
+
+
+def test_a_name_in_a_file_that_is_none_is_told(here: Here, tmp_path: Path) -> None:
+    """Before anything is asked."""
+    file = tmp_path / "names"
+    file.write_text("team/a\nteam/a:1\n")
+    done = here("scan", "r.example", "--from", str(file))
+    assert done.status == 2
+    assert "'team/a:1'" in done.complaint
+    file.write_bytes(b"\xff\xfe\x00")
+    assert "not a file of names" in here("scan", "r.example", "--from", str(file)).complaint
+
+
+def test_repositories_that_fail_are_told_and_the_status_says_so(here: Here, registry: ScriptedRegistry) -> None:
+    """The others are scanned all the same."""
+    registry.play(Fault(path="/v2/team/b/*", action=Reply(status=400), times=None))
+    done = here("scan", registry.address, "--plain-http")
+    assert done.status == 1
+    assert "repositories  4, 1 failed" in done.out
+    assert f"crossmount: {registry.address}/team/b: failed: " in done.err
+
+
+def test_a_registry_without_a_catalogue_says_what_to_give(here: Here, registry: ScriptedRegistry) -> None:
+    """One line that names the remedy."""
+    registry.play(Fault(path="/v2/_catalog", action=Reply(status=404, code="NOT_FOUND"), times=None))
+    done = here("scan", registry.address, "--plain-http")
+    assert done.status == 1
+    assert "does not list its repositories" in done.complaint
+    assert f"as in {registry.address}/team/app" in done.complaint
+
+
+def test_an_index_that_does_not_serve_is_a_failure(here: Here, registry: ScriptedRegistry) -> None:
+    """It is what a scan is for."""
+    done = here("scan", registry.address, "--plain-http", "--index", "redis://127.0.0.1:1")
+    assert done.status == 1
+    assert "index at redis://127.0.0.1:1 does not answer" in done.complaint
+
+
+def test_a_scan_killed_in_the_middle_is_gone_on_with(shell: Shell, valkey: Server) -> None:
+    """Kill -9: what was done until then is not asked for again, and in the end everything is known."""
+    arguments = ("--plain-http", "--requests", "2", "--json")
+    with running_registry(RegistryOptions(latency=0.02)) as registry:
+        for number in range(60):
+            for tag in ("1", "2", "3"):
+                put_image(registry, f"r/{number:02}", tag, [b"%d %s" % (number, tag.encode())])
+        client = redis.Redis(unix_socket_path=str(valkey.socket))
+
+        def done_so_far() -> set[str]:
+            keys = list(client.scan_iter("crossmount:default:scan:*"))
+            names = [client.smembers(key) for key in keys if key.endswith(registry.address.encode())]
+            return {name.decode() for name in names[0]} if names else set()  # type: ignore[union-attr]
+
+        with shell.start("scan", registry.address, *arguments, CROSSMOUNT_INDEX=valkey.url) as process:
+            until_now(lambda: len(done_so_far()) >= 5)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        done = done_so_far()
+        assert 5 <= len(done) < 60
+        registry.requests.clear()
+        finished = shell("scan", registry.address, *arguments, CROSSMOUNT_INDEX=valkey.url)
+        assert finished.status == 0, finished.err
+        document = finished.document
+        assert document["resumed"]
+        assert document["repositories"] == {
+            "scanned": 60 - len(done),
+            "before": len(done),
+            "unreadable": 0,
+            "failed": 0,
+        }
+        asked = {record.path.split("/tags/")[0] for record in registry.matching(path="/v2/*/tags/list")}
+        assert asked == {f"/v2/r/{number:02}" for number in range(60)} - {f"/v2/{name}" for name in done}
+        for number in (0, 30, 59):
+            assert shell("locate", Digest.of(b"%d 1" % number), CROSSMOUNT_INDEX=valkey.url).out
+
+
+def test_a_scan_that_is_interrupted_says_how_to_go_on(shell: Shell, valkey: Server) -> None:
+    """Status 130, and what was scanned is kept."""
+    with running_registry(RegistryOptions(latency=0.05)) as registry:
+        for number in range(60):
+            put_image(registry, f"r/{number:02}", "1", [BASE])
+        with shell.start(
+            "scan", registry.address, "--plain-http", "--requests", "1", CROSSMOUNT_INDEX=valkey.url
+        ) as process:
+            until_now(lambda: len(registry.matching(path="/v2/*/manifests/*")) >= 3)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=50)
+        assert process.returncode == 130
+        assert "scanned and kept: run the same command again to go on" in err
+        assert redis.Redis(unix_socket_path=str(valkey.socket)).exists(
+            f"crossmount:default:{{{Digest.of(BASE)}}}:flags"
+        )
+
+
+def test_targets_are_read_by_their_form() -> None:
+    """A name is scanned without the catalogue, a pattern with it."""
+    known = read_targets(["r.example/a", "r.example/a"], None)
+    assert (known.names, known.patterns) == (("a",), ())
+    mixed = read_targets(["r.example/a", "R.example:443/b*"], None)
+    assert (mixed.names, mixed.patterns) == (None, ("a", "b*"))
+    everything = read_targets(["r.example/b*", "r.example/"], None)
+    assert (everything.names, everything.patterns) == (None, ())
+    hub = read_targets(["docker.io/alpine"], None)
+    assert hub.names == ("library/alpine",)
+    with pytest.raises(InvalidReferenceError):
+        read_targets(["r.example/a:1"], None)
+    with pytest.raises(click.UsageError):
+        read_targets(["team/app"], None)
+
+
+def through(name: str, outcome: events.ScanOutcome = "scanned", cause: str = "") -> events.RepositoryScanned:
+    """Let a repository be done with."""
+    return events.RepositoryScanned(
+        repository=Repository("r.example", name), outcome=outcome, tags=2, manifests=2, layers=7, cause=cause
+    )
+
+
+def ticking(step: float) -> Callable[[], float]:
+    """Return a clock that goes on each time it is read."""
+    times = iter(range(1_000_000))
+    return lambda: next(times) * step
+
+
+def test_lines_say_now_and_then_how_far_it_is() -> None:
+    """Every ten seconds one, failures at once, each repository only with -v."""
+    stream = io.StringIO()
+    with ScanLines(stream, ScanState(), clock=ticking(4.0)) as lines:
+        for number in range(4):
+            lines.observe(through(str(number)))
+        lines.observe(through("x", "failed", "it is\nbroken"))
+        lines.observe(through("y", "unreadable"))
+    assert stream.getvalue().splitlines() == [
+        "3 repositories, 6 tags, 21 layers",
+        "crossmount: r.example/x: failed: it is broken",
+        "6 repositories, 12 tags, 42 layers",
+    ]
+    stream = io.StringIO()
+    with ScanLines(stream, ScanState(), verbose=1, clock=ticking(0.0)) as lines:
+        lines.observe(through("a"))
+        lines.observe(through("b", "unreadable"))
+        lines.observe(
+            events.Retrying(method="GET", host="r.example", cause="429 Too Many Requests", attempt=1, wait=1.0)
+        )
+    assert stream.getvalue().splitlines() == [
+        "r.example/a: 2 tags, 2 manifests, 7 layers",
+        "r.example/b: unreadable",
+        "crossmount: GET r.example: 429 Too Many Requests: attempt 1 failed, again in 1.0 s",
+    ]
+
+
+def test_a_terminal_gets_one_bar() -> None:
+    """With the whole known it fills, otherwise it moves; notices stand above it."""
+    for total in (4, None):
+        stream = io.StringIO()
+        console = Console(file=stream, force_terminal=True, width=80, highlight=False)
+        with ScanBar(stream, ScanState(total), clock=ticking(1.0), console=console) as bar:
+            bar.observe(through("a"))
+            bar.observe(through("b", "failed", "broken"))
+        shown = stream.getvalue()
+        assert "crossmount: r.example/b: failed: broken" in shown
+        assert ("2 of 4 repositories, 4 tags" if total else "2 repositories, 4 tags") in shown
+
+
+def test_lines_are_for_what_is_no_terminal() -> None:
+    """A file gets no bar."""
+    assert isinstance(scan_progress(io.StringIO(), total=None, verbose=0), ScanLines)
+
+
+def test_the_summary_tells_what_is_odd() -> None:
+    """Only where it is."""
+    report = ScanReport(
+        registry="r.example",
+        resumed=True,
+        repositories=3,
+        before=4,
+        tags=5,
+        fetched=6,
+        known=7,
+        layers=8,
+        skipped=9,
+        unreadable=10,
+        failed=11,
+        remarks=(),
+        seconds=1.5,
+    )
+    assert told(report) == [
+        "scanned r.example",
+        "repositories  3, 4 were done before, 10 not readable by us, 11 failed",
+        "tags          5",
+        "manifests     6 fetched, 7 known before, 9 skipped",
+        "layers        8 told to the index",
+        "took 1.5 s",
+    ]
