@@ -11,7 +11,7 @@ import pytest
 from crossmount.oci import Digest
 from crossmount.proxy.spool import SpoolArea, SpoolFullError
 from crossmount.proxy.upstream import Upstream
-from crossmount.testing import ScriptedRegistry
+from crossmount.testing import RegistryOptions, ScriptedRegistry
 from support.programs import needs
 from support.proxies import ProxyUnderTest, begin_upload, proxy_before, until
 from support.running_proxy import proxy_process
@@ -80,6 +80,41 @@ async def test_what_was_sent_of_an_upload_waits_on_disk(tmp_path: Path) -> None:
         assert proxy.app.core.spool.taken == 63 * len(data)
 
 
+async def test_manifests_that_are_sent_slowly_take_a_bounded_share_of_memory() -> None:
+    """However many clients hold back the last byte of a large one; small ones pass all the while."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
+        head = b"PUT /v2/a/manifests/t HTTP/1.1\r\nHost: x\r\nContent-Length: 3000001\r\n\r\n"
+        data, writers = bytes(3_000_000), []
+        tracemalloc.start()
+        try:
+            for _ in range(60):
+                _, writer = await asyncio.open_connection(*proxy.address)
+                writer.transport.set_write_buffer_limits(high=0)
+                writers.append(writer)
+                writer.write(head)
+            held = [asyncio.create_task(send(writer, data)) for writer in writers]
+            await asyncio.wait(held, timeout=2)
+            small = await proxy.client.put("/v2/a/manifests/t", content=b"{}")
+            assert small.status_code == 400
+            clients = sum(writer.transport.get_write_buffer_size() for writer in writers)
+            assert tracemalloc.get_traced_memory()[0] - clients < 100_000_000
+        finally:
+            tracemalloc.stop()
+            for task in held:
+                task.cancel()
+            await asyncio.gather(*held, return_exceptions=True)
+            for writer in writers:
+                writer.transport.abort()
+        await until(lambda: proxy.app.active == 0)
+
+
+async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Send as fast as the other side takes it."""
+    for start in range(0, len(data), 65536):
+        writer.write(data[start : start + 65536])
+        await writer.drain()
+
+
 async def abort(proxy: ProxyUnderTest, method: str, path: str, sent: bytes, announced: int) -> None:
     """Send the beginning of a request, and go."""
     head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {announced}\r\n\r\n".encode()
@@ -93,21 +128,26 @@ def pool_size(upstream: Upstream) -> int:
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["spooled", "straight"])
 async def test_hundreds_of_aborted_uploads_leave_nothing(tmp_path: Path, spooled: bool) -> None:
-    """Gone in the middle of a PATCH, of the last PUT, of a whole POST, of a manifest, of a token request."""
+    """Gone in the middle of what they send, or while it is mounted, uploaded, or asked for."""
     async with (
-        ScriptedRegistry() as registry,
+        ScriptedRegistry(RegistryOptions(latency=0.002)) as registry,
         proxy_before(registry.url, spool=tmp_path if spooled else None) as proxy,
     ):
+        await proxy.knows(registry.put_blob("base", b"layer"), "base")
+        numbers = iter(range(1000))
 
         async def round_of_aborts() -> None:
-            locations = [await begin_upload(proxy, "a") for _ in range(2)]
-            size = len(DATA)
+            locations = [await begin_upload(proxy, "a") for _ in range(3)]
+            size, number = len(DATA), next(numbers)
             await asyncio.gather(
                 abort(proxy, "PATCH", locations[0], DATA[:5000], size),
                 abort(proxy, "PUT", f"{locations[1]}?digest={DIGEST}", DATA[:5000], size),
                 abort(proxy, "POST", f"/v2/a/blobs/uploads/?digest={DIGEST}", DATA[:5000], size),
                 abort(proxy, "PUT", "/v2/a/manifests/t", b"{", size),
                 abort(proxy, "POST", "/_crossmount/token", b"grant_type=", 5000),
+                abort(proxy, "PUT", f"{locations[2]}?digest={DIGEST}", DATA, size),
+                abort(proxy, "HEAD", f"/v2/b{number}/blobs/{Digest.of(b'layer')}", b"", 0),
+                abort(proxy, "POST", f"/v2/c{number}/blobs/uploads/?mount={DIGEST}&from=base", b"", 0),
                 abort(proxy, "GET", f"/v2/a/blobs/{DIGEST}", b"", 0),
             )
             await until(lambda: proxy.app.active == 0)
@@ -126,6 +166,6 @@ async def test_hundreds_of_aborted_uploads_leave_nothing(tmp_path: Path, spooled
             await round_of_aborts()
         after = await settled()
         assert all(late <= early + 12 for early, late in zip(before, after, strict=True)), (before, after)
-        assert len(proxy.app.core.sessions) == 0
+        assert len(proxy.app.core.sessions) <= next(numbers)  # of mounts that became uploads, unheard
         if proxy.app.core.spool is not None:
             assert proxy.app.core.spool.taken == 0

@@ -1,6 +1,7 @@
 """What the handlers of requests share."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Repository
@@ -15,6 +16,8 @@ from crossmount.proxy.turns import Turns
 from crossmount.proxy.upstream import Outgoing, Upstream
 from crossmount.registry import UploadSession
 
+LARGE_MANIFESTS_MAX = 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
@@ -25,6 +28,7 @@ class Core:
         spool: where uploads wait for their digest; None sends them straight through.
         manifest_limit: bytes that a manifest may have.
         hook: takes the registry's events, if they are wanted.
+        large_manifests: taken by each manifest that is not known to be small while it is in memory.
     """
 
     registry: Repository
@@ -38,6 +42,7 @@ class Core:
     spool: SpoolArea | None
     manifest_limit: int
     hook: Hook | None = None
+    large_manifests: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_MANIFESTS_MAX))
 
     def repository(self, name: str) -> Repository:
         """Return a repository of the registry behind the proxy."""

@@ -1,5 +1,6 @@
 """Requests that are passed on, and what is learnt or mounted on the way: blobs, manifests, everything else."""
 
+import asyncio
 from dataclasses import dataclass
 
 from crossmount.errors import InvalidManifestError
@@ -8,9 +9,13 @@ from crossmount.proxy.callers import Caller
 from crossmount.proxy.core import Core, outgoing
 from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.headers import Pairs, sent_on
+from crossmount.proxy.refused import unavailable
 from crossmount.proxy.routes import BlobAt, ManifestAt, Route
 from crossmount.proxy.turns import Brought
 from crossmount.proxy.upstream import Outgoing
+
+_SMALL = 256 * 1024
+_LARGE_SECONDS = 30.0
 
 
 async def pass_on(
@@ -73,7 +78,26 @@ async def _ask_head(core: Core, exchange: Exchange, dest: Repository, caller: Ca
 
 
 async def put_manifest(core: Core, exchange: Exchange, route: ManifestAt, caller: Caller) -> None:
-    """Send a manifest on, and learn from it if it is accepted."""
+    """Send a manifest on, and learn from it if it is accepted.
+
+    It is held in memory, so of those that may be large only some are at a time.
+    """
+    length = exchange.content_length
+    if length is not None and length <= _SMALL:
+        await _put_manifest(core, exchange, route, caller)
+        return
+    try:
+        async with asyncio.timeout(_LARGE_SECONDS):
+            await core.large_manifests.acquire()
+    except TimeoutError:
+        raise unavailable("too many large manifests are under way: try again later") from None
+    try:
+        await _put_manifest(core, exchange, route, caller)
+    finally:
+        core.large_manifests.release()
+
+
+async def _put_manifest(core: Core, exchange: Exchange, route: ManifestAt, caller: Caller) -> None:
     content = await exchange.read(core.manifest_limit)
     status = await pass_on(core, exchange, route, caller, held=Outgoing(content, len(content)))
     if status in {200, 201, 202}:
