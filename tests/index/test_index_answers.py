@@ -14,7 +14,7 @@ from crossmount.errors import IndexFailedError, IndexRefusedError
 from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting
 from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
-from crossmount.index.link import Command, WrongTypeError
+from crossmount.index.link import Command, Link, WrongTypeError
 from support.index_kit import layer, repo
 
 ONE, TWO, DEST = layer(1), layer(2), repo("team/dest")
@@ -56,6 +56,10 @@ class AnsweringLink:
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """Answer."""
         return [self._replies[i % len(self._replies)] for i in range(len(commands))]
+
+    async def parts(self) -> Sequence[Link]:
+        """Be the only one."""
+        return [self]
 
     async def aclose(self) -> None:
         """Hold nothing."""

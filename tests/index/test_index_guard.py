@@ -24,7 +24,7 @@ from crossmount.index import (
 from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.guard import OPEN_SECONDS
-from crossmount.index.link import Command
+from crossmount.index.link import Command, Link
 from support.index_kit import Clock, CountingLink, layer, repo
 
 A, DEST = repo("team/a"), repo("team/dest")
@@ -60,6 +60,10 @@ class FailingLink:
         if self.error is not None:
             raise self.error
         return [None] * len(commands)
+
+    async def parts(self) -> Sequence[Link]:
+        """Be the only one."""
+        return [self]
 
     async def aclose(self) -> None:
         """Fail to close, too."""

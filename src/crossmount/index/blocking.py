@@ -266,8 +266,15 @@ class AdaptedLink:
         """See `Link`."""
         return await self._run(self._now, commands)
 
+    async def parts(self) -> Sequence[Link]:
+        """See `Link`."""
+        return [AdaptedLink(part, self._run) for part in await self._run(self._parts)]
+
     async def aclose(self) -> None:
         """Leave it to whoever made the link below."""
 
     def _now(self, commands: Sequence[Command]) -> list[Any]:
         return run_now(self._link.run(commands))
+
+    def _parts(self) -> Sequence[Link]:
+        return run_now(self._link.parts())

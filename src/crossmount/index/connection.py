@@ -92,6 +92,10 @@ class StartedLink:
         link = self._links.setdefault(path, self._connect(f"unix://{quote(str(path))}"))
         return await link.run(commands)
 
+    async def parts(self) -> Sequence[Link]:
+        """See `Link`: one server, which is started when it is first asked."""
+        return [self]
+
     async def aclose(self) -> None:
         """See `Link`; the server goes on running."""
         for link in self._links.values():

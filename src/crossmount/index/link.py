@@ -64,6 +64,14 @@ class Link(Protocol):
         """
         ...
 
+    async def parts(self) -> "Sequence[Link]":
+        """Return a link to each server that holds a part of the keys; on one server alone that is this link.
+
+        Raises:
+            IndexFailedError: the servers of a Cluster are not known, and it does not tell them.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close the connections."""
         ...
@@ -109,6 +117,10 @@ class AsyncLink(_RedisLink):
             async with asyncio.timeout(CALL_SECONDS):
                 return self._read(commands, await exchange_async(self._client.connection_pool, commands))
 
+    async def parts(self) -> Sequence[Link]:
+        """See `Link`."""
+        return [self]
+
     async def aclose(self) -> None:
         """See `Link`."""
         with self._errors():
@@ -126,6 +138,10 @@ class BlockingLink(_RedisLink):
         """See `Link`; it never suspends."""
         with self._errors(), hurried(CALL_SECONDS):
             return self._read(commands, exchange(self._client.connection_pool, commands))
+
+    async def parts(self) -> Sequence[Link]:
+        """See `Link`."""
+        return [self]
 
     async def aclose(self) -> None:
         """See `Link`; it never suspends."""
