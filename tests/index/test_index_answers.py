@@ -69,7 +69,7 @@ class AnsweringLink:
 @given(st.lists(replies, min_size=1, max_size=5))
 def test_any_reply_is_read_as_values(replies: list[Any]) -> None:
     """Replies of any shape are read as valid values, or refused as a whole."""
-    index = blocking_index.RedisMountIndex(AnsweringLink(replies))  # type: ignore[arg-type]  # never suspends either
+    index = blocking_index.RedisMountIndex(AnsweringLink(replies))  # never suspends either
     with suppress(IndexFailedError):
         knowledge = index.look_up([ONE, TWO], DEST)
         assert isinstance(knowledge.traits, RegistryTraits)

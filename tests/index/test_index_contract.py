@@ -21,7 +21,7 @@ from crossmount.index import (
 )
 from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
-from crossmount.index.link import AsyncLink, BlockingLink
+from crossmount.index.link import AsyncLink, BlockingLink, Link
 from crossmount.oci import Digest, Reference, Repository
 from support.index_kit import TTL, Clock, Store, age_keys, keys_that_stay, layer, repo
 from support.servers import Server
@@ -78,8 +78,8 @@ def memory_store(kind: str) -> Iterator[Store]:
 
 @asynccontextmanager
 async def redis_store(
-    make_async: Callable[[], AsyncLink],
-    make_blocking: Callable[[], BlockingLink],
+    make_async: Callable[[], Link],
+    make_blocking: Callable[[], Link],
     raw: "redis.Redis",
     flavour: str,
 ) -> AsyncIterator[Store]:

@@ -212,7 +212,7 @@ def test_the_blocking_guard() -> None:
         guard.add_source(ONE, A)
         assert guard.sources(ONE, DEST) == (A,)
         assert guard.state == "ok"
-    failing = blocking_index.RedisMountIndex(FailingLink(IndexUnavailableError("gone")))  # type: ignore[arg-type]
+    failing = blocking_index.RedisMountIndex(FailingLink(IndexUnavailableError("gone")))
     degraded = blocking_index.GuardedIndex(failing, observer=said.append)
     assert degraded.sources(ONE, DEST) == ()
     assert degraded.state == "degraded"
