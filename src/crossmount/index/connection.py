@@ -19,7 +19,7 @@ from crossmount.index.link import CALL_SECONDS, AsyncLink, BlockingLink, Link, R
 from crossmount.index.login import Secrets, provider_of
 from crossmount.index.pools import AsyncPools, BlockingPools
 from crossmount.index.sentinel import AsyncPool, AsyncSentinel, BlockingPool, BlockingSentinel
-from crossmount.index.tls import tls_settings
+from crossmount.index.tls import settle, tls_settings
 from crossmount.index.url import address_of
 
 TIMEOUT_SECONDS = 0.5
@@ -57,6 +57,7 @@ class _Flavour:
     link: Any
     pools: Any
     connections: int
+    settle: Any
     prepare: Callable[[Any], None]
 
 
@@ -72,6 +73,7 @@ _ASYNC = _Flavour(
     link=AsyncLink,
     pools=AsyncPools,
     connections=CONNECTIONS,
+    settle=None,
     prepare=lambda _: None,
 )
 _BLOCKING = _Flavour(
@@ -86,6 +88,7 @@ _BLOCKING = _Flavour(
     link=BlockingLink,
     pools=BlockingPools,
     connections=THREADS,
+    settle=settle,
     prepare=hurry,
 )
 
@@ -123,7 +126,7 @@ class _Maker:
             **self._common,
             "db": address.database,
             "client_name": address.client_name or None,
-            "credential_provider": provider_of(address.login, secrets, credentials),
+            **self._login(provider_of(address.login, secrets, credentials)),
             "timeout": CALL_SECONDS,  # for a free connection: the server may be well and only we are many
             "max_connections": flavour.connections,
         }
@@ -143,6 +146,11 @@ class _Maker:
             case "server":
                 return self._client_link(self._pool(address.nodes[0], retries=1))
         assert_never(address.topology)
+
+    def _login(self, provider: CredentialProvider | None) -> dict[str, Any]:
+        if provider is None and self._address.tls is not None:
+            return {"redis_connect_func": self._flavour.settle}
+        return {"credential_provider": provider}
 
     def _client_link(self, pool: Any, also: Sequence[Any] = ()) -> Link:
         client = self._flavour.client.from_pool(pool)
@@ -171,7 +179,7 @@ class _Maker:
             sentinel_kwargs={
                 **self._common,
                 **secure,
-                "credential_provider": provider_of(address.sentinel_login, self._secrets),
+                **self._login(provider_of(address.sentinel_login, self._secrets)),
                 "retry": flavour.retry(NoBackoff(), 0),
             },
         )

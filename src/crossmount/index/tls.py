@@ -38,6 +38,17 @@ def tls_settings(tls: Tls) -> dict[str, Any]:
     return settings | {name: str(path) for name, path in files.items() if path is not None}
 
 
+def settle(connection: Any) -> None:
+    """Read what a TLS server sends after the handshake by asking it something.
+
+    redis-py 8 with hiredis takes session tickets (RFC 8446, section 4.6.1) for a reply that nobody asked for, and
+    the connection for a broken one. A login's reply comes after them, so this is for connections without one.
+    """
+    connection.on_connect()
+    connection.send_command("PING", check_health=False)
+    connection.read_response()
+
+
 def _readable(path: Path) -> str:
     with path.open("rb"):  # its own error says why not, and OpenSSL's does not
         return str(path)
