@@ -35,6 +35,8 @@ def hurry(pool: redis.ConnectionPool) -> None:
             _check()
             return _Socket(super()._connect())
 
+    if issubclass(kind, redis.UnixDomainSocketConnection):
+        Hurried.host = Hurried.port = None  # redis-py 8 looks for them when it is too late to connect
     pool.connection_class = Hurried
 
 
