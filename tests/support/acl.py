@@ -8,6 +8,8 @@ USERS = Path(__file__).parent.parent.parent / "deploy" / "redis" / "users.acl"
 PASSWORD = "a pass/word"
 LOGIN = "crossmount:a%20pass%2Fword@"
 OPERATOR = "crossmount-operator:a%20pass%2Fword@"
+REPLICATION = ("--masteruser", "replica", "--masterauth", PASSWORD)
+SENTINEL = ("sentinel", PASSWORD)
 
 
 def users(text: str | None = None) -> str:

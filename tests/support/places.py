@@ -104,7 +104,7 @@ def tls_process(valkey_process: Server) -> Iterator[Secured]:
 def cluster_processes(valkey_binary: Path) -> Iterator[Cluster]:
     """Run this worker's Cluster, with the users of deploy/redis; tests take `cluster`."""
     with tempfile.TemporaryDirectory(prefix="cm-users-") as folder:
-        users = acl.write_users(Path(folder))
+        users = (*acl.write_users(Path(folder)), *acl.REPLICATION)
         with run_cluster(valkey_binary, *users, login=acl.LOGIN, operator=acl.OPERATOR) as made:
             yield made
 
@@ -112,13 +112,12 @@ def cluster_processes(valkey_binary: Path) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def sentinel_processes(valkey_binary: Path) -> Iterator[Sentinels]:
     """Run this worker's servers under Sentinel, with the users of deploy/redis; tests take `sentinels`."""
-    with (
-        tempfile.TemporaryDirectory(prefix="cm-users-") as folder,
-        run_sentinels(
-            valkey_binary, *acl.write_users(Path(folder)), login=acl.LOGIN, operator=acl.OPERATOR
-        ) as made,
-    ):
-        yield made
+    with tempfile.TemporaryDirectory(prefix="cm-users-") as folder:
+        users = (*acl.write_users(Path(folder)), *acl.REPLICATION)
+        with run_sentinels(
+            valkey_binary, *users, login=acl.LOGIN, operator=acl.OPERATOR, auth=acl.SENTINEL
+        ) as made:
+            yield made
 
 
 @pytest.fixture

@@ -28,12 +28,14 @@ class Sentinels:
         sentinels: those who watch them.
         login: name and password, as a URL has them.
         operator: the same, for one who may look at all keys.
+        auth: how the sentinels log in.
     """
 
     servers: list[Server]
     sentinels: list[Server]
     login: str = ""
     operator: str = ""
+    auth: tuple[str, str] | None = None
 
     @property
     def url(self) -> str:
@@ -105,6 +107,9 @@ class Sentinels:
                 client.sentinel_monitor(SERVICE, "127.0.0.1", master.port, _QUORUM)
                 client.sentinel_set(SERVICE, "down-after-milliseconds", DOWN_AFTER_MS)
                 client.sentinel_set(SERVICE, "failover-timeout", 10_000)
+                if self.auth is not None:
+                    client.sentinel_set(SERVICE, "auth-user", self.auth[0])
+                    client.sentinel_set(SERVICE, "auth-pass", self.auth[1])
         until(self.whole, "the sentinels do not find each other and the replicas")
 
     def whole(self) -> bool:
@@ -134,7 +139,9 @@ def _in_step(master: Server) -> bool:
 
 
 @contextmanager
-def run_sentinels(binary: Path, *options: str, login: str = "", operator: str = "") -> Iterator[Sentinels]:
+def run_sentinels(
+    binary: Path, *options: str, login: str = "", operator: str = "", auth: tuple[str, str] | None = None
+) -> Iterator[Sentinels]:
     """Run a master, two replicas and three sentinels; `options` are each server's."""
     with tempfile.TemporaryDirectory(prefix="cm-sentinel-") as text:
         running: list[Server] = []
@@ -153,7 +160,7 @@ def run_sentinels(binary: Path, *options: str, login: str = "", operator: str = 
                 path = Path(text, f"sentinel-{number}.conf")
                 path.write_text("bind 127.0.0.1\n")
                 sentinels.append(run(settings=(str(path), "--sentinel")))
-            made = Sentinels(servers, sentinels, login, operator)
+            made = Sentinels(servers, sentinels, login, operator, auth)
             made.begin()
             yield made
         finally:

@@ -8,7 +8,7 @@ from redis import exceptions
 
 from crossmount.errors import IndexRefusedError
 from crossmount.index.address import Node
-from crossmount.index.errand import Errand, Stop
+from crossmount.index.errand import ASK_MAP, Errand, Stop
 from crossmount.index.link import Command, Link, Reader
 from crossmount.index.pools import Pools
 from crossmount.index.slots import SlotMap
@@ -73,7 +73,7 @@ class ClusterLink:
         known = dict.fromkeys((*(() if self._map is None else self._map.nodes), *self._seeds))
         trouble: Exception | None = None
         for node in sorted(known, key=lambda node: node in lost):
-            (outcome,) = await self._pools.exchange([(Stop(node), [("CLUSTER", "SLOTS")])])
+            (outcome,) = await self._pools.exchange([(Stop(node), [ASK_MAP])])
             reply = outcome if isinstance(outcome, Exception) else outcome[0]
             if isinstance(reply, exceptions.AuthenticationError | exceptions.ResponseError):
                 raise IndexRefusedError(f"{self._said(reply)}: is it a Cluster, and the login right?") from None
@@ -85,7 +85,7 @@ class ClusterLink:
         raise trouble
 
     def _said(self, reply: Exception) -> str:
-        (error,) = self._reader.read([("CLUSTER",)], [reply])
+        (error,) = self._reader.read([ASK_MAP], [reply])
         return str(error)
 
     async def _take(self, slots: SlotMap) -> SlotMap:

@@ -24,7 +24,7 @@ TRIES = 2
 
 _MAP = -1
 _NOBODY = -2
-_ASK_MAP: Command = ("CLUSTER", "SLOTS")
+ASK_MAP: Command = ("CLUSTER", "SLOTS")
 _ELSEWHERE = (
     exceptions.AskError,  # a MovedError is one
     exceptions.TryAgainError,
@@ -164,7 +164,7 @@ class Errand:
         if stop.replica:
             batch.add(("READONLY",), _NOBODY)
         if moved:
-            batch.add(_ASK_MAP, _MAP)
+            batch.add(ASK_MAP, _MAP)
         for place in self._keyless:
             batch.add(self._commands[place], place)
         return batch
