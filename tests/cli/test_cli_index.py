@@ -190,9 +190,11 @@ def test_only_the_embedded_index_can_be_stopped(here: Here, url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("redis://me:hidden@x.example:6380/1?password=hidden", "redis://x.example:6380/1"),
-        ("rediss://[::1]/0", "rediss://[::1]/0"),
-        ("redis:///0", "redis://localhost/0"),
+        ("redis://me:hidden@x.example:6380/1?client_name=hidden", "redis://x.example:6380/1"),
+        ("rediss://[::1]/0", "rediss://[::1]:6379/0"),
+        ("redis:///0", "redis://localhost:6379/0"),
+        ("redis+cluster://me:hidden@a:1,b:2/?client_name=hidden", "redis+cluster://a:1,b:2"),
+        ("rediss+sentinel://:hidden@a,b:2/main?sentinel_password=hidden", "rediss+sentinel://a:26379,b:2/main"),
         ("unix:///run/s?password=hidden", "unix:///run/s"),
         ("unix://me:hidden@/run/s", "unix:///run/s"),
         ("embedded:", "embedded:"),

@@ -14,7 +14,7 @@ from crossmount.registry import ClientOptions, RetryPolicy
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, running_registry
 from crossmount.transfer import Limits, PushReport, push
 from support.images import MadeImage, make_layers, make_layout
-from support.servers import Server
+from support.places import Place
 from support.waiting import until
 
 OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, first_wait=0.01, longest_wait=0.02))
@@ -50,9 +50,9 @@ async def push_to(
     )
 
 
-async def runner(registry: ScriptedRegistry, name: str, image: MadeImage, valkey: Server) -> PushReport:
+async def runner(registry: ScriptedRegistry, name: str, image: MadeImage, any_place: Place) -> PushReport:
     """Push as a process of its own would: with its own connections."""
-    async with open_index(valkey.url) as index:
+    async with open_index(any_place.url) as index:
         return await push_to(registry, name, image, index)
 
 
@@ -62,11 +62,13 @@ def digests(image: MadeImage) -> list[Digest]:
 
 
 async def test_each_blob_is_uploaded_once(
-    scripted_registry: ScriptedRegistry, image: MadeImage, valkey: Server
+    scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place
 ) -> None:
     """Pushes in the same moment upload each blob once; who waited says how long, who did not says nothing."""
     scripted_registry.play(Fault(method="PUT", path="*/blobs/*", delay=0.1, times=None))
-    reports = await asyncio.gather(*(runner(scripted_registry, f"team/app-{i}", image, valkey) for i in range(6)))
+    reports = await asyncio.gather(
+        *(runner(scripted_registry, f"team/app-{i}", image, any_place) for i in range(6))
+    )
     assert [scripted_registry.uploads(digest) for digest in digests(image)] == [1] * len(image.blobs)
     documents = [blob for report in reports for blob in report.to_json()["blobs"]]
     assert {document["outcome"] for document in documents if "waited" in document} == {"mounted"}
@@ -76,46 +78,46 @@ async def test_each_blob_is_uploaded_once(
 
 
 async def test_pushes_into_one_repository_share_an_upload(
-    scripted_registry: ScriptedRegistry, image: MadeImage, valkey: Server
+    scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place
 ) -> None:
     """Who waited for a push into its own repository finds the blob there."""
     scripted_registry.play(Fault(method="PUT", path="*/blobs/*", delay=0.1, times=None))
-    reports = await asyncio.gather(*(runner(scripted_registry, "team/app", image, valkey) for _ in range(3)))
+    reports = await asyncio.gather(*(runner(scripted_registry, "team/app", image, any_place) for _ in range(3)))
     assert [scripted_registry.uploads(digest) for digest in digests(image)] == [1] * len(image.blobs)
     assert {blob.outcome for report in reports for blob in report.blobs} == {"uploaded", "existing"}
 
 
 @pytest.mark.parametrize("patience", [Patience(limit=0, small=0), Patience(small=10**9)])
 async def test_waiting_can_be_turned_off_and_small_blobs_never_wait(
-    scripted_registry: ScriptedRegistry, image: MadeImage, valkey: Server, patience: Patience
+    scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place, patience: Patience
 ) -> None:
     """Without patience, or for blobs under the bound, nobody asks for a lease."""
-    async with open_index(valkey.url) as index, Fleet(index) as fleet:
+    async with open_index(any_place.url) as index, Fleet(index) as fleet:
         await push_to(scripted_registry, "team/app", image, index, patience=patience, fleet=fleet)
         assert not fleet._asked
 
 
 async def test_on_a_registry_that_mounts_after_the_manifest_the_lease_lasts_until_then(
-    image: MadeImage, valkey: Server
+    image: MadeImage, any_place: Place
 ) -> None:
     """Many pushes of the same layers neither upload any twice nor wait for each other in a circle."""
     async with ScriptedRegistry(RegistryOptions(after_manifest=True)) as registry:
         registry.play(Fault(method="PUT", path="*/blobs/*", delay=0.05, times=None))
-        async with open_index(valkey.url) as index:
+        async with open_index(any_place.url) as index:
             await index.record_traits(registry.address, RegistryTraits(mounts=True, after_manifest=True))
-        reports = await asyncio.gather(*(runner(registry, f"team/app-{i}", image, valkey) for i in range(5)))
+        reports = await asyncio.gather(*(runner(registry, f"team/app-{i}", image, any_place) for i in range(5)))
         assert [registry.uploads(digest) for digest in digests(image)] == [1] * len(image.blobs)
         assert sum(report.count("mounted") for report in reports) == 4 * len(image.blobs)
 
 
 async def test_crossing_needs_end_on_a_registry_that_mounts_after_the_manifest(
-    tmp_path: Path, valkey: Server
+    tmp_path: Path, any_place: Place
 ) -> None:
     """Images whose layers overlap pairwise, as in a ring, all arrive, each layer once, one upload slot each."""
     layers = make_layers(4, size=5000)
     async with ScriptedRegistry(RegistryOptions(after_manifest=True)) as registry:
         registry.play(Fault(method="PUT", path="*/blobs/*", delay=0.05, times=None))
-        async with open_index(valkey.url) as index, Fleet(index) as fleet:
+        async with open_index(any_place.url) as index, Fleet(index) as fleet:
             await index.record_traits(registry.address, RegistryTraits(mounts=True, after_manifest=True))
             await asyncio.gather(
                 *(
@@ -133,35 +135,35 @@ async def test_crossing_needs_end_on_a_registry_that_mounts_after_the_manifest(
         assert [registry.uploads(Digest.of(layer)) for layer in layers] == [1] * 4
 
 
-async def test_a_failed_push_lets_the_others_go_on(image: MadeImage, valkey: Server) -> None:
+async def test_a_failed_push_lets_the_others_go_on(image: MadeImage, any_place: Place) -> None:
     """One that may not push releases what it held; what it did upload may be mounted from."""
     denied = Fault(method="PUT", path="*/app-0/manifests/*", action=Reply(status=403), times=None)
     async with ScriptedRegistry(RegistryOptions(after_manifest=True), faults=[denied]) as registry:
-        async with open_index(valkey.url) as index:
+        async with open_index(any_place.url) as index:
             await index.record_traits(registry.address, RegistryTraits(mounts=True, after_manifest=True))
         failed, report = await asyncio.gather(
-            runner(registry, "team/app-0", image, valkey),
-            runner(registry, "team/app-1", image, valkey),
+            runner(registry, "team/app-0", image, any_place),
+            runner(registry, "team/app-1", image, any_place),
             return_exceptions=True,
         )
         assert isinstance(failed, AccessDeniedError)
         assert isinstance(report, PushReport)
         assert registry.open_sessions == ()
-        async with open_index(valkey.url) as index:
+        async with open_index(any_place.url) as index:
             known = await index.locations(image.layers[0].digest)
         assert known == (Repository.parse(f"{registry.address}/team/app-1"),)
 
 
-async def test_a_registry_is_found_to_mount_only_after_the_manifest(image: MadeImage, valkey: Server) -> None:
+async def test_a_registry_is_found_to_mount_only_after_the_manifest(image: MadeImage, any_place: Place) -> None:
     """What was published after its blob, is there, and does not mount, is remembered for next time."""
     async with ScriptedRegistry(RegistryOptions(after_manifest=True)) as registry:
-        async with open_index(valkey.url) as index, Fleet(index) as fleet:
+        async with open_index(any_place.url) as index, Fleet(index) as fleet:
             digest, size = image.layers[0].digest, image.layers[0].size
             source = Repository.parse(f"{registry.address}/team/first")
             turn = await fleet.turn(digest, source, size, slots=Slots(1))
             assert isinstance(turn, Upload)
             registry.put_blob("team/first", image.blob_path(digest).read_bytes())
-            pushing = asyncio.create_task(runner(registry, "team/app", image, valkey))
+            pushing = asyncio.create_task(runner(registry, "team/app", image, any_place))
             await until(lambda: bool(registry.matching(method="HEAD", path=f"*/team/app/blobs/{digest}")))
             await turn.publish()
             await turn.release()
@@ -173,10 +175,10 @@ async def test_a_registry_is_found_to_mount_only_after_the_manifest(image: MadeI
 
 
 async def test_stale_sources_leave_the_session_to_the_upload(
-    scripted_registry: ScriptedRegistry, image: MadeImage, valkey: Server
+    scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place
 ) -> None:
     """A mount that was refused has opened a session: the turn that follows at once uses it."""
-    async with open_index(valkey.url) as index:
+    async with open_index(any_place.url) as index:
         gone = Repository.parse(f"{scripted_registry.address}/team/gone")
         await index.record([Sighting(digest, gone) for digest in digests(image)])
         report = await push_to(scripted_registry, "team/app", image, index)
@@ -186,11 +188,11 @@ async def test_stale_sources_leave_the_session_to_the_upload(
 
 
 async def test_sources_that_never_serve_end_in_an_upload(
-    scripted_registry: ScriptedRegistry, image: MadeImage, valkey: Server
+    scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place
 ) -> None:
     """Who is told of new sources again and again, none of which serves, uploads after a few."""
     scripted_registry.play(Fault(method="POST", query="*from=*", action=Reply(status=401), times=None))
-    async with open_index(valkey.url) as index, Fleet(index) as fleet:
+    async with open_index(any_place.url) as index, Fleet(index) as fleet:
         base = Repository.parse(f"{scripted_registry.address}/team/base")
         await push_to(scripted_registry, "team/base", image, index, fleet=fleet)
         turns = 0
@@ -209,10 +211,10 @@ async def test_sources_that_never_serve_end_in_an_upload(
 
 
 async def test_a_push_that_is_cancelled_while_it_waits_leaves_nothing(
-    scripted_registry: ScriptedRegistry, image: MadeImage, valkey: Server
+    scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place
 ) -> None:
     """Ctrl-C while waiting: no session stays open, nobody is left in line."""
-    async with open_index(valkey.url) as index, Fleet(index) as fleet:
+    async with open_index(any_place.url) as index, Fleet(index) as fleet:
         gone = Repository.parse(f"{scripted_registry.address}/team/gone")
         await index.record([Sighting(digest, gone) for digest in digests(image)])
         slots = Slots(10)
@@ -242,13 +244,13 @@ async def test_tasks_share_an_attempt_without_an_index_server(
     assert [scripted_registry.uploads(digest) for digest in digests(image)] == [1] * len(image.blobs)
 
 
-def test_the_blocking_flavour_takes_turns(image: MadeImage, valkey: Server) -> None:
+def test_the_blocking_flavour_takes_turns(image: MadeImage, any_place: Place) -> None:
     """A thread pool with one fleet pushes each blob once."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 beside its use
 
     with (
         running_registry() as registry,
-        crossmount.open_index(valkey.url) as index,
+        crossmount.open_index(any_place.url) as index,
         crossmount.Fleet(index) as fleet,
         ThreadPoolExecutor(4) as pool,
     ):

@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import redis
 
 from crossmount.fleet import Fleet, Mount, Patience, Slots, Turn, Upload
 from crossmount.fleet.lease import LeaseValue
 from crossmount.fleet.leases import Lease, Leases
-from crossmount.fleet.listing import underway
+from crossmount.fleet.listing import Underway, underway
 from crossmount.index import Keys, MemoryMountIndex, NullIndex, RedisMountIndex, Sighting, open_index
 from crossmount.index.served import server_of
 from crossmount.oci import Digest, Repository
+from support.places import Place
 from support.servers import Server
 from support.waiting import until
 
@@ -62,14 +62,14 @@ async def upload_of(fleet: Fleet, name: str, **options: Any) -> Upload:
 
 
 @asynccontextmanager
-async def fleet_on(server: Server, *, life: float = LIFE) -> AsyncIterator[Fleet]:
+async def fleet_on(server: Place, *, life: float = LIFE) -> AsyncIterator[Fleet]:
     """A runner of its own: its own connections, its own fleet."""
     async with open_index(server.url) as index, Fleet(index, life=life, heartbeat=HEARTBEAT) as fleet:
         yield fleet
 
 
 @asynccontextmanager
-async def holder(server: Server, name: str) -> AsyncIterator[Process]:
+async def holder(server: Place, name: str) -> AsyncIterator[Process]:
     """Run a process that holds the lease of LAYER; a line on its standard input lets it publish and end."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", HOLDER, server.url, LAYER, str(repo(name)), str(LIFE), str(HEARTBEAT)),
@@ -86,26 +86,29 @@ async def holder(server: Server, name: str) -> AsyncIterator[Process]:
         await process.communicate()
 
 
-def client_of(server: Server) -> "redis.Redis":
-    """Return a bare client, for looking."""
-    return redis.Redis(unix_socket_path=str(server.socket))
-
-
-def waiting_on(server: Server) -> int:
+def waiting_on(server: Place) -> int:
     """Return how many are shown as waiting."""
-    with client_of(server) as client:
+    with server.client() as client:
         count = client.zcard(Keys().waiters(LAYER, "r.example"))
         assert isinstance(count, int)
         return count
 
 
-async def test_one_uploads_and_the_others_mount(redis_server: Server) -> None:
+async def listed(server: Place) -> list[Underway]:
+    """List what is underway, as one who may look at all keys."""
+    async with open_index(server.operator_url) as index:
+        found = server_of(index)
+        assert found is not None
+        return await underway(found)
+
+
+async def test_one_uploads_and_the_others_mount(any_place: Place) -> None:
     """The first takes the lease; the others wait without a slot, and mount when it is published."""
-    async with fleet_on(redis_server) as first, fleet_on(redis_server) as second:
+    async with fleet_on(any_place) as first, fleet_on(any_place) as second:
         turn = await upload_of(first, "a")
         slots = Slots(1)
         waiter = asyncio.create_task(turn_of(second, "b", slots=slots))
-        await until(lambda: waiting_on(redis_server) == 1)
+        await until(lambda: waiting_on(any_place) == 1)
         async with slots:  # the waiter holds none
             assert not waiter.done()
         await turn.publish()
@@ -114,37 +117,37 @@ async def test_one_uploads_and_the_others_mount(redis_server: Server) -> None:
         assert isinstance(mount, Mount)
         assert mount.sources == {repo("a")}
         assert mount.waited > 0
-    with client_of(redis_server) as client:
+    with any_place.client() as client:
         assert not list(client.scan_iter("*:lease:*"))
 
 
-async def test_a_holder_that_fails_says_so(valkey: Server) -> None:
+async def test_a_holder_that_fails_says_so(any_place: Place) -> None:
     """Released without being published, the next takes over long before the lease would have run out."""
-    async with fleet_on(valkey, life=3600) as first, fleet_on(valkey, life=3600) as second:
+    async with fleet_on(any_place, life=3600) as first, fleet_on(any_place, life=3600) as second:
         turn = await upload_of(first, "a")
         waiter = asyncio.create_task(turn_of(second, "b"))
-        await until(lambda: waiting_on(valkey) == 1)
+        await until(lambda: waiting_on(any_place) == 1)
         await turn.release()
         assert isinstance(await waiter, Upload)
 
 
-async def test_kill_9_of_the_holder(valkey: Server) -> None:
+async def test_kill_9_of_the_holder(any_place: Place) -> None:
     """The lease of a process that is no more runs out, and the next one takes over."""
-    async with holder(valkey, "a") as process, fleet_on(valkey) as fleet:
+    async with holder(any_place, "a") as process, fleet_on(any_place) as fleet:
         waiter = asyncio.create_task(turn_of(fleet, "b"))
-        await until(lambda: waiting_on(valkey) == 1)
+        await until(lambda: waiting_on(any_place) == 1)
         process.kill()
         turn = await waiter
         assert isinstance(turn, Upload)
         assert turn.waited > 0
 
 
-async def test_a_holder_paused_past_its_lease_finishes_harmlessly(valkey: Server) -> None:
+async def test_a_holder_paused_past_its_lease_finishes_harmlessly(any_place: Place) -> None:
     """Stopped for longer than its lease another takes over; going on it ends well, and the other's lease stays."""
-    async with holder(valkey, "a") as process, fleet_on(valkey) as fleet:
+    async with holder(any_place, "a") as process, fleet_on(any_place) as fleet:
         process.send_signal(signal.SIGSTOP)
         turn = await upload_of(fleet, "b")
-        with client_of(valkey) as client:
+        with any_place.client() as client:
             ours = client.get(Keys().lease(LAYER, "r.example"))
             process.send_signal(signal.SIGCONT)
             out, _ = await process.communicate(b"\n")
@@ -152,13 +155,13 @@ async def test_a_holder_paused_past_its_lease_finishes_harmlessly(valkey: Server
             assert client.get(Keys().lease(LAYER, "r.example")) == ours
         await turn.publish()
         await turn.release()
-        async with open_index(valkey.url) as index:
+        async with open_index(any_place.url) as index:
             assert await index.sources(LAYER, repo("c")) == (repo("a"), repo("b"))
 
 
-async def test_a_healthy_holder_keeps_its_lease(valkey: Server) -> None:
+async def test_a_healthy_holder_keeps_its_lease(any_place: Place) -> None:
     """The heartbeat carries a lease far past its life, whatever the upload's own task does."""
-    async with fleet_on(valkey, life=0.5) as first, fleet_on(valkey) as second:
+    async with fleet_on(any_place, life=0.5) as first, fleet_on(any_place) as second:
         turn = await upload_of(first, "a")
         waiter = asyncio.create_task(turn_of(second, "b"))
         done, _ = await asyncio.wait([waiter], timeout=1.5)  # three lives
@@ -172,7 +175,7 @@ async def test_a_server_that_restarts_empty_gets_the_lease_back(valkey: Server) 
     async with fleet_on(valkey, life=30) as first, fleet_on(valkey) as second:
         turn = await upload_of(first, "a")
         valkey.restart()
-        with client_of(valkey) as client:
+        with valkey.client() as client:
             await until(lambda: bool(client.exists(Keys().lease(LAYER, "r.example"))))
         waiter = asyncio.create_task(turn_of(second, "b"))
         await until(lambda: waiting_on(valkey) == 1)
@@ -212,11 +215,11 @@ async def test_without_a_server_from_the_start(unused_tcp_port: int) -> None:
         LeaseValue(token="t", holder="h", dest=None, size=1, since=0).to_text().encode(),
     ],
 )
-async def test_nobody_is_held_hostage(valkey: Server, value: bytes) -> None:
+async def test_nobody_is_held_hostage(any_place: Place, value: bytes) -> None:
     """A lease that never ends, whatever is in it, is waited for as long as one's own patience, and no longer."""
-    with client_of(valkey) as client:
+    with any_place.client() as client:
         client.set(Keys().lease(LAYER, "r.example"), value, ex=365 * 86400)
-        async with fleet_on(valkey) as fleet:
+        async with fleet_on(any_place) as fleet:
             turn = await upload_of(fleet, "b", patience=Patience(limit=0.4, least=0.4))
             assert turn.waited >= 0.3
             await turn.publish()
@@ -224,29 +227,29 @@ async def test_nobody_is_held_hostage(valkey: Server, value: bytes) -> None:
         assert client.get(Keys().lease(LAYER, "r.example")) == value  # not ours to delete
 
 
-async def test_keys_of_another_type_are_no_reason_to_wait(valkey: Server) -> None:
+async def test_keys_of_another_type_are_no_reason_to_wait(any_place: Place) -> None:
     """A stranger's list under the lease's name, or under the sources', makes the upload a plain one."""
-    with client_of(valkey) as client:
+    with any_place.client() as client:
         for key in (Keys().lease(LAYER, "r.example"), Keys().sources(LAYER, "r.example")):
             client.flushall()
             client.rpush(key, "x")
-            async with fleet_on(valkey) as fleet:
+            async with fleet_on(any_place) as fleet:
                 await upload_of(fleet, "b")
         client.flushall()
 
 
-async def test_hostile_members_are_no_sources(valkey: Server) -> None:
+async def test_hostile_members_are_no_sources(any_place: Place) -> None:
     """What is no repository's name is left out, and the lease is taken."""
-    with client_of(valkey) as client:
+    with any_place.client() as client:
         client.sadd(Keys().sources(LAYER, "r.example"), b"../../etc", b"\xff\xfe", b"UPPER")
         client.expire(Keys().sources(LAYER, "r.example"), 60)
-    async with fleet_on(valkey) as fleet:
+    async with fleet_on(any_place) as fleet:
         await upload_of(fleet, "b")
 
 
-async def test_sources_that_were_tried_are_no_reason_to_mount(valkey: Server) -> None:
+async def test_sources_that_were_tried_are_no_reason_to_mount(any_place: Place) -> None:
     """A source that did not serve, and dest itself when the index was wrong about it, leave the lease to us."""
-    async with open_index(valkey.url) as index, Fleet(index) as fleet:
+    async with open_index(any_place.url) as index, Fleet(index) as fleet:
         await index.record([Sighting(LAYER, repo("dead")), Sighting(LAYER, repo("b"))])
         await upload_of(fleet, "b", useless={repo("dead"), repo("b")})
 
@@ -277,9 +280,9 @@ async def test_a_late_task_finds_what_an_index_in_memory_learnt() -> None:
         assert isinstance(await turn_of(fleet, "a"), Mount)  # dest itself holds it: its caller asks the registry
 
 
-async def test_a_cancelled_leader_hands_over(valkey: Server) -> None:
+async def test_a_cancelled_leader_hands_over(any_place: Place) -> None:
     """Cancelled before or after its turn came, a task gives it to the next one, and its slot back."""
-    async with fleet_on(valkey, life=3600) as fleet:
+    async with fleet_on(any_place, life=3600) as fleet:
         slots = Slots(1)
         for settle in (0.0, 0.5):
             leader = asyncio.create_task(turn_of(fleet, "a", slots=slots))
@@ -305,20 +308,20 @@ async def upload_from(task: "asyncio.Task[Turn]") -> Upload:
     return turn
 
 
-async def test_a_waiter_that_is_cancelled_is_not_shown_any_more(valkey: Server) -> None:
+async def test_a_waiter_that_is_cancelled_is_not_shown_any_more(any_place: Place) -> None:
     """Nobody is listed as waiting who left."""
-    async with fleet_on(valkey) as first, fleet_on(valkey) as second:
+    async with fleet_on(any_place) as first, fleet_on(any_place) as second:
         await upload_of(first, "a")
         waiter = asyncio.create_task(turn_of(second, "b"))
-        await until(lambda: waiting_on(valkey) == 1)
+        await until(lambda: waiting_on(any_place) == 1)
         waiter.cancel()
         await asyncio.gather(waiter, return_exceptions=True)
-        assert waiting_on(valkey) == 0
+        assert waiting_on(any_place) == 0
 
 
-async def test_an_image_asks_in_one_round_trip(valkey: Server) -> None:
+async def test_an_image_asks_in_one_round_trip(any_place: Place) -> None:
     """Layers that come at once are claimed in one pipeline."""
-    async with open_index(valkey.url) as index:
+    async with open_index(any_place.url) as index:
         assert isinstance(index, RedisMountIndex)
         runs: list[int] = []
         link_run = index.link.run
@@ -338,9 +341,9 @@ async def test_an_image_asks_in_one_round_trip(valkey: Server) -> None:
             assert len(runs) <= 2  # the scripts had to be loaded
 
 
-async def test_without_a_slot_a_lease_is_not_taken(valkey: Server) -> None:
+async def test_without_a_slot_a_lease_is_not_taken(any_place: Place) -> None:
     """A push that could not upload now leaves the lease to one that can."""
-    async with fleet_on(valkey) as first, fleet_on(valkey) as second:
+    async with fleet_on(any_place) as first, fleet_on(any_place) as second:
         full = Slots(1, freed=first.kick)
         await full.__aenter__()
         waiter = asyncio.create_task(turn_of(first, "a", slots=full))
@@ -351,42 +354,37 @@ async def test_without_a_slot_a_lease_is_not_taken(valkey: Server) -> None:
         assert isinstance(await waiter, Upload)
 
 
-async def test_the_listing_shows_who_uploads_and_who_waits(valkey: Server) -> None:
+async def test_the_listing_shows_who_uploads_and_who_waits(any_place: Place) -> None:
     """Holder, size, since when, and the waiters; a stranger's lease without end is told apart."""
-    async with fleet_on(valkey) as first, fleet_on(valkey) as second:
+    async with fleet_on(any_place) as first, fleet_on(any_place) as second:
         await upload_of(first, "a", publishes="manifest")
         waiter = asyncio.create_task(turn_of(second, "b"))
-        await until(lambda: waiting_on(valkey) == 1)
-        server = server_of(first.index)
-        assert server is not None
-        (found,) = await underway(server)
+        await until(lambda: waiting_on(any_place) == 1)
+        (found,) = await listed(any_place)
         assert (found.layer, found.registry) == (LAYER, "r.example")
         assert (found.holder.dest, found.holder.size, found.holder.publishes) == (repo("a"), SIZE, "manifest")
         assert [each.dest for each in found.waiting] == [repo("b")]
         assert found.left is not None
         waiter.cancel()
         await asyncio.gather(waiter, return_exceptions=True)
-    with client_of(valkey) as client:
+    with any_place.client() as client:
         client.set(Keys().lease(LAYER, "r.example"), b"\xff no lease")
         client.set(Keys().lease(LAYER, "r.example").replace("r.example", "NOT A HOST"), b"{}", ex=60)
-        async with fleet_on(valkey) as fleet:
-            server = server_of(fleet.index)
-            assert server is not None
-            (found,) = await underway(server)
-            assert (found.left, found.holder.holder, found.holder.dest) == (None, "", None)
+        (found,) = await listed(any_place)
+        assert (found.left, found.holder.holder, found.holder.dest) == (None, "", None)
         client.flushall()
 
 
-async def test_a_thousand_leases_are_listed(valkey: Server) -> None:
+async def test_a_thousand_leases_are_listed(any_place: Place) -> None:
     """However many there are, they are read in a few round trips."""
-    async with open_index(valkey.url) as index:
+    async with open_index(any_place.url) as index:
         server = server_of(index)
         assert server is not None
         leases = [Lease("r.example", Digest.of(b"%d" % i), "{}") for i in range(1000)]
         assert await Leases(server).renew(leases) == [True] * 1000
-        assert len(await underway(server)) == 1000
+        assert len(await listed(any_place)) == 1000
         await Leases(server).release(leases)
-        assert await underway(server) == []
+        assert await listed(any_place) == []
 
 
 def test_a_value_that_a_stranger_wrote_is_read_as_far_as_it_makes_sense() -> None:
@@ -398,16 +396,16 @@ def test_a_value_that_a_stranger_wrote_is_read_as_far_as_it_makes_sense() -> Non
     assert LeaseValue.from_text(good.to_text().encode(), "r.example") == good
 
 
-async def test_who_only_looks_is_told_where_to_mount_from(valkey: Server) -> None:
+async def test_who_only_looks_is_told_where_to_mount_from(any_place: Place) -> None:
     """A look at nobody's upload ends at once; at another's it lasts until the layer is published."""
-    async with fleet_on(valkey) as first, fleet_on(valkey) as second:
+    async with fleet_on(any_place) as first, fleet_on(any_place) as second:
         assert await second.uploader(LAYER, "r.example") is None
         assert await second.watch(LAYER, repo("b"), seconds=60) is None
         turn = await upload_of(first, "a")
         assert await first.uploader(LAYER, "r.example") == repo("a")
         assert await second.uploader(LAYER, "r.example") == repo("a")
         looks = [asyncio.create_task(fleet.watch(LAYER, repo("b"), seconds=60)) for fleet in (first, second)]
-        await until(lambda: waiting_on(valkey) == 1)
+        await until(lambda: waiting_on(any_place) == 1)
         await turn.publish()
         for look in looks:
             mount = await look
@@ -416,10 +414,10 @@ async def test_who_only_looks_is_told_where_to_mount_from(valkey: Server) -> Non
         await turn.release()
 
 
-async def test_a_look_ends_in_time(valkey: Server) -> None:
+async def test_a_look_ends_in_time(any_place: Place) -> None:
     """A stranger's lease without end is looked at for as long as was asked for; what it says is checked."""
-    async with fleet_on(valkey) as fleet:
-        with client_of(valkey) as client:
+    async with fleet_on(any_place) as fleet:
+        with any_place.client() as client:
             for value in (b"x", LeaseValue(token="t", holder="h", dest=None, size=1, since=0).to_text()):
                 client.set(Keys().lease(LAYER, "r.example"), value)
                 assert await fleet.uploader(LAYER, "r.example") is None

@@ -14,7 +14,7 @@ from crossmount.errors import IndexFailedError, IndexRefusedError
 from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting
 from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
-from crossmount.index.link import Command, WrongTypeError
+from crossmount.index.link import Command, Link, WrongTypeError
 from support.index_kit import layer, repo
 
 ONE, TWO, DEST = layer(1), layer(2), repo("team/dest")
@@ -57,6 +57,10 @@ class AnsweringLink:
         """Answer."""
         return [self._replies[i % len(self._replies)] for i in range(len(commands))]
 
+    async def parts(self) -> Sequence[Link]:
+        """Be the only one."""
+        return [self]
+
     async def aclose(self) -> None:
         """Hold nothing."""
 
@@ -65,7 +69,7 @@ class AnsweringLink:
 @given(st.lists(replies, min_size=1, max_size=5))
 def test_any_reply_is_read_as_values(replies: list[Any]) -> None:
     """Replies of any shape are read as valid values, or refused as a whole."""
-    index = blocking_index.RedisMountIndex(AnsweringLink(replies))  # type: ignore[arg-type]  # never suspends either
+    index = blocking_index.RedisMountIndex(AnsweringLink(replies))  # never suspends either
     with suppress(IndexFailedError):
         knowledge = index.look_up([ONE, TWO], DEST)
         assert isinstance(knowledge.traits, RegistryTraits)

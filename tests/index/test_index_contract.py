@@ -21,12 +21,12 @@ from crossmount.index import (
 )
 from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
-from crossmount.index.link import AsyncLink, BlockingLink
+from crossmount.index.link import AsyncLink, BlockingLink, Link
 from crossmount.oci import Digest, Reference, Repository
 from support.index_kit import TTL, Clock, Store, age_keys, keys_that_stay, layer, repo
-from support.servers import Server
+from support.places import PLACES, Place
 
-KEYS = Keys("contract")
+KEYS = Keys()
 A, B, C, DEST = repo("team/a"), repo("team/b"), repo("c"), repo("team/dest")
 OTHER = repo("other.example:5000/team/a")
 ONE, TWO, UNKNOWN = layer(1), layer(2), layer(3)
@@ -78,8 +78,8 @@ def memory_store(kind: str) -> Iterator[Store]:
 
 @asynccontextmanager
 async def redis_store(
-    make_async: Callable[[], AsyncLink],
-    make_blocking: Callable[[], BlockingLink],
+    make_async: Callable[[], Link],
+    make_blocking: Callable[[], Link],
     raw: "redis.Redis",
     flavour: str,
 ) -> AsyncIterator[Store]:
@@ -111,7 +111,7 @@ MEMORY = (
     "memory recorded below",
 )
 FLAVOURS = ("async", "inline", "threaded")
-STORES = (*MEMORY, *(f"{server} {flavour}" for server in ("fake", "valkey", "redis7") for flavour in FLAVOURS))
+STORES = (*MEMORY, *(f"{server} {flavour}" for server in ("fake", *PLACES) for flavour in FLAVOURS))
 
 
 @pytest.fixture(params=STORES)
@@ -133,10 +133,10 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
             ) as made:
                 yield made
         return
-    server: Server = request.getfixturevalue(kind)
-    with redis.Redis.from_url(server.unix_url) as raw:
+    server: Place = request.getfixturevalue(kind)
+    with server.client() as raw:
         async with redis_store(
-            lambda: async_link(server.unix_url), lambda: blocking_link(server.unix_url), raw, flavour
+            lambda: async_link(server.url), lambda: blocking_link(server.url), raw, flavour
         ) as made:
             yield made
 

@@ -24,7 +24,7 @@ from crossmount.index import (
 from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.guard import OPEN_SECONDS
-from crossmount.index.link import Command
+from crossmount.index.link import Command, Link
 from support.index_kit import Clock, CountingLink, layer, repo
 
 A, DEST = repo("team/a"), repo("team/dest")
@@ -60,6 +60,10 @@ class FailingLink:
         if self.error is not None:
             raise self.error
         return [None] * len(commands)
+
+    async def parts(self) -> Sequence[Link]:
+        """Be the only one."""
+        return [self]
 
     async def aclose(self) -> None:
         """Fail to close, too."""
@@ -238,7 +242,7 @@ def test_the_blocking_guard() -> None:
         guard.add_source(ONE, A)
         assert guard.sources(ONE, DEST) == (A,)
         assert guard.state == "ok"
-    failing = blocking_index.RedisMountIndex(FailingLink(IndexUnavailableError("gone")))  # type: ignore[arg-type]
+    failing = blocking_index.RedisMountIndex(FailingLink(IndexUnavailableError("gone")))
     degraded = blocking_index.GuardedIndex(failing, observer=said.append)
     assert degraded.sources(ONE, DEST) == ()
     assert degraded.state == "degraded"

@@ -61,6 +61,10 @@ class CountingLink:
         self.runs.append(list(commands))
         return await self.link.run(commands)
 
+    async def parts(self) -> Sequence[Link]:
+        """Return the parts, which are not counted."""
+        return await self.link.parts()
+
     async def aclose(self) -> None:
         """Close the link."""
         await self.link.aclose()

@@ -1,6 +1,7 @@
 """Real Redis servers for tests: one process a worker and kind, emptied before each test, gone with the worker."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -44,6 +45,28 @@ class Server:
     command: tuple[str, ...]
     process: subprocess.Popen[bytes]
 
+    @property
+    def running(self) -> bool:
+        """Whether its process lives, paused or not."""
+        return self.process.poll() is None
+
+    @property
+    def operator_url(self) -> str:
+        """The address for one who may look at all keys."""
+        return self.url
+
+    def client(self) -> "redis.Redis":
+        """Return a bare client, for looking."""
+        return redis.Redis(unix_socket_path=str(self.socket))
+
+    def pause(self) -> None:
+        """Let it keep its connections and answer nothing, until `resume`."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """Kill the server, paused or not, and wait for its end."""
         self.process.kill()
@@ -58,9 +81,9 @@ class Server:
 
     def flush(self) -> None:
         """Empty it: keys, and scripts, so that no test leans on another's; start it again if a test stopped it."""
-        if self.process.poll() is not None:
+        if not self.running:
             self.restart()
-        with redis.Redis(unix_socket_path=str(self.socket)) as client:
+        with self.client() as client:
             client.flushall()
             client.script_flush()
             client.config_resetstat()
@@ -138,17 +161,17 @@ def start_server(valkey_binary: Path) -> Iterator[StartServer]:
             server.stop()
 
 
-def start(binary: Path, folder: Path, *options: str) -> Server:
+def start(binary: Path, folder: Path, *options: str, settings: tuple[str, ...] = _SETTINGS) -> Server:
     """Start a server on a free loopback port and a unix socket, and return it when it answers.
 
     The port is picked by the system and may be taken by another before the server binds it: then the next one.
     """
     path = folder / "s"
     for _ in range(PORT_TRIES):
-        port = _free_port()
+        port = free_port()
         command = (
             *_dies_with_us(),
-            *(str(binary), *_SETTINGS, "--port", str(port), "--unixsocket", str(path), "--dir", str(folder)),
+            *(str(binary), *settings, "--port", str(port), "--unixsocket", str(path), "--dir", str(folder)),
             *options,
         )
         process = _spawn(command, folder)
@@ -168,7 +191,8 @@ def _spawn(command: tuple[str, ...], folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -80,7 +80,7 @@ def _words(error: CrossmountError) -> str:
             advice = "--trusted-realm"
         case RegistryUnreachableError():
             words, advice = _on_registry(words, _tls_failure(error))
-        case IndexUnavailableError() if "index at rediss:" in words:
+        case IndexUnavailableError() if "index at rediss" in words:
             advice = "is it up, does it speak TLS, and is --index right?"
         case IndexUnavailableError() if "index at " in words:
             advice = "is it up, and --index right?"

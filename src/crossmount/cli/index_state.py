@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 from crossmount.index.protocol import MountIndex
 from crossmount.index.redis import RedisMountIndex
+from crossmount.index.url import address_of
 
 PINGS = 5
 """Of how many round trips the median is told."""
@@ -31,12 +31,7 @@ def kind_of(url: str) -> Kind:
 
 def shown(url: str) -> str:
     """Return an index's URL without what may be secret in it: user, password, parameters."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"redis", "rediss"}:
-        return f"{parts.scheme}://{parts.path}" if parts.scheme == "unix" else url.partition("?")[0]
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"
+    return address_of(url).shown if kind_of(url) == "remote" else url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

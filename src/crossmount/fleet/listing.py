@@ -1,12 +1,13 @@
 """Who uploads what now, and who waits for it, read from the leases."""
 
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
 
-from crossmount.errors import IndexRefusedError, InvalidDigestError, InvalidReferenceError
+from crossmount.errors import InvalidDigestError, InvalidReferenceError
 from crossmount.fleet.lease import VALUE_MAX, LeaseValue
 from crossmount.index.link import Command
 from crossmount.index.served import Server
+from crossmount.index.walk import walk
 from crossmount.oci import Digest
 from crossmount.oci.reference import normalise_registry
 
@@ -14,7 +15,6 @@ LISTED_MAX = 10_000
 """How many leases are looked at."""
 
 _WAITERS_MAX = 1000
-_SCAN = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +75,14 @@ async def underway(server: Server) -> list[Underway]:
 async def _leases(server: Server) -> list[tuple[str, Digest]]:
     """Return registry and layer of each lease."""
     found: set[tuple[str, Digest]] = set()
-    cursor: Any = 0
-    while True:
-        (reply,) = await server.link.run([("SCAN", cursor, "MATCH", server.keys.all_leases(), "COUNT", _SCAN)])
-        if isinstance(reply, IndexRefusedError):
-            raise reply
-        cursor, keys = reply
-        found.update(named for key in keys if (named := _named(key)) is not None)
-        if not int(cursor) or len(found) >= LISTED_MAX:
-            return sorted(found)[:LISTED_MAX]
+    async with aclosing(walk(server.link, server.keys.all_leases())) as keys:
+        async for key in keys:
+            named = _named(key)
+            if named is not None:
+                found.add(named)
+            if len(found) >= LISTED_MAX:
+                break
+    return sorted(found)
 
 
 def _named(key: bytes) -> tuple[str, Digest] | None:

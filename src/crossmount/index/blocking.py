@@ -7,13 +7,14 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar, runtime_checkable
 
+from redis.credentials import CredentialProvider
+
 from crossmount import events
 from crossmount._blocking import Driven, driven, run_now
 from crossmount.errors import InvalidInputError
 from crossmount.index import guard, memory, opening, protocol, redis
-from crossmount.index.connection import StartedLink
 from crossmount.index.keys import Keys
-from crossmount.index.link import BlockingLink, Command, Link
+from crossmount.index.link import Command, Link
 from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
 from crossmount.index.redis import SOURCES_MAX, TTL_SECONDS
 from crossmount.index.served import Server, server_of
@@ -102,18 +103,19 @@ class DrivenIndex(Driven[protocol.MountIndex]):
 
 
 class RedisMountIndex(DrivenIndex):
-    """An index on one Redis or Valkey server; see `crossmount.asyncio.RedisMountIndex`."""
+    """An index on Redis or Valkey, over links that never suspend; see `crossmount.asyncio.RedisMountIndex`."""
 
     def __init__(
         self,
-        link: BlockingLink | StartedLink,
+        link: Link,
         *,
+        hints: Link | None = None,
         keys: Keys = Keys(),  # noqa: B008 a frozen value
         ttl: int = TTL_SECONDS,
         bound: int = SOURCES_MAX,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(redis.RedisMountIndex(link, keys=keys, ttl=ttl, bound=bound, clock=clock))
+        super().__init__(redis.RedisMountIndex(link, hints=hints, keys=keys, ttl=ttl, bound=bound, clock=clock))
 
 
 class MemoryMountIndex(DrivenIndex):
@@ -151,12 +153,16 @@ class GuardedIndex(DrivenIndex):
         return self._guarded.state
 
 
-def open_index(url: str | None = None, *, namespace: str = "default") -> DrivenIndex:
+def open_index(
+    url: str | None = None, *, namespace: str = "default", credentials: CredentialProvider | None = None
+) -> DrivenIndex:
     """Open an index; see `crossmount.asyncio.open_index`."""
     keys = Keys(namespace)
     if opening.is_memory(url):
+        opening.no_use_for(credentials)
         return MemoryMountIndex()
-    return RedisMountIndex(opening.blocking_index_link(url), keys=keys)
+    link, hints = opening.blocking_index_links(url, credentials)
+    return RedisMountIndex(link, hints=hints, keys=keys)
 
 
 def inline(index: MountableLayers) -> protocol.MountableLayers:
@@ -266,8 +272,15 @@ class AdaptedLink:
         """See `Link`."""
         return await self._run(self._now, commands)
 
+    async def parts(self) -> Sequence[Link]:
+        """See `Link`."""
+        return [AdaptedLink(part, self._run) for part in await self._run(self._parts)]
+
     async def aclose(self) -> None:
         """Leave it to whoever made the link below."""
 
     def _now(self, commands: Sequence[Command]) -> list[Any]:
         return run_now(self._link.run(commands))
+
+    def _parts(self) -> Sequence[Link]:
+        return run_now(self._link.parts())

@@ -1,20 +1,25 @@
 """From a URL to a link, with time-outs that a push can afford."""
 
 import importlib.util
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
 
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.retry import Retry
 
-from crossmount.errors import IndexUnavailableError
+from crossmount.index.address import Node
+from crossmount.index.cluster import ClusterLink
 from crossmount.index.hurry import hurry
-from crossmount.index.link import CALL_SECONDS, AsyncLink, BlockingLink, Command, Link
+from crossmount.index.link import CALL_SECONDS, AsyncLink, BlockingLink, Link, Reader
+from crossmount.index.login import Secrets, provider_of
+from crossmount.index.pools import AsyncPools, BlockingPools
+from crossmount.index.sentinel import AsyncPool, AsyncSentinel, BlockingPool, BlockingSentinel
+from crossmount.index.tls import settle, tls_settings
 from crossmount.index.url import address_of
 
 TIMEOUT_SECONDS = 0.5
@@ -27,7 +32,6 @@ THREADS = 64
 _SETTINGS: dict[str, Any] = {
     "socket_connect_timeout": TIMEOUT_SECONDS,
     "socket_timeout": TIMEOUT_SECONDS,
-    "timeout": CALL_SECONDS,  # to wait for a free connection: the server may be well and only we are many
     "protocol": 2,  # needs no greeting, so the first call costs one round trip as well
     # no CLIENT SETINFO, which would be two more round trips: redis-py 7 took the older names out of use
     **(
@@ -38,61 +42,156 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def async_link(url: str) -> AsyncLink:
-    """Make a link for an event loop. No I/O.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Flavour:
+    """What of redis-py's and ours one flavour is made of."""
 
-    Raises:
-        InvalidIndexURLError: `url` names no Redis server.
-    """
-    where = address_of(url)
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url, retry=AsyncRetry(NoBackoff(), 1), max_connections=CONNECTIONS, **_SETTINGS
-    )
-    return AsyncLink(redis.asyncio.Redis.from_pool(pool), where)
-
-
-def blocking_link(url: str) -> BlockingLink:
-    """Make a blocking link. No I/O.
-
-    Raises:
-        InvalidIndexURLError: `url` names no Redis server.
-    """
-    where = address_of(url)
-    pool = redis.BlockingConnectionPool.from_url(
-        url, retry=Retry(NoBackoff(), 1), max_connections=THREADS, **_SETTINGS
-    )
-    hurry(pool)
-    return BlockingLink(redis.Redis.from_pool(pool), where)
+    client: Any
+    sentinel: Any
+    retry: Any
+    pool: Any
+    sentinel_pool: Any
+    plain: Any
+    tls: Any
+    unix: Any
+    link: Any
+    pools: Any
+    connections: int
+    settle: Any
+    prepare: Callable[[Any], None]
 
 
-class StartedLink:
-    """A link to a server that is started when it is first needed, and again when it went away.
+_ASYNC = _Flavour(
+    client=redis.asyncio.Redis,
+    sentinel=AsyncSentinel,
+    retry=AsyncRetry,
+    pool=redis.asyncio.BlockingConnectionPool,
+    sentinel_pool=AsyncPool,
+    plain=redis.asyncio.Connection,
+    tls=redis.asyncio.SSLConnection,
+    unix=redis.asyncio.UnixDomainSocketConnection,
+    link=AsyncLink,
+    pools=AsyncPools,
+    connections=CONNECTIONS,
+    settle=None,
+    prepare=lambda _: None,
+)
+_BLOCKING = _Flavour(
+    client=redis.Redis,
+    sentinel=BlockingSentinel,
+    retry=Retry,
+    pool=redis.BlockingConnectionPool,
+    sentinel_pool=BlockingPool,
+    plain=redis.Connection,
+    tls=redis.SSLConnection,
+    unix=redis.UnixDomainSocketConnection,
+    link=BlockingLink,
+    pools=BlockingPools,
+    connections=THREADS,
+    settle=settle,
+    prepare=hurry,
+)
+
+
+def async_link(url: str, *, credentials: CredentialProvider | None = None, hints: bool = False) -> Link:
+    """Make a link for an event loop. Reads the files that the URL names; no other I/O.
 
     Args:
-        start: makes sure that the server runs, returns its unix socket.
-        connect: makes a link from a URL. No I/O.
+        url: where the servers are.
+        credentials: redis-py's way to log in, in place of a login in the URL.
+        hints: make the link for look-ups alone, which replicas may answer if the URL says so.
+
+    Raises:
+        InvalidIndexURLError: `url` names no Redis server, or a file that cannot be read.
+        InvalidInputError: `credentials` is no provider, or the URL has a login too.
     """
+    return _Maker(_ASYNC, url, credentials).link(hints=hints)
 
-    where = "the embedded index"
 
-    def __init__(self, start: Callable[[], Awaitable[Path]], connect: Callable[[str], Link]) -> None:
-        self._start = start
-        self._connect = connect
-        self._links: dict[Path, Link] = {}
+def blocking_link(url: str, *, credentials: CredentialProvider | None = None, hints: bool = False) -> Link:
+    """Make a link that never suspends, as `async_link` makes one for an event loop."""
+    return _Maker(_BLOCKING, url, credentials).link(hints=hints)
 
-    async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """See `Link`."""
-        for link in self._links.values():
-            try:
-                return await link.run(commands)
-            except IndexUnavailableError:
-                break  # stopped since: start it once more, below; the same link finds it again
-        path = await self._start()
-        # setdefault, since threads that come here at once are to share one link
-        link = self._links.setdefault(path, self._connect(f"unix://{quote(str(path))}"))
-        return await link.run(commands)
 
-    async def aclose(self) -> None:
-        """See `Link`; the server goes on running."""
-        for link in self._links.values():
-            await link.aclose()
+class _Maker:
+    """Makes what leads to the servers of one URL, in one flavour."""
+
+    def __init__(self, flavour: _Flavour, url: str, credentials: CredentialProvider | None) -> None:
+        address, secrets = address_of(url), Secrets()
+        self._flavour = flavour
+        self._address = address
+        self._secrets = secrets
+        self._common = {**_SETTINGS, **({} if address.tls is None else tls_settings(address.tls))}
+        self._server = {
+            **self._common,
+            "db": address.database,
+            "client_name": address.client_name or None,
+            **self._login(provider_of(address.login, secrets, credentials)),
+            "timeout": CALL_SECONDS,  # for a free connection: the server may be well and only we are many
+            "max_connections": flavour.connections,
+        }
+
+    def link(self, *, hints: bool) -> Link:
+        """Make the link."""
+        address, replicas = self._address, hints and self._address.from_replicas
+        match address.topology:
+            case "cluster":
+                reader = Reader(address.where, redis.Redis(protocol=2).response_callbacks, self._secrets)
+                pools = self._flavour.pools(lambda node: self._pool(node, retries=0), reader)
+                return ClusterLink(pools, address.nodes, reader, replicas=replicas)
+            case "sentinel":
+                return self._sentinel_link(replicas=replicas)
+            case "socket":
+                return self._client_link(self._pool(None, retries=1))
+            case "server":
+                return self._client_link(self._pool(address.nodes[0], retries=1))
+        assert_never(address.topology)
+
+    def _login(self, provider: CredentialProvider | None) -> dict[str, Any]:
+        if provider is None and self._address.tls is not None:
+            return {"redis_connect_func": self._flavour.settle}
+        return {"credential_provider": provider}
+
+    def _client_link(self, pool: Any, also: Sequence[Any] = ()) -> Link:
+        client = self._flavour.client.from_pool(pool)
+        link: Link = self._flavour.link(client, self._address.where, self._secrets, also)
+        return link
+
+    def _pool(self, node: Node | None, *, retries: int) -> Any:
+        """Make the pool of one server; without a node, of the unix socket."""
+        flavour, address = self._flavour, self._address
+        kind = flavour.unix if node is None else flavour.plain if address.tls is None else flavour.tls
+        pool = flavour.pool(
+            connection_class=kind,
+            retry=flavour.retry(NoBackoff(), retries),
+            **({"path": address.path} if node is None else {"host": node[0], "port": node[1]}),
+            **self._server,
+        )
+        flavour.prepare(pool)
+        return pool
+
+    def _sentinel_link(self, *, replicas: bool) -> Link:
+        flavour, address = self._flavour, self._address
+        # these choose the kind of their connections themselves
+        secure = {} if address.tls is None else {"ssl": True}
+        sentinels = flavour.sentinel(
+            address.nodes,
+            sentinel_kwargs={
+                **self._common,
+                **secure,
+                **self._login(provider_of(address.sentinel_login, self._secrets)),
+                "retry": flavour.retry(NoBackoff(), 0),
+            },
+        )
+        for client in sentinels.sentinels:
+            flavour.prepare(client.connection_pool)
+        pool = flavour.sentinel_pool(
+            address.service,
+            sentinels,
+            is_master=not replicas,
+            retry=flavour.retry(NoBackoff(), 1),
+            **secure,
+            **self._server,
+        )
+        flavour.prepare(pool)
+        return self._client_link(pool, also=sentinels.sentinels)

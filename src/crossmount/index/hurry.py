@@ -1,4 +1,7 @@
-"""A deadline for all that a blocking connection reads: a socket's time-out begins anew with each byte."""
+"""A deadline for all that a blocking connection reads: a socket's time-out begins anew with each byte.
+
+What connects anew is under it too: there may be several servers to try.
+"""
 
 import time
 from collections.abc import Iterator
@@ -29,8 +32,11 @@ def hurry(pool: redis.ConnectionPool) -> None:
         """A connection over a socket with a deadline."""
 
         def _connect(self) -> "_Socket":
+            _check()
             return _Socket(super()._connect())
 
+    if issubclass(kind, redis.UnixDomainSocketConnection):
+        Hurried.host = Hurried.port = None  # redis-py 8 looks for them when it is too late to connect
     pool.connection_class = Hurried
 
 
@@ -56,4 +62,4 @@ class _Socket:
 
 def _check() -> None:
     if time.monotonic() > _until.get():
-        raise TimeoutError("too long a reply")
+        raise TimeoutError("too late")

@@ -5,7 +5,7 @@ that what is written once for both can be driven without an event loop (`crossmo
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ from redis import exceptions
 
 from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError
 from crossmount.index.hurry import hurried
-from crossmount.index.wire import exchange, exchange_async
+from crossmount.index.login import Secrets
+from crossmount.index.wire import FOREIGN, exchange, exchange_async
 
 Command = tuple[str | bytes | int, ...]
 
@@ -26,15 +27,6 @@ CALL_SECONDS = 1.5
 """What one run may take in all, with its retry, before whoever pushes goes on without the index."""
 
 _NO_ANSWER = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
-_FOREIGN = (
-    exceptions.RedisError,
-    exceptions.RedisClusterException,  # these two are no RedisError
-    exceptions.ChildDeadlockedError,
-    OSError,
-    UnicodeError,  # a host name that cannot be asked for
-)
-
-
 _READ_BY_US = frozenset({"HGETALL", "HEXISTS", "SRANDMEMBER", "SCRIPT", "EVALSHA"})
 """Replies that are left as they come: redis-py's reading takes long, and stumbles over a wrong shape."""
 
@@ -64,92 +56,173 @@ class Link(Protocol):
         """
         ...
 
+    async def parts(self) -> "Sequence[Link]":
+        """Return a link to each server that holds a part of the keys; on one server alone that is this link.
+
+        Raises:
+            IndexFailedError: the servers of a Cluster are not known, and it does not tell them.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close the connections."""
         ...
 
 
-class _RedisLink:
-    """What both links make of redis-py's clients, replies and errors."""
+class Reader:
+    """What is made of servers' replies and errors: as redis-py reads them, and our errors without any secret.
 
-    def __init__(self, client: "redis.Redis | redis.asyncio.Redis", where: str) -> None:
+    Args:
+        where: what to call the server in a message.
+        callbacks: redis-py's readers of replies, by command.
+        secrets: words that no message may hold.
+    """
+
+    def __init__(self, where: str, callbacks: Mapping[Any, Callable[..., Any]], secrets: Iterable[str]) -> None:
         self.where = where
-        self._secret = str(client.connection_pool.connection_kwargs.get("password") or "")
-        self._readers = {name: read for name, read in client.response_callbacks.items() if name not in _READ_BY_US}
+        self._secrets = secrets
+        self._readers = {name: read for name, read in callbacks.items() if name not in _READ_BY_US}
 
-    def _errors(self) -> AbstractContextManager[None]:
-        return redis_errors(self.where, self._secret)
+    def errors(self) -> AbstractContextManager[None]:
+        """Turn what redis-py raises inside into our errors."""
+        return redis_errors(self.where, self._secrets)
 
-    def _read(self, commands: Sequence[Command], replies: list[Any]) -> list[Any]:
+    def read(self, commands: Sequence[Command], replies: Sequence[Any]) -> list[Any]:
+        """Return replies as a `Link` does."""
         return [self._reply(*pair) for pair in zip(commands, replies, strict=True)]
 
     def _reply(self, command: Command, reply: Any) -> Any:
         if isinstance(reply, Exception):
-            return _ours(reply, self.where, self._secret)
+            return _ours(reply, self.where, self._secrets)
         read = self._readers.get(str(command[0]))
         return reply if read is None else read(reply)
 
 
-class AsyncLink(_RedisLink):
-    """A link on redis-py's asyncio client; for one event loop, the one in which it is first used."""
+class OneLoop:
+    """Holds what belongs to one event loop to the one in which it is first used."""
 
-    def __init__(self, client: "redis.asyncio.Redis", where: str) -> None:
-        super().__init__(client, where)
-        self._client = client
+    def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """See `Link`."""
+    def check(self, where: str) -> None:
+        """See that this is that loop.
+
+        Raises:
+            IndexUnavailableError: it is another.
+        """
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise IndexUnavailableError(f"index at {self.where}: opened in another event loop: open one in each")
-        with _cancellation_kept(), self._errors():
+            raise IndexUnavailableError(f"index at {where}: opened in another event loop: open one in each")
+
+
+class AsyncLink:
+    """A link on redis-py's asyncio client; for one event loop, the one in which it is first used.
+
+    Args:
+        client: any client of redis-py; the link closes it.
+        where: what to call the server in a message.
+        secrets: words that no message may hold.
+        also: other clients that are closed with it.
+    """
+
+    def __init__(
+        self,
+        client: "redis.asyncio.Redis",
+        where: str,
+        secrets: Iterable[str] | None = None,
+        also: Sequence["redis.asyncio.Redis"] = (),
+    ) -> None:
+        self.where = where
+        self._client = client
+        self._reader = Reader(
+            where, client.response_callbacks, _secrets_of(client) if secrets is None else secrets
+        )
+        self._also = also
+        self._loop = OneLoop()
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """See `Link`."""
+        self._loop.check(self.where)
+        with cancellation_kept(), self._reader.errors():
             async with asyncio.timeout(CALL_SECONDS):
-                return self._read(commands, await exchange_async(self._client.connection_pool, commands))
+                return self._reader.read(commands, await exchange_async(self._client.connection_pool, commands))
+
+    async def parts(self) -> Sequence[Link]:
+        """See `Link`."""
+        return [self]
 
     async def aclose(self) -> None:
         """See `Link`."""
-        with self._errors():
-            await self._client.aclose()
+        with self._reader.errors():
+            for client in (self._client, *self._also):
+                await client.aclose()
 
 
-class BlockingLink(_RedisLink):
-    """A link on redis-py's blocking client; safe to share by threads, and by a process and its forks."""
+class BlockingLink:
+    """A link on redis-py's blocking client; safe to share by threads, and by a process and its forks.
 
-    def __init__(self, client: "redis.Redis", where: str) -> None:
-        super().__init__(client, where)
+    Args:
+        client: any client of redis-py; the link closes it.
+        where: what to call the server in a message.
+        secrets: words that no message may hold.
+        also: other clients that are closed with it.
+    """
+
+    def __init__(
+        self,
+        client: "redis.Redis",
+        where: str,
+        secrets: Iterable[str] | None = None,
+        also: Sequence["redis.Redis"] = (),
+    ) -> None:
+        self.where = where
         self._client = client
+        self._reader = Reader(
+            where, client.response_callbacks, _secrets_of(client) if secrets is None else secrets
+        )
+        self._also = also
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """See `Link`; it never suspends."""
-        with self._errors(), hurried(CALL_SECONDS):
-            return self._read(commands, exchange(self._client.connection_pool, commands))
+        with self._reader.errors(), hurried(CALL_SECONDS):
+            return self._reader.read(commands, exchange(self._client.connection_pool, commands))
+
+    async def parts(self) -> Sequence[Link]:
+        """See `Link`."""
+        return [self]
 
     async def aclose(self) -> None:
         """See `Link`; it never suspends."""
-        with self._errors():
-            self._client.close()
+        with self._reader.errors():
+            for client in (self._client, *self._also):
+                client.close()
+
+
+def _secrets_of(client: "redis.Redis | redis.asyncio.Redis") -> Secrets:
+    """Return the password that a client was made with."""
+    return Secrets(str(client.connection_pool.connection_kwargs.get("password") or ""))
 
 
 @contextmanager
-def redis_errors(where: str, secret: str = "") -> Iterator[None]:
+def redis_errors(where: str, secrets: Iterable[str] = ()) -> Iterator[None]:
     """Turn redis-py's exceptions, and what lies below it, into ours.
 
     Args:
         where: what to call the server.
-        secret: a password, which a server may repeat in its answer and we never do.
+        secrets: passwords, which a server may repeat in its answer and we never do.
     """
     try:
         yield
-    except _FOREIGN as error:
-        cause = None if secret and secret in str(error) else error  # a traceback would show it
-        raise _ours(error, where, secret) from cause
+    except FOREIGN as error:
+        # a traceback would show it
+        cause = None if any(secret in str(error) for secret in secrets) else error
+        raise _ours(error, where, secrets) from cause
 
 
 @contextmanager
-def _cancellation_kept() -> Iterator[None]:
+def cancellation_kept() -> Iterator[None]:
     """Be cancelled where that was asked for.
 
     Python 3.11's `asyncio.wait_for`, on which redis-py stands, forgets a cancellation that comes in the moment in
@@ -164,8 +237,10 @@ def _cancellation_kept() -> Iterator[None]:
             raise asyncio.CancelledError
 
 
-def _ours(error: Exception, where: str, secret: str) -> IndexFailedError:
-    words = _words(error, secret)
+def _ours(error: Exception, where: str, secrets: Iterable[str]) -> IndexFailedError:
+    words = _words(error, secrets)
+    if isinstance(error, exceptions.MovedError) and "+cluster" not in where:
+        words = f"a part of a Cluster, which holds the key elsewhere ({words}): give a redis+cluster:// URL"
     if isinstance(error, exceptions.NoScriptError):
         return ScriptMissingError(f"index at {where} does not know the script")
     if isinstance(error, exceptions.ResponseError) and words.startswith("WRONGTYPE"):
@@ -180,9 +255,10 @@ def _ours(error: Exception, where: str, secret: str) -> IndexFailedError:
     return IndexRefusedError(f"index at {where} refused: {words}")
 
 
-def _words(error: Exception, secret: str) -> str:
+def _words(error: Exception, secrets: Iterable[str]) -> str:
     said = str(error)
-    if secret and secret in said:
-        said = said.replace(secret, "***") if len(secret) >= _TELLING else "its words repeat the password"
+    for secret in secrets:
+        if secret and secret in said:
+            said = said.replace(secret, "***") if len(secret) >= _TELLING else "its words repeat the password"
     text = " ".join("".join(c if c.isprintable() else " " for c in said).split())
     return text[:200].rstrip(".") or type(error).__name__

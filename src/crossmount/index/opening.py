@@ -4,45 +4,72 @@ import asyncio
 import os
 from pathlib import Path
 
-from crossmount.index.connection import StartedLink, async_link, blocking_link
+from redis.credentials import CredentialProvider
+
+from crossmount.errors import InvalidInputError
+from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.embedded import ensure_running
 from crossmount.index.keys import Keys
-from crossmount.index.link import BlockingLink
+from crossmount.index.link import Link
 from crossmount.index.memory import MemoryMountIndex
 from crossmount.index.redis import RedisMountIndex
+from crossmount.index.started import StartedLink
+from crossmount.index.url import address_of
 
 DEFAULT_URL = "embedded:"
 URL_VARIABLE = "CROSSMOUNT_INDEX"
 
 
-def open_index(url: str | None = None, *, namespace: str = "default") -> RedisMountIndex | MemoryMountIndex:
+def open_index(
+    url: str | None = None, *, namespace: str = "default", credentials: CredentialProvider | None = None
+) -> RedisMountIndex | MemoryMountIndex:
     """Open an index for an event loop.
 
     Args:
-        url: `redis://`, `rediss://`, `unix://` (as redis-py reads them), `memory://`, or `embedded:`; None is what
-            CROSSMOUNT_INDEX says, else the embedded index.
+        url: `redis://`, `redis+cluster://`, `redis+sentinel://` (`rediss` with TLS), `unix://`, `memory://`, or
+            `embedded:`; None is what CROSSMOUNT_INDEX says, else the embedded index.
         namespace: keeps tenants apart on one server.
+        credentials: redis-py's way to log in, in place of a login in the URL.
 
     Raises:
-        InvalidIndexURLError: the URL names no index.
-        InvalidInputError: the namespace breaks its grammar.
+        InvalidIndexURLError: the URL names no index, or a file that cannot be read.
+        InvalidInputError: the namespace breaks its grammar, or nobody asks for the credentials.
     """
     keys = Keys(namespace)
     if is_memory(url):
+        no_use_for(credentials)
         return MemoryMountIndex()
     given = _given(url)
-    link = StartedLink(_start, async_link) if _is_embedded(given) else async_link(given)
-    return RedisMountIndex(link, keys=keys)
+    if _is_embedded(given):
+        no_use_for(credentials)
+        return RedisMountIndex(StartedLink(_start, async_link), keys=keys)
+    hints = async_link(given, credentials=credentials, hints=True) if address_of(given).from_replicas else None
+    return RedisMountIndex(async_link(given, credentials=credentials), hints=hints, keys=keys)
 
 
-def blocking_index_link(url: str | None) -> BlockingLink | StartedLink:
-    """Make the link that `url` names, one that never suspends.
+def blocking_index_links(url: str | None, credentials: CredentialProvider | None) -> tuple[Link, Link | None]:
+    """Make the link that `url` names, one that never suspends, and one for look-ups if that is another.
 
     Raises:
-        InvalidIndexURLError: the URL names no server.
+        InvalidIndexURLError: the URL names no server, or a file that cannot be read.
+        InvalidInputError: nobody asks for the credentials.
     """
     given = _given(url)
-    return StartedLink(_start_now, blocking_link) if _is_embedded(given) else blocking_link(given)
+    if _is_embedded(given):
+        no_use_for(credentials)
+        return StartedLink(_start_now, blocking_link), None
+    hints = blocking_link(given, credentials=credentials, hints=True) if address_of(given).from_replicas else None
+    return blocking_link(given, credentials=credentials), hints
+
+
+def no_use_for(credentials: CredentialProvider | None) -> None:
+    """Refuse credentials that nothing would ever ask for.
+
+    Raises:
+        InvalidInputError: there are some.
+    """
+    if credentials is not None:
+        raise InvalidInputError("credentials are for an index on a server, and this one asks for none")
 
 
 def is_memory(url: str | None) -> bool:

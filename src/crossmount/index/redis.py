@@ -35,10 +35,11 @@ _SCRIPTS = ("record", "forget", "clear_must_mount", "record_traits")
 
 
 class RedisMountIndex:
-    """An index on one Redis or Valkey server, shared by whoever has its address and namespace.
+    """An index on Redis or Valkey, shared by whoever has its address and namespace.
 
     Args:
         link: the way to the server; `open_index` makes one from a URL.
+        hints: the way to what may answer look-ups in its place, a moment late: replicas.
         keys: the namespace.
         ttl: seconds that a layer's entry lives after it was last recorded.
         bound: how many sources a layer keeps on one registry.
@@ -49,12 +50,14 @@ class RedisMountIndex:
         self,
         link: Link,
         *,
+        hints: Link | None = None,
         keys: Keys = Keys(),  # noqa: B008 a frozen value
         ttl: int = TTL_SECONDS,
         bound: int = SOURCES_MAX,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.link = link
+        self._hints = hints
         self._keys = keys
         self._ttl = ttl
         self._bound = bound
@@ -172,7 +175,9 @@ class RedisMountIndex:
 
     async def aclose(self) -> None:
         """See `MountIndex`."""
-        await self.link.aclose()
+        for link in (self.link, self._hints):
+            if link is not None:
+                await link.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -197,7 +202,7 @@ class RedisMountIndex:
         Raises:
             IndexRefusedError: all were refused, and not because of what somebody wrote under our keys.
         """
-        replies = await self.link.run(commands) if commands else []
+        replies = await (self._hints or self.link).run(commands) if commands else []
         refused = [reply for reply in replies if isinstance(reply, IndexRefusedError)]
         if not refused:
             return replies

@@ -4,14 +4,27 @@ This is what redis-py's pipeline does, without what it does for each command bes
 longer than the server's own work. Connecting, logging in, time-outs and retries stay redis-py's.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import redis
 import redis.asyncio
+from redis import exceptions
 from redis.exceptions import ResponseError
 
 Arguments = Sequence[str | bytes | int]
+Asked = tuple[Any, Sequence[Arguments]]
+"""A server's pool of connections, and what to ask there."""
+
+FOREIGN = (
+    exceptions.RedisError,
+    exceptions.RedisClusterException,  # these two are no RedisError
+    exceptions.ChildDeadlockedError,
+    OSError,
+    UnicodeError,  # a host name that cannot be asked for
+)
+"""All that redis-py, and what lies below it, raises on purpose."""
 
 
 def packed(commands: Sequence[Arguments]) -> bytes:
@@ -32,13 +45,7 @@ def exchange(pool: "redis.ConnectionPool", commands: Sequence[Arguments]) -> lis
 
     def ask() -> list[Any]:
         connection.send_packed_command([data])
-        replies: list[Any] = []
-        for _ in range(count):
-            try:
-                replies.append(connection.read_response())
-            except ResponseError as error:
-                replies.append(error)
-        return replies
+        return _read(connection, count)
 
     try:
         replies: list[Any] = connection.retry.call_with_retry(ask, lambda _: connection.disconnect())
@@ -47,6 +54,45 @@ def exchange(pool: "redis.ConnectionPool", commands: Sequence[Arguments]) -> lis
         raise
     finally:
         pool.release(connection)
+    return replies
+
+
+def exchange_each(asked: Sequence[Asked]) -> list[list[Any] | Exception]:
+    """Ask several servers at once: send to each, then read from each. Nothing is sent twice.
+
+    Returns:
+        For each server its replies, or what came instead of them.
+    """
+    outcomes: list[list[Any] | Exception | None] = [None] * len(asked)
+    connections: dict[int, Any] = {}
+    try:
+        for number, (pool, commands) in enumerate(asked):
+            try:
+                connections[number] = pool.get_connection()
+                connections[number].send_packed_command([packed(commands)])
+            except FOREIGN as error:
+                outcomes[number] = error
+        for number, connection in connections.items():
+            if outcomes[number] is None:
+                try:
+                    outcomes[number] = _read(connection, len(asked[number][1]))
+                except FOREIGN as error:
+                    outcomes[number] = error
+    finally:
+        for number, connection in connections.items():
+            if not isinstance(outcomes[number], list):
+                connection.disconnect()
+            asked[number][0].release(connection)
+    return [outcome for outcome in outcomes if outcome is not None]  # all are there by now
+
+
+def _read(connection: Any, count: int) -> list[Any]:
+    replies: list[Any] = []
+    for _ in range(count):
+        try:
+            replies.append(connection.read_response())
+        except ResponseError as error:
+            replies.append(error)
     return replies
 
 
@@ -75,3 +121,15 @@ async def exchange_async(pool: "redis.asyncio.ConnectionPool", commands: Sequenc
     finally:
         await pool.release(connection)
     return replies
+
+
+async def exchange_each_async(asked: Sequence[Asked]) -> list[list[Any] | Exception]:
+    """Do as `exchange_each` does, in an event loop."""
+    return await asyncio.gather(*(_outcome(pool, commands) for pool, commands in asked))
+
+
+async def _outcome(pool: "redis.asyncio.ConnectionPool", commands: Sequence[Arguments]) -> list[Any] | Exception:
+    try:
+        return await exchange_async(pool, commands)
+    except FOREIGN as error:
+        return error

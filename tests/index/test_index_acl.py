@@ -1,0 +1,226 @@
+"""The access list of deploy/redis: it allows what crossmount asks for and nothing else, and walls tenants off."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import crossmount
+from crossmount.errors import IndexRefusedError
+from crossmount.fleet.leases import Lease, Leases
+from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting, open_index
+from crossmount.index.served import server_of
+from support import acl
+from support.index_kit import layer, repo
+from support.servers import Server, StartServer
+
+SOURCE = Path(crossmount.__file__).parent
+ROOMS = ("index", "fleet", "cli", "mount", "transfer", "proxy", "warmup")
+LOOKING = {"walk.py", "listing.py", "index_state.py"}
+"""What only an operator does."""
+
+BY_REDIS_PY = {"SELECT", "CLIENT SETNAME"}
+"""What redis-py sends for a URL's database and client name; AUTH needs no right."""
+
+WITH_SUBCOMMAND = {"SCRIPT", "CLUSTER", "CLIENT", "MEMORY", "OBJECT", "ACL", "CONFIG"}
+
+ONE, TWO = layer(1), layer(2)
+A, DEST = repo("team/a"), repo("team/dest")
+
+
+def in_python(path: Path) -> set[str]:
+    """Return the commands that a module sends: tuples that begin with a word in capitals."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Tuple):
+            continue
+        words = [item.value for item in node.elts[:2] if isinstance(item, ast.Constant)]
+        if words and isinstance(words[0], str) and re.fullmatch("[A-Z]{3,}", words[0]):
+            found.add(" ".join(map(str, words[:2])) if words[0] in WITH_SUBCOMMAND else words[0])
+    return found
+
+
+def in_scripts() -> set[str]:
+    """Return the commands that the Lua scripts call."""
+    return {
+        name for path in SOURCE.rglob("*.lua") for name in re.findall(r"redis\.p?call\('(\w+)'", path.read_text())
+    }
+
+
+def known(client: "redis.Redis", names: set[str]) -> set[str]:
+    """Leave out words in capitals that are no commands."""
+    commands = {str(name, "ascii").upper() for name in client.command_list() if isinstance(name, bytes)}
+    return {name for name in names if name.partition(" ")[0] in commands}
+
+
+def allowed(user: str) -> set[str]:
+    """Return the commands that the file allows a user."""
+    (line,) = (line for line in acl.USERS.read_text().splitlines() if line.startswith(f"user {user} "))
+    return {word[1:].replace("|", " ").upper() for word in line.split() if word.startswith("+")}
+
+
+def test_every_command_is_allowed_and_no_other(valkey: Server) -> None:
+    """A command that the code begins to use, or stops using, fails here until users.acl says so."""
+    modules = [
+        path for room in ROOMS for path in (SOURCE / room).rglob("*.py") if not path.name.startswith("embedded")
+    ]
+    with valkey.client() as client:
+        looking = known(client, {name for path in modules if path.name in LOOKING for name in in_python(path)})
+        pushing = known(client, {name for path in modules if path.name not in LOOKING for name in in_python(path)})
+    scripts = in_scripts()
+    assert {"EVALSHA", "SCRIPT LOAD", "CLUSTER SLOTS", "HGETALL", "ASKING"} <= pushing
+    assert {"SADD", "ZREMRANGEBYSCORE"} <= scripts
+    assert {"SCAN", "INFO"} <= looking
+    # a round trip is measured with it, and it settles a TLS connection
+    wanted = pushing | scripts | BY_REDIS_PY | {"PING"}
+    assert allowed("crossmount") == wanted
+    assert allowed("crossmount-operator") == wanted | looking
+
+
+@pytest.fixture
+def tenants(start_server: StartServer, tmp_path: Path) -> Server:
+    """A server with the users of the file, and a second tenant's as its README makes them."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    (folder / "users.acl").write_text(acl.USERS.read_text())
+    subprocess.run(["sh", "-euc", readme_block("~crossmount:team-a:")], cwd=folder, check=True)
+    text = (folder / "users.acl").read_text()
+    assert text.startswith(acl.USERS.read_text())
+    assert "user team-a-operator on resetchannels ~crossmount:team-a:* " in text
+    return start_server(*acl.write_users(tmp_path, text))
+
+
+def readme_block(words: str) -> str:
+    """Return the block of shell in the README of deploy/redis that has some words."""
+    blocks = re.findall(r"```sh\n(.*?)```", (acl.USERS.parent / "README.md").read_text(), re.DOTALL)
+    (found,) = (block for block in blocks if words in block)
+    return str(found)
+
+
+def url(server: Server, user: str) -> str:
+    """Return a tenant's URL."""
+    return f"redis://{user}:a%20pass%2Fword@127.0.0.1:{server.port}/0"
+
+
+def everything(server: Server) -> dict[bytes, bytes]:
+    """Return all that a server holds."""
+    with server.client() as client:
+        return {key: client.dump(key) for key in client.scan_iter()}
+
+
+TENANTS = (("crossmount", "default"), ("team-a", "team-a"))
+DIRECTIONS = [(*TENANTS[0], TENANTS[1][1]), (*TENANTS[1], TENANTS[0][1])]
+
+
+async def fill(server: Server) -> None:
+    """Let each tenant record a layer, a flag, traits and a lease, in its own namespace."""
+    for user, namespace in TENANTS:
+        async with open_index(url(server, user), namespace=namespace) as index:
+            await index.record([Sighting(ONE, A, size=7, must_mount=True)])
+            await index.record_traits("r.example", RegistryTraits(mounts=True))
+            found = server_of(index)
+            assert found is not None
+            assert await Leases(found, life=3600).renew([Lease("r.example", ONE, "{}")]) == [True]
+            assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge((A,), must_mount=True, size=7)
+
+
+@pytest.mark.parametrize(("user", "own", "foreign"), DIRECTIONS)
+async def test_another_tenants_index_is_closed(tenants: Server, user: str, own: str, foreign: str) -> None:
+    """Nothing of another namespace is read, recorded, forgotten, unflagged or leased, by any method."""
+    await fill(tenants)
+    before = everything(tenants)
+    async with open_index(url(tenants, user), namespace=foreign) as index:
+        assert isinstance(index, RedisMountIndex)
+        calls = (
+            lambda: index.look_up([ONE], DEST),
+            lambda: index.sources(ONE, DEST),
+            lambda: index.must_mount(ONE),
+            lambda: index.locations(ONE),
+            lambda: index.record([Sighting(ONE, DEST), Sighting(TWO, DEST, must_mount=True)]),
+            lambda: index.forget(ONE, A),
+            lambda: index.clear_must_mount(ONE),
+            lambda: index.record_traits("r.example", RegistryTraits(mounts=False)),
+        )
+        for call in calls:
+            with pytest.raises(IndexRefusedError, match="permission"):
+                await call()
+        leases = Leases(index.server())
+        await leases.renew([Lease("r.example", ONE, "[]"), Lease("r.example", TWO, "[]")])
+        await leases.release([Lease("r.example", ONE, "{}")])
+    assert everything(tenants) == before
+    async with open_index(url(tenants, user), namespace=own) as index:
+        assert await index.must_mount(ONE)
+
+
+FORBIDDEN: list[tuple[Any, ...]] = [
+    *(("FLUSHALL",), ("FLUSHDB",), ("SWAPDB", 0, 1), ("KEYS", "*"), ("SCAN", 0), ("RANDOMKEY",), ("DBSIZE",)),
+    *(("CONFIG", "GET", "*"), ("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "RESETSTAT"), ("INFO",)),
+    *(("ACL", "LIST"), ("ACL", "SETUSER", "crossmount", "+@all"), ("ACL", "WHOAMI"), ("MONITOR",)),
+    *(("CLIENT", "LIST"), ("CLIENT", "KILL", "TYPE", "normal"), ("CLIENT", "PAUSE", 1000)),
+    *(("SCRIPT", "FLUSH"), ("SCRIPT", "KILL"), ("FUNCTION", "FLUSH"), ("EVAL", "return 1", 0)),
+    *(("DEBUG", "SLEEP", 0), ("SHUTDOWN", "NOSAVE"), ("REPLICAOF", "NO", "ONE"), ("BGREWRITEAOF",), ("SAVE",)),
+    *(("SUBSCRIBE", "x"), ("PSUBSCRIBE", "*"), ("PUBLISH", "x", "y"), ("COMMAND", "LIST"), ("CLUSTER", "RESET")),
+]
+
+
+@pytest.mark.parametrize("user", [user for user, _ in TENANTS])
+async def test_what_reaches_beyond_ones_keys_is_refused(tenants: Server, user: str) -> None:
+    """Listing, emptying, configuring, watching and ending the server is for none of its tenants."""
+    await fill(tenants)
+    before = everything(tenants)
+    with redis.Redis.from_url(url(tenants, user)) as client:
+        for command in FORBIDDEN:
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*command)
+    assert everything(tenants) == before
+
+
+@pytest.mark.parametrize(("user", "own", "foreign"), DIRECTIONS)
+async def test_a_script_of_ones_own_reaches_no_further(tenants: Server, user: str, own: str, foreign: str) -> None:
+    """What a loaded script calls has its caller's rights, whether it names its keys beforehand or not."""
+    del own
+    await fill(tenants)
+    before = everything(tenants)
+    key = next(key for key in before if f":{foreign}:".encode() in key and key.endswith(b":flags"))
+    with redis.Redis.from_url(url(tenants, user)) as client:
+        for body in (
+            "return redis.call('HGETALL', KEYS[1])",
+            "return redis.call('DEL', KEYS[1])",
+            f"return redis.call('HGETALL', '{key.decode()}')",
+            "return redis.call('KEYS', '*')",
+            "return redis.call('SCAN', '0')",
+            "return redis.call('FLUSHALL')",
+            "return redis.setresp(3) or redis.call('CONFIG', 'GET', '*')",
+        ):
+            sha = client.script_load(body)
+            with pytest.raises((redis.exceptions.NoPermissionError, redis.exceptions.ResponseError)) as caught:
+                client.evalsha(sha, 1, key)
+            assert "permission" in str(caught.value)
+    assert everything(tenants) == before
+
+
+@pytest.mark.parametrize(("user", "own", "foreign"), DIRECTIONS)
+async def test_another_database_is_no_way_around(tenants: Server, user: str, own: str, foreign: str) -> None:
+    """The pattern holds in every database."""
+    del own
+    there = url(tenants, user).replace("/0", "/3")
+    with redis.Redis.from_url(there) as client, pytest.raises(redis.exceptions.NoPermissionError):
+        client.hgetall(f"crossmount:{foreign}:registry:r.example")
+
+
+@pytest.mark.parametrize(("user", "own", "foreign"), DIRECTIONS)
+async def test_an_operator_sees_names_and_only_ones_own_values(
+    tenants: Server, user: str, own: str, foreign: str
+) -> None:
+    """SCAN, which an operator needs, has no walls for names: that is said in the README; values stay closed."""
+    await fill(tenants)
+    with redis.Redis.from_url(url(tenants, f"{user}-operator")) as client:
+        names = set(client.scan_iter())
+        assert {f"crossmount:{space}:registry:r.example".encode() for space in (own, foreign)} <= names
+        assert client.hgetall(f"crossmount:{own}:registry:r.example")
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            client.hgetall(f"crossmount:{foreign}:registry:r.example")

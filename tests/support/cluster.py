@@ -1,0 +1,236 @@
+"""A Cluster of three masters and three replicas, to be killed, paused, failed over, and made whole again."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.crc import key_slot
+
+from support.servers import READY_SECONDS, Server, free_port, start
+
+MASTERS = 3
+SLOTS = 16384
+NODE_TIMEOUT_MS = 2000
+"""Long enough that a busy machine makes no failover by itself; a test of failovers sets its own."""
+
+
+@dataclass(slots=True, eq=False)
+class Cluster:
+    """A running Cluster.
+
+    Attributes:
+        nodes: its servers, masters first when it is made.
+        query: what its URL ends in: a login, options.
+        login: name and password, as a URL has them.
+    """
+
+    nodes: list[Server]
+    admin: "redis.RedisCluster"
+    login: str = ""
+    operator: str = ""
+
+    @property
+    def url(self) -> str:
+        """Its address, with a server of each half."""
+        return self._url(self.login)
+
+    @property
+    def operator_url(self) -> str:
+        """The address for one who may look at all keys."""
+        return self._url(self.operator)
+
+    def _url(self, login: str) -> str:
+        return f"redis+cluster://{login}{','.join(f'127.0.0.1:{node.port}' for node in self.nodes[::2])}"
+
+    def client(self) -> Any:
+        """Return a bare client that may do everything."""
+        return _Kept(self.admin)
+
+    def flush(self) -> None:
+        """Make it whole, and empty it: keys, and scripts."""
+        self.heal()
+        for node in self.masters():
+            with node.client() as client:
+                client.flushall()
+                client.script_flush()
+                client.config_resetstat()
+
+    def heal(self) -> None:
+        """Start what was stopped, let go on what was paused, and wait until every master has its replica again."""
+        for node in self.nodes:
+            if node.running:
+                node.resume()
+            else:
+                node.restart()
+        if not self.whole():
+            until(self.whole, "the Cluster does not become whole")
+            self.admin.nodes_manager.initialize()
+
+    def whole(self) -> bool:
+        """Tell whether every node sees all slots served by masters that have one replica each, in step."""
+        return len(self.masters()) == MASTERS and all(_content(node) for node in self.nodes)
+
+    def masters(self) -> list[Server]:
+        """Return the servers that are masters by their own word."""
+        return [node for node in self.nodes if node.running and role_of(node) == "master"]
+
+    def master_of(self, key: str) -> Server:
+        """Return the server that holds a key."""
+        return self.owner_of(key_slot(key.encode()))
+
+    def replica_of(self, master: Server) -> Server:
+        """Return the replica of a master."""
+        return next(node for node in self.nodes if node.running and _follows(node) == master.port)
+
+    def fail_over(self, master: Server) -> Server:
+        """Make a master's replica the master in its place, in good order, and return it when it is."""
+        replica = self.replica_of(master)
+        with replica.client() as client:
+            client.execute_command("CLUSTER FAILOVER")
+        until(lambda: role_of(replica) == "master" and role_of(master) == "slave", "the failover does not end")
+        return replica
+
+    def move_slot(self, slot: int, target: Server, *, midway: Callable[[], object] = lambda: None) -> None:
+        """Move a slot and its keys to another master, as resharding does; `midway` is called at half of it."""
+        source = self.owner_of(slot)
+        ids = {node: _id(node) for node in (source, target)}
+        with source.client() as there, target.client() as here:
+            here.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
+            there.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
+            keys = there.execute_command("CLUSTER GETKEYSINSLOT", slot, 1_000_000)
+            for number, key in enumerate(keys):
+                if number == (len(keys) + 1) // 2:
+                    midway()
+                there.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
+            if len(keys) < 2:
+                midway()
+            for client in (here, there):
+                client.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
+
+    def owner_of(self, slot: int) -> Server:
+        """Return the master that serves a slot."""
+        shards = _ask(self.masters()[0], "CLUSTER SLOTS")
+        port = next(master[1] for first, last, master, *_ in shards if first <= slot <= last)
+        return next(node for node in self.nodes if node.port == port)
+
+
+class _Kept:
+    """A client that outlives each use of it."""
+
+    def __init__(self, client: "redis.RedisCluster") -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def __enter__(self) -> "redis.RedisCluster":
+        return self._client
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def run_cluster(binary: Path, *options: str, login: str = "", operator: str = "") -> Iterator[Cluster]:
+    """Run a Cluster; `options` are each server's."""
+    with tempfile.TemporaryDirectory(prefix="cm-cluster-") as text:
+        folders = [Path(text, str(number)) for number in range(2 * MASTERS)]
+        nodes: list[Server] = []
+        try:
+            for folder in folders:
+                folder.mkdir()
+                nodes.append(start(binary, folder, *_settings(), *options))
+            _join(nodes)
+            with redis.RedisCluster.from_url(nodes[0].url) as admin:
+                yield Cluster(nodes, admin, login, operator)
+        finally:
+            for node in nodes:
+                node.stop()
+
+
+def _settings() -> tuple[str, ...]:
+    return (
+        *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+        *("--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--cluster-replica-validity-factor", "0"),
+        *("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
+    )
+
+
+def _join(nodes: list[Server]) -> None:
+    """Give each master its slots and a replica, and wait until all know of all."""
+    masters, replicas = nodes[:MASTERS], nodes[MASTERS:]
+    ids = {node: _id(node) for node in nodes}
+    for number, node in enumerate(nodes):
+        _ask(node, "CLUSTER SET-CONFIG-EPOCH", number + 1)
+    for number, node in enumerate(masters):
+        first, last = number * SLOTS // MASTERS, (number + 1) * SLOTS // MASTERS - 1
+        _ask(node, "CLUSTER ADDSLOTSRANGE", first, last)
+    for other in nodes[1:]:
+        _ask(nodes[0], "CLUSTER MEET", "127.0.0.1", other.port, _bus(other))
+    for master, replica in zip(masters, replicas, strict=True):
+        until(partial(_knows, replica, ids[master]), "the nodes do not meet")
+        _ask(replica, "CLUSTER REPLICATE", ids[master])
+    until(lambda: all(_content(node) for node in nodes), "the Cluster does not come up")
+
+
+def until(condition: Callable[[], bool], complaint: str) -> None:
+    """Wait for what servers come to by themselves."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not _true(condition):
+        if time.monotonic() > deadline:
+            pytest.fail(complaint)
+        time.sleep(0.02)
+
+
+def _true(condition: Callable[[], bool]) -> bool:
+    try:
+        return condition()
+    except redis.RedisError:  # a server that is just starting, or changing its part
+        return False
+
+
+def _ask(node: Server, *command: str | int) -> Any:
+    with node.client() as client:
+        return client.execute_command(*command)
+
+
+def _id(node: Server) -> str:
+    return str(_ask(node, "CLUSTER MYID").decode())
+
+
+def _bus(node: Server) -> int:
+    return int(_ask(node, "CONFIG GET", "cluster-port")["cluster-port"])
+
+
+def _knows(node: Server, other: str) -> bool:
+    return other in str(_ask(node, "CLUSTER NODES"))
+
+
+def role_of(node: Server) -> str:
+    """Return what a server takes itself for: master or slave."""
+    return str(_ask(node, "INFO", "replication")["role"])
+
+
+def _follows(node: Server) -> int | None:
+    found = _ask(node, "INFO", "replication")
+    return int(found["master_port"]) if found["role"] == "slave" else None
+
+
+def _content(node: Server) -> bool:
+    """Tell whether a node sees the whole Cluster, and is in step with its master."""
+    state = _ask(node, "CLUSTER INFO")["cluster_state"]
+    shards = _ask(node, "CLUSTER SLOTS")
+    mine = _ask(node, "INFO", "replication")
+    return (
+        state == "ok"
+        and len({master[1] for _, _, master, *_ in shards}) == MASTERS
+        and all(replicas for _, _, _, *replicas in shards)
+        and (mine["role"] == "master" or mine["master_link_status"] == "up")
+    )

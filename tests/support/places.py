@@ -1,0 +1,158 @@
+"""Everywhere that an index can be: one server, behind TLS, under an access list, a Cluster, under Sentinel.
+
+One of each for a worker, started when a test first asks for it, made whole and emptied before each test.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from support import acl
+from support.certificates import Authority, Issued
+from support.cluster import Cluster, run_cluster
+from support.sentinels import Sentinels, run_sentinels
+from support.servers import Server, start
+from support.terminator import terminated
+
+
+class Place(Protocol):
+    """Where an index can be."""
+
+    @property
+    def url(self) -> str:
+        """What a pusher is given."""
+        ...
+
+    @property
+    def operator_url(self) -> str:
+        """What one is given who may look at all keys."""
+        ...
+
+    def client(self) -> Any:
+        """Return a bare client that may do everything, for looking; a context manager."""
+        ...
+
+    def flush(self) -> None:
+        """Empty it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fronted:
+    """A server that is reached by another way than its own.
+
+    Attributes:
+        url: that way.
+        operator_url: the same, for one who may look at all keys.
+        server: the server itself.
+    """
+
+    url: str
+    operator_url: str
+    server: Server
+
+    def client(self) -> Any:
+        """See `Place`."""
+        return self.server.client()
+
+    def flush(self) -> None:
+        """See `Place`."""
+        self.server.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Secured(Fronted):
+    """A server behind TLS that asks for certificates.
+
+    Attributes:
+        authority: who issued the server's, and who must have issued a client's.
+        port: where it listens.
+    """
+
+    authority: Authority
+    client_certificate: Issued
+    port: int
+
+
+@pytest.fixture(scope="session")
+def acl_process(valkey_binary: Path) -> Iterator[Fronted]:
+    """Run this worker's server with the users of deploy/redis; tests take `restricted`."""
+    with tempfile.TemporaryDirectory(prefix="cm-acl-") as folder:
+        server = start(valkey_binary, Path(folder), *acl.write_users(Path(folder)))
+        place = f"127.0.0.1:{server.port}"
+        yield Fronted(f"redis://{acl.LOGIN}{place}", f"redis://{acl.OPERATOR}{place}", server)
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def tls_process(valkey_process: Server) -> Iterator[Secured]:
+    """Put TLS in front of this worker's Valkey; tests take `secured`."""
+    with tempfile.TemporaryDirectory(prefix="cm-tls-") as folder:
+        authority = Authority(Path(folder))
+        client = authority.issue("client")
+        with terminated(valkey_process.socket, authority, authority.issue("server")) as port:
+            files = f"ca_file={authority.file}&cert_file={client.certificate}&key_file={client.key}"
+            url = f"rediss://127.0.0.1:{port}?{files}"
+            yield Secured(url, url, valkey_process, authority, client, port)
+
+
+@pytest.fixture(scope="session")
+def cluster_processes(valkey_binary: Path) -> Iterator[Cluster]:
+    """Run this worker's Cluster, with the users of deploy/redis; tests take `cluster`."""
+    with tempfile.TemporaryDirectory(prefix="cm-users-") as folder:
+        users = (*acl.write_users(Path(folder)), *acl.REPLICATION)
+        with run_cluster(valkey_binary, *users, login=acl.LOGIN, operator=acl.OPERATOR) as made:
+            yield made
+
+
+@pytest.fixture(scope="session")
+def sentinel_processes(valkey_binary: Path) -> Iterator[Sentinels]:
+    """Run this worker's servers under Sentinel, with the users of deploy/redis; tests take `sentinels`."""
+    with tempfile.TemporaryDirectory(prefix="cm-users-") as folder:
+        users = (*acl.write_users(Path(folder)), *acl.REPLICATION)
+        with run_sentinels(
+            valkey_binary, *users, login=acl.LOGIN, operator=acl.OPERATOR, auth=acl.SENTINEL
+        ) as made:
+            yield made
+
+
+@pytest.fixture
+def restricted(acl_process: Fronted) -> Fronted:
+    """Give an empty server for a user who may do only what the access list in deploy/redis allows."""
+    acl_process.flush()
+    return acl_process
+
+
+@pytest.fixture
+def secured(tls_process: Secured) -> Secured:
+    """Give an empty server behind TLS."""
+    tls_process.flush()
+    return tls_process
+
+
+@pytest.fixture
+def cluster(cluster_processes: Cluster) -> Cluster:
+    """Give an empty, whole Cluster of three masters and three replicas."""
+    cluster_processes.flush()
+    return cluster_processes
+
+
+@pytest.fixture
+def sentinels(sentinel_processes: Sentinels) -> Sentinels:
+    """Give an empty, whole master with two replicas and three sentinels."""
+    sentinel_processes.flush()
+    return sentinel_processes
+
+
+PLACES = ("valkey", "redis7", "restricted", "secured", "cluster", "sentinels")
+
+
+@pytest.fixture(params=PLACES)
+def any_place(request: pytest.FixtureRequest) -> Place:
+    """Give each place in turn, empty."""
+    found: Place = request.getfixturevalue(request.param)
+    return found

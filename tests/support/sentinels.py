@@ -1,0 +1,168 @@
+"""A master and two replicas under three sentinels, to be killed, paused, failed over, and made whole again."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from support.cluster import role_of, until
+from support.servers import Server, start
+
+SERVICE = "main"
+DOWN_AFTER_MS = 5000
+"""Long enough that a busy machine makes no failover by itself; a test of failovers sets its own."""
+
+_QUORUM = 2
+
+
+@dataclass(slots=True, eq=False)
+class Sentinels:
+    """Servers under Sentinel.
+
+    Attributes:
+        servers: the master and its replicas, in whatever part by now.
+        sentinels: those who watch them.
+        login: name and password, as a URL has them.
+        operator: the same, for one who may look at all keys.
+        auth: how the sentinels log in.
+    """
+
+    servers: list[Server]
+    sentinels: list[Server]
+    login: str = ""
+    operator: str = ""
+    auth: tuple[str, str] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self._url(self.login)
+
+    @property
+    def operator_url(self) -> str:
+        """The address for one who may look at all keys."""
+        return self._url(self.operator)
+
+    def _url(self, login: str) -> str:
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{login}{hosts}/{SERVICE}"
+
+    def client(self) -> "redis.Redis":
+        """Return a bare client of the master, for looking."""
+        return self.master().client()
+
+    def master(self) -> Server:
+        """Return the server that the sentinels call the master."""
+        _, port = self.ask("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE)
+        return next(server for server in self.servers if server.port == int(port))
+
+    def replicas(self) -> list[Server]:
+        """Return the others."""
+        master = self.master()
+        return [server for server in self.servers if server is not master]
+
+    def ask(self, *command: str | int) -> Any:
+        """Ask the first sentinel that runs."""
+        with next(sentinel for sentinel in self.sentinels if sentinel.running).client() as client:
+            return client.execute_command(*command)
+
+    def flush(self) -> None:
+        """Make it whole, and empty it: keys, and scripts."""
+        self.heal()
+        with self.client() as client:
+            client.flushall()
+            client.script_flush()
+            client.config_resetstat()
+
+    def heal(self) -> None:
+        """Start what was stopped, let go on what was paused, and begin anew if that does not make it whole."""
+        for server in (*self.servers, *self.sentinels):
+            if server.running:
+                server.resume()
+            else:
+                server.restart()
+        if not self.whole():
+            self.begin()
+
+    def begin(self) -> None:
+        """Make the first server the master, tell the sentinels, and wait until they know of all."""
+        master, *replicas = self.servers
+        for sentinel in self.sentinels:  # or they would put back what they think is right
+            with sentinel.client() as client:
+                if SERVICE in client.sentinel_masters():
+                    client.sentinel_remove(SERVICE)
+        with master.client() as client:
+            client.replicaof("NO", "ONE")
+        for replica in replicas:
+            with replica.client() as client:
+                client.replicaof("127.0.0.1", master.port)
+        # sentinels ask a new master for its replicas at once, and then only every ten seconds
+        until(lambda: _in_step(master), "the replicas do not follow")
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                client.sentinel_monitor(SERVICE, "127.0.0.1", master.port, _QUORUM)
+                client.sentinel_set(SERVICE, "down-after-milliseconds", DOWN_AFTER_MS)
+                client.sentinel_set(SERVICE, "failover-timeout", 10_000)
+                if self.auth is not None:
+                    client.sentinel_set(SERVICE, "auth-user", self.auth[0])
+                    client.sentinel_set(SERVICE, "auth-pass", self.auth[1])
+        until(self.whole, "the sentinels do not find each other and the replicas")
+
+    def whole(self) -> bool:
+        """Tell whether the sentinels name one master, which has two replicas in step."""
+        addresses = set()
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                state = client.sentinel_master(SERVICE)
+                addresses.add((state["ip"], state["port"]))
+                if state["flags"] != "master" or state["num-slaves"] < 2 or state["num-other-sentinels"] < 2:
+                    return False
+        return len(addresses) == 1 and _in_step(self.master())
+
+    def fail_over(self) -> Server:
+        """Let the sentinels make a replica the master, and return it when it is."""
+        before = self.master()
+        self.ask("SENTINEL FAILOVER", SERVICE)
+        until(lambda: self.master() is not before and role_of(self.master()) == "master", "no failover")
+        return self.master()
+
+
+def _in_step(master: Server) -> bool:
+    """Tell whether a server is a master whose two replicas have all that it has."""
+    with master.client() as client:
+        found = client.info("replication")
+    return found["role"] == "master" and all(found.get(f"slave{i}", {}).get("state") == "online" for i in (0, 1))
+
+
+@contextmanager
+def run_sentinels(
+    binary: Path, *options: str, login: str = "", operator: str = "", auth: tuple[str, str] | None = None
+) -> Iterator[Sentinels]:
+    """Run a master, two replicas and three sentinels; `options` are each server's."""
+    with tempfile.TemporaryDirectory(prefix="cm-sentinel-") as text:
+        running: list[Server] = []
+
+        def run(*own: str, **more: Any) -> Server:
+            folder = Path(text, str(len(running)))
+            folder.mkdir()
+            running.append(start(binary, folder, *own, **more))
+            return running[-1]
+
+        try:
+            common = (*("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"), *options)
+            servers = [run(*common) for _ in range(3)]
+            sentinels = []
+            for number in range(3):
+                path = Path(text, f"sentinel-{number}.conf")
+                path.write_text("bind 127.0.0.1\n")
+                sentinels.append(run(settings=(str(path), "--sentinel")))
+            made = Sentinels(servers, sentinels, login, operator, auth)
+            made.begin()
+            yield made
+        finally:
+            for server in running:
+                server.stop()

@@ -1,0 +1,63 @@
+"""TLS in front of a server that has none, as stunnel and clouds do it; it asks for client certificates."""
+
+import asyncio
+import contextlib
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from support.certificates import Authority, Issued
+
+
+@contextmanager
+def terminated(backend: Path, authority: Authority, own: Issued) -> Iterator[int]:
+    """Run it in front of a unix socket; return its port.
+
+    Args:
+        backend: where the server listens.
+        authority: who must have issued a client's certificate.
+        own: its own certificate.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.file)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(own.certificate, own.key)
+    started: Future[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        stopped = asyncio.Event()
+        server = await asyncio.start_server(partial(_carry, backend), "127.0.0.1", 0, ssl=context)
+        async with server:
+            started.set_result((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), stopped))
+            await stopped.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    port, loop, stopped = started.result(10)
+    try:
+        yield port
+    finally:
+        loop.call_soon_threadsafe(stopped.set)
+        thread.join()
+
+
+async def _carry(backend: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Carry bytes both ways until either end closes."""
+    with contextlib.suppress(OSError):
+        there, back = await asyncio.open_unix_connection(str(backend))
+        pumps = [asyncio.create_task(_pump(reader, back)), asyncio.create_task(_pump(there, writer))]
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        for pump in pumps:
+            pump.cancel()
+        back.close()
+    writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while piece := await reader.read(65536):
+            writer.write(piece)
+            await writer.drain()
