@@ -66,8 +66,11 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, w
 async def serve(host: str, port: int, *, round_trip: float, rate: float | None) -> None:
     """Forward every connection until cancelled."""
     up, down = Wire(rate), Wire(rate)
+    forwarding: set[asyncio.Task[None] | None] = set()  # asyncio itself holds the tasks of connections weakly
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        forwarding.add(task)
         try:
             await asyncio.sleep(round_trip)  # the handshake
             there_reader, there_writer = await asyncio.open_connection(host, port)
@@ -81,6 +84,7 @@ async def serve(host: str, port: int, *, round_trip: float, rate: float | None) 
             pass  # either end went away, which ends both
         finally:
             writer.close()
+            forwarding.discard(task)
 
     server = await asyncio.start_server(forward, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)

@@ -23,6 +23,8 @@ from crossmount.registry.http import (
     shown,
     translated,
 )
+from crossmount.testing import ScriptedRegistry
+from support.certificates import self_signed
 from support.registry_kit import Recorder
 
 URL = httpx.URL("https://user@r.example.org/v2/x?sig=secret#part")
@@ -228,3 +230,20 @@ async def test_logs_of_other_users_of_httpx_go_on(caplog: pytest.LogCaptureFixtu
     async with make_client(ClientOptions(), transport=Recorder(lambda _: httpx.Response(200))) as client:
         await client.get("https://r.example.org/their-own")
     assert "their-own" in caplog.text
+
+
+async def test_a_client_for_plain_http_trusts_as_any_other_when_it_meets_https(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its authorities are loaded with the first TLS connection: only a certificate that they know is accepted."""
+    context, authority = self_signed(tmp_path)
+    options = ClientOptions(plain_http=True)
+    async with ScriptedRegistry(tls=context) as registry:
+        url = httpx.URL(registry.url).join("/v2/")
+        async with make_client(options) as client:
+            with pytest.raises(RegistryUnreachableError), translated("GET", url):
+                await exchange(client, "GET", url, headers={})
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        async with make_client(options) as client:
+            for _ in range(2):
+                assert (await exchange(client, "GET", url, headers={"Connection": "close"})).status == 200

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -121,6 +121,19 @@ def _user_agent() -> str:
     return f"crossmount/{version('crossmount')}"
 
 
+class LateTrust(ssl.SSLContext):
+    """Trusts nobody until the first TLS connection is made, and the system's authorities from then on."""
+
+    _loaded = False
+
+    def wrap_bio(self, *args: Any, **details: Any) -> ssl.SSLObject:
+        """Begin a connection over memory, as event loops do."""
+        if not self._loaded:
+            self.load_default_certs()
+            self._loaded = True
+        return super().wrap_bio(*args, **details)
+
+
 def _trust(options: ClientOptions) -> ssl.SSLContext | bool:
     if options.insecure:
         return False
@@ -129,7 +142,8 @@ def _trust(options: ClientOptions) -> ssl.SSLContext | bool:
             return ssl.create_default_context(cafile=options.ca_file)
         paths = ssl.get_default_verify_paths()
         if paths.cafile or paths.capath or sys.platform == "win32":
-            return ssl.create_default_context()
+            # A registry over plain HTTP seldom sends anybody to https, and the authorities take 80 ms to load.
+            return LateTrust(ssl.PROTOCOL_TLS_CLIENT) if options.plain_http else ssl.create_default_context()
     except OSError as error:  # ssl.SSLError is one
         what = options.ca_file or "the system's certificate authorities"
         raise InvalidInputError(f"{what}: not a readable PEM file of authorities") from error
