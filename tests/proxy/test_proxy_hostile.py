@@ -37,6 +37,19 @@ HURRIED = Limits(idle=0.2, header_seconds=0.2, grace=0.5, header_bytes=8192)
         b"TRACE /v2/ HTTP/1.1\r\nHost: x\r\n\r\n",
         b"CONNECT evil.test:443 HTTP/1.1\r\nHost: x\r\n\r\n",
         b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;a\nX\r\n0\r\n\r\n",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\nX\n0\n\n",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nXY\r\n0\r\n\r\n",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"f" * 20
+        + b"\r\n",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 1\r\n\r\na",
+        b"GET /v2/ HTTP/1.1\nHost: x\n\n",
+        b"GET /v2/ HTTP/1.1\r\nHost: x\nContent-Length: 3\r\n\r\nabc",
+        b"GET /v2/ HTTP/1.1\r\nHost: x\r\nA: b\r\n c: d\r\n\r\n",
+        b"GET http://evil.test HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
 )
 async def test_smuggling_shapes_are_refused_and_end_the_connection(head: bytes) -> None:

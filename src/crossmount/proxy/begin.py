@@ -10,9 +10,11 @@ from crossmount.proxy.callers import Caller
 from crossmount.proxy.core import Core, outgoing
 from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.headers import Pairs, sent_with_bytes
-from crossmount.proxy.routes import UploadsOf
+from crossmount.proxy.mounting import Placed
+from crossmount.proxy.relay import bring_whole
+from crossmount.proxy.routes import SessionAt, UploadsOf
 from crossmount.proxy.spool import Spool, SpoolFullError
-from crossmount.proxy.turns import Brought, NotTakenError
+from crossmount.proxy.turns import Brought
 from crossmount.proxy.upstream import Outgoing, read_bounded
 from crossmount.registry import UploadSession
 from crossmount.registry.location import resolve
@@ -45,30 +47,39 @@ async def begin(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller
 
 
 async def _whole(core: Core, exchange: Exchange, route: UploadsOf, digest: Digest, caller: Caller) -> None:
-    """A blob that comes whole with this request: mount it, or send it on when it is its turn.
+    """A blob that comes whole with this request: mount it, or send it on, a large one when it is its turn.
 
     It waits in the client meanwhile: not a byte of it is read before.
     """
     placed = await core.mounting.place(caller, core.repository(route.name), digest)
     refuse_required(placed)
-    kept: HeldBack | None = None
-
-    async def upload() -> None:
-        nonlocal kept
-        kept = await _ask(core, exchange, route, caller, route.query(), outgoing(exchange))
-        if kept.status != 201:
-            raise NotTakenError
-
     if placed.mounted:
-        brought = Brought(mounted=placed)
-    else:
-        brought = await core.turns.bring_unread(caller, placed, exchange.content_length, upload=upload)
-    if kept is None:
-        await answer_brought(core, exchange, placed, brought)
+        await answer_brought(core, exchange, placed, Brought(mounted=placed))
         return
+    if core.turns.takes(caller, exchange.content_length):
+        await _in_turn(core, exchange, route, caller, placed)
+        return
+    kept = await _ask(core, exchange, route, caller, route.query(), outgoing(exchange))
     if kept.status == 201:
+        core.learner.arrived(placed.dest, digest, exchange.received)
         core.metrics.blob("uploaded", exchange.received)
+        exchange.note = "uploaded"
     await _settle(core, exchange, route, caller, kept)
+
+
+async def _in_turn(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller, placed: Placed) -> None:
+    """Let the registry open a session first: others wait only for one who may upload."""
+    kept = await _ask(core, exchange, route, caller, "")
+    if kept.location is None:
+        await _give(exchange, kept)
+        return
+    session = core.sessions.add(caller.key, route.name, kept.location, agent=caller.agent)
+    try:
+        at = SessionAt(route.name, session.key, placed.digest)
+        await bring_whole(core, exchange, at, caller, session, placed)
+    finally:
+        if core.sessions.knows(session.key, caller.key, route.name):
+            await core.forget(session)  # its name was given to nobody
 
 
 async def _mount(core: Core, exchange: Exchange, route: UploadsOf, digest: Digest, caller: Caller) -> None:

@@ -13,6 +13,7 @@ from crossmount.proxy.callers import Caller
 from crossmount.proxy.core import Core, outgoing
 from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.headers import Pairs, sent_with_bytes
+from crossmount.proxy.mounting import Placed
 from crossmount.proxy.routes import SessionAt
 from crossmount.proxy.sessions import Session
 from crossmount.proxy.spool import Spool
@@ -47,9 +48,19 @@ async def _relay_whole(
     if placed.refused:
         await core.forget(session)
         refuse_required(placed)
+    await bring_whole(core, exchange, route, caller, session, placed)
+
+
+async def bring_whole(
+    core: Core, exchange: Exchange, route: SessionAt, caller: Caller, session: Session, placed: Placed
+) -> None:
+    """Send a blob that comes whole to its session when it is its turn, if the mount that was tried was in vain.
+
+    That the registry opened the session for this caller is what entitles to a turn, for which others wait.
+    """
 
     async def upload() -> None:
-        if await _pass_on(core, exchange, route, caller, session, outgoing(exchange)) != 201:
+        if await _pass_on(core, exchange, route, caller, session, outgoing(exchange), method="PUT") != 201:
             raise NotTakenError
 
     if placed.mounted:
@@ -111,42 +122,40 @@ async def _pass_on(
     session: Session,
     body: Outgoing | None,
     *,
+    method: str | None = None,
     whole: bool = False,
 ) -> int:
     """Send a request on to the registry's session, keep where that goes on, and return the answer's status.
 
     With `whole` the body is everything from the first byte on, whatever range the client named.
     """
+    method = method or exchange.method
     url = httpx.URL(session.location)
     if route.digest is not None:
         url = with_query(url, f"digest={route.digest}")
     headers = [pair for pair in sent_with_bytes(exchange.headers) if not whole or pair[0] != b"content-range"]
     async with core.upstream.ask(
-        exchange.method,
+        method,
         Target(url),
         headers=headers,
         authorize=caller.authorizes(core.repository(session.name), "PUT"),
         body=body,
     ) as response:
-        done = exchange.method in {"PUT", "DELETE"} and response.is_success
+        done = method in {"PUT", "DELETE"} and response.is_success
         if done or response.status_code == 404:
             core.sessions.remove(session)
         if response.is_success:
             session.relayed += exchange.received
-        _learn(core, exchange, route, session, response)
+        if method == "PUT" and response.status_code == 201 and route.digest is not None:
+            core.learner.arrived(core.repository(route.name), route.digest, session.relayed)
+            core.metrics.blob("uploaded", session.relayed)
+            exchange.note = "uploaded"
         location = response.headers.get("location")
         if location and not done and response.status_code != 404:
             session.location = str(resolve(location, request=url))  # without one the last holds (ECR)
         returned = [pair for pair in core.upstream.returned(exchange, response) if pair[0] not in _OWN]
         await core.upstream.give_back(exchange, response, headers=returned + _own(route, session, done=done))
         return response.status_code
-
-
-def _learn(core: Core, exchange: Exchange, route: SessionAt, session: Session, response: httpx.Response) -> None:
-    if exchange.method == "PUT" and response.status_code == 201 and route.digest is not None:
-        core.learner.arrived(core.repository(route.name), route.digest, session.relayed)
-        core.metrics.blob("uploaded", session.relayed)
-        exchange.note = "uploaded"
 
 
 def _own(route: SessionAt, session: Session, *, done: bool) -> Pairs:

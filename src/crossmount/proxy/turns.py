@@ -19,6 +19,9 @@ from crossmount.proxy.kept import KeptTurns
 from crossmount.proxy.learning import Learner
 from crossmount.proxy.mounting import Mounting, Placed
 
+PACED_MAX = 4096
+"""How many uploads that come as their clients send them are under way at once: the connections bound them."""
+
 _OCTETS = "application/octet-stream"
 
 
@@ -78,6 +81,7 @@ class Turns:
         self._patience = patience
         self._hold = min(hold, patience.limit)
         self._slots = Slots(uploads, freed=fleet.kick)
+        self._paced = Slots(PACED_MAX, freed=fleet.kick)
         self._clock = clock
         self._kept = KeptTurns(clock=clock)
 
@@ -105,6 +109,10 @@ class Turns:
         )
         return None if mount is None else await self._mount(caller, agent, placed, mount, mount.waited)
 
+    def takes(self, caller: Caller, size: int | None) -> bool:
+        """Tell whether a blob of `size` bytes, None if that is not known, is uploaded in turn."""
+        return caller.agent is not None and size is not None and self._patience.waits_for(size)
+
     async def bring(
         self,
         caller: Caller,
@@ -113,6 +121,7 @@ class Turns:
         placed: Placed,
         *,
         upload: Callable[[], Awaitable[None]],
+        paced: bool = False,
     ) -> Brought:
         """Upload a blob when it is its turn, or mount it from where another brought it meanwhile.
 
@@ -122,25 +131,30 @@ class Turns:
             blob: its digest and size.
             placed: the mount that was tried before.
             upload: sends it to the registry; returns when the registry has confirmed it.
+            paced: its bytes come as the client sends them: it takes no place from those that do not wait for
+                anybody, and says nothing of how fast the registry is.
 
         Raises:
             RegistryError: the registry did not take it.
         """
         waited, useless = 0.0, set(placed.tried)
+        slots = self._paced if paced else self._slots
         worth = self._patience.waits_for(blob.size) and _could_mount(placed)
         for _ in range(ROUNDS if worth else 0):
-            turn = await self._kept.unless_kept(placed.dest, lambda: self._turn(blob, placed, useless))
+            turn = await self._kept.unless_kept(placed.dest, lambda: self._turn(blob, placed, useless, slots))
             if turn is None:
                 break
             waited += turn.waited
             if isinstance(turn, Upload):
-                await self._upload_in_turn(turn, blob, placed, upload)
+                seconds = await self._upload_in_turn(turn, blob, placed, upload, slots)
+                if not paced:
+                    self._fleet.meter.saw(blob.size, seconds)
                 return Brought(waited=waited)
             brought = await self._mount(caller, agent, placed, turn, waited)
             if brought is not None:
                 return brought
             useless.update(turn.sources)
-        async with self._slots:
+        async with slots:
             await upload()
         self._learner.arrived(placed.dest, blob.digest, blob.size)
         return Brought(waited=waited)
@@ -158,7 +172,7 @@ class Turns:
             return Brought()
         blob = Descriptor(_OCTETS, placed.digest, size or 0)
         try:
-            return await self.bring(caller, caller.agent, blob, placed, upload=upload)
+            return await self.bring(caller, caller.agent, blob, placed, upload=upload, paced=True)
         except NotTakenError:
             return Brought()
 
@@ -181,12 +195,12 @@ class Turns:
         for turn in self._kept.take_all():
             await turn.release()
 
-    async def _turn(self, blob: Descriptor, placed: Placed, useless: set[Repository]) -> Turn:
+    async def _turn(self, blob: Descriptor, placed: Placed, useless: set[Repository], slots: Slots) -> Turn:
         return await self._fleet.turn(
             blob.digest,
             placed.dest,
             blob.size,
-            slots=self._slots,
+            slots=slots,
             patience=self._patience,
             useless=useless,
             publishes="manifest" if placed.after_manifest else "blob",
@@ -202,23 +216,28 @@ class Turns:
         return Brought(mounted=placed, waited=waited) if placed.mounted else None
 
     async def _upload_in_turn(
-        self, turn: Upload, blob: Descriptor, placed: Placed, upload: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Upload with the slot and the lease that `turn` has; whatever happens, others can go on."""
+        self, turn: Upload, blob: Descriptor, placed: Placed, upload: Callable[[], Awaitable[None]], slots: Slots
+    ) -> float:
+        """Upload with the slot and the lease that `turn` has; whatever happens, others can go on.
+
+        Returns:
+            The seconds that the upload took.
+        """
         started = self._clock()
         try:
             try:
                 await upload()
             finally:
-                self._slots.give_back()
+                slots.give_back()
         except BaseException:
             await asyncio.shield(turn.release())
             raise
-        self._fleet.meter.saw(blob.size, self._clock() - started)
+        seconds = self._clock() - started
         if placed.after_manifest:
             self._kept.keep(placed.dest, blob.digest, turn)
         else:
             await _publish(turn)
+        return seconds
 
 
 async def _publish(turn: Upload) -> None:
