@@ -2,8 +2,6 @@ import asyncio
 import base64
 import json
 import stat
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from crossmount.errors import CredentialsError
 from crossmount.registry import Credential, GivenCredentials, NoCredentials, StoredCredentials
 from crossmount.registry.helpers import ask_helper
+from support.waiting import until
 
 REGISTRY = "r.example.org"
 
@@ -184,30 +183,27 @@ async def test_a_silent_helper_has_a_deadline(tmp_path: Path) -> None:
         await ask_helper("slow", REGISTRY, env=env, named_by="c", deadline=0.05)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Block until a condition holds."""
-    while not condition():
-        time.sleep(0.005)
-
-
 async def test_a_helper_that_is_given_up_is_killed_with_all_it_started(tmp_path: Path) -> None:
     """Nothing of it is left, its children included."""
     file = tmp_path / "child"
     env = helper(tmp_path, "slow", f"sleep 1000 & echo $! > {file}.new; mv {file}.new {file}; wait")
     asking = asyncio.create_task(ask_helper("slow", REGISTRY, env=env, named_by="c"))
-    await asyncio.to_thread(wait_until, file.exists)
+    await until(file.exists)
+    command = Path("/proc") / file.read_text().strip() / "cmdline"
+    assert b"sleep" in command.read_bytes()
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    state = Path("/proc") / await asyncio.to_thread(lambda: file.read_text().strip()) / "stat"
 
     def is_dead() -> bool:
         try:
-            return state.read_text().split()[2] == "Z"  # nobody may be there to bury it
+            return (
+                b"sleep" not in command.read_bytes()
+            )  # a zombie has none, nor has another's process of its number
         except (FileNotFoundError, ProcessLookupError):
             return True
 
-    await asyncio.to_thread(wait_until, is_dead)
+    await until(is_dead)
 
 
 async def test_a_helper_leaves_the_event_loop_free(tmp_path: Path) -> None:
