@@ -199,7 +199,7 @@ async def test_a_helper_that_is_given_up_is_killed_with_all_it_started(tmp_path:
         try:
             return (
                 b"sleep" not in command.read_bytes()
-            )  # a zombie has none, nor has another's process of its number
+            )  # a zombie has none
         except (FileNotFoundError, ProcessLookupError):
             return True
 
