@@ -352,7 +352,7 @@ async def test_more_calls_than_connections(cluster: Cluster) -> None:
     """Calls beyond the pools wait for their turn."""
     async with open_index(cluster.url) as index:
         await index.record([Sighting(one, A) for one in FORTY])
-        found = await asyncio.gather(*(index.look_up(FORTY, DEST) for _ in range(200)))
+        found = await asyncio.gather(*(index.look_up(FORTY[:6], DEST) for _ in range(100)))
         assert all(knowledge.of(ONE).sources == (A,) for knowledge in found)
 
 
