@@ -11,7 +11,9 @@ import redis
 from crossmount.cli.index_state import reach, shown
 from crossmount.index import RedisMountIndex, open_index
 from crossmount.index.link import AsyncLink
+from crossmount.index.url import address_of
 from support.commands import Here, Shell
+from support.places import Place
 from support.servers import Server, StartServer
 
 LAYER = "sha256:" + "a" * 64
@@ -109,6 +111,31 @@ def test_a_remote_index_is_reached_and_its_distance_told(here: Here, redis_serve
     assert document["round_trip_ms"] > 0
 
 
+@pytest.mark.parametrize("kind", ["cluster", "sentinels", "secured", "restricted"])
+def test_an_index_of_any_topology_is_reached(here: Here, request: pytest.FixtureRequest, kind: str) -> None:
+    """Status and doctor look at a Cluster and the others as at one server, and show no login."""
+    place: Place = request.getfixturevalue(kind)
+    where = address_of(place.url).shown
+    done = here("index", "status", "--index", place.operator_url)
+    assert done.status == 0
+    assert done.out.splitlines()[0] == f"index: {where} answers"
+    assert "valkey 9" in done.out
+    done = here("doctor", "--index", place.url)
+    assert done.status == 0
+    assert where in done.out
+    assert "pass" not in done.out
+
+
+@pytest.mark.parametrize("kind", ["cluster", "sentinels", "restricted"])
+def test_only_an_operator_sees_who_uploads(here: Here, request: pytest.FixtureRequest, kind: str) -> None:
+    """A pusher may not list keys, and is told so; an operator's list is empty."""
+    place: Place = request.getfixturevalue(kind)
+    assert here("fleet", "--index", place.operator_url, "--json").document == {"uploads": []}
+    done = here("fleet", "--index", place.url)
+    assert done.status == 1
+    assert "has no permissions to run the 'scan' command" in done.complaint
+
+
 @pytest.mark.parametrize(
     ("forbidden", "status", "words"),
     [("-info", 0, "a server that does not say what it is"), ("-ping", 1, "refused")],
@@ -126,7 +153,9 @@ def test_an_acl_may_forbid_who_it_is_but_not_that_it_answers(
 
 
 @pytest.mark.parametrize("arguments", [("index", "status"), ("index", "stop"), ("doctor",), ("demo",)])
-@pytest.mark.parametrize("url", ["redis://me:hidden@localhost:99999", "embedded:x", "redis://[::1"])
+@pytest.mark.parametrize(
+    "url", ["redis://me:hidden@localhost:99999", "embedded:x", "redis://[::1", "redis+sentinel://:hidden@h"]
+)
 def test_a_url_that_names_no_index_is_wrong_usage(here: Here, arguments: tuple[str, ...], url: str) -> None:
     """Commands that show the URL say what is wrong with it, as those that open it do."""
     done = here(*arguments, "--index", url)

@@ -87,18 +87,11 @@ def tenants(start_server: StartServer, tmp_path: Path) -> Server:
     folder = tmp_path / "redis"
     folder.mkdir()
     (folder / "users.acl").write_text(acl.USERS.read_text())
-    subprocess.run(["sh", "-euc", readme_block("~crossmount:team-a:")], cwd=folder, check=True)
+    subprocess.run(["sh", "-euc", acl.readme_block("~crossmount:team-a:")], cwd=folder, check=True)
     text = (folder / "users.acl").read_text()
     assert text.startswith(acl.USERS.read_text())
     assert "user team-a-operator on resetchannels ~crossmount:team-a:* " in text
     return start_server(*acl.write_users(tmp_path, text))
-
-
-def readme_block(words: str) -> str:
-    """Return the block of shell in the README of deploy/redis that has some words."""
-    blocks = re.findall(r"```sh\n(.*?)```", (acl.USERS.parent / "README.md").read_text(), re.DOTALL)
-    (found,) = (block for block in blocks if words in block)
-    return str(found)
 
 
 def url(server: Server, user: str) -> str:

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -37,8 +38,37 @@ def said(*arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_traceback_never_shows_the_index_password(parrot: int) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:{secret}@127.0.0.1:{port}/0",
+        "redis://127.0.0.1:{port}/0?password_file={file}",
+        "redis+cluster://u:{secret}@127.0.0.1:{port}",
+        "redis+sentinel://127.0.0.1:{port}/main?sentinel_password={secret}",
+        "redis+sentinel://u:x@127.0.0.1:{port}/main?sentinel_password_file={file}",
+    ],
+)
+def test_a_traceback_never_shows_the_index_password(parrot: int, url: str, tmp_path: Path) -> None:
     """With -vv too, an index's password is in nothing that is printed."""
-    words = said("locate", "sha256:" + "a" * 64, "--index", f"redis://:{SECRET}@127.0.0.1:{parrot}/0")
-    assert "refused" in words
+    (tmp_path / "word").write_text(SECRET)
+    index = url.format(secret=SECRET, port=parrot, file=tmp_path / "word")
+    words = said("locate", "sha256:" + "a" * 64, "--index", index)
+    assert "refused" in words or "no sentinel" in words
+    assert SECRET not in words
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis+cluster://u:{SECRET}@h1:1,h2:x",
+        f"redis://h?password_file={SECRET}",
+        f"redis://h?pass_word={SECRET}",
+        f"redis+sentinel://:{SECRET}@h",
+        f"rediss://h?ca_file={SECRET}",
+    ],
+)
+def test_a_mistake_in_a_url_never_shows_what_may_be_the_password(url: str) -> None:
+    """With -vv too, nothing of a URL that cannot be read is printed but hosts and ports."""
+    words = said("locate", "sha256:" + "a" * 64, "--index", url)
+    assert "index URL" in words
     assert SECRET not in words

@@ -1,6 +1,7 @@
 """The users of deploy/redis/users.acl, given passwords, in files that servers start from."""
 
 import hashlib
+import re
 from pathlib import Path
 
 USERS = Path(__file__).parent.parent.parent / "deploy" / "redis" / "users.acl"
@@ -25,3 +26,10 @@ def write_users(folder: Path, text: str | None = None) -> tuple[str, str]:
     path = folder / "users.acl"
     path.write_text(users(text))
     return "--aclfile", str(path)
+
+
+def readme_block(words: str) -> str:
+    """Return the block of shell in the README of deploy/redis that has some words."""
+    blocks = re.findall(r"```sh\n(.*?)```", (USERS.parent / "README.md").read_text(), re.DOTALL)
+    (found,) = (block for block in blocks if words in block)
+    return str(found)

@@ -46,14 +46,19 @@ def terminated(backend: Path, authority: Authority, own: Issued) -> Iterator[int
 
 async def _carry(backend: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Carry bytes both ways until either end closes."""
-    with contextlib.suppress(OSError):
+    try:
         there, back = await asyncio.open_unix_connection(str(backend))
-        pumps = [asyncio.create_task(_pump(reader, back)), asyncio.create_task(_pump(there, writer))]
-        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        for pump in pumps:
-            pump.cancel()
-        back.close()
-    writer.close()
+        try:
+            pumps = [asyncio.create_task(_pump(reader, back)), asyncio.create_task(_pump(there, writer))]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            for pump in pumps:
+                pump.cancel()
+        finally:
+            back.close()
+    except OSError:
+        pass  # the server is gone: so is this connection
+    finally:
+        writer.close()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

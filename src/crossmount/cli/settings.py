@@ -56,7 +56,8 @@ def common_options() -> list[click.Parameter]:
             ["--index"],
             "INDEX",
             metavar="URL",
-            help="The index: redis://, rediss://, unix://, memory:// or embedded:, or 'off' for none. "
+            help="The index: redis://, redis+cluster://, redis+sentinel:// (rediss with TLS), unix://, memory:// "
+            "or embedded:, or 'off' for none. "
             "Default: the embedded one. With 'off', or while it does not serve, must-mount flags do not count.",
         ),
         _option(

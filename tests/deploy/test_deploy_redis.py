@@ -1,0 +1,101 @@
+"""What deploy/redis says is done as it says: passwords, the configuration, who gets in."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from crossmount.errors import IndexRefusedError
+from crossmount.index import LayerKnowledge, Sighting, open_index
+from support import acl
+from support.index_kit import layer, repo
+from support.servers import Server, start
+
+OVERRIDDEN = {"bind", "aclfile"}
+"""Settings of the file that a test's server gets otherwise."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Give a copy of deploy/redis, after what its README says to run first."""
+    copy = tmp_path / "deploy" / "redis"
+    shutil.copytree(acl.USERS.parent, copy)
+    commands = acl.readme_block("valkey-server valkey.conf").replace("valkey-server valkey.conf\n", "")
+    subprocess.run(["sh", "-euc", commands], cwd=tmp_path, check=True)
+    return copy
+
+
+@pytest.fixture
+def server(valkey_binary: Path, folder: Path) -> Iterator[Server]:
+    """Start a server from the file."""
+    settings = (str(folder / "valkey.conf"), "--bind", "127.0.0.1")
+    started = start(valkey_binary, folder, settings=settings)
+    yield started
+    started.stop()
+
+
+def password(folder: Path, user: str) -> str:
+    """Return a user's password."""
+    return (folder / f"{user}.password").read_text()
+
+
+async def test_a_pusher_gets_in_with_its_password_file(server: Server, folder: Path) -> None:
+    """The URL of the README works with what its commands made, and nobody gets in without."""
+    assert (folder / "crossmount.password").stat().st_mode & 0o077 == 0
+    url = f"redis://crossmount@127.0.0.1:{server.port}?password_file={folder}/crossmount.password"
+    async with open_index(url) as index:
+        await index.record([Sighting(layer(), repo("a"), size=3)])
+        assert (await index.look_up([layer()], repo("b"))).of(layer()) == LayerKnowledge((repo("a"),), size=3)
+    for login in ("", "crossmount@", "crossmount:wrong@", "admin@", f"admin:{password(folder, 'crossmount')}@"):
+        async with open_index(f"redis://{login}127.0.0.1:{server.port}") as index:
+            with pytest.raises(IndexRefusedError):
+                await index.sources(layer(), repo("b"))
+
+
+def test_without_the_commands_nobody_gets_in(valkey_binary: Path, tmp_path: Path) -> None:
+    """The file as it is lets nobody in, by any name."""
+    shutil.copytree(acl.USERS.parent, tmp_path / "redis")
+    started = start(valkey_binary, tmp_path / "redis", settings=(str(tmp_path / "redis" / "valkey.conf"),))
+    try:
+        for user in ("default", "admin", "crossmount", "crossmount-operator", "replica", "sentinel"):
+            for word in ("", user):
+                once = Retry(NoBackoff(), 0)
+                knocking = redis.Redis(port=started.port, username=user, password=word, retry=once)
+                with knocking as client, pytest.raises(redis.AuthenticationError):
+                    client.ping()
+    finally:
+        started.stop()
+
+
+def test_every_line_of_the_configuration_is_taken(server: Server, folder: Path) -> None:
+    """The server runs with what the file says; each setting is explained above it."""
+    lines = (folder / "valkey.conf").read_text().splitlines()
+    wanted = dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
+    with redis.Redis(port=server.port, username="admin", password=password(folder, "admin")) as client:
+        found = client.config_get(*wanted)
+        assert client.config_get("aclfile")["aclfile"] == "users.acl"
+    units = {"1gb": "1073741824", '""': ""}
+    for name in wanted.keys() - OVERRIDDEN:
+        assert found[name] == units.get(wanted[name], wanted[name]), name
+
+
+async def test_a_full_server_lets_old_layers_go_and_keeps_flags_and_leases(server: Server, folder: Path) -> None:
+    """With the file's policy what is recorded last is there, a flag stays, and nothing is refused."""
+    with redis.Redis(port=server.port, username="admin", password=password(folder, "admin")) as client:
+        url = f"redis://crossmount@127.0.0.1:{server.port}?password_file={folder}/crossmount.password"
+        async with open_index(url) as index:
+            await index.record([Sighting(layer(0), repo("flagged"), must_mount=True)])
+            room = client.info("memory")["used_memory"] + 3_000_000
+            client.config_set("maxmemory", room)
+            client.config_set("maxmemory-clients", 0)
+            for start_at in range(1, 20_000, 500):
+                await index.record(Sighting(layer(n), repo("a")) for n in range(start_at, start_at + 500))
+            assert client.info("stats")["evicted_keys"] > 0
+            last = layer(start_at + 499)
+            assert await index.sources(last, repo("b")) == (repo("a"),)
+            assert await index.must_mount(layer(0))
