@@ -126,8 +126,12 @@ class CacheOrigin:
 
     async def gave_wrong(self, descriptor: Descriptor) -> bool:
         """See `Origin`; a damaged file is removed, and fetched anew, once."""
-        self.fillings.cache.discard(descriptor)
         again, self._was_wrong = not self._was_wrong, True
+        try:
+            self.fillings.cache.discard(descriptor)
+        except OSError as error:
+            self.fillings.degrade(error)
+            return False
         return again
 
 
