@@ -66,7 +66,7 @@ class Retrying:
 class SourceDropped:
     """A source did not serve.
 
-    It is `gone` (forgotten by all), `unreadable` or hidden to us, or the registry does not mount it (`unmountable`);
+    It is `gone` (forgotten by all), `unreadable` or hidden to us, or its registry does not mount (`unmountable`);
     or it was to be fetched from, and gave `wrong` bytes, or not all of them (`cut`).
     """
 

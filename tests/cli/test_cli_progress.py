@@ -56,11 +56,11 @@ def steps() -> Callable[[], float]:
 def test_what_becomes_of_a_blob_is_told_in_words() -> None:
     """Waiting, uploading with its speed, checked by the registry, and each outcome have words of their own."""
     happened: list[events.Event] = [started(1), sent(1, 250), sent(1, 500), sent(1, 1000)]
-    words = [doing(state_after(*happened[: n + 1]).blobs[digest(1)], 3.0) for n in range(4)]
+    words = [doing(state_after(*happened[: n + 1]).blobs[None, digest(1)], 3.0) for n in range(4)]
     assert words == ["waiting", "uploading, 125 B/s", "uploading, 250 B/s", "the registry checks it"]
     outcomes: tuple[events.Outcome, ...] = ("existing", "mounted", "uploaded")
     ends = [state_after(started(1), finished(1, kind)) for kind in outcomes]
-    assert [doing(end.blobs[digest(1)], 3.0) for end in ends] == [
+    assert [doing(end.blobs[None, digest(1)], 3.0) for end in ends] == [
         "already there",
         "mounted from team/base",
         "uploaded",
@@ -70,12 +70,12 @@ def test_what_becomes_of_a_blob_is_told_in_words() -> None:
 def test_a_mount_that_the_registry_found_names_no_source() -> None:
     """Automatic origin discovery is told as such."""
     state = state_after(events.BlobFinished(digest=digest(1), size=1, outcome="mounted"))
-    assert doing(state.blobs[digest(1)], 0) == "mounted, found by the registry"
+    assert doing(state.blobs[None, digest(1)], 0) == "mounted, found by the registry"
 
 
 def test_a_blob_has_no_speed_before_time_has_passed() -> None:
     """The first bytes are no division by zero."""
-    blob = state_after(started(1), sent(1, 500)).blobs[digest(1)]
+    blob = state_after(started(1), sent(1, 500)).blobs[None, digest(1)]
     assert blob.speed(1.0) == 0
     assert blob.speed(2.0) == 500
 

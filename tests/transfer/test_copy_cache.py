@@ -16,7 +16,7 @@ from crossmount.errors import CopyFailedError
 from crossmount.oci import Descriptor, Digest
 from crossmount.registry import ClientOptions, RetryPolicy
 from crossmount.testing import Alter, Fault, ScriptedRegistry
-from crossmount.transfer import BlobCache, CopyReport, cache, copy, filling, push
+from crossmount.transfer import BlobCache, CopyReport, copy, filling, push
 from support.images import MadeImage, make_layers, make_layout
 from support.waiting import until
 
@@ -184,7 +184,7 @@ async def test_a_full_disk_lets_bytes_go_past_the_cache(
         del arguments
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cache.os, call, full)
+    monkeypatch.setattr(f"crossmount.transfer.cache.os.{call}", full)
     await through(tmp_path / "cache", a, b, observer=seen.append)
     assert is_whole(b, image)
     (said,) = [event for event in seen if isinstance(event, events.CacheDegraded)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from crossmount import events
-from crossmount.errors import CrossmountError, InvalidInputError
+from crossmount.errors import CrossmountError, InvalidInputError, RegistryError
 from crossmount.index.protocol import Sighting
 from crossmount.oci import Descriptor, Digest, Reference
 from crossmount.transfer.copy_report import ImageCopy, ImageFailure
@@ -51,7 +51,7 @@ class Copying:
                     tags += 1
                     yield self._begun(job.tagged(tag))
                 if not tags:
-                    raise InvalidInputError(f"{job.source}: it has no tags")
+                    raise RegistryError(f"{job.source}: it has no tags")
             except CrossmountError as error:
                 for dest in job.dests:
                     self.images.append(None)
