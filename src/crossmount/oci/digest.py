@@ -19,10 +19,6 @@ class Hasher(Protocol):
         """Add bytes."""
         ...
 
-    def copy(self) -> "Hasher":
-        """Return another that was fed the same."""
-        ...
-
     def hexdigest(self) -> str:
         """Return what was added, hashed, in lower-case hex."""
         ...

@@ -13,7 +13,7 @@ from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.mount.mounter import proven
 from crossmount.oci import BlobSource, Digest, FileBlob, Repository
 from crossmount.registry import SIZE_UNKNOWN, RegistryClient, UploadSession
-from crossmount.transfer.fetch import StartOverError
+from crossmount.transfer.fetch import FetchedBlob, StartOverError
 from crossmount.transfer.report import BlobReport
 from crossmount.transfer.tasks import run_all
 from crossmount.transfer.turns import Turns
@@ -246,23 +246,31 @@ class BlobPusher:
         def progress(sent: int) -> None:
             self.observer(events.BlobProgress(digest=digest, sent=sent, dest=self.dest))
 
-        while True:
-            try:
-                await self.client.upload_blob(session, blob, on_progress=progress)
-            except StartOverError:
-                await asyncio.shield(self.client.cancel_upload(session))
+        try:
+            while await self._is_to_start_over(session, blob, progress):
                 session = await self.client.start_upload(self.dest)
-            except BaseException as error:
-                await asyncio.shield(self.client.cancel_upload(session))
-                refused = isinstance(error, RegistryRefusedError) and "DIGEST_INVALID" in error.codes
-                if refused and isinstance(blob, FileBlob):
-                    raise InvalidLayoutError(
-                        f"blob {digest} is damaged: the layout's bytes have another digest, says "
-                        f"{self.dest.registry}"
-                    ) from error
-                raise
-            else:
-                return
+        finally:
+            if isinstance(blob, FetchedBlob):
+                blob.let_go()
+
+    async def _is_to_start_over(
+        self, session: UploadSession, blob: BlobSource, progress: Callable[[int], None]
+    ) -> bool:
+        """Upload a blob into a session; tell whether what was sent of it was wrong, and it must be begun anew."""
+        try:
+            await self.client.upload_blob(session, blob, on_progress=progress)
+        except BaseException as error:
+            await asyncio.shield(self.client.cancel_upload(session))
+            if isinstance(error, StartOverError):
+                return True
+            refused = isinstance(error, RegistryRefusedError) and "DIGEST_INVALID" in error.codes
+            if refused and isinstance(blob, FileBlob):
+                raise InvalidLayoutError(
+                    f"blob {blob.descriptor.digest} is damaged: the layout's bytes have another digest, says "
+                    f"{self.dest.registry}"
+                ) from error
+            raise
+        return False
 
     def _forbid_upload_of_must_mount(self, digest: Digest, result: MountResult | None) -> None:
         known = self.knowledge.of(digest)

@@ -4,6 +4,7 @@ The last bytes are given on only when the whole has the right digest. So wrong b
 destination, never complete it.
 """
 
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -13,8 +14,11 @@ from crossmount.errors import BlobUnavailableError, CrossmountError, InvalidAnsw
 from crossmount.oci import Descriptor, Repository
 from crossmount.oci.digest import Hasher
 
-MARK_BYTES = 4 * 1024 * 1024
-"""So often the hash so far is kept: from there on a blob is fetched again when its upload is resumed."""
+KEPT_BYTES = 4 * 1024 * 1024
+"""How much of what was given on is kept, so that an upload that is resumed gets the very bytes again."""
+
+RESTARTS_MAX = 3
+"""How often a blob is begun anew because an upload was resumed further back than that."""
 
 _CAUSES_SHOWN = 4
 
@@ -48,20 +52,12 @@ Find = Callable[[Descriptor], Awaitable[Sequence[Origin]]]
 """Names a blob's origins, the best first."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """A place in the blob: what was hashed up to it, and by whom it was given."""
-
-    at: int
-    hasher: Hasher
-    givers: frozenset[Origin]
-
-
 @dataclass(slots=True, eq=False)
 class FetchedBlob:
     """A blob of a registry, as a source for an upload.
 
-    Every reading begins where the hash is known, so whatever is read again is verified as a whole too.
+    What was given on once is never fetched again for the same upload: another origin might give other bytes, and
+    the hash would be of those.
 
     Attributes:
         finds: name the origins, each when those of the one before are no help any more.
@@ -76,8 +72,18 @@ class FetchedBlob:
     _origins: list[Origin] = field(default_factory=list, init=False)
     _asked: int = field(default=0, init=False)
     _causes: list[str] = field(default_factory=list, init=False)
-    _marks: list[_Mark] = field(default_factory=list, init=False)
     _alone: bool = field(default=False, init=False)
+    _restarts: int = field(default=0, init=False)
+    _at: int = field(default=0, init=False)
+    _hasher: Hasher = field(init=False)
+    _givers: set[Origin] = field(default_factory=set, init=False)
+    _kept: deque[bytes] = field(default_factory=deque, init=False)
+    _kept_from: int = field(default=0, init=False)
+    _is_right: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Begin at the first byte."""
+        self._hasher = self.descriptor.digest.hasher()
 
     @property
     def fetched(self) -> dict[Repository, int]:
@@ -91,58 +97,86 @@ class FetchedBlob:
             BlobUnavailableError: no origin is left.
             StartOverError: what was yielded is wrong, and there is another origin to try.
         """
-        size = self.descriptor.size
-        mark = self._mark_before(offset)
-        at, hasher, givers = mark.at, mark.hasher.copy(), set(mark.givers)
-        last = b""
-        async with aclosing(self._read(at, givers)) as parts:
-            async for part in parts:
-                if last:
-                    yield last
-                hasher.update(part)
-                last = part[max(offset - at, 0) :]
-                at += len(part)
-                if at - self._marks[-1].at >= MARK_BYTES:
-                    self._marks.append(_Mark(at, hasher.copy(), frozenset(givers)))
-        if at != size or not self.descriptor.digest.matches(hasher):
-            await self._start_over(givers)
-        if last:
-            yield last
+        self._go_back(offset)
+        held, at = b"", self._kept_from
+        for part in list(self._kept):
+            if held:
+                yield held
+            held, at = part[max(offset - at, 0) :], at + len(part)
+        if not self._is_right:
+            async with aclosing(self._read()) as parts:
+                async for part in parts:
+                    if held:
+                        yield held
+                    held = part
+            if self._at != self.descriptor.size or not self.descriptor.digest.matches(self._hasher):
+                await self._start_over()
+            self._is_right = True
+        if held:
+            yield held
 
-    def _mark_before(self, offset: int) -> _Mark:
-        """Return the last place at or before `offset` where the hash is known, and forget what is after it."""
-        if not self._marks:
-            self._marks = [_Mark(0, self.descriptor.digest.hasher(), frozenset())]
-        while self._marks[-1].at > offset:
-            self._marks.pop()
-        return self._marks[-1]
+    def let_go(self) -> None:
+        """Keep nothing of it any more: it is where it should be, or will not be."""
+        self._begin_anew()
 
-    async def _read(self, at: int, givers: set[Origin]) -> AsyncGenerator[bytes]:
-        """Yield the bytes from `at` on, from the next origin where one fails; never more than there should be."""
+    def _go_back(self, offset: int) -> None:
+        """Be ready to give the bytes from `offset` on.
+
+        Raises:
+            StartOverError: they are not kept, and bytes before them were given on.
+        """
+        if self._kept_from <= offset <= self._at:
+            return
+        self._begin_anew()
+        if offset:
+            self._restarts += 1
+            if self._restarts > RESTARTS_MAX:
+                raise BlobUnavailableError(
+                    f"blob {self.descriptor.digest}: the destination lost what was sent, again and again"
+                )
+            raise StartOverError(f"{self.descriptor.digest}: its bytes before {offset} are gone")
+
+    def _begin_anew(self) -> None:
+        self._at = self._kept_from = 0
+        self._hasher = self.descriptor.digest.hasher()
+        self._givers.clear()
+        self._kept.clear()
+        self._is_right = False
+
+    def _take(self, origin: Origin, part: bytes) -> None:
+        """Account for bytes that come next."""
+        self._givers.add(origin)
+        if origin.repository is not None:
+            self.taken[origin.repository] = self.taken.get(origin.repository, 0) + len(part)
+        self._hasher.update(part)
+        self._at += len(part)
+        self._kept.append(part)
+        while self._at - self._kept_from - len(self._kept[0]) >= KEPT_BYTES:
+            self._kept_from += len(self._kept.popleft())
+
+    async def _read(self) -> AsyncGenerator[bytes]:
+        """Yield what comes next, from the next origin where one fails; never more bytes than there should be."""
         size = self.descriptor.size
-        while at < size:
+        while self._at < size:
             origin = await self._best()
-            if self._alone and givers - {origin}:
-                self._forget_all()
+            if self._alone and self._givers - {origin}:
+                self._begin_anew()
                 raise StartOverError(f"{self.descriptor.digest}: each origin is read alone")
             try:
-                async with aclosing(origin.read(self.descriptor, at)) as parts:
+                async with aclosing(origin.read(self.descriptor, self._at)) as parts:
                     async for part in parts:
-                        givers.add(origin)
-                        if origin.repository is not None:
-                            self.taken[origin.repository] = self.taken.get(origin.repository, 0) + len(part)
-                        at += len(part)
-                        if at > size:
+                        self._take(origin, part)
+                        if self._at > size:
                             return  # more than the blob has: wrong, and the end is not waited for
                         yield part
-                if at < size:
+                if self._at < size:
                     raise InvalidAnswerError(
-                        f"{origin}: blob {self.descriptor.digest} ends {size - at} bytes early"
+                        f"{origin}: blob {self.descriptor.digest} ends {size - self._at} bytes early"
                     )
             except BlobUnavailableError:  # the cache has asked all the others
                 raise
             except StartOverError:
-                self._forget_all()
+                self._begin_anew()
                 raise
             except CrossmountError as error:
                 await origin.failed(self.descriptor, error)
@@ -162,24 +196,24 @@ class FetchedBlob:
             raise self._unavailable()
         return self._origins[0]
 
-    async def _start_over(self, givers: set[Origin]) -> None:
+    async def _start_over(self) -> None:
         """Find out who gave the wrong bytes, as far as that can be told, and say how it goes on."""
-        self._forget_all()
+        givers = list(self._givers)
+        self._begin_anew()
         if len(givers) == 1:
-            (giver,) = givers
-            if not await giver.gave_wrong(self.descriptor):
-                self._drop(giver, f"{giver} gave bytes that do not have the digest {self.descriptor.digest}")
+            if not await givers[0].gave_wrong(self.descriptor):
+                self._drop(
+                    givers[0], f"{givers[0]} gave bytes that do not have the digest {self.descriptor.digest}"
+                )
         else:
             self._alone = True
         await self._best()
         raise StartOverError(f"{self.descriptor.digest}: wrong bytes")
 
     def _drop(self, origin: Origin, cause: str) -> None:
-        self._origins.remove(origin)
+        if origin in self._origins:  # else it was cut after it had given all, and dropped for that
+            self._origins.remove(origin)
         self._causes.append(cause)
-
-    def _forget_all(self) -> None:
-        self._marks = []
 
     def _unavailable(self) -> BlobUnavailableError:
         digest = self.descriptor.digest

@@ -168,6 +168,7 @@ class _Filling:
             raise
         finally:
             self.ended = True
+            self.blob.let_go()
             await asyncio.shield(self._tell(self.there))
             self.close_if_done()
 
