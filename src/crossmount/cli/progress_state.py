@@ -73,10 +73,10 @@ class PushState:
             case events.BlobStarted():
                 return self._blob(event)
             case events.BlobProgress():
-                blob = self.blobs[event.dest, event.digest]
-                if blob.uploading_since is None:
-                    blob.uploading_since = now
-                blob.sent = event.sent
+                blob = self.blobs.get((event.dest, event.digest))
+                if blob is not None:  # else another image of a copy has brought it there meanwhile
+                    blob.uploading_since = now if blob.uploading_since is None else blob.uploading_since
+                    blob.sent = event.sent
                 return blob
             case events.BlobFinished():
                 blob = self._blob(event)
