@@ -59,7 +59,7 @@ from crossmount.transfer.targets import CopyJob, read_list
 @click.option(
     "--cache-size",
     type=SIZE,
-    default=text.size(DEFAULT_LIMIT),
+    default=f"{DEFAULT_LIMIT // 2**30}GiB",
     metavar="SIZE",
     envvar="CROSSMOUNT_CACHE_SIZE",
     show_envvar=True,
@@ -115,9 +115,9 @@ def copy(
 
     \b
     Examples:
-      crossmount copy registry.example/team/app:1 mirror.example/team/app
-      crossmount copy registry.example/team/app mirror.example/team/app --all-tags --referrers
-      crossmount copy --from images.txt --cache /var/cache/crossmount --cache-size 50GB
+      crossmount copy a.example/team/app:1 b.example/team/app
+      crossmount copy a.example/app b.example/app --all-tags --referrers
+      crossmount copy --from images.txt --cache /var/cache/crossmount
     """  # noqa: D301 \b is click's mark for a paragraph that keeps its lines
     jobs = _jobs(places, listed, all_tags=all_tags)
     settings = settings_of(ctx)
