@@ -465,3 +465,30 @@ async def test_registries_are_reused(a: ScriptedRegistry, b: ScriptedRegistry) -
             await copy(f"{a.address}/team/app:1", f"{b.address}/{name}", registries=registries)
         client = registries.client(Repository.parse(f"{b.address}/one"))
         assert await client.head_manifest(Reference.parse(f"{b.address}/two:1"))
+
+
+async def test_a_hint_that_is_wrong_is_forgotten_by_all(
+    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
+) -> None:
+    """A repository that was named and lacks the layer costs a round trip, and is dropped from the index."""
+    index = MemoryMountIndex()
+    empty = Repository.parse(f"{b.address}/empty")
+    b.put_blob("empty", b"something else")
+    await index.record([Sighting(blob.digest, empty, blob.size) for blob in image.blobs])
+    await copied(a, c, index=index, prefer=[b.address])
+    assert is_whole(c, "mirror/app", image)
+    assert empty not in await index.locations(image.layers[0].digest)
+
+
+async def test_repositories_of_the_destinations_registry_serve_where_it_mounts_nothing(
+    a: ScriptedRegistry, image: MadeImage
+) -> None:
+    """A layer that the destination's own registry holds, and won't mount, may still be fetched from there."""
+    index = MemoryMountIndex()
+    async with ScriptedRegistry(RegistryOptions(mounts=False)) as registry:
+        await push(image.path, f"{registry.address}/base/app:1", options=OPTIONS, index=index)
+        a.requests.clear()
+        report = await copied(a, registry, index=index, prefer=[registry.address])
+        assert is_whole(registry, "mirror/app", image)
+    assert gets(a) == 0
+    assert {blob.fetched_from for blob in report.copied[0].blobs} == {f"{registry.address}/base/app"}

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from crossmount import events
 from crossmount.errors import (
@@ -11,6 +12,7 @@ from crossmount.errors import (
     BlobUnavailableError,
     CrossmountError,
     InvalidAnswerError,
+    RegistryError,
     RegistryRefusedError,
 )
 from crossmount.index.protocol import MountIndex
@@ -87,8 +89,8 @@ class RegistryOrigin:
                 yield part
 
     async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
-        """See `Origin`; what it lacks is forgotten for everybody, what we may not read for this copy."""
-        await self.origins.failed(self.repository, descriptor.digest, error)
+        """See `Origin`; what it surely lacks is forgotten for everybody, what we may not read for this copy."""
+        await self.origins.failed(self, descriptor.digest, error)
 
     async def gave_wrong(self, descriptor: Descriptor) -> bool:
         """See `Origin`; it is not asked for this blob again."""
@@ -133,18 +135,27 @@ class Origins:
             )
         return [RegistryOrigin(repository, self.registries.client(repository), self) for repository in left]
 
-    async def failed(self, repository: Repository, digest: Digest, error: CrossmountError) -> None:
+    async def failed(self, origin: RegistryOrigin, digest: Digest, error: CrossmountError) -> None:
         """Take note that a repository did not give a blob."""
-        reason = "cut"
+        repository = origin.repository
+        reason: Literal["gone", "unreadable", "cut"] = "cut"
         if isinstance(error, AccessDeniedError):
             reason = "unreadable"
             self._denied.add(repository)
         elif isinstance(error, RegistryRefusedError) and error.status == 404:
-            reason = "gone"
-            await self.index.forget(digest, repository)
-        self.observer(events.SourceDropped(layer=digest, source=repository, reason=reason))  # type: ignore[arg-type]
+            reason = "gone" if await _is_readable(origin) else "unreadable"  # it may only be hidden from us
+            if reason == "gone":
+                await self.index.forget(digest, repository)
+        self.observer(events.SourceDropped(layer=digest, source=repository, reason=reason))
 
     def gave_wrong(self, repository: Repository, digest: Digest) -> None:
         """Take note that a repository gave wrong bytes for a blob."""
         self._wrong.add((repository, digest))
         self.observer(events.SourceDropped(layer=digest, source=repository, reason="wrong"))
+
+
+async def _is_readable(origin: RegistryOrigin) -> bool:
+    try:
+        return await origin.client.is_readable(origin.repository)
+    except RegistryError:
+        return False
