@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from crossmount.errors import CopyFailedError
 from crossmount.index import open_index
 from crossmount.oci import Repository
 from crossmount.registry import ClientOptions, RetryPolicy
-from crossmount.transfer import BlobCache, Registries, copy, push
+from crossmount.transfer import BlobCache, Limits, Registries, copy, push
 from support.commands import Shell
 from support.images import MadeImage, make_layout
 from support.registries import DockerRegistry, StartRegistry, run, run_docker_registry
@@ -173,12 +173,22 @@ async def test_a_source_that_goes_away_in_the_middle(
         async with Registries(OPTIONS) as registries, open_index(valkey.url) as index:
             registries.name(b.address)
             await push(image.path, f"{b.address}/mirror/app:1", options=OPTIONS, index=index)
+            one = Limits(uploads=1)  # so that not all is in the sockets' buffers by then
             going = asyncio.create_task(
-                copy(f"{far}/team/app:1", f"{c.address}/app", registries=registries, index=index, prefer=[far])
+                copy(
+                    f"{far}/team/app:1",
+                    f"{c.address}/app",
+                    registries=registries,
+                    index=index,
+                    prefer=[far],
+                    limits=one,
+                )
             )
-            alone = asyncio.create_task(copy(f"{far}/team/app:1", f"{c.address}/alone", options=OPTIONS))
-            sent = c.folder / "storage"
-            await until(lambda: any(path.stat().st_size for path in sent.rglob("_uploads/*/data")))
+            alone = asyncio.create_task(
+                copy(f"{far}/team/app:1", f"{c.address}/alone", options=OPTIONS, limits=one)
+            )
+            held = c.folder / "storage" / "docker" / "registry" / "v2" / "repositories"
+            await until(lambda: all(_is_receiving(held / name) for name in ("app", "alone")))
             dying.__exit__(None, None, None)
             report = await going
             with pytest.raises(CopyFailedError) as raised:
@@ -187,7 +197,7 @@ async def test_a_source_that_goes_away_in_the_middle(
     read_back(c.address, "app", image, tmp_path / "back")
     said = str(raised.value)
     assert f"{far}/v2/team/app/blobs/sha256:" in said or f"{far}/team/app" in said
-    assert any(layer.digest in said for layer in image.layers)
+    assert any(blob.digest in said for blob in image.blobs)
 
 
 async def test_the_cache_serves_two_clusters(
@@ -210,6 +220,12 @@ async def test_the_index_knows_both_clusters(
         await copy(f"{a.address}/team/app:1", f"{b.address}/app", options=OPTIONS, index=index)
         known = set(await index.locations(image.layers[0].digest))
     assert known == {Repository.parse(f"{a.address}/team/app"), Repository.parse(f"{b.address}/app")}
+
+
+def _is_receiving(repository: Path) -> bool:
+    with suppress(FileNotFoundError):  # one that has just ended
+        return any(path.stat().st_size for path in repository.glob("_uploads/*/data"))
+    return False
 
 
 @contextmanager

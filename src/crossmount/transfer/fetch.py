@@ -4,7 +4,7 @@ The last bytes are given on only when the whole has the right digest. So wrong b
 destination, never complete it.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -88,7 +88,9 @@ class FetchedBlob:
     @property
     def fetched(self) -> dict[Repository, int]:
         """Bytes that were fetched for this blob, by repository."""
-        return self.taken if self.through is None else {**self.through.taken, **self.taken}
+        total = Counter[Repository]() if self.through is None else Counter(self.through.taken)
+        total.update(self.taken)
+        return dict(total)
 
     async def stream(self, offset: int = 0) -> AsyncGenerator[bytes]:
         """Yield the bytes from `offset` to the end.
