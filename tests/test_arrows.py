@@ -14,7 +14,7 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "_foreign": set(),
     "oci": {"errors"},
-    "events": {"oci"},
+    "events": {"errors", "oci"},
     "index": BASE | {"_blocking"},
     "registry": BASE,
     "mount": BASE | {"index", "registry"},

@@ -42,6 +42,37 @@ def test_push_blocks(valkey: Server, image: MadeImage) -> None:
         assert push_with(valkey, registry, image, "team/b").bytes("uploaded") == 0
 
 
+def test_copy_blocks(valkey: Server, image: MadeImage, tmp_path: Path) -> None:
+    """The same copy through the same cache, with clients that threads share."""
+    cache = crossmount.BlobCache(tmp_path / "cache")
+    with (
+        running_registry() as a,
+        running_registry() as b,
+        crossmount.open_index(valkey.url) as index,
+        crossmount.Fleet(index) as fleet,
+        crossmount.Registries(OPTIONS) as registries,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        crossmount.push(image.path, f"{a.address}/team/app:1", options=OPTIONS)
+        reports = list(
+            pool.map(
+                lambda n: crossmount.copy(
+                    f"{a.address}/team/app:1",
+                    f"{b.address}/app-{n}",
+                    index=index,
+                    fleet=fleet,
+                    registries=registries,
+                    cache=cache,
+                ),
+                range(4),
+            )
+        )
+        assert {report.copied[0].digest for report in reports} == {image.root.digest}
+        assert {b.holdings.find(f"app-{n}").tags["1"] for n in range(4)} == {image.root.digest}
+        with pytest.raises(crossmount.CopyFailedError):
+            crossmount.copy(f"{a.address}/nothing:1", f"{b.address}/x", registries=registries)
+
+
 def test_a_thread_pool_shares_one_index(valkey: Server, image: MadeImage) -> None:
     """Threads push side by side through one index object."""
     with running_registry() as registry, crossmount.open_index(valkey.url) as index, ThreadPoolExecutor(4) as pool:

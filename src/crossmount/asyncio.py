@@ -2,7 +2,9 @@
 
 from crossmount.errors import (
     AccessDeniedError,
+    BlobUnavailableError,
     BlobUnknownError,
+    CopyFailedError,
     CredentialsError,
     CrossmountError,
     IndexFailedError,
@@ -37,14 +39,29 @@ from crossmount.index import (
 from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.oci import Descriptor, Digest, Manifest, Reference, Repository
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
-from crossmount.transfer import BlobReport, Limits, PushReport, push
+from crossmount.transfer import (
+    BlobCache,
+    BlobReport,
+    CopyReport,
+    ImageCopy,
+    ImageFailure,
+    Limits,
+    PushReport,
+    Registries,
+    copy,
+    push,
+)
 from crossmount.warmup import EventFeed, ScanReport, locality, scan
 
 __all__ = [
     "AccessDeniedError",
+    "BlobCache",
     "BlobReport",
+    "BlobUnavailableError",
     "BlobUnknownError",
     "ClientOptions",
+    "CopyFailedError",
+    "CopyReport",
     "CredentialsError",
     "CrossmountError",
     "Descriptor",
@@ -52,6 +69,8 @@ __all__ = [
     "EventFeed",
     "Fleet",
     "GuardedIndex",
+    "ImageCopy",
+    "ImageFailure",
     "IndexFailedError",
     "IndexRefusedError",
     "IndexUnavailableError",
@@ -78,6 +97,7 @@ __all__ = [
     "PushReport",
     "RedisMountIndex",
     "Reference",
+    "Registries",
     "RegistryClient",
     "RegistryError",
     "RegistryRefusedError",
@@ -87,6 +107,7 @@ __all__ = [
     "RetryPolicy",
     "ScanReport",
     "Sighting",
+    "copy",
     "locality",
     "open_index",
     "push",

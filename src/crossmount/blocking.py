@@ -1,6 +1,6 @@
 """The public names, blocking: values as they are, doers made from their asynchronous twins."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from crossmount import asyncio as aio
@@ -8,13 +8,19 @@ from crossmount import events
 from crossmount._portal import OnPortal, blocking_function, iterator, method
 from crossmount.asyncio import (
     AccessDeniedError,
+    BlobCache,
     BlobReport,
+    BlobUnavailableError,
     BlobUnknownError,
     ClientOptions,
+    CopyFailedError,
+    CopyReport,
     CredentialsError,
     CrossmountError,
     Descriptor,
     Digest,
+    ImageCopy,
+    ImageFailure,
     IndexFailedError,
     IndexRefusedError,
     IndexUnavailableError,
@@ -60,9 +66,13 @@ from crossmount.warmup.scan import REQUESTS
 
 __all__ = [
     "AccessDeniedError",
+    "BlobCache",
     "BlobReport",
+    "BlobUnavailableError",
     "BlobUnknownError",
     "ClientOptions",
+    "CopyFailedError",
+    "CopyReport",
     "CredentialsError",
     "CrossmountError",
     "Descriptor",
@@ -70,6 +80,8 @@ __all__ = [
     "EventFeed",
     "Fleet",
     "GuardedIndex",
+    "ImageCopy",
+    "ImageFailure",
     "IndexFailedError",
     "IndexRefusedError",
     "IndexUnavailableError",
@@ -96,6 +108,7 @@ __all__ = [
     "PushReport",
     "RedisMountIndex",
     "Reference",
+    "Registries",
     "RegistryClient",
     "RegistryError",
     "RegistryRefusedError",
@@ -105,6 +118,7 @@ __all__ = [
     "RetryPolicy",
     "ScanReport",
     "Sighting",
+    "copy",
     "locality",
     "open_index",
     "push",
@@ -170,6 +184,60 @@ class Fleet(OnPortal[aio.Fleet]):
 
     def __init__(self, index: MountableLayers, *, observer: events.Observer = events.ignore) -> None:
         super().__init__(lambda: aio.Fleet(threaded(index), observer=observer))
+
+
+class Registries(OnPortal[aio.Registries]):
+    """The clients of many registries, one each; see `crossmount.asyncio.Registries`.
+
+    Make one for a process, and hand it to each copy.
+    """
+
+    def __init__(
+        self,
+        options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+        *,
+        special: Mapping[str, ClientOptions] | None = None,
+        observer: events.Observer = events.ignore,
+    ) -> None:
+        super().__init__(lambda: aio.Registries(options, special=special, observer=observer))
+
+
+def copy(
+    source: str | Reference,
+    *dests: str | Reference,
+    all_tags: bool = False,
+    index: MountableLayers | None = None,
+    registries: Registries | None = None,
+    options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+    prefer: Sequence[str] = (),
+    cache: BlobCache | None = None,
+    referrers: bool = False,
+    allow_transfer: bool = False,
+    limits: Limits = Limits(),  # noqa: B008 a frozen value
+    patience: Patience = Patience(),  # noqa: B008 a frozen value
+    fleet: Fleet | None = None,
+    observer: events.Observer = events.ignore,
+) -> CopyReport:
+    """Copy an image from one registry to others: manifests byte for byte, each layer in the cheapest way.
+
+    As `crossmount.asyncio.copy`, with a blocking index; `observer` is called on another thread.
+    """
+    return blocking_function(aio.copy)(
+        source,
+        *dests,
+        all_tags=all_tags,
+        index=None if index is None else threaded(index),
+        registries=None if registries is None else registries.asynchronous,
+        options=options,
+        prefer=prefer,
+        cache=cache,
+        referrers=referrers,
+        allow_transfer=allow_transfer,
+        limits=limits,
+        patience=patience,
+        fleet=None if fleet is None else fleet.asynchronous,
+        observer=observer,
+    )
 
 
 def push(

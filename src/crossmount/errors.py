@@ -16,10 +16,12 @@
     ├── RegistryError                the registry did not do what was asked
     │   ├── RegistryUnreachableError … no answer
     │   ├── InvalidAnswerError       … an answer that breaks the distribution specification
+    │   ├── BlobUnavailableError     … no registry gave a blob's bytes, whole and right
     │   └── RegistryRefusedError     … a status that says no, with the registry's own words
     │       ├── AccessDeniedError    … 401 or 403
     │       └── BlobUnknownError     … a manifest names a blob that the repository lacks
-    └── MountRequiredError           must-mount is set on a layer and no mount succeeded
+    ├── MountRequiredError           must-mount is set on a layer and no mount succeeded
+    └── CopyFailedError              not all images of a copy arrived
 
 A message is one line: what happened, where, and what to do. Nothing of redis-py or httpx appears here.
 """
@@ -91,6 +93,10 @@ class InvalidAnswerError(RegistryError):
     """The registry's answer breaks the distribution specification, or a limit of ours."""
 
 
+class BlobUnavailableError(RegistryError):
+    """No registry that should hold a blob gave its bytes, whole and right; the message names each and why."""
+
+
 class RegistryRefusedError(RegistryError):
     """The registry answered no.
 
@@ -125,3 +131,23 @@ class BlobUnknownError(RegistryRefusedError):
 
 class MountRequiredError(CrossmountError):
     """A layer is flagged must-mount and no mount succeeded, so it was not uploaded."""
+
+
+class CopyFailedError(CrossmountError):
+    """Not all images of a copy arrived; the others did.
+
+    Attributes:
+        report: the `CopyReport`, whose `failures` say which did not, and why.
+    """
+
+    def __init__(self, message: str, *, report: Any) -> None:
+        super().__init__(message)
+        self.report = report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive pickling between processes: keyword-only arguments are not in `args`."""
+        return _rebuild_copy_failed, (str(self), self.report)
+
+
+def _rebuild_copy_failed(message: str, report: Any) -> CopyFailedError:
+    return CopyFailedError(message, report=report)

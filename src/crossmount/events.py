@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from crossmount.oci import Digest, Repository
+from crossmount.errors import CrossmountError
+from crossmount.oci import Digest, Reference, Repository
 
 Outcome = Literal["existing", "mounted", "uploaded"]
 """How a blob came to be in its repository."""
@@ -19,6 +20,7 @@ class BlobStarted:
 
     digest: Digest
     size: int
+    dest: Repository | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,7 @@ class BlobProgress:
 
     digest: Digest
     sent: int
+    dest: Repository | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class BlobFinished:
     size: int
     outcome: Outcome
     source: Repository | None = None
+    dest: Repository | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +64,15 @@ class Retrying:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceDropped:
-    """A source did not serve: `gone` (forgotten by all), `unreadable` or hidden to us, or not mounted from."""
+    """A source did not serve.
+
+    It is `gone` (forgotten by all), `unreadable` or hidden to us, or its registry does not mount (`unmountable`);
+    or it was to be fetched from, and gave `wrong` bytes, or not all of them (`cut`).
+    """
 
     layer: Digest
     source: Repository
-    reason: Literal["gone", "unreadable", "unmountable"]
+    reason: Literal["gone", "unreadable", "unmountable", "wrong", "cut"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +106,30 @@ class RepositoryScanned:
     cause: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheDegraded:
+    """The blob cache does not serve; bytes go past it. Said once a copy."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageCopied:
+    """An image of a copy is at its destination, tag and all."""
+
+    source: Reference
+    dest: Reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFailed:
+    """An image of a copy will not arrive; the others go on."""
+
+    source: Reference
+    dest: Reference
+    error: CrossmountError
+
+
 Event = (
     BlobStarted
     | BlobProgress
@@ -108,6 +140,9 @@ Event = (
     | IndexDegraded
     | IndexRestored
     | RepositoryScanned
+    | CacheDegraded
+    | ImageCopied
+    | ImageFailed
 )
 Observer = Callable[[Event], None]
 

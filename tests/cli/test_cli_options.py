@@ -13,6 +13,7 @@ from support.commands import Here
 
 COMMANDS = (
     "push",
+    "copy",
     "scan",
     "events",
     "sources",

@@ -2,6 +2,7 @@ import io
 import os
 import pty
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from crossmount.cli.progress import progress
 from crossmount.cli.progress_lines import Lines
 from crossmount.cli.progress_live import Bars
 from crossmount.cli.progress_state import INDEX_WARNING, PushState, doing
-from crossmount.oci import Digest, Repository
+from crossmount.cli.text import short
+from crossmount.errors import RegistryError
+from crossmount.oci import Digest, Reference, Repository
 
 SOURCE = Repository("r.example", "team/base")
 
@@ -56,11 +59,11 @@ def steps() -> Callable[[], float]:
 def test_what_becomes_of_a_blob_is_told_in_words() -> None:
     """Waiting, uploading with its speed, checked by the registry, and each outcome have words of their own."""
     happened: list[events.Event] = [started(1), sent(1, 250), sent(1, 500), sent(1, 1000)]
-    words = [doing(state_after(*happened[: n + 1]).blobs[digest(1)], 3.0) for n in range(4)]
+    words = [doing(state_after(*happened[: n + 1]).blobs[None, digest(1)], 3.0) for n in range(4)]
     assert words == ["waiting", "uploading, 125 B/s", "uploading, 250 B/s", "the registry checks it"]
     outcomes: tuple[events.Outcome, ...] = ("existing", "mounted", "uploaded")
     ends = [state_after(started(1), finished(1, kind)) for kind in outcomes]
-    assert [doing(end.blobs[digest(1)], 3.0) for end in ends] == [
+    assert [doing(end.blobs[None, digest(1)], 3.0) for end in ends] == [
         "already there",
         "mounted from team/base",
         "uploaded",
@@ -70,14 +73,49 @@ def test_what_becomes_of_a_blob_is_told_in_words() -> None:
 def test_a_mount_that_the_registry_found_names_no_source() -> None:
     """Automatic origin discovery is told as such."""
     state = state_after(events.BlobFinished(digest=digest(1), size=1, outcome="mounted"))
-    assert doing(state.blobs[digest(1)], 0) == "mounted, found by the registry"
+    assert doing(state.blobs[None, digest(1)], 0) == "mounted, found by the registry"
 
 
 def test_a_blob_has_no_speed_before_time_has_passed() -> None:
     """The first bytes are no division by zero."""
-    blob = state_after(started(1), sent(1, 500)).blobs[digest(1)]
+    blob = state_after(started(1), sent(1, 500)).blobs[None, digest(1)]
     assert blob.speed(1.0) == 0
     assert blob.speed(2.0) == 500
+
+
+def test_images_of_a_copy_are_counted_and_their_blobs_kept_no_more() -> None:
+    """What has arrived costs no memory; the sum has it still, and what comes late for it is no error."""
+    source, dest = Reference.parse("a.example/x:1"), Reference.parse("b.example/x:1")
+    at = dest.repository
+    begun = [replace(started(n), dest=at) for n in (1, 2)]
+    ended = replace(finished(1), dest=at)
+    state = state_after(*begun, ended, events.ImageCopied(source=source, dest=dest), replace(sent(1, 5), dest=at))
+    assert list(state.blobs) == [(at, digest(2))]
+    assert state.total() == "1 image copied, 1 of 2 blobs, 1.00 kB of 2.00 kB"
+
+
+def test_what_went_wrong_in_a_copy_is_told() -> None:
+    """A lying source, a cache that does not serve and an image that failed are told unasked."""
+    source, dest = Reference.parse("a.example/x:1"), Reference.parse("b.example/x:1")
+    state = PushState()
+    told = [
+        state.notice(event, now=0, verbose=0)
+        for event in (
+            events.SourceDropped(layer=digest(1), source=source.repository, reason="wrong"),
+            events.SourceDropped(layer=digest(1), source=source.repository, reason="cut"),
+            events.CacheDegraded(cause="/cache: No space left on device"),
+            events.ImageFailed(source=source, dest=dest, error=RegistryError("why")),
+        )
+    ]
+    assert told == [
+        (
+            f"crossmount: source a.example/x of {short(digest(1))}: "
+            "it gave bytes that do not have the digest, left alone"
+        ),
+        None,
+        "crossmount: warning: the cache does not serve, going on past it: /cache: No space left on device",
+        "crossmount: not copied: a.example/x:1 to b.example/x:1: why",
+    ]
 
 
 def test_rows_show_uploads_first_and_what_waits_last() -> None:

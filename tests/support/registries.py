@@ -88,6 +88,14 @@ class DockerRegistry:
             for access in self.accesses()
         )
 
+    def downloads(self, digest: str | None = None) -> int:
+        """Return how often bytes of a blob, or of any, were asked for and sent."""
+        return len(self._downloaded(digest))
+
+    def download_bytes(self) -> int:
+        """Return the bytes of blobs that were sent."""
+        return sum(access.sent for access in self._downloaded(None))
+
     def upload_bytes(self) -> int:
         """Return the bytes of all blobs that were uploaded to their end, each as often as it was."""
         return sum(self.blob_path(access.query["digest"]).stat().st_size for access in self._uploaded(None))
@@ -97,6 +105,16 @@ class DockerRegistry:
         algorithm, _, encoded = digest.partition(":")
         blobs = self.folder / "storage" / "docker" / "registry" / "v2" / "blobs"
         return blobs / algorithm / encoded[:2] / encoded / "data"
+
+    def _downloaded(self, digest: str | None) -> list[Access]:
+        return [
+            access
+            for access in self.accesses()
+            if access.method == "GET"
+            and "/blobs/sha256:" in access.path
+            and access.status in {200, 206}
+            and (digest is None or access.path.endswith(digest))
+        ]
 
     def _uploaded(self, digest: str | None) -> list[Access]:
         return [

@@ -8,6 +8,7 @@ from crossmount.cli.interrupt import Interrupted
 from crossmount.cli.text import one_line
 from crossmount.errors import (
     AccessDeniedError,
+    CopyFailedError,
     CredentialsError,
     CrossmountError,
     IndexRefusedError,
@@ -22,11 +23,14 @@ from crossmount.errors import (
 
 DONE, FAILED, USAGE, MUST_MOUNT, DENIED = 0, 1, 2, 3, 4
 
-_USAGE_ERRORS = (InvalidDigestError, InvalidReferenceError, InvalidIndexURLError)
+_USAGE_ERRORS = (click.UsageError, InvalidDigestError, InvalidReferenceError, InvalidIndexURLError)
 
 
 def status_of(error: BaseException) -> int:
     """Return the exit status that an error stands for."""
+    if isinstance(error, CopyFailedError):
+        statuses = {status_of(failure.error) for failure in error.report.failures}
+        return statuses.pop() if len(statuses) == 1 else FAILED
     match error:
         case Interrupted():
             return error.status
@@ -34,11 +38,14 @@ def status_of(error: BaseException) -> int:
             return MUST_MOUNT
         case AccessDeniedError():
             return DENIED
-        case click.UsageError():
-            return USAGE
-        case InvalidInputError() if type(error) is InvalidInputError or isinstance(error, _USAGE_ERRORS):
+        case click.UsageError() | InvalidInputError() if _is_usage(error):
             return USAGE
     return FAILED
+
+
+def _is_usage(error: click.UsageError | InvalidInputError) -> bool:
+    """Tell whether what was given on the command line is wrong, rather than what it names."""
+    return type(error) is InvalidInputError or isinstance(error, _USAGE_ERRORS)
 
 
 def words_of(error: BaseException) -> str:
@@ -50,6 +57,8 @@ def words_of(error: BaseException) -> str:
             words = f"{_sentence(error.format_message())}{_help_of(error)}"
         case click.ClickException():
             words = _sentence(error.format_message())
+        case CopyFailedError():
+            words = _words_of_copy(error)
         case CrossmountError():
             words = _words(error)
         case OSError():
@@ -58,6 +67,15 @@ def words_of(error: BaseException) -> str:
         case _:
             words = f"unexpected {type(error).__name__}: {error}: this is a bug, -vv shows where"
     return one_line(words)
+
+
+def _words_of_copy(error: CopyFailedError) -> str:
+    """Return why the one image was not copied; of many only the number, each was told when it failed."""
+    asked, failures = len(error.report.images), error.report.failures
+    if asked > 1:
+        return f"{len(failures)} of {asked} images not copied"
+    first = failures[0]
+    return f"not copied: {first.source} to {first.reference}: {words_of(first.error)}"
 
 
 def _sentence(words: str) -> str:

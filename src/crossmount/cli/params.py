@@ -9,8 +9,11 @@ import click
 
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Digest, Reference
+from crossmount.oci.reference import normalise_registry
 
 T = TypeVar("T")
+
+_SIZE = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 
 _AUTHORITY = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
 
@@ -47,6 +50,18 @@ class Between(click.IntRange):
             self.fail(f"{value!r}: {self._words}", param, ctx)
 
 
+def read_size(words: str) -> int:
+    """Return the bytes that `500`, `512MiB` or `8G` are; all units are powers of 1024.
+
+    Raises:
+        InvalidInputError: it is no size.
+    """
+    match = _SIZE.fullmatch(words.strip())
+    if match is None:
+        raise InvalidInputError(f"{words[:100]!r} is not a size: give bytes, or 512MiB, 8GiB")
+    return int(match[1]) << (10 * (" KMGT".index(match[2].upper()) if match[2] else 0))
+
+
 class _Listen(click.ParamType[tuple[str, int]]):
     name = "host:port"
 
@@ -62,6 +77,8 @@ class _Listen(click.ParamType[tuple[str, int]]):
         return match["six"] or match["host"], int(match["port"])
 
 
+SIZE = Checked("size", read_size)
+REGISTRY = Checked("registry", normalise_registry)
 REFERENCE = Checked("reference", Reference.parse)
 DIGEST = Checked("digest", Digest)
 LISTEN = _Listen()

@@ -29,12 +29,14 @@ class Progress(AbstractContextManager["Progress"], Protocol):
         ...
 
 
-def progress(stream: TextIO, *, verbose: int, env: Mapping[str, str] | None = None) -> Progress:
+def progress(
+    stream: TextIO, *, verbose: int, names_dest: bool = False, env: Mapping[str, str] | None = None
+) -> Progress:
     """Return bars where they can be drawn, lines otherwise."""
     if can_draw(stream, verbose=verbose, env=env):
         bars = import_module("crossmount.cli.progress_live")  # rich takes a tenth of a second to load
         return cast("Progress", bars.Bars(stream, verbose=verbose))
-    return Lines(stream, verbose=verbose)
+    return Lines(stream, verbose=verbose, names_dest=names_dest)
 
 
 def can_draw(stream: TextIO, *, verbose: int, env: Mapping[str, str] | None = None) -> bool:

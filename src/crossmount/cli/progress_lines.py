@@ -7,6 +7,7 @@ from typing import Self, TextIO
 from crossmount import events
 from crossmount.cli import text
 from crossmount.cli.progress_state import BlobState, PushState, outcome
+from crossmount.oci import Repository
 
 LARGE = 64 * 1000 * 1000
 """An upload of this many bytes says how far it is."""
@@ -16,14 +17,22 @@ SAID_EVERY = 10.0
 
 
 class Lines:
-    """Observes a push and writes lines."""
+    """Observes a push and writes lines; `names_dest` is for a copy, whose blobs go to more than one place."""
 
-    def __init__(self, stream: TextIO, *, verbose: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        verbose: int = 0,
+        names_dest: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.state = PushState()
+        self._names_dest = names_dest
         self._stream = stream
         self._verbose = verbose
         self._clock = clock
-        self._said: dict[str, float] = {}
+        self._said: dict[tuple[Repository | None, str], float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -38,18 +47,24 @@ class Lines:
         now = self._clock()
         blob = self.state.apply(event, now=now)
         if isinstance(event, events.BlobFinished) and blob is not None:
-            self._say(f"{text.short(blob.digest)} {text.size(blob.size):>9}  {outcome(blob)}")
+            self._say(f"{text.short(blob.digest)} {text.size(blob.size):>9}  {outcome(blob)}{self._where(blob)}")
         elif isinstance(event, events.BlobProgress) and blob is not None:
             self._say_how_far(blob, now)
         elif words := self.state.notice(event, now=now, verbose=self._verbose):
             self._say(text.one_line(words))
 
     def _say_how_far(self, blob: BlobState, now: float) -> None:
-        last = self._said.setdefault(blob.digest, now)
+        key = blob.dest, blob.digest
+        last = self._said.setdefault(key, now)
         if blob.size >= LARGE and now - last >= SAID_EVERY:
-            self._said[blob.digest] = now
+            self._said[key] = now
             share = 100 * blob.there // blob.size
-            self._say(f"{text.short(blob.digest)} {text.size(blob.size):>9}  uploading, {share} %")
+            self._say(
+                f"{text.short(blob.digest)} {text.size(blob.size):>9}  uploading, {share} %{self._where(blob)}"
+            )
+
+    def _where(self, blob: BlobState) -> str:
+        return f"  ({blob.dest})" if self._names_dest and blob.dest is not None else ""
 
     def _say(self, line: str) -> None:
         self._stream.write(f"{line}\n")

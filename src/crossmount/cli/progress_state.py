@@ -1,10 +1,11 @@
-"""What is known of a push while it runs, made from its events. Pure: the clock comes in."""
+"""What is known of a push, or a copy, while it runs, made from its events. Pure: the clock comes in."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from crossmount import events
 from crossmount.cli import text
+from crossmount.cli.failures import words_of
 from crossmount.cli.retries import Retries
 from crossmount.oci import Digest, Repository
 
@@ -22,10 +23,12 @@ class BlobState:
         sent: bytes sent so far.
         uploading_since: when its first bytes went; None before that.
         ended: its place in the order in which blobs ended; None while it is on its way.
+        dest: where it goes, if the event said so.
     """
 
     digest: Digest
     size: int
+    dest: Repository | None = None
     sent: int = 0
     uploading_since: float | None = None
     outcome: events.Outcome | None = None
@@ -46,15 +49,20 @@ class BlobState:
 
 @dataclass(slots=True)
 class PushState:
-    """A push as its observer sees it.
+    """A push, or the images of a copy, as its observer sees it.
 
     Attributes:
+        blobs: by where they go; those of images that have arrived are counted in `past`, and not kept.
+        past: how many blobs, and bytes, of images that have arrived.
         tagged: whether the registry accepted the manifest that has the tag.
         never_served: whether the index failed at once: at the first question, before any blob's turn.
         retries: what was told of requests that are sent again.
     """
 
-    blobs: dict[Digest, BlobState] = field(default_factory=dict)
+    blobs: dict[tuple[Repository | None, Digest], BlobState] = field(default_factory=dict)
+    past: tuple[int, int] = (0, 0)
+    images: int = 0
+    _ended: int = 0
     tagged: bool = False
     never_served: bool = False
     retries: Retries = field(default_factory=Retries)
@@ -63,23 +71,38 @@ class PushState:
         """Take an event in, at `now` seconds, and return the blob it is about, if it is about one."""
         match event:
             case events.BlobStarted():
-                return self.blobs.setdefault(event.digest, BlobState(event.digest, event.size))
+                return self._blob(event)
             case events.BlobProgress():
-                blob = self.blobs[event.digest]
-                if blob.uploading_since is None:
-                    blob.uploading_since = now
-                blob.sent = event.sent
+                blob = self.blobs.get((event.dest, event.digest))
+                if blob is not None:  # else another image of a copy has brought it there meanwhile
+                    blob.uploading_since = now if blob.uploading_since is None else blob.uploading_since
+                    blob.sent = event.sent
                 return blob
             case events.BlobFinished():
-                blob = self.blobs.setdefault(event.digest, BlobState(event.digest, event.size))
-                blob.ended = sum(other.ended is not None for other in self.blobs.values())
+                blob = self._blob(event)
+                self._ended += 1
+                blob.ended = self._ended
                 blob.outcome, blob.source = event.outcome, event.source
                 return blob
             case events.IndexDegraded():
                 self.never_served = not self.blobs
             case events.ManifestPushed():
                 self.tagged = self.tagged or event.tag is not None
+            case events.ImageCopied():
+                self.images += 1
+                self._forget(event.dest.repository)
         return None
+
+    def _blob(self, event: events.BlobStarted | events.BlobFinished) -> BlobState:
+        state = BlobState(event.digest, event.size, event.dest)
+        return self.blobs.setdefault((event.dest, event.digest), state)
+
+    def _forget(self, dest: Repository) -> None:
+        """Count what has arrived in a repository, and keep it no more: a copy may be of very many images."""
+        for key, blob in list(self.blobs.items()):
+            if key[0] == dest and blob.outcome is not None:
+                self.past = self.past[0] + 1, self.past[1] + blob.size
+                del self.blobs[key]
 
     def rows(self, room: int) -> tuple[list[BlobState], int]:
         """Choose what to show on `room` lines: uploads, then what ended, the last first, then what waits.
@@ -87,33 +110,54 @@ class PushState:
         Returns:
             The chosen ones in the order in which they began, and how many were left out.
         """
-        kept = {blob.digest for blob in sorted(self.blobs.values(), key=_interest)[: max(room, 0)]}
-        return [blob for blob in self.blobs.values() if blob.digest in kept], len(self.blobs) - len(kept)
+        kept = {id(blob) for blob in sorted(self.blobs.values(), key=_interest)[: max(room, 0)]}
+        return [blob for blob in self.blobs.values() if id(blob) in kept], len(self.blobs) - len(kept)
 
     def total(self) -> str:
         """Return the line that sums everything up."""
         blobs = self.blobs.values()
         ended = sum(blob.outcome is not None for blob in blobs)
         size, there = sum(blob.size for blob in blobs), sum(blob.there for blob in blobs)
-        return f"{ended} of {text.count(len(blobs), 'blob')}, {text.size(there)} of {text.size(size)}"
+        (number, arrived), images = self.past, ""
+        if self.images:
+            images = f"{text.count(self.images, 'image')} copied, "
+        return (
+            f"{images}{ended + number} of {text.count(len(blobs) + number, 'blob')}, "
+            f"{text.size(there + arrived)} of {text.size(size + arrived)}"
+        )
 
     def notice(self, event: events.Event, *, now: float, verbose: int) -> str | None:
-        """Return what to say of an event that is about no blob: the index's trouble, retries."""
+        """Return what to say of an event that is about no blob: trouble, retries, images of a copy."""
         match event:
-            case events.IndexDegraded():
-                return f"{INDEX_WARNING}{event.cause}"
             case events.Retrying():
                 return self.retries.notice(event, now=now, verbose=verbose)
-            case events.SourceDropped() if verbose:
-                why = _DROPPED[event.reason]
-                return f"crossmount: source {event.source} of {text.short(event.layer)}: {why}"
-        return None
+            case events.SourceDropped() if not verbose and event.reason != "wrong":
+                return None
+        return _words(event)
+
+
+def _words(event: events.Event) -> str | None:
+    words = None
+    match event:
+        case events.IndexDegraded():
+            words = f"{INDEX_WARNING}{event.cause}"
+        case events.CacheDegraded():
+            words = f"crossmount: warning: the cache does not serve, going on past it: {event.cause}"
+        case events.SourceDropped():
+            words = f"crossmount: source {event.source} of {text.short(event.layer)}: {_DROPPED[event.reason]}"
+        case events.ImageCopied():
+            words = f"copied {event.source} to {event.dest}"
+        case events.ImageFailed():
+            words = f"crossmount: not copied: {event.source} to {event.dest}: {words_of(event.error)}"
+    return words
 
 
 _DROPPED = {
     "gone": "it lacks the layer, forgotten for everybody",
     "unreadable": "we may not read it",
     "unmountable": "it has the layer, and the registry did not mount it",
+    "wrong": "it gave bytes that do not have the digest, left alone",
+    "cut": "it did not give the layer to its end",
 }
 
 

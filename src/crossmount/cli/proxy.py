@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import resource
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import click
 from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.command import Command
 from crossmount.cli.log import log_of_service
-from crossmount.cli.params import FILE, LISTEN, Between
+from crossmount.cli.params import FILE, LISTEN, SIZE, Between
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
 from crossmount.index import NullIndex
@@ -34,20 +33,6 @@ _LIMITS = Limits()
 _PLAIN = ProxySettings(upstream="https://registry.invalid")
 _OFF = "off"
 _FILES = 65536
-_SIZE = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
-
-
-class _Size(click.ParamType[int]):
-    name = "size"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read a number of bytes: `500`, `512MiB`, `8G` (both are powers of 1024)."""
-        if isinstance(value, int):
-            return value
-        match = _SIZE.fullmatch(value.strip())
-        if match is None:
-            self.fail(f"{value!r} is not a size: give bytes, or 512MiB, 8GiB", param, ctx)
-        return int(match[1]) << (10 * (" KMGT".index(match[2].upper()) if match[2] else 0))
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -80,7 +65,7 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
 @_option("--spool", metavar="DIR", help="Where uploads wait for their digest, or 'off'. [default: the cache]")
 @_option(
     "--spool-limit",
-    type=_Size(),
+    type=SIZE,
     default="8GiB",
     show_default=True,
     metavar="SIZE",

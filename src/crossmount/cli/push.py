@@ -1,6 +1,8 @@
 """`crossmount push`."""
 
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -17,45 +19,76 @@ from crossmount.fleet import Patience
 from crossmount.oci import Reference
 from crossmount.transfer import Limits, PushReport
 from crossmount.transfer import push as push_image
+from crossmount.transfer.report import IndexState
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _LIMITS = Limits()
 _PATIENCE = Patience()
+
+
+def limit_options(*, images: bool = False) -> Callable[[F], F]:
+    """Return what adds the options for how much goes on side by side; `images` is for a copy of many."""
+    options = [
+        click.option(
+            "--uploads",
+            type=Between(1, 64),
+            default=_LIMITS.uploads,
+            metavar="N",
+            envvar="CROSSMOUNT_UPLOADS",
+            show_envvar=True,
+            show_default=True,
+            help="Upload at most N blobs at once.",
+        ),
+        click.option(
+            "--requests",
+            type=Between(1, 256),
+            default=_LIMITS.requests,
+            metavar="N",
+            envvar="CROSSMOUNT_REQUESTS",
+            show_envvar=True,
+            show_default=True,
+            help="Ask the registry about, or to mount, at most N blobs at once.",
+        ),
+        click.option(
+            "--wait",
+            type=click.FloatRange(min=0),
+            default=_PATIENCE.limit,
+            metavar="SECONDS",
+            envvar="CROSSMOUNT_WAIT",
+            show_envvar=True,
+            show_default=True,
+            help="Wait at most this long for another's upload of the same blob, to mount it then; 0 never waits.",
+        ),
+    ]
+    if images:
+        options.insert(
+            0,
+            click.option(
+                "--images",
+                type=Between(1, 64),
+                default=_LIMITS.images,
+                metavar="N",
+                envvar="CROSSMOUNT_IMAGES",
+                show_envvar=True,
+                show_default=True,
+                help="Have at most N images on their way at once.",
+            ),
+        )
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.command(cls=Command)
 @click.argument("source")
 @click.argument("dest", type=REFERENCE)
 @json_option
-@click.option(
-    "--uploads",
-    type=Between(1, 64),
-    default=_LIMITS.uploads,
-    metavar="N",
-    envvar="CROSSMOUNT_UPLOADS",
-    show_envvar=True,
-    show_default=True,
-    help="Upload at most N blobs at once.",
-)
-@click.option(
-    "--requests",
-    type=Between(1, 256),
-    default=_LIMITS.requests,
-    metavar="N",
-    envvar="CROSSMOUNT_REQUESTS",
-    show_envvar=True,
-    show_default=True,
-    help="Ask the registry about, or to mount, at most N blobs at once.",
-)
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=_PATIENCE.limit,
-    metavar="SECONDS",
-    envvar="CROSSMOUNT_WAIT",
-    show_envvar=True,
-    show_default=True,
-    help="Wait at most this long for another's upload of the same blob, to mount it then; 0 never waits.",
-)
+@limit_options()
 @click.pass_context
 def push(
     ctx: click.Context,
@@ -119,17 +152,22 @@ async def _push(
 def told(report: PushReport, *, never_served: bool = False) -> list[str]:
     """Return what a finished push is to a reader; a warning has told him why the index did not serve."""
     groups = (("mounted", "mounted"), ("already there", "existing"), ("uploaded", "uploaded"))
-    index = {
-        "ok": "ok",
-        "degraded": "did not serve" if never_served else "did not serve all the time",
-        "off": "off",
-    }[report.index]
     return [
         f"pushed {report.reference}",
         f"digest {report.digest}",
         *summary((words, report.count(kind), report.bytes(kind)) for words, kind in groups),  # type: ignore[arg-type]
-        f"took {text.duration(report.seconds)}, index: {index}",
+        f"took {text.duration(report.seconds)}, index: {index_words(report.index, never_served=never_served)}",
     ]
+
+
+def index_words(state: IndexState, *, never_served: bool) -> str:
+    """Say whether the index served."""
+    words = {
+        "ok": "ok",
+        "degraded": "did not serve" if never_served else "did not serve all the time",
+        "off": "off",
+    }
+    return words[state]
 
 
 def _how_far(state: PushState, dest: Reference) -> str:

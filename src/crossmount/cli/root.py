@@ -8,6 +8,7 @@ from crossmount.cli.command import Lazy, LazyGroup
 
 COMMANDS = {
     "push": Lazy("crossmount.cli.push", "push", "Push an image: mount what the registry holds, upload the rest."),
+    "copy": Lazy("crossmount.cli.copy", "copy", "Copy images between registries, each layer once."),
     "scan": Lazy("crossmount.cli.scan", "scan", "Tell the index what a registry holds already."),
     "events": Lazy("crossmount.cli.events", "events", "Keep the index true by what a registry tells of itself."),
     "sources": Lazy("crossmount.cli.layers", "sources", "List where a layer could be mounted from."),

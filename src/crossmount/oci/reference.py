@@ -165,6 +165,11 @@ class Reference:
         return f"{self.repository}{tag}{digest}"
 
 
+def referrers_tag(digest: Digest) -> str:
+    """Return the tag under which a manifest's referrers are listed (specification, "Referrers Tag Schema")."""
+    return f"{digest.algorithm}-{digest.encoded[:64]}"
+
+
 def is_repository_name(name: str) -> bool:
     """Tell whether `name` is a repository name by the distribution specification's grammar."""
     return len(name) <= _NAME_MAX and _NAME.fullmatch(name) is not None

@@ -32,9 +32,9 @@ class BlobStream:
     yielded, so whoever keeps them keeps them aside until the end.
     """
 
-    def __init__(self, digest: Digest, *, offset: int, opening: Open, patience: Patience) -> None:
+    def __init__(self, digest: Digest, *, offset: int, verify: bool, opening: Open, patience: Patience) -> None:
         self._digest = digest
-        self._hasher = digest.hasher() if offset == 0 else None
+        self._hasher = digest.hasher() if verify and offset == 0 else None
         self._at = offset
         self._opening = opening
         self._patience = patience
@@ -115,11 +115,14 @@ class Blobs:
         raise refusal(answer, "HEAD")
 
     @asynccontextmanager
-    async def stream(self, repository: Repository, digest: Digest, *, offset: int) -> AsyncGenerator[BlobStream]:
+    async def stream(
+        self, repository: Repository, digest: Digest, *, offset: int, verify: bool
+    ) -> AsyncGenerator[BlobStream]:
         """See `RegistryClient.stream_blob`."""
         stream = BlobStream(
             digest,
             offset=offset,
+            verify=verify,
             opening=partial(self._open, repository, digest),
             patience=Patience(self._sender.retrier, method="GET", host=self._sender.origin.host),
         )

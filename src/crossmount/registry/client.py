@@ -164,17 +164,18 @@ class RegistryClient:
         return await self._blobs.head(repository, digest)
 
     def stream_blob(
-        self, repository: Repository, digest: Digest, *, offset: int = 0
+        self, repository: Repository, digest: Digest, *, offset: int = 0, verify: bool = True
     ) -> AbstractAsyncContextManager[BlobStream]:
         """Read a blob from `offset` on: `async with … as stream`, then `async for part in stream`.
 
-        A connection that is cut is opened again where it was. Read whole, the bytes are verified.
+        A connection that is cut is opened again where it was. Read whole, the bytes are verified; `verify=False`
+        is for whoever does that, parts read elsewhere included.
 
         Raises:
             RegistryRefusedError: on entering, with status 404 if the repository does not hold it.
             InvalidAnswerError: at the end, the bytes have another digest.
         """
-        return self._blobs.stream(repository, digest, offset=offset)
+        return self._blobs.stream(repository, digest, offset=offset, verify=verify)
 
     async def prepare(self, dest: Repository, sources: Collection[Repository]) -> Prepared:
         """Say which mounts into `dest` are coming, so that one token serves them all.
@@ -275,6 +276,14 @@ class RegistryClient:
     def list_tags(self, repository: Repository) -> AsyncIterator[str]:
         """Yield a repository's tags, page after page."""
         return self._lists.tags(repository)
+
+    async def list_referrers(self, repository: Repository, digest: Digest) -> tuple[Descriptor, ...] | None:
+        """Return the manifests whose subject is `digest` (specification, "Listing Referrers").
+
+        Returns:
+            None if the registry has no such API: then they are listed under the tag of `referrers_tag`.
+        """
+        return await self._lists.referrers(repository, digest)
 
     def catalog(self) -> AsyncIterator[str]:
         """Yield the names of the registry's repositories, page after page; many registries refuse."""

@@ -1,13 +1,15 @@
-"""Tags and repositories, page by page (distribution specification, "Listing Tags"; distribution's catalogue)."""
+"""Tags, repositories, referrers, page by page (distribution specification, "Content Discovery"; the catalogue)."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
+from dataclasses import replace
 
 import httpx
 
 from crossmount._foreign import json_object
-from crossmount.errors import InvalidAnswerError
-from crossmount.oci import Repository
+from crossmount.errors import InvalidAnswerError, InvalidManifestError
+from crossmount.oci import Descriptor, Digest, Manifest, Repository
+from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.oci.reference import is_repository_name, is_tag
 from crossmount.registry import scope
 from crossmount.registry.http import Answer, shown
@@ -19,6 +21,10 @@ from crossmount.registry.urls import Endpoints
 
 PAGE_BYTES_MAX = 16 * 1024 * 1024
 PAGES_MAX = 100_000
+REFERRERS_MAX = 1000
+"""More than that refer to no honest manifest."""
+
+_NO_SUCH_API = frozenset({404, 405, 501})
 
 _NEXT = re.compile(r'<(?P<url>[^<>]*)>[^,<>]*;\s*rel\s*=\s*"?next"?', re.IGNORECASE)
 
@@ -54,19 +60,39 @@ class Lists:
             raise refusal(answer, "GET")
         return answer.status == 200
 
+    async def referrers(self, repository: Repository, digest: Digest) -> tuple[Descriptor, ...] | None:
+        """See `RegistryClient.list_referrers`."""
+        wanted = Wanted((scope.pull(repository),))
+        url = self._endpoints.referrers(repository, digest)
+        call = Call(method="GET", url=url, name=repository.name, wanted=wanted, headers={"Accept": OCI_INDEX})
+        found: dict[Digest, Descriptor] = {}
+        try:
+            async for answer in self._answers(call, {200} | _NO_SUCH_API):
+                if answer.status != 200:
+                    return None
+                index = Manifest.parse(answer.body, media_type=OCI_INDEX, where=shown(answer.url))
+                found.update({child.digest: child for child in index.children})
+                if len(found) > REFERRERS_MAX:
+                    raise InvalidAnswerError(f"GET {shown(url)}: more than {REFERRERS_MAX} referrers")
+        except InvalidManifestError as error:
+            raise InvalidAnswerError(f"GET {shown(url)}: {error}") from error
+        return tuple(found.values())
+
     async def _pages(self, first: Call, key: str, is_valid: Callable[[str], bool]) -> AsyncIterator[str]:
         """Yield what the pages list under `key`; what breaks its grammar is left out: it cannot be asked for."""
-        url: httpx.URL | None = first.url
-        for _ in range(PAGES_MAX):
-            call = Call(
-                method="GET", url=url or first.url, name=first.name, wanted=first.wanted, limit=PAGE_BYTES_MAX
-            )
-            answer = await self._sender.send(call)
-            if answer.status != 200:
-                raise refusal(answer, "GET")
+        async for answer in self._answers(first):
             for item in _items(answer, key):
                 if isinstance(item, str) and is_valid(item):
                     yield item
+
+    async def _answers(self, first: Call, good: Collection[int] = frozenset({200})) -> AsyncIterator[Answer]:
+        """Yield page after page; a status that is not `good` is an error."""
+        url: httpx.URL | None = first.url
+        for _ in range(PAGES_MAX):
+            answer = await self._sender.send(replace(first, url=url or first.url, limit=PAGE_BYTES_MAX))
+            if answer.status not in good:
+                raise refusal(answer, "GET")
+            yield answer
             previous, url = url, self._next_page(answer)
             if url is None:
                 return

@@ -60,6 +60,10 @@ class Endpoints:
         """The list of a repository's tags."""
         return httpx.URL(f"{self._of(repository)}/tags/list")
 
+    def referrers(self, repository: Repository, digest: Digest) -> httpx.URL:
+        """The list of what refers to a manifest."""
+        return httpx.URL(f"{self._of(repository)}/referrers/{Digest(digest)}")
+
     def catalog(self) -> httpx.URL:
         """The list of the registry's repositories."""
         return httpx.URL(f"{self.base}/v2/_catalog")

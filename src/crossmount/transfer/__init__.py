@@ -1,6 +1,22 @@
-"""A whole image on its way: the push and its report."""
+"""A whole image on its way: the push, the copy between registries, and their reports."""
 
-from crossmount.transfer.push import Limits, push
+from crossmount.transfer.cache import BlobCache
+from crossmount.transfer.copy import copy
+from crossmount.transfer.copy_report import CopyReport, ImageCopy, ImageFailure
+from crossmount.transfer.push import push
+from crossmount.transfer.pushing import Limits
+from crossmount.transfer.registries import Registries
 from crossmount.transfer.report import BlobReport, PushReport
 
-__all__ = ["BlobReport", "Limits", "PushReport", "push"]
+__all__ = [
+    "BlobCache",
+    "BlobReport",
+    "CopyReport",
+    "ImageCopy",
+    "ImageFailure",
+    "Limits",
+    "PushReport",
+    "Registries",
+    "copy",
+    "push",
+]

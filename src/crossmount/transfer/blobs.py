@@ -11,8 +11,9 @@ from crossmount.fleet import ROUNDS, Mount, Slots, Upload
 from crossmount.index.protocol import Knowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.mount.mounter import proven
-from crossmount.oci import BlobSource, Digest, Repository
+from crossmount.oci import BlobSource, Digest, FileBlob, Repository
 from crossmount.registry import SIZE_UNKNOWN, RegistryClient, UploadSession
+from crossmount.transfer.fetch import FetchedBlob, StartOverError
 from crossmount.transfer.report import BlobReport
 from crossmount.transfer.tasks import run_all
 from crossmount.transfer.turns import Turns
@@ -86,7 +87,7 @@ class BlobPusher:
 
     async def _push(self, blob: BlobSource) -> None:
         digest, size = blob.descriptor.digest, blob.descriptor.size
-        self.observer(events.BlobStarted(digest=digest, size=size))
+        self.observer(events.BlobStarted(digest=digest, size=size, dest=self.dest))
         try:
             await self._bring(blob)
         finally:
@@ -243,17 +244,33 @@ class BlobPusher:
         digest = blob.descriptor.digest
 
         def progress(sent: int) -> None:
-            self.observer(events.BlobProgress(digest=digest, sent=sent))
+            self.observer(events.BlobProgress(digest=digest, sent=sent, dest=self.dest))
 
+        try:
+            while await self._is_to_start_over(session, blob, progress):
+                session = await self.client.start_upload(self.dest)
+        finally:
+            if isinstance(blob, FetchedBlob):
+                blob.let_go()
+
+    async def _is_to_start_over(
+        self, session: UploadSession, blob: BlobSource, progress: Callable[[int], None]
+    ) -> bool:
+        """Upload a blob into a session; tell whether what was sent of it was wrong, and it must be begun anew."""
         try:
             await self.client.upload_blob(session, blob, on_progress=progress)
         except BaseException as error:
             await asyncio.shield(self.client.cancel_upload(session))
-            if isinstance(error, RegistryRefusedError) and "DIGEST_INVALID" in error.codes:
+            if isinstance(error, StartOverError):
+                return True
+            refused = isinstance(error, RegistryRefusedError) and "DIGEST_INVALID" in error.codes
+            if refused and isinstance(blob, FileBlob):
                 raise InvalidLayoutError(
-                    f"blob {digest} is damaged: the layout's bytes have another digest, says {self.dest.registry}"
+                    f"blob {blob.descriptor.digest} is damaged: the layout's bytes have another digest, says "
+                    f"{self.dest.registry}"
                 ) from error
             raise
+        return False
 
     def _forbid_upload_of_must_mount(self, digest: Digest, result: MountResult | None) -> None:
         known = self.knowledge.of(digest)
@@ -285,4 +302,6 @@ class BlobPusher:
         self._reports[digest] = BlobReport(
             digest=digest, size=size, outcome=outcome, source=source, attempts=attempts, waited=waited
         )
-        self.observer(events.BlobFinished(digest=digest, size=size, outcome=outcome, source=source))
+        self.observer(
+            events.BlobFinished(digest=digest, size=size, outcome=outcome, source=source, dest=self.dest)
+        )

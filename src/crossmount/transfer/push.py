@@ -4,39 +4,22 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from crossmount import events
 from crossmount.errors import InvalidInputError
-from crossmount.fleet import Fleet, Patience, Slots
+from crossmount.fleet import Fleet, Patience
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.null import NullIndex
 from crossmount.index.protocol import MountableLayers
 from crossmount.index.widen import widen
-from crossmount.mount import Mounter
 from crossmount.oci import Reference
 from crossmount.oci.layout import Image, load_image
 from crossmount.registry import ClientOptions, RegistryClient
-from crossmount.transfer.blobs import BlobPusher
-from crossmount.transfer.manifests import push_manifests
+from crossmount.transfer.pushing import Limits, Pushing
 from crossmount.transfer.report import PushReport
-from crossmount.transfer.turns import Turns
 
 DEFAULT_TAG = "latest"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much goes on side by side in one push.
-
-    Attributes:
-        requests: small requests: HEAD and mount.
-        uploads: blobs whose bytes are on their way.
-    """
-
-    requests: int = 32
-    uploads: int = 4
 
 
 async def push(
@@ -46,7 +29,7 @@ async def push(
     index: MountableLayers | None = None,
     client: RegistryClient | None = None,
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
-    limits: Limits = Limits(),
+    limits: Limits = Limits(),  # noqa: B008 a frozen value
     patience: Patience = Patience(),  # noqa: B008 a frozen value
     fleet: Fleet | None = None,
     observer: events.Observer = events.ignore,
@@ -86,7 +69,15 @@ async def push(
             client = await stack.enter_async_context(RegistryClient(reference, options=options, observer=observer))
         if fleet is None and guard is not None:
             fleet = await stack.enter_async_context(Fleet(guard))
-        blobs = await _Push(reference, client, guard, fleet, limits, patience, observer, clock).run(image)
+        pushing = Pushing.of(
+            NullIndex() if guard is None else guard,
+            fleet,
+            limits,
+            patience=patience,
+            observer=observer,
+            clock=clock,
+        )
+        blobs = await pushing.push(image, reference, client)
     return PushReport(
         reference=reference,
         digest=image.root.descriptor.digest,
@@ -94,59 +85,3 @@ async def push(
         index="off" if guard is None else guard.state,
         seconds=clock() - started,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Push:
-    """What one push is made of."""
-
-    reference: Reference
-    client: RegistryClient
-    guard: GuardedIndex | None
-    fleet: Fleet | None
-    limits: Limits
-    patience: Patience
-    observer: events.Observer
-    clock: Callable[[], float]
-
-    async def run(self, image: Image) -> BlobPusher:
-        """Blobs, then manifests, then what was learnt.
-
-        Nothing is recorded of a push that failed, save blobs that it uploaded in its turn: they are there, and
-        others waited for them.
-        """
-        index = NullIndex() if self.guard is None else self.guard
-        dest = self.reference.repository
-        knowledge = await index.look_up([blob.descriptor.digest for blob in image.blobs], dest)
-        slots = Slots(self.limits.uploads, freed=_nobody if self.fleet is None else self.fleet.kick)
-        turns = Turns(
-            self.fleet, dest, knowledge=knowledge, patience=self.patience, slots=slots, blobs=image.blobs
-        )
-        async with Mounter(self.client, index, observer=self.observer) as mounter:
-            blobs = BlobPusher(
-                dest=dest,
-                client=self.client,
-                mounter=mounter,
-                index=index,
-                knowledge=knowledge,
-                requests=asyncio.Semaphore(self.limits.requests),
-                uploads=slots,
-                turns=turns,
-                observer=self.observer,
-                clock=self.clock,
-            )
-            try:
-                await blobs.push_all(image.blobs)
-                await push_manifests(
-                    image, self.reference, client=self.client, repair=blobs.repair, observer=self.observer
-                )
-                await turns.tagged()
-            finally:
-                await asyncio.shield(turns.give_up())
-            await index.record(blobs.sightings())
-            await mounter.learn(knowledge.traits, blobs.mounts())
-        return blobs
-
-
-def _nobody() -> None:
-    """Tell nobody that a slot is free."""

@@ -20,6 +20,8 @@ class BlobReport:
         source: where it was mounted from; None if it wasn't, or if the registry found it by itself.
         attempts: mount requests that named a source.
         waited: seconds that another's upload of it was waited for.
+        fetched_from: in a copy, the repository that gave its bytes, or `cache`; None if they were not needed.
+        fetched: in a copy, bytes that registries gave for it; more than its size if some were wrong or lost.
     """
 
     digest: Digest
@@ -28,6 +30,8 @@ class BlobReport:
     source: Repository | None = None
     attempts: int = 0
     waited: float = 0.0
+    fetched_from: str | None = None
+    fetched: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return its part of the document; `waited` is there if it waited."""

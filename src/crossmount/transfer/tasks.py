@@ -1,7 +1,7 @@
 """Running things side by side, where the first failure is the failure."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 
 async def run_all(jobs: Iterable[Callable[[], Awaitable[None]]]) -> None:
@@ -10,6 +10,26 @@ async def run_all(jobs: Iterable[Callable[[], Awaitable[None]]]) -> None:
         async with asyncio.TaskGroup() as group:
             for job in jobs:
                 group.create_task(_as_coroutine(job))
+    except BaseExceptionGroup as failures:
+        first = failures.exceptions[0]
+        raise first from first.__cause__
+
+
+async def run_each(jobs: AsyncIterator[Callable[[], Awaitable[None]]], *, at_once: int) -> None:
+    """Run jobs as they come, at most `at_once` side by side; a failure ends it as in `run_all`."""
+    free = asyncio.Semaphore(at_once)
+
+    async def run(job: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await job()
+        finally:
+            free.release()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            async for job in jobs:
+                await free.acquire()
+                group.create_task(run(job))
     except BaseExceptionGroup as failures:
         first = failures.exceptions[0]
         raise first from first.__cause__

@@ -1,0 +1,225 @@
+"""The blob cache: a folder that is an image layout, bounded, and shared by as many processes as like.
+
+    oci-layout, index.json, blobs/<algorithm>/<hex>     an image layout (image specification, image-layout.md)
+    incoming/<algorithm>-<hex>                          what is being fetched; whoever fetches it holds its lock
+    lock                                                held while room is made
+
+A blob comes into `blobs` whole, verified and on disk, by one rename. Locks are flocks, which end with their
+process: what a killed one left in `incoming` belongs to nobody, and the next who looks takes or removes it.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from crossmount.oci import Descriptor
+from crossmount.oci.descriptor import OCI_INDEX
+from crossmount.oci.layout import LAYOUT_VERSION
+
+DEFAULT_LIMIT = 10 * 1024**3
+
+_OPEN = os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+@dataclass(frozen=True, slots=True)
+class BlobCache:
+    """A local cache of blobs, through which a layer crosses from one registry to another once.
+
+    It is used by whatever is given it, and safe to use from many processes. All methods block for a few calls of
+    the system, and raise OSError: then blobs go past the cache.
+
+    Attributes:
+        folder: made when it is first needed.
+        limit: bytes that it may have; what was not used for the longest time leaves first.
+    """
+
+    folder: Path
+    limit: int = DEFAULT_LIMIT
+
+    def __init__(self, folder: str | Path, *, limit: int = DEFAULT_LIMIT) -> None:
+        object.__setattr__(self, "folder", Path(folder))
+        object.__setattr__(self, "limit", limit)
+
+    def open(self, descriptor: Descriptor) -> int | None:
+        """Return a file descriptor of a blob, which counts as used now; None if it is not there.
+
+        The bytes have the right size; whether they are the right ones, whoever reads them checks.
+        """
+        path = self._blob(descriptor)
+        try:
+            fileno = os.open(path, os.O_RDONLY | _OPEN)
+        except FileNotFoundError:
+            return None
+        if os.fstat(fileno).st_size != descriptor.size:
+            os.close(fileno)
+            self.discard(descriptor)
+            return None
+        with suppress(OSError):  # of another user: it is as old as it looks
+            os.utime(fileno)
+        return fileno
+
+    def begin(self, descriptor: Descriptor) -> "Incoming | None":
+        """Begin to fetch a blob; None while another does."""
+        self._make()
+        return Incoming.begin(self._incoming(descriptor), self._blob(descriptor), descriptor.size)
+
+    def discard(self, descriptor: Descriptor) -> None:
+        """Remove a blob that is not what it should be."""
+        self._blob(descriptor).unlink(missing_ok=True)
+
+    def touched(self, descriptor: Descriptor) -> float | None:
+        """Return when the one who fetches a blob last wrote to it (epoch seconds); None if nobody does."""
+        try:
+            return self._incoming(descriptor).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def make_room(self) -> bool:
+        """Remove what was not used for the longest time until the limit holds, what is incoming included.
+
+        Returns:
+            Whether it holds now.
+        """
+        with _locked(self.folder / "lock"):
+            self._sweep()
+            total = sum(size for _, size, _ in _files(self.folder / "incoming"))
+            kept = sorted(file for folder in _folders(self.folder / "blobs") for file in _files(folder))
+            total += sum(size for _, size, _ in kept)
+            for _, size, path in kept:
+                if total <= self.limit:
+                    break
+                path.unlink(missing_ok=True)
+                total -= size
+            return total <= self.limit
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left."""
+        for _, _, path in _files(self.folder / "incoming"):
+            left = Incoming.take(path)
+            if left is not None:
+                left.discard()
+
+    def _make(self) -> None:
+        """Make the folder an image layout, unless it is one."""
+        (self.folder / "incoming").mkdir(parents=True, exist_ok=True)
+        for algorithm in ("sha256", "sha512"):
+            (self.folder / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
+        _write_once(self.folder / "index.json", {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
+        _write_once(self.folder / "oci-layout", {"imageLayoutVersion": LAYOUT_VERSION})
+
+    def _blob(self, descriptor: Descriptor) -> Path:
+        digest = descriptor.digest
+        return self.folder / "blobs" / digest.algorithm / digest.encoded
+
+    def _incoming(self, descriptor: Descriptor) -> Path:
+        digest = descriptor.digest
+        return self.folder / "incoming" / f"{digest.algorithm}-{digest.encoded}"
+
+
+@dataclass(slots=True, eq=False)
+class Incoming:
+    """A blob that is being fetched by us: a locked file, which has its whole size from the beginning.
+
+    Attributes:
+        fileno: open for writing and reading.
+    """
+
+    fileno: int
+    path: Path
+    target: Path
+
+    @classmethod
+    def begin(cls, path: Path, target: Path, size: int) -> Self | None:
+        """Lock a file for `size` bytes; None if another has the lock."""
+        incoming = cls.take(path, target=target, create=True)
+        if incoming is not None:
+            try:
+                os.ftruncate(incoming.fileno, 0)
+                os.ftruncate(incoming.fileno, size)  # so that others see the room that it will take
+            except OSError:
+                incoming.discard()
+                raise
+        return incoming
+
+    @classmethod
+    def take(cls, path: Path, *, target: Path | None = None, create: bool = False) -> Self | None:
+        """Lock a file if nobody has the lock, and if the file of that name is still the one that was locked."""
+        try:
+            fileno = os.open(path, os.O_RDWR | _OPEN | (os.O_CREAT if create else 0), 0o644)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fileno, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(fileno)):
+                return cls(fileno, path, target or path)
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except OSError:
+            os.close(fileno)
+            raise
+        os.close(fileno)
+        return None
+
+    def write(self, data: bytes, at: int) -> None:
+        """Write all of `data`."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self.fileno, view, at)
+            view, at = view[written:], at + written
+
+    def keep(self) -> None:
+        """Make it a blob of the cache: its bytes are whole and right. The file stays open."""
+        os.fsync(self.fileno)
+        self.path.replace(self.target)
+        fcntl.flock(self.fileno, fcntl.LOCK_UN)
+
+    def unlink(self) -> None:
+        """Remove it, unless it is a blob already; the file stays open."""
+        with suppress(OSError):
+            if os.path.samestat(self.path.stat(), os.fstat(self.fileno)):
+                self.path.unlink()
+
+    def discard(self) -> None:
+        """Remove it and close the file."""
+        self.unlink()
+        os.close(self.fileno)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    fileno = os.open(path, os.O_RDWR | os.O_CREAT | _OPEN, 0o644)
+    try:
+        fcntl.flock(fileno, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fileno)
+
+
+def _files(folder: Path) -> list[tuple[float, int, Path]]:
+    """Return the files of a folder: when each was last used, its size, its path."""
+    found = []
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                state = entry.stat(follow_symlinks=False)
+                found.append((state.st_mtime, state.st_size, Path(entry.path)))
+    return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return []
+
+
+def _write_once(path: Path, document: object) -> None:
+    """Write a small file that is not there, in one piece."""
+    if not path.exists():
+        fresh = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        fresh.write_text(json.dumps(document))
+        fresh.replace(path)

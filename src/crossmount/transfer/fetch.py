@@ -1,0 +1,223 @@
+"""A blob that is fetched while it is sent on: from one origin after the other, and never wrong to its end.
+
+The last bytes are given on only when the whole has the right digest. So wrong bytes can fill a session at the
+destination, never complete it.
+"""
+
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from crossmount.errors import BlobUnavailableError, CrossmountError, InvalidAnswerError
+from crossmount.oci import Descriptor, Repository
+from crossmount.oci.digest import Hasher
+
+KEPT_BYTES = 4 * 1024 * 1024
+"""How much of what was given on is kept, so that an upload that is resumed gets the very bytes again."""
+
+RESTARTS_MAX = 3
+"""How often a blob is begun anew because an upload was resumed further back than that."""
+
+_CAUSES_SHOWN = 4
+
+
+class StartOverError(CrossmountError):
+    """What was given on of a blob so far is wrong: let it go, and read the blob anew. Never leaves the room."""
+
+
+class Origin(Protocol):
+    """Where a blob's bytes may be had from."""
+
+    @property
+    def repository(self) -> Repository | None:
+        """The repository that it is, None if it is none."""
+        ...
+
+    def read(self, descriptor: Descriptor, offset: int) -> AsyncGenerator[bytes]:
+        """Yield the bytes from `offset` on; a CrossmountError ends it early."""
+        ...
+
+    async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
+        """Take note that it ended early."""
+        ...
+
+    async def gave_wrong(self, descriptor: Descriptor) -> bool:
+        """Take note that its bytes are wrong; tell whether they may be right when it is asked again."""
+        ...
+
+
+Find = Callable[[Descriptor], Awaitable[Sequence[Origin]]]
+"""Names a blob's origins, the best first."""
+
+
+@dataclass(slots=True, eq=False)
+class FetchedBlob:
+    """A blob of a registry, as a source for an upload.
+
+    What was given on once is never fetched again for the same upload: another origin might give other bytes, and
+    the hash would be of those.
+
+    Attributes:
+        finds: name the origins, each when those of the one before are no help any more.
+        taken: bytes that each repository gave.
+        through: the blob as it comes past the cache, where this one reads the cache.
+    """
+
+    descriptor: Descriptor
+    finds: Sequence[Find]
+    taken: dict[Repository, int] = field(default_factory=dict)
+    through: "FetchedBlob | None" = None
+    _origins: list[Origin] = field(default_factory=list, init=False)
+    _asked: int = field(default=0, init=False)
+    _causes: list[str] = field(default_factory=list, init=False)
+    _alone: bool = field(default=False, init=False)
+    _restarts: int = field(default=0, init=False)
+    _at: int = field(default=0, init=False)
+    _hasher: Hasher = field(init=False)
+    _givers: set[Origin] = field(default_factory=set, init=False)
+    _kept: deque[bytes] = field(default_factory=deque, init=False)
+    _kept_from: int = field(default=0, init=False)
+    _is_right: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Begin at the first byte."""
+        self._hasher = self.descriptor.digest.hasher()
+
+    @property
+    def fetched(self) -> dict[Repository, int]:
+        """Bytes that were fetched for this blob, by repository."""
+        total = Counter[Repository]() if self.through is None else Counter(self.through.taken)
+        total.update(self.taken)
+        return dict(total)
+
+    async def stream(self, offset: int = 0) -> AsyncGenerator[bytes]:
+        """Yield the bytes from `offset` to the end.
+
+        Raises:
+            BlobUnavailableError: no origin is left.
+            StartOverError: what was yielded is wrong, and there is another origin to try.
+        """
+        self._go_back(offset)
+        held, at = b"", self._kept_from
+        for part in list(self._kept):
+            if held:
+                yield held
+            held, at = part[max(offset - at, 0) :], at + len(part)
+        if not self._is_right:
+            async with aclosing(self._read()) as parts:
+                async for part in parts:
+                    if held:
+                        yield held
+                    held = part
+            if self._at != self.descriptor.size or not self.descriptor.digest.matches(self._hasher):
+                await self._start_over()
+            self._is_right = True
+        if held:
+            yield held
+
+    def let_go(self) -> None:
+        """Keep nothing of it any more: it is where it should be, or will not be."""
+        self._begin_anew()
+
+    def _go_back(self, offset: int) -> None:
+        """Be ready to give the bytes from `offset` on.
+
+        Raises:
+            StartOverError: they are not kept, and bytes before them were given on.
+        """
+        if self._kept_from <= offset <= self._at:
+            return
+        self._begin_anew()
+        if offset:
+            self._restarts += 1
+            if self._restarts > RESTARTS_MAX:
+                raise BlobUnavailableError(
+                    f"blob {self.descriptor.digest}: the destination lost what was sent, again and again"
+                )
+            raise StartOverError(f"{self.descriptor.digest}: its bytes before {offset} are gone")
+
+    def _begin_anew(self) -> None:
+        self._at = self._kept_from = 0
+        self._hasher = self.descriptor.digest.hasher()
+        self._givers.clear()
+        self._kept.clear()
+        self._is_right = False
+
+    def _take(self, origin: Origin, part: bytes) -> None:
+        """Account for bytes that come next."""
+        self._givers.add(origin)
+        if origin.repository is not None:
+            self.taken[origin.repository] = self.taken.get(origin.repository, 0) + len(part)
+        self._hasher.update(part)
+        self._at += len(part)
+        self._kept.append(part)
+        while self._at - self._kept_from - len(self._kept[0]) >= KEPT_BYTES:
+            self._kept_from += len(self._kept.popleft())
+
+    async def _read(self) -> AsyncGenerator[bytes]:
+        """Yield what comes next, from the next origin where one fails; never more bytes than there should be."""
+        size = self.descriptor.size
+        while self._at < size:
+            origin = await self._best()
+            if self._alone and self._givers - {origin}:
+                self._begin_anew()
+                raise StartOverError(f"{self.descriptor.digest}: each origin is read alone")
+            try:
+                async with aclosing(origin.read(self.descriptor, self._at)) as parts:
+                    async for part in parts:
+                        self._take(origin, part)
+                        if self._at > size:
+                            return  # more than the blob has: wrong, and the end is not waited for
+                        yield part
+                if self._at < size:
+                    raise InvalidAnswerError(
+                        f"{origin}: blob {self.descriptor.digest} ends {size - self._at} bytes early"
+                    )
+            except BlobUnavailableError:  # the cache has asked all the others
+                raise
+            except StartOverError:
+                self._begin_anew()
+                raise
+            except CrossmountError as error:
+                await origin.failed(self.descriptor, error)
+                self._drop(origin, str(error))
+
+    async def _best(self) -> Origin:
+        """Return the first origin that is left.
+
+        Raises:
+            BlobUnavailableError: none is.
+        """
+        while not self._origins and self._asked < len(self.finds):
+            find = self.finds[self._asked]
+            self._asked += 1
+            self._origins.extend(await find(self.descriptor))
+        if not self._origins:
+            raise self._unavailable()
+        return self._origins[0]
+
+    async def _start_over(self) -> None:
+        """Find out who gave the wrong bytes, as far as that can be told, and say how it goes on."""
+        givers = list(self._givers)
+        self._begin_anew()
+        if len(givers) == 1:
+            if not await givers[0].gave_wrong(self.descriptor):
+                self._drop(
+                    givers[0], f"{givers[0]} gave bytes that do not have the digest {self.descriptor.digest}"
+                )
+        else:
+            self._alone = True
+        await self._best()
+        raise StartOverError(f"{self.descriptor.digest}: wrong bytes")
+
+    def _drop(self, origin: Origin, cause: str) -> None:
+        if origin in self._origins:  # else it was cut after it had given all, and dropped for that
+            self._origins.remove(origin)
+        self._causes.append(cause)
+
+    def _unavailable(self) -> BlobUnavailableError:
+        digest = self.descriptor.digest
+        causes = "; ".join(self._causes[:_CAUSES_SHOWN]) or "no registry that holds it is left"
+        return BlobUnavailableError(f"blob {digest} could not be fetched: {causes}")

@@ -1,0 +1,165 @@
+"""What refers to an image and comes along with it: signatures, SBOMs, attestations.
+
+They are listed by the registry's API, or under a tag where it has none (distribution specification, "Listing
+Referrers", "Referrers Tag Schema"); cosign has tags of its own besides. What refers to a referrer comes too.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from crossmount._foreign import json_object
+from crossmount.errors import InvalidAnswerError, RegistryRefusedError
+from crossmount.oci import Descriptor, Digest, Manifest, Reference, Repository
+from crossmount.oci.descriptor import OCI_INDEX
+from crossmount.oci.reference import referrers_tag
+from crossmount.registry import RegistryClient
+from crossmount.transfer.remote import RemoteImage
+from crossmount.transfer.tasks import run_all
+
+COSIGN_SUFFIXES = ("sig", "att", "sbom")
+DEPTH_MAX = 4
+REFERRERS_MAX = 1000
+
+_LISTED_TRIES = 3
+
+Read = Callable[[Reference], Awaitable[RemoteImage]]
+Push = Callable[[RemoteImage, Reference], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Companion:
+    """One that refers to `subject`, by its `subject` property or (with a tag) by cosign's way."""
+
+    subject: Digest
+    image: RemoteImage
+    tag: str | None = None
+
+    @property
+    def digest(self) -> Digest:
+        return self.image.root.descriptor.digest
+
+
+@dataclass(slots=True, kw_only=True)
+class Companions:
+    """Copies what refers to one image from one repository into another.
+
+    Attributes:
+        read: reads an image of the source.
+        push: pushes one to the destination.
+        copied: the digests that came along.
+    """
+
+    source: Repository
+    source_client: RegistryClient
+    dest: Repository
+    dest_client: RegistryClient
+    read: Read
+    push: Push
+    copied: dict[Digest, None] = field(default_factory=dict)
+
+    async def copy(self, image: RemoteImage) -> None:
+        """Bring all that refers to `image` or its parts; its manifests are at the destination already.
+
+        Raises:
+            InvalidAnswerError: there are more of them, or deeper, than honest ones are.
+        """
+        subjects = [manifest.descriptor.digest for manifest in image.manifests]
+        seen = set(subjects)
+        for _ in range(DEPTH_MAX):
+            found = await self._found(subjects)
+            if len(self.copied) + len(found) > REFERRERS_MAX:
+                raise InvalidAnswerError(f"{self.source}: more than {REFERRERS_MAX} manifests refer to one image")
+            await run_all([partial(self._push, one) for one in found])
+            await run_all([partial(self._list, subject, found) for subject in subjects])
+            self.copied.update((one.digest, None) for one in found)
+            subjects = sorted({m.descriptor.digest for one in found for m in one.image.manifests} - seen)
+            seen.update(subjects)
+            if not subjects:
+                return
+        raise InvalidAnswerError(f"{self.source}: referrers of referrers, more than {DEPTH_MAX} deep")
+
+    async def _found(self, subjects: Iterable[Digest]) -> list[_Companion]:
+        """Return what refers to `subjects` directly."""
+        found: list[_Companion] = []
+
+        async def of(subject: Digest) -> None:
+            for descriptor in await self._referrers(subject):
+                reference = Reference(self.source, digest=descriptor.digest)
+                found.append(_Companion(subject, await self.read(reference)))
+            for suffix in COSIGN_SUFFIXES:
+                tag = f"{subject.algorithm}-{subject.encoded}.{suffix}"
+                if len(tag) <= 128 and await self.source_client.head_manifest(Reference(self.source, tag)):
+                    found.append(_Companion(subject, await self.read(Reference(self.source, tag)), tag))
+
+        await run_all([partial(of, subject) for subject in subjects])
+        return found
+
+    async def _referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
+        listed = await self.source_client.list_referrers(self.source, subject)
+        if listed is not None:
+            return listed
+        index = await _under_tag(self.source_client, self.source, subject)
+        return () if index is None else index.children[:REFERRERS_MAX]
+
+    async def _push(self, companion: _Companion) -> None:
+        tag = companion.tag
+        await self.push(companion.image, Reference(self.dest, tag, None if tag else companion.digest))
+
+    async def _list(self, subject: Digest, found: Iterable[_Companion]) -> None:
+        """See that the destination lists what refers to `subject`, where it does not do so by itself.
+
+        Somebody else may write the same tag at the same time, so it is read back.
+        """
+        entries = [_entry(one.image.root) for one in found if one.subject == subject and one.tag is None]
+        if not entries or await self.dest_client.list_referrers(self.dest, subject) is not None:
+            return
+        tag = Reference(self.dest, referrers_tag(subject))
+        for _ in range(_LISTED_TRIES):
+            listed = await _under_tag(self.dest_client, self.dest, subject)
+            content = with_entries(None if listed is None else listed.content, entries)
+            if content is None:
+                return
+            await self.dest_client.put_manifest(tag, Manifest.parse(content, media_type=OCI_INDEX, where=str(tag)))
+
+
+def with_entries(index: bytes | None, entries: Iterable[dict[str, Any]]) -> bytes | None:
+    """Return a list of referrers with more entries; None if they are all in it already.
+
+    Args:
+        index: the image index that lists them now, if there is one.
+        entries: descriptors.
+    """
+    document = json_object(index) if index is not None else None
+    if document is None or not isinstance(document.get("manifests"), list):
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+    listed = {entry.get("digest") for entry in document["manifests"] if isinstance(entry, dict)}
+    more = [entry for entry in entries if entry["digest"] not in listed]
+    if not more:
+        return None
+    return json.dumps({**document, "manifests": [*document["manifests"], *more]}).encode()
+
+
+async def _under_tag(client: RegistryClient, repository: Repository, subject: Digest) -> Manifest | None:
+    try:
+        return await client.get_manifest(Reference(repository, referrers_tag(subject)))
+    except RegistryRefusedError as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def _entry(manifest: Manifest) -> dict[str, Any]:
+    """Return a referrer's descriptor as lists of referrers have it."""
+    document = json_object(manifest.content) or {}
+    config = document.get("config")
+    kind = document.get("artifactType") or (config.get("mediaType") if isinstance(config, dict) else None)
+    return {
+        "mediaType": manifest.descriptor.media_type,
+        "digest": str(manifest.descriptor.digest),
+        "size": manifest.descriptor.size,
+        **({"artifactType": kind} if isinstance(kind, str) else {}),
+        **({"annotations": document["annotations"]} if isinstance(document.get("annotations"), dict) else {}),
+    }

@@ -1,0 +1,110 @@
+"""The clients of many registries, one each, and how far away each registry is."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from crossmount import events
+from crossmount.errors import CrossmountError
+from crossmount.oci import Located
+from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
+
+MEASURE_SECONDS = 5.0
+"""A registry that takes longer to answer a greeting is too far away to be worth a try."""
+
+FAR_AWAY = float("inf")
+
+_HINT_RETRY = RetryPolicy(attempts=2, first_wait=0.1, longest_wait=1.0, deadline=20.0)
+
+
+class Registries:
+    """Clients of registries, made when they are first needed; each registry's credentials stay with its own.
+
+    Make one for a process and hand it to each copy: connections, tokens and distances are kept.
+
+    Args:
+        options: how to reach the registries that somebody named.
+        special: other options for some registries, by name (`host:port`).
+        observer: told of each wait before a request is sent again.
+        clock: seconds, for distances.
+    """
+
+    def __init__(
+        self,
+        options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+        *,
+        special: Mapping[str, ClientOptions] | None = None,
+        observer: events.Observer = events.ignore,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._options = options
+        self._special = dict(special or {})
+        self._observer = observer
+        self._clock = clock
+        self._clients: dict[tuple[str, bool], RegistryClient] = {}
+        self._named: set[str] = set(self._special)
+        self._distances: dict[str, asyncio.Task[float]] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all clients."""
+        for measuring in self._distances.values():
+            measuring.cancel()
+        await asyncio.gather(*self._distances.values(), return_exceptions=True)
+        self._distances.clear()
+        while self._clients:
+            _, client = self._clients.popitem()
+            await client.aclose()
+
+    def name(self, *registries: str) -> None:
+        """Let these registries count as named by the user."""
+        self._named.update(registries)
+
+    def client(self, place: Located) -> RegistryClient:
+        """Return the client of the registry that `place` lies on.
+
+        One that only the index names, whoever wrote that, is asked over https and with its certificate checked,
+        and for no longer than a hint is worth.
+        """
+        registry = place.repository.registry
+        named = registry in self._named
+        if (registry, named) not in self._clients:
+            options = self._special.get(registry, self._options)
+            if not named:
+                options = replace(
+                    options, plain_http=False, insecure=False, connect_timeout=3.0, retry=_HINT_RETRY
+                )
+            self._clients[registry, named] = RegistryClient(place, options=options, observer=self._observer)
+        return self._clients[registry, named]
+
+    async def distance(self, place: Located) -> float:
+        """Return the seconds that greeting `place`'s registry takes, measured once; infinite without an answer."""
+        registry = place.repository.registry
+        measuring = self._distances.get(registry)
+        if measuring is None:
+            measuring = self._distances[registry] = asyncio.create_task(self._measure(place))
+        return await asyncio.shield(measuring)
+
+    async def _measure(self, place: Located) -> float:
+        """Greet twice: the first may have to connect."""
+        client = self.client(place)
+        shortest = FAR_AWAY
+        try:
+            async with asyncio.timeout(MEASURE_SECONDS):
+                for _ in range(2):
+                    started = self._clock()
+                    await client.ping()
+                    shortest = min(shortest, self._clock() - started)
+        except (CrossmountError, TimeoutError):
+            return shortest
+        return shortest

@@ -1,0 +1,87 @@
+"""What is copied where to, as it is given: pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from crossmount.errors import InvalidInputError
+from crossmount.oci import Reference
+
+DEFAULT_TAG = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyJob:
+    """One image, or all tags of one repository, to one or more places."""
+
+    source: Reference
+    dests: tuple[Reference, ...]
+    all_tags: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything is asked.
+
+        Raises:
+            InvalidInputError: there is no destination, or one of them cannot be meant.
+        """
+        if not self.dests:
+            raise InvalidInputError(f"{self.source}: give a destination too")
+        for reference in (self.source, *self.dests) if self.all_tags else ():
+            if reference.target is not None:
+                raise InvalidInputError(f"{reference}: with all tags give the repository alone")
+        if self.all_tags:
+            return
+        for dest in self.dests:
+            _check_digest(self.source, dest)
+
+    @classmethod
+    def of(cls, source: str | Reference, dests: Iterable[str | Reference], *, all_tags: bool = False) -> "CopyJob":
+        """Read references.
+
+        Raises:
+            InvalidReferenceError, InvalidDigestError: one breaks the grammar.
+            InvalidInputError: they do not fit together.
+        """
+        return cls(_parse(source), tuple(_parse(dest) for dest in dests), all_tags)
+
+    def tagged(self, tag: str) -> "CopyJob":
+        """Return the job for one tag of the repository."""
+        return CopyJob(self.source.with_tag(tag), tuple(dest.with_tag(tag) for dest in self.dests))
+
+    @property
+    def image(self) -> Reference:
+        """What to read: the source, `latest` if it names nothing."""
+        return self.source if self.source.target else self.source.with_tag(DEFAULT_TAG)
+
+    def targets(self) -> tuple[Reference, ...]:
+        """Return where to put it: what names nothing takes the source's tag, or else its digest."""
+        image = self.image
+        return tuple(
+            dest if dest.target else Reference(dest.repository, image.tag, None if image.tag else image.digest)
+            for dest in self.dests
+        )
+
+
+def read_list(lines: Iterable[str], *, where: str, all_tags: bool = False) -> list[CopyJob]:
+    """Read jobs from lines of `SOURCE DEST [DEST…]`; empty lines and what follows a `#` are passed over.
+
+    Raises:
+        InvalidInputError: a line is no job; the message names it.
+    """
+    jobs = []
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if words:
+            try:
+                jobs.append(CopyJob.of(words[0], words[1:], all_tags=all_tags))
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{where}:{number}: {error}") from error
+    return jobs
+
+
+def _parse(reference: str | Reference) -> Reference:
+    return Reference.parse(reference) if isinstance(reference, str) else reference
+
+
+def _check_digest(source: Reference, dest: Reference) -> None:
+    if dest.digest is not None and source.digest is not None and dest.digest != source.digest:
+        raise InvalidInputError(f"{dest}: a copy has the digest of its source, {source.digest}")

@@ -1,0 +1,219 @@
+"""`crossmount copy`, as it is typed."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crossmount import RegistryUnreachableError
+from crossmount.blocking import ClientOptions, push
+from crossmount.cli.params import read_size
+from crossmount.errors import CopyFailedError, InvalidInputError
+from crossmount.testing import Alter, Fault, Reply, ScriptedRegistry, running_registry
+from crossmount.transfer.targets import read_list
+from support.commands import Here, Shell
+from support.images import MadeImage, make_layers, make_layout
+
+OFF = ("--index", "off", "--plain-http")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> MadeImage:
+    """An image of three layers."""
+    return make_layout(tmp_path / "image", make_layers(3, size=2000))
+
+
+@pytest.fixture
+def a(image: MadeImage) -> Iterator[ScriptedRegistry]:
+    """A registry that holds the image as team/app:1 and :2."""
+    with running_registry() as registry:
+        for tag in ("1", "2"):
+            push(image.path, f"{registry.address}/team/app:{tag}", options=ClientOptions(plain_http=True))
+        yield registry
+
+
+@pytest.fixture
+def b() -> Iterator[ScriptedRegistry]:
+    """An empty registry."""
+    with running_registry() as registry:
+        yield registry
+
+
+def test_a_copy_is_told_in_lines(here: Here, a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
+    """What was copied, its digest, what became of its blobs, and where their bytes came from."""
+    source, dest = f"{a.address}/team/app:1", f"{b.address}/mirror/app"
+    done = here("copy", source, dest, *OFF)
+    assert done.status == 0
+    lines = done.out.splitlines()
+    assert lines[:2] == [f"copied {source} to {dest}:1", f"digest {image.root.digest}"]
+    assert [line.split()[:2] for line in lines[2:5]] == [["mounted", "0"], ["already", "there"], ["uploaded", "4"]]
+    assert lines[5].startswith("  4 blobs, ")
+    assert lines[5].endswith(f"from {a.address}/team/app")
+    assert lines[6].endswith("index: off")
+    told = done.err.splitlines()
+    assert sum(line.endswith(f"uploaded  ({dest})") for line in told) == 4
+    assert told[-1] == f"copied {source} to {dest}:1"
+
+
+def test_a_copy_is_told_as_a_document(here: Here, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
+    """`--json` prints one document, of all images."""
+    done = here("copy", f"{a.address}/team/app", f"{b.address}/mirror/app", "--all-tags", "--json", *OFF)
+    document = done.document
+    assert [image["reference"] for image in document["images"]] == [f"{b.address}/mirror/app:{n}" for n in "12"]
+    assert document["bytes"]["fetched"] > 0
+    assert set(b.holdings.find("mirror/app").tags) == {"1", "2"}
+
+
+def test_a_list_is_copied(here: Here, a: ScriptedRegistry, b: ScriptedRegistry, tmp_path: Path) -> None:
+    """Lines of a source and its destinations; comments and empty lines are passed over."""
+    listed = tmp_path / "list"
+    listed.write_text(
+        f"# what we mirror\n\n{a.address}/team/app:1 {b.address}/one {b.address}/two:x\n"
+        f"{a.address}/team/app:2   {b.address}/three  # the other\n"
+    )
+    done = here("copy", "--from", str(listed), *OFF, "--json")
+    assert done.status == 0
+    assert len(done.document["images"]) == 3
+    assert b.holdings.find("two").tags.keys() == {"x"}
+    assert b.holdings.find("three").tags.keys() == {"2"}
+
+
+def test_one_that_fails_is_named_and_the_others_arrive(
+    shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry
+) -> None:
+    """The document has the others; standard error says which failed, and why; the status is 1."""
+    b.play(Fault(method="PUT", path="*/two/manifests/*", action=Reply(status=500), times=None))
+    done = shell("copy", f"{a.address}/team/app:1", f"{b.address}/one", f"{b.address}/two", *OFF, "--json")
+    assert done.status == 1
+    assert [set(image) >= {"error"} for image in done.document["images"]] == [False, True]
+    failed = f"crossmount: not copied: {a.address}/team/app:1 to {b.address}/two:1: PUT"
+    assert sum(line.startswith(failed) for line in done.err.splitlines()) == 1
+    assert done.err.splitlines()[-1] == "crossmount: 1 of 2 images not copied"
+
+
+def test_the_one_that_fails_says_why_at_the_end(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
+    """Its last line names source, destination and cause, once; the status is that of the cause."""
+    b.play(Fault(method="POST", action=Reply(status=403), times=None))
+    done = shell("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF)
+    assert done.status == 4
+    lines = done.err.splitlines()
+    assert lines[-1].startswith(f"crossmount: not copied: {a.address}/team/app:1 to {b.address}/app:1: POST ")
+    assert sum("not copied" in line for line in lines) == 1
+
+
+def test_wrong_bytes_are_told_unasked(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
+    """A registry that gives other bytes than the digest says is named, with repository and layer."""
+    a.play(Fault(method="GET", path="*/blobs/*", action=Alter(corrupt=True), times=None))
+    done = shell("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF)
+    assert done.status == 1
+    assert f"crossmount: source {a.address}/team/app of " in done.err
+    assert f"{a.address}/team/app gave bytes that do not have the digest sha256:" in done.err.splitlines()[-1]
+
+
+def test_must_mount_is_status_3_unless_it_may_be_transferred(
+    shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, tmp_path: Path
+) -> None:
+    """As in a push; `--allow-transfer` brings it, through the cache too."""
+    layer = image.layers[0].digest
+    shell("add", layer, f"{b.address}/elsewhere", "--must-mount")
+    command = ("copy", f"{a.address}/team/app:1", f"{b.address}/app", "--plain-http")
+    assert shell(*command).status == 3
+    cache = tmp_path / "cache"
+    assert shell(*command, "--allow-transfer", "--cache", str(cache), "--cache-size", "1MB").status == 0
+    assert (cache / "blobs" / "sha256" / layer.encoded).exists()
+
+
+def test_a_cache_that_does_not_serve_is_one_warning(
+    here: Here, a: ScriptedRegistry, b: ScriptedRegistry, tmp_path: Path
+) -> None:
+    """The copy goes on past it."""
+    (tmp_path / "parent").write_text("a file")
+    where = tmp_path / "parent" / "cache"
+    done = here("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF, "--cache", str(where))
+    assert done.status == 0
+    assert done.err.count("crossmount: warning: the cache does not serve, going on past it: ") == 1
+
+
+def test_http_is_allowed_registry_by_registry(here: Here, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
+    """`--plain-http-for` is for those that it names."""
+    command = ("copy", f"{a.address}/team/app:1", f"{b.address}/app", "--index", "off")
+    both = ("--plain-http-for", a.address, "--plain-http-for", b.address)
+    assert here(*command, *both).status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a/b:1"], "give SOURCE and DEST"),
+        ([], "give SOURCE and DEST"),
+        (["oci:dir", "b/c:1", "--all-tags"], "give the repository alone"),
+        (["docker://a/b:1", "b/c"], "leave docker:// out"),
+        (["a/b", "b/c", "--cache-size", "much"], "is not a size"),
+        (["a/b", "b/c", "--prefer", "a b"], "not a registry"),
+        (["a/b", "b/c", "--images", "0"], "give a whole number"),
+    ],
+)
+def test_wrong_usage_is_told(here: Here, arguments: list[str], said: str) -> None:
+    """Before anything is asked of anybody."""
+    done = here("copy", *arguments)
+    assert done.status == 2
+    assert said in done.complaint
+
+
+def test_a_wrong_list_is_told_with_its_line(here: Here, tmp_path: Path) -> None:
+    """The file and the line are named; an empty list is no work; a list and places at once are too much."""
+    listed = tmp_path / "list"
+    listed.write_text("a/b:1 b/c\n\na/b:1\n")
+    assert f"{listed}:3: " in here("copy", "--from", str(listed)).complaint
+    listed.write_text("# nothing\n")
+    assert "it lists nothing" in here("copy", "--from", str(listed)).complaint
+    assert "not both" in here("copy", "a/b", "c/d", "--from", str(listed)).complaint
+
+
+def test_an_interrupt_says_how_far_it_came(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
+    """Ctrl-C: sessions are cancelled, and the last line counts what arrived."""
+    b.play(Fault(method="PUT", path="*/two/*", delay=30.0, times=None))
+    process = shell.start("copy", f"{a.address}/team/app:1", f"{b.address}/one", f"{b.address}/two", *OFF)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("copied "):
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "1 image copied, the others not" in err.splitlines()[-1]
+    assert b.open_sessions == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [("1000", 1000), ("10GB", 10 * 2**30), ("2GiB", 2 * 2**30), (" 5 mb ", 5 * 2**20), ("4k", 4096)],
+)
+def test_sizes_are_read(words: str, size: int) -> None:
+    """Units are powers of 1024, in large and small letters."""
+    assert read_size(words) == size
+
+
+@pytest.mark.parametrize("words", ["", "-1", "x", "1 XB", "1e9", "9" * 30])
+def test_what_is_no_size_is_refused(words: str) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(InvalidInputError):
+        read_size(words)
+
+
+def test_lists_name_all_tags_or_images() -> None:
+    """With all tags each line is about repositories."""
+    (job,) = read_list(["a.example/x b.example/y"], where="list", all_tags=True)
+    assert job.all_tags
+    with pytest.raises(InvalidInputError, match="list:1: "):
+        read_list(["a.example/x:1 b.example/y"], where="list", all_tags=True)
+
+
+def test_errors_of_a_copy_survive_pickling() -> None:
+    """Workers hand their errors to the process that started them."""
+    import pickle  # noqa: PLC0415 beside its use
+
+    for error in (CopyFailedError("words", report=None), RegistryUnreachableError("words")):
+        again = pickle.loads(pickle.dumps(error))  # noqa: S301 our own
+        assert (type(again), str(again)) == (type(error), "words")

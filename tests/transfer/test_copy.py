@@ -1,0 +1,494 @@
+"""Copies between two or three registries in this process."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from crossmount import events
+from crossmount.errors import CopyFailedError, InvalidInputError, MountRequiredError, RegistryUnreachableError
+from crossmount.fleet import Patience
+from crossmount.index import MemoryMountIndex, Sighting
+from crossmount.oci import Digest, Reference, Repository
+from crossmount.registry import ClientOptions, RetryPolicy
+from crossmount.testing import (
+    Alter,
+    BasicAuth,
+    CutSending,
+    Fault,
+    LoseAnswer,
+    RegistryOptions,
+    Reply,
+    ScriptedRegistry,
+    TokenAuth,
+)
+from crossmount.transfer import CopyReport, Registries, copy, push
+from support.images import MadeImage, make_layers, make_layout
+from support.layouts import named, write, write_manifest, write_root
+
+OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, first_wait=0.01, longest_wait=0.02))
+EAGER = Patience(small=100, limit=20)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> MadeImage:
+    """An image of four layers."""
+    return make_layout(tmp_path / "image", make_layers(4, size=200_000))
+
+
+@pytest.fixture
+async def a(image: MadeImage) -> AsyncIterator[ScriptedRegistry]:
+    """A registry that holds the image as team/app:1."""
+    async with ScriptedRegistry() as registry:
+        await push(image.path, f"{registry.address}/team/app:1", options=OPTIONS)
+        registry.requests.clear()
+        yield registry
+
+
+@pytest.fixture
+async def b() -> AsyncIterator[ScriptedRegistry]:
+    """An empty registry."""
+    async with ScriptedRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture
+async def c() -> AsyncIterator[ScriptedRegistry]:
+    """Another empty registry."""
+    async with ScriptedRegistry() as registry:
+        yield registry
+
+
+async def copied(source: ScriptedRegistry, dest: ScriptedRegistry, **how: Any) -> CopyReport:
+    """Copy team/app:1 to mirror/app."""
+    return await copy(f"{source.address}/team/app:1", f"{dest.address}/mirror/app", **{"options": OPTIONS, **how})
+
+
+def is_whole(registry: ScriptedRegistry, name: str, image: MadeImage, tag: str = "1") -> bool:
+    """Tell whether a repository holds the image, byte for byte."""
+    holding = registry.holdings.find(name)
+    held = all(
+        (content := registry.holdings.blob(name, blob.digest)) is not None
+        and b"".join(content.read(0, content.size)) == image.blob_path(blob.digest).read_bytes()
+        for blob in image.blobs
+    )
+    return held and holding.tags.get(tag) == image.root.digest
+
+
+def gets(registry: ScriptedRegistry, digest: str = "*") -> int:
+    """Return how often a blob was asked for."""
+    return len(registry.matching(method="GET", path=f"*/blobs/{digest}"))
+
+
+async def test_an_image_is_copied_byte_for_byte(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
+) -> None:
+    """The destination takes the source's tag, the digest is the same, and each blob is asked for once."""
+    report = await copied(a, b)
+    assert is_whole(b, "mirror/app", image)
+    assert (report.copied[0].digest, report.copied[0].reference.tag) == (image.root.digest, "1")
+    assert [gets(a, blob.digest) for blob in image.blobs] == [1] * len(image.blobs)
+    assert {blob.fetched_from for blob in report.copied[0].blobs} == {f"{a.address}/team/app"}
+    assert report.fetched == report.bytes("uploaded") == sum(blob.size for blob in image.blobs)
+    assert b.requests[-1].path == "/v2/mirror/app/manifests/1"
+    assert b.open_sessions == ()
+
+
+async def test_the_report_is_what_the_command_prints(a: ScriptedRegistry, b: ScriptedRegistry) -> None:
+    """Each image has a push's document and where its bytes came from."""
+    document = (await copied(a, b, index=MemoryMountIndex())).to_json()
+    assert set(document) == {"images", "bytes", "index", "seconds"}
+    (one,) = document["images"]
+    pushed = {"reference", "digest", "blobs", "bytes", "index", "seconds"}
+    assert set(one) == pushed | {"source", "referrers"}
+    assert set(one["blobs"][0]) >= {"digest", "size", "outcome", "source", "attempts", "fetched_from", "fetched"}
+    assert set(one["bytes"]) == {"existing", "mounted", "uploaded", "fetched"}
+    assert document["index"] == "ok"
+
+
+async def test_a_second_copy_mounts(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
+    """What the destination's registry holds in another repository is mounted, and nothing is fetched."""
+    index = MemoryMountIndex()
+    await copied(a, b, index=index)
+    asked = gets(a)
+    report = await copy(f"{a.address}/team/app:1", f"{b.address}/other/app:2", index=index, options=OPTIONS)
+    assert {blob.outcome for blob in report.copied[0].blobs} == {"mounted"}
+    assert gets(a) == asked
+    assert is_whole(b, "other/app", image, "2")
+
+
+async def test_within_one_registry_the_source_is_mounted_from(a: ScriptedRegistry, image: MadeImage) -> None:
+    """No index is needed to know that the source holds its blobs."""
+    report = await copied(a, a)
+    assert {blob.outcome for blob in report.copied[0].blobs} == {"mounted"}
+    assert gets(a) == 0
+    assert is_whole(a, "mirror/app", image)
+
+
+async def test_a_new_tag_in_the_same_repository(a: ScriptedRegistry, image: MadeImage) -> None:
+    """Everything is there already, and the tag is made."""
+    report = await copy(f"{a.address}/team/app:1", f"{a.address}/team/app:stable", options=OPTIONS)
+    assert {blob.outcome for blob in report.copied[0].blobs} == {"existing"}
+    assert a.holdings.find("team/app").tags["stable"] == image.root.digest
+
+
+async def test_without_a_tag_it_is_latest_and_by_digest_no_tag_is_made(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
+) -> None:
+    """A digest is copied as a digest; what names nothing is latest."""
+    digest = image.root.digest
+    await copy(f"{a.address}/team/app@{digest}", f"{b.address}/mirror/app", options=OPTIONS)
+    assert b.holdings.find("mirror/app").tags == {}
+    assert digest in b.holdings.find("mirror/app").manifests
+    with pytest.raises(CopyFailedError, match="latest"):
+        await copy(f"{a.address}/team/app", f"{b.address}/mirror/app", options=OPTIONS)
+    other = Digest.of(b"other")
+    with pytest.raises(InvalidInputError, match="has the digest of its source"):
+        await copy(f"{a.address}/team/app@{digest}", f"{b.address}/mirror/app@{other}", options=OPTIONS)
+    with pytest.raises(CopyFailedError, match="give that one"):
+        await copy(f"{a.address}/team/app:1", f"{b.address}/mirror/app@{other}", options=OPTIONS)
+
+
+async def test_a_multi_platform_image_comes_with_all_its_children(
+    a: ScriptedRegistry, b: ScriptedRegistry, tmp_path: Path
+) -> None:
+    """Children before the index, the tag last, digests as they were."""
+    image = make_layout(tmp_path / "many", make_layers(3), platforms=("linux/amd64", "linux/arm64"))
+    await push(image.path, f"{a.address}/team/many:1", options=OPTIONS)
+    await copy(f"{a.address}/team/many:1", f"{b.address}/team/many", options=OPTIONS)
+    assert is_whole(b, "team/many", image)
+    assert set(b.holdings.find("team/many").manifests) == {
+        image.root.digest,
+        *(manifest.digest for manifest in image.manifests),
+    }
+
+
+async def test_all_tags_come_page_by_page(b: ScriptedRegistry, image: MadeImage) -> None:
+    """A repository is copied tag by tag, each layer fetched once, also without an index."""
+    async with ScriptedRegistry(RegistryOptions(page_size=2)) as paged:
+        for number in range(1, 8):
+            await push(image.path, f"{paged.address}/team/app:{number}", options=OPTIONS)
+        source, dest = f"{paged.address}/team/app", f"{b.address}/mirror/app"
+        report = await copy(source, dest, all_tags=True, options=OPTIONS, patience=EAGER)
+        assert [gets(paged, layer.digest) for layer in image.layers] == [1] * 4
+        assert len(paged.matching(path="*/tags/list")) == 4
+    assert [str(one.reference.tag) for one in report.copied] == list("1234567")
+    assert set(b.holdings.find("mirror/app").tags) == set("1234567")
+    assert report.index == "off"
+
+
+async def test_a_repository_without_tags_is_told(a: ScriptedRegistry, b: ScriptedRegistry) -> None:
+    """Nothing to copy is a failure that names the repository; a tag beside all tags is refused at once."""
+    with pytest.raises(CopyFailedError, match="nothing/here"):
+        await copy(f"{a.address}/nothing/here", f"{b.address}/x", all_tags=True, options=OPTIONS)
+    with pytest.raises(InvalidInputError, match="give the repository alone"):
+        await copy(f"{a.address}/team/app:1", f"{b.address}/x", all_tags=True, options=OPTIONS)
+
+
+async def test_several_destinations_at_once(
+    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
+) -> None:
+    """The manifests are read once; each destination has its own part of the report."""
+    dests = [f"{b.address}/one/app:x", f"{b.address}/two/app", f"{c.address}/app"]
+    report = await copy(f"{a.address}/team/app:1", *dests, options=OPTIONS, patience=EAGER)
+    assert is_whole(b, "one/app", image, "x")
+    assert is_whole(b, "two/app", image)
+    assert is_whole(c, "app", image)
+    assert [b.uploads(layer.digest) for layer in image.layers] == [1] * 4
+    assert [one.reference.registry for one in report.copied] == [b.address, b.address, c.address]
+    assert len(a.matching(path="*/manifests/*")) == 1
+
+
+async def test_one_failed_image_does_not_stop_the_others(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, unused_tcp_port: int
+) -> None:
+    """The error says which, its report has the others, and observers were told of both."""
+    seen: list[events.Event] = []
+    nowhere = f"127.0.0.1:{unused_tcp_port}/app"
+    with pytest.raises(CopyFailedError, match="1 of 2 images") as raised:
+        await copy(f"{a.address}/team/app:1", nowhere, f"{b.address}/app", options=OPTIONS, observer=seen.append)
+    report = raised.value.report
+    assert isinstance(report.failures[0].error, RegistryUnreachableError)
+    assert str(report.failures[0].reference) == f"{nowhere}:1"
+    assert is_whole(b, "app", image)
+    assert report.to_json()["images"][0]["error"]
+    assert [type(event) for event in seen if isinstance(event, events.ImageCopied | events.ImageFailed)] in (
+        [events.ImageCopied, events.ImageFailed],
+        [events.ImageFailed, events.ImageCopied],
+    )
+
+
+async def test_wrong_bytes_never_arrive(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
+    """A source that gives other bytes fails the image, which names registry, repository and layer."""
+    layer = image.layers[2].digest
+    a.play(Fault(method="GET", path=f"*/blobs/{layer}", action=Alter(corrupt=True), times=None))
+    with pytest.raises(CopyFailedError) as raised:
+        await copied(a, b)
+    said = str(raised.value)
+    assert f"{a.address}/team/app gave bytes that do not have the digest {layer}" in said
+    assert b.holdings.find("mirror/app").tags == {}
+    assert b.holdings.blob("mirror/app", layer) is None
+    assert b.uploads(layer) == 0
+    assert b.open_sessions == ()
+
+
+async def both_hold_it(
+    a: ScriptedRegistry, b: ScriptedRegistry, index: MemoryMountIndex, image: MadeImage
+) -> None:
+    """Let B hold the image too, and the index know it."""
+    await push(image.path, f"{b.address}/mirror/app:1", options=OPTIONS, index=index)
+    await index.record(
+        [Sighting(blob.digest, Repository.parse(f"{a.address}/team/app"), blob.size) for blob in image.blobs]
+    )
+    b.requests.clear()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Alter(corrupt=True),
+        CutSending(70_000),
+        Reply(status=404, code="BLOB_UNKNOWN"),
+        Reply(status=403),
+        Reply(status=500),
+    ],
+    ids=["wrong", "cut", "gone", "denied", "broken"],
+)
+async def test_another_registry_that_holds_it_stands_in(
+    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage, trouble: Any
+) -> None:
+    """Whatever goes wrong with the source of a layer, the layer comes from the next one, and is right."""
+    index = MemoryMountIndex()
+    await both_hold_it(a, b, index, image)
+    a.play(Fault(method="GET", path="*/blobs/*", action=trouble, times=None))
+    async with Registries(OPTIONS) as registries:
+        registries.name(b.address)
+        report = await copied(a, c, index=index, registries=registries, prefer=[a.address])
+    assert is_whole(c, "mirror/app", image)
+    assert report.bytes("uploaded") == c.upload_bytes == sum(blob.size for blob in image.blobs)
+    assert c.open_sessions == ()
+
+
+async def test_a_source_that_dies_in_the_middle_is_resumed_elsewhere(
+    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
+) -> None:
+    """The upload goes on; only the rest of the bytes is asked of the other."""
+    index = MemoryMountIndex()
+    await both_hold_it(a, b, index, image)
+    layer = image.layers[0].digest
+    a.play(
+        Fault(method="GET", path=f"*/blobs/{layer}", action=CutSending(70_000)),
+        Fault(method="GET", path=f"*/blobs/{layer}", action=Reply(status=503), times=None),
+    )
+    await copied(a, c, index=index, prefer=[a.address, b.address])
+    assert is_whole(c, "mirror/app", image)
+    (rest,) = b.matching(method="GET", path=f"*/blobs/{layer}")
+    assert rest.headers["range"] == f"bytes={image.layers[0].size - rest.sent}-"
+    assert 0 < rest.sent < image.layers[0].size
+    assert len(c.matching(method="PUT", path="*/blobs/*")) == len(image.blobs)
+
+
+async def test_who_of_two_gave_wrong_bytes_is_found_out(
+    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
+) -> None:
+    """Wrong bytes that two gave together are begun anew from each alone: the one that is right serves."""
+    index = MemoryMountIndex()
+    await both_hold_it(a, b, index, image)
+    layer = image.layers[0].digest
+    a.play(
+        Fault(method="GET", path=f"*/blobs/{layer}", action=CutSending(70_000)),
+        Fault(method="GET", path=f"*/blobs/{layer}", action=Reply(status=503), times=None),
+    )
+    b.play(Fault(method="GET", path=f"*/blobs/{layer}", action=Alter(corrupt=True)))
+    await copied(a, c, index=index, prefer=[a.address, b.address])
+    assert is_whole(c, "mirror/app", image)
+    assert c.open_sessions == ()
+
+
+@pytest.mark.parametrize("action", [LoseAnswer(), Reply(status=503)])
+async def test_an_upload_in_trouble_is_resumed_with_the_right_bytes(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, action: Any
+) -> None:
+    """What the destination has to be sent again is fetched again, and verified as a whole."""
+    b.play(Fault(method="PUT", path="*/blobs/*", action=action, times=2))
+    await copied(a, b)
+    assert is_whole(b, "mirror/app", image)
+
+
+async def test_the_nearest_is_fetched_from(b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage) -> None:
+    """A registry that answers sooner than the source gives the bytes, and is found by the index alone."""
+    index = MemoryMountIndex()
+    async with ScriptedRegistry(RegistryOptions(latency=0.1)) as far:
+        await push(image.path, f"{far.address}/team/app:1", options=OPTIONS)
+        await both_hold_it(far, b, index, image)
+        far.requests.clear()
+        async with Registries(OPTIONS, special={b.address: OPTIONS}) as registries:
+            report = await copied(far, c, index=index, registries=registries)
+        assert gets(far) == 0
+    assert {blob.fetched_from for blob in report.copied[0].blobs} == {f"{b.address}/mirror/app"}
+    assert is_whole(c, "mirror/app", image)
+
+
+async def test_a_preferred_registry_goes_first_however_far_away(
+    a: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
+) -> None:
+    """`prefer` counts more than distance."""
+    index = MemoryMountIndex()
+    async with ScriptedRegistry(RegistryOptions(latency=0.05)) as far:
+        await both_hold_it(a, far, index, image)
+        report = await copied(a, c, index=index, prefer=[far.address])
+    assert {blob.fetched_from for blob in report.copied[0].blobs} == {f"{far.address}/mirror/app"}
+
+
+async def test_a_registry_that_only_the_index_names_is_never_spoken_to_in_plain_http(
+    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
+) -> None:
+    """Plain http was allowed for those that were named: a hostile index can't have it for another."""
+    index = MemoryMountIndex()
+    await both_hold_it(a, b, index, image)
+    await copied(a, c, index=index)
+    assert b.requests == []
+    assert is_whole(c, "mirror/app", image)
+
+
+@pytest.mark.parametrize("kind", [BasicAuth, TokenAuth])
+async def test_credentials_stay_with_their_registry(
+    image: MadeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BasicAuth | TokenAuth]
+) -> None:
+    """Source and destination are each shown their own password and tokens, and never the other's."""
+    sent: list[tuple[str, str]] = []
+    plain = httpx.AsyncClient.send
+
+    async def watched(client: httpx.AsyncClient, request: httpx.Request, **how: Any) -> httpx.Response:
+        if "authorization" in request.headers:
+            sent.append((request.url.netloc.decode(), request.headers["authorization"]))
+        return await plain(client, request, **how)
+
+    def pair(user: str) -> str:
+        return base64.b64encode(f"{user}:secret-{user}".encode()).decode()
+
+    async with (
+        ScriptedRegistry(RegistryOptions(auth=kind(users={"one": "secret-one"}))) as a,
+        ScriptedRegistry(RegistryOptions(auth=kind(users={"two": "secret-two"}))) as b,
+    ):
+        authfile = tmp_path / "auth.json"
+        auths = {a.address: {"auth": pair("one")}, b.address: {"auth": pair("two")}}
+        authfile.write_text(json.dumps({"auths": auths}))
+        options = replace(OPTIONS, authfile=authfile)
+        await push(image.path, f"{a.address}/team/app:1", options=options)
+        monkeypatch.setattr(httpx.AsyncClient, "send", watched)
+        await copied(a, b, options=options)
+        assert is_whole(b, "mirror/app", image)
+    for_a = {header for place, header in sent if place == a.address}
+    for_b = {header for place, header in sent if place == b.address}
+    assert for_a
+    assert for_b
+    assert not for_a & for_b
+    assert f"Basic {pair('one')}" in for_a
+    assert f"Basic {pair('two')}" in for_b
+
+
+async def test_must_mount_is_not_transferred_unless_allowed(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
+) -> None:
+    """A flagged layer fails the copy; with leave to transfer it is brought like any other, and stays flagged."""
+    index = MemoryMountIndex()
+    flagged = image.layers[1].digest
+    await index.add_source(flagged, Repository.parse(f"{b.address}/gone"), must_mount=True)
+    with pytest.raises(CopyFailedError) as raised:
+        await copied(a, b, index=index)
+    assert isinstance(raised.value.report.failures[0].error, MountRequiredError)
+    assert b.uploads(flagged) == 0
+    await copied(a, b, index=index, allow_transfer=True)
+    assert is_whole(b, "mirror/app", image)
+    assert await index.must_mount(flagged)
+
+
+async def test_foreign_layers_are_never_fetched(
+    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, tmp_path: Path
+) -> None:
+    """A layer that is only elsewhere is left out, its urls are not followed, and the image arrives."""
+    layout = tmp_path / "foreign"
+    mine = write(layout, b"mine")
+    kind = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+    foreign = {
+        "mediaType": kind,
+        "digest": str(Digest.of(b"theirs")),
+        "size": 6,
+        "urls": [f"{c.url}/theirs"],
+    }
+    write_root(layout, named(write_manifest(layout, mine, foreign), "1"))
+    await push(layout, f"{a.address}/team/foreign:1", options=OPTIONS)
+    report = await copy(f"{a.address}/team/foreign:1", f"{b.address}/foreign", options=OPTIONS)
+    assert len(report.copied[0].blobs) == 2
+    assert c.requests == []
+    assert "1" in b.holdings.find("foreign").tags
+
+
+async def test_a_cancelled_copy_leaves_no_session_and_no_tag(a: ScriptedRegistry, b: ScriptedRegistry) -> None:
+    """Ctrl-C in the middle: sessions are cancelled, nothing is tagged."""
+    uploading = asyncio.Event()
+
+    def watch(event: events.Event) -> None:
+        if isinstance(event, events.BlobProgress):
+            uploading.set()
+
+    b.play(Fault(method="PUT", path="*/blobs/*", delay=30.0, times=None))
+    task = asyncio.create_task(copied(a, b, observer=watch))
+    await uploading.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert b.open_sessions == ()
+    assert not b.matching(path="*/manifests/*")
+
+
+async def test_the_index_learns_who_gave_what(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
+    """After a copy both the source and the destination are known to hold each layer."""
+    index = MemoryMountIndex()
+    await copied(a, b, index=index)
+    expected = sorted(Repository.parse(f"{r.address}/{n}") for r, n in ((a, "team/app"), (b, "mirror/app")))
+    for blob in image.blobs:
+        assert list(await index.locations(blob.digest)) == expected
+
+
+async def test_registries_are_reused(a: ScriptedRegistry, b: ScriptedRegistry) -> None:
+    """A worker that keeps its clients connects once."""
+    async with Registries(OPTIONS) as registries:
+        for name in ("one", "two"):
+            await copy(f"{a.address}/team/app:1", f"{b.address}/{name}", registries=registries)
+        client = registries.client(Repository.parse(f"{b.address}/one"))
+        assert await client.head_manifest(Reference.parse(f"{b.address}/two:1"))
+
+
+async def test_a_hint_that_is_wrong_is_forgotten_by_all(
+    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
+) -> None:
+    """A repository that was named and lacks the layer costs a round trip, and is dropped from the index."""
+    index = MemoryMountIndex()
+    empty = Repository.parse(f"{b.address}/empty")
+    b.put_blob("empty", b"something else")
+    await index.record([Sighting(blob.digest, empty, blob.size) for blob in image.blobs])
+    await copied(a, c, index=index, prefer=[b.address])
+    assert is_whole(c, "mirror/app", image)
+    assert empty not in await index.locations(image.layers[0].digest)
+
+
+async def test_repositories_of_the_destinations_registry_serve_where_it_mounts_nothing(
+    a: ScriptedRegistry, image: MadeImage
+) -> None:
+    """A layer that the destination's own registry holds, and won't mount, may still be fetched from there."""
+    index = MemoryMountIndex()
+    async with ScriptedRegistry(RegistryOptions(mounts=False)) as registry:
+        await push(image.path, f"{registry.address}/base/app:1", options=OPTIONS, index=index)
+        a.requests.clear()
+        report = await copied(a, registry, index=index, prefer=[registry.address])
+        assert is_whole(registry, "mirror/app", image)
+    assert gets(a) == 0
+    assert {blob.fetched_from for blob in report.copied[0].blobs} == {f"{registry.address}/base/app"}

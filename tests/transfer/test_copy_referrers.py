@@ -1,0 +1,205 @@
+"""What refers to an image comes along: by the API, by tags, and by cosign's tags."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossmount.errors import CopyFailedError
+from crossmount.oci import BytesBlob, Descriptor, Digest, Manifest, Reference, Repository
+from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST
+from crossmount.registry import ClientOptions, RegistryClient
+from crossmount.testing import Fault, Reply, ScriptedRegistry
+from crossmount.transfer import CopyReport, copy, push
+from crossmount.transfer.referrers import with_entries
+from support.images import MadeImage, make_layers, make_layout
+from support.registries import DockerRegistry, StartRegistry
+
+OPTIONS = ClientOptions(plain_http=True)
+NO_API = Fault(path="*/referrers/*", action=Reply(status=404, code="UNSUPPORTED"), times=None)
+SIGNATURE = "application/vnd.example.signature"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> MadeImage:
+    """An index of two platforms."""
+    return make_layout(tmp_path / "image", make_layers(2), platforms=("linux/amd64", "linux/arm64"))
+
+
+@pytest.fixture
+async def a(image: MadeImage) -> AsyncIterator[ScriptedRegistry]:
+    """A registry that holds the image as team/app:1."""
+    async with ScriptedRegistry() as registry:
+        await push(image.path, f"{registry.address}/team/app:1", options=OPTIONS)
+        yield registry
+
+
+@pytest.fixture
+async def b() -> AsyncIterator[ScriptedRegistry]:
+    """An empty registry."""
+    async with ScriptedRegistry() as registry:
+        yield registry
+
+
+async def attach(address: str, subject: Descriptor | None, words: str, *, tag: str | None = None) -> Descriptor:
+    """Put a manifest that refers to `subject` into team/app, and return its descriptor."""
+    repository = Repository.parse(f"{address}/team/app")
+    config, layer = b"{}", words.encode()
+
+    def entry(data: bytes, kind: str) -> dict[str, Any]:
+        return {"mediaType": kind, "digest": str(Digest.of(data)), "size": len(data)}
+
+    document: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": SIGNATURE,
+        "config": entry(config, "application/vnd.oci.empty.v1+json"),
+        "layers": [entry(layer, "text/plain")],
+        "annotations": {"words": words},
+    }
+    if subject is not None:
+        document["subject"] = {
+            "mediaType": subject.media_type,
+            "digest": str(subject.digest),
+            "size": subject.size,
+        }
+    manifest = Manifest.parse(json.dumps(document).encode(), where="a test's referrer")
+    async with RegistryClient(address, options=OPTIONS) as client:
+        for data in (config, layer):
+            blob = BytesBlob(Descriptor("x", Digest.of(data), len(data)), data)
+            await client.upload_blob(await client.start_upload(repository), blob)
+        digest = None if tag else manifest.descriptor.digest
+        await client.put_manifest(Reference(repository, tag, digest), manifest)
+    return manifest.descriptor
+
+
+async def list_under_tag(address: str, subject: Descriptor, *listed: Descriptor) -> None:
+    """List referrers of `subject` in team/app as a client of a registry without the API does."""
+    entries = [{"mediaType": one.media_type, "digest": str(one.digest), "size": one.size} for one in listed]
+    content = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
+    tag = Reference.parse(f"{address}/team/app:sha256-{subject.digest.encoded}")
+    async with RegistryClient(address, options=OPTIONS) as client:
+        await client.put_manifest(tag, Manifest.parse(content, where="a test's list"))
+
+
+async def copied(source: str, dest: str, **how: Any) -> CopyReport:
+    """Copy team/app:1 with all that refers to it."""
+    return await copy(
+        f"{source}/team/app:1", f"{dest}/mirror/app", **{"options": OPTIONS, "referrers": True, **how}
+    )
+
+
+async def listed_at(address: str, subject: Descriptor) -> set[str]:
+    """Return what mirror/app lists as referrers of `subject`, by the API or by the tag."""
+    repository = Repository.parse(f"{address}/mirror/app")
+    async with RegistryClient(address, options=OPTIONS) as client:
+        found = await client.list_referrers(repository, subject.digest)
+        if found is None:
+            found = (await client.get_manifest(Reference(repository, f"sha256-{subject.digest.encoded}"))).children
+    return {str(one.digest) for one in found}
+
+
+async def test_referrers_come_along_as_they_are(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
+) -> None:
+    """Of the index and of its children, and what refers to a referrer; the tag is last."""
+    of_root = await attach(a.address, image.root, "of the index")
+    of_child = await attach(a.address, image.manifests[1], "of a child")
+    of_referrer = await attach(a.address, of_root, "of a referrer")
+    report = await copied(a.address, b.address)
+    assert set(report.copied[0].referrers) == {of_root.digest, of_child.digest, of_referrer.digest}
+    assert await listed_at(b.address, image.root) == {of_root.digest}
+    assert await listed_at(b.address, image.manifests[1]) == {of_child.digest}
+    assert await listed_at(b.address, of_root) == {of_referrer.digest}
+    puts = [record.path for record in b.matching(method="PUT", path="*/manifests/*")]
+    assert puts[-1] == "/v2/mirror/app/manifests/1"
+    assert set(b.holdings.find("mirror/app").tags) == {"1"}
+    assert {str(blob.digest) for blob in report.copied[0].blobs} >= {Digest.of(b"of a child")}
+
+
+async def test_nothing_comes_along_unasked(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
+    """Without `referrers` the registry isn't even asked."""
+    await attach(a.address, image.root, "of the index")
+    await copied(a.address, b.address, referrers=False)
+    assert not a.matching(path="*/referrers/*")
+    assert len(b.holdings.find("mirror/app").manifests) == 3
+
+
+async def test_between_registries_without_the_api_tags_list_them(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
+) -> None:
+    """They are found under the source's tag, and listed under the destination's, beside what is there."""
+    one = await attach(a.address, image.root, "one")
+    await list_under_tag(a.address, image.root, one)
+    a.play(NO_API)
+    b.play(NO_API)
+    await copied(a.address, b.address)
+    assert await listed_at(b.address, image.root) == {one.digest}
+    another = await attach(a.address, image.root, "another")
+    await list_under_tag(a.address, image.root, another)
+    await copied(a.address, b.address)
+    assert await listed_at(b.address, image.root) == {one.digest, another.digest}
+
+
+async def test_the_tag_is_written_only_if_something_is_new(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
+) -> None:
+    """A second copy leaves the destination's list as it is."""
+    await attach(a.address, image.root, "one")
+    b.play(NO_API)
+    await copied(a.address, b.address)
+    tag = f"*/manifests/sha256-{image.root.digest.encoded}"
+    assert len(b.matching(method="PUT", path=tag)) == 1
+    await copied(a.address, b.address)
+    assert len(b.matching(method="PUT", path=tag)) == 1
+
+
+async def test_cosigns_tags_come_along(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
+    """Signature, attestation and SBOM keep their tags, of the index and of its children."""
+    tags = {
+        f"sha256-{image.root.digest.encoded}.sig",
+        f"sha256-{image.root.digest.encoded}.att",
+        f"sha256-{image.manifests[0].digest.encoded}.sbom",
+    }
+    for tag in tags:
+        await attach(a.address, None, tag, tag=tag)
+    report = await copied(a.address, b.address)
+    assert set(b.holdings.find("mirror/app").tags) == {"1", *tags}
+    assert len(report.copied[0].referrers) == 3
+
+
+async def test_a_chain_that_does_not_end_is_refused(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
+) -> None:
+    """Referrers of referrers are followed so deep and no deeper; the tag is not made."""
+    subject = image.root
+    for number in range(6):
+        subject = await attach(a.address, subject, str(number))
+    with pytest.raises(CopyFailedError, match="deep"):
+        await copied(a.address, b.address)
+    assert b.holdings.find("mirror/app").tags == {}
+
+
+async def test_real_registries_without_the_api(
+    docker_registry: DockerRegistry, start_docker_registry: StartRegistry, image: MadeImage
+) -> None:
+    """Between two docker-registry 2.8 the list is found and made under the tag, digests as they were."""
+    other = start_docker_registry()
+    await push(image.path, f"{docker_registry.address}/team/app:1", options=OPTIONS)
+    one = await attach(docker_registry.address, image.root, "one")
+    await list_under_tag(docker_registry.address, image.root, one)
+    await copied(docker_registry.address, other.address)
+    assert await listed_at(other.address, image.root) == {one.digest}
+
+
+def test_a_list_of_referrers_keeps_what_it_has() -> None:
+    """Entries are added once; without anything new there is nothing to write; nonsense is begun anew."""
+    first = with_entries(None, [{"digest": "a"}])
+    assert first is not None
+    assert with_entries(first, [{"digest": "a"}]) is None
+    second = with_entries(first, [{"digest": "b", "size": 1}])
+    assert second is not None
+    assert json.loads(second)["manifests"] == [{"digest": "a"}, {"digest": "b", "size": 1}]
+    assert with_entries(b"[]", [{"digest": "a"}]) == first
