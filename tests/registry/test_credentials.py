@@ -197,9 +197,7 @@ async def test_a_helper_that_is_given_up_is_killed_with_all_it_started(tmp_path:
 
     def is_dead() -> bool:
         try:
-            return (
-                b"sleep" not in command.read_bytes()
-            )  # a zombie has none
+            return b"sleep" not in command.read_bytes()  # a zombie has none
         except (FileNotFoundError, ProcessLookupError):
             return True
 
