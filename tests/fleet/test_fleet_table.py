@@ -1,6 +1,6 @@
 """The table of turns: scripted interleavings, and a state machine of processes on a model of the server."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -39,20 +39,30 @@ class Slots:
 
     free: int = 2
 
-    def take(self) -> bool:
+    def take_now(self) -> bool:
         """Take one."""
         if self.free == 0:
             return False
         self.free -= 1
         return True
 
-    def back(self) -> None:
+    def put_back(self) -> None:
         """Give one back."""
+        self.free += 1
+
+    def give_back(self) -> None:
+        """Give one back that was used."""
         self.free += 1
 
 
 def make_waiter(
-    name: str, slots: Slots, *, layer: Digest = LAYERS[0], useless: Iterable[str] = (), looks: bool = False
+    name: str,
+    slots: Slots,
+    *,
+    layer: Digest = LAYERS[0],
+    useless: Iterable[str] = (),
+    looks: bool = False,
+    accepts: Callable[[str], bool] = lambda _: True,
 ) -> Waiter:
     """Return one who wants a layer in repository `name`."""
     return Waiter(
@@ -62,9 +72,8 @@ def make_waiter(
         value=name,
         useless=set(useless),
         patience=PATIENCE,
-        slot=slots.take,
-        slot_back=slots.back,
-        looks=looks,
+        slots=None if looks else slots,
+        accepts=accepts,
     )
 
 
@@ -140,7 +149,7 @@ def test_slots_go_where_they_can_be_used() -> None:
     assert claims == [Claim(busy, take=True), Claim(free, take=False)]
     assert table.answered(claims[0], Busy(), 0, None) == [SlotBack(busy)]
     assert table.answered(claims[1], Free(), 0, None) == []
-    slots.back()
+    slots.put_back()
     claims, _ = table.ask(0, None)
     assert claims == [Claim(free, take=True), Claim(busy, take=False)]
 
@@ -175,7 +184,7 @@ def test_patience_ends_with_an_upload_of_ones_own() -> None:
     table.join(waiter)
     for now in (0, 10, 19.9):
         assert table.answered(asked(table), Busy(), now, None) == [SlotBack(waiter)]
-        slots.back()
+        slots.put_back()
     assert table.answered(asked(table), Busy(), 20, None) == [Go(waiter, leased=False)]
 
 
@@ -228,6 +237,63 @@ def test_who_only_looks_goes_when_its_patience_ends() -> None:
     table.join(looker)
     assert table.ask(1, None) == ([], [])
     assert table.ask(21, None) == ([], [InVain(looker)])
+
+
+def test_nobody_waits_for_an_upload_that_is_no_use() -> None:
+    """Behind one into a repository that may not be mounted from, here or elsewhere, each goes its own way."""
+    for busy in (True, False):
+        table, slots = Table(), Slots()
+        picky = make_waiter("a", slots, accepts=lambda name: name == "base")
+        looker = make_waiter("c", Slots(), looks=True, accepts=lambda name: name == "base")
+        if busy:
+            table.join(picky)
+            assert table.answered(asked(table), Busy("base"), 0, None) == [SlotBack(picky)]
+            slots.put_back()
+            table.join(looker)
+            decisions = table.answered(asked(table), Busy("secret"), 0, None)
+        else:
+            holder = make_waiter("secret", Slots())
+            table.join(holder)
+            table.answered(asked(table), Held(), 0, None)
+            table.join(picky)
+            table.join(looker)
+            _, decisions = table.ask(0, None)
+        assert decisions == [Go(picky, leased=False), InVain(looker)]
+
+
+def test_who_is_hurried_waits_no_more() -> None:
+    """Those of one repository go at once, behind whomever they waited; the others go on waiting."""
+    table, slots = Table(), Slots()
+    first, second = make_waiter("a", slots), make_waiter("b", slots)
+    table.join(first)
+    table.join(second)
+    assert table.answered(asked(table), Busy(), 0, None) == [SlotBack(first)]
+    slots.put_back()
+    table.hurry(second.dest)
+    assert table.answered(asked(table), Busy(), 0, None) == [Go(second, leased=False), SlotBack(first)]
+
+
+def test_a_hostile_set_is_not_asked_for_ever() -> None:
+    """After some hundreds of members that are no names its layer is uploaded without more questions."""
+    table, slots = Table(), Slots()
+    waiter = make_waiter("a", slots)
+    table.join(waiter)
+    for number in range(5):
+        junk = frozenset(b"\xff%d" % i for i in range(number * 128, (number + 1) * 128))
+        decisions = table.answered(asked(table), Appeared(frozenset(), junk), 0, None)
+        slots.put_back()
+    assert decisions == [Go(waiter, leased=False)]
+
+
+def test_a_rate_of_long_ago_counts_less() -> None:
+    """A process that runs for weeks follows its link."""
+    meter = RateMeter()
+    for _ in range(100):
+        meter.saw(100 * 1024 * 1024, 100)
+    for _ in range(30):
+        meter.saw(1000 * 1024 * 1024, 100)
+    assert meter.rate is not None
+    assert meter.rate > 9 * 1024 * 1024
 
 
 def test_patience_follows_size_and_rate() -> None:
@@ -471,7 +537,7 @@ class FleetMachine(RuleBasedStateMachine):
                 case MountFrom() | InVain():
                     process.waiting.remove(waiter)
                 case SlotBack():
-                    waiter.slot_back()
+                    waiter.put_slot_back()
                 case LeaseBack():
                     self.server.release(waiter)
 
@@ -484,7 +550,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     def _end(self, process: Process, upload: Upload) -> None:
         process.uploads.remove(upload)
-        upload.waiter.slot_back()
+        upload.waiter.put_slot_back()
         if upload.leased:
             self.server.release(upload.waiter)
         process.table.ended(upload.waiter)

@@ -200,6 +200,24 @@ async def test_a_stop_lets_a_push_finish(tmp_path: Path) -> None:
         assert registry.uploads() == 2
 
 
+async def test_a_stop_lets_a_push_of_mounts_finish(tmp_path: Path) -> None:
+    """What was mounted so far is a push under way; when it is tagged it is over, and nobody waits for more."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        await proxy.knows(registry.put_blob("base", DATA), "base")
+        assert (await proxy.client.head(f"/v2/a/blobs/{DIGEST}")).status_code == 200
+        assert (await proxy.client.post(f"/v2/b/blobs/uploads/?mount={DIGEST}&from=base")).status_code == 201
+        proxy.running.stop()
+        await until(lambda: proxy.app.draining)
+        assert (await proxy.client.post("/v2/c/blobs/uploads/")).status_code == 503
+        for name in ("a", "b"):
+            config = await begin_upload(proxy, name)
+            put = await proxy.client.put(f"{config}?digest={Digest.of(b'{}')}", content=b"{}")
+            assert put.status_code == 201
+            manifest = await push_manifest(proxy.client, name, "v1", manifest_of([Digest.of(b"{}"), DIGEST]))
+            assert manifest.status_code == 201
+        await until(lambda: not proxy.app.core.sessions.moving())
+
+
 async def test_a_stop_leaves_no_session_at_the_registry(tmp_path: Path) -> None:
     """An upload that its client left alone is cancelled at the registry too."""
     async with ScriptedRegistry() as registry:

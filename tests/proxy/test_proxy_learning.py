@@ -265,11 +265,9 @@ async def test_sessions_are_bounded_and_run_out() -> None:
     now[0] = 11
     assert not sessions.moving()
     async with sessions.use(first.key, "a", "n"):
-        assert len(sessions.expired()) == 2
+        assert len(sessions.take_expired()) == 2
         assert sessions.moving()
     assert "http" not in repr(first)
-    for session in sessions.expired():
-        sessions.remove(session)
     assert sessions.all() == [first]
     assert (sessions.pushing("a", "n"), sessions.pushing("b", "n"), sessions.moving()) == (True, False, True)
     now[0] = 17

@@ -14,6 +14,7 @@ import redis
 from crossmount.fleet import Fleet, Slots, Upload
 from crossmount.index import Keys, RegistryTraits, open_index
 from crossmount.oci import Digest
+from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.testing import BasicAuth, Fault, Grant, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
 from crossmount.testing.auth import ANYTHING
 from support.proxies import ProxyUnderTest, begin_upload, error_code, proxy_before, until
@@ -241,7 +242,13 @@ async def test_many_held_heads_keep_nobody_else_waiting() -> None:
         assert {(await head).status_code for head in heads} == {404}
 
 
-async def test_a_head_is_not_held_for_one_who_may_not_read_the_uploaders_repository(valkey: Server) -> None:
+HIDES = Fault(path="/v2/secret/*", times=None, action=Reply(status=404, code="NAME_UNKNOWN"))
+
+
+@pytest.mark.parametrize("hides", [False, True])
+async def test_a_head_is_not_held_for_one_who_may_not_read_the_uploaders_repository(
+    hides: bool, valkey: Server
+) -> None:
     """Nothing, a clock included, tells a caller of an upload into somebody's private repository."""
     users = {"ann": "pw-ann", "bob": "pw-bob"}
     grants = {"ann": (Grant("*", ANYTHING),), "bob": (Grant("bob/*", ANYTHING),)}
@@ -250,14 +257,62 @@ async def test_a_head_is_not_held_for_one_who_may_not_read_the_uploaders_reposit
         proxy_on(valkey, registry.url) as proxy,
         another_uploads(valkey, proxy, "secret/x") as turn,
     ):
+        config = registry.put_blob("secret/x", b"{}")
+        url = f"{registry.url}/v2/secret/x/manifests/v1"
+        tagged = await proxy.client.put(
+            url, content=manifest_of([config]), headers={"Content-Type": OCI_MANIFEST}, auth=("ann", "pw-ann")
+        )
+        assert tagged.status_code == 201
+        registry.play(*([HIDES] if hides else []))
         bob = await proxy.client.head(f"/v2/bob/app/blobs/{DIGEST}", auth=("bob", "pw-bob"))
         assert bob.status_code == 404
+        assert waiting_on(valkey, proxy) == 0
+        registry.clear_script()
         ann = asyncio.create_task(proxy.client.head(f"/v2/ann/app/blobs/{DIGEST}", auth=("ann", "pw-ann")))
         await until(lambda: waiting_on(valkey, proxy) == 1)
         registry.put_blob("secret/x", DATA)
         await turn.publish()
         assert (await ann).status_code == 200
         assert metric(proxy, "wait_seconds_count") == 1
+
+
+async def test_nobody_waits_for_an_upload_that_may_not_be_mounted_from(tmp_path: Path, valkey: Server) -> None:
+    """`--allow-source` holds for waiting: a HEAD is answered, and an upload goes on, as if nobody uploaded."""
+    async with (
+        ScriptedRegistry() as registry,
+        proxy_on(valkey, registry.url, spool=tmp_path, allow_sources=("base/*",), hold=50.0) as proxy,
+        another_uploads(valkey, proxy, "secret/x"),
+    ):
+        assert (await proxy.client.head(f"/v2/app/blobs/{DIGEST}")).status_code == 404
+        assert (await push_spooled(proxy, "app")).status_code == 201
+        assert registry.uploads(DIGEST) == 1
+
+
+async def test_a_hold_is_bounded_whatever_the_registry_does(valkey: Server) -> None:
+    """A registry that takes its time with our question does not stretch the answer to the client's."""
+    slow = Fault(method="HEAD", path="/v2/base/*", times=None, delay=50.0)
+    async with (
+        ScriptedRegistry(faults=[slow]) as registry,
+        proxy_on(valkey, registry.url, hold=0.2) as proxy,
+        another_uploads(valkey, proxy, "base"),
+    ):
+        assert (await proxy.client.head(f"/v2/app/blobs/{DIGEST}")).status_code == 404
+
+
+async def test_a_question_that_fails_is_no_failure(tmp_path: Path, valkey: Server) -> None:
+    """Somebody brought the layer into this very repository, and the registry does not say so: it is uploaded."""
+    mute = Fault(method="HEAD", path="/v2/app/*", times=None, action=Reply(status=403, code="DENIED"))
+    async with (
+        ScriptedRegistry(faults=[mute]) as registry,
+        proxy_on(valkey, registry.url, spool=tmp_path) as proxy,
+        another_uploads(valkey, proxy, "app") as turn,
+    ):
+        push = asyncio.create_task(push_spooled(proxy, "app"))
+        await until(lambda: waiting_on(valkey, proxy) == 1)
+        await turn.publish()
+        await turn.release()
+        assert (await push).status_code == 201
+        assert registry.uploads(DIGEST) == 1
 
 
 async def test_a_private_upload_is_no_source_for_others(tmp_path: Path) -> None:
@@ -316,7 +371,7 @@ class TestAfterManifest:
         assert accepted.status_code == 201
         assert (await second).status_code == 201
         assert (self.registry.uploads(DIGEST), self.registry.mounts(DIGEST)) == (1, 1)
-        assert lease_of(valkey, proxy) is None
+        await until(lambda: lease_of(valkey, proxy) is None)
 
     async def test_two_pushes_never_wait_for_each_other(self, proxy: ProxyUnderTest) -> None:
         """Each has one layer and wants the other's: neither waits, and all four uploads are there at once."""
@@ -340,13 +395,22 @@ class TestAfterManifest:
         """No manifest comes: the lease is let go when nothing goes on in its repository any more."""
         assert (await push_spooled(proxy, "one")).status_code == 201
         turns = proxy.app.core.turns
-        await turns.release_quiet(lambda name: name == "one")
-        assert lease_of(valkey, proxy) is not None
+        await turns.release_quiet(lambda _: False)
+        assert lease_of(valkey, proxy) is not None  # not for long yet
         turns._kept._clock = lambda: float("inf")
         await turns.release_quiet(lambda name: name == "one")
         assert lease_of(valkey, proxy) is not None
         await turns.release_quiet(lambda _: False)
         assert lease_of(valkey, proxy) is None
+
+    async def test_both_leases_of_one_layer_end(self, proxy: ProxyUnderTest, valkey: Server) -> None:
+        """Two clients brought one layer into one repository, one of them without waiting: both turns end."""
+        assert (await push_spooled(proxy, "one")).status_code == 201
+        assert (await push_spooled(proxy, "one")).status_code == 201  # who keeps a lease does not wait
+        assert self.registry.uploads(DIGEST) == 2
+        accepted = await push_manifest(proxy.client, "one", "v1", manifest_of([DIGEST]))
+        assert accepted.status_code == 201
+        await until(lambda: lease_of(valkey, proxy) is None)
 
     async def test_a_stop_lets_go_of_what_is_kept(self, proxy: ProxyUnderTest, valkey: Server) -> None:
         """Nobody waits for a proxy that is no more."""

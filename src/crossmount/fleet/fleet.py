@@ -64,7 +64,6 @@ class Fleet:
         life: float = LEASE_SECONDS,
         heartbeat: float = HEARTBEAT_SECONDS,
     ) -> None:
-        self.index = index
         self.meter = RateMeter()
         self._guard = index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer)
         server = server_of(index)
@@ -88,9 +87,14 @@ class Fleet:
     async def aclose(self) -> None:
         """End its tasks, and the leases that are still held; nobody may wait any more."""
         if self._poller is not None:
-            self._poller.cancel()
+            if self._table.idle:  # it ends by itself, after what it asked: that may have been for a lease
+                self.kick()
+            else:
+                self._poller.cancel()
             await asyncio.gather(self._poller, return_exceptions=True)
             self._poller = None
+        for turn in self._turns.values():
+            turn.cancel()
         await self._heart.aclose()
 
     def kick(self) -> None:
@@ -106,6 +110,7 @@ class Fleet:
         slots: Slots,
         patience: Patience = Patience(),  # noqa: B008 a frozen value
         useless: Collection[Repository] = (),
+        accepts: Callable[[str], bool] = lambda _: True,
         publishes: Publishes = "blob",
     ) -> Turn:
         """Wait until `layer` can be mounted into `dest`, or until it is this caller's turn to upload it.
@@ -119,19 +124,12 @@ class Fleet:
             slots: the push's upload slots: an `Upload` has taken one.
             patience: how long to wait.
             useless: sources that were tried, and dest itself if the index wrongly says that it holds the layer.
+            accepts: tells whether a repository, by its name, is one to mount from: an upload into another is not
+                waited for.
             publishes: when the holder publishes, for those who look at the lease.
         """
         turn = await self._await_turn(
-            self._waiter(
-                layer,
-                dest,
-                size,
-                patience=patience,
-                useless=useless,
-                publishes=publishes,
-                slot=slots.take_now,
-                slot_back=slots.put_back,
-            )
+            self._waiter(layer, dest, size, slots, patience, useless, accepts, publishes)
         )
         assert turn is not None, "one that would upload is always given a turn"  # noqa: S101 a promise of the table
         return turn
@@ -145,8 +143,19 @@ class Fleet:
         found = await self._ask(lambda: leases.read(layer, registry), None)
         return None if found is None else found.dest
 
+    def hurry(self, dest: Repository) -> None:
+        """Let all who wait to bring something into `dest` wait no more."""
+        self._table.hurry(dest)
+        self.kick()
+
     async def watch(
-        self, layer: Digest, dest: Repository, *, seconds: float, useless: Collection[Repository] = ()
+        self,
+        layer: Digest,
+        dest: Repository,
+        *,
+        seconds: float,
+        useless: Collection[Repository] = (),
+        accepts: Callable[[str], bool] = lambda _: True,
     ) -> Mount | None:
         """Wait for another's upload of `layer` without ever taking a turn.
 
@@ -155,21 +164,13 @@ class Fleet:
             dest: the repository that lacks it.
             seconds: how long at most.
             useless: sources that were tried.
+            accepts: see `turn`.
 
         Returns:
             Where it can be mounted from; None as soon as nobody uploads it, or when the time has passed.
         """
-        turn = await self._await_turn(
-            self._waiter(
-                layer,
-                dest,
-                0,
-                patience=Patience(limit=seconds, least=seconds),
-                useless=useless,
-                publishes="blob",
-                looks=True,
-            )
-        )
+        patience = Patience(limit=seconds, least=seconds)
+        turn = await self._await_turn(self._waiter(layer, dest, 0, None, patience, useless, accepts, "blob"))
         assert not isinstance(turn, Upload), "who looks is given no turn to upload"  # noqa: S101 as above
         return turn
 
@@ -178,13 +179,11 @@ class Fleet:
         layer: Digest,
         dest: Repository,
         size: int,
-        *,
+        slots: Slots | None,
         patience: Patience,
         useless: Collection[Repository],
+        accepts: Callable[[str], bool],
         publishes: Publishes,
-        slot: Callable[[], bool] = lambda: False,
-        slot_back: Callable[[], None] = lambda: None,
-        looks: bool = False,
     ) -> Waiter:
         value = LeaseValue(
             token=self._source.token(),
@@ -201,10 +200,9 @@ class Fleet:
             value=value.to_text(),
             useless={source.name for source in useless},
             patience=patience,
-            slot=slot,
-            slot_back=slot_back,
+            slots=slots,
+            accepts=accepts,
             spread=self._source.rng.uniform(0.8, 1.0),
-            looks=looks,
         )
 
     async def _await_turn(self, waiter: Waiter) -> Turn | None:
@@ -226,7 +224,7 @@ class Fleet:
         """Hand over what a cancelled waiter had: its place in line, or the turn it never took."""
         self._table.leave(waiter)
         if turn.done() and not turn.cancelled() and not turn.exception() and isinstance(turn.result(), Upload):
-            waiter.slot_back()
+            waiter.put_slot_back()
             await self._ended(waiter)
         elif waiter.busy_since is not None:
             await self._heart.release([self._lease(waiter)])  # it is not shown as waiting any more
@@ -286,7 +284,7 @@ class Fleet:
                     sources = frozenset(waiter.dest.sibling(name) for name in decision.names)
                     await self._tell(waiter, Mount(sources=sources, waited=self._waited(waiter)))
                 case SlotBack():
-                    waiter.slot_back()
+                    waiter.put_slot_back()
                 case LeaseBack():
                     await self._heart.release([self._lease(waiter)])
                 case InVain():
@@ -305,7 +303,9 @@ class Fleet:
         async def release() -> None:
             await self._ended(waiter)
 
-        await self._tell(waiter, Upload(publish=publish, release=release, waited=self._waited(waiter)))
+        assert waiter.slots is not None, "who only looks is not let go"  # noqa: S101 a promise of the table
+        upload = Upload(slots=waiter.slots, publish=publish, release=release, waited=self._waited(waiter))
+        await self._tell(waiter, upload)
 
     async def _tell(self, waiter: Waiter, turn: Turn | None) -> None:
         """Let a waiter go on; if it was cancelled in this very moment, its turn is the next one's."""
@@ -313,13 +313,15 @@ class Fleet:
         if awaited is not None and not awaited.done():
             awaited.set_result(turn)
         elif isinstance(turn, Upload):
-            waiter.slot_back()
+            waiter.put_slot_back()
             await turn.release()
 
     async def _ended(self, waiter: Waiter) -> None:
-        await self._heart.drop(waiter.value)
         self._table.ended(waiter)
-        self.kick()
+        try:
+            await self._heart.drop(waiter.value)
+        finally:
+            self.kick()
 
     async def _ask(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
         """Ask the index's server; one that served until now is asked again for a while before it counts as gone.

@@ -24,6 +24,9 @@ class Heart:
         leases: where they lie; None if there is no server, and nothing to renew.
         ask: asks the server.
         seconds: from one renewal to the next.
+
+    Attributes:
+        held: the leases by their values.
     """
 
     def __init__(self, leases: Leases | None, *, ask: Asks, seconds: float) -> None:

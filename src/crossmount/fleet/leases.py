@@ -145,8 +145,9 @@ def _answer(reply: Any, claim: Claim) -> Answer:
             return Appeared(frozenset(names), frozenset(junk))
         case [b"held"]:
             return Held()
-        case [b"busy", _]:
-            return Busy()
+        case [b"busy", value]:
+            holder = LeaseValue.from_text(value, claim.waiter.dest.registry)
+            return Busy(None if holder is None or holder.dest is None else holder.dest.name)
         case [b"free"]:
             return Free()
     return Unserved()

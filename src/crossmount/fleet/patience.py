@@ -12,6 +12,9 @@ SMALL = 1024 * 1024
 """Layers under this size, in bytes, are not worth a lease; tests/bench/fleet.py measures it."""
 
 
+_REMEMBERED = 600.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
     """When to wait, and how long at most.
@@ -42,12 +45,13 @@ class Patience:
 class RateMeter:
     """The rate that this process's uploads make, each by itself.
 
-    Small ones are left out: they end in a socket's buffer, and tell nothing of the link.
+    Small ones are left out: they end in a socket's buffer, and tell nothing of the link. What was seen long ago
+    counts less and less.
     """
 
     def __init__(self, *, counts: int = SMALL) -> None:
         self._counts = counts
-        self._bytes = 0
+        self._bytes = 0.0
         self._seconds = 0.0
 
     def saw(self, size: int, seconds: float) -> None:
@@ -55,6 +59,8 @@ class RateMeter:
         if size >= self._counts and seconds > 0:
             self._bytes += size
             self._seconds += seconds
+            if self._seconds > _REMEMBERED:
+                self._bytes, self._seconds = self._bytes / 2, self._seconds / 2
 
     @property
     def rate(self) -> float | None:

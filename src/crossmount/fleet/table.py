@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from crossmount.fleet.patience import Patience
+from crossmount.fleet.turn import UploadSlots
 from crossmount.oci import Digest, Repository
 
 
@@ -41,7 +42,9 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Another holds the lease."""
+    """Another holds the lease; `into` is the repository that it says it uploads into, if it says one."""
+
+    into: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,9 @@ class Unserved:
     """There is no index, or it does not serve: nothing is known of others, so nobody waits for them."""
 
 
+JUNK_MAX = 512
+"""After so many members that are no names nobody waits for a layer: its set is a stranger's."""
+
 Answer = Appeared | Held | Busy | Free | Unserved
 
 
@@ -65,12 +71,13 @@ class Waiter:
         value: the text of its lease; its own alone.
         useless: repositories that the index may name and that are no help, since they were tried.
         patience: how long it waits.
-        slot: takes one of its upload slots, if one is free now.
-        slot_back: gives a slot back.
+        slots: its upload slots; None for one who only looks: it would mount, never uploads, and is told as soon as
+            there is nothing to wait for.
+        accepts: tells whether an upload into a repository is worth waiting for.
         spread: what part of its patience it has, 0.8 to 1: not all end in the same moment, so that the first to
             upload can spare the others.
         junk: members of the layer's set that are no names at all.
-        looks: it would only mount: it never uploads, and is told as soon as there is nothing to wait for.
+        hurried: its patience was ended for it.
         busy_since: when it first could not go on because of another's upload; None if that never was.
     """
 
@@ -80,10 +87,10 @@ class Waiter:
     value: str
     useless: set[str]
     patience: Patience
-    slot: Callable[[], bool]
-    slot_back: Callable[[], None]
+    slots: UploadSlots | None
+    accepts: Callable[[str], bool] = lambda _: True
     spread: float = 1.0
-    looks: bool = False
+    hurried: bool = False
     busy_since: float | None = None
     junk: set[bytes] = field(default_factory=set)
 
@@ -92,10 +99,26 @@ class Waiter:
         """Where it stands in line."""
         return self.dest.registry, self.layer
 
+    @property
+    def looks(self) -> bool:
+        """Whether it only looks."""
+        return self.slots is None
+
+    def takes_slot(self) -> bool:
+        """Take one of its upload slots, if one is free now."""
+        return self.slots is not None and self.slots.take_now()
+
+    def put_slot_back(self) -> None:
+        """Give a slot back that was not used."""
+        if self.slots is not None:
+            self.slots.put_back()
+
     def is_late(self, now: float, rate: float | None) -> bool:
         """Tell whether its patience has ended."""
         if self.busy_since is None:
             return False
+        if self.hurried:
+            return True
         return now - self.busy_since >= self.spread * self.patience.seconds(self.size, rate)
 
 
@@ -151,16 +174,23 @@ Decision = Go | MountFrom | SlotBack | LeaseBack | InVain
 class _Place:
     """One layer on one registry: who of this process uploads it, and who waits, the first first.
 
-    `busy` says that another process was seen to upload it, when the server was last asked.
+    `busy` is what the server last said of another process that uploads it.
     """
 
     holder: Waiter | None = None
     line: list[Waiter] = field(default_factory=list)
-    busy: bool = False
+    busy: Busy | None = None
+
+    @property
+    def into(self) -> str | None:
+        """The repository that it is being uploaded into, as far as that is known."""
+        if self.holder is not None:
+            return self.holder.dest.name
+        return None if self.busy is None else self.busy.into
 
     def urgency(self, now: float, rate: float | None) -> int:
         """Return a lesser number for those that should have a slot before others: they can most likely use it."""
-        return 0 if any(waiter.is_late(now, rate) for waiter in self.line) else 1 + self.busy
+        return 0 if any(waiter.is_late(now, rate) for waiter in self.line) else 1 + (self.busy is not None)
 
 
 class Table:
@@ -183,6 +213,12 @@ class Table:
         place = self._places.get((registry, layer))
         return None if place is None or place.holder is None else place.holder.dest
 
+    def hurry(self, dest: Repository) -> None:
+        """End the patience of all who would bring something into a repository."""
+        for place in self._places.values():
+            for waiter in place.line:
+                waiter.hurried = waiter.hurried or waiter.dest == dest
+
     def leave(self, waiter: Waiter) -> None:
         """Wait no more (cancelled): the next in line is the first."""
         place = self._places.get(waiter.place)
@@ -201,9 +237,9 @@ class Table:
         decisions: list[Decision] = []
         for place in sorted(self._places.values(), key=lambda place: place.urgency(now, rate)):
             if place.holder is not None:
-                decisions.extend(self._wait(place.line, now, rate))
+                decisions.extend(self._wait(place, now, rate))
             elif place.line:
-                able = next((waiter for waiter in place.line if not waiter.looks and waiter.slot()), None)
+                able = next((waiter for waiter in place.line if waiter.takes_slot()), None)
                 claims.append(Claim(able or place.line[0], take=able is not None))
         return claims, decisions
 
@@ -214,7 +250,7 @@ class Table:
         line = [] if place is None else place.line
         decisions: list[Decision] = []
         if place is not None:
-            place.busy = isinstance(answer, Busy)
+            place.busy = answer if isinstance(answer, Busy) else None
         match answer:
             case Held() | Unserved() if claim.take and place is not None and waiter in line:
                 place.holder = waiter
@@ -225,14 +261,15 @@ class Table:
             case Appeared():
                 decisions.extend(self._mount(place, answer.names))
                 waiter.junk |= answer.junk
+                waiter.hurried = waiter.hurried or len(waiter.junk) > JUNK_MAX
             case Free() | Unserved():
                 decisions.extend(self._send_away(line))
             case Busy():
                 pass
-        if isinstance(answer, Busy | Appeared):
+        if isinstance(answer, Busy | Appeared) and place is not None:
             # the server was asked first: only what it did not offer is uploaded without a lease
             kept = waiter if claim.take else None
-            done = self._wait(line, now, rate, kept=kept)
+            done = self._wait(place, now, rate, kept=kept)
             decisions.extend(done)
             if kept is not None and Go(kept, leased=False) in done:
                 return decisions
@@ -265,25 +302,27 @@ class Table:
         return [InVain(waiter) for waiter in looking]
 
     def _wait(
-        self, line: list[Waiter], now: float, rate: float | None, *, kept: Waiter | None = None
+        self, place: _Place, now: float, rate: float | None, *, kept: Waiter | None = None
     ) -> list[Decision]:
-        """Let those in `line` wait for another's upload; those whose patience ended upload without a lease.
+        """Let those in line wait for another's upload; those who would wait in vain, or no longer, do not.
 
         Args:
-            line: who waits.
+            place: what they wait for.
             now: seconds.
             rate: bytes a second that uploads make.
             kept: one for whom a slot is kept already.
         """
         done: list[Decision] = []
-        for waiter in list(line):
+        into = place.into
+        for waiter in list(place.line):
             if waiter.busy_since is None:
                 waiter.busy_since = now
-            if not waiter.is_late(now, rate):
+            in_vain = into is not None and not waiter.accepts(into)
+            if not in_vain and not waiter.is_late(now, rate):
                 continue
             if waiter.looks:
                 done.extend(self._send_away([waiter]))
-            elif waiter is kept or waiter.slot():
+            elif waiter is kept or waiter.takes_slot():
                 self.leave(waiter)
                 done.append(Go(waiter, leased=False))
         return done

@@ -1,8 +1,10 @@
 """What a push is told about a layer that its repository lacks."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from crossmount._blocking import run_now
 from crossmount.oci import Repository
@@ -11,8 +13,24 @@ ROUNDS = 3
 """How often a blob is waited for that could not be mounted from where it appeared."""
 
 
+class UploadSlots(Protocol):
+    """How many blobs of one push may be on their way at once."""
+
+    def take_now(self) -> bool:
+        """Take a slot if that needs no waiting."""
+        ...
+
+    def put_back(self) -> None:
+        """Free a slot that was taken and not used: nothing changed that anybody should look at."""
+        ...
+
+    def give_back(self) -> None:
+        """Free a slot that was used."""
+        ...
+
+
 class Slots:
-    """How many blobs of one push may be on their way at once.
+    """Upload slots on a semaphore: see `UploadSlots`.
 
     Args:
         count: how many.
@@ -24,18 +42,18 @@ class Slots:
         self._freed = freed
 
     def take_now(self) -> bool:
-        """Take a slot if that needs no waiting."""
+        """See `UploadSlots`."""
         if self._semaphore.locked():
             return False
         run_now(self._semaphore.acquire())  # it is free, so this does not suspend
         return True
 
     def put_back(self) -> None:
-        """Free a slot that was taken and not used: nothing changed that anybody should look at."""
+        """See `UploadSlots`."""
         self._semaphore.release()
 
     def give_back(self) -> None:
-        """Free a slot that was used."""
+        """See `UploadSlots`."""
         self._semaphore.release()
         self._freed()
 
@@ -67,18 +85,39 @@ class Mount:
 class Upload:
     """The layer is to be uploaded, by the one who has this; a slot for it is taken.
 
-    Whoever gets it calls `publish` when the layer can be mounted from its repository, gives the slot back when
-    the upload ended, and calls `release` in the end, however it ended.
+    Whoever gets it uploads within `at_work`, and then calls `finish` as soon as the layer can be mounted from its
+    repository, or `release` if that will never be.
 
     Attributes:
         waited: seconds that another's upload was waited for.
+        slots: where its slot is from.
         publish: tells everybody that dest holds the layer.
         release: lets others take their turn. Doing it twice is harmless.
     """
 
+    slots: UploadSlots = field(repr=False)
     publish: Callable[[], Awaitable[None]] = field(repr=False)
     release: Callable[[], Awaitable[None]] = field(repr=False)
     waited: float = 0.0
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """Upload in this block: its slot is free after it, and if it fails others take their turn at once."""
+        try:
+            try:
+                yield
+            finally:
+                self.slots.give_back()
+        except BaseException:
+            await asyncio.shield(self.release())
+            raise
+
+    async def finish(self) -> None:
+        """Publish, then end the lease, whatever became of that."""
+        try:
+            await self.publish()
+        finally:
+            await asyncio.shield(self.release())
 
 
 Turn = Mount | Upload

@@ -1,14 +1,12 @@
 """The proxy as an ASGI application: each request is told apart, admitted, answered, counted and logged."""
 
-import json
 import logging
-import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from crossmount.errors import CredentialsError, CrossmountError
 from crossmount.proxy import pages
+from crossmount.proxy.access import METHODS, AccessLog
 from crossmount.proxy.begin import begin
 from crossmount.proxy.callers import Caller
 from crossmount.proxy.core import Core
@@ -34,9 +32,6 @@ from crossmount.proxy.routes import (
 )
 from crossmount.proxy.uploads import go_on
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_SESSION = re.compile(rb"(/blobs/uploads/).*", re.DOTALL)
-_access = logging.getLogger("crossmount.proxy.access")
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +65,7 @@ class App:
         self._door = door
         self._idle = idle
         self._clock = clock
-        self._epoch = epoch
+        self._log_access = AccessLog(epoch=epoch)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -93,14 +88,15 @@ class App:
             await self._refuse(exchange, _in_our_words(error))
         finally:
             self.active -= 1
-            self._note(exchange, kind, self._clock() - begun)
+            self.core.metrics.answered(exchange.method, kind, exchange.status, waited=exchange.waited)
+            self._log_access.write(exchange, kind, self._clock() - begun)
 
     async def trouble(self) -> str | None:
         """Return why the registry does not serve; None if it does."""
         return await pages.trouble(self.core, self._door)
 
     async def _answer(self, exchange: Exchange, asked: Route) -> None:
-        if exchange.method not in _METHODS:
+        if exchange.method not in METHODS:
             raise RefusedError(405, "UNSUPPORTED", "this method means nothing to a registry", close=True)
         if isinstance(asked, Own):
             await pages.answer(self.core, self._door, exchange, asked, draining=self.draining)
@@ -137,46 +133,9 @@ class App:
         except ClientGoneError:
             exchange.note = "client-gone"
 
-    def _note(self, exchange: Exchange, kind: str, seconds: float) -> None:
-        if exchange.waited:
-            self.core.metrics.wait_seconds.observe(exchange.waited)
-        self.core.metrics.requests.labels(kind, _label(exchange.method), exchange.status).inc()
-        level = logging.DEBUG if kind == "own" else logging.INFO  # probes and scrapes would fill it
-        if _access.isEnabledFor(level):
-            _access.log(
-                level,
-                "%s",
-                json.dumps(
-                    {
-                        "time": datetime.fromtimestamp(self._epoch(), UTC).isoformat(timespec="milliseconds"),
-                        "peer": exchange.peer,
-                        "caller": exchange.caller,
-                        "method": _label(exchange.method),
-                        "route": kind,
-                        "path": _shown(exchange.raw_path),
-                        "status": exchange.status,
-                        "received": exchange.received,
-                        "sent": exchange.sent,
-                        "ms": round(seconds * 1000, 1),
-                        "waited_ms": round(exchange.waited * 1000, 1),
-                        "note": exchange.note,
-                    }
-                ),
-            )
-
 
 def _in_our_words(error: CrossmountError) -> RefusedError:
     """Return what the caller is told of an error between the proxy and the registry."""
     if isinstance(error, CredentialsError):
         return RefusedError(403, "DENIED", "the registry does not let this proxy do that with its own credentials")
     return RefusedError(502, "UNAVAILABLE", "the registry gave no usable answer")
-
-
-def _shown(path: bytes) -> str:
-    """Return a path for the log; whatever became of the request, a session's name is for its caller alone."""
-    return _SESSION.sub(rb"\1", path)[:512].decode("ascii", "replace")
-
-
-def _label(method: str) -> str:
-    """Return a method as a label: of a bounded set, whatever callers send."""
-    return method if method in _METHODS else "OTHER"

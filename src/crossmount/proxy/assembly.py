@@ -160,8 +160,8 @@ async def _sweep(core: Core) -> None:
     """Let uploads go that were left alone for too long."""
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
-        for session in core.sessions.expired():
-            await core.forget(session)
+        late = core.sessions.take_expired()
+        await asyncio.gather(*(core.forget(session) for session in late))
         await core.turns.release_quiet(core.sessions.active_in)
 
 

@@ -6,6 +6,7 @@ import binascii
 from crossmount.registry.authfiles import Credential
 
 ORIGIN = "the caller of the proxy"
+CHALLENGE = (b"www-authenticate", b'Basic realm="crossmount"')
 
 
 def read_basic(value: str) -> Credential | None:

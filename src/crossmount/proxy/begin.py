@@ -36,6 +36,7 @@ class HeldBack:
 async def begin(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller) -> None:
     """Answer the request that begins an upload or a mount."""
     core.sessions.check_room(caller.key)
+    core.sessions.note_push(caller.key, route.name)
     if route.mount is not None:
         await _mount(core, exchange, route, route.mount, caller)
         return

@@ -18,6 +18,10 @@ from crossmount.registry import UploadSession
 
 LARGE_MANIFESTS_MAX = 16
 
+HEADS_MAX = 64
+"""How many HEADs of blobs are under way at once: with all of a crowd at work, the event loop turns so slowly that
+deadlines pass on answers that are there."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
@@ -28,6 +32,7 @@ class Core:
         spool: where uploads wait for their digest; None sends them straight through.
         manifest_limit: bytes that a manifest may have.
         hook: takes the registry's events, if they are wanted.
+        heads: taken by each HEAD of a blob while it asks.
         large_manifests: taken by each manifest that is not known to be small while it is in memory.
     """
 
@@ -42,6 +47,7 @@ class Core:
     spool: SpoolArea | None
     manifest_limit: int
     hook: Hook | None = None
+    heads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HEADS_MAX))
     large_manifests: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_MANIFESTS_MAX))
 
     def repository(self, name: str) -> Repository:

@@ -16,7 +16,6 @@ from crossmount.registry.scope import Scope
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-RawHeaders = list[tuple[bytes, bytes]]
 
 
 _WHOLE = 3
@@ -41,7 +40,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
         self.query: bytes = scope["query_string"]
-        self.headers: RawHeaders = list(scope["headers"])
+        self.headers: list[tuple[bytes, bytes]] = list(scope["headers"])
         self.scheme: str = scope["scheme"]
         self.peer: str = (scope.get("client") or ("-", 0))[0]
         self.status = 0

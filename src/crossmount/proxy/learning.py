@@ -12,17 +12,19 @@ from typing import Any
 
 from crossmount.errors import CrossmountError
 from crossmount.index.protocol import MountIndex, RegistryTraits, Sighting
-from crossmount.oci import Digest, Manifest, Reference, Repository
-from crossmount.oci.manifest import INDEX_DEPTH_MAX
+from crossmount.oci import Digest, Manifest, Repository
 from crossmount.proxy.callers import Agent
 from crossmount.proxy.metrics import Metrics
 from crossmount.registry import SIZE_UNKNOWN
+from crossmount.warmup.outline import Outline
+from crossmount.warmup.walk import Walker
 
 _log = logging.getLogger(__name__)
 _WAITING_MAX = 10_000
 _BATCH = 256
-_CHILDREN_MAX = 64
-_FOREIGN = ("nondistributable", "foreign")
+_ERRANDS_MAX = 256
+_CHILDREN_MAX, _CHILDREN_AT_ONCE = 64, 4
+_END_SECONDS = 5.0
 
 
 class Learner:
@@ -30,7 +32,7 @@ class Learner:
 
     Args:
         index: it never fails (`GuardedIndex`).
-        metrics: told how many sightings had to be dropped.
+        metrics: told how many sightings, and errands to find some, had to be dropped.
     """
 
     def __init__(self, index: MountIndex, metrics: Metrics) -> None:
@@ -39,6 +41,7 @@ class Learner:
         self._waiting: asyncio.Queue[Sighting] = asyncio.Queue(_WAITING_MAX)
         self._traits = RegistryTraits()
         self._errands: set[asyncio.Task[None]] = set()
+        self._gate = asyncio.Semaphore(_CHILDREN_AT_ONCE)
 
     @property
     def traits(self) -> RegistryTraits:
@@ -50,7 +53,7 @@ class Learner:
         self._traits = self._traits.updated(traits)
 
     def mounted(self, sightings: Iterable[Sighting]) -> None:
-        """Record what a mount proved; the destination too only if this registry mounts before a manifest."""
+        """Record what a mount proved, unless this registry mounts only after a manifest: that will say it."""
         self._record(sightings)
 
     def arrived(self, repository: Repository, digest: Digest, size: int | None) -> None:
@@ -63,11 +66,11 @@ class Learner:
 
     def accepted(self, agent: Agent | None, repository: Repository, manifest: Manifest) -> None:
         """Record the layers of a manifest that the registry accepted, and those of an index's children."""
-        for blob in manifest.blobs:
-            if not blob.urls and not any(word in blob.media_type for word in _FOREIGN):
-                self._put(Sighting(blob.digest, repository, blob.size))
-        if manifest.children and agent is not None:
-            self._start(self._follow(agent, repository, manifest))
+        outline = Outline.of(manifest)
+        for sighting in outline.sightings(repository):
+            self._put(sighting)
+        if outline.children and agent is not None:
+            self._start(self._follow(agent, repository, outline.children[:_CHILDREN_MAX]))
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
@@ -76,10 +79,13 @@ class Learner:
         try:
             yield
         finally:
-            await asyncio.gather(*self._errands)
-            await self._waiting.join()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            with contextlib.suppress(TimeoutError):  # what is not learnt now costs a round trip one day
+                async with asyncio.timeout(_END_SECONDS):
+                    await self.settled()
+            left = [task, *self._errands]
+            for each in left:
+                each.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def settled(self) -> None:
         """Wait until all that was seen is recorded."""
@@ -87,6 +93,10 @@ class Learner:
         await self._waiting.join()
 
     def _start(self, errand: Coroutine[Any, Any, None]) -> None:
+        if len(self._errands) >= _ERRANDS_MAX:
+            errand.close()
+            self._metrics.unlearnt.inc()
+            return
         task = asyncio.create_task(errand)
         self._errands.add(task)
         task.add_done_callback(self._errands.discard)
@@ -125,18 +135,17 @@ class Learner:
                 for _ in batch:
                     self._waiting.task_done()
 
-    async def _follow(self, agent: Agent, repository: Repository, top: Manifest) -> None:
+    async def _follow(self, agent: Agent, repository: Repository, children: Iterable[Digest]) -> None:
         """Read an index's children with the caller's rights; what can't be read is not learnt."""
-        left, level = _CHILDREN_MAX, [top]
+
+        async def take(outline: Outline) -> None:
+            for sighting in outline.sightings(repository):
+                self._put(sighting)
+
         try:
-            for _ in range(INDEX_DEPTH_MAX):
-                children = [child for manifest in level for child in manifest.children][:left]
-                left -= len(children)
-                level = [
-                    await agent.client.get_manifest(Reference(repository, digest=child.digest))
-                    for child in children
-                ]
-                for manifest in level:
-                    self.accepted(None, repository, manifest)
+            walked = await Walker(agent.client, None, gate=self._gate).walk(repository, children, take)
         except CrossmountError as error:
-            _log.info("the children of %s were not all read: %s", repository, error)
+            _log.info("the children of an index in %s were not all read: %s", repository, error)
+        else:
+            for reason in walked.reasons:
+                _log.info("a child of an index in %s was not read: %s", repository, reason)

@@ -16,6 +16,7 @@ from crossmount.errors import (
     RegistryRefusedError,
     RegistryUnreachableError,
 )
+from crossmount.proxy.access import method_label
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
@@ -56,7 +57,7 @@ class Metrics:
         requests: requests by route, method and status.
         index_seconds: how long the index takes to answer.
         upstream_seconds: how long the registry takes to begin an answer to a request without a body.
-        wait_seconds: how long requests waited for another's upload of their layer, those that did.
+        wait_seconds: how long those waited for another's upload that it then brought something.
         failures: by where and by cause.
         unlearnt: sightings that were dropped because the index was too slow.
         sessions: uploads under way.
@@ -111,6 +112,12 @@ class Metrics:
         """Count a blob."""
         self.blobs.labels(outcome).inc()
         self.blob_bytes.labels(outcome).inc(max(0, size or 0))
+
+    def answered(self, method: str, kind: str, status: int, *, waited: float) -> None:
+        """Count a request, and the seconds that it waited for another's upload."""
+        self.requests.labels(kind, method_label(method), status).inc()
+        if waited:
+            self.wait_seconds.observe(waited)
 
     def failed(self, where: str, error: BaseException) -> None:
         """Count a failure."""

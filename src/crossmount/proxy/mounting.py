@@ -20,11 +20,6 @@ INDEX_CALLS_MAX = 16
 """How many ask the index at once: a crowd waits here, where no deadline runs, and opens few connections."""
 
 
-HEADS_MAX = 64
-"""How many HEADs of blobs are under way at once: with all of a crowd at work, the event loop turns so slowly that
-deadlines pass on answers that are there."""
-
-
 @dataclass(frozen=True, slots=True)
 class SourcePolicy:
     """Which repositories may be mounted from: those that fit a pattern (`*` is any text, slashes too), or all."""
@@ -86,9 +81,6 @@ class Mounting:
         learner: told what mounts prove.
         metrics: told how it went.
         clock: seconds, from any start.
-
-    Attributes:
-        heads: taken by each HEAD of a blob while it asks.
     """
 
     def __init__(
@@ -106,7 +98,6 @@ class Mounting:
         self._metrics = metrics
         self._clock = clock
         self._asking = asyncio.Semaphore(INDEX_CALLS_MAX)
-        self.heads = asyncio.Semaphore(HEADS_MAX)
         self._flights: dict[tuple[str, str, Digest], asyncio.Task[Placed]] = {}
 
     async def place(

@@ -49,14 +49,15 @@ async def head_blob(core: Core, exchange: Exchange, route: BlobAt, caller: Calle
     The answer is always the registry's own: its first, or after a mount its second. Any doubt is its first.
     """
     dest = core.repository(route.name)
-    async with core.mounting.heads:
+    async with core.heads:
         head = await _ask_head(core, exchange, dest, caller)
         placed = await core.mounting.place(caller, dest, route.digest) if head.status == 404 else None
     if placed is not None:
         brought = Brought(mounted=placed) if placed.mounted else await core.turns.look(caller, placed)
         if brought is not None:
+            core.sessions.note_push(caller.key, route.name)
             exchange.note, exchange.waited = brought.word, brought.waited
-            async with core.mounting.heads:
+            async with core.heads:
                 head = await _ask_head(core, exchange, dest, caller)
     if head.status == 200:
         core.metrics.blob(exchange.note or "existing", head.size)
@@ -109,3 +110,5 @@ async def _put_manifest(core: Core, exchange: Exchange, route: ManifestAt, calle
         dest = core.repository(route.name)
         core.learner.accepted(caller.agent, dest, manifest)
         await core.turns.accepted(dest, manifest)
+        if route.digest is None:  # the tag comes last
+            core.sessions.end_push(caller.key, route.name)

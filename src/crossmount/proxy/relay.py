@@ -30,7 +30,7 @@ async def relay(core: Core, exchange: Exchange, route: SessionAt, caller: Caller
     if digest is None:
         await _pass_on(core, exchange, route, caller, session, outgoing(exchange))
     elif session.relayed:  # its bytes are at the registry already
-        if not await is_settled(core, exchange, caller, session, digest):
+        if not await settle_flagged(core, exchange, caller, session, digest):
             await _pass_on(core, exchange, route, caller, session, outgoing(exchange))
     else:
         await _relay_whole(core, exchange, route, caller, session, digest)
@@ -63,16 +63,15 @@ async def bring_whole(
         if await _pass_on(core, exchange, route, caller, session, outgoing(exchange), method="PUT") != 201:
             raise NotTakenError
 
-    if placed.mounted:
-        brought = Brought(mounted=placed)
-    else:
+    brought: Brought | None = Brought(mounted=placed)
+    if not placed.mounted:
         brought = await core.turns.bring_unread(caller, placed, exchange.content_length, upload=upload)
-    if not exchange.status:  # else the answer was the registry's own
+    if brought is not None and not exchange.status:  # else the answer was the registry's own
         await core.forget(session)
         await answer_brought(core, exchange, placed, brought)
 
 
-async def is_settled(core: Core, exchange: Exchange, caller: Caller, session: Session, digest: Digest) -> bool:
+async def settle_flagged(core: Core, exchange: Exchange, caller: Caller, session: Session, digest: Digest) -> bool:
     """Settle the last request of an upload that may not be completed: mount what may only be mounted.
 
     Returns:

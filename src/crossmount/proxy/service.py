@@ -13,7 +13,7 @@ import bcrypt
 
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Repository
-from crossmount.proxy.basic import read_basic
+from crossmount.proxy.basic import CHALLENGE, read_basic
 from crossmount.proxy.callers import Agent, Caller
 from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.headers import Pairs
@@ -21,7 +21,6 @@ from crossmount.proxy.refused import RefusedError
 from crossmount.proxy.upstream import Vain
 from crossmount.registry.scope import NOTHING, Wanted, delete, pull, push
 
-_CHALLENGE = (b"www-authenticate", b'Basic realm="crossmount"')
 _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
 _TOKEN_LEAST = 16
 _VERIFIED_MAX = 4096
@@ -102,14 +101,14 @@ class ServiceDoor:
         self._callers = callers
         self._greeted = False
         self._key = secrets.token_bytes(32)
-        self._verified: dict[bytes, str] = {}
+        self._verified: set[bytes] = set()
         self._checking = asyncio.Semaphore(_CHECKS_MAX)
 
     async def admit(self, exchange: Exchange) -> Caller:
         """See `Door.admit`."""
         name = "" if self._callers.anybody else await self._name(exchange)
         if name is None:
-            raise RefusedError(401, "UNAUTHORIZED", "this proxy wants to know who asks", headers=[_CHALLENGE])
+            raise RefusedError(401, "UNAUTHORIZED", "this proxy wants to know who asks", headers=[CHALLENGE])
         return Caller(f"service {name}", agent=self._agent, name=name or "anybody", authorize=self._authorize)
 
     def own(self) -> Caller:
@@ -157,7 +156,7 @@ class ServiceDoor:
         if right:
             if len(self._verified) >= _VERIFIED_MAX:
                 self._verified.clear()
-            self._verified[mark] = user
+            self._verified.add(mark)
         return right
 
     async def _authorize(self, repository: Repository | None, method: str, vain: Vain | None) -> str | None:

@@ -111,7 +111,7 @@ class Sessions:
         """Begin a session."""
         session = Session(self._make_key(), owner, name, location, agent, spool, touched=self._clock())
         self._open[session.key] = session
-        self._note_push(session)
+        self.note_push(session.owner, session.name)
         return session
 
     def knows(self, key: str, owner: str, name: str) -> bool:
@@ -137,7 +137,7 @@ class Sessions:
         finally:
             session.lock.release()
             session.touched = self._clock()
-            self._note_push(session)
+            self.note_push(session.owner, session.name)
             if key in self._open:
                 self._open.move_to_end(key)
 
@@ -145,10 +145,24 @@ class Sessions:
         """Forget a session; its spool is the caller's to close."""
         self._open.pop(session.key, None)
 
-    def expired(self) -> list[Session]:
-        """Return the sessions that were left alone for too long."""
+    def take_expired(self) -> list[Session]:
+        """Remove and return the sessions that were left alone for too long."""
         until = self._clock() - self._lifetime
-        return [session for session in self._open.values() if session.touched < until and not session.busy]
+        late = [session for session in self._open.values() if session.touched < until and not session.busy]
+        for session in late:
+            self.remove(session)
+        return late
+
+    def note_push(self, owner: str, name: str) -> None:
+        """Take note that a caller is in the middle of a push into a repository, with whatever it asked."""
+        self._pushes[owner, name] = self._clock()
+        self._pushes.move_to_end((owner, name))
+        while len(self._pushes) > self._limit:
+            self._pushes.popitem(last=False)
+
+    def end_push(self, owner: str, name: str) -> None:
+        """Take note that a caller's push into a repository is complete: it is tagged."""
+        self._pushes.pop((owner, name), None)
 
     def pushing(self, owner: str, name: str) -> bool:
         """Tell whether a caller is in the middle of a push into a repository."""
@@ -163,8 +177,8 @@ class Sessions:
         return any(at >= since for at in self._pushes.values()) or any(s.busy for s in self._open.values())
 
     def active_in(self, name: str) -> bool:
-        """Tell whether an upload into a repository is under way."""
-        return any(session.name == name for session in self._open.values())
+        """Tell whether anybody is in the middle of a push into a repository."""
+        return any(self.pushing(*push) for push in list(self._pushes) if push[1] == name)
 
     def all(self) -> list[Session]:
         """Return all sessions."""
@@ -174,10 +188,3 @@ class Sessions:
         if not self.knows(key, owner, name):
             raise upload_unknown()
         return self._open[key]
-
-    def _note_push(self, session: Session) -> None:
-        push = (session.owner, session.name)
-        self._pushes[push] = self._clock()
-        self._pushes.move_to_end(push)
-        while len(self._pushes) > self._limit:
-            self._pushes.popitem(last=False)

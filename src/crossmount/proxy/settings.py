@@ -32,7 +32,7 @@ class Limits:
         header_seconds: from a connection's or a request's first byte to the end of its headers.
         keep_alive: seconds that a connection may rest between requests.
         grace: seconds that a stop waits for uploads under way.
-        uploads: spooled uploads that are sent to the registry at once.
+        uploads: spooled uploads that are sent to the registry at once; those at their clients' pace are apart.
     """
 
     connections: int = 1024

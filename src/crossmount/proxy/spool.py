@@ -102,7 +102,7 @@ class Spool:
         """Add bytes; the last of them may still be in memory.
 
         Raises:
-            SpoolFullError: no room; `data` was taken all the same, and `rest` gives what is not on disk.
+            SpoolFullError: no room; `data` was taken all the same, and is read back with the rest.
         """
         self._buffer += data
         if len(self._buffer) >= _BATCH:

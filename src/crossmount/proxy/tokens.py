@@ -20,7 +20,7 @@ from urllib.parse import parse_qs
 import httpx
 
 from crossmount.errors import InvalidAnswerError
-from crossmount.proxy.basic import ORIGIN, read_basic
+from crossmount.proxy.basic import CHALLENGE, ORIGIN, read_basic
 from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.refused import RefusedError, unavailable
 from crossmount.registry import http
@@ -129,7 +129,7 @@ class TokenOffice:
         if answer.status != 200:
             kinds = [value for name, value in answer.headers.raw if name.lower() == b"content-type"]
             status = answer.status if 400 <= answer.status < 600 else 502
-            challenge = [(b"www-authenticate", b'Basic realm="crossmount"')] if status == 401 else []
+            challenge = [CHALLENGE] if status == 401 else []
             await exchange.answer(
                 status, [(b"content-type", (*kinds, b"application/json")[0]), *challenge], answer.body
             )

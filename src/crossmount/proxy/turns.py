@@ -1,7 +1,8 @@
 """One upload of a layer for all who push it through here, and for all who share the index.
 
-Three come by: a HEAD for a layer that somebody is uploading is held for a little while, an upload whose bytes are
-here waits at its end, and the one whose turn it is uploads. Who waits holds no request to the registry.
+A question for a layer that somebody is uploading is held for a little while. An upload whose bytes are here waits
+at its end, one whose bytes are still in its client before them. The one whose turn it is uploads. Who waits holds
+no request to the registry.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from crossmount.proxy.mounting import Mounting, Placed
 PACED_MAX = 4096
 """How many uploads that come as their clients send them are under way at once: the connections bound them."""
 
-_OCTETS = "application/octet-stream"
+OCTETS = "application/octet-stream"
 
 
 class NotTakenError(Exception):
@@ -60,7 +61,8 @@ class Turns:
         learner: told of uploads that took no turn; the others tell the index themselves.
         patience: what is worth waiting for, and how long.
         hold: seconds that a HEAD is held at most; 0 never holds one.
-        uploads: how many spooled blobs are sent to the registry at once.
+        uploads: how many spooled blobs are sent to the registry at once; those that come at their clients' pace
+            take no place from them.
         clock: seconds, from any start.
     """
 
@@ -83,7 +85,7 @@ class Turns:
         self._slots = Slots(uploads, freed=fleet.kick)
         self._paced = Slots(PACED_MAX, freed=fleet.kick)
         self._clock = clock
-        self._kept = KeptTurns(clock=clock)
+        self._kept = KeptTurns(fleet, clock=clock)
 
     async def look(self, caller: Caller, placed: Placed) -> Brought | None:
         """Hold a question for a blob while somebody uploads it, and mount it when it is there.
@@ -97,17 +99,35 @@ class Turns:
         Returns:
             How the blob came to be there; None if it did not.
         """
-        agent, dest, digest = caller.agent, placed.dest, placed.digest
-        if self._hold <= 0 or agent is None or not caller.may_push(dest.name) or not _could_mount(placed):
+        if self._hold <= 0 or caller.agent is None or not self._may_wait(caller, placed):
             return None
+        try:
+            async with asyncio.timeout(self._hold):
+                mount = await self._watch(caller.agent, placed)
+        except TimeoutError:
+            return None
+        return None if mount is None else await self._mount(caller, caller.agent, placed, mount, mount.waited)
+
+    async def _watch(self, agent: Agent, placed: Placed) -> Mount | None:
+        dest, digest, policy = placed.dest, placed.digest, self._mounting.policy
         uploader = await self._fleet.uploader(digest, dest.registry)
-        if uploader is None or not await _may_read(agent, dest, uploader, digest):
+        if uploader is None or not policy.allows(uploader.name):
             return None
-        mount = await self._kept.unless_kept(
-            dest,
-            lambda: self._fleet.watch(digest, dest, seconds=self._hold, useless=placed.tried),
+        if uploader != dest and not await _may_read(agent, dest, uploader, digest):
+            return None
+        return await self._fleet.watch(
+            digest, dest, seconds=self._hold, useless=placed.tried, accepts=policy.allows
         )
-        return None if mount is None else await self._mount(caller, agent, placed, mount, mount.waited)
+
+    def _may_wait(self, caller: Caller, placed: Placed) -> bool:
+        """Tell whether what another uploads could be mounted for a caller, and may be uploaded at all."""
+        knowledge = placed.knowledge
+        return (
+            caller.may_push(placed.dest.name)
+            and knowledge.traits.mounts is not False
+            and not knowledge.of(placed.digest).must_mount
+            and not self._kept.any_of(placed.dest)
+        )
 
     def takes(self, caller: Caller, size: int | None) -> bool:
         """Tell whether a blob of `size` bytes, None if that is not known, is uploaded in turn."""
@@ -116,7 +136,6 @@ class Turns:
     async def bring(
         self,
         caller: Caller,
-        agent: Agent,
         blob: Descriptor,
         placed: Placed,
         *,
@@ -127,7 +146,6 @@ class Turns:
 
         Args:
             caller: whose blob it is.
-            agent: acts for the caller.
             blob: its digest and size.
             placed: the mount that was tried before.
             upload: sends it to the registry; returns when the registry has confirmed it.
@@ -137,18 +155,16 @@ class Turns:
         Raises:
             RegistryError: the registry did not take it.
         """
-        waited, useless = 0.0, set(placed.tried)
+        waited, useless, agent = 0.0, set(placed.tried), caller.agent
         slots = self._paced if paced else self._slots
-        worth = self._patience.waits_for(blob.size) and _could_mount(placed)
-        for _ in range(ROUNDS if worth else 0):
-            turn = await self._kept.unless_kept(placed.dest, lambda: self._turn(blob, placed, useless, slots))
-            if turn is None:
+        rounds = ROUNDS if self._patience.waits_for(blob.size) and agent is not None else 0
+        for _ in range(rounds):
+            if agent is None or not self._may_wait(caller, placed):
                 break
+            turn = await self._turn(blob, placed, useless, slots)
             waited += turn.waited
             if isinstance(turn, Upload):
-                seconds = await self._upload_in_turn(turn, blob, placed, upload, slots)
-                if not paced:
-                    self._fleet.meter.saw(blob.size, seconds)
+                await self._upload_in_turn(turn, blob, placed, upload, paced=paced)
                 return Brought(waited=waited)
             brought = await self._mount(caller, agent, placed, turn, waited)
             if brought is not None:
@@ -161,25 +177,22 @@ class Turns:
 
     async def bring_unread(
         self, caller: Caller, placed: Placed, size: int | None, *, upload: Callable[[], Awaitable[None]]
-    ) -> Brought:
+    ) -> Brought | None:
         """As `bring`, for a blob that is still in the client, and of `size` bytes as far as that says.
 
-        `upload` raises `NotTakenError` if the registry did not take it, which is then no failure here.
+        `upload` raises `NotTakenError` if the registry did not take it, which is then no failure here, but None.
         """
-        if caller.agent is None:
-            with contextlib.suppress(NotTakenError):
-                await upload()
-            return Brought()
-        blob = Descriptor(_OCTETS, placed.digest, size or 0)
         try:
-            return await self.bring(caller, caller.agent, blob, placed, upload=upload, paced=True)
+            return await self.bring(
+                caller, Descriptor(OCTETS, placed.digest, size or 0), placed, upload=upload, paced=True
+            )
         except NotTakenError:
-            return Brought()
+            return None
 
     async def accepted(self, dest: Repository, manifest: Manifest) -> None:
         """The registry took a manifest: on one that mounts only after that, its layers can be mounted now."""
         for turn in self._kept.take(dest, [blob.digest for blob in manifest.blobs]):
-            await _publish(turn)
+            await turn.finish()
 
     async def release_quiet(self, busy: Callable[[str], bool]) -> None:
         """Let go of leases that wait for a manifest which does not come.
@@ -203,62 +216,53 @@ class Turns:
             slots=slots,
             patience=self._patience,
             useless=useless,
+            accepts=self._mounting.policy.allows,
             publishes="manifest" if placed.after_manifest else "blob",
         )
 
     async def _mount(
         self, caller: Caller, agent: Agent, placed: Placed, turn: Mount, waited: float
     ) -> Brought | None:
+        """Mount a blob from where it appeared; whatever goes wrong, there is still the upload."""
         dest, digest = placed.dest, placed.digest
-        if dest in turn.sources and await agent.client.head_blob(dest, digest) is not None:
-            return Brought(existing=True, waited=waited)
+        if dest in turn.sources:
+            with contextlib.suppress(CrossmountError):
+                if await agent.client.head_blob(dest, digest) is not None:
+                    return Brought(existing=True, waited=waited)
         placed = await self._mounting.place_from(caller, dest, digest, turn.sources - {dest})
         return Brought(mounted=placed, waited=waited) if placed.mounted else None
 
     async def _upload_in_turn(
-        self, turn: Upload, blob: Descriptor, placed: Placed, upload: Callable[[], Awaitable[None]], slots: Slots
-    ) -> float:
-        """Upload with the slot and the lease that `turn` has; whatever happens, others can go on.
-
-        Returns:
-            The seconds that the upload took.
-        """
+        self,
+        turn: Upload,
+        blob: Descriptor,
+        placed: Placed,
+        upload: Callable[[], Awaitable[None]],
+        *,
+        paced: bool,
+    ) -> None:
         started = self._clock()
-        try:
-            try:
-                await upload()
-            finally:
-                slots.give_back()
-        except BaseException:
-            await asyncio.shield(turn.release())
-            raise
-        seconds = self._clock() - started
+        async with turn.at_work():
+            await upload()
+        if not paced:
+            self._fleet.meter.saw(blob.size, self._clock() - started)
         if placed.after_manifest:
             self._kept.keep(placed.dest, blob.digest, turn)
         else:
-            await _publish(turn)
-        return seconds
-
-
-async def _publish(turn: Upload) -> None:
-    try:
-        await turn.publish()
-    finally:
-        await asyncio.shield(turn.release())
-
-
-def _could_mount(placed: Placed) -> bool:
-    """Tell whether what another uploads could be mounted, and may be uploaded at all."""
-    knowledge = placed.knowledge
-    return knowledge.traits.mounts is not False and not knowledge.of(placed.digest).must_mount
+            await turn.finish()
 
 
 async def _may_read(agent: Agent, dest: Repository, source: Repository, digest: Digest) -> bool:
-    """Tell whether the caller may read a repository; a registry that gives no token for it, or says no, knows."""
+    """Tell whether the caller may certainly read a repository; a 404 alone may be what hides it.
+
+    Any doubt is a no: the client is told what the registry said, and uploads.
+    """
     try:
         if source in (await agent.client.prepare(dest, [source])).refused:
             return False
-        await agent.client.head_blob(source, digest)
+        if await agent.client.head_blob(source, digest) is not None:
+            return True
+        await agent.client.ping()  # a registry that was never asked properly has had no reason to want credentials
+        return await agent.client.is_readable(source)
     except CrossmountError:
-        return False  # any doubt: the client is told what the registry said, and uploads
-    return True
+        return False

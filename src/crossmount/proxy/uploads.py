@@ -14,14 +14,12 @@ from crossmount.proxy.exchange import Exchange
 from crossmount.proxy.headers import Pairs
 from crossmount.proxy.mounting import Placed
 from crossmount.proxy.refused import RefusedError, digest_invalid, upload_invalid
-from crossmount.proxy.relay import is_settled, relay, unspool
+from crossmount.proxy.relay import relay, settle_flagged, unspool
 from crossmount.proxy.routes import SessionAt
 from crossmount.proxy.sessions import Session
 from crossmount.proxy.spool import Spool, SpooledBlob, SpoolFullError
-from crossmount.proxy.turns import Brought
+from crossmount.proxy.turns import OCTETS, Brought
 from crossmount.registry.scope import push
-
-_OCTETS = "application/octet-stream"
 
 
 async def go_on(core: Core, exchange: Exchange, route: SessionAt, caller: Caller) -> None:
@@ -119,7 +117,7 @@ async def _complete(
         raise digest_invalid("name the digest that completes the upload: ?digest=")
     _check_place(exchange, session, spool)
     if not await _fill(exchange, spool):
-        if not await is_settled(core, exchange, caller, session, digest):
+        if not await settle_flagged(core, exchange, caller, session, digest):
             await unspool(core, exchange, route, caller, session, spool)
         return
     if not await spool.matches(digest):
@@ -133,7 +131,7 @@ async def _decide(
 ) -> None:
     """Mount the blob if it can be, else take its turn: wait for another's upload of it, or upload it."""
     dest = core.repository(session.name)
-    blob = SpooledBlob(Descriptor(_OCTETS, digest, spool.size), spool)
+    blob = SpooledBlob(Descriptor(OCTETS, digest, spool.size), spool)
     core.metrics.blob("spooled", spool.size)
     placed = await core.mounting.place(caller, dest, digest)
     if placed.refused:
@@ -157,7 +155,7 @@ async def _bring(core: Core, caller: Caller, session: Session, blob: SpooledBlob
         await agent.client.upload_blob(core.upload_session(session), blob)
 
     try:
-        return await core.turns.bring(caller, agent, blob.descriptor, placed, upload=upload)
+        return await core.turns.bring(caller, blob.descriptor, placed, upload=upload)
     except BaseException as error:
         await core.forget(session, cancel=False)
         if isinstance(error, RegistryRefusedError):

@@ -163,14 +163,8 @@ class BlobPusher:
     ) -> None:
         """Bring a blob with the slot and the lease that `turn` has; whatever happens, others can go on."""
         started = self.clock()
-        try:
-            try:
-                await self._mount_or_upload(blob, result, (), waited)
-            finally:
-                self.uploads.give_back()
-        except BaseException:
-            await asyncio.shield(turn.release())
-            raise
+        async with turn.at_work():
+            await self._mount_or_upload(blob, result, (), waited)
         self.turns.saw(blob.descriptor.size, self.clock() - started)
         await self.turns.uploaded(turn)
 

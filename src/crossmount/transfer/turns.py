@@ -93,21 +93,14 @@ class Turns:
         if self._after_manifest:
             self._kept.append(turn)
         else:
-            await _publish(turn)
+            await turn.finish()
 
     async def tagged(self) -> None:
         """The manifests were accepted: publish what was kept."""
         while self._kept:
-            await _publish(self._kept.pop())
+            await self._kept.pop().finish()
 
     async def give_up(self) -> None:
         """End the leases that are still kept, so that others need not wait for them."""
         while self._kept:
             await self._kept.pop().release()
-
-
-async def _publish(turn: Upload) -> None:
-    try:
-        await turn.publish()
-    finally:
-        await asyncio.shield(turn.release())
