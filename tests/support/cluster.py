@@ -97,22 +97,26 @@ class Cluster:
         until(lambda: role_of(replica) == "master" and role_of(master) == "slave", "the failover does not end")
         return replica
 
-    def move_slot(self, slot: int, target: Server, *, midway: Callable[[], object] = lambda: None) -> None:
-        """Move a slot and its keys to another master, as resharding does; `midway` is called at half of it."""
+    def move_slot(self, slot: int, target: Server) -> None:
+        """Move a slot and its keys to another master, as resharding does."""
+        with self.moving(slot, target):
+            pass
+
+    @contextmanager
+    def moving(self, slot: int, target: Server) -> Iterator[None]:
+        """Move a slot's keys to another master; inside, half of them are there, and the slot is not yet."""
         source = self.owner_of(slot)
-        ids = {node: _id(node) for node in (source, target)}
-        with source.client() as there, target.client() as here:
-            here.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
-            there.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
-            keys = there.execute_command("CLUSTER GETKEYSINSLOT", slot, 1_000_000)
-            for number, key in enumerate(keys):
-                if number == (len(keys) + 1) // 2:
-                    midway()
-                there.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
-            if len(keys) < 2:
-                midway()
-            for client in (here, there):
-                client.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
+        ids = {server: _id(server) for server in (source, target)}
+        _ask(target, "CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
+        _ask(source, "CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
+        try:
+            keys = sorted(_ask(source, "CLUSTER GETKEYSINSLOT", slot, 1_000_000))
+            _migrate(source, target, keys[: len(keys) // 2])
+            yield
+        finally:
+            _migrate(source, target, _ask(source, "CLUSTER GETKEYSINSLOT", slot, 1_000_000))
+            for server in (target, source):
+                _ask(server, "CLUSTER SETSLOT", slot, "NODE", ids[target])
 
     def owner_of(self, slot: int) -> Server:
         """Return the master that serves a slot."""
@@ -196,9 +200,14 @@ def _true(condition: Callable[[], bool]) -> bool:
         return False
 
 
-def _ask(node: Server, *command: str | int) -> Any:
+def _ask(node: Server, *command: str | int | bytes) -> Any:
     with node.client() as client:
         return client.execute_command(*command)
+
+
+def _migrate(source: Server, target: Server, keys: list[bytes]) -> None:
+    if keys:
+        _ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
 
 
 def _id(node: Server) -> str:

@@ -91,10 +91,7 @@ class Sentinels:
     def begin(self) -> None:
         """Make the first server the master, tell the sentinels, and wait until they know of all."""
         master, *replicas = self.servers
-        for sentinel in self.sentinels:  # or they would put back what they think is right
-            with sentinel.client() as client:
-                if SERVICE in client.sentinel_masters():
-                    client.sentinel_remove(SERVICE)
+        self.forget()
         with master.client() as client:
             client.replicaof("NO", "ONE")
         for replica in replicas:
@@ -102,6 +99,18 @@ class Sentinels:
                 client.replicaof("127.0.0.1", master.port)
         # sentinels ask a new master for its replicas at once, and then only every ten seconds
         until(lambda: _in_step(master), "the replicas do not follow")
+        self.watch(master)
+        until(self.whole, "the sentinels do not find each other and the replicas")
+
+    def forget(self) -> None:
+        """Let the sentinels watch nothing: they would put back what they think is right."""
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                if SERVICE in client.sentinel_masters():
+                    client.sentinel_remove(SERVICE)
+
+    def watch(self, master: Server) -> None:
+        """Let the sentinels watch a master, and those that follow it."""
         for sentinel in self.sentinels:
             with sentinel.client() as client:
                 client.sentinel_monitor(SERVICE, "127.0.0.1", master.port, _QUORUM)
@@ -110,7 +119,6 @@ class Sentinels:
                 if self.auth is not None:
                     client.sentinel_set(SERVICE, "auth-user", self.auth[0])
                     client.sentinel_set(SERVICE, "auth-pass", self.auth[1])
-        until(self.whole, "the sentinels do not find each other and the replicas")
 
     def whole(self) -> bool:
         """Tell whether the sentinels name one master, which has two replicas in step."""

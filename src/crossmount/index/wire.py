@@ -44,6 +44,7 @@ def exchange(pool: "redis.ConnectionPool", commands: Sequence[Arguments]) -> lis
     connection: Any = pool.get_connection()  # partly untyped
 
     def ask() -> list[Any]:
+        connection.connect()  # after a failure, to where the sentinels say that the master is by now
         connection.send_packed_command([data])
         return _read(connection, count)
 
@@ -102,6 +103,7 @@ async def exchange_async(pool: "redis.asyncio.ConnectionPool", commands: Sequenc
     connection: Any = await pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's own gap
 
     async def ask() -> list[Any]:
+        await connection.connect()  # after a failure, to where the sentinels say that the master is by now
         await connection.send_packed_command([data])
         replies: list[Any] = []
         for _ in range(count):
