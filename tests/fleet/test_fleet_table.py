@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS, Patience, RateMeter
-from crossmount.fleet.table import (
+from crossmount.fleet.table import Table
+from crossmount.fleet.waiting import (
     Answer,
     Appeared,
     Busy,
@@ -22,7 +23,6 @@ from crossmount.fleet.table import (
     LeaseBack,
     MountFrom,
     SlotBack,
-    Table,
     Unserved,
     Waiter,
 )

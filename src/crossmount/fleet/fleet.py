@@ -2,31 +2,28 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from crossmount import events
 from crossmount.fleet.heart import Heart
 from crossmount.fleet.lease import LeaseValue, Publishes
-from crossmount.fleet.leases import Answers, Lease, Leases
+from crossmount.fleet.leases import Lease, Leases
 from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS, Patience, RateMeter
+from crossmount.fleet.questions import Questions
 from crossmount.fleet.source import Source
-from crossmount.fleet.table import (
-    Answer,
-    Appeared,
-    Claim,
+from crossmount.fleet.table import Table
+from crossmount.fleet.turn import Mount, Slots, Turn, Upload
+from crossmount.fleet.waiting import (
     Decision,
     Go,
     InVain,
     LeaseBack,
     MountFrom,
     SlotBack,
-    Table,
-    Unserved,
     Waiter,
 )
-from crossmount.fleet.turn import Mount, Slots, Turn, Upload
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import MountableLayers, Sighting
 from crossmount.index.served import server_of
@@ -34,14 +31,6 @@ from crossmount.oci import Digest, Repository
 
 TICK_SECONDS = (0.1, 0.25)
 """Between these is the time from one poll to the next."""
-
-GRACE_SECONDS = 1.5
-"""How long a server that served until now may be silent before work goes on without it."""
-
-FIRST_SECONDS = 0.5
-"""How long the first question waits in any case."""
-
-T = TypeVar("T")
 
 
 class Fleet:
@@ -68,14 +57,14 @@ class Fleet:
         heartbeat: float = HEARTBEAT_SECONDS,
     ) -> None:
         self.meter = RateMeter()
-        self._guard = index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer)
+        guard = index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer)
         server = server_of(index)
-        self._leases = None if server is None else Leases(server, life=life)
+        leases = None if server is None else Leases(server, life=life)
         self._source = source or Source()
-        self._heart = Heart(self._leases, ask=self._ask, seconds=heartbeat)
+        self._questions = Questions(guard, leases, pause=self._pause)
+        self._heart = Heart(leases, ask=self._questions.ask, seconds=heartbeat)
         self._table = Table()
         self._turns: dict[Waiter, asyncio.Future[Turn | None]] = {}
-        self._asked = False
         self._kicked = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
 
@@ -140,10 +129,9 @@ class Fleet:
     async def uploader(self, layer: Digest, registry: str) -> Repository | None:
         """Return the repository that somebody uploads `layer` into now; None if nobody is known to."""
         ours = self._table.uploader(registry, layer)
-        leases = self._leases
-        if ours is not None or leases is None:
+        if ours is not None:
             return ours
-        found = await self._ask(lambda: leases.read(layer, registry), None)
+        found = await self._questions.holder(layer, registry)
         return None if found is None else found.dest
 
     def hurry(self, dest: Repository) -> None:
@@ -256,26 +244,10 @@ class Fleet:
         await self._carry_out(decisions)
         if not claims:
             return
-        answers = await self._answers(claims)
+        answers = await self._questions.answers(claims)
         now = self._source.clock()
         for claim, answer in zip(claims, answers, strict=True):
             await self._carry_out(self._table.answered(claim, answer, now, self.meter.rate))
-
-    async def _answers(self, claims: list[Claim]) -> list[Answer]:
-        """Ask the index's server; without one, what the index itself knows by now is all there is to ask."""
-        leases = self._leases
-        if leases is None:
-            return [await self._from_index(claim) if claim.take else Unserved() for claim in claims]
-        served = await self._ask(lambda: leases.claim(claims), Answers([Unserved() for _ in claims]))
-        if served.trouble is not None:
-            self._guard.note(served.trouble)
-        return served.answers
-
-    async def _from_index(self, claim: Claim) -> Answer:
-        waiter = claim.waiter
-        known = (await self._guard.look_up([waiter.layer], waiter.dest)).of(waiter.layer)
-        names = {source.name for source in known.sources} | ({waiter.dest.name} if known.in_dest else set())
-        return Appeared(frozenset(names)) if names - waiter.useless else Unserved()
 
     async def _carry_out(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
@@ -299,8 +271,7 @@ class Fleet:
             self._heart.hold(self._lease(waiter))
 
         async def publish() -> None:
-            seen = [Sighting(waiter.layer, waiter.dest, waiter.size)]
-            await self._ask(lambda: self._guard.unguarded.record(seen), None)
+            await self._questions.record(Sighting(waiter.layer, waiter.dest, waiter.size))
             await self._carry_out(self._table.published(waiter.dest.registry, waiter.layer, waiter.dest.name))
 
         async def release() -> None:
@@ -325,15 +296,6 @@ class Fleet:
             await self._heart.drop(waiter.value)
         finally:
             self.kick()
-
-    async def _ask(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        """Ask the index's server; one that served until now is asked again for a while before it counts as gone.
-
-        A server that restarts would otherwise cost an upload for each that waits at that moment. And the first
-        question is asked even if the server did not answer before: then it may have been us who were too slow.
-        """
-        least, self._asked = 0.0 if self._asked else FIRST_SECONDS, True
-        return await self._guard.insist(call, otherwise, seconds=GRACE_SECONDS, pause=self._pause, least=least)
 
     def _pause(self) -> float:
         return self._source.rng.uniform(*TICK_SECONDS)

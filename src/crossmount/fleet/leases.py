@@ -7,7 +7,7 @@ from typing import Any
 from crossmount.errors import IndexFailedError
 from crossmount.fleet.lease import VALUE_MAX, LeaseValue
 from crossmount.fleet.patience import LEASE_SECONDS
-from crossmount.fleet.table import Answer, Appeared, Busy, Claim, Free, Held, Unserved
+from crossmount.fleet.waiting import Answer, Appeared, Busy, Claim, Free, Held, Unserved
 from crossmount.index.decode import repositories
 from crossmount.index.link import Command, StartingError
 from crossmount.index.scripts import Script, run_scripted, script

@@ -1,0 +1,72 @@
+"""What a fleet asks the index and its server, patiently, and what it takes for an answer where there is none."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from crossmount.fleet.lease import LeaseValue
+from crossmount.fleet.leases import Answers, Leases
+from crossmount.fleet.waiting import Answer, Appeared, Claim, Unserved
+from crossmount.index.guard import GuardedIndex
+from crossmount.index.protocol import Sighting
+from crossmount.oci import Digest
+
+GRACE_SECONDS = 1.5
+"""How long a server that served until now may be silent before work goes on without it."""
+
+FIRST_SECONDS = 0.5
+"""How long the first question waits in any case."""
+
+T = TypeVar("T")
+
+
+class Questions:
+    """Asks one index and its server.
+
+    Args:
+        guard: the index.
+        leases: the leases on its server; None if it has none.
+        pause: seconds from one try to the next.
+
+    Attributes:
+        asked: whether the server was asked anything yet.
+    """
+
+    def __init__(self, guard: GuardedIndex, leases: Leases | None, *, pause: Callable[[], float]) -> None:
+        self._guard = guard
+        self._leases = leases
+        self._pause = pause
+        self.asked = False
+
+    async def answers(self, claims: Sequence[Claim]) -> list[Answer]:
+        """Ask for all claims; without a server, what the index itself knows by now is all there is to ask."""
+        leases = self._leases
+        if leases is None:
+            return [await self._from_index(claim) if claim.take else Unserved() for claim in claims]
+        served = await self.ask(lambda: leases.claim(claims), Answers([Unserved() for _ in claims]))
+        if served.trouble is not None:
+            self._guard.note(served.trouble)
+        return served.answers
+
+    async def holder(self, layer: Digest, registry: str) -> LeaseValue | None:
+        """Ask who uploads a layer now."""
+        leases = self._leases
+        return None if leases is None else await self.ask(lambda: leases.read(layer, registry), None)
+
+    async def record(self, sighting: Sighting) -> None:
+        """Tell everybody of a layer that was brought."""
+        await self.ask(lambda: self._guard.unguarded.record([sighting]), None)
+
+    async def ask(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        """Ask the index's server; one that served until now is asked again for a while before it counts as gone.
+
+        A server that restarts would otherwise cost an upload for each that waits at that moment. And the first
+        question is asked even if the server did not answer before: then it may have been us who were too slow.
+        """
+        least, self.asked = 0.0 if self.asked else FIRST_SECONDS, True
+        return await self._guard.insist(call, otherwise, seconds=GRACE_SECONDS, pause=self._pause, least=least)
+
+    async def _from_index(self, claim: Claim) -> Answer:
+        waiter = claim.waiter
+        known = (await self._guard.look_up([waiter.layer], waiter.dest)).of(waiter.layer)
+        names = {source.name for source in known.sources} | ({waiter.dest.name} if known.in_dest else set())
+        return Appeared(frozenset(names)) if names - waiter.useless else Unserved()
