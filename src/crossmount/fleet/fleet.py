@@ -62,7 +62,9 @@ class Fleet:
         leases = None if server is None else Leases(server, life=life)
         self._source = source or Source()
         self._questions = Questions(guard, leases, pause=self._pause)
-        self._heart = Heart(leases, ask=self._questions.ask, seconds=heartbeat)
+        self._heart = Heart(
+            leases, ask=self._questions.ask, seconds=heartbeat, life=life, clock=self._source.clock
+        )
         self._table = Table()
         self._turns: dict[Waiter, asyncio.Future[Turn | None]] = {}
         self._kicked = asyncio.Event()

@@ -56,13 +56,18 @@ class Questions:
         """Tell everybody of a layer that was brought."""
         await self.ask(lambda: self._guard.unguarded.record([sighting]), None)
 
-    async def ask(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+    async def ask(self, call: Callable[[], Awaitable[T]], otherwise: T, *, least: float = 0.0) -> T:
         """Ask the index's server; one that served until now is asked again for a while before it counts as gone.
 
         A server that restarts would otherwise cost an upload for each that waits at that moment. And the first
         question is asked even if the server did not answer before: then it may have been us who were too slow.
+
+        Args:
+            call: asks.
+            otherwise: what to return if it does not serve.
+            least: seconds that it is asked in any case.
         """
-        least, self.asked = 0.0 if self.asked else FIRST_SECONDS, True
+        least, self.asked = max(least, 0.0 if self.asked else FIRST_SECONDS), True
         return await self._guard.insist(call, otherwise, seconds=GRACE_SECONDS, pause=self._pause, least=least)
 
     async def _from_index(self, claim: Claim) -> Answer:
