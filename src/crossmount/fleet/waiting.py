@@ -1,4 +1,4 @@
-"""One who wants a layer, the question that is asked for it, the server's answers, and what follows from them: values."""
+"""One who wants a layer, the question for it, the server's answers, and what follows from them: values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
