@@ -22,8 +22,9 @@ ROOMS: dict[str, set[str]] = {
     "transfer": BASE | {"index", "registry", "mount", "fleet"},
     "testing": {"errors", "oci"},
     "warmup": BASE | {"index", "registry", "mount", "fleet", "transfer"},
+    "upkeep": BASE | {"index", "registry", "mount", "transfer", "warmup"},
     "proxy": BASE | {"index", "registry", "mount", "fleet", "transfer", "warmup"},
-    "cli": BASE | {"index", "registry", "mount", "fleet", "transfer", "warmup", "proxy"},
+    "cli": BASE | {"index", "registry", "mount", "fleet", "transfer", "warmup", "upkeep", "proxy"},
 }
 """What each room may import of the others."""
 

@@ -51,6 +51,16 @@ from crossmount.transfer import (
     copy,
     push,
 )
+from crossmount.upkeep import (
+    IndexInfo,
+    MoveReport,
+    PruneReport,
+    RegistryInfo,
+    export_index,
+    import_index,
+    index_info,
+    prune,
+)
 from crossmount.warmup import EventFeed, ScanReport, locality, scan
 
 __all__ = [
@@ -72,6 +82,7 @@ __all__ = [
     "ImageCopy",
     "ImageFailure",
     "IndexFailedError",
+    "IndexInfo",
     "IndexRefusedError",
     "IndexUnavailableError",
     "InvalidAnswerError",
@@ -93,13 +104,16 @@ __all__ = [
     "MountStatus",
     "MountableLayers",
     "Mounter",
+    "MoveReport",
     "Patience",
+    "PruneReport",
     "PushReport",
     "RedisMountIndex",
     "Reference",
     "Registries",
     "RegistryClient",
     "RegistryError",
+    "RegistryInfo",
     "RegistryRefusedError",
     "RegistryTraits",
     "RegistryUnreachableError",
@@ -108,8 +122,12 @@ __all__ = [
     "ScanReport",
     "Sighting",
     "copy",
+    "export_index",
+    "import_index",
+    "index_info",
     "locality",
     "open_index",
+    "prune",
     "push",
     "scan",
 ]

@@ -2,9 +2,11 @@
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from crossmount import asyncio as aio
 from crossmount import events
+from crossmount._blocking import run_now
 from crossmount._portal import OnPortal, blocking_function, iterator, method
 from crossmount.asyncio import (
     AccessDeniedError,
@@ -22,6 +24,7 @@ from crossmount.asyncio import (
     ImageCopy,
     ImageFailure,
     IndexFailedError,
+    IndexInfo,
     IndexRefusedError,
     IndexUnavailableError,
     InvalidAnswerError,
@@ -39,10 +42,13 @@ from crossmount.asyncio import (
     MountRequiredError,
     MountResult,
     MountStatus,
+    MoveReport,
     Patience,
+    PruneReport,
     PushReport,
     Reference,
     RegistryError,
+    RegistryInfo,
     RegistryRefusedError,
     RegistryTraits,
     RegistryUnreachableError,
@@ -52,6 +58,7 @@ from crossmount.asyncio import (
     Sighting,
 )
 from crossmount.index.blocking import (
+    DrivenIndex,
     GuardedIndex,
     MemoryMountIndex,
     MountableLayers,
@@ -62,6 +69,8 @@ from crossmount.index.blocking import (
 )
 from crossmount.oci import Located
 from crossmount.oci.layout import Image
+from crossmount.upkeep.move import import_now
+from crossmount.upkeep.prune import REQUESTS as PRUNE_REQUESTS
 from crossmount.warmup.scan import REQUESTS
 
 __all__ = [
@@ -83,6 +92,7 @@ __all__ = [
     "ImageCopy",
     "ImageFailure",
     "IndexFailedError",
+    "IndexInfo",
     "IndexRefusedError",
     "IndexUnavailableError",
     "InvalidAnswerError",
@@ -104,13 +114,16 @@ __all__ = [
     "MountStatus",
     "MountableLayers",
     "Mounter",
+    "MoveReport",
     "Patience",
+    "PruneReport",
     "PushReport",
     "RedisMountIndex",
     "Reference",
     "Registries",
     "RegistryClient",
     "RegistryError",
+    "RegistryInfo",
     "RegistryRefusedError",
     "RegistryTraits",
     "RegistryUnreachableError",
@@ -119,8 +132,12 @@ __all__ = [
     "ScanReport",
     "Sighting",
     "copy",
+    "export_index",
+    "import_index",
+    "index_info",
     "locality",
     "open_index",
+    "prune",
     "push",
     "scan",
 ]
@@ -313,6 +330,56 @@ def locality(
         client=None if client is None else client.asynchronous,
         options=options,
     )
+
+
+def index_info(index: MountableLayers, *, sample: int | None = None) -> IndexInfo:
+    """Count what an index holds; as `crossmount.asyncio.index_info`, with a blocking index."""
+    return blocking_function(aio.index_info)(threaded(index), sample=sample)
+
+
+def prune(
+    index: MountableLayers,
+    *,
+    registry: str | None = None,
+    patterns: Iterable[str] = (),
+    sample: float = 100.0,
+    options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+    requests: int = PRUNE_REQUESTS,
+    dry_run: bool = False,
+    afresh: bool = False,
+    observer: events.Observer = events.ignore,
+) -> PruneReport:
+    """Verify what the index knows, and forget what is gone; as `crossmount.asyncio.prune`, with a blocking index."""
+    return blocking_function(aio.prune)(
+        threaded(index),
+        registry=registry,
+        patterns=patterns,
+        sample=sample,
+        options=options,
+        requests=requests,
+        dry_run=dry_run,
+        afresh=afresh,
+        observer=observer,
+    )
+
+
+def export_index(
+    index: MountableLayers, file: IO[bytes], *, observer: events.Observer = events.ignore
+) -> MoveReport:
+    """Write all that an index knows; as `crossmount.asyncio.export_index`, with a blocking index."""
+    return blocking_function(aio.export_index)(threaded(index), file, observer=observer)
+
+
+def import_index(
+    index: MountableLayers,
+    file: IO[bytes],
+    *,
+    observer: events.Observer = events.ignore,
+    name: str | None = None,
+) -> MoveReport:
+    """Add what was exported; as `crossmount.asyncio.import_index`. The file is read in the calling thread."""
+    below = index.asynchronous if isinstance(index, DrivenIndex) else index
+    return run_now(import_now(below, file, observer=observer, name=name))
 
 
 class EventFeed(OnPortal[aio.EventFeed]):

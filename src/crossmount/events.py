@@ -13,6 +13,9 @@ Outcome = Literal["existing", "mounted", "uploaded"]
 ScanOutcome = Literal["scanned", "gone", "unreadable", "failed"]
 """How a scan is through with a repository."""
 
+Verdict = Literal["held", "gone", "unseen", "denied", "failed", "unreachable"]
+"""What a registry said of a source; see `SourceVerified`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobStarted:
@@ -130,6 +133,38 @@ class ImageFailed:
     error: CrossmountError
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceVerified:
+    """A source of a layer was verified: only one that is `gone` is forgotten.
+
+    Attributes:
+        verdict: `held`; `gone`; `unseen`, which is not there for us and may be hidden from us; `denied` to us;
+            `failed` to be told; `unreachable`, and maybe not asked for any more.
+        cause: of the last three.
+    """
+
+    layer: Digest
+    source: Repository
+    verdict: Verdict
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexWalked:
+    """A walk through the index is so far: about `keys` keys of `total`, if that is known."""
+
+    keys: int
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayersMoved:
+    """So many layers, with so many sources, were written out or taken in so far."""
+
+    layers: int
+    sources: int
+
+
 Event = (
     BlobStarted
     | BlobProgress
@@ -143,6 +178,9 @@ Event = (
     | CacheDegraded
     | ImageCopied
     | ImageFailed
+    | SourceVerified
+    | IndexWalked
+    | LayersMoved
 )
 Observer = Callable[[Event], None]
 

@@ -3,13 +3,11 @@
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from crossmount.errors import InvalidDigestError, InvalidReferenceError
 from crossmount.fleet.lease import VALUE_MAX, LeaseValue
 from crossmount.index.link import Command
 from crossmount.index.served import Server
 from crossmount.index.walk import walk
 from crossmount.oci import Digest
-from crossmount.oci.reference import normalise_registry
 
 LISTED_MAX = 10_000
 """How many leases are looked at."""
@@ -77,19 +75,9 @@ async def _leases(server: Server) -> list[tuple[str, Digest]]:
     found: set[tuple[str, Digest]] = set()
     async with aclosing(walk(server.link, server.keys.all_leases())) as keys:
         async for key in keys:
-            named = _named(key)
-            if named is not None:
-                found.add(named)
+            named = server.keys.read(key)
+            if named is not None and named.layer is not None:
+                found.add((named.registry, named.layer))
             if len(found) >= LISTED_MAX:
                 break
     return sorted(found)
-
-
-def _named(key: bytes) -> tuple[str, Digest] | None:
-    """Read registry and layer from a lease's key; None if it is no key of ours."""
-    _, _, rest = key.decode("ascii", "replace").partition("{")
-    layer, _, rest = rest.partition("}:lease:")
-    try:
-        return (rest, Digest(layer)) if normalise_registry(rest) == rest else None
-    except (InvalidDigestError, InvalidReferenceError):
-        return None

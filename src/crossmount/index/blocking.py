@@ -13,6 +13,7 @@ from crossmount import events
 from crossmount._blocking import Driven, driven, run_now
 from crossmount.errors import InvalidInputError
 from crossmount.index import guard, memory, opening, protocol, redis
+from crossmount.index.entry import LayerEntry, listed_by
 from crossmount.index.keys import Keys
 from crossmount.index.link import Command, Link
 from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
@@ -254,6 +255,10 @@ class AdaptedIndex(AdaptedLayers):
         """See `Served`: that of the blocking index, its link awaitable."""
         below = server_of(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
         return None if below is None else Server(AdaptedLink(below.link, self._run), below.keys)
+
+    def listed(self) -> Sequence[LayerEntry] | None:
+        """See `Listed`."""
+        return listed_by(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
 
     async def aclose(self) -> None:
         """See `MountIndex`."""

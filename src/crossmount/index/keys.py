@@ -6,11 +6,35 @@ and layers fill the slots evenly. The namespace is what separates tenants and wh
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
-from crossmount.errors import InvalidInputError
+from crossmount.errors import InvalidDigestError, InvalidInputError, InvalidReferenceError
 from crossmount.oci import Digest, Repository
+from crossmount.oci.reference import normalise_registry
+
+Kind = Literal["sources", "flags", "lease", "waiters", "manifest", "other"]
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+_OF_A_LAYER: dict[str, Kind] = {name: name for name in ("flags", "manifest")}
+_OF_A_REGISTRY: dict[str, Kind] = {name: name for name in ("sources", "lease", "waiters")}
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a key is.
+
+    Attributes:
+        kind: `other` is no less ours, and about no layer.
+        layer: the layer, or the manifest, that it is about.
+        registry: the registry that it is about, where it is about one.
+    """
+
+    kind: Kind
+    layer: Digest | None = None
+    registry: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +75,14 @@ class Keys:
         """Return the pattern that the keys of all leases of this namespace match."""
         return f"crossmount:{self.namespace}:{{*}}:lease:*"
 
+    def all_layers(self) -> str:
+        """Return the pattern that the keys of flags and of sources match."""
+        return f"crossmount:{self.namespace}:{{*}}:[fs]*"
+
+    def everything(self) -> str:
+        """Return the pattern that all keys of this namespace match."""
+        return f"crossmount:{self.namespace}:*"
+
     def manifest(self, digest: Digest) -> str:
         """Name the string that says which blobs and manifests the manifest `digest` names."""
         return f"crossmount:{self.namespace}:{{{digest}}}:manifest"
@@ -66,3 +98,38 @@ class Keys:
     def traits(self, registry: str) -> str:
         """Name the hash of what `registry` was seen to do."""
         return f"crossmount:{self.namespace}:registry:{registry}"
+
+    def stats(self, day: str) -> str:
+        """Name the hash of how many layers were asked for on a day (`2026-11-24`), and how many were known."""
+        return f"crossmount:{self.namespace}:stats:{day}"
+
+    def prune(self, scope: str) -> str:
+        """Name the hash of how far a prune that is not finished is."""
+        return f"crossmount:{self.namespace}:prune:{scope}"
+
+    def read(self, key: bytes) -> Named | None:
+        """Say what a key is; None if it is not of this namespace, or only looks like one of ours."""
+        text = key.decode("ascii", "replace")
+        start = f"crossmount:{self.namespace}:"
+        if not text.startswith(start):
+            return None
+        if text[len(start) : len(start) + 1] != "{":
+            return Named("other")
+        name, _, rest = text[len(start) + 1 :].partition("}:")
+        word, colon, registry = rest.partition(":")
+        try:
+            if not colon and word in _OF_A_LAYER:
+                return Named(_OF_A_LAYER[word], Digest(name))
+            if word in _OF_A_REGISTRY and _is_normal(registry):
+                return Named(_OF_A_REGISTRY[word], Digest(name), registry)
+        except InvalidDigestError:
+            pass
+        return None
+
+
+@lru_cache(1024)
+def _is_normal(registry: str) -> bool:
+    try:
+        return normalise_registry(registry) == registry
+    except InvalidReferenceError:
+        return False

@@ -3,11 +3,12 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from crossmount.index.entry import Held, LayerEntry, listed_by
 from crossmount.index.protocol import (
     Knowledge,
     LayerKnowledge,
@@ -116,14 +117,43 @@ class MemoryMountIndex:
             until = int(self._clock()) + self._ttl
             for seen in sightings:
                 layer = self._known(seen.layer) or self._layers.setdefault(seen.layer, _Layer())
-                held = layer.live(self._clock()).get(seen.repository.registry) or _Held()
-                layer.held[seen.repository.registry] = held
-                held.names.add(seen.repository.name)
-                while len(held.names) > self._bound:
-                    held.names.remove(self._rng.choice(sorted(held.names - {seen.repository.name})))
-                held.until = until
+                self._hold(layer, seen.repository.registry, seen.repository.name, until)
                 layer.size = layer.size if seen.size is None else seen.size
                 layer.must_mount = layer.must_mount or seen.must_mount
+
+    async def restore(self, entries: Sequence[LayerEntry]) -> None:
+        """See `Restorable`."""
+        with self._lock:
+            now = int(self._clock())
+            for entry in entries:
+                if not entry.held and not entry.must_mount:
+                    continue
+                layer = self._known(entry.layer) or self._layers.setdefault(entry.layer, _Layer())
+                for registry, held in entry.held.items():
+                    for name in held.names:
+                        self._hold(layer, registry, name, now + min(held.left, self._ttl))
+                layer.size = layer.size if entry.size is None else entry.size
+                layer.must_mount = layer.must_mount or entry.must_mount
+                self._drop_if_empty(entry.layer)
+
+    def listed(self) -> Sequence[LayerEntry] | None:
+        """See `Listed`; what an index below holds in this process is told too."""
+        with self._lock:
+            now = int(self._clock())
+            here = [
+                LayerEntry(
+                    layer=layer,
+                    held={
+                        registry: Held(tuple(sorted(held.names)), int(held.until) - now)
+                        for registry, held in sorted(known.held.items())
+                    },
+                    size=known.size,
+                    must_mount=known.must_mount,
+                )
+                for layer in list(self._layers)
+                if (known := self._known(layer)) is not None
+            ]
+        return [*here, *(listed_by(self._backing) or ())]
 
     async def forget(self, layer: Digest, *sources: Located) -> None:
         """See `MountIndex`; the backing index is told too."""
@@ -188,6 +218,15 @@ class MemoryMountIndex:
             known.held = known.live(self._clock())
             self._drop_if_empty(layer)
         return self._layers.get(layer)
+
+    def _hold(self, layer: _Layer, registry: str, name: str, until: float) -> None:
+        """Add a source; what lives longer already is not cut short."""
+        held = layer.live(self._clock()).get(registry) or _Held()
+        layer.held[registry] = held
+        held.names.add(name)
+        while len(held.names) > self._bound:
+            held.names.remove(self._rng.choice(sorted(held.names - {name})))
+        held.until = max(held.until, until)
 
     def _drop_if_empty(self, layer: Digest) -> None:
         known = self._layers.get(layer)

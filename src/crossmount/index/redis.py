@@ -19,11 +19,13 @@ from crossmount.index.decode import (
     traits_of,
     truth,
 )
+from crossmount.index.entry import LayerEntry
 from crossmount.index.keys import Keys
 from crossmount.index.link import Command, Link, WrongTypeError
 from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
 from crossmount.index.scripts import run_scripted, script
 from crossmount.index.served import Server
+from crossmount.index.tally import STATS_SECONDS, Tally, day
 from crossmount.oci import Digest, Located, Repository
 from crossmount.oci.reference import normalise_registry
 
@@ -31,7 +33,7 @@ TTL_SECONDS = 14 * 24 * 3600
 SOURCES_MAX = 128
 TRAITS_SECONDS = 6 * 3600
 
-_SCRIPTS = ("record", "forget", "clear_must_mount", "record_traits")
+_SCRIPTS = ("record", "forget", "clear_must_mount", "record_traits", "count")
 
 
 class RedisMountIndex:
@@ -62,6 +64,7 @@ class RedisMountIndex:
         self._ttl = ttl
         self._bound = bound
         self._clock = clock
+        self._tally = Tally()
 
     async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
         """See `MountableLayers`."""
@@ -92,13 +95,12 @@ class RedisMountIndex:
             commands.append(("HGETALL", self._keys.flags(layer)))
         replies = await self._read(commands)
         decoder = Decoder(dest_repository, self._clock())
-        return Knowledge(
-            {
-                layer: decoder.layer(members, flags)
-                for layer, members, flags in zip(wanted, replies[1::2], replies[2::2], strict=True)
-            },
-            traits_of(replies[0]),
-        )
+        known = {
+            layer: decoder.layer(members, flags)
+            for layer, members, flags in zip(wanted, replies[1::2], replies[2::2], strict=True)
+        }
+        self._tally.note(known.values())
+        return Knowledge(known, traits_of(replies[0]))
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
         """See `MountIndex`.
@@ -106,26 +108,31 @@ class RedisMountIndex:
         Raises:
             IndexRefusedError: the server refused some; the others are recorded.
         """
-        record = script("record")
-        ends = int(self._clock()) + self._ttl
+        now = int(self._clock())
         await self._write(
-            [
-                record.call(
-                    (
-                        self._keys.sources(seen.layer, seen.repository.registry),
-                        self._keys.flags(seen.layer),
-                    ),
-                    seen.repository.name,
-                    registry_field(seen.repository.registry),
-                    self._ttl,
-                    ends,
-                    self._bound,
-                    "" if seen.size is None else seen.size,
-                    "1" if seen.must_mount else "",
-                )
-                for seen in sightings
-            ]
+            [self._record(seen, now, self._ttl) for seen in sightings],
+            also=self._count(now),
         )
+
+    async def restore(self, entries: Sequence[LayerEntry]) -> None:
+        """See `Restorable`.
+
+        Raises:
+            IndexRefusedError: the server refused some; the others are restored.
+        """
+        now = int(self._clock())
+        commands: list[Command] = []
+        for entry in entries:
+            for registry, held in entry.held.items():
+                life = min(held.left, self._ttl)
+                for name in held.names:
+                    seen = Sighting(entry.layer, Repository(registry, name), entry.size, entry.must_mount)
+                    commands.append(self._record(seen, now, life))
+            if entry.must_mount and not entry.held:
+                flags = self._keys.flags(entry.layer)
+                known = () if entry.size is None else ("size", entry.size)
+                commands += [("HSET", flags, "must_mount", "1", *known), ("PERSIST", flags)]
+        await self._write(commands)
 
     async def forget(self, layer: Digest, *sources: Located) -> None:
         """See `MountIndex`."""
@@ -191,8 +198,28 @@ class RedisMountIndex:
         """Run `commands`; load the scripts and run those again that wanted one the server does not know."""
         return await run_scripted(self.link, commands, [script(name) for name in _SCRIPTS])
 
-    async def _write(self, commands: Sequence[Command]) -> None:
-        for reply in await self._run(commands):
+    def _record(self, seen: Sighting, now: int, ttl: int) -> Command:
+        registry = seen.repository.registry
+        return script("record").call(
+            (self._keys.sources(seen.layer, registry), self._keys.flags(seen.layer)),
+            seen.repository.name,
+            registry_field(registry),
+            ttl,
+            now + ttl,
+            self._bound,
+            "" if seen.size is None else seen.size,
+            "1" if seen.must_mount else "",
+        )
+
+    def _count(self, now: int) -> list[Command]:
+        """Return the command that tells how often look-ups knew a layer, if there were any."""
+        asked, known = self._tally.take()
+        return [script("count").call((self._keys.stats(day(now)),), STATS_SECONDS, asked, known)] if asked else []
+
+    async def _write(self, commands: Sequence[Command], also: Sequence[Command] = ()) -> None:
+        """Run `commands`, and in the same round trip what may be refused without harm."""
+        replies = await self._run([*commands, *also]) if commands else []
+        for reply in replies[: len(commands)]:
             if isinstance(reply, IndexRefusedError):
                 raise reply
 

@@ -1,13 +1,76 @@
 """Walking through the keys of an index's server, or of all servers of a Cluster: for people, never for pushes."""
 
-from collections.abc import AsyncGenerator
-from typing import Any
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
 
 from crossmount.errors import IndexRefusedError
 from crossmount.index.link import Link
 
 COUNT = 1000
 """How many keys a server looks at in one round trip; more would hold up the others who ask it."""
+
+SLOW_SECONDS = 0.02
+"""A round trip that took longer, and twice as long as the fastest, is of a server that has much else to do."""
+
+PAUSE_MAX = 1.0
+
+
+class WalkForbiddenError(IndexRefusedError):
+    """The user may not look at all keys, which an access list rightly keeps from pushers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a server found in one round trip.
+
+    Attributes:
+        keys: those that match, maybe none.
+        cursor: where to go on from here; 0 after the last page. It holds as long as the server's process lives.
+    """
+
+    keys: tuple[bytes, ...]
+    cursor: int
+
+
+async def pages(
+    part: Link,
+    pattern: str,
+    *,
+    count: int = COUNT,
+    cursor: int = 0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> AsyncGenerator[Page, None]:
+    """Yield what one server finds, page after page, and let it breathe in between when it is slow.
+
+    Args:
+        part: the way to one server; see `Link.parts`.
+        pattern: as SCAN takes it, of `Keys`' making.
+        count: about how many keys are looked at in one round trip.
+        cursor: where an earlier walk of the same process of the server was.
+        clock: seconds, from any start.
+        sleep: waits that many seconds.
+
+    Raises:
+        IndexFailedError: the server does not serve, or does not allow SCAN.
+    """
+    fastest = float("inf")
+    while True:
+        started = clock()
+        (reply,) = await part.run([("SCAN", cursor, "MATCH", pattern, "COUNT", count)])
+        took = clock() - started
+        fastest = min(fastest, took)
+        if isinstance(reply, IndexRefusedError):
+            raise _forbidden(reply)
+        told, keys = reply
+        cursor = int(told)
+        yield Page(tuple(keys), cursor)
+        if not cursor:
+            return
+        if took > max(SLOW_SECONDS, 2 * fastest):
+            await sleep(min(took, PAUSE_MAX))
 
 
 async def walk(link: Link, pattern: str, count: int = COUNT) -> AsyncGenerator[bytes, None]:
@@ -25,13 +88,15 @@ async def walk(link: Link, pattern: str, count: int = COUNT) -> AsyncGenerator[b
         IndexFailedError: a server does not serve, or does not allow SCAN.
     """
     for part in await link.parts():
-        cursor: Any = 0
-        while True:
-            (reply,) = await part.run([("SCAN", cursor, "MATCH", pattern, "COUNT", count)])
-            if isinstance(reply, IndexRefusedError):
-                raise reply
-            cursor, keys = reply
-            for key in keys:
+        async for page in pages(part, pattern, count=count):
+            for key in page.keys:
                 yield key
-            if not int(cursor):
-                break
+
+
+def _forbidden(reply: IndexRefusedError) -> IndexRefusedError:
+    if "permission" not in str(reply).lower():
+        return reply
+    return WalkForbiddenError(
+        f"{reply}: only a user who may look at all keys can do this, such as crossmount-operator in "
+        "deploy/redis/users.acl: name that one in the index's URL"
+    )

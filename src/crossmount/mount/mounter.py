@@ -20,6 +20,7 @@ from crossmount.index.protocol import (
 from crossmount.index.widen import widen
 from crossmount.mount import decision
 from crossmount.mount.ranking import plan
+from crossmount.mount.standing import Standing, standing_of
 from crossmount.mount.status import MountResult, MountStatus
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import Mounted, RegistryClient, UploadSession
@@ -239,18 +240,17 @@ class Mounter:
         self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits, *, fresh: bool
     ) -> None:
         try:
-            size = await self._client.head_blob(source, layer)
-            certain = size is not None or await self._client.is_readable(source)
+            standing = await standing_of(self._client, layer, source)
         except AccessDeniedError:
             self._denied[source] = self._clock() + DENIED_SECONDS
             self._observer(events.SourceDropped(layer=layer, source=source, reason="unreadable"))
         except CrossmountError:
             return  # nothing was learnt: the source stays what it was, a hint
         else:
-            if not certain:  # gone, or hidden from us: it may serve others, and in time it is forgotten
+            if standing is Standing.UNSEEN:  # it may serve others, and in time it is forgotten
                 self._unseen[layer, source] = self._clock() + DENIED_SECONDS
                 self._observer(events.SourceDropped(layer=layer, source=source, reason="unreadable"))
-            elif size is None:
+            elif standing is Standing.GONE:
                 self._observer(events.SourceDropped(layer=layer, source=source, reason="gone"))
                 await self._index.forget(layer, source)
             elif (

@@ -1,0 +1,152 @@
+"""An exported index as lines of JSON: a header, then a line for each layer. Pure; what it reads is not trusted."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crossmount._foreign import json_object, one_line
+from crossmount.errors import InvalidDigestError, InvalidInputError, InvalidReferenceError
+from crossmount.index.entry import Held, LayerEntry
+from crossmount.oci import Digest, Repository
+
+VERSION = 1
+LINE_MAX = 1024 * 1024
+"""The longest line, in bytes."""
+
+NAMES_MAX = 2048
+"""How many sources a line has at most; a layer with more takes more lines."""
+
+_SIZE_MAX = 2**63 - 1
+_LIFE_MAX = 100 * 365 * 24 * 3600
+_FIELDS = frozenset({"layer", "size", "must_mount", "sources", "expires_in"})
+
+
+class InvalidLineError(InvalidInputError):
+    """A line that is none of an exported index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first line: what this is, and the namespace it is from."""
+
+    namespace: str | None = None
+
+    def text(self) -> str:
+        """Write it."""
+        return json.dumps({"crossmount": "index", "version": VERSION, "namespace": self.namespace})
+
+    @classmethod
+    def read(cls, line: bytes) -> "Header":
+        """Read it.
+
+        Raises:
+            InvalidLineError: it is anything else.
+        """
+        document = json_object(line) or {}
+        if document.get("crossmount") != "index":
+            raise InvalidLineError("not an exported index: its first line is no header")
+        version = document.get("version")
+        if version != VERSION or isinstance(version, bool):
+            raise InvalidLineError(f"of version {_shown(version)}: this crossmount reads version {VERSION}")
+        namespace = document.get("namespace")
+        return cls(namespace if isinstance(namespace, str) else None)
+
+
+def written(entry: LayerEntry) -> Iterator[str]:
+    """Write a layer: one line, or more if there are very many sources."""
+    some: dict[str, Held] = {}
+    names = 0
+    for registry, held in entry.held.items():
+        if some and names + len(held.names) > NAMES_MAX:
+            yield _line(entry, some)
+            some, names = {}, 0
+        some[registry] = held
+        names += len(held.names)
+    yield _line(entry, some)
+
+
+def _line(entry: LayerEntry, held: Mapping[str, Held]) -> str:
+    return json.dumps(
+        {
+            "layer": entry.layer,
+            "size": entry.size,
+            "must_mount": entry.must_mount,
+            "sources": {registry: list(each.names) for registry, each in held.items()},
+            "expires_in": {registry: each.left for registry, each in held.items()},
+        },
+        separators=(",", ":"),
+    )
+
+
+def read(line: bytes, *, life: int) -> LayerEntry:
+    """Read a layer, every word of it checked by its grammar.
+
+    Args:
+        line: the line.
+        life: for how many seconds sources are believed that do not say it.
+
+    Raises:
+        InvalidLineError: it breaks a grammar.
+    """
+    document = json_object(line)
+    if document is None:
+        raise InvalidLineError("not a JSON object" if line.strip() else "an empty line")
+    unknown = sorted(document.keys() - _FIELDS)
+    if unknown:
+        raise InvalidLineError(f"unknown field {_shown(unknown[0])}")
+    sources, lives = document.get("sources", {}), document.get("expires_in", {})
+    if not isinstance(sources, dict) or not isinstance(lives, dict):
+        raise InvalidLineError("sources and expires_in: give an object, with registries as names")
+    try:
+        layer = Digest(_text(document.get("layer"), "layer"))
+        held = _held(sources, lives, life)
+    except (InvalidDigestError, InvalidReferenceError) as error:
+        raise InvalidLineError(one_line(str(error))) from None
+    size, must_mount = document.get("size"), document.get("must_mount", False)
+    if not isinstance(must_mount, bool):
+        raise InvalidLineError(f"must_mount: {_shown(must_mount)}: give true or false")
+    return LayerEntry(
+        layer=layer,
+        held=held,
+        size=None if size is None else _number(size, "size", least=0, most=_SIZE_MAX),
+        must_mount=must_mount,
+    )
+
+
+def _held(sources: Mapping[str, Any], lives: Mapping[str, Any], life: int) -> dict[str, Held]:
+    """Read who holds a layer; two spellings of one registry are one."""
+    if any(not isinstance(names, list) for names in sources.values()):
+        raise InvalidLineError("sources: give a list of repositories for each registry")
+    if sum(map(len, sources.values())) > NAMES_MAX:
+        raise InvalidLineError(f"more than {NAMES_MAX} sources: give the layer more lines")
+    if lives.keys() - sources.keys():
+        raise InvalidLineError("expires_in: names a registry that sources does not name")
+    held: dict[str, Held] = {}
+    for registry, names in sources.items():
+        left = _number(lives.get(registry, life), "expires_in", least=1, most=_LIFE_MAX)
+        for source in (Repository(registry, _text(name, "sources")) for name in names):
+            known = held.get(source.registry, Held((), 0))
+            held[source.registry] = Held((*known.names, source.name), max(known.left, left))
+    return {registry: Held(tuple(sorted(set(each.names))), each.left) for registry, each in held.items()}
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidLineError(f"{name}: {_shown(value)}: give a text")
+    return value
+
+
+def _number(value: Any, name: str, *, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise InvalidLineError(f"{name}: {_shown(value)}: give a whole number from {least} to {most}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """Quote a hostile value for a one-line message, whatever its size and depth: containers only by their type."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return one_line(repr(value), limit=60)

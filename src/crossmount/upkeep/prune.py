@@ -1,0 +1,234 @@
+"""The prune: every source that the index knows is asked for at its registry, and what is gone is forgotten."""
+
+import fnmatch
+import hashlib
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import get_args
+
+from crossmount import events
+from crossmount._foreign import one_line
+from crossmount.errors import InvalidInputError
+from crossmount.index.entries import listed_of, read_entries
+from crossmount.index.entry import LayerEntry
+from crossmount.index.protocol import MountableLayers, MountIndex
+from crossmount.index.served import Server, server_of
+from crossmount.index.walk import pages
+from crossmount.index.widen import widen
+from crossmount.oci import Digest, Repository
+from crossmount.oci.reference import normalise_registry
+from crossmount.registry import ClientOptions, RegistryClient
+from crossmount.transfer.tasks import run_all
+from crossmount.upkeep.progress import Progress, Walked
+from crossmount.upkeep.report import PruneReport
+from crossmount.upkeep.verifier import Verifier
+
+REQUESTS = 8
+PAGE = 200
+"""About how many keys the server looks at in one round trip, and so how much is verified again after a kill."""
+
+FLAGGED_MAX = 10_000
+"""How many must-mount layers are kept in mind, to say which have no source left."""
+
+_REMARKS_MAX = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which sources are verified.
+
+    Attributes:
+        registry: only those there, normalised; None is everywhere.
+        patterns: only repositories whose name fits one of them; none means all.
+        percent: so many of these, chosen by chance.
+    """
+
+    registry: str | None = None
+    patterns: tuple[str, ...] = ()
+    percent: float = 100.0
+
+    def takes(self, layer: Digest, source: Repository, salt: str) -> bool:
+        """Tell whether a source is one of them; the same `salt` chooses the same sample."""
+        if self.registry is not None and source.registry != self.registry:
+            return False
+        if self.patterns and not any(fnmatch.fnmatchcase(source.name, pattern) for pattern in self.patterns):
+            return False
+        if self.percent >= 100:
+            return True
+        drawn = hashlib.blake2b(f"{layer} {source}".encode(), key=salt.encode(), digest_size=8).digest()
+        return int.from_bytes(drawn, "big") < self.percent / 100 * 2**64
+
+
+async def prune(
+    index: MountableLayers,
+    *,
+    registry: str | None = None,
+    patterns: Iterable[str] = (),
+    sample: float = 100.0,
+    options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+    connect: Callable[[str], RegistryClient] | None = None,
+    requests: int = REQUESTS,
+    dry_run: bool = False,
+    afresh: bool = False,
+    observer: events.Observer = events.ignore,
+    clock: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
+    salt: str | None = None,
+) -> PruneReport:
+    """Verify by HEAD what the index knows, and forget for everybody what is gone.
+
+    What may not be read, what may be hidden from us and what a registry does not tell of stays, and so do
+    must-mount flags. What is there is not renewed: that it is there does not make it used. A prune that was killed
+    within the last day is gone on with if it is called with the same choice again.
+
+    Args:
+        index: made by `open_index`, or laid over such a one.
+        registry: verify only what is there; None asks every registry that the index names, each with the
+            credentials that are stored for it.
+        patterns: only repositories that fit one of them, as in `team/*`, where `*` is any text; none means all.
+        sample: verify only so many percent, chosen by chance.
+        options: how to reach registries; its `rate` says how often each is asked.
+        connect: makes the client of a registry instead; it is closed here.
+        requests: how many requests are on their way at once.
+        dry_run: forget nothing.
+        afresh: do not go on with a prune that was not finished.
+        observer: told of each source, and how far it is.
+        clock: seconds, from any start.
+        wall: epoch seconds.
+        salt: 32 hex digits that choose the sample; by default they are drawn.
+
+    Raises:
+        InvalidInputError: the index cannot be listed, the registry is none, or the sample no part.
+        IndexFailedError: the index does not serve, or does not allow to look at all keys.
+    """
+    started = clock()
+    if not 0 < sample <= 100:
+        raise InvalidInputError(f"sample: {sample}: give percent, above 0 and at most 100")
+    choice = Choice(
+        registry=None if registry is None else normalise_registry(registry),
+        patterns=tuple(dict.fromkeys(patterns)),
+        percent=sample,
+    )
+    made = replace(options, max_connections=min(requests, options.max_connections))
+    here, server = listed_of(index), server_of(index)
+    async with Verifier(
+        connect or (lambda name: RegistryClient(name, options=made, observer=observer))
+    ) as verifier:
+        work = _Prune(
+            index=widen(index),
+            choice=choice,
+            verifier=verifier,
+            requests=requests,
+            dry_run=dry_run,
+            salt=salt or secrets.token_hex(16),
+            observer=observer,
+        )
+        for start in range(0, len(here or ()), PAGE):
+            await work.take((here or ())[start : start + PAGE])
+        resumed = False
+        if server is not None:
+            resumed = await work.walk(server, wall, afresh=afresh)
+        return PruneReport(
+            dry_run=dry_run,
+            resumed=resumed,
+            counts={verdict: work.counts[verdict] for verdict in get_args(events.Verdict)},
+            unreachable=dict(verifier.lost),
+            stranded=await work.stranded(),
+            remarks=tuple(work.remarks),
+            seconds=clock() - started,
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Prune:
+    """One prune under way."""
+
+    index: MountIndex
+    choice: Choice
+    verifier: Verifier
+    requests: int
+    dry_run: bool
+    salt: str
+    observer: events.Observer
+    counts: Counter[events.Verdict] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
+    flagged: dict[Digest, set[Repository]] = field(default_factory=dict)
+
+    async def walk(self, server: Server, wall: Callable[[], float], *, afresh: bool) -> bool:
+        """Walk through a server, page by page; return whether an earlier prune was gone on with."""
+        choice = self.choice
+        asked = ["" if choice.registry is None else choice.registry, str(choice.percent), str(self.dry_run)]
+        progress = Progress(server, [*asked, *sorted(choice.patterns)], salt=self.salt)
+        walks = await progress.begin(afresh=afresh)
+        self.salt = progress.salt
+        total = await _total(walks)
+        for walk in walks:
+            if walk.done:
+                continue
+            found = pages(walk.part, server.keys.all_layers(), count=PAGE, cursor=walk.cursor)
+            async with aclosing(found):
+                async for page in found:
+                    await self.take(await read_entries(server, page.keys, wall()))
+                    walk.cursor, walk.done, walk.keys = page.cursor, not page.cursor, walk.keys + PAGE
+                    await progress.note(walk)
+                    keys = sum(each.keys for each in walks)
+                    self.observer(events.IndexWalked(keys=min(keys, total or keys), total=total))
+        await progress.end()
+        return progress.resumed
+
+    async def take(self, entries: Sequence[LayerEntry]) -> None:
+        """Verify the sources of some layers side by side, then forget those that are gone."""
+        for entry in entries:
+            if entry.must_mount and len(self.flagged) < FLAGGED_MAX:
+                self.flagged.setdefault(entry.layer, set())
+        pairs = iter(
+            [
+                (entry.layer, source)
+                for entry in entries
+                for registry, held in entry.held.items()
+                for source in (Repository(registry, name) for name in held.names)
+                if self.choice.takes(entry.layer, source, self.salt)
+            ]
+        )
+        gone: dict[Digest, list[Repository]] = {}
+
+        async def work() -> None:
+            for layer, source in pairs:
+                if await self._verify(layer, source) == "gone":
+                    gone.setdefault(layer, []).append(source)
+
+        await run_all([work] * self.requests)
+        for layer, sources in gone.items():
+            if layer in self.flagged:
+                self.flagged[layer].update(sources)
+            if not self.dry_run:
+                await self.index.forget(layer, *sources)
+        await self.verifier.tidy()
+
+    async def stranded(self) -> tuple[Digest, ...]:
+        """Return the must-mount layers that were met and have no source any more, or will not have."""
+        return tuple(
+            [
+                layer
+                for layer, gone in sorted(self.flagged.items())
+                if not set(await self.index.locations(layer)) - gone
+            ]
+        )
+
+    async def _verify(self, layer: Digest, source: Repository) -> events.Verdict:
+        verdict, cause = await self.verifier.verify(layer, source)
+        self.counts[verdict] += 1
+        if verdict == "failed" and len(self.remarks) < _REMARKS_MAX:
+            self.remarks.append(one_line(cause))
+        self.observer(events.SourceVerified(layer=layer, source=source, verdict=verdict, cause=cause))
+        return verdict
+
+
+async def _total(walks: Sequence[Walked]) -> int | None:
+    """Return how many keys the servers hold, whosever they are; None if they do not say."""
+    sizes = [(await walk.part.run([("DBSIZE",)]))[0] for walk in walks]
+    return sum(sizes) if all(isinstance(size, int) for size in sizes) else None
