@@ -6,7 +6,6 @@ from typing import IO
 
 from crossmount import asyncio as aio
 from crossmount import events
-from crossmount._blocking import run_now
 from crossmount._portal import OnPortal, blocking_function, iterator, method
 from crossmount.asyncio import (
     AccessDeniedError,
@@ -58,7 +57,6 @@ from crossmount.asyncio import (
     Sighting,
 )
 from crossmount.index.blocking import (
-    DrivenIndex,
     GuardedIndex,
     MemoryMountIndex,
     MountableLayers,
@@ -349,7 +347,7 @@ def prune(
     afresh: bool = False,
     observer: events.Observer = events.ignore,
 ) -> PruneReport:
-    """Verify what the index knows, and forget what is gone; as `crossmount.asyncio.prune`, with a blocking index."""
+    """Verify what the index knows, forget what is gone; as `crossmount.asyncio.prune`, with a blocking index."""
     return blocking_function(aio.prune)(
         threaded(index),
         registry=registry,
@@ -378,8 +376,7 @@ def import_index(
     name: str | None = None,
 ) -> MoveReport:
     """Add what was exported; as `crossmount.asyncio.import_index`. The file is read in the calling thread."""
-    below = index.asynchronous if isinstance(index, DrivenIndex) else index
-    return run_now(import_now(below, file, observer=observer, name=name))
+    return import_now(index, file, observer=observer, name=name)
 
 
 class EventFeed(OnPortal[aio.EventFeed]):

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from crossmount import events
 from crossmount.cli.scan import read_targets, told
-from crossmount.cli.scan_live import ScanBar
-from crossmount.cli.scan_progress import ScanLines, ScanState, scan_progress
+from crossmount.cli.scan_progress import ScanState
+from crossmount.cli.work_live import WorkBar
+from crossmount.cli.work_progress import WorkLines, work_progress
 from crossmount.errors import InvalidReferenceError
 from crossmount.oci import Digest, Repository
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, running_registry
@@ -255,7 +256,7 @@ def ticking(step: float) -> Callable[[], float]:
 def test_lines_say_now_and_then_how_far_it_is() -> None:
     """Every ten seconds one, failures at once, each repository only with -v."""
     stream = io.StringIO()
-    with ScanLines(stream, ScanState(), clock=ticking(4.0)) as lines:
+    with WorkLines(stream, ScanState(), clock=ticking(4.0)) as lines:
         for number in range(4):
             lines.observe(through(str(number)))
         lines.observe(through("x", "failed", "it is\nbroken"))
@@ -266,7 +267,7 @@ def test_lines_say_now_and_then_how_far_it_is() -> None:
         "6 repositories, 12 tags, 42 layers",
     ]
     stream = io.StringIO()
-    with ScanLines(stream, ScanState(), verbose=1, clock=ticking(0.0)) as lines:
+    with WorkLines(stream, ScanState(), verbose=1, clock=ticking(0.0)) as lines:
         lines.observe(through("a"))
         lines.observe(through("b", "unreadable"))
         lines.observe(
@@ -284,7 +285,7 @@ def test_a_terminal_gets_one_bar() -> None:
     for total in (4, None):
         stream = io.StringIO()
         console = Console(file=stream, force_terminal=True, width=80, highlight=False)
-        with ScanBar(stream, ScanState(total), clock=ticking(1.0), console=console) as bar:
+        with WorkBar(stream, ScanState(total), clock=ticking(1.0), console=console) as bar:
             bar.observe(through("a"))
             bar.observe(through("b", "failed", "broken"))
         shown = stream.getvalue()
@@ -294,7 +295,7 @@ def test_a_terminal_gets_one_bar() -> None:
 
 def test_lines_are_for_what_is_no_terminal() -> None:
     """A file gets no bar."""
-    assert isinstance(scan_progress(io.StringIO(), total=None, verbose=0), ScanLines)
+    assert isinstance(work_progress(io.StringIO(), ScanState(), verbose=0), WorkLines)
 
 
 def test_the_summary_tells_what_is_odd() -> None:

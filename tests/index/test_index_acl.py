@@ -19,8 +19,8 @@ from support.index_kit import layer, repo
 from support.servers import Server, StartServer
 
 SOURCE = Path(crossmount.__file__).parent
-ROOMS = ("index", "fleet", "cli", "mount", "transfer", "proxy", "warmup")
-LOOKING = {"walk.py", "listing.py", "index_state.py"}
+ROOMS = ("index", "fleet", "cli", "mount", "transfer", "proxy", "warmup", "upkeep")
+LOOKING = {"walk.py", "listing.py", "index_state.py", "entries.py", "info.py", "prune.py", "bookmark.py"}
 """What only an operator does."""
 
 BY_REDIS_PY = {"SELECT", "CLIENT SETNAME"}

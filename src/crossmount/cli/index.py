@@ -16,13 +16,17 @@ from crossmount.index.embedded import EmbeddedStatus
 
 COMMANDS = {
     "status": Lazy("crossmount.cli.index", "status", "Say whether the index serves, and what it holds."),
+    "info": Lazy("crossmount.cli.index_info", "info", "Count what it holds, and how often it knew a layer."),
+    "prune": Lazy("crossmount.cli.index_prune", "prune", "Forget what registries no longer hold."),
+    "export": Lazy("crossmount.cli.index_move", "export", "Write all that it knows as JSON lines."),
+    "import": Lazy("crossmount.cli.index_move", "import_", "Add what was exported."),
     "stop": Lazy("crossmount.cli.index", "stop", "End the embedded index; what it holds stays on disk."),
 }
 
 
 @click.command(cls=LazyGroup, lazy=COMMANDS)
 def index() -> None:
-    """Look at the index, or stop the embedded one.
+    """Look at the index, and after it; or stop the embedded one.
 
     The embedded index is a server of your own on this host, started by the first command that needs it,
     reached by a unix socket, and kept on disk: in $CROSSMOUNT_STATE_DIR/embedded if that variable is set, else

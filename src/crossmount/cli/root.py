@@ -17,7 +17,7 @@ COMMANDS = {
     "forget": Lazy("crossmount.cli.layers", "forget", "Drop a repository as a source of a layer."),
     "must-mount": Lazy("crossmount.cli.layers", "must_mount", "Show or lift a layer's must-mount flag."),
     "fleet": Lazy("crossmount.cli.fleet", "fleet", "Show who uploads what right now, and who waits."),
-    "index": Lazy("crossmount.cli.index", "index", "Look at the index, or stop the embedded one."),
+    "index": Lazy("crossmount.cli.index", "index", "Look at the index and after it, or stop it."),
     "doctor": Lazy("crossmount.cli.doctor", "doctor", "Say what is reachable, as whom, and what it can do."),
     "proxy": Lazy("crossmount.cli.proxy", "proxy", "Stand before a registry and mount for any client."),
     "demo": Lazy("crossmount.cli.demo", "demo", "Push eight images that share layers, and count the bytes."),

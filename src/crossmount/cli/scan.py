@@ -14,8 +14,9 @@ from crossmount.cli.failures import FAILED
 from crossmount.cli.interrupt import Interrupted
 from crossmount.cli.loop import run_async
 from crossmount.cli.params import Between
-from crossmount.cli.scan_progress import ScanProgress, ScanState, scan_progress
+from crossmount.cli.scan_progress import ScanState
 from crossmount.cli.settings import Settings, settings_of
+from crossmount.cli.work_progress import WorkProgress, work_progress
 from crossmount.errors import CrossmountError, InvalidInputError, InvalidReferenceError
 from crossmount.oci import Repository
 from crossmount.warmup import ScanReport
@@ -103,7 +104,7 @@ def scan(
     settings = settings_of(ctx)
     wanted = read_targets(targets, None if names is None else read_names(names))
     total = None if wanted.names is None or wanted.patterns else len(wanted.names)
-    shown = scan_progress(sys.stderr, total=total, verbose=settings.verbose)
+    shown = work_progress(sys.stderr, ScanState(total), verbose=settings.verbose)
     try:
         with shown:
             report = run_async(
@@ -128,7 +129,7 @@ def scan(
 async def _scan(
     wanted: Targets,
     settings: Settings,
-    shown: ScanProgress,
+    shown: WorkProgress[ScanState],
     *,
     requests: int,
     rate: float | None,

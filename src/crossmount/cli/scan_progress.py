@@ -1,19 +1,10 @@
-"""How far a scan is: its numbers from its events, and lines for logs. The bar is in `scan_live`."""
+"""How far a scan is: its numbers from its events."""
 
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Protocol, Self, TextIO, cast
 
 from crossmount import events
 from crossmount.cli import text
-from crossmount.cli.progress import can_draw
 from crossmount.cli.retries import Retries
-
-SAID_EVERY = 10.0
-"""Seconds between two lines that say how far it is."""
 
 
 @dataclass(slots=True)
@@ -62,69 +53,3 @@ class ScanState:
             case events.RepositoryScanned() if verbose:
                 return f"{event.repository}: {event.outcome}"
         return None
-
-
-class ScanProgress(AbstractContextManager["ScanProgress"], Protocol):
-    """Shows a scan while it is entered."""
-
-    @property
-    def state(self) -> ScanState:
-        """What was seen so far."""
-        ...
-
-    def observe(self, event: events.Event) -> None:
-        """Take an event in."""
-        ...
-
-    def __enter__(self) -> Self:
-        """Begin to show."""
-        ...
-
-
-def scan_progress(stream: TextIO, *, total: int | None, verbose: int) -> ScanProgress:
-    """Return a bar where one can be drawn, lines otherwise."""
-    state = ScanState(total)
-    if can_draw(stream, verbose=verbose):
-        live = import_module("crossmount.cli.scan_live")  # rich takes a tenth of a second to load
-        return cast("ScanProgress", live.ScanBar(stream, state, verbose=verbose))
-    return ScanLines(stream, state, verbose=verbose)
-
-
-class ScanLines:
-    """Observes a scan and writes lines."""
-
-    def __init__(
-        self,
-        stream: TextIO,
-        state: ScanState,
-        *,
-        verbose: int = 0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.state = state
-        self._stream = stream
-        self._verbose = verbose
-        self._clock = clock
-        self._said = clock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """End, and say of retries what was only counted."""
-        for words in self.state.retries.rest():
-            self._say(words)
-
-    def observe(self, event: events.Event) -> None:
-        """Take an event in and write what it is worth."""
-        now = self._clock()
-        self.state.apply(event)
-        if words := self.state.notice(event, now=now, verbose=self._verbose):
-            self._say(words)
-        if now - self._said >= SAID_EVERY:
-            self._said = now
-            self._say(self.state.words())
-
-    def _say(self, words: str) -> None:
-        self._stream.write(f"{text.one_line(words)}\n")
-        self._stream.flush()

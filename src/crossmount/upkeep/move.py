@@ -2,13 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import IO, Any, TypeVar
 
 from crossmount import events
+from crossmount._blocking import run_now
 from crossmount.errors import InvalidInputError
+from crossmount.index.blocking import DrivenIndex, MountableLayers
 from crossmount.index.entries import entries_of
 from crossmount.index.entry import LayerEntry, Restorable
 from crossmount.index.redis import TTL_SECONDS
@@ -112,10 +114,18 @@ async def import_index(
 
 
 def import_now(
-    index: object, file: IO[bytes], *, observer: events.Observer = events.ignore, name: str | None = None
-) -> Coroutine[Any, Any, MoveReport]:
-    """Do as `import_index` does, and read in this thread: over an index that never suspends it does not either."""
-    return _import(index, file, _at_once, observer, name)
+    index: MountableLayers,
+    file: IO[bytes],
+    *,
+    observer: events.Observer = events.ignore,
+    name: str | None = None,
+) -> MoveReport:
+    """Do as `import_index` does, blocking: into a blocking index, and reading in the calling thread.
+
+    Without a loop, and so without another thread: an interrupt ends a read that waits, of a terminal or a pipe.
+    """
+    below = index.asynchronous if isinstance(index, DrivenIndex) else index
+    return run_now(_import(below, file, _at_once, observer, name))
 
 
 async def _in_thread(function: Callable[[], T]) -> T:

@@ -23,7 +23,7 @@ from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.transfer.tasks import run_all
-from crossmount.upkeep.progress import Progress, Walked
+from crossmount.upkeep.bookmark import Bookmark, Walked
 from crossmount.upkeep.report import PruneReport
 from crossmount.upkeep.verifier import Verifier
 
@@ -162,9 +162,9 @@ class _Prune:
         """Walk through a server, page by page; return whether an earlier prune was gone on with."""
         choice = self.choice
         asked = ["" if choice.registry is None else choice.registry, str(choice.percent), str(self.dry_run)]
-        progress = Progress(server, [*asked, *sorted(choice.patterns)], salt=self.salt)
-        walks = await progress.begin(afresh=afresh)
-        self.salt = progress.salt
+        bookmark = Bookmark(server, [*asked, *sorted(choice.patterns)], salt=self.salt)
+        walks = await bookmark.begin(afresh=afresh)
+        self.salt = bookmark.salt
         total = await _total(walks)
         for walk in walks:
             if walk.done:
@@ -174,11 +174,11 @@ class _Prune:
                 async for page in found:
                     await self.take(await read_entries(server, page.keys, wall()))
                     walk.cursor, walk.done, walk.keys = page.cursor, not page.cursor, walk.keys + PAGE
-                    await progress.note(walk)
+                    await bookmark.note(walk)
                     keys = sum(each.keys for each in walks)
                     self.observer(events.IndexWalked(keys=min(keys, total or keys), total=total))
-        await progress.end()
-        return progress.resumed
+        await bookmark.end()
+        return bookmark.resumed
 
     async def take(self, entries: Sequence[LayerEntry]) -> None:
         """Verify the sources of some layers side by side, then forget those that are gone."""

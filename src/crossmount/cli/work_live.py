@@ -1,9 +1,9 @@
-"""A scan on a terminal: one bar, and how far it is."""
+"""Long work on a terminal: one bar, and how far it is."""
 
 import threading
 import time
 from collections.abc import Callable
-from typing import Self, TextIO
+from typing import Generic, Self, TextIO
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -14,16 +14,16 @@ from rich.text import Text
 from crossmount import events
 from crossmount.cli import text
 from crossmount.cli.progress_live import BAR_WIDTH
-from crossmount.cli.scan_progress import ScanState
+from crossmount.cli.work_progress import S
 
 
-class ScanBar:
-    """Observes a scan and keeps its bar up to date while it is entered."""
+class WorkBar(Generic[S]):
+    """Observes work and keeps its bar up to date while it is entered."""
 
     def __init__(
         self,
         stream: TextIO,
-        state: ScanState,
+        state: S,
         *,
         verbose: int = 0,
         clock: Callable[[], float] = time.monotonic,

@@ -57,8 +57,8 @@ class Walked:
         return True
 
 
-class Progress:
-    """Progress of one prune on the server of an index.
+class Bookmark:
+    """How far one prune is on the server of an index.
 
     Args:
         server: the server.

@@ -1,0 +1,181 @@
+"""`crossmount index prune`."""
+
+import sys
+from dataclasses import replace
+
+import click
+
+from crossmount.cli import output, text
+from crossmount.cli.access import client_options, opened_index
+from crossmount.cli.command import Command, json_option
+from crossmount.cli.failures import FAILED
+from crossmount.cli.interrupt import Interrupted
+from crossmount.cli.loop import run_async
+from crossmount.cli.params import Between, Checked
+from crossmount.cli.prune_progress import PruneState
+from crossmount.cli.settings import Settings, settings_of
+from crossmount.cli.work_progress import WorkProgress, work_progress
+from crossmount.errors import CrossmountError
+from crossmount.oci.reference import normalise_registry
+from crossmount.upkeep import PruneReport
+from crossmount.upkeep import prune as prune_index
+from crossmount.upkeep.prune import REQUESTS
+
+STRANDED_SHOWN = 20
+
+_AGAIN = "what is gone was forgotten so far: run the same command again to go on"
+
+
+@click.command(cls=Command)
+@click.option(
+    "--registry",
+    type=Checked("registry", normalise_registry),
+    metavar="REGISTRY",
+    help="Verify what is on this registry. Default: on all that the index names.",
+)
+@click.option(
+    "--repository",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Verify what is in repositories whose name fits, as in 'team/*'. Repeatable.",
+)
+@click.option(
+    "--sample",
+    type=click.FloatRange(min=0, max=100, min_open=True),
+    default=100.0,
+    metavar="PERCENT",
+    help="Verify only so many percent, chosen by chance.",
+)
+@click.option(
+    "--requests",
+    type=Between(1, 256),
+    default=REQUESTS,
+    metavar="N",
+    envvar="CROSSMOUNT_PRUNE_REQUESTS",
+    show_envvar=True,
+    show_default=True,
+    help="Have at most N requests on their way at once.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    envvar="CROSSMOUNT_PRUNE_RATE",
+    show_envvar=True,
+    help="Send each registry at most N requests a second. Default: no limit but its own Retry-After.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what is gone, and forget nothing.")
+@click.option("--afresh", is_flag=True, help="Do not go on with a prune that was not finished, begin again.")
+@json_option
+@click.pass_context
+def prune(
+    ctx: click.Context,
+    *,
+    registry: str | None,
+    patterns: tuple[str, ...],
+    sample: float,
+    requests: int,
+    rate: float | None,
+    dry_run: bool,
+    afresh: bool,
+    as_json: bool,
+) -> None:
+    """Ask registries whether they still hold what the index says, and forget what is gone, for everybody.
+
+    Each source is asked for with a HEAD, with the credentials that are stored for its registry. What may not be
+    read, or may be hidden from whoever asks, stays, and so do must-mount flags. Nothing is changed on a registry.
+
+    A prune that was killed goes on where it was if the same command is run again within a day. It looks at all
+    keys of the index's server, a few at a time: that takes a user who may, crossmount-operator in deploy/redis.
+    """
+    settings = settings_of(ctx)
+    shown = work_progress(sys.stderr, PruneState(), verbose=settings.verbose)
+    try:
+        with shown:
+            report = run_async(
+                _prune(
+                    settings,
+                    shown,
+                    registry=registry,
+                    patterns=patterns,
+                    sample=sample,
+                    requests=requests,
+                    rate=rate,
+                    dry_run=dry_run,
+                    afresh=afresh,
+                )
+            )
+    except Interrupted as interrupted:
+        raise interrupted.saying(how_far(shown.state)) from None
+    except CrossmountError:
+        if shown.state.verdicts:
+            output.note(how_far(shown.state))
+        raise
+    if as_json:
+        output.document(report.to_json())
+    else:
+        output.lines(told(report))
+    if not report.complete:
+        ctx.exit(FAILED)
+
+
+async def _prune(
+    settings: Settings,
+    shown: WorkProgress[PruneState],
+    *,
+    registry: str | None,
+    patterns: tuple[str, ...],
+    sample: float,
+    requests: int,
+    rate: float | None,
+    dry_run: bool,
+    afresh: bool,
+) -> PruneReport:
+    async with opened_index(settings) as index:
+        return await prune_index(
+            index,
+            registry=registry,
+            patterns=patterns,
+            sample=sample,
+            options=replace(client_options(settings), rate=rate),
+            requests=requests,
+            dry_run=dry_run,
+            afresh=afresh,
+            observer=shown.observe,
+        )
+
+
+def told(report: PruneReport) -> list[str]:
+    """Return what a finished prune is to a reader."""
+    counts = report.counts
+    odd = [
+        (counts["denied"], "that we may not read, kept"),
+        (counts["unseen"], "that may be hidden from us, kept"),
+        (counts["failed"], "not verified, kept"),
+        (counts["unreachable"], "on registries that do not answer, kept"),
+    ]
+    gone = "gone, and left in the index" if report.dry_run else "gone, and forgotten"
+    lines = [
+        f"verified {text.count(sum(counts.values()), 'source')}"
+        + (", after those of a prune that was not finished" if report.resumed else ""),
+        f"  {counts['held']:>8} still there",
+        f"  {counts['gone']:>8} {gone}",
+        *(f"  {number:>8} {words}" for number, words in odd if number),
+    ]
+    if report.stranded:
+        one = len(report.stranded) == 1
+        lines.append(
+            f"{text.count(len(report.stranded), 'layer')} may only be mounted and {'has' if one else 'have'} no "
+            "source left: nobody can push what needs "
+            f"{'it' if one else 'them'} (crossmount add, or crossmount must-mount --clear):"
+        )
+        lines.extend(f"  {layer}" for layer in report.stranded[:STRANDED_SHOWN])
+        if len(report.stranded) > STRANDED_SHOWN:
+            lines.append(f"  and {len(report.stranded) - STRANDED_SHOWN} more")
+    return [*lines, f"took {text.duration(report.seconds)}"]
+
+
+def how_far(state: PruneState) -> str:
+    """Say what a prune that was not finished left behind."""
+    return f"{text.count(state.verdicts.total(), 'source')} verified, {state.verdicts['gone']} gone: {_AGAIN}"
