@@ -7,6 +7,7 @@ from redis.crc import key_slot
 
 from crossmount.errors import InvalidInputError
 from crossmount.index import Keys
+from crossmount.index.keys import Named
 from support.index_kit import layer, repo
 
 ONE = layer(1)
@@ -21,6 +22,8 @@ def test_the_names_are_the_designs() -> None:
     assert keys.scan("r.example", "0a") == "crossmount:ns:scan:0a:r.example"
     assert keys.scan_tags(repo("a/b"), "0a") == "crossmount:ns:scan:0a:r.example/a/b"
     assert keys.traits("r.example") == "crossmount:ns:registry:r.example"
+    assert keys.stats("2026-11-24") == "crossmount:ns:stats:2026-11-24"
+    assert keys.prune("0a") == "crossmount:ns:prune:0a"
     assert Keys() == Keys("default")
 
 
@@ -40,3 +43,43 @@ def test_other_namespaces_are_refused(namespace: str) -> None:
     """What means something to a pattern, a hash tag or a reader is no namespace."""
     with pytest.raises(InvalidInputError, match="not a namespace"):
         Keys(namespace)
+
+
+def test_keys_are_read_as_they_are_named() -> None:
+    """What names a key and what reads one agree."""
+    keys = Keys("ns")
+    for registry in ("r.example", "[::1]:5000", "docker.io"):
+        assert keys.read(keys.sources(ONE, registry).encode()) == Named("sources", ONE, registry)
+        assert keys.read(keys.lease(ONE, registry).encode()) == Named("lease", ONE, registry)
+        assert keys.read(keys.waiters(ONE, registry).encode()) == Named("waiters", ONE, registry)
+    assert keys.read(keys.flags(ONE).encode()) == Named("flags", ONE)
+    assert keys.read(keys.manifest(ONE).encode()) == Named("manifest", ONE)
+    for other in (
+        keys.traits("r.example"),
+        keys.stats("2026-11-24"),
+        keys.prune("0a"),
+        keys.scan("r.example", "0a"),
+    ):
+        assert keys.read(other.encode()) == Named("other")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"crossmount:other:{%b}:flags" % ONE.encode(),
+        b"crossmount:ns2:{%b}:flags" % ONE.encode(),
+        b"crossmount:ns:{sha256:0}:flags",
+        b"crossmount:ns:{%b}:flags:r.example" % ONE.encode(),
+        b"crossmount:ns:{%b}:sources" % ONE.encode(),
+        b"crossmount:ns:{%b}:sources:R.EXAMPLE" % ONE.encode(),
+        b"crossmount:ns:{%b}:sources:index.docker.io" % ONE.encode(),
+        b"crossmount:ns:{%b}:sources:\xff" % ONE.encode(),
+        b"crossmount:ns:{%b}:else" % ONE.encode(),
+        b"crossmount:ns:{",
+        b"\xff",
+        b"",
+    ],
+)
+def test_what_only_looks_like_a_key_of_ours_is_none(key: bytes) -> None:
+    """Another namespace's keys, and whatever somebody else wrote."""
+    assert Keys("ns").read(key) is None

@@ -154,10 +154,15 @@ async def _import(
                 report = report.plus(entry)
             observer(events.LayersMoved(layers=report.layers, sources=report.sources))
         if batch.error is not None:
-            before = "no layer" if not report.layers else f"{report.layers} layers"
-            raise InvalidInputError(f"{batch.error}: {before} before that imported")
+            raise InvalidInputError(f"{batch.error}: {_so_far(report)}")
         if batch.ended:
             return report
+
+
+def _so_far(report: MoveReport) -> str:
+    if not report.layers:
+        return "nothing was imported"
+    return f"{report.layers} layer{' before that was' if report.layers == 1 else 's before that were'} imported"
 
 
 @dataclass(slots=True)

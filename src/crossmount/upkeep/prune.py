@@ -175,8 +175,7 @@ class _Prune:
                     await self.take(await read_entries(server, page.keys, wall()))
                     walk.cursor, walk.done, walk.keys = page.cursor, not page.cursor, walk.keys + PAGE
                     await bookmark.note(walk)
-                    keys = sum(each.keys for each in walks)
-                    self.observer(events.IndexWalked(keys=min(keys, total or keys), total=total))
+                    self.observer(_how_far(walks, total))
         await bookmark.end()
         return bookmark.resumed
 
@@ -198,16 +197,31 @@ class _Prune:
 
         async def work() -> None:
             for layer, source in pairs:
-                if await self._verify(layer, source) == "gone":
+                verdict, cause = await self.verifier.verify(layer, source)
+                if verdict == "gone":
                     gone.setdefault(layer, []).append(source)
+                else:
+                    self._tell(layer, source, verdict, cause)
 
         await run_all([work] * self.requests)
-        for layer, sources in gone.items():
-            if layer in self.flagged:
-                self.flagged[layer].update(sources)
-            if not self.dry_run:
-                await self.index.forget(layer, *sources)
+        await self._forget(gone)
         await self.verifier.tidy()
+
+    async def _forget(self, gone: dict[Digest, list[Repository]]) -> None:
+        """Forget sources, if their registries are still there."""
+        registries = {source.registry for sources in gone.values() for source in sources}
+        sure = {registry for registry in registries if await self.verifier.answers(registry)}
+        for layer, sources in gone.items():
+            certain = [source for source in sources if source.registry in sure]
+            if layer in self.flagged:
+                self.flagged[layer].update(certain)
+            if certain and not self.dry_run:
+                await self.index.forget(layer, *certain)
+            for source in sources:
+                if source in certain:
+                    self._tell(layer, source, "gone")
+                else:
+                    self._tell(layer, source, "unreachable", self.verifier.lost[source.registry])
 
     async def stranded(self) -> tuple[Digest, ...]:
         """Return the must-mount layers that were met and have no source any more, or will not have."""
@@ -219,13 +233,19 @@ class _Prune:
             ]
         )
 
-    async def _verify(self, layer: Digest, source: Repository) -> events.Verdict:
-        verdict, cause = await self.verifier.verify(layer, source)
+    def _tell(self, layer: Digest, source: Repository, verdict: events.Verdict, cause: str = "") -> None:
         self.counts[verdict] += 1
         if verdict == "failed" and len(self.remarks) < _REMARKS_MAX:
             self.remarks.append(one_line(cause))
         self.observer(events.SourceVerified(layer=layer, source=source, verdict=verdict, cause=cause))
-        return verdict
+
+
+def _how_far(walks: Sequence[Walked], total: int | None) -> events.IndexWalked:
+    """Say how far it is; a page is counted as its size, which it is only about."""
+    keys = sum(each.keys for each in walks)
+    if total is not None:
+        keys = total if all(each.done for each in walks) else min(keys, total)
+    return events.IndexWalked(keys=keys, total=total)
 
 
 async def _total(walks: Sequence[Walked]) -> int | None:

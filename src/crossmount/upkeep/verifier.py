@@ -1,5 +1,6 @@
 """Asking registries whether repositories still hold layers. Nothing is decided here but what an answer means."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -64,37 +65,60 @@ class Verifier:
         Returns:
             What the registry says, and the cause if it does not.
         """
-        registry = source.registry
-        if registry in self.lost:
-            return "unreachable", self.lost[registry]
-        asked = self._of(registry)
+        asked = self._of(source.registry)
         if source in asked.denied:
             return "denied", asked.denied[source]
+        if not await self._greeted(asked):
+            return "unreachable", self.lost[source.registry]
         try:
             standing = await standing_of(asked.client, layer, source, is_readable=asked.is_readable)
         except (
             AccessDeniedError
         ) as error:  # rights are the repository's, so its other layers need not be asked for
-            asked.in_a_row = 0
             asked.remember(asked.denied, source, str(error))
-            return "denied", str(error)
-        except RegistryUnreachableError as error:
-            self.lost.setdefault(registry, str(error))
-            return "unreachable", str(error)
+            verdict: Verdict = "denied"
+            cause = str(error)
         except CrossmountError as error:
-            asked.in_a_row += 1
-            hasty = isinstance(error, RegistryRefusedError) and error.status == 429
-            if hasty or asked.in_a_row >= FAILURES_MAX:
-                self.lost.setdefault(registry, str(error))
-            return "failed", str(error)
+            return self._failed(asked, error), str(error)
+        else:
+            verdict, cause = _VERDICTS[standing], ""
         asked.in_a_row = 0
-        return _VERDICTS[standing], ""
+        return verdict, cause
+
+    def _failed(self, asked: "_Asked", error: CrossmountError) -> Verdict:
+        """Take in that a registry did not say, and leave it alone if there is no use in asking more."""
+        asked.in_a_row += 1
+        is_gone = isinstance(error, RegistryUnreachableError)
+        hasty = isinstance(error, RegistryRefusedError) and error.status == 429
+        if is_gone or hasty or asked.in_a_row >= FAILURES_MAX:
+            self.lost.setdefault(asked.client.registry, str(error))
+        return "unreachable" if is_gone else "failed"
+
+    async def answers(self, registry: str) -> bool:
+        """Tell whether a registry still answers as one, so that the 404s just before were its own words.
+
+        What stands before a registry that is down says 404 as well.
+        """
+        asked = self._of(registry)
+        asked.greeted = False
+        return await self._greeted(asked)
 
     async def tidy(self) -> None:
         """Let go of clients if there are many; none may be in use."""
         if len(self._asked) > CLIENTS_MAX:
             await self._stack.aclose()
             self._asked.clear()
+
+    async def _greeted(self, asked: "_Asked") -> bool:
+        """Greet a registry once: is it one, and does it ask for credentials, as those do that hide things?"""
+        async with asked.greeting:
+            if not asked.greeted and asked.client.registry not in self.lost:
+                try:
+                    await asked.client.ping()
+                except CrossmountError as error:
+                    self.lost[asked.client.registry] = str(error)
+                asked.greeted = True
+        return asked.client.registry not in self.lost
 
     def _of(self, registry: str) -> "_Asked":
         if registry not in self._asked:
@@ -109,6 +133,8 @@ class _Asked:
     """One registry, and what was learnt of its repositories."""
 
     client: RegistryClient
+    greeted: bool = False
+    greeting: asyncio.Lock = field(default_factory=asyncio.Lock)
     in_a_row: int = 0
     denied: dict[Repository, str] = field(default_factory=dict)
     readable: dict[Repository, bool] = field(default_factory=dict)

@@ -1,0 +1,197 @@
+"""Everything that an index holds, wherever it is kept."""
+
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+
+import pytest
+import redis
+
+from crossmount.errors import IndexRefusedError, InvalidInputError
+from crossmount.index import Keys, MemoryMountIndex, NullIndex, RedisMountIndex, Sighting, open_index
+from crossmount.index import blocking as blocking_index
+from crossmount.index.connection import async_link
+from crossmount.index.entries import NAMES_MAX, entries_of
+from crossmount.index.entry import Held, LayerEntry, Restorable
+from crossmount.index.redis import TTL_SECONDS
+from crossmount.oci import Repository
+from support.index_kit import TTL, Clock, age_keys, keys_that_stay, layer, repo
+from support.places import Place
+from support.servers import Server
+
+KEYS = Keys()
+ONE, TWO, THREE = layer(1), layer(2), layer(3)
+A, B, OTHER = repo("team/a"), repo("team/b"), Repository.parse("[::1]:5000/x")
+HERE, THERE = Held(("team/a", "team/b"), TTL), Held(("x",), TTL)
+SEEN = [
+    Sighting(ONE, A, size=7),
+    Sighting(ONE, B),
+    Sighting(ONE, OTHER),
+    Sighting(TWO, A, must_mount=True),
+]
+KNOWN = [
+    LayerEntry(
+        layer=ONE, held={"[::1]:5000": Held(("x",), TTL), "r.example": Held(("team/a", "team/b"), TTL)}, size=7
+    ),
+    LayerEntry(layer=TWO, held={"r.example": Held(("team/a",), TTL)}, must_mount=True),
+]
+
+
+async def listed(index: object, clock: Callable[[], float] = time.time) -> list[LayerEntry]:
+    """Return all entries, in order of layer."""
+    async with aclosing(entries_of(index, clock=clock)) as entries:
+        return sorted([entry async for entry in entries], key=lambda entry: entry.layer)
+
+
+def ordered(entries: list[LayerEntry]) -> list[LayerEntry]:
+    """Return entries in order of layer."""
+    return sorted(entries, key=lambda entry: entry.layer)
+
+
+async def test_all_is_listed_from_every_place(any_place: Place) -> None:
+    """Each layer with its sources by registry, their life, its size and flag; on a Cluster from every server."""
+    clock = Clock()
+    async with RedisMountIndex(async_link(any_place.url), keys=KEYS, ttl=TTL, clock=clock) as index:
+        await index.record([*SEEN, *(Sighting(layer(number), A) for number in range(100, 400))])
+        await index.record_traits("r.example", (await index.look_up([], A)).traits)
+    async with RedisMountIndex(async_link(any_place.operator_url), keys=KEYS, clock=clock) as index:
+        found = await listed(index, clock)
+    assert [entry for entry in found if entry.layer in {ONE, TWO}] == ordered(KNOWN)
+    assert len(found) == 302
+
+
+@pytest.mark.parametrize("flavour", ["async", "blocking", "over another"])
+async def test_an_index_in_memory_is_listed_too(flavour: str) -> None:
+    """In both flavours, and with what the one below it holds."""
+    clock = Clock()
+    memory = MemoryMountIndex(ttl=TTL, clock=clock)
+    await memory.record(SEEN)
+    if flavour == "blocking":
+        blocking = blocking_index.MemoryMountIndex(ttl=TTL, clock=clock)
+        blocking.record(SEEN)
+        assert await listed(blocking_index.threaded(blocking)) == ordered(KNOWN)
+    elif flavour == "over another":
+        above = MemoryMountIndex(memory, clock=clock)
+        await above.record([Sighting(THREE, A)])
+        assert [entry.layer for entry in await listed(above)] == sorted([ONE, TWO, THREE])
+    else:
+        assert await listed(memory) == ordered(KNOWN)
+    clock.now += TTL
+    assert [entry.layer for entry in await listed(memory)] == [TWO]  # the flag alone
+
+
+async def test_an_index_over_a_server_lists_both(valkey: Server) -> None:
+    """What lies in memory, and what lies on the server."""
+    async with open_index(valkey.unix_url) as below:
+        await below.record([Sighting(ONE, A)])
+        above = MemoryMountIndex(below)
+        await above.record([Sighting(TWO, A)])
+        assert {entry.layer for entry in await listed(above)} == {ONE, TWO}
+
+
+async def test_what_cannot_be_listed_says_so() -> None:
+    """An index without an end to look at is no empty one."""
+    with pytest.raises(InvalidInputError, match="cannot be listed"):
+        await listed(NullIndex())
+    assert not isinstance(NullIndex(), Restorable)
+
+
+async def test_sources_whose_flags_made_way_are_listed(redis_server: Server) -> None:
+    """A full server may drop a layer's flags and keep its sources: they still serve, and live as they did."""
+    async with open_index(redis_server.unix_url) as index:
+        await index.record([Sighting(ONE, A, size=3), Sighting(ONE, OTHER)])
+        with redis_server.client() as raw:
+            raw.delete(KEYS.flags(ONE))
+            raw.expire(KEYS.sources(ONE, "r.example"), 100)
+        found = {name: held for entry in await listed(index) for name, held in entry.held.items()}
+    assert {name: held.names for name, held in found.items()} == {"[::1]:5000": ("x",), "r.example": ("team/a",)}
+    assert found["r.example"].left <= 100 < TTL_SECONDS - 60 < found["[::1]:5000"].left
+
+
+async def test_what_ran_out_and_what_is_hostile_is_not_listed(valkey: Server) -> None:
+    """Names that break a grammar, other types under our keys, other namespaces, values that are no numbers."""
+    clock = Clock()
+    async with RedisMountIndex(async_link(valkey.unix_url), keys=KEYS, ttl=TTL, clock=clock) as index:
+        await index.record([Sighting(ONE, A), Sighting(TWO, B)])
+        with redis.Redis.from_url(valkey.unix_url) as raw:
+            raw.sadd(KEYS.sources(ONE, "r.example"), "UPPER", "../x", b"\xff", "team/c")
+            raw.hset(KEYS.flags(ONE), mapping={"@NO": "9" * 12, "@x.example": "soon", "size": "-1", "odd": "x"})
+            raw.delete(KEYS.sources(TWO, "r.example"))
+            raw.set(KEYS.sources(TWO, "r.example"), "x", ex=600)
+            raw.set(KEYS.flags(THREE), "x", ex=600)
+            raw.sadd(Keys("other").sources(THREE, "r.example"), "team/a")
+            raw.expire(Keys("other").sources(THREE, "r.example"), 600)
+            raw.sadd(f"crossmount:default:{{{THREE}}}:sources:NO/REGISTRY", "team/a")
+            raw.expire(f"crossmount:default:{{{THREE}}}:sources:NO/REGISTRY", 600)
+            assert [entry.held for entry in await listed(index, clock)] == [
+                {"r.example": Held(("team/a", "team/c"), TTL)}
+            ]
+            clock.now += TTL
+            age_keys(raw, TTL)
+            assert await listed(index, clock) == []
+
+
+async def test_a_bloated_set_is_looked_at_only_so_far(valkey: Server) -> None:
+    """However large somebody made it."""
+    async with open_index(valkey.unix_url) as index:
+        await index.record([Sighting(ONE, A)])
+        with redis.Redis.from_url(valkey.unix_url) as raw:
+            raw.sadd(KEYS.sources(ONE, "r.example"), *(f"r/{number}" for number in range(5000)))
+        (entry,) = await listed(index)
+    assert entry.sources == NAMES_MAX
+
+
+@pytest.mark.parametrize("kind", ["memory", "valkey", "redis7", "cluster"])
+async def test_entries_come_back_as_they_were(kind: str, request: pytest.FixtureRequest) -> None:
+    """Restored elsewhere, an index knows the same, for as long, the flag of a layer without sources included."""
+    clock = Clock()
+    place = None if kind == "memory" else request.getfixturevalue(kind)
+    index = (
+        MemoryMountIndex(ttl=TTL, clock=clock)
+        if place is None
+        else RedisMountIndex(async_link(place.operator_url), keys=KEYS, ttl=TTL, clock=clock)
+    )
+    entries = [*KNOWN, LayerEntry(layer=THREE, must_mount=True, size=9)]
+    await index.restore([*entries, LayerEntry(layer=layer(9), size=1)])
+    assert await listed(index, clock) == ordered(entries)
+    assert await index.must_mount(THREE)
+    assert not await index.must_mount(ONE)
+    if place is not None:
+        with place.client() as raw:
+            assert keys_that_stay(raw) == []
+    await index.aclose()
+
+
+@pytest.mark.parametrize("kind", ["memory", "valkey"])
+async def test_restoring_merges_and_cuts_nothing_short(kind: str, valkey: Server) -> None:
+    """Known sources stay, a longer life stays, a set flag stays; no life is longer than the index gives."""
+    clock = Clock()
+    index = (
+        MemoryMountIndex(ttl=TTL, clock=clock)
+        if kind == "memory"
+        else RedisMountIndex(async_link(valkey.unix_url), keys=KEYS, ttl=TTL, clock=clock)
+    )
+    await index.record([Sighting(ONE, A, size=7, must_mount=True)])
+    await index.restore(
+        [
+            LayerEntry(layer=ONE, held={"r.example": Held(("team/b",), 10)}),
+            LayerEntry(layer=TWO, held={"r.example": Held(("team/b",), TTL * 1000)}),
+            LayerEntry(layer=THREE, held={"r.example": Held(("team/b",), 10)}),
+        ]
+    )
+    assert await listed(index, clock) == ordered(
+        [
+            LayerEntry(layer=ONE, held={"r.example": Held(("team/a", "team/b"), TTL)}, size=7, must_mount=True),
+            LayerEntry(layer=TWO, held={"r.example": Held(("team/b",), TTL)}),
+            LayerEntry(layer=THREE, held={"r.example": Held(("team/b",), 10)}),
+        ]
+    )
+    await index.aclose()
+
+
+async def test_a_pusher_may_restore_and_not_list(restricted: Place) -> None:
+    """Listing looks at all keys, which the access list keeps from pushers; the error says who may."""
+    async with open_index(restricted.url) as index:
+        await index.restore(KNOWN)
+        with pytest.raises(IndexRefusedError, match="crossmount-operator"):
+            await listed(index)
