@@ -303,8 +303,8 @@ async def test_a_registry_in_trouble_costs_no_source(scripted_registry: Scripted
     bad = Digest.of(content(45))
     scripted_registry.play(
         Fault(path=f"*/{bad}", times=None, action=Reply(status=500)),
-        *[Fault(method="HEAD", skip=skip, action=Reply(status=503)) for skip in range(0, 40, 3)],
-        Fault(method="HEAD", skip=5, action=CutBefore()),
+        *[Fault(path=f"*/{Digest.of(content(n))}", action=Reply(status=503)) for n in range(0, 60, 3) if n != 45],
+        Fault(path=f"*/{Digest.of(content(1))}", action=CutBefore()),
     )
     report = await pruned(index)
     assert report.counts == counts(held=40, gone=19, failed=1)

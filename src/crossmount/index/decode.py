@@ -85,8 +85,13 @@ def live_registries(fields: Mapping[bytes, bytes], now: float, checked: dict[byt
 
 def repositories(members: Any, registry: str) -> list[Repository]:
     """Return the repositories on `registry` that a set's members name, in order."""
+    return [Repository(registry, name) for name in repository_names(members, registry)]
+
+
+def repository_names(members: Any, registry: str) -> list[str]:
+    """Return the names of the repositories on `registry` that a set's members name, in order."""
     names = {_name(member, registry) for member in _texts(members)}
-    return sorted(Repository(registry, name) for name in names if name is not None)
+    return sorted(name for name in names if name is not None)
 
 
 def as_map(reply: Any) -> Mapping[bytes, bytes]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossmount.errors import IndexRefusedError, InvalidInputError
-from crossmount.index.decode import as_map, live_registries, number, registry_field, repositories
+from crossmount.index.decode import as_map, live_registries, number, registry_field, repository_names
 from crossmount.index.entry import Held, LayerEntry, listed_by
 from crossmount.index.keys import Keys
 from crossmount.index.link import Command, Link, WrongTypeError
@@ -103,19 +103,22 @@ async def _read(server: Server, keys: Sequence[bytes], now: float) -> list[Layer
             ("HGETALL", flags) if each.kind == "flags" else ("HGET", flags, registry_field(each.registry))
         )
     pending: list[_Pending] = []
+    checked: dict[bytes, str | None] = {}
     for each, reply in zip(named, await ask(server.link, commands), strict=True):
         assert each.layer is not None  # noqa: S101 see above
         if each.kind == "flags":
-            pending.append(_told_by_flags(each.layer, as_map(reply), now))
+            pending.append(_told_by_flags(each.layer, as_map(reply), now, checked))
         elif not isinstance(reply, bytes) or (number(reply) or 0) <= now:
             pending.append(_Pending(each.layer, {each.registry: None}))
     return await _with_sources(server, pending)
 
 
-def _told_by_flags(layer: Digest, fields: Mapping[bytes, bytes], now: float) -> _Pending:
+def _told_by_flags(
+    layer: Digest, fields: Mapping[bytes, bytes], now: float, checked: dict[bytes, str | None]
+) -> _Pending:
     left: dict[str, int | None] = {
         registry: (number(fields[registry_field(registry).encode()]) or 0) - int(now)
-        for registry in live_registries(fields, now, {})
+        for registry in live_registries(fields, now, checked)
     }
     return _Pending(layer, left, number(fields.get(b"size")), b"must_mount" in fields)
 
@@ -130,7 +133,7 @@ async def _with_sources(server: Server, pending: Sequence[_Pending]) -> list[Lay
     for each in pending:
         held = {}
         for registry, told in each.left.items():
-            names = tuple(repository.name for repository in repositories(next(replies), registry))
+            names = tuple(repository_names(next(replies), registry))
             left = _life(next(replies)) if told is None else told
             if names and left > 0:
                 held[registry] = Held(names, left)
