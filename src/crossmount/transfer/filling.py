@@ -3,13 +3,13 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from crossmount import events
-from crossmount.errors import CrossmountError
+from crossmount.errors import BlobUnavailableError, CrossmountError
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.transfer.cache import BlobCache, Incoming
 from crossmount.transfer.fetch import FetchedBlob
@@ -105,21 +105,22 @@ class CacheOrigin:
         return f"the cache in {self.fillings.cache.folder}"
 
     async def read(self, descriptor: Descriptor, offset: int) -> AsyncGenerator[bytes]:
-        """See `Origin`."""
-        filling = self.fillings.filling(self.blob)
-        filling.readers += 1
-        try:
-            at = offset
-            while at < descriptor.size:
-                data = await filling.piece(at)
-                at += len(data)
-                yield data
-        except OSError as error:
-            self.fillings.degrade(error)
-            raise CacheFailedError(f"{self}: {error.strerror}") from error
-        finally:
-            filling.readers -= 1
-            filling.close_if_done()
+        """See `Origin`; where another image fetches it for both, and its sources are no help, ours are asked."""
+        at = offset
+        while at < descriptor.size:
+            filling = self.fillings.filling(self.blob)
+            try:
+                with filling.being_read():
+                    while at < descriptor.size:
+                        data = await filling.piece(at)
+                        at += len(data)
+                        yield data
+            except BlobUnavailableError:
+                if filling.blob is self.blob:
+                    raise
+            except OSError as error:
+                self.fillings.degrade(error)
+                raise CacheFailedError(f"{self}: {error.strerror}") from error
 
     async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
         """See `Origin`."""
@@ -170,7 +171,7 @@ class _Filling:
             self.ended = True
             self.blob.let_go()
             await asyncio.shield(self._tell(self.there))
-            self.close_if_done()
+            self._close_if_done()
 
     async def piece(self, at: int) -> bytes:
         """Return bytes from `at` on, as soon as there are some."""
@@ -187,11 +188,15 @@ class _Filling:
             raise CacheFailedError(f"{self.cache.folder}: {self.trouble.strerror}") from self.trouble
         raise self.trouble
 
-    def close_if_done(self) -> None:
-        """Close the file when nobody needs it any more."""
-        if self.ended and not self.readers and self._fileno is not None:
-            os.close(self._fileno)
-            self._fileno = None
+    @contextmanager
+    def being_read(self) -> Iterator[None]:
+        """Keep its file open while somebody reads it."""
+        self.readers += 1
+        try:
+            yield
+        finally:
+            self.readers -= 1
+            self._close_if_done()
 
     async def _bring(self) -> None:
         descriptor = self.blob.descriptor
@@ -244,6 +249,12 @@ class _Filling:
                     await self._tell(at)
         if piece:
             await finished(incoming.write, bytes(piece), at)
+
+    def _close_if_done(self) -> None:
+        """Close the file when nobody needs it any more."""
+        if self.ended and not self.readers and self._fileno is not None:
+            os.close(self._fileno)
+            self._fileno = None
 
     async def _tell(self, there: int) -> None:
         async with self._changed:
