@@ -83,19 +83,21 @@ class BlobCache:
         """Remove what was not used for the longest time until the limit holds, what is incoming included.
 
         Returns:
-            Whether it holds now.
+            Whether it holds now; if what is incoming alone is too much nothing is removed.
         """
         with _locked(self.folder / "lock"):
             self._sweep()
-            total = sum(size for _, size, _ in _files(self.folder / "incoming"))
+            room = self.limit - sum(size for _, size, _ in _files(self.folder / "incoming"))
+            if room < 0:
+                return False
             kept = sorted(file for folder in _folders(self.folder / "blobs") for file in _files(folder))
-            total += sum(size for _, size, _ in kept)
+            over = sum(size for _, size, _ in kept) - room
             for _, size, path in kept:
-                if total <= self.limit:
+                if over <= 0:
                     break
                 path.unlink(missing_ok=True)
-                total -= size
-            return total <= self.limit
+                over -= size
+            return True
 
     def _sweep(self) -> None:
         """Remove what killed processes left."""
