@@ -140,7 +140,7 @@ def test_a_name_in_a_file_that_is_none_is_told(here: Here, tmp_path: Path) -> No
     assert done.status == 2
     assert "'team/a:1'" in done.complaint
     file.write_bytes(b"\xff\xfe\x00")
-    assert "not a file of names" in here("scan", "r.example", "--from", str(file)).complaint
+    assert "not a list" in here("scan", "r.example", "--from", str(file)).complaint
 
 
 def test_repositories_that_fail_are_told_and_the_status_says_so(here: Here, registry: ScriptedRegistry) -> None:

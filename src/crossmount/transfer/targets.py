@@ -62,14 +62,14 @@ class CopyJob:
 
 
 def read_list(lines: Iterable[str], *, where: str, all_tags: bool = False) -> list[CopyJob]:
-    """Read jobs from lines of `SOURCE DEST [DEST…]`; empty lines and what follows a `#` are passed over.
+    """Read jobs from lines of `SOURCE DEST [DEST…]`; empty ones are passed over.
 
     Raises:
         InvalidInputError: a line is no job; the message names it.
     """
     jobs = []
     for number, line in enumerate(lines, 1):
-        words = line.partition("#")[0].split()
+        words = line.split()
         if words:
             try:
                 jobs.append(CopyJob.of(words[0], words[1:], all_tags=all_tags))
