@@ -164,7 +164,7 @@ def read_targets(given: Sequence[str], names: Iterable[str] | None) -> Targets:
         host, _, rest = target.partition("/")
         if "://" in target or not (any(c in host for c in ".:[") or host.lower() == "localhost"):
             raise click.UsageError(f"{target!r}: name the registry first, as in registry.example/team/app")
-        registries.add(Repository(host, "any"))
+        registries.add(Repository.on(host))
         parts.append(rest.strip("/"))
     if len(registries) > 1:
         raise click.UsageError("one registry at a time: scan the others with commands of their own")

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Reference
 
-DEFAULT_TAG = "latest"
-
 
 @dataclass(frozen=True, slots=True)
 class CopyJob:
@@ -50,7 +48,7 @@ class CopyJob:
     @property
     def image(self) -> Reference:
         """What to read: the source, `latest` if it names nothing."""
-        return self.source if self.source.target else self.source.with_tag(DEFAULT_TAG)
+        return self.source.or_latest()
 
     def targets(self) -> tuple[Reference, ...]:
         """Return where to put it: what names nothing takes the source's tag, or else its digest."""
