@@ -169,6 +169,11 @@ def test_a_wrong_list_is_told_with_its_line(here: Here, tmp_path: Path) -> None:
     listed.write_text("# nothing\n")
     assert "it lists nothing" in here("copy", "--from", str(listed)).complaint
     assert "not both" in here("copy", "a/b", "c/d", "--from", str(listed)).complaint
+    for content in (b"a/b:1 \xff\xfe", b"x" * 70_000):
+        listed.write_bytes(content)
+        done = here("copy", "--from", str(listed))
+        assert done.status == 2
+        assert f"{listed}: not a list" in done.complaint
 
 
 def test_an_interrupt_says_how_far_it_came(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry) -> None:

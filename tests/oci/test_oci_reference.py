@@ -205,3 +205,18 @@ def test_tags_are_ascii_and_short(text: str) -> None:
         assert text.isascii()
         assert len(text) <= 128
         assert not set(text) - set(string.ascii_letters + string.digits + "._-")
+
+
+def test_a_reference_that_names_nothing_is_latest() -> None:
+    """A tag or a digest stays what it is."""
+    for text in ("r.example/a:1", f"r.example/a@{DIGEST}"):
+        assert Reference.parse(text).or_latest() == Reference.parse(text)
+    assert str(Reference.parse("r.example/a").or_latest()) == "r.example/a:latest"
+
+
+def test_a_registry_is_named_or_lain_on() -> None:
+    """Whoever is about the registry alone takes its name, a repository or a reference."""
+    reference = Reference.parse("r.example:80/a:1")
+    assert Repository.on(reference) is reference.repository
+    named = Repository.on("R.example:80")
+    assert (named.registry, named.address) == ("r.example", "r.example:80")

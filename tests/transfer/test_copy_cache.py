@@ -5,18 +5,21 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from crossmount import events
-from crossmount.errors import CopyFailedError
-from crossmount.oci import Descriptor, Digest
+from crossmount.errors import BlobUnavailableError, CopyFailedError, CrossmountError, RegistryUnreachableError
+from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.registry import ClientOptions, RetryPolicy
 from crossmount.testing import Alter, Fault, ScriptedRegistry
 from crossmount.transfer import BlobCache, CopyReport, copy, filling, push
+from crossmount.transfer.fetch import FetchedBlob, Origin
+from crossmount.transfer.filling import CacheOrigin, Fillings
 from support.images import MadeImage, make_layers, make_layout
 from support.waiting import until
 
@@ -239,12 +242,14 @@ def test_what_was_not_used_for_longest_leaves_first(tmp_path: Path) -> None:
 
 
 def test_room_is_made_only_as_far_as_it_can_be(tmp_path: Path) -> None:
-    """What others are fetching is not removed; if that is too much, there is no room."""
+    """What others are fetching stays; if that is too much, there is no room, and nothing leaves for it."""
     store = BlobCache(tmp_path, limit=1500)
+    kept = put(store, b"kept")
     first, second = store.begin(blob_of(bytes(1000))), store.begin(blob_of(b"\1" * 1000))
     assert first is not None
     assert second is not None
     assert not store.make_room()
+    assert has(store, kept)
     first.discard()
     assert store.make_room()
     second.discard()
@@ -334,3 +339,62 @@ async def test_a_cancelled_copy_leaves_nothing_incoming(
         await task
     assert list((tmp_path / "cache" / "incoming").iterdir()) == []
     assert b.open_sessions == ()
+
+
+@dataclass(eq=False)
+class Gated:
+    """An origin that gives its bytes, or fails, when its gate is opened."""
+
+    data: bytes | None
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    repository: Repository = field(default_factory=lambda: Repository("r.example", "app"))
+
+    async def read(self, descriptor: Descriptor, offset: int) -> AsyncGenerator[bytes]:
+        """Wait, then give all that is left."""
+        self.asked.set()
+        await self.gate.wait()
+        if self.data is None:
+            raise RegistryUnreachableError("gone")
+        yield self.data[offset : descriptor.size]
+
+    async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
+        """Take no note."""
+
+    async def gave_wrong(self, descriptor: Descriptor) -> bool:
+        """Be no better next time."""
+        del descriptor
+        return False
+
+    def blob(self, descriptor: Descriptor) -> FetchedBlob:
+        """Return a blob that may be had from here alone."""
+
+        async def find(descriptor: Descriptor) -> list[Origin]:
+            del descriptor
+            return [self]
+
+        return FetchedBlob(descriptor, [find])
+
+
+async def test_an_image_whose_sources_fail_takes_no_other_image_with_it(tmp_path: Path) -> None:
+    """Of two that share a layer one fetches it for both; if it can't, the other asks its own sources."""
+    data = bytes(range(256)) * 8
+    layer, fillings = blob_of(data), Fillings(BlobCache(tmp_path))
+    dead, sound = Gated(None), Gated(data)
+    sound.gate.set()
+
+    async def read(origin: Gated) -> bytes:
+        cached_one = CacheOrigin(fillings, origin.blob(layer))
+        return b"".join([part async for part in cached_one.read(layer, 0)])
+
+    first = asyncio.create_task(read(dead))
+    await dead.asked.wait()
+    second = asyncio.create_task(read(sound))
+    await until(lambda: fillings.filling(dead.blob(layer)).readers == 2)
+    assert not sound.asked.is_set()
+    dead.gate.set()
+    with pytest.raises(BlobUnavailableError, match="gone"):
+        await first
+    assert await second == data
+    assert has(fillings.cache, layer)
+    await fillings.aclose()

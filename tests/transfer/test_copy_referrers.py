@@ -13,7 +13,7 @@ from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.testing import Fault, Reply, ScriptedRegistry
 from crossmount.transfer import CopyReport, copy, push
-from crossmount.transfer.referrers import with_entries
+from crossmount.transfer.referrers import DEPTH_MAX, with_entries
 from support.images import MadeImage, make_layers, make_layout
 from support.registries import DockerRegistry, StartRegistry
 
@@ -168,6 +168,18 @@ async def test_cosigns_tags_come_along(a: ScriptedRegistry, b: ScriptedRegistry,
     report = await copied(a.address, b.address)
     assert set(b.holdings.find("mirror/app").tags) == {"1", *tags}
     assert len(report.copied[0].referrers) == 3
+
+
+async def test_a_chain_of_just_so_many_comes_along(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
+) -> None:
+    """The bound is on what there is, not on what is asked for."""
+    subject = image.root
+    for number in range(DEPTH_MAX):
+        subject = await attach(a.address, subject, str(number))
+    report = await copied(a.address, b.address)
+    assert len(report.copied[0].referrers) == DEPTH_MAX
+    assert set(b.holdings.find("mirror/app").tags) == {"1"}
 
 
 async def test_a_chain_that_does_not_end_is_refused(

@@ -1,6 +1,7 @@
 """A blob from origins of all kinds: whole and right, or not to its end."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -183,11 +184,13 @@ def test_the_nearest_is_first(prefer: tuple[str, ...], distance: dict[str, float
     assert ranked == [REPOSITORIES[name] for name in expected]
 
 
-def test_hints_are_bounded() -> None:
-    """However many registries an index names, few are tried, and the source always is."""
+@pytest.mark.parametrize("away", [0.0, 9.0], ids=["near", "far"])
+def test_hints_are_bounded(away: float) -> None:
+    """However many registries an index names, few are tried, and the source always is, in its place."""
     many = [Repository(f"r{n}.example", f"app-{k}") for n in range(50) for k in range(5)]
     source = Repository("source.example", "app")
-    ranked = origins.rank(many, source=source, distance={"source.example": 9.0})
-    assert source in ranked
-    assert len({at.registry for at in ranked}) <= origins.REGISTRIES_MAX + 2
-    assert len(ranked) <= (origins.REGISTRIES_MAX + 1) * origins.REPOSITORIES_MAX + 1
+    distance = {"source.example": away, **{at.registry: 1.0 for at in many}}
+    ranked = origins.rank(many, source=source, distance=distance)
+    assert ranked.index(source) == (0 if not away else len(ranked) - 1)
+    others = [at.registry for at in ranked if at != source]
+    assert Counter(others) == {f"r{n}.example": origins.REPOSITORIES_MAX for n in (0, 1, 10, 11)}

@@ -322,10 +322,12 @@ async def test_an_index_that_fails_in_the_middle_is_an_error(
             await scanned(scripted_registry, index, observer=stop_soon)
 
 
-async def ended_early(registry: ScriptedRegistry, index: MountIndex, stuck: str, answers: int) -> None:
+async def ended_early(
+    registry: ScriptedRegistry, index: MountIndex, stuck: str, answers: int, **details: object
+) -> None:
     """Scan until so many manifests were answered while another one, `stuck`, is not; then be cancelled."""
     registry.play(Fault(path=stuck, delay=60, times=None))
-    task = asyncio.create_task(scanned(registry, index))
+    task = asyncio.create_task(scanned(registry, index, **details))
     await until(lambda: asked(registry, "GET", "/v2/*/manifests/*") >= answers)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -366,6 +368,30 @@ async def test_a_repository_is_gone_on_with_in_its_middle(
         assert asked(scripted_registry, "GET", "/v2/*/manifests/*") == 20
         assert await known(index, b"110") == {"big"}
     assert list(redis_of(valkey).scan_iter("crossmount:*:scan:*")) == []
+
+
+async def test_the_only_repository_is_gone_on_with_too(
+    scripted_registry: ScriptedRegistry, valkey: Server
+) -> None:
+    """A scan that is done with no repository yet has tags to go on from all the same."""
+    for number in range(120):
+        put_image(scripted_registry, "big", f"t{number:03}", [b"%d" % number])
+    async with open_index(valkey.unix_url) as index:
+        await ended_early(scripted_registry, index, "/v2/big/manifests/t110", 119)
+        report = await scanned(scripted_registry, index)
+        assert (report.resumed, report.before, report.tags) == (True, 0, 20)
+
+
+async def test_begun_afresh_tags_are_asked_for_again(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """What a forgotten scan was done with stays forgotten, also for one that goes on with the afresh one."""
+    for number in range(120):
+        put_image(scripted_registry, "big", f"t{number:03}", [b"%d" % number])
+    put_image(scripted_registry, "small", "1", [BASE])
+    async with open_index(valkey.unix_url) as index:
+        await ended_early(scripted_registry, index, "/v2/big/manifests/t110", 120)
+        await ended_early(scripted_registry, index, "/v2/big/manifests/t010", 50, afresh=True)
+        report = await scanned(scripted_registry, index)
+        assert (report.resumed, report.before, report.tags) == (True, 1, 120)
 
 
 async def test_a_scan_can_be_begun_afresh(scripted_registry: ScriptedRegistry, valkey: Server) -> None:

@@ -12,6 +12,7 @@ from crossmount.cli import output, text
 from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.interrupt import Interrupted
+from crossmount.cli.lists import lines_of
 from crossmount.cli.loop import run_async
 from crossmount.cli.params import REGISTRY, SIZE
 from crossmount.cli.progress import Progress, progress
@@ -172,7 +173,7 @@ def _jobs(places: tuple[str, ...], listed: TextIO | None, *, all_tags: bool) -> 
         return [CopyJob.of(places[0], places[1:], all_tags=all_tags)]
     if places:
         raise click.UsageError("give SOURCE and DEST, or --from FILE, not both")
-    jobs = read_list(listed, where=listed.name, all_tags=all_tags)
+    jobs = read_list(lines_of(listed), where=listed.name, all_tags=all_tags)
     if not jobs:
         raise click.UsageError(f"{listed.name}: it lists nothing to copy")
     return jobs

@@ -82,7 +82,7 @@ async def _locate(settings: Settings, what: Digest | Reference | str, names: tup
     async with opened_index(settings) as index:
         sizes: dict[Digest, int | None] = {}
         if isinstance(what, Digest):
-            start = Repository(names[0] if names else "localhost", "any")
+            start = Repository.on(names[0] if names else "localhost")
             sizes[what] = (await index.look_up([what], start)).of(what).size
         else:
             sizes |= await blobs_of(what, options=client_options(settings))

@@ -12,6 +12,7 @@ from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.failures import FAILED
 from crossmount.cli.interrupt import Interrupted
+from crossmount.cli.lists import lines_of
 from crossmount.cli.loop import run_async
 from crossmount.cli.params import Between
 from crossmount.cli.scan_progress import ScanState
@@ -24,7 +25,6 @@ from crossmount.warmup import scan as scan_registry
 from crossmount.warmup.names import REPOSITORIES_MAX
 from crossmount.warmup.scan import REQUESTS
 
-_LINE_MAX = 4096
 _GLOB = frozenset("*?[")
 
 
@@ -165,7 +165,7 @@ def read_targets(given: Sequence[str], names: Iterable[str] | None) -> Targets:
         host, _, rest = target.partition("/")
         if "://" in target or not (any(c in host for c in ".:[") or host.lower() == "localhost"):
             raise click.UsageError(f"{target!r}: name the registry first, as in registry.example/team/app")
-        registries.add(Repository(host, "any"))
+        registries.add(Repository.on(host))
         parts.append(rest.strip("/"))
     if len(registries) > 1:
         raise click.UsageError("one registry at a time: scan the others with commands of their own")
@@ -178,21 +178,16 @@ def read_targets(given: Sequence[str], names: Iterable[str] | None) -> Targets:
 
 
 def read_names(file: TextIO) -> list[str]:
-    """Read repositories' names, one a line; blank lines and those that begin with # are none.
+    """Read repositories' names, one a line; blank lines and what follows a # are passed over.
 
     Raises:
         InvalidInputError: it is no text, or has too many lines.
     """
     names = []
-    try:
-        while line := file.readline(_LINE_MAX):
-            name = line.strip()
-            if name and not name.startswith("#"):
-                names.append(name)
-            if len(names) > REPOSITORIES_MAX:
-                raise InvalidInputError(f"{file.name}: more than {REPOSITORIES_MAX} names")
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{file.name}: not a file of names") from error
+    for name in filter(None, lines_of(file)):
+        names.append(name)
+        if len(names) > REPOSITORIES_MAX:
+            raise InvalidInputError(f"{file.name}: more than {REPOSITORIES_MAX} names")
     return names
 
 

@@ -88,12 +88,16 @@ class Keys:
         return f"crossmount:{self.namespace}:{{{digest}}}:manifest"
 
     def scan(self, registry: str, scope: str) -> str:
-        """Name the set of repositories that an unfinished scan of `scope` on `registry` is done with."""
+        """Name the string that names the unfinished scan of `scope` on `registry`."""
         return f"crossmount:{self.namespace}:scan:{scope}:{registry}"
 
-    def scan_tags(self, repository: Repository, scope: str) -> str:
-        """Name the set of tags that an unfinished scan is done with in a repository that it is not done with."""
-        return f"crossmount:{self.namespace}:scan:{scope}:{repository}"
+    def scan_done(self, run: str) -> str:
+        """Name the set of repositories that the scan `run` is done with."""
+        return f"crossmount:{self.namespace}:scan:{run}:"
+
+    def scan_tags(self, repository: Repository, run: str) -> str:
+        """Name the set of tags that the scan `run` is done with in a repository that it is not done with."""
+        return f"crossmount:{self.namespace}:scan:{run}:{repository}"
 
     def traits(self, registry: str) -> str:
         """Name the hash of what `registry` was seen to do."""

@@ -13,6 +13,7 @@ from crossmount.errors import InvalidReferenceError
 from crossmount.oci.digest import Digest
 
 DOCKER_HUB = "docker.io"
+DEFAULT_TAG = "latest"
 _DOCKER_HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 _DOCKER_HUB_ADDRESS = "registry-1.docker.io"
 _DEFAULT_PORTS = frozenset({80, 443})
@@ -76,6 +77,15 @@ class Repository:
         object.__setattr__(other, "name", name)
         object.__setattr__(other, "address", self.address)
         return other
+
+    @classmethod
+    def on(cls, registry: "str | Located") -> "Repository":
+        """Return any repository of a registry, which is named, or on which something lies.
+
+        Raises:
+            InvalidReferenceError: it names no registry.
+        """
+        return cls(registry, "any") if isinstance(registry, str) else registry.repository
 
     @property
     def repository(self) -> "Repository":
@@ -158,6 +168,10 @@ class Reference:
     def with_tag(self, tag: str) -> "Reference":
         """Return this reference with another tag."""
         return replace(self, tag=tag)
+
+    def or_latest(self) -> "Reference":
+        """Return this reference, with the tag `latest` if it has neither tag nor digest."""
+        return self.with_tag(DEFAULT_TAG) if self.target is None else self
 
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""

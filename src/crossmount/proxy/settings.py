@@ -121,7 +121,7 @@ class ProxySettings:
         """Return a repository of the registry, which says how it is called and reached."""
         url = self.base()
         authority = url.netloc.decode("ascii")
-        return Repository(authority, "any")
+        return Repository.on(authority)
 
 
 def _plain_url(option: str, text: str) -> httpx.URL:

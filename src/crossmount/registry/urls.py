@@ -29,7 +29,7 @@ class Endpoints:
         Raises:
             InvalidReferenceError: it names no registry.
         """
-        repository = Repository(registry, "any") if isinstance(registry, str) else registry.repository
+        repository = Repository.on(registry)
         return cls(repository.registry, f"{'http' if plain_http else 'https'}://{repository.address}")
 
     def root(self) -> httpx.URL:

@@ -175,7 +175,7 @@ class FetchedBlob:
                     raise InvalidAnswerError(
                         f"{origin}: blob {self.descriptor.digest} ends {size - self._at} bytes early"
                     )
-            except BlobUnavailableError:  # the cache has asked all the others
+            except BlobUnavailableError:  # the cache has asked all that could be asked past it
                 raise
             except StartOverError:
                 self._begin_anew()

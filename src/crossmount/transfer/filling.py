@@ -3,13 +3,13 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from crossmount import events
-from crossmount.errors import CrossmountError
+from crossmount.errors import BlobUnavailableError, CrossmountError
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.transfer.cache import BlobCache, Incoming
 from crossmount.transfer.fetch import FetchedBlob
@@ -18,6 +18,9 @@ PIECE_BYTES = 1024 * 1024
 POLL_SECONDS = 0.05
 STUCK_SECONDS = 30.0
 """How long another process that fetches a blob may write nothing before one goes past the cache."""
+
+SLOWEST = 64 * 1024
+"""Bytes a second that it must come at, or one does not wait for it to the end."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -105,21 +108,22 @@ class CacheOrigin:
         return f"the cache in {self.fillings.cache.folder}"
 
     async def read(self, descriptor: Descriptor, offset: int) -> AsyncGenerator[bytes]:
-        """See `Origin`."""
-        filling = self.fillings.filling(self.blob)
-        filling.readers += 1
-        try:
-            at = offset
-            while at < descriptor.size:
-                data = await filling.piece(at)
-                at += len(data)
-                yield data
-        except OSError as error:
-            self.fillings.degrade(error)
-            raise CacheFailedError(f"{self}: {error.strerror}") from error
-        finally:
-            filling.readers -= 1
-            filling.close_if_done()
+        """See `Origin`; where another image fetches it for both, and its sources are no help, ours are asked."""
+        at = offset
+        while at < descriptor.size:
+            filling = self.fillings.filling(self.blob)
+            try:
+                with filling.being_read():
+                    while at < descriptor.size:
+                        data = await filling.piece(at)
+                        at += len(data)
+                        yield data
+            except BlobUnavailableError:
+                if filling.blob is self.blob:
+                    raise
+            except OSError as error:
+                self.fillings.degrade(error)
+                raise CacheFailedError(f"{self}: {error.strerror}") from error
 
     async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
         """See `Origin`."""
@@ -170,7 +174,7 @@ class _Filling:
             self.ended = True
             self.blob.let_go()
             await asyncio.shield(self._tell(self.there))
-            self.close_if_done()
+            self._close_if_done()
 
     async def piece(self, at: int) -> bytes:
         """Return bytes from `at` on, as soon as there are some."""
@@ -187,11 +191,15 @@ class _Filling:
             raise CacheFailedError(f"{self.cache.folder}: {self.trouble.strerror}") from self.trouble
         raise self.trouble
 
-    def close_if_done(self) -> None:
-        """Close the file when nobody needs it any more."""
-        if self.ended and not self.readers and self._fileno is not None:
-            os.close(self._fileno)
-            self._fileno = None
+    @contextmanager
+    def being_read(self) -> Iterator[None]:
+        """Keep its file open while somebody reads it."""
+        self.readers += 1
+        try:
+            yield
+        finally:
+            self.readers -= 1
+            self._close_if_done()
 
     async def _bring(self) -> None:
         descriptor = self.blob.descriptor
@@ -212,7 +220,8 @@ class _Filling:
     async def _first(self) -> Incoming | None:
         """Wait until the blob is there (None), or nobody else fetches it."""
         descriptor = self.blob.descriptor
-        waiting_since = self.now()
+        began = seen = self.now()
+        last: float | None = None
         while True:
             incoming = self.cache.begin(descriptor)
             fileno = self.cache.open(descriptor)
@@ -224,15 +233,16 @@ class _Filling:
                 return None
             if incoming is not None:
                 return incoming
-            last = max(self.cache.touched(descriptor) or 0.0, waiting_since)
-            if self.now() - last > STUCK_SECONDS:
+            now, touched = self.now(), self.cache.touched(descriptor)
+            if touched != last:  # by whatever clock
+                last, seen = touched, now
+            if now - seen > STUCK_SECONDS or now - began > STUCK_SECONDS + descriptor.size / SLOWEST:
                 raise CacheFailedError(f"another process fetches {descriptor.digest} and does not get on")
             await asyncio.sleep(POLL_SECONDS)
 
     async def _fetch(self, incoming: Incoming) -> None:
         """Write the blob; the last bytes come only if all are right, and count only when all are on disk."""
-        if not await finished(self.cache.make_room):
-            raise CacheFailedError(f"{self.cache.folder} is full of blobs that are being fetched")
+        await self._make_room()
         at, piece = 0, bytearray()
         async with aclosing(self.blob.stream()) as parts:
             async for part in parts:
@@ -244,6 +254,21 @@ class _Filling:
                     await self._tell(at)
         if piece:
             await finished(incoming.write, bytes(piece), at)
+
+    async def _make_room(self) -> None:
+        since = self.now()
+        while (is_room := await finished(self.cache.make_room)) is None:
+            if self.now() - since > STUCK_SECONDS:
+                raise CacheFailedError(f"another process makes room in {self.cache.folder} and does not get on")
+            await asyncio.sleep(POLL_SECONDS)
+        if not is_room:
+            raise CacheFailedError(f"{self.cache.folder} is full of blobs that are being fetched")
+
+    def _close_if_done(self) -> None:
+        """Close the file when nobody needs it any more."""
+        if self.ended and not self.readers and self._fileno is not None:
+            os.close(self._fileno)
+            self._fileno = None
 
     async def _tell(self, there: int) -> None:
         async with self._changed:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -55,14 +56,16 @@ def rank(
         {source, *(holder for holder in holders if holder.registry != source.registry)},
         key=lambda at: (order.get(at.registry, len(order)), far(at), at != source, at.registry, at.name),
     )
-    chosen: dict[str, list[Repository]] = {}
+    ranked, tried = [], Counter[str]()
     for holder in ordered:
-        if holder == source or distance.get(holder.registry, 0.0) < FAR_AWAY:
-            of_registry = chosen.setdefault(holder.registry, [])
-            if len(of_registry) < REPOSITORIES_MAX and len(chosen) <= REGISTRIES_MAX + 1:
-                of_registry.append(holder)
-    ranked = [holder for of_registry in chosen.values() for holder in of_registry]
-    return ranked if source in ranked else [*ranked, source]
+        registry = holder.registry
+        if holder != source:
+            is_new_past_the_bound = registry not in tried and len(tried) >= REGISTRIES_MAX
+            if is_new_past_the_bound or tried[registry] >= REPOSITORIES_MAX or distance.get(registry) == FAR_AWAY:
+                continue
+            tried[registry] += 1
+        ranked.append(holder)
+    return ranked
 
 
 @dataclass(frozen=True, slots=True, eq=False)

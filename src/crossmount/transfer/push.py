@@ -19,8 +19,6 @@ from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.transfer.pushing import Limits, Pushing
 from crossmount.transfer.report import PushReport
 
-DEFAULT_TAG = "latest"
-
 
 async def push(
     source: str | Path | Image,
@@ -55,9 +53,7 @@ async def push(
         MountRequiredError: a must-mount layer could not be mounted.
     """
     started = clock()
-    reference = Reference.parse(dest) if isinstance(dest, str) else dest
-    if reference.target is None:
-        reference = reference.with_tag(DEFAULT_TAG)
+    reference = (Reference.parse(dest) if isinstance(dest, str) else dest).or_latest()
     image = source if isinstance(source, Image) else await asyncio.to_thread(load_image, source)
     if reference.digest is not None and reference.digest != image.root.descriptor.digest:
         raise InvalidInputError(

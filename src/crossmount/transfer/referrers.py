@@ -68,8 +68,12 @@ class Companions:
         """
         subjects = [manifest.descriptor.digest for manifest in image.manifests]
         seen = set(subjects)
-        for _ in range(DEPTH_MAX):
+        for depth in range(DEPTH_MAX + 1):
             found = await self._found(subjects)
+            if not found:
+                return
+            if depth == DEPTH_MAX:
+                raise InvalidAnswerError(f"{self.source}: referrers of referrers, more than {DEPTH_MAX} deep")
             if len(self.copied) + len(found) > REFERRERS_MAX:
                 raise InvalidAnswerError(f"{self.source}: more than {REFERRERS_MAX} manifests refer to one image")
             await run_all([partial(self._push, one) for one in found])
@@ -77,9 +81,6 @@ class Companions:
             self.copied.update((one.digest, None) for one in found)
             subjects = sorted({m.descriptor.digest for one in found for m in one.image.manifests} - seen)
             seen.update(subjects)
-            if not subjects:
-                return
-        raise InvalidAnswerError(f"{self.source}: referrers of referrers, more than {DEPTH_MAX} deep")
 
     async def _found(self, subjects: Iterable[Digest]) -> list[_Companion]:
         """Return what refers to `subjects` directly."""

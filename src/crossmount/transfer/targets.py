@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Reference
 
-DEFAULT_TAG = "latest"
-
 
 @dataclass(frozen=True, slots=True)
 class CopyJob:
@@ -50,7 +48,7 @@ class CopyJob:
     @property
     def image(self) -> Reference:
         """What to read: the source, `latest` if it names nothing."""
-        return self.source if self.source.target else self.source.with_tag(DEFAULT_TAG)
+        return self.source.or_latest()
 
     def targets(self) -> tuple[Reference, ...]:
         """Return where to put it: what names nothing takes the source's tag, or else its digest."""
@@ -62,14 +60,14 @@ class CopyJob:
 
 
 def read_list(lines: Iterable[str], *, where: str, all_tags: bool = False) -> list[CopyJob]:
-    """Read jobs from lines of `SOURCE DEST [DEST…]`; empty lines and what follows a `#` are passed over.
+    """Read jobs from lines of `SOURCE DEST [DEST…]`; empty ones are passed over.
 
     Raises:
         InvalidInputError: a line is no job; the message names it.
     """
     jobs = []
     for number, line in enumerate(lines, 1):
-        words = line.partition("#")[0].split()
+        words = line.split()
         if words:
             try:
                 jobs.append(CopyJob.of(words[0], words[1:], all_tags=all_tags))

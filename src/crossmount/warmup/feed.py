@@ -62,7 +62,7 @@ class EventFeed:
         observer: events.Observer = events.ignore,
     ) -> None:
         self.worked: Counter[str] = Counter()
-        self._registry = Repository(registry, "any") if isinstance(registry, str) else registry.repository
+        self._registry = Repository.on(registry)
         self._index = GuardedIndex(index, observer=observer, lasting=True)
         self._memory = memory_of(self._index)
         self._stack = AsyncExitStack()

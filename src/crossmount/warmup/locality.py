@@ -14,11 +14,9 @@ from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.warmup.outline import Outline
 from crossmount.warmup.walk import Walker
 
-DEFAULT_TAG = "latest"
 REQUESTS = 8
 
-_ANY = "any"
-_NOWHERE = Repository("localhost", _ANY)
+_NOWHERE = Repository.on("localhost")
 
 
 async def locality(
@@ -52,7 +50,7 @@ async def locality(
     """
     names = {given: normalise_registry(given) for given in registries}
     blobs = await blobs_of(image, client=client, options=options)
-    start = Repository(next(iter(names.values()), _NOWHERE.registry), _ANY)
+    start = Repository.on(next(iter(names.values()), _NOWHERE))
     knowledge = await widen(index).look_up(blobs, start)
     present = {name: held_on(name, blobs, knowledge, start) for name in names.values()}
     return {given: present[name] for given, name in names.items()}
@@ -89,7 +87,7 @@ async def holders(
         names = {normalise_registry(given) for given in registries}
     found: dict[Digest, set[Repository]] = {blob: set() for blob in blobs}
     for registry in names:
-        start = Repository(registry, _ANY)
+        start = Repository.on(registry)
         seen = await index.look_up(blobs, start)
         for blob in blobs:
             layer = seen.of(blob)
@@ -130,8 +128,7 @@ def is_layout(text: str) -> bool:
 async def _blobs_on_registry(
     reference: Reference, client: RegistryClient | None, options: ClientOptions
 ) -> dict[Digest, int]:
-    if reference.target is None:
-        reference = reference.with_tag(DEFAULT_TAG)
+    reference = reference.or_latest()
     blobs: dict[Digest, int] = {}
 
     async def take(outline: Outline) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from crossmount.index.protocol import MountIndex, Sighting
 from crossmount.oci import Digest, Repository
@@ -11,10 +12,32 @@ from crossmount.warmup.outline import Outline
 from crossmount.warmup.progress import Progress
 
 BATCH = 512
-"""Sightings in one round trip."""
+"""Sightings in one round trip, and how much of anything may wait for one."""
 
 SECONDS = 2.0
 """For how long what was seen waits for more, as long as more comes."""
+
+
+@dataclass(slots=True)
+class _Brought:
+    """What was brought and is not recorded yet."""
+
+    sightings: dict[tuple[Digest, Repository], Sighting] = field(default_factory=dict)
+    outlines: dict[Digest, Outline] = field(default_factory=dict)
+    done: list[Repository] = field(default_factory=list)
+    tags: dict[Repository, list[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        tags = sum(len(some) for some in self.tags.values())
+        return len(self.sightings) + len(self.outlines) + len(self.done) + tags
+
+    def extend(self, later: "_Brought") -> None:
+        """Take in what was brought after it."""
+        self.sightings |= later.sightings
+        self.outlines |= later.outlines
+        self.done += later.done
+        for repository, tags in later.tags.items():
+            self.tags.setdefault(repository, []).extend(tags)
 
 
 class Recorder:
@@ -43,53 +66,52 @@ class Recorder:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._since: float | None = None
-        self._clear()
+        self._brought = _Brought()
 
     async def saw(self, repository: Repository, outline: Outline) -> None:
         """Take in that `repository` holds a manifest, and so all that it names."""
-        self._outlines[outline.digest] = outline
+        self._brought.outlines[outline.digest] = outline
         for seen in outline.sightings(repository):
-            self._sightings[seen.layer, repository] = seen
+            self._brought.sightings[seen.layer, repository] = seen
         await self._make_room()
 
     async def tags_done(self, repository: Repository, tags: Iterable[str]) -> None:
         """Take in that all of these tags' manifests were brought."""
-        self._tags.setdefault(repository, []).extend(tags)
+        self._brought.tags.setdefault(repository, []).extend(tags)
         await self._make_room()
 
     async def repository_done(self, repository: Repository) -> None:
         """Take in that everything of a repository was brought."""
-        self._tags.pop(repository, None)
-        self._done.append(repository)
+        self._brought.tags.pop(repository, None)
+        self._brought.done.append(repository)
         await self._make_room()
 
     async def flush(self) -> None:
-        """Record all that was brought.
+        """Record all that was brought; what is not recorded to its end is kept for the next time.
 
         Raises:
             IndexFailedError: the index did not take it.
         """
         async with self._lock:
-            sightings, outlines = list(self._sightings.values()), list(self._outlines.values())
-            done, tags = self._done, self._tags
-            self._clear()
-            for start in range(0, len(sightings), BATCH):
-                await self._index.record(sightings[start : start + BATCH])
-            if outlines:
-                await self._memory.keep(outlines)
-            if done or tags:
-                await self._progress.note(done, tags)
+            brought, self._brought, self._since = self._brought, _Brought(), None
+            try:
+                await self._record(brought)
+            except BaseException:  # else what comes after it could count as done without it
+                brought.extend(self._brought)
+                self._brought = brought
+                raise
+
+    async def _record(self, brought: _Brought) -> None:
+        sightings = list(brought.sightings.values())
+        for start in range(0, len(sightings), BATCH):
+            await self._index.record(sightings[start : start + BATCH])
+        if brought.outlines:
+            await self._memory.keep(brought.outlines.values())
+        if brought.done or brought.tags:
+            await self._progress.note(brought.done, brought.tags)
 
     async def _make_room(self) -> None:
         now = self._clock()
         self._since = now if self._since is None else self._since
-        waiting = len(self._sightings) + len(self._outlines) + len(self._done) + len(self._tags)
-        if waiting >= BATCH or now - self._since >= SECONDS:
+        if len(self._brought) >= BATCH or now - self._since >= SECONDS:
             await self.flush()
-
-    def _clear(self) -> None:
-        self._sightings: dict[tuple[Digest, Repository], Sighting] = {}
-        self._outlines: dict[Digest, Outline] = {}
-        self._done: list[Repository] = []
-        self._tags: dict[Repository, list[str]] = {}
-        self._since = None

@@ -85,7 +85,7 @@ async def scan(
         IndexFailedError: the index does not serve.
     """
     started = clock()
-    where = Repository(registry, "any") if isinstance(registry, str) else registry.repository
+    where = Repository.on(registry)
     fits = tuple(dict.fromkeys(patterns))
     named = None if repositories is None else list(repositories)
     whole = widen(index)
