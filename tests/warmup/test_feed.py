@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import pytest
@@ -168,6 +168,30 @@ async def test_a_registry_in_trouble_is_waited_for(
     assert await known(index, BASE) == {"a"}
     assert await known(index, OWN) == set()
     assert feed.worked["failed"] == 1
+
+
+async def test_a_defect_below_costs_an_event_and_not_the_feed(
+    scripted_registry: ScriptedRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An index of a user's own may fail in any way; more often than there are workers, and the log says where."""
+
+    class Odd(MemoryMountIndex):
+        defects = feeding.WORKERS + 1
+
+        async def record(self, sightings: Iterable[Sighting]) -> None:
+            if self.defects:
+                self.defects -= 1
+                raise LookupError("not one of ours")
+            await super().record(sightings)
+
+    index = Odd()
+    manifests = [put_image(scripted_registry, "a", None, [b"%d" % number]) for number in range(index.defects)]
+    async with EventFeed(scripted_registry.address, index, options=PLAIN) as feed:
+        await told(feed, *(pushed("a", manifest) for manifest in manifests))
+        assert feed.worked["failed"] == len(manifests)
+        await told(feed, pushed("a", put_image(scripted_registry, "a", None, [BASE])))
+        assert await known(index, BASE) == {"a"}
+    assert "LookupError: not one of ours" in caplog.text
 
 
 async def test_a_manifest_that_is_gone_already_is_passed_over(feed: EventFeed) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -15,9 +15,26 @@ from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
 MEASURE_SECONDS = 5.0
 """A registry that takes longer to answer a greeting is too far away to be worth a try."""
 
+AGAIN_SECONDS = 60.0
+"""After so long one that did not answer is greeted again: a process may outlive an outage."""
+
+MEASURED_MAX = 64
+"""Past so many that were greeted, one that only the index names is not, and counts as far away."""
+
 FAR_AWAY = float("inf")
 
 _HINT_RETRY = RetryPolicy(attempts=2, first_wait=0.1, longest_wait=1.0, deadline=20.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measuring:
+    """A distance that is measured, or was, and since when."""
+
+    task: asyncio.Task[float]
+    since: float
+
+    def is_old(self, now: float) -> bool:
+        return self.task.done() and self.task.result() == FAR_AWAY and now - self.since >= AGAIN_SECONDS
 
 
 class Registries:
@@ -46,7 +63,7 @@ class Registries:
         self._clock = clock
         self._clients: dict[tuple[str, bool], RegistryClient] = {}
         self._named: set[str] = set(self._special)
-        self._distances: dict[str, asyncio.Task[float]] = {}
+        self._distances: dict[str, _Measuring] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -58,9 +75,10 @@ class Registries:
 
     async def aclose(self) -> None:
         """Close all clients."""
-        for measuring in self._distances.values():
-            measuring.cancel()
-        await asyncio.gather(*self._distances.values(), return_exceptions=True)
+        tasks = [measuring.task for measuring in self._distances.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._distances.clear()
         while self._clients:
             _, client = self._clients.popitem()
@@ -89,11 +107,14 @@ class Registries:
 
     async def distance(self, place: Located) -> float:
         """Return the seconds that greeting `place`'s registry takes, measured once; infinite without an answer."""
-        registry = place.repository.registry
+        registry, now = place.repository.registry, self._clock()
         measuring = self._distances.get(registry)
-        if measuring is None:
-            measuring = self._distances[registry] = asyncio.create_task(self._measure(place))
-        return await asyncio.shield(measuring)
+        if measuring is None and registry not in self._named and len(self._distances) >= MEASURED_MAX:
+            return FAR_AWAY
+        if measuring is None or measuring.is_old(now):
+            task = asyncio.create_task(self._measure(place))
+            measuring = self._distances[registry] = _Measuring(task, now)
+        return await asyncio.shield(measuring.task)
 
     async def _measure(self, place: Located) -> float:
         """Greet twice: the first may have to connect."""

@@ -1,18 +1,16 @@
 """Running things side by side, where the first failure is the failure."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 async def run_all(jobs: Iterable[Callable[[], Awaitable[None]]]) -> None:
     """Run all jobs at once; when one fails cancel the others, wait for them, and raise that one's error."""
-    try:
+    with _first_failure():
         async with asyncio.TaskGroup() as group:
             for job in jobs:
                 group.create_task(_as_coroutine(job))
-    except BaseExceptionGroup as failures:
-        first = failures.exceptions[0]
-        raise first from first.__cause__
 
 
 async def run_each(jobs: AsyncIterator[Callable[[], Awaitable[None]]], *, at_once: int) -> None:
@@ -25,11 +23,18 @@ async def run_each(jobs: AsyncIterator[Callable[[], Awaitable[None]]], *, at_onc
         finally:
             free.release()
 
-    try:
+    with _first_failure():
         async with asyncio.TaskGroup() as group:
             async for job in jobs:
                 await free.acquire()
                 group.create_task(run(job))
+
+
+@contextmanager
+def _first_failure() -> Iterator[None]:
+    """Raise the first error of a group by itself."""
+    try:
+        yield
     except BaseExceptionGroup as failures:
         first = failures.exceptions[0]
         raise first from first.__cause__

@@ -1,8 +1,8 @@
 """The event feed: what a registry tells of itself keeps the index true, also for pushes that crossmount never saw.
 
 A message is taken at once and worked on later, so that a registry is never held up. An event is a hint: a pushed
-manifest is fetched, a deleted blob is asked for, and only what the registry then says is recorded or forgotten. A
-blob's arrival alone is recorded as it was told, save on a registry that mounts only after a manifest.
+manifest is fetched, unless its digest is remembered, and a deleted blob is asked for before it is forgotten. A
+blob's arrival is recorded as it was told, save on a registry that mounts only after a manifest.
 """
 
 import asyncio
@@ -139,6 +139,9 @@ class EventFeed:
             except CrossmountError as error:
                 self.worked["failed"] += len(some)
                 _log.warning("%s: an event is lost: %s", some[0].repository, error)
+            except Exception:  # noqa: BLE001 a defect, maybe of a user's own index: the feed outlives it
+                self.worked["failed"] += len(some)
+                _log.exception("%s: an event is lost", some[0].repository)
             finally:
                 self._at_work -= 1
                 async with self._changed:
