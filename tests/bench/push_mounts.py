@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from setting import forget_skopeo, link, machine, registry, run, table
+from setting import forget_skopeo, machine, registry, run, table
 
 from crossmount.asyncio import ClientOptions, MemoryMountIndex, MountableLayers, Repository, push
 from support.images import MadeImage, make_layout

@@ -1,4 +1,4 @@
-"""What the benches share: a real registry, a link to it, images, and how a command is measured."""
+"""What the benches share: a real registry, and how a command is measured."""
 
 import os
 import platform
@@ -14,8 +14,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from support.registries import DockerRegistry, run_docker_registry
-
-LINK = Path(__file__).with_name("link.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +74,6 @@ def registry(folder: Path) -> Iterator[DockerRegistry]:
     """Run the real docker-registry, open, with its storage in `folder`."""
     with run_docker_registry(folder, auth="", relative=True, deletes=True) as running:
         yield running
-
-
-@contextmanager
-def link(address: str, *, round_trip: float, rate: float | None = None) -> Iterator[str]:
-    """Put `address` behind a link; yield the address at its near end."""
-    options = [] if rate is None else ["--rate", str(rate)]
-    process = subprocess.Popen(
-        [sys.executable, LINK, "--to", address, "--round-trip", str(round_trip), *options], stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    try:
-        yield f"127.0.0.1:{int(process.stdout.readline())}"
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -190,6 +190,32 @@ async def test_a_server_that_goes_lets_everybody_upload(valkey: Server) -> None:
         waiter = asyncio.create_task(turn_of(second, "b"))
         await until(lambda: waiting_on(valkey) == 1)
         valkey.stop()
+        assert isinstance(await waiter, Upload)
+        await turn.publish()
+        await turn.release()
+
+
+@pytest.fixture
+def full(redis_server: Server) -> Iterator[Callable[[], None]]:
+    """Call it to leave a server without memory for anything new."""
+    with redis_server.client() as client:
+        yield lambda: client.config_set("maxmemory", 1)
+        client.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_full_server_lets_everybody_upload(
+    redis_server: Server, full: Callable[[], None], *, after: bool
+) -> None:
+    """Where no source can be recorded nobody waits for one, whether the server was full before or is since."""
+    async with fleet_on(redis_server, life=3600) as first, fleet_on(redis_server) as second:
+        if not after:
+            full()
+        turn = await upload_of(first, "a")
+        waiter = asyncio.create_task(turn_of(second, "b", patience=Patience(limit=3600, least=3600)))
+        if after:
+            await until(lambda: waiting_on(redis_server) == 1)
+            full()
         assert isinstance(await waiter, Upload)
         await turn.publish()
         await turn.release()

@@ -24,7 +24,7 @@ from crossmount.index import (
 from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.guard import OPEN_SECONDS
-from crossmount.index.link import Command, Link
+from crossmount.index.link import Command, Link, StartingError
 from support.index_kit import Clock, CountingLink, layer, repo
 
 A, DEST = repo("team/a"), repo("team/dest")
@@ -232,6 +232,124 @@ async def test_who_runs_for_long_is_told_of_each_outage() -> None:
         link.error = IndexUnavailableError("gone")
     assert said == [events.IndexDegraded(cause="gone"), events.IndexRestored()] * 2
     assert guard.state == "degraded"
+
+
+async def test_a_server_that_stays_silent_is_asked_ever_more_seldom() -> None:
+    """Each time that it is still silent it is left alone for twice as long; once it answered, all begins anew."""
+    guarded = Guarded(IndexUnavailableError("silent"))
+    for times in range(4):
+        await guarded.index.sources(ONE, DEST)
+        assert guarded.link.runs == times + 1
+        guarded.clock.now += OPEN_SECONDS * 2**times - 0.1
+        await guarded.index.sources(ONE, DEST)
+        assert guarded.link.runs == times + 1
+        guarded.clock.now += 0.1
+    guarded.link.error = None
+    await guarded.index.sources(ONE, DEST)
+    guarded.link.error = IndexUnavailableError("silent")
+    await guarded.index.sources(ONE, DEST)
+    guarded.clock.now += OPEN_SECONDS
+    await guarded.index.sources(ONE, DEST)
+    assert guarded.link.runs == 7
+
+
+class SlowLink(FailingLink):
+    """A link on which each run takes a second of a clock's time."""
+
+    def __init__(self, error: Exception | None, clock: Clock) -> None:
+        super().__init__(error)
+        self._clock = clock
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Take a second, then fail, or answer each command with nothing."""
+        self._clock.now += 1
+        return await super().run(commands)
+
+
+class Insisting:
+    """A guard that is asked patiently, over such a link."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.clock = Clock(100.0)
+        self.link = SlowLink(error, self.clock)
+        self.said: list[events.Event] = []
+        self.index = GuardedIndex(RedisMountIndex(self.link), observer=self.said.append, clock=self.clock)
+
+    async def ask(self, *, least: float = 0.0) -> str:
+        """Ask for at most 3.5 seconds."""
+
+        async def call() -> str:
+            await self.link.run([("PING",)])
+            return "served"
+
+        return await self.index.insist(call, "not served", seconds=3.5, pause=lambda: 0.0, least=least)
+
+
+async def test_a_silence_is_borne_once() -> None:
+    """How long a silent server is asked again counts from its first silence, whoever asks, and is not begun anew."""
+    asked = Insisting(IndexUnavailableError("silent"))
+    assert await asked.ask() == "not served"
+    assert (asked.link.runs, asked.index.unserved) == (4, 1)
+    assert await asked.ask() == "not served"
+    assert (asked.link.runs, asked.index.unserved) == (4, 2)
+    assert asked.said == [events.IndexDegraded(cause="silent")]
+
+
+async def test_a_silence_that_began_before_is_borne_no_longer() -> None:
+    """What a look-up waited for in vain is a part of the patience; even so the first question is asked once."""
+    asked = Insisting(IndexUnavailableError("silent"))
+    await asked.index.look_up([ONE], DEST)
+    assert await asked.ask(least=0.5) == "not served"
+    assert asked.link.runs == 4
+    asked.clock.now += 2
+    assert await asked.ask(least=0.5) == "not served"
+    assert await asked.ask() == "not served"
+    assert asked.link.runs == 5
+
+
+async def test_a_server_that_is_back_in_time_serves() -> None:
+    """A silence shorter than the patience is not told, and the next one is borne as long."""
+    asked = Insisting(IndexUnavailableError("silent"))
+    for _ in range(2):
+        asked.link.error = IndexUnavailableError("silent")
+        asking = asyncio.create_task(asked.ask())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        asked.link.error = None
+        assert await asking == "served"
+    assert asked.said == []
+    assert asked.index.state == "ok"
+
+
+@pytest.mark.parametrize("insists", [True, False])
+async def test_a_server_that_says_it_is_starting_is_asked_again(*, insists: bool) -> None:
+    """LOADING passes: who insists bears it like a silence; for others it is a refusal, which opens no breaker."""
+    asked = Insisting(StartingError("loading"))
+    if insists:
+        assert await asked.ask() == "not served"
+        assert asked.link.runs == 4
+    else:
+        await asked.index.look_up([ONE], DEST)
+        await asked.index.look_up([ONE], DEST)
+        assert asked.link.runs == 2
+    assert asked.said == [events.IndexDegraded(cause="loading")]
+
+
+async def test_a_probe_is_short() -> None:
+    """A server that was silent is given less time to answer than one that is thought to be well."""
+
+    class Hanging(FailingLink):
+        async def run(self, commands: Sequence[Command]) -> list[Any]:
+            if self.runs:
+                await asyncio.Event().wait()
+            return await super().run(commands)
+
+    link, clock = Hanging(IndexUnavailableError("silent")), Clock(100.0)
+    guard = GuardedIndex(RedisMountIndex(link), clock=clock, deadline=3600)
+    await guard.sources(ONE, DEST)
+    clock.now += OPEN_SECONDS
+    assert await guard.sources(ONE, DEST) == ()  # else this would wait for an hour
+    assert guard.unserved == 2
 
 
 def test_the_blocking_guard() -> None:

@@ -72,11 +72,14 @@ class Server:
         self.process.kill()
         self.process.wait()
 
-    def restart(self) -> None:
-        """Kill it if it still runs, and start it again, empty, at the same addresses."""
+    def restart(self, *, wait: bool = True) -> None:
+        """Kill it if it still runs, start it again at the same addresses, and `wait` until it serves.
+
+        It comes back with what it saved, by default nothing.
+        """
         self.stop()
         self.process = _spawn(self.command, self.folder)
-        if not _ready(self.process, self.socket):
+        if wait and not _ready(self.process, self.socket):
             pytest.fail(f"the server did not come back: {_log(self.folder)}")
 
     def flush(self) -> None:

@@ -35,8 +35,11 @@ from crossmount.oci import Digest, Repository
 TICK_SECONDS = (0.1, 0.25)
 """Between these is the time from one poll to the next."""
 
-GRACE_SECONDS = 2.0
+GRACE_SECONDS = 1.5
 """How long a server that served until now may be silent before work goes on without it."""
+
+FIRST_SECONDS = 0.5
+"""How long the first question waits in any case."""
 
 T = TypeVar("T")
 
@@ -329,8 +332,8 @@ class Fleet:
         A server that restarts would otherwise cost an upload for each that waits at that moment. And the first
         question is asked even if the server did not answer before: then it may have been us who were too slow.
         """
-        probe, self._asked = not self._asked, True
-        return await self._guard.insist(call, otherwise, seconds=GRACE_SECONDS, pause=self._pause, probe=probe)
+        least, self._asked = 0.0 if self._asked else FIRST_SECONDS, True
+        return await self._guard.insist(call, otherwise, seconds=GRACE_SECONDS, pause=self._pause, least=least)
 
     def _pause(self) -> float:
         return self._source.rng.uniform(*TICK_SECONDS)

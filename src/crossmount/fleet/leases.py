@@ -9,7 +9,7 @@ from crossmount.fleet.lease import VALUE_MAX, LeaseValue
 from crossmount.fleet.patience import LEASE_SECONDS
 from crossmount.fleet.table import Answer, Appeared, Busy, Claim, Free, Held, Unserved
 from crossmount.index.decode import repositories
-from crossmount.index.link import Command
+from crossmount.index.link import Command, StartingError
 from crossmount.index.scripts import Script, run_scripted, script
 from crossmount.index.served import Server
 from crossmount.oci import Digest
@@ -86,6 +86,9 @@ class Leases:
                 for asked in claims
             ]
         )
+        for reply in replies:
+            if isinstance(reply, StartingError):
+                raise reply  # ask all again: what is ours by now stays ours
         return Answers(
             [_answer(reply, asked) for reply, asked in zip(replies, claims, strict=True)],
             next((reply for reply in replies if isinstance(reply, IndexFailedError)), None),

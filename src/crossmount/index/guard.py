@@ -13,13 +13,17 @@ from typing import Literal, TypeVar
 
 from crossmount import events
 from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
+from crossmount.index.link import StartingError
 from crossmount.index.protocol import Knowledge, MountableLayers, MountIndex, RegistryTraits, Sighting
 from crossmount.index.served import Server, server_of
 from crossmount.index.widen import widen
 from crossmount.oci import Digest, Located, Repository
 
 OPEN_SECONDS = 5.0
-"""How long the index is left alone after it gave no answer."""
+"""How long the index is left alone after it gave no answer; each time that it still gives none, twice as long."""
+
+PROBE_SECONDS = 0.25
+"""What a call may take that finds out whether a silent index is back: somebody may wait for it."""
 
 DEADLINE_SECONDS = 5.0
 """What a call may take in all. Links end sooner by themselves; this is for other indexes, and a server's start."""
@@ -37,7 +41,8 @@ class GuardedIndex:
         observer: told once, with an `IndexDegraded`, that the index does not serve.
         clock: seconds, for how long the breaker stays open.
         deadline: seconds after which a call is given up; None where nothing can interrupt it (no event loop).
-        lasting: tell each time that it goes silent, and when it answers again: for who runs for long.
+        lasting: for who runs for long: tell each time that it goes silent, and when it answers again, and never
+            leave it alone for longer than the first time.
 
     Attributes:
         unserved: how many calls were answered as if nothing were known.
@@ -59,7 +64,9 @@ class GuardedIndex:
         self._observer = observer
         self._clock = clock
         self._open_until = float("-inf")
+        self._open_seconds = OPEN_SECONDS
         self._silent = False
+        self._since: float | None = None
         self._cause: str | None = None
         self.unserved = 0
 
@@ -126,33 +133,44 @@ class GuardedIndex:
         *,
         seconds: float,
         pause: Callable[[], float],
-        probe: bool = False,
+        least: float = 0.0,
     ) -> T:
         """Ask the index's server something else, behind the same breaker, and more patiently.
 
         Args:
-            call: asks it.
+            call: asks it; it may be carried out more than once.
             otherwise: what to return if it does not serve.
-            seconds: how long a server that served until now is asked again before it counts as gone.
+            seconds: how long a server is asked again before it counts as gone. It counts from the first call
+                that it left without an answer, whosever that was: a silence is borne once.
             pause: seconds from one time to the next.
-            probe: ask at least once, also while the breaker is open.
+            least: seconds for which it is asked in any case, also while the breaker is open.
         """
-        until = self._clock() + seconds
-        while probe or (not self._silent and self._clock() < until):
-            probe = False
+        if self._silent and not least:
+            return await self._try(call, otherwise)
+        trouble: CrossmountError | None = None
+        while (left := max(least, self._left(seconds))) > 0:
+            began, least = self._clock(), 0.0
             try:
-                async with asyncio.timeout(self._deadline):
+                async with asyncio.timeout(left if self._deadline is None else min(left, self._deadline)):
                     answer = await call()
-            except (TimeoutError, IndexUnavailableError):
-                await asyncio.sleep(pause())
+            except TimeoutError:
+                trouble = _too_late()
+            except (IndexUnavailableError, StartingError) as error:
+                trouble = error
             except (IndexFailedError, MissingExtraError) as error:
+                self._answered()
                 self._degrade(error)
                 self.unserved += 1
                 return otherwise
             else:
                 self._answered()
                 return answer
-        return await self._try(call, otherwise)
+            self._missed(began)
+            await asyncio.sleep(max(0.0, min(pause(), self._left(seconds))))
+        if trouble is not None:
+            self._leave_alone(trouble)
+        self.unserved += 1
+        return otherwise
 
     @property
     def unguarded(self) -> MountIndex:
@@ -168,15 +186,23 @@ class GuardedIndex:
         if now < self._open_until:
             self.unserved += 1
             return otherwise
+        deadline = self._deadline
         if self._silent:  # this call is the probe: those beside it do not wait for what it may wait for
-            self._open_until = now + OPEN_SECONDS
+            self._open_seconds *= 1 if self._lasting else 2
+            self._open_until = now + self._open_seconds
+            deadline = None if deadline is None else min(deadline, PROBE_SECONDS)
         try:
-            async with nullcontext() if self._deadline is None else asyncio.timeout(self._deadline):
+            async with nullcontext() if deadline is None else asyncio.timeout(deadline):
                 answer = await call()
         except TimeoutError:
-            self._leave_alone(IndexUnavailableError("the index does not answer in time"))
+            self._missed(now)
+            self._leave_alone(_too_late())
         except (IndexUnavailableError, MissingExtraError) as error:  # no answer; or no server to be started
+            self._missed(now)
             self._leave_alone(error)
+        except StartingError as error:
+            self._missed(now)
+            self._degrade(error)
         except IndexFailedError as error:
             self._answered()
             self._degrade(error)
@@ -186,14 +212,24 @@ class GuardedIndex:
         self.unserved += 1
         return otherwise
 
+    def _missed(self, began: float) -> None:
+        """Take in that a call which began then was left without an answer."""
+        self._since = began if self._since is None else min(self._since, began)
+
+    def _left(self, seconds: float) -> float:
+        """Return what is left of a patience of so many seconds."""
+        now = self._clock()
+        return (now if self._since is None else self._since) + seconds - now
+
     def _leave_alone(self, error: CrossmountError) -> None:
         """Open the breaker."""
         self._silent = True
-        self._open_until = self._clock() + OPEN_SECONDS
+        self._open_until = self._clock() + self._open_seconds
         self._degrade(error)
 
     def _answered(self) -> None:
         """Close the breaker, if this call was the probe or a call from before it opened came through."""
+        self._since, self._open_seconds = None, OPEN_SECONDS
         if self._silent:
             self._silent, self._open_until = False, float("-inf")
             if self._lasting and self._told:
@@ -207,3 +243,7 @@ class GuardedIndex:
             self._told = True
             _log.debug("going on without the index: %s", self._cause)
             self._observer(events.IndexDegraded(cause=self._cause))
+
+
+def _too_late() -> IndexUnavailableError:
+    return IndexUnavailableError("the index does not answer in time")

@@ -27,6 +27,12 @@ CALL_SECONDS = 1.5
 """What one run may take in all, with its retry, before whoever pushes goes on without the index."""
 
 _NO_ANSWER = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
+_PASSING = (
+    exceptions.BusyLoadingError,
+    exceptions.MasterDownError,
+    exceptions.ClusterDownError,  # a MasterDownError is one
+    exceptions.TryAgainError,
+)
 _READ_BY_US = frozenset({"HGETALL", "HEXISTS", "SRANDMEMBER", "SCRIPT", "EVALSHA"})
 """Replies that are left as they come: redis-py's reading takes long, and stumbles over a wrong shape."""
 
@@ -37,6 +43,10 @@ class ScriptMissingError(IndexRefusedError):
 
 class WrongTypeError(IndexRefusedError):
     """A key of ours holds a value of another type (WRONGTYPE): somebody else wrote it."""
+
+
+class StartingError(IndexRefusedError):
+    """The server says that it will serve in a moment: it is loading (LOADING), or its Cluster is changing."""
 
 
 class Link(Protocol):
@@ -245,10 +255,10 @@ def _ours(error: Exception, where: str, secrets: Iterable[str]) -> IndexFailedEr
         return ScriptMissingError(f"index at {where} does not know the script")
     if isinstance(error, exceptions.ResponseError) and words.startswith("WRONGTYPE"):
         return WrongTypeError(f"index at {where} holds something else under a key of ours: {words}")
+    if isinstance(error, _PASSING):
+        return StartingError(f"index at {where} refused: {words}")
     # An authentication error is a ConnectionError to redis-py: it can be made before any command is sent.
-    if isinstance(
-        error, exceptions.AuthenticationError | exceptions.AuthorizationError | exceptions.BusyLoadingError
-    ):
+    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
         return IndexRefusedError(f"index at {where} refused: {words}")
     if isinstance(error, _NO_ANSWER):
         return IndexUnavailableError(f"index at {where} does not answer: {words}")

@@ -1,6 +1,8 @@
 -- One question of one who would upload a layer: may I, must I wait, or is it there to be mounted by now?
 -- A claim and a look at the sources in one, so that nobody takes a lease between its holder's last two steps
 -- (publish, release) and uploads once more.
+-- Of each answer's writes the one that needs memory comes first: after any other write a server that is full lets
+-- a script go on, and leases would work where no source can be recorded: all would upload, one after the other.
 -- KEYS: the layer's set of sources on one registry, its lease there, those who wait for it
 -- ARGV: '1' to take the lease if it is free, our lease's value, its life (ms), how long we count as waiting (ms),
 --       the most members of the set to look at, then repositories that are no help to us
@@ -28,16 +30,16 @@ local holder = there and redis.call('GETRANGE', lease, 0, 4095)
 if there and holder ~= value then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  redis.call('ZREMRANGEBYSCORE', waiters, '-inf', now - patience)
   if redis.call('ZCARD', waiters) < 1000 then
     redis.call('ZADD', waiters, now, value)
   end
+  redis.call('ZREMRANGEBYSCORE', waiters, '-inf', now - patience)
   redis.call('PEXPIRE', waiters, patience)
   return {'busy', holder}
 end
 if not take then
   return {'free'}
 end
-redis.call('ZREM', waiters, value)
 redis.call('SET', lease, value, 'PX', life)
+redis.call('ZREM', waiters, value)
 return {'held'}

@@ -1,6 +1,6 @@
-"""A link between two ports with a delay and a rate, so that a registry on loopback is as far away as a real one.
+"""A link between two ports with a delay and a rate, so that what is on loopback is as far away as a real one.
 
-    python tests/bench/link.py --to 127.0.0.1:5000 --round-trip 0.05 [--rate BYTES_PER_SECOND]
+    python tests/support/link.py --to 127.0.0.1:5000 --round-trip 0.05 [--rate BYTES_PER_SECOND]
 
 Prints the port it listens on. Connecting costs one round trip, and so does each answer to a request; the rate
 is shared by all connections, each direction has its own, as on a full-duplex wire.
@@ -9,9 +9,30 @@ is shared by all connections, each direction has its own, as on a full-duplex wi
 import argparse
 import asyncio
 import collections
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 CHUNK = 64 * 1024
+
+
+@contextmanager
+def link(address: str, *, round_trip: float, rate: float | None = None) -> Iterator[str]:
+    """Put `address` behind a link, in a process of its own; yield the address at its near end."""
+    options = [] if rate is None else ["--rate", str(rate)]
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--to", address, "--round-trip", str(round_trip), *options],
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        yield f"127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 class Wire:
@@ -80,14 +101,15 @@ async def serve(host: str, port: int, *, round_trip: float, rate: float | None) 
                     group.create_task(carry(there_reader, writer, wire=down, delay=round_trip / 2))
             finally:
                 there_writer.close()
-        except* (ConnectionError, BrokenPipeError):
+        except* OSError:
             pass  # either end went away, which ends both
         finally:
             writer.close()
             forwarding.discard(task)
 
     server = await asyncio.start_server(forward, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
     async with server:
         await server.serve_forever()
 
@@ -95,7 +117,7 @@ async def serve(host: str, port: int, *, round_trip: float, rate: float | None) 
 def main() -> None:
     """Run a link until it is killed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--to", required=True, help="host:port of the registry")
+    parser.add_argument("--to", required=True, help="host:port of the server")
     parser.add_argument("--round-trip", type=float, default=0.0, help="seconds")
     parser.add_argument("--rate", type=float, default=None, help="bytes a second, each way")
     given = parser.parse_args()

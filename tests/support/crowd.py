@@ -1,0 +1,230 @@
+"""Sixteen pushers that push at once, each with connections of its own, and what came of it."""
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from crossmount import events
+from crossmount.errors import CrossmountError
+from crossmount.index import open_index
+from crossmount.oci import Digest
+from crossmount.registry import ClientOptions
+from crossmount.transfer import PushReport, push
+from support.images import MadeImage, make_layers, make_layout
+
+PUSHERS = 16
+SHARED, SHARED_BYTES = 3, 1_200_000
+"""Layers that all images of a round have, each worth waiting for."""
+OWN_BYTES = 100_000
+
+OPTIONS = ClientOptions(plain_http=True)
+
+
+class Registry(Protocol):
+    """A registry that counts."""
+
+    @property
+    def address(self) -> str:
+        """`host:port`."""
+        ...
+
+    def uploads(self, digest: str | None = None) -> int:
+        """Return how often a blob, or any, was uploaded to its end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images for a crowd: what each pusher pushes, round after round.
+
+    Attributes:
+        rounds: by round and pusher.
+    """
+
+    rounds: tuple[tuple[MadeImage, ...], ...]
+
+    @property
+    def shared(self) -> tuple[Digest, ...]:
+        """The layers that many images have."""
+        return tuple(layer.digest for images in self.rounds for layer in images[0].layers[:SHARED])
+
+    @property
+    def blobs(self) -> frozenset[Digest]:
+        """All blobs, each once: the least that must be uploaded."""
+        return frozenset(blob.digest for images in self.rounds for image in images for blob in image.blobs)
+
+
+def make_images(folder: Path, *, rounds: int = 1, seed: str = "crowd") -> Images:
+    """Make images of shared layers and one of their own each, all in one layout."""
+
+    def one(number: int, pusher: int, base: Sequence[bytes]) -> MadeImage:
+        own = make_layers(1, size=OWN_BYTES, seed=f"{seed} {number} {pusher}")
+        return make_layout(folder, [*base, *own], tag=f"{number}-{pusher}")
+
+    made = []
+    for number in range(rounds):
+        base = make_layers(SHARED, size=SHARED_BYTES, seed=f"{seed} {number}")
+        made.append(tuple(one(number, pusher, base) for pusher in range(PUSHERS)))
+    return Images(tuple(made))
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Where trouble strikes.
+
+    Attributes:
+        place: the index's server, or servers.
+        registry: the registry's address.
+        layers: those that many push.
+        over: set when nobody pushes any more.
+    """
+
+    place: Any
+    registry: str
+    layers: tuple[Digest, ...]
+    over: threading.Event = field(default_factory=threading.Event)
+
+
+def nothing(scene: Scene) -> None:
+    """Do nothing."""
+    del scene
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """One push: what came of it, how long it took, and what its user was told of the index."""
+
+    name: str
+    image: MadeImage
+    outcome: PushReport | CrossmountError
+    seconds: float
+    told: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a crowd did."""
+
+    pushes: tuple[Pushed, ...]
+    registry: Registry
+    images: Images
+
+    @property
+    def failures(self) -> list[CrossmountError]:
+        """Why pushes failed, those that did."""
+        return [pushed.outcome for pushed in self.pushes if isinstance(pushed.outcome, CrossmountError)]
+
+    @property
+    def told(self) -> list[str]:
+        """All that users were told of the index."""
+        return [cause for pushed in self.pushes for cause in pushed.told]
+
+    @property
+    def slowest(self) -> float:
+        """Seconds of the slowest push."""
+        return max(pushed.seconds for pushed in self.pushes)
+
+    @property
+    def beyond(self) -> int:
+        """Uploads beyond one of each blob."""
+        return self.registry.uploads() - len(self.images.blobs)
+
+    async def incomplete(self) -> list[str]:
+        """Ask the registry, with nothing of ours, for every image and all its blobs; return what is not right."""
+        wrong = []
+        read: set[str] = set()
+        async with httpx.AsyncClient(base_url=f"http://{self.registry.address}/v2") as client:
+            for pushed in self.pushes:
+                answer = await client.get(
+                    f"/{pushed.name}/manifests/latest", headers={"Accept": pushed.image.root.media_type}
+                )
+                if _digest(answer.content) != pushed.image.root.digest:
+                    wrong.append(f"{pushed.name}: its manifest ({answer.status_code})")
+                for blob in pushed.image.blobs:
+                    url = f"/{pushed.name}/blobs/{blob.digest}"
+                    if blob.digest in read:
+                        right = (await client.head(url)).status_code == 200
+                    else:
+                        right = _digest((await client.get(url)).content) == blob.digest
+                        read.add(blob.digest)
+                    if not right:
+                        wrong.append(f"{pushed.name}: {blob.digest}")
+        return wrong
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+async def push_at_once(
+    url: str,
+    registry: Registry,
+    images: Images,
+    *,
+    scene: Scene | None = None,
+    strike: Callable[[Scene], None] = nothing,
+    options: ClientOptions = OPTIONS,
+    address: str | None = None,
+) -> Outcome:
+    """Let all push at once, round after round.
+
+    Args:
+        url: the index.
+        registry: who counts.
+        images: what is pushed.
+        scene: where trouble strikes; None is nowhere.
+        strike: called in a thread, once, when the first bytes of a layer that many wait for are on their way.
+        options: how to reach the registry.
+        address: where the registry is reached, if not at its own address.
+    """
+    striking: list[asyncio.Task[None]] = []
+    shared = frozenset(images.shared)
+
+    def watch(event: events.Event) -> None:
+        if isinstance(event, events.BlobProgress) and event.digest in shared and scene and not striking:
+            striking.append(asyncio.create_task(asyncio.to_thread(strike, scene)))
+
+    async def pusher(number: int) -> list[Pushed]:
+        done = []
+        async with open_index(url) as index:
+            for at, made in enumerate(images.rounds):
+                told: list[str] = []
+
+                def observe(event: events.Event, told: list[str] = told) -> None:
+                    watch(event)
+                    if isinstance(event, events.IndexDegraded):
+                        told.append(event.cause)
+
+                image, name = made[number], f"team/app-{number}-{at}"
+                started = time.monotonic()
+                outcome: PushReport | CrossmountError
+                try:
+                    outcome = await push(
+                        f"oci:{image.path}:{image.tag}",
+                        f"{address or registry.address}/{name}",
+                        index=index,
+                        options=options,
+                        observer=observe,
+                    )
+                except CrossmountError as error:
+                    outcome = error
+                seconds = time.monotonic() - started
+                done.append(
+                    Pushed(name=name, image=image, outcome=outcome, seconds=seconds, told=tuple(told))
+                )
+        return done
+
+    try:
+        pushes = await asyncio.gather(*(pusher(number) for number in range(PUSHERS)))
+    finally:
+        if scene is not None:
+            scene.over.set()
+        await asyncio.gather(*striking)
+    return Outcome(tuple(pushed for done in pushes for pushed in done), registry, images)

@@ -1,0 +1,250 @@
+"""The index's troubles, as people meet them, made on real servers while a crowd pushes."""
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from redis.crc import key_slot
+
+from crossmount.index import Keys
+from support.cluster import Cluster, until
+from support.crowd import Scene, nothing
+from support.link import link
+from support.sentinels import SERVICE, Sentinels
+from support.servers import Server
+
+PASSWORD = "a secret of the tests"
+
+
+@contextmanager
+def _own_url(place: Any) -> Iterator[str]:
+    yield place.url
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """One trouble.
+
+    Attributes:
+        name: what it is, for a table.
+        kind: what the index lies on.
+        options: of the server.
+        before: makes what is there from the beginning. It runs in a thread, as `strike` does.
+        strike: makes what happens in the middle of pushes.
+        url: what the pushers are given.
+        told: a pattern of what each user is told, "" if nobody needs to know.
+        spares: whether no blob is uploaded twice all the same.
+    """
+
+    name: str
+    kind: Literal["server", "cluster", "sentinels"] = "server"
+    options: Sequence[str] = ()
+    before: Callable[[Scene], None] = nothing
+    strike: Callable[[Scene], None] = nothing
+    url: Callable[[Any], AbstractContextManager[str]] = _own_url
+    told: str = ""
+    spares: bool = False
+
+    def __str__(self) -> str:
+        return self.name.replace(" ", "-").replace(",", "")
+
+
+def again(act: Callable[[Scene], None], *, seconds: float = 0.05) -> Callable[[Scene], None]:
+    """Return what does something again and again until nobody pushes any more."""
+
+    def keep_on(scene: Scene) -> None:
+        while True:
+            act(scene)
+            if scene.over.wait(seconds):
+                return
+
+    return keep_on
+
+
+def _do(scene: Scene, *commands: tuple[str | int, ...]) -> None:
+    with scene.place.client() as client:
+        for command in commands:
+            client.execute_command(*command)
+
+
+def _flush_scripts(scene: Scene) -> None:
+    _do(scene, ("SCRIPT", "FLUSH"))
+
+
+def _cut(scene: Scene) -> None:
+    _do(scene, ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
+
+
+def _follow_nobody(scene: Scene) -> None:
+    _do(scene, ("REPLICAOF", "127.0.0.1", 1))
+
+
+def _fill_up(scene: Scene) -> None:
+    _do(scene, ("CONFIG", "SET", "maxmemory", 1))
+
+
+def _fail_to_save(scene: Scene) -> None:
+    """Let the server save where a folder is in the way (root may write everywhere)."""
+    place: Server = scene.place
+    (place.folder / "full").mkdir()
+    _do(
+        scene,
+        ("CONFIG", "SET", "dbfilename", "full"),
+        ("CONFIG", "SET", "save", "3600 1"),
+        ("SET", "something", 1),
+        ("BGSAVE",),
+    )
+    with place.client() as client:
+        until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "the save does not fail")
+
+
+_MUCH = ("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024", "--dbfilename", "rdb")
+
+
+def _have_much(scene: Scene) -> None:
+    _do(scene, ("DEBUG", "POPULATE", 3000), ("SAVE",))
+
+
+def _load(scene: Scene) -> None:
+    """Restart the server, which then takes seconds to load what it saved."""
+    place: Server = scene.place
+    place.restart(wait=False)
+
+
+def _flush(scene: Scene) -> None:
+    _do(scene, ("FLUSHALL",))
+
+
+def _wrong(name: Callable[[Keys, Scene], Sequence[str]], *value: str) -> Callable[[Scene], None]:
+    """Return what puts a value of a type that is not ours under a name that is."""
+
+    def put(scene: Scene) -> None:
+        command, *rest = value
+        with scene.place.client() as client:
+            for key in name(Keys(), scene):
+                client.delete(key)
+                client.execute_command(command, key, *rest)
+
+    return put
+
+
+@contextmanager
+def _with_wrong_password(place: Server) -> Iterator[str]:
+    yield f"redis://:wrong@127.0.0.1:{place.port}/0"
+
+
+@contextmanager
+def _mute(place: Server) -> Iterator[str]:
+    """Listen, let the system accept, and say nothing."""
+    del place
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+
+
+def _far(round_trip: float) -> Callable[[Server], AbstractContextManager[str]]:
+    @contextmanager
+    def url(place: Server) -> Iterator[str]:
+        with link(f"127.0.0.1:{place.port}", round_trip=round_trip) as address:
+            yield f"redis://{address}/0"
+
+    return url
+
+
+ON_A_SERVER = (
+    Trouble(name="none", spares=True),
+    Trouble(name="server killed", strike=lambda scene: scene.place.stop(), told="does not answer"),
+    Trouble(name="server restarted, empty", strike=lambda scene: scene.place.restart()),
+    Trouble(name="script cache flushed, again and again", strike=again(_flush_scripts), spares=True),
+    Trouble(name="READONLY", strike=_follow_nobody, told="read only|READONLY"),
+    Trouble(name="OOM", strike=_fill_up, told="maxmemory"),
+    Trouble(name="LOADING", options=_MUCH, before=_have_much, strike=_load),
+    Trouble(
+        name="MISCONF",
+        options=("--enable-protected-configs", "yes"),
+        strike=_fail_to_save,
+        told="MISCONF|RDB snapshots",
+    ),
+    Trouble(name="connections cut, again and again", strike=again(_cut)),
+    Trouble(name="server stops answering", strike=lambda scene: scene.place.pause(), told="does not answer"),
+    Trouble(name="a port that accepts and never answers", url=_mute, told="does not answer"),
+    Trouble(name="500 ms of latency", url=_far(0.5), told="does not answer"),
+    Trouble(name="250 ms of latency", url=_far(0.25), spares=True),
+    Trouble(
+        name="wrong password", options=("--requirepass", PASSWORD), url=_with_wrong_password, told="password"
+    ),
+    Trouble(
+        name="wrong type, sources",
+        before=_wrong(lambda keys, scene: [keys.sources(each, scene.registry) for each in scene.layers], "SET", "x"),
+        told="something else",
+    ),
+    Trouble(
+        name="wrong type, flags",
+        before=_wrong(lambda keys, scene: [keys.flags(each) for each in scene.layers], "SET", "x"),
+        told="something else",
+    ),
+    Trouble(
+        name="wrong type, lease",
+        before=_wrong(
+            lambda keys, scene: [keys.lease(each, scene.registry) for each in scene.layers], "HSET", "x", "y"
+        ),
+        told="something else",
+    ),
+    Trouble(
+        name="wrong type, registry", before=_wrong(lambda keys, scene: [keys.traits(scene.registry)], "SET", "x")
+    ),
+    Trouble(name="FLUSHALL", strike=_flush),
+)
+
+
+def _fail_over(scene: Scene) -> None:
+    place: Cluster = scene.place
+    place.fail_over(place.master_of(Keys().flags(scene.layers[0])))
+
+
+def _kill_master(scene: Scene) -> None:
+    place: Cluster = scene.place
+    place.master_of(Keys().flags(scene.layers[0])).stop()
+
+
+def _move_slots(scene: Scene) -> None:
+    """Move the slot of each layer to the next server and on, until nobody pushes any more."""
+    place: Cluster = scene.place
+    while True:
+        for layer in scene.layers:
+            slot = key_slot(Keys().flags(layer).encode())
+            masters = place.masters()
+            at = masters.index(place.owner_of(slot))
+            with place.moving(slot, masters[(at + 1) % len(masters)]):
+                over = scene.over.wait(0.05)
+            if over:
+                return
+
+
+ON_A_CLUSTER = (
+    Trouble(name="Cluster, failover", kind="cluster", strike=_fail_over),
+    Trouble(name="Cluster, master killed", kind="cluster", strike=_kill_master),
+    Trouble(name="Cluster, slots moved", kind="cluster", strike=_move_slots, spares=True),
+)
+
+
+def _order_failover(scene: Scene) -> None:
+    place: Sentinels = scene.place
+    place.fail_over()
+
+
+def _kill_watched_master(scene: Scene) -> None:
+    place: Sentinels = scene.place
+    for sentinel in place.sentinels:
+        with sentinel.client() as client:
+            client.sentinel_set(SERVICE, "down-after-milliseconds", 500)
+    place.master().stop()
+
+
+UNDER_SENTINEL = (
+    Trouble(name="Sentinel, failover", kind="sentinels", strike=_order_failover),
+    Trouble(name="Sentinel, master killed", kind="sentinels", strike=_kill_watched_master),
+)
+
+TROUBLES = (*ON_A_SERVER, *ON_A_CLUSTER, *UNDER_SENTINEL)
