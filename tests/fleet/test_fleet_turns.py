@@ -221,6 +221,34 @@ async def test_a_full_server_lets_everybody_upload(
         await turn.release()
 
 
+async def test_a_lease_that_could_not_be_released_is_released_in_the_end(valkey: Server) -> None:
+    """A server that was silent when an upload ended, and answers when its push does, keeps nobody waiting."""
+    async with fleet_on(valkey, life=3600) as second:
+        async with fleet_on(valkey, life=3600) as first:
+            turn = await upload_of(first, "a")
+            valkey.pause()
+            await turn.publish()
+            await turn.release()
+            valkey.resume()
+        patient = Patience(limit=3600, least=3600)
+        await upload_of(second, "b", patience=patient)
+
+
+async def test_a_lease_that_could_not_be_released_is_released_by_a_heartbeat(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that goes on after a silence makes good what it could not release meanwhile."""
+    monkeypatch.setattr("crossmount.index.guard.OPEN_SECONDS", 0.1)
+    async with fleet_on(valkey, life=3600) as first, fleet_on(valkey, life=3600) as second:
+        turn = await upload_of(first, "a")
+        valkey.pause()
+        await turn.publish()
+        await turn.release()
+        valkey.resume()
+        patient = Patience(limit=3600, least=3600)
+        await upload_of(second, "b", patience=patient)
+
+
 async def test_without_a_server_from_the_start(unused_tcp_port: int) -> None:
     """A server that never was costs one question, and then everybody in this process shares one attempt."""
     async with open_index(f"redis://127.0.0.1:{unused_tcp_port}/0") as index, Fleet(index) as fleet:

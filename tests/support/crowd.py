@@ -216,9 +216,7 @@ async def push_at_once(
                 except CrossmountError as error:
                     outcome = error
                 seconds = time.monotonic() - started
-                done.append(
-                    Pushed(name=name, image=image, outcome=outcome, seconds=seconds, told=tuple(told))
-                )
+                done.append(Pushed(name=name, image=image, outcome=outcome, seconds=seconds, told=tuple(told)))
         return done
 
     try:

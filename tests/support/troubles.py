@@ -171,12 +171,12 @@ ON_A_SERVER = (
     Trouble(name="a port that accepts and never answers", url=_mute, told="does not answer"),
     Trouble(name="500 ms of latency", url=_far(0.5), told="does not answer"),
     Trouble(name="250 ms of latency", url=_far(0.25), spares=True),
-    Trouble(
-        name="wrong password", options=("--requirepass", PASSWORD), url=_with_wrong_password, told="password"
-    ),
+    Trouble(name="wrong password", options=("--requirepass", PASSWORD), url=_with_wrong_password, told="password"),
     Trouble(
         name="wrong type, sources",
-        before=_wrong(lambda keys, scene: [keys.sources(each, scene.registry) for each in scene.layers], "SET", "x"),
+        before=_wrong(
+            lambda keys, scene: [keys.sources(each, scene.registry) for each in scene.layers], "SET", "x"
+        ),
         told="something else",
     ),
     Trouble(

@@ -72,7 +72,7 @@ class Fleet:
         server = server_of(index)
         self._leases = None if server is None else Leases(server, life=life)
         self._source = source or Source()
-        self._heart = Heart(self._leases, ask=self._ask, seconds=heartbeat)
+        self._heart = Heart(self._leases, ask=self._ask, seconds=heartbeat, life=life, clock=self._source.clock)
         self._table = Table()
         self._turns: dict[Waiter, asyncio.Future[Turn | None]] = {}
         self._asked = False
@@ -326,13 +326,13 @@ class Fleet:
         finally:
             self.kick()
 
-    async def _ask(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+    async def _ask(self, call: Callable[[], Awaitable[T]], otherwise: T, *, least: float = 0.0) -> T:
         """Ask the index's server; one that served until now is asked again for a while before it counts as gone.
 
         A server that restarts would otherwise cost an upload for each that waits at that moment. And the first
         question is asked even if the server did not answer before: then it may have been us who were too slow.
         """
-        least, self._asked = 0.0 if self._asked else FIRST_SECONDS, True
+        least, self._asked = max(least, 0.0 if self._asked else FIRST_SECONDS), True
         return await self._guard.insist(call, otherwise, seconds=GRACE_SECONDS, pause=self._pause, least=least)
 
     def _pause(self) -> float:
