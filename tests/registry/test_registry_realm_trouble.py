@@ -7,7 +7,9 @@ from crossmount.testing import Fault, Grant, RegistryOptions, Reply, ScriptedReg
 from crossmount.transfer import push
 from support.images import make_layers, make_layout
 
-OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=3, first_wait=0.01, longest_wait=0.02))
+OPTIONS = ClientOptions(
+    plain_http=True, retry=RetryPolicy(attempts=3, outage=0.0, first_wait=0.01, longest_wait=0.02)
+)
 
 
 async def test_a_realm_that_breaks_on_a_source_fails_no_push(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from crossmount.registry.options import RetryPolicy
 from crossmount.registry.patience import Patience
 from crossmount.registry.retry import RETRIED_STATUSES, Retrier, backoff, is_passing, retry_after
 
-POLICY = RetryPolicy(attempts=4, first_wait=1.0, longest_wait=3.0, deadline=100.0)
+POLICY = RetryPolicy(attempts=4, outage=0.0, first_wait=1.0, longest_wait=3.0, deadline=100.0)
 
 
 def answer(status: int, **headers: str) -> Answer:
@@ -119,6 +120,33 @@ async def test_attempts_come_to_an_end() -> None:
     assert len(world.slept) == 3
     with pytest.raises(httpx.ReadError):
         await world.retrier.run("GET", "h", world.sender(*[httpx.ReadError("x")] * 4))
+
+
+async def test_a_host_that_never_answered_is_given_up_sooner() -> None:
+    """A wrong name or port is told in a moment; more attempts than the policy has are never made."""
+    for attempts, made in ((8, 5), (3, 3)):
+        world = World(replace(POLICY, attempts=attempts, outage=50.0))
+        with pytest.raises(httpx.ConnectError):
+            await world.retrier.run("GET", "h", world.sender(*[httpx.ConnectError("refused")] * made))
+        assert len(world.slept) == made - 1
+
+
+@pytest.mark.parametrize("taken", [False, True])
+async def test_a_host_that_answered_is_given_the_time_of_a_restart(*, taken: bool) -> None:
+    """Attempts without an answer do not count before it is over; it counts for a request and for a transfer."""
+    world = World(replace(POLICY, outage=40.0))
+    patience = Patience(world.retrier, method="PUT", host="h")
+    await world.retrier.run("GET", "h", world.sender(answer(200)))
+    began = world.now
+    if taken:
+        with pytest.raises(RegistryUnreachableError):
+            while True:
+                await patience.bear(RegistryUnreachableError("refused"))
+    else:
+        with pytest.raises(httpx.ConnectError):
+            await world.retrier.run("GET", "h", world.sender(*[httpx.ConnectError("refused")] * 1000))
+    assert 40.0 <= world.now - began < 44.0
+    assert (await world.retrier.run("GET", "h", world.sender(*[answer(500)] * 4))).status == 500
 
 
 async def test_the_deadline_counts_attempts_and_waits() -> None:

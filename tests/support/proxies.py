@@ -17,7 +17,7 @@ from crossmount.proxy.server import Running, running
 from crossmount.proxy.settings import Limits, ProxySettings
 from crossmount.registry import ClientOptions, RetryPolicy
 
-QUICK = RetryPolicy(attempts=3, first_wait=0.001, longest_wait=0.01, deadline=5.0)
+QUICK = RetryPolicy(attempts=3, outage=0.0, first_wait=0.001, longest_wait=0.01, deadline=5.0)
 """Retries that a test can wait for."""
 
 

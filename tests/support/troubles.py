@@ -170,7 +170,7 @@ ON_A_SERVER = (
     Trouble(name="server stops answering", strike=lambda scene: scene.place.pause(), told="does not answer"),
     Trouble(name="a port that accepts and never answers", url=_mute, told="does not answer"),
     Trouble(name="500 ms of latency", url=_far(0.5), told="does not answer"),
-    Trouble(name="250 ms of latency", url=_far(0.25), spares=True),
+    Trouble(name="200 ms of latency", url=_far(0.2)),
     Trouble(name="wrong password", options=("--requirepass", PASSWORD), url=_with_wrong_password, told="password"),
     Trouble(
         name="wrong type, sources",

@@ -59,6 +59,15 @@ async def test_a_status_comes_as_often_as_scripted() -> None:
         assert registry.unplayed == ()
 
 
+async def test_each_so_many_th_request_is_met() -> None:
+    """One in three of the fitting requests after the first, and no more of them than the script says."""
+    third = Fault(path="/v2/", skip=1, every=3, times=2, action=Reply(status=500))
+    async with talk_to(None, third) as (registry, client):
+        answers = [(await client.get("/v2/")).status_code for _ in range(12)]
+        assert [number for number, status in enumerate(answers) if status == 500] == [3, 6]
+        assert registry.unplayed == ()
+
+
 async def test_retry_after_may_be_a_date() -> None:
     """A moment is told as HTTP tells dates."""
     moment = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)

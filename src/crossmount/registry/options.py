@@ -11,13 +11,16 @@ class RetryPolicy:
     """When to give up, in seconds.
 
     Attributes:
-        attempts: how often one request is sent at most.
+        attempts: how often one request is sent at most. At 20 % of failures one in 400,000 requests meets eight.
+        outage: for so long after its first failure a request is not given up for lack of an answer, however
+            often it was sent, if the host answered before: registries restart.
         first_wait: the upper bound of the first wait; it doubles with each attempt (full jitter).
         longest_wait: what a wait never exceeds, a Retry-After's aside.
         deadline: for one request with all its attempts and waits; a Retry-After past it is not waited for.
     """
 
-    attempts: int = 5
+    attempts: int = 8
+    outage: float = 20.0
     first_wait: float = 0.2
     longest_wait: float = 10.0
     deadline: float = 120.0

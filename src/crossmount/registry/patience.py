@@ -11,7 +11,7 @@ class Patience:
     Args:
         retrier: the policy, the clock and the waits.
         method: the request's method, for those who watch.
-        host: whom it is about, for those who watch.
+        host: whom it is about.
     """
 
     def __init__(self, retrier: Retrier, *, method: str, host: str) -> None:
@@ -41,10 +41,11 @@ class Patience:
         now = self._retrier.clock()
         self._since = self._since if self._strikes else now
         self._strikes += 1
-        policy = self._retrier.policy
-        wait = self._retrier.wait(error if answer is None else answer, self._strikes)
-        if self._strikes >= policy.attempts or now - self._since + wait > policy.deadline:
+        outcome = error if answer is None else answer
+        wait = self._retrier.wait(outcome, self._strikes)
+        late = now - self._since + wait > self._retrier.policy.deadline
+        if late or self._retrier.is_spent(self._host, outcome, self._strikes, since=self._since):
             raise error
-        cause = cause_of(error if answer is None else answer)
+        cause = cause_of(outcome)
         self._retrier.tell(self._method, self._host, cause, self._strikes, wait)
         await self._retrier.sleep(wait)

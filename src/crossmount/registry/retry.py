@@ -1,7 +1,8 @@
 """When a request is sent again, and after how long: pure rules, and tenacity to run them.
 
 Worth it are 408, 429, 500, 502, 503 and 504, and connections that fail or are cut. Waits are full jitter under a
-doubling bound. A Retry-After counts for everybody who talks to that host, up to a request's deadline.
+doubling bound. A Retry-After counts for everybody who talks to that host, up to a request's deadline. A host that
+never answered is given up sooner than others, and one that did is given the time that a restart takes.
 """
 
 import asyncio
@@ -21,6 +22,9 @@ from crossmount.registry.options import RetryPolicy
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 PAUSE_MAX = 3600.0
 """How long a host's Retry-After is remembered at most: nonsense must not last as long as the process."""
+
+STRANGER_ATTEMPTS = 5
+"""How often a host is asked at most that never answered: it may be the wrong one."""
 
 _SECONDS_DIGITS_MAX = 9
 
@@ -94,6 +98,7 @@ class Retrier:
         self._rng = rng or random.Random()  # noqa: S311 jitter, not a secret
         self._sleep = sleep
         self._pauses: dict[str, float] = {}
+        self._known: set[str] = set()
 
     async def run(self, method: str, host: str, send: Callable[[], Awaitable[Answer]]) -> Answer:
         """Send a request, again while it is worth it, and return the last answer or raise the last error.
@@ -114,7 +119,7 @@ class Retrier:
 
         def spent(state: RetryCallState) -> bool:
             late = self.clock() - started + state.upcoming_sleep > self.policy.deadline
-            return late or state.attempt_number >= self.policy.attempts
+            return late or self.is_spent(host, _outcome(state), state.attempt_number, since=started)
 
         def tell(state: RetryCallState) -> None:
             self.tell(method, host, cause_of(_outcome(state)), state.attempt_number, state.upcoming_sleep)
@@ -142,6 +147,22 @@ class Retrier:
         await self._respect_pause(host, until=until)
         return self.heed(host, await send())
 
+    def is_spent(self, host: str, outcome: Answer | BaseException, attempts: int, *, since: float) -> bool:
+        """Tell whether so many attempts, the last of which came to `outcome`, are all that are made.
+
+        Args:
+            host: whom it was sent to.
+            outcome: what the last one came to.
+            attempts: how many were made.
+            since: when they began, on the clock.
+        """
+        most = self.policy.attempts
+        if isinstance(outcome, Answer):
+            return attempts >= most
+        if host not in self._known:
+            return attempts >= min(most, STRANGER_ATTEMPTS)
+        return attempts >= most and self.clock() - since >= self.policy.outage
+
     def wait(self, outcome: Answer | BaseException, attempt: int) -> float:
         """Return the seconds to wait after `attempt` came to `outcome`."""
         asked = retry_after(outcome, now=self._now()) if isinstance(outcome, Answer) else None
@@ -150,7 +171,8 @@ class Retrier:
         return asked + self._rng.uniform(0.0, self.policy.first_wait)  # not all waiters at once
 
     def heed(self, host: str, answer: Answer) -> Answer:
-        """Remember a pause that `host` asks everybody for."""
+        """Remember that `host` answers, and a pause that it asks everybody for."""
+        self._known.add(host)
         asked = retry_after(answer, now=self._now()) if answer.status in {429, 503} else None
         if asked is not None:
             self._pauses[host] = max(self._pauses.get(host, 0.0), self.clock() + min(asked, PAUSE_MAX))

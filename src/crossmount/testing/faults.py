@@ -123,6 +123,7 @@ class Fault:
         path: a pattern of the decoded path, where `*` is any text, slashes too.
         query: a pattern of the query as it was sent.
         skip: how many fitting requests go by first.
+        every: of those after them, each so-many-th is met: 5 lets four go by and meets the fifth.
         times: how many are met after that; None is all.
         delay: seconds to wait before the request is looked at.
         name: what the request log calls it; the action's name by default.
@@ -133,6 +134,7 @@ class Fault:
     path: str = "*"
     query: str = "*"
     skip: int = 0
+    every: int = 1
     times: int | None = 1
     delay: float = 0.0
     name: str = ""
@@ -187,7 +189,9 @@ class _Line:
     def take(self) -> bool:
         """Count a fitting request; tell whether it is met."""
         self.seen += 1
-        is_met = self.seen > self.fault.skip and (self.fault.times is None or self.played < self.fault.times)
+        number = self.seen - self.fault.skip
+        is_due = number > 0 and number % self.fault.every == 0
+        is_met = is_due and (self.fault.times is None or self.played < self.fault.times)
         self.played += is_met
         return is_met
 

@@ -1,0 +1,62 @@
+"""The index in trouble while sixteen push: no push fails, every image is whole, users are told once or not at all."""
+
+import asyncio
+import re
+
+import pytest
+
+from crossmount.testing import Fault, ScriptedRegistry
+from support.crowd import Images, Outcome, Scene, push_at_once
+from support.places import Place
+from support.servers import StartServer
+from support.troubles import ON_A_CLUSTER, ON_A_SERVER, UNDER_SENTINEL, Trouble
+
+UPLOADS_LAST = Fault(method="PUT", path="*/blobs/*", delay=0.2, times=None)
+"""So that trouble strikes in their middle."""
+
+
+async def push_in_trouble(trouble: Trouble, place: Place, registry: ScriptedRegistry, images: Images) -> Outcome:
+    """Let a crowd push while trouble strikes."""
+    registry.play(UPLOADS_LAST)
+    scene = Scene(place, registry.address, images.shared)
+    await asyncio.to_thread(trouble.before, scene)
+    with trouble.url(place) as url:
+        return await push_at_once(url, registry, images, scene=scene, strike=trouble.strike)
+
+
+async def check(trouble: Trouble, outcome: Outcome) -> None:
+    """Hold what came of it against what is promised."""
+    assert outcome.failures == []
+    assert await outcome.incomplete() == []
+    assert all(len(pushed.told) <= 1 for pushed in outcome.pushes)
+    if trouble.told:
+        assert outcome.told
+        assert all(re.search(trouble.told, cause) for cause in outcome.told)
+    if trouble.spares:
+        assert outcome.beyond == 0
+        assert outcome.told == []
+
+
+@pytest.mark.parametrize("trouble", ON_A_SERVER, ids=str)
+async def test_a_server_in_trouble(
+    trouble: Trouble, start_server: StartServer, scripted_registry: ScriptedRegistry, crowd_images: Images
+) -> None:
+    """Whatever happens to the one server, all images arrive whole, and nobody is told twice."""
+    place = start_server(*trouble.options)
+    await check(trouble, await push_in_trouble(trouble, place, scripted_registry, crowd_images))
+
+
+@pytest.mark.parametrize("trouble", ON_A_CLUSTER, ids=str)
+async def test_a_cluster_in_trouble(
+    trouble: Trouble, cluster: Place, scripted_registry: ScriptedRegistry, crowd_images: Images
+) -> None:
+    """A Cluster that fails over, loses a master or moves slots makes no push fail."""
+    await check(trouble, await push_in_trouble(trouble, cluster, scripted_registry, crowd_images))
+
+
+@pytest.mark.parametrize("trouble", UNDER_SENTINEL, ids=str)
+async def test_servers_under_sentinel_in_trouble(
+    trouble: Trouble, sentinels: Place, scripted_registry: ScriptedRegistry, crowd_images: Images
+) -> None:
+    """A master that is replaced, in good order or because it died, makes no push fail."""
+    await check(trouble, await push_in_trouble(trouble, sentinels, scripted_registry, crowd_images))
