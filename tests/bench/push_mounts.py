@@ -19,6 +19,7 @@ from setting import forget_skopeo, machine, registry, run, table
 
 from crossmount.asyncio import ClientOptions, MemoryMountIndex, MountableLayers, Repository, push
 from support.images import MadeImage, make_layout
+from support.link import link
 
 ROUND_TRIP = 0.05
 LAYERS, LAYER_BYTES = 20, 1_000_000

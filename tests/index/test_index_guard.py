@@ -286,7 +286,7 @@ class Insisting:
 
 
 async def test_a_silence_is_borne_once() -> None:
-    """How long a silent server is asked again counts from its first silence, whoever asks, and is not begun anew."""
+    """How long a silent server is asked again counts from its first silence, whoever asks."""
     asked = Insisting(IndexUnavailableError("silent"))
     assert await asked.ask() == "not served"
     assert (asked.link.runs, asked.index.unserved) == (4, 1)

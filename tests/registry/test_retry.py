@@ -138,10 +138,14 @@ async def test_a_host_that_answered_is_given_the_time_of_a_restart(*, taken: boo
     patience = Patience(world.retrier, method="PUT", host="h")
     await world.retrier.run("GET", "h", world.sender(answer(200)))
     began = world.now
+
+    async def bear_for_ever() -> None:
+        while True:
+            await patience.bear(RegistryUnreachableError("refused"))
+
     if taken:
         with pytest.raises(RegistryUnreachableError):
-            while True:
-                await patience.bear(RegistryUnreachableError("refused"))
+            await bear_for_ever()
     else:
         with pytest.raises(httpx.ConnectError):
             await world.retrier.run("GET", "h", world.sender(*[httpx.ConnectError("refused")] * 1000))

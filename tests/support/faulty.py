@@ -108,8 +108,8 @@ class FaultyWay:
             self._client.build_request(
                 request.method,
                 url,
-                headers={name: value for name, value in request.headers.items() if name not in {"connection"}},
-                content=_Pieces(body) if length not in {None, "0"} else None,
+                headers={name: value for name, value in request.headers.items() if name != "connection"},
+                content=_Pieces(body) if (length or "0") != "0" else None,
             )
         )
         kept = tuple((name, value) for name, value in answer.headers.multi_items() if name not in _OF_ONE_HOP)

@@ -1,4 +1,4 @@
-"""The index in trouble while sixteen push: no push fails, every image is whole, users are told once or not at all."""
+"""The index in trouble while sixteen push: no push fails, every image is whole, users are told once at most."""
 
 import asyncio
 import re

@@ -81,7 +81,7 @@ class Heart:
             return True
 
         async with self._lock:
-            done = await self._ask(end, False, least=least)  # noqa: FBT003 what it answers
+            done = await self._ask(end, False, least=least)
         now = self._clock()
         ends = {lease: self._left.pop(lease, now + self._life) for lease in leases}
         if not done:
