@@ -136,26 +136,34 @@ class Outcome:
         """Uploads beyond one of each blob."""
         return self.registry.uploads() - len(self.images.blobs)
 
-    async def incomplete(self) -> list[str]:
-        """Ask the registry, with nothing of ours, for every image and all its blobs; return what is not right."""
+    async def incomplete(self, *, realm: str | None = None, login: tuple[str, str] | None = None) -> list[str]:
+        """Ask the registry, with nothing of ours, for every image and all its blobs; return what is not right.
+
+        Args:
+            realm: where tokens are to be had, if it wants some.
+            login: for whom.
+        """
         wrong = []
         read: set[str] = set()
         async with httpx.AsyncClient(base_url=f"http://{self.registry.address}/v2") as client:
             for pushed in self.pushes:
-                answer = await client.get(
-                    f"/{pushed.name}/manifests/latest", headers={"Accept": pushed.image.root.media_type}
-                )
-                if _digest(answer.content) != pushed.image.root.digest:
-                    wrong.append(f"{pushed.name}: its manifest ({answer.status_code})")
+                name, root = pushed.name, pushed.image.root
+                headers = {"Accept": root.media_type}
+                if realm is not None:
+                    asked = await client.get(realm, params={"scope": f"repository:{name}:pull"}, auth=login)
+                    headers["Authorization"] = f"Bearer {asked.json()['token']}"
+                answer = await client.get(f"/{name}/manifests/latest", headers=headers)
+                if _digest(answer.content) != root.digest:
+                    wrong.append(f"{name}: its manifest ({answer.status_code})")
                 for blob in pushed.image.blobs:
-                    url = f"/{pushed.name}/blobs/{blob.digest}"
+                    url = f"/{name}/blobs/{blob.digest}"
                     if blob.digest in read:
-                        right = (await client.head(url)).status_code == 200
+                        right = (await client.head(url, headers=headers)).status_code == 200
                     else:
-                        right = _digest((await client.get(url)).content) == blob.digest
+                        right = _digest((await client.get(url, headers=headers)).content) == blob.digest
                         read.add(blob.digest)
                     if not right:
-                        wrong.append(f"{pushed.name}: {blob.digest}")
+                        wrong.append(f"{name}: {blob.digest}")
         return wrong
 
 

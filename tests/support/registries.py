@@ -49,17 +49,32 @@ class Access:
     sent: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DockerRegistry:
     """A running docker-registry.
 
     Attributes:
         address: `127.0.0.1:PORT`, as in a reference.
         folder: its storage, configuration and logs.
+        process: the process that runs now.
     """
 
     address: str
     folder: Path
+    process: "subprocess.Popen[bytes]"
+
+    def kill(self) -> None:
+        """Kill it, and wait for its end."""
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self) -> None:
+        """Kill it if it still runs, and start it again on the same port, with what it has stored."""
+        self.kill()
+        config = self.folder / "config.yml"
+        config.write_text(config.read_text().replace("127.0.0.1:0", self.address))
+        self.process = _serve(self.folder)
+        _wait_for_address(self.process, self.folder / "error.log")
 
     @property
     def url(self) -> str:
@@ -205,7 +220,6 @@ def run_docker_registry(
         deletes: whether anything can be deleted.
         notify: the `notifications` section of its configuration, in YAML on one line.
     """
-    program = needs("docker-registry")
     folder.mkdir()
     config = folder / "config.yml"
     config.write_text(
@@ -221,18 +235,23 @@ http: {{addr: "127.0.0.1:0", relativeurls: {str(relative).lower()}, secret: test
 {notify}
 """
     )
-    error_log = folder / "error.log"
-    with (folder / "access.log").open("wb") as out, error_log.open("wb") as err:
-        process = subprocess.Popen([program, "serve", str(config)], stdout=out, stderr=err)
+    process = _serve(folder)
+    running = DockerRegistry(_wait_for_address(process, folder / "error.log"), folder, process)
     try:
-        yield DockerRegistry(_wait_for_address(process, error_log), folder)
+        yield running
     finally:
-        process.terminate()
+        running.process.terminate()
         try:
-            process.wait(timeout=5)
+            running.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            running.kill()
+
+
+def _serve(folder: Path) -> "subprocess.Popen[bytes]":
+    """Start it; its access log goes on, what it says of itself begins anew."""
+    program = needs("docker-registry")
+    with (folder / "access.log").open("ab") as out, (folder / "error.log").open("wb") as err:
+        return subprocess.Popen([program, "serve", str(folder / "config.yml")], stdout=out, stderr=err)
 
 
 def _wait_for_address(process: "subprocess.Popen[bytes]", error_log: Path) -> str:

@@ -53,6 +53,7 @@ class TokenServer:
         refuses_whole: a token is refused (403) if one of its scopes is; else less is granted, silently.
         oauth: POST is served; else it is answered with 405.
         expires_in: what an answer tells, None to leave it out; tokens live this long, or 60 seconds.
+        early: seconds that they end before that; the real registry takes them for 60 seconds longer.
         requests: what was asked.
     """
 
@@ -69,6 +70,7 @@ class TokenServer:
     refuses_whole: bool = False
     oauth: bool = True
     expires_in: int | None = 300
+    early: int = 0
     requests: list[TokenRequest] = field(default_factory=list)
 
     def grant(self, user: str, scope: str) -> str:
@@ -90,9 +92,9 @@ class TokenServer:
             "iss": self.issuer,
             "sub": user,
             "aud": self.service,
-            "nbf": now - 10,
+            "nbf": now - 600,
             "iat": now,
-            "exp": now + (self.expires_in or 60),
+            "exp": now + (self.expires_in or 60) - self.early,
             "jti": f"{time.monotonic_ns()}",
             "access": access,
         }

@@ -15,6 +15,7 @@ from support.link import link
 from support.sentinels import SERVICE, Sentinels
 from support.servers import Server
 
+SILENCE = "does not answer"
 PASSWORD = "a secret of the tests"
 
 
@@ -35,6 +36,7 @@ class Trouble:
         strike: makes what happens in the middle of pushes.
         url: what the pushers are given.
         told: a pattern of what each user is told, "" if nobody needs to know.
+        silent: whether nothing is answered, or only later than a push can wait.
         spares: whether no blob is uploaded twice all the same.
     """
 
@@ -45,6 +47,7 @@ class Trouble:
     strike: Callable[[Scene], None] = nothing
     url: Callable[[Any], AbstractContextManager[str]] = _own_url
     told: str = ""
+    silent: bool = False
     spares: bool = False
 
     def __str__(self) -> str:
@@ -154,12 +157,12 @@ def _far(round_trip: float) -> Callable[[Server], AbstractContextManager[str]]:
 
 ON_A_SERVER = (
     Trouble(name="none", spares=True),
-    Trouble(name="server killed", strike=lambda scene: scene.place.stop(), told="does not answer"),
-    Trouble(name="server restarted, empty", strike=lambda scene: scene.place.restart()),
+    Trouble(name="server killed", strike=lambda scene: scene.place.stop(), told=SILENCE, silent=True),
+    Trouble(name="server restarted, empty", strike=lambda scene: scene.place.restart(), silent=True),
     Trouble(name="script cache flushed, again and again", strike=again(_flush_scripts), spares=True),
     Trouble(name="READONLY", strike=_follow_nobody, told="read only|READONLY"),
     Trouble(name="OOM", strike=_fill_up, told="maxmemory"),
-    Trouble(name="LOADING", options=_MUCH, before=_have_much, strike=_load),
+    Trouble(name="LOADING", options=_MUCH, before=_have_much, strike=_load, silent=True),
     Trouble(
         name="MISCONF",
         options=("--enable-protected-configs", "yes"),
@@ -167,10 +170,10 @@ ON_A_SERVER = (
         told="MISCONF|RDB snapshots",
     ),
     Trouble(name="connections cut, again and again", strike=again(_cut)),
-    Trouble(name="server stops answering", strike=lambda scene: scene.place.pause(), told="does not answer"),
-    Trouble(name="a port that accepts and never answers", url=_mute, told="does not answer"),
-    Trouble(name="500 ms of latency", url=_far(0.5), told="does not answer"),
-    Trouble(name="200 ms of latency", url=_far(0.2)),
+    Trouble(name="server stops answering", strike=lambda scene: scene.place.pause(), told=SILENCE, silent=True),
+    Trouble(name="a port that accepts and never answers", url=_mute, told=SILENCE, silent=True),
+    Trouble(name="500 ms of latency", url=_far(0.5), told=SILENCE, silent=True),
+    Trouble(name="200 ms of latency", url=_far(0.2), silent=True),
     Trouble(name="wrong password", options=("--requirepass", PASSWORD), url=_with_wrong_password, told="password"),
     Trouble(
         name="wrong type, sources",
@@ -224,7 +227,7 @@ def _move_slots(scene: Scene) -> None:
 
 ON_A_CLUSTER = (
     Trouble(name="Cluster, failover", kind="cluster", strike=_fail_over),
-    Trouble(name="Cluster, master killed", kind="cluster", strike=_kill_master),
+    Trouble(name="Cluster, master killed", kind="cluster", strike=_kill_master, silent=True),
     Trouble(name="Cluster, slots moved", kind="cluster", strike=_move_slots, spares=True),
 )
 
@@ -244,7 +247,7 @@ def _kill_watched_master(scene: Scene) -> None:
 
 UNDER_SENTINEL = (
     Trouble(name="Sentinel, failover", kind="sentinels", strike=_order_failover),
-    Trouble(name="Sentinel, master killed", kind="sentinels", strike=_kill_watched_master),
+    Trouble(name="Sentinel, master killed", kind="sentinels", strike=_kill_watched_master, silent=True),
 )
 
 TROUBLES = (*ON_A_SERVER, *ON_A_CLUSTER, *UNDER_SENTINEL)

@@ -32,7 +32,8 @@ from crossmount.transfer import CopyReport, Registries, copy, push
 from support.images import MadeImage, make_layers, make_layout
 from support.layouts import named, write, write_manifest, write_root
 
-OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, first_wait=0.01, longest_wait=0.02))
+QUICK = RetryPolicy(attempts=2, outage=0.0, first_wait=0.01, longest_wait=0.02)
+OPTIONS = ClientOptions(plain_http=True, retry=QUICK)
 EAGER = Patience(small=100, limit=20)
 
 

@@ -23,7 +23,8 @@ from crossmount.transfer.filling import CacheOrigin, Fillings
 from support.images import MadeImage, make_layers, make_layout
 from support.waiting import until
 
-OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, first_wait=0.01, longest_wait=0.02))
+QUICK = RetryPolicy(attempts=2, outage=0.0, first_wait=0.01, longest_wait=0.02)
+OPTIONS = ClientOptions(plain_http=True, retry=QUICK)
 
 
 @pytest.fixture

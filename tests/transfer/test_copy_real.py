@@ -5,9 +5,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,14 +18,14 @@ from crossmount.registry import ClientOptions, RetryPolicy
 from crossmount.transfer import BlobCache, Limits, Registries, copy, push
 from support.commands import Shell
 from support.images import MadeImage, make_layout
+from support.link import link
 from support.registries import DockerRegistry, StartRegistry, run, run_docker_registry
 from support.servers import Server
 from support.waiting import until
 
-OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=3, first_wait=0.05))
+OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=3, outage=0.0, first_wait=0.05))
 SIZE = 1_500_000
 WORKERS = 8
-LINK = Path(__file__).parent.parent / "bench" / "link.py"
 
 
 @pytest.fixture
@@ -102,7 +101,7 @@ def test_the_nearer_registry_is_fetched_from(
     tmp_path: Path,
 ) -> None:
     """A is behind a slow link, B is near and has it by now: C gets it from B."""
-    with link(docker_registry.address) as far:
+    with link(docker_registry.address, round_trip=0.05) as far:
         asyncio.run(push(image.path, f"{far}/team/app:1", options=OPTIONS))
         index = ("--index", valkey.url, "--json")
         http = [word for place in (far, b.address, c.address) for word in ("--plain-http-for", place)]
@@ -143,9 +142,9 @@ def test_killed_workers_leave_nothing_wrong_behind(
 ) -> None:
     """Workers are killed (-9) while they hold layers: the others bring them, the cache and B stay right."""
     cache = tmp_path / "cache"
-    with link(docker_registry.address, rate=4_000_000) as far:
+    with link(docker_registry.address, round_trip=0.05, rate=4_000_000) as far:
         asyncio.run(push(image.path, f"{docker_registry.address}/team/app:1", options=OPTIONS))
-        source = DockerRegistry(far, docker_registry.folder)
+        source = replace(docker_registry, address=far)
         more = ("--cache", str(cache))
         first = [worker(shell, source, f"{b.address}/team/app-{n}", valkey, *more) for n in range(3)]
         asyncio.run(until(lambda: bool(list(cache.glob("incoming/*")))))
@@ -168,7 +167,7 @@ async def test_a_source_that_goes_away_in_the_middle(
     """A dies while its layers cross: the copy arrives if B has them, else the error names what failed."""
     dying = run_docker_registry(tmp_path / "dying", auth="", relative=False, deletes=True)
     a = dying.__enter__()
-    with link(a.address, rate=2_000_000) as far:
+    with link(a.address, round_trip=0.05, rate=2_000_000) as far:
         await push(image.path, f"{a.address}/team/app:1", options=OPTIONS)
         async with Registries(OPTIONS) as registries, open_index(valkey.url) as index:
             registries.name(b.address)
@@ -226,17 +225,3 @@ def _is_receiving(repository: Path) -> bool:
     with suppress(FileNotFoundError):  # one that has just ended
         return any(path.stat().st_size for path in repository.glob("_uploads/*/data"))
     return False
-
-
-@contextmanager
-def link(address: str, *, round_trip: float = 0.05, rate: float | None = None) -> Iterator[str]:
-    """Put `address` behind a link, and yield the address at its near end."""
-    command = [sys.executable, str(LINK), "--to", address, "--round-trip", str(round_trip)]
-    if rate is not None:
-        command += ["--rate", str(rate)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield f"127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.kill()

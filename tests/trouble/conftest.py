@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from crossmount.fleet import fleet
+from crossmount.index import connection, guard, link, pools
 from support.crowd import Images, make_images
+
+HOWEVER_LONG = 30.0
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +16,15 @@ def crowd_images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     """Images for sixteen pushers."""
     folder: Path = tmp_path_factory.mktemp("crowd")
     return make_images(folder / "layout")
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no index count as silent: sixteen pushers in one process on a busy machine are slow, not the index."""
+    monkeypatch.setitem(connection._SETTINGS, "socket_timeout", HOWEVER_LONG)
+    monkeypatch.setitem(connection._SETTINGS, "socket_connect_timeout", HOWEVER_LONG)
+    for module in (connection, link, pools):
+        monkeypatch.setattr(module, "CALL_SECONDS", HOWEVER_LONG)
+    monkeypatch.setattr(fleet, "GRACE_SECONDS", HOWEVER_LONG)
+    defaults = {**(guard.GuardedIndex.__init__.__kwdefaults__ or {}), "deadline": HOWEVER_LONG}
+    monkeypatch.setattr(guard.GuardedIndex.__init__, "__kwdefaults__", defaults)

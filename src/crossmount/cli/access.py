@@ -37,7 +37,10 @@ def client_options(settings: Settings, *, patient: bool = True) -> ClientOptions
     """
     if not patient:
         return replace(
-            client_options(settings), connect_timeout=5.0, read_timeout=10.0, retry=RetryPolicy(attempts=1)
+            client_options(settings),
+            connect_timeout=5.0,
+            read_timeout=10.0,
+            retry=RetryPolicy(attempts=1, outage=0.0),
         )
     return ClientOptions(
         plain_http=settings.plain_http,
