@@ -3,6 +3,7 @@ import base64
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -202,6 +203,33 @@ async def test_a_helper_that_is_given_up_is_killed_with_all_it_started(tmp_path:
             return True
 
     await until(is_dead)
+
+
+async def test_a_helper_that_is_given_up_while_it_starts_is_killed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled between its start and our knowing of it, nothing of it is left either, and nobody waits for it."""
+    file = tmp_path / "child"
+    env = helper(tmp_path, "slow", f"sleep 1000 & echo $! > {file}.new; mv {file}.new {file}; wait")
+    real, started, known = asyncio.create_subprocess_exec, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*arguments: Any, **details: Any) -> Any:
+        process = await real(*arguments, **details)
+        started.set()
+        await known.wait()
+        return process
+
+    monkeypatch.setattr("crossmount.registry.helpers.asyncio.create_subprocess_exec", slowly)
+    asking = asyncio.create_task(ask_helper("slow", REGISTRY, env=env, named_by="c"))
+    await started.wait()
+    await until(file.exists)
+    command = Path("/proc") / file.read_text().strip() / "cmdline"
+    asking.cancel()
+    await asyncio.sleep(0)
+    known.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await until(lambda: not command.exists() or b"sleep" not in command.read_bytes())
 
 
 async def test_a_helper_leaves_the_event_loop_free(tmp_path: Path) -> None:

@@ -60,10 +60,18 @@ async def ask_helper(
 async def _run(path: str, registry: str, env: Mapping[str, str], deadline: float, who: str) -> tuple[int, bytes]:
     """Run it in a session of its own, so that whatever it starts is killed with it."""
     server = _HUB_KEY if registry == DOCKER_HUB else registry
-    try:
-        process = await asyncio.create_subprocess_exec(
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
             path, "get", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=dict(env), start_new_session=True
         )
+    )
+    try:
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # asyncio would kill the program alone, and wait for ever for a pipe that its children hold
+        with contextlib.suppress(OSError):
+            await _end(await starting)
+        raise
     except OSError as error:
         raise CredentialsError(f"{who} cannot be run: {error.strerror}") from error
     try:
