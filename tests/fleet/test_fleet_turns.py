@@ -480,3 +480,23 @@ async def test_a_look_ends_in_time(any_place: Place) -> None:
             client.rpush(Keys().lease(LAYER, "r.example"), "another type")
             assert await fleet.uploader(LAYER, "r.example") is None
             client.flushall()
+
+
+async def test_a_lease_says_when_it_was_taken_and_who_waits_says_so_too(any_place: Place) -> None:
+    """After a takeover it counts from the takeover; of one process all who wait are listed, not only who asks."""
+    async with fleet_on(any_place) as first, fleet_on(any_place) as second:
+        turn = await upload_of(first, "a")
+        waits = [asyncio.create_task(turn_of(second, name)) for name in ("b", "c", "d")]
+        await until(lambda: waiting_on(any_place) == 3)
+        ours = asyncio.create_task(turn_of(first, "e"))
+        await until(lambda: waiting_on(any_place) == 4)
+        async with open_index(any_place.operator_url) as looking:
+            server = server_of(looking)
+            assert server is not None
+            (found,) = await underway(server)
+        assert found.holder.taken is not None
+        assert {each.dest for each in found.waiting} == {repo(name) for name in "bcde"}
+        assert all(each.taken is None for each in found.waiting)
+        await turn.publish()
+        await turn.release()
+        await asyncio.gather(*waits, ours)

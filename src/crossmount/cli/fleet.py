@@ -80,7 +80,8 @@ def _size(value: LeaseValue) -> str:
 
 def _who(found: Underway, value: LeaseValue, now: float) -> str:
     where = str(value.dest) if value.dest is not None else found.registry
-    since = f", for {text.duration(max(now - value.since, 0))}" if value.since else ""
+    began = value.since if value.taken is None else value.taken
+    since = f", for {text.duration(max(now - began, 0))}" if began else ""
     return f"{where} by {value.holder or 'somebody unknown'}{since}"
 
 
@@ -105,5 +106,5 @@ def _person(value: LeaseValue) -> dict[str, Any]:
     return {
         "holder": value.holder,
         "dest": None if value.dest is None else str(value.dest),
-        "since": value.since,
+        "since": value.since if value.taken is None else value.taken,
     }

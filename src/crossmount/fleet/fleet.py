@@ -32,6 +32,9 @@ from crossmount.oci import Digest, Repository
 TICK_SECONDS = (0.1, 0.25)
 """Between these is the time from one poll to the next."""
 
+SHOW_SECONDS = 1.0
+"""How often those who wait are shown to whoever looks."""
+
 
 class Fleet:
     """Decides, for each layer that a push would upload, who does it; the others wait and then mount.
@@ -67,6 +70,7 @@ class Fleet:
         )
         self._table = Table()
         self._turns: dict[Waiter, asyncio.Future[Turn | None]] = {}
+        self._show_at = float("-inf")
         self._kicked = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
 
@@ -242,6 +246,13 @@ class Fleet:
             raise
 
     async def _tick(self) -> None:
+        await self._ask_for_all()
+        now = self._source.clock()
+        if now >= self._show_at:
+            self._show_at = now + SHOW_SECONDS
+            await self._questions.show(self._table.waiting())
+
+    async def _ask_for_all(self) -> None:
         claims, decisions = self._table.ask(self._source.clock(), self.meter.rate)
         await self._carry_out(decisions)
         if not claims:

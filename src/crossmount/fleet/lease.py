@@ -13,6 +13,7 @@ VALUE_MAX = 4096
 
 _HOLDER_MAX = 200
 _SIZE_MAX = 2**63 - 1
+_EPOCH_DIGITS = 12
 
 Publishes = Literal["blob", "manifest"]
 """After what a holder names its repository as a source: the blob, or (ECR) the manifest that references it."""
@@ -29,6 +30,7 @@ class LeaseValue:
         size: bytes of the layer.
         since: when the push came to it (epoch seconds), by its own clock.
         publishes: when waiters can expect the source.
+        taken: when the lease was taken (epoch seconds, by the server's clock); None for one who waits.
     """
 
     token: str
@@ -37,6 +39,7 @@ class LeaseValue:
     size: int
     since: float
     publishes: Publishes = "blob"
+    taken: float | None = None
 
     def to_text(self) -> str:
         """Write it; the text as a whole is the proof of ownership."""
@@ -54,9 +57,13 @@ class LeaseValue:
 
     @classmethod
     def from_text(cls, text: bytes, registry: str) -> Self | None:
-        """Read what somebody wrote under the lease's key on `registry`; None if it is no lease of ours."""
+        """Read what somebody wrote under the lease's key on `registry`; None if it is no lease of ours.
+
+        A lease that was taken has, on a second line, when that was: see claim.lua.
+        """
+        value, _, taken = text[:VALUE_MAX].partition(b"\n")
         try:
-            found = json.loads(text[:VALUE_MAX])
+            found = json.loads(value)
         except (ValueError, RecursionError):
             return None
         if not isinstance(found, dict):
@@ -68,6 +75,7 @@ class LeaseValue:
             size=int(_number(found.get("size"))),
             since=_number(found.get("since")),
             publishes="manifest" if found.get("publishes") == "manifest" else "blob",
+            taken=float(taken) if taken.isdigit() and len(taken) <= _EPOCH_DIGITS else None,
         )
 
 

@@ -1,6 +1,6 @@
 """Leases on the index's server: many in one round trip, each by one script."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ WAITING_SECONDS = 3.0
 SOURCES_LOOKED_AT = 128
 
 _PACKAGE = "crossmount.fleet.scripts"
+_SCRIPTS = ("claim", "renew", "release", "show")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,20 @@ class Leases:
             next((reply for reply in replies if isinstance(reply, IndexFailedError)), None),
         )
 
+    async def show(self, waiting: Mapping[tuple[str, Digest], Sequence[str]]) -> None:
+        """Show who waits in this process, by registry and layer, in one round trip.
+
+        Raises:
+            IndexFailedError: the server did not serve at all.
+        """
+        show, patience = _script("show"), round(WAITING_SECONDS * 1000)
+        await self._run(
+            [
+                show.call((self._keys.waiters(layer, registry),), patience, *values)
+                for (registry, layer), values in waiting.items()
+            ]
+        )
+
     async def read(self, layer: Digest, registry: str) -> LeaseValue | None:
         """Return who uploads a layer to a registry now; None if nobody does, or none of us.
 
@@ -133,7 +148,9 @@ class Leases:
         return self._keys.lease(layer, registry), self._keys.waiters(layer, registry)
 
     async def _run(self, commands: Sequence[Command]) -> list[Any]:
-        return await run_scripted(self._link, commands, [_script(name) for name in ("claim", "renew", "release")])
+        return await run_scripted(
+            self._link, commands, [_script(name) for name in ("claim", "renew", "release", "show")]
+        )
 
 
 def _script(name: str) -> Script:

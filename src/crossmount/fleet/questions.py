@@ -1,6 +1,6 @@
 """What a fleet asks the index and its server, patiently, and what it takes for an answer where there is none."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from crossmount.fleet.lease import LeaseValue
@@ -51,6 +51,12 @@ class Questions:
         """Ask who uploads a layer now."""
         leases = self._leases
         return None if leases is None else await self.ask(lambda: leases.read(layer, registry), None)
+
+    async def show(self, waiting: Mapping[tuple[str, Digest], Sequence[str]]) -> None:
+        """Show who waits in this process."""
+        leases = self._leases
+        if leases is not None and waiting:
+            await self.ask(lambda: leases.show(waiting), None)
 
     async def record(self, sighting: Sighting) -> None:
         """Tell everybody of a layer that was brought."""

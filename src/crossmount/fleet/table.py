@@ -80,6 +80,14 @@ class Table:
         """Stand in line."""
         self._places.setdefault(waiter.place, _Place()).line.append(waiter)
 
+    def waiting(self) -> dict[tuple[str, Digest], list[str]]:
+        """Return who waits for what another, here or elsewhere, uploads: by registry and layer, their values."""
+        return {
+            key: [waiter.value for waiter in place.line if waiter.busy_since is not None]
+            for key, place in self._places.items()
+            if any(waiter.busy_since is not None for waiter in place.line)
+        }
+
     def uploader(self, registry: str, layer: Digest) -> Repository | None:
         """Return the repository that this process uploads a layer into now, if it does."""
         place = self._places.get((registry, layer))

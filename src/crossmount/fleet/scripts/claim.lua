@@ -6,7 +6,8 @@
 -- KEYS: the layer's set of sources on one registry, its lease there, those who wait for it
 -- ARGV: '1' to take the lease if it is free, our lease's value, its life (ms), how long we count as waiting (ms),
 --       the most members of the set to look at, then repositories that are no help to us
--- Returns: {'appeared', repository ...} | {'held'} | {'busy', the lease's value} | {'free'}
+-- A lease is its holder's value, a line end, and when it was taken (epoch seconds by this server's clock).
+-- Returns: {'appeared', repository ...} | {'held'} | {'busy', the lease} | {'free'}
 local sources, lease, waiters = KEYS[1], KEYS[2], KEYS[3]
 local take, value, life, patience = ARGV[1] == '1', ARGV[2], ARGV[3], tonumber(ARGV[4])
 
@@ -27,8 +28,8 @@ end
 -- no more than what a lease of ours can be: a stranger's value may be huge
 local there = redis.call('EXISTS', lease) == 1
 local holder = there and redis.call('GETRANGE', lease, 0, 4095)
-if there and holder ~= value then
-  local time = redis.call('TIME')
+local time = redis.call('TIME')
+if there and string.sub(holder, 1, #value) ~= value then
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   if redis.call('ZCARD', waiters) < 1000 then
     redis.call('ZADD', waiters, now, value)
@@ -40,6 +41,6 @@ end
 if not take then
   return {'free'}
 end
-redis.call('SET', lease, value, 'PX', life)
+redis.call('SET', lease, there and holder or value .. '\n' .. time[1], 'PX', life)
 redis.call('ZREM', waiters, value)
 return {'held'}
