@@ -256,6 +256,22 @@ async def test_pages_that_lead_to_themselves_end() -> None:
             [name async for name in client.catalog()]
 
 
+async def test_pages_that_lead_in_a_circle_end() -> None:
+    """A Link to any page that was there before is an error, after each page was asked for once."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert len(sent.requests) <= 3
+        following = {"": "one", "last=one": "two", "last=two": "one"}[request.url.query.decode()]
+        link = f'</v2/team/app/tags/list?last={following}>; rel="next"'
+        return httpx.Response(200, headers={"Link": link}, content=b'{"tags": ["x"]}')
+
+    client, sent = recorded(answer)
+    async with client:
+        with pytest.raises(InvalidAnswerError, match="do not end"):
+            [tag async for tag in client.list_tags(DEST)]
+    assert len(sent.requests) == 3
+
+
 async def test_a_manifest_may_have_4_mib_and_no_more() -> None:
     """The largest that the specification allows is read."""
     item = manifest(blob())

@@ -22,7 +22,7 @@ def read(document: Any) -> tuple[object, ...]:
     return read_notice(json.dumps(document).encode(), REGISTRY)
 
 
-def distribution(action: str, **target: Any) -> dict[str, Any]:
+def distribution(action: Any, **target: Any) -> dict[str, Any]:
     """Return an envelope of distribution's, as 2.8 and 3 send it, from a host of its own."""
     event = {
         "id": "320678d8-ca14-430f-8bb6-4ca139cd83f7",
@@ -144,6 +144,14 @@ def test_what_breaks_a_grammar_is_left_out(target: dict[str, Any]) -> None:
     """Names and digests of an event are checked as all others are."""
     assert read(distribution("push", mediaType=DOCKER_MANIFEST, **target)) == ()
     assert read(distribution("delete", **target)) == ()
+
+
+@pytest.mark.parametrize("odd", [["push"], {"push": 1}, 7, None])
+def test_an_action_that_is_no_text_is_none(odd: Any) -> None:
+    """Whatever stands in an action's place, the message is read, and nothing happened."""
+    assert read(distribution(odd, mediaType=DOCKER_MANIFEST, digest=D)) == ()
+    assert read(ecr("PUSH", **{"action-type": odd})) == ()
+    assert read({**harbor("PUSH_ARTIFACT", digest=D), "type": odd}) == ()
 
 
 def test_a_size_that_is_none_is_not_known() -> None:

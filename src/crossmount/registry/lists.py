@@ -88,15 +88,17 @@ class Lists:
     async def _answers(self, first: Call, good: Collection[int] = frozenset({200})) -> AsyncIterator[Answer]:
         """Yield page after page; a status that is not `good` is an error."""
         url: httpx.URL | None = first.url
+        seen: set[int] = set()  # of hashes: there may be very many pages, of long names
         for _ in range(PAGES_MAX):
             answer = await self._sender.send(replace(first, url=url or first.url, limit=PAGE_BYTES_MAX))
             if answer.status not in good:
                 raise refusal(answer, "GET")
             yield answer
-            previous, url = url, self._next_page(answer)
+            seen.add(hash(url))
+            url = self._next_page(answer)
             if url is None:
                 return
-            if url == previous:
+            if hash(url) in seen:
                 break
         raise InvalidAnswerError(f"GET {shown(first.url)}: its pages do not end")
 

@@ -15,6 +15,9 @@ from crossmount.transfer.tasks import run_all
 MANIFESTS_MAX = 1000
 """More manifests than any image has."""
 
+BYTES_MAX = 32 * 1024 * 1024
+"""More bytes than all manifests of an image have: all are in memory at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteImage:
@@ -62,10 +65,14 @@ class _Walk:
     reference: Reference
     requests: asyncio.Semaphore
     found: dict[Digest, Manifest] = field(default_factory=dict)
+    size: int = 0
 
     async def get(self, reference: Reference) -> Manifest:
         async with self.requests:
             manifest = await self.client.get_manifest(reference)
+        self.size += manifest.descriptor.size
+        if self.size > BYTES_MAX:
+            raise InvalidAnswerError(f"{self.reference}: its manifests have more than {BYTES_MAX} bytes")
         return self.found.setdefault(manifest.descriptor.digest, manifest)
 
     async def descend(self, level: list[Manifest]) -> None:
@@ -84,22 +91,30 @@ class _Walk:
 
             await run_all([partial(one, digest) for digest in sorted(wanted)])
             level = read
-        raise InvalidAnswerError(f"{self.reference}: an index in more than {INDEX_DEPTH_MAX} others")
+        raise self._too_deep()
 
     def in_order(self, root: Manifest) -> tuple[Manifest, ...]:
         """Return all manifests, children before their parents."""
         ordered: dict[Digest, Manifest] = {}
+        heights: dict[Digest, int] = {}
 
-        def enter(
-            manifest: Manifest,
-        ) -> None:  # it ends: an index cannot hold its own digest, and depth is bounded
-            for child in manifest.children:
-                if child.digest not in ordered:
-                    enter(self.found[child.digest])
-            ordered[manifest.descriptor.digest] = manifest
+        def enter(manifest: Manifest, depth: int) -> int:
+            """Enter a manifest after its children; return how many are above one another in it."""
+            digest = manifest.descriptor.digest
+            # the longest way down counts: an index may name all of a chain, which were all read in one step then
+            if depth + heights.get(digest, 0) > INDEX_DEPTH_MAX:
+                raise self._too_deep()
+            if digest not in ordered:
+                below = [enter(self.found[child.digest], depth + 1) + 1 for child in manifest.children]
+                heights[digest] = max(below, default=0)
+                ordered[digest] = manifest
+            return heights[digest]
 
-        enter(root)
+        enter(root, 0)
         return tuple(ordered.values())
+
+    def _too_deep(self) -> InvalidAnswerError:
+        return InvalidAnswerError(f"{self.reference}: an index in more than {INDEX_DEPTH_MAX} others")
 
     async def held(self, blobs: Iterable[Descriptor]) -> tuple[Descriptor, ...]:
         """Leave out the foreign layers that the repository does not hold."""

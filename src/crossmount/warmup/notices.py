@@ -111,7 +111,7 @@ def _read(document: dict[str, Any], names: _Names) -> Iterator[Happened]:
 
 
 def _distribution(event: dict[str, Any], names: _Names) -> Iterator[Happened]:
-    target, action = _map(event.get("target")), event.get("action")
+    target, action = _map(event.get("target")), _text(event.get("action"))
     repository, digest = names.repository(target.get("repository")), _digest(target.get("digest"))
     if repository is None or digest is None:  # without a digest a tag, or a whole repository, was deleted
         return
