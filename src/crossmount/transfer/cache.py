@@ -6,24 +6,33 @@
 
 A blob comes into `blobs` whole, verified and on disk, by one rename. Locks are flocks, which end with their
 process: what a killed one left in `incoming` belongs to nobody, and the next who looks takes or removes it.
+
+Whoever else may write to the folder can spoil the cache, no more: no link is followed, nothing is waited for
+without end, what the cache did not name is left alone, and the bytes are checked by whoever reads them.
 """
 
+import errno
 import fcntl
 import json
 import os
+import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from crossmount._foreign import json_object
 from crossmount.oci import Descriptor
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.oci.layout import LAYOUT_VERSION
 
 DEFAULT_LIMIT = 10 * 1024**3
 
-_OPEN = os.O_CLOEXEC | os.O_NOFOLLOW
+_OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # nor wait for the other end of a pipe
+_ENCODED = {"sha256": r"[0-9a-f]{64}", "sha512": r"[0-9a-f]{128}"}
+_INCOMING = re.compile("|".join(f"{algorithm}-{encoded}" for algorithm, encoded in _ENCODED.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +59,13 @@ class BlobCache:
 
         The bytes have the right size; whether they are the right ones, whoever reads them checks.
         """
-        path = self._blob(descriptor)
+        self._check_folders()
         try:
-            fileno = os.open(path, os.O_RDONLY | _OPEN)
+            fileno = os.open(self._blob(descriptor), os.O_RDONLY | _OPEN)
         except FileNotFoundError:
             return None
-        if os.fstat(fileno).st_size != descriptor.size:
+        state = os.fstat(fileno)
+        if state.st_size != descriptor.size or not stat.S_ISREG(state.st_mode):
             os.close(fileno)
             self.discard(descriptor)
             return None
@@ -79,18 +89,26 @@ class BlobCache:
         except FileNotFoundError:
             return None
 
-    def make_room(self) -> bool:
+    def make_room(self) -> bool | None:
         """Remove what was not used for the longest time until the limit holds, what is incoming included.
 
         Returns:
-            Whether it holds now; if what is incoming alone is too much nothing is removed.
+            Whether it holds now, None while another makes room; if what is incoming alone is too much nothing is
+            removed.
         """
-        with _locked(self.folder / "lock"):
+        self._check_folders()
+        with _locked(self.folder / "lock") as is_ours:
+            if not is_ours:
+                return None
             self._sweep()
-            room = self.limit - sum(size for _, size, _ in _files(self.folder / "incoming"))
+            room = self.limit - sum(size for _, size, _ in _files(self.folder / "incoming", _INCOMING))
             if room < 0:
                 return False
-            kept = sorted(file for folder in _folders(self.folder / "blobs") for file in _files(folder))
+            kept = sorted(
+                file
+                for algorithm, encoded in _ENCODED.items()
+                for file in _files(self.folder / "blobs" / algorithm, re.compile(encoded))
+            )
             over = sum(size for _, size, _ in kept) - room
             for _, size, path in kept:
                 if over <= 0:
@@ -101,18 +119,34 @@ class BlobCache:
 
     def _sweep(self) -> None:
         """Remove what killed processes left."""
-        for _, _, path in _files(self.folder / "incoming"):
+        for _, _, path in _files(self.folder / "incoming", _INCOMING):
             left = Incoming.take(path)
             if left is not None:
                 left.discard()
 
     def _make(self) -> None:
         """Make the folder an image layout, unless it is one."""
-        (self.folder / "incoming").mkdir(parents=True, exist_ok=True)
-        for algorithm in ("sha256", "sha512"):
-            (self.folder / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
+        self._check_folders()
+        if not (self.folder / "incoming").exists() and _has_images(self.folder / "index.json"):
+            raise OSError(errno.EEXIST, "an image layout that has images in it is no cache", str(self.folder))
+        for folder in self._folders():
+            folder.mkdir(parents=True, exist_ok=True)
         _write_once(self.folder / "index.json", {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
         _write_once(self.folder / "oci-layout", {"imageLayoutVersion": LAYOUT_VERSION})
+
+    def _folders(self) -> list[Path]:
+        blobs = self.folder / "blobs"
+        return [self.folder / "incoming", blobs, *(blobs / algorithm for algorithm in _ENCODED)]
+
+    def _check_folders(self) -> None:
+        """See that no folder in the cache's is a link: it would be another's, and we would empty that.
+
+        Raises:
+            OSError: one is.
+        """
+        for folder in self._folders():
+            if folder.is_symlink():
+                raise OSError(errno.ELOOP, f"{folder.name} is a link", str(folder))
 
     def _blob(self, descriptor: Descriptor) -> Path:
         digest = descriptor.digest
@@ -193,30 +227,39 @@ class Incoming:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[bool]:
+    """Lock a file in the block, and tell whether that succeeded: nobody else has the lock."""
     fileno = os.open(path, os.O_RDWR | os.O_CREAT | _OPEN, 0o644)
     try:
-        fcntl.flock(fileno, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(fileno, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_ours = False
+        else:
+            is_ours = True
+        yield is_ours
     finally:
         os.close(fileno)
 
 
-def _files(folder: Path) -> list[tuple[float, int, Path]]:
-    """Return the files of a folder: when each was last used, its size, its path."""
+def _files(folder: Path, names: re.Pattern[str]) -> list[tuple[float, int, Path]]:
+    """Return the files of a folder that are named so: when each was last used, its size, its path."""
     found = []
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):
-                state = entry.stat(follow_symlinks=False)
-                found.append((state.st_mtime, state.st_size, Path(entry.path)))
+                if names.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False):
+                    state = entry.stat(follow_symlinks=False)
+                    found.append((state.st_mtime, state.st_size, Path(entry.path)))
     return found
 
 
-def _folders(folder: Path) -> list[Path]:
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    return []
+def _has_images(index: Path) -> bool:
+    """Tell whether a layout names images: their blobs are not ours to remove."""
+    with suppress(FileNotFoundError):
+        document = json_object(index.read_bytes())
+        return document is None or bool(document.get("manifests"))
+    return False
 
 
 def _write_once(path: Path, document: object) -> None:

@@ -19,6 +19,9 @@ POLL_SECONDS = 0.05
 STUCK_SECONDS = 30.0
 """How long another process that fetches a blob may write nothing before one goes past the cache."""
 
+SLOWEST = 64 * 1024
+"""Bytes a second that it must come at, or one does not wait for it to the end."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -217,7 +220,8 @@ class _Filling:
     async def _first(self) -> Incoming | None:
         """Wait until the blob is there (None), or nobody else fetches it."""
         descriptor = self.blob.descriptor
-        waiting_since = self.now()
+        began = seen = self.now()
+        last: float | None = None
         while True:
             incoming = self.cache.begin(descriptor)
             fileno = self.cache.open(descriptor)
@@ -229,15 +233,16 @@ class _Filling:
                 return None
             if incoming is not None:
                 return incoming
-            last = max(self.cache.touched(descriptor) or 0.0, waiting_since)
-            if self.now() - last > STUCK_SECONDS:
+            now, touched = self.now(), self.cache.touched(descriptor)
+            if touched != last:  # by whatever clock
+                last, seen = touched, now
+            if now - seen > STUCK_SECONDS or now - began > STUCK_SECONDS + descriptor.size / SLOWEST:
                 raise CacheFailedError(f"another process fetches {descriptor.digest} and does not get on")
             await asyncio.sleep(POLL_SECONDS)
 
     async def _fetch(self, incoming: Incoming) -> None:
         """Write the blob; the last bytes come only if all are right, and count only when all are on disk."""
-        if not await finished(self.cache.make_room):
-            raise CacheFailedError(f"{self.cache.folder} is full of blobs that are being fetched")
+        await self._make_room()
         at, piece = 0, bytearray()
         async with aclosing(self.blob.stream()) as parts:
             async for part in parts:
@@ -249,6 +254,15 @@ class _Filling:
                     await self._tell(at)
         if piece:
             await finished(incoming.write, bytes(piece), at)
+
+    async def _make_room(self) -> None:
+        since = self.now()
+        while (is_room := await finished(self.cache.make_room)) is None:
+            if self.now() - since > STUCK_SECONDS:
+                raise CacheFailedError(f"another process makes room in {self.cache.folder} and does not get on")
+            await asyncio.sleep(POLL_SECONDS)
+        if not is_room:
+            raise CacheFailedError(f"{self.cache.folder} is full of blobs that are being fetched")
 
     def _close_if_done(self) -> None:
         """Close the file when nobody needs it any more."""

@@ -1,0 +1,141 @@
+"""A cache folder that others may write to: they can spoil it, and harm nothing else."""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossmount.oci import Descriptor, Digest
+from crossmount.registry import ClientOptions, RetryPolicy
+from crossmount.testing import ScriptedRegistry
+from crossmount.transfer import BlobCache, CopyReport, copy, filling, push
+from support.images import MadeImage, make_layers, make_layout
+from support.waiting import until
+
+OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, first_wait=0.01, longest_wait=0.02))
+DATA = b"data"
+BLOB = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobCache:
+    """An empty cache of few bytes, which is there already."""
+    made = BlobCache(tmp_path / "cache", limit=1000)
+    incoming = made.begin(BLOB)
+    assert incoming is not None
+    incoming.discard()
+    return made
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> MadeImage:
+    """A small image."""
+    return make_layout(tmp_path / "image", make_layers(2, size=300))
+
+
+@pytest.fixture
+async def a(image: MadeImage) -> AsyncIterator[ScriptedRegistry]:
+    """A registry that holds the image as app:1."""
+    async with ScriptedRegistry() as registry:
+        await push(image.path, f"{registry.address}/app:1", options=OPTIONS)
+        yield registry
+
+
+async def through(store: BlobCache, a: ScriptedRegistry, **how: Any) -> CopyReport:
+    """Copy app:1 within the same process to another registry, through the cache; it must arrive."""
+    async with ScriptedRegistry() as b:
+        report = await copy(f"{a.address}/app:1", f"{b.address}/app", cache=store, options=OPTIONS, **how)
+        assert "1" in b.holdings.find("app").tags
+        return report
+
+
+@pytest.mark.parametrize("place", ["incoming/thesis.doc", "blobs/sha256/notes", "blobs/photos/cat.jpg", "a.txt"])
+def test_what_the_cache_did_not_name_is_left_alone(store: BlobCache, place: str) -> None:
+    """A folder that was somebody's before keeps its other files, however full it is."""
+    mine = store.folder / place
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_bytes(bytes(5000))
+    assert store.make_room()
+    assert mine.exists()
+
+
+async def test_a_layout_with_images_is_not_made_a_cache(image: MadeImage, a: ScriptedRegistry) -> None:
+    """Its blobs are somebody's image, and would leave it."""
+    before = {path.name: path.read_bytes() for path in (image.path / "blobs" / "sha256").iterdir()}
+    await through(BlobCache(image.path, limit=1000), a)
+    assert {path.name: path.read_bytes() for path in (image.path / "blobs" / "sha256").iterdir()} == before
+    assert not (image.path / "incoming").exists()
+
+
+@pytest.mark.parametrize("linked", ["incoming", "blobs", "blobs/sha256"])
+async def test_a_folder_that_is_a_link_is_not_followed(
+    store: BlobCache, a: ScriptedRegistry, tmp_path: Path, linked: str
+) -> None:
+    """Nobody can have another folder emptied, or filled, in the cache's place."""
+    theirs = tmp_path / "theirs"
+    (store.folder / linked).rename(theirs)
+    for algorithm, name in (("", f"sha256-{'0' * 64}"), ("sha256", "1" * 64), ("", "2" * 64)):
+        (theirs / algorithm).mkdir(exist_ok=True)
+        (theirs / algorithm / name).write_bytes(bytes(5000))
+    (store.folder / linked).symlink_to(theirs)
+    before = sorted(theirs.rglob("*"))
+    await through(store, a)
+    assert sorted(theirs.rglob("*")) == before
+
+
+async def test_a_pipe_in_place_of_a_blob_is_not_waited_for(
+    store: BlobCache, a: ScriptedRegistry, image: MadeImage
+) -> None:
+    """Opening it would wait for the other end for ever."""
+    for blob in image.blobs:
+        os.mkfifo(store.folder / "blobs" / "sha256" / blob.digest.encoded)
+    await asyncio.wait_for(through(store, a), 20)
+
+
+async def test_a_folder_in_place_of_a_blob_is_gone_past(
+    store: BlobCache, a: ScriptedRegistry, image: MadeImage
+) -> None:
+    """Neither reading nor making room stumbles over it."""
+    for blob in (*image.blobs, Descriptor("x", Digest.of(b"other"), 5)):
+        (store.folder / "blobs" / "sha256" / blob.digest.encoded).mkdir()
+    await through(BlobCache(store.folder, limit=1), a)
+    assert BlobCache(store.folder, limit=1).make_room()
+
+
+async def test_a_lock_that_is_never_given_back_is_not_waited_for(
+    store: BlobCache, a: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One who was stopped while it made room holds up nobody."""
+    monkeypatch.setattr(filling, "STUCK_SECONDS", 0.2)
+    with (store.folder / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        await asyncio.wait_for(through(store, a), 20)
+
+
+@pytest.mark.parametrize("how", ["future", "touched"])
+async def test_another_that_never_gets_on_is_not_waited_for(
+    store: BlobCache, a: ScriptedRegistry, image: MadeImage, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Neither a date of the future nor a new one each moment makes a wait endless."""
+    monkeypatch.setattr(filling, "STUCK_SECONDS", 0.3)
+    others = [store.begin(blob) for blob in image.blobs]
+    copying = asyncio.create_task(through(store, a))
+    stamp = 4_000_000_000.0
+
+    def touch() -> bool:
+        nonlocal stamp
+        for other in others:
+            assert other is not None
+            os.utime(other.fileno, (stamp, stamp))
+        stamp += 1 if how == "touched" else 0
+        return copying.done()
+
+    await asyncio.wait_for(until(touch), 20)
+    await copying
+    for other in others:
+        assert other is not None
+        other.discard()
