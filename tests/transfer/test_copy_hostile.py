@@ -1,16 +1,25 @@
 """Copies of images that somebody made to do harm, and by an index that somebody wrote to do harm."""
 
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 
+import httpx
 import pytest
 
-from crossmount.errors import CopyFailedError, InvalidAnswerError
-from crossmount.oci import Digest
+from crossmount.errors import CopyFailedError, InvalidAnswerError, RegistryUnreachableError
+from crossmount.index import MemoryMountIndex, Sighting
+from crossmount.oci import Digest, Located, Repository
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.registry import ClientOptions, RetryPolicy
-from crossmount.testing import ScriptedRegistry
-from crossmount.transfer import CopyReport, copy, remote
+from crossmount.testing import Alter, Fault, RegistryOptions, Reply, ScriptedRegistry
+from crossmount.transfer import CopyReport, Limits, Registries, copy, origins, remote
+from crossmount.transfer.origins import Origins, RegistryOrigin
+from crossmount.transfer.registries import FAR_AWAY
+from support.certificates import self_signed
 from support.holdings import put_document, put_image, put_index
+from support.registry_kit import blob, recorded
 
 OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, first_wait=0.01, longest_wait=0.02))
 
@@ -66,3 +75,82 @@ async def test_manifests_are_bounded_by_their_bytes_too(
     put_index(a, "app", "1", [padded(number) for number in range(60)])
     assert "more than 100000 bytes" in str(await refused(a, b))
     assert len(a.matching(path="*/manifests/*")) < 50
+
+
+LAYERS = [bytes([number]) * 100_000 for number in range(1, 5)]
+
+
+@pytest.mark.parametrize("action", [Alter(corrupt=True), Reply(status=500)], ids=["wrong", "broken"])
+async def test_a_registry_that_only_the_index_names_is_no_help_once(
+    b: ScriptedRegistry, tmp_path: Path, action: Alter | Reply
+) -> None:
+    """Who gave wrong bytes, or none, is asked for nothing more: a hostile hint costs little, not each layer."""
+    context, authority = self_signed(tmp_path)
+    options = replace(OPTIONS, ca_file=authority)
+    index = MemoryMountIndex()
+    async with (
+        ScriptedRegistry(RegistryOptions(latency=0.05)) as far,
+        ScriptedRegistry(tls=context) as hint,
+        Registries(options) as registries,
+    ):
+        put_image(far, "app", "1", LAYERS)
+        hint.play(Fault(method="GET", path="*/blobs/*", action=action, times=None))
+        for name in ("one", "two"):
+            for layer in LAYERS:
+                held = Sighting(hint.put_blob(name, layer), Repository(hint.address, name), len(layer))
+                await index.record([held])
+        source, dest = f"{far.address}/app:1", f"{b.address}/app"
+        await copy(source, dest, index=index, registries=registries, limits=Limits(uploads=1))
+        assert 1 <= len(hint.matching(method="GET", path="*/blobs/*")) <= 2 * OPTIONS.retry.attempts
+    assert "1" in b.holdings.find("app").tags
+
+
+class Counting(Registries):
+    """Registries that are all far away, and keep in mind which were asked how far."""
+
+    def __init__(self) -> None:
+        super().__init__(OPTIONS)
+        self.asked: set[str] = set()
+
+    async def distance(self, place: Located) -> float:
+        """Tell that there is no answer."""
+        self.asked.add(place.repository.registry)
+        return FAR_AWAY
+
+
+async def test_an_index_that_names_registries_without_end_has_few_asked(
+    a: ScriptedRegistry, b: ScriptedRegistry
+) -> None:
+    """Each costs a connection and a hundred times its memory, so one copy asks no more than so many at all."""
+    put_image(a, "app", "1", LAYERS)
+    index = MemoryMountIndex()
+    for number, layer in enumerate(LAYERS):
+        for host in range(50):
+            stranger = Repository(f"r{number}-{host}.example", "app")
+            await index.record([Sighting(Digest.of(layer), stranger, len(layer))])
+    async with Counting() as registries:
+        await copy(f"{a.address}/app:1", f"{b.address}/app", index=index, registries=registries)
+        assert len(registries.asked - {a.address, b.address}) <= origins.HINTED_MAX
+    assert "1" in b.holdings.find("app").tags
+
+
+async def test_a_registry_that_only_the_index_names_may_not_dawdle() -> None:
+    """One that sends a byte now and then is given up; one that somebody named may be as slow as it likes."""
+    item = blob(bytes(10_000))
+
+    async def drip() -> AsyncGenerator[bytes]:
+        for start in range(10_000):
+            yield bytes(10_000)[start : start + 1]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        del request
+        return httpx.Response(200, headers={"Content-Length": "10000"}, content=drip())
+
+    client, _ = recorded(answer, "slow.example")
+    repository = Repository("slow.example", "app")
+    async with client, Registries(OPTIONS, clock=itertools.count(step=0.5).__next__) as registries:
+        origin = RegistryOrigin(repository, client, Origins(registries=registries, index=MemoryMountIndex()))
+        with pytest.raises(RegistryUnreachableError, match=r"slow\.example/app: .* too slowly"):
+            [part async for part in origin.read(item.descriptor, 0)]
+        registries.name("slow.example")
+        assert b"".join([part async for part in origin.read(item.descriptor, 0)]) == bytes(10_000)
