@@ -99,7 +99,7 @@ class Companions:
         return found
 
     async def _read(self, reference: Reference) -> RemoteImage:
-        """Read one more, which is counted before it is asked for: each manifest of an image may list a thousand."""
+        """Read one more, counted before it is asked for: each manifest of an image may list a thousand."""
         self._count += 1
         if self._count > REFERRERS_MAX:
             raise InvalidAnswerError(f"{self.source}: more than {REFERRERS_MAX} manifests refer to one image")
