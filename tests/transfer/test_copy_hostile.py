@@ -10,13 +10,12 @@ import pytest
 
 from crossmount.errors import CopyFailedError, InvalidAnswerError, RegistryUnreachableError
 from crossmount.index import MemoryMountIndex, Sighting
-from crossmount.oci import Digest, Located, Repository
+from crossmount.oci import Digest, Repository
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.registry import ClientOptions, RetryPolicy
 from crossmount.testing import Alter, Fault, RegistryOptions, Reply, ScriptedRegistry
-from crossmount.transfer import CopyReport, Limits, Registries, copy, origins, remote
+from crossmount.transfer import CopyReport, Limits, Registries, copy, remote
 from crossmount.transfer.origins import Origins, RegistryOrigin
-from crossmount.transfer.registries import FAR_AWAY
 from support.certificates import self_signed
 from support.holdings import put_document, put_image, put_index
 from support.registry_kit import blob, recorded
@@ -102,35 +101,6 @@ async def test_a_registry_that_only_the_index_names_is_no_help_once(
         source, dest = f"{far.address}/app:1", f"{b.address}/app"
         await copy(source, dest, index=index, registries=registries, limits=Limits(uploads=1))
         assert 1 <= len(hint.matching(method="GET", path="*/blobs/*")) <= 2 * OPTIONS.retry.attempts
-    assert "1" in b.holdings.find("app").tags
-
-
-class Counting(Registries):
-    """Registries that are all far away, and keep in mind which were asked how far."""
-
-    def __init__(self) -> None:
-        super().__init__(OPTIONS)
-        self.asked: set[str] = set()
-
-    async def distance(self, place: Located) -> float:
-        """Tell that there is no answer."""
-        self.asked.add(place.repository.registry)
-        return FAR_AWAY
-
-
-async def test_an_index_that_names_registries_without_end_has_few_asked(
-    a: ScriptedRegistry, b: ScriptedRegistry
-) -> None:
-    """Each costs a connection and a hundred times its memory, so one copy asks no more than so many at all."""
-    put_image(a, "app", "1", LAYERS)
-    index = MemoryMountIndex()
-    for number, layer in enumerate(LAYERS):
-        for host in range(50):
-            stranger = Repository(f"r{number}-{host}.example", "app")
-            await index.record([Sighting(Digest.of(layer), stranger, len(layer))])
-    async with Counting() as registries:
-        await copy(f"{a.address}/app:1", f"{b.address}/app", index=index, registries=registries)
-        assert len(registries.asked - {a.address, b.address}) <= origins.HINTED_MAX
     assert "1" in b.holdings.find("app").tags
 
 

@@ -29,9 +29,6 @@ REGISTRIES_MAX = 4
 REPOSITORIES_MAX = 2
 """Repositories of one of them."""
 
-HINTED_MAX = 16
-"""Registries that nobody but the index names, for all blobs of one copy: it may name them without end."""
-
 SLOW_SECONDS = 10.0
 """How long one of those may be slower than `SLOWEST`."""
 
@@ -137,7 +134,6 @@ class Origins:
     observer: events.Observer = events.ignore
     _wrong: set[tuple[Repository, Digest]] = field(default_factory=set, init=False)
     _denied: set[Repository] = field(default_factory=set, init=False)
-    _hinted: set[str] = field(default_factory=set, init=False)
     _no_help: set[str] = field(default_factory=set, init=False)
 
     async def of(self, descriptor: Descriptor, *, source: Repository, dest: Repository) -> list[RegistryOrigin]:
@@ -150,7 +146,7 @@ class Origins:
         holders = [
             holder
             for holder in known
-            if holder not in self._denied and holder != dest and self._is_worth_asking(holder)
+            if holder not in self._denied and holder != dest and holder.registry not in self._no_help
         ]
         registries = {holder.registry: holder for holder in (*holders, source)}
         distance: dict[str, float] = {}
@@ -165,15 +161,6 @@ class Origins:
                 f"{', '.join(map(str, ranked))} gave bytes that do not have that digest"
             )
         return [RegistryOrigin(repository, self.registries.client(repository), self) for repository in left]
-
-    def _is_worth_asking(self, holder: Repository) -> bool:
-        """Tell whether a holder may be asked: few that only the index names are, and none that was no help."""
-        registry = holder.registry
-        if self.registries.is_named(holder):
-            return True
-        if registry not in self._hinted and len(self._hinted) < HINTED_MAX:
-            self._hinted.add(registry)
-        return registry in self._hinted and registry not in self._no_help
 
     async def failed(self, origin: RegistryOrigin, digest: Digest, error: CrossmountError) -> None:
         """Take note that a repository did not give a blob."""

@@ -119,7 +119,7 @@ class Registries:
 
     async def distance(self, place: Located) -> float:
         """Return the seconds that greeting `place`'s registry takes, measured once; infinite without an answer."""
-        registry, now = place.repository.registry, self._clock()
+        registry, now = place.repository.registry, self.clock()
         measuring = self._distances.get(registry)
         if measuring is None and registry not in self._named and len(self._distances) >= MEASURED_MAX:
             return FAR_AWAY
