@@ -4,15 +4,21 @@ import asyncio
 import fcntl
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from crossmount.errors import CopyFailedError
 from crossmount.oci import Descriptor, Digest
+from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.registry import ClientOptions, RetryPolicy
 from crossmount.testing import ScriptedRegistry
 from crossmount.transfer import BlobCache, CopyReport, copy, filling, push
+from crossmount.transfer.copy import copy_all
+from crossmount.transfer.targets import CopyJob
+from support.holdings import CONFIG, LAYER, entry, put_document, put_image
 from support.images import MadeImage, make_layers, make_layout
 from support.waiting import until
 
@@ -139,3 +145,31 @@ async def test_another_that_never_gets_on_is_not_waited_for(
     for other in others:
         assert other is not None
         other.discard()
+
+
+@pytest.mark.parametrize("size", [1, 299_999, 300_001, 900_000])
+@pytest.mark.parametrize("together", ["together", ""])
+async def test_an_image_that_lies_about_a_size_spoils_no_other(
+    tmp_path: Path, size: int, *, together: bool
+) -> None:
+    """The layer that both name comes for the one that is right, and stays in the cache."""
+    layer = bytes(range(250)) * 1200
+    store = BlobCache(tmp_path / "cache")
+    async with ScriptedRegistry() as a, ScriptedRegistry() as b:
+        put_image(a, "good", "1", [layer])
+        lie = {"mediaType": LAYER, "digest": Digest.of(layer), "size": size}
+        document = {"schemaVersion": 2, "config": entry(b"{}", CONFIG), "layers": [lie]}
+        put_document(a, "bad", "1", document, OCI_MANIFEST)
+        a.put_blob("bad", layer)
+        a.put_blob("bad", b"{}")
+        bad = CopyJob.of(f"{a.address}/bad:1", [f"{b.address}/bad"])
+        good = CopyJob.of(f"{a.address}/good:1", [f"{b.address}/good"])
+        for jobs in [[bad, good]] if together else [[good], [bad]]:
+            with suppress(CopyFailedError):
+                await copy_all(jobs, cache=store, options=OPTIONS)
+        assert b.holdings.find("bad").tags == {}
+        assert "1" in b.holdings.find("good").tags
+        held = b.holdings.blob("good", Digest.of(layer))
+        assert held is not None
+        assert b"".join(held.read(0, held.size)) == layer
+    assert (store.folder / "blobs" / "sha256" / Digest.of(layer).encoded).read_bytes() == layer

@@ -1,16 +1,24 @@
 """Copies of images that somebody made to do harm, and by an index that somebody wrote to do harm."""
 
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 
+import httpx
 import pytest
 
-from crossmount.errors import CopyFailedError, InvalidAnswerError
-from crossmount.oci import Digest
+from crossmount.errors import CopyFailedError, InvalidAnswerError, RegistryUnreachableError
+from crossmount.index import MemoryMountIndex, Sighting
+from crossmount.oci import Digest, Repository
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.registry import ClientOptions, RetryPolicy
-from crossmount.testing import ScriptedRegistry
-from crossmount.transfer import CopyReport, copy, remote
+from crossmount.testing import Alter, Fault, RegistryOptions, Reply, ScriptedRegistry
+from crossmount.transfer import CopyReport, Limits, Registries, copy, remote
+from crossmount.transfer.origins import Origins, RegistryOrigin
+from support.certificates import self_signed
 from support.holdings import put_document, put_image, put_index
+from support.registry_kit import blob, recorded
 
 OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, first_wait=0.01, longest_wait=0.02))
 
@@ -66,3 +74,53 @@ async def test_manifests_are_bounded_by_their_bytes_too(
     put_index(a, "app", "1", [padded(number) for number in range(60)])
     assert "more than 100000 bytes" in str(await refused(a, b))
     assert len(a.matching(path="*/manifests/*")) < 50
+
+
+LAYERS = [bytes([number]) * 100_000 for number in range(1, 5)]
+
+
+@pytest.mark.parametrize("action", [Alter(corrupt=True), Reply(status=500)], ids=["wrong", "broken"])
+async def test_a_registry_that_only_the_index_names_is_no_help_once(
+    b: ScriptedRegistry, tmp_path: Path, action: Alter | Reply
+) -> None:
+    """Who gave wrong bytes, or none, is asked for nothing more: a hostile hint costs little, not each layer."""
+    context, authority = self_signed(tmp_path)
+    options = replace(OPTIONS, ca_file=authority)
+    index = MemoryMountIndex()
+    async with (
+        ScriptedRegistry(RegistryOptions(latency=0.05)) as far,
+        ScriptedRegistry(tls=context) as hint,
+        Registries(options) as registries,
+    ):
+        put_image(far, "app", "1", LAYERS)
+        hint.play(Fault(method="GET", path="*/blobs/*", action=action, times=None))
+        for name in ("one", "two"):
+            for layer in LAYERS:
+                held = Sighting(hint.put_blob(name, layer), Repository(hint.address, name), len(layer))
+                await index.record([held])
+        source, dest = f"{far.address}/app:1", f"{b.address}/app"
+        await copy(source, dest, index=index, registries=registries, limits=Limits(uploads=1))
+        assert 1 <= len(hint.matching(method="GET", path="*/blobs/*")) <= 2 * OPTIONS.retry.attempts
+    assert "1" in b.holdings.find("app").tags
+
+
+async def test_a_registry_that_only_the_index_names_may_not_dawdle() -> None:
+    """One that sends a byte now and then is given up; one that somebody named may be as slow as it likes."""
+    item = blob(bytes(10_000))
+
+    async def drip() -> AsyncGenerator[bytes]:
+        for start in range(10_000):
+            yield bytes(10_000)[start : start + 1]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        del request
+        return httpx.Response(200, headers={"Content-Length": "10000"}, content=drip())
+
+    client, _ = recorded(answer, "slow.example")
+    repository = Repository("slow.example", "app")
+    async with client, Registries(OPTIONS, clock=itertools.count(step=0.5).__next__) as registries:
+        origin = RegistryOrigin(repository, client, Origins(registries=registries, index=MemoryMountIndex()))
+        with pytest.raises(RegistryUnreachableError, match=r"slow\.example/app: .* too slowly"):
+            [part async for part in origin.read(item.descriptor, 0)]
+        registries.name("slow.example")
+        assert b"".join([part async for part in origin.read(item.descriptor, 0)]) == bytes(10_000)

@@ -12,7 +12,7 @@ from crossmount.oci import BytesBlob, Descriptor, Digest, Manifest, Reference, R
 from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.testing import Fault, Reply, ScriptedRegistry
-from crossmount.transfer import CopyReport, copy, push
+from crossmount.transfer import CopyReport, copy, push, referrers
 from crossmount.transfer.referrers import DEPTH_MAX, with_entries
 from support.images import MadeImage, make_layers, make_layout
 from support.registries import DockerRegistry, StartRegistry
@@ -192,6 +192,20 @@ async def test_a_chain_that_does_not_end_is_refused(
     with pytest.raises(CopyFailedError, match="deep"):
         await copied(a.address, b.address)
     assert b.holdings.find("mirror/app").tags == {}
+
+
+async def test_what_refers_is_bounded_before_it_is_read(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that lists as much for each part of an image as it may for one isn't asked for all of that."""
+    monkeypatch.setattr(referrers, "REFERRERS_MAX", 10)
+    for subject in (image.root, *image.manifests):
+        for number in range(9):
+            await attach(a.address, subject, f"{number} of {subject.digest}")
+    a.requests.clear()
+    with pytest.raises(CopyFailedError, match="more than 10 manifests refer"):
+        await copied(a.address, b.address)
+    assert len(a.matching(method="GET", path="*/manifests/*")) <= 10 + 3
 
 
 async def test_real_registries_without_the_api(

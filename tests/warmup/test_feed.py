@@ -1,8 +1,11 @@
 """A registry's events keep the index true."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +22,7 @@ from crossmount.asyncio import (
 from crossmount.index import MountIndex
 from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
-from crossmount.testing import Fault, Reply, ScriptedRegistry
+from crossmount.testing import BasicAuth, Fault, RegistryOptions, Reply, ScriptedRegistry
 from crossmount.warmup import feed as feeding
 from support.holdings import put_image, put_index
 from support.registry_kit import QUICK
@@ -133,6 +136,24 @@ async def test_a_deleted_blob_is_asked_for(
     scripted_registry.holdings.find("a").blobs.clear()
     await told(feed, event("delete", "a", layer))
     assert await known(index, BASE) == set()
+
+
+async def test_what_is_only_hidden_from_the_feed_is_not_forgotten(index: MemoryMountIndex, tmp_path: Path) -> None:
+    """Registries say 404 to those who may not see a repository: a made-up deletion forgets nothing of it."""
+    authfile = tmp_path / "auth.json"
+    layer = Digest.of(BASE)
+    async with ScriptedRegistry(RegistryOptions(auth=BasicAuth(users={"feed": "secret"}))) as registry:
+        encoded = base64.b64encode(b"feed:secret").decode()
+        authfile.write_text(json.dumps({"auths": {registry.address: {"auth": encoded}}}))
+        options = replace(PLAIN, authfile=authfile)
+        hidden, open_to_it = Repository(registry.address, "hidden"), Repository(registry.address, "open")
+        await index.record([Sighting(layer, hidden), Sighting(layer, open_to_it)])
+        put_image(registry, "open", "1", [OWN])
+        registry.play(Fault(path="/v2/hidden/*", action=Reply(status=404), times=None))
+        async with EventFeed(registry.address, index, options=options) as feed:
+            await told(feed, event("delete", "hidden", layer), event("delete", "open", layer))
+            assert feed.worked["failed"] == 0
+    assert await known(index, BASE) == {"hidden"}
 
 
 async def test_a_deletion_of_what_nobody_knows_costs_nothing(

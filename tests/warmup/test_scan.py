@@ -29,6 +29,7 @@ from crossmount.testing import CutBefore, Fault, RegistryOptions, Reply, Scripte
 from crossmount.testing.auth import Grant
 from crossmount.warmup.memory import LocalMemory
 from crossmount.warmup.outline import Outline
+from crossmount.warmup.progress import progress_of
 from crossmount.warmup.recorder import BATCH
 from crossmount.warmup.scan import REQUESTS
 from support.holdings import put_document, put_image, put_index
@@ -534,6 +535,21 @@ async def test_indexes_without_end_are_cut(scripted_registry: ScriptedRegistry) 
     report = await scanned(scripted_registry, MemoryMountIndex())
     assert (report.fetched, report.skipped) == (5, 1)
     assert "indexes in more than" in report.remarks[0]
+
+
+async def test_tags_without_end_are_cut_when_they_were_done_before_too(
+    scripted_registry: ScriptedRegistry, valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan that is gone on with does not follow a list for ever because it knows what is on it."""
+    monkeypatch.setattr(scanning, "TAGS_MAX", 50)
+    for number in range(120):
+        put_image(scripted_registry, "a", f"t{number}", [BASE])
+    where = Repository(scripted_registry.address, "a")
+    async with open_index(valkey.unix_url) as index:
+        await progress_of(index, where.registry, []).note([], {where: [f"t{number}" for number in range(120)]})
+        report = await scanned(scripted_registry, index)
+    assert (report.resumed, report.tags, report.skipped) == (True, 0, 1)
+    assert "more than 50 tags" in report.remarks[0]
 
 
 async def test_a_real_registry_is_scanned(docker_registry: DockerRegistry, valkey: Server, tmp_path: Path) -> None:

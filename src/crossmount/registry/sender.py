@@ -162,7 +162,7 @@ class Sender:
         if authorization is not None:
             headers["Authorization"] = authorization
         await self._pace.turn()
-        is_small = not call.streamed and (call.body is None or call.body.size == 0)
+        is_small = call.body is None or call.body.size == 0  # of what is streamed only the head is waited for here
         try:
             with unlogged():
                 # a read's time-out begins anew with each byte that comes

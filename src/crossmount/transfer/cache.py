@@ -67,8 +67,7 @@ class BlobCache:
         state = os.fstat(fileno)
         if state.st_size != descriptor.size or not stat.S_ISREG(state.st_mode):
             os.close(fileno)
-            self.discard(descriptor)
-            return None
+            return None  # it stays until it is replaced: it may be the descriptor that lies
         with suppress(OSError):  # of another user: it is as old as it looks
             os.utime(fileno)
         return fileno

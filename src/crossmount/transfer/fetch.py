@@ -20,6 +20,9 @@ KEPT_BYTES = 4 * 1024 * 1024
 RESTARTS_MAX = 3
 """How often a blob is begun anew because an upload was resumed further back than that."""
 
+SLOWEST = 64 * 1024
+"""Bytes a second at which somebody else must bring a blob; if it comes more slowly it is had elsewhere."""
+
 _CAUSES_SHOWN = 4
 
 

@@ -12,7 +12,7 @@ from crossmount import events
 from crossmount.errors import BlobUnavailableError, CrossmountError
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.transfer.cache import BlobCache, Incoming
-from crossmount.transfer.fetch import FetchedBlob
+from crossmount.transfer.fetch import SLOWEST, FetchedBlob
 
 PIECE_BYTES = 1024 * 1024
 POLL_SECONDS = 0.05

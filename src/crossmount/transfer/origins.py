@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,10 +15,12 @@ from crossmount.errors import (
     InvalidAnswerError,
     RegistryError,
     RegistryRefusedError,
+    RegistryUnreachableError,
 )
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.registry import RegistryClient
+from crossmount.transfer.fetch import SLOWEST
 from crossmount.transfer.registries import FAR_AWAY, Registries
 
 REGISTRIES_MAX = 4
@@ -26,6 +28,9 @@ REGISTRIES_MAX = 4
 
 REPOSITORIES_MAX = 2
 """Repositories of one of them."""
+
+SLOW_SECONDS = 10.0
+"""How long one of those may be slower than `SLOWEST`."""
 
 
 def rank(
@@ -88,8 +93,22 @@ class RegistryOrigin:
                     f"{self.repository}: blob {descriptor.digest} has {stream.size} bytes there, "
                     f"the manifest says {descriptor.size}"
                 )
-            async for part in stream:
+            parts = aiter(stream)
+            if not self.origins.registries.is_named(self.repository):
+                parts = self._brisk(parts, descriptor)
+            async for part in parts:
                 yield part
+
+    async def _brisk(self, parts: AsyncIterator[bytes], descriptor: Descriptor) -> AsyncIterator[bytes]:
+        """Yield what comes, as long as it comes fast enough; the time that our reader takes does not count."""
+        clock, waited, came = self.origins.registries.clock, 0.0, 0
+        asked = clock()
+        async for part in parts:
+            waited, came = waited + clock() - asked, came + len(part)
+            if waited > SLOW_SECONDS and came < (waited - SLOW_SECONDS) * SLOWEST:
+                raise RegistryUnreachableError(f"{self.repository}: blob {descriptor.digest} comes too slowly")
+            yield part
+            asked = clock()
 
     async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
         """See `Origin`; what it surely lacks is forgotten for everybody, what we may not read for this copy."""
@@ -115,6 +134,7 @@ class Origins:
     observer: events.Observer = events.ignore
     _wrong: set[tuple[Repository, Digest]] = field(default_factory=set, init=False)
     _denied: set[Repository] = field(default_factory=set, init=False)
+    _no_help: set[str] = field(default_factory=set, init=False)
 
     async def of(self, descriptor: Descriptor, *, source: Repository, dest: Repository) -> list[RegistryOrigin]:
         """Return where a blob that `dest` lacks may be fetched from, the best first.
@@ -123,7 +143,11 @@ class Origins:
             BlobUnavailableError: all gave wrong bytes before.
         """
         known = await self.index.locations(descriptor.digest)
-        holders = [holder for holder in known if holder not in self._denied and holder != dest]
+        holders = [
+            holder
+            for holder in known
+            if holder not in self._denied and holder != dest and holder.registry not in self._no_help
+        ]
         registries = {holder.registry: holder for holder in (*holders, source)}
         distance: dict[str, float] = {}
         if len(registries) > 1:
@@ -149,12 +173,20 @@ class Origins:
             reason = "gone" if await _is_readable(origin) else "unreadable"  # it may only be hidden from us
             if reason == "gone":
                 await self.index.forget(digest, repository)
+        if reason == "cut":
+            self._leave_alone(repository)
         self.observer(events.SourceDropped(layer=digest, source=repository, reason=reason))
 
     def gave_wrong(self, repository: Repository, digest: Digest) -> None:
         """Take note that a repository gave wrong bytes for a blob."""
         self._wrong.add((repository, digest))
+        self._leave_alone(repository)
         self.observer(events.SourceDropped(layer=digest, source=repository, reason="wrong"))
+
+    def _leave_alone(self, repository: Repository) -> None:
+        """Ask a registry for nothing more that only the index names: a hint must not cost each blob anew."""
+        if not self.registries.is_named(repository):
+            self._no_help.add(repository.registry)
 
 
 async def _is_readable(origin: RegistryOrigin) -> bool:

@@ -16,7 +16,7 @@ from crossmount.oci import Descriptor, Digest, Manifest, Reference, Repository
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.oci.reference import referrers_tag
 from crossmount.registry import RegistryClient
-from crossmount.transfer.remote import RemoteImage
+from crossmount.transfer.remote import BYTES_MAX, RemoteImage
 from crossmount.transfer.tasks import run_all
 
 COSIGN_SUFFIXES = ("sig", "att", "sbom")
@@ -59,6 +59,8 @@ class Companions:
     read: Read
     push: Push
     copied: dict[Digest, None] = field(default_factory=dict)
+    _count: int = field(default=0, init=False)
+    _bytes: int = field(default=0, init=False)
 
     async def copy(self, image: RemoteImage) -> None:
         """Bring all that refers to `image` or its parts; its manifests are at the destination already.
@@ -74,8 +76,6 @@ class Companions:
                 return
             if depth == DEPTH_MAX:
                 raise InvalidAnswerError(f"{self.source}: referrers of referrers, more than {DEPTH_MAX} deep")
-            if len(self.copied) + len(found) > REFERRERS_MAX:
-                raise InvalidAnswerError(f"{self.source}: more than {REFERRERS_MAX} manifests refer to one image")
             await run_all([partial(self._push, one) for one in found])
             await run_all([partial(self._list, subject, found) for subject in subjects])
             self.copied.update((one.digest, None) for one in found)
@@ -89,14 +89,25 @@ class Companions:
         async def of(subject: Digest) -> None:
             for descriptor in await self._referrers(subject):
                 reference = Reference(self.source, digest=descriptor.digest)
-                found.append(_Companion(subject, await self.read(reference)))
+                found.append(_Companion(subject, await self._read(reference)))
             for suffix in COSIGN_SUFFIXES:
                 tag = f"{subject.algorithm}-{subject.encoded}.{suffix}"
                 if len(tag) <= 128 and await self.source_client.head_manifest(Reference(self.source, tag)):
-                    found.append(_Companion(subject, await self.read(Reference(self.source, tag)), tag))
+                    found.append(_Companion(subject, await self._read(Reference(self.source, tag)), tag))
 
         await run_all([partial(of, subject) for subject in subjects])
         return found
+
+    async def _read(self, reference: Reference) -> RemoteImage:
+        """Read one more, counted before it is asked for: each manifest of an image may list a thousand."""
+        self._count += 1
+        if self._count > REFERRERS_MAX:
+            raise InvalidAnswerError(f"{self.source}: more than {REFERRERS_MAX} manifests refer to one image")
+        image = await self.read(reference)
+        self._bytes += sum(manifest.descriptor.size for manifest in image.manifests)
+        if self._bytes > BYTES_MAX:
+            raise InvalidAnswerError(f"{self.source}: what refers to one image has more than {BYTES_MAX} bytes")
+        return image
 
     async def _referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
         listed = await self.source_client.list_referrers(self.source, subject)

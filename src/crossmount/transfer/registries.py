@@ -47,6 +47,9 @@ class Registries:
         special: other options for some registries, by name (`host:port`).
         observer: told of each wait before a request is sent again.
         clock: seconds, for distances.
+
+    Attributes:
+        clock: the same.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Registries:
         self._options = options
         self._special = dict(special or {})
         self._observer = observer
-        self._clock = clock
+        self.clock = clock
         self._clients: dict[tuple[str, bool], RegistryClient] = {}
         self._named: set[str] = set(self._special)
         self._distances: dict[str, _Measuring] = {}
@@ -88,6 +91,10 @@ class Registries:
         """Let these registries count as named by the user."""
         self._named.update(registries)
 
+    def is_named(self, place: Located) -> bool:
+        """Tell whether the user named the registry that `place` lies on, and not only the index."""
+        return place.repository.registry in self._named
+
     def client(self, place: Located) -> RegistryClient:
         """Return the client of the registry that `place` lies on.
 
@@ -95,19 +102,24 @@ class Registries:
         and for no longer than a hint is worth.
         """
         registry = place.repository.registry
-        named = registry in self._named
+        named = self.is_named(place)
         if (registry, named) not in self._clients:
             options = self._special.get(registry, self._options)
             if not named:
                 options = replace(
-                    options, plain_http=False, insecure=False, connect_timeout=3.0, retry=_HINT_RETRY
+                    options,
+                    plain_http=False,
+                    insecure=False,
+                    connect_timeout=3.0,
+                    read_timeout=min(options.read_timeout, 10.0),
+                    retry=_HINT_RETRY,
                 )
             self._clients[registry, named] = RegistryClient(place, options=options, observer=self._observer)
         return self._clients[registry, named]
 
     async def distance(self, place: Located) -> float:
         """Return the seconds that greeting `place`'s registry takes, measured once; infinite without an answer."""
-        registry, now = place.repository.registry, self._clock()
+        registry, now = place.repository.registry, self.clock()
         measuring = self._distances.get(registry)
         if measuring is None and registry not in self._named and len(self._distances) >= MEASURED_MAX:
             return FAR_AWAY
@@ -123,9 +135,9 @@ class Registries:
         try:
             async with asyncio.timeout(MEASURE_SECONDS):
                 for _ in range(2):
-                    started = self._clock()
+                    started = self.clock()
                     await client.ping()
-                    shortest = min(shortest, self._clock() - started)
+                    shortest = min(shortest, self.clock() - started)
         except (CrossmountError, TimeoutError):
             return shortest
         return shortest

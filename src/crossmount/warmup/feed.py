@@ -200,13 +200,17 @@ class EventFeed:
             blobs.update(dict.fromkeys(level))
         wanted = list(blobs)[:VERIFIED_MAX]
         known = await self._index.look_up(wanted, repository)
-        await run_all([partial(self._verify, repository, blob) for blob in wanted if known.of(blob).in_dest])
+        gone: list[Digest] = []
+        await run_all([partial(self._verify, repository, blob, gone) for blob in wanted if known.of(blob).in_dest])
+        if gone and await self._client.is_readable(repository):  # else they may only be hidden from us
+            for blob in gone:
+                await self._index.forget(blob, repository)
+                self.worked["forgotten"] += 1
 
-    async def _verify(self, repository: Repository, blob: Digest) -> None:
+    async def _verify(self, repository: Repository, blob: Digest, gone: list[Digest]) -> None:
         async with self._gate:
             size = await self._client.head_blob(repository, blob)
         if size is None:
-            await self._index.forget(blob, repository)
-            self.worked["forgotten"] += 1
+            gone.append(blob)
         else:
             await self._index.record([Sighting(blob, repository, size if size >= 0 else None)])

@@ -222,11 +222,13 @@ class _Scan:
             one.count(outline)
             await self.recorder.saw(repository, outline)
 
+        listed = 0  # those that were done before count too: a list may name the same ones without end
         async with aclosing(batches(self.client.list_tags(repository), _BATCH)) as pages:
             async for tags in pages:
-                if one.tags >= TAGS_MAX:
+                if listed >= TAGS_MAX:
                     one.walked.skip(f"{repository}: more than {TAGS_MAX} tags: the others are left out")
                     return
+                listed += len(tags)
                 left = await self.progress.left_tags(repository, tags) if self.resumed else tags
                 one.forget_if_many()
                 one.walked.add(await self.walker.walk(repository, left, take, seen=one.manifests))
