@@ -1,4 +1,4 @@
-"""A server of a Cluster that does not answer, over servers that are made up: how often it is asked, and when not."""
+"""A server of a Cluster that does not answer, over servers that are made up: how often it is asked."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
