@@ -223,20 +223,30 @@ def in_step(master: Server) -> None:
 
 @both
 @pytest.mark.parametrize("trouble", ["stop", "pause"])
-async def test_a_master_that_is_gone_is_told_in_time(cluster: Cluster, flavour: str, trouble: str) -> None:
-    """Its layers make the call fail as unavailable, by its own clock before the guard's; the others go on."""
+async def test_a_master_that_is_gone_takes_only_its_own_layers_along(
+    cluster: Cluster, flavour: str, trouble: str
+) -> None:
+    """What it holds is refused in time and all else answered, in one call; then it is not asked for a while."""
     async with watched(cluster, flavour) as link:
         await link.do(link.index.record([Sighting(one, A) for one in FORTY]))
         gone = cluster.owner_of(slot(ONE))
         elsewhere = next(one for one in FORTY if cluster.owner_of(slot(one)) is not gone)
+        other = cluster.owner_of(slot(elsewhere))
         with cluster.replica_of(gone).client() as client:
             client.config_set("cluster-replica-no-failover", "yes")
         try:
             getattr(gone, trouble)()
-            with pytest.raises(IndexUnavailableError):
-                await link.do(link.link.run([("HGETALL", KEYS.flags(ONE))]))
-            assert await link.do(link.index.must_mount(elsewhere)) is False
-            assert await link.do(link.link.run([("HEXISTS", KEYS.flags(elsewhere), "size")])) == [0]
+            here, there = [("HEXISTS", KEYS.flags(one), "size") for one in (ONE, elsewhere)]
+            for _ in range(2):
+                refused, answered = await link.do(link.link.run([here, there]))
+                assert isinstance(refused, IndexRefusedError)
+                assert f"127.0.0.1:{gone.port}, which holds the key, does not answer" in str(refused)
+                assert answered == 0
+            asked = {stop.node[1] for asks in link.rounds[-1:] for stop, _ in asks}
+            assert asked == {other.port}
+            known = await link.do(link.index.look_up(FORTY, DEST))
+            assert known.of(ONE) == LayerKnowledge()
+            assert known.of(elsewhere) == LayerKnowledge((A,))
         finally:
             cluster.heal()
             with cluster.replica_of(gone).client() as client:

@@ -118,7 +118,7 @@ def test_a_redirection_without_end_is_the_reply() -> None:
 
 
 def test_a_server_that_does_not_answer_is_asked_again_with_a_new_map() -> None:
-    """The second failure of a master is told; a login that is refused at once."""
+    """What a master holds that fails twice is refused, or at once if it was gone before, and so is a login."""
     errand = Errand([LOW])
     batch = only(errand.batches(MAP))
     for _ in range(TRIES - 1):
@@ -126,11 +126,38 @@ def test_a_server_that_does_not_answer_is_asked_again_with_a_new_map() -> None:
         assert errand.map_wanted
         assert errand.lost == {A}
         batch = only(errand.batches(MAP))
-    with pytest.raises(exceptions.TimeoutError):
-        errand.unanswered(batch, exceptions.TimeoutError())
+    errand.unanswered(batch, exceptions.TimeoutError())
+    assert errand.done
+    assert errand.gone == {A}
+    assert "h:1, which holds the key, does not answer" in str(errand.replies[0])
+    errand = Errand([LOW], suspects={A})
+    errand.unanswered(only(errand.batches(MAP)), exceptions.TimeoutError())
+    assert errand.gone == {A}
     errand = Errand([LOW])
     with pytest.raises(exceptions.AuthenticationError):
         errand.unanswered(only(errand.batches(MAP)), exceptions.AuthenticationError())
+
+
+def test_a_server_that_is_left_alone_is_not_asked() -> None:
+    """What it holds is refused unasked; what has no key is asked of the others, and of it if there are none."""
+    errand = Errand([LOW, LOAD, HIGH])
+    batch = only(errand.batches(MAP, absent={A}))
+    assert (batch.stop, batch.commands) == (Stop(B), [LOAD, HIGH])
+    errand.answered(batch, [b"sha", b"high"])
+    assert errand.done
+    assert "h:1, which holds the key" in str(errand.replies[0])
+    assert errand.replies[1:] == [b"sha", b"high"]
+    assert only(Errand([("PING",)]).batches(MAP, absent={A})).stop == Stop(B)
+    assert only(Errand([("PING",)]).batches(MAP, absent={A, B})).stop == Stop(A)
+    assert only(Errand([LOW], replicas=True).batches(MAP, absent={A})).stop == Stop(R, replica=True)
+
+
+def test_what_has_no_key_fails_with_the_last_master() -> None:
+    """Where none of them answers, the failure is the call's."""
+    errand = Errand([("PING",)], suspects={A})
+    errand.unanswered(only(errand.batches(MAP, absent={A})), exceptions.TimeoutError())  # B's first
+    with pytest.raises(exceptions.TimeoutError):
+        errand.unanswered(only(errand.batches(MAP, absent={A})), exceptions.TimeoutError())
 
 
 def test_a_master_that_is_none_any_more_makes_the_map_old() -> None:

@@ -76,12 +76,8 @@ class Heart:
         if store is None or not leases:
             return
 
-        async def end() -> bool:
-            await store.release(leases)
-            return True
-
         async with self._lock:
-            done = await self._ask(end, False, least=least)
+            done = await self._ask(lambda: store.release(leases), False, least=least)
         now = self._clock()
         ends = {lease: self._left.pop(lease, now + self._life) for lease in leases}
         if not done:

@@ -135,14 +135,17 @@ class Leases:
         )
         return [reply != 0 for reply in replies]  # a refusal is no other's lease: try again
 
-    async def release(self, leases: Sequence[Lease]) -> None:
-        """End leases and waits that are ours, in one round trip.
+    async def release(self, leases: Sequence[Lease]) -> bool:
+        """End leases and waits that are ours, in one round trip; tell whether that came through for all.
 
         Raises:
             IndexFailedError: the server did not serve at all.
         """
         release = _script("release")
-        await self._run([release.call(self._pair(lease.registry, lease.layer), lease.value) for lease in leases])
+        replies = await self._run(
+            [release.call(self._pair(lease.registry, lease.layer), lease.value) for lease in leases]
+        )
+        return not any(isinstance(reply, IndexFailedError) for reply in replies)
 
     def _pair(self, registry: str, layer: Digest) -> tuple[str, str]:
         return self._keys.lease(layer, registry), self._keys.waiters(layer, registry)

@@ -1,7 +1,13 @@
-"""A link to a Cluster: each server that holds some of the keys is asked once, all of them at the same time."""
+"""A link to a Cluster: each server that holds some of the keys is asked once, all of them at the same time.
+
+A server that does not answer takes only what it holds along: that is refused, and for some seconds unasked, unless
+another server serves it by then.
+"""
 
 import itertools
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from redis import exceptions
@@ -16,6 +22,20 @@ from crossmount.index.slots import SlotMap
 PAUSE_SECONDS = 0.05
 """Before a command on keys that are just being moved is sent again."""
 
+ALONE_SECONDS = 5.0
+"""How long a server is left alone that did not answer; each time that it still does not, twice as long."""
+
+RELEARN_SECONDS = 0.5
+"""How often the others are asked meanwhile whether one of them has taken its place."""
+
+
+@dataclass(slots=True)
+class _Absence:
+    """A server that does not answer: until when it is left alone, and for how long that is."""
+
+    until: float
+    seconds: float = ALONE_SECONDS
+
 
 class ClusterLink:
     """A link to all servers of a Cluster.
@@ -25,9 +45,18 @@ class ClusterLink:
         seeds: servers to learn the others from.
         reader: reads replies.
         replicas: whether replicas may answer; then it is for reading alone.
+        clock: seconds, for how long a server is left alone.
     """
 
-    def __init__(self, pools: Pools, seeds: Sequence[Node], reader: Reader, *, replicas: bool = False) -> None:
+    def __init__(
+        self,
+        pools: Pools,
+        seeds: Sequence[Node],
+        reader: Reader,
+        *,
+        replicas: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.where = reader.where
         self._pools = pools
         self._seeds = seeds
@@ -35,24 +64,30 @@ class ClusterLink:
         self._replicas = replicas
         self._turns = itertools.count()
         self._map: SlotMap | None = None
+        self._clock = clock
+        self._absences: dict[Node, _Absence] = {}
+        self._learnt = float("-inf")
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """See `Link`; a command without a key goes to every server that is asked, and has one of their replies."""
-        errand = Errand(commands, replicas=self._replicas, turn=next(self._turns))
+        errand = Errand(commands, replicas=self._replicas, turn=next(self._turns), suspects=tuple(self._absences))
         async with self._pools.call():
             while not errand.done:
                 if errand.pause_wanted:
                     await self._pools.pause(PAUSE_SECONDS)
                 slots = self._map
-                if slots is None or errand.map_wanted:
-                    slots = await self._learn(errand.lost)
-                batches = errand.batches(slots)
+                absent = self._absent()
+                if slots is None or errand.map_wanted or (absent and self._is_map_old()):
+                    slots = await self._learn(errand.lost | absent)
+                batches = errand.batches(slots, absent=absent)
                 outcomes = await self._pools.exchange([(batch.stop, batch.commands) for batch in batches])
                 for batch, outcome in zip(batches, outcomes, strict=True):
                     if isinstance(outcome, Exception):
                         errand.unanswered(batch, outcome)
                     else:
                         errand.answered(batch, outcome)
+                        self._absences.pop(batch.stop.node, None)
+                self._leave_alone(errand.gone)
                 if errand.map_told is not None:
                     await self._take(SlotMap.from_reply(*errand.map_told))
             return self._reader.read(commands, errand.replies)
@@ -67,6 +102,23 @@ class ClusterLink:
         """See `Link`."""
         with self._reader.errors():
             await self._pools.aclose()
+
+    def _absent(self) -> set[Node]:
+        now = self._clock()
+        return {node for node, absence in list(self._absences.items()) if absence.until > now}
+
+    def _is_map_old(self) -> bool:
+        return self._clock() - self._learnt > RELEARN_SECONDS
+
+    def _leave_alone(self, gone: set[Node]) -> None:
+        now = self._clock()
+        for node in gone:
+            absence = self._absences.get(node)
+            if absence is None:
+                self._absences[node] = _Absence(now + ALONE_SECONDS)
+            elif absence.until <= now:
+                absence.seconds *= 2
+                absence.until = now + absence.seconds
 
     async def _learn(self, lost: set[Node]) -> SlotMap:
         """Ask one server after another who serves what, those that did not answer before last."""
@@ -89,7 +141,7 @@ class ClusterLink:
         return str(error)
 
     async def _take(self, slots: SlotMap) -> SlotMap:
-        self._map = slots
+        self._map, self._learnt = slots, self._clock()
         await self._pools.keep({*slots.nodes, *self._seeds})
         return slots
 

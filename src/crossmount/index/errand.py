@@ -2,11 +2,12 @@
 
 In the good case each server that holds some of the keys is asked once, all at the same time. A server that no
 longer holds a key says who does (MOVED, ASK: Redis Cluster specification, "Redirection and resharding"), and those
-commands alone go there. One that does not answer is asked once more, with a new map of the slots.
+commands alone go there. One that does not answer is asked once more, with a new map of the slots; then what it
+holds is refused, and all else has its reply.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,18 +76,28 @@ class Errand:
         commands: what was asked for; those without a key go to every server that is asked at all.
         replicas: whether replicas may answer.
         turn: a number that differs from run to run, so that replicas take turns.
+        suspects: servers that did not answer when they were last asked: they are asked only once.
 
     Attributes:
         replies: one for each command, once it is `done`.
         lost: servers that did not answer.
+        gone: masters among them that are not asked any more.
         map_wanted: the map of the slots is old, or was not known.
         map_told: the answer to CLUSTER SLOTS that came along, and from whom.
         pause_wanted: slots are just moving (TRYAGAIN): ask again in a moment.
     """
 
-    def __init__(self, commands: Sequence[Command], *, replicas: bool = False, turn: int = 0) -> None:
+    def __init__(
+        self,
+        commands: Sequence[Command],
+        *,
+        replicas: bool = False,
+        turn: int = 0,
+        suspects: Collection[Node] = (),
+    ) -> None:
         self.replies: list[Any] = [None] * len(commands)
         self.lost: set[Node] = set()
+        self.gone: set[Node] = set()
         self.map_wanted = False
         self.map_told: tuple[Any, Node] | None = None
         self.pause_wanted = False
@@ -98,22 +109,25 @@ class Errand:
         self._replicas = replicas
         self._turn = turn
         self._round = 0
-        self._failures: Counter[Node] = Counter()
+        self._failures = Counter(dict.fromkeys(suspects, TRIES - 1))
 
     @property
     def done(self) -> bool:
         """Whether every command has its reply."""
         return not self._open
 
-    def batches(self, slots: SlotMap) -> list[Batch]:
-        """Return whom to ask what, all at once."""
+    def batches(self, slots: SlotMap, *, absent: Collection[Node] = ()) -> list[Batch]:
+        """Return whom to ask what, all at once; masters that are `absent` are not asked."""
         self._round += 1
         self.map_wanted = self.pause_wanted = False
         self.map_told = None
         batches: dict[Stop, Batch] = {}
         for place in sorted(self._open):
             hop = self._hops.get(place)
-            stop = Stop(hop.node) if hop else self._stop(self._slots[place], slots)
+            stop = Stop(hop.node) if hop else self._stop(self._slots[place], slots, absent)
+            if place not in self._keyless and not stop.replica and stop.node in absent:
+                self._refuse(place, stop.node)
+                continue
             if stop not in batches:
                 batches[stop] = self._batch(stop, moved=hop is not None and not hop.once)
             if place in self._keyless:
@@ -147,16 +161,29 @@ class Errand:
         """Take in that no answer came.
 
         Raises:
-            Exception: the error, if asking again is of no use.
+            Exception: the error, if nobody can be asked, or a login is refused.
         """
         node = batch.stop.node
         self._failures[node] += 1
-        if isinstance(error, _REFUSED) or (not batch.stop.replica and self._failures[node] >= TRIES):
+        is_gone = not batch.stop.replica and self._failures[node] >= TRIES
+        holds = [place for place in batch.places if place >= 0 and self._slots[place] is not None]
+        if isinstance(error, _REFUSED) or (is_gone and not holds):
             raise error
         self.lost.add(node)
-        self.map_wanted = True
         for place in batch.places:
             self._hops.pop(place, None)
+        if is_gone:
+            self.gone.add(node)
+            for place in holds:
+                self._refuse(place, node)
+        else:
+            self.map_wanted = True
+
+    def _refuse(self, place: int, node: Node) -> None:
+        self._open.discard(place)
+        self.replies[place] = exceptions.ResponseError(
+            f"{node[0]}:{node[1]}, which holds the key, does not answer"
+        )
 
     def _batch(self, stop: Stop, *, moved: bool) -> Batch:
         """Begin a batch: what has no key goes along, since a script may have to be loaded there."""
@@ -169,10 +196,10 @@ class Errand:
             batch.add(self._commands[place], place)
         return batch
 
-    def _stop(self, slot: int | None, slots: SlotMap) -> Stop:
+    def _stop(self, slot: int | None, slots: SlotMap, absent: Collection[Node]) -> Stop:
         shard = None if slot is None else slots.shard_of(slot)
         if shard is None:  # anybody can answer, or say that nobody serves the slot
-            standing = [master for master in slots.masters if master not in self.lost]
+            standing = [master for master in slots.masters if master not in self.lost and master not in absent]
             return Stop((standing or slots.masters)[0])
         replicas = [node for node in shard.replicas if node not in self.lost] if self._replicas else []
         return Stop(replicas[self._turn % len(replicas)], replica=True) if replicas else Stop(shard.master)
