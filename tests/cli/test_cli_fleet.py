@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from crossmount.asyncio import Digest, Fleet, Repository, open_index
-from crossmount.cli.fleet import told
+from crossmount.cli.fleet import fitted, told
 from crossmount.fleet import Slots, Upload
 from crossmount.fleet.lease import LeaseValue
 from crossmount.fleet.listing import Underway
@@ -88,6 +88,9 @@ def test_fleet_refreshes_on_a_terminal_until_it_is_interrupted(valkey: Server, s
     drawn = b""
     while drawn.count(b"0 uploads underway") < 2:
         drawn += os.read(ours, 4096)
+    valkey.stop()
+    while b"does not answer" not in drawn:
+        drawn += os.read(ours, 4096)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 0
     os.close(ours)
@@ -103,6 +106,16 @@ def test_what_is_told() -> None:
     assert lines[1].endswith("r.example/team/a by host:1, for 60.0 s")
     assert lines[7] == "    and 2 more wait"
     assert lines[8].endswith("r.example by somebody unknown (its lease NEVER ends: not one of ours)")
+
+
+def test_what_a_terminal_cannot_show_is_cut() -> None:
+    """No line wraps, and what does not fit is counted: the heading stays in sight."""
+    lines = ["x" * 100, *map(str, range(30))]
+    shown = fitted(lines, 80, 24)
+    assert len(shown) == 23
+    assert (len(shown[0]), shown[0][-1]) == (80, "…")
+    assert shown[-1] == "and 9 more lines"
+    assert fitted(["a", "b"], 80, 24) == ["a", "b"]
 
 
 def test_push_waits_as_long_as_it_is_told(valkey: Server, here: Here, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`crossmount fleet`: who uploads what right now, since when, and who waits for it."""
 
 import asyncio
+import shutil
 import sys
 import time
 from typing import Any
@@ -13,6 +14,7 @@ from crossmount.cli.command import Command, json_option
 from crossmount.cli.interrupt import Interrupted
 from crossmount.cli.loop import run_async
 from crossmount.cli.settings import Settings, settings_of
+from crossmount.errors import IndexUnavailableError
 from crossmount.fleet.lease import LeaseValue
 from crossmount.fleet.listing import Underway, underway
 from crossmount.index.served import server_of
@@ -54,9 +56,13 @@ async def _follow(settings: Settings) -> None:
     async with opened_index(settings) as index:
         server = server_of(index)
         while True:
-            found = [] if server is None else await underway(server)
+            try:
+                found = [] if server is None else await underway(server)
+                lines = told(found, now=time.time())
+            except IndexUnavailableError as error:  # it may be back in a moment
+                lines = [str(error)]
             click.echo(_CLEAR, nl=False)
-            output.lines(told(found, now=time.time()))
+            output.lines(fitted(lines, *shutil.get_terminal_size()))
             await asyncio.sleep(REFRESH_SECONDS)
 
 
@@ -72,6 +78,15 @@ def told(found: list[Underway], *, now: float) -> list[str]:
         if len(each.waiting) > WAITING_SHOWN:
             lines.append(f"    and {len(each.waiting) - WAITING_SHOWN} more wait")
     return lines
+
+
+def fitted(lines: list[str], width: int, height: int) -> list[str]:
+    """Return what of some lines a terminal can show: cut at its edge, and the last one saying how many are left."""
+    room = max(height - 1, 1)  # the cursor's own line
+    if len(lines) > room:
+        left = len(lines) - (room - 1)
+        lines = [*lines[: room - 1], f"and {text.count(left, 'more line')}"]
+    return [line if len(line) <= width else line[: max(width - 1, 0)] + "…" for line in lines]
 
 
 def _size(value: LeaseValue) -> str:
