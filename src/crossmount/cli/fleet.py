@@ -81,7 +81,7 @@ def told(found: list[Underway], *, now: float) -> list[str]:
 
 
 def fitted(lines: list[str], width: int, height: int) -> list[str]:
-    """Return what of some lines a terminal can show: cut at its edge, and the last one saying how many are left."""
+    """Return what of some lines a terminal can show, cut at its edge; the last one says how many are left."""
     room = max(height - 1, 1)  # the cursor's own line
     if len(lines) > room:
         left = len(lines) - (room - 1)
