@@ -124,6 +124,17 @@ def test_must_mount_is_status_3_unless_it_may_be_transferred(
     assert (cache / "blobs" / "sha256" / layer.encoded).exists()
 
 
+def test_somebodys_layout_is_no_cache(
+    here: Here, a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
+) -> None:
+    """It is refused before anything is asked, and keeps its blobs."""
+    before = sorted(image.path.rglob("*"))
+    done = here("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF, "--cache", str(image.path))
+    assert done.status == 2
+    assert done.complaint == f"{image.path}: not a cache of ours: give an empty or absent folder"
+    assert sorted(image.path.rglob("*")) == before
+
+
 def test_a_cache_that_does_not_serve_is_one_warning(
     here: Here, a: ScriptedRegistry, b: ScriptedRegistry, tmp_path: Path
 ) -> None:

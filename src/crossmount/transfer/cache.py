@@ -167,7 +167,7 @@ class BlobCache:
                 raise OSError(errno.ELOOP, f"{folder.name} is a link", str(folder))
 
     def _is_anothers(self) -> bool:
-        """Tell whether something is in the folder, and no mark: asked in this order, since the mark is made first."""
+        """Tell whether something is in the folder, and no mark: in this order, since the mark is made first."""
         try:
             is_used = any(self.folder.iterdir())
         except FileNotFoundError:
