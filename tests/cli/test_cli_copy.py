@@ -118,7 +118,12 @@ def test_must_mount_is_status_3_unless_it_may_be_transferred(
     layer = image.layers[0].digest
     shell("add", layer, f"{b.address}/elsewhere", "--must-mount")
     command = ("copy", f"{a.address}/team/app:1", f"{b.address}/app", "--plain-http")
-    assert shell(*command).status == 3
+    done = shell(*command)
+    assert done.status == 3
+    assert "--allow-transfer" in done.err.splitlines()[-1]
+    two = shell(*command[:3], f"{b.address}/other", "--plain-http")
+    assert two.status == 3
+    assert two.err.count("--allow-transfer") == 2
     cache = tmp_path / "cache"
     assert shell(*command, "--allow-transfer", "--cache", str(cache), "--cache-size", "1MB").status == 0
     assert (cache / "blobs" / "sha256" / layer.encoded).exists()
