@@ -163,9 +163,11 @@ def test_http_is_allowed_registry_by_registry(here: Here, a: ScriptedRegistry, b
     [
         (["a/b:1"], "give SOURCE and DEST"),
         ([], "give SOURCE and DEST"),
-        (["oci:dir", "b/c:1", "--all-tags"], "give the repository alone"),
+        (["a/b:1", "b/c:1", "--all-tags"], "give the repository alone"),
         (["docker://a/b:1", "b/c"], "leave docker:// out"),
         (["a/b", "b/c", "--cache-size", "much"], "is not a size"),
+        (["oci:dir", "b/c:1"], "copy goes between registries: crossmount push for a layout"),
+        (["a/b", "oci:/some/dir:1"], "copy goes between registries: crossmount push for a layout"),
         (["a/b", "b/c", "--prefer", "a b"], "not a registry"),
         (["a/b", "b/c", "--images", "0"], "give a whole number"),
     ],
