@@ -140,6 +140,14 @@ def test_somebodys_layout_is_no_cache(
     assert sorted(image.path.rglob("*")) == before
 
 
+def test_a_size_from_the_environment_needs_no_cache(
+    shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry
+) -> None:
+    """It is there for whichever copies have a cache."""
+    command = ("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF)
+    assert shell(*command, CROSSMOUNT_CACHE_SIZE="1GB").status == 0
+
+
 def test_a_cache_that_does_not_serve_is_one_warning(
     here: Here, a: ScriptedRegistry, b: ScriptedRegistry, tmp_path: Path
 ) -> None:
@@ -166,6 +174,7 @@ def test_http_is_allowed_registry_by_registry(here: Here, a: ScriptedRegistry, b
         (["a/b:1", "b/c:1", "--all-tags"], "give the repository alone"),
         (["docker://a/b:1", "b/c"], "leave docker:// out"),
         (["a/b", "b/c", "--cache-size", "much"], "is not a size"),
+        (["a/b", "b/c", "--cache-size", "1GB"], "give --cache too"),
         (["oci:dir", "b/c:1"], "copy goes between registries: crossmount push for a layout"),
         (["a/b", "oci:/some/dir:1"], "copy goes between registries: crossmount push for a layout"),
         (["a/b", "b/c", "--prefer", "a b"], "not a registry"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TextIO
 
 import click
+from click.core import ParameterSource
 
 from crossmount import events
 from crossmount.cli import output, text
@@ -120,6 +121,8 @@ def copy(
       crossmount copy a.example/app b.example/app --all-tags --referrers
       crossmount copy --from images.txt --cache /var/cache/crossmount
     """  # noqa: D301 \b is click's mark for a paragraph that keeps its lines
+    if cache is None and ctx.get_parameter_source("cache_size") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--cache-size is of a cache: give --cache too", ctx)
     jobs = _jobs(places, listed, all_tags=all_tags)
     settings = settings_of(ctx)
     shown = progress(sys.stderr, verbose=settings.verbose, names_dest=True)
