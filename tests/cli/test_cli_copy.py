@@ -1,6 +1,10 @@
 """`crossmount copy`, as it is typed."""
 
+import os
+import pty
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +16,7 @@ from crossmount.cli.params import read_size
 from crossmount.errors import CopyFailedError, InvalidInputError
 from crossmount.testing import Alter, Fault, Reply, ScriptedRegistry, running_registry
 from crossmount.transfer.targets import read_list
-from support.commands import Here, Shell
+from support.commands import Here, Shell, read_terminal
 from support.images import MadeImage, make_layers, make_layout
 
 OFF = ("--index", "off", "--plain-http")
@@ -146,6 +150,25 @@ def test_a_size_from_the_environment_needs_no_cache(
     """It is there for whichever copies have a cache."""
     command = ("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF)
     assert shell(*command, CROSSMOUNT_CACHE_SIZE="1GB").status == 0
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_one_terminal_is_told_once(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry, term: str) -> None:
+    """What standard error said of an image is not said again where the same reader sees it."""
+    ours, theirs = pty.openpty()
+    dests = [f"{b.address}/one", f"{b.address}/two"]
+    command = [sys.executable, "-m", "crossmount", "copy", f"{a.address}/team/app:1", *dests, *OFF]
+    env = {**shell.env, "TERM": term, "COLUMNS": "200", "LINES": "24"}
+    try:
+        with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=env) as process:
+            os.close(theirs)
+            drawn = read_terminal(ours)
+    finally:
+        os.close(ours)
+    assert process.returncode == 0
+    for dest in dests:
+        assert drawn.count(f"copied {a.address}/team/app:1 to {dest}:1") == 1
+    assert "index: off" in drawn
 
 
 def test_a_cache_that_does_not_serve_is_one_warning(
