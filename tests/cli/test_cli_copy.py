@@ -1,6 +1,10 @@
 """`crossmount copy`, as it is typed."""
 
+import os
+import pty
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +16,7 @@ from crossmount.cli.params import read_size
 from crossmount.errors import CopyFailedError, InvalidInputError
 from crossmount.testing import Alter, Fault, Reply, ScriptedRegistry, running_registry
 from crossmount.transfer.targets import read_list
-from support.commands import Here, Shell
+from support.commands import Here, Shell, read_terminal
 from support.images import MadeImage, make_layers, make_layout
 
 OFF = ("--index", "off", "--plain-http")
@@ -118,10 +122,53 @@ def test_must_mount_is_status_3_unless_it_may_be_transferred(
     layer = image.layers[0].digest
     shell("add", layer, f"{b.address}/elsewhere", "--must-mount")
     command = ("copy", f"{a.address}/team/app:1", f"{b.address}/app", "--plain-http")
-    assert shell(*command).status == 3
+    done = shell(*command)
+    assert done.status == 3
+    assert "--allow-transfer" in done.err.splitlines()[-1]
+    two = shell(*command[:3], f"{b.address}/other", "--plain-http")
+    assert two.status == 3
+    assert two.err.count("--allow-transfer") == 2
     cache = tmp_path / "cache"
     assert shell(*command, "--allow-transfer", "--cache", str(cache), "--cache-size", "1MB").status == 0
     assert (cache / "blobs" / "sha256" / layer.encoded).exists()
+
+
+def test_somebodys_layout_is_no_cache(
+    here: Here, a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
+) -> None:
+    """It is refused before anything is asked, and keeps its blobs."""
+    before = sorted(image.path.rglob("*"))
+    done = here("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF, "--cache", str(image.path))
+    assert done.status == 2
+    assert done.complaint == f"{image.path}: not a cache of ours: give an empty or absent folder"
+    assert sorted(image.path.rglob("*")) == before
+
+
+def test_a_size_from_the_environment_needs_no_cache(
+    shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry
+) -> None:
+    """It is there for whichever copies have a cache."""
+    command = ("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF)
+    assert shell(*command, CROSSMOUNT_CACHE_SIZE="1GB").status == 0
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_one_terminal_is_told_once(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry, term: str) -> None:
+    """What standard error said of an image is not said again where the same reader sees it."""
+    ours, theirs = pty.openpty()
+    dests = [f"{b.address}/one", f"{b.address}/two"]
+    command = [sys.executable, "-m", "crossmount", "copy", f"{a.address}/team/app:1", *dests, *OFF]
+    env = {**shell.env, "TERM": term, "COLUMNS": "200", "LINES": "24"}
+    try:
+        with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=env) as process:
+            os.close(theirs)
+            drawn = read_terminal(ours)
+    finally:
+        os.close(ours)
+    assert process.returncode == 0
+    for dest in dests:
+        assert drawn.count(f"copied {a.address}/team/app:1 to {dest}:1") == 1
+    assert "index: off" in drawn
 
 
 def test_a_cache_that_does_not_serve_is_one_warning(
@@ -147,9 +194,12 @@ def test_http_is_allowed_registry_by_registry(here: Here, a: ScriptedRegistry, b
     [
         (["a/b:1"], "give SOURCE and DEST"),
         ([], "give SOURCE and DEST"),
-        (["oci:dir", "b/c:1", "--all-tags"], "give the repository alone"),
+        (["a/b:1", "b/c:1", "--all-tags"], "give the repository alone"),
         (["docker://a/b:1", "b/c"], "leave docker:// out"),
         (["a/b", "b/c", "--cache-size", "much"], "is not a size"),
+        (["a/b", "b/c", "--cache-size", "1GB"], "give --cache too"),
+        (["oci:dir", "b/c:1"], "copy goes between registries: crossmount push for a layout"),
+        (["a/b", "oci:/some/dir:1"], "copy goes between registries: crossmount push for a layout"),
         (["a/b", "b/c", "--prefer", "a b"], "not a registry"),
         (["a/b", "b/c", "--images", "0"], "give a whole number"),
     ],

@@ -28,7 +28,7 @@ from crossmount.testing import (
 )
 from crossmount.transfer import push as push_image
 from support.certificates import self_signed
-from support.commands import SECONDS, Here, Shell
+from support.commands import SECONDS, Here, Shell, read_terminal
 from support.images import MadeImage, make_layers, make_layout
 from support.registries import DockerRegistry, run
 from support.servers import Server
@@ -432,16 +432,3 @@ def test_a_terminal_gets_bars(shell: Shell, image: MadeImage, registry: Scripted
     assert json.loads(out)["index"] == "off"
     assert "━━━━" in drawn
     assert "4 of 4 blobs" in drawn
-
-
-def read_terminal(terminal: int) -> str:
-    """Read what is drawn until nobody holds the other side any more."""
-    drawn = b""
-    while True:
-        try:
-            piece = os.read(terminal, 65536)
-        except OSError:  # EIO: closed on the other side
-            return drawn.decode()
-        if not piece:
-            return drawn.decode()
-        drawn += piece

@@ -102,3 +102,16 @@ def here(shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: "pytest.CaptureF
     for name in ("HOME", "CROSSMOUNT_STATE_DIR"):
         monkeypatch.setenv(name, shell.env[name])
     return Here(capsys)
+
+
+def read_terminal(terminal: int) -> str:
+    """Read what is drawn until nobody holds the other side any more."""
+    drawn = b""
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # EIO: closed on the other side
+            return drawn.decode()
+        if not piece:
+            return drawn.decode()
+        drawn += piece

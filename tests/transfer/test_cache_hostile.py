@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from crossmount.errors import CopyFailedError
+from crossmount.errors import CopyFailedError, InvalidInputError
 from crossmount.oci import Descriptor, Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.registry import ClientOptions, RetryPolicy
@@ -69,12 +69,31 @@ def test_what_the_cache_did_not_name_is_left_alone(store: BlobCache, place: str)
     assert mine.exists()
 
 
-async def test_a_layout_with_images_is_not_made_a_cache(image: MadeImage, a: ScriptedRegistry) -> None:
-    """Its blobs are somebody's image, and would leave it."""
-    before = {path.name: path.read_bytes() for path in (image.path / "blobs" / "sha256").iterdir()}
-    await through(BlobCache(image.path, limit=1000), a)
-    assert {path.name: path.read_bytes() for path in (image.path / "blobs" / "sha256").iterdir()} == before
-    assert not (image.path / "incoming").exists()
+@pytest.mark.parametrize("within", ["", "incoming", "lock"])
+async def test_a_layout_of_somebody_is_not_made_a_cache(
+    image: MadeImage, a: ScriptedRegistry, within: str
+) -> None:
+    """Its blobs are somebody's images, and would leave it: it is refused, whatever else lies there."""
+    if within:
+        (image.path / within).mkdir()
+    (image.path / "index.json").write_text('{"schemaVersion": 2, "manifests": []}')
+    before = sorted(image.path.rglob("*"))
+    store = BlobCache(image.path, limit=1)
+    with pytest.raises(InvalidInputError, match="not a cache of ours: give an empty or absent folder"):
+        await through(store, a)
+    for use in (store.make_room, lambda: store.begin(BLOB), lambda: store.open(BLOB)):
+        with pytest.raises(OSError, match="not a cache of ours"):
+            use()
+    assert sorted(image.path.rglob("*")) == before
+
+
+async def test_a_cache_is_known_again(store: BlobCache, a: ScriptedRegistry, image: MadeImage) -> None:
+    """What a cache made itself is no reason to refuse it."""
+    store.check()
+    await through(BlobCache(store.folder), a)
+    assert {path.name for path in (store.folder / "blobs" / "sha256").iterdir()} >= {
+        blob.digest.encoded for blob in image.layers
+    }
 
 
 @pytest.mark.parametrize("linked", ["incoming", "blobs", "blobs/sha256"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TextIO
 
 import click
+from click.core import ParameterSource
 
 from crossmount import events
 from crossmount.cli import output, text
@@ -120,6 +121,8 @@ def copy(
       crossmount copy a.example/app b.example/app --all-tags --referrers
       crossmount copy --from images.txt --cache /var/cache/crossmount
     """  # noqa: D301 \b is click's mark for a paragraph that keeps its lines
+    if cache is None and ctx.get_parameter_source("cache_size") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--cache-size is of a cache: give --cache too", ctx)
     jobs = _jobs(places, listed, all_tags=all_tags)
     settings = settings_of(ctx)
     shown = progress(sys.stderr, verbose=settings.verbose, names_dest=True)
@@ -202,14 +205,21 @@ def _tell(report: CopyReport, shown: Progress, *, as_json: bool) -> None:
         if as_json:
             output.document(report.to_json())
         else:
-            output.lines(told(report, never_served=shown.state.never_served))
+            names = not output.is_one_terminal()
+            output.lines(told(report, names=names, never_served=shown.state.never_served))
     except output.OutputFailedError as error:
         copied = text.count(len(report.copied), "image")
         raise error.saying(f"{copied} of {len(report.images)} copied all the same") from error
 
 
-def told(report: CopyReport, *, never_served: bool = False) -> list[str]:
-    """Return what a finished copy is to a reader; each image had its line when it arrived."""
+def told(report: CopyReport, *, names: bool = True, never_served: bool = False) -> list[str]:
+    """Return what a finished copy is to a reader.
+
+    Args:
+        report: what it did.
+        names: whether each image has its line here too; it had one on standard error when it arrived.
+        never_served: whether the index served nothing.
+    """
     groups = (("mounted", "mounted"), ("already there", "existing"), ("uploaded", "uploaded"))
     fetched: dict[str, tuple[int, int]] = {}
     for blob in report.blobs("uploaded"):
@@ -218,7 +228,7 @@ def told(report: CopyReport, *, never_served: bool = False) -> list[str]:
             fetched[blob.fetched_from] = number + 1, size + blob.size
     digests = {str(image.digest) for image in report.copied}
     return [
-        *(f"copied {image.source} to {image.reference}" for image in report.copied),
+        *(f"copied {image.source} to {image.reference}" for image in report.copied if names),
         *(f"digest {digest}" for digest in digests if len(digests) == 1),
         *summary((words, report.count(kind), report.bytes(kind)) for words, kind in groups),  # type: ignore[arg-type]
         *(

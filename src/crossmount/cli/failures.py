@@ -69,13 +69,19 @@ def words_of(error: BaseException) -> str:
     return one_line(words)
 
 
+def words_of_image(error: BaseException) -> str:
+    """Return why one image of a copy did not arrive: a copy has a remedy that a push has not."""
+    remedy = "; or copy it all the same with --allow-transfer" if isinstance(error, MountRequiredError) else ""
+    return f"{words_of(error)}{remedy}"
+
+
 def _words_of_copy(error: CopyFailedError) -> str:
     """Return why the one image was not copied; of many only the number, each was told when it failed."""
     asked, failures = len(error.report.images), error.report.failures
     if asked > 1:
         return f"{len(failures)} of {asked} images not copied"
     first = failures[0]
-    return f"not copied: {first.source} to {first.reference}: {words_of(first.error)}"
+    return f"not copied: {first.source} to {first.reference}: {words_of_image(first.error)}"
 
 
 def _sentence(words: str) -> str:

@@ -1,6 +1,7 @@
 """What goes to standard output: lines for people, or one document for scripts."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -38,6 +39,13 @@ def note(words: str) -> None:
 def width() -> int | None:
     """Return how many columns the terminal has that standard output is, None if it is none."""
     return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+
+
+def is_one_terminal() -> bool:
+    """Tell whether standard output and standard error are the same terminal: one reader sees both."""
+    if sys.stdout is None or sys.stderr is None or not (sys.stdout.isatty() and sys.stderr.isatty()):
+        return False
+    return os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
 
 
 def _print(words: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from crossmount import events
 from crossmount.cli import text
-from crossmount.cli.failures import words_of
+from crossmount.cli.failures import words_of_image
 from crossmount.cli.retries import Retries
 from crossmount.oci import Digest, Repository
 
@@ -148,7 +148,7 @@ def _words(event: events.Event) -> str | None:
         case events.ImageCopied():
             words = f"copied {event.source} to {event.dest}"
         case events.ImageFailed():
-            words = f"crossmount: not copied: {event.source} to {event.dest}: {words_of(event.error)}"
+            words = f"crossmount: not copied: {event.source} to {event.dest}: {words_of_image(event.error)}"
     return words
 
 

@@ -1,5 +1,6 @@
 """The blob cache: a folder that is an image layout, bounded, and shared by as many processes as like.
 
+    crossmount-cache                                    made first: it tells a cache from somebody's layout
     oci-layout, index.json, blobs/<algorithm>/<hex>     an image layout (image specification, image-layout.md)
     incoming/<algorithm>-<hex>                          what is being fetched; whoever fetches it holds its lock
     lock                                                held while room is made
@@ -23,12 +24,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from crossmount._foreign import json_object
+from crossmount.errors import InvalidInputError
 from crossmount.oci import Descriptor
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.oci.layout import LAYOUT_VERSION
 
 DEFAULT_LIMIT = 10 * 1024**3
+
+MARKER = "crossmount-cache"
+"""The file that tells a cache from somebody's image layout, whose blobs are not ours to remove."""
+
+_NOT_OURS = "not a cache of ours"
 
 _OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # nor wait for the other end of a pipe
 _ENCODED = {"sha256": r"[0-9a-f]{64}", "sha512": r"[0-9a-f]{128}"}
@@ -53,6 +59,16 @@ class BlobCache:
     def __init__(self, folder: str | Path, *, limit: int = DEFAULT_LIMIT) -> None:
         object.__setattr__(self, "folder", Path(folder))
         object.__setattr__(self, "limit", limit)
+
+    def check(self) -> None:
+        """See that the folder is a cache or may become one: it is absent, empty, or has the mark of a cache.
+
+        Raises:
+            InvalidInputError: it is somebody's, and we would remove what is in it.
+        """
+        with suppress(OSError):  # one that cannot be read is gone past when it is used
+            if self._is_anothers():
+                raise InvalidInputError(f"{self.folder}: {_NOT_OURS}: give an empty or absent folder")
 
     def open(self, descriptor: Descriptor) -> int | None:
         """Return a file descriptor of a blob, which counts as used now; None if it is not there.
@@ -124,10 +140,10 @@ class BlobCache:
                 left.discard()
 
     def _make(self) -> None:
-        """Make the folder an image layout, unless it is one."""
+        """Make the folder a cache, unless it is one: its mark first, so that it is never seen without."""
         self._check_folders()
-        if not (self.folder / "incoming").exists() and _has_images(self.folder / "index.json"):
-            raise OSError(errno.EEXIST, "an image layout that has images in it is no cache", str(self.folder))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(self.folder / MARKER, os.O_WRONLY | os.O_CREAT | _OPEN, 0o644))
         for folder in self._folders():
             folder.mkdir(parents=True, exist_ok=True)
         _write_once(self.folder / "index.json", {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
@@ -138,14 +154,24 @@ class BlobCache:
         return [self.folder / "incoming", blobs, *(blobs / algorithm for algorithm in _ENCODED)]
 
     def _check_folders(self) -> None:
-        """See that no folder in the cache's is a link: it would be another's, and we would empty that.
+        """See that neither the folder nor one in it is another's, as a link would be: we would empty that.
 
         Raises:
             OSError: one is.
         """
+        if self._is_anothers():
+            raise OSError(errno.EEXIST, _NOT_OURS, str(self.folder))
         for folder in self._folders():
             if folder.is_symlink():
                 raise OSError(errno.ELOOP, f"{folder.name} is a link", str(folder))
+
+    def _is_anothers(self) -> bool:
+        """Tell whether something is in the folder, and no mark: in this order, since the mark is made first."""
+        try:
+            is_used = any(self.folder.iterdir())
+        except FileNotFoundError:
+            return False
+        return is_used and not (self.folder / MARKER).is_file()
 
     def _blob(self, descriptor: Descriptor) -> Path:
         digest = descriptor.digest
@@ -251,14 +277,6 @@ def _files(folder: Path, names: re.Pattern[str]) -> list[tuple[float, int, Path]
                     state = entry.stat(follow_symlinks=False)
                     found.append((state.st_mtime, state.st_size, Path(entry.path)))
     return found
-
-
-def _has_images(index: Path) -> bool:
-    """Tell whether a layout names images: their blobs are not ours to remove."""
-    with suppress(FileNotFoundError):
-        document = json_object(index.read_bytes())
-        return document is None or bool(document.get("manifests"))
-    return False
 
 
 def _write_once(path: Path, document: object) -> None:

@@ -4,6 +4,7 @@ A copy is a push whose blobs lie on other registries: there already, mounted, br
 the nearest registry that holds them and sent on.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
@@ -67,7 +68,7 @@ async def copy(
         clock: seconds, for the report.
 
     Raises:
-        InvalidInputError: `source` or `dests` cannot be understood.
+        InvalidInputError: `source` or `dests` cannot be understood, or the cache's folder is no cache.
         CopyFailedError: an image did not arrive; the others did. `error.report` says which, and why.
     """
     jobs = [CopyJob.of(source, dests, all_tags=all_tags)]
@@ -107,10 +108,13 @@ async def copy_all(
     """Copy many images side by side; see `copy`. One that fails does not stop the others.
 
     Raises:
+        InvalidInputError: the cache's folder is no cache, and not empty.
         CopyFailedError: an image did not arrive.
     """
     started = clock()
     jobs = list(jobs)
+    if cache is not None:
+        await asyncio.to_thread(cache.check)
     guard = None if index is None else GuardedIndex(widen(index), observer=observer)
     preferred = tuple(map(normalise_registry, prefer))
     async with AsyncExitStack() as stack:

@@ -19,9 +19,6 @@ POLL_SECONDS = 0.05
 STUCK_SECONDS = 30.0
 """How long another process that fetches a blob may write nothing before one goes past the cache."""
 
-SLOWEST = 64 * 1024
-"""Bytes a second that it must come at, or one does not wait for it to the end."""
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

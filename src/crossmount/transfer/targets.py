@@ -1,10 +1,14 @@
 """What is copied where to, as it is given: pure."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Reference
+
+_LAYOUT = re.compile(r"oci:(?![0-9]+/)")
+"""An image layout, as other tools spell it; `oci:5000/app` is on a host of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class CopyJob:
 
         Raises:
             InvalidReferenceError, InvalidDigestError: one breaks the grammar.
-            InvalidInputError: they do not fit together.
+            InvalidInputError: they do not fit together, or one is an image layout.
         """
         return cls(_parse(source), tuple(_parse(dest) for dest in dests), all_tags)
 
@@ -77,7 +81,14 @@ def read_list(lines: Iterable[str], *, where: str, all_tags: bool = False) -> li
 
 
 def _parse(reference: str | Reference) -> Reference:
-    return Reference.parse(reference) if isinstance(reference, str) else reference
+    if not isinstance(reference, str):
+        return reference
+    if _LAYOUT.match(reference):
+        raise InvalidInputError(
+            f"{reference[:300]}: copy goes between registries: crossmount push for a layout "
+            "(docker.io/library/oci for an image of that name)"
+        )
+    return Reference.parse(reference)
 
 
 def _check_digest(source: Reference, dest: Reference) -> None:
