@@ -205,7 +205,7 @@ class GuardedIndex:
         return otherwise
 
     async def _ask(self, call: Callable[[], Awaitable[T]], *, probe: float | None) -> T:
-        """Ask once, and let the breaker know; a call that finds out whether the index is back has `probe` seconds."""
+        """Ask once, and let the breaker know; the call that probes a silent index may take `probe` seconds."""
         now = self._clock()
         if now < self._open_until:
             raise IndexUnavailableError(self._cause or "the index is left alone")
