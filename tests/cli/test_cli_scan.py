@@ -150,7 +150,20 @@ def test_repositories_that_fail_are_told_and_the_status_says_so(here: Here, regi
     done = here("scan", registry.address, "--plain-http")
     assert done.status == 1
     assert "repositories  4, 1 failed" in done.out
-    assert f"crossmount: {registry.address}/team/b: failed: " in done.err
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"crossmount: {registry.address}/team/b: failed: ")
+
+
+def test_a_repository_that_needs_a_login_says_so_once(here: Here, registry: ScriptedRegistry) -> None:
+    """Status 4 and the advice, if nothing else failed."""
+    registry.play(Fault(path="/v2/team/b/*", action=Reply(status=403, code="DENIED"), times=None))
+    done = here("scan", f"{registry.address}/team/b", f"{registry.address}/team/a", "--plain-http")
+    assert done.status == 4
+    told_of, advice = done.err.splitlines()
+    assert told_of.startswith(f"crossmount: {registry.address}/team/b: failed: ")
+    assert advice.startswith("crossmount: log in (docker login")
+    registry.play(Fault(path="/v2/team/a/*", action=Reply(status=400), times=None))
+    assert here("scan", f"{registry.address}/team/b", f"{registry.address}/team/a", "--plain-http").status == 1
 
 
 def test_a_registry_without_a_catalogue_says_what_to_give(here: Here, registry: ScriptedRegistry) -> None:
@@ -311,6 +324,7 @@ def test_the_summary_tells_what_is_odd() -> None:
         skipped=9,
         unreadable=10,
         failed=11,
+        denied=0,
         remarks=(),
         seconds=1.5,
     )

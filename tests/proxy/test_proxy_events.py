@@ -1,14 +1,23 @@
 """The event feed over HTTP: a service of its own, and a page of the proxy."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from crossmount.asyncio import ClientOptions, InvalidInputError, MemoryMountIndex, Reference, Repository, push
+from crossmount.asyncio import (
+    ClientOptions,
+    IndexUnavailableError,
+    InvalidInputError,
+    MemoryMountIndex,
+    Reference,
+    Repository,
+    Sighting,
+    push,
+)
 from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.proxy.hook import MESSAGE_MAX
@@ -99,6 +108,27 @@ async def test_a_queue_that_is_full_says_when_to_come_again(
     async with listening_for(scripted_registry.address, MemoryMountIndex(), secret) as (client, _):
         answer = await client.post("/", content=pushed("a", Digest.of(b"x")), headers=BEARER)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+async def test_an_index_that_is_away_says_when_to_come_again(
+    scripted_registry: ScriptedRegistry, secret: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """503 with Retry-After, as with a full queue, and the log says that nothing is taken."""
+
+    class Away(MemoryMountIndex):
+        async def record(self, sightings: Iterable[Sighting]) -> None:
+            del sightings
+            raise IndexUnavailableError("nobody there")
+
+    manifest = put_image(scripted_registry, "a", "1", [b"layer"])
+    async with listening_for(scripted_registry.address, Away(), secret) as (client, feed):
+        assert (await client.post("/", content=pushed("a", manifest), headers=BEARER)).status_code == 202
+        await until(lambda: feed.holds)
+        answer = await client.post("/", content=pushed("a", Digest.of(b"x")), headers=BEARER)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert "the index does not answer: send it again" in answer.text
+    assert "no events are taken until the index answers: nobody there" in caplog.text
+    assert "going on without" not in caplog.text
 
 
 async def test_without_a_secret_only_this_machine_is_listened_to() -> None:

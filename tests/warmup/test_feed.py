@@ -13,19 +13,22 @@ import pytest
 from crossmount.asyncio import (
     ClientOptions,
     EventFeed,
+    IndexUnavailableError,
     InvalidInputError,
     MemoryMountIndex,
     RegistryTraits,
     Repository,
     Sighting,
 )
-from crossmount.index import MountIndex
+from crossmount.index import MountIndex, guard
 from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.testing import BasicAuth, Fault, RegistryOptions, Reply, ScriptedRegistry
 from crossmount.warmup import feed as feeding
+from crossmount.warmup import held
 from support.holdings import put_image, put_index
 from support.registry_kit import QUICK
+from support.waiting import until
 
 PLAIN = ClientOptions(plain_http=True, retry=QUICK)
 BASE, OWN = b"base layer", b"own layer"
@@ -213,6 +216,58 @@ async def test_a_defect_below_costs_an_event_and_not_the_feed(
         await told(feed, pushed("a", put_image(scripted_registry, "a", None, [BASE])))
         assert await known(index, BASE) == {"a"}
     assert "LookupError: not one of ours" in caplog.text
+
+
+async def test_what_met_an_index_that_is_away_is_worked_on_when_it_serves(
+    scripted_registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work is held and not lost, and nothing more is taken meanwhile: the registry sends it again."""
+    monkeypatch.setattr(guard, "OPEN_SECONDS", 0.02)
+    monkeypatch.setattr(held, "AGAIN_SECONDS", 0.01)
+
+    class Away(MemoryMountIndex):
+        away = True
+
+        async def record(self, sightings: Iterable[Sighting]) -> None:
+            if self.away:
+                raise IndexUnavailableError("nobody there")
+            await super().record(sightings)
+
+    index = Away()
+    blob, later = Digest.of(b"blob"), Digest.of(b"later")
+    manifest = put_image(scripted_registry, "a", "1", [BASE])
+    async with EventFeed(scripted_registry.address, index, options=PLAIN) as feed:
+        assert await feed.accept(pushed("a", manifest))
+        assert await feed.accept(event("push", "a", blob, "application/octet-stream"))
+        await until(lambda: feed.holds)
+        message = event("push", "a", later, "application/octet-stream")
+        assert not await feed.accept(message)
+        assert await feed.accept(b"{}")
+        index.away = False
+        await feed.settled()
+        await until(lambda: not feed.holds)
+        assert await known(index, BASE) == await known(index, b"blob") == {"a"}
+        await told(feed, message)
+        assert await known(index, b"later") == {"a"}
+        assert feed.worked["failed"] == 0
+    assert len(scripted_registry.matching(method="GET", path="/v2/a/manifests/*")) == 1
+
+
+async def test_what_is_held_when_the_feed_is_closed_is_told_to_be_lost(
+    scripted_registry: ScriptedRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The index never came back; a scan finds it."""
+
+    class Gone(MemoryMountIndex):
+        async def record(self, sightings: Iterable[Sighting]) -> None:
+            del sightings
+            raise IndexUnavailableError("nobody there")
+
+    feed = EventFeed(scripted_registry.address, Gone(), options=PLAIN)
+    await feed.accept(event("push", "a", Digest.of(BASE), "application/octet-stream"))
+    await until(lambda: feed.holds)
+    await feed.aclose()
+    assert "1 events were not worked on: scan the registry" in caplog.text
 
 
 async def test_a_manifest_that_is_gone_already_is_passed_over(feed: EventFeed) -> None:

@@ -23,6 +23,8 @@ from crossmount.errors import (
 
 DONE, FAILED, USAGE, MUST_MOUNT, DENIED = 0, 1, 2, 3, 4
 
+LOG_IN = "log in (docker login, skopeo login), or name a file of credentials with --authfile"
+
 _USAGE_ERRORS = (click.UsageError, InvalidDigestError, InvalidReferenceError, InvalidIndexURLError)
 
 
@@ -99,7 +101,7 @@ def _words(error: CrossmountError) -> str:
     words = str(error)
     match error:
         case AccessDeniedError():
-            advice = "log in (docker login, skopeo login), or name a file of credentials with --authfile"
+            advice = LOG_IN
         case CredentialsError() if "trust the realm" in words:
             advice = "--trusted-realm"
         case RegistryUnreachableError():

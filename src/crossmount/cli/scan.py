@@ -10,7 +10,7 @@ import click
 from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.failures import FAILED
+from crossmount.cli.failures import DENIED, FAILED, LOG_IN
 from crossmount.cli.interrupt import Interrupted
 from crossmount.cli.lists import lines_of
 from crossmount.cli.loop import run_async
@@ -120,8 +120,11 @@ def scan(
         output.document(report.to_json())
     else:
         output.lines(told(report))
-        for words in report.remarks:
+        for words in report.remarks[report.failed :]:  # those that failed were told when they did
             output.note(f"crossmount: {words}")
+    if report.failed and report.denied == report.failed:
+        output.note(f"crossmount: {LOG_IN}")
+        ctx.exit(DENIED)
     if report.failed:
         ctx.exit(FAILED)
 

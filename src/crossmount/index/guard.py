@@ -181,36 +181,59 @@ class GuardedIndex:
         """Take in that something on the index's server was refused."""
         self._degrade(error)
 
+    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Ask the index something behind the same breaker, for who can wait: what fails is raised.
+
+        Raises:
+            IndexFailedError: it did not serve; while it is left alone, at once.
+            MissingExtraError: there is no server to be started.
+        """
+        return await self._ask(call, probe=self._deadline)
+
+    @property
+    def left_alone(self) -> bool:
+        """Whether the index gave no answer, and is not asked for now."""
+        return self._clock() < self._open_until
+
     async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        if not self.left_alone:
+            try:
+                return await self._ask(call, probe=PROBE_SECONDS)
+            except (IndexFailedError, MissingExtraError) as error:
+                self._degrade(error)
+        self.unserved += 1
+        return otherwise
+
+    async def _ask(self, call: Callable[[], Awaitable[T]], *, probe: float | None) -> T:
+        """Ask once, and let the breaker know; the call that probes a silent index may take `probe` seconds."""
         now = self._clock()
         if now < self._open_until:
-            self.unserved += 1
-            return otherwise
+            raise IndexUnavailableError(self._cause or "the index is left alone")
         deadline = self._deadline
         if self._silent:  # this call is the probe: those beside it do not wait for what it may wait for
             self._open_seconds *= 1 if self._lasting else 2
             self._open_until = now + self._open_seconds
-            deadline = None if deadline is None else min(deadline, PROBE_SECONDS)
+            deadline = None if deadline is None or probe is None else min(deadline, probe)
         try:
             async with nullcontext() if deadline is None else asyncio.timeout(deadline):
                 answer = await call()
         except TimeoutError:
             self._missed(now)
-            self._leave_alone(_too_late())
+            self._leave_alone(error := _too_late())
+            raise error from None
         except (IndexUnavailableError, MissingExtraError) as error:  # no answer; or no server to be started
             self._missed(now)
             self._leave_alone(error)
+            raise
         except StartingError as error:
             self._missed(now)
             self._degrade(error)
-        except IndexFailedError as error:
+            raise
+        except IndexFailedError:
             self._answered()
-            self._degrade(error)
-        else:
-            self._answered()
-            return answer
-        self.unserved += 1
-        return otherwise
+            raise
+        self._answered()
+        return answer
 
     def _missed(self, began: float) -> None:
         """Take in that a call which began then was left without an answer."""

@@ -31,7 +31,8 @@ class Hook:
         """Take a message: 202 if it is taken, whatever it says.
 
         Raises:
-            RefusedError: it shows no secret (401), is no message (400, 405, 413), or too much waits already (503).
+            RefusedError: it shows no secret (401), is no message (400, 405, 413), or too much waits already,
+                or the index does not answer (503).
         """
         if not self._secrets.accept(exchange.header(b"authorization")):
             raise RefusedError(401, "UNAUTHORIZED", "events come with a secret", headers=[_CHALLENGE])
@@ -43,5 +44,6 @@ class Hook:
         except InvalidInputError as error:
             raise RefusedError(400, "UNSUPPORTED", str(error)) from error
         if not taken:
-            raise unavailable("too many events wait: send it again")
+            why = "the index does not answer" if self.feed.holds else "too many events wait"
+            raise unavailable(f"{why}: send it again")
         await exchange.answer(202)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from crossmount.errors import InvalidInputError
@@ -85,7 +86,8 @@ async def listener(settings: ListenerSettings, index: MountableLayers) -> AsyncI
             "listen on 127.0.0.1"
         )
     secrets = Secrets() if settings.secret is None else Secrets.read(settings.secret)
-    async with EventFeed(settings.registry, index, options=settings.options, observer=tell_of_index) as feed:
+    tell = partial(tell_of_index, meanwhile="no events are taken until the index answers")
+    async with EventFeed(settings.registry, index, options=settings.options, observer=tell) as feed:
         app = Listener(Hook(feed, secrets), idle=settings.limits.idle)
         async with listening(app, settings.address, settings.limits, busy=lambda: feed.waiting > 0) as service:
             yield service, feed

@@ -137,11 +137,11 @@ async def listening(
             await asyncio.gather(draining, return_exceptions=True)
 
 
-def tell_of_index(event: events.Event) -> None:
-    """Say when the index goes, and when it comes back; the metrics tell of all in between."""
+def tell_of_index(event: events.Event, *, meanwhile: str = "going on without the index") -> None:
+    """Say when the index goes, what is done `meanwhile`, and when it comes back; metrics tell of the rest."""
     match event:
         case events.IndexDegraded():
-            _log.warning("going on without the index: %s", event.cause)
+            _log.warning("%s: %s", meanwhile, event.cause)
         case events.IndexRestored():
             _log.warning("the index answers again")
 

@@ -3,6 +3,9 @@
 A message is taken at once and worked on later, so that a registry is never held up. An event is a hint: a pushed
 manifest is fetched, unless its digest is remembered, and a deleted blob is asked for before it is forgotten. A
 blob's arrival is recorded as it was told, save on a registry that mounts only after a manifest.
+
+While the index gives no answer nothing is taken, since a registry keeps what is not taken and sends it again; what
+was taken before is held until the index serves.
 """
 
 import asyncio
@@ -18,9 +21,11 @@ from crossmount import events
 from crossmount.errors import CrossmountError
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import MountableLayers, Sighting
+from crossmount.index.served import server_of
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.transfer.tasks import run_all
+from crossmount.warmup.held import HeldMemory, Hold
 from crossmount.warmup.memory import memory_of
 from crossmount.warmup.notices import BlobArrived, Deleted, Happened, ManifestArrived, read_notice
 from crossmount.warmup.outline import Outline
@@ -43,7 +48,8 @@ class EventFeed:
 
     Args:
         registry: the registry, as clients call it, whatever its events call it; or anything that lies on it.
-        index: is told. It never makes the feed fail: what it does not take is lost, and found by the next scan.
+        index: is told. It never makes the feed fail: work waits while it gives no answer; what it refuses is lost,
+            and found by the next scan.
         client: the client of the registry, if there is one already; else one is made from `options`.
         options: how to reach the registry, without `client`.
         observer: told of retries, and when the index does not serve, and serves again.
@@ -63,8 +69,11 @@ class EventFeed:
     ) -> None:
         self.worked: Counter[str] = Counter()
         self._registry = Repository.on(registry)
-        self._index = GuardedIndex(index, observer=observer, lasting=True)
-        self._memory = memory_of(self._index)
+        guard = index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer, lasting=True)
+        self._index = guard.unguarded
+        self._hold = Hold(guard)
+        memory = memory_of(self._index)
+        self._memory = memory if server_of(self._index) is None else HeldMemory(memory, self._hold)
         self._stack = AsyncExitStack()
         if client is None:
             client = RegistryClient(self._registry, options=options, observer=observer)
@@ -83,14 +92,15 @@ class EventFeed:
         Things that wait already are not taken twice. Messages of kinds that say nothing of layers are passed over.
 
         Returns:
-            False if too much waits: then nothing of the message was taken, and it should come again later.
+            False if too much waits, or the index gives no answer: then nothing of the message was taken, and it
+                should come again later.
 
         Raises:
             InvalidInputError: it is not a JSON object.
         """
         happened = read_notice(message, self._registry)
         new = [each for each in happened if each not in self._waiting]
-        if len(self._waiting) + len(new) > WAITING_MAX:
+        if len(self._waiting) + len(new) > WAITING_MAX or (new and self.holds):
             return False
         self._waiting.update(dict.fromkeys(new))
         if not self._workers:
@@ -100,24 +110,30 @@ class EventFeed:
         return True
 
     @property
+    def holds(self) -> bool:
+        """Whether the index gives no answer, so that what was taken is held and nothing more is taken."""
+        return self._hold.holds
+
+    @property
     def waiting(self) -> int:
         """How many things wait, or are worked on."""
         return len(self._waiting) + self._at_work
 
     async def settled(self) -> None:
-        """Wait until all that was taken is worked on."""
+        """Wait until all that was taken is worked on, and so until the index serves."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self.waiting)
 
     async def aclose(self) -> None:
-        """Stop; what still waits is lost, and found by the next scan."""
+        """Stop; what still waits or is held is lost, and found by the next scan."""
+        lost = self.waiting
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
         self._workers = []
-        if self._waiting:
-            _log.warning("%d events were not worked on: scan the registry", len(self._waiting))
-            self._waiting.clear()
+        self._waiting.clear()
+        if lost:
+            _log.warning("%d events were not worked on: scan the registry", lost)
         await self._stack.aclose()
 
     async def __aenter__(self) -> Self:
@@ -133,7 +149,7 @@ class EventFeed:
             async with self._changed:
                 await self._changed.wait_for(lambda: self._waiting)
                 some = self._next()
-                self._at_work += 1
+                self._at_work += len(some)
             try:
                 await self._do(some)
             except CrossmountError as error:
@@ -143,7 +159,7 @@ class EventFeed:
                 self.worked["failed"] += len(some)
                 _log.exception("%s: an event is lost", some[0].repository)
             finally:
-                self._at_work -= 1
+                self._at_work -= len(some)
                 async with self._changed:
                     self._changed.notify_all()
 
@@ -171,13 +187,13 @@ class EventFeed:
         self.worked[type(some[0]).__name__] += len(some)
 
     async def _blobs_arrived(self, some: list[BlobArrived]) -> None:
-        traits = (await self._index.look_up((), self._registry)).traits
+        traits = (await self._hold.ask(lambda: self._index.look_up((), self._registry))).traits
         if not traits.after_manifest:
-            await self._index.record([Sighting(each.digest, each.repository, each.size) for each in some])
+            await self._record([Sighting(each.digest, each.repository, each.size) for each in some])
 
     async def _manifest_arrived(self, repository: Repository, target: str) -> None:
         async def take(outline: Outline) -> None:
-            await self._index.record(list(outline.sightings(repository)))
+            await self._record(list(outline.sightings(repository)))
             await self._memory.keep([outline])
 
         walked = await self._walker.walk(repository, [target], take)
@@ -199,13 +215,15 @@ class EventFeed:
             level = [child for outline in outlines.values() for child in outline.children if child not in blobs]
             blobs.update(dict.fromkeys(level))
         wanted = list(blobs)[:VERIFIED_MAX]
-        known = await self._index.look_up(wanted, repository)
+        known = await self._hold.ask(lambda: self._index.look_up(wanted, repository))
         gone: list[Digest] = []
         await run_all([partial(self._verify, repository, blob, gone) for blob in wanted if known.of(blob).in_dest])
         if gone and await self._client.is_readable(repository):  # else they may only be hidden from us
-            for blob in gone:
-                await self._index.forget(blob, repository)
-                self.worked["forgotten"] += 1
+            await run_all([partial(self._forget, repository, blob) for blob in gone])
+
+    async def _forget(self, repository: Repository, blob: Digest) -> None:
+        await self._hold.ask(lambda: self._index.forget(blob, repository))
+        self.worked["forgotten"] += 1
 
     async def _verify(self, repository: Repository, blob: Digest, gone: list[Digest]) -> None:
         async with self._gate:
@@ -213,4 +231,7 @@ class EventFeed:
         if size is None:
             gone.append(blob)
         else:
-            await self._index.record([Sighting(blob, repository, size if size >= 0 else None)])
+            await self._record([Sighting(blob, repository, size if size >= 0 else None)])
+
+    async def _record(self, sightings: list[Sighting]) -> None:
+        await self._hold.ask(lambda: self._index.record(sightings))

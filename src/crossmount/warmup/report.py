@@ -20,7 +20,8 @@ class ScanReport:
         skipped: tags and manifests that are no image, or were gone.
         unreadable: repositories that we may not read.
         failed: repositories that were not scanned to their end.
-        remarks: why something was skipped or failed, for the first few.
+        denied: how many of those that failed the registry did not let us read.
+        remarks: why something failed or was skipped, for the first few; failures stand first.
         seconds: wall time.
     """
 
@@ -35,6 +36,7 @@ class ScanReport:
     skipped: int
     unreadable: int
     failed: int
+    denied: int
     remarks: tuple[str, ...]
     seconds: float
 

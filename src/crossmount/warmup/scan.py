@@ -140,6 +140,7 @@ class _Scan:
     layers: int = 0
     unreadable: int = 0
     failed: int = 0
+    denied: int = 0
     in_a_row: int = 0
     remarks: list[str] = field(default_factory=list)
     walked: Walked = field(default_factory=Walked)
@@ -192,6 +193,7 @@ class _Scan:
             skipped=self.walked.skipped,
             unreadable=self.unreadable,
             failed=self.failed,
+            denied=self.denied,
             remarks=tuple([*self.remarks, *self.walked.reasons][:_REMARKS_MAX]),
             seconds=seconds,
         )
@@ -246,6 +248,7 @@ class _Scan:
             self._tell(one, "unreadable")
         else:
             self.failed += 1
+            self.denied += isinstance(error, AccessDeniedError)
             self.in_a_row += 1
             self._remark(str(error))
             self._tell(one, "failed", str(error))
