@@ -197,6 +197,23 @@ async def test_a_full_disk_lets_bytes_go_past_the_cache(
     assert list((tmp_path / "cache" / "incoming").iterdir()) == []
 
 
+def test_a_disk_that_was_full_from_the_beginning_is_not_littered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be written of the layout's own files is gone."""
+
+    def full(path: Path, text: str) -> int:
+        del text
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space"):
+            BlobCache(tmp_path).begin(blob_of(b"data"))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 async def test_a_cache_that_cannot_be_made_is_gone_past(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, tmp_path: Path
 ) -> None:

@@ -283,5 +283,8 @@ def _write_once(path: Path, document: object) -> None:
     """Write a small file that is not there, in one piece."""
     if not path.exists():
         fresh = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-        fresh.write_text(json.dumps(document))
-        fresh.replace(path)
+        try:
+            fresh.write_text(json.dumps(document))
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
