@@ -100,6 +100,35 @@ def test_what_is_scanned_is_what_was_named(
     assert done.document["repositories"]["scanned"] == expected
 
 
+def test_a_scan_of_nothing_says_why(here: Here, registry: ScriptedRegistry, tmp_path: Path) -> None:
+    """Nothing fits, or the catalogue is empty: a remark. A file without names is wrong usage."""
+    done = here("scan", f"{registry.address}/zzz*", "--plain-http")
+    assert done.status == 0
+    assert done.err == f"crossmount: no repository of {registry.address} fits zzz*: 5 repositories looked at\n"
+    assert "looked at" in here("scan", f"{registry.address}/zzz*", "--plain-http", "--json").err
+    with running_registry() as empty:
+        done = here("scan", empty.address, "--plain-http")
+        assert (done.status, done.err) == (
+            0,
+            f"crossmount: the catalogue of {empty.address} is empty: logged in?\n",
+        )
+    file = tmp_path / "names"
+    file.write_text("# none\n\n")
+    done = here("scan", registry.address, "--from", str(file))
+    assert done.status == 2
+    assert f"{file}: it lists nothing to scan" in done.complaint
+
+
+def test_a_repository_and_a_file_are_not_given_both(here: Here, tmp_path: Path) -> None:
+    """The names of a file are never passed over in silence; a pattern chooses among them."""
+    file = tmp_path / "names"
+    file.write_text("team/a\n")
+    for targets in (("r.example/team/b",), ("r.example/team/*", "r.example/e")):
+        done = here("scan", *targets, "--from", str(file))
+        assert done.status == 2
+        assert "or r.example and --from FILE, not both" in done.complaint
+
+
 def test_names_come_from_standard_input_too(
     here: Here, registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +344,8 @@ def test_the_summary_tells_what_is_odd() -> None:
     report = ScanReport(
         registry="r.example",
         resumed=True,
+        listed=7,
+        fitting=7,
         repositories=3,
         before=4,
         tags=5,

@@ -122,6 +122,8 @@ def scan(
         output.lines(told(report))
         for words in report.remarks[report.failed :]:  # those that failed were told when they did
             output.note(f"crossmount: {words}")
+    if nothing := _nothing(report, wanted.patterns):
+        output.note(f"crossmount: {nothing}")
     if report.failed and report.denied == report.failed:
         output.note(f"crossmount: {LOG_IN}")
         ctx.exit(DENIED)
@@ -158,7 +160,7 @@ def read_targets(given: Sequence[str], names: Iterable[str] | None) -> Targets:
 
     Args:
         given: `REGISTRY`, `REGISTRY/REPOSITORY`, or a pattern in the repository's place.
-        names: repositories from a file, if there is one; then `given` chooses among them.
+        names: repositories from a file, if there is one; then only patterns of `given` choose among them.
 
     Raises:
         click.UsageError, InvalidReferenceError: that is not what was given.
@@ -174,7 +176,12 @@ def read_targets(given: Sequence[str], names: Iterable[str] | None) -> Targets:
         raise click.UsageError("one registry at a time: scan the others with commands of their own")
     (registry,) = registries
     chosen = () if "" in parts else tuple(dict.fromkeys(parts))
-    if names is None and chosen and not any(_GLOB.intersection(part) for part in chosen):
+    named = [part for part in parts if part and not _GLOB.intersection(part)]
+    if names is not None and named:
+        raise click.UsageError(
+            f"give {registry.registry}/{named[0]}, or {registry.registry} and --from FILE, not both"
+        )
+    if names is None and chosen and len(named) == len(parts):
         return Targets(registry=registry, names=tuple(_name(registry, part) for part in chosen), patterns=())
     taken = None if names is None else tuple(_name(registry, name) for name in names)
     return Targets(registry=registry, names=taken, patterns=chosen)
@@ -185,12 +192,15 @@ def read_names(file: TextIO) -> list[str]:
 
     Raises:
         InvalidInputError: it is no text, or has too many lines.
+        click.UsageError: it names none.
     """
     names = []
     for name in filter(None, lines_of(file)):
         names.append(name)
         if len(names) > REPOSITORIES_MAX:
             raise InvalidInputError(f"{file.name}: more than {REPOSITORIES_MAX} names")
+    if not names:
+        raise click.UsageError(f"{file.name}: it lists nothing to scan")
     return names
 
 
@@ -209,6 +219,16 @@ def told(report: ScanReport) -> list[str]:
         f"layers        {report.layers} told to the index",
         f"took {text.duration(report.seconds)}",
     ]
+
+
+def _nothing(report: ScanReport, patterns: Sequence[str]) -> str | None:
+    """Say why there was nothing to scan, if so."""
+    if report.fitting:
+        return None
+    if not report.listed:
+        return f"the catalogue of {report.registry} is empty: logged in?"
+    listed = text.count(report.listed, "repository", "repositories")
+    return f"no repository of {report.registry} fits {', '.join(patterns)}: {listed} looked at"
 
 
 def how_far(state: ScanState) -> str:

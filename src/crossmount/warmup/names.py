@@ -1,7 +1,7 @@
 """Which repositories a scan is about: those of the catalogue, or those that were named, as far as they fit."""
 
 import fnmatch
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -18,7 +18,12 @@ T = TypeVar("T")
 
 
 async def wanted(
-    client: RegistryClient, where: Repository, given: Sequence[str] | None, patterns: Sequence[str]
+    client: RegistryClient,
+    where: Repository,
+    given: Sequence[str] | None,
+    patterns: Sequence[str],
+    *,
+    listed: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[Repository]:
     """Yield the repositories that are wanted.
 
@@ -27,6 +32,7 @@ async def wanted(
         where: any repository of it.
         given: names; None asks the catalogue.
         patterns: which of them, where `*` is any text; none means all.
+        listed: called for each name, also of what does not fit.
 
     Raises:
         InvalidInputError: a name is none, or there are more than `REPOSITORIES_MAX`.
@@ -36,6 +42,7 @@ async def wanted(
     async with aclosing(_catalogue(client, where.registry) if given is None else _each(given)) as names:
         async for name in names:
             repository = Repository(where.registry, name, where.address)
+            listed()
             if patterns and not any(fnmatch.fnmatchcase(repository.name, pattern) for pattern in patterns):
                 continue
             count += 1

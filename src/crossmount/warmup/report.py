@@ -11,6 +11,8 @@ class ScanReport:
     Attributes:
         registry: the registry, normalised.
         resumed: whether it went on where an earlier one had ended.
+        listed: how many repositories were named, by the registry's catalogue or by us.
+        fitting: how many of those fit the patterns, or were wanted without one.
         repositories: how many were scanned now.
         before: how many the earlier scan was done with, and were passed over.
         tags: how many tags were followed.
@@ -27,6 +29,8 @@ class ScanReport:
 
     registry: str
     resumed: bool
+    listed: int
+    fitting: int
     repositories: int
     before: int
     tags: int

@@ -134,6 +134,8 @@ class _Scan:
     resumed: bool
     trusts: bool
     observer: events.Observer
+    listed: int = 0
+    fitting: int = 0
     repositories: int = 0
     before: int = 0
     tags: int = 0
@@ -147,11 +149,14 @@ class _Scan:
 
     async def names(self, given: Sequence[str] | None, patterns: Sequence[str]) -> AsyncGenerator[Repository]:
         """Yield the repositories that are wanted and not done."""
+        found = wanted(self.client, self.where, given, patterns, listed=self._listed)
         if not self.resumed:
-            async for repository in wanted(self.client, self.where, given, patterns):
+            async for repository in found:
+                self.fitting += 1
                 yield repository
             return
-        async for some in batches(wanted(self.client, self.where, given, patterns), _BATCH):
+        async for some in batches(found, _BATCH):
+            self.fitting += len(some)
             left = await self.progress.left(some)
             self.before += len(some) - len(left)
             for repository in left:
@@ -184,6 +189,8 @@ class _Scan:
         return ScanReport(
             registry=self.where.registry,
             resumed=self.resumed,
+            listed=self.listed,
+            fitting=self.fitting,
             repositories=self.repositories,
             before=self.before,
             tags=self.tags,
@@ -197,6 +204,9 @@ class _Scan:
             remarks=tuple([*self.remarks, *self.walked.reasons][:_REMARKS_MAX]),
             seconds=seconds,
         )
+
+    def _listed(self) -> None:
+        self.listed += 1
 
     async def _one(self, repository: Repository) -> None:
         """Scan a repository; what is only about this one does not end the scan."""
