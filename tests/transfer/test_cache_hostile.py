@@ -22,7 +22,9 @@ from support.holdings import CONFIG, LAYER, entry, put_document, put_image
 from support.images import MadeImage, make_layers, make_layout
 from support.waiting import until
 
-OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, first_wait=0.01, longest_wait=0.02))
+OPTIONS = ClientOptions(
+    plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0, first_wait=0.01, longest_wait=0.02)
+)
 DATA = b"data"
 BLOB = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
 

@@ -20,7 +20,9 @@ from support.certificates import self_signed
 from support.holdings import put_document, put_image, put_index
 from support.registry_kit import blob, recorded
 
-OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, first_wait=0.01, longest_wait=0.02))
+OPTIONS = ClientOptions(
+    plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0, first_wait=0.01, longest_wait=0.02)
+)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmount.fleet import fleet
+from crossmount.fleet import questions
 from crossmount.index import connection, guard, link, pools
 from support.crowd import Images, make_images
 
@@ -25,6 +25,6 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(connection._SETTINGS, "socket_connect_timeout", HOWEVER_LONG)
     for module in (connection, link, pools):
         monkeypatch.setattr(module, "CALL_SECONDS", HOWEVER_LONG)
-    monkeypatch.setattr(fleet, "GRACE_SECONDS", HOWEVER_LONG)
+    monkeypatch.setattr(questions, "GRACE_SECONDS", HOWEVER_LONG)
     defaults = {**(guard.GuardedIndex.__init__.__kwdefaults__ or {}), "deadline": HOWEVER_LONG}
     monkeypatch.setattr(guard.GuardedIndex.__init__, "__kwdefaults__", defaults)
