@@ -22,14 +22,15 @@ class Patience:
     Attributes:
         limit: the longest wait in seconds, whatever the layer's size; 0 never waits.
         small: layers under this size in bytes are uploaded at once.
-        least: seconds; below that a dead holder's lease could not run out while one waits for it.
+        least: seconds; below that a dead holder's lease could not run out while one waits for it, and a link that
+            is full of other uploads would make all who wait upload too.
         rate: bytes a second that an upload is thought to make while none was seen.
         share: how many times longer than alone an upload may take: its holder has others beside it.
     """
 
     limit: float = 600.0
     small: int = SMALL
-    least: float = 2 * LEASE_SECONDS
+    least: float = 6 * LEASE_SECONDS
     rate: float = 1024 * 1024
     share: float = 4.0
 
