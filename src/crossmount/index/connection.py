@@ -14,6 +14,7 @@ from redis.retry import Retry
 
 from crossmount.index.address import Node
 from crossmount.index.cluster import ClusterLink
+from crossmount.index.forkable import ForkablePool
 from crossmount.index.hurry import hurry
 from crossmount.index.link import CALL_SECONDS, AsyncLink, BlockingLink, Link, Reader
 from crossmount.index.login import Secrets, provider_of
@@ -80,7 +81,7 @@ _BLOCKING = _Flavour(
     client=redis.Redis,
     sentinel=BlockingSentinel,
     retry=Retry,
-    pool=redis.BlockingConnectionPool,
+    pool=ForkablePool,
     sentinel_pool=BlockingPool,
     plain=redis.Connection,
     tls=redis.SSLConnection,

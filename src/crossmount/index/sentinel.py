@@ -7,6 +7,7 @@ import redis.asyncio.sentinel
 import redis.sentinel
 from redis.exceptions import AuthenticationError, ConnectionError  # noqa: A004 redis-py's name
 
+from crossmount.index.forkable import ForkablePool
 from crossmount.index.pools import disconnect_idle
 
 
@@ -14,7 +15,7 @@ class AsyncPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.Blo
     """For an event loop; like the other pools it waits for a free connection."""
 
 
-class BlockingPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
+class BlockingPool(redis.sentinel.SentinelConnectionPool, ForkablePool):
     """For threads; like the other pools it waits for a free connection."""
 
     def disconnect(self, inuse_connections: bool = True) -> None:
