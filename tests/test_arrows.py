@@ -9,10 +9,11 @@ import crossmount
 
 ROOT = Path(crossmount.__file__).parent
 
-BASE = {"errors", "events", "oci", "_foreign"}
+BASE = {"errors", "events", "oci", "_foreign", "_closing"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "_foreign": set(),
+    "_closing": set(),
     "oci": {"errors"},
     "events": {"errors", "oci"},
     "index": BASE | {"_blocking"},

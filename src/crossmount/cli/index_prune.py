@@ -9,13 +9,11 @@ from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.failures import FAILED
-from crossmount.cli.interrupt import Interrupted
-from crossmount.cli.loop import run_async
-from crossmount.cli.params import Between, Checked
+from crossmount.cli.long_work import pace_options, run_shown
+from crossmount.cli.params import Checked
 from crossmount.cli.prune_progress import PruneState
-from crossmount.cli.settings import Settings, settings_of
-from crossmount.cli.work_progress import WorkProgress, work_progress
-from crossmount.errors import CrossmountError
+from crossmount.cli.settings import settings_of
+from crossmount.cli.work_progress import work_progress
 from crossmount.oci.reference import normalise_registry
 from crossmount.upkeep import PruneReport
 from crossmount.upkeep import prune as prune_index
@@ -47,24 +45,7 @@ _AGAIN = "what is gone was forgotten so far: run the same command again to go on
     metavar="PERCENT",
     help="Verify only so many percent, chosen by chance.",
 )
-@click.option(
-    "--requests",
-    type=Between(1, 256),
-    default=REQUESTS,
-    metavar="N",
-    envvar="CROSSMOUNT_PRUNE_REQUESTS",
-    show_envvar=True,
-    show_default=True,
-    help="Have at most N requests on their way at once.",
-)
-@click.option(
-    "--rate",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="N",
-    envvar="CROSSMOUNT_PRUNE_RATE",
-    show_envvar=True,
-    help="Send each registry at most N requests a second. Default: no limit but its own Retry-After.",
-)
+@pace_options("prune", requests=REQUESTS)
 @click.option("--dry-run", is_flag=True, help="Say what is gone, and forget nothing.")
 @click.option("--afresh", is_flag=True, help="Do not go on with a prune that was not finished, begin again.")
 @json_option
@@ -91,59 +72,28 @@ def prune(
     """
     settings = settings_of(ctx)
     shown = work_progress(sys.stderr, PruneState(), verbose=settings.verbose)
-    try:
-        with shown:
-            report = run_async(
-                _prune(
-                    settings,
-                    shown,
-                    registry=registry,
-                    patterns=patterns,
-                    sample=sample,
-                    requests=requests,
-                    rate=rate,
-                    dry_run=dry_run,
-                    afresh=afresh,
-                )
+
+    async def work() -> PruneReport:
+        async with opened_index(settings) as index:
+            return await prune_index(
+                index,
+                registry=registry,
+                patterns=patterns,
+                sample=sample,
+                options=replace(client_options(settings), rate=rate),
+                requests=requests,
+                dry_run=dry_run,
+                afresh=afresh,
+                observer=shown.observe,
             )
-    except Interrupted as interrupted:
-        raise interrupted.saying(how_far(shown.state)) from None
-    except CrossmountError:
-        if shown.state.verdicts:
-            output.note(how_far(shown.state))
-        raise
+
+    report = run_shown(work(), shown, how_far)
     if as_json:
         output.document(report.to_json())
     else:
         output.lines(told(report))
     if not report.complete:
         ctx.exit(FAILED)
-
-
-async def _prune(
-    settings: Settings,
-    shown: WorkProgress[PruneState],
-    *,
-    registry: str | None,
-    patterns: tuple[str, ...],
-    sample: float,
-    requests: int,
-    rate: float | None,
-    dry_run: bool,
-    afresh: bool,
-) -> PruneReport:
-    async with opened_index(settings) as index:
-        return await prune_index(
-            index,
-            registry=registry,
-            patterns=patterns,
-            sample=sample,
-            options=replace(client_options(settings), rate=rate),
-            requests=requests,
-            dry_run=dry_run,
-            afresh=afresh,
-            observer=shown.observe,
-        )
 
 
 def told(report: PruneReport) -> list[str]:

@@ -6,32 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from crossmount.cli.settings import OFF
+from crossmount.index import url
 from crossmount.index.protocol import MountIndex
 from crossmount.index.redis import RedisMountIndex
-from crossmount.index.url import address_of
 
 PINGS = 5
 """Of how many round trips the median is told."""
 
-Kind = Literal["off", "embedded", "memory", "remote"]
-
-_KINDS: dict[str, Kind] = {
-    "off": "off",
-    "embedded:": "embedded",
-    "embedded://": "embedded",
-    "memory:": "memory",
-    "memory://": "memory",
-}
+Kind = url.Kind | Literal["off"]
 
 
-def kind_of(url: str) -> Kind:
-    """Tell what kind of index a URL names; what is none of the others is remote, or a mistake."""
-    return _KINDS.get(url, "remote")
+def kind_of(index: str) -> Kind:
+    """Tell what kind of index a URL names, or that it is off."""
+    return "off" if index == OFF else url.kind_of(index)
 
 
-def shown(url: str) -> str:
+def shown(index: str) -> str:
     """Return an index's URL without what may be secret in it: user, password, parameters."""
-    return address_of(url).shown if kind_of(url) == "remote" else url
+    return url.address_of(index).shown if kind_of(index) == "remote" else index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,10 @@
 """Progress on a terminal: a bar for each blob, never more of them than there is room for."""
 
-import threading
 import time
 from collections.abc import Callable
-from typing import Self, TextIO
+from typing import TextIO
 
 from rich.console import Console, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +12,7 @@ from rich.text import Text
 from crossmount import events
 from crossmount.cli import text
 from crossmount.cli.progress_state import BlobState, PushState, doing
+from crossmount.cli.screen import Screen
 
 HEAD_WIDTH, BAR_WIDTH = 23, 20
 ROWS_MAX = 30
@@ -23,7 +22,7 @@ LINES_BESIDE = 4
 _COLOURS = {"existing": "cyan", "mounted": "green", "uploaded": "yellow", None: "blue"}
 
 
-class Bars:
+class Bars(Screen):
     """Observes a push and keeps its bars up to date while it is entered."""
 
     def __init__(
@@ -35,46 +34,15 @@ class Bars:
         console: Console | None = None,
     ) -> None:
         self.state = PushState()
-        self._changing = threading.Lock()  # the screen is drawn from a thread of rich's
-        self._verbose = verbose
-        self._clock = clock
-        self._console = console or Console(file=stream, highlight=False)
-        self._live = Live(
-            console=self._console,
-            get_renderable=self.render,
-            refresh_per_second=8,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        super().__init__(stream, self.state.retries, verbose=verbose, clock=clock, console=console)
 
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Draw how it ended, leave that on the screen, and say of retries what was only counted."""
-        self._live.stop()
-        for words in self.state.retries.rest():
-            self._say(words)
-
-    def observe(self, event: events.Event) -> None:
-        """Take an event in; a notice is printed above the bars."""
-        now = self._clock()
-        with self._changing:
-            self.state.apply(event, now=now)
-            words = self.state.notice(event, now=now, verbose=self._verbose)
-        if words:
-            self._say(words)
-
-    def _say(self, words: str) -> None:
-        self._console.print(text.one_line(words), markup=False, soft_wrap=True)
-
-    def render(self) -> RenderableType:
-        """Return what the screen shows now."""
-        with self._changing:
-            return self._drawn(self._clock()) if self.state.blobs else Text("")
+    def _taken(self, event: events.Event, now: float) -> str | None:
+        self.state.apply(event, now=now)
+        return self.state.notice(event, now=now, verbose=self._verbose)
 
     def _drawn(self, now: float) -> RenderableType:
+        if not self.state.blobs:
+            return Text("")
         rows, hidden = self.state.rows(min(ROWS_MAX, self._console.height - LINES_BESIDE))
         table = Table.grid(padding=0)  # releases of rich differ in whether padding counts as width
         for width in (HEAD_WIDTH, BAR_WIDTH):

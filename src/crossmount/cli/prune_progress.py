@@ -25,6 +25,11 @@ class PruneState:
     verdicts: Counter[events.Verdict] = field(default_factory=Counter)
     lost: set[str] = field(default_factory=set)
 
+    @property
+    def begun(self) -> bool:
+        """Whether something is done that the next run need not do again."""
+        return self.verdicts.total() > 0
+
     def apply(self, event: events.Event) -> None:
         """Take an event in."""
         match event:

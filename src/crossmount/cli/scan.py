@@ -11,14 +11,12 @@ from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.failures import DENIED, FAILED, LOG_IN
-from crossmount.cli.interrupt import Interrupted
 from crossmount.cli.lists import lines_of
-from crossmount.cli.loop import run_async
-from crossmount.cli.params import Between
+from crossmount.cli.long_work import pace_options, run_shown
 from crossmount.cli.scan_progress import ScanState
-from crossmount.cli.settings import Settings, settings_of
-from crossmount.cli.work_progress import WorkProgress, work_progress
-from crossmount.errors import CrossmountError, InvalidInputError, InvalidReferenceError
+from crossmount.cli.settings import settings_of
+from crossmount.cli.work_progress import work_progress
+from crossmount.errors import InvalidInputError, InvalidReferenceError
 from crossmount.oci import Repository
 from crossmount.warmup import ScanReport
 from crossmount.warmup import scan as scan_registry
@@ -52,24 +50,7 @@ class Targets:
     metavar="FILE",
     help="Take the repositories' names from this file, one a line; '-' is standard input.",
 )
-@click.option(
-    "--requests",
-    type=Between(1, 256),
-    default=REQUESTS,
-    metavar="N",
-    envvar="CROSSMOUNT_SCAN_REQUESTS",
-    show_envvar=True,
-    show_default=True,
-    help="Have at most N requests on their way at once.",
-)
-@click.option(
-    "--rate",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="N",
-    envvar="CROSSMOUNT_SCAN_RATE",
-    show_envvar=True,
-    help="Send at most N requests a second. Default: no limit but the registry's own Retry-After.",
-)
+@pace_options("scan", requests=REQUESTS)
 @click.option(
     "--since-last",
     is_flag=True,
@@ -105,17 +86,22 @@ def scan(
     wanted = read_targets(targets, None if names is None else read_names(names))
     total = None if wanted.names is None or wanted.patterns else len(wanted.names)
     shown = work_progress(sys.stderr, ScanState(total), verbose=settings.verbose)
-    try:
-        with shown:
-            report = run_async(
-                _scan(wanted, settings, shown, requests=requests, rate=rate, since_last=since_last, afresh=afresh)
+
+    async def work() -> ScanReport:
+        async with opened_index(settings) as index:
+            return await scan_registry(
+                wanted.registry,
+                index=index,
+                repositories=wanted.names,
+                patterns=wanted.patterns,
+                options=replace(client_options(settings), rate=rate),
+                requests=requests,
+                since_last=since_last,
+                afresh=afresh,
+                observer=shown.observe,
             )
-    except Interrupted as interrupted:
-        raise interrupted.saying(how_far(shown.state)) from None
-    except CrossmountError:
-        if shown.state.scanned:
-            output.note(how_far(shown.state))
-        raise
+
+    report = run_shown(work(), shown, how_far)
     if as_json:
         output.document(report.to_json())
     else:
@@ -129,30 +115,6 @@ def scan(
         ctx.exit(DENIED)
     if report.failed:
         ctx.exit(FAILED)
-
-
-async def _scan(
-    wanted: Targets,
-    settings: Settings,
-    shown: WorkProgress[ScanState],
-    *,
-    requests: int,
-    rate: float | None,
-    since_last: bool,
-    afresh: bool,
-) -> ScanReport:
-    async with opened_index(settings) as index:
-        return await scan_registry(
-            wanted.registry,
-            index=index,
-            repositories=wanted.names,
-            patterns=wanted.patterns,
-            options=replace(client_options(settings), rate=rate),
-            requests=requests,
-            since_last=since_last,
-            afresh=afresh,
-            observer=shown.observe,
-        )
 
 
 def read_targets(given: Sequence[str], names: Iterable[str] | None) -> Targets:

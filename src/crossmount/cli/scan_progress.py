@@ -24,6 +24,11 @@ class ScanState:
     layers: int = 0
     retries: Retries = field(default_factory=Retries)
 
+    @property
+    def begun(self) -> bool:
+        """Whether something is done that the next run need not do again."""
+        return self.scanned > 0
+
     def apply(self, event: events.Event) -> None:
         """Take an event in."""
         if isinstance(event, events.RepositoryScanned):

@@ -28,6 +28,11 @@ class WorkState(Protocol):
     through: int
     retries: Retries
 
+    @property
+    def begun(self) -> bool:
+        """Whether something is done that the next run need not do again."""
+        ...
+
     def apply(self, event: events.Event) -> None:
         """Take an event in."""
         ...

@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Iterable
-from types import TracebackType
-from typing import Self
 
 from crossmount import events
+from crossmount._closing import Closing
 from crossmount.fleet.heart import Heart
 from crossmount.fleet.lease import LeaseValue, Publishes
 from crossmount.fleet.leases import Lease, Leases
@@ -36,7 +35,7 @@ SHOW_SECONDS = 1.0
 """How often those who wait are shown to whoever looks."""
 
 
-class Fleet:
+class Fleet(Closing):
     """Decides, for each layer that a push would upload, who does it; the others wait and then mount.
 
     Make one for a process and hand it to each push: tasks that push the same layer then share one attempt even
@@ -73,14 +72,6 @@ class Fleet:
         self._show_at = float("-inf")
         self._kicked = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """End its tasks, and the leases that are still held; nobody may wait any more."""

@@ -7,7 +7,7 @@ that what is written once for both can be driven without an event loop (`crossmo
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import redis
 import redis.asyncio
@@ -19,6 +19,8 @@ from crossmount.index.login import Secrets
 from crossmount.index.wire import FOREIGN, exchange, exchange_async
 
 Command = tuple[str | bytes | int, ...]
+
+C = TypeVar("C", bound="redis.Redis | redis.asyncio.Redis")
 
 _TELLING = 8
 """A shorter password occurs in words by chance: stars in its place would tell it."""
@@ -127,8 +129,8 @@ class OneLoop:
             raise IndexUnavailableError(f"index at {where}: opened in another event loop: open one in each")
 
 
-class AsyncLink:
-    """A link on redis-py's asyncio client; for one event loop, the one in which it is first used.
+class ClientLink(Generic[C]):
+    """What the links on redis-py's two clients share: a server, and how its replies are read.
 
     Args:
         client: any client of redis-py; the link closes it.
@@ -138,18 +140,31 @@ class AsyncLink:
     """
 
     def __init__(
-        self,
-        client: "redis.asyncio.Redis",
-        where: str,
-        secrets: Iterable[str] | None = None,
-        also: Sequence["redis.asyncio.Redis"] = (),
+        self, client: C, where: str, secrets: Iterable[str] | None = None, also: Sequence[C] = ()
     ) -> None:
         self.where = where
         self._client = client
         self._reader = Reader(
             where, client.response_callbacks, _secrets_of(client) if secrets is None else secrets
         )
-        self._also = also
+        self._clients = client, *also
+
+    async def parts(self) -> Sequence[Self]:
+        """See `Link`."""
+        return [self]
+
+
+class AsyncLink(ClientLink["redis.asyncio.Redis"]):
+    """A link on redis-py's asyncio client; for one event loop, the one in which it is first used."""
+
+    def __init__(
+        self,
+        client: "redis.asyncio.Redis",
+        where: str,
+        secrets: Iterable[str] | None = None,
+        also: Sequence["redis.asyncio.Redis"] = (),
+    ) -> None:
+        super().__init__(client, where, secrets, also)
         self._loop = OneLoop()
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
@@ -159,54 +174,25 @@ class AsyncLink:
             async with asyncio.timeout(CALL_SECONDS):
                 return self._reader.read(commands, await exchange_async(self._client.connection_pool, commands))
 
-    async def parts(self) -> Sequence[Link]:
-        """See `Link`."""
-        return [self]
-
     async def aclose(self) -> None:
         """See `Link`."""
         with self._reader.errors():
-            for client in (self._client, *self._also):
+            for client in self._clients:
                 await client.aclose()
 
 
-class BlockingLink:
-    """A link on redis-py's blocking client; safe to share by threads, and by a process and its forks.
-
-    Args:
-        client: any client of redis-py; the link closes it.
-        where: what to call the server in a message.
-        secrets: words that no message may hold.
-        also: other clients that are closed with it.
-    """
-
-    def __init__(
-        self,
-        client: "redis.Redis",
-        where: str,
-        secrets: Iterable[str] | None = None,
-        also: Sequence["redis.Redis"] = (),
-    ) -> None:
-        self.where = where
-        self._client = client
-        self._reader = Reader(
-            where, client.response_callbacks, _secrets_of(client) if secrets is None else secrets
-        )
-        self._also = also
+class BlockingLink(ClientLink["redis.Redis"]):
+    """A link on redis-py's blocking client; safe to share by threads, and by a process and its forks."""
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """See `Link`; it never suspends."""
         with self._reader.errors(), hurried(CALL_SECONDS):
             return self._reader.read(commands, exchange(self._client.connection_pool, commands))
 
-    async def parts(self) -> Sequence[Link]:
-        """See `Link`."""
-        return [self]
-
     async def aclose(self) -> None:
         """See `Link`; it never suspends."""
         with self._reader.errors():
-            for client in (self._client, *self._also):
+            for client in self._clients:
                 client.close()
 
 

@@ -5,9 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
+from crossmount._closing import Closing
 from crossmount.index.entry import Held, LayerEntry, listed_by
 from crossmount.index.protocol import (
     Knowledge,
@@ -43,7 +42,7 @@ class _Layer:
         return {registry: held for registry, held in self.held.items() if held.until > now}
 
 
-class MemoryMountIndex:
+class MemoryMountIndex(Closing):
     """An index in this process, by itself or over another one.
 
     Over a backing index it answers with what either knows. What is added stays in memory: the backing index is
@@ -202,14 +201,6 @@ class MemoryMountIndex:
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing to let go of."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     def _known(self, layer: Digest) -> _Layer | None:
         """Return what is known of `layer`; what has run out is dropped on the way."""

@@ -14,7 +14,7 @@ from crossmount.index.link import Link
 from crossmount.index.memory import MemoryMountIndex
 from crossmount.index.redis import RedisMountIndex
 from crossmount.index.started import StartedLink
-from crossmount.index.url import address_of
+from crossmount.index.url import address_of, kind_of
 
 DEFAULT_URL = "embedded:"
 URL_VARIABLE = "CROSSMOUNT_INDEX"
@@ -40,7 +40,7 @@ def open_index(
         no_use_for(credentials)
         return MemoryMountIndex()
     given = _given(url)
-    if _is_embedded(given):
+    if kind_of(given) == "embedded":
         no_use_for(credentials)
         return RedisMountIndex(StartedLink(_start, async_link), keys=keys)
     hints = async_link(given, credentials=credentials, hints=True) if address_of(given).from_replicas else None
@@ -55,7 +55,7 @@ def blocking_index_links(url: str | None, credentials: CredentialProvider | None
         InvalidInputError: nobody asks for the credentials.
     """
     given = _given(url)
-    if _is_embedded(given):
+    if kind_of(given) == "embedded":
         no_use_for(credentials)
         return StartedLink(_start_now, blocking_link), None
     hints = blocking_link(given, credentials=credentials, hints=True) if address_of(given).from_replicas else None
@@ -74,15 +74,11 @@ def no_use_for(credentials: CredentialProvider | None) -> None:
 
 def is_memory(url: str | None) -> bool:
     """Tell whether `url`, or the environment in its place, names an index in this process."""
-    return _given(url) in {"memory:", "memory://"}
+    return kind_of(_given(url)) == "memory"
 
 
 def _given(url: str | None) -> str:
     return url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
-
-
-def _is_embedded(url: str) -> bool:
-    return url in {"embedded:", "embedded://"}
 
 
 async def _start() -> Path:

@@ -5,9 +5,9 @@ Everything read back is untrusted: what breaks a grammar is ignored, it never ra
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from crossmount._closing import Closing
 from crossmount.errors import IndexRefusedError
 from crossmount.index.decode import (
     Decoder,
@@ -36,7 +36,7 @@ TRAITS_SECONDS = 6 * 3600
 _SCRIPTS = ("record", "forget", "clear_must_mount", "record_traits", "count")
 
 
-class RedisMountIndex:
+class RedisMountIndex(Closing):
     """An index on Redis or Valkey, shared by whoever has its address and namespace.
 
     Args:
@@ -185,14 +185,6 @@ class RedisMountIndex:
         for link in (self.link, self._hints):
             if link is not None:
                 await link.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def _run(self, commands: Sequence[Command]) -> list[Any]:
         """Run `commands`; load the scripts and run those again that wanted one the server does not know."""

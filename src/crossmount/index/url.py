@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qsl, unquote
 
 from crossmount._foreign import decimal
@@ -37,6 +38,21 @@ _HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]*))(?::(?P<
 _HOST_MAX, _LABEL_MAX, _PORT_MAX = 253, 63, 65535
 _DATABASE_DIGITS = 9
 _HINT = "percent-encode / ? # @ : in a password"
+
+
+Kind = Literal["embedded", "memory", "remote"]
+
+_KINDS: dict[str, Kind] = {
+    "embedded:": "embedded",
+    "embedded://": "embedded",
+    "memory:": "memory",
+    "memory://": "memory",
+}
+
+
+def kind_of(url: str) -> Kind:
+    """Tell what kind of index a URL names; what is none of the others is remote, or a mistake."""
+    return _KINDS.get(url, "remote")
 
 
 def address_of(url: str) -> Address:

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from types import TracebackType
-from typing import Any, Self, assert_never
+from typing import Any, assert_never
 
 from crossmount import events
+from crossmount._closing import Closing
 from crossmount.errors import AccessDeniedError, CrossmountError, InvalidInputError, RegistryError
 from crossmount.index.protocol import (
     Knowledge,
@@ -31,7 +31,7 @@ DENIED_SECONDS = 3600.0
 _SETTLE_SECONDS = 2.0
 
 
-class Mounter:
+class Mounter(Closing):
     """Mounts layers on one registry, and keeps the index true while doing so.
 
     Args:
@@ -57,14 +57,6 @@ class Mounter:
         self._unseen: dict[tuple[Digest, Repository], float] = {}
         self._has_mounted = False
         self._aside: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Let what goes on aside end: inquiries and cancels; those that take too long are given up."""

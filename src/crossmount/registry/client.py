@@ -4,11 +4,10 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
-from typing import Self
 
 import httpx
 
+from crossmount._closing import Closing
 from crossmount.errors import InvalidAnswerError
 from crossmount.events import Observer, ignore
 from crossmount.oci import BlobSource, Descriptor, Digest, Located, Manifest, Reference, Repository
@@ -32,7 +31,7 @@ _SOURCES_MAX = 40
 """For how many sources one token is asked; each is a part of a URL, which has its limits."""
 
 
-class RegistryClient:
+class RegistryClient(Closing):
     """One registry over HTTP.
 
     Requests that may be repeated are, by `options.retry`. Every method raises, besides what it names:
@@ -81,14 +80,6 @@ class RegistryClient:
         self._uploads = Uploads(self._endpoints, self._sender)
         self._manifests = Manifests(self._endpoints, self._sender)
         self._lists = Lists(self._endpoints, self._sender)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -4,10 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Self
 
 from crossmount import events
+from crossmount._closing import Closing
 from crossmount.errors import CrossmountError
 from crossmount.oci import Located
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
@@ -37,7 +36,7 @@ class _Measuring:
         return self.task.done() and self.task.result() == FAR_AWAY and now - self.since >= AGAIN_SECONDS
 
 
-class Registries:
+class Registries(Closing):
     """Clients of registries, made when they are first needed; each registry's credentials stay with its own.
 
     Make one for a process and hand it to each copy: connections, tokens and distances are kept.
@@ -67,14 +66,6 @@ class Registries:
         self._clients: dict[tuple[str, bool], RegistryClient] = {}
         self._named: set[str] = set(self._special)
         self._distances: dict[str, _Measuring] = {}
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Close all clients."""

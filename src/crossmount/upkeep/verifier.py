@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
+from crossmount._closing import Closing
 from crossmount.errors import (
     AccessDeniedError,
     CrossmountError,
@@ -35,7 +35,7 @@ _VERDICTS: dict[Standing, Verdict] = {
 }
 
 
-class Verifier:
+class Verifier(Closing):
     """Asks registries, each with a client of its own, and leaves those alone that do not answer.
 
     Args:
@@ -51,12 +51,8 @@ class Verifier:
         self._stack = AsyncExitStack()
         self.lost: dict[str, str] = {}
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
+        """Close all clients."""
         await self._stack.aclose()
 
     async def verify(self, layer: Digest, source: Repository) -> tuple[Verdict, str]:

@@ -14,10 +14,9 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from crossmount import events
+from crossmount._closing import Closing
 from crossmount.errors import CrossmountError
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import MountableLayers, Sighting
@@ -43,7 +42,7 @@ _BATCH = 256
 _log = logging.getLogger(__name__)
 
 
-class EventFeed:
+class EventFeed(Closing):
     """Takes one registry's events and works on them in the background, until it is closed.
 
     Args:
@@ -135,14 +134,6 @@ class EventFeed:
         if lost:
             _log.warning("%d events were not worked on: scan the registry", lost)
         await self._stack.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def _work(self) -> None:
         while True:
