@@ -1,43 +1,21 @@
 """Servers that do not serve: whatever is wrong, the error is ours, says what, and holds no secret."""
 
-import asyncio
-import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import fakeredis
 import pytest
 import redis
 from redis import exceptions
 
 from crossmount._blocking import run_now
-from crossmount.errors import (
-    IndexFailedError,
-    IndexRefusedError,
-    IndexUnavailableError,
-    InvalidIndexURLError,
-    InvalidInputError,
-)
-from crossmount.index import MemoryMountIndex, RedisMountIndex, Sighting, open_index
-from crossmount.index import blocking as blocking_index
+from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError
+from crossmount.index import RedisMountIndex, Sighting
 from crossmount.index.connection import TIMEOUT_SECONDS, async_link, blocking_link
-from crossmount.index.embedded import ensure_running, stop
-from crossmount.index.embedded_files import Place, locate
-from crossmount.index.link import (
-    CALL_SECONDS,
-    BlockingLink,
-    Command,
-    Link,
-    ScriptMissingError,
-    WrongTypeError,
-    redis_errors,
-)
-from crossmount.index.opening import blocking_index_links
-from crossmount.index.started import StartedLink
+from crossmount.index.link import CALL_SECONDS, Command, Link, ScriptMissingError, WrongTypeError, redis_errors
 from support.index_kit import layer, repo
 from support.servers import Server, StartServer
 
@@ -296,180 +274,3 @@ def test_our_own_defects_pass() -> None:
     """A defect is not an index that fails."""
     with pytest.raises(KeyError), redis_errors("here"):
         raise KeyError
-
-
-@pytest.mark.parametrize("turns", range(8))
-async def test_a_cancelled_call_leaves_no_reply_behind(valkey: Server, turns: int) -> None:
-    """A call ends when it is cancelled, at whatever moment, and the next one gets its own reply."""
-    link = async_link(valkey.unix_url)
-    await link.run(PING)
-    call = asyncio.create_task(link.run([("BLPOP", "nothing", 5), ("ECHO", "old")]))
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    assert await link.run([("ECHO", "new")]) == [b"new"]
-    await link.aclose()
-
-
-def test_another_event_loop_is_told(valkey: Server) -> None:
-    """A link used in a second event loop says so, as an index that does not serve."""
-
-    async def use(link: Link) -> None:
-        try:
-            await link.run(PING)
-        finally:
-            await link.aclose()
-
-    link = async_link(valkey.unix_url)
-    asyncio.run(use(link))
-    with pytest.raises(IndexUnavailableError, match="another event loop"):
-        asyncio.run(use(link))
-
-
-async def test_more_calls_than_connections(valkey: Server) -> None:
-    """Calls beyond the pool wait for their turn."""
-    link = async_link(valkey.unix_url)
-    assert await asyncio.gather(*(link.run(PING) for _ in range(100))) == [[True]] * 100
-    await link.aclose()
-
-
-async def test_a_url_s_parts_reach_the_server(start_server: StartServer) -> None:
-    """Login, database and client name of a URL are used, over TCP and over a socket."""
-    server = start_server("--requirepass", "a/b#c")
-    login = ":a%2Fb%23c"
-    for url in (f"redis://{login}@127.0.0.1:{server.port}/3?", f"unix://{login}@{server.socket}?db=3&"):
-        link = async_link(f"{url}client_name=ci")
-        (info,) = await link.run([("CLIENT", "INFO")])
-        assert {b"db=3", b"name=ci"} <= set(info.split())
-        await link.aclose()
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    """Give a place for an embedded server of the test's own."""
-    place = locate({"CROSSMOUNT_STATE_DIR": str(tmp_path / "a % b?#")}, uid=os.geteuid(), host="h")
-    yield place
-    stop(place)
-
-
-async def test_an_embedded_server_is_started_and_started_again(place: Place) -> None:
-    """The first call starts the server; a call after it was stopped starts it again, and finds what was kept."""
-
-    async def start() -> Path:
-        return await asyncio.to_thread(ensure_running, place)
-
-    async with RedisMountIndex(StartedLink(start, async_link)) as index:
-        await index.add_source(layer(), repo("a"))
-        await asyncio.to_thread(stop, place)
-        assert await index.sources(layer(), repo("b")) == (repo("a"),)
-
-
-def test_an_embedded_server_is_started_by_many_threads(place: Place) -> None:
-    """Threads that come at once share one link, blocking, also when the server went away under them."""
-
-    async def start() -> Path:
-        return ensure_running(place)
-
-    with blocking_index.RedisMountIndex(StartedLink(start, blocking_link)) as index:
-        for _ in range(2):
-            in_threads(lambda i: index.add_source(layer(i), repo("a")))
-            stop(place)
-        in_threads(lambda i: index.sources(layer(i), repo("b")))
-
-
-def in_threads(work: Callable[[int], object], count: int = 8) -> None:
-    """Do work in threads at once, and raise what any of them raised."""
-    errors: list[BaseException] = []
-    ready = threading.Barrier(count)
-
-    def one(number: int) -> None:
-        try:
-            ready.wait(10)
-            work(number)
-        except BaseException as error:  # noqa: BLE001 told by the main thread
-            errors.append(error)
-
-    threads = [threading.Thread(target=one, args=(i,)) for i in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-
-
-async def test_a_started_link_that_was_never_used_closes() -> None:
-    """Closing what was not opened does nothing, and starts nothing."""
-
-    async def start() -> Path:
-        raise AssertionError
-
-    link = StartedLink(start, async_link)
-    await link.aclose()
-    assert "embedded" in link.where
-
-
-@pytest.mark.parametrize("url", ["memory:", "memory://"])
-def test_memory_urls(url: str) -> None:
-    """A memory URL is an index of this process."""
-    assert isinstance(open_index(url), MemoryMountIndex)
-    assert isinstance(blocking_index.open_index(url), blocking_index.MemoryMountIndex)
-
-
-@pytest.mark.parametrize("kind", ["url", "unix_url"])
-async def test_server_urls(valkey: Server, kind: str) -> None:
-    """A server's URL is an index on it, in the namespace that was given, in both flavours."""
-    url = getattr(valkey, kind)
-    async with open_index(url, namespace="mine") as index:
-        await index.add_source(layer(), repo("a"))
-    with blocking_index.open_index(url, namespace="mine") as same, blocking_index.open_index(url) as other:
-        assert same.sources(layer(), repo("b")) == (repo("a"),)
-        assert other.sources(layer(), repo("b")) == ()
-
-
-async def test_the_environment_names_the_index(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a URL the environment's is used; a URL that is given comes first."""
-    monkeypatch.setenv("CROSSMOUNT_INDEX", valkey.url)
-    async with open_index() as index:
-        assert isinstance(index, RedisMountIndex)
-        assert index.link.where == valkey.url.removesuffix("/0")
-    assert isinstance(open_index("memory:"), MemoryMountIndex)
-    monkeypatch.setenv("CROSSMOUNT_INDEX", "memory://")
-    assert isinstance(open_index(), MemoryMountIndex)
-    monkeypatch.setenv("CROSSMOUNT_INDEX", "nonsense")
-    with pytest.raises(InvalidIndexURLError):
-        open_index()
-    with pytest.raises(InvalidIndexURLError):
-        blocking_index.open_index()
-
-
-@pytest.mark.parametrize("url", [None, "embedded:", "embedded://"])
-async def test_the_embedded_index_is_the_default(
-    url: str | None, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a URL anywhere the embedded index is opened, and started by the first use."""
-    monkeypatch.delenv("CROSSMOUNT_INDEX", raising=False)
-    monkeypatch.setenv("CROSSMOUNT_STATE_DIR", str(place.folder.parent))
-    async with open_index(url) as index:
-        assert not place.folder.exists()
-        await index.add_source(layer(), repo("a"))
-    with blocking_index.open_index(url) as same:
-        assert same.sources(layer(), repo("b")) == (repo("a"),)
-    assert isinstance(blocking_index_links(url, None)[0], StartedLink)
-
-
-@pytest.mark.parametrize("url", ["memory:", "redis://h"])
-def test_a_bad_namespace_is_refused(url: str) -> None:
-    """A namespace is checked whatever the index is, so that a mistake does not hide until a server is used."""
-    with pytest.raises(InvalidInputError):
-        open_index(url, namespace="a:b")
-    with pytest.raises(InvalidInputError):
-        blocking_index.open_index(url, namespace="a:b")
-
-
-async def test_fakes_serve() -> None:
-    """A link takes any client of redis-py, as users' tests with fakeredis do."""
-    link = BlockingLink(fakeredis.FakeRedis(server=fakeredis.FakeServer()), "fake")
-    assert run_now(link.run(PING)) == [True]
-    await link.aclose()

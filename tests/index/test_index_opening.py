@@ -1,0 +1,153 @@
+"""What opening an index takes: URLs and their parts, the environment, and else the embedded index."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from crossmount.errors import InvalidIndexURLError, InvalidInputError
+from crossmount.index import MemoryMountIndex, RedisMountIndex, open_index
+from crossmount.index import blocking as blocking_index
+from crossmount.index.connection import async_link, blocking_link
+from crossmount.index.embedded import ensure_running, stop
+from crossmount.index.embedded_files import Place, locate
+from crossmount.index.opening import blocking_index_links
+from crossmount.index.started import StartedLink
+from support.index_kit import layer, repo
+from support.servers import Server, StartServer
+
+
+async def test_a_url_s_parts_reach_the_server(start_server: StartServer) -> None:
+    """Login, database and client name of a URL are used, over TCP and over a socket."""
+    server = start_server("--requirepass", "a/b#c")
+    login = ":a%2Fb%23c"
+    for url in (f"redis://{login}@127.0.0.1:{server.port}/3?", f"unix://{login}@{server.socket}?db=3&"):
+        link = async_link(f"{url}client_name=ci")
+        (info,) = await link.run([("CLIENT", "INFO")])
+        assert {b"db=3", b"name=ci"} <= set(info.split())
+        await link.aclose()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """Give a place for an embedded server of the test's own."""
+    place = locate({"CROSSMOUNT_STATE_DIR": str(tmp_path / "a % b?#")}, uid=os.geteuid(), host="h")
+    yield place
+    stop(place)
+
+
+async def test_an_embedded_server_is_started_and_started_again(place: Place) -> None:
+    """The first call starts the server; a call after it was stopped starts it again, and finds what was kept."""
+
+    async def start() -> Path:
+        return await asyncio.to_thread(ensure_running, place)
+
+    async with RedisMountIndex(StartedLink(start, async_link)) as index:
+        await index.add_source(layer(), repo("a"))
+        await asyncio.to_thread(stop, place)
+        assert await index.sources(layer(), repo("b")) == (repo("a"),)
+
+
+def test_an_embedded_server_is_started_by_many_threads(place: Place) -> None:
+    """Threads that come at once share one link, blocking, also when the server went away under them."""
+
+    async def start() -> Path:
+        return ensure_running(place)
+
+    with blocking_index.RedisMountIndex(StartedLink(start, blocking_link)) as index:
+        for _ in range(2):
+            in_threads(lambda i: index.add_source(layer(i), repo("a")))
+            stop(place)
+        in_threads(lambda i: index.sources(layer(i), repo("b")))
+
+
+def in_threads(work: Callable[[int], object], count: int = 8) -> None:
+    """Do work in threads at once, and raise what any of them raised."""
+    errors: list[BaseException] = []
+    ready = threading.Barrier(count)
+
+    def one(number: int) -> None:
+        try:
+            ready.wait(10)
+            work(number)
+        except BaseException as error:  # noqa: BLE001 told by the main thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+async def test_a_started_link_that_was_never_used_closes() -> None:
+    """Closing what was not opened does nothing, and starts nothing."""
+
+    async def start() -> Path:
+        raise AssertionError
+
+    link = StartedLink(start, async_link)
+    await link.aclose()
+    assert "embedded" in link.where
+
+
+@pytest.mark.parametrize("url", ["memory:", "memory://"])
+def test_memory_urls(url: str) -> None:
+    """A memory URL is an index of this process."""
+    assert isinstance(open_index(url), MemoryMountIndex)
+    assert isinstance(blocking_index.open_index(url), blocking_index.MemoryMountIndex)
+
+
+@pytest.mark.parametrize("kind", ["url", "unix_url"])
+async def test_server_urls(valkey: Server, kind: str) -> None:
+    """A server's URL is an index on it, in the namespace that was given, in both flavours."""
+    url = getattr(valkey, kind)
+    async with open_index(url, namespace="mine") as index:
+        await index.add_source(layer(), repo("a"))
+    with blocking_index.open_index(url, namespace="mine") as same, blocking_index.open_index(url) as other:
+        assert same.sources(layer(), repo("b")) == (repo("a"),)
+        assert other.sources(layer(), repo("b")) == ()
+
+
+async def test_the_environment_names_the_index(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a URL the environment's is used; a URL that is given comes first."""
+    monkeypatch.setenv("CROSSMOUNT_INDEX", valkey.url)
+    async with open_index() as index:
+        assert isinstance(index, RedisMountIndex)
+        assert index.link.where == valkey.url.removesuffix("/0")
+    assert isinstance(open_index("memory:"), MemoryMountIndex)
+    monkeypatch.setenv("CROSSMOUNT_INDEX", "memory://")
+    assert isinstance(open_index(), MemoryMountIndex)
+    monkeypatch.setenv("CROSSMOUNT_INDEX", "nonsense")
+    with pytest.raises(InvalidIndexURLError):
+        open_index()
+    with pytest.raises(InvalidIndexURLError):
+        blocking_index.open_index()
+
+
+@pytest.mark.parametrize("url", [None, "embedded:", "embedded://"])
+async def test_the_embedded_index_is_the_default(
+    url: str | None, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a URL anywhere the embedded index is opened, and started by the first use."""
+    monkeypatch.delenv("CROSSMOUNT_INDEX", raising=False)
+    monkeypatch.setenv("CROSSMOUNT_STATE_DIR", str(place.folder.parent))
+    async with open_index(url) as index:
+        assert not place.folder.exists()
+        await index.add_source(layer(), repo("a"))
+    with blocking_index.open_index(url) as same:
+        assert same.sources(layer(), repo("b")) == (repo("a"),)
+    assert isinstance(blocking_index_links(url, None)[0], StartedLink)
+
+
+@pytest.mark.parametrize("url", ["memory:", "redis://h"])
+def test_a_bad_namespace_is_refused(url: str) -> None:
+    """A namespace is checked whatever the index is, so that a mistake does not hide until a server is used."""
+    with pytest.raises(InvalidInputError):
+        open_index(url, namespace="a:b")
+    with pytest.raises(InvalidInputError):
+        blocking_index.open_index(url, namespace="a:b")
