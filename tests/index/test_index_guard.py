@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,69 +10,17 @@ import pytest
 from crossmount import events
 from crossmount._blocking import run_now
 from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError, MissingExtraError
-from crossmount.index import (
-    GuardedIndex,
-    Knowledge,
-    MemoryMountIndex,
-    MountIndex,
-    NullIndex,
-    RedisMountIndex,
-    RegistryTraits,
-    Sighting,
-    widen,
-)
+from crossmount.index import GuardedIndex, MemoryMountIndex, RedisMountIndex, RegistryTraits, Sighting
 from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.guard import OPEN_SECONDS
-from crossmount.index.link import Command, Link, StartingError
-from support.index_kit import Clock, CountingLink, layer, repo
-
-A, DEST = repo("team/a"), repo("team/dest")
-ONE = layer(1)
-
-CALLS: dict[str, tuple[Callable[[MountIndex], Any], object]] = {
-    "add_source": (lambda index: index.add_source(ONE, A), None),
-    "is_mountable": (lambda index: index.is_mountable(ONE, DEST), False),
-    "must_mount": (lambda index: index.must_mount(ONE), False),
-    "sources": (lambda index: index.sources(ONE, DEST), ()),
-    "look_up": (lambda index: index.look_up([ONE], DEST), Knowledge()),
-    "record": (lambda index: index.record([Sighting(ONE, A)]), None),
-    "forget": (lambda index: index.forget(ONE, A), None),
-    "clear_must_mount": (lambda index: index.clear_must_mount(ONE), None),
-    "locations": (lambda index: index.locations(ONE), ()),
-    "record_traits": (lambda index: index.record_traits("r.example", RegistryTraits(mounts=True)), None),
-    "aclose": (lambda index: index.aclose(), None),
-}
-
-
-class FailingLink:
-    """A link that raises what it is told to, and answers nothing to look at otherwise."""
-
-    where = "failing"
-
-    def __init__(self, error: Exception | None) -> None:
-        self.error = error
-        self.runs = 0
-
-    async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Fail, or answer each command with nothing."""
-        self.runs += 1
-        if self.error is not None:
-            raise self.error
-        return [None] * len(commands)
-
-    async def parts(self) -> Sequence[Link]:
-        """Be the only one."""
-        return [self]
-
-    async def aclose(self) -> None:
-        """Fail to close, too."""
-        if self.error is not None:
-            raise self.error
+from crossmount.index.link import Command
+from support.guards import CALLS, DEST, ONE, A, FailingLink
+from support.index_kit import Clock, CountingLink, layer
 
 
 class Guarded:
-    """A guard on such a link, with its clock and what it said."""
+    """A guard on a link that fails, with its clock and what it said."""
 
     def __init__(self, error: Exception | None) -> None:
         self.link = FailingLink(error)
@@ -253,88 +201,6 @@ async def test_a_server_that_stays_silent_is_asked_ever_more_seldom() -> None:
     assert guarded.link.runs == 7
 
 
-class SlowLink(FailingLink):
-    """A link on which each run takes a second of a clock's time."""
-
-    def __init__(self, error: Exception | None, clock: Clock) -> None:
-        super().__init__(error)
-        self._clock = clock
-
-    async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Take a second, then fail, or answer each command with nothing."""
-        self._clock.now += 1
-        return await super().run(commands)
-
-
-class Insisting:
-    """A guard that is asked patiently, over such a link."""
-
-    def __init__(self, error: Exception | None) -> None:
-        self.clock = Clock(100.0)
-        self.link = SlowLink(error, self.clock)
-        self.said: list[events.Event] = []
-        self.index = GuardedIndex(RedisMountIndex(self.link), observer=self.said.append, clock=self.clock)
-
-    async def ask(self, *, least: float = 0.0) -> str:
-        """Ask for at most 3.5 seconds."""
-
-        async def call() -> str:
-            await self.link.run([("PING",)])
-            return "served"
-
-        return await self.index.insist(call, "not served", seconds=3.5, pause=lambda: 0.0, least=least)
-
-
-async def test_a_silence_is_borne_once() -> None:
-    """How long a silent server is asked again counts from its first silence, whoever asks."""
-    asked = Insisting(IndexUnavailableError("silent"))
-    assert await asked.ask() == "not served"
-    assert (asked.link.runs, asked.index.unserved) == (4, 1)
-    assert await asked.ask() == "not served"
-    assert (asked.link.runs, asked.index.unserved) == (4, 2)
-    assert asked.said == [events.IndexDegraded(cause="silent")]
-
-
-async def test_a_silence_that_began_before_is_borne_no_longer() -> None:
-    """What a look-up waited for in vain is a part of the patience; even so the first question is asked once."""
-    asked = Insisting(IndexUnavailableError("silent"))
-    await asked.index.look_up([ONE], DEST)
-    assert await asked.ask(least=0.5) == "not served"
-    assert asked.link.runs == 4
-    asked.clock.now += 2
-    assert await asked.ask(least=0.5) == "not served"
-    assert await asked.ask() == "not served"
-    assert asked.link.runs == 5
-
-
-async def test_a_server_that_is_back_in_time_serves() -> None:
-    """A silence shorter than the patience is not told, and the next one is borne as long."""
-    asked = Insisting(IndexUnavailableError("silent"))
-    for _ in range(2):
-        asked.link.error = IndexUnavailableError("silent")
-        asking = asyncio.create_task(asked.ask())
-        for _ in range(3):
-            await asyncio.sleep(0)
-        asked.link.error = None
-        assert await asking == "served"
-    assert asked.said == []
-    assert asked.index.state == "ok"
-
-
-@pytest.mark.parametrize("insists", [True, False])
-async def test_a_server_that_says_it_is_starting_is_asked_again(*, insists: bool) -> None:
-    """LOADING passes: who insists bears it like a silence; for others it is a refusal, which opens no breaker."""
-    asked = Insisting(StartingError("loading"))
-    if insists:
-        assert await asked.ask() == "not served"
-        assert asked.link.runs == 4
-    else:
-        await asked.index.look_up([ONE], DEST)
-        await asked.index.look_up([ONE], DEST)
-        assert asked.link.runs == 2
-    assert asked.said == [events.IndexDegraded(cause="loading")]
-
-
 async def test_a_probe_is_short() -> None:
     """A server that was silent is given less time to answer than one that is thought to be well."""
 
@@ -365,56 +231,6 @@ def test_the_blocking_guard() -> None:
     assert degraded.sources(ONE, DEST) == ()
     assert degraded.state == "degraded"
     assert said == [events.IndexDegraded(cause="gone")]
-
-
-@pytest.mark.parametrize("call", CALLS)
-async def test_no_index_knows_nothing(call: str) -> None:
-    """The index that stands for none answers as one that knows nothing, and keeps nothing."""
-    index = NullIndex()
-    assert isinstance(index, MountIndex)
-    await index.record([Sighting(ONE, A, must_mount=True)])
-    do, nothing = CALLS[call]
-    assert await do(index) == nothing
-
-
-class FourMethods:
-    """An index of a user's own, with the least that one can have."""
-
-    def __init__(self) -> None:
-        self._below = MemoryMountIndex()
-        self.add_source = self._below.add_source
-        self.is_mountable = self._below.is_mountable
-        self.must_mount = self._below.must_mount
-        self.sources = self._below.sources
-
-
-async def test_four_methods_are_enough() -> None:
-    """An index with the seed's four methods serves as a whole one, as far as those carry."""
-    index = widen(FourMethods())
-    assert widen(index) is index
-    await index.add_source(ONE, A)
-    await index.record([Sighting(ONE, DEST, size=3, must_mount=True)])
-    known = (await index.look_up([ONE, layer(2)], DEST)).of(ONE)
-    assert (known.sources, known.in_dest, known.must_mount, known.size) == ((A,), True, True, None)
-    assert (await index.look_up([layer(2)], DEST)).of(layer(2)).sources == ()
-    assert await index.is_mountable(ONE, repo("x"))
-    assert await index.must_mount(ONE)
-    await index.forget(ONE, A)
-    await index.clear_must_mount(ONE)
-    await index.record_traits("r.example", RegistryTraits(mounts=True))
-    await index.aclose()
-    assert await index.sources(ONE, DEST) == (A,)
-    assert await index.must_mount(ONE)
-    assert await index.locations(ONE) == ()
-
-
-async def test_four_methods_under_a_guard_and_under_memory() -> None:
-    """Such an index can be guarded, and lie under one in memory."""
-    four = FourMethods()
-    await four.add_source(ONE, A)
-    for index in (GuardedIndex(four), MemoryMountIndex(four)):
-        assert await index.sources(ONE, DEST) == (A,)
-        assert await index.is_mountable(ONE, DEST)
 
 
 def test_errors_of_the_index_are_one_kind() -> None:
