@@ -13,18 +13,15 @@ import pytest
 from crossmount.errors import CopyFailedError, InvalidInputError
 from crossmount.oci import Descriptor, Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
-from crossmount.registry import ClientOptions, RetryPolicy
 from crossmount.testing import ScriptedRegistry
 from crossmount.transfer import BlobCache, CopyReport, copy, filling, push
 from crossmount.transfer.copy import copy_all
 from crossmount.transfer.targets import CopyJob
+from support.copies import OPTIONS
 from support.holdings import CONFIG, LAYER, entry, put_document, put_image
 from support.images import MadeImage, make_layers, make_layout
 from support.waiting import until
 
-OPTIONS = ClientOptions(
-    plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0, first_wait=0.01, longest_wait=0.02)
-)
 DATA = b"data"
 BLOB = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
 

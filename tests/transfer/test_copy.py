@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,77 +13,15 @@ import pytest
 from crossmount import events
 from crossmount.errors import CopyFailedError, InvalidInputError, MountRequiredError, RegistryUnreachableError
 from crossmount.fleet import Patience
-from crossmount.index import MemoryMountIndex, Sighting
+from crossmount.index import MemoryMountIndex
 from crossmount.oci import Digest, Reference, Repository
-from crossmount.registry import ClientOptions, RetryPolicy
-from crossmount.testing import (
-    Alter,
-    BasicAuth,
-    CutSending,
-    Fault,
-    LoseAnswer,
-    RegistryOptions,
-    Reply,
-    ScriptedRegistry,
-    TokenAuth,
-)
-from crossmount.transfer import CopyReport, Registries, copy, push
+from crossmount.testing import BasicAuth, Fault, LoseAnswer, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
+from crossmount.transfer import Registries, copy, push
+from support.copies import OPTIONS, copied, gets, is_whole
 from support.images import MadeImage, make_layers, make_layout
 from support.layouts import named, write, write_manifest, write_root
 
-QUICK = RetryPolicy(attempts=2, outage=0.0, first_wait=0.01, longest_wait=0.02)
-OPTIONS = ClientOptions(plain_http=True, retry=QUICK)
 EAGER = Patience(small=100, limit=20)
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> MadeImage:
-    """An image of four layers."""
-    return make_layout(tmp_path / "image", make_layers(4, size=200_000))
-
-
-@pytest.fixture
-async def a(image: MadeImage) -> AsyncIterator[ScriptedRegistry]:
-    """A registry that holds the image as team/app:1."""
-    async with ScriptedRegistry() as registry:
-        await push(image.path, f"{registry.address}/team/app:1", options=OPTIONS)
-        registry.requests.clear()
-        yield registry
-
-
-@pytest.fixture
-async def b() -> AsyncIterator[ScriptedRegistry]:
-    """An empty registry."""
-    async with ScriptedRegistry() as registry:
-        yield registry
-
-
-@pytest.fixture
-async def c() -> AsyncIterator[ScriptedRegistry]:
-    """Another empty registry."""
-    async with ScriptedRegistry() as registry:
-        yield registry
-
-
-async def copied(source: ScriptedRegistry, dest: ScriptedRegistry, **how: Any) -> CopyReport:
-    """Copy team/app:1 to mirror/app."""
-    return await copy(f"{source.address}/team/app:1", f"{dest.address}/mirror/app", **{"options": OPTIONS, **how})
-
-
-def is_whole(registry: ScriptedRegistry, name: str, image: MadeImage, tag: str = "1") -> bool:
-    """Tell whether a repository holds the image, byte for byte."""
-    holding = registry.holdings.find(name)
-    held = all(
-        (content := registry.holdings.blob(name, blob.digest)) is not None
-        and b"".join(content.read(0, content.size)) == image.blob_path(blob.digest).read_bytes()
-        for blob in image.blobs
-    )
-    return held and holding.tags.get(tag) == image.root.digest
-
-
-def gets(registry: ScriptedRegistry, digest: str = "*") -> int:
-    """Return how often a blob was asked for."""
-    return len(registry.matching(method="GET", path=f"*/blobs/{digest}"))
 
 
 async def test_an_image_is_copied_byte_for_byte(
@@ -225,93 +162,6 @@ async def test_one_failed_image_does_not_stop_the_others(
     )
 
 
-async def test_wrong_bytes_never_arrive(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
-    """A source that gives other bytes fails the image, which names registry, repository and layer."""
-    layer = image.layers[2].digest
-    a.play(Fault(method="GET", path=f"*/blobs/{layer}", action=Alter(corrupt=True), times=None))
-    with pytest.raises(CopyFailedError) as raised:
-        await copied(a, b)
-    said = str(raised.value)
-    assert f"{a.address}/team/app gave bytes that do not have the digest {layer}" in said
-    assert b.holdings.find("mirror/app").tags == {}
-    assert b.holdings.blob("mirror/app", layer) is None
-    assert b.uploads(layer) == 0
-    assert b.open_sessions == ()
-
-
-async def both_hold_it(
-    a: ScriptedRegistry, b: ScriptedRegistry, index: MemoryMountIndex, image: MadeImage
-) -> None:
-    """Let B hold the image too, and the index know it."""
-    await push(image.path, f"{b.address}/mirror/app:1", options=OPTIONS, index=index)
-    await index.record(
-        [Sighting(blob.digest, Repository.parse(f"{a.address}/team/app"), blob.size) for blob in image.blobs]
-    )
-    b.requests.clear()
-
-
-@pytest.mark.parametrize(
-    "trouble",
-    [
-        Alter(corrupt=True),
-        CutSending(70_000),
-        Reply(status=404, code="BLOB_UNKNOWN"),
-        Reply(status=403),
-        Reply(status=500),
-    ],
-    ids=["wrong", "cut", "gone", "denied", "broken"],
-)
-async def test_another_registry_that_holds_it_stands_in(
-    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage, trouble: Any
-) -> None:
-    """Whatever goes wrong with the source of a layer, the layer comes from the next one, and is right."""
-    index = MemoryMountIndex()
-    await both_hold_it(a, b, index, image)
-    a.play(Fault(method="GET", path="*/blobs/*", action=trouble, times=None))
-    async with Registries(OPTIONS) as registries:
-        registries.name(b.address)
-        report = await copied(a, c, index=index, registries=registries, prefer=[a.address])
-    assert is_whole(c, "mirror/app", image)
-    assert report.bytes("uploaded") == c.upload_bytes == sum(blob.size for blob in image.blobs)
-    assert c.open_sessions == ()
-
-
-async def test_a_source_that_dies_in_the_middle_is_resumed_elsewhere(
-    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
-) -> None:
-    """The upload goes on; only the rest of the bytes is asked of the other."""
-    index = MemoryMountIndex()
-    await both_hold_it(a, b, index, image)
-    layer = image.layers[0].digest
-    a.play(
-        Fault(method="GET", path=f"*/blobs/{layer}", action=CutSending(70_000)),
-        Fault(method="GET", path=f"*/blobs/{layer}", action=Reply(status=503), times=None),
-    )
-    await copied(a, c, index=index, prefer=[a.address, b.address])
-    assert is_whole(c, "mirror/app", image)
-    (rest,) = b.matching(method="GET", path=f"*/blobs/{layer}")
-    assert rest.headers["range"] == f"bytes={image.layers[0].size - rest.sent}-"
-    assert 0 < rest.sent < image.layers[0].size
-    assert len(c.matching(method="PUT", path="*/blobs/*")) == len(image.blobs)
-
-
-async def test_who_of_two_gave_wrong_bytes_is_found_out(
-    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
-) -> None:
-    """Wrong bytes that two gave together are begun anew from each alone: the one that is right serves."""
-    index = MemoryMountIndex()
-    await both_hold_it(a, b, index, image)
-    layer = image.layers[0].digest
-    a.play(
-        Fault(method="GET", path=f"*/blobs/{layer}", action=CutSending(70_000)),
-        Fault(method="GET", path=f"*/blobs/{layer}", action=Reply(status=503), times=None),
-    )
-    b.play(Fault(method="GET", path=f"*/blobs/{layer}", action=Alter(corrupt=True)))
-    await copied(a, c, index=index, prefer=[a.address, b.address])
-    assert is_whole(c, "mirror/app", image)
-    assert c.open_sessions == ()
-
-
 @pytest.mark.parametrize("action", [LoseAnswer(), Reply(status=503)])
 async def test_an_upload_in_trouble_is_resumed_with_the_right_bytes(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, action: Any
@@ -320,42 +170,6 @@ async def test_an_upload_in_trouble_is_resumed_with_the_right_bytes(
     b.play(Fault(method="PUT", path="*/blobs/*", action=action, times=2))
     await copied(a, b)
     assert is_whole(b, "mirror/app", image)
-
-
-async def test_the_nearest_is_fetched_from(b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage) -> None:
-    """A registry that answers sooner than the source gives the bytes, and is found by the index alone."""
-    index = MemoryMountIndex()
-    async with ScriptedRegistry(RegistryOptions(latency=0.1)) as far:
-        await push(image.path, f"{far.address}/team/app:1", options=OPTIONS)
-        await both_hold_it(far, b, index, image)
-        far.requests.clear()
-        async with Registries(OPTIONS, special={b.address: OPTIONS}) as registries:
-            report = await copied(far, c, index=index, registries=registries)
-        assert gets(far) == 0
-    assert {blob.fetched_from for blob in report.copied[0].blobs} == {f"{b.address}/mirror/app"}
-    assert is_whole(c, "mirror/app", image)
-
-
-async def test_a_preferred_registry_goes_first_however_far_away(
-    a: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
-) -> None:
-    """`prefer` counts more than distance."""
-    index = MemoryMountIndex()
-    async with ScriptedRegistry(RegistryOptions(latency=0.05)) as far:
-        await both_hold_it(a, far, index, image)
-        report = await copied(a, c, index=index, prefer=[far.address])
-    assert {blob.fetched_from for blob in report.copied[0].blobs} == {f"{far.address}/mirror/app"}
-
-
-async def test_a_registry_that_only_the_index_names_is_never_spoken_to_in_plain_http(
-    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
-) -> None:
-    """Plain http was allowed for those that were named: a hostile index can't have it for another."""
-    index = MemoryMountIndex()
-    await both_hold_it(a, b, index, image)
-    await copied(a, c, index=index)
-    assert b.requests == []
-    assert is_whole(c, "mirror/app", image)
 
 
 @pytest.mark.parametrize("kind", [BasicAuth, TokenAuth])
@@ -466,30 +280,3 @@ async def test_registries_are_reused(a: ScriptedRegistry, b: ScriptedRegistry) -
             await copy(f"{a.address}/team/app:1", f"{b.address}/{name}", registries=registries)
         client = registries.client(Repository.parse(f"{b.address}/one"))
         assert await client.head_manifest(Reference.parse(f"{b.address}/two:1"))
-
-
-async def test_a_hint_that_is_wrong_is_forgotten_by_all(
-    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
-) -> None:
-    """A repository that was named and lacks the layer costs a round trip, and is dropped from the index."""
-    index = MemoryMountIndex()
-    empty = Repository.parse(f"{b.address}/empty")
-    b.put_blob("empty", b"something else")
-    await index.record([Sighting(blob.digest, empty, blob.size) for blob in image.blobs])
-    await copied(a, c, index=index, prefer=[b.address])
-    assert is_whole(c, "mirror/app", image)
-    assert empty not in await index.locations(image.layers[0].digest)
-
-
-async def test_repositories_of_the_destinations_registry_serve_where_it_mounts_nothing(
-    a: ScriptedRegistry, image: MadeImage
-) -> None:
-    """A layer that the destination's own registry holds, and won't mount, may still be fetched from there."""
-    index = MemoryMountIndex()
-    async with ScriptedRegistry(RegistryOptions(mounts=False)) as registry:
-        await push(image.path, f"{registry.address}/base/app:1", options=OPTIONS, index=index)
-        a.requests.clear()
-        report = await copied(a, registry, index=index, prefer=[registry.address])
-        assert is_whole(registry, "mirror/app", image)
-    assert gets(a) == 0
-    assert {blob.fetched_from for blob in report.copied[0].blobs} == {f"{registry.address}/base/app"}

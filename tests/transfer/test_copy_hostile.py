@@ -12,29 +12,18 @@ from crossmount.errors import CopyFailedError, InvalidAnswerError, RegistryUnrea
 from crossmount.index import MemoryMountIndex, Sighting
 from crossmount.oci import Digest, Repository
 from crossmount.oci.descriptor import OCI_INDEX
-from crossmount.registry import ClientOptions, RetryPolicy
 from crossmount.testing import Alter, Fault, RegistryOptions, Reply, ScriptedRegistry
 from crossmount.transfer import CopyReport, Limits, Registries, copy, remote
 from crossmount.transfer.origins import Origins, RegistryOrigin
 from support.certificates import self_signed
+from support.copies import OPTIONS
 from support.holdings import put_document, put_image, put_index
 from support.registry_kit import blob, recorded
-
-OPTIONS = ClientOptions(
-    plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0, first_wait=0.01, longest_wait=0.02)
-)
 
 
 @pytest.fixture
 async def a() -> AsyncIterator[ScriptedRegistry]:
     """A registry to copy from."""
-    async with ScriptedRegistry() as registry:
-        yield registry
-
-
-@pytest.fixture
-async def b() -> AsyncIterator[ScriptedRegistry]:
-    """An empty registry."""
     async with ScriptedRegistry() as registry:
         yield registry
 

@@ -1,7 +1,6 @@
 """What refers to an image comes along: by the API, by tags, and by cosign's tags."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,6 @@ SIGNATURE = "application/vnd.example.signature"
 def image(tmp_path: Path) -> MadeImage:
     """An index of two platforms."""
     return make_layout(tmp_path / "image", make_layers(2), platforms=("linux/amd64", "linux/arm64"))
-
-
-@pytest.fixture
-async def a(image: MadeImage) -> AsyncIterator[ScriptedRegistry]:
-    """A registry that holds the image as team/app:1."""
-    async with ScriptedRegistry() as registry:
-        await push(image.path, f"{registry.address}/team/app:1", options=OPTIONS)
-        yield registry
-
-
-@pytest.fixture
-async def b() -> AsyncIterator[ScriptedRegistry]:
-    """An empty registry."""
-    async with ScriptedRegistry() as registry:
-        yield registry
 
 
 async def attach(address: str, subject: Descriptor | None, words: str, *, tag: str | None = None) -> Descriptor:

@@ -1,0 +1,33 @@
+"""What tests of copies share: options, a copy, and what the registries have of it."""
+
+from typing import Any
+
+from crossmount.registry import ClientOptions, RetryPolicy
+from crossmount.testing import ScriptedRegistry
+from crossmount.transfer import CopyReport, copy
+from support.images import MadeImage
+
+OPTIONS = ClientOptions(
+    plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0, first_wait=0.01, longest_wait=0.02)
+)
+
+
+async def copied(source: ScriptedRegistry, dest: ScriptedRegistry, **how: Any) -> CopyReport:
+    """Copy team/app:1 to mirror/app."""
+    return await copy(f"{source.address}/team/app:1", f"{dest.address}/mirror/app", **{"options": OPTIONS, **how})
+
+
+def is_whole(registry: ScriptedRegistry, name: str, image: MadeImage, tag: str = "1") -> bool:
+    """Tell whether a repository holds the image, byte for byte, under this tag and no other."""
+    holding = registry.holdings.find(name)
+    held = all(
+        (content := registry.holdings.blob(name, blob.digest)) is not None
+        and b"".join(content.read(0, content.size)) == image.blob_path(blob.digest).read_bytes()
+        for blob in image.blobs
+    )
+    return held and holding.tags == {tag: image.root.digest}
+
+
+def gets(registry: ScriptedRegistry, digest: str = "*") -> int:
+    """Return how often a blob was asked for."""
+    return len(registry.matching(method="GET", path=f"*/blobs/{digest}"))

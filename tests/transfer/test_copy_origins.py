@@ -1,0 +1,163 @@
+"""Where a copy's bytes are fetched from: the nearest that may be asked, and the next where one fails."""
+
+from typing import Any
+
+import pytest
+
+from crossmount.errors import CopyFailedError
+from crossmount.index import MemoryMountIndex, Sighting
+from crossmount.oci import Repository
+from crossmount.testing import Alter, CutSending, Fault, RegistryOptions, Reply, ScriptedRegistry
+from crossmount.transfer import Registries, push
+from support.copies import OPTIONS, copied, gets, is_whole
+from support.images import MadeImage
+
+
+async def test_wrong_bytes_never_arrive(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
+    """A source that gives other bytes fails the image, which names registry, repository and layer."""
+    layer = image.layers[2].digest
+    a.play(Fault(method="GET", path=f"*/blobs/{layer}", action=Alter(corrupt=True), times=None))
+    with pytest.raises(CopyFailedError) as raised:
+        await copied(a, b)
+    said = str(raised.value)
+    assert f"{a.address}/team/app gave bytes that do not have the digest {layer}" in said
+    assert b.holdings.find("mirror/app").tags == {}
+    assert b.holdings.blob("mirror/app", layer) is None
+    assert b.uploads(layer) == 0
+    assert b.open_sessions == ()
+
+
+async def both_hold_it(
+    a: ScriptedRegistry, b: ScriptedRegistry, index: MemoryMountIndex, image: MadeImage
+) -> None:
+    """Let B hold the image too, and the index know it."""
+    await push(image.path, f"{b.address}/mirror/app:1", options=OPTIONS, index=index)
+    await index.record(
+        [Sighting(blob.digest, Repository.parse(f"{a.address}/team/app"), blob.size) for blob in image.blobs]
+    )
+    b.requests.clear()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Alter(corrupt=True),
+        CutSending(70_000),
+        Reply(status=404, code="BLOB_UNKNOWN"),
+        Reply(status=403),
+        Reply(status=500),
+    ],
+    ids=["wrong", "cut", "gone", "denied", "broken"],
+)
+async def test_another_registry_that_holds_it_stands_in(
+    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage, trouble: Any
+) -> None:
+    """Whatever goes wrong with the source of a layer, the layer comes from the next one, and is right."""
+    index = MemoryMountIndex()
+    await both_hold_it(a, b, index, image)
+    a.play(Fault(method="GET", path="*/blobs/*", action=trouble, times=None))
+    async with Registries(OPTIONS) as registries:
+        registries.name(b.address)
+        report = await copied(a, c, index=index, registries=registries, prefer=[a.address])
+    assert is_whole(c, "mirror/app", image)
+    assert report.bytes("uploaded") == c.upload_bytes == sum(blob.size for blob in image.blobs)
+    assert c.open_sessions == ()
+
+
+async def test_a_source_that_dies_in_the_middle_is_resumed_elsewhere(
+    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
+) -> None:
+    """The upload goes on; only the rest of the bytes is asked of the other."""
+    index = MemoryMountIndex()
+    await both_hold_it(a, b, index, image)
+    layer = image.layers[0].digest
+    a.play(
+        Fault(method="GET", path=f"*/blobs/{layer}", action=CutSending(70_000)),
+        Fault(method="GET", path=f"*/blobs/{layer}", action=Reply(status=503), times=None),
+    )
+    await copied(a, c, index=index, prefer=[a.address, b.address])
+    assert is_whole(c, "mirror/app", image)
+    (rest,) = b.matching(method="GET", path=f"*/blobs/{layer}")
+    assert rest.headers["range"] == f"bytes={image.layers[0].size - rest.sent}-"
+    assert 0 < rest.sent < image.layers[0].size
+    assert len(c.matching(method="PUT", path="*/blobs/*")) == len(image.blobs)
+
+
+async def test_who_of_two_gave_wrong_bytes_is_found_out(
+    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
+) -> None:
+    """Wrong bytes that two gave together are begun anew from each alone: the one that is right serves."""
+    index = MemoryMountIndex()
+    await both_hold_it(a, b, index, image)
+    layer = image.layers[0].digest
+    a.play(
+        Fault(method="GET", path=f"*/blobs/{layer}", action=CutSending(70_000)),
+        Fault(method="GET", path=f"*/blobs/{layer}", action=Reply(status=503), times=None),
+    )
+    b.play(Fault(method="GET", path=f"*/blobs/{layer}", action=Alter(corrupt=True)))
+    await copied(a, c, index=index, prefer=[a.address, b.address])
+    assert is_whole(c, "mirror/app", image)
+    assert c.open_sessions == ()
+
+
+async def test_the_nearest_is_fetched_from(b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage) -> None:
+    """A registry that answers sooner than the source gives the bytes, and is found by the index alone."""
+    index = MemoryMountIndex()
+    async with ScriptedRegistry(RegistryOptions(latency=0.1)) as far:
+        await push(image.path, f"{far.address}/team/app:1", options=OPTIONS)
+        await both_hold_it(far, b, index, image)
+        far.requests.clear()
+        async with Registries(OPTIONS, special={b.address: OPTIONS}) as registries:
+            report = await copied(far, c, index=index, registries=registries)
+        assert gets(far) == 0
+    assert {blob.fetched_from for blob in report.copied[0].blobs} == {f"{b.address}/mirror/app"}
+    assert is_whole(c, "mirror/app", image)
+
+
+async def test_a_preferred_registry_goes_first_however_far_away(
+    a: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
+) -> None:
+    """`prefer` counts more than distance."""
+    index = MemoryMountIndex()
+    async with ScriptedRegistry(RegistryOptions(latency=0.05)) as far:
+        await both_hold_it(a, far, index, image)
+        report = await copied(a, c, index=index, prefer=[far.address])
+    assert {blob.fetched_from for blob in report.copied[0].blobs} == {f"{far.address}/mirror/app"}
+
+
+async def test_a_registry_that_only_the_index_names_is_never_spoken_to_in_plain_http(
+    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
+) -> None:
+    """Plain http was allowed for those that were named: a hostile index can't have it for another."""
+    index = MemoryMountIndex()
+    await both_hold_it(a, b, index, image)
+    await copied(a, c, index=index)
+    assert b.requests == []
+    assert is_whole(c, "mirror/app", image)
+
+
+async def test_a_hint_that_is_wrong_is_forgotten_by_all(
+    a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
+) -> None:
+    """A repository that was named and lacks the layer costs a round trip, and is dropped from the index."""
+    index = MemoryMountIndex()
+    empty = Repository.parse(f"{b.address}/empty")
+    b.put_blob("empty", b"something else")
+    await index.record([Sighting(blob.digest, empty, blob.size) for blob in image.blobs])
+    await copied(a, c, index=index, prefer=[b.address])
+    assert is_whole(c, "mirror/app", image)
+    assert empty not in await index.locations(image.layers[0].digest)
+
+
+async def test_repositories_of_the_destinations_registry_serve_where_it_mounts_nothing(
+    a: ScriptedRegistry, image: MadeImage
+) -> None:
+    """A layer that the destination's own registry holds, and won't mount, may still be fetched from there."""
+    index = MemoryMountIndex()
+    async with ScriptedRegistry(RegistryOptions(mounts=False)) as registry:
+        await push(image.path, f"{registry.address}/base/app:1", options=OPTIONS, index=index)
+        a.requests.clear()
+        report = await copied(a, registry, index=index, prefer=[registry.address])
+        assert is_whole(registry, "mirror/app", image)
+    assert gets(a) == 0
+    assert {blob.fetched_from for blob in report.copied[0].blobs} == {f"{registry.address}/base/app"}
