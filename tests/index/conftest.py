@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-import redis
 
 from support.index_kit import keys_that_stay
 
@@ -14,7 +13,7 @@ def _no_key_stays(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     for name in ("valkey", "redis7"):
         server = request.node.funcargs.get(name)
-        if server is None or server.process.poll() is not None:
+        if server is None or not server.running:
             continue
-        with redis.Redis(unix_socket_path=str(server.socket)) as client:
+        with server.client() as client:
             assert keys_that_stay(client) == []

@@ -1,19 +1,17 @@
 """A Cluster of three masters and three replicas, to be killed, paused, failed over, and made whole again."""
 
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
 from redis.crc import key_slot
 
-from support.servers import READY_SECONDS, Server, free_port, start
+from support.servers import Server, free_port, starting
+from support.several import Several, role_of, until
 
 MASTERS = 3
 SLOTS = 16384
@@ -22,31 +20,19 @@ NODE_TIMEOUT_MS = 2000
 
 
 @dataclass(slots=True, eq=False)
-class Cluster:
+class Cluster(Several):
     """A running Cluster.
 
     Attributes:
         nodes: its servers, masters first when it is made.
-        query: what its URL ends in: a login, options.
-        login: name and password, as a URL has them.
+        admin: a client that may do everything.
     """
 
     nodes: list[Server]
     admin: "redis.RedisCluster"
-    login: str = ""
-    operator: str = ""
-
-    @property
-    def url(self) -> str:
-        """Its address, with a server of each half."""
-        return self._url(self.login)
-
-    @property
-    def operator_url(self) -> str:
-        """The address for one who may look at all keys."""
-        return self._url(self.operator)
 
     def _url(self, login: str) -> str:
+        """Name a server of each half."""
         return f"redis+cluster://{login}{','.join(f'127.0.0.1:{node.port}' for node in self.nodes[::2])}"
 
     def client(self) -> Any:
@@ -57,18 +43,12 @@ class Cluster:
         """Make it whole, and empty it: keys, and scripts."""
         self.heal()
         for node in self.masters():
-            with node.client() as client:
-                client.flushall()
-                client.script_flush()
-                client.config_resetstat()
+            node.flush()
 
     def heal(self) -> None:
         """Start what was stopped, let go on what was paused, and wait until every master has its replica again."""
         for node in self.nodes:
-            if node.running:
-                node.resume()
-            else:
-                node.restart()
+            node.revive()
         if not self.whole():
             until(self.whole, "the Cluster does not become whole")
             self.admin.nodes_manager.initialize()
@@ -92,8 +72,7 @@ class Cluster:
     def fail_over(self, master: Server) -> Server:
         """Make a master's replica the master in its place, in good order, and return it when it is."""
         replica = self.replica_of(master)
-        with replica.client() as client:
-            client.execute_command("CLUSTER FAILOVER")
+        replica.ask("CLUSTER FAILOVER")
         until(lambda: role_of(replica) == "master" and role_of(master) == "slave", "the failover does not end")
         return replica
 
@@ -107,20 +86,20 @@ class Cluster:
         """Move a slot's keys to another master; inside, half of them are there, and the slot is not yet."""
         source = self.owner_of(slot)
         ids = {server: _id(server) for server in (source, target)}
-        _ask(target, "CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
-        _ask(source, "CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
+        target.ask("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
+        source.ask("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
         try:
-            keys = sorted(_ask(source, "CLUSTER GETKEYSINSLOT", slot, 1_000_000))
+            keys = sorted(source.ask("CLUSTER GETKEYSINSLOT", slot, 1_000_000))
             _migrate(source, target, keys[: len(keys) // 2])
             yield
         finally:
-            _migrate(source, target, _ask(source, "CLUSTER GETKEYSINSLOT", slot, 1_000_000))
+            _migrate(source, target, source.ask("CLUSTER GETKEYSINSLOT", slot, 1_000_000))
             for server in (target, source):
-                _ask(server, "CLUSTER SETSLOT", slot, "NODE", ids[target])
+                server.ask("CLUSTER SETSLOT", slot, "NODE", ids[target])
 
     def owner_of(self, slot: int) -> Server:
         """Return the master that serves a slot."""
-        shards = _ask(self.masters()[0], "CLUSTER SLOTS")
+        shards = self.masters()[0].ask("CLUSTER SLOTS")
         port = next(master[1] for first, last, master, *_ in shards if first <= slot <= last)
         return next(node for node in self.nodes if node.port == port)
 
@@ -144,19 +123,11 @@ class _Kept:
 @contextmanager
 def run_cluster(binary: Path, *options: str, login: str = "", operator: str = "") -> Iterator[Cluster]:
     """Run a Cluster; `options` are each server's."""
-    with tempfile.TemporaryDirectory(prefix="cm-cluster-") as text:
-        folders = [Path(text, str(number)) for number in range(2 * MASTERS)]
-        nodes: list[Server] = []
-        try:
-            for folder in folders:
-                folder.mkdir()
-                nodes.append(start(binary, folder, *_settings(), *options))
-            _join(nodes)
-            with redis.RedisCluster.from_url(nodes[0].url) as admin:
-                yield Cluster(nodes, admin, login, operator)
-        finally:
-            for node in nodes:
-                node.stop()
+    with starting() as start_one:
+        nodes = [start_one(binary, *_settings(), *options) for _ in range(2 * MASTERS)]
+        _join(nodes)
+        with redis.RedisCluster.from_url(nodes[0].url) as admin:
+            yield Cluster(nodes, admin, login=login, operator=operator)
 
 
 def _settings() -> tuple[str, ...]:
@@ -172,71 +143,45 @@ def _join(nodes: list[Server]) -> None:
     masters, replicas = nodes[:MASTERS], nodes[MASTERS:]
     ids = {node: _id(node) for node in nodes}
     for number, node in enumerate(nodes):
-        _ask(node, "CLUSTER SET-CONFIG-EPOCH", number + 1)
+        node.ask("CLUSTER SET-CONFIG-EPOCH", number + 1)
     for number, node in enumerate(masters):
         first, last = number * SLOTS // MASTERS, (number + 1) * SLOTS // MASTERS - 1
-        _ask(node, "CLUSTER ADDSLOTSRANGE", first, last)
+        node.ask("CLUSTER ADDSLOTSRANGE", first, last)
     for other in nodes[1:]:
-        _ask(nodes[0], "CLUSTER MEET", "127.0.0.1", other.port, _bus(other))
+        nodes[0].ask("CLUSTER MEET", "127.0.0.1", other.port, _bus(other))
     for master, replica in zip(masters, replicas, strict=True):
         until(partial(_knows, replica, ids[master]), "the nodes do not meet")
-        _ask(replica, "CLUSTER REPLICATE", ids[master])
+        replica.ask("CLUSTER REPLICATE", ids[master])
     until(lambda: all(_content(node) for node in nodes), "the Cluster does not come up")
-
-
-def until(condition: Callable[[], bool], complaint: str) -> None:
-    """Wait for what servers come to by themselves."""
-    deadline = time.monotonic() + READY_SECONDS
-    while not _true(condition):
-        if time.monotonic() > deadline:
-            pytest.fail(complaint)
-        time.sleep(0.02)
-
-
-def _true(condition: Callable[[], bool]) -> bool:
-    try:
-        return condition()
-    except redis.RedisError:  # a server that is just starting, or changing its part
-        return False
-
-
-def _ask(node: Server, *command: str | int | bytes) -> Any:
-    with node.client() as client:
-        return client.execute_command(*command)
 
 
 def _migrate(source: Server, target: Server, keys: list[bytes]) -> None:
     if keys:
-        _ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
 
 
 def _id(node: Server) -> str:
-    return str(_ask(node, "CLUSTER MYID").decode())
+    return str(node.ask("CLUSTER MYID").decode())
 
 
 def _bus(node: Server) -> int:
-    return int(_ask(node, "CONFIG GET", "cluster-port")["cluster-port"])
+    return int(node.ask("CONFIG GET", "cluster-port")["cluster-port"])
 
 
 def _knows(node: Server, other: str) -> bool:
-    return other in str(_ask(node, "CLUSTER NODES"))
-
-
-def role_of(node: Server) -> str:
-    """Return what a server takes itself for: master or slave."""
-    return str(_ask(node, "INFO", "replication")["role"])
+    return other in str(node.ask("CLUSTER NODES"))
 
 
 def _follows(node: Server) -> int | None:
-    found = _ask(node, "INFO", "replication")
+    found = node.ask("INFO", "replication")
     return int(found["master_port"]) if found["role"] == "slave" else None
 
 
 def _content(node: Server) -> bool:
     """Tell whether a node sees the whole Cluster, and is in step with its master."""
-    state = _ask(node, "CLUSTER INFO")["cluster_state"]
-    shards = _ask(node, "CLUSTER SLOTS")
-    mine = _ask(node, "INFO", "replication")
+    state = node.ask("CLUSTER INFO")["cluster_state"]
+    shards = node.ask("CLUSTER SLOTS")
+    mine = node.ask("INFO", "replication")
     return (
         state == "ok"
         and len({master[1] for _, _, master, *_ in shards}) == MASTERS

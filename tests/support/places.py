@@ -15,7 +15,7 @@ from support import acl
 from support.certificates import Authority, Issued
 from support.cluster import Cluster, run_cluster
 from support.sentinels import Sentinels, run_sentinels
-from support.servers import Server, start
+from support.servers import Server, run_server
 from support.terminator import terminated
 
 
@@ -79,13 +79,17 @@ class Secured(Fronted):
 
 
 @pytest.fixture(scope="session")
-def acl_process(valkey_binary: Path) -> Iterator[Fronted]:
+def acl_users(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Return the options of a server with the users of deploy/redis."""
+    return acl.write_users(tmp_path_factory.mktemp("users"))
+
+
+@pytest.fixture(scope="session")
+def acl_process(valkey_binary: Path, acl_users: tuple[str, ...]) -> Iterator[Fronted]:
     """Run this worker's server with the users of deploy/redis; tests take `restricted`."""
-    with tempfile.TemporaryDirectory(prefix="cm-acl-") as folder:
-        server = start(valkey_binary, Path(folder), *acl.write_users(Path(folder)))
+    with run_server(valkey_binary, *acl_users) as server:
         place = f"127.0.0.1:{server.port}"
         yield Fronted(f"redis://{acl.LOGIN}{place}", f"redis://{acl.OPERATOR}{place}", server)
-        server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -101,23 +105,19 @@ def tls_process(valkey_process: Server) -> Iterator[Secured]:
 
 
 @pytest.fixture(scope="session")
-def cluster_processes(valkey_binary: Path) -> Iterator[Cluster]:
+def cluster_processes(valkey_binary: Path, acl_users: tuple[str, ...]) -> Iterator[Cluster]:
     """Run this worker's Cluster, with the users of deploy/redis; tests take `cluster`."""
-    with tempfile.TemporaryDirectory(prefix="cm-users-") as folder:
-        users = (*acl.write_users(Path(folder)), *acl.REPLICATION)
-        with run_cluster(valkey_binary, *users, login=acl.LOGIN, operator=acl.OPERATOR) as made:
-            yield made
+    users = (*acl_users, *acl.REPLICATION)
+    with run_cluster(valkey_binary, *users, login=acl.LOGIN, operator=acl.OPERATOR) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
-def sentinel_processes(valkey_binary: Path) -> Iterator[Sentinels]:
+def sentinel_processes(valkey_binary: Path, acl_users: tuple[str, ...]) -> Iterator[Sentinels]:
     """Run this worker's servers under Sentinel, with the users of deploy/redis; tests take `sentinels`."""
-    with tempfile.TemporaryDirectory(prefix="cm-users-") as folder:
-        users = (*acl.write_users(Path(folder)), *acl.REPLICATION)
-        with run_sentinels(
-            valkey_binary, *users, login=acl.LOGIN, operator=acl.OPERATOR, auth=acl.SENTINEL
-        ) as made:
-            yield made
+    users = (*acl_users, *acl.REPLICATION)
+    with run_sentinels(valkey_binary, *users, login=acl.LOGIN, operator=acl.OPERATOR, auth=acl.SENTINEL) as made:
+        yield made
 
 
 @pytest.fixture

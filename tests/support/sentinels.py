@@ -1,6 +1,5 @@
 """A master and two replicas under three sentinels, to be killed, paused, failed over, and made whole again."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,8 +8,8 @@ from typing import Any
 
 import redis
 
-from support.cluster import role_of, until
-from support.servers import Server, start
+from support.servers import Server, starting
+from support.several import Several, role_of, until
 
 SERVICE = "main"
 DOWN_AFTER_MS = 5000
@@ -20,32 +19,18 @@ _QUORUM = 2
 
 
 @dataclass(slots=True, eq=False)
-class Sentinels:
+class Sentinels(Several):
     """Servers under Sentinel.
 
     Attributes:
         servers: the master and its replicas, in whatever part by now.
         sentinels: those who watch them.
-        login: name and password, as a URL has them.
-        operator: the same, for one who may look at all keys.
         auth: how the sentinels log in.
     """
 
     servers: list[Server]
     sentinels: list[Server]
-    login: str = ""
-    operator: str = ""
     auth: tuple[str, str] | None = None
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return self._url(self.login)
-
-    @property
-    def operator_url(self) -> str:
-        """The address for one who may look at all keys."""
-        return self._url(self.operator)
 
     def _url(self, login: str) -> str:
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
@@ -67,24 +52,17 @@ class Sentinels:
 
     def ask(self, *command: str | int) -> Any:
         """Ask the first sentinel that runs."""
-        with next(sentinel for sentinel in self.sentinels if sentinel.running).client() as client:
-            return client.execute_command(*command)
+        return next(sentinel for sentinel in self.sentinels if sentinel.running).ask(*command)
 
     def flush(self) -> None:
         """Make it whole, and empty it: keys, and scripts."""
         self.heal()
-        with self.client() as client:
-            client.flushall()
-            client.script_flush()
-            client.config_resetstat()
+        self.master().flush()
 
     def heal(self) -> None:
         """Start what was stopped, let go on what was paused, and begin anew if that does not make it whole."""
         for server in (*self.servers, *self.sentinels):
-            if server.running:
-                server.resume()
-            else:
-                server.restart()
+            server.revive()
         if not self.whole():
             self.begin()
 
@@ -151,26 +129,14 @@ def run_sentinels(
     binary: Path, *options: str, login: str = "", operator: str = "", auth: tuple[str, str] | None = None
 ) -> Iterator[Sentinels]:
     """Run a master, two replicas and three sentinels; `options` are each server's."""
-    with tempfile.TemporaryDirectory(prefix="cm-sentinel-") as text:
-        running: list[Server] = []
-
-        def run(*own: str, **more: Any) -> Server:
-            folder = Path(text, str(len(running)))
-            folder.mkdir()
-            running.append(start(binary, folder, *own, **more))
-            return running[-1]
-
-        try:
-            common = (*("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"), *options)
-            servers = [run(*common) for _ in range(3)]
-            sentinels = []
-            for number in range(3):
-                path = Path(text, f"sentinel-{number}.conf")
-                path.write_text("bind 127.0.0.1\n")
-                sentinels.append(run(settings=(str(path), "--sentinel")))
-            made = Sentinels(servers, sentinels, login, operator, auth)
-            made.begin()
-            yield made
-        finally:
-            for server in running:
-                server.stop()
+    common = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", *options)
+    with starting() as start_one:
+        servers = [start_one(binary, *common) for _ in range(3)]
+        sentinels = []
+        for server in servers:
+            path = server.folder / "sentinel.conf"
+            path.write_text("bind 127.0.0.1\n")
+            sentinels.append(start_one(binary, settings=(str(path), "--sentinel")))
+        made = Sentinels(servers, sentinels, auth, login=login, operator=operator)
+        made.begin()
+        yield made

@@ -7,8 +7,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -59,6 +61,11 @@ class Server:
         """Return a bare client, for looking."""
         return redis.Redis(unix_socket_path=str(self.socket))
 
+    def ask(self, *command: str | int | bytes) -> Any:
+        """Run one command, and return what it answers."""
+        with self.client() as client:
+            return client.execute_command(*command)
+
     def pause(self) -> None:
         """Let it keep its connections and answer nothing, until `resume`."""
         self.process.send_signal(signal.SIGSTOP)
@@ -81,6 +88,13 @@ class Server:
         self.process = _spawn(self.command, self.folder)
         if wait and not _ready(self.process, self.socket):
             pytest.fail(f"the server did not come back: {_log(self.folder)}")
+
+    def revive(self) -> None:
+        """Let it go on if it was paused, start it again if it was stopped."""
+        if self.running:
+            self.resume()
+        else:
+            self.restart()
 
     def flush(self) -> None:
         """Empty it: keys, and scripts, so that no test leans on another's; start it again if a test stopped it."""
@@ -111,19 +125,15 @@ def redis7_binary() -> Path:
 @pytest.fixture(scope="session")
 def valkey_process(valkey_binary: Path) -> Iterator[Server]:
     """Run this worker's Valkey; tests take `valkey`, which is empty."""
-    with tempfile.TemporaryDirectory(prefix="cm-valkey-") as folder:
-        server = start(valkey_binary, Path(folder))
+    with run_server(valkey_binary) as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture(scope="session")
 def redis7_process(redis7_binary: Path) -> Iterator[Server]:
     """Run this worker's Redis 7; tests take `redis7`, which is empty."""
-    with tempfile.TemporaryDirectory(prefix="cm-redis-") as folder:
-        server = start(redis7_binary, Path(folder))
+    with run_server(redis7_binary) as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture
@@ -150,18 +160,34 @@ def redis_server(request: pytest.FixtureRequest) -> Server:
 @pytest.fixture
 def start_server(valkey_binary: Path) -> Iterator[StartServer]:
     """Start servers of the test's own, with options of its own: a bound, a password, a cluster node."""
+    with starting() as start_one:
+        yield lambda *options, binary=valkey_binary: start_one(binary, *options)
+
+
+@contextmanager
+def run_server(binary: Path, *options: str) -> Iterator[Server]:
+    """Run a server in a folder of its own."""
+    with starting() as start_one:
+        yield start_one(binary, *options)
+
+
+@contextmanager
+def starting() -> Iterator[Callable[..., Server]]:
+    """Give what starts servers as `start` does, each in a folder of its own; all end with the block."""
     servers: list[Server] = []
     with tempfile.TemporaryDirectory(prefix="cm-server-") as folder:
 
-        def start_one(*options: str, binary: Path = valkey_binary) -> Server:
+        def start_one(binary: Path, *options: str, **more: Any) -> Server:
             own = Path(folder, str(len(servers)))
             own.mkdir()
-            servers.append(start(binary, own, *options))
+            servers.append(start(binary, own, *options, **more))
             return servers[-1]
 
-        yield start_one
-        for server in servers:
-            server.stop()
+        try:
+            yield start_one
+        finally:
+            for server in servers:
+                server.stop()
 
 
 def start(binary: Path, folder: Path, *options: str, settings: tuple[str, ...] = _SETTINGS) -> Server:

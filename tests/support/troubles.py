@@ -9,11 +9,12 @@ from typing import Any, Literal
 from redis.crc import key_slot
 
 from crossmount.index import Keys
-from support.cluster import Cluster, until
+from support.cluster import Cluster
 from support.crowd import Scene, nothing
 from support.link import link
 from support.sentinels import SERVICE, Sentinels
 from support.servers import Server
+from support.several import until
 
 SILENCE = "does not answer"
 PASSWORD = "a secret of the tests"
