@@ -27,7 +27,7 @@ from crossmount.asyncio import ClientOptions, push
 from support.images import MadeImage, make_layout
 from support.link import link
 from support.registries import DockerRegistry
-from support.servers import start
+from support.servers import run_server
 
 SHARED_LAYERS, SHARED_BYTES, OWN_BYTES = 4, 8_000_000, 8_000_000
 ROUND_TRIP = 0.01
@@ -149,10 +149,8 @@ def run_workers(commands: Sequence[Command], homes: Path, *, as_nobody: bool) ->
 @contextmanager
 def cluster_of(images: Sequence[MadeImage], folder: Path, rate: float | None) -> Iterator[Cluster]:
     """Run A, which holds the images, an empty B, an empty index, and links to both."""
-    (folder / "valkey").mkdir()
     with ExitStack() as stack:
-        server = start(Path(get_binary_path()), folder / "valkey")
-        stack.callback(server.stop)
+        server = stack.enter_context(run_server(Path(get_binary_path())))
         a = stack.enter_context(registry(folder / "a"))
         b = stack.enter_context(registry(folder / "b"))
         asyncio.run(fill(a, images))

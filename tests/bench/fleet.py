@@ -16,8 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from support.images import MadeImage, make_layout
 from support.link import link
 from support.registries import DockerRegistry
 from support.running_proxy import proxy_process
-from support.servers import start
+from support.servers import run_server
 
 SHARED_LAYERS, SHARED_BYTES, OWN_BYTES = 4, 4_500_000, 2_000_000
 ROUND_TRIP = 0.02
@@ -110,17 +110,6 @@ def make_images(folder: Path, count: int) -> list[MadeImage]:
     return [base, *(make_layout(folder / f"image-{i}", [*shared, os.urandom(OWN_BYTES)]) for i in range(count))]
 
 
-@contextmanager
-def valkey(folder: Path) -> Iterator[str]:
-    """Run an empty Valkey; yield its URL."""
-    folder.mkdir()
-    server = start(Path(get_binary_path()), folder)
-    try:
-        yield server.url
-    finally:
-        server.stop()
-
-
 def release(commands: Sequence[Sequence[str]], homes: Path) -> float:
     """Start all commands, let them go at once when all are ready, and return how long the last one takes."""
     processes = []
@@ -165,7 +154,7 @@ def measure(tool: str, state: str, runners: int, rate: float | None, folder: Pat
     """Run one tool once, on a fresh registry and a fresh index."""
     with ExitStack() as stack:
         real = stack.enter_context(registry(folder / "registry"))
-        index = stack.enter_context(valkey(folder / "valkey"))
+        index = stack.enter_context(run_server(Path(get_binary_path()))).url
         address = real.address
         if rate is not None:
             address = stack.enter_context(link(real.address, round_trip=ROUND_TRIP, rate=rate))

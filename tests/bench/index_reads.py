@@ -8,10 +8,8 @@ import asyncio
 import hashlib
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import redis
@@ -25,7 +23,7 @@ from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.link import Command
 from crossmount.index.redis import SOURCES_MAX, TTL_SECONDS
 from crossmount.oci import Digest, Repository
-from support.servers import Server, start
+from support.servers import Server, run_server
 
 DEST = Repository("registry.example.com", "team/project/new")
 HOLDER = Repository("registry.example.com", "team/project/app")
@@ -43,29 +41,18 @@ def main() -> None:
     """Measure each number of layers on a server of its own; print two tables in Markdown."""
     options = _options()
     rows, sizes = [], []
-    with tempfile.TemporaryDirectory(prefix="cm-bench-") as folder:
-        for known in options.layers or [1000]:
-            with running(Path(folder, f"{known}-bare")) as server:
-                bare = fill(server, known, record_bare)
-            with running(Path(folder, f"{known}")) as server:
-                sizes.append((f"{known:,}", f"{bare:.0f}", f"{fill(server, known, record):.0f}", "460"))
-                rows += list(measure(server, known, options.runs))
+    binary = Path(get_binary_path())
+    for known in options.layers or [1000]:
+        with run_server(binary) as server:
+            bare = fill(server, known, record_bare)
+        with run_server(binary) as server:
+            sizes.append((f"{known:,}", f"{bare:.0f}", f"{fill(server, known, record):.0f}", "460"))
+            rows += list(measure(server, known, options.runs))
     print(machine())
     table(("layers known", "flavour", "bare redis-py ms", "crossmount ms", "ratio", "at most"), rows)
     print()
     table(("layers known", "bare set with TTL, bytes", "crossmount, bytes", "at most"), sizes)
     print("(a server doubles its tables of keys at some counts: both columns move together with them)")
-
-
-@contextmanager
-def running(folder: Path) -> Iterator[Server]:
-    """Run a server of its own."""
-    folder.mkdir()
-    server = start(Path(get_binary_path()), folder)
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 def fill(server: Server, known: int, into: Callable[[Server, range], None]) -> float:

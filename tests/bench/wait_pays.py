@@ -11,8 +11,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from setting import machine, registry, table
@@ -22,23 +21,12 @@ from crossmount.asyncio import ClientOptions, Patience, open_index, push
 from support.images import MadeImage, make_layout
 from support.link import link
 from support.registries import DockerRegistry
-from support.servers import start
+from support.servers import run_server
 
 KIB = 1024
 SIZES = (16 * KIB, 64 * KIB, 256 * KIB, 1024 * KIB, 4096 * KIB)
 LINKS = ((0.002, 100e6), (0.02, 10e6), (0.05, 2e6))
 """Seconds a round trip, and bytes a second that all runners share."""
-
-
-@contextmanager
-def valkey(folder: Path) -> Iterator[str]:
-    """Run an empty Valkey; yield its URL."""
-    folder.mkdir()
-    server = start(Path(get_binary_path()), folder)
-    try:
-        yield server.url
-    finally:
-        server.stop()
 
 
 async def push_one(image: MadeImage, reference: str, index: str, patience: Patience, gate: asyncio.Event) -> None:
@@ -92,7 +80,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as text, ExitStack() as stack:
             folder = Path(text)
             real = stack.enter_context(registry(folder / "registry"))
-            index = stack.enter_context(valkey(folder / "valkey"))
+            index = stack.enter_context(run_server(Path(get_binary_path()))).url
             address = stack.enter_context(link(real.address, round_trip=round_trip, rate=rate))
             for size in SIZES:
                 turns, sent, alone, sent_alone = measure(

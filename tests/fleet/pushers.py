@@ -20,8 +20,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from support.images import MadeImage, make_layout
 from support.registries import run_docker_registry
 from support.running_proxy import proxy_process
-from support.servers import Server, start
+from support.servers import Server, run_server
 
 SIZE = 1_500_000
 SHARED = 4
@@ -98,17 +98,6 @@ def trouble(kind: str | None, processes: "Sequence[subprocess.Popen[str]]", valk
     return {number for number in chosen if kind == "kill" and processes[number].wait() < 0}
 
 
-@contextmanager
-def valkey_in(folder: Path) -> Iterator[Server]:
-    """Run a Valkey until the block ends."""
-    folder.mkdir()
-    server = start(Path(get_binary_path()), folder)
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
 def start_one(code: str, image: MadeImage, reference: str, index: str, home: Path) -> "subprocess.Popen[str]":
     """Start a pusher that waits at the gate."""
     home.mkdir()
@@ -129,7 +118,7 @@ def once(folder: Path, count: int, proxies: int, kind: str | None) -> Outcome:
     shared = [os.urandom(SIZE) for _ in range(SHARED)]
     images = [make_layout(folder / f"image-{i}", [*shared, os.urandom(SIZE)]) for i in range(count)]
     with ExitStack() as stack:
-        valkey = stack.enter_context(valkey_in(folder / "valkey"))
+        valkey = stack.enter_context(run_server(Path(get_binary_path())))
         made = run_docker_registry(folder / "registry", auth="", relative=True, deletes=True)
         registry = stack.enter_context(made)
         addresses = []
