@@ -17,9 +17,10 @@ from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.testing import BasicAuth, Fault, Grant, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
 from crossmount.testing.auth import ANYTHING
-from support.proxies import ProxyUnderTest, begin_upload, error_code, proxy_before, until
+from support.proxies import ProxyUnderTest, begin_upload, error_code, proxy_before
 from support.scripted import manifest_of, push_manifest
 from support.servers import Server
+from support.waiting import until
 
 DATA = os.urandom(1024 * 1024 + 17)
 DIGEST = Digest.of(DATA)
