@@ -7,7 +7,7 @@ from hypothesis import settings
 settings.register_profile("crossmount", deadline=None)  # no timed assertions, Hypothesis's own included
 settings.load_profile("crossmount")
 
-pytest_plugins = ["support.commands", "support.registries", "support.servers", "support.places"]
+pytest_plugins = ["support.registries", "support.commands", "support.servers", "support.places"]
 
 # a shell that starts this aside, with & or nohup, has it ignore them, and every command of the tests after it
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -17,15 +17,9 @@ from crossmount.errors import CopyFailedError, InvalidInputError
 from crossmount.testing import Alter, Fault, Reply, ScriptedRegistry, running_registry
 from crossmount.transfer.targets import read_list
 from support.commands import Here, Shell, read_terminal
-from support.images import MadeImage, make_layers, make_layout
+from support.images import MadeImage
 
 OFF = ("--index", "off", "--plain-http")
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> MadeImage:
-    """An image of three layers."""
-    return make_layout(tmp_path / "image", make_layers(3, size=2000))
 
 
 @pytest.fixture

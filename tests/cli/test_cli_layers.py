@@ -6,13 +6,7 @@ from support.servers import Server
 LAYER = "sha256:" + "a" * 64
 OTHER = "sha512:" + "b" * 128
 DEST = "r.example/team/dest"
-
-
-@pytest.fixture(autouse=True)
-def _index(valkey: Server, monkeypatch: pytest.MonkeyPatch, here: Here) -> None:
-    """Let the index be an empty Valkey."""
-    del here
-    monkeypatch.setenv("CROSSMOUNT_INDEX", valkey.unix_url)
+pytestmark = pytest.mark.usefixtures("valkey_index")
 
 
 def test_what_was_added_is_a_source(here: Here) -> None:

@@ -9,16 +9,9 @@ from crossmount.testing import running_registry
 from support.commands import Here
 from support.holdings import put_image, put_index
 from support.images import MadeImage, make_layout
-from support.servers import Server
 
 BASE, OWN = b"b" * 3000, b"o" * 500
-
-
-@pytest.fixture(autouse=True)
-def _index(valkey: Server, monkeypatch: pytest.MonkeyPatch, here: Here) -> None:
-    """Let the index be an empty Valkey."""
-    del here
-    monkeypatch.setenv("CROSSMOUNT_INDEX", valkey.unix_url)
+pytestmark = pytest.mark.usefixtures("valkey_index")
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from support.waiting import until_now
 
 BASE = b"base layer"
 INDEX = "CROSSMOUNT_INDEX"
+pytestmark = pytest.mark.usefixtures("valkey_index")
 
 
 @pytest.fixture
@@ -35,13 +36,6 @@ def registry() -> Iterator[ScriptedRegistry]:
         for name in ("team/a", "team/b", "team/c", "other/d", "e"):
             put_image(registry, name, "1", [BASE, name.encode()])
         yield registry
-
-
-@pytest.fixture(autouse=True)
-def _index(valkey: Server, monkeypatch: pytest.MonkeyPatch, here: Here) -> None:
-    """Let the index be an empty Valkey."""
-    del here
-    monkeypatch.setenv(INDEX, valkey.unix_url)
 
 
 def test_a_whole_registry_is_scanned(here: Here, registry: ScriptedRegistry) -> None:

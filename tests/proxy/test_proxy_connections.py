@@ -9,7 +9,8 @@ import pytest
 
 from crossmount.proxy.settings import Limits
 from crossmount.testing import ScriptedRegistry
-from support.proxies import ProxyUnderTest, error_code, proxy_before, until
+from support.proxies import ProxyUnderTest, error_code, proxy_before
+from support.waiting import until
 
 HURRIED = Limits(idle=0.3, header_seconds=0.3, grace=0.5)
 ALONE = Limits(connections=1, idle=0.3, header_seconds=30, keep_alive=30, grace=0.5)

@@ -28,9 +28,10 @@ from crossmount.testing import ScriptedRegistry
 from crossmount.warmup import EventFeed
 from support.holdings import put_image
 from support.images import MadeImage, make_layers, make_layout
-from support.proxies import proxy_before, until
+from support.proxies import proxy_before
 from support.registries import DockerRegistry, StartRegistry, run
 from support.registry_kit import QUICK
+from support.waiting import until
 
 SECRET = "a-secret-of-the-registry"
 BEARER = {"Authorization": f"Bearer {SECRET}"}

@@ -11,8 +11,9 @@ import pytest
 from crossmount.oci import Digest
 from crossmount.proxy.settings import Limits
 from crossmount.testing import RegistryOptions, ScriptedRegistry
-from support.proxies import begin_upload, proxy_before, until
+from support.proxies import begin_upload, proxy_before
 from support.scripted import manifest_of, push_manifest
+from support.waiting import until
 from support.wire import raw
 
 DATA = os.urandom(2_000_000)

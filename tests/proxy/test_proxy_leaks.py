@@ -13,8 +13,9 @@ from crossmount.proxy.spool import SpoolArea, SpoolFullError
 from crossmount.proxy.upstream import Upstream
 from crossmount.testing import RegistryOptions, ScriptedRegistry
 from support.programs import needs
-from support.proxies import ProxyUnderTest, begin_upload, proxy_before, until
+from support.proxies import ProxyUnderTest, begin_upload, proxy_before
 from support.running_proxy import proxy_process
+from support.waiting import until
 from support.wire import raw
 
 DATA = bytes(range(256)) * 400

@@ -12,7 +12,8 @@ import pytest
 
 from crossmount.oci import Digest
 from crossmount.testing import Fault, Reply, ScriptedRegistry
-from support.proxies import begin_upload, proxy_before, until
+from support.proxies import begin_upload, proxy_before
+from support.waiting import until
 from support.wire import answering, raw
 
 DIGEST = Digest.of(b"x")

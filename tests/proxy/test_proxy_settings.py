@@ -22,7 +22,8 @@ from crossmount.registry import ClientOptions
 from crossmount.testing import BasicAuth, Fault, RegistryOptions, ScriptedRegistry
 from crossmount.testing.faults import html
 from support.certificates import self_signed
-from support.proxies import error_code, proxy_before, until
+from support.proxies import error_code, proxy_before
+from support.waiting import until
 
 PLAIN = ProxySettings(upstream="http://127.0.0.1:1", port=0)
 

@@ -10,7 +10,8 @@ import pytest
 from crossmount.oci import Digest
 from crossmount.proxy.settings import Limits
 from crossmount.testing import BasicAuth, RegistryOptions, ScriptedRegistry
-from support.proxies import ProxyUnderTest, begin_upload, proxy_before, until
+from support.proxies import ProxyUnderTest, begin_upload, proxy_before
+from support.waiting import until
 
 DATA = bytes(range(256)) * 8192
 DIGEST = Digest.of(DATA)

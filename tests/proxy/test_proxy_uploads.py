@@ -12,7 +12,8 @@ from crossmount.oci import Digest
 from crossmount.proxy.settings import Limits
 from crossmount.proxy.spool import SpoolArea, SpoolFullError
 from crossmount.testing import CutBefore, CutReceiving, Fault, LoseAnswer, RegistryOptions, Reply, ScriptedRegistry
-from support.proxies import ProxyUnderTest, begin_upload, error_code, pieces, proxy_before, until
+from support.proxies import ProxyUnderTest, begin_upload, error_code, pieces, proxy_before
+from support.waiting import until
 
 DATA = os.urandom(3 * 1024 * 1024 + 17)
 DIGEST = Digest.of(DATA)

@@ -13,6 +13,8 @@ import pytest
 
 from crossmount.cli.run import run
 from crossmount.index import embedded
+from crossmount.testing import ScriptedRegistry
+from support.registries import DockerRegistry
 
 SECONDS = 50
 _FOREIGN = ("CROSSMOUNT_", "DOCKER_", "REGISTRY_", "XDG_")
@@ -102,6 +104,11 @@ def here(shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: "pytest.CaptureF
     for name in ("HOME", "CROSSMOUNT_STATE_DIR"):
         monkeypatch.setenv(name, shell.env[name])
     return Here(capsys)
+
+
+def plain(registry: ScriptedRegistry | DockerRegistry, name: str) -> tuple[str, ...]:
+    """Return the end of a command line that pushes to a repository without TLS."""
+    return f"{registry.address}/{name}", "--plain-http"
 
 
 def read_terminal(terminal: int) -> str:

@@ -1,7 +1,6 @@
 """A proxy in this process before a registry, and a client that talks to it."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from crossmount.proxy.app import App
 from crossmount.proxy.server import Running, running
 from crossmount.proxy.settings import Limits, ProxySettings
 from crossmount.registry import ClientOptions, RetryPolicy
+from support.waiting import until
 
 QUICK = RetryPolicy(attempts=3, outage=0.0, first_wait=0.001, longest_wait=0.01, deadline=5.0)
 """Retries that a test can wait for."""
@@ -102,10 +102,3 @@ async def begin_upload(proxy: ProxyUnderTest, name: str, **details: Any) -> str:
     answer = await proxy.client.post(f"/v2/{name}/blobs/uploads/", **details)
     assert answer.status_code == 202, answer.text
     return answer.headers["location"]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so; ten seconds are taken for never."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 what is waited for in the proxy has no event
-            await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""Waiting for what happens in another process or on a server."""
+"""Waiting for what gives no sign: in another process, on a server, in a proxy."""
 
 import asyncio
 import time

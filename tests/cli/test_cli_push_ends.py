@@ -1,0 +1,152 @@
+"""`crossmount push` cut short by a signal, and what it does with outputs that are closed, full or a terminal."""
+
+import asyncio
+import json
+import os
+import pty
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crossmount.cli import push as push_command
+from crossmount.testing import Fault, ScriptedRegistry
+from crossmount.transfer import push as push_image
+from support.commands import SECONDS, Here, Shell, plain, read_terminal
+from support.images import MadeImage
+from support.waiting import until_now
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle_of_an_upload_leaves_nothing_behind(
+    shell: Shell, image: MadeImage, registry: ScriptedRegistry, number: signal.Signals
+) -> None:
+    """One line, 128 and the signal's number; sessions are cancelled, nothing is tagged, nothing recorded."""
+    registry.play(*(Fault(method="PUT", path="*/uploads/*", delay=SECONDS) for _ in image.blobs))
+    arguments = ("push", str(image.path), *plain(registry, "a"), "--index", "off")
+    with shell.start(*arguments) as process:
+        until_now(lambda: not registry.unplayed)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 128 + number
+    assert out == ""
+    assert err.splitlines()[-1].endswith(
+        f"{registry.address}/a was not pushed: push again to go on from what has arrived"
+    )
+    assert "Traceback" not in err
+    assert registry.open_sessions == ()
+    assert not registry.holdings.find("a").tags
+
+
+def test_an_interrupted_push_says_how_far_it_was(
+    here: Here, image: MadeImage, registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the last step nobody knows whether the registry took it, and that is said."""
+
+    async def pushed_and_interrupted(*arguments: object, **options: object) -> None:
+        await push_image(*arguments, **options)  # type: ignore[arg-type]  # passed on as they are
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(push_command, "push_image", pushed_and_interrupted)
+    done = here("push", str(image.path), *plain(registry, "a"), "--index", "off")
+    assert done.status == 130
+    assert done.err.splitlines()[-1] == f"crossmount: interrupted: after {registry.address}/a was pushed"
+
+
+def test_the_last_step_is_neither_here_nor_there(
+    shell: Shell, image: MadeImage, registry: ScriptedRegistry
+) -> None:
+    """Blobs that are all there, and no tag seen: the words leave it open."""
+    registry.play(Fault(method="PUT", path="*/manifests/*", delay=SECONDS))
+    with shell.start("push", str(image.path), *plain(registry, "a:1"), "--index", "off") as process:
+        until_now(lambda: not registry.unplayed)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=SECONDS)
+    words = f"in the last step: {registry.address}/a:1 may be there or not, push again to be sure"
+    assert err.splitlines()[-1] == f"crossmount: interrupted: {words}"
+
+
+def test_a_reader_that_is_gone_is_no_traceback(shell: Shell, image: MadeImage, registry: ScriptedRegistry) -> None:
+    """A closed pipe ends the command quietly; the image is pushed all the same."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a"), "--index", "off"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(shell.env),
+        check=False,
+        timeout=SECONDS,
+    )
+    os.close(writing)
+    assert done.returncode == 1
+    assert all(line.endswith("uploaded") for line in done.stderr.splitlines())
+    assert registry.holdings.find("a").tags
+
+
+def test_a_full_disk_under_standard_output_is_one_line(
+    shell: Shell, image: MadeImage, registry: ScriptedRegistry
+) -> None:
+    """The report that could not be written is an error, told once."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a"), "--index", "off"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=dict(shell.env),
+            check=False,
+            timeout=SECONDS,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "crossmount: standard output cannot be written: No space left on device: "
+        f"{registry.address}/a:latest was pushed all the same"
+    )
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_closed_output_is_no_success_unless_nothing_was_to_be_said_there(
+    shell: Shell, image: MadeImage, registry: ScriptedRegistry, closed: int
+) -> None:
+    """Without standard output the answer is lost, which is status 1; without standard error only the progress."""
+    command = shlex.join([sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a")])
+    done = subprocess.run(
+        ["sh", "-c", f"{command} --index off {closed}>&-"],
+        capture_output=True,
+        text=True,
+        env=dict(shell.env),
+        check=False,
+        timeout=SECONDS,
+    )
+    assert registry.holdings.find("a").tags
+    if closed == 1:
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("crossmount: standard output is closed: ")
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("pushed ")
+
+
+def test_a_terminal_gets_bars(shell: Shell, image: MadeImage, registry: ScriptedRegistry) -> None:
+    """On a terminal each blob has a bar, and standard output stays clean."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a"), "--json"]
+    env = {**shell.env, "TERM": "xterm", "COLUMNS": "80", "LINES": "24", "CROSSMOUNT_INDEX": "off"}
+    try:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=env) as process:
+            os.close(theirs)
+            drawn = read_terminal(ours)
+            out, _ = process.communicate(timeout=SECONDS)
+    finally:
+        os.close(ours)
+    assert process.returncode == 0
+    assert json.loads(out)["index"] == "off"
+    assert "━━━━" in drawn
+    assert "4 of 4 blobs" in drawn

@@ -1,0 +1,115 @@
+"""Those who only look: for a layer to mount, and at who uploads and who waits."""
+
+import asyncio
+
+from crossmount.fleet.lease import LeaseValue
+from crossmount.fleet.leases import Lease, Leases
+from crossmount.fleet.listing import Underway, underway
+from crossmount.index import Keys, open_index
+from crossmount.index.served import server_of
+from crossmount.oci import Digest
+from support.fleets import LAYER, SIZE, fleet_on, turn_of, upload_of, waiting_on
+from support.index_kit import repo
+from support.places import Place
+from support.waiting import until
+
+
+async def listed(server: Place) -> list[Underway]:
+    """List what is underway, as one who may look at all keys."""
+    async with open_index(server.operator_url) as index:
+        found = server_of(index)
+        assert found is not None
+        return await underway(found)
+
+
+async def test_the_listing_shows_who_uploads_and_who_waits(any_place: Place) -> None:
+    """Holder, size, since when, and the waiters; a stranger's lease without end is told apart."""
+    async with fleet_on(any_place) as first, fleet_on(any_place) as second:
+        await upload_of(first, "a", publishes="manifest")
+        waiter = asyncio.create_task(turn_of(second, "b"))
+        await until(lambda: waiting_on(any_place) == 1)
+        (found,) = await listed(any_place)
+        assert (found.layer, found.registry) == (LAYER, "r.example")
+        assert (found.holder.dest, found.holder.size, found.holder.publishes) == (repo("a"), SIZE, "manifest")
+        assert [each.dest for each in found.waiting] == [repo("b")]
+        assert found.left is not None
+        waiter.cancel()
+        await asyncio.gather(waiter, return_exceptions=True)
+    with any_place.client() as client:
+        client.set(Keys().lease(LAYER, "r.example"), b"\xff no lease")
+        client.set(Keys().lease(LAYER, "r.example").replace("r.example", "NOT A HOST"), b"{}", ex=60)
+        (found,) = await listed(any_place)
+        assert (found.left, found.holder.holder, found.holder.dest) == (None, "", None)
+        client.flushall()
+
+
+async def test_a_thousand_leases_are_listed(any_place: Place) -> None:
+    """However many there are, they are read in a few round trips."""
+    async with open_index(any_place.url) as index:
+        server = server_of(index)
+        assert server is not None
+        leases = [Lease("r.example", Digest.of(b"%d" % i), "{}") for i in range(1000)]
+        assert await Leases(server).renew(leases) == [True] * 1000
+        assert len(await listed(any_place)) == 1000
+        await Leases(server).release(leases)
+        assert await listed(any_place) == []
+
+
+async def test_a_lease_says_when_it_was_taken_and_who_waits_says_so_too(any_place: Place) -> None:
+    """After a takeover it counts from the takeover; of one process all who wait are listed, not only who asks."""
+    async with fleet_on(any_place) as first, fleet_on(any_place) as second:
+        turn = await upload_of(first, "a")
+        waits = [asyncio.create_task(turn_of(second, name)) for name in ("b", "c", "d")]
+        await until(lambda: waiting_on(any_place) == 3)
+        ours = asyncio.create_task(turn_of(first, "e"))
+        await until(lambda: waiting_on(any_place) == 4)
+        (found,) = await listed(any_place)
+        assert found.holder.taken is not None
+        assert {each.dest for each in found.waiting} == {repo(name) for name in "bcde"}
+        assert all(each.taken is None for each in found.waiting)
+        await turn.publish()
+        await turn.release()
+        await asyncio.gather(*waits, ours)
+
+
+async def test_a_waiter_that_is_cancelled_is_not_shown_any_more(any_place: Place) -> None:
+    """Nobody is listed as waiting who left."""
+    async with fleet_on(any_place) as first, fleet_on(any_place) as second:
+        await upload_of(first, "a")
+        waiter = asyncio.create_task(turn_of(second, "b"))
+        await until(lambda: waiting_on(any_place) == 1)
+        waiter.cancel()
+        await asyncio.gather(waiter, return_exceptions=True)
+        assert waiting_on(any_place) == 0
+
+
+async def test_who_only_looks_is_told_where_to_mount_from(any_place: Place) -> None:
+    """A look at nobody's upload ends at once; at another's it lasts until the layer is published."""
+    async with fleet_on(any_place) as first, fleet_on(any_place) as second:
+        assert await second.uploader(LAYER, "r.example") is None
+        assert await second.watch(LAYER, repo("b"), seconds=60) is None
+        turn = await upload_of(first, "a")
+        assert await first.uploader(LAYER, "r.example") == repo("a")
+        assert await second.uploader(LAYER, "r.example") == repo("a")
+        looks = [asyncio.create_task(fleet.watch(LAYER, repo("b"), seconds=60)) for fleet in (first, second)]
+        await until(lambda: waiting_on(any_place) == 1)
+        await turn.publish()
+        for look in looks:
+            mount = await look
+            assert mount is not None
+            assert mount.sources == {repo("a")}
+        await turn.release()
+
+
+async def test_a_look_ends_in_time(any_place: Place) -> None:
+    """A stranger's lease without end is looked at for as long as was asked for; what it says is checked."""
+    async with fleet_on(any_place) as fleet:
+        with any_place.client() as client:
+            for value in (b"x", LeaseValue(token="t", holder="h", dest=None, size=1, since=0).to_text()):
+                client.set(Keys().lease(LAYER, "r.example"), value)
+                assert await fleet.uploader(LAYER, "r.example") is None
+            assert await fleet.watch(LAYER, repo("b"), seconds=0.3) is None
+            client.delete(Keys().lease(LAYER, "r.example"))
+            client.rpush(Keys().lease(LAYER, "r.example"), "another type")
+            assert await fleet.uploader(LAYER, "r.example") is None
+            client.flushall()

@@ -1,0 +1,171 @@
+"""Holders and servers that are lost while others wait: killed, stopped, empty, full, silent."""
+
+import asyncio
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from crossmount.fleet import Fleet, Mount, Patience, Upload
+from crossmount.index import Keys, open_index
+from support.fleets import HEARTBEAT, LAYER, LIFE, fleet_on, turn_of, upload_of, waiting_on
+from support.index_kit import repo
+from support.places import Place
+from support.servers import Server
+from support.waiting import until
+
+HOLDER = """
+import asyncio, sys
+from crossmount.asyncio import Digest, Fleet, Repository, open_index
+from crossmount.fleet import Slots
+
+async def main():
+    url, layer, dest, life, heartbeat = sys.argv[1:]
+    async with open_index(url) as index, Fleet(index, life=float(life), heartbeat=float(heartbeat)) as fleet:
+        turn = await fleet.turn(Digest(layer), Repository.parse(dest), 10_000_000, slots=Slots(1))
+        print(type(turn).__name__, flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        await turn.publish()
+        await turn.release()
+        print("finished", flush=True)
+
+asyncio.run(main())
+"""
+
+
+@asynccontextmanager
+async def holder(server: Place, name: str) -> AsyncIterator[Process]:
+    """Run a process that holds the lease of LAYER; a line on its standard input lets it publish and end."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", HOLDER, server.url, LAYER, str(repo(name)), str(LIFE), str(HEARTBEAT)),
+        stdin=PIPE,
+        stdout=PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == b"Upload\n"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_kill_9_of_the_holder(any_place: Place) -> None:
+    """The lease of a process that is no more runs out, and the next one takes over."""
+    async with holder(any_place, "a") as process, fleet_on(any_place) as fleet:
+        waiter = asyncio.create_task(turn_of(fleet, "b"))
+        await until(lambda: waiting_on(any_place) == 1)
+        process.kill()
+        turn = await waiter
+        assert isinstance(turn, Upload)
+        assert turn.waited > 0
+
+
+async def test_a_holder_paused_past_its_lease_finishes_harmlessly(any_place: Place) -> None:
+    """Stopped for longer than its lease another takes over; going on it ends well, and the other's lease stays."""
+    async with holder(any_place, "a") as process, fleet_on(any_place) as fleet:
+        process.send_signal(signal.SIGSTOP)
+        turn = await upload_of(fleet, "b")
+        with any_place.client() as client:
+            ours = client.get(Keys().lease(LAYER, "r.example"))
+            process.send_signal(signal.SIGCONT)
+            out, _ = await process.communicate(b"\n")
+            assert out == b"finished\n"
+            assert client.get(Keys().lease(LAYER, "r.example")) == ours
+        await turn.publish()
+        await turn.release()
+        async with open_index(any_place.url) as index:
+            assert await index.sources(LAYER, repo("c")) == (repo("a"), repo("b"))
+
+
+async def test_a_server_that_restarts_empty_gets_the_lease_back(valkey: Server) -> None:
+    """The holder writes its lease again, and who waited goes on waiting: nothing is uploaded twice."""
+    async with fleet_on(valkey, life=30) as first, fleet_on(valkey) as second:
+        turn = await upload_of(first, "a")
+        valkey.restart()
+        with valkey.client() as client:
+            await until(lambda: bool(client.exists(Keys().lease(LAYER, "r.example"))))
+        waiter = asyncio.create_task(turn_of(second, "b"))
+        await until(lambda: waiting_on(valkey) == 1)
+        await turn.publish()
+        assert isinstance(await waiter, Mount)
+
+
+async def test_a_server_that_goes_lets_everybody_upload(valkey: Server) -> None:
+    """Who waits for an upload that nobody can tell of any more uploads."""
+    async with fleet_on(valkey) as first, fleet_on(valkey) as second:
+        turn = await upload_of(first, "a")
+        waiter = asyncio.create_task(turn_of(second, "b"))
+        await until(lambda: waiting_on(valkey) == 1)
+        valkey.stop()
+        assert isinstance(await waiter, Upload)
+        await turn.publish()
+        await turn.release()
+
+
+@pytest.fixture
+def full(redis_server: Server) -> Iterator[Callable[[], None]]:
+    """Call it to leave a server without memory for anything new."""
+    with redis_server.client() as client:
+        yield lambda: client.config_set("maxmemory", 1)
+        client.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_full_server_lets_everybody_upload(
+    redis_server: Server, full: Callable[[], None], *, after: bool
+) -> None:
+    """Where no source can be recorded nobody waits for one, whether the server was full before or is since."""
+    async with fleet_on(redis_server, life=3600) as first, fleet_on(redis_server) as second:
+        if not after:
+            full()
+        turn = await upload_of(first, "a")
+        waiter = asyncio.create_task(turn_of(second, "b", patience=Patience(limit=3600, least=3600)))
+        if after:
+            await until(lambda: waiting_on(redis_server) == 1)
+            full()
+        assert isinstance(await waiter, Upload)
+        await turn.publish()
+        await turn.release()
+
+
+async def test_a_lease_that_could_not_be_released_is_released_in_the_end(valkey: Server) -> None:
+    """A server that was silent when an upload ended, and answers when its push does, keeps nobody waiting."""
+    async with fleet_on(valkey, life=3600) as second:
+        async with fleet_on(valkey, life=3600) as first:
+            turn = await upload_of(first, "a")
+            valkey.pause()
+            await turn.publish()
+            await turn.release()
+            valkey.resume()
+        patient = Patience(limit=3600, least=3600)
+        await upload_of(second, "b", patience=patient)
+
+
+async def test_a_lease_that_could_not_be_released_is_released_by_a_heartbeat(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that goes on after a silence makes good what it could not release meanwhile."""
+    monkeypatch.setattr("crossmount.index.guard.OPEN_SECONDS", 0.1)
+    async with fleet_on(valkey, life=3600) as first, fleet_on(valkey, life=3600) as second:
+        turn = await upload_of(first, "a")
+        valkey.pause()
+        await turn.publish()
+        await turn.release()
+        valkey.resume()
+        patient = Patience(limit=3600, least=3600)
+        await upload_of(second, "b", patience=patient)
+
+
+async def test_without_a_server_from_the_start(unused_tcp_port: int) -> None:
+    """A server that never was costs one question, and then everybody in this process shares one attempt."""
+    async with open_index(f"redis://127.0.0.1:{unused_tcp_port}/0") as index, Fleet(index) as fleet:
+        turn = await upload_of(fleet, "a")
+        waiter = asyncio.create_task(turn_of(fleet, "b"))
+        await asyncio.sleep(0)
+        await turn.publish()
+        assert (await waiter) == Mount(sources=frozenset({repo("a")}), waited=0.0)

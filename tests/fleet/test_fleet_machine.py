@@ -1,0 +1,284 @@
+"""The table of turns, in a state machine of processes on a model of the server."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import count
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS
+from crossmount.fleet.table import Table
+from crossmount.fleet.waiting import (
+    Answer,
+    Appeared,
+    Busy,
+    Claim,
+    Decision,
+    Free,
+    Go,
+    Held,
+    InVain,
+    LeaseBack,
+    MountFrom,
+    SlotBack,
+    Unserved,
+    Waiter,
+)
+from crossmount.oci import Digest
+from support.waiters import LAYERS, PATIENCE, Slots, make_waiter
+
+TICK = 0.25
+
+
+@dataclass(eq=False)
+class Upload:
+    """An upload that runs; `healthy` as long as the server knows its lease and its holder renews it."""
+
+    waiter: Waiter
+    leased: bool
+    healthy: bool = False
+
+
+@dataclass
+class Process:
+    """One process: its table, its uploads, and whether it is stopped."""
+
+    table: Table = field(default_factory=Table)
+    slots: Slots = field(default_factory=Slots)
+    uploads: list[Upload] = field(default_factory=list)
+    waiting: list[Waiter] = field(default_factory=list)
+    paused: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """Whether it does anything."""
+        return not self.paused
+
+
+@dataclass
+class Model:
+    """The server: what the Lua scripts do, on a clock of ours."""
+
+    now: float = 0.0
+    there: bool = True
+    leases: dict[Digest, tuple[str, float]] = field(default_factory=dict)
+    sources: dict[Digest, set[str]] = field(default_factory=dict)
+
+    def holder(self, layer: Digest) -> str | None:
+        """Return whose the lease is, if it lives."""
+        value, until = self.leases.get(layer, ("", 0.0))
+        return value if until > self.now else None
+
+    def claim(self, claim: Claim) -> Answer:
+        """As claim.lua."""
+        waiter = claim.waiter
+        if not self.there:
+            return Unserved()
+        if found := self.sources.get(waiter.layer, set()) - waiter.useless:
+            return Appeared(frozenset(found))
+        if self.holder(waiter.layer) not in {None, waiter.value}:
+            return Busy()
+        if not claim.take:
+            return Free()
+        self.leases[waiter.layer] = waiter.value, self.now + LEASE_SECONDS
+        return Held()
+
+    def renew(self, waiter: Waiter) -> None:
+        """As renew.lua."""
+        if self.there and self.holder(waiter.layer) in {None, waiter.value}:
+            self.leases[waiter.layer] = waiter.value, self.now + LEASE_SECONDS
+
+    def release(self, waiter: Waiter) -> None:
+        """As release.lua."""
+        if self.there and self.holder(waiter.layer) == waiter.value:
+            del self.leases[waiter.layer]
+
+
+class FleetMachine(RuleBasedStateMachine):
+    """Processes that push the same layers, die, stop and go on, on a server that goes and comes back."""
+
+    @initialize()
+    def begin(self) -> None:
+        """Three processes."""
+        self.server = Model()
+        self.processes = [Process() for _ in range(3)]
+        self.names = count()
+        self.beaten = 0.0
+
+    @rule(number=st.integers(0, 2), layer=st.sampled_from(LAYERS), looks=st.booleans())
+    def want(self, number: int, layer: Digest, looks: bool) -> None:
+        """A push comes to a layer, or one who would only mount it."""
+        process = self.processes[number]
+        if process.runs:
+            waiter = make_waiter(f"repo-{next(self.names)}", process.slots, layer=layer, looks=looks)
+            process.waiting.append(waiter)
+            process.table.join(waiter)
+
+    @rule(number=st.integers(0, 2))
+    def poll(self, number: int) -> None:
+        """One tick of a process: ask, carry out; nobody who could go is late after it."""
+        process = self.processes[number]
+        if not process.runs:
+            return
+        claims, decisions = process.table.ask(self.server.now, None)
+        self._carry_out(process, decisions)
+        for claim in claims:
+            answer = self.server.claim(claim)
+            if isinstance(answer, Held):
+                self._check_alone(claim.waiter)
+            decisions = process.table.answered(claim, answer, self.server.now, None)
+            self._carry_out(process, decisions, healthy=isinstance(answer, Held))
+
+    @rule(number=st.integers(0, 2))
+    def poll_with_a_leaver(self, number: int) -> None:
+        """A tick in whose middle, between question and answer, a waiter is cancelled."""
+        process = self.processes[number]
+        if not process.runs:
+            return
+        claims, decisions = process.table.ask(self.server.now, None)
+        self._carry_out(process, decisions)
+        answers = [self.server.claim(claim) for claim in claims]
+        for claim, answer in zip(claims, answers, strict=True):
+            if claim.waiter in process.waiting:
+                process.waiting.remove(claim.waiter)
+                process.table.leave(claim.waiter)
+            self._carry_out(process, process.table.answered(claim, answer, self.server.now, None))
+
+    @rule(number=st.integers(0, 2), which=st.integers(0, 3))
+    def finish(self, number: int, which: int) -> None:
+        """An upload ends well: publish, then release."""
+        process = self.processes[number]
+        if process.runs and which < len(process.uploads):
+            self._finish(process, process.uploads[which])
+
+    @rule(number=st.integers(0, 2), which=st.integers(0, 3))
+    def fail(self, number: int, which: int) -> None:
+        """An upload fails: release alone."""
+        process = self.processes[number]
+        if process.runs and which < len(process.uploads):
+            self._end(process, process.uploads[which])
+
+    @rule(number=st.integers(0, 2))
+    def kill(self, number: int) -> None:
+        """A process dies (-9): what it held stays until it runs out."""
+        self.processes[number] = Process()
+
+    @rule(number=st.integers(0, 2), paused=st.booleans())
+    def pause(self, number: int, paused: bool) -> None:
+        """A process is stopped, or goes on."""
+        self.processes[number].paused = paused
+        self._not_healthy([self.processes[number]])
+
+    @rule(seconds=st.sampled_from([TICK, 1.0, HEARTBEAT_SECONDS]))
+    def pass_time(self, seconds: float) -> None:
+        """Time goes on, and with it every heartbeat of a process that runs."""
+        self._pass(seconds)
+
+    @rule(there=st.booleans())
+    def lose_server(self, there: bool) -> None:
+        """The server goes, with all it held, or comes back empty."""
+        if not there and self.server.there:
+            self.server.leases.clear()
+            self.server.sources.clear()
+            self._not_healthy(self.processes)
+        self.server.there = there
+
+    @rule(layer=st.sampled_from(LAYERS))
+    def stranger(self, layer: Digest) -> None:
+        """A stranger writes a lease with a year's life."""
+        if self.server.there and self.server.holder(layer) is None:
+            self.server.leases[layer] = "stranger", self.server.now + 365 * 86400
+
+    @invariant()
+    def slots_are_kept(self) -> None:
+        """Between ticks a slot is taken by an upload and by nothing else: nobody waits with one."""
+        for process in getattr(self, "processes", ()):
+            assert process.slots.free == 2 - len(process.uploads)
+
+    @invariant()
+    def one_of_ours_at_a_time(self) -> None:
+        """One process uploads a layer twice at once only for one whose patience ended."""
+        for process in getattr(self, "processes", ()):
+            for layer in LAYERS:
+                assert sum(each.waiter.layer == layer and each.leased for each in process.uploads) <= 1
+
+    def teardown(self) -> None:
+        """No wake-up is lost: with nothing but ticks everybody who waits comes to a turn within its patience."""
+        if not hasattr(self, "processes"):
+            return
+        for process in self.processes:
+            process.paused = False
+        for _ in range(int(PATIENCE.least + 2)):
+            self._pass(1)
+            for number, process in enumerate(self.processes):
+                self.poll(number)
+                self.poll(number)  # a slot may have been kept for another's question, which came back
+                for waiter in process.waiting:
+                    assert waiter.busy_since is None or (
+                        self.server.now - waiter.busy_since < PATIENCE.least or process.slots.free == 0
+                    ), "a waiter past its patience"
+        for _ in range(10):  # uploads end: who had no slot has one
+            for number, process in enumerate(self.processes):
+                for upload in list(process.uploads):
+                    self._finish(process, upload)
+                self.poll(number)
+        assert [process.waiting for process in self.processes] == [[], [], []]
+
+    def _check_alone(self, waiter: Waiter) -> None:
+        """Never two uploads while a healthy holder lives."""
+        uploads = [each for process in self.processes for each in process.uploads]
+        assert not [each for each in uploads if each.healthy and each.waiter.layer == waiter.layer]
+
+    @staticmethod
+    def _not_healthy(processes: Iterable[Process]) -> None:
+        for process in processes:
+            for upload in process.uploads:
+                upload.healthy = False
+
+    def _pass(self, seconds: float) -> None:
+        steps = int(seconds / TICK)
+        for _ in range(steps):
+            self.server.now += TICK
+            if self.server.now - self.beaten >= HEARTBEAT_SECONDS:
+                self.beaten = self.server.now
+                for process in self.processes:
+                    for upload in process.uploads if process.runs else ():
+                        if upload.leased:
+                            self.server.renew(upload.waiter)
+
+    def _carry_out(self, process: Process, decisions: Iterable[Decision], *, healthy: bool = False) -> None:
+        for decision in decisions:
+            waiter = decision.waiter
+            match decision:
+                case Go():
+                    assert not waiter.looks
+                    process.waiting.remove(waiter)
+                    process.uploads.append(Upload(waiter, decision.leased, healthy and decision.leased))
+                case MountFrom() | InVain():
+                    process.waiting.remove(waiter)
+                case SlotBack():
+                    waiter.put_slot_back()
+                case LeaseBack():
+                    self.server.release(waiter)
+
+    def _finish(self, process: Process, upload: Upload) -> None:
+        waiter = upload.waiter
+        if self.server.there:
+            self.server.sources.setdefault(waiter.layer, set()).add(waiter.dest.name)
+        self._carry_out(process, process.table.published("r.example", waiter.layer, waiter.dest.name))
+        self._end(process, upload)
+
+    def _end(self, process: Process, upload: Upload) -> None:
+        process.uploads.remove(upload)
+        upload.waiter.put_slot_back()
+        if upload.leased:
+            self.server.release(upload.waiter)
+        process.table.ended(upload.waiter)
+
+
+TestFleetMachine = FleetMachine.TestCase
+TestFleetMachine.settings = settings(
+    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

@@ -1,0 +1,28 @@
+"""How long one waits, by a layer's size and what uploads were seen to make."""
+
+from crossmount.fleet.patience import LEASE_SECONDS, Patience, RateMeter
+
+
+def test_a_rate_of_long_ago_counts_less() -> None:
+    """A process that runs for weeks follows its link."""
+    meter = RateMeter()
+    for _ in range(100):
+        meter.saw(100 * 1024 * 1024, 100)
+    for _ in range(30):
+        meter.saw(1000 * 1024 * 1024, 100)
+    assert meter.rate is not None
+    assert meter.rate > 9 * 1024 * 1024
+
+
+def test_patience_follows_size_and_rate() -> None:
+    """Longer for more bytes, shorter on a fast link, never under a lease's life, never over the limit."""
+    patience, meter = Patience(), RateMeter()
+    assert meter.rate is None
+    assert patience.seconds(1024 * 1024, None) == patience.least > LEASE_SECONDS
+    assert patience.seconds(100 * 1024 * 1024, None) == 400
+    meter.saw(1000, 0.0001)  # too small to tell anything
+    meter.saw(40 * 1024 * 1024, 2)
+    assert patience.seconds(1000 * 1024 * 1024, meter.rate) == 200
+    assert patience.seconds(2**50, meter.rate) == patience.limit
+    assert not Patience(limit=0).waits_for(2**40)
+    assert not patience.waits_for(1000)

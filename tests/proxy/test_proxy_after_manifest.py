@@ -1,0 +1,98 @@
+"""Turns before a registry that mounts a layer only once a manifest references it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from crossmount.index import RegistryTraits, open_index
+from crossmount.testing import RegistryOptions, ScriptedRegistry
+from support.proxies import ProxyUnderTest, proxy_before
+from support.proxy_turns import (
+    DATA,
+    DIGEST,
+    OTHER,
+    another_uploads,
+    lease_of,
+    push_spooled,
+    waiting_on,
+)
+from support.scripted import manifest_of, push_manifest
+from support.servers import Server
+from support.waiting import until
+
+
+class TestAfterManifest:
+    """A registry that mounts a layer only once a manifest in the source repository references it."""
+
+    registry: ScriptedRegistry
+
+    @pytest.fixture
+    async def proxy(self, tmp_path: Path, valkey: Server) -> AsyncIterator[ProxyUnderTest]:
+        """A proxy before such a registry, which the index knows."""
+        async with (
+            ScriptedRegistry(RegistryOptions(after_manifest=True)) as registry,
+            open_index(valkey.url) as index,
+        ):
+            await index.record_traits(registry.address, RegistryTraits(mounts=True, after_manifest=True))
+            async with proxy_before(registry.url, index=index, spool=tmp_path) as proxy:
+                self.registry = registry
+                yield proxy
+
+    async def test_a_lease_lasts_until_the_manifest(self, proxy: ProxyUnderTest, valkey: Server) -> None:
+        """Others wait past the blob's upload, and mount when the manifest was accepted."""
+        assert (await push_spooled(proxy, "one")).status_code == 201
+        assert lease_of(valkey, proxy) is not None
+        second = asyncio.create_task(push_spooled(proxy, "two"))
+        await until(lambda: waiting_on(valkey, proxy) == 1)
+        accepted = await push_manifest(proxy.client, "one", "v1", manifest_of([DIGEST]))
+        assert accepted.status_code == 201
+        assert (await second).status_code == 201
+        assert (self.registry.uploads(DIGEST), self.registry.mounts(DIGEST)) == (1, 1)
+        await until(lambda: lease_of(valkey, proxy) is None)
+
+    async def test_two_pushes_never_wait_for_each_other(self, proxy: ProxyUnderTest) -> None:
+        """Each has one layer and wants the other's: neither waits, and all four uploads are there at once."""
+        await asyncio.gather(push_spooled(proxy, "one", DATA), push_spooled(proxy, "two", OTHER))
+        crossed = await asyncio.gather(push_spooled(proxy, "one", OTHER), push_spooled(proxy, "two", DATA))
+        assert {answer.status_code for answer in crossed} == {201}
+        assert self.registry.uploads() == 4
+
+    async def test_a_wait_ends_when_its_push_comes_to_keep_a_lease(
+        self, proxy: ProxyUnderTest, valkey: Server
+    ) -> None:
+        """One that waits while another of its layers is still on its way waits no more when that one is kept."""
+        async with another_uploads(valkey, proxy, "base"):
+            waits = asyncio.create_task(push_spooled(proxy, "one", DATA))
+            await until(lambda: waiting_on(valkey, proxy) == 1)
+            assert (await push_spooled(proxy, "one", OTHER)).status_code == 201
+            assert (await waits).status_code == 201
+        assert self.registry.uploads(DIGEST) == 1
+
+    async def test_a_push_that_is_given_up_keeps_nothing(self, proxy: ProxyUnderTest, valkey: Server) -> None:
+        """No manifest comes: the lease is let go when nothing goes on in its repository any more."""
+        assert (await push_spooled(proxy, "one")).status_code == 201
+        turns = proxy.app.core.turns
+        await turns.release_quiet(lambda _: False)
+        assert lease_of(valkey, proxy) is not None  # not for long yet
+        turns._kept._clock = lambda: float("inf")
+        await turns.release_quiet(lambda name: name == "one")
+        assert lease_of(valkey, proxy) is not None
+        await turns.release_quiet(lambda _: False)
+        assert lease_of(valkey, proxy) is None
+
+    async def test_both_leases_of_one_layer_end(self, proxy: ProxyUnderTest, valkey: Server) -> None:
+        """Two clients brought one layer into one repository, one of them without waiting: both turns end."""
+        assert (await push_spooled(proxy, "one")).status_code == 201
+        assert (await push_spooled(proxy, "one")).status_code == 201  # who keeps a lease does not wait
+        assert self.registry.uploads(DIGEST) == 2
+        accepted = await push_manifest(proxy.client, "one", "v1", manifest_of([DIGEST]))
+        assert accepted.status_code == 201
+        await until(lambda: lease_of(valkey, proxy) is None)
+
+    async def test_a_stop_lets_go_of_what_is_kept(self, proxy: ProxyUnderTest, valkey: Server) -> None:
+        """Nobody waits for a proxy that is no more."""
+        assert (await push_spooled(proxy, "one")).status_code == 201
+        await proxy.app.core.turns.aclose()
+        assert lease_of(valkey, proxy) is None

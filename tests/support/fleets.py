@@ -1,0 +1,42 @@
+"""Runners of a fleet that share an index on a server, and a layer that all of them push."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from crossmount.fleet import Fleet, Slots, Turn, Upload
+from crossmount.index import Keys, open_index
+from crossmount.oci import Digest
+from support.index_kit import layer, repo
+from support.places import Place
+
+LAYER = layer()
+SIZE = 10_000_000
+LIFE, HEARTBEAT = 1.0, 0.2
+
+
+async def turn_of(fleet: Fleet, name: str, *, slots: Slots | None = None, **options: Any) -> Turn:
+    """Ask for the turn of LAYER."""
+    return await fleet.turn(LAYER, repo(name), SIZE, slots=slots or Slots(1), **options)
+
+
+async def upload_of(fleet: Fleet, name: str, **options: Any) -> Upload:
+    """Ask for a turn that must be an upload."""
+    turn = await turn_of(fleet, name, **options)
+    assert isinstance(turn, Upload)
+    return turn
+
+
+@asynccontextmanager
+async def fleet_on(server: Place, *, life: float = LIFE) -> AsyncIterator[Fleet]:
+    """A runner of its own: its own connections, its own fleet."""
+    async with open_index(server.url) as index, Fleet(index, life=life, heartbeat=HEARTBEAT) as fleet:
+        yield fleet
+
+
+def waiting_on(server: Place, layer: Digest = LAYER, registry: str = "r.example") -> int:
+    """Return how many are shown as waiting for a layer."""
+    with server.client() as client:
+        count = client.zcard(Keys().waiters(layer, registry))
+        assert isinstance(count, int)
+        return count

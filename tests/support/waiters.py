@@ -1,0 +1,55 @@
+"""Those who wait for a layer in a table of turns, without an event loop or a server."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from crossmount.fleet.patience import Patience
+from crossmount.fleet.waiting import Waiter
+from crossmount.oci import Digest, Repository
+from support.index_kit import layer
+
+LAYERS = (layer(0), layer(1))
+PATIENCE = Patience(limit=60, least=20)
+
+
+@dataclass
+class Slots:
+    """Upload slots that are counted."""
+
+    free: int = 2
+
+    def take_now(self) -> bool:
+        """Take one."""
+        if self.free == 0:
+            return False
+        self.free -= 1
+        return True
+
+    def put_back(self) -> None:
+        """Give one back."""
+        self.free += 1
+
+    def give_back(self) -> None:
+        """Give one back that was used."""
+        self.free += 1
+
+
+def make_waiter(
+    name: str,
+    slots: Slots,
+    *,
+    layer: Digest = LAYERS[0],
+    looks: bool = False,
+    accepts: Callable[[str], bool] = lambda _: True,
+) -> Waiter:
+    """Return one who wants a layer in repository `name`."""
+    return Waiter(
+        layer=layer,
+        dest=Repository("r.example", name),
+        size=10,
+        value=name,
+        useless=set(),
+        patience=PATIENCE,
+        slots=None if looks else slots,
+        accepts=accepts,
+    )
