@@ -27,6 +27,16 @@ class BlobStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlobWaiting:
+    """Another uploads a blob already, into the repository `into` if that is known; it is waited for. Said once."""
+
+    digest: Digest
+    size: int
+    dest: Repository | None = None
+    into: Repository | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlobProgress:
     """Bytes of a blob are on their way: `sent` of its size so far."""
 
@@ -70,12 +80,17 @@ class SourceDropped:
     """A source did not serve.
 
     It is `gone` (forgotten by all), `unreadable` or hidden to us, or its registry does not mount (`unmountable`);
-    or it was to be fetched from, and gave `wrong` bytes, or not all of them (`cut`).
+    or it was to be fetched from, and gave `wrong` bytes, or not all of them (`cut`), or its registry does not
+    answer at all (`unreachable`, said once).
+
+    Attributes:
+        cause: why it was cut.
     """
 
     layer: Digest
     source: Repository
-    reason: Literal["gone", "unreadable", "unmountable", "wrong", "cut"]
+    reason: Literal["gone", "unreadable", "unmountable", "wrong", "cut", "unreachable"]
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +182,7 @@ class LayersMoved:
 
 Event = (
     BlobStarted
+    | BlobWaiting
     | BlobProgress
     | BlobFinished
     | ManifestPushed

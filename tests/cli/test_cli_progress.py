@@ -229,6 +229,28 @@ def test_lines_tell_each_blob_once() -> None:
     ]
 
 
+def test_it_says_whose_upload_is_waited_for() -> None:
+    """Who waits learns for whom, in lines and in bars, until its own outcome is known."""
+    into = events.BlobWaiting(digest=digest(1), size=1000, into=Repository("r.example", "team/other"))
+    unknown = events.BlobWaiting(digest=digest(2), size=1000)
+    stream = io.StringIO()
+    with Lines(stream) as lines:
+        for event in (started(1), into, started(2), unknown, finished(1, "mounted")):
+            lines.observe(event)
+    assert stream.getvalue().splitlines() == [
+        "000000000001   1.00 kB  waiting for the upload into team/other",
+        "000000000002   1.00 kB  waiting for another's upload",
+        "000000000001   1.00 kB  mounted from team/base",
+    ]
+    state = state_after(started(1), into, started(2))
+    assert [doing(blob, 1.0) for blob in state.blobs.values()] == [
+        "waiting for the upload into team/other",
+        "waiting",
+    ]
+    ended = state_after(started(1), into, sent(1, 10))
+    assert [doing(blob, 1.0).partition(",")[0] for blob in ended.blobs.values()] == ["uploading"]
+
+
 def test_lines_warn_of_the_index() -> None:
     """The warning is one line, whatever is in it."""
     stream = io.StringIO()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import crossmount
+from crossmount import events
 from crossmount.errors import AccessDeniedError
 from crossmount.fleet import Fleet, Patience, Slots, Upload
 from crossmount.index import MemoryMountIndex, MountIndex, RegistryTraits, Sighting, open_index
@@ -77,6 +78,35 @@ async def test_each_blob_is_uploaded_once(
     assert all(document["waited"] > 0 for document in documents if "waited" in document)
     assert any("waited" not in document for document in documents)
     assert scripted_registry.open_sessions == ()
+
+
+async def test_who_waits_is_told_for_whom(
+    scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place
+) -> None:
+    """A push that waits says once for each blob into which repository another uploads it."""
+    told: list[events.Event] = []
+    layer = image.layers[0]
+    async with open_index(any_place.url) as index, Fleet(index) as fleet:
+        source = Repository.parse(f"{scripted_registry.address}/team/first")
+        turn = await fleet.turn(layer.digest, source, layer.size, slots=Slots(1))
+        assert isinstance(turn, Upload)
+        pushing = asyncio.create_task(
+            push(
+                image.path,
+                f"{scripted_registry.address}/team/app:1",
+                index=index,
+                options=OPTIONS,
+                patience=EAGER,
+                observer=told.append,
+            )
+        )
+        await until(lambda: any(isinstance(event, events.BlobWaiting) for event in told))
+        await turn.release()
+        await pushing
+    dest = Repository.parse(f"{scripted_registry.address}/team/app")
+    assert [event for event in told if isinstance(event, events.BlobWaiting)] == [
+        events.BlobWaiting(digest=layer.digest, size=layer.size, dest=dest, into=source)
+    ]
 
 
 async def test_pushes_into_one_repository_share_an_upload(

@@ -68,6 +68,22 @@ async def test_a_silence_that_began_before_is_borne_no_longer() -> None:
     assert asked.link.runs == 5
 
 
+async def test_who_asked_later_waits_no_longer_than_who_asked_first() -> None:
+    """When a silence has lasted long enough, all that still wait for an answer stop."""
+    asked = Insisting(IndexUnavailableError("silent"))
+
+    async def hang() -> str:
+        return str(await asyncio.Event().wait())
+
+    async def fail() -> str:
+        asked.clock.now += 3600
+        raise IndexUnavailableError("silent")
+
+    guard = GuardedIndex(RedisMountIndex(asked.link), clock=asked.clock, deadline=None)
+    answers = [guard.insist(call, "not served", seconds=3600, pause=lambda: 0.0) for call in (hang, fail)]
+    assert await asyncio.gather(*answers) == ["not served"] * 2  # else this would wait for an hour
+
+
 async def test_a_server_that_is_back_in_time_serves() -> None:
     """A silence shorter than the patience is not told, and the next one is borne as long."""
     asked = Insisting(IndexUnavailableError("silent"))

@@ -6,7 +6,7 @@ from typing import Self, TextIO
 
 from crossmount import events
 from crossmount.cli import text
-from crossmount.cli.progress_state import BlobState, PushState, outcome
+from crossmount.cli.progress_state import BlobState, PushState, outcome, waiting_for
 from crossmount.oci import Repository
 
 LARGE = 64 * 1000 * 1000
@@ -47,7 +47,9 @@ class Lines:
         now = self._clock()
         blob = self.state.apply(event, now=now)
         if isinstance(event, events.BlobFinished) and blob is not None:
-            self._say(f"{text.short(blob.digest)} {text.size(blob.size):>9}  {outcome(blob)}{self._where(blob)}")
+            self._say_of(blob, outcome(blob))
+        elif isinstance(event, events.BlobWaiting) and blob is not None:
+            self._say_of(blob, waiting_for(event))
         elif isinstance(event, events.BlobProgress) and blob is not None:
             self._say_how_far(blob, now)
         elif words := self.state.notice(event, now=now, verbose=self._verbose):
@@ -58,13 +60,11 @@ class Lines:
         last = self._said.setdefault(key, now)
         if blob.size >= LARGE and now - last >= SAID_EVERY:
             self._said[key] = now
-            share = 100 * blob.there // blob.size
-            self._say(
-                f"{text.short(blob.digest)} {text.size(blob.size):>9}  uploading, {share} %{self._where(blob)}"
-            )
+            self._say_of(blob, f"uploading, {100 * blob.there // blob.size} %")
 
-    def _where(self, blob: BlobState) -> str:
-        return f"  ({blob.dest})" if self._names_dest and blob.dest is not None else ""
+    def _say_of(self, blob: BlobState, words: str) -> None:
+        where = f"  ({blob.dest})" if self._names_dest and blob.dest is not None else ""
+        self._say(f"{text.short(blob.digest)} {text.size(blob.size):>9}  {words}{where}")
 
     def _say(self, line: str) -> None:
         self._stream.write(f"{line}\n")

@@ -21,6 +21,7 @@ class BlobState:
 
     Attributes:
         sent: bytes sent so far.
+        waiting: what was said of another's upload that it waits for, or did.
         uploading_since: when its first bytes went; None before that.
         ended: its place in the order in which blobs ended; None while it is on its way.
         dest: where it goes, if the event said so.
@@ -31,6 +32,7 @@ class BlobState:
     dest: Repository | None = None
     sent: int = 0
     uploading_since: float | None = None
+    waiting: events.BlobWaiting | None = None
     outcome: events.Outcome | None = None
     source: Repository | None = None
     ended: int | None = None
@@ -72,12 +74,16 @@ class PushState:
         match event:
             case events.BlobStarted():
                 return self._blob(event)
-            case events.BlobProgress():
-                blob = self.blobs.get((event.dest, event.digest))
-                if blob is not None:  # else another image of a copy has brought it there meanwhile
-                    blob.uploading_since = now if blob.uploading_since is None else blob.uploading_since
-                    blob.sent = event.sent
+            case events.BlobWaiting():
+                blob = self._blob(event)
+                blob.waiting = event
                 return blob
+            case events.BlobProgress():
+                known = self.blobs.get((event.dest, event.digest))
+                if known is not None:  # else another image of a copy has brought it there meanwhile
+                    known.uploading_since = now if known.uploading_since is None else known.uploading_since
+                    known.sent = event.sent
+                return known
             case events.BlobFinished():
                 blob = self._blob(event)
                 self._ended += 1
@@ -93,7 +99,7 @@ class PushState:
                 self._forget(event.dest.repository)
         return None
 
-    def _blob(self, event: events.BlobStarted | events.BlobFinished) -> BlobState:
+    def _blob(self, event: events.BlobStarted | events.BlobWaiting | events.BlobFinished) -> BlobState:
         state = BlobState(event.digest, event.size, event.dest)
         return self.blobs.setdefault((event.dest, event.digest), state)
 
@@ -145,6 +151,7 @@ def _words(event: events.Event) -> str | None:
             words = f"crossmount: warning: the cache does not serve, going on past it: {event.cause}"
         case events.SourceDropped():
             words = f"crossmount: source {event.source} of {text.short(event.layer)}: {_DROPPED[event.reason]}"
+            words += f": {event.cause}" if event.cause else ""
         case events.ImageCopied():
             words = f"copied {event.source} to {event.dest}"
         case events.ImageFailed():
@@ -158,6 +165,7 @@ _DROPPED = {
     "unmountable": "it has the layer, and the registry did not mount it",
     "wrong": "it gave bytes that do not have the digest, left alone",
     "cut": "it did not give the layer to its end",
+    "unreachable": "its registry does not answer, left alone",
 }
 
 
@@ -179,12 +187,17 @@ def outcome(blob: BlobState) -> str:
     return ""
 
 
+def waiting_for(event: events.BlobWaiting) -> str:
+    """Say whose upload is waited for."""
+    return f"waiting for the upload into {event.into.name}" if event.into else "waiting for another's upload"
+
+
 def doing(blob: BlobState, now: float) -> str:
     """Return what becomes, or became, of a blob."""
     if blob.outcome:
         return outcome(blob)
     if blob.uploading_since is None:
-        return "waiting"
+        return "waiting" if blob.waiting is None else waiting_for(blob.waiting)
     if blob.sent >= blob.size:
         return "the registry checks it"
     return f"uploading, {text.size(int(blob.speed(now)))}/s"

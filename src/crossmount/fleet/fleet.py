@@ -22,6 +22,8 @@ from crossmount.fleet.waiting import (
     MountFrom,
     SlotBack,
     Waiter,
+    Waits,
+    unheard,
 )
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import MountableLayers, Sighting
@@ -100,6 +102,7 @@ class Fleet(Closing):
         patience: Patience = Patience(),  # noqa: B008 a frozen value
         useless: Collection[Repository] = (),
         accepts: Callable[[str], bool] = lambda _: True,
+        waits: Waits = unheard,
         publishes: Publishes = "blob",
     ) -> Turn:
         """Wait until `layer` can be mounted into `dest`, or until it is this caller's turn to upload it.
@@ -115,10 +118,21 @@ class Fleet(Closing):
             useless: sources that were tried, and dest itself if the index wrongly says that it holds the layer.
             accepts: tells whether a repository, by its name, is one to mount from: an upload into another is not
                 waited for.
+            waits: told, once, if this caller has to wait: the repository that another uploads the layer into.
             publishes: when the holder publishes, for those who look at the lease.
         """
         turn = await self._await_turn(
-            self._waiter(layer, dest, size, slots, patience, useless, accepts, publishes)
+            self._waiter(
+                layer,
+                dest,
+                size,
+                slots=slots,
+                patience=patience,
+                useless=useless,
+                accepts=accepts,
+                waits=waits,
+                publishes=publishes,
+            )
         )
         assert turn is not None, "one that would upload is always given a turn"  # noqa: S101 a promise of the table
         return turn
@@ -158,7 +172,9 @@ class Fleet(Closing):
             Where it can be mounted from; None as soon as nobody uploads it, or when the time has passed.
         """
         patience = Patience(limit=seconds, least=seconds)
-        turn = await self._await_turn(self._waiter(layer, dest, 0, None, patience, useless, accepts, "blob"))
+        turn = await self._await_turn(
+            self._waiter(layer, dest, 0, slots=None, patience=patience, useless=useless, accepts=accepts)
+        )
         assert not isinstance(turn, Upload), "who looks is given no turn to upload"  # noqa: S101 as above
         return turn
 
@@ -167,11 +183,13 @@ class Fleet(Closing):
         layer: Digest,
         dest: Repository,
         size: int,
+        *,
         slots: Slots | None,
         patience: Patience,
         useless: Collection[Repository],
         accepts: Callable[[str], bool],
-        publishes: Publishes,
+        waits: Waits = unheard,
+        publishes: Publishes = "blob",
     ) -> Waiter:
         value = LeaseValue(
             token=self._source.token(),
@@ -190,6 +208,7 @@ class Fleet(Closing):
             patience=patience,
             slots=slots,
             accepts=accepts,
+            waits=waits,
             spread=self._source.rng.uniform(0.8, 1.0),
         )
 
@@ -238,6 +257,8 @@ class Fleet(Closing):
 
     async def _tick(self) -> None:
         await self._ask_for_all()
+        for waiter, into in self._table.began_to_wait():
+            waiter.waits(into)
         now = self._source.clock()
         if now >= self._show_at:
             self._show_at = now + SHOW_SECONDS

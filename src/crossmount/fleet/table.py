@@ -88,6 +88,18 @@ class Table:
             if any(waiter.busy_since is not None for waiter in place.line)
         }
 
+    def began_to_wait(self) -> list[tuple[Waiter, Repository | None]]:
+        """Return who waits for another's upload and was not told yet, and the repository that it goes into."""
+        began = [
+            (waiter, None if place.into is None else waiter.dest.sibling(place.into))
+            for place in self._places.values()
+            for waiter in place.line
+            if waiter.busy_since is not None and not waiter.told
+        ]
+        for waiter, _ in began:
+            waiter.told = True
+        return began
+
     def uploader(self, registry: str, layer: Digest) -> Repository | None:
         """Return the repository that this process uploads a layer into now, if it does."""
         place = self._places.get((registry, layer))

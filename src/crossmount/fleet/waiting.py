@@ -38,6 +38,14 @@ class Unserved:
     """There is no index, or it does not serve: nothing is known of others, so nobody waits for them."""
 
 
+Waits = Callable[[Repository | None], None]
+
+
+def unheard(into: Repository | None) -> None:
+    """Care not for whose upload is waited for."""
+    del into
+
+
 JUNK_MAX = 512
 """After so many members that are no names nobody waits for a layer: its set is a stranger's."""
 
@@ -59,6 +67,8 @@ class Waiter:
             upload can spare the others.
         junk: members of the layer's set that are no names at all.
         hurried: its patience was ended for it.
+        waits: told, once, of the repository that another uploads the layer into meanwhile.
+        told: whether it was.
         busy_since: when it first could not go on because of another's upload; None if that never was.
     """
 
@@ -70,8 +80,10 @@ class Waiter:
     patience: Patience
     slots: UploadSlots | None
     accepts: Callable[[str], bool] = lambda _: True
+    waits: Waits = unheard
     spread: float = 1.0
     hurried: bool = False
+    told: bool = False
     busy_since: float | None = None
     junk: set[bytes] = field(default_factory=set)
 

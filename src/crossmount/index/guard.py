@@ -67,6 +67,7 @@ class GuardedIndex:
         self._open_seconds = OPEN_SECONDS
         self._silent = False
         self._since: float | None = None
+        self._waits: dict[asyncio.Timeout, float] = {}  # those who insist, and their patience
         self._cause: str | None = None
         self.unserved = 0
 
@@ -150,8 +151,10 @@ class GuardedIndex:
         trouble: CrossmountError | None = None
         while (left := max(least, self._left(seconds))) > 0:
             began, least = self._clock(), 0.0
+            wait = asyncio.timeout(left if self._deadline is None else min(left, self._deadline))
             try:
-                async with asyncio.timeout(left if self._deadline is None else min(left, self._deadline)):
+                async with wait:
+                    self._waits[wait] = seconds
                     answer = await call()
             except TimeoutError:
                 trouble = _too_late()
@@ -165,6 +168,8 @@ class GuardedIndex:
             else:
                 self._answered()
                 return answer
+            finally:
+                self._waits.pop(wait, None)
             self._missed(began)
             await asyncio.sleep(max(0.0, min(pause(), self._left(seconds))))
         if trouble is not None:
@@ -238,6 +243,10 @@ class GuardedIndex:
     def _missed(self, began: float) -> None:
         """Take in that a call which began then was left without an answer."""
         self._since = began if self._since is None else min(self._since, began)
+        for wait, seconds in self._waits.items():
+            ends = asyncio.get_running_loop().time() + self._left(seconds)
+            if not wait.expired() and ends < (wait.when() or 0.0):
+                wait.reschedule(ends)
 
     def _left(self, seconds: float) -> float:
         """Return what is left of a patience of so many seconds."""

@@ -134,6 +134,7 @@ class Origins:
     observer: events.Observer = events.ignore
     _wrong: set[tuple[Repository, Digest]] = field(default_factory=set, init=False)
     _denied: set[Repository] = field(default_factory=set, init=False)
+    _silent: set[str] = field(default_factory=set, init=False)
     _no_help: set[str] = field(default_factory=set, init=False)
 
     async def of(self, descriptor: Descriptor, *, source: Repository, dest: Repository) -> list[RegistryOrigin]:
@@ -153,6 +154,7 @@ class Origins:
         if len(registries) > 1:
             seconds = await asyncio.gather(*(self.registries.distance(at) for at in registries.values()))
             distance = dict(zip(registries, seconds, strict=True))
+        self._say_what_does_not_answer(descriptor.digest, holders, distance)
         ranked = rank(holders, source=source, prefer=self.prefer, distance=distance)
         left = [repository for repository in ranked if (repository, descriptor.digest) not in self._wrong]
         if not left:
@@ -175,13 +177,23 @@ class Origins:
                 await self.index.forget(digest, repository)
         if reason == "cut":
             self._leave_alone(repository)
-        self.observer(events.SourceDropped(layer=digest, source=repository, reason=reason))
+        cause = str(error) if reason == "cut" else ""
+        self.observer(events.SourceDropped(layer=digest, source=repository, reason=reason, cause=cause))
 
     def gave_wrong(self, repository: Repository, digest: Digest) -> None:
         """Take note that a repository gave wrong bytes for a blob."""
         self._wrong.add((repository, digest))
         self._leave_alone(repository)
         self.observer(events.SourceDropped(layer=digest, source=repository, reason="wrong"))
+
+    def _say_what_does_not_answer(
+        self, digest: Digest, holders: Iterable[Repository], distance: Mapping[str, float]
+    ) -> None:
+        for holder in holders:
+            if distance.get(holder.registry) == FAR_AWAY and holder.registry not in self._silent:
+                self._silent.add(holder.registry)
+                cause = "" if self.registries.is_named(holder) else "asked over https, as only the index names it"
+                self.observer(events.SourceDropped(layer=digest, source=holder, reason="unreachable", cause=cause))
 
     def _leave_alone(self, repository: Repository) -> None:
         """Ask a registry for nothing more that only the index names: a hint must not cost each blob anew."""

@@ -99,7 +99,13 @@ class Pushing:
         if self.allow_transfer:
             knowledge = _without_must_mount(knowledge)
         turns = Turns(
-            self.fleet, dest, knowledge=knowledge, patience=self.patience, slots=self.slots, blobs=image.blobs
+            self.fleet,
+            dest,
+            knowledge=knowledge,
+            patience=self.patience,
+            slots=self.slots,
+            blobs=image.blobs,
+            observer=self.observer,
         )
         async with Mounter(client, self.index, observer=self.observer) as mounter:
             blobs = BlobPusher(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection, Iterable
 
+from crossmount import events
 from crossmount.fleet import Fleet, Patience, Slots, Turn, Upload
 from crossmount.index.protocol import Knowledge
 from crossmount.oci import BlobSource, Digest, Repository
@@ -18,6 +19,7 @@ class Turns:
         patience: what is worth waiting for, and how long.
         slots: the push's upload slots.
         blobs: all blobs of the push.
+        observer: told of waiting.
     """
 
     def __init__(
@@ -29,12 +31,14 @@ class Turns:
         patience: Patience,
         slots: Slots,
         blobs: Iterable[BlobSource],
+        observer: events.Observer,
     ) -> None:
         self._fleet = fleet
         self._dest = dest
         self._knowledge = knowledge
         self._patience = patience
         self._slots = slots
+        self._observer = observer
         self._kept: list[Upload] = []
         self._after_manifest = knowledge.traits.after_manifest is True
         # On a registry that mounts only after a manifest a push keeps leases while it waits for others. That it
@@ -61,16 +65,19 @@ class Turns:
         """
         if self._fleet is None:
             raise AssertionError("nobody takes turns alone")
-        digest = blob.descriptor.digest
+        digest, size = blob.descriptor.digest, blob.descriptor.size
         async with self._changed:
             await self._changed.wait_for(lambda: not any(other < digest for other in self._undecided))
         turn = await self._fleet.turn(
             digest,
             self._dest,
-            blob.descriptor.size,
+            size,
             slots=self._slots,
             patience=self._patience,
             useless=useless,
+            waits=lambda into: self._observer(
+                events.BlobWaiting(digest=digest, size=size, dest=self._dest, into=into)
+            ),
             publishes="manifest" if self._after_manifest else "blob",
         )
         if isinstance(turn, Upload):
