@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from crossmount import events
 from crossmount.errors import CopyFailedError
 from crossmount.index import MemoryMountIndex, Sighting
 from crossmount.oci import Repository
@@ -128,12 +129,16 @@ async def test_a_preferred_registry_goes_first_however_far_away(
 async def test_a_registry_that_only_the_index_names_is_never_spoken_to_in_plain_http(
     a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """Plain http was allowed for those that were named: a hostile index can't have it for another."""
+    """Plain http is for those that were named, not for one of the index; that it does not answer is told once."""
     index = MemoryMountIndex()
     await both_hold_it(a, b, index, image)
-    await copied(a, c, index=index)
+    said: list[events.Event] = []
+    await copied(a, c, index=index, observer=said.append)
     assert b.requests == []
     assert is_whole(c, "mirror/app", image)
+    (dropped,) = [event for event in said if isinstance(event, events.SourceDropped)]
+    assert (dropped.source, dropped.reason) == (Repository.parse(f"{b.address}/mirror/app"), "unreachable")
+    assert dropped.cause == "asked over https, as only the index names it"
 
 
 async def test_a_hint_that_is_wrong_is_forgotten_by_all(
