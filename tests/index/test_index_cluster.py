@@ -221,6 +221,14 @@ def in_step(master: Server) -> None:
         client.wait(1, 5000)
 
 
+def test_a_cluster_is_whole_for_the_next_test(cluster: Cluster) -> None:
+    """After a failover, the client of the tests knows the masters that there are."""
+    cluster.fail_over(cluster.masters()[0])
+    cluster.flush()
+    with cluster.client() as client:
+        client.flushall()
+
+
 @both
 @pytest.mark.parametrize("trouble", ["stop", "pause"])
 async def test_a_master_that_is_gone_takes_only_its_own_layers_along(

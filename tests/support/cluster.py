@@ -1,11 +1,10 @@
 """A Cluster of three masters and three replicas, to be killed, paused, failed over, and made whole again."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import redis
 from redis.crc import key_slot
@@ -21,23 +20,17 @@ NODE_TIMEOUT_MS = 2000
 
 @dataclass(slots=True, eq=False)
 class Cluster(Several):
-    """A running Cluster.
-
-    Attributes:
-        nodes: its servers, masters first when it is made.
-        admin: a client that may do everything.
-    """
+    """A running Cluster, of these servers, masters first when it is made."""
 
     nodes: list[Server]
-    admin: "redis.RedisCluster"
 
     def _url(self, login: str) -> str:
         """Name a server of each half."""
         return f"redis+cluster://{login}{','.join(f'127.0.0.1:{node.port}' for node in self.nodes[::2])}"
 
-    def client(self) -> Any:
-        """Return a bare client that may do everything."""
-        return _Kept(self.admin)
+    def client(self) -> "redis.RedisCluster":
+        """Return a bare client that may do everything, and knows who is a master now."""
+        return redis.RedisCluster.from_url(self.masters()[0].url)
 
     def flush(self) -> None:
         """Make it whole, and empty it: keys, and scripts."""
@@ -49,13 +42,12 @@ class Cluster(Several):
         """Start what was stopped, let go on what was paused, and wait until every master has its replica again."""
         for node in self.nodes:
             node.revive()
-        if not self.whole():
-            until(self.whole, "the Cluster does not become whole")
-            self.admin.nodes_manager.initialize()
+        until(self.whole, "the Cluster does not become whole")
 
     def whole(self) -> bool:
-        """Tell whether every node sees all slots served by masters that have one replica each, in step."""
-        return len(self.masters()) == MASTERS and all(_content(node) for node in self.nodes)
+        """Tell whether every node sees all slots served by the masters, each with a replica that is in step."""
+        masters = {node.port for node in self.masters()}
+        return len(masters) == MASTERS and all(_content(node, masters) for node in self.nodes)
 
     def masters(self) -> list[Server]:
         """Return the servers that are masters by their own word."""
@@ -104,30 +96,13 @@ class Cluster(Several):
         return next(node for node in self.nodes if node.port == port)
 
 
-class _Kept:
-    """A client that outlives each use of it."""
-
-    def __init__(self, client: "redis.RedisCluster") -> None:
-        self._client = client
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    def __enter__(self) -> "redis.RedisCluster":
-        return self._client
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 @contextmanager
 def run_cluster(binary: Path, *options: str, login: str = "", operator: str = "") -> Iterator[Cluster]:
     """Run a Cluster; `options` are each server's."""
     with starting() as start_one:
         nodes = [start_one(binary, *_settings(), *options) for _ in range(2 * MASTERS)]
         _join(nodes)
-        with redis.RedisCluster.from_url(nodes[0].url) as admin:
-            yield Cluster(nodes, admin, login=login, operator=operator)
+        yield Cluster(nodes, login=login, operator=operator)
 
 
 def _settings() -> tuple[str, ...]:
@@ -152,7 +127,8 @@ def _join(nodes: list[Server]) -> None:
     for master, replica in zip(masters, replicas, strict=True):
         until(partial(_knows, replica, ids[master]), "the nodes do not meet")
         replica.ask("CLUSTER REPLICATE", ids[master])
-    until(lambda: all(_content(node) for node in nodes), "the Cluster does not come up")
+    ports = {node.port for node in masters}
+    until(lambda: all(_content(node, ports) for node in nodes), "the Cluster does not come up")
 
 
 def _migrate(source: Server, target: Server, keys: list[bytes]) -> None:
@@ -177,14 +153,14 @@ def _follows(node: Server) -> int | None:
     return int(found["master_port"]) if found["role"] == "slave" else None
 
 
-def _content(node: Server) -> bool:
-    """Tell whether a node sees the whole Cluster, and is in step with its master."""
+def _content(node: Server, masters: Collection[int]) -> bool:
+    """Tell whether a node sees the whole Cluster, served by these, and is in step with its master."""
     state = node.ask("CLUSTER INFO")["cluster_state"]
     shards = node.ask("CLUSTER SLOTS")
     mine = node.ask("INFO", "replication")
     return (
         state == "ok"
-        and len({master[1] for _, _, master, *_ in shards}) == MASTERS
+        and {master[1] for _, _, master, *_ in shards} == masters
         and all(replicas for _, _, _, *replicas in shards)
         and (mine["role"] == "master" or mine["master_link_status"] == "up")
     )
