@@ -2,11 +2,13 @@
 
     python tests/bench/fleet.py [--runners 1,8,32,64] [--rate BYTES_PER_SECOND] [--tools TOOL;…] [--svg FILE]
 
-Each push is a process of its own with an empty home, held at a gate until all are ready, into a repository of its
-own. Cold: neither the index nor the registry knows anything. Warm: one image with the shared layers was pushed
-before. With --rate the registry is behind a link of that rate with 20 ms a round trip. Told are the bytes of the
-uploads that the registry completed ÷ the bytes that are unique, wall time ÷ the time in which the link carries
-those once, and requests a push, by the registry's log. "skopeo, proxy" is skopeo through one `crossmount proxy`.
+Each push is a process of its own with an empty home, into a repository of its own, held at a gate until all are
+ready; those in Python have loaded their modules by then, since runners have cores of their own, and these share
+the machine's. Cold: neither the index nor the registry knows anything. Warm: one image with the shared layers was
+pushed before. With --rate the registry is behind a link of that rate with 20 ms a round trip. Told are the bytes
+of the uploads that the registry completed ÷ the bytes that are unique, wall time ÷ the time in which the link
+carries those once, and requests a push, by the registry's log. "skopeo, proxy" is skopeo through one `crossmount
+proxy`.
 """
 
 import argparse
@@ -39,11 +41,13 @@ GATE = "import sys; sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.
 
 CROSSMOUNT = f"""
 import sys
-from crossmount.cli import push
-from crossmount.cli.run import run
+import anyio._backends._asyncio, certifi, h11, httpcore  # httpx loads them when it is first used
+from crossmount.cli import push, run
+from crossmount.cli.entry import main
 {GATE}
 path, reference, digest, index = sys.argv[1:]
-sys.exit(run(["push", path, reference, "--plain-http", "--index", index, "--json"]))
+sys.argv[1:] = ["push", path, reference, "--plain-http", "--index", index, "--json"]
+main()
 """
 SKOPEO = f"""
 import os, shutil, sys

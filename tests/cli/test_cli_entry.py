@@ -1,11 +1,13 @@
+import gc
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from crossmount.cli import entry
+from crossmount.cli import command, entry
 from support.commands import Here, Shell
 
 
@@ -49,6 +51,26 @@ def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch, here: Here)
     with pytest.raises(SystemExit) as ended:
         entry.main()
     assert ended.value.code == 2
+
+
+def test_garbage_is_collected_while_a_command_works(
+    monkeypatch: pytest.MonkeyPatch, here: Here, capsys: "pytest.CaptureFixture[str]"
+) -> None:
+    """The collector rests only while the command is loaded, and at the end of the process."""
+    del here
+    working: list[bool] = []
+
+    def look(_: int) -> nullcontext[None]:
+        working.append(gc.isenabled())
+        return nullcontext()
+
+    monkeypatch.setattr(sys, "argv", ["crossmount", "must-mount", "sha256:" + "0" * 64])
+    monkeypatch.setattr(command, "shown_log", look)
+    with pytest.raises(SystemExit):
+        entry.main()
+    assert working == [True]
+    assert gc.isenabled()
+    capsys.readouterr()
 
 
 def test_main_names_a_missing_extra(monkeypatch: pytest.MonkeyPatch, capsys: "pytest.CaptureFixture[str]") -> None:

@@ -1,6 +1,7 @@
 """The kinds of click commands that all of crossmount's are made of."""
 
 import difflib
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -51,6 +52,9 @@ class Command(_Common):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it, with the log if that is wanted."""
+        if not gc.isenabled():  # see `entry`: all is loaded now, and stays
+            gc.freeze()
+            gc.enable()
         with shown_log(settings_of(ctx).verbose):
             return super().invoke(ctx)
 

@@ -1,5 +1,6 @@
 """Where the `crossmount` command begins. Nothing but the standard library is needed to get here."""
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -21,9 +22,13 @@ def main() -> None:
             "pip install 'crossmount[cli]'\n"
         )
         sys.exit(1)
+    gc.disable()  # until the command is loaded: that makes much, and none of it is garbage
     try:
         status = import_module("crossmount.cli.run").run(sys.argv[1:])
     except KeyboardInterrupt:  # before or after there is anything that could be put away
         sys.stderr.write("crossmount: interrupted\n")
         status = 130
+    finally:
+        gc.freeze()  # what is left ends with the process: looking for garbage in it took a fifth of a short run
+        gc.enable()
     sys.exit(status)
