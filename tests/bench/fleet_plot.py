@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 WIDTH, HEIGHT = 640, 360
-LEFT, RIGHT, TOP, BOTTOM = 60, 120, 40, 50
+LEFT, RIGHT, TOP, BOTTOM = 60, 160, 40, 50
 COLOURS = ("#0b7a3b", "#c0392b", "#2c5aa0", "#8e6a00", "#6b4fa0")
 
 
@@ -35,16 +35,17 @@ def plot(lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
         for runners in sorted({x for x, _ in points})
     )
     taken: list[float] = []
-    for (name, line), colour in zip(lines.items(), COLOURS, strict=False):
+    for number, ((name, line), colour) in enumerate(zip(lines.items(), COLOURS, strict=False)):
         path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in line)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-        parts.extend(f'<circle cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="3.5" fill="{colour}"/>' for x, y in line)
+        width = 2 + 3 * (len(lines) - number - 1)  # so that lines that are one still show as many
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>')
         x, y = line[-1]
         place = at_y(y) + 4
-        while any(abs(place - other) < 14 for other in taken):
-            place += 14
+        step = -14 if place > HEIGHT / 2 else 14  # away from the axis
+        while any(abs(place - other) < abs(step) for other in taken):
+            place += step
         taken.append(place)
-        parts.append(_text(at_x(x) + 8, place, f"{name} {y:.2f}", colour=colour))
+        parts.append(_text(at_x(x) + 10, place, f"{name} {y:.2f}", colour=colour))
     return "\n".join([*parts, "</svg>\n"])
 
 
