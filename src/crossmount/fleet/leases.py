@@ -151,9 +151,7 @@ class Leases:
         return self._keys.lease(layer, registry), self._keys.waiters(layer, registry)
 
     async def _run(self, commands: Sequence[Command]) -> list[Any]:
-        return await run_scripted(
-            self._link, commands, [_script(name) for name in ("claim", "renew", "release", "show")]
-        )
+        return await run_scripted(self._link, commands, [_script(name) for name in _SCRIPTS])
 
 
 def _script(name: str) -> Script:
