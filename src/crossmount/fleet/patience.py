@@ -9,7 +9,7 @@ HEARTBEAT_SECONDS = 3.0
 """How often a holder renews: two heartbeats may be lost."""
 
 SMALL = 1024 * 1024
-"""Layers under this size, in bytes, are not worth a lease; tests/bench/fleet.py measures it."""
+"""Layers under this size, in bytes, are not worth a lease; tests/bench/wait_pays.py measures it."""
 
 
 _REMEMBERED = 600.0

@@ -13,7 +13,7 @@ Why nobody waits in a circle:
   upload that runs.
 - On one that mounts only after a manifest, a push keeps its leases until its manifest is accepted, and may wait
   for others meanwhile. It asks for leases in the order of their digests, one after the other
-  (`transfer.blobs`), so it waits only for a digest greater than all that it holds. In a circle of waiting pushes
+  (`transfer.turns`), so it waits only for a digest greater than all that it holds. In a circle of waiting pushes
   look at the one that holds the greatest digest held in the circle: it waits for a greater one still, which some
   push of the circle holds. That can't be.
 - Besides, each waits no longer than its own patience.
