@@ -22,7 +22,6 @@ from support.servers import Server
 KEYS = Keys()
 ONE, TWO, THREE = layer(1), layer(2), layer(3)
 A, B, OTHER = repo("team/a"), repo("team/b"), Repository.parse("[::1]:5000/x")
-HERE, THERE = Held(("team/a", "team/b"), TTL), Held(("x",), TTL)
 SEEN = [
     Sighting(ONE, A, size=7),
     Sighting(ONE, B),

@@ -14,8 +14,6 @@ from redis.crc import key_slot
 from crossmount.errors import IndexRefusedError
 from crossmount.index.address import Node
 
-SLOTS = 16384
-
 _KEYLESS = frozenset({"PING", "ECHO", "INFO", "SCRIPT", "SCAN", "DBSIZE", "TIME", "CLIENT", "CLUSTER"})
 _KEY_AT = {"EVALSHA": 3, "MEMORY": 2, "OBJECT": 2}
 """Where a command's first key stands, where it is not what follows the command's name."""
