@@ -1,6 +1,5 @@
 """Where an index's servers are and how to log in there: what an index URL says, as values."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -94,7 +93,7 @@ class Address:
     @property
     def where(self) -> str:
         """What to call it in messages: the address, and nothing that could be secret."""
-        place = self.path if self.topology == "socket" else ",".join(told(self.nodes))
+        place = self.path if self.topology == "socket" else ",".join(_host_and_port(*node) for node in self.nodes)
         return f"{self.scheme}://{place}" + (f"/{self.service}" if self.service else "")
 
     @property
@@ -103,6 +102,5 @@ class Address:
         return f"{self.where}/{self.database}" if self.topology == "server" else self.where
 
 
-def told(nodes: Sequence[Node]) -> list[str]:
-    """Return servers as `host:port`."""
-    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in nodes]
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
