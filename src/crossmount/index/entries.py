@@ -13,7 +13,7 @@ from crossmount.index.keys import Keys
 from crossmount.index.link import Command, Link, WrongTypeError
 from crossmount.index.redis import TTL_SECONDS
 from crossmount.index.served import Server, server_of
-from crossmount.index.walk import COUNT, pages
+from crossmount.index.walk import pages
 from crossmount.oci import Digest
 
 NAMES_MAX = 1024
@@ -23,15 +23,12 @@ _BATCH = 256
 """How many keys are read in one round trip."""
 
 
-async def entries_of(
-    index: object, *, clock: Callable[[], float] = time.time, count: int = COUNT
-) -> AsyncGenerator[LayerEntry, None]:
+async def entries_of(index: object, *, clock: Callable[[], float] = time.time) -> AsyncGenerator[LayerEntry, None]:
     """Yield all that an index holds; a layer that was changed meanwhile may come twice.
 
     Args:
         index: made by `open_index`, or laid over such a one.
         clock: epoch seconds.
-        count: how many keys the server looks at in one round trip.
 
     Raises:
         InvalidInputError: the index can't be listed.
@@ -43,7 +40,7 @@ async def entries_of(
     if server is None:
         return
     for part in await server.link.parts():
-        async with aclosing(pages(part, server.keys.all_layers(), count=count)) as found:
+        async with aclosing(pages(part, server.keys.all_layers())) as found:
             async for page in found:
                 for entry in await read_entries(server, page.keys, clock()):
                     yield entry
