@@ -14,7 +14,6 @@ from crossmount.index.embedded_files import (
     last_lines,
     locate,
     prepare,
-    this_host,
 )
 
 UID = os.geteuid()
@@ -57,11 +56,6 @@ def test_user_without_a_home_is_told_what_to_set() -> None:
 def test_host_name_is_one_harmless_component(host: str, name: str) -> None:
     """No host name leads out of the folder."""
     assert locate({"XDG_STATE_HOME": "/x"}, uid=UID, host=host).folder == Path("/x/crossmount", name)
-
-
-def test_this_host_has_a_name() -> None:
-    """The host's name is not empty."""
-    assert this_host()
 
 
 def test_folder_is_made_for_its_user_alone(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Everything here blocks; from an event loop call it with `asyncio.to_thread`.
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from crossmount.errors import IndexUnavailableError
-from crossmount.index.embedded_files import FileLock, Place, locate, prepare, this_host, told
+from crossmount.index.embedded_files import FileLock, Place, locate, prepare, told
 from crossmount.index.embedded_server import (
     State,
     find_binary,
@@ -78,7 +79,7 @@ def this_place(env: Mapping[str, str] | None = None) -> Place:
     Raises:
         IndexUnavailableError: the user has no home folder.
     """
-    return locate(os.environ if env is None else env, uid=os.geteuid(), host=this_host())
+    return locate(os.environ if env is None else env, uid=os.geteuid(), host=socket.gethostname())
 
 
 def ensure_running(
@@ -128,13 +129,13 @@ def ensure_running(
     return path
 
 
-def status(place: Place | None = None, *, env: Mapping[str, str] | None = None) -> EmbeddedStatus:
+def status(place: Place | None = None) -> EmbeddedStatus:
     """Tell what the embedded index is and holds, without starting it or making its folder.
 
     Raises:
         IndexUnavailableError: its folder is not ours, or the server does not answer.
     """
-    place = this_place(env) if place is None else place
+    place = this_place() if place is None else place
     if not place.folder.exists():
         return EmbeddedStatus(running=False, folder=place.folder)
     path = prepare(place)

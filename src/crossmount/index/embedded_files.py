@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import os
 import pwd
-import socket
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -223,8 +222,3 @@ def _home(env: Mapping[str, str], uid: int) -> Path:
 def _file_name(host: str) -> str:
     """Return a host's name as one harmless path component."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in host)[:64] or "host"
-
-
-def this_host() -> str:
-    """Return this host's name."""
-    return socket.gethostname()
