@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from redis.credentials import CredentialProvider
@@ -39,12 +40,8 @@ def open_index(
     if is_memory(url):
         no_use_for(credentials)
         return MemoryMountIndex()
-    given = _given(url)
-    if kind_of(given) == "embedded":
-        no_use_for(credentials)
-        return RedisMountIndex(StartedLink(_start, async_link), keys=keys)
-    hints = async_link(given, credentials=credentials, hints=True) if address_of(given).from_replicas else None
-    return RedisMountIndex(async_link(given, credentials=credentials), hints=hints, keys=keys)
+    link, hints = _links(url, credentials, _start, async_link)
+    return RedisMountIndex(link, hints=hints, keys=keys)
 
 
 def blocking_index_links(url: str | None, credentials: CredentialProvider | None) -> tuple[Link, Link | None]:
@@ -54,12 +51,7 @@ def blocking_index_links(url: str | None, credentials: CredentialProvider | None
         InvalidIndexURLError: the URL names no server, or a file that cannot be read.
         InvalidInputError: nobody asks for the credentials.
     """
-    given = _given(url)
-    if kind_of(given) == "embedded":
-        no_use_for(credentials)
-        return StartedLink(_start_now, blocking_link), None
-    hints = blocking_link(given, credentials=credentials, hints=True) if address_of(given).from_replicas else None
-    return blocking_link(given, credentials=credentials), hints
+    return _links(url, credentials, _start_now, blocking_link)
 
 
 def no_use_for(credentials: CredentialProvider | None) -> None:
@@ -75,6 +67,20 @@ def no_use_for(credentials: CredentialProvider | None) -> None:
 def is_memory(url: str | None) -> bool:
     """Tell whether `url`, or the environment in its place, names an index in this process."""
     return kind_of(_given(url)) == "memory"
+
+
+def _links(
+    url: str | None,
+    credentials: CredentialProvider | None,
+    start: Callable[[], Awaitable[Path]],
+    connect: Callable[..., Link],
+) -> tuple[Link, Link | None]:
+    given = _given(url)
+    if kind_of(given) == "embedded":
+        no_use_for(credentials)
+        return StartedLink(start, connect), None
+    hints = connect(given, credentials=credentials, hints=True) if address_of(given).from_replicas else None
+    return connect(given, credentials=credentials), hints
 
 
 def _given(url: str | None) -> str:
