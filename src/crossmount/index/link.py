@@ -31,7 +31,6 @@ CALL_SECONDS = 1.5
 _NO_ANSWER = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
 _PASSING = (
     exceptions.BusyLoadingError,
-    exceptions.MasterDownError,
     exceptions.ClusterDownError,  # a MasterDownError is one
     exceptions.TryAgainError,
 )
