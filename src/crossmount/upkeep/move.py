@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from crossmount import events
 from crossmount._blocking import run_now
@@ -17,8 +17,6 @@ from crossmount.index.redis import TTL_SECONDS
 from crossmount.index.served import server_of
 from crossmount.upkeep import lines
 from crossmount.upkeep.lines import Header, InvalidLineError
-
-T = TypeVar("T")
 
 BATCH = 512
 """About how many sources are taken in in one round trip."""
@@ -110,7 +108,7 @@ async def import_index(
             which, and how many layers before it were imported.
         IndexFailedError: the index does not serve; what was imported until then stays.
     """
-    return await _import(index, file, _in_thread, observer, name)
+    return await _import(index, file, asyncio.to_thread, observer, name)
 
 
 def import_now(
@@ -128,11 +126,7 @@ def import_now(
     return run_now(_import(below, file, _at_once, observer, name))
 
 
-async def _in_thread(function: Callable[[], T]) -> T:
-    return await asyncio.to_thread(function)
-
-
-async def _at_once(function: Callable[[], T]) -> T:
+async def _at_once(function: Callable[[], "_Batch"]) -> "_Batch":
     return function()
 
 
