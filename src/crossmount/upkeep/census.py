@@ -93,4 +93,8 @@ class Census:
             passed += self._ages[median]
             if passed >= middle:
                 break
-        return tuple(float(step * _AGE_STEP) for step in (steps[0], median, steps[-1]))  # type: ignore[return-value]
+        return _seconds(steps[0]), _seconds(median), _seconds(steps[-1])
+
+
+def _seconds(step: int) -> float:
+    return float(step * _AGE_STEP)

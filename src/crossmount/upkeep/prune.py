@@ -114,7 +114,7 @@ async def prune(
         percent=sample,
     )
     made = replace(options, max_connections=min(requests, options.max_connections))
-    here, server = listed_of(index), server_of(index)
+    here, server = listed_of(index) or (), server_of(index)
     async with Verifier(
         connect or (lambda name: RegistryClient(name, options=made, observer=observer))
     ) as verifier:
@@ -127,8 +127,8 @@ async def prune(
             salt=salt or secrets.token_hex(16),
             observer=observer,
         )
-        for start in range(0, len(here or ()), PAGE):
-            await work.take((here or ())[start : start + PAGE])
+        for start in range(0, len(here), PAGE):
+            await work.take(here[start : start + PAGE])
         resumed = False
         if server is not None:
             resumed = await work.walk(server, wall, afresh=afresh)

@@ -68,12 +68,11 @@ class Verifier(Closing):
             return "unreachable", self.lost[source.registry]
         try:
             standing = await standing_of(asked.client, layer, source, is_readable=asked.is_readable)
-        except (
-            AccessDeniedError
-        ) as error:  # rights are the repository's, so its other layers need not be asked for
-            asked.remember(asked.denied, source, str(error))
+        except AccessDeniedError as error:
+            # rights are the repository's, so its other layers need not be asked for
             verdict: Verdict = "denied"
             cause = str(error)
+            asked.remember(asked.denied, source, cause)
         except CrossmountError as error:
             return self._failed(asked, error), str(error)
         else:
