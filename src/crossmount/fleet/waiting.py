@@ -38,18 +38,18 @@ class Unserved:
     """There is no index, or it does not serve: nothing is known of others, so nobody waits for them."""
 
 
+Answer = Appeared | Held | Busy | Free | Unserved
+
+JUNK_MAX = 512
+"""After so many members that are no names nobody waits for a layer: its set is a stranger's."""
+
 Waits = Callable[[Repository | None], None]
+"""Is told of the repository that another uploads the layer into; None if that is not known."""
 
 
 def unheard(into: Repository | None) -> None:
     """Care not for whose upload is waited for."""
     del into
-
-
-JUNK_MAX = 512
-"""After so many members that are no names nobody waits for a layer: its set is a stranger's."""
-
-Answer = Appeared | Held | Busy | Free | Unserved
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
