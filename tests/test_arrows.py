@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "transfer": BASE | {"index", "registry", "mount", "fleet"},
     "testing": {"errors", "oci"},
     "warmup": BASE | {"index", "registry", "mount", "fleet", "transfer"},
-    "upkeep": BASE | {"index", "registry", "mount", "transfer", "warmup", "_blocking"},
+    "upkeep": BASE | {"index", "registry", "mount", "transfer", "_blocking"},
     "proxy": BASE | {"index", "registry", "mount", "fleet", "transfer", "warmup"},
     "cli": BASE | {"index", "registry", "mount", "fleet", "transfer", "warmup", "upkeep", "proxy"},
 }

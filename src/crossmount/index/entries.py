@@ -6,11 +6,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from crossmount.errors import IndexRefusedError, InvalidInputError
+from crossmount.errors import InvalidInputError
+from crossmount.index.asking import ask
 from crossmount.index.decode import as_map, live_registries, number, registry_field, repository_names
 from crossmount.index.entry import Held, LayerEntry, listed_by
 from crossmount.index.keys import Keys
-from crossmount.index.link import Command, Link, WrongTypeError
+from crossmount.index.link import Command
 from crossmount.index.redis import TTL_SECONDS
 from crossmount.index.served import Server, server_of
 from crossmount.index.walk import pages
@@ -150,16 +151,3 @@ def _life(milliseconds: Any) -> int:
     if not isinstance(milliseconds, int) or milliseconds == -2:
         return 0
     return TTL_SECONDS if milliseconds < 0 else milliseconds // 1000
-
-
-async def ask(link: Link, commands: Sequence[Command]) -> list[Any]:
-    """Run commands that read; None where somebody else wrote something else under a key of ours.
-
-    Raises:
-        IndexFailedError: the server does not serve, or does not allow one of them.
-    """
-    replies = await link.run(commands) if commands else []
-    for reply in replies:
-        if isinstance(reply, IndexRefusedError) and not isinstance(reply, WrongTypeError):
-            raise reply
-    return [None if isinstance(reply, WrongTypeError) else reply for reply in replies]

@@ -7,14 +7,14 @@ another, is walked from its start.
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from crossmount._foreign import decimal
+from crossmount.index.asking import write
 from crossmount.index.decode import as_map
-from crossmount.index.link import Command, Link
+from crossmount.index.link import Link
 from crossmount.index.served import Server
-from crossmount.warmup.memory import write
 
 PROGRESS_SECONDS = 24 * 3600
 """For how long a prune can be gone on with."""
@@ -102,15 +102,17 @@ class Bookmark:
     async def note(self, walk: Walked) -> None:
         """Keep in mind how far a server's walk is, in one round trip."""
         if walk.process:
-            commands: Sequence[Command] = [
-                ("HSET", self._key, "salt", self.salt, walk.process, walk.text()),
-                ("EXPIRE", self._key, PROGRESS_SECONDS),
-            ]
-            await write(self._server.link.run, list(commands))
+            await write(
+                self._server.link,
+                [
+                    ("HSET", self._key, "salt", self.salt, walk.process, walk.text()),
+                    ("EXPIRE", self._key, PROGRESS_SECONDS),
+                ],
+            )
 
     async def end(self) -> None:
         """Forget it all."""
-        await write(self._server.link.run, [("DEL", self._key)])
+        await write(self._server.link, [("DEL", self._key)])
 
 
 async def _process(part: Link) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crossmount.errors import IndexFailedError, InvalidInputError
+from crossmount.index.asking import ask
 from crossmount.index.decode import as_map, number
-from crossmount.index.entries import ask, listed_of, read_entries
+from crossmount.index.entries import listed_of, read_entries
 from crossmount.index.link import Link
 from crossmount.index.served import Server, server_of
 from crossmount.index.tally import days

@@ -9,8 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from crossmount.errors import IndexRefusedError
-from crossmount.index.link import Command
+from crossmount.index.asking import write
 from crossmount.index.redis import TTL_SECONDS
 from crossmount.index.served import Server, server_of
 from crossmount.oci import Digest
@@ -65,32 +64,13 @@ class ServerMemory:
         """See `Memory`."""
         texts = {outline.digest: outline.text() for outline in outlines}
         await write(
-            self._link.run,
+            self._link,
             [
                 ("SET", self._keys.manifest(digest), text, "EX", self._ttl)
                 for digest, text in texts.items()
                 if 0 < len(text) <= TEXT_MAX
             ],
         )
-
-
-class Run(Protocol):
-    """How commands are sent to a server."""
-
-    async def __call__(self, commands: list[Command]) -> list[object]:
-        """Send them all at once; return a reply for each."""
-        ...
-
-
-async def write(run: Run, commands: list[Command]) -> None:
-    """Run commands that write.
-
-    Raises:
-        IndexFailedError: the server did not take one.
-    """
-    for reply in await run(commands) if commands else []:
-        if isinstance(reply, IndexRefusedError):
-            raise reply
 
 
 class LocalMemory:

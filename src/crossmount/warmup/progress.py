@@ -11,10 +11,10 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from crossmount.index.asking import write
 from crossmount.index.link import Command
 from crossmount.index.served import Server, server_of
 from crossmount.oci import Repository
-from crossmount.warmup.memory import write
 
 PROGRESS_SECONDS = 24 * 3600
 """For how long a scan can be gone on with: what was done earlier than that may have changed."""
@@ -105,7 +105,7 @@ class ServerProgress:
     async def begin(self, *, afresh: bool) -> bool:
         """See `Progress`."""
         if afresh:
-            await write(self._link.run, [("DEL", self._name)])
+            await write(self._link, [("DEL", self._name)])
             return False
         (there,) = await self._link.run([("GETRANGE", self._name, 0, 16)])
         resumes = isinstance(there, bytes) and _RUN.fullmatch(there) is not None
@@ -132,11 +132,11 @@ class ServerProgress:
         commands += [("DEL", self._keys.scan_tags(repository, self._run)) for repository in finished]
         if finished:
             commands += _add(self._keys.scan_done(self._run), [repository.name for repository in finished])
-        await write(self._link.run, commands)
+        await write(self._link, commands)
 
     async def end(self) -> None:
         """See `Progress`."""
-        await write(self._link.run, [("DEL", self._name), ("DEL", self._keys.scan_done(self._run))])
+        await write(self._link, [("DEL", self._name), ("DEL", self._keys.scan_done(self._run))])
 
     async def _members(self, key: str, names: Sequence[str]) -> list[bool]:
         (reply,) = await self._link.run([("SMISMEMBER", key, *names)])
