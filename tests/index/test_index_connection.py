@@ -15,7 +15,7 @@ from crossmount._blocking import run_now
 from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError
 from crossmount.index import RedisMountIndex, Sighting
 from crossmount.index.connection import TIMEOUT_SECONDS, async_link, blocking_link
-from crossmount.index.link import CALL_SECONDS, Command, Link, ScriptMissingError, WrongTypeError, redis_errors
+from crossmount.index.link import CALL_SECONDS, Command, Link, Reader, ScriptMissingError, WrongTypeError
 from support.index_kit import layer, repo
 from support.servers import Server, StartServer
 
@@ -263,7 +263,7 @@ def foreign() -> list[Exception]:
 @pytest.mark.parametrize("error", foreign(), ids=lambda error: type(error).__name__)
 def test_no_foreign_exception_passes(error: Exception) -> None:
     """Every foreign exception becomes one of ours; its cause stays behind it unless it tells a secret."""
-    with pytest.raises(IndexFailedError) as caught, redis_errors("here", [SECRET]):
+    with pytest.raises(IndexFailedError) as caught, Reader("here", {}, [SECRET]).errors():
         raise error
     assert caught.value.__cause__ is (None if SECRET in str(error) else error)
     assert "here" in str(caught.value)
@@ -272,5 +272,5 @@ def test_no_foreign_exception_passes(error: Exception) -> None:
 
 def test_our_own_defects_pass() -> None:
     """A defect is not an index that fails."""
-    with pytest.raises(KeyError), redis_errors("here"):
+    with pytest.raises(KeyError), Reader("here", {}, ()).errors():
         raise KeyError

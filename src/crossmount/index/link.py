@@ -6,7 +6,7 @@ that what is written once for both can be driven without an event loop (`crossmo
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import redis
@@ -86,7 +86,7 @@ class Reader:
     Args:
         where: what to call the server in a message.
         callbacks: redis-py's readers of replies, by command.
-        secrets: words that no message may hold.
+        secrets: passwords, which a server may repeat in its answer and no message holds.
     """
 
     def __init__(self, where: str, callbacks: Mapping[Any, Callable[..., Any]], secrets: Iterable[str]) -> None:
@@ -94,9 +94,15 @@ class Reader:
         self._secrets = secrets
         self._readers = {name: read for name, read in callbacks.items() if name not in _READ_BY_US}
 
-    def errors(self) -> AbstractContextManager[None]:
-        """Turn what redis-py raises inside into our errors."""
-        return redis_errors(self.where, self._secrets)
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn what redis-py, and what lies below it, raises inside into our errors."""
+        try:
+            yield
+        except FOREIGN as error:
+            # a traceback would show it
+            cause = None if any(secret in str(error) for secret in self._secrets) else error
+            raise _ours(error, self.where, self._secrets) from cause
 
     def read(self, commands: Sequence[Command], replies: Sequence[Any]) -> list[Any]:
         """Return replies as a `Link` does."""
@@ -198,22 +204,6 @@ class BlockingLink(ClientLink["redis.Redis"]):
 def _secrets_of(client: "redis.Redis | redis.asyncio.Redis") -> Secrets:
     """Return the password that a client was made with."""
     return Secrets(str(client.connection_pool.connection_kwargs.get("password") or ""))
-
-
-@contextmanager
-def redis_errors(where: str, secrets: Iterable[str] = ()) -> Iterator[None]:
-    """Turn redis-py's exceptions, and what lies below it, into ours.
-
-    Args:
-        where: what to call the server.
-        secrets: passwords, which a server may repeat in its answer and we never do.
-    """
-    try:
-        yield
-    except FOREIGN as error:
-        # a traceback would show it
-        cause = None if any(secret in str(error) for secret in secrets) else error
-        raise _ours(error, where, secrets) from cause
 
 
 @contextmanager
