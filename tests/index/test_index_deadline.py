@@ -5,10 +5,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from crossmount import events
+from crossmount.errors import IndexUnavailableError
 from crossmount.index import GuardedIndex, Knowledge, MemoryMountIndex, NullIndex, RedisMountIndex, Sighting
 from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
@@ -41,7 +43,7 @@ class HangingIndex(NullIndex):
 
 
 @contextmanager
-def dripping_server() -> Iterator[str]:
+def dripping(listener: socket.socket) -> Iterator[None]:
     """Serve a reply one byte at a time, each soon enough for a time-out between two bytes, and never its end."""
     done = threading.Event()
 
@@ -55,16 +57,23 @@ def dripping_server() -> Iterator[str]:
                     while not done.wait(0.05):
                         client.sendall(b"x")
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listener:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
+            yield
         finally:
             done.set()
-            with suppress(OSError):
-                socket.create_connection(listener.getsockname()).close()
+            listener.shutdown(socket.SHUT_RDWR)
             thread.join()
+
+
+@contextmanager
+def dripping_server() -> Iterator[str]:
+    """Give the URL of such a server."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    with dripping(listener):
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
 
 
 async def test_an_index_that_hangs_is_given_up() -> None:
@@ -112,6 +121,22 @@ async def test_a_dripping_server_behind_a_blocking_index_is_given_up() -> None:
         assert await guarded.look_up([ONE], DEST) == Knowledge()
         assert guarded.state == "degraded"
     index.close()
+
+
+@pytest.mark.timeout(8)
+@pytest.mark.parametrize("over", ["tcp", "unix"])
+def test_a_dripping_server_does_not_hold_a_blocking_caller(over: str, tmp_path: Path) -> None:
+    """A reply that comes a byte at a time is given up, though no single wait is long, over TCP and a socket."""
+    if over == "tcp":
+        listener = socket.create_server(("127.0.0.1", 0))
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+    else:  # redis-py looks for a port there, when it is too late to connect again
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        url = f"unix://{tmp_path}/s"
+    with dripping(listener), blocking_index.open_index(url) as index, pytest.raises(IndexUnavailableError):
+        index.look_up([ONE], DEST)
 
 
 def test_the_blocking_guard_needs_no_event_loop() -> None:
