@@ -1,6 +1,9 @@
 """Those who only look: for a layer to mount, and at who uploads and who waits."""
 
 import asyncio
+from typing import Any
+
+import pytest
 
 from crossmount.fleet.lease import LeaseValue
 from crossmount.fleet.leases import Lease, Leases
@@ -72,7 +75,33 @@ async def test_a_lease_says_when_it_was_taken_and_who_waits_says_so_too(any_plac
         await asyncio.gather(*waits, ours)
 
 
-async def test_a_waiter_that_is_cancelled_is_not_shown_any_more(any_place: Place) -> None:
+@pytest.mark.parametrize("question", ["answers", "show"])
+async def test_a_waiter_that_is_cancelled_is_not_shown_any_more(
+    valkey: Place, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    """Nobody is listed as waiting who left, also while the question that lists it was on its way."""
+    async with fleet_on(valkey) as first, fleet_on(valkey) as second:
+        await upload_of(first, "a")
+        asking, left = asyncio.Event(), asyncio.Event()
+        ask = getattr(second._questions, question)
+
+        async def late(*asked: Any) -> Any:
+            asking.set()
+            await left.wait()
+            return await ask(*asked)
+
+        monkeypatch.setattr(second._questions, question, late)
+        waiter = asyncio.create_task(turn_of(second, "b"))
+        await asking.wait()
+        waiter.cancel()
+        await asyncio.gather(waiter, return_exceptions=True)
+        left.set()
+        assert second._poller is not None
+        await second._poller
+        assert waiting_on(valkey) == 0
+
+
+async def test_a_waiter_that_is_cancelled_is_taken_down(any_place: Place) -> None:
     """Nobody is listed as waiting who left."""
     async with fleet_on(any_place) as first, fleet_on(any_place) as second:
         await upload_of(first, "a")
@@ -80,7 +109,7 @@ async def test_a_waiter_that_is_cancelled_is_not_shown_any_more(any_place: Place
         await until(lambda: waiting_on(any_place) == 1)
         waiter.cancel()
         await asyncio.gather(waiter, return_exceptions=True)
-        assert waiting_on(any_place) == 0
+        await until(lambda: waiting_on(any_place) == 0)
 
 
 async def test_who_only_looks_is_told_where_to_mount_from(any_place: Place) -> None:

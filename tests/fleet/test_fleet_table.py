@@ -107,6 +107,16 @@ def test_a_lease_that_comes_too_late_is_given_back() -> None:
     assert asked(table).waiter is second
 
 
+def test_who_is_noted_as_waiting_too_late_is_taken_down() -> None:
+    """Who left while its claim was on its way does not stay among those who wait."""
+    table, slots = Table(), Slots()
+    waiter = make_waiter("a", slots)
+    table.join(waiter)
+    claim = asked(table)
+    table.leave(waiter)
+    assert table.answered(claim, Busy(), 0, None) == [LeaseBack(waiter), SlotBack(waiter)]
+
+
 def test_what_is_no_name_is_left_out_from_then_on() -> None:
     """A hostile member of a set neither serves as a source nor hides the lease for ever."""
     table, slots = Table(), Slots()

@@ -262,7 +262,21 @@ class Fleet(Closing):
         now = self._source.clock()
         if now >= self._show_at:
             self._show_at = now + SHOW_SECONDS
-            await self._questions.show(self._table.waiting())
+            await self._show()
+
+    async def _show(self) -> None:
+        """Show who waits, and not who left in the meantime."""
+        shown = self._table.waiting()
+        await self._questions.show(shown)
+        still = self._table.waiting()
+        await self._heart.release(
+            [
+                Lease(registry, layer, value)
+                for (registry, layer), values in shown.items()
+                for value in values
+                if value not in still.get((registry, layer), ())
+            ]
+        )
 
     async def _ask_for_all(self) -> None:
         claims, decisions = self._table.ask(self._source.clock(), self.meter.rate)

@@ -156,6 +156,8 @@ class Table:
                 waiter.hurried = waiter.hurried or len(waiter.junk) > JUNK_MAX
             case Free() | Unserved():
                 decisions.extend(self._send_away(line))
+            case Busy() if waiter not in line:
+                decisions.append(LeaseBack(waiter))
             case Busy():
                 pass
         if isinstance(answer, Busy | Appeared) and place is not None:

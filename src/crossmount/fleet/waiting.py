@@ -148,7 +148,7 @@ class SlotBack:
 
 @dataclass(frozen=True, slots=True)
 class LeaseBack:
-    """The lease that a waiter's claim took is not needed: it left meanwhile."""
+    """What a waiter's claim took or noted, the lease or that it waits, is not needed: it left meanwhile."""
 
     waiter: Waiter
 
