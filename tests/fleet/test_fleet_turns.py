@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from crossmount.fleet import Fleet, Mount, Slots, Turn, Upload
-from crossmount.fleet.source import Source
+from crossmount.fleet.outside import Outside
 from crossmount.index import MemoryMountIndex, NullIndex, RedisMountIndex, Sighting, open_index
 from crossmount.oci import Digest
 from support.fleets import LAYER, SIZE, fleet_on, turn_of, upload_of, waiting_on
@@ -92,7 +92,7 @@ async def test_tasks_of_one_process_share_one_attempt_without_any_server() -> No
     """With one fleet for the process, and nobody to ask, a second task waits and mounts."""
     for index in (NullIndex(), MemoryMountIndex()):
         clock = CountedClock()
-        async with Fleet(index, source=Source(clock=clock)) as fleet:
+        async with Fleet(index, outside=Outside(clock=clock)) as fleet:
             turn = await upload_of(fleet, "a")
             waiters = [asyncio.create_task(turn_of(fleet, name)) for name in ("b", "c")]
             await clock.looked_at(8)  # some polls, of two looks each

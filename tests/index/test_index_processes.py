@@ -1,16 +1,11 @@
-"""Many writers of one index: threads, processes, forks."""
+"""Many processes that write the same layers of one index."""
 
-import os
 import subprocess
 import sys
-import threading
-import warnings
-from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 import redis
 
-from crossmount.index import Keys, Sighting
+from crossmount.index import Keys
 from crossmount.index import blocking as blocking_index
 from crossmount.index.link import BlockingLink
 from support.index_kit import layer, repo
@@ -73,57 +68,3 @@ def test_processes_that_write_at_once(redis_server: Server) -> None:
             assert of_layer.must_mount == (number == 0)
         assert raw.ttl(KEYS.flags(layer(0))) == -1
         assert raw.ttl(KEYS.flags(layer(1))) > 0
-
-
-@pytest.mark.parametrize("store", ["memory", "redis"])
-def test_threads_that_share_one_index(valkey: Server, store: str) -> None:
-    """Threads that share one blocking index, more of them than connections, each see what was recorded by all."""
-    index = (
-        blocking_index.MemoryMountIndex()
-        if store == "memory"
-        else blocking_index.RedisMountIndex(patient_link(valkey.unix_url), keys=KEYS)
-    )
-    start = threading.Barrier(24)
-
-    def write(number: int) -> None:
-        start.wait()
-        for turn in range(5):
-            index.record([Sighting(layer(0), repo(f"team/w{number}-{turn}")), Sighting(layer(number), DEST)])
-            assert index.look_up([layer(number)], DEST).of(layer(number)).in_dest
-
-    with index, ThreadPoolExecutor(24) as pool:
-        list(pool.map(write, range(24)))
-        assert len(index.locations(layer(0))) == 24 * 5 + 1
-
-
-def test_a_fork_shares_no_connection(valkey: Server) -> None:
-    """A parent and its forks go on at once with an index used before the fork, each reading its own replies."""
-    index = blocking_index.RedisMountIndex(patient_link(valkey.unix_url), keys=KEYS)
-    with index:
-        index.record([Sighting(layer(n), repo(f"team/n{n}")) for n in range(LAYERS)])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads
-            children = [_fork(index, number) for number in range(3)]
-        assert _reads_its_own(index, 3)
-        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
-        assert _reads_its_own(index, 4)
-
-
-def _fork(index: blocking_index.RedisMountIndex, number: int) -> int:
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            status = 0 if _reads_its_own(index, number) else 2
-        finally:
-            os._exit(status)
-    return child
-
-
-def _reads_its_own(index: blocking_index.RedisMountIndex, number: int) -> bool:
-    """Tell whether each of many answers is the one to its question."""
-    for turn in range(100):
-        asked = (number + turn) % LAYERS
-        if index.sources(layer(asked), DEST) != (repo(f"team/n{asked}"),):
-            return False
-    return True

@@ -9,9 +9,9 @@ from crossmount._closing import Closing
 from crossmount.fleet.heart import Heart
 from crossmount.fleet.lease import LeaseValue, Publishes
 from crossmount.fleet.leases import Lease, Leases
+from crossmount.fleet.outside import Outside
 from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS, Patience, RateMeter
 from crossmount.fleet.questions import Questions
-from crossmount.fleet.source import Source
 from crossmount.fleet.table import Table
 from crossmount.fleet.turn import Mount, Slots, Turn, Upload
 from crossmount.fleet.waiting import (
@@ -46,7 +46,7 @@ class Fleet(Closing):
     Args:
         index: where sources are known from, on whose server the leases lie; None keeps everything in this process.
         observer: told once if the index does not serve.
-        source: time and identity.
+        outside: time and identity.
         life: seconds that a lease lives without its holder.
         heartbeat: seconds between renewals.
     """
@@ -56,7 +56,7 @@ class Fleet(Closing):
         index: MountableLayers,
         *,
         observer: events.Observer = events.ignore,
-        source: Source | None = None,
+        outside: Outside | None = None,
         life: float = LEASE_SECONDS,
         heartbeat: float = HEARTBEAT_SECONDS,
     ) -> None:
@@ -64,10 +64,10 @@ class Fleet(Closing):
         guard = index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer)
         server = server_of(index)
         leases = None if server is None else Leases(server, life=life)
-        self._source = source or Source()
+        self._outside = outside or Outside()
         self._questions = Questions(guard, leases, pause=self._pause)
         self._heart = Heart(
-            leases, ask=self._questions.ask, seconds=heartbeat, life=life, clock=self._source.clock
+            leases, ask=self._questions.ask, seconds=heartbeat, life=life, clock=self._outside.clock
         )
         self._table = Table()
         self._turns: dict[Waiter, asyncio.Future[Turn | None]] = {}
@@ -192,11 +192,11 @@ class Fleet(Closing):
         publishes: Publishes = "blob",
     ) -> Waiter:
         value = LeaseValue(
-            token=self._source.token(),
-            holder=self._source.holder(),
+            token=self._outside.token(),
+            holder=self._outside.holder(),
             dest=dest,
             size=size,
-            since=self._source.epoch(),
+            since=self._outside.epoch(),
             publishes=publishes,
         )
         return Waiter(
@@ -209,7 +209,7 @@ class Fleet(Closing):
             slots=slots,
             accepts=accepts,
             waits=waits,
-            spread=self._source.rng.uniform(0.8, 1.0),
+            spread=self._outside.rng.uniform(0.8, 1.0),
         )
 
     async def _await_turn(self, waiter: Waiter) -> Turn | None:
@@ -259,7 +259,7 @@ class Fleet(Closing):
         await self._ask_for_all()
         for waiter, into in self._table.began_to_wait():
             waiter.waits(into)
-        now = self._source.clock()
+        now = self._outside.clock()
         if now >= self._show_at:
             self._show_at = now + SHOW_SECONDS
             await self._show()
@@ -279,12 +279,12 @@ class Fleet(Closing):
         )
 
     async def _ask_for_all(self) -> None:
-        claims, decisions = self._table.ask(self._source.clock(), self.meter.rate)
+        claims, decisions = self._table.ask(self._outside.clock(), self.meter.rate)
         await self._carry_out(decisions)
         if not claims:
             return
         answers = await self._questions.answers(claims)
-        now = self._source.clock()
+        now = self._outside.clock()
         for claim, answer in zip(claims, answers, strict=True):
             await self._carry_out(self._table.answered(claim, answer, now, self.meter.rate))
 
@@ -337,10 +337,10 @@ class Fleet(Closing):
             self.kick()
 
     def _pause(self) -> float:
-        return self._source.rng.uniform(*TICK_SECONDS)
+        return self._outside.rng.uniform(*TICK_SECONDS)
 
     def _waited(self, waiter: Waiter) -> float:
-        return 0.0 if waiter.busy_since is None else self._source.clock() - waiter.busy_since
+        return 0.0 if waiter.busy_since is None else self._outside.clock() - waiter.busy_since
 
     @staticmethod
     def _lease(waiter: Waiter) -> Lease:

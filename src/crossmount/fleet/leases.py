@@ -10,14 +10,13 @@ from crossmount.fleet.patience import LEASE_SECONDS
 from crossmount.fleet.waiting import Answer, Appeared, Busy, Claim, Free, Held, Unserved
 from crossmount.index.decode import repositories
 from crossmount.index.link import Command, StartingError
+from crossmount.index.redis import SOURCES_MAX
 from crossmount.index.scripts import Script, run_scripted, script
 from crossmount.index.served import Server
 from crossmount.oci import Digest
 
 WAITING_SECONDS = 3.0
 """How long one who waits is shown as waiting after it last asked."""
-
-SOURCES_LOOKED_AT = 128
 
 _PACKAGE = "crossmount.fleet.scripts"
 _SCRIPTS = ("claim", "renew", "release", "show")
@@ -80,7 +79,7 @@ class Leases:
                     asked.waiter.value,
                     self._life,
                     round(WAITING_SECONDS * 1000),
-                    SOURCES_LOOKED_AT,
+                    SOURCES_MAX,
                     *asked.waiter.useless,
                     *asked.waiter.junk,
                 )

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where time and identity come from.
+class Outside:
+    """What comes from outside: time, chance and identity.
 
     Attributes:
         clock: seconds that only grow.
