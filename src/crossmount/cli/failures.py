@@ -108,6 +108,8 @@ def _words(error: CrossmountError) -> str:
             words, advice = _on_registry(words, _tls_failure(error))
         case IndexUnavailableError() if "index at rediss" in words:
             advice = "is it up, does it speak TLS, and is --index right?"
+        case IndexUnavailableError() if "index at redis" in words and "closed by server" in words:
+            advice = "is it up, and --index right? if it wants TLS, give a rediss:// URL"
         case IndexUnavailableError() if "index at " in words:
             advice = "is it up, and --index right?"
         case IndexRefusedError() if "access a key" in words:
