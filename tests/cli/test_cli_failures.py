@@ -90,6 +90,10 @@ UNTRUSTED = "r: odd: its certificate is not trusted; name its authority's file"
         (errors.CredentialsError("file: not JSON"), "file: not JSON"),
         (errors.IndexUnavailableError("index at x does not answer"), "is it up, and --index right?"),
         (errors.IndexUnavailableError("index at rediss://x does not answer"), "does it speak TLS"),
+        (
+            errors.IndexUnavailableError("index at redis://x does not answer: (104, 'Connection reset by peer')"),
+            "is it up, and --index right? if it wants TLS, give a rediss:// URL",
+        ),
         (errors.IndexUnavailableError("the embedded index: gone"), "the embedded index: gone"),
         (errors.IndexRefusedError("two\nlines"), "two lines: check the user, password and database in --index"),
         (
