@@ -8,8 +8,10 @@ from crossmount.cli.doctor_checks import Finding, check_mounts
 from crossmount.index import RegistryTraits
 from crossmount.testing import BasicAuth, Grant, RegistryOptions, TokenAuth, html, running_registry
 from crossmount.testing.faults import Fault
+from support.cluster import Cluster
 from support.commands import Here
 from support.images import make_layers, make_layout
+from support.places import Fronted
 from support.servers import Server
 
 USERS = {"ci": "hidden"}
@@ -34,6 +36,26 @@ def test_the_embedded_index_is_started_to_be_looked_at(here: Here) -> None:
     """The default works from nothing."""
     assert here("doctor").out.startswith("index        ok      the embedded one, ")
     assert here("index", "status", "--json").document["running"] is True
+
+
+def test_a_part_of_a_cluster_is_no_healthy_index(here: Here, cluster: Cluster) -> None:
+    """One of its servers answers, and pushes could not use it: that is told, with the URL that is meant."""
+    for node in cluster.masters():
+        done = here("doctor", "--index", node.url)
+        assert (done.status, done.err) == (1, "")
+        assert done.out.splitlines()[0].endswith(": give a redis+cluster:// URL")
+    assert here("doctor", "--index", cluster.url).status == 0
+
+
+@pytest.mark.parametrize("command", [("doctor",), ("index", "status")], ids=["doctor", "status"])
+def test_a_namespace_that_is_not_ours_is_no_healthy_index(
+    here: Here, restricted: Fronted, command: tuple[str, ...]
+) -> None:
+    """A server that lets us in, and not to these keys, does not serve us."""
+    assert here(*command, "--index", restricted.url).status == 0
+    done = here(*command, "--index", restricted.url, "--namespace", "other")
+    assert done.status == 1
+    assert "is --namespace the one that this user may use?" in done.out + done.err
 
 
 def test_an_open_registry_is_healthy(here: Here, valkey: Server, tmp_path: Path) -> None:

@@ -90,8 +90,16 @@ UNTRUSTED = "r: odd: its certificate is not trusted; name its authority's file"
         (errors.CredentialsError("file: not JSON"), "file: not JSON"),
         (errors.IndexUnavailableError("index at x does not answer"), "is it up, and --index right?"),
         (errors.IndexUnavailableError("index at rediss://x does not answer"), "does it speak TLS"),
+        (
+            errors.IndexUnavailableError("index at redis://x does not answer: (104, 'Connection reset by peer')"),
+            "is it up, and --index right? if it wants TLS, give a rediss:// URL",
+        ),
         (errors.IndexUnavailableError("the embedded index: gone"), "the embedded index: gone"),
         (errors.IndexRefusedError("two\nlines"), "two lines: check the user, password and database in --index"),
+        (
+            errors.IndexRefusedError("index at x refused: No permissions to access a key"),
+            "access a key: is --namespace the one that this user may use?",
+        ),
         (OSError(28, "No space left on device", "/tmp/x"), "/tmp/x: No space left on device"),  # noqa: S108 a name
         (OSError("odd"), "odd"),
         (KeyError("x"), "unexpected KeyError: 'x': this is a bug, -vv shows where"),
@@ -109,6 +117,7 @@ def test_errors_say_what_to_do(error: Exception, words: str) -> None:
     [
         errors.IndexRefusedError("index at x refused: You can't write against a read only replica"),
         errors.IndexRefusedError("index at x refused: command not allowed when used memory > 'maxmemory'"),
+        errors.IndexRefusedError("index at x refused: it is no sentinel (odd): give a redis:// URL"),
         WrongTypeError("index at x holds something else"),
     ],
 )

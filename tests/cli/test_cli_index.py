@@ -13,7 +13,7 @@ from crossmount.index import RedisMountIndex, open_index
 from crossmount.index.link import AsyncLink
 from crossmount.index.url import address_of
 from support.commands import Here, Shell
-from support.places import Place
+from support.places import Place, Secured
 from support.servers import Server, StartServer
 
 LAYER = "sha256:" + "a" * 64
@@ -181,6 +181,13 @@ def test_a_refusal_advises_to_look_at_the_url(here: Here, valkey: Server, web: i
     assert done.status == 1
     assert done.complaint.endswith("check the user, password and database in --index; is this a Redis server?")
     assert "hidden" not in done.err
+
+
+def test_a_server_that_wants_tls_is_suspected(here: Here, secured: Secured) -> None:
+    """One that hangs up on a plain greeting may speak TLS alone."""
+    done = here("index", "status", "--index", f"redis://127.0.0.1:{secured.port}")
+    assert done.status == 1
+    assert done.complaint.endswith("is it up, and --index right? if it wants TLS, give a rediss:// URL")
 
 
 def test_tls_to_a_server_that_has_none_is_suspected(here: Here, valkey: Server) -> None:

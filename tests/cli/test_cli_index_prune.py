@@ -10,7 +10,7 @@ from rich.console import Console
 
 import crossmount
 from crossmount import events
-from crossmount.cli.index_prune import told
+from crossmount.cli.index_prune import how_far, told
 from crossmount.cli.prune_progress import PruneState
 from crossmount.cli.work_live import WorkBar
 from crossmount.cli.work_progress import WorkLines
@@ -154,7 +154,18 @@ def test_a_prune_that_is_interrupted_says_how_to_go_on(shell: Shell, valkey: Ser
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=50)
     assert process.returncode == 130
-    assert "gone: what is gone was forgotten so far: run the same command again to go on" in err
+    assert "0 gone and forgotten: run the same command again to go on" in err
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_prune_that_stops_early_says_what_it_did(*, dry_run: bool) -> None:
+    """A dry run never claims to have forgotten anything."""
+    state = PruneState()
+    state.apply(verified("gone"))
+    left = how_far(state, dry_run=dry_run)
+    assert left.startswith("1 source verified, 1 gone")
+    assert ("forgotten" in left) is not dry_run
+    assert left.endswith("run the same command again to go on")
 
 
 def verified(verdict: events.Verdict, registry: str = "r.example", cause: str = "") -> events.SourceVerified:

@@ -78,6 +78,9 @@ def shells() -> Iterator[tuple[str, str]]:
 
 SHELLS = list(shells())
 
+JENKINS_SETS = {"NAME": "crossmount-1", "REGISTRY_USR": "ci", "REGISTRY_PSW": "secret"}
+"""What Jenkins gives the shell of Jenkinsfile.docker."""
+
 
 def test_the_workflow_is_one_of_github() -> None:
     """By the schema of GitHub's workflows."""
@@ -192,6 +195,35 @@ def test_the_proxy_starts_as_the_file_says(
         started(tmp_path, upstream=registry.url, arguments=arguments, environment=environment) as url,
     ):
         assert httpx.get(f"{url}/_crossmount/readyz").status_code == 200
+
+
+def test_jenkins_logs_in_once_the_proxy_answers(tmp_path: Path) -> None:
+    """A container that was started does not listen yet, and docker login asks once."""
+    (script,) = (text for where, text in SHELLS if where == "Jenkinsfile.docker" and "docker run" in text)
+    calls = tmp_path / "calls"
+    answers = f'#!/bin/sh\necho "$1" >> {calls}\n[ "$1" != exec ] || [ "$(grep -c exec {calls})" = 3 ]\n'
+    for name, program in {"docker": answers, "sleep": "#!/bin/sh\n"}.items():
+        (tmp_path / name).write_text(program)
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-eu"], input=script, text=True, check=True, env={"PATH": path, **JENKINS_SETS})
+    assert calls.read_text().split() == ["run", "exec", "exec", "exec", "login"]
+
+
+def test_jenkins_names_suit_docker() -> None:
+    """A build's tag has whatever its branch has, %2F for one; docker's names have not."""
+    text = (CI / "jenkins" / "Jenkinsfile.docker").read_text()
+    assert re.findall(r".*BUILD_TAG.*", text) == re.findall(r".* NAME = .*replaceAll.*", text)
+
+
+def test_whoever_shares_a_pod_with_the_proxy_waits_for_it() -> None:
+    """Jenkins and Tekton begin when all containers are ready: the proxy says when it is."""
+    containers = [document(JENKINS)["spec"]["containers"][0]]
+    containers += [side for task in documents(TEKTON) for side in task["spec"]["sidecars"]]
+    probe = image().last("HEALTHCHECK").text.partition("CMD")[2]
+    for container in containers:
+        if container["name"] == "crossmount":
+            assert container["readinessProbe"]["exec"]["command"] == json.loads(probe)
 
 
 def test_a_file_starts_a_proxy_in_each_system() -> None:

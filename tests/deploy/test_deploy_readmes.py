@@ -1,6 +1,7 @@
 """The READMEs of deploy/: a reader can run what they say."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,26 @@ def test_what_a_readme_names_is_there(path: Path) -> None:
     assert named <= VARIABLES
 
 
+def test_the_copies_for_ci_are_made(tmp_path: Path) -> None:
+    """The commands put each system's files into a project that has none of its folders yet, by any shell."""
+    block = re.search(r"```sh\n(.*?)```", (DEPLOY / "ci" / "README.md").read_text(), flags=re.DOTALL)
+    assert block is not None
+    commands = "".join(line for line in block[1].splitlines(keepends=True) if not line.startswith("kubectl"))
+    project = tmp_path / "app"
+    project.mkdir()
+    script = commands.replace("app=../app", f"app={project}")
+    subprocess.run(["sh", "-euc", script], cwd=TOP, check=True)
+    made = {str(path.relative_to(project)) for path in project.rglob("*") if path.is_file()}
+    assert made == {".github/workflows/push.yaml", ".gitlab-ci.yml", "Jenkinsfile", "pod.yaml"}
+
+
 def test_every_folder_has_one() -> None:
     """Each part says how it is used."""
-    parts = {"ci", "grafana", "kubernetes", "prometheus"}
+    parts = {"ci", "grafana", "kubernetes", "prometheus", "redis"}
     assert {path.parent.name for path in READMES} >= parts
+
+
+def test_the_first_readme_leads_to_the_others() -> None:
+    """Whoever begins at deploy/README.md finds each part."""
+    links = set(re.findall(r"\]\(([^)#]+)\)", (DEPLOY / "README.md").read_text()))
+    assert links >= {f"{path.parent.name}/README.md" for path in READMES if path.parent != DEPLOY}

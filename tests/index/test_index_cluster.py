@@ -286,10 +286,10 @@ async def test_no_server_at_all(flavour: str, unused_tcp_port: int) -> None:
 
 @both
 async def test_a_server_that_is_no_cluster_is_told(valkey: Server, flavour: str) -> None:
-    """A single server behind a Cluster's URL is a refusal that asks whether it is a Cluster."""
+    """A single server behind a Cluster's URL is a refusal that says which URL is meant."""
     url = valkey.url.replace("redis://", "redis+cluster://")
     link = async_link(url) if flavour == "async" else blocking_link(url)
-    with pytest.raises(IndexRefusedError, match="is it a Cluster"):
+    with pytest.raises(IndexRefusedError, match="disabled: if it is no Cluster, give a redis:// URL"):
         await link.run([("PING",)]) if flavour == "async" else run_now(link.run([("PING",)]))
     await link.aclose()
 

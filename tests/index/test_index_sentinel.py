@@ -110,6 +110,18 @@ async def test_a_service_that_nobody_knows(sentinels: Sentinels, flavour: str) -
 
 
 @both
+async def test_a_server_that_is_no_sentinel(sentinels: Sentinels, flavour: str) -> None:
+    """Who names a plain server as a sentinel, or a sentinel as a server, is told which URL is meant."""
+    plain, sentinel = sentinels.servers[0].port, sentinels.sentinels[0].port
+    error = await Opened(f"redis+sentinel://127.0.0.1:{plain}/main", flavour).refused()
+    assert isinstance(error, IndexRefusedError)
+    assert str(error).endswith(": give a redis:// URL")
+    error = await Opened(f"redis://127.0.0.1:{sentinel}", flavour).refused()
+    assert isinstance(error, IndexRefusedError)
+    assert str(error).endswith(": if it is a sentinel, give a redis+sentinel:// URL")
+
+
+@both
 async def test_a_wrong_password_for_the_servers(sentinels: Sentinels, flavour: str) -> None:
     """A login that the master refuses is a refusal."""
     error = await Opened(sentinels.url.replace("a%20pass", "hunter2secret"), flavour).refused()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crossmount._blocking import run_now
-from crossmount.errors import IndexUnavailableError
+from crossmount.errors import IndexUnavailableError, InvalidIndexURLError
 from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.link import Command, Link
 from support.certificates import Authority
@@ -54,6 +54,13 @@ async def test_an_authority_that_nobody_named_is_not_trusted(
         with pytest.raises(IndexUnavailableError, match="certificate verify failed"):
             await ask(f"rediss://127.0.0.1:{secured.port}?{mine}{more}", flavour)
     assert await ask(f"rediss://127.0.0.1:{secured.port}?{mine}&check_certificate=no", flavour) == [True]
+
+
+def test_a_certificate_whose_key_is_nowhere_asks_for_it(secured: Secured) -> None:
+    """A file that has the certificate alone is told apart from one that is broken."""
+    url = f"rediss://h?cert_file={secured.client_certificate.certificate}"
+    with pytest.raises(InvalidIndexURLError, match="cert_file holds no key, or is no PEM file: give key_file too"):
+        blocking_link(url)
 
 
 @both

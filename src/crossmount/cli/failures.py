@@ -108,10 +108,14 @@ def _words(error: CrossmountError) -> str:
             words, advice = _on_registry(words, _tls_failure(error))
         case IndexUnavailableError() if "index at rediss" in words:
             advice = "is it up, does it speak TLS, and is --index right?"
+        case IndexUnavailableError() if "index at redis" in words and any(s in words for s in _HUNG_UP):
+            advice = "is it up, and --index right? if it wants TLS, give a rediss:// URL"
         case IndexUnavailableError() if "index at " in words:
             advice = "is it up, and --index right?"
+        case IndexRefusedError() if "access a key" in words:
+            advice = "is --namespace the one that this user may use?"
         case IndexRefusedError() if type(error) is IndexRefusedError and not any(
-            s in words for s in _OF_ITS_STATE
+            s in words for s in (*_OF_ITS_STATE, *_ADVISED)
         ):
             advice = "check the user, password and database in --index; is this a Redis server?"
         case _:
@@ -121,6 +125,13 @@ def _words(error: CrossmountError) -> str:
 
 _OF_ITS_STATE = ("read only", "memory", "loading")
 """In what a server says that refuses for now, though the URL is right."""
+
+
+_HUNG_UP = ("closed by server", "reset by peer")
+"""What a server that speaks TLS alone does at a plain greeting, among others."""
+
+_ADVISED = ("give a redis", "in the URL")
+"""In a refusal that says itself what is wrong with the URL."""
 
 
 def _on_registry(words: str, tls: ssl.SSLError | None) -> tuple[str, str]:

@@ -99,7 +99,11 @@ def _written(path: Path) -> Iterator[IO[bytes]]:
         else:
             yield sys.stdout.buffer
         return
-    handle, made = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        handle, made = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # what was asked for, not the file beside it that we would have renamed
+        raise
     try:
         with open(handle, "wb") as file:  # noqa: PTH123 a descriptor
             yield file

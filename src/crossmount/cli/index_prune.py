@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 
 import click
 
@@ -21,7 +22,7 @@ from crossmount.upkeep.prune import REQUESTS
 
 STRANDED_SHOWN = 20
 
-_AGAIN = "what is gone was forgotten so far: run the same command again to go on"
+_AGAIN = "run the same command again to go on"
 
 
 @click.command(cls=Command)
@@ -87,7 +88,7 @@ def prune(
                 observer=shown.observe,
             )
 
-    report = run_shown(work(), shown, how_far)
+    report = run_shown(work(), shown, partial(how_far, dry_run=dry_run))
     if as_json:
         output.document(report.to_json())
     else:
@@ -126,6 +127,7 @@ def told(report: PruneReport) -> list[str]:
     return [*lines, f"took {text.duration(report.seconds)}"]
 
 
-def how_far(state: PruneState) -> str:
+def how_far(state: PruneState, *, dry_run: bool) -> str:
     """Say what a prune that was not finished left behind."""
-    return f"{text.count(state.verdicts.total(), 'source')} verified, {state.verdicts['gone']} gone: {_AGAIN}"
+    gone = f"{state.verdicts['gone']} gone" + ("" if dry_run else " and forgotten")
+    return f"{text.count(state.verdicts.total(), 'source')} verified, {gone}: {_AGAIN}"

@@ -10,9 +10,14 @@ from crossmount.cli.settings import OFF
 from crossmount.index import url
 from crossmount.index.protocol import MountIndex
 from crossmount.index.redis import RedisMountIndex
+from crossmount.oci import Digest
 
 PINGS = 5
 """Of how many round trips the median is told."""
+
+_LAYERS = [Digest.of(b"%d" % number) for number in range(16)]
+"""Layers that are asked for as a push would ask. A part of a Cluster, or a server that forbids our namespace,
+answers PING and refuses these; so many do not all lie in one shard."""
 
 Kind = url.Kind | Literal["off"]
 
@@ -41,7 +46,7 @@ class Reached:
 
 
 async def reach(index: MountIndex, *, clock: Callable[[], float] = time.perf_counter) -> Reached | None:
-    """Ask the index's server who it is and how far away; None if the index is no server.
+    """Ask the index's server who it is, whether it serves us, and how far away it is; None if it is no server.
 
     Raises:
         IndexFailedError: it does not answer, or refuses.
@@ -56,6 +61,10 @@ async def reach(index: MountIndex, *, clock: Callable[[], float] = time.perf_cou
         if isinstance(reply, Exception):
             raise reply
         times.append(clock() - started)
+    place = index.server()
+    for reply in await place.link.run([("EXISTS", place.keys.flags(layer)) for layer in _LAYERS]):
+        if isinstance(reply, Exception):
+            raise reply
     return Reached(server=_server(info), round_trip=statistics.median(times))
 
 

@@ -128,7 +128,9 @@ class ClusterLink:
             (outcome,) = await self._pools.exchange([(Stop(node), [ASK_MAP])])
             reply = outcome if isinstance(outcome, Exception) else outcome[0]
             if isinstance(reply, exceptions.AuthenticationError | exceptions.ResponseError):
-                raise IndexRefusedError(f"{self._said(reply)}: is it a Cluster, and the login right?") from None
+                is_login = isinstance(reply, exceptions.AuthenticationError | exceptions.NoPermissionError)
+                hint = "" if is_login else ": if it is no Cluster, give a redis:// URL"
+                raise IndexRefusedError(f"{self._said(reply)}{hint}") from None
             if not isinstance(reply, Exception):
                 return await self._take(SlotMap.from_reply(reply, node))
             trouble = reply

@@ -223,9 +223,7 @@ def cancellation_kept() -> Iterator[None]:
 
 
 def _ours(error: Exception, where: str, secrets: Iterable[str]) -> IndexFailedError:
-    words = _words(error, secrets)
-    if isinstance(error, exceptions.MovedError) and "+cluster" not in where:
-        words = f"a part of a Cluster, which holds the key elsewhere ({words}): give a redis+cluster:// URL"
+    words = _mistaken(error, _words(error, secrets), where)
     if isinstance(error, exceptions.NoScriptError):
         return ScriptMissingError(f"index at {where} does not know the script")
     if isinstance(error, exceptions.ResponseError) and words.startswith("WRONGTYPE"):
@@ -238,6 +236,17 @@ def _ours(error: Exception, where: str, secrets: Iterable[str]) -> IndexFailedEr
     if isinstance(error, _NO_ANSWER):
         return IndexUnavailableError(f"index at {where} does not answer: {words}")
     return IndexRefusedError(f"index at {where} refused: {words}")
+
+
+def _mistaken(error: Exception, words: str, where: str) -> str:
+    """Return the words, and which URL is meant if the server is of another kind than the URL says."""
+    if isinstance(error, exceptions.MovedError) and "+cluster" not in where:
+        return f"a part of a Cluster, which holds the key elsewhere ({words}): give a redis+cluster:// URL"
+    if not words.startswith("unknown command"):
+        return words
+    if "+sentinel" in where and "SENTINEL" in words:
+        return f"it is no sentinel ({words}): give a redis:// URL"
+    return words if "+" in where else f"{words}: if it is a sentinel, give a redis+sentinel:// URL"
 
 
 def _words(error: Exception, secrets: Iterable[str]) -> str:

@@ -24,9 +24,10 @@ def tls_settings(tls: Tls) -> dict[str, Any]:
             key = None if tls.key_file is None else _readable(tls.key_file)
             context.load_cert_chain(_readable(tls.cert_file), key, password=_no_password)
     except ssl.SSLError as error:
-        raise InvalidIndexURLError(
-            f"the index URL's {about} is no PEM file of its kind, or they do not fit"
-        ) from error
+        wrong = f"{about} is no PEM file of its kind, or they do not fit"
+        if tls.cert_file is not None and tls.key_file is None and about != "ca_file":
+            wrong = "cert_file holds no key, or is no PEM file: give key_file too"
+        raise InvalidIndexURLError(f"the index URL's {wrong}") from error
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise InvalidIndexURLError(f"the index URL's {about} cannot be read: {why}") from None
