@@ -110,4 +110,4 @@ def test_an_import_that_waits_for_a_terminal_can_be_interrupted(shell: Shell, va
         process.wait()
     assert process.returncode == 130
     assert said.startswith("crossmount: interrupted: ")
-    assert said.endswith((": 1 layer imported\n", ": 2 layers imported\n"))
+    assert ": 1 layer imported until then" in said or ": 2 layers imported until then" in said

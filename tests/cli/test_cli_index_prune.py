@@ -60,7 +60,7 @@ def test_prune_forgets_what_is_gone(here: Here, registry: ScriptedRegistry, valk
     done = here("index", "prune", "--plain-http")
     assert (done.status, done.err) == (0, "")
     assert done.out.splitlines()[:-1] == [
-        "verified 5 sources",
+        "looked at 5 sources",
         "         3 still there",
         "         2 gone, and forgotten",
         f"{STRANDED}:",
@@ -68,6 +68,16 @@ def test_prune_forgets_what_is_gone(here: Here, registry: ScriptedRegistry, valk
     ]
     assert here("must-mount", layer(0), "--json").document["must_mount"] is True
     assert here("index", "prune", "--plain-http", "--json").document["sources"]["gone"] == 0
+
+
+def test_a_choice_that_nothing_fits_is_told(here: Here) -> None:
+    """A slip in a registry's or a repository's name does not look like an index in which all is well."""
+    done = here("index", "prune", "--registry", "nosuch.example", "--repository", "x/*", "--plain-http")
+    assert done.status == 0
+    assert done.out.splitlines()[0] == "nothing in the index fits --registry nosuch.example --repository x/*"
+    empty = here("index", "prune", "--repository", "")
+    assert empty.status == 2
+    assert "a pattern of repositories is empty" in empty.complaint
 
 
 def test_what_was_not_verified_is_told_and_the_status_says_so(
@@ -163,7 +173,7 @@ def test_a_prune_that_stops_early_says_what_it_did(*, dry_run: bool) -> None:
     state = PruneState()
     state.apply(verified("gone"))
     left = how_far(state, dry_run=dry_run)
-    assert left.startswith("1 source verified, 1 gone")
+    assert left.startswith("looked at 1 source, 1 gone")
     assert ("forgotten" in left) is not dry_run
     assert left.endswith("run the same command again to go on")
 
@@ -229,7 +239,7 @@ def test_the_summary_of_a_prune_tells_what_is_odd() -> None:
     )
     lines = told(report)
     assert lines[:7] == [
-        "verified 21 sources, after those of a prune that was not finished",
+        "looked at 21 sources, after those of a prune that was not finished",
         "         1 still there",
         "         2 gone, and left in the index",
         "         4 that we may not read, kept",

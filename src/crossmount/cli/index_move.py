@@ -63,9 +63,9 @@ def import_(ctx: click.Context, file: Path, as_json: bool) -> None:
         with _read(file) as opened:
             report = _import(settings, opened, observe, name="standard input" if file == _STANDARD else str(file))
     except KeyboardInterrupt:
-        raise Interrupted().saying(f"{text.count(moved.layers, 'layer')} imported") from None
+        raise Interrupted().saying(_so_far(moved)) from None
     except IndexFailedError:
-        output.note(f"{text.count(moved.layers, 'layer')} imported until then: importing them again does no harm")
+        output.note(_so_far(moved))
         raise
     if as_json:
         output.document({"layers": report.layers, "sources": report.sources, "must_mount": report.flagged})
@@ -123,6 +123,10 @@ def _read(path: Path) -> Iterator[IO[bytes]]:
         raise CrossmountError("standard input is closed")
     else:
         yield sys.stdin.buffer
+
+
+def _so_far(moved: events.LayersMoved) -> str:
+    return f"{text.count(moved.layers, 'layer')} imported until then: importing them again does no harm"
 
 
 def _counted(report: MoveReport) -> str:

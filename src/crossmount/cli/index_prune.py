@@ -92,13 +92,14 @@ def prune(
     if as_json:
         output.document(report.to_json())
     else:
-        output.lines(told(report))
+        chosen = ([f"--registry {registry}"] if registry else []) + [f"--repository {each}" for each in patterns]
+        output.lines(told(report, " ".join(chosen)))
     if not report.complete:
         ctx.exit(FAILED)
 
 
-def told(report: PruneReport) -> list[str]:
-    """Return what a finished prune is to a reader."""
+def told(report: PruneReport, chosen: str = "") -> list[str]:
+    """Return what a finished prune is to a reader; `chosen` are the options that said what to look at."""
     counts = report.counts
     odd = [
         (counts["denied"], "that we may not read, kept"),
@@ -107,8 +108,11 @@ def told(report: PruneReport) -> list[str]:
         (counts["unreachable"], "on registries that do not answer, kept"),
     ]
     gone = "gone, and left in the index" if report.dry_run else "gone, and forgotten"
+    looked = sum(counts.values())
+    if not looked and chosen and not report.resumed:
+        return [f"nothing in the index fits {chosen}", f"took {text.duration(report.seconds)}"]
     lines = [
-        f"verified {text.count(sum(counts.values()), 'source')}"
+        f"looked at {text.count(looked, 'source')}"
         + (", after those of a prune that was not finished" if report.resumed else ""),
         f"  {counts['held']:>8} still there",
         f"  {counts['gone']:>8} {gone}",
@@ -130,4 +134,4 @@ def told(report: PruneReport) -> list[str]:
 def how_far(state: PruneState, *, dry_run: bool) -> str:
     """Say what a prune that was not finished left behind."""
     gone = f"{state.verdicts['gone']} gone" + ("" if dry_run else " and forgotten")
-    return f"{text.count(state.verdicts.total(), 'source')} verified, {gone}: {_AGAIN}"
+    return f"looked at {text.count(state.verdicts.total(), 'source')}, {gone}: {_AGAIN}"

@@ -103,11 +103,14 @@ def provider_of(
     try:
         _, password = read(login)
     except (OSError, ValueError) as error:
-        raise InvalidIndexURLError(
-            f"the index URL's username_file or password_file cannot be read: {_why(error)}"
-        ) from None
+        raise InvalidIndexURLError(f"the index URL's {_files(login)} cannot be read: {_why(error)}") from None
     secrets.add(password)
     return FromLogin(login, secrets)
+
+
+def _files(login: Login) -> str:
+    files = {"username_file": login.username_file, "password_file": login.password_file}
+    return " or ".join(name for name, path in files.items() if path is not None)
 
 
 def read(login: Login) -> tuple[str, str]:

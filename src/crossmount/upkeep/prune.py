@@ -102,15 +102,17 @@ async def prune(
         salt: 32 hex digits that choose the sample; by default they are drawn.
 
     Raises:
-        InvalidInputError: the index cannot be listed, the registry is none, or the sample no part.
+        InvalidInputError: the index cannot be listed, a registry, pattern or sample is none.
         IndexFailedError: the index does not serve, or does not allow to look at all keys.
     """
     started = clock()
     if not 0 < sample <= 100:
         raise InvalidInputError(f"sample: {sample}: give percent, above 0 and at most 100")
+    if not all(patterns := tuple(dict.fromkeys(patterns))):
+        raise InvalidInputError("a pattern of repositories is empty: nothing fits it; give one as in 'team/*'")
     choice = Choice(
         registry=None if registry is None else normalise_registry(registry),
-        patterns=tuple(dict.fromkeys(patterns)),
+        patterns=patterns,
         percent=sample,
     )
     made = replace(options, max_connections=min(requests, options.max_connections))
