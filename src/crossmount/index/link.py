@@ -16,7 +16,7 @@ from redis import exceptions
 from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError
 from crossmount.index.hurry import hurried
 from crossmount.index.login import Secrets
-from crossmount.index.wire import FOREIGN, exchange, exchange_async
+from crossmount.index.wire import FOREIGN, STUMBLES, exchange, exchange_async
 
 Command = tuple[str | bytes | int, ...]
 
@@ -112,7 +112,12 @@ class Reader:
         if isinstance(reply, Exception):
             return _ours(reply, self.where, self._secrets)
         read = self._readers.get(str(command[0]))
-        return reply if read is None else read(reply)
+        if read is None:
+            return reply
+        try:
+            return read(reply)
+        except STUMBLES:
+            return IndexRefusedError(f"index at {self.where} answers {command[0]!s} with something else")
 
 
 class OneLoop:
