@@ -1,11 +1,12 @@
 """TLS to the index: who is trusted, and who is let in."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from crossmount._blocking import run_now
-from crossmount.errors import IndexUnavailableError
+from crossmount.errors import IndexUnavailableError, InvalidIndexURLError
 from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.link import Command, Link
 from support.certificates import Authority
@@ -66,6 +67,16 @@ async def test_a_certificate_is_for_its_name(secured: Secured, flavour: str, tmp
         with pytest.raises(IndexUnavailableError, match="certificate verify failed"):
             await ask(f"rediss://127.0.0.1:{port}?{files}", flavour)
         assert await ask(f"rediss://127.0.0.1:{port}?{files}&check_hostname=no", flavour) == [True]
+
+
+@both
+@pytest.mark.parametrize("name", ["ca_file", "cert_file"])
+async def test_a_pipe_is_no_certificate(flavour: str, name: str, tmp_path: Path) -> None:
+    """What can be read once, if ever, is refused at the beginning and not waited for."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InvalidIndexURLError, match=f"{name}.* cannot be read: it is no file"):
+        await ask(f"rediss://127.0.0.1:1?{name}={pipe}", flavour)
 
 
 @both

@@ -126,7 +126,7 @@ def read(login: Login) -> tuple[str, str]:
 
 def _content(path: Path) -> str:
     # O_NONBLOCK: to open a pipe would wait for somebody who writes, for ever, and hold up whoever pushes
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 a descriptor
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("it is no file that can be read again")
         held = file.read(_FILE_MAX + 1)
