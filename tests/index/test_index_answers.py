@@ -2,20 +2,26 @@
 
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis._parsers import _AsyncHiredisParser, _AsyncRESP2Parser, _HiredisParser, _RESP2Parser
 
 from crossmount.errors import IndexFailedError, IndexRefusedError
-from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting
+from crossmount.fleet.leases import Leases
+from crossmount.fleet.listing import underway
+from crossmount.fleet.waiting import Claim, Unserved
+from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting, connection
 from crossmount.index import blocking as blocking_index
 from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.link import Command, Link, WrongTypeError
+from crossmount.upkeep import index_info, prune
 from support.index_kit import layer, repo
+from support.waiters import Slots, make_waiter
 
 ONE, TWO, DEST = layer(1), layer(2), repo("team/dest")
 
@@ -99,7 +105,32 @@ SHAPES = [
     b"*1\r\n*1\r\n:7\r\n",
     b"*1\r\n$-1\r\n",
     b"*1\r\n-WRONGTYPE no\r\n",
+    b"-MOVED\r\n",
+    b"-MOVED x\r\n",
+    b"-ASK 1 h:x\r\n",
+    b"*2\r\n-MOVED x\r\n:1\r\n",
+    b":abc\r\n",
+    b":" + b"9" * 5000 + b"\r\n",
+    b"$abc\r\n",
+    b"$9223372036854775807\r\n",
+    b"*abc\r\n",
+    b"*4000000000\r\n",
+    b"*1\r\n" * 5000,
+    b"%1\r\n*0\r\n:1\r\n",
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
 ]
+
+READERS = {
+    "redis-py": (_AsyncRESP2Parser, _RESP2Parser),
+    "hiredis": (_AsyncHiredisParser, _HiredisParser),
+}
+
+
+@pytest.fixture(params=READERS)
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Give what lets links read with one of redis-py's parsers, async 0 or blocking 1."""
+    chosen = READERS[request.param]
+    return lambda flavour: monkeypatch.setitem(connection._SETTINGS, "parser_class", chosen[flavour])
 
 
 @contextmanager
@@ -127,8 +158,9 @@ def server_that_says(answer: bytes) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("answer", SHAPES)
-async def test_any_shape_on_the_wire_async(answer: bytes) -> None:
+async def test_any_shape_on_the_wire_async(answer: bytes, reader: Callable[[int], None]) -> None:
     """A server that answers in the wrong shape is read as knowing nothing, or told as a failed index."""
+    reader(0)
     with server_that_says(answer) as url:
         async with RedisMountIndex(async_link(url)) as index:
             with suppress(IndexFailedError):
@@ -140,8 +172,9 @@ async def test_any_shape_on_the_wire_async(answer: bytes) -> None:
 
 
 @pytest.mark.parametrize("answer", SHAPES)
-def test_any_shape_on_the_wire_blocking(answer: bytes) -> None:
+def test_any_shape_on_the_wire_blocking(answer: bytes, reader: Callable[[int], None]) -> None:
     """The same, blocking."""
+    reader(1)
     with server_that_says(answer) as url, blocking_index.RedisMountIndex(blocking_link(url)) as index:
         with suppress(IndexFailedError):
             assert isinstance(index.look_up([ONE], DEST).of(ONE), LayerKnowledge)
@@ -149,3 +182,75 @@ def test_any_shape_on_the_wire_blocking(answer: bytes) -> None:
             index.locations(ONE)
         with suppress(IndexFailedError):
             index.record([Sighting(ONE, DEST)])
+
+
+STATE = b"$4\r\nname\r\n$4\r\nmain\r\n$5\r\nflags\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"+OK\r\n",
+        b":5\r\n",
+        b"*-1\r\n",
+        b"*1\r\n:5\r\n",
+        b"*1\r\n*2\r\n$4\r\nname\r\n$4\r\nmain\r\n",
+        b"*1\r\n*2\r\n*0\r\n:1\r\n",
+        b"*1\r\n*4\r\n" + STATE + b":5\r\n",
+        b"*1\r\n*4\r\n" + STATE + b"$6\r\nmaster\r\n",
+        b"-MOVED x\r\n",
+    ],
+)
+async def test_any_shape_from_a_sentinel(answer: bytes) -> None:
+    """A sentinel that answers in the wrong shape is told as a failed index, in both flavours."""
+    with server_that_says(answer) as place:
+        url = f"{place.replace('redis://', 'redis+sentinel://')}/main"
+        async with RedisMountIndex(async_link(url)) as index:
+            with pytest.raises(IndexFailedError):
+                await index.look_up([ONE], DEST)
+        with blocking_index.RedisMountIndex(blocking_link(url)) as index, pytest.raises(IndexFailedError):
+            index.look_up([ONE], DEST)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b":5\r\n",
+        b"*1\r\n$1\r\n0\r\n",
+        b"*2\r\n$3\r\nabc\r\n*0\r\n",
+        b"*2\r\n$1\r\n0\r\n:5\r\n",
+        b"*2\r\n$1\r\n0\r\n*2\r\n:5\r\n*0\r\n",
+    ],
+)
+async def test_any_shape_to_one_who_looks_at_all_keys(reply: bytes) -> None:
+    """What is no page of keys, and no text about the server, is read as nothing or told as a failed index."""
+    with server_that_says(reply) as url:
+        async with RedisMountIndex(async_link(url)) as index:
+            with suppress(IndexFailedError):
+                assert (await index_info(index)).layers == 0
+            with suppress(IndexFailedError):
+                await prune(index)
+            with suppress(IndexFailedError):
+                await underway(index.server())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"*2\r\n$8\r\nappeared\r\n:5\r\n",
+        b"*2\r\n$8\r\nappeared\r\n*0\r\n",
+        b"*2\r\n$8\r\nappeared\r\n-ERR no\r\n",
+        b"*2\r\n$4\r\nbusy\r\n:5\r\n",
+        b"*2\r\n$4\r\nbusy\r\n*0\r\n",
+        b"*2\r\n$4\r\nbusy\r\n$-1\r\n",
+        b":5\r\n",
+    ],
+)
+async def test_any_shape_about_leases(reply: bytes) -> None:
+    """What is no answer about a lease is none: nobody holds it, and nothing appeared."""
+    with server_that_says(reply) as url:
+        async with RedisMountIndex(async_link(url)) as index:
+            leases = Leases(index.server())
+            found = await leases.claim([Claim(make_waiter("team/dest", Slots()), take=True)])
+            assert found.answers == [Unserved()]
+            assert await leases.read(ONE, "r.example") is None

@@ -56,7 +56,20 @@ def test_the_map_is_read_from_cluster_slots() -> None:
     assert slots.shard_of(4) is slots.shard_of(11) is None
 
 
-@pytest.mark.parametrize("reply", [[], None, 7, [7], [[1, 2]], [[1, 2, []]], [[1, 2, [b"h", b"port"]]]])
+NO_MAPS: list[Any] = [
+    [[b"0", b"16383", [b"h", 7000]]],
+    [[None, 16383, [b"h", 7000]]],
+    [[0, 5, [b"h", 7000]], [b"6", 16383, [b"h", 7000]]],
+    [[0, [], [b"h", 7000]]],
+    [[0, 16384, [b"h", 7000]]],
+    [[0, 16383, [b"h", 65536]]],
+    [[0, 16383, [b"h", -1]]],
+    [[0, 16383, [b"h", None]]],
+    [[0, 16383, [7, 7000]]],
+]
+
+
+@pytest.mark.parametrize("reply", [[], None, 7, [7], [[1, 2]], [[1, 2, []]], [[1, 2, [b"h", b"port"]]], *NO_MAPS])
 def test_what_is_no_map_is_refused(reply: Any) -> None:
     """Whatever else comes is a refusal of ours."""
     with pytest.raises(IndexRefusedError):

@@ -1,7 +1,9 @@
 """Logging in to the index: names and passwords from URLs, files and providers, and what goes wrong with them."""
 
 import asyncio
+import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 import redis
@@ -153,6 +155,31 @@ async def test_a_provider_that_fails_is_a_login_that_is_refused(
     assert isinstance(error, IndexRefusedError)
     assert "provider failed with KeyError" in str(error)
     assert isinstance(await Asked(f"redis://{place(locked)}", flavour, kind("ci")).error(), IndexRefusedError)
+
+
+@both
+@pytest.mark.parametrize("word", [b"a password in bytes", 7, None])
+async def test_a_provider_that_returns_anything_is_a_login_that_is_refused(
+    locked: Server, flavour: str, word: object
+) -> None:
+    """A password need be no text for its refusal to be told as one."""
+    provider = Provider("ci", cast("str", word))
+    error = await Asked(f"redis://{place(locked)}", flavour, provider).error()
+    assert isinstance(error, IndexRefusedError)
+
+
+@both
+async def test_a_password_file_that_cannot_be_read_again(locked: Server, flavour: str, tmp_path: Path) -> None:
+    """A pipe is told at the beginning, and is no wait without end where it takes the file's place later."""
+    word = tmp_path / "word"
+    url = f"redis://ci@{place(locked)}?password_file={word}"
+    word.write_text(SECRET)
+    asked = Asked(url, flavour)
+    word.unlink()
+    os.mkfifo(word)
+    assert "no file that can be read again" in str(await asked.error())
+    with pytest.raises(ValueError, match="no file that can be read again"):
+        Asked(url, flavour)
 
 
 @both

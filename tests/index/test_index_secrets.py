@@ -4,8 +4,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+
+from support.servers import StartServer
 
 SECRET = "s3cr3t-pass"
 
@@ -55,6 +58,15 @@ def test_a_traceback_never_shows_the_index_password(parrot: int, url: str, tmp_p
     words = said("locate", "sha256:" + "a" * 64, "--index", index)
     assert "refused" in words or "no sentinel" in words
     assert SECRET not in words
+
+
+@pytest.mark.parametrize("word", ["tok-" + "0a1b2c3d4e5f" * 40, "s3cr3t-pass-phrase\n of mine"])
+def test_a_part_of_the_password_is_not_shown_either(word: str, start_server: StartServer) -> None:
+    """A real server without AUTH repeats the first 128 bytes, line ends as spaces: of a token that is enough."""
+    server = start_server("--rename-command", "AUTH", "''")
+    words = said("locate", "sha256:" + "a" * 64, "--index", f"redis://u:{quote(word)}@127.0.0.1:{server.port}/0")
+    assert "refused" in words
+    assert word[:12] not in words
 
 
 @pytest.mark.parametrize(

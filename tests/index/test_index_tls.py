@@ -1,5 +1,6 @@
 """TLS to the index: who is trusted, and who is let in."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,16 @@ async def test_a_certificate_is_for_its_name(secured: Secured, flavour: str, tmp
         with pytest.raises(IndexUnavailableError, match="certificate verify failed"):
             await ask(f"rediss://127.0.0.1:{port}?{files}", flavour)
         assert await ask(f"rediss://127.0.0.1:{port}?{files}&check_hostname=no", flavour) == [True]
+
+
+@both
+@pytest.mark.parametrize("name", ["ca_file", "cert_file"])
+async def test_a_pipe_is_no_certificate(flavour: str, name: str, tmp_path: Path) -> None:
+    """What can be read once, if ever, is refused at the beginning and not waited for."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InvalidIndexURLError, match=f"{name}.* cannot be read: it is no file"):
+        await ask(f"rediss://127.0.0.1:1?{name}={pipe}", flavour)
 
 
 @both

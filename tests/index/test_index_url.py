@@ -52,7 +52,7 @@ BAD_URLS = {
     f"redis://h?username=u&username_file={SECRET}": "a username and a username_file",
     f"redis+sentinel://h/m?sentinel_password_file={SECRET}": "cannot be read: No such file",
     "redis://h?password_file=/": "cannot be read: Is a directory",
-    "redis://h?password_file=/dev/null": "cannot be read: it is empty",
+    "redis://h?password_file=/dev/null": "cannot be read: it is no file that can be read again",
     "redis://h?password_file=/a%00b": "does not print",
     "redis://h?db=two": "option db",
     f"rediss://h?ca_file={SECRET}": "ca_file cannot be read: No such file",

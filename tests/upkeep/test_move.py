@@ -309,3 +309,15 @@ def test_the_blocking_flavour_does_the_same(valkey: Server) -> None:
             assert other.locations(ONE) == (A,)
     with pytest.raises(InvalidInputError, match="cannot be listed"), crossmount.open_index("memory:") as index:
         crossmount.export_index(crossmount.GuardedIndex(index), io.BytesIO())
+
+
+async def test_what_a_stranger_wrote_does_not_spoil_an_export(valkey: Server) -> None:
+    """An entry that says it lives longer than anybody believes is written as one that can be read again."""
+    async with open_index(valkey.unix_url) as index:
+        await index.add_source(ONE, A)
+        with valkey.client() as raw:
+            raw.hset(Keys().flags(ONE), "@r.example", 2**63 - 1)
+        file = io.BytesIO()
+        assert await export_index(index, file) == MoveReport(1, 1, 0)
+        file.seek(0)
+        assert await import_index(MemoryMountIndex(), file) == MoveReport(1, 1, 0)

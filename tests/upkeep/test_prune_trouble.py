@@ -1,5 +1,6 @@
 """Registries that hide, refuse, fail or are gone while one prunes: no source is lost to that."""
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,14 +10,15 @@ import pytest
 
 from crossmount import events
 from crossmount.asyncio import MemoryMountIndex, Repository, open_index
-from crossmount.index import Sighting
+from crossmount.index import RedisMountIndex, Sighting
+from crossmount.index.connection import async_link
 from crossmount.oci import Digest
 from crossmount.registry import RegistryClient
 from crossmount.registry.authfiles import Credential
 from crossmount.registry.credentials import GivenCredentials
 from crossmount.testing import BasicAuth, CutBefore, Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
 from crossmount.testing.auth import Grant
-from crossmount.upkeep.verifier import FAILURES_MAX
+from crossmount.upkeep.verifier import FAILURES_MAX, Verifier
 from support.index_kit import layer
 from support.prunes import content, counts, digests, fill, known, pruned
 from support.registry_kit import PLAIN
@@ -162,3 +164,25 @@ async def test_many_registries_are_not_all_kept_in_hand(monkeypatch: pytest.Monk
     report = await pruned(index, connect=connect)
     assert report.counts == counts(unreachable=30)
     assert sorted(opened) == sorted(closed)
+
+
+@pytest.mark.parametrize("back", [True, False])
+async def test_what_was_pushed_again_meanwhile_is_not_forgotten(
+    scripted_registry: ScriptedRegistry, valkey: Server, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    """A source that was recorded anew after its 404 is asked for once more, and goes only if it still is gone."""
+    answers = Verifier.answers
+    async with (
+        RedisMountIndex(async_link(valkey.unix_url), clock=lambda: time.time() - 100) as before,
+        open_index(valkey.unix_url) as index,
+    ):
+        await fill(before, scripted_registry, [], [1, 2, 3])
+
+        async def push_first(verifier: Verifier, registry: str) -> bool:
+            await fill(index, scripted_registry, [1] if back else [], [] if back else [1])
+            return await answers(verifier, registry)
+
+        monkeypatch.setattr(Verifier, "answers", push_first)
+        report = await pruned(index)
+        assert report.counts == (counts(held=1, gone=2) if back else counts(gone=3))
+        assert await known(index) == digests([1] if back else [])

@@ -117,7 +117,7 @@ class Leases:
         (text,) = await self._link.run([("GETRANGE", self._keys.lease(layer, registry), 0, VALUE_MAX - 1)])
         if isinstance(text, IndexFailedError):
             raise text
-        return LeaseValue.from_text(text, registry) if text else None
+        return LeaseValue.from_text(text, registry) if isinstance(text, bytes) and text else None
 
     async def renew(self, leases: Sequence[Lease]) -> list[bool]:
         """Make leases last, in one round trip; tell which are still ours.
@@ -159,13 +159,13 @@ def _script(name: str) -> Script:
 
 def _answer(reply: Any, claim: Claim) -> Answer:
     match reply:
-        case [b"appeared", *members]:
+        case [b"appeared", *members] if all(isinstance(member, bytes) for member in members):
             names = {found.name for found in repositories(members, claim.waiter.dest.registry)}
             junk = (member for member in members if member.decode("ascii", "replace") not in names)
             return Appeared(frozenset(names), frozenset(junk))
         case [b"held"]:
             return Held()
-        case [b"busy", value]:
+        case [b"busy", bytes(value)]:
             holder = LeaseValue.from_text(value, claim.waiter.dest.registry)
             return Busy(None if holder is None or holder.dest is None else holder.dest.name)
         case [b"free"]:

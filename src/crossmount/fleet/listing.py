@@ -56,7 +56,9 @@ async def underway(server: Server) -> list[Underway]:
         text, left, waiting = replies[3 * number : 3 * number + 3]
         if isinstance(text, bytes) and text:  # else it ended since
             values = (
-                [LeaseValue.from_text(each, registry) for each in waiting] if isinstance(waiting, list) else []
+                [LeaseValue.from_text(each, registry) for each in waiting if isinstance(each, bytes)]
+                if isinstance(waiting, list)
+                else []
             )
             found.append(
                 Underway(

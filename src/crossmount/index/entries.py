@@ -9,7 +9,7 @@ from typing import Any
 from crossmount.errors import InvalidInputError
 from crossmount.index.asking import ask
 from crossmount.index.decode import as_map, live_registries, number, registry_field, repository_names
-from crossmount.index.entry import Held, LayerEntry, listed_by
+from crossmount.index.entry import LIFE_MAX, Held, LayerEntry, listed_by
 from crossmount.index.keys import Keys
 from crossmount.index.link import Command
 from crossmount.index.redis import TTL_SECONDS
@@ -134,7 +134,7 @@ async def _with_sources(server: Server, pending: Sequence[_Pending]) -> list[Lay
             names = tuple(repository_names(next(replies), registry))
             left = _life(next(replies)) if told is None else told
             if names and left > 0:
-                held[registry] = Held(names, left)
+                held[registry] = Held(names, min(left, LIFE_MAX))
         if held or each.must_mount:
             found.append(LayerEntry(layer=each.layer, held=held, size=each.size, must_mount=each.must_mount))
     return found

@@ -6,6 +6,9 @@ from typing import Protocol, runtime_checkable
 
 from crossmount.oci import Digest
 
+LIFE_MAX = 100 * 365 * 24 * 3600
+"""For how many seconds a source is believed at most, whatever somebody wrote."""
+
 
 @dataclass(frozen=True, slots=True)
 class Held:

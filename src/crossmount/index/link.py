@@ -16,7 +16,7 @@ from redis import exceptions
 from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError
 from crossmount.index.hurry import hurried
 from crossmount.index.login import Secrets
-from crossmount.index.wire import FOREIGN, exchange, exchange_async
+from crossmount.index.wire import FOREIGN, STUMBLES, exchange, exchange_async
 
 Command = tuple[str | bytes | int, ...]
 
@@ -24,6 +24,12 @@ C = TypeVar("C", bound="redis.Redis | redis.asyncio.Redis")
 
 _TELLING = 8
 """A shorter password occurs in words by chance: stars in its place would tell it."""
+
+_PART = 12
+"""So many characters of a password are no chance: servers repeat it cut short, and with line ends changed."""
+
+_SAID_MAX = 4096
+"""How much of what a server says is looked at."""
 
 CALL_SECONDS = 1.5
 """What one run may take in all, with its retry, before whoever pushes goes on without the index."""
@@ -101,7 +107,7 @@ class Reader:
             yield
         except FOREIGN as error:
             # a traceback would show it
-            cause = None if any(secret in str(error) for secret in self._secrets) else error
+            cause = None if _chain_repeats(error, self._secrets) else error
             raise _ours(error, self.where, self._secrets) from cause
 
     def read(self, commands: Sequence[Command], replies: Sequence[Any]) -> list[Any]:
@@ -112,7 +118,12 @@ class Reader:
         if isinstance(reply, Exception):
             return _ours(reply, self.where, self._secrets)
         read = self._readers.get(str(command[0]))
-        return reply if read is None else read(reply)
+        if read is None:
+            return reply
+        try:
+            return read(reply)
+        except STUMBLES:
+            return IndexRefusedError(f"index at {self.where} answers {command[0]!s} with something else")
 
 
 class OneLoop:
@@ -250,9 +261,30 @@ def _mistaken(error: Exception, words: str, where: str) -> str:
 
 
 def _words(error: Exception, secrets: Iterable[str]) -> str:
-    said = str(error)
+    said = str(error)[:_SAID_MAX]
     for secret in secrets:
-        if secret and secret in said:
-            said = said.replace(secret, "***") if len(secret) >= _TELLING else "its words repeat the password"
+        if len(secret) >= _TELLING:
+            said = said.replace(secret, "***")
+        if _repeats(said, secret):
+            said = "its words repeat the password"
     text = " ".join("".join(c if c.isprintable() else " " for c in said).split())
     return text[:200].rstrip(".") or type(error).__name__
+
+
+def _repeats(said: str, secret: str) -> bool:
+    """Tell whether words repeat a password, or a part of it."""
+    if secret in said:
+        return bool(secret)
+    parts = {said[start : start + _PART] for start in range(len(said) - _PART + 1)}
+    return any(secret[start : start + _PART] in parts for start in range(len(secret) - _PART + 1))
+
+
+def _chain_repeats(error: BaseException, secrets: Iterable[str]) -> bool:
+    """Tell whether an error, or one that it comes from, repeats a password."""
+    link: BaseException | None = error
+    while link is not None:
+        said = str(link)[:_SAID_MAX]
+        if any(_repeats(said, secret) for secret in secrets):
+            return True
+        link = link.__cause__ or link.__context__
+    return False

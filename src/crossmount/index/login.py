@@ -1,6 +1,8 @@
 """Logging in to an index's servers: where name and password come from, and never a word of them in a message."""
 
 import asyncio
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,10 +24,11 @@ class Secrets:
     def __init__(self, *words: str) -> None:
         self._words = tuple(word for word in words if word)
 
-    def add(self, word: str) -> None:
-        """Take in one more, in place of the oldest."""
-        if word and word not in self._words:
-            self._words = (*self._words, word)[-_KEPT:]
+    def add(self, word: object) -> None:
+        """Take in one more, in place of the oldest; a provider of another's making may return what is no text."""
+        text = word.decode(errors="replace") if isinstance(word, bytes) else str(word or "")
+        if text and text not in self._words:
+            self._words = (*self._words, text)[-_KEPT:]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._words)
@@ -125,7 +128,10 @@ def read(login: Login) -> tuple[str, str]:
 
 
 def _content(path: Path) -> str:
-    with path.open("rb") as file:
+    # O_NONBLOCK: to open a pipe would wait for somebody who writes, for ever, and hold up whoever pushes
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no file that can be read again")
         held = file.read(_FILE_MAX + 1)
     try:
         text = held.decode()

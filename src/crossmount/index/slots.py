@@ -14,6 +14,9 @@ from redis.crc import key_slot
 from crossmount.errors import IndexRefusedError
 from crossmount.index.address import Node
 
+_SLOTS = 16384
+_PORT_MAX = 65535
+
 _KEYLESS = frozenset({"PING", "ECHO", "INFO", "SCRIPT", "SCAN", "DBSIZE", "TIME", "CLIENT", "CLUSTER"})
 _KEY_AT = {"EVALSHA": 3, "MEMORY": 2, "OBJECT": 2}
 """Where a command's first key stands, where it is not what follows the command's name."""
@@ -61,7 +64,12 @@ class SlotMap:
         """
         try:
             shards = [
-                Shard(first, last, _node(master, asked), tuple(_node(replica, asked) for replica in replicas))
+                Shard(
+                    _number(first, _SLOTS - 1),
+                    _number(last, _SLOTS - 1),
+                    _node(master, asked),
+                    tuple(_node(replica, asked) for replica in replicas),
+                )
                 for first, last, master, *replicas in reply
             ]
         except (TypeError, ValueError, IndexError):
@@ -79,4 +87,12 @@ class SlotMap:
 def _node(told: Any, asked: Node) -> Node:
     host, port = told[0], told[1]
     name = host.decode() if isinstance(host, bytes) else host
-    return (asked[0] if name in {None, "", "?"} else str(name)), int(port)
+    if not isinstance(name, str | None):
+        raise TypeError("no host")
+    return (asked[0] if name in {None, "", "?"} else str(name)), _number(port, _PORT_MAX)
+
+
+def _number(told: Any, most: int) -> int:
+    if type(told) is not int or not 0 <= told <= most:
+        raise ValueError("no number, or out of range")
+    return told

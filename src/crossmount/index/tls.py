@@ -1,6 +1,7 @@
 """TLS to an index's servers. Its files are read before anything connects, so that a mistake is told as one."""
 
 import ssl
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ def settle(connection: Any) -> None:
 
 
 def _readable(path: Path) -> str:
+    mode = path.stat().st_mode
+    if not (
+        stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+    ):  # each connection reads it; a pipe would hold it up for ever
+        raise ValueError("it is no file that can be read again")
     with path.open("rb"):  # its own error says why not, and OpenSSL's does not
         return str(path)
 

@@ -64,9 +64,10 @@ async def pages(
         fastest = min(fastest, took)
         if isinstance(reply, IndexRefusedError):
             raise _forbidden(reply)
-        told, keys = reply
-        cursor = int(told)
-        yield Page(tuple(keys), cursor)
+        cursor, keys = reply
+        if not isinstance(keys, list):
+            raise IndexRefusedError(f"index at {part.where} answers SCAN with something else")
+        yield Page(tuple([key for key in keys if isinstance(key, bytes)]), cursor)
         if not cursor:
             return
         if took > max(SLOW_SECONDS, 2 * fastest):

@@ -5,13 +5,14 @@ longer than the server's own work. Connecting, logging in, time-outs and retries
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 import redis.asyncio
 from redis import exceptions
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 
 Arguments = Sequence[str | bytes | int]
 Asked = tuple[Any, Sequence[Arguments]]
@@ -26,6 +27,9 @@ FOREIGN = (
 )
 """All that redis-py, and what lies below it, raises on purpose."""
 
+STUMBLES = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+"""What redis-py and hiredis raise by chance, where a server or a sentinel answers what they did not expect."""
+
 
 def packed(commands: Sequence[Arguments]) -> bytes:
     """Return commands as the protocol writes them: an array of strings each, with their lengths in bytes."""
@@ -38,9 +42,25 @@ def packed(commands: Sequence[Arguments]) -> bytes:
     return b"".join(parts)
 
 
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Let an answer that nobody can read be one of redis-py's errors, like all that a server may do to us."""
+    try:
+        yield
+    except FOREIGN:
+        raise
+    except STUMBLES as error:
+        raise InvalidResponse("it answers with what is no reply of Redis's") from error
+
+
 def exchange(pool: "redis.ConnectionPool", commands: Sequence[Arguments]) -> list[Any]:
     """Send commands and return a reply for each, a `ResponseError` where one was refused."""
     data, count = packed(commands), len(commands)
+    with _understood():
+        return _exchange(pool, data, count)
+
+
+def _exchange(pool: "redis.ConnectionPool", data: bytes, count: int) -> list[Any]:
     connection: Any = pool.get_connection()  # partly untyped
 
     def ask() -> list[Any]:
@@ -68,15 +88,18 @@ def exchange_each(asked: Sequence[Asked]) -> list[list[Any] | Exception]:
     connections: dict[int, Any] = {}
     try:
         for number, (pool, commands) in enumerate(asked):
+            data = packed(commands)
             try:
-                connections[number] = pool.get_connection()
-                connections[number].send_packed_command([packed(commands)])
+                with _understood():
+                    connections[number] = pool.get_connection()
+                    connections[number].send_packed_command([data])
             except FOREIGN as error:
                 outcomes[number] = error
         for number, connection in connections.items():
             if outcomes[number] is None:
                 try:
-                    outcomes[number] = _read(connection, len(asked[number][1]))
+                    with _understood():
+                        outcomes[number] = _read(connection, len(asked[number][1]))
                 except FOREIGN as error:
                     outcomes[number] = error
     finally:
@@ -100,6 +123,11 @@ def _read(connection: Any, count: int) -> list[Any]:
 async def exchange_async(pool: "redis.asyncio.ConnectionPool", commands: Sequence[Arguments]) -> list[Any]:
     """Do as `exchange` does, in an event loop."""
     data, count = packed(commands), len(commands)
+    with _understood():
+        return await _exchange_async(pool, data, count)
+
+
+async def _exchange_async(pool: "redis.asyncio.ConnectionPool", data: bytes, count: int) -> list[Any]:
     connection: Any = await pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's own gap
 
     async def ask() -> list[Any]:

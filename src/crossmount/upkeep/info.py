@@ -196,7 +196,8 @@ class _Part:
     async def count(self) -> "_Part":
         """Walk through the server's keys, as far as the budget goes."""
         info, size = await self.part.run([("INFO", "memory"), ("DBSIZE",)])
-        self.server_memory = info.get("used_memory") if isinstance(info, dict) else None
+        used = info.get("used_memory") if isinstance(info, dict) else None
+        self.server_memory = used if isinstance(used, int) else None
         # of a sample it has to be known what part it is of all, so it takes whatever keys there are
         pattern = self.server.keys.everything() if self.budget is None else "*"
         done = False

@@ -7,7 +7,7 @@ from typing import Any
 
 from crossmount._foreign import json_object, one_line
 from crossmount.errors import InvalidDigestError, InvalidInputError, InvalidReferenceError
-from crossmount.index.entry import Held, LayerEntry
+from crossmount.index.entry import LIFE_MAX, Held, LayerEntry
 from crossmount.oci import Digest, Repository
 
 VERSION = 1
@@ -18,7 +18,6 @@ NAMES_MAX = 2048
 """How many sources a line has at most; a layer with more takes more lines."""
 
 _SIZE_MAX = 2**63 - 1
-_LIFE_MAX = 100 * 365 * 24 * 3600
 _FIELDS = frozenset({"layer", "size", "must_mount", "sources", "expires_in"})
 
 
@@ -124,7 +123,7 @@ def _held(sources: Mapping[str, Any], lives: Mapping[str, Any], life: int) -> di
         raise InvalidLineError("expires_in: names a registry that sources does not name")
     held: dict[str, Held] = {}
     for registry, names in sources.items():
-        left = _number(lives.get(registry, life), "expires_in", least=1, most=_LIFE_MAX)
+        left = _number(lives.get(registry, life), "expires_in", least=1, most=LIFE_MAX)
         for source in (Repository(registry, _text(name, "sources")) for name in names):
             known = held.get(source.registry, Held((), 0))
             held[source.registry] = Held((*known.names, source.name), max(known.left, left))

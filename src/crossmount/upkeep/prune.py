@@ -5,9 +5,10 @@ import hashlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import get_args
 
 from crossmount import events
@@ -145,6 +146,28 @@ async def prune(
         )
 
 
+_Place = tuple[Digest, str]
+"""A layer on a registry."""
+
+Renewed = Callable[[Iterable[Digest]], Awaitable[Collection[_Place]]]
+
+
+def _ends(entries: Iterable[LayerEntry], now: float) -> dict[_Place, int]:
+    """Return until when the sources of layers are believed (epoch seconds), which each recording puts off."""
+    return {
+        (entry.layer, registry): int(now) + held.left for entry in entries for registry, held in entry.held.items()
+    }
+
+
+async def _renewed(
+    server: Server, wall: Callable[[], float], before: Mapping[_Place, int], layers: Iterable[Digest]
+) -> Collection[_Place]:
+    """Return where some layers were recorded anew since `before`, in a few round trips."""
+    now = wall()
+    entries = await read_entries(server, [server.keys.flags(layer).encode() for layer in layers], now)
+    return {place for place, ends in _ends(entries, now).items() if ends > before.get(place, 0)}
+
+
 @dataclass(slots=True, kw_only=True)
 class _Prune:
     """One prune under way."""
@@ -174,15 +197,22 @@ class _Prune:
             found = pages(walk.part, server.keys.all_layers(), count=PAGE, cursor=walk.cursor)
             async with aclosing(found):
                 async for page in found:
-                    await self.take(await read_entries(server, page.keys, wall()))
+                    now = wall()
+                    entries = await read_entries(server, page.keys, now)
+                    await self.take(entries, partial(_renewed, server, wall, _ends(entries, now)))
                     walk.cursor, walk.done, walk.keys = page.cursor, not page.cursor, walk.keys + PAGE
                     await bookmark.note(walk)
                     self.observer(_how_far(walks, total))
         await bookmark.end()
         return bookmark.resumed
 
-    async def take(self, entries: Sequence[LayerEntry]) -> None:
-        """Verify the sources of some layers side by side, then forget those that are gone."""
+    async def take(self, entries: Sequence[LayerEntry], renewed: Renewed | None = None) -> None:
+        """Verify the sources of some layers side by side, then forget those that are gone.
+
+        Args:
+            entries: the layers.
+            renewed: tells which were recorded anew since `entries` were read.
+        """
         for entry in entries:
             if entry.must_mount and len(self.flagged) < FLAGGED_MAX:
                 self.flagged.setdefault(entry.layer, set())
@@ -206,14 +236,20 @@ class _Prune:
                     self._tell(layer, source, verdict, cause)
 
         await run_all([work] * self.requests)
-        await self._forget(gone)
+        await self._forget(gone, renewed)
         await self.verifier.tidy()
 
-    async def _forget(self, gone: dict[Digest, list[Repository]]) -> None:
-        """Forget sources, if their registries are still there."""
+    async def _forget(self, gone: dict[Digest, list[Repository]], renewed: Renewed | None) -> None:
+        """Forget sources, if their registries are still there, and nobody pushed there meanwhile."""
         registries = {source.registry for sources in gone.values() for source in sources}
         sure = {registry for registry in registries if await self.verifier.answers(registry)}
-        for layer, sources in gone.items():
+        fresh = await renewed(gone) if renewed is not None and gone else frozenset[_Place]()
+        for layer, named in gone.items():
+            sources = [
+                source
+                for source in named
+                if (layer, source.registry) not in fresh or await self._still_gone(layer, source)
+            ]
             certain = [source for source in sources if source.registry in sure]
             if layer in self.flagged:
                 self.flagged[layer].update(certain)
@@ -224,6 +260,13 @@ class _Prune:
                     self._tell(layer, source, "gone")
                 else:
                     self._tell(layer, source, "unreachable", self.verifier.lost[source.registry])
+
+    async def _still_gone(self, layer: Digest, source: Repository) -> bool:
+        """Ask once more, and tell what the registry says if it is anything else by now."""
+        verdict, cause = await self.verifier.verify(layer, source)
+        if verdict != "gone":
+            self._tell(layer, source, verdict, cause)
+        return verdict == "gone"
 
     async def stranded(self) -> tuple[Digest, ...]:
         """Return the must-mount layers that were met and have no source any more, or will not have."""
