@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from crossmount import events
 from crossmount.asyncio import Repository, open_index
 from crossmount.index import MountIndex
 from crossmount.oci import Digest
@@ -67,12 +68,18 @@ async def test_a_false_memory_is_no_memory(
 
 
 async def ended_early(
-    registry: ScriptedRegistry, index: MountIndex, stuck: str, answers: int, **details: object
+    registry: ScriptedRegistry, index: MountIndex, stuck: str, answers: int, *, through: int, **details: object
 ) -> None:
-    """Scan until so many manifests were answered while another one, `stuck`, is not; then be cancelled."""
+    """Scan until so many manifests are answered and repositories done, while `stuck` is not; be cancelled then."""
+    done: list[events.Event] = []
     registry.play(Fault(path=stuck, delay=60, times=None))
-    task = asyncio.create_task(scanned(registry, index, **details))
-    await until(lambda: asked(registry, "GET", "/v2/*/manifests/*") >= answers)
+    task = asyncio.create_task(scanned(registry, index, observer=done.append, **details))
+    await until(
+        lambda: (
+            asked(registry, "GET", "/v2/*/manifests/*") >= answers
+            and sum(isinstance(event, events.RepositoryScanned) for event in done) >= through
+        )
+    )
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -85,7 +92,7 @@ async def test_a_scan_that_was_ended_is_gone_on_with(scripted_registry: Scripted
     for number in range(30):
         put_image(scripted_registry, f"r/{number:02}", "1", [BASE])
     async with open_index(valkey.unix_url) as index:
-        await ended_early(scripted_registry, index, "/v2/r/20/manifests/1", 29)
+        await ended_early(scripted_registry, index, "/v2/r/20/manifests/1", 29, through=29)
         assert len(await known(index, BASE)) == 29
         report = await scanned(scripted_registry, index)
         assert report.resumed
@@ -107,7 +114,7 @@ async def test_a_repository_is_gone_on_with_in_its_middle(
         put_image(scripted_registry, "big", f"t{number:03}", [b"%d" % number])
     put_image(scripted_registry, "small", "1", [BASE])
     async with open_index(valkey.unix_url) as index:
-        await ended_early(scripted_registry, index, "/v2/big/manifests/t110", 120)
+        await ended_early(scripted_registry, index, "/v2/big/manifests/t110", 120, through=1)
         report = await scanned(scripted_registry, index)
         assert (report.before, report.tags) == (1, 20)
         assert asked(scripted_registry, "GET", "/v2/*/manifests/*") == 20
@@ -123,7 +130,7 @@ async def test_the_only_repository_is_gone_on_with_too(
     for number in range(120):
         put_image(scripted_registry, "big", f"t{number:03}", [b"%d" % number])
     async with open_index(valkey.unix_url) as index:
-        await ended_early(scripted_registry, index, "/v2/big/manifests/t110", 119)
+        await ended_early(scripted_registry, index, "/v2/big/manifests/t110", 119, through=0)
         report = await scanned(scripted_registry, index)
         assert (report.resumed, report.before, report.tags) == (True, 0, 20)
 
@@ -134,8 +141,8 @@ async def test_begun_afresh_tags_are_asked_for_again(scripted_registry: Scripted
         put_image(scripted_registry, "big", f"t{number:03}", [b"%d" % number])
     put_image(scripted_registry, "small", "1", [BASE])
     async with open_index(valkey.unix_url) as index:
-        await ended_early(scripted_registry, index, "/v2/big/manifests/t110", 120)
-        await ended_early(scripted_registry, index, "/v2/big/manifests/t010", 50, afresh=True)
+        await ended_early(scripted_registry, index, "/v2/big/manifests/t110", 120, through=1)
+        await ended_early(scripted_registry, index, "/v2/big/manifests/t010", 50, through=1, afresh=True)
         report = await scanned(scripted_registry, index)
         assert (report.resumed, report.before, report.tags) == (True, 1, 120)
 
@@ -145,7 +152,7 @@ async def test_a_scan_can_be_begun_afresh(scripted_registry: ScriptedRegistry, v
     for number in range(30):
         put_image(scripted_registry, f"r/{number:02}", "1", [BASE])
     async with open_index(valkey.unix_url) as index:
-        await ended_early(scripted_registry, index, "/v2/r/20/manifests/1", 29)
+        await ended_early(scripted_registry, index, "/v2/r/20/manifests/1", 29, through=29)
         other = await scanned(scripted_registry, index, patterns=["r/0*"])
         assert (other.resumed, other.repositories) == (False, 10)
         report = await scanned(scripted_registry, index, afresh=True)
