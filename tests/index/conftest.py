@@ -1,10 +1,12 @@
 """Fixtures of the index's tests."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from support.index_kit import keys_that_stay
+from crossmount.index import MountIndex
+from support.index_kit import Store, keys_that_stay
+from support.stores import STORES, open_store
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +19,16 @@ def _no_key_stays(request: pytest.FixtureRequest) -> Iterator[None]:
             continue
         with server.client() as client:
             assert keys_that_stay(client) == []
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """Give each store in turn, empty."""
+    async with open_store(request.param, request.getfixturevalue) as made:
+        yield made
+
+
+@pytest.fixture
+def index(store: Store) -> MountIndex:
+    """Give the index alone."""
+    return store.index

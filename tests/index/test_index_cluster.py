@@ -1,32 +1,25 @@
-"""The index on a Cluster: round trips, redirections, failovers, and servers that are not there."""
+"""The index on a Cluster: round trips, redirections, failovers, and masters that are not there."""
 
-import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import pytest
 
 from crossmount._blocking import run_now
-from crossmount.errors import IndexRefusedError, IndexUnavailableError
-from crossmount.index import Keys, LayerKnowledge, RedisMountIndex, Sighting, open_index
-from crossmount.index.blocking import inline, threaded
-from crossmount.index.blocking import open_index as open_blocking
+from crossmount.errors import IndexRefusedError
+from crossmount.index import Keys, LayerKnowledge, RedisMountIndex, Sighting
 from crossmount.index.cluster import ClusterLink
 from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.errand import Stop
-from crossmount.index.link import Command, Link
+from crossmount.index.link import Command
 from crossmount.index.pools import Ask
-from crossmount.index.served import server_of
-from crossmount.index.slots import slot_of
-from crossmount.index.walk import walk
 from crossmount.oci import Digest
 from support.cluster import Cluster
+from support.cluster_kit import another, in_step, slot
 from support.index_kit import layer, repo
-from support.servers import Server
 
 T = TypeVar("T")
 
@@ -72,13 +65,6 @@ async def watched(cluster: Cluster, flavour: str) -> AsyncIterator[Watched]:
     await link.aclose()
 
 
-def slot(digest: Digest) -> int:
-    """Return the slot of a layer."""
-    found = slot_of(("HGETALL", KEYS.flags(digest)))
-    assert found is not None
-    return found
-
-
 def two_in_a_slot() -> tuple[Digest, Digest]:
     """Return two layers whose keys share a slot."""
     seen: dict[int, Digest] = {}
@@ -88,11 +74,6 @@ def two_in_a_slot() -> tuple[Digest, Digest]:
             return seen[slot(found)], found
         seen[slot(found)] = found
     raise AssertionError
-
-
-def another(cluster: Cluster, server: Server) -> Server:
-    """Return another master."""
-    return next(master for master in cluster.masters() if master is not server)
 
 
 @both
@@ -215,12 +196,6 @@ async def test_a_failover_is_followed(cluster: Cluster, flavour: str) -> None:
         assert await link.do(link.index.sources(ONE, DEST)) == (A, B)
 
 
-def in_step(master: Server) -> None:
-    """Wait until a master's replica has all that it has."""
-    with master.client() as client:
-        client.wait(1, 5000)
-
-
 def test_a_cluster_is_whole_for_the_next_test(cluster: Cluster) -> None:
     """After a failover, the client of the tests knows the masters that there are."""
     cluster.fail_over(cluster.masters()[0])
@@ -259,159 +234,3 @@ async def test_a_master_that_is_gone_takes_only_its_own_layers_along(
             cluster.heal()
             with cluster.replica_of(gone).client() as client:
                 client.config_set("cluster-replica-no-failover", "no")
-
-
-async def test_a_dead_seed_is_passed_over(cluster: Cluster, unused_tcp_port: int) -> None:
-    """One server of the URL that is not there does not matter, in whatever order they are named."""
-    for url in (
-        cluster.url.replace("127.0.0.1:", f"127.0.0.1:{unused_tcp_port},127.0.0.1:", 1),
-        f"{cluster.url},127.0.0.1:{unused_tcp_port}",
-    ):
-        async with open_index(url) as index:
-            assert await index.sources(ONE, DEST) == ()
-
-
-@both
-async def test_no_server_at_all(flavour: str, unused_tcp_port: int) -> None:
-    """Where no server of the URL answers the index is unavailable, and says where that was."""
-    url = f"redis+cluster://u:hunter2secret@127.0.0.1:{unused_tcp_port}"
-    link = async_link(url) if flavour == "async" else blocking_link(url)
-    with pytest.raises(IndexUnavailableError, match=r"redis\+cluster://127\.0\.0\.1") as caught:
-        await link.run([("PING",)]) if flavour == "async" else run_now(link.run([("PING",)]))
-    assert "hunter2secret" not in str(caught.value)
-    with pytest.raises(IndexUnavailableError):
-        await link.parts() if flavour == "async" else run_now(link.parts())
-    await link.aclose()
-
-
-@both
-async def test_a_server_that_is_no_cluster_is_told(valkey: Server, flavour: str) -> None:
-    """A single server behind a Cluster's URL is a refusal that says which URL is meant."""
-    url = valkey.url.replace("redis://", "redis+cluster://")
-    link = async_link(url) if flavour == "async" else blocking_link(url)
-    with pytest.raises(IndexRefusedError, match="disabled: if it is no Cluster, give a redis:// URL"):
-        await link.run([("PING",)]) if flavour == "async" else run_now(link.run([("PING",)]))
-    await link.aclose()
-
-
-async def test_a_part_of_a_cluster_behind_a_single_url_is_told(cluster: Cluster) -> None:
-    """What is elsewhere is a refusal that names the URL to use."""
-    port = another(cluster, cluster.owner_of(slot(ONE))).port
-    async with open_index(f"redis://127.0.0.1:{port}") as index:
-        with pytest.raises(IndexRefusedError, match=r"give a redis\+cluster:// URL"):
-            await index.add_source(ONE, A)
-
-
-@both
-async def test_a_wrong_password_is_told(cluster: Cluster, flavour: str) -> None:
-    """A login that is refused is a refusal, at once, and the password is not repeated."""
-    url = cluster.url.replace("a%20pass", "hunter2secret")
-    link = async_link(url) if flavour == "async" else blocking_link(url)
-    with pytest.raises(IndexRefusedError, match="invalid username-password") as caught:
-        await link.run([("PING",)]) if flavour == "async" else run_now(link.run([("PING",)]))
-    assert "hunter2secret" not in str(caught.value)
-    await link.aclose()
-
-
-@both
-async def test_look_ups_go_to_replicas_on_request(cluster: Cluster, flavour: str) -> None:
-    """With read_from=replica look-ups ask replicas, also one by one; what is recorded goes to masters."""
-    opened = open_index if flavour == "async" else lambda url: inline(open_blocking(url))
-    index: Any = opened(f"{cluster.url}?read_from=replica")
-    await index.record([Sighting(one, A, must_mount=True) for one in FORTY])
-    for master in cluster.masters():
-        in_step(master)
-    calls = {server: called(server) for server in cluster.nodes}
-    knowledge = await index.look_up(FORTY, DEST)
-    assert all(knowledge.of(one).sources == (A,) for one in FORTY)
-    assert await index.must_mount(ONE)
-    masters = cluster.masters()
-    assert all(called(server) == calls[server] for server in masters)
-    assert all(called(server) > calls[server] for server in cluster.nodes if server not in masters)
-    for one in FORTY:
-        await index.clear_must_mount(one)
-    await index.aclose()
-
-
-def called(server: Server) -> int:
-    """Return how often a server was asked for a hash."""
-    with server.client() as client:
-        return int(client.info("commandstats").get("cmdstat_hgetall", {}).get("calls", 0))
-
-
-async def test_a_replica_that_is_gone_is_replaced_by_its_master(cluster: Cluster) -> None:
-    """A look-up that no replica answers goes to the master, in the same call."""
-    async with open_index(f"{cluster.url}?read_from=replica") as index:
-        await index.record([Sighting(one, A) for one in FORTY])
-        for master in cluster.masters():
-            in_step(master)
-        await index.look_up(FORTY, DEST)
-        for server in cluster.nodes:
-            if server not in cluster.masters():
-                server.stop()
-        knowledge = await index.look_up(FORTY, DEST)
-        assert all(knowledge.of(one).sources == (A,) for one in FORTY)
-
-
-@both
-async def test_all_servers_are_walked(cluster: Cluster, flavour: str) -> None:
-    """A walk goes through the keys of every master."""
-    opened = open_index if flavour == "async" else lambda url: threaded(open_blocking(url))
-    index: Any = opened(cluster.operator_url)
-    await index.record([Sighting(one, A) for one in FORTY])
-    server = server_of(index)
-    assert server is not None
-    found = {key async for key in walk(server.link, "crossmount:default:{*}:flags", count=5)}
-    assert found == {KEYS.flags(one).encode() for one in FORTY}
-    await index.aclose()
-
-
-async def test_more_calls_than_connections(cluster: Cluster) -> None:
-    """Calls beyond the pools wait for their turn."""
-    async with open_index(cluster.url) as index:
-        await index.record([Sighting(one, A) for one in FORTY])
-        found = await asyncio.gather(*(index.look_up(FORTY[:6], DEST) for _ in range(100)))
-        assert all(knowledge.of(ONE).sources == (A,) for knowledge in found)
-
-
-def test_threads_share_one_index(cluster: Cluster) -> None:
-    """Threads, more than there are connections to a server, lose nothing, while a slot moves to and fro."""
-    source = cluster.owner_of(slot(ONE))
-    target = another(cluster, source)
-    with open_blocking(cluster.url) as index, ThreadPoolExecutor(80) as pool:
-        work = [pool.submit(index.add_source, layer(n % 10), repo(f"team/r{n // 10}")) for n in range(600)]
-        for server in (target, source):
-            cluster.move_slot(slot(ONE), server)
-        for each in work:
-            each.result()
-        assert all(len(index.sources(layer(n), DEST)) == 60 for n in range(10))
-
-
-def test_another_event_loop_is_told(cluster: Cluster) -> None:
-    """A link used in a second event loop says so, as an index that does not serve."""
-
-    async def use(link: Link) -> None:
-        try:
-            await link.run([("PING",)])
-        finally:
-            await link.aclose()
-
-    link = async_link(cluster.url)
-    asyncio.run(use(link))
-    with pytest.raises(IndexUnavailableError, match="another event loop"):
-        asyncio.run(use(link))
-
-
-@pytest.mark.parametrize("turns", range(6))
-async def test_a_cancelled_call_leaves_no_reply_behind(cluster: Cluster, turns: int) -> None:
-    """A call ends when it is cancelled, at whatever moment, and the next one gets its own replies."""
-    async with open_index(cluster.url) as index:
-        await index.record([Sighting(one, A, size=n) for n, one in enumerate(FORTY)])
-        call = asyncio.create_task(index.look_up(FORTY, DEST))
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        knowledge = await index.look_up(FORTY[::-1], DEST)
-        assert [knowledge.of(one).size for one in FORTY] == list(range(40))

@@ -1,150 +1,29 @@
 """What every index promises, whatever keeps it: one suite, all stores, both flavours."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
 
 import fakeredis
 import pytest
-import redis
 
 from crossmount.errors import InvalidReferenceError
 from crossmount.index import (
     Keys,
     LayerKnowledge,
     MemoryMountIndex,
-    MountableLayers,
     MountIndex,
     RedisMountIndex,
     RegistryTraits,
     Sighting,
 )
-from crossmount.index import blocking as blocking_index
-from crossmount.index.connection import async_link, blocking_link
-from crossmount.index.link import AsyncLink, BlockingLink, Link
+from crossmount.index.connection import async_link
+from crossmount.index.link import AsyncLink
 from crossmount.oci import Digest, Reference, Repository
-from support.index_kit import TTL, Clock, Store, age_keys, keys_that_stay, layer, repo
-from support.places import PLACES, Place
+from support.index_kit import layer, repo
 
 KEYS = Keys()
 A, B, C, DEST = repo("team/a"), repo("team/b"), repo("c"), repo("team/dest")
 OTHER = repo("other.example:5000/team/a")
 ONE, TWO, UNKNOWN = layer(1), layer(2), layer(3)
-
-
-class RecordedBelow(MemoryMountIndex):
-    """A memory index over another, where what is recorded is in the other."""
-
-    def __init__(self, below: MountIndex, clock: Clock) -> None:
-        super().__init__(below, ttl=TTL, clock=clock)
-        self._below = below
-
-    async def record(self, sightings: Iterable[Sighting]) -> None:
-        """Record it below."""
-        await self._below.record(sightings)
-
-    async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
-        """Record them below."""
-        await self._below.record_traits(registry, traits)
-
-
-View = Callable[[MountableLayers], MountableLayers]
-
-
-@contextmanager
-def memory_store(kind: str) -> Iterator[Store]:
-    """Make one of the stores in memory."""
-    clock = Clock()
-
-    def age(seconds: float) -> None:
-        clock.now += seconds
-
-    blocking_memory = blocking_index.MemoryMountIndex(ttl=TTL, clock=clock)
-    below = MemoryMountIndex(ttl=TTL, clock=clock)
-    indexes: dict[str, Callable[[], object]] = {
-        "memory": lambda: below,
-        "memory blocking, inline": lambda: blocking_index.inline(blocking_memory),
-        "memory blocking, threaded": lambda: blocking_index.threaded(blocking_memory),
-        "memory over memory": lambda: MemoryMountIndex(below, ttl=TTL, clock=clock),
-        "memory blocking over blocking": lambda: blocking_index.inline(
-            blocking_index.MemoryMountIndex(blocking_memory, ttl=TTL, clock=clock)
-        ),
-        "memory recorded below": lambda: RecordedBelow(below, clock),
-    }
-    index = indexes[kind]()
-    assert isinstance(index, MountIndex)
-    yield Store(index, age)
-
-
-@asynccontextmanager
-async def redis_store(
-    make_async: Callable[[], Link],
-    make_blocking: Callable[[], Link],
-    raw: "redis.Redis",
-    flavour: str,
-) -> AsyncIterator[Store]:
-    """Make an index on a server, in one of the flavours."""
-    clock = Clock()
-
-    def age(seconds: float) -> None:
-        clock.now += seconds
-        age_keys(raw, seconds)
-
-    index: object
-    if flavour == "async":
-        index = RedisMountIndex(make_async(), keys=KEYS, ttl=TTL, clock=clock)
-    else:
-        adapt = {"inline": blocking_index.inline, "threaded": blocking_index.threaded}[flavour]
-        index = adapt(blocking_index.RedisMountIndex(make_blocking(), keys=KEYS, ttl=TTL, clock=clock))
-    assert isinstance(index, MountIndex)
-    yield Store(index, age)
-    assert keys_that_stay(raw) == []
-    await index.aclose()
-
-
-MEMORY = (
-    "memory",
-    "memory blocking, inline",
-    "memory blocking, threaded",
-    "memory over memory",
-    "memory blocking over blocking",
-    "memory recorded below",
-)
-FLAVOURS = ("async", "inline", "threaded")
-STORES = (*MEMORY, *(f"{server} {flavour}" for server in ("fake", *PLACES) for flavour in FLAVOURS))
-
-
-@pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    """Give each store in turn, empty."""
-    if request.param in MEMORY:
-        with memory_store(request.param) as made:
-            yield made
-        return
-    kind, _, flavour = request.param.partition(" ")
-    if kind == "fake":
-        fake = fakeredis.FakeServer()
-        with fakeredis.FakeRedis(server=fake) as raw:
-            async with redis_store(
-                lambda: AsyncLink(fakeredis.FakeAsyncRedis(server=fake), "fake"),
-                lambda: BlockingLink(fakeredis.FakeRedis(server=fake), "fake"),
-                raw,
-                flavour,
-            ) as made:
-                yield made
-        return
-    server: Place = request.getfixturevalue(kind)
-    with server.client() as raw:
-        async with redis_store(
-            lambda: async_link(server.url), lambda: blocking_link(server.url), raw, flavour
-        ) as made:
-            yield made
-
-
-@pytest.fixture
-def index(store: Store) -> MountIndex:
-    """Give the index alone."""
-    return store.index
 
 
 async def test_an_empty_index_knows_nothing(index: MountIndex) -> None:
@@ -361,69 +240,6 @@ async def test_traits_of_no_registry(index: MountIndex) -> None:
     for traits in (RegistryTraits(), RegistryTraits(mounts=True)):
         with pytest.raises(InvalidReferenceError):
             await index.record_traits("no{registry}", traits)
-
-
-async def test_what_is_not_renewed_runs_out(store: Store) -> None:
-    """After its time to live a layer is unknown again, its size and its registries too."""
-    index = store.index
-    await index.record([Sighting(ONE, A, size=3), Sighting(ONE, OTHER)])
-    store.age(TTL - 100)
-    assert await index.sources(ONE, DEST) == (A,)
-    store.age(200)
-    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
-    assert await index.locations(ONE) == ()
-
-
-async def test_recording_again_renews(store: Store) -> None:
-    """Each recording gives a registry's sources their whole life again, and no other registry's."""
-    index = store.index
-    await index.record([Sighting(ONE, A, size=3), Sighting(ONE, OTHER)])
-    store.age(TTL - 100)
-    await index.record([Sighting(ONE, B)])
-    store.age(200)
-    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge(sources=(A, B), size=3)
-    assert await index.locations(ONE) == (A, B)
-
-
-async def test_a_size_goes_with_the_last_live_source(store: Store) -> None:
-    """Forgetting the last source that has not run out forgets the size too."""
-    index = store.index
-    await index.record([Sighting(ONE, OTHER, size=3)])
-    store.age(TTL - 100)
-    await index.record([Sighting(ONE, A)])
-    store.age(200)
-    await index.forget(ONE, A)
-    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
-
-
-async def test_must_mount_does_not_run_out(store: Store) -> None:
-    """The flag stays when its sources have run out; cleared then, nothing is left."""
-    index = store.index
-    await index.record([Sighting(ONE, A, size=3, must_mount=True)])
-    store.age(TTL * 100)
-    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge(must_mount=True, size=3)
-    await index.clear_must_mount(ONE)
-    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
-
-
-async def test_cleared_layers_run_out(store: Store) -> None:
-    """A layer whose flag was cleared lives as long as its sources, no longer."""
-    index = store.index
-    await index.record([Sighting(ONE, A, size=3, must_mount=True)])
-    store.age(TTL - 100)
-    await index.clear_must_mount(ONE)
-    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge(sources=(A,), size=3)
-    store.age(200)
-    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
-
-
-async def test_traits_run_out(store: Store) -> None:
-    """What was seen of a registry is believed for some hours."""
-    await store.index.record_traits("r.example", RegistryTraits(mounts=True))
-    store.age(5 * 3600)
-    assert (await store.index.look_up([], DEST)).traits.mounts
-    store.age(2 * 3600)
-    assert (await store.index.look_up([], DEST)).traits == RegistryTraits()
 
 
 async def test_used_by_many_tasks_at_once(index: MountIndex) -> None:
