@@ -9,7 +9,7 @@ from typing import Literal
 from crossmount.cli.settings import OFF
 from crossmount.index import url
 from crossmount.index.protocol import MountIndex
-from crossmount.index.redis import RedisMountIndex
+from crossmount.index.served import server_of
 from crossmount.oci import Digest
 
 PINGS = 5
@@ -51,18 +51,18 @@ async def reach(index: MountIndex, *, clock: Callable[[], float] = time.perf_cou
     Raises:
         IndexFailedError: it does not answer, or refuses.
     """
-    if not isinstance(index, RedisMountIndex):
+    server = server_of(index)
+    if server is None:
         return None
-    (info,) = await index.link.run([("INFO", "server")])  # opens the connection, too
+    (info,) = await server.link.run([("INFO", "server")])  # opens the connection, too
     times = []
     for _ in range(PINGS):
         started = clock()
-        (reply,) = await index.link.run([("PING",)])
+        (reply,) = await server.link.run([("PING",)])
         if isinstance(reply, Exception):
             raise reply
         times.append(clock() - started)
-    place = index.server()
-    for reply in await place.link.run([("EXISTS", place.keys.flags(layer)) for layer in _LAYERS]):
+    for reply in await server.link.run([("EXISTS", server.keys.flags(layer)) for layer in _LAYERS]):
         if isinstance(reply, Exception):
             raise reply
     return Reached(server=_server(info), round_trip=statistics.median(times))

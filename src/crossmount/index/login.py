@@ -1,8 +1,6 @@
 """Logging in to an index's servers: where name and password come from, and never a word of them in a message."""
 
 import asyncio
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from redis.exceptions import AuthenticationError
 
 from crossmount.errors import InvalidIndexURLError, InvalidInputError
 from crossmount.index.address import Login
+from crossmount.index.files import open_again, why
 
 Credentials = tuple[str] | tuple[str, str]
 
@@ -46,7 +45,7 @@ class FromLogin(CredentialProvider):
         try:
             name, password = read(self._login)
         except (OSError, ValueError) as error:
-            raise AuthenticationError(f"a file of the index URL's login cannot be read: {_why(error)}") from None
+            raise AuthenticationError(f"a file of the index URL's login cannot be read: {why(error)}") from None
         self._secrets.add(password)
         return (name, password) if name else (password,)
 
@@ -106,7 +105,7 @@ def provider_of(
     try:
         _, password = read(login)
     except (OSError, ValueError) as error:
-        raise InvalidIndexURLError(f"the index URL's {_files(login)} cannot be read: {_why(error)}") from None
+        raise InvalidIndexURLError(f"the index URL's {_files(login)} cannot be read: {why(error)}") from None
     secrets.add(password)
     return FromLogin(login, secrets)
 
@@ -128,10 +127,7 @@ def read(login: Login) -> tuple[str, str]:
 
 
 def _content(path: Path) -> str:
-    # O_NONBLOCK: to open a pipe would wait for somebody who writes, for ever, and hold up whoever pushes
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no file that can be read again")
+    with open_again(path) as file:
         held = file.read(_FILE_MAX + 1)
     try:
         text = held.decode()
@@ -141,11 +137,6 @@ def _content(path: Path) -> str:
     if not text or len(held) > _FILE_MAX:
         raise ValueError("it is empty" if not text else "it is too large")
     return text
-
-
-def _why(error: OSError | ValueError) -> str:
-    """Return why, without the path: in a URL with a mistake in it that could be the password."""
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
 
 
 def _failed(error: Exception) -> AuthenticationError:

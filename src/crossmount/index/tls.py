@@ -1,12 +1,12 @@
 """TLS to an index's servers. Its files are read before anything connects, so that a mistake is told as one."""
 
 import ssl
-import stat
 from pathlib import Path
 from typing import Any
 
 from crossmount.errors import InvalidIndexURLError
 from crossmount.index.address import Tls
+from crossmount.index.files import open_again, why
 
 
 def tls_settings(tls: Tls) -> dict[str, Any]:
@@ -30,8 +30,7 @@ def tls_settings(tls: Tls) -> dict[str, Any]:
             wrong = "cert_file holds no key, or is no PEM file: give key_file too"
         raise InvalidIndexURLError(f"the index URL's {wrong}") from error
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise InvalidIndexURLError(f"the index URL's {about} cannot be read: {why}") from None
+        raise InvalidIndexURLError(f"the index URL's {about} cannot be read: {why(error)}") from None
     settings: dict[str, Any] = {
         "ssl_cert_reqs": "required" if tls.check_certificate else "none",
         "ssl_check_hostname": tls.check_hostname,
@@ -52,12 +51,7 @@ def settle(connection: Any) -> None:
 
 
 def _readable(path: Path) -> str:
-    mode = path.stat().st_mode
-    if not (
-        stat.S_ISREG(mode) or stat.S_ISDIR(mode)
-    ):  # each connection reads it; a pipe would hold it up for ever
-        raise ValueError("it is no file that can be read again")
-    with path.open("rb"):  # its own error says why not, and OpenSSL's does not
+    with open_again(path):  # its own error says why not, and OpenSSL's does not
         return str(path)
 
 
