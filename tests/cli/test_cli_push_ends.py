@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -70,19 +71,26 @@ def test_the_last_step_is_neither_here_nor_there(
     assert err.splitlines()[-1] == f"crossmount: interrupted: {words}"
 
 
-def test_a_reader_that_is_gone_is_no_traceback(shell: Shell, image: MadeImage, registry: ScriptedRegistry) -> None:
-    """A closed pipe ends the command quietly; the image is pushed all the same."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run(
+def pushed_with_output_to(
+    output: int | IO[str], shell: Shell, image: MadeImage, registry: ScriptedRegistry
+) -> "subprocess.CompletedProcess[str]":
+    """Push an image in a process of its own, whose standard output is `output`."""
+    return subprocess.run(
         [sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a"), "--index", "off"],
-        stdout=writing,
+        stdout=output,
         stderr=subprocess.PIPE,
         text=True,
         env=dict(shell.env),
         check=False,
         timeout=SECONDS,
     )
+
+
+def test_a_reader_that_is_gone_is_no_traceback(shell: Shell, image: MadeImage, registry: ScriptedRegistry) -> None:
+    """A closed pipe ends the command quietly; the image is pushed all the same."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = pushed_with_output_to(writing, shell, image, registry)
     os.close(writing)
     assert done.returncode == 1
     assert all(line.endswith("uploaded") for line in done.stderr.splitlines())
@@ -94,15 +102,7 @@ def test_a_full_disk_under_standard_output_is_one_line(
 ) -> None:
     """The report that could not be written is an error, told once."""
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a"), "--index", "off"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=dict(shell.env),
-            check=False,
-            timeout=SECONDS,
-        )
+        done = pushed_with_output_to(full, shell, image, registry)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "crossmount: standard output cannot be written: No space left on device: "

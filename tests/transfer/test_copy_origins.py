@@ -7,7 +7,7 @@ import pytest
 from crossmount import events
 from crossmount.errors import CopyFailedError
 from crossmount.index import MemoryMountIndex, Sighting
-from crossmount.oci import Repository
+from crossmount.oci import Digest, Repository
 from crossmount.testing import Alter, CutSending, Fault, RegistryOptions, Reply, ScriptedRegistry
 from crossmount.transfer import Registries, push
 from support.copies import OPTIONS, copied, gets, is_whole
@@ -65,6 +65,14 @@ async def test_another_registry_that_holds_it_stands_in(
     assert c.open_sessions == ()
 
 
+def dies_in_the_middle(registry: ScriptedRegistry, layer: Digest) -> None:
+    """Let a registry cut a layer once, and give nothing of it from then on."""
+    registry.play(
+        Fault(method="GET", path=f"*/blobs/{layer}", action=CutSending(70_000)),
+        Fault(method="GET", path=f"*/blobs/{layer}", action=Reply(status=503), times=None),
+    )
+
+
 async def test_a_source_that_dies_in_the_middle_is_resumed_elsewhere(
     a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
 ) -> None:
@@ -72,10 +80,7 @@ async def test_a_source_that_dies_in_the_middle_is_resumed_elsewhere(
     index = MemoryMountIndex()
     await both_hold_it(a, b, index, image)
     layer = image.layers[0].digest
-    a.play(
-        Fault(method="GET", path=f"*/blobs/{layer}", action=CutSending(70_000)),
-        Fault(method="GET", path=f"*/blobs/{layer}", action=Reply(status=503), times=None),
-    )
+    dies_in_the_middle(a, layer)
     await copied(a, c, index=index, prefer=[a.address, b.address])
     assert is_whole(c, "mirror/app", image)
     (rest,) = b.matching(method="GET", path=f"*/blobs/{layer}")
@@ -91,10 +96,7 @@ async def test_who_of_two_gave_wrong_bytes_is_found_out(
     index = MemoryMountIndex()
     await both_hold_it(a, b, index, image)
     layer = image.layers[0].digest
-    a.play(
-        Fault(method="GET", path=f"*/blobs/{layer}", action=CutSending(70_000)),
-        Fault(method="GET", path=f"*/blobs/{layer}", action=Reply(status=503), times=None),
-    )
+    dies_in_the_middle(a, layer)
     b.play(Fault(method="GET", path=f"*/blobs/{layer}", action=Alter(corrupt=True)))
     await copied(a, c, index=index, prefer=[a.address, b.address])
     assert is_whole(c, "mirror/app", image)
