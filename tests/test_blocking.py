@@ -94,7 +94,6 @@ async def test_a_running_event_loop_can_block_on_it(valkey: Server, image: MadeI
         assert push_with(valkey, registry, image, "team/a").index == "ok"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_process_goes_on(valkey: Server, image: MadeImage) -> None:
     """A child forked after the first use pushes with the objects of its parent."""
     with (
