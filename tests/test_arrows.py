@@ -16,20 +16,34 @@ ROOMS: dict[str, set[str]] = {
     "_closing": set(),
     "oci": {"errors"},
     "events": {"errors", "oci"},
-    "index": BASE | {"_blocking"},
+    "redis": BASE | {"_blocking"},
+    "embedded": BASE | {"redis", "_blocking"},
+    "index": BASE | {"redis", "embedded", "_blocking"},
     "registry": BASE,
     "mount": BASE | {"index", "registry"},
-    "fleet": BASE | {"index", "_blocking"},
+    "fleet": BASE | {"redis", "index", "_blocking"},
     "transfer": BASE | {"index", "registry", "mount", "fleet"},
     "testing": {"errors", "oci"},
-    "warmup": BASE | {"index", "registry", "mount", "fleet", "transfer"},
-    "upkeep": BASE | {"index", "registry", "mount", "transfer", "_blocking"},
-    "proxy": BASE | {"index", "registry", "mount", "fleet", "transfer", "warmup"},
-    "cli": BASE | {"index", "registry", "mount", "fleet", "transfer", "warmup", "upkeep", "proxy"},
+    "discovery": BASE | {"redis", "index", "registry", "mount", "fleet", "transfer"},
+    "maintenance": BASE | {"redis", "index", "registry", "mount", "transfer", "_blocking"},
+    "proxy": BASE | {"index", "registry", "mount", "fleet", "transfer", "discovery"},
+    "cli": BASE
+    | {
+        "redis",
+        "embedded",
+        "index",
+        "registry",
+        "mount",
+        "fleet",
+        "transfer",
+        "discovery",
+        "maintenance",
+        "proxy",
+    },
 }
 """What each room may import of the others."""
 
-EXCEPTIONS = {"cli/demo_registry.py": {"testing"}}
+EXCEPTIONS = {"cli/demo/registry.py": {"testing"}}
 """The demo alone brings a registry of its own."""
 
 FLAVOURS = {"__init__", "__main__", "asyncio", "blocking", "_blocking", "_portal"}

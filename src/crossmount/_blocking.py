@@ -1,6 +1,6 @@
 """What both ways of making a blocking flavour share, and the simpler way: driving what never suspends.
 
-A coroutine over a blocking link (`crossmount.index.link.BlockingLink`) runs from its start to its end without
+A coroutine over a blocking link (`crossmount.redis.link.BlockingLink`) runs from its start to its end without
 an event loop. So the index needs no thread and no loop to be used blocking: a thread pool, a fork and a running
 loop can each call it.
 """

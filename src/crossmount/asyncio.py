@@ -1,5 +1,6 @@
 """The public names for an event loop; `crossmount` itself has the same names, blocking."""
 
+from crossmount.discovery import EventFeed, ScanReport, locality, scan
 from crossmount.errors import (
     AccessDeniedError,
     BlobUnavailableError,
@@ -36,6 +37,16 @@ from crossmount.index import (
     Sighting,
     open_index,
 )
+from crossmount.maintenance import (
+    IndexInfo,
+    MoveReport,
+    PruneReport,
+    RegistryInfo,
+    export_index,
+    import_index,
+    index_info,
+    prune,
+)
 from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.oci import Descriptor, Digest, Manifest, Reference, Repository
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
@@ -51,17 +62,6 @@ from crossmount.transfer import (
     copy,
     push,
 )
-from crossmount.upkeep import (
-    IndexInfo,
-    MoveReport,
-    PruneReport,
-    RegistryInfo,
-    export_index,
-    import_index,
-    index_info,
-    prune,
-)
-from crossmount.warmup import EventFeed, ScanReport, locality, scan
 
 __all__ = [
     "AccessDeniedError",

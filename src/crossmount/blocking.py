@@ -56,6 +56,7 @@ from crossmount.asyncio import (
     ScanReport,
     Sighting,
 )
+from crossmount.discovery.scan import REQUESTS
 from crossmount.index.blocking import (
     GuardedIndex,
     MemoryMountIndex,
@@ -65,11 +66,10 @@ from crossmount.index.blocking import (
     open_index,
     threaded,
 )
+from crossmount.maintenance.export_import import import_now
+from crossmount.maintenance.prune import REQUESTS as PRUNE_REQUESTS
 from crossmount.oci import Located
 from crossmount.oci.layout import Image
-from crossmount.upkeep.move import import_now
-from crossmount.upkeep.prune import REQUESTS as PRUNE_REQUESTS
-from crossmount.warmup.scan import REQUESTS
 
 __all__ = [
     "AccessDeniedError",

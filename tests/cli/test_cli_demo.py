@@ -8,11 +8,14 @@ from pathlib import Path
 import click
 import pytest
 
-from crossmount.cli import demo, demo_pushes, demo_registry, processes
-from crossmount.cli.demo_images import IMAGES, DemoImage, make_images
-from crossmount.cli.demo_pushes import Pushed, Pushes
+from crossmount.cli import processes
+from crossmount.cli.demo import command as demo
+from crossmount.cli.demo import pushes as demo_pushes
+from crossmount.cli.demo import registry as demo_registry
+from crossmount.cli.demo.images import IMAGES, DemoImage, make_images
+from crossmount.cli.demo.pushes import Pushed, Pushes
 from crossmount.cli.processes import child
-from crossmount.cli.progress_state import INDEX_WARNING
+from crossmount.cli.progress.state import INDEX_WARNING
 from crossmount.oci import Repository
 from crossmount.oci.layout import load_image
 from support.commands import SECONDS, Here, Shell
@@ -23,8 +26,8 @@ from support.registries import run
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let the demo of this process have small layers, and all temporary files a place that can be looked at."""
-    monkeypatch.setattr("crossmount.cli.demo_images.SHARED", dict.fromkeys(("base", "runtime", "libraries"), 9000))
-    monkeypatch.setattr("crossmount.cli.demo_images.OWN", 1000)
+    monkeypatch.setattr("crossmount.cli.demo.images.SHARED", dict.fromkeys(("base", "runtime", "libraries"), 9000))
+    monkeypatch.setattr("crossmount.cli.demo.images.OWN", 1000)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
 
@@ -54,7 +57,7 @@ def test_the_demo_counts_what_travels(
     if kind == "docker-registry":
         needs(kind)
     else:
-        monkeypatch.setattr("crossmount.cli.demo_registry.shutil.which", lambda _: None)
+        monkeypatch.setattr("crossmount.cli.demo.registry.shutil.which", lambda _: None)
     done = here("demo", "--json")
     assert (done.status, done.err) == (0, "")
     document = done.document

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-import redis
 
+import redis
 from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.testing import running_registry

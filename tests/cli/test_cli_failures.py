@@ -11,7 +11,7 @@ from crossmount import errors
 from crossmount.cli import failures, root
 from crossmount.cli.interrupt import Interrupted
 from crossmount.cli.loop import run_async
-from crossmount.index.link import WrongTypeError
+from crossmount.redis.link import WrongTypeError
 from support.commands import Here
 
 

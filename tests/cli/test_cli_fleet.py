@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from crossmount.asyncio import Digest, Fleet, Repository, open_index
-from crossmount.cli.fleet import fitted, told
+from crossmount.cli.commands.fleet import fitted, told
 from crossmount.fleet import Slots, Upload
 from crossmount.fleet.lease import LeaseValue
 from crossmount.fleet.listing import Underway

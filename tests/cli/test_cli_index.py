@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 
+import redis
 from crossmount.cli.index_state import reach, shown
 from crossmount.index import RedisMountIndex, open_index
-from crossmount.index.link import AsyncLink
-from crossmount.index.url import address_of
+from crossmount.redis.link import AsyncLink
+from crossmount.redis.url import address_of
 from support.commands import Here, Shell
 from support.places import Place, Secured
 from support.servers import Server, StartServer

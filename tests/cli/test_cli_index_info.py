@@ -3,9 +3,9 @@
 import pytest
 
 import crossmount
-from crossmount.cli.index_info import told
+from crossmount.cli.commands.index_info import told
 from crossmount.index import Sighting
-from crossmount.upkeep import IndexInfo, RegistryInfo
+from crossmount.maintenance import IndexInfo, RegistryInfo
 from support.commands import Here
 from support.index_kit import layer, repo
 from support.servers import Server

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-import redis
 
 import crossmount
+import redis
 from crossmount.index import Keys, Sighting
 from crossmount.oci import Digest
 from support.commands import Here, Shell

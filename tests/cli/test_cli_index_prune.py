@@ -5,20 +5,20 @@ import signal
 from collections import Counter
 
 import pytest
-import redis
 from rich.console import Console
 
 import crossmount
+import redis
 from crossmount import events
-from crossmount.cli.index_prune import how_far, told
-from crossmount.cli.prune_progress import PruneState
-from crossmount.cli.work_live import WorkBar
-from crossmount.cli.work_progress import WorkLines
+from crossmount.cli.commands.index_prune import how_far, told
+from crossmount.cli.progress.prune import PruneState
+from crossmount.cli.progress.work import WorkLines
+from crossmount.cli.progress.work_bar import WorkBar
 from crossmount.index import Sighting
+from crossmount.maintenance import PruneReport
+from crossmount.maintenance.prune import PAGE
 from crossmount.oci import Repository
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, running_registry
-from crossmount.upkeep import PruneReport
-from crossmount.upkeep.prune import PAGE
 from support.commands import Here, Shell
 from support.index_kit import layer
 from support.servers import Server

@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from crossmount import events
-from crossmount.cli import progress_lines
-from crossmount.cli.progress import progress
-from crossmount.cli.progress_lines import Lines
-from crossmount.cli.progress_live import Bars
-from crossmount.cli.progress_state import INDEX_WARNING, PushState, doing
+from crossmount.cli.progress import lines as progress_lines
+from crossmount.cli.progress.bars import Bars
+from crossmount.cli.progress.choice import progress
+from crossmount.cli.progress.lines import Lines
+from crossmount.cli.progress.state import INDEX_WARNING, PushState, doing
 from crossmount.cli.text import short
 from crossmount.errors import RegistryError
 from crossmount.oci import Digest, Reference, Repository

@@ -13,7 +13,7 @@ from typing import IO
 
 import pytest
 
-from crossmount.cli import push as push_command
+from crossmount.cli.commands import push as push_command
 from crossmount.testing import Fault, ScriptedRegistry
 from crossmount.transfer import push as push_image
 from support.commands import SECONDS, Here, Shell, plain, read_terminal

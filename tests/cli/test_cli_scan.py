@@ -7,18 +7,18 @@ from pathlib import Path
 
 import click
 import pytest
-import redis
 from rich.console import Console
 
+import redis
 from crossmount import events
-from crossmount.cli.scan import read_targets, told
-from crossmount.cli.scan_progress import ScanState
-from crossmount.cli.work_live import WorkBar
-from crossmount.cli.work_progress import WorkLines, work_progress
+from crossmount.cli.commands.scan import read_targets, told
+from crossmount.cli.progress.scan import ScanState
+from crossmount.cli.progress.work import WorkLines, work_progress
+from crossmount.cli.progress.work_bar import WorkBar
+from crossmount.discovery import ScanReport
 from crossmount.errors import InvalidReferenceError
 from crossmount.oci import Digest, Repository
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, running_registry
-from crossmount.warmup import ScanReport
 from support.commands import Here, Shell
 from support.holdings import put_image
 from support.servers import Server

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import kubernetes_validate  # type: ignore[import-untyped]  # ships no types
 import pytest
-import redis
 import yaml
 
 import crossmount
+import redis
 from crossmount.proxy.settings import Limits
 from crossmount.testing import running_registry
 from support.deployed import DEPLOY, document, documents, image, names_secret, started

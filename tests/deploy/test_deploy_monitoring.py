@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from crossmount.index import open_index
 from crossmount.proxy import metrics
-from crossmount.proxy.routes import Route, kind_of
+from crossmount.proxy.http.routes import Route, kind_of
 from crossmount.testing import Fault, Reply, ScriptedRegistry
 from support.deployed import DEPLOY, document, documents
 from support.proxies import begin_upload, proxy_before

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+import redis
 from crossmount.errors import IndexRefusedError
 from crossmount.index import LayerKnowledge, Sighting, open_index
 from support import acl

@@ -9,7 +9,7 @@ from crossmount.fleet.lease import LeaseValue
 from crossmount.fleet.leases import Lease, Leases
 from crossmount.fleet.listing import Underway, underway
 from crossmount.index import Keys, open_index
-from crossmount.index.served import server_of
+from crossmount.index.backing_server import server_of
 from crossmount.oci import Digest
 from support.fleets import LAYER, SIZE, fleet_on, turn_of, upload_of, waiting_on
 from support.index_kit import repo

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from crossmount.fleet import Fleet, Mount, Slots, Turn, Upload
-from crossmount.fleet.outside import Outside
+from crossmount.fleet.environment import Outside
 from crossmount.index import MemoryMountIndex, NullIndex, RedisMountIndex, Sighting, open_index
 from crossmount.oci import Digest
 from support.fleets import LAYER, SIZE, fleet_on, turn_of, upload_of, waiting_on

@@ -5,14 +5,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from redis import exceptions
 
 from crossmount.errors import IndexRefusedError
-from crossmount.index.address import Node
-from crossmount.index.cluster import ALONE_SECONDS, RELEARN_SECONDS, ClusterLink
-from crossmount.index.errand import ASK_MAP
-from crossmount.index.link import Command, Reader
-from crossmount.index.pools import Ask
+from crossmount.redis.address import Node
+from crossmount.redis.cluster import ALONE_SECONDS, RELEARN_SECONDS, ClusterLink
+from crossmount.redis.link import Command, Reader
+from crossmount.redis.pools import Ask
+from crossmount.redis.routing import ASK_MAP
+from redis import exceptions
 from support.index_kit import Clock
 
 A, B, C = (("h", port) for port in range(1, 4))

@@ -15,11 +15,12 @@ from crossmount.errors import IndexFailedError, IndexRefusedError
 from crossmount.fleet.leases import Leases
 from crossmount.fleet.listing import underway
 from crossmount.fleet.waiting import Claim, Unserved
-from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting, connection
+from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting
 from crossmount.index import blocking as blocking_index
-from crossmount.index.connection import async_link, blocking_link
-from crossmount.index.link import Command, Link, WrongTypeError
-from crossmount.upkeep import index_info, prune
+from crossmount.maintenance import index_info, prune
+from crossmount.redis import connection
+from crossmount.redis.connection import async_link, blocking_link
+from crossmount.redis.link import Command, Link, WrongTypeError
 from support.index_kit import layer, repo
 from support.waiters import Slots, make_waiter
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import fakeredis
 import pytest
-import redis
 
+import redis
 from crossmount._blocking import Bridge, driven, run_now
 from crossmount.index import MountableLayers, MountIndex, Sighting
 from crossmount.index.blocking import (
@@ -26,7 +26,7 @@ from crossmount.index.blocking import (
     open_index,
     threaded,
 )
-from crossmount.index.link import BlockingLink
+from crossmount.redis.link import BlockingLink
 from support.index_kit import layer, repo
 from support.servers import Server
 

@@ -15,9 +15,9 @@ from crossmount.index import (
     RegistryTraits,
     Sighting,
 )
-from crossmount.index.connection import async_link
-from crossmount.index.link import AsyncLink
 from crossmount.oci import Digest, Reference, Repository
+from crossmount.redis.connection import async_link
+from crossmount.redis.link import AsyncLink
 from support.index_kit import layer, repo
 
 KEYS = Keys()

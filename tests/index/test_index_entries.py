@@ -5,16 +5,16 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 import pytest
-import redis
 
+import redis
 from crossmount.errors import IndexRefusedError, InvalidInputError
 from crossmount.index import Keys, MemoryMountIndex, NullIndex, RedisMountIndex, Sighting, open_index
 from crossmount.index import blocking as blocking_index
-from crossmount.index.connection import async_link
 from crossmount.index.entries import NAMES_MAX, entries_of
 from crossmount.index.entry import Held, LayerEntry, Restorable
-from crossmount.index.redis import TTL_SECONDS
+from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Repository
+from crossmount.redis.connection import async_link
 from support.index_kit import TTL, Clock, age_keys, keys_that_stay, layer, repo
 from support.places import Place
 from support.servers import Server

@@ -12,9 +12,9 @@ from crossmount._blocking import run_now
 from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError, MissingExtraError
 from crossmount.index import GuardedIndex, MemoryMountIndex, RedisMountIndex, RegistryTraits, Sighting
 from crossmount.index import blocking as blocking_index
-from crossmount.index.connection import async_link, blocking_link
 from crossmount.index.guard import OPEN_SECONDS
-from crossmount.index.link import Command
+from crossmount.redis.connection import async_link, blocking_link
+from crossmount.redis.link import Command
 from support.guards import CALLS, DEST, ONE, A, FailingLink
 from support.index_kit import Clock, CountingLink, layer
 

@@ -4,15 +4,15 @@ import itertools
 from collections.abc import Iterator
 from typing import ClassVar
 
-import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+import redis
 from crossmount.index import Keys, RegistryTraits, Sighting
 from crossmount.index.blocking import MemoryMountIndex, RedisMountIndex
-from crossmount.index.connection import blocking_link
 from crossmount.oci import Digest, Repository
+from crossmount.redis.connection import blocking_link
 from support.index_kit import TTL, Clock, age_keys, layer, repo
 from support.servers import Server
 

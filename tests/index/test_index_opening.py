@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from crossmount.embedded.files import Place, locate
+from crossmount.embedded.lifecycle import ensure_running, stop
+from crossmount.embedded.on_demand import StartedLink
 from crossmount.errors import InvalidIndexURLError, InvalidInputError
 from crossmount.index import MemoryMountIndex, RedisMountIndex, open_index
 from crossmount.index import blocking as blocking_index
-from crossmount.index.connection import async_link, blocking_link
-from crossmount.index.embedded import ensure_running, stop
-from crossmount.index.embedded_files import Place, locate
 from crossmount.index.opening import blocking_index_links
-from crossmount.index.started import StartedLink
+from crossmount.redis.connection import async_link, blocking_link
 from support.index_kit import layer, repo
 from support.servers import Server, StartServer
 

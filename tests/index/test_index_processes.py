@@ -4,10 +4,9 @@ import subprocess
 import sys
 
 import redis
-
 from crossmount.index import Keys
 from crossmount.index import blocking as blocking_index
-from crossmount.index.link import BlockingLink
+from crossmount.redis.link import BlockingLink
 from support.index_kit import layer, repo
 from support.servers import Server
 

@@ -3,14 +3,14 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import redis
 from redis.crc import key_slot
 
+import redis
 from crossmount.errors import IndexRefusedError
 from crossmount.index import Keys, LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting
-from crossmount.index.connection import async_link
 from crossmount.index.decode import REGISTRIES_MAX
-from crossmount.index.redis import SOURCES_MAX
+from crossmount.index.redis_index import SOURCES_MAX
+from crossmount.redis.connection import async_link
 from support.index_kit import TTL, Clock, CountingLink, layer, repo
 from support.servers import Server, StartServer
 

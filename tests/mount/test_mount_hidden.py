@@ -9,8 +9,8 @@ from crossmount.index import MemoryMountIndex
 from crossmount.mount import Mounter, MountStatus
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
-from crossmount.registry.authfiles import Credential
-from crossmount.registry.credentials import GivenCredentials
+from crossmount.registry.credentials.authfiles import Credential
+from crossmount.registry.credentials.lookup import GivenCredentials
 from crossmount.testing import (
     BasicAuth,
     Fault,

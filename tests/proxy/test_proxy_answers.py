@@ -9,9 +9,9 @@ import pytest
 
 from crossmount.errors import InvalidAnswerError
 from crossmount.oci import Digest
-from crossmount.proxy.headers import sent_on, turned
+from crossmount.proxy.http.headers import sent_on, turned
 from crossmount.registry import ClientOptions, RetryPolicy
-from crossmount.registry.location import Origin, resolve
+from crossmount.registry.http.location import Origin, resolve
 from crossmount.testing import RegistryOptions, ScriptedRegistry, TokenAuth
 from support.proxies import begin_upload, error_code, proxy_before
 from support.wire import answering, raw

@@ -8,9 +8,9 @@ import pytest
 
 from crossmount.index import Sighting
 from crossmount.oci import Digest
-from crossmount.proxy.callers import AGENTS_MAX
-from crossmount.proxy.refused import RefusedError
-from crossmount.proxy.routes import route
+from crossmount.proxy.auth.callers import AGENTS_MAX
+from crossmount.proxy.http.errors import RefusedError
+from crossmount.proxy.http.routes import route
 from crossmount.proxy.settings import Limits
 from crossmount.testing import Fault, Grant, Reply, ScriptedRegistry, TokenAuth
 from crossmount.testing.auth import ANYTHING

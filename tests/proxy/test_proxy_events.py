@@ -18,14 +18,14 @@ from crossmount.asyncio import (
     Sighting,
     push,
 )
+from crossmount.discovery import EventFeed
 from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
-from crossmount.proxy.hook import MESSAGE_MAX
-from crossmount.proxy.listener import ListenerSettings, listener
-from crossmount.proxy.serving import Address
+from crossmount.proxy.http.event_receiver import MESSAGE_MAX
+from crossmount.proxy.http.listener import ListenerSettings, listener
+from crossmount.proxy.http.serving import Address
 from crossmount.proxy.settings import Limits
 from crossmount.testing import ScriptedRegistry
-from crossmount.warmup import EventFeed
 from support.holdings import put_image
 from support.images import MadeImage, make_layers, make_layout
 from support.proxies import proxy_before
@@ -105,7 +105,7 @@ async def test_a_queue_that_is_full_says_when_to_come_again(
     scripted_registry: ScriptedRegistry, secret: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """503 with Retry-After: registries send an event until it is taken."""
-    monkeypatch.setattr("crossmount.warmup.feed.WAITING_MAX", 0)
+    monkeypatch.setattr("crossmount.discovery.feed.WAITING_MAX", 0)
     async with listening_for(scripted_registry.address, MemoryMountIndex(), secret) as (client, _):
         answer = await client.post("/", content=pushed("a", Digest.of(b"x")), headers=BEARER)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")

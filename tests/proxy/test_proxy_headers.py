@@ -3,10 +3,10 @@
 import httpx
 import pytest
 
-from crossmount.proxy.headers import check_framing, sent_back, sent_on, turned
-from crossmount.proxy.ranges import check
-from crossmount.proxy.refused import RefusedError
-from crossmount.registry.location import Origin
+from crossmount.proxy.http.errors import RefusedError
+from crossmount.proxy.http.headers import check_framing, sent_back, sent_on, turned
+from crossmount.proxy.http.ranges import check
+from crossmount.registry.http.location import Origin
 
 UPSTREAM = Origin.of(httpx.URL("https://registry.test/"))
 ASKED = httpx.URL("https://registry.test/v2/a/blobs/uploads/")

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from crossmount.oci import Digest
-from crossmount.proxy.spool import SpoolArea, SpoolFullError
-from crossmount.proxy.upstream import Upstream
+from crossmount.proxy.http.upstream import Upstream
+from crossmount.proxy.uploads.spool import SpoolArea, SpoolFullError
 from crossmount.testing import RegistryOptions, ScriptedRegistry
 from support.programs import needs
 from support.proxies import ProxyUnderTest, begin_upload, proxy_before

@@ -11,7 +11,7 @@ import pytest
 
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Digest
-from crossmount.proxy.service import Callers
+from crossmount.proxy.auth.service_mode import Callers
 from crossmount.registry import ClientOptions
 from crossmount.testing import BasicAuth, Grant, ScriptedRegistry, TokenAuth
 from crossmount.testing.auth import ANYTHING, READ

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from crossmount.oci import Digest
 from crossmount.oci.reference import is_repository_name
-from crossmount.proxy.refused import RefusedError
-from crossmount.proxy.routes import (
+from crossmount.proxy.http.errors import RefusedError
+from crossmount.proxy.http.routes import (
     Base,
     BlobAt,
     Catalog,

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from crossmount.errors import InvalidInputError, ListenError
 from crossmount.index import MemoryMountIndex
 from crossmount.oci import Digest
-from crossmount.proxy.server import Running, running, serve
+from crossmount.proxy.http.server import Running, running, serve
 from crossmount.proxy.settings import ProxySettings
 from crossmount.registry import ClientOptions
 from crossmount.testing import BasicAuth, Fault, RegistryOptions, ScriptedRegistry
@@ -129,7 +129,7 @@ async def test_certificates_that_cannot_be_used(tmp_path: Path) -> None:
 
 async def test_the_access_log_names_callers_and_no_secret(caplog: pytest.LogCaptureFixture) -> None:
     """A line of JSON a request with its time; the same caller has the same mark; probes are left out."""
-    caplog.set_level(logging.INFO, "crossmount.proxy.access")
+    caplog.set_level(logging.INFO, "crossmount.proxy.http.access_log")
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         path = f"/v2/a/blobs/{Digest.of(b'x')}"
         for user in ("token-as-a-name", "token-as-a-name", "bob"):

@@ -10,7 +10,7 @@ import pytest
 
 from crossmount.oci import Digest
 from crossmount.proxy.settings import Limits
-from crossmount.proxy.spool import SpoolArea, SpoolFullError
+from crossmount.proxy.uploads.spool import SpoolArea, SpoolFullError
 from crossmount.testing import CutBefore, CutReceiving, Fault, LoseAnswer, RegistryOptions, Reply, ScriptedRegistry
 from support.proxies import ProxyUnderTest, begin_upload, error_code, pieces, proxy_before
 from support.waiting import until
@@ -141,7 +141,7 @@ async def test_a_full_disk_is_no_failure(tmp_path: Path, monkeypatch: pytest.Mon
         return real(fd, data, offset)
 
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
-        monkeypatch.setattr("crossmount.proxy.spool.os.pwrite", full)
+        monkeypatch.setattr("crossmount.proxy.uploads.spool.os.pwrite", full)
         location = await begin_upload(proxy, "a")
         answer = await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)
         assert answer.status_code == 201
@@ -285,7 +285,7 @@ async def test_a_session_is_one_callers_in_one_repository(spool: Path | None) ->
 
 async def test_two_requests_on_one_session_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one waits for the first, and is told so when that is at work for long."""
-    monkeypatch.setattr("crossmount.proxy.sessions.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("crossmount.proxy.uploads.sessions.BUSY_SECONDS", 0.1)
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         location = await begin_upload(proxy, "a")
         go_on = asyncio.Event()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossmount.errors import CredentialsError
-from crossmount.registry.authfiles import AuthFile, Credential
+from crossmount.registry.credentials.authfiles import AuthFile, Credential
 
 HUB = "docker.io"
 

@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossmount.registry.challenge import Basic, Bearer, Challenge, choose, parse_challenges
-from crossmount.registry.scope import Scope
+from crossmount.registry.auth.challenge import Basic, Bearer, Challenge, choose, parse_challenges
+from crossmount.registry.auth.scope import Scope
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz_-", min_size=1, max_size=12)
 VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=60)

@@ -9,7 +9,7 @@ import pytest
 
 from crossmount.errors import CredentialsError
 from crossmount.registry import Credential, GivenCredentials, NoCredentials, StoredCredentials
-from crossmount.registry.helpers import ask_helper
+from crossmount.registry.credentials.helpers import ask_helper
 from support.waiting import until
 
 REGISTRY = "r.example.org"
@@ -219,7 +219,7 @@ async def test_a_helper_that_is_given_up_while_it_starts_is_killed_too(
         await known.wait()
         return process
 
-    monkeypatch.setattr("crossmount.registry.helpers.asyncio.create_subprocess_exec", slowly)
+    monkeypatch.setattr("crossmount.registry.credentials.helpers.asyncio.create_subprocess_exec", slowly)
     asking = asyncio.create_task(ask_helper("slow", REGISTRY, env=env, named_by="c"))
     await started.wait()
     await until(file.exists)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossmount.errors import InvalidAnswerError
-from crossmount.registry.location import Origin, resolve, with_query
+from crossmount.registry.http.location import Origin, resolve, with_query
 
 HERE = httpx.URL("https://r.example.org/v2/a/b/blobs/uploads/?mount=x&from=y")
 

@@ -2,7 +2,7 @@ import httpx
 import pytest
 
 from crossmount.errors import InvalidAnswerError
-from crossmount.registry.realm import Verdict, judge, registrable
+from crossmount.registry.auth.realm import Verdict, judge, registrable
 
 OWN = [
     ("https://registry-1.docker.io", "https://auth.docker.io/token"),

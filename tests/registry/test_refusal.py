@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from crossmount._foreign import one_line
 from crossmount.errors import AccessDeniedError, BlobUnknownError, InvalidAnswerError, RegistryRefusedError
-from crossmount.registry.http import Answer
-from crossmount.registry.refusal import read_errors, refusal
+from crossmount.registry.http.refusal import read_errors, refusal
+from crossmount.registry.http.transport import Answer
 
 URL = httpx.URL("https://r.example.org/v2/a/manifests/t?X-Signature=secret")
 

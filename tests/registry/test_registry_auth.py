@@ -8,7 +8,7 @@ import pytest
 from crossmount.errors import AccessDeniedError, RegistryRefusedError
 from crossmount.oci import Digest, Reference, Repository
 from crossmount.registry import Credential, GivenCredentials, Mounted, RegistryClient, UploadSession
-from crossmount.registry.credentials import CredentialSource
+from crossmount.registry.credentials.lookup import CredentialSource
 from crossmount.testing import BasicAuth, Fault, Grant, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
 from support.registries import PASSWORD, USER, TokenRegistry
 from support.registry_kit import blob, client_of, manifest

@@ -14,7 +14,7 @@ from crossmount.errors import (
     RegistryUnreachableError,
 )
 from crossmount.registry import ClientOptions
-from crossmount.registry.http import (
+from crossmount.registry.http.transport import (
     ERROR_BYTES_MAX,
     Body,
     describe,

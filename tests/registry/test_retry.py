@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from crossmount.errors import RegistryRefusedError, RegistryUnreachableError
 from crossmount.events import Event, Retrying
-from crossmount.registry.http import Answer
-from crossmount.registry.options import RetryPolicy
-from crossmount.registry.patience import Patience
-from crossmount.registry.retry import RETRIED_STATUSES, Retrier, backoff, is_passing, retry_after
+from crossmount.registry.http.options import RetryPolicy
+from crossmount.registry.http.retry import RETRIED_STATUSES, Retrier, backoff, is_passing, retry_after
+from crossmount.registry.http.retry_budget import Patience
+from crossmount.registry.http.transport import Answer
 
 POLICY = RetryPolicy(attempts=4, outage=0.0, first_wait=1.0, longest_wait=3.0, deadline=100.0)
 

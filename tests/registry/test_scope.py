@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossmount.oci import Repository
-from crossmount.registry.scope import CATALOG, Scope, Wanted, covers, merge, parse_scopes, pull, push
+from crossmount.registry.auth.scope import CATALOG, Scope, Wanted, covers, merge, parse_scopes, pull, push
 
 DEST, ONE, TWO = (Repository("r.example", name) for name in ("dest", "one", "two"))
 SCOPES = st.builds(

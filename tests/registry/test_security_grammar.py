@@ -8,7 +8,7 @@ import pytest
 from crossmount.errors import InvalidAnswerError, InvalidDigestError, InvalidReferenceError, RegistryRefusedError
 from crossmount.oci import Descriptor, Manifest, Reference, Repository
 from crossmount.oci.descriptor import OCI_MANIFEST
-from crossmount.registry.http import ERROR_BYTES_MAX
+from crossmount.registry.http.transport import ERROR_BYTES_MAX
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
 from support.hostile import DIGEST, EVIL, SECRET, given
 from support.registry_kit import DATA, DEST, HOST, SOURCE, client_of, recorded

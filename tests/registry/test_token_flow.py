@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from crossmount.errors import AccessDeniedError, InvalidAnswerError, RegistryRefusedError
-from crossmount.registry.auth import LIFETIME_DEFAULT, Token, TokenRequest, read_token, token_flow
-from crossmount.registry.authfiles import Credential
-from crossmount.registry.challenge import Bearer
-from crossmount.registry.http import Answer
-from crossmount.registry.scope import Scope, Wanted, pull, push
+from crossmount.registry.auth.challenge import Bearer
+from crossmount.registry.auth.flow import LIFETIME_DEFAULT, Token, TokenRequest, read_token, token_flow
+from crossmount.registry.auth.scope import Scope, Wanted, pull, push
+from crossmount.registry.credentials.authfiles import Credential
+from crossmount.registry.http.transport import Answer
 from support.registry_kit import DEST, SOURCE
 
 REALM = "https://auth.example.org/token?account=ci"

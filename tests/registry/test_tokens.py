@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from crossmount.registry.auth import Token
-from crossmount.registry.scope import Scope, Wanted
-from crossmount.registry.tokens import TokenCache
+from crossmount.registry.auth.flow import Token
+from crossmount.registry.auth.scope import Scope, Wanted
+from crossmount.registry.auth.tokens import TokenCache
 
 A, B, C = (Scope("repository", name, ("pull",)) for name in "abc")
 

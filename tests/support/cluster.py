@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import redis
 from redis.crc import key_slot
 
+import redis
 from support.servers import Server, free_port, starting
 from support.several import Several, role_of, until
 

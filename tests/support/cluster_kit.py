@@ -1,8 +1,8 @@
 """What tests of an index on a Cluster ask of it: the slot of a layer, another master, a replica in step."""
 
 from crossmount.index import Keys
-from crossmount.index.slots import slot_of
 from crossmount.oci import Digest
+from crossmount.redis.slots import slot_of
 from support.cluster import Cluster
 from support.servers import Server
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from crossmount.cli.proxy import proxy as proxy_command
+from crossmount.cli.commands.proxy import proxy as proxy_command
 from crossmount.cli.settings import common_options
 from support.certificates import self_signed
 from support.running_proxy import crossmount_process

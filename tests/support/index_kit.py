@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
-
 from crossmount.index import MountIndex
-from crossmount.index.link import Command, Link
 from crossmount.oci import Digest, Repository
+from crossmount.redis.link import Command, Link
 
 TTL = 1000
 """Seconds that a layer lives in the tests."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import redis
-
 from support.servers import Server, starting
 from support.several import Several, role_of, until
 

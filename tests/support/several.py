@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-import redis
 
+import redis
 from support.servers import READY_SECONDS, Server
 
 

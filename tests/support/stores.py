@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import fakeredis
-import redis
 
+import redis
 from crossmount.index import (
     Keys,
     MemoryMountIndex,
@@ -16,8 +16,8 @@ from crossmount.index import (
     Sighting,
 )
 from crossmount.index import blocking as blocking_index
-from crossmount.index.connection import async_link, blocking_link
-from crossmount.index.link import AsyncLink, BlockingLink, Link
+from crossmount.redis.connection import async_link, blocking_link
+from crossmount.redis.link import AsyncLink, BlockingLink, Link
 from support.index_kit import TTL, Clock, Store, age_keys, keys_that_stay
 from support.places import PLACES, Place
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from crossmount.fleet import questions
-from crossmount.index import connection, guard, link, pools
+from crossmount.fleet import lease_gateway as questions
+from crossmount.index import guard
+from crossmount.redis import connection, link, pools
 from support.crowd import Images, make_images
 
 HOWEVER_LONG = 30.0

@@ -10,7 +10,7 @@ from crossmount.cli.index_state import kind_of
 from crossmount.cli.settings import OFF, Settings
 from crossmount.index import Keys, MountIndex, open_index
 from crossmount.index.opening import DEFAULT_URL
-from crossmount.index.url import address_of
+from crossmount.redis.url import address_of
 from crossmount.registry import ClientOptions, RetryPolicy
 
 DEFAULT_NAMESPACE = Keys().namespace

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crossmount.cli.settings import OFF
-from crossmount.index import url
+from crossmount.index.backing_server import server_of
 from crossmount.index.protocol import MountIndex
-from crossmount.index.served import server_of
 from crossmount.oci import Digest
+from crossmount.redis import url
 
 PINGS = 5
 """Of how many round trips the median is told."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Iterable
 
 from crossmount import events
 from crossmount._closing import Closing
-from crossmount.fleet.heart import Heart
+from crossmount.fleet.environment import Outside
 from crossmount.fleet.lease import LeaseValue, Publishes
+from crossmount.fleet.lease_gateway import Questions
+from crossmount.fleet.lease_keeper import Heart
 from crossmount.fleet.leases import Lease, Leases
-from crossmount.fleet.outside import Outside
 from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS, Patience, RateMeter
-from crossmount.fleet.questions import Questions
 from crossmount.fleet.table import Table
 from crossmount.fleet.turn import Mount, Slots, Turn, Upload
 from crossmount.fleet.waiting import (
@@ -25,9 +25,9 @@ from crossmount.fleet.waiting import (
     Waits,
     unheard,
 )
+from crossmount.index.backing_server import server_of
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import MountableLayers, Sighting
-from crossmount.index.served import server_of
 from crossmount.oci import Digest, Repository
 
 TICK_SECONDS = (0.1, 0.25)

@@ -8,12 +8,12 @@ from crossmount.errors import IndexFailedError
 from crossmount.fleet.lease import VALUE_MAX, LeaseValue
 from crossmount.fleet.patience import LEASE_SECONDS
 from crossmount.fleet.waiting import Answer, Appeared, Busy, Claim, Free, Held, Unserved
+from crossmount.index.backing_server import Server
 from crossmount.index.decode import repositories
-from crossmount.index.link import Command, StartingError
-from crossmount.index.redis import SOURCES_MAX
-from crossmount.index.scripts import Script, run_scripted, script
-from crossmount.index.served import Server
+from crossmount.index.redis_index import SOURCES_MAX
 from crossmount.oci import Digest
+from crossmount.redis.link import Command, StartingError
+from crossmount.redis.scripts import Script, run_scripted, script
 
 WAITING_SECONDS = 3.0
 """How long one who waits is shown as waiting after it last asked."""

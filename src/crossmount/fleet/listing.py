@@ -4,10 +4,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from crossmount.fleet.lease import VALUE_MAX, LeaseValue
-from crossmount.index.link import Command
-from crossmount.index.served import Server
-from crossmount.index.walk import walk
+from crossmount.index.backing_server import Server
 from crossmount.oci import Digest
+from crossmount.redis.key_scan import walk
+from crossmount.redis.link import Command
 
 LISTED_MAX = 10_000
 """How many leases are looked at."""

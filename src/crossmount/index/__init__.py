@@ -1,5 +1,6 @@
 """Who holds which layer: the protocol and its stores."""
 
+from crossmount.index.adapt import widen
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.keys import Keys
 from crossmount.index.memory import MemoryMountIndex
@@ -13,8 +14,7 @@ from crossmount.index.protocol import (
     RegistryTraits,
     Sighting,
 )
-from crossmount.index.redis import RedisMountIndex
-from crossmount.index.widen import widen
+from crossmount.index.redis_index import RedisMountIndex
 
 __all__ = [
     "GuardedIndex",

@@ -12,14 +12,15 @@ from redis.credentials import CredentialProvider
 from crossmount import events
 from crossmount._blocking import Driven, driven, run_now
 from crossmount.errors import InvalidInputError
-from crossmount.index import guard, memory, opening, protocol, redis
+from crossmount.index import guard, memory, opening, protocol
+from crossmount.index import redis_index as redis
+from crossmount.index.backing_server import Server, server_of
 from crossmount.index.entry import LayerEntry, listed_by
 from crossmount.index.keys import Keys
-from crossmount.index.link import Command, Link
 from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
-from crossmount.index.redis import SOURCES_MAX, TTL_SECONDS
-from crossmount.index.served import Server, server_of
+from crossmount.index.redis_index import SOURCES_MAX, TTL_SECONDS
 from crossmount.oci import Digest, Located, Repository
+from crossmount.redis.link import Command, Link
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossmount.errors import InvalidInputError
-from crossmount.index.asking import ask
+from crossmount.index.backing_server import Server, server_of
 from crossmount.index.decode import as_map, live_registries, number, registry_field, repository_names
 from crossmount.index.entry import LIFE_MAX, Held, LayerEntry, listed_by
 from crossmount.index.keys import Keys
-from crossmount.index.link import Command
-from crossmount.index.redis import TTL_SECONDS
-from crossmount.index.served import Server, server_of
-from crossmount.index.walk import pages
+from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Digest
+from crossmount.redis.execute import ask
+from crossmount.redis.key_scan import pages
+from crossmount.redis.link import Command
 
 NAMES_MAX = 1024
 """How many repositories of one layer on one registry are looked at; the index's own bound is far below."""

@@ -13,11 +13,11 @@ from typing import Literal, TypeVar
 
 from crossmount import events
 from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
-from crossmount.index.link import StartingError
+from crossmount.index.adapt import widen
+from crossmount.index.backing_server import Server, server_of
 from crossmount.index.protocol import Knowledge, MountableLayers, MountIndex, RegistryTraits, Sighting
-from crossmount.index.served import Server, server_of
-from crossmount.index.widen import widen
 from crossmount.oci import Digest, Located, Repository
+from crossmount.redis.link import StartingError
 
 OPEN_SECONDS = 5.0
 """How long the index is left alone after it gave no answer; each time that it still gives none, twice as long."""

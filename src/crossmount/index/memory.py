@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from crossmount._closing import Closing
+from crossmount.index.adapt import widen
+from crossmount.index.backing_server import Server, server_of
 from crossmount.index.entry import Held, LayerEntry, listed_by
 from crossmount.index.protocol import (
     Knowledge,
@@ -15,9 +17,7 @@ from crossmount.index.protocol import (
     RegistryTraits,
     Sighting,
 )
-from crossmount.index.redis import SOURCES_MAX, TRAITS_SECONDS, TTL_SECONDS
-from crossmount.index.served import Server, server_of
-from crossmount.index.widen import widen
+from crossmount.index.redis_index import SOURCES_MAX, TRAITS_SECONDS, TTL_SECONDS
 from crossmount.oci import Digest, Located, Repository
 from crossmount.oci.reference import normalise_registry
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from redis.credentials import CredentialProvider
 
+from crossmount.embedded.lifecycle import ensure_running
+from crossmount.embedded.on_demand import StartedLink
 from crossmount.errors import InvalidInputError
-from crossmount.index.connection import async_link, blocking_link
-from crossmount.index.embedded import ensure_running
 from crossmount.index.keys import Keys
-from crossmount.index.link import Link
 from crossmount.index.memory import MemoryMountIndex
-from crossmount.index.redis import RedisMountIndex
-from crossmount.index.started import StartedLink
-from crossmount.index.url import address_of, kind_of
+from crossmount.index.redis_index import RedisMountIndex
+from crossmount.redis.connection import async_link, blocking_link
+from crossmount.redis.link import Link
+from crossmount.redis.url import address_of, kind_of
 
 DEFAULT_URL = "embedded:"
 URL_VARIABLE = "CROSSMOUNT_INDEX"

@@ -10,7 +10,7 @@ from crossmount.errors import CrossmountError, RegistryRefusedError, RegistryUnr
 from crossmount.mount.status import MountStatus
 from crossmount.oci import Repository
 from crossmount.registry import Mounted, UploadSession
-from crossmount.registry.retry import RETRIED_STATUSES
+from crossmount.registry.http.retry import RETRIED_STATUSES
 
 Answer = Mounted | UploadSession | CrossmountError
 """201, 202, or anything else."""

@@ -9,6 +9,7 @@ from typing import Any, assert_never
 from crossmount import events
 from crossmount._closing import Closing
 from crossmount.errors import AccessDeniedError, CrossmountError, InvalidInputError, RegistryError
+from crossmount.index.adapt import widen
 from crossmount.index.protocol import (
     Knowledge,
     LayerKnowledge,
@@ -17,10 +18,9 @@ from crossmount.index.protocol import (
     RegistryTraits,
     Sighting,
 )
-from crossmount.index.widen import widen
 from crossmount.mount import decision
+from crossmount.mount.presence import Standing, standing_of
 from crossmount.mount.ranking import plan
-from crossmount.mount.standing import Standing, standing_of
 from crossmount.mount.status import MountResult, MountStatus
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import Mounted, RegistryClient, UploadSession

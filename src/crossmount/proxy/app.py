@@ -5,17 +5,16 @@ import time
 from collections.abc import Callable
 
 from crossmount.errors import CredentialsError, CrossmountError
-from crossmount.proxy import pages
-from crossmount.proxy.access import METHODS, AccessLog
-from crossmount.proxy.begin import begin
-from crossmount.proxy.callers import Caller
+from crossmount.proxy.auth.callers import Caller
+from crossmount.proxy.auth.client_mode import Door
 from crossmount.proxy.core import Core
-from crossmount.proxy.doors import Door
-from crossmount.proxy.exchange import Exchange, Message, Receive, Send
-from crossmount.proxy.headers import check_framing
-from crossmount.proxy.passing import head_blob, pass_on, put_manifest
-from crossmount.proxy.refused import ClientGoneError, RefusedError, unavailable
-from crossmount.proxy.routes import (
+from crossmount.proxy.http import own_endpoints as pages
+from crossmount.proxy.http.access_log import METHODS, AccessLog
+from crossmount.proxy.http.errors import ClientGoneError, RefusedError, unavailable
+from crossmount.proxy.http.exchange import Exchange, Message, Receive, Send
+from crossmount.proxy.http.forwarding import head_blob, pass_on, put_manifest
+from crossmount.proxy.http.headers import check_framing
+from crossmount.proxy.http.routes import (
     Base,
     BlobAt,
     Catalog,
@@ -30,7 +29,8 @@ from crossmount.proxy.routes import (
     kind_of,
     route,
 )
-from crossmount.proxy.uploads import go_on
+from crossmount.proxy.uploads.requests import go_on
+from crossmount.proxy.uploads.start import begin
 
 _log = logging.getLogger(__name__)
 

@@ -8,34 +8,34 @@ from dataclasses import replace
 
 import httpx
 
+from crossmount.discovery import EventFeed
+from crossmount.discovery.webhook_secret import Secrets
 from crossmount.errors import InvalidInputError
 from crossmount.fleet import Fleet, Patience
 from crossmount.index import GuardedIndex
 from crossmount.index.protocol import MountableLayers, MountIndex
 from crossmount.oci import Repository
 from crossmount.proxy.app import App
-from crossmount.proxy.callers import Agents
+from crossmount.proxy.auth.callers import Agents
+from crossmount.proxy.auth.client_mode import ClientDoor, Door
+from crossmount.proxy.auth.service_mode import Callers, ServiceDoor
+from crossmount.proxy.auth.tokens import TokenOffice
 from crossmount.proxy.core import Core
-from crossmount.proxy.doors import ClientDoor, Door
-from crossmount.proxy.hook import Hook
-from crossmount.proxy.learning import Learner
+from crossmount.proxy.http.event_receiver import Hook
+from crossmount.proxy.http.serving import is_loopback, tell_of_index
+from crossmount.proxy.http.upstream import Upstream
 from crossmount.proxy.metrics import Metrics
-from crossmount.proxy.mounting import Mounting, SourcePolicy
-from crossmount.proxy.service import Callers, ServiceDoor
-from crossmount.proxy.serving import is_loopback, tell_of_index
-from crossmount.proxy.sessions import Sessions
+from crossmount.proxy.recorder import Learner
 from crossmount.proxy.settings import ProxySettings
-from crossmount.proxy.spool import SpoolArea
-from crossmount.proxy.tokens import TokenOffice
-from crossmount.proxy.turns import Turns
-from crossmount.proxy.upstream import Upstream
-from crossmount.registry import http
-from crossmount.registry.challenge import Bearer, choose
-from crossmount.registry.credentials import StoredCredentials
-from crossmount.registry.options import ClientOptions
-from crossmount.registry.quiet import unlogged
-from crossmount.warmup import EventFeed
-from crossmount.warmup.secret import Secrets
+from crossmount.proxy.uploads.mounting import Mounting, SourcePolicy
+from crossmount.proxy.uploads.sessions import Sessions
+from crossmount.proxy.uploads.spool import SpoolArea
+from crossmount.proxy.uploads.turns import Turns
+from crossmount.registry.auth.challenge import Bearer, choose
+from crossmount.registry.credentials.lookup import StoredCredentials
+from crossmount.registry.http import transport as http
+from crossmount.registry.http.log_filter import unlogged
+from crossmount.registry.http.options import ClientOptions
 
 _SWEEP_SECONDS = 30.0
 _END_SECONDS = 3.0

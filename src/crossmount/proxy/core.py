@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Repository
-from crossmount.proxy.exchange import Exchange
-from crossmount.proxy.hook import Hook
-from crossmount.proxy.learning import Learner
+from crossmount.proxy.http.event_receiver import Hook
+from crossmount.proxy.http.exchange import Exchange
+from crossmount.proxy.http.upstream import Outgoing, Upstream
 from crossmount.proxy.metrics import Metrics
-from crossmount.proxy.mounting import Mounting
-from crossmount.proxy.sessions import Session, Sessions
-from crossmount.proxy.spool import SpoolArea
-from crossmount.proxy.turns import Turns
-from crossmount.proxy.upstream import Outgoing, Upstream
+from crossmount.proxy.recorder import Learner
+from crossmount.proxy.uploads.mounting import Mounting
+from crossmount.proxy.uploads.sessions import Session, Sessions
+from crossmount.proxy.uploads.spool import SpoolArea
+from crossmount.proxy.uploads.turns import Turns
 from crossmount.registry import UploadSession
 
 LARGE_MANIFESTS_MAX = 16

@@ -1,15 +1,15 @@
 """One registry over HTTP: client, credentials, auth, retry."""
 
-from crossmount.registry.authfiles import Credential
 from crossmount.registry.blobs import BlobStream
 from crossmount.registry.client import RegistryClient
-from crossmount.registry.credentials import (
+from crossmount.registry.credentials.authfiles import Credential
+from crossmount.registry.credentials.lookup import (
     CredentialSource,
     GivenCredentials,
     NoCredentials,
     StoredCredentials,
 )
-from crossmount.registry.options import ClientOptions, RetryPolicy
+from crossmount.registry.http.options import ClientOptions, RetryPolicy
 from crossmount.registry.values import SIZE_UNKNOWN, Mounted, Ping, Prepared, UploadSession
 
 __all__ = [

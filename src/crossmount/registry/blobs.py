@@ -8,13 +8,14 @@ from functools import partial
 from crossmount._foreign import decimal
 from crossmount.errors import InvalidAnswerError, RegistryUnreachableError
 from crossmount.oci import Digest, Repository
-from crossmount.registry import http, scope
-from crossmount.registry.http import Answer
-from crossmount.registry.location import Origin
-from crossmount.registry.patience import Patience
-from crossmount.registry.refusal import refusal
-from crossmount.registry.scope import Wanted
-from crossmount.registry.sender import Call, Sender
+from crossmount.registry.auth import scope
+from crossmount.registry.auth.scope import Wanted
+from crossmount.registry.http import transport as http
+from crossmount.registry.http.location import Origin
+from crossmount.registry.http.refusal import refusal
+from crossmount.registry.http.requester import Call, Sender
+from crossmount.registry.http.retry_budget import Patience
+from crossmount.registry.http.transport import Answer
 from crossmount.registry.urls import Endpoints
 from crossmount.registry.values import SIZE_UNKNOWN
 

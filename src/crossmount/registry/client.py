@@ -11,18 +11,18 @@ from crossmount._closing import Closing
 from crossmount.errors import InvalidAnswerError
 from crossmount.events import Observer, ignore
 from crossmount.oci import BlobSource, Descriptor, Digest, Located, Manifest, Reference, Repository
+from crossmount.registry.auth.challenge import Basic, Bearer
+from crossmount.registry.auth.scope import Wanted, pull, push
 from crossmount.registry.blobs import Blobs, BlobStream
-from crossmount.registry.challenge import Basic, Bearer
-from crossmount.registry.credentials import CredentialSource, StoredCredentials
-from crossmount.registry.http import make_client, shown
-from crossmount.registry.lists import Lists
-from crossmount.registry.location import Origin, parse_url
+from crossmount.registry.credentials.lookup import CredentialSource, StoredCredentials
+from crossmount.registry.http.location import Origin, parse_url
+from crossmount.registry.http.options import ClientOptions
+from crossmount.registry.http.refusal import refusal
+from crossmount.registry.http.requester import Call, Sender
+from crossmount.registry.http.retry import Retrier
+from crossmount.registry.http.transport import make_client, shown
+from crossmount.registry.listings import Lists
 from crossmount.registry.manifests import Manifests
-from crossmount.registry.options import ClientOptions
-from crossmount.registry.refusal import refusal
-from crossmount.registry.retry import Retrier
-from crossmount.registry.scope import Wanted, pull, push
-from crossmount.registry.sender import Call, Sender
 from crossmount.registry.uploads import Progress, Uploads
 from crossmount.registry.urls import Endpoints
 from crossmount.registry.values import Mounted, Ping, Prepared, UploadSession

@@ -7,10 +7,10 @@ from crossmount.errors import InvalidAnswerError, InvalidDigestError, InvalidInp
 from crossmount.oci import Descriptor, Digest, Manifest, Reference
 from crossmount.oci.descriptor import ACCEPT
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
-from crossmount.registry.http import Answer, Body, shown
-from crossmount.registry.refusal import refusal
-from crossmount.registry.scope import Wanted, pull, push
-from crossmount.registry.sender import Call, Sender
+from crossmount.registry.auth.scope import Wanted, pull, push
+from crossmount.registry.http.refusal import refusal
+from crossmount.registry.http.requester import Call, Sender
+from crossmount.registry.http.transport import Answer, Body, shown
 from crossmount.registry.urls import Endpoints
 
 

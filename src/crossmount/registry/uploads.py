@@ -10,15 +10,15 @@ import httpx
 from crossmount._foreign import decimal
 from crossmount.errors import CrossmountError, InvalidLayoutError, RegistryUnreachableError
 from crossmount.oci import BlobSource, Digest, Repository
-from crossmount.registry import scope
-from crossmount.registry.http import NO_BODY, Answer, Body
-from crossmount.registry.location import resolve, with_query
-from crossmount.registry.patience import Patience
-from crossmount.registry.refusal import refusal
+from crossmount.registry.auth import scope
+from crossmount.registry.auth.scope import Wanted
+from crossmount.registry.http.location import resolve, with_query
+from crossmount.registry.http.refusal import refusal
+from crossmount.registry.http.requester import Call, Sender
+from crossmount.registry.http.retry import is_passing
+from crossmount.registry.http.retry_budget import Patience
+from crossmount.registry.http.transport import NO_BODY, Answer, Body
 from crossmount.registry.resume import Outcome, Step, UploadState, after, begin, read_range
-from crossmount.registry.retry import is_passing
-from crossmount.registry.scope import Wanted
-from crossmount.registry.sender import Call, Sender
 from crossmount.registry.urls import Endpoints
 from crossmount.registry.values import Mounted, UploadSession
 

@@ -12,10 +12,10 @@ from contextlib import AsyncExitStack
 from crossmount import events
 from crossmount.errors import CopyFailedError
 from crossmount.fleet import Fleet, Patience
+from crossmount.index.adapt import widen
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.memory import MemoryMountIndex
 from crossmount.index.protocol import MountableLayers
-from crossmount.index.widen import widen
 from crossmount.oci import Reference
 from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions

@@ -9,10 +9,10 @@ from pathlib import Path
 from crossmount import events
 from crossmount.errors import InvalidInputError
 from crossmount.fleet import Fleet, Patience
+from crossmount.index.adapt import widen
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.null import NullIndex
 from crossmount.index.protocol import MountableLayers
-from crossmount.index.widen import widen
 from crossmount.oci import Reference
 from crossmount.oci.layout import Image, load_image
 from crossmount.registry import ClientOptions, RegistryClient

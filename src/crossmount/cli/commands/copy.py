@@ -1,0 +1,249 @@
+"""`crossmount copy`."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+import click
+from click.core import ParameterSource
+
+from crossmount import events
+from crossmount.cli import output, text
+from crossmount.cli.access import client_options, index_for_push
+from crossmount.cli.command import Command, json_option
+from crossmount.cli.commands.push import index_words, limit_options
+from crossmount.cli.interrupt import Interrupted
+from crossmount.cli.lists import lines_of
+from crossmount.cli.loop import run_async
+from crossmount.cli.params import REGISTRY, SIZE
+from crossmount.cli.progress.choice import Progress, progress
+from crossmount.cli.progress.state import summary
+from crossmount.cli.settings import settings_of
+from crossmount.errors import CopyFailedError
+from crossmount.fleet import Patience
+from crossmount.registry import ClientOptions
+from crossmount.transfer import BlobCache, CopyReport, Limits, Registries
+from crossmount.transfer.cache import DEFAULT_LIMIT
+from crossmount.transfer.copy import copy_all
+from crossmount.transfer.copying import FROM_CACHE
+from crossmount.transfer.targets import CopyJob, read_list
+
+
+@click.command(cls=Command)
+@click.argument("places", nargs=-1, metavar="SOURCE DEST...")
+@json_option
+@click.option("--all-tags", is_flag=True, help="Copy every tag of the repository SOURCE.")
+@click.option(
+    "--from",
+    "listed",
+    type=click.File(encoding="utf-8"),
+    metavar="FILE",
+    help="Copy what FILE lists, lines of SOURCE DEST [DEST...], # begins a comment; - is standard input.",
+)
+@click.option(
+    "--prefer",
+    type=REGISTRY,
+    multiple=True,
+    metavar="REGISTRY",
+    envvar="CROSSMOUNT_PREFER",
+    show_envvar=True,
+    help="Fetch layers from here if it has them, however far away. Repeatable, the best first.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    envvar="CROSSMOUNT_CACHE",
+    show_envvar=True,
+    help="Let layers cross through this folder, which other processes may use too.",
+)
+@click.option(
+    "--cache-size",
+    type=SIZE,
+    default=f"{DEFAULT_LIMIT // 2**30}GiB",
+    metavar="SIZE",
+    envvar="CROSSMOUNT_CACHE_SIZE",
+    show_envvar=True,
+    show_default=True,
+    help="What the cache may have; what was not used for longest leaves first.",
+)
+@click.option("--referrers", is_flag=True, help="Bring signatures, SBOMs and whatever else refers to an image.")
+@click.option(
+    "--allow-transfer", is_flag=True, help="Bring a must-mount layer that cannot be mounted this way too."
+)
+@click.option(
+    "--plain-http-for",
+    type=REGISTRY,
+    multiple=True,
+    metavar="REGISTRY",
+    help="Speak http to this registry alone. Repeatable.",
+)
+@click.option(
+    "--insecure-for",
+    type=REGISTRY,
+    multiple=True,
+    metavar="REGISTRY",
+    help="Do not check this registry's certificate. Repeatable.",
+)
+@limit_options(images=True)
+@click.pass_context
+def copy(
+    ctx: click.Context,
+    *,
+    places: tuple[str, ...],
+    as_json: bool,
+    all_tags: bool,
+    listed: TextIO | None,
+    prefer: tuple[str, ...],
+    cache: Path | None,
+    cache_size: int,
+    referrers: bool,
+    allow_transfer: bool,
+    plain_http_for: tuple[str, ...],
+    insecure_for: tuple[str, ...],
+    uploads: int,
+    requests: int,
+    images: int,
+    wait: float,
+) -> None:
+    """Copy the image SOURCE from one registry to DEST, on others or the same, byte for byte.
+
+    Each layer comes in the cheapest way: it is there; it is mounted on DEST's registry; somebody else is bringing
+    it; or it is fetched from the nearest registry that has it, and sent on. Without a tag SOURCE is "latest", and
+    DEST has SOURCE's tag. One image that fails does not stop the others; the exit status says that one did.
+
+    Registries that only the index names are asked over https alone, unless --plain-http-for names them.
+
+    \b
+    Examples:
+      crossmount copy a.example/team/app:1 b.example/team/app
+      crossmount copy a.example/app b.example/app --all-tags --referrers
+      crossmount copy --from images.txt --cache /var/cache/crossmount
+    """  # noqa: D301 \b is click's mark for a paragraph that keeps its lines
+    if cache is None and ctx.get_parameter_source("cache_size") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--cache-size is of a cache: give --cache too", ctx)
+    jobs = _jobs(places, listed, all_tags=all_tags)
+    settings = settings_of(ctx)
+    shown = progress(sys.stderr, verbose=settings.verbose, names_dest=True)
+    store = None if cache is None else BlobCache(cache, limit=cache_size)
+    options = client_options(settings)
+    special = _special(options, plain_http_for, insecure_for)
+
+    def observe(event: events.Event) -> None:
+        if not (isinstance(event, events.ImageFailed) and _is_one(jobs)):
+            shown.observe(event)
+
+    async def run() -> CopyReport:
+        async with (
+            index_for_push(settings) as index,
+            Registries(options, special=special, observer=shown.observe) as registries,
+        ):
+            return await copy_all(
+                jobs,
+                index=index,
+                registries=registries,
+                prefer=prefer,
+                cache=store,
+                referrers=referrers,
+                allow_transfer=allow_transfer,
+                limits=Limits(uploads=uploads, requests=requests, images=images),
+                patience=Patience(limit=wait),
+                observer=observe,
+            )
+
+    try:
+        with shown:
+            report = run_async(run())
+    except Interrupted as interrupted:
+        raise interrupted.saying(_how_far(shown)) from None
+    except CopyFailedError as failed:
+        _tell(failed.report, shown, as_json=as_json)
+        raise
+    _tell(report, shown, as_json=as_json)
+
+
+def _jobs(places: tuple[str, ...], listed: TextIO | None, *, all_tags: bool) -> list[CopyJob]:
+    """Return what is to be copied.
+
+    Raises:
+        click.UsageError: nothing, or too little to know where.
+        InvalidInputError: a reference breaks its grammar.
+    """
+    if listed is None:
+        if len(places) < 2:
+            raise click.UsageError("give SOURCE and DEST, or --from FILE")
+        return [CopyJob.of(places[0], places[1:], all_tags=all_tags)]
+    if places:
+        raise click.UsageError("give SOURCE and DEST, or --from FILE, not both")
+    jobs = read_list(lines_of(listed), where=listed.name, all_tags=all_tags)
+    if not jobs:
+        raise click.UsageError(f"{listed.name}: it lists nothing to copy")
+    return jobs
+
+
+def _is_one(jobs: list[CopyJob]) -> bool:
+    """Tell whether this is about one image and one place, so that the command's last word says it all."""
+    return len(jobs) == 1 and len(jobs[0].dests) == 1 and not jobs[0].all_tags
+
+
+def _special(
+    options: ClientOptions, plain_http: tuple[str, ...], insecure: tuple[str, ...]
+) -> dict[str, ClientOptions]:
+    """Return how to reach the registries that have options of their own."""
+    special: dict[str, ClientOptions] = {}
+    for registry in plain_http:
+        special[registry] = replace(options, plain_http=True)
+    for registry in insecure:
+        special[registry] = replace(special.get(registry, options), insecure=True)
+    return special
+
+
+def _tell(report: CopyReport, shown: Progress, *, as_json: bool) -> None:
+    """Print what a copy did, also one that failed in part."""
+    try:
+        if as_json:
+            output.document(report.to_json())
+        else:
+            names = not output.is_one_terminal()
+            output.lines(told(report, names=names, never_served=shown.state.never_served))
+    except output.OutputFailedError as error:
+        copied = text.count(len(report.copied), "image")
+        raise error.saying(f"{copied} of {len(report.images)} copied all the same") from error
+
+
+def told(report: CopyReport, *, names: bool = True, never_served: bool = False) -> list[str]:
+    """Return what a finished copy is to a reader.
+
+    Args:
+        report: what it did.
+        names: whether each image has its line here too; it had one on standard error when it arrived.
+        never_served: whether the index served nothing.
+    """
+    groups = (("mounted", "mounted"), ("already there", "existing"), ("uploaded", "uploaded"))
+    fetched: dict[str, tuple[int, int]] = {}
+    for blob in report.blobs("uploaded"):
+        if blob.fetched_from is not None:
+            number, size = fetched.get(blob.fetched_from, (0, 0))
+            fetched[blob.fetched_from] = number + 1, size + blob.size
+    digests = {str(image.digest) for image in report.copied}
+    return [
+        *(f"copied {image.source} to {image.reference}" for image in report.copied if names),
+        *(f"digest {digest}" for digest in digests if len(digests) == 1),
+        *summary((words, report.count(kind), report.bytes(kind)) for words, kind in groups),  # type: ignore[arg-type]
+        *(
+            f"  {text.count(number, 'blob')}, {text.size(size)}, from {_place(place)}"
+            for place, (number, size) in fetched.items()
+        ),
+        f"took {text.duration(report.seconds)}, index: {index_words(report.index, never_served=never_served)}",
+    ]
+
+
+def _place(fetched_from: str) -> str:
+    return "the cache" if fetched_from == FROM_CACHE else fetched_from
+
+
+def _how_far(shown: Progress) -> str:
+    """Say what an interrupted copy left behind."""
+    copied = text.count(shown.state.images, "image")
+    return f"{copied} copied, the others not: copy again to go on from what has arrived"

@@ -1,0 +1,91 @@
+"""`crossmount events`."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from crossmount.cli.access import client_options, opened_index
+from crossmount.cli.command import Command
+from crossmount.cli.log import log_of_service
+from crossmount.cli.params import FILE, LISTEN
+from crossmount.cli.settings import Settings, settings_of
+from crossmount.errors import MissingExtraError
+from crossmount.oci.reference import normalise_registry
+
+try:
+    from crossmount.proxy.http.listener import ListenerSettings, serve_events
+    from crossmount.proxy.http.serving import Address, Service
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in {"uvicorn", "httptools"}:
+        raise
+    raise MissingExtraError(
+        f"crossmount events needs {error.name}, which is not installed: pip install 'crossmount[proxy]'"
+    ) from error
+
+
+@click.command(cls=Command)
+@click.option(
+    "--registry",
+    envvar="CROSSMOUNT_EVENTS_REGISTRY",
+    show_envvar=True,
+    required=True,
+    metavar="REGISTRY",
+    help="Whose events come, as clients call it; what an event calls it does not count.",
+)
+@click.option(
+    "--listen",
+    envvar="CROSSMOUNT_EVENTS_LISTEN",
+    show_envvar=True,
+    type=LISTEN,
+    default="127.0.0.1:5001",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where to listen; port 0 lets the system choose.",
+)
+@click.option(
+    "--secret-file",
+    "secret",
+    envvar="CROSSMOUNT_EVENTS_SECRET_FILE",
+    show_envvar=True,
+    type=FILE,
+    metavar="FILE",
+    help="Take events from whoever shows a secret of this file, one a line. Needed off loopback.",
+)
+@click.option("--tls-cert", type=FILE, help="Serve https with this certificate (PEM).")
+@click.option("--tls-key", type=FILE, help="The certificate's key (PEM), if it is not in the same file.")
+@click.pass_context
+def events(
+    ctx: click.Context,
+    registry: str,
+    listen: tuple[str, int],
+    secret: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+) -> None:
+    """Keep the index true by what REGISTRY tells of itself, also of pushes that crossmount never saw.
+
+    Understood are distribution's notifications, Harbor's webhooks, Quay's repo_push and ECR's events from
+    EventBridge, sent with POST to / or /_crossmount/events. The secret is shown as a Bearer token, as the
+    password of Basic, or as the whole Authorization header. Pushed manifests are fetched with the credentials
+    found here; what was deleted is asked for, and forgotten only if it is gone. SIGTERM stops it.
+    """
+    settings = settings_of(ctx)
+    log_of_service(settings.verbose, access=False)
+    made = ListenerSettings(
+        registry=normalise_registry(registry),
+        address=Address(listen[0], listen[1], tls_cert, tls_key),
+        secret=secret,
+        options=client_options(settings),
+    )
+    asyncio.run(_serve(made, settings))
+
+
+async def _serve(made: ListenerSettings, settings: Settings) -> None:
+    def tell(service: Service) -> None:
+        click.echo(f"crossmount events: {service.url} for {made.registry}")
+        sys.stdout.flush()
+
+    async with opened_index(settings) as index:
+        await serve_events(made, index, ready=tell)

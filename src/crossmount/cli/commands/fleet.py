@@ -1,0 +1,125 @@
+"""`crossmount fleet`: who uploads what right now, since when, and who waits for it."""
+
+import asyncio
+import shutil
+import sys
+import time
+from typing import Any
+
+import click
+
+from crossmount.cli import output, text
+from crossmount.cli.access import opened_index
+from crossmount.cli.command import Command, json_option
+from crossmount.cli.interrupt import Interrupted
+from crossmount.cli.loop import run_async
+from crossmount.cli.settings import Settings, settings_of
+from crossmount.errors import IndexUnavailableError
+from crossmount.fleet.lease import LeaseValue
+from crossmount.fleet.listing import Underway, underway
+from crossmount.index.backing_server import server_of
+
+REFRESH_SECONDS = 1.0
+WAITING_SHOWN = 5
+
+_CLEAR = "\x1b[H\x1b[2J"
+
+
+@click.command(cls=Command)
+@json_option
+@click.option("--once", is_flag=True, help="Print it once and end, on a terminal too.")
+@click.pass_context
+def fleet(ctx: click.Context, as_json: bool, once: bool) -> None:
+    """Show who uploads what right now, since when, and who waits for it.
+
+    On a terminal it refreshes every second until Ctrl-C; elsewhere it prints once.
+    """
+    settings = settings_of(ctx)
+    if as_json:
+        output.document({"uploads": [_document(each) for each in run_async(_read(settings))]})
+    elif once or not sys.stdout.isatty():
+        output.lines(told(run_async(_read(settings)), now=time.time()))
+    else:
+        try:
+            run_async(_follow(settings))
+        except Interrupted:  # that is how one stops looking
+            return
+
+
+async def _read(settings: Settings) -> list[Underway]:
+    async with opened_index(settings) as index:
+        server = server_of(index)
+        return [] if server is None else await underway(server)
+
+
+async def _follow(settings: Settings) -> None:
+    async with opened_index(settings) as index:
+        server = server_of(index)
+        while True:
+            try:
+                found = [] if server is None else await underway(server)
+                lines = told(found, now=time.time())
+            except IndexUnavailableError as error:  # it may be back in a moment
+                lines = [str(error)]
+            click.echo(_CLEAR, nl=False)
+            output.lines(fitted(lines, *shutil.get_terminal_size()))
+            await asyncio.sleep(REFRESH_SECONDS)
+
+
+def told(found: list[Underway], *, now: float) -> list[str]:
+    """Return what is underway, to a reader."""
+    waiting = sum(len(each.waiting) for each in found)
+    lines = [f"{text.count(len(found), 'upload')} underway, {waiting} waiting"]
+    for each in found:
+        lines.append(
+            f"{text.short(each.layer)}  {_size(each.holder):>8}  {_who(each, each.holder, now)}{_odd(each)}"
+        )
+        lines.extend(f"    waits: {_who(each, waiter, now)}" for waiter in each.waiting[:WAITING_SHOWN])
+        if len(each.waiting) > WAITING_SHOWN:
+            lines.append(f"    and {len(each.waiting) - WAITING_SHOWN} more wait")
+    return lines
+
+
+def fitted(lines: list[str], width: int, height: int) -> list[str]:
+    """Return what of some lines a terminal can show, cut at its edge; the last one says how many are left."""
+    room = max(height - 1, 1)  # the cursor's own line
+    if len(lines) > room:
+        left = len(lines) - (room - 1)
+        lines = [*lines[: room - 1], f"and {text.count(left, 'more line')}"]
+    return [line if len(line) <= width else line[: max(width - 1, 0)] + "…" for line in lines]
+
+
+def _size(value: LeaseValue) -> str:
+    return text.size(value.size) if value.size else "?"
+
+
+def _who(found: Underway, value: LeaseValue, now: float) -> str:
+    where = str(value.dest) if value.dest is not None else found.registry
+    began = value.since if value.taken is None else value.taken
+    since = f", for {text.duration(max(now - began, 0))}" if began else ""
+    return f"{where} by {value.holder or 'somebody unknown'}{since}"
+
+
+def _odd(found: Underway) -> str:
+    """Say what no lease of ours is like."""
+    return " (its lease NEVER ends: not one of ours)" if found.left is None else ""
+
+
+def _document(found: Underway) -> dict[str, Any]:
+    return {
+        "layer": str(found.layer),
+        "registry": found.registry,
+        "lease_seconds": found.left,
+        **_person(found.holder),
+        "size": found.holder.size,
+        "publishes": found.holder.publishes,
+        "waiting": [_person(waiter) for waiter in found.waiting],
+    }
+
+
+def _person(value: LeaseValue) -> dict[str, Any]:
+    return {
+        "holder": value.holder,
+        "dest": None if value.dest is None else str(value.dest),
+        "since": value.since if value.taken is None else value.taken,
+    }

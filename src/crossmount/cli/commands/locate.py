@@ -1,0 +1,143 @@
+"""`crossmount locate`: where a layer is, or the layers of an image, and how much of it which registry has."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from crossmount.cli import output, text
+from crossmount.cli.access import client_options, opened_index
+from crossmount.cli.command import Command, json_option
+from crossmount.cli.loop import run_async
+from crossmount.cli.params import Checked
+from crossmount.cli.settings import Settings, settings_of
+from crossmount.discovery.locality import blobs_of, holders, is_layout
+from crossmount.oci import Digest, Reference, Repository
+from crossmount.oci.reference import normalise_registry
+
+REPOSITORIES_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """What the index knows of some blobs.
+
+    Attributes:
+        sizes: bytes; None where nobody knows.
+        holders: by blob, in order.
+        registries: all that hold any, or those that were asked for.
+    """
+
+    sizes: Mapping[Digest, int | None]
+    holders: Mapping[Digest, tuple[Repository, ...]]
+    registries: tuple[str, ...]
+
+    def on(self, registry: str) -> list[Digest]:
+        """Return the blobs that a registry has."""
+        return [blob for blob, found in self.holders.items() if any(where.registry == registry for where in found)]
+
+    def bytes(self, blobs: Sequence[Digest]) -> int:
+        """Return how many bytes blobs have, as far as that is known."""
+        return sum(self.sizes[blob] or 0 for blob in blobs)
+
+
+def _read(text: str) -> Digest | Reference | str:
+    """Tell a layer, a reference and an image layout apart."""
+    if text.startswith(("sha256:", "sha512:")):
+        return Digest(text)
+    return text if is_layout(text) else Reference.parse(text)
+
+
+@click.command(cls=Command)
+@click.argument("what", metavar="LAYER|IMAGE", type=Checked("layer or image", _read))
+@click.option(
+    "--for",
+    "registries",
+    type=Checked("registry", normalise_registry),
+    multiple=True,
+    metavar="REGISTRY",
+    help="Look on this registry only, and say what it has. Repeatable.",
+)
+@json_option
+@click.pass_context
+def locate(ctx: click.Context, what: Digest | Reference | str, registries: tuple[str, ...], as_json: bool) -> None:
+    """Say on which registries and in which repositories LAYER is, a digest, or every layer of IMAGE.
+
+    IMAGE is a reference, whose manifests are fetched, or an image layout: oci:DIR[:TAG], oci-archive:FILE[:TAG],
+    or the path of either. How many bytes of it each registry has already tells where it is warm. All platforms
+    of an image count. What is said is what the index knows: hints.
+    """
+    names = tuple(dict.fromkeys(registries)) or None
+    found = run_async(_locate(settings_of(ctx), what, names))
+    if isinstance(what, Digest):
+        _tell_layer(what, found, asked=names is not None, as_json=as_json)
+    elif as_json:
+        output.document(document(str(what), found))
+    else:
+        output.lines(told(found))
+
+
+async def _locate(settings: Settings, what: Digest | Reference | str, names: tuple[str, ...] | None) -> Located:
+    async with opened_index(settings) as index:
+        sizes: dict[Digest, int | None] = {}
+        if isinstance(what, Digest):
+            start = Repository.on(names[0] if names else "localhost")
+            sizes[what] = (await index.look_up([what], start)).of(what).size
+        else:
+            sizes |= await blobs_of(what, options=client_options(settings))
+        known = await holders(index, list(sizes), names)
+        seen = {where.registry for found in known.values() for where in found}
+        return Located(sizes, known, names or tuple(sorted(seen)))
+
+
+def _tell_layer(layer: Digest, found: Located, *, asked: bool, as_json: bool) -> None:
+    where = [str(repository) for repository in found.holders[layer]]
+    size = found.sizes[layer]
+    if as_json:
+        has = {name: (size if found.on(name) else 0) for name in found.registries}
+        output.document({"layer": layer, "locations": where, **({"size": size, "bytes": has} if asked else {})})
+        return
+    output.lines(where)
+    for name in found.registries if asked else ():
+        if not found.on(name):
+            output.note(f"no repository on {name} is known to hold {layer}")
+    if not asked and not where:
+        output.note(f"no repository is known to hold {layer}")
+
+
+def document(image: str, found: Located) -> dict[str, Any]:
+    """Return what is known of an image, for scripts."""
+    return {
+        "image": image,
+        "size": found.bytes(list(found.sizes)),
+        "blobs": [
+            {"digest": blob, "size": size, "locations": [str(where) for where in found.holders[blob]]}
+            for blob, size in found.sizes.items()
+        ],
+        "registries": {
+            name: {"bytes": found.bytes(found.on(name)), "blobs": len(found.on(name))} for name in found.registries
+        },
+    }
+
+
+def told(found: Located) -> list[str]:
+    """Return what is known of an image, for people: a line for each blob, then one for each registry."""
+    lines = [
+        f"{text.short(blob)} {text.size(size or 0):>9}  {_some(found.holders[blob])}"
+        for blob, size in found.sizes.items()
+    ]
+    whole, width = found.bytes(list(found.sizes)), max(map(len, found.registries), default=0)
+    for name in found.registries:
+        has = found.on(name)
+        lines.append(
+            f"{name:<{width}}  {text.size(found.bytes(has)):>8} of {text.size(whole)}, "
+            f"{len(has)} of {text.count(len(found.sizes), 'blob')}"
+        )
+    return lines if found.registries else [*lines, "no registry is known to have any of it"]
+
+
+def _some(where: Sequence[Repository]) -> str:
+    shown = ", ".join(str(repository) for repository in where[:REPOSITORIES_SHOWN]) or "nowhere known"
+    more = len(where) - REPOSITORIES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

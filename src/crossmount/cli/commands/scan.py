@@ -1,0 +1,209 @@
+"""`crossmount scan`."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TextIO
+
+import click
+
+from crossmount.cli import output, text
+from crossmount.cli.access import client_options, opened_index
+from crossmount.cli.bulk import pace_options, run_shown
+from crossmount.cli.command import Command, json_option
+from crossmount.cli.failures import DENIED, FAILED, LOG_IN
+from crossmount.cli.lists import lines_of
+from crossmount.cli.progress.scan import ScanState
+from crossmount.cli.progress.work import work_progress
+from crossmount.cli.settings import settings_of
+from crossmount.discovery import ScanReport
+from crossmount.discovery import scan as scan_registry
+from crossmount.discovery.repository_selection import REPOSITORIES_MAX
+from crossmount.discovery.scan import REQUESTS
+from crossmount.errors import InvalidInputError, InvalidReferenceError
+from crossmount.oci import Repository
+
+_GLOB = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """What is to be scanned.
+
+    Attributes:
+        registry: any repository of the registry.
+        names: the repositories; None asks the catalogue.
+        patterns: which of them; none means all.
+    """
+
+    registry: Repository
+    names: tuple[str, ...] | None
+    patterns: tuple[str, ...]
+
+
+@click.command(cls=Command)
+@click.argument("targets", nargs=-1, required=True, metavar="REGISTRY[/REPOSITORY]...")
+@click.option(
+    "--from",
+    "names",
+    type=click.File("r", encoding="utf-8"),
+    metavar="FILE",
+    help="Take the repositories' names from this file, one a line; '-' is standard input.",
+)
+@pace_options("scan", requests=REQUESTS)
+@click.option(
+    "--since-last",
+    is_flag=True,
+    help="Fetch no manifest that an earlier scan saw: ask each tag for its digest only.",
+)
+@click.option("--afresh", is_flag=True, help="Do not go on with a scan that was not finished, begin again.")
+@json_option
+@click.pass_context
+def scan(
+    ctx: click.Context,
+    targets: tuple[str, ...],
+    names: TextIO | None,
+    requests: int,
+    rate: float | None,
+    since_last: bool,
+    afresh: bool,
+    as_json: bool,
+) -> None:
+    """Tell the index which layers a registry holds already, and in which repositories.
+
+    REGISTRY alone scans all that its catalogue lists; REGISTRY/REPOSITORY only that one; with * or ? in
+    REPOSITORY those of the catalogue that fit. Nothing is changed on the registry.
+
+    A scan that was killed goes on where it was if the same command is run again within a day.
+
+    \b
+    Examples:
+      crossmount scan registry.example
+      crossmount scan 'registry.example/team/*' --since-last --rate 20
+      crossmount scan ghcr.io --from names.txt
+    """  # noqa: D301 \b is click's mark for a paragraph that keeps its lines
+    settings = settings_of(ctx)
+    wanted = read_targets(targets, None if names is None else read_names(names))
+    total = None if wanted.names is None or wanted.patterns else len(wanted.names)
+    shown = work_progress(sys.stderr, ScanState(total), verbose=settings.verbose)
+
+    async def work() -> ScanReport:
+        async with opened_index(settings) as index:
+            return await scan_registry(
+                wanted.registry,
+                index=index,
+                repositories=wanted.names,
+                patterns=wanted.patterns,
+                options=replace(client_options(settings), rate=rate),
+                requests=requests,
+                since_last=since_last,
+                afresh=afresh,
+                observer=shown.observe,
+            )
+
+    report = run_shown(work(), shown, how_far)
+    if as_json:
+        output.document(report.to_json())
+    else:
+        output.lines(told(report))
+        for words in report.remarks[report.failed :]:  # those that failed were told when they did
+            output.note(f"crossmount: {words}")
+    if nothing := _nothing(report, wanted.patterns):
+        output.note(f"crossmount: {nothing}")
+    if report.failed and report.denied == report.failed:
+        output.note(f"crossmount: {LOG_IN}")
+        ctx.exit(DENIED)
+    if report.failed:
+        ctx.exit(FAILED)
+
+
+def read_targets(given: Sequence[str], names: Iterable[str] | None) -> Targets:
+    """Read what is to be scanned; all of it is on one registry.
+
+    Args:
+        given: `REGISTRY`, `REGISTRY/REPOSITORY`, or a pattern in the repository's place.
+        names: repositories from a file, if there is one; then only patterns of `given` choose among them.
+
+    Raises:
+        click.UsageError, InvalidReferenceError: that is not what was given.
+    """
+    registries, parts = set(), []
+    for target in given:
+        host, _, rest = target.partition("/")
+        if "://" in target or not (any(c in host for c in ".:[") or host.lower() == "localhost"):
+            raise click.UsageError(f"{target!r}: name the registry first, as in registry.example/team/app")
+        registries.add(Repository.on(host))
+        parts.append(rest.strip("/"))
+    if len(registries) > 1:
+        raise click.UsageError("one registry at a time: scan the others with commands of their own")
+    (registry,) = registries
+    chosen = () if "" in parts else tuple(dict.fromkeys(parts))
+    named = [part for part in parts if part and not _GLOB.intersection(part)]
+    if names is not None and named:
+        raise click.UsageError(
+            f"give {registry.registry}/{named[0]}, or {registry.registry} and --from FILE, not both"
+        )
+    if names is None and chosen and len(named) == len(parts):
+        return Targets(registry=registry, names=tuple(_name(registry, part) for part in chosen), patterns=())
+    taken = None if names is None else tuple(_name(registry, name) for name in names)
+    return Targets(registry=registry, names=taken, patterns=chosen)
+
+
+def read_names(file: TextIO) -> list[str]:
+    """Read repositories' names, one a line; blank lines and what follows a # are passed over.
+
+    Raises:
+        InvalidInputError: it is no text, or has too many lines.
+        click.UsageError: it names none.
+    """
+    names = []
+    for name in filter(None, lines_of(file)):
+        names.append(name)
+        if len(names) > REPOSITORIES_MAX:
+            raise InvalidInputError(f"{file.name}: more than {REPOSITORIES_MAX} names")
+    if not names:
+        raise click.UsageError(f"{file.name}: it lists nothing to scan")
+    return names
+
+
+def told(report: ScanReport) -> list[str]:
+    """Return what a finished scan is to a reader."""
+    before = f", {report.before} were done before" if report.resumed else ""
+    odd = [(report.unreadable, "not readable by us"), (report.failed, "failed")]
+    more = "".join(f", {number} {words}" for number, words in odd if number)
+    known = f", {report.known} known before" if report.known else ""
+    skipped = f", {report.skipped} skipped" if report.skipped else ""
+    return [
+        f"scanned {report.registry}",
+        f"repositories  {report.repositories}{before}{more}",
+        f"tags          {report.tags}",
+        f"manifests     {report.fetched} fetched{known}{skipped}",
+        f"layers        {report.layers} told to the index",
+        f"took {text.duration(report.seconds)}",
+    ]
+
+
+def _nothing(report: ScanReport, patterns: Sequence[str]) -> str | None:
+    """Say why there was nothing to scan, if so."""
+    if report.fitting:
+        return None
+    if not report.listed:
+        return f"the catalogue of {report.registry} is empty: logged in?"
+    listed = text.count(report.listed, "repository", "repositories")
+    return f"no repository of {report.registry} fits {', '.join(patterns)}: {listed} looked at"
+
+
+def how_far(state: ScanState) -> str:
+    """Say what a scan that was not finished left behind."""
+    scanned = text.count(state.scanned, "repository", "repositories")
+    return f"{scanned} scanned and kept: run the same command again to go on"
+
+
+def _name(registry: Repository, text: str) -> str:
+    """Return a repository's name, given with its registry before it or without."""
+    for own in (registry.registry, registry.address):
+        text = text.removeprefix(f"{own}/")
+    try:
+        return Repository(registry.registry, text, registry.address).name
+    except InvalidReferenceError as error:
+        raise InvalidReferenceError(f"{text[:300]!r}: {error}") from None

@@ -1,0 +1,1 @@
+"""The crossmount demo: its command, images, pushes and registry."""

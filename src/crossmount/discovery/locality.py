@@ -1,0 +1,151 @@
+"""Where an image is warm: which of its layers which registries have, as far as the index knows."""
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from crossmount.discovery.manifest_summary import Outline
+from crossmount.discovery.manifest_walk import Walker
+from crossmount.index.adapt import widen
+from crossmount.index.protocol import Knowledge, MountableLayers, MountIndex
+from crossmount.oci import Digest, Reference, Repository
+from crossmount.oci.layout import Image, load_image
+from crossmount.oci.reference import normalise_registry
+from crossmount.registry import ClientOptions, RegistryClient
+
+REQUESTS = 8
+
+_NOWHERE = Repository.on("localhost")
+
+
+async def locality(
+    image: str | Path | Reference | Image,
+    registries: Iterable[str],
+    *,
+    index: MountableLayers,
+    client: RegistryClient | None = None,
+    options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+) -> dict[str, int]:
+    """Say how many bytes of an image's blobs each registry has already, in some repository, by the index.
+
+    One round trip to the index, whatever the image and however many registries. All platforms of the image
+    count, each blob once.
+
+    Args:
+        image: a reference, whose manifests are fetched; `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or a path; or an
+            image that was read before.
+        registries: which.
+        index: who knows.
+        client: the client of the reference's registry, if there is one already.
+        options: how to reach that registry, without `client`.
+
+    Returns:
+        Bytes by registry, as the registries were spelled.
+
+    Raises:
+        InvalidInputError: the image or a registry cannot be understood.
+        RegistryError: the image's registry did not give its manifests.
+        IndexFailedError: the index does not serve.
+    """
+    names = {given: normalise_registry(given) for given in registries}
+    blobs = await blobs_of(image, client=client, options=options)
+    start = Repository.on(next(iter(names.values()), _NOWHERE))
+    knowledge = await widen(index).look_up(blobs, start)
+    present = {name: held_on(name, blobs, knowledge, start) for name in names.values()}
+    return {given: present[name] for given, name in names.items()}
+
+
+def held_on(registry: str, blobs: Mapping[Digest, int], knowledge: Knowledge, start: Repository) -> int:
+    """Return how many of the blobs' bytes a registry has.
+
+    Args:
+        registry: normalised.
+        blobs: sizes.
+        knowledge: of these blobs, as seen from `start`.
+        start: on that registry or on another.
+    """
+    return sum(size for blob, size in blobs.items() if registry in _registries(blob, knowledge, start))
+
+
+async def holders(
+    index: MountIndex, blobs: Collection[Digest], registries: Iterable[str] | None = None
+) -> dict[Digest, tuple[Repository, ...]]:
+    """Return the repositories that are known to hold each blob, in order.
+
+    It takes a round trip for each registry, and one to learn which there are if that is not given.
+
+    Args:
+        index: who knows.
+        blobs: which.
+        registries: look on these; None looks everywhere.
+    """
+    if registries is None:
+        first = await index.look_up(blobs, _NOWHERE)
+        names = {registry for blob in blobs for registry in _registries(blob, first, _NOWHERE)}
+    else:
+        names = {normalise_registry(given) for given in registries}
+    found: dict[Digest, set[Repository]] = {blob: set() for blob in blobs}
+    for registry in names:
+        start = Repository.on(registry)
+        seen = await index.look_up(blobs, start)
+        for blob in blobs:
+            layer = seen.of(blob)
+            found[blob].update(layer.sources, [start] if layer.in_dest else [])
+    return {blob: tuple(sorted(some)) for blob, some in found.items()}
+
+
+async def blobs_of(
+    image: str | Path | Reference | Image,
+    *,
+    client: RegistryClient | None = None,
+    options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+) -> dict[Digest, int]:
+    """Return the sizes of an image's blobs, each once, in the order of its manifests; foreign layers are left out.
+
+    Args:
+        image: see `locality`.
+        client: the client of the reference's registry.
+        options: how to reach it, without `client`.
+
+    Raises:
+        InvalidInputError: the image cannot be understood.
+        RegistryError: the registry did not give its manifests.
+    """
+    if isinstance(image, str) and not is_layout(image):
+        image = Reference.parse(image)
+    if isinstance(image, Reference):
+        return await _blobs_on_registry(image, client, options)
+    read = image if isinstance(image, Image) else await asyncio.to_thread(load_image, image)
+    return {blob.descriptor.digest: blob.descriptor.size for blob in read.blobs}
+
+
+def is_layout(text: str) -> bool:
+    """Tell a layout from a reference: a layout has its scheme before it, or is a path that is there."""
+    return text.startswith(("oci:", "oci-archive:", "./", "../", "/")) or Path(text).exists()
+
+
+async def _blobs_on_registry(
+    reference: Reference, client: RegistryClient | None, options: ClientOptions
+) -> dict[Digest, int]:
+    reference = reference.or_latest()
+    blobs: dict[Digest, int] = {}
+
+    async def take(outline: Outline) -> None:
+        blobs.update(outline.blobs)
+
+    async with AsyncExitStack() as stack:
+        if client is None:
+            client = await stack.enter_async_context(RegistryClient(reference, options=options))
+        root = await client.get_manifest(reference)
+        await take(Outline.of(root))
+        walker = Walker(client, None, gate=asyncio.Semaphore(REQUESTS))
+        await walker.walk(reference.repository, Outline.of(root).children, take)
+    return blobs
+
+
+def _registries(blob: Digest, knowledge: Knowledge, start: Repository) -> set[str]:
+    """Return the registries that are known to have a blob."""
+    layer = knowledge.of(blob)
+    here = {start.registry} if layer.sources or layer.in_dest else set()
+    return here.union(layer.elsewhere)

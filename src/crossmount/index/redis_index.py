@@ -1,0 +1,235 @@
+"""The index in Redis: sources in sets by registry and digest, what is known of a layer in a hash.
+
+Everything read back is untrusted: what breaks a grammar is ignored, it never raises.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from crossmount._closing import Closing
+from crossmount.errors import IndexRefusedError
+from crossmount.index.backing_server import Server
+from crossmount.index.decode import (
+    Decoder,
+    as_map,
+    live_registries,
+    registry_field,
+    repositories,
+    traits_fields,
+    traits_of,
+    truth,
+)
+from crossmount.index.entry import LayerEntry
+from crossmount.index.hit_counter import STATS_SECONDS, Tally, day
+from crossmount.index.keys import Keys
+from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
+from crossmount.oci import Digest, Located, Repository
+from crossmount.oci.reference import normalise_registry
+from crossmount.redis.link import Command, Link, WrongTypeError
+from crossmount.redis.scripts import Script, run_scripted, script
+
+TTL_SECONDS = 14 * 24 * 3600
+SOURCES_MAX = 128
+TRAITS_SECONDS = 6 * 3600
+
+_SCRIPTS = ("record", "forget", "clear_must_mount", "record_traits", "count")
+
+
+class RedisMountIndex(Closing):
+    """An index on Redis or Valkey, shared by whoever has its address and namespace.
+
+    Args:
+        link: the way to the server; `open_index` makes one from a URL.
+        hints: the way to what may answer look-ups in its place, a moment late: replicas.
+        keys: the namespace.
+        ttl: seconds that a layer's entry lives after it was last recorded.
+        bound: how many sources a layer keeps on one registry.
+        clock: epoch seconds.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        hints: Link | None = None,
+        keys: Keys = Keys(),  # noqa: B008 a frozen value
+        ttl: int = TTL_SECONDS,
+        bound: int = SOURCES_MAX,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.link = link
+        self._hints = hints
+        self._keys = keys
+        self._ttl = ttl
+        self._bound = bound
+        self._clock = clock
+        self._tally = Tally()
+
+    async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
+        """See `MountableLayers`."""
+        await self.record([Sighting(layer, source.repository, must_mount=must_mount)])
+
+    async def is_mountable(self, layer: Digest, dest: Located) -> bool:
+        """See `MountableLayers`."""
+        known = (await self.look_up([layer], dest)).of(layer)
+        return bool(known.sources) and not known.in_dest
+
+    async def must_mount(self, layer: Digest) -> bool:
+        """See `MountableLayers`."""
+        return truth((await self._read([("HEXISTS", self._keys.flags(layer), "must_mount")]))[0])
+
+    async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
+        """See `MountableLayers`."""
+        return (await self.look_up([layer], dest)).of(layer).sources
+
+    async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+        """See `MountIndex`; a key of a wrong type under one of our names makes that layer an unknown one."""
+        dest_repository = dest.repository
+        registry = dest_repository.registry
+        wanted = list(dict.fromkeys(layers))
+        commands: list[Command] = [("HGETALL", self._keys.traits(registry))]
+        for layer in wanted:
+            # SRANDMEMBER gives all of a set within the bound, and no more than that of one that somebody bloated
+            commands.append(("SRANDMEMBER", self._keys.sources(layer, registry), self._bound))
+            commands.append(("HGETALL", self._keys.flags(layer)))
+        replies = await self._read(commands)
+        decoder = Decoder(dest_repository, self._clock())
+        known = {
+            layer: decoder.layer(members, flags)
+            for layer, members, flags in zip(wanted, replies[1::2], replies[2::2], strict=True)
+        }
+        self._tally.note(known.values())
+        return Knowledge(known, traits_of(replies[0]))
+
+    async def record(self, sightings: Iterable[Sighting]) -> None:
+        """See `MountIndex`.
+
+        Raises:
+            IndexRefusedError: the server refused some; the others are recorded.
+        """
+        now = int(self._clock())
+        await self._write(
+            [self._record(seen, now, self._ttl) for seen in sightings],
+            also=self._count(now),
+        )
+
+    async def restore(self, entries: Sequence[LayerEntry]) -> None:
+        """See `Restorable`.
+
+        Raises:
+            IndexRefusedError: the server refused some; the others are restored.
+        """
+        now = int(self._clock())
+        commands: list[Command] = []
+        for entry in entries:
+            for registry, held in entry.held.items():
+                life = min(held.left, self._ttl)
+                for name in held.names:
+                    seen = Sighting(entry.layer, Repository(registry, name), entry.size, entry.must_mount)
+                    commands.append(self._record(seen, now, life))
+            if entry.must_mount and not entry.held:
+                flags = self._keys.flags(entry.layer)
+                known = () if entry.size is None else ("size", entry.size)
+                commands += [("HSET", flags, "must_mount", "1", *known), ("PERSIST", flags)]
+        await self._write(commands)
+
+    async def forget(self, layer: Digest, *sources: Located) -> None:
+        """See `MountIndex`."""
+        by_registry: dict[str, list[str]] = {}
+        for source in sources:
+            by_registry.setdefault(source.repository.registry, []).append(source.repository.name)
+        forget, now = _script("forget"), int(self._clock())
+        await self._write(
+            [
+                forget.call(
+                    (self._keys.sources(layer, registry), self._keys.flags(layer)),
+                    now,
+                    registry_field(registry),
+                    *names,
+                )
+                for registry, names in by_registry.items()
+            ]
+        )
+
+    async def clear_must_mount(self, layer: Digest) -> None:
+        """See `MountIndex`."""
+        call = _script("clear_must_mount").call((self._keys.flags(layer),), int(self._clock()))
+        await self._write([call])
+
+    async def locations(self, layer: Digest) -> tuple[Repository, ...]:
+        """See `MountIndex`; two round trips, since the registries are known only after the first."""
+        (flags,) = await self._read([("HGETALL", self._keys.flags(layer))])
+        registries = live_registries(as_map(flags), self._clock(), {})
+        replies = await self._read(
+            [("SRANDMEMBER", self._keys.sources(layer, registry), self._bound) for registry in registries]
+        )
+        return tuple(
+            holder
+            for registry, members in zip(registries, replies, strict=True)
+            for holder in repositories(members, registry)
+        )
+
+    async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
+        """See `MountIndex`."""
+        key = self._keys.traits(normalise_registry(registry))
+        if fields := tuple(traits_fields(traits)):
+            await self._write([_script("record_traits").call((key,), TRAITS_SECONDS, *fields)])
+
+    def server(self) -> Server:
+        """See `Served`."""
+        return Server(self.link, self._keys)
+
+    async def aclose(self) -> None:
+        """See `MountIndex`."""
+        for link in (self.link, self._hints):
+            if link is not None:
+                await link.aclose()
+
+    async def _run(self, commands: Sequence[Command]) -> list[Any]:
+        """Run `commands`; load the scripts and run those again that wanted one the server does not know."""
+        return await run_scripted(self.link, commands, [_script(name) for name in _SCRIPTS])
+
+    def _record(self, seen: Sighting, now: int, ttl: int) -> Command:
+        registry = seen.repository.registry
+        return _script("record").call(
+            (self._keys.sources(seen.layer, registry), self._keys.flags(seen.layer)),
+            seen.repository.name,
+            registry_field(registry),
+            ttl,
+            now + ttl,
+            self._bound,
+            "" if seen.size is None else seen.size,
+            "1" if seen.must_mount else "",
+        )
+
+    def _count(self, now: int) -> list[Command]:
+        """Return the command that tells how often look-ups knew a layer, if there were any."""
+        asked, known = self._tally.take()
+        return [_script("count").call((self._keys.stats(day(now)),), STATS_SECONDS, asked, known)] if asked else []
+
+    async def _write(self, commands: Sequence[Command], also: Sequence[Command] = ()) -> None:
+        """Run `commands`, and in the same round trip what may be refused without harm."""
+        replies = await self._run([*commands, *also]) if commands else []
+        for reply in replies[: len(commands)]:
+            if isinstance(reply, IndexRefusedError):
+                raise reply
+
+    async def _read(self, commands: Sequence[Command]) -> list[Any]:
+        """Run `commands`, none of which is a script; the reply is None where one was refused.
+
+        Raises:
+            IndexRefusedError: all were refused, and not because of what somebody wrote under our keys.
+        """
+        replies = await (self._hints or self.link).run(commands) if commands else []
+        refused = [reply for reply in replies if isinstance(reply, IndexRefusedError)]
+        if not refused:
+            return replies
+        about_all = [reply for reply in refused if not isinstance(reply, WrongTypeError)]
+        if about_all and len(refused) == len(replies):
+            raise about_all[0]
+        return [None if isinstance(reply, IndexRefusedError) else reply for reply in replies]
+
+
+def _script(name: str) -> Script:
+    return script(name, "crossmount.index.scripts")

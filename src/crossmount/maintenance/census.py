@@ -1,0 +1,100 @@
+"""Counting layers, with flat memory however many there are. Pure."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from crossmount.index.entry import LayerEntry
+from crossmount.index.redis_index import TTL_SECONDS
+
+REGISTRIES_MAX = 10_000
+"""How many registries are told apart."""
+
+_AGE_STEP = 60
+"""Ages are counted to the minute, so that there are only so many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryInfo:
+    """What is known of one registry: layers that lie there, in how many repositories in all, and their bytes."""
+
+    layers: int
+    sources: int
+    size: int
+
+
+@dataclass(slots=True)
+class _OfRegistry:
+    layers: float = 0
+    sources: float = 0
+    size: float = 0
+
+
+@dataclass(slots=True)
+class Census:
+    """Numbers of layers so far; they may be fractions, where each layer stands for others."""
+
+    layers: float = 0
+    sources: float = 0
+    size: float = 0
+    unsized: float = 0
+    flagged: float = 0
+    stranded: float = 0
+    _registries: dict[str, _OfRegistry] = field(default_factory=lambda: defaultdict(_OfRegistry))
+    _ages: Counter[int] = field(default_factory=Counter)
+
+    def add(self, entry: LayerEntry) -> None:
+        """Count a layer.
+
+        How old it is says its time to live, which each renewal sets anew; one that was written with another time
+        to live than the default seems older or younger than it is.
+        """
+        self.layers += 1
+        self.sources += entry.sources
+        self.size += entry.size or 0
+        self.unsized += entry.size is None
+        self.flagged += entry.must_mount
+        self.stranded += entry.must_mount and not entry.held
+        for registry, held in entry.held.items():
+            if registry in self._registries or len(self._registries) < REGISTRIES_MAX:
+                self._registries[registry].layers += 1
+                self._registries[registry].sources += len(held.names)
+                self._registries[registry].size += entry.size or 0
+        if entry.held:
+            left = max(held.left for held in entry.held.values())
+            self._ages[max(TTL_SECONDS - left, 0) // _AGE_STEP] += 1
+
+    def merge(self, other: "Census", factor: float) -> None:
+        """Add another census, each layer of which stands for `factor` layers."""
+        for name in ("layers", "sources", "size", "unsized", "flagged", "stranded"):
+            setattr(self, name, getattr(self, name) + factor * getattr(other, name))
+        for registry, counted in other._registries.items():  # noqa: SLF001 another of its own kind
+            own = self._registries[registry]
+            own.layers += factor * counted.layers
+            own.sources += factor * counted.sources
+            own.size += factor * counted.size
+        self._ages.update(other._ages)  # noqa: SLF001 see above
+
+    def by_registry(self) -> Mapping[str, RegistryInfo]:
+        """Return the numbers of each registry, the one with the most layers first."""
+        ordered = sorted(self._registries.items(), key=lambda item: (-item[1].layers, item[0]))
+        return {
+            name: RegistryInfo(layers=round(each.layers), sources=round(each.sources), size=round(each.size))
+            for name, each in ordered
+        }
+
+    def ages(self) -> tuple[float | None, float | None, float | None]:
+        """Return how long ago layers were renewed: the newest, the median, the oldest, in seconds."""
+        if not self._ages:
+            return None, None, None
+        steps = sorted(self._ages)
+        middle, passed = self._ages.total() / 2, 0
+        for median in steps:
+            passed += self._ages[median]
+            if passed >= middle:
+                break
+        return _seconds(steps[0]), _seconds(median), _seconds(steps[-1])
+
+
+def _seconds(step: int) -> float:
+    return float(step * _AGE_STEP)

@@ -1,0 +1,1 @@
+"""Callers of the proxy and their rights: client mode, service mode, tokens."""

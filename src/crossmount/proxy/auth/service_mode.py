@@ -1,0 +1,177 @@
+"""`--auth service`: the proxy's own credentials, for callers that the proxy itself has let in."""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import bcrypt
+
+from crossmount.errors import InvalidInputError
+from crossmount.oci import Repository
+from crossmount.proxy.auth.basic import CHALLENGE, read_basic
+from crossmount.proxy.auth.callers import Agent, Caller
+from crossmount.proxy.http.errors import RefusedError
+from crossmount.proxy.http.exchange import Exchange
+from crossmount.proxy.http.headers import Pairs
+from crossmount.proxy.http.upstream import Vain
+from crossmount.registry.auth.scope import NOTHING, Wanted, delete, pull, push
+
+_BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
+_TOKEN_LEAST = 16
+_VERIFIED_MAX = 4096
+_PASSWORD_MAX = 72
+_CHECKS_MAX = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """Who is let in.
+
+    Attributes:
+        passwords: bcrypt hashes by user name.
+        tokens: names by the SHA-256 of their token.
+    """
+
+    passwords: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    tokens: Mapping[bytes, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def anybody(self) -> bool:
+        """Whether nobody is kept out."""
+        return not self.passwords and not self.tokens
+
+    @classmethod
+    def read(cls, htpasswd: Path | None, tokens: Path | None) -> "Callers":
+        """Read the files: `name:bcrypt hash` a line, and `name:token` a line; `#` begins a comment.
+
+        Raises:
+            InvalidInputError: a file can't be read, has no entry, or has a line that is none.
+        """
+        passwords, held = _read(htpasswd), _read(tokens)
+        for number, value in passwords.values():
+            if not _BCRYPT.fullmatch(value):
+                raise InvalidInputError(f"{htpasswd}:{number}: passwords must be hashed by bcrypt: htpasswd -B")
+        for number, value in held.values():
+            if len(value) < _TOKEN_LEAST:
+                raise InvalidInputError(f"{tokens}:{number}: a token needs {_TOKEN_LEAST} characters at least")
+        return cls(
+            {name: value.encode() for name, (_, value) in passwords.items()},
+            {hashlib.sha256(value.encode()).digest(): name for name, (_, value) in held.items()},
+        )
+
+
+def _read(path: Path | None) -> dict[str, tuple[int, str]]:
+    """Return what stands behind each name, and in which line."""
+    if path is None:
+        return {}
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path}: cannot be read as a file of callers") from error
+    found: dict[str, tuple[int, str]] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, _, value = line.strip().partition(":")
+        if not name or not value:
+            raise InvalidInputError(f"{path}:{number}: give each line as name:value")
+        if name in found:
+            raise InvalidInputError(f"{path}:{number}: {name!r} stands in line {found[name][0]} already")
+        found[name] = number, value
+    if not found:
+        raise InvalidInputError(f"{path}: give at least one line, as name:value")
+    return found
+
+
+class ServiceDoor:
+    """Everybody who is let in acts with the proxy's credentials.
+
+    Args:
+        agent: acts with them.
+        callers: who is let in.
+    """
+
+    def __init__(self, agent: Agent, callers: Callers) -> None:
+        self._agent = agent
+        self._callers = callers
+        self._greeted = False
+        self._key = secrets.token_bytes(32)
+        self._verified: set[bytes] = set()
+        self._checking = asyncio.Semaphore(_CHECKS_MAX)
+
+    async def admit(self, exchange: Exchange) -> Caller:
+        """See `Door.admit`."""
+        name = "" if self._callers.anybody else await self._name(exchange)
+        if name is None:
+            raise RefusedError(401, "UNAUTHORIZED", "this proxy wants to know who asks", headers=[CHALLENGE])
+        return Caller(f"service {name}", agent=self._agent, name=name or "anybody", authorize=self._authorize)
+
+    def own(self) -> Caller:
+        """See `Door.own`."""
+        return Caller("service", agent=self._agent, authorize=self._authorize)
+
+    async def token_page(self, exchange: Exchange) -> None:
+        """See `Door.token_page`: here are none to be had."""
+        del exchange
+        raise RefusedError(404, "UNSUPPORTED", "this proxy gives no tokens")
+
+    def challenges(self, exchange: Exchange, headers: Pairs) -> Pairs:
+        """See `Door.challenges`: the registry's are for the proxy, and not the caller's to answer."""
+        del exchange
+        return [pair for pair in headers if pair[0] != b"www-authenticate"]
+
+    async def _name(self, exchange: Exchange) -> str | None:
+        scheme, _, value = (exchange.header(b"authorization") or "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self._holder(value.strip())
+        credential = read_basic(value.strip()) if scheme.lower() == "basic" else None
+        if credential is None:
+            return None
+        if await self._knows(credential.username, credential.secret):
+            return credential.username
+        return self._holder(credential.secret)  # for clients that can send a password and nothing else
+
+    def _holder(self, token: str) -> str | None:
+        """Find a token by its hash: how long that takes tells nothing of the token."""
+        return self._callers.tokens.get(hashlib.sha256(token.encode()).digest())
+
+    async def _knows(self, user: str, password: str) -> bool:
+        """Check a password; bcrypt is slow on purpose, so what was right once is remembered, by a keyed hash."""
+        hashed, secret = self._callers.passwords.get(user), password.encode()
+        if hashed is None or len(secret) > _PASSWORD_MAX or b"\0" in secret:
+            return False
+        mark = hmac.digest(self._key, f"{user}\0{password}".encode(), "sha256")
+        if mark in self._verified:
+            return True
+        try:
+            async with self._checking:  # the threads are for the bytes of uploads too
+                right = await asyncio.to_thread(bcrypt.checkpw, secret, hashed)
+        except ValueError:
+            return False
+        if right:
+            if len(self._verified) >= _VERIFIED_MAX:
+                self._verified.clear()
+            self._verified.add(mark)
+        return right
+
+    async def _authorize(self, repository: Repository | None, method: str, vain: Vain | None) -> str | None:
+        if not self._greeted:
+            await self._agent.client.ping()
+            self._greeted = True
+        client, wanted = self._agent.client, _wanted(repository, method)
+        if vain is None:
+            return await client.authorization(repository, wanted)
+        return await client.reauthorization(repository, wanted, vain.authorization, vain.challenges)
+
+
+def _wanted(repository: Repository | None, method: str) -> Wanted:
+    if repository is None:
+        return NOTHING
+    if method in {"GET", "HEAD"}:
+        return Wanted((pull(repository),))
+    return Wanted((push(repository), delete(repository)) if method == "DELETE" else (push(repository),))

@@ -1,0 +1,226 @@
+"""Tokens for callers: the real ones stay here, bound to whose they are; the caller gets a name for each.
+
+A client asks for a token with the scopes that it knows to need. The proxy asks the real realm for just that with
+the client's own words, keeps the answer, and learns whose credentials it may use to ask for more: the sources
+of a mount.
+"""
+
+import asyncio
+import base64
+import json
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs
+
+import httpx
+
+from crossmount.errors import InvalidAnswerError
+from crossmount.proxy.auth.basic import CHALLENGE, ORIGIN, read_basic
+from crossmount.proxy.http.errors import RefusedError, unavailable
+from crossmount.proxy.http.exchange import Exchange
+from crossmount.registry.auth.challenge import Bearer
+from crossmount.registry.auth.flow import read_token
+from crossmount.registry.auth.realm import Verdict, judge
+from crossmount.registry.auth.scope import Scope, merge, parse_scopes
+from crossmount.registry.credentials.authfiles import Credential
+from crossmount.registry.http import transport as http
+from crossmount.registry.http.location import parse_url, with_query
+from crossmount.registry.http.log_filter import unlogged
+from crossmount.registry.http.transport import Answer, Body
+
+PAGE = "/_crossmount/token"
+GRANTS_MAX = 50_000
+_PREFIX = "cmp_"
+_FORM_MAX = 64 * 1024
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A real token, and whose it is.
+
+    Attributes:
+        credential: what it was asked for with; None for an anonymous one.
+        scopes: what it allows.
+        until: when it ends, in the clock's seconds.
+    """
+
+    token: str = field(repr=False)
+    credential: Credential | None
+    scopes: tuple[Scope, ...]
+    until: float
+
+
+class TokenOffice:
+    """Asks the registry's realm in the callers' names, and keeps what it gives.
+
+    Args:
+        registry: the registry's URL, which a realm is judged against.
+        client: sends the requests; holds no credentials.
+        discover: greets the registry to find out how it wants to be authorised.
+        trusted: realms' hosts that the user trusts by name.
+        public_url: what callers call the proxy, where that differs from the Host that they send.
+        deadline: seconds that a request for a token may take.
+        limit: how many tokens are kept.
+        clock: seconds, from any start.
+    """
+
+    def __init__(
+        self,
+        registry: httpx.URL,
+        client: httpx.AsyncClient,
+        *,
+        discover: Callable[[], Awaitable[Bearer | None]],
+        trusted: Collection[str] = (),
+        public_url: str | None = None,
+        deadline: float = 120.0,
+        limit: int = GRANTS_MAX,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._registry = registry
+        self._client = client
+        self._discover = discover
+        self._trusted = trusted
+        self._public_url = public_url
+        self._deadline = deadline
+        self._limit = limit
+        self._clock = clock
+        self._grants: OrderedDict[str, Grant] = OrderedDict()
+        self._realm: Bearer | None = None
+
+    def is_ours(self, token: str) -> bool:
+        """Tell whether a token has the shape of those given here."""
+        return token.startswith(_PREFIX)
+
+    def find(self, token: str) -> Grant | None:
+        """Return what a token stands for, while it lives."""
+        grant = self._grants.get(token)
+        if grant is None or grant.until <= self._clock():
+            self._grants.pop(token, None)
+            return None
+        return grant
+
+    def learn(self, challenge: Bearer) -> None:
+        """Take note of the real realm."""
+        self._realm = challenge
+
+    def challenge(self, exchange: Exchange, real: Bearer) -> str:
+        """Return the challenge that the caller is given instead of the real one."""
+        parts = {"realm": self._own_url(exchange) + PAGE, "service": real.service}
+        parts |= {"scope": " ".join(map(str, real.scopes)), "error": real.error}
+        return "Bearer " + ",".join(f'{name}="{_quoted(value)}"' for name, value in parts.items() if value)
+
+    async def answer(self, exchange: Exchange) -> None:
+        """Answer a request for a token: GET (Token Authentication) or POST (OAuth2)."""
+        if exchange.method not in {"GET", "POST"}:
+            raise RefusedError(405, "UNSUPPORTED", "ask for a token with GET or POST")
+        form = await exchange.read(_FORM_MAX)
+        credential, asked = _who_and_what(exchange, form)
+        try:
+            async with asyncio.timeout(self._deadline):
+                answer = await self._ask(exchange, form)
+        except TimeoutError:
+            raise unavailable("the registry's token service does not answer in time", status=504) from None
+        if answer.status != 200:
+            kinds = [value for name, value in answer.headers.raw if name.lower() == b"content-type"]
+            status = answer.status if 400 <= answer.status < 600 else 502
+            challenge = [CHALLENGE] if status == 401 else []
+            await exchange.answer(
+                status, [(b"content-type", (*kinds, b"application/json")[0]), *challenge], answer.body
+            )
+            return
+        await self._give(exchange, answer, credential, asked)
+
+    async def _give(
+        self, exchange: Exchange, answer: Answer, credential: Credential | None, asked: tuple[Scope, ...]
+    ) -> None:
+        value, lifetime = read_token(answer)
+        grant = Grant(value, credential, _granted(value, asked), self._clock() + lifetime)
+        name = _PREFIX + secrets.token_urlsafe(32)
+        self._grants[name] = grant
+        while len(self._grants) > self._limit:
+            self._grants.popitem(last=False)
+        document: dict[str, Any] = json.loads(answer.body)
+        document |= {"token": name, "access_token": name, "expires_in": max(1, int(lifetime))}
+        document.pop("issued_at", None)  # the realm's clock; `expires_in` counts from now
+        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+        await exchange.answer(200, headers, json.dumps(document).encode())
+
+    async def _ask(self, exchange: Exchange, form: bytes) -> Answer:
+        real = self._realm or await self._discover()
+        if real is None:
+            raise RefusedError(404, "UNSUPPORTED", "this registry gives no tokens")
+        self._realm = real
+        authorization = exchange.header(b"authorization")
+        url = self._judged(real, anonymous=authorization is None and exchange.method == "GET")
+        if exchange.query:
+            url = with_query(url, exchange.query.decode("ascii"))
+        headers = {"Accept": "application/json", "User-Agent": exchange.header(b"user-agent") or "crossmount"}
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        if exchange.method == "POST":
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        body = Body.of(form) if exchange.method == "POST" else None
+        with http.translated(exchange.method, url), unlogged():
+            return await http.exchange(self._client, exchange.method, url, headers=headers, body=body)
+
+    def _judged(self, real: Bearer, *, anonymous: bool) -> httpx.URL:
+        url = parse_url(real.realm)
+        if url is None:
+            raise InvalidAnswerError(f"{self._registry.host}: its realm is no URL")
+        verdict = judge(url, registry=self._registry, trusted=self._trusted)
+        if verdict is Verdict.NOTHING or (verdict is Verdict.ANONYMOUS and not anonymous):
+            raise InvalidAnswerError(
+                f"{self._registry.host}: it wants credentials sent to {url.host}, not of its own domain or not "
+                "over https; they were not sent: if that is right, trust the realm by name"
+            )
+        return url
+
+    def _own_url(self, exchange: Exchange) -> str:
+        if self._public_url is not None:
+            return self._public_url
+        host = exchange.header(b"host") or ""
+        if not _AUTHORITY.fullmatch(host):
+            raise RefusedError(400, "UNSUPPORTED", "the Host header is no host")
+        return f"{exchange.scheme}://{host}"
+
+
+def _who_and_what(exchange: Exchange, form: bytes) -> tuple[Credential | None, tuple[Scope, ...]]:
+    """Return the credential that a request for a token carries, and the scopes that it asks for."""
+    text = form if exchange.method == "POST" else exchange.query
+    given = parse_qs(text.decode("latin-1"))
+    asked = merge(*(parse_scopes(scope) for scope in given.get("scope", [])))
+    if exchange.method == "POST":
+        return _from_form({name: values[0] for name, values in given.items()}), asked
+    scheme, _, value = (exchange.header(b"authorization") or "").partition(" ")
+    return (read_basic(value.strip()) if scheme.lower() == "basic" else None), asked
+
+
+def _from_form(form: dict[str, str]) -> Credential | None:
+    if form.get("grant_type") == "password" and "username" in form:
+        return Credential(form["username"], form.get("password", ""), origin=ORIGIN)
+    if form.get("grant_type") == "refresh_token" and "refresh_token" in form:
+        return Credential("", form["refresh_token"], kind="identity", origin=ORIGIN)
+    return None
+
+
+def _granted(token: str, asked: tuple[Scope, ...]) -> tuple[Scope, ...]:
+    """Return what a token allows, by its own words if it is a JWT; it came from the realm itself."""
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        access = claims["access"]
+        return tuple(
+            Scope(str(item["type"]), str(item["name"]), tuple(map(str, item["actions"] or ()))) for item in access
+        )
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError):
+        return asked
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,1 @@
+"""The HTTP edge of the proxy: server, routes, headers, answers, the upstream."""

@@ -1,0 +1,158 @@
+"""Which headers travel, and how those that point somewhere are turned to point here. Pure.
+
+RFC 9110 (7.6.1) names what belongs to one connection only. Forwarding headers of the client's own are dropped: a
+registry builds its Locations from them, and the proxy follows those.
+"""
+
+import re
+from collections.abc import Iterable
+
+import httpx
+
+from crossmount.proxy.http.errors import RefusedError
+from crossmount.registry.http.location import Origin
+
+Pairs = list[tuple[bytes, bytes]]
+
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_NOT_SENT_ON = _HOP_BY_HOP | {
+    b"host",
+    b"expect",
+    b"content-length",
+    b"authorization",
+    b"forwarded",
+    b"via",
+    b"x-original-url",
+    b"x-rewrite-url",
+    b"x-real-ip",
+    b"x-http-method-override",
+}
+_NOT_SENT_BACK = _HOP_BY_HOP | {b"alt-svc", b"strict-transport-security"}
+_LINK = re.compile(r"<([^<>]*)>")
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+
+
+def check_framing(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse what two readers could cut into requests differently (RFC 9112, 6.3 and 11.2).
+
+    Raises:
+        RefusedError: two lengths, a length that is no number, a length with an encoding, or an unknown encoding.
+    """
+    pairs = list(headers)
+    lengths = [value for name, value in pairs if name == b"content-length"]
+    encodings = [value for name, value in pairs if name == b"transfer-encoding"]
+    hosts = [value for name, value in pairs if name == b"host"]
+    if len(lengths) > 1 or any(not _DIGITS.fullmatch(value) for value in lengths):
+        raise _unframed("Content-Length must be one number")
+    if encodings and (lengths or [value.strip().lower() for value in encodings] != [b"chunked"]):
+        raise _unframed("Transfer-Encoding must be chunked alone, without Content-Length")
+    if len(hosts) > 1:
+        raise _unframed("Host must come once")
+
+
+def _unframed(message: str) -> RefusedError:
+    return RefusedError(400, "UNSUPPORTED", message, close=True)
+
+
+def sent_on(headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
+    """Return what of a request's headers upstream is sent, but for Authorization and Content-Length.
+
+    A name with an underscore is left out: some servers take it for the same name with a hyphen.
+    """
+    pairs = list(headers)
+    dropped = _NOT_SENT_ON | _named_in_connection(pairs)
+    return [
+        (name, value)
+        for name, value in pairs
+        if name not in dropped and b"_" not in name and not name.startswith(b"x-forwarded-")
+    ]
+
+
+def sent_with_bytes(headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
+    """Return the same for a request whose body is a blob, or nothing.
+
+    Its type is the blob's, whatever the client says: distribution reads parameters out of a body that is a form.
+    """
+    return [
+        *(pair for pair in sent_on(headers) if pair[0] != b"content-type"),
+        (b"content-type", b"application/octet-stream"),
+    ]
+
+
+def sent_back(headers: httpx.Headers, *, upstream: Origin, asked: httpx.URL) -> Pairs:
+    """Return what of an answer's headers the client is sent, with Location and Link turned to the proxy.
+
+    Args:
+        headers: the answer's.
+        upstream: what the proxy stands for.
+        asked: the URL that was answered.
+    """
+    pairs = [(name.lower(), value) for name, value in headers.raw]
+    dropped = _NOT_SENT_BACK | _named_in_connection(pairs)
+    if any(name == b"transfer-encoding" for name, _ in pairs):
+        dropped |= {b"content-length"}  # which the encoding overrides (RFC 9112, 6.3)
+    return [(name, _turned(name, value, upstream, asked)) for name, value in pairs if name not in dropped]
+
+
+def is_well_formed(name: bytes, value: bytes) -> bool:
+    """Tell whether this can be sent as a header (RFC 9110, 5.5 and 5.6.2); parsers of answers let more through."""
+    return _NAME.fullmatch(name) is not None and _CONTROL.search(value) is None
+
+
+def _named_in_connection(pairs: Pairs) -> set[bytes]:
+    return {
+        word.strip().lower()
+        for name, value in pairs
+        if name == b"connection"
+        for word in value.split(b",")
+        if word.strip().lower() not in {b"content-length", b"location", b"www-authenticate", b""}
+    }
+
+
+def _turned(name: bytes, value: bytes, upstream: Origin, asked: httpx.URL) -> bytes:
+    if name == b"location":
+        return turned(value.decode("latin-1"), upstream=upstream, asked=asked).encode("latin-1")
+    if name == b"link":
+        text = value.decode("latin-1")
+        return _LINK.sub(lambda match: f"<{turned(match[1], upstream=upstream, asked=asked)}>", text).encode(
+            "latin-1"
+        )
+    return value
+
+
+def turned(location: str, *, upstream: Origin, asked: httpx.URL) -> str:
+    """Return a Location as the client is to see it.
+
+    What lies on the registry itself becomes a path, which the client resolves against the proxy. A place elsewhere
+    (storage that a pull is sent to, signed for whoever holds the URL) stays as it is.
+    """
+    try:
+        url = asked.join(location)
+        here = Origin.of(url)
+    except (httpx.InvalidURL, ValueError):
+        return location
+    same = here == upstream or (
+        # a registry behind a TLS terminator may call itself http
+        (here.host, {here.scheme, upstream.scheme}) == (upstream.host, {"http", "https"})
+    )
+    if not same or url.userinfo:
+        return location
+    path = url.raw_path.decode("ascii")
+    if path.startswith("//"):
+        return location  # as a path of its own it would name another host
+    _, mark, fragment = location.partition("#")
+    return path + mark + fragment

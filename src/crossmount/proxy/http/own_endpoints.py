@@ -1,0 +1,76 @@
+"""The proxy's own pages: is it alive, is it ready, its metrics, its tokens, the registry's events."""
+
+import asyncio
+import logging
+
+from crossmount.errors import CrossmountError
+from crossmount.proxy.auth.client_mode import Door
+from crossmount.proxy.core import Core
+from crossmount.proxy.http.errors import RefusedError
+from crossmount.proxy.http.exchange import Exchange
+from crossmount.proxy.http.routes import Own
+
+_TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
+_READY_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+async def answer(core: Core, door: Door, exchange: Exchange, asked: Own, *, draining: bool) -> None:
+    """Answer a request for a page of the proxy's own."""
+    if asked.page == "token":
+        await door.token_page(exchange)
+        return
+    if asked.page == "events" and core.hook is not None:
+        await core.hook.answer(exchange)
+        return
+    if exchange.method not in {"GET", "HEAD"}:
+        raise RefusedError(405, "UNSUPPORTED", "this page can only be read")
+    match asked.page:
+        case "healthz":
+            await _give(exchange, 200, b"ok\n")
+        case "readyz":
+            status, words = await _readiness(core, door, draining=draining)
+            await _give(exchange, status, words)
+        case "metrics":
+            core.metrics.sessions.set(len(core.sessions))
+            core.metrics.spool_bytes.set(0 if core.spool is None else core.spool.taken)
+            body, kind = core.metrics.page()
+            await exchange.answer(200, [(b"content-type", kind)], _for(exchange, body))
+        case _:
+            raise RefusedError(404, "NOT_FOUND", "no such page")
+
+
+async def trouble(core: Core, door: Door) -> str | None:
+    """Ask the registry whether it serves us; returns why it does not. The index is not needed for that."""
+    target, own = core.upstream.target(b"/v2/", b""), door.own()
+    authorize = None if own is None else own.authorizes(None, "GET")
+    try:
+        async with (
+            asyncio.timeout(_READY_SECONDS),
+            core.upstream.ask("GET", target, headers=[], authorize=authorize) as response,
+        ):
+            if response.status_code in {200, 401}:
+                return None
+            return f"{core.registry.registry} says {response.status_code} to /v2/, as no registry does"
+    except CrossmountError as error:
+        return str(error)
+    except TimeoutError:
+        return f"{core.registry.registry} does not answer within {_READY_SECONDS:g} s"
+
+
+async def _readiness(core: Core, door: Door, *, draining: bool) -> tuple[int, bytes]:
+    if draining:
+        return 503, b"stopping\n"
+    why = await trouble(core, door)
+    if why is None:
+        return 200, b"ok\n"
+    _log.info("not ready: %s", why)
+    return 503, b"the registry does not answer as one, or not to this proxy's credentials\n"
+
+
+async def _give(exchange: Exchange, status: int, words: bytes) -> None:
+    await exchange.answer(status, _TEXT, _for(exchange, words))
+
+
+def _for(exchange: Exchange, body: bytes) -> bytes:
+    return b"" if exchange.method == "HEAD" else body

@@ -1,0 +1,252 @@
+"""What a request means, read from its raw path and query (distribution specification, "Endpoints"). Pure.
+
+The path is judged as it came, byte for byte, and sent on as it came: what two readers could understand differently
+(encoded slashes, dot segments, empty segments, backslashes, control characters) is refused, and so is a parameter
+that matters and comes twice. Only `%3A`, which some clients write for the colon of a digest, is decoded.
+"""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode
+
+from crossmount.errors import InvalidDigestError
+from crossmount.oci import Digest
+from crossmount.oci.reference import is_repository_name, is_tag
+from crossmount.proxy.http.errors import RefusedError, digest_invalid, name_invalid
+
+OWN = "/_crossmount/"
+"""Where the proxy's own pages are: no repository name starts with an underscore."""
+
+_TARGET_MAX = 8 * 1024
+_PARAMETERS_MAX = 64
+_PLAIN_PATH = re.compile(rb"/[A-Za-z0-9._~:@+=,!*'()$&/-]*")
+_QUERY = re.compile(rb"[\x21-\x3a\x3c-\x7e]*")  # no semicolon, which to some separates parameters
+_COLON = re.compile(rb"%3[Aa]")
+_SINGLE = frozenset({"mount", "from", "digest", "n", "last", "artifactType"})
+_SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A page of the proxy itself."""
+
+    page: str
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """`/v2/`: what is spoken here, and who may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """`/v2/_catalog`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobAt:
+    """`/v2/<name>/blobs/<digest>`."""
+
+    name: str
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class UploadsOf:
+    """`/v2/<name>/blobs/uploads/`: where uploads and mounts begin.
+
+    Attributes:
+        mount: the blob to mount, if one is named.
+        source: where from; None too if what was named can be no repository, which is a mount that fails.
+        digest: the blob that comes whole with this request, if one is named.
+        rest: the query without `mount` and `from`.
+    """
+
+    name: str
+    mount: Digest | None = None
+    source: str | None = None
+    digest: Digest | None = None
+    rest: str = ""
+
+    def query(self) -> str:
+        """Return the query to ask upstream with."""
+        mount = [] if self.mount is None else [("mount", str(self.mount))]
+        source = [("from", self.source)] if self.mount is not None and self.source is not None else []
+        return "&".join(part for part in (urlencode(mount + source), self.rest) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionAt:
+    """`/v2/<name>/blobs/uploads/<session>`: an upload under way.
+
+    Attributes:
+        digest: the blob that this request completes, if it names one.
+    """
+
+    name: str
+    session: str
+    digest: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestAt:
+    """`/v2/<name>/manifests/<tag or digest>`."""
+
+    name: str
+    target: str
+
+    @property
+    def digest(self) -> Digest | None:
+        """The digest, if it names one."""
+        return Digest(self.target) if ":" in self.target else None
+
+
+@dataclass(frozen=True, slots=True)
+class TagsOf:
+    """`/v2/<name>/tags/list`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReferrersOf:
+    """`/v2/<name>/referrers/<digest>`."""
+
+    name: str
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """Anything else under `/v2/`: sent on as it is."""
+
+
+Route = Own | Base | Catalog | BlobAt | UploadsOf | SessionAt | ManifestAt | TagsOf | ReferrersOf | Other
+
+
+def kind_of(route: Route) -> str:
+    """Return a route's name for logs and metrics."""
+    return _KINDS[type(route)]
+
+
+_KINDS: dict[type, str] = {
+    Own: "own",
+    Base: "base",
+    Catalog: "catalog",
+    BlobAt: "blob",
+    UploadsOf: "uploads",
+    SessionAt: "session",
+    ManifestAt: "manifest",
+    TagsOf: "tags",
+    ReferrersOf: "referrers",
+    Other: "other",
+}
+
+
+def route(raw_path: bytes, query: bytes) -> Route:
+    """Tell what a path and a query mean.
+
+    Raises:
+        RefusedError: they mean nothing here, or could mean two things.
+    """
+    path = _checked_path(raw_path, query)
+    if path.startswith(OWN):
+        return Own(path.removeprefix(OWN))
+    if path in {"/v2", "/v2/"}:
+        return Base()
+    if not path.startswith("/v2/"):
+        raise RefusedError(404, "NOT_FOUND", "only /v2/ is served here")
+    parameters = _parameters(query)
+    if path == "/v2/_catalog":
+        return Catalog()
+    return _in_repository(path.removeprefix("/v2/").split("/"), parameters)
+
+
+def _checked_path(raw_path: bytes, query: bytes) -> str:
+    if len(raw_path) + len(query) > _TARGET_MAX:
+        raise RefusedError(414, "NAME_INVALID", "the request's target is too long")
+    plain = _COLON.sub(b":", raw_path)
+    if not _PLAIN_PATH.fullmatch(plain):
+        raise name_invalid("the path has characters, or an encoding, that no registry path has")
+    path = plain.decode("ascii")
+    segments = path.split("/")[1:]
+    if any(segment in {".", ".."} for segment in segments) or "" in segments[:-1]:
+        raise name_invalid("the path has empty or dot segments")
+    if not _QUERY.fullmatch(query):
+        raise RefusedError(400, "UNSUPPORTED", "the query has characters that must be encoded")
+    return path
+
+
+def _parameters(query: bytes) -> list[tuple[str, str]]:
+    try:
+        pairs = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, max_num_fields=_PARAMETERS_MAX, errors="strict"
+        )
+    except ValueError:
+        raise RefusedError(400, "UNSUPPORTED", "the query is not UTF-8, or has too many parameters") from None
+    names = [name for name, _ in pairs]
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            code = "DIGEST_INVALID" if name in {"digest", "mount"} else "UNSUPPORTED"
+            raise RefusedError(400, code, f"the parameter {name} comes more than once")
+    return pairs
+
+
+def _in_repository(segments: list[str], parameters: list[tuple[str, str]]) -> Route:  # noqa: PLR0911 a table
+    if segments[-1] == "" and segments[-3:-1] == ["blobs", "uploads"]:
+        segments = segments[:-1]  # `uploads` and `uploads/` are one
+    match segments:
+        case [*name, "blobs", "uploads"]:
+            return _uploads(_name(name), parameters)
+        case [*name, "blobs", "uploads", session]:
+            return _session(_name(name), session, parameters)
+        case [*name, "blobs", digest]:
+            return BlobAt(_name(name), _digest(digest))
+        case [*name, "manifests", target]:
+            return ManifestAt(_name(name), _target(target))
+        case [*name, "tags", "list"]:
+            return TagsOf(_name(name))
+        case [*name, "referrers", digest]:
+            return ReferrersOf(_name(name), _digest(digest))
+    return Other()
+
+
+def _uploads(name: str, parameters: list[tuple[str, str]]) -> UploadsOf:
+    given = dict(parameters)
+    source = given.get("from")
+    return UploadsOf(
+        name,
+        mount=_digest(given["mount"]) if "mount" in given else None,
+        source=source if source is not None and is_repository_name(source) else None,
+        digest=_digest(given["digest"]) if "digest" in given else None,
+        rest=urlencode([pair for pair in parameters if pair[0] not in {"mount", "from"}]),
+    )
+
+
+def _session(name: str, session: str, parameters: list[tuple[str, str]]) -> SessionAt:
+    given = dict(parameters)
+    if not _SESSION.fullmatch(session):
+        raise RefusedError(404, "BLOB_UPLOAD_UNKNOWN", "no such upload session: start a new one")
+    return SessionAt(name, session, _digest(given["digest"]) if "digest" in given else None)
+
+
+def _name(segments: list[str]) -> str:
+    name = "/".join(segments)
+    if not is_repository_name(name):
+        raise name_invalid("not a repository name: lower-case words of a-z 0-9 joined by . _ - and /")
+    return name
+
+
+def _digest(text: str) -> Digest:
+    try:
+        return Digest(text)
+    except InvalidDigestError as error:
+        raise digest_invalid(str(error)) from None
+
+
+def _target(text: str) -> str:
+    if ":" in text:
+        return _digest(text)
+    if not is_tag(text):
+        raise RefusedError(400, "TAG_INVALID", "not a tag: at most 128 of A-Z a-z 0-9 . _ -")
+    return text

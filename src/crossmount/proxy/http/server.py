@@ -1,0 +1,79 @@
+"""The proxy as a service."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from crossmount.index.protocol import MountableLayers
+from crossmount.proxy.app import App
+from crossmount.proxy.assembly import assembled
+from crossmount.proxy.http.serving import Address, Service, listening
+from crossmount.proxy.settings import ProxySettings
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A proxy that listens.
+
+    Attributes:
+        app: what answers.
+        service: where, and how it is stopped.
+    """
+
+    app: App
+    service: Service
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return self.service.url
+
+    @property
+    def stop(self) -> Callable[[], None]:
+        """Ask it to stop; pushes under way may finish."""
+        return self.service.stop
+
+
+async def serve(
+    settings: ProxySettings, index: MountableLayers, *, ready: Callable[[Running], None] = lambda _: None
+) -> None:
+    """Serve until SIGTERM or SIGINT; see `Service.until_told`.
+
+    Raises:
+        ListenError: the address can't be used.
+        InvalidInputError: another setting can't.
+    """
+    async with running(settings, index) as proxy:
+        greeting = asyncio.create_task(_greet(proxy.app))
+        try:
+            await proxy.service.until_told(lambda: ready(proxy))
+        finally:
+            greeting.cancel()
+            await asyncio.gather(greeting, return_exceptions=True)
+
+
+@asynccontextmanager
+async def running(settings: ProxySettings, index: MountableLayers) -> AsyncIterator[Running]:
+    """Serve until the block ends."""
+    address = Address(settings.host, settings.port, settings.tls_cert, settings.tls_key)
+    async with assembled(settings, index) as app:
+
+        def stopping() -> None:
+            app.draining = True
+
+        def busy() -> bool:  # pushes with layers to come count, too
+            return bool(app.core.sessions.moving() or app.active)
+
+        async with listening(app, address, settings.limits, stopping=stopping, busy=busy) as service:
+            yield Running(app, service)
+
+
+async def _greet(app: App) -> None:
+    """Say at once if the registry does not serve: whoever started the proxy is still looking."""
+    why = await app.trouble()
+    if why is not None:
+        _log.warning("pushes will fail until the registry serves: %s", why)

@@ -1,0 +1,151 @@
+"""What passes by teaches the index: manifests that the registry accepted, mounts and uploads that it confirmed.
+
+The client never waits for it: sightings are handed over to one task that records them together.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from crossmount.discovery.manifest_summary import Outline
+from crossmount.discovery.manifest_walk import Walker
+from crossmount.errors import CrossmountError
+from crossmount.index.protocol import MountIndex, RegistryTraits, Sighting
+from crossmount.oci import Digest, Manifest, Repository
+from crossmount.proxy.auth.callers import Agent
+from crossmount.proxy.metrics import Metrics
+from crossmount.registry import SIZE_UNKNOWN
+
+_log = logging.getLogger(__name__)
+_WAITING_MAX = 10_000
+_BATCH = 256
+_ERRANDS_MAX = 256
+_CHILDREN_MAX, _CHILDREN_AT_ONCE = 64, 4
+_END_SECONDS = 5.0
+
+
+class Learner:
+    """Tells the index what was proven.
+
+    Args:
+        index: it never fails (`GuardedIndex`).
+        metrics: told how many sightings, and errands to find some, had to be dropped.
+    """
+
+    def __init__(self, index: MountIndex, metrics: Metrics) -> None:
+        self._index = index
+        self._metrics = metrics
+        self._waiting: asyncio.Queue[Sighting] = asyncio.Queue(_WAITING_MAX)
+        self._traits = RegistryTraits()
+        self._errands: set[asyncio.Task[None]] = set()
+        self._gate = asyncio.Semaphore(_CHILDREN_AT_ONCE)
+
+    @property
+    def traits(self) -> RegistryTraits:
+        """What is known of the registry."""
+        return self._traits
+
+    def note_traits(self, traits: RegistryTraits) -> None:
+        """Take note of what is known of the registry."""
+        self._traits = self._traits.updated(traits)
+
+    def mounted(self, sightings: Iterable[Sighting]) -> None:
+        """Record what a mount proved, unless this registry mounts only after a manifest: that will say it."""
+        self._record(sightings)
+
+    def arrived(self, repository: Repository, digest: Digest, size: int | None) -> None:
+        """Record a blob that was uploaded, or seen."""
+        self._record([Sighting(digest, repository, size)])
+
+    def mounted_by_client(self, agent: Agent | None, digest: Digest, *holders: Repository) -> None:
+        """Record and count a blob that the registry mounted as a client had asked, once its size is known."""
+        self._start(self._size_up(agent, digest, holders))
+
+    def accepted(self, agent: Agent | None, repository: Repository, manifest: Manifest) -> None:
+        """Record the layers of a manifest that the registry accepted, and those of an index's children."""
+        outline = Outline.of(manifest)
+        for sighting in outline.sightings(repository):
+            self._put(sighting)
+        if outline.children and agent is not None:
+            self._start(self._follow(agent, repository, outline.children[:_CHILDREN_MAX]))
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """Record until the end, and then what is left."""
+        task = asyncio.create_task(self._work())
+        try:
+            yield
+        finally:
+            with contextlib.suppress(TimeoutError):  # what is not learnt now costs a round trip one day
+                async with asyncio.timeout(_END_SECONDS):
+                    await self.settled()
+            left = [task, *self._errands]
+            for each in left:
+                each.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+    async def settled(self) -> None:
+        """Wait until all that was seen is recorded."""
+        await asyncio.gather(*self._errands)
+        await self._waiting.join()
+
+    def _start(self, errand: Coroutine[Any, Any, None]) -> None:
+        if len(self._errands) >= _ERRANDS_MAX:
+            errand.close()
+            self._metrics.unlearnt.inc()
+            return
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    async def _size_up(self, agent: Agent | None, digest: Digest, holders: Sequence[Repository]) -> None:
+        size = None
+        if agent is not None:
+            with contextlib.suppress(CrossmountError):  # it is only counted without its size
+                size = await agent.client.head_blob(holders[0], digest)
+        known = None if size in {None, SIZE_UNKNOWN} else size
+        self._metrics.blob("mounted", known)
+        self._record([Sighting(digest, holder, known) for holder in holders])
+
+    def _record(self, sightings: Iterable[Sighting]) -> None:
+        if self._traits.after_manifest:
+            return  # nobody could mount from there yet: the manifest will say it
+        for sighting in sightings:
+            self._put(sighting)
+
+    def _put(self, sighting: Sighting) -> None:
+        try:
+            self._waiting.put_nowait(sighting)
+        except asyncio.QueueFull:
+            self._metrics.unlearnt.inc()
+
+    async def _work(self) -> None:
+        while True:
+            batch = [await self._waiting.get()]
+            while len(batch) < _BATCH and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            try:
+                await self._index.record(batch)
+            except CrossmountError as error:
+                self._metrics.failed("index", error)
+            finally:
+                for _ in batch:
+                    self._waiting.task_done()
+
+    async def _follow(self, agent: Agent, repository: Repository, children: Iterable[Digest]) -> None:
+        """Read an index's children with the caller's rights; what can't be read is not learnt."""
+
+        async def take(outline: Outline) -> None:
+            for sighting in outline.sightings(repository):
+                self._put(sighting)
+
+        try:
+            walked = await Walker(agent.client, None, gate=self._gate).walk(repository, children, take)
+        except CrossmountError as error:
+            _log.info("the children of an index in %s were not all read: %s", repository, error)
+        else:
+            for reason in walked.reasons:
+                _log.info("a child of an index in %s was not read: %s", repository, reason)

@@ -1,0 +1,1 @@
+"""Uploads through the proxy: sessions, the spool, the relay, turns."""

@@ -1,0 +1,198 @@
+"""A blob that the destination lacks, mounted from where the index knows it: once, however many ask at once."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+
+from crossmount.errors import CrossmountError
+from crossmount.index import GuardedIndex
+from crossmount.index.protocol import Knowledge, LayerKnowledge
+from crossmount.mount import MountResult, MountStatus
+from crossmount.mount.mounter import proven
+from crossmount.oci import Digest, Repository
+from crossmount.proxy.auth.callers import Agent, Caller
+from crossmount.proxy.metrics import Metrics
+from crossmount.proxy.recorder import Learner
+
+INDEX_CALLS_MAX = 16
+"""How many ask the index at once: a crowd waits here, where no deadline runs, and opens few connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePolicy:
+    """Which repositories may be mounted from: those that fit a pattern (`*` is any text, slashes too), or all."""
+
+    patterns: tuple[str, ...] = ()
+
+    def allows(self, name: str) -> bool:
+        """Tell whether a repository may be mounted from."""
+        return not self.patterns or any(fnmatchcase(name, pattern) for pattern in self.patterns)
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether a registry may find the source by itself."""
+        return not self.patterns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """What became of a try to mount a blob.
+
+    Attributes:
+        knowledge: what the index said before.
+        result: the mount, without a session; None if there was nothing to try.
+    """
+
+    digest: Digest
+    dest: Repository
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    result: MountResult | None = None
+
+    @property
+    def mounted(self) -> bool:
+        """Whether the blob is there now."""
+        return self.result is not None and self.result.status is MountStatus.MOUNTED
+
+    @property
+    def refused(self) -> bool:
+        """Whether the blob was not mounted, for whatever reason, and may not be uploaded either."""
+        return not self.mounted and self.knowledge.of(self.digest).must_mount
+
+    @property
+    def after_manifest(self) -> bool:
+        """Whether the registry mounts only what a manifest in the source repository references."""
+        return self.knowledge.traits.after_manifest is True
+
+    @property
+    def tried(self) -> frozenset[Repository]:
+        """The repositories that were of no help: those that the index named, dest too if it did."""
+        known = self.knowledge.of(self.digest)
+        return frozenset(known.sources) | (frozenset({self.dest}) if known.in_dest else frozenset())
+
+
+class Mounting:
+    """Mounts on behalf of callers.
+
+    Args:
+        index: where sources are known from.
+        policy: what may be mounted from.
+        learner: told what mounts prove.
+        metrics: told how it went.
+        clock: seconds, from any start.
+    """
+
+    def __init__(
+        self,
+        index: GuardedIndex,
+        *,
+        policy: SourcePolicy,
+        learner: Learner,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.policy = policy
+        self._index = index
+        self._learner = learner
+        self._metrics = metrics
+        self._clock = clock
+        self._asking = asyncio.Semaphore(INDEX_CALLS_MAX)
+        self._flights: dict[tuple[str, str, Digest], asyncio.Task[Placed]] = {}
+
+    async def place(
+        self, caller: Caller, dest: Repository, digest: Digest, *, without: Collection[str] = ()
+    ) -> Placed:
+        """Try to mount a blob from where the index knows it, with the caller's rights.
+
+        Whoever asks for the same at the same time shares the try. Sources named in `without` were tried already.
+        For a caller that the proxy can't act for nothing is tried.
+        """
+        if not caller.may_push(dest.name) or caller.agent is None:
+            return Placed(digest=digest, dest=dest, knowledge=await self._look_up(dest, digest))
+        key, agent = (caller.key, dest.name, digest), caller.agent
+        task = self._flights.get(key)
+        if task is None:
+            work = self._look_up_and_mount(agent, dest, digest, frozenset(without))
+            task = self._flights[key] = asyncio.create_task(work)
+            task.add_done_callback(lambda _: self._flights.pop(key, None))
+        # One who hangs up does not take the mount away from the others.
+        return await asyncio.shield(task)
+
+    async def place_from(
+        self, caller: Caller, dest: Repository, digest: Digest, sources: Collection[Repository]
+    ) -> Placed:
+        """Try to mount a blob from where it was brought just now, with the caller's rights."""
+        if not caller.may_push(dest.name) or caller.agent is None:
+            return Placed(digest=digest, dest=dest)
+        knowledge = Knowledge({digest: LayerKnowledge(sources=tuple(sorted(sources)))}, self._learner.traits)
+        return await self._mount(caller.agent, dest, digest, knowledge, fresh=True)
+
+    async def aclose(self) -> None:
+        """Wait for what is under way."""
+        await asyncio.gather(*self._flights.values(), return_exceptions=True)
+
+    async def _look_up_and_mount(
+        self, agent: Agent, dest: Repository, digest: Digest, without: frozenset[str]
+    ) -> Placed:
+        return await self._mount(agent, dest, digest, await self._look_up(dest, digest), without=without)
+
+    async def _look_up(self, dest: Repository, digest: Digest) -> Knowledge:
+        async with self._asking:
+            begun, unserved = self._clock(), self._index.unserved
+            knowledge = await self._index.look_up([digest], dest)
+            if self._index.unserved == unserved:
+                self._metrics.index_seconds.observe(self._clock() - begun)
+        self._learner.note_traits(knowledge.traits)
+        return knowledge
+
+    async def _mount(
+        self,
+        agent: Agent,
+        dest: Repository,
+        digest: Digest,
+        knowledge: Knowledge,
+        *,
+        without: frozenset[str] = frozenset(),
+        fresh: bool = False,
+    ) -> Placed:
+        result = None
+        try:
+            result = await self._attempt(agent, dest, digest, self._limited(knowledge), without, fresh=fresh)
+        except CrossmountError as error:
+            self._metrics.failed("mount", error)
+        return Placed(digest=digest, dest=dest, result=result, knowledge=knowledge)
+
+    async def _attempt(
+        self,
+        agent: Agent,
+        dest: Repository,
+        digest: Digest,
+        knowledge: Knowledge,
+        without: frozenset[str],
+        *,
+        fresh: bool,
+    ) -> MountResult | None:
+        found = agent.mounter.candidates(knowledge, dest).get(digest, ())
+        candidates = [s for s in found if s.name not in without and self.policy.allows(s.name)]
+        known = knowledge.of(digest)
+        if not candidates and not known.must_mount and knowledge.traits.finds is not True:
+            return None
+        await agent.client.prepare(dest, candidates)
+        result = await agent.mounter.attempt(digest, dest, candidates, knowledge, fresh=fresh)
+        if result.session is not None:
+            await agent.client.cancel_upload(result.session)
+            result = replace(result, session=None)
+        if result.status is MountStatus.MOUNTED:
+            self._learner.mounted(proven(result, known.size))
+            async with self._asking:
+                await agent.mounter.learn(knowledge.traits, [result])
+        elif result.error is not None:
+            self._metrics.failed("mount", result.error)
+        return result
+
+    def _limited(self, knowledge: Knowledge) -> Knowledge:
+        """Keep the registry from finding a source by itself where only some may be mounted from."""
+        if self.policy.unlimited:
+            return knowledge
+        return replace(knowledge, traits=replace(knowledge.traits, finds=False))

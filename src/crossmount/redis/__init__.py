@@ -1,0 +1,1 @@
+"""Talk to Redis and Valkey: addresses, connections, Cluster routing, Sentinel, scripts. It knows no layers."""

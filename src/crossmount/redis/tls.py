@@ -1,0 +1,59 @@
+"""TLS to an index's servers. Its files are read before anything connects, so that a mistake is told as one."""
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+from crossmount.errors import InvalidIndexURLError
+from crossmount.redis.address import Tls
+from crossmount.redis.files import open_again, why
+
+
+def tls_settings(tls: Tls) -> dict[str, Any]:
+    """Return what redis-py's connections are told of TLS.
+
+    Raises:
+        InvalidIndexURLError: a file cannot be read, or holds no certificate or key of ours.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        about = "ca_file"
+        if tls.ca_file is not None:
+            context.load_verify_locations(_readable(tls.ca_file))
+        about = "cert_file or key_file"
+        if tls.cert_file is not None:
+            key = None if tls.key_file is None else _readable(tls.key_file)
+            context.load_cert_chain(_readable(tls.cert_file), key, password=_no_password)
+    except ssl.SSLError as error:
+        wrong = f"{about} is no PEM file of its kind, or they do not fit"
+        if tls.cert_file is not None and tls.key_file is None and about != "ca_file":
+            wrong = "cert_file holds no key, or is no PEM file: give key_file too"
+        raise InvalidIndexURLError(f"the index URL's {wrong}") from error
+    except (OSError, ValueError) as error:
+        raise InvalidIndexURLError(f"the index URL's {about} cannot be read: {why(error)}") from None
+    settings: dict[str, Any] = {
+        "ssl_cert_reqs": "required" if tls.check_certificate else "none",
+        "ssl_check_hostname": tls.check_hostname,
+    }
+    files = {"ssl_ca_certs": tls.ca_file, "ssl_certfile": tls.cert_file, "ssl_keyfile": tls.key_file}
+    return settings | {name: str(path) for name, path in files.items() if path is not None}
+
+
+def settle(connection: Any) -> None:
+    """Read what a TLS server sends after the handshake by asking it something.
+
+    redis-py 8 with hiredis takes session tickets (RFC 8446, section 4.6.1) for a reply that nobody asked for, and
+    the connection for a broken one. A login's reply comes after them, so this is for connections without one.
+    """
+    connection.on_connect()
+    connection.send_command("PING", check_health=False)
+    connection.read_response()
+
+
+def _readable(path: Path) -> str:
+    with open_again(path):  # its own error says why not, and OpenSSL's does not
+        return str(path)
+
+
+def _no_password() -> str:
+    raise ValueError("its key asks for a password")

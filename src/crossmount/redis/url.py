@@ -1,0 +1,242 @@
+"""The URL of an index server: checked wholly before anything connects, so that a mistake is told as one.
+
+Parts of a URL may be a secret, also those that only look like an option or a port because a password was not
+percent-encoded. So a message repeats hosts and ports, and never anything else.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qsl, unquote
+
+from crossmount._foreign import decimal
+from crossmount.errors import InvalidIndexURLError
+from crossmount.redis.address import SCHEMES, Address, Login, Node, Tls, Topology
+
+_LOGIN = ("username", "password", "username_file", "password_file")
+_SENTINEL = "sentinel_"
+_OPTIONS: dict[Topology, tuple[str, ...]] = {
+    "server": (*_LOGIN, "client_name", "db"),
+    "socket": (*_LOGIN, "client_name", "db"),
+    "cluster": (*_LOGIN, "client_name", "read_from"),
+    "sentinel": (*_LOGIN, *(_SENTINEL + name for name in _LOGIN), "client_name", "db", "read_from"),
+}
+_TLS_OPTIONS = ("ca_file", "cert_file", "key_file", "check_hostname", "check_certificate")
+_REDIS_PY = {
+    "ssl_ca_certs": "ca_file",
+    "ssl_certfile": "cert_file",
+    "ssl_keyfile": "key_file",
+    "ssl_check_hostname": "check_hostname",
+    "ssl_cert_reqs": "check_certificate",
+}
+"""What redis-py calls some of these in its own URLs."""
+
+_TRUTH = {"yes": True, "true": True, "no": False, "false": False}
+_HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]*))(?::(?P<port>.*))?", re.DOTALL)
+_HOST_MAX, _LABEL_MAX, _PORT_MAX = 253, 63, 65535
+_DATABASE_DIGITS = 9
+_HINT = "percent-encode / ? # @ : in a password"
+
+
+Kind = Literal["embedded", "memory", "remote"]
+
+_KINDS: dict[str, Kind] = {
+    "embedded:": "embedded",
+    "embedded://": "embedded",
+    "memory:": "memory",
+    "memory://": "memory",
+}
+
+
+def kind_of(url: str) -> Kind:
+    """Tell what kind of index a URL names; what is none of the others is remote, or a mistake."""
+    return _KINDS.get(url, "remote")
+
+
+def address_of(url: str) -> Address:
+    """Read the URL of an index server. No I/O.
+
+    Raises:
+        InvalidIndexURLError: it names none, or holds something that would be silently left out.
+    """
+    scheme, topology = _scheme(url)
+    rest = url[len(scheme) + len("://") :]
+    if "#" in rest:
+        raise InvalidIndexURLError(f"the index URL has a #, which nothing may follow; {_HINT}")
+    before, _, query = rest.partition("?")
+    authority, slash, path = before.partition("/")
+    userinfo, _, hosts = authority.rpartition("@")
+    tls = scheme.startswith("rediss")
+    options = _options(query, (*_OPTIONS[topology], *(_TLS_OPTIONS if tls else ())))
+    user, _, password = userinfo.partition(":")
+    for name, value in (("username", unquote(user)), ("password", unquote(password))):
+        if value and name in options:
+            raise InvalidIndexURLError(f"the index URL has a {name} before the @ and another as an option")
+        options.setdefault(name, value)
+    return Address(
+        scheme=scheme,
+        nodes=() if topology == "socket" else _nodes(hosts, topology),
+        path=_socket(hosts, slash + path) if topology == "socket" else "",
+        service=_service(path) if topology == "sentinel" else "",
+        database=_database(options, path, topology),
+        login=_login(options, ""),
+        sentinel_login=_login(options, _SENTINEL),
+        tls=_tls(options) if tls else None,
+        client_name=options.get("client_name", ""),
+        from_replicas=_choice(options, "read_from", {"master": False, "replica": True}),
+    )
+
+
+def _scheme(url: str) -> tuple[str, Topology]:
+    scheme, colon, rest = url.partition(":")
+    topology = SCHEMES.get(scheme.lower()) if colon else None
+    if topology is None:
+        raise InvalidIndexURLError(
+            "not an index URL: give redis://, rediss:// (with TLS), redis+cluster://, redis+sentinel://, unix://, "
+            "memory:// or embedded: (no index: off, or None)"
+        )
+    if not rest.startswith("//"):
+        raise InvalidIndexURLError(f"an index URL of this kind begins with {scheme.lower()}://")
+    return scheme.lower(), topology
+
+
+def _options(query: str, known: tuple[str, ...]) -> dict[str, str]:
+    """Read the options, none of which may be unknown or twice there."""
+    try:
+        pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if query else []
+    except ValueError:
+        raise InvalidIndexURLError(f"the index URL has options that are not name=value; {_HINT}") from None
+    options: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in known or name in options:
+            what = "twice there" if name in known else _advice(name, known)
+            raise InvalidIndexURLError(f"the index URL has an option that is {what}")
+        if not value.isprintable():
+            raise InvalidIndexURLError("the index URL has an option with a character that does not print")
+        options[name] = value
+    return options
+
+
+def _advice(name: str, known: tuple[str, ...]) -> str:
+    """Say what an unknown option could be, without repeating it."""
+    close = [_REDIS_PY[name]] if _REDIS_PY.get(name) in known else difflib.get_close_matches(name, known, 1, 0.8)
+    if close:
+        return f"called {close[0]} here"
+    return f"not one of {', '.join(sorted(known))}, which this kind of URL has; {_HINT}"
+
+
+def _nodes(hosts: str, topology: Topology) -> tuple[Node, ...]:
+    if topology == "server":
+        if "," in hosts:
+            raise InvalidIndexURLError(
+                "the index URL names several servers: redis+cluster:// and redis+sentinel:// take a list"
+            )
+        return (_node(hosts or "localhost", 6379),)
+    if not hosts:
+        raise InvalidIndexURLError(
+            "the index URL names no server: redis+cluster://HOST:PORT,HOST:PORT or "
+            "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE"
+        )
+    return tuple(_node(host, 26379 if topology == "sentinel" else 6379) for host in hosts.split(","))
+
+
+def _node(text: str, default: int) -> Node:
+    found = _HOST.fullmatch(text)
+    if found is None:
+        raise InvalidIndexURLError(f"the index URL has a host that cannot be read; {_HINT}")
+    given = found["port"]
+    port = decimal(given, digits=5) if given else default
+    if port is None or not 0 < port <= _PORT_MAX:
+        raise InvalidIndexURLError(f"the index URL has a port that is no number from 1 to 65535; {_HINT}")
+    host = (found["six"] or found["name"] or ("localhost" if given else "")).lower()
+    if not found["six"] and not _is_host_name(host):
+        raise InvalidIndexURLError(f"the index URL has a host that is no host name; {_HINT}")
+    return host, port
+
+
+def _is_host_name(host: str) -> bool:
+    return len(host) <= _HOST_MAX and all(
+        0 < len(label) <= _LABEL_MAX and not any(c.isspace() or not c.isprintable() or c in "%@\\" for c in label)
+        for label in host.removesuffix(".").split(".")
+    )
+
+
+def _socket(host: str, path: str) -> str:
+    path = unquote(path)
+    if host or path in {"", "/"}:
+        raise InvalidIndexURLError("a unix:// index URL needs an absolute path: unix:///run/valkey.sock")
+    if not path.isprintable():
+        raise InvalidIndexURLError("the path of a unix:// index URL has a character that no path may have")
+    return path
+
+
+def _service(path: str) -> str:
+    service = unquote(path)
+    if not service:
+        raise InvalidIndexURLError(
+            "the index URL names no service: give the name that the sentinels know the master by, "
+            "redis+sentinel://HOST:PORT/SERVICE"
+        )
+    if "/" in service or not service.isprintable() or " " in service:
+        raise InvalidIndexURLError(
+            f"the index URL's service is no name; a database is given as ?db=NUMBER; {_HINT}"
+        )
+    return service
+
+
+def _database(options: Mapping[str, str], path: str, topology: Topology) -> int:
+    number = decimal(options.get("db", "0"), digits=_DATABASE_DIGITS)
+    if number is None:
+        raise InvalidIndexURLError("the index URL's option db is no database number")
+    if topology in {"socket", "sentinel"} or not path:
+        return number
+    named = decimal(path, digits=_DATABASE_DIGITS)
+    if named is None:
+        raise InvalidIndexURLError(f"the index URL has a path that is no database number, as in /0; {_HINT}")
+    if "db" in options and named != number:
+        raise InvalidIndexURLError("the index URL has a database number in its path and another as an option")
+    if topology == "cluster" and named:
+        raise InvalidIndexURLError("a Cluster has no database but 0: leave the number out of the index URL")
+    return named
+
+
+def _login(options: Mapping[str, str], prefix: str) -> Login:
+    def file(name: str) -> Path | None:
+        given = options.get(f"{prefix}{name}_file")
+        if given == "":
+            raise InvalidIndexURLError(f"the index URL's option {prefix}{name}_file names no file")
+        if given and options.get(f"{prefix}{name}"):
+            raise InvalidIndexURLError(f"the index URL has a {prefix}{name} and a {prefix}{name}_file: give one")
+        return Path(given) if given else None
+
+    return Login(
+        username=options.get(f"{prefix}username", ""),
+        password=options.get(f"{prefix}password", ""),
+        username_file=file("username"),
+        password_file=file("password"),
+    )
+
+
+def _tls(options: Mapping[str, str]) -> Tls:
+    files = {name: Path(options[name]) for name in ("ca_file", "cert_file", "key_file") if options.get(name)}
+    if "key_file" in files and "cert_file" not in files:
+        raise InvalidIndexURLError("the index URL has a key_file without the cert_file that it is for")
+    trusts = _choice(options, "check_certificate", _TRUTH, default=True)
+    return Tls(
+        ca_file=files.get("ca_file"),
+        cert_file=files.get("cert_file"),
+        key_file=files.get("key_file"),
+        check_hostname=trusts and _choice(options, "check_hostname", _TRUTH, default=True),
+        check_certificate=trusts,
+    )
+
+
+def _choice(options: Mapping[str, str], name: str, choices: Mapping[str, bool], *, default: bool = False) -> bool:
+    if name not in options:
+        return default
+    found = choices.get(options[name].lower())
+    if found is None:
+        raise InvalidIndexURLError(f"the index URL's option {name} is none of {', '.join(choices)}")
+    return found

@@ -1,0 +1,1 @@
+"""Authorization at one registry: challenges, realms, scopes, tokens."""

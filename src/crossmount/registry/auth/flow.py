@@ -1,0 +1,178 @@
+"""The token flow of the distribution project, as a generator: it yields what to fetch and is sent the answers.
+
+GET with one `scope` parameter for each scope (Token Authentication Specification), or POST with an identity token
+and all scopes in one `scope` (OAuth2 Token Authentication). No I/O.
+"""
+
+import base64
+import re
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from urllib.parse import urlencode
+
+import httpx
+
+from crossmount._foreign import json_object, one_line
+from crossmount.errors import AccessDeniedError, InvalidAnswerError, RegistryError, RegistryRefusedError
+from crossmount.registry.auth.challenge import Bearer
+from crossmount.registry.auth.scope import Scope, Wanted, covers
+from crossmount.registry.credentials.authfiles import TOKEN_USER, Credential
+from crossmount.registry.http.dates import http_date, iso_date
+from crossmount.registry.http.location import with_query
+from crossmount.registry.http.refusal import read_errors
+from crossmount.registry.http.transport import Answer
+
+LIFETIME_DEFAULT = 60.0
+"""How many seconds a token lives that does not say."""
+
+_LIFETIME_MAX = 1e9
+
+CLIENT_ID = "crossmount"
+_TOKEN = re.compile(r"[\x21-\x7e]{1,65536}")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """What to fetch from a realm; both secrets stay out of the repr.
+
+    Attributes:
+        form: what to POST; None means GET.
+        authorization: the header's value, if any.
+    """
+
+    url: httpx.URL
+    form: bytes | None = field(default=None, repr=False)
+    authorization: str | None = field(default=None, repr=False)
+
+    @property
+    def method(self) -> str:
+        """GET or POST."""
+        return "GET" if self.form is None else "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bearer token.
+
+    Attributes:
+        asked: the scopes it was asked for; what a server grants less of them shows when it is used.
+        refused: optional scopes without which it had to be asked for.
+        lifetime: seconds from now on; None for ever.
+    """
+
+    value: str = field(repr=False)
+    asked: tuple[Scope, ...] = ()
+    refused: tuple[Scope, ...] = ()
+    lifetime: float | None = None
+
+    def serves(self, wanted: Wanted) -> bool:
+        """Tell whether asking again for `wanted` would gain nothing."""
+        return covers(self.asked, wanted.needed) and covers((*self.asked, *self.refused), wanted.optional)
+
+
+def basic(credential: Credential) -> str:
+    """Return the Authorization header of Basic authentication (RFC 7617)."""
+    pair = f"{credential.username or TOKEN_USER}:{credential.secret}"
+    return "Basic " + base64.b64encode(pair.encode()).decode("ascii")
+
+
+def token_flow(
+    challenge: Bearer, wanted: Wanted, credential: Credential | None
+) -> Generator[TokenRequest, Answer, Token]:
+    """Get a token for `wanted`, without its optional scopes if it is refused with them.
+
+    Yields:
+        What to fetch; the answer is to be sent in.
+
+    Returns:
+        The token.
+
+    Raises:
+        RegistryRefusedError: the realm refused; AccessDeniedError where it said 401 or 403.
+        InvalidAnswerError: the realm's answer holds no token.
+    """
+    if credential is not None and credential.kind == "registry":
+        return Token(credential.secret, asked=wanted.all)
+    answer = yield from _ask(challenge, wanted.all, credential)
+    refused: tuple[Scope, ...] = ()
+    if wanted.optional and _is_refusal(answer):  # whatever the status: the sources are but hints
+        refused = wanted.optional
+        wanted = wanted.without_optional()
+        answer = yield from _ask(challenge, wanted.all, credential)
+    if answer.status != 200:
+        raise _refusal(answer, wanted, credential)
+    value, lifetime = read_token(answer)
+    return Token(value, asked=wanted.all, refused=refused, lifetime=lifetime)
+
+
+def _ask(
+    challenge: Bearer, scopes: tuple[Scope, ...], credential: Credential | None
+) -> Generator[TokenRequest, Answer, Answer]:
+    realm = httpx.URL(challenge.realm)
+    if credential is not None and credential.kind == "identity":
+        answer = yield _post(realm, challenge, scopes, credential)
+        if answer.status not in {404, 405}:
+            return answer
+    pairs = [("service", challenge.service)] if challenge.service else []
+    pairs += [("scope", str(scope)) for scope in scopes]
+    url = with_query(realm, urlencode(pairs)) if pairs else realm
+    return (yield TokenRequest(url, authorization=None if credential is None else basic(credential)))
+
+
+def _post(realm: httpx.URL, challenge: Bearer, scopes: tuple[Scope, ...], credential: Credential) -> TokenRequest:
+    form = {
+        "grant_type": "refresh_token",
+        "service": challenge.service,
+        "client_id": CLIENT_ID,
+        "refresh_token": credential.secret,
+    }
+    if scopes:
+        form["scope"] = " ".join(map(str, scopes))
+    return TokenRequest(realm, form=urlencode(form).encode("ascii"))
+
+
+def _is_refusal(answer: Answer) -> bool:
+    return answer.status >= 400 and answer.status not in {408, 429}
+
+
+def _refusal(answer: Answer, wanted: Wanted, credential: Credential | None) -> RegistryError:
+    host = answer.url.host
+    who = "no credentials found, log in" if credential is None else f"credentials from {credential.origin}"
+    scopes = one_line(" ".join(map(str, wanted.all))) or "nothing in particular"
+    words = read_errors(answer.body).words or _oauth_words(answer.body)
+    message = f"{host} gave no token for {scopes} ({who}): {answer.status}{': ' if words else ''}{words}"
+    if answer.status in {401, 403}:
+        return AccessDeniedError(message, status=answer.status)
+    if answer.status < 400:
+        return InvalidAnswerError(message)
+    return RegistryRefusedError(message, status=answer.status)
+
+
+def _oauth_words(body: bytes) -> str:
+    """Read an error by RFC 6749 (5.2), or by the many servers that say `details` or `message`."""
+    document = json_object(body) or {}
+    words = (document.get(key) for key in ("error", "error_description", "details", "message"))
+    return one_line(": ".join(word for word in words if isinstance(word, str) and word))
+
+
+def read_token(answer: Answer) -> tuple[str, float]:
+    """Return a token and the seconds that it will still live.
+
+    Raises:
+        InvalidAnswerError: there is none, or one that fits in no header.
+    """
+    document = json_object(answer.body) or {}
+    value = document.get("token") or document.get("access_token")
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
+        raise InvalidAnswerError(f"{answer.url.host}: it answered a request for a token with no usable token")
+    expires_in = document.get("expires_in")
+    lifetime = LIFETIME_DEFAULT
+    if isinstance(expires_in, int | float) and 0 < expires_in < _LIFETIME_MAX:
+        lifetime = float(expires_in)
+    return value, max(0.0, lifetime - _age(document.get("issued_at"), answer.headers.get("date")))
+
+
+def _age(issued_at: object, date: str | None) -> float:
+    """Return how old a token is that a realm gave from a cache of its own, told by its own clock alone."""
+    issued, sent = iso_date(str(issued_at)), http_date(date or "")
+    return 0.0 if issued is None or sent is None else max(0.0, sent - issued)

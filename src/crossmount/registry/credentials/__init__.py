@@ -1,0 +1,1 @@
+"""Where people keep registry credentials: files, the environment, helpers."""

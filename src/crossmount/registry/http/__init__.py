@@ -1,0 +1,1 @@
+"""HTTP requests to one registry: transport, retries, locations, TLS."""

@@ -1,0 +1,70 @@
+"""The secret that comes with events."""
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from crossmount.discovery.webhook_secret import Secrets
+from crossmount.errors import InvalidInputError
+
+SECRET, OTHER = "correct-horse-battery", "staple-of-the-other-year"
+
+
+def basic(text: str) -> str:
+    """Return a Basic header's value."""
+    return f"Basic {base64.b64encode(text.encode()).decode()}"
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Secrets:
+    """Two secrets: a new one, and the old one for a while."""
+    file = tmp_path / "secrets"
+    file.write_text(f"# for the registry\n\n{SECRET}\n  {OTHER}\n")
+    return Secrets.read(file)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [f"Bearer {SECRET}", f"bearer  {OTHER}", SECRET, basic(f"any:{SECRET}"), basic(f":{OTHER}")],
+)
+def test_each_registry_shows_it_in_its_own_way(secrets: Secrets, header: str) -> None:
+    """Distribution as a Bearer token, Quay as a URL's password, Harbor as the whole value."""
+    assert secrets.accept(header)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        f"Bearer {SECRET}x",
+        f"Bearer {SECRET[:-1]}",
+        basic(SECRET),
+        basic(f"{SECRET}:"),
+        "Basic !!!",
+        "Bearer # for the registry",
+        "Bearer \udcff",
+        f"Token {SECRET}",
+    ],
+)
+def test_anything_else_is_nobody(secrets: Secrets, header: str | None) -> None:
+    """Parts of it, its place as a user's name, and nonsense are refused."""
+    assert not secrets.accept(header)
+
+
+@pytest.mark.parametrize("content", [b"", b"# nothing\n", b"short\n", f"{SECRET}\nshort\n".encode()])
+def test_a_file_without_a_good_secret_is_refused(tmp_path: Path, content: bytes) -> None:
+    """An empty or short secret would be as good as none."""
+    file = tmp_path / "secrets"
+    file.write_bytes(content)
+    with pytest.raises(InvalidInputError, match="at least 16"):
+        Secrets.read(file)
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        Secrets.read(tmp_path / "nowhere")
+
+
+def test_secrets_are_not_shown(secrets: Secrets) -> None:
+    """Not in a log by way of their repr."""
+    assert SECRET not in repr(secrets)

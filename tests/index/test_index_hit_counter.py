@@ -1,0 +1,91 @@
+"""How often the index knew what pushers asked for."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+import redis
+from crossmount.index import Keys, RedisMountIndex, Sighting
+from crossmount.index.hit_counter import STATS_SECONDS, Tally, day, days
+from crossmount.index.protocol import LayerKnowledge
+from crossmount.redis.connection import async_link
+from support.index_kit import Clock, CountingLink, layer, repo
+from support.servers import Server
+
+KEYS = Keys()
+NOON = 1_795_521_600.0  # 2026-11-24, 12:00 UTC
+A, DEST = repo("team/a"), repo("team/dest")
+
+
+@pytest.fixture
+async def link(valkey: Server) -> AsyncIterator[CountingLink]:
+    """Count round trips to an empty Valkey."""
+    made = CountingLink(async_link(valkey.unix_url))
+    yield made
+    await made.aclose()
+
+
+def stats(server: Server, name: str = "2026-11-24") -> dict[bytes, bytes]:
+    """Return a day's numbers."""
+    with server.client() as client:
+        found: dict[bytes, bytes] = client.hgetall(KEYS.stats(name))
+        return found
+
+
+async def test_look_ups_are_told_with_what_is_recorded(valkey: Server, link: CountingLink) -> None:
+    """Reading writes nothing; a recording tells of it in one command more and no round trip more."""
+    index = RedisMountIndex(link, keys=KEYS, clock=Clock(NOON))
+    await index.record([Sighting(layer(1), A), Sighting(layer(2), DEST)])
+    link.runs.clear()
+    await index.look_up([layer(1), layer(2), layer(3)], DEST)
+    assert stats(valkey) == {}
+    await index.record([Sighting(layer(3), DEST)])
+    await index.record([Sighting(layer(3), DEST)])
+    loads = [run for run in link.runs if any(command[0] == "SCRIPT" for command in run)]
+    assert [len(run) for run in link.runs if run not in loads] == [7, 2, 1]
+    assert stats(valkey) == {b"asked": b"3", b"known": b"2"}
+
+
+async def test_numbers_add_up_by_day_and_run_out(valkey: Server, link: CountingLink) -> None:
+    """Many pushers count into one hash a day, which lives for two weeks."""
+    clock = Clock(NOON)
+    one, other = (RedisMountIndex(link, keys=KEYS, clock=clock) for _ in range(2))
+    for index in (one, other, one):
+        await index.look_up([layer(1)], DEST)
+        await index.record([Sighting(layer(1), A)])
+    clock.now += 24 * 3600
+    await one.look_up([layer(1)], DEST)
+    await one.record([Sighting(layer(1), A)])
+    assert stats(valkey) == {b"asked": b"3", b"known": b"2"}
+    assert stats(valkey, "2026-11-25") == {b"asked": b"1", b"known": b"1"}
+    with valkey.client() as client:
+        assert STATS_SECONDS - 60 < client.ttl(KEYS.stats("2026-11-24")) <= STATS_SECONDS
+
+
+async def test_a_count_that_is_refused_costs_nothing(valkey: Server, link: CountingLink) -> None:
+    """Somebody's value under the name of our numbers does not keep what is recorded from being recorded."""
+    with redis.Redis.from_url(valkey.unix_url) as raw:
+        raw.set(KEYS.stats("2026-11-24"), "x", ex=600)
+    index = RedisMountIndex(link, keys=KEYS, clock=Clock(NOON))
+    await index.look_up([layer(1)], DEST)
+    await index.record([Sighting(layer(1), A)])
+    assert await index.sources(layer(1), DEST) == (A,)
+
+
+def test_what_is_not_told_does_not_grow() -> None:
+    """Who only looks keeps the newest thousand look-ups in mind."""
+    tally = Tally()
+    for _ in range(5000):
+        tally.note([LayerKnowledge(in_dest=True), LayerKnowledge(elsewhere=("r.example",))])
+    assert tally.take() == (2000, 1000)
+    assert tally.take() == (0, 0)
+    tally.note([])
+    assert tally.take() == (0, 0)
+
+
+def test_days_are_those_that_are_kept() -> None:
+    """Two weeks, the newest first, and the day on which that began."""
+    assert day(NOON) == "2026-11-24"
+    assert days(NOON)[0] == "2026-11-24"
+    assert days(NOON)[-1] == "2026-11-10"
+    assert len(days(NOON)) == 15

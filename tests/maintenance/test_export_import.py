@@ -1,0 +1,323 @@
+"""An index is written out, and taken in elsewhere, as it was."""
+
+import asyncio
+import io
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import crossmount
+import redis
+from crossmount import events
+from crossmount.asyncio import MoveReport, export_index, import_index
+from crossmount.errors import IndexRefusedError, InvalidInputError
+from crossmount.index import Keys, MemoryMountIndex, NullIndex, RedisMountIndex, Sighting, open_index
+from crossmount.index.entries import entries_of
+from crossmount.index.entry import Held, LayerEntry
+from crossmount.maintenance import export_format as lines
+from crossmount.oci import Digest, Repository
+from crossmount.redis.connection import async_link
+from support.index_kit import TTL, Clock, CountingLink, keys_that_stay, layer, repo
+from support.places import Place
+from support.servers import Server
+
+HEADER = b'{"crossmount": "index", "version": 1, "namespace": "default"}\n'
+ONE = layer(1)
+A = repo("team/a")
+LINE = {"layer": ONE, "size": 3, "must_mount": False, "sources": {"r.example": ["team/a"]}}
+NUMBERS = itertools.count()
+
+registries = st.sampled_from(["r.example", "docker.io", "[::1]:5000", "o.example:5000"])
+names = st.sets(st.sampled_from(["a/b", "team/app", "library/alpine", "x/y/z", f"n/{'a' * 250}"]), min_size=1)
+entries = st.builds(
+    LayerEntry,
+    layer=st.integers(0, 5).map(layer) | st.just(Digest.of(b"x", algorithm="sha512")),
+    held=st.dictionaries(
+        registries,
+        st.builds(Held, names.map(lambda found: tuple(sorted(found))), st.integers(1, TTL)),
+        max_size=3,
+    ),
+    size=st.none() | st.integers(0, 2**63 - 1),
+    must_mount=st.booleans(),
+)
+
+
+async def known(index: object, clock: Callable[[], float]) -> list[LayerEntry]:
+    """Return all that an index holds, in order of layer."""
+    return sorted([entry async for entry in entries_of(index, clock=clock)], key=lambda entry: entry.layer)
+
+
+def index_of(kind: str, url: str, clock: Clock) -> Any:
+    """Make an empty index."""
+    if kind == "memory":
+        return MemoryMountIndex(ttl=TTL, clock=clock)
+    return RedisMountIndex(async_link(url), keys=Keys(f"move-{next(NUMBERS)}"), ttl=TTL, clock=clock)
+
+
+@pytest.mark.parametrize("source", ["memory", "server"])
+@pytest.mark.parametrize("target", ["memory", "server"])
+def test_what_is_exported_and_imported_is_the_same_index(valkey: Server, source: str, target: str) -> None:
+    """Layers, sizes, flags, sources and the seconds they live: whatever an index holds, from any to any."""
+
+    async def check(held: list[LayerEntry]) -> None:
+        clock, file = Clock(), io.BytesIO()
+        one, other = (index_of(kind, valkey.unix_url, clock) for kind in (source, target))
+        await one.restore(held)
+        exported = await export_index(one, file, clock=clock)
+        file.seek(0)
+        assert await import_index(other, file) == exported
+        assert await known(other, clock) == await known(one, clock)
+        await one.aclose()
+        await other.aclose()
+
+    @settings(max_examples=40)
+    @given(st.lists(entries, max_size=8, unique_by=lambda entry: entry.layer))
+    def examples(held: list[LayerEntry]) -> None:
+        asyncio.run(check(held))
+
+    examples()
+
+
+@given(entries)
+def test_a_line_is_read_as_it_was_written(entry: LayerEntry) -> None:
+    """What writes a line and what reads one agree."""
+    (line,) = lines.written(entry)
+    assert lines.read(line.encode(), life=TTL) == entry
+
+
+def test_a_layer_in_very_many_places_takes_more_lines() -> None:
+    """Each of them short enough to be read."""
+    names = tuple(f"{'n' * 200}/{number:04}" for number in range(1000))
+    entry = LayerEntry(layer=ONE, held={f"r{number}.example": Held(names, TTL) for number in range(5)}, size=3)
+    written = list(lines.written(entry))
+    assert len(written) == 3
+    assert max(map(len, written)) < lines.LINE_MAX
+    read = [lines.read(line.encode(), life=TTL) for line in written]
+    assert {registry for each in read for registry in each.held} == set(entry.held)
+    assert sum(each.sources for each in read) == entry.sources
+
+
+async def test_any_place_can_be_written_out_and_taken_in(any_place: Place) -> None:
+    """Every topology, by the users of the access list; nothing stays for ever that should not."""
+    file = io.BytesIO()
+    memory = MemoryMountIndex()
+    await memory.record([Sighting(layer(number), A, size=number, must_mount=not number) for number in range(1500)])
+    await export_index(memory, file)
+    file.seek(0)
+    seen: list[events.Event] = []
+    async with open_index(any_place.url) as index:
+        report = await import_index(index, file, observer=seen.append)
+        assert report == MoveReport(layers=1500, sources=1500, flagged=1)
+        assert (await index.look_up([layer(7)], repo("team/b"))).of(layer(7)).size == 7
+    assert seen[-1] == events.LayersMoved(layers=1500, sources=1500)
+    again = io.BytesIO()
+    async with open_index(any_place.operator_url) as index:
+        assert await export_index(index, again) == report
+    assert json.loads(again.getvalue().splitlines()[0])["namespace"] == "default"
+    with any_place.client() as raw:
+        assert keys_that_stay(raw) == []
+
+
+async def test_an_import_takes_few_round_trips(valkey: Server) -> None:
+    """Hundreds of sources go in at once."""
+    link = CountingLink(async_link(valkey.unix_url))
+    index, memory, file = RedisMountIndex(link), MemoryMountIndex(), io.BytesIO()
+    await memory.record([Sighting(layer(number), A) for number in range(2000)])
+    await export_index(memory, file)
+    file.seek(0)
+    await import_index(index, file)
+    assert len(link.runs) <= 2000 / 512 + 2
+    await index.aclose()
+
+
+async def test_an_import_merges_and_lifts_no_flag() -> None:
+    """What is known stays, flags too; a time to live is never longer than what is recorded now gets."""
+    clock = Clock()
+    index = MemoryMountIndex(ttl=TTL, clock=clock)
+    await index.record([Sighting(ONE, repo("team/b"), size=3, must_mount=True)])
+    await import_index(index, file_of({**LINE, "size": None, "expires_in": {"r.example": 10**9}}))
+    assert await known(index, clock) == [
+        LayerEntry(layer=ONE, held={"r.example": Held(("team/a", "team/b"), TTL)}, size=3, must_mount=True)
+    ]
+
+
+async def test_what_may_be_left_out_may_be_left_out() -> None:
+    """Sources alone are enough, and so is a flag alone; registries may be spelled in any way."""
+    index = MemoryMountIndex()
+    report = await import_index(
+        index,
+        file_of(
+            {"layer": ONE, "sources": {"R.Example:443": ["team/a"], "r.example": ["team/b"], "x.example": []}},
+            {"layer": layer(2), "must_mount": True},
+            {"layer": layer(3), "sources": {"docker.io": ["alpine"]}},
+        ),
+    )
+    assert report == MoveReport(layers=3, sources=3, flagged=1)
+    assert await index.locations(ONE) == (A, repo("team/b"))
+    assert await index.must_mount(layer(2))
+    assert await index.locations(layer(3)) == (Repository("docker.io", "library/alpine"),)
+
+
+def file_of(*documents: object) -> io.BytesIO:
+    """Return a file with a header and these lines."""
+    return io.BytesIO(HEADER + b"".join(json.dumps(document).encode() + b"\n" for document in documents))
+
+
+WRONG: list[tuple[object, str]] = [
+    ([], "not a JSON object"),
+    ({}, "layer: null: give a text"),
+    ({**LINE, "layer": "sha256:0"}, "not a digest: 'sha256:0'"),
+    ({**LINE, "layer": ["sha256"]}, "layer: a list: give a text"),
+    ({**LINE, "more": 1}, "unknown field 'more'"),
+    ({**LINE, "size": -1}, "size: -1: give a whole number from 0 to 9223372036854775807"),
+    ({**LINE, "size": 2**63}, "size: 9223372036854775808: give a whole number"),
+    ({**LINE, "size": 1.5}, "size: 1.5: give a whole number"),
+    ({**LINE, "size": True}, "size: true: give a whole number"),
+    ({**LINE, "size": "3"}, "size: '3': give a whole number"),
+    ({**LINE, "must_mount": 1}, "must_mount: 1: give true or false"),
+    ({**LINE, "must_mount": None}, "must_mount: null: give true or false"),
+    ({**LINE, "sources": ["team/a"]}, "sources and expires_in: give an object"),
+    ({**LINE, "sources": {"r.example": "team/a"}}, "sources: give a list of repositories"),
+    ({**LINE, "sources": {"r.example": [{}]}}, "sources: an object: give a text"),
+    ({**LINE, "sources": {"r.example": ["UPPER"]}}, "not a repository name: 'UPPER'"),
+    ({**LINE, "sources": {"r.example": ["a\x1b[2J\n"]}}, "not a repository name"),
+    ({**LINE, "sources": {"no registry": ["a"]}}, "not a registry: 'no registry'"),
+    ({**LINE, "sources": {"r.example": ["a"] * 2049}}, "more than 2048 sources"),
+    ({**LINE, "expires_in": 5}, "sources and expires_in: give an object"),
+    ({**LINE, "expires_in": {"r.example": 0}}, "expires_in: 0: give a whole number from 1"),
+    ({**LINE, "expires_in": {"r.example": "1"}}, "expires_in: '1': give a whole number from 1"),
+    ({**LINE, "expires_in": {"other.example": 1}}, "expires_in: names a registry that sources does not name"),
+]
+
+
+@pytest.mark.parametrize(("document", "words"), WRONG)
+async def test_a_line_that_breaks_the_format_is_told_with_its_number(document: object, words: str) -> None:
+    """File, line, and what is wrong; what was before it is imported, and what comes after it is not."""
+    index = MemoryMountIndex()
+    later = {**LINE, "layer": layer(9)}
+    with pytest.raises(InvalidInputError) as raised:
+        await import_index(index, file_of(LINE, document, later), name="saved.jsonl")
+    assert str(raised.value).startswith(f"saved.jsonl:3: {words}")
+    assert str(raised.value).endswith(": 1 layer before that was imported")
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 500
+    assert await index.locations(ONE) == (A,)
+    assert await index.locations(layer(9)) == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "f:1: not an exported index: its first line is no header"),
+        (b"\n" * 100, "f:1: not an exported index"),
+        (b"\x00\xff\xfe" * 100, "f:1: not an exported index"),
+        (json.dumps(LINE).encode(), "f:1: not an exported index"),
+        (b'{"crossmount": "index", "version": 2}', "f:1: of version 2: this crossmount reads version 1"),
+        (b'{"crossmount": "index", "version": true}', "f:1: of version true"),
+        (b'{"crossmount": "index"}', "f:1: of version null"),
+        (HEADER + b"\n", "f:2: an empty line"),
+        (HEADER + b"[" * 200_000, "f:2: not a JSON object"),
+        (HEADER + b'{"a":' * 200_000, "f:2: not a JSON object"),
+        (HEADER + b'{"layer": ' + b"9" * 10_000 + b"}", "f:2: not a JSON object"),
+        (HEADER + b'{"layer": "\xff"}', "f:2: not a JSON object"),
+        (HEADER + b'{"size": NaN, "layer": "sha256:0"}', "f:2: not a digest"),
+    ],
+)
+async def test_what_is_no_export_is_refused(content: bytes, words: str) -> None:
+    """Nothing of it is imported."""
+    with pytest.raises(InvalidInputError) as raised:
+        await import_index(MemoryMountIndex(), io.BytesIO(content), name="f")
+    assert str(raised.value).startswith(words)
+    assert str(raised.value).endswith(": nothing was imported")
+
+
+class Endless(io.RawIOBase):
+    """A file without end, that counts what was read of it."""
+
+    def __init__(self, start: bytes, rest: bytes) -> None:
+        self.start, self.rest, self.taken = start, rest, 0
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Give as much as is wanted."""
+        data = (self.start or self.rest * (len(buffer) // len(self.rest) + 1))[: len(buffer)]
+        self.start = self.start[len(data) :]
+        buffer[: len(data)] = data
+        self.taken += len(data)
+        return len(data)
+
+
+@pytest.mark.parametrize(
+    ("start", "rest", "words"),
+    [
+        (b"", b"\n", "f:1: not an exported index"),
+        (HEADER, b"\n", "f:2: an empty line"),
+        (HEADER, b" ", "f:2: longer than 1048576 bytes"),
+        (b"", b"x", "f:1: longer than 1048576 bytes"),
+    ],
+)
+async def test_a_file_without_end_is_left_early(start: bytes, rest: bytes, words: str) -> None:
+    """Ten gigabytes of newlines, or of one line, are read no further than one line may be long."""
+    file = Endless(start, rest)
+    with pytest.raises(InvalidInputError) as raised:
+        await import_index(MemoryMountIndex(), io.BufferedReader(file), name="f")
+    assert str(raised.value).startswith(words)
+    assert file.taken < 2 * lines.LINE_MAX
+
+
+async def test_a_file_in_text_mode_is_refused() -> None:
+    """It would be decoded before anybody could bound it."""
+    file: Any = io.StringIO("x")
+    with pytest.raises(InvalidInputError, match="binary mode"):
+        await import_index(MemoryMountIndex(), file)
+
+
+async def test_an_index_that_takes_nothing_says_so() -> None:
+    """An import into nowhere is no success."""
+    with pytest.raises(InvalidInputError, match="nothing can be imported"):
+        await import_index(NullIndex(), file_of(LINE))
+    with pytest.raises(InvalidInputError, match="cannot be listed"):
+        await export_index(NullIndex(), io.BytesIO())
+
+
+async def test_an_index_that_refuses_ends_the_import(valkey: Server) -> None:
+    """As any failure of the index would; it is what an import is for."""
+    with redis.Redis.from_url(valkey.unix_url) as raw:
+        raw.set(Keys().flags(ONE), "x", ex=600)
+    async with open_index(valkey.unix_url) as index:
+        with pytest.raises(IndexRefusedError):
+            await import_index(index, file_of(LINE))
+
+
+def test_the_blocking_flavour_does_the_same(valkey: Server) -> None:
+    """From a server and from memory, without an event loop."""
+    for url in (valkey.unix_url, "memory:"):
+        file = io.BytesIO()
+        with crossmount.open_index(url, namespace="one") as one, crossmount.open_index("memory:") as other:
+            one.add_source(ONE, A)
+            exported = crossmount.export_index(one, file)
+            file.seek(0)
+            assert crossmount.import_index(other, file) == exported == MoveReport(1, 1, 0)
+            assert other.locations(ONE) == (A,)
+    with pytest.raises(InvalidInputError, match="cannot be listed"), crossmount.open_index("memory:") as index:
+        crossmount.export_index(crossmount.GuardedIndex(index), io.BytesIO())
+
+
+async def test_what_a_stranger_wrote_does_not_spoil_an_export(valkey: Server) -> None:
+    """An entry that says it lives longer than anybody believes is written as one that can be read again."""
+    async with open_index(valkey.unix_url) as index:
+        await index.add_source(ONE, A)
+        with valkey.client() as raw:
+            raw.hset(Keys().flags(ONE), "@r.example", 2**63 - 1)
+        file = io.BytesIO()
+        assert await export_index(index, file) == MoveReport(1, 1, 0)
+        file.seek(0)
+        assert await import_index(MemoryMountIndex(), file) == MoveReport(1, 1, 0)

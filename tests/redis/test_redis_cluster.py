@@ -1,0 +1,236 @@
+"""The index on a Cluster: round trips, redirections, failovers, and masters that are not there."""
+
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import pytest
+
+from crossmount._blocking import run_now
+from crossmount.errors import IndexRefusedError
+from crossmount.index import Keys, LayerKnowledge, RedisMountIndex, Sighting
+from crossmount.oci import Digest
+from crossmount.redis.cluster import ClusterLink
+from crossmount.redis.connection import async_link, blocking_link
+from crossmount.redis.link import Command
+from crossmount.redis.pools import Ask
+from crossmount.redis.routing import Stop
+from support.cluster import Cluster
+from support.cluster_kit import another, in_step, slot
+from support.index_kit import layer, repo
+
+T = TypeVar("T")
+
+A, B, DEST = repo("team/a"), repo("team/b"), repo("team/dest")
+ONE = layer(1)
+FORTY = [layer(i) for i in range(40)]
+KEYS = Keys()
+
+both = pytest.mark.parametrize("flavour", ["async", "blocking"])
+
+
+class Watched:
+    """A link to a Cluster that remembers whom it asked what; each entry of `rounds` is one round trip."""
+
+    def __init__(self, link: ClusterLink, flavour: str) -> None:
+        self.link = link
+        self.index = RedisMountIndex(link)
+        self.rounds: list[list[tuple[Stop, list[Command]]]] = []
+        self._flavour = flavour
+        exchange = link._pools.exchange
+
+        async def watch(asks: Sequence[Ask]) -> list[list[Any] | Exception]:
+            self.rounds.append([(stop, list(commands)) for stop, commands in asks])
+            return await exchange(asks)
+
+        link._pools.exchange = watch  # type: ignore[method-assign]  # what is asked is what is tested
+
+    async def do(self, call: Coroutine[Any, Any, T]) -> T:
+        """Await a call, or drive it in the blocking flavour."""
+        return await call if self._flavour == "async" else run_now(call)
+
+    def names(self) -> list[list[str]]:
+        """Return the commands' names, round by round."""
+        return [[str(command[0]) for _, commands in asks for command in commands] for asks in self.rounds]
+
+
+@asynccontextmanager
+async def watched(cluster: Cluster, flavour: str) -> AsyncIterator[Watched]:
+    """Open such a link."""
+    link = async_link(cluster.url) if flavour == "async" else blocking_link(cluster.url)
+    assert isinstance(link, ClusterLink)
+    yield Watched(link, flavour)
+    await link.aclose()
+
+
+def two_in_a_slot() -> tuple[Digest, Digest]:
+    """Return two layers whose keys share a slot."""
+    seen: dict[int, Digest] = {}
+    for number in itertools.count():
+        found = layer(number)
+        if slot(found) in seen:
+            return seen[slot(found)], found
+        seen[slot(found)] = found
+    raise AssertionError
+
+
+@both
+async def test_forty_layers_are_one_round_trip_to_each_server(cluster: Cluster, flavour: str) -> None:
+    """Once the slots are known, a look-up and a recording ask each server once, all at the same time."""
+    async with watched(cluster, flavour) as link:
+        await link.do(link.index.record([Sighting(one, A, size=1) for one in FORTY]))
+        assert [set(names) for names in link.names()] == [{"CLUSTER"}, {"EVALSHA"}, {"EVALSHA", "SCRIPT"}]
+        link.rounds.clear()
+        knowledge = await link.do(link.index.look_up(FORTY, DEST))
+        await link.do(link.index.record([Sighting(one, B) for one in FORTY]))
+        assert all(knowledge.of(one) == LayerKnowledge((A,), size=1) for one in FORTY)
+        ports = sorted(server.port for server in cluster.masters())
+        assert [sorted(stop.node[1] for stop, _ in asks) for asks in link.rounds] == [ports, ports]
+
+
+@both
+async def test_scripts_are_loaded_again_where_they_are_gone(cluster: Cluster, flavour: str) -> None:
+    """A server that lost its scripts gets them again, and every call is carried out."""
+    async with watched(cluster, flavour) as link:
+        await link.do(link.index.record([Sighting(one, A) for one in FORTY]))
+        with cluster.masters()[1].client() as client:
+            client.script_flush()
+        await link.do(link.index.record([Sighting(one, B) for one in FORTY]))
+        knowledge = await link.do(link.index.look_up(FORTY, DEST))
+        assert all(knowledge.of(one).sources == (A, B) for one in FORTY)
+
+
+@both
+async def test_a_slot_that_moved_is_followed_at_the_cost_of_one_round_trip(cluster: Cluster, flavour: str) -> None:
+    """MOVED sends what was refused on, the new map comes along, and the next call goes straight there."""
+    async with watched(cluster, flavour) as link:
+        await link.do(link.index.record([Sighting(ONE, A)]))
+        source = cluster.owner_of(slot(ONE))
+        target = another(cluster, source)
+        cluster.move_slot(slot(ONE), target)
+        try:
+            link.rounds.clear()
+            assert await link.do(link.index.sources(ONE, DEST)) == (A,)
+            assert len(link.rounds) == 2
+            ((stop, commands),) = link.rounds[1]
+            assert stop.node[1] == target.port
+            assert commands[0] == ("CLUSTER", "SLOTS")
+            link.rounds.clear()
+            await link.do(link.index.record([Sighting(ONE, B)]))  # brings the scripts there
+            assert await link.do(link.index.sources(ONE, DEST)) == (A, B)
+            assert {"CLUSTER"} not in [set(names) for names in link.names()]
+        finally:
+            cluster.move_slot(slot(ONE), source)
+
+
+@both
+async def test_a_slot_that_is_being_moved_is_served(cluster: Cluster, flavour: str) -> None:
+    """ASK is followed for what is not here any more, and brings the scripts that the other server lacks."""
+    old, new = two_in_a_slot()
+    async with watched(cluster, flavour) as link:
+        await link.do(link.index.record([Sighting(old, A, size=7)]))
+        source = cluster.owner_of(slot(old))
+        target = another(cluster, source)
+        try:
+            with cluster.moving(slot(old), target):
+                link.rounds.clear()
+                known = await link.do(link.index.look_up([old], DEST))
+                assert known.of(old) == LayerKnowledge((A,), size=7)
+                assert any(("ASKING",) in commands for asks in link.rounds for _, commands in asks)
+                link.rounds.clear()
+                await link.do(link.index.clear_must_mount(new))
+                (stop, commands) = link.rounds[-1][-1]
+                assert stop.node[1] == target.port
+                assert [str(command[0]) for command in commands][-2:] == ["ASKING", "EVALSHA"]
+                assert ("SCRIPT", "LOAD") in [command[:2] for command in commands]
+            assert await link.do(link.index.sources(old, DEST)) == (A,)
+        finally:
+            cluster.move_slot(slot(old), source)
+
+
+@both
+async def test_a_layer_whose_keys_are_on_two_servers_is_waited_for(cluster: Cluster, flavour: str) -> None:
+    """A script needs all its keys in one place: TRYAGAIN is asked again in a moment, and a refusal if it stays."""
+    async with watched(cluster, flavour) as link:
+        await link.do(link.index.record([Sighting(ONE, A)]))
+        source = cluster.owner_of(slot(ONE))
+        target = another(cluster, source)
+        pauses = 0
+
+        async def pause(seconds: float) -> None:
+            nonlocal pauses
+            del seconds
+            pauses += 1
+            if pauses == 2:
+                moving.close()
+
+        link.link._pools.pause = pause  # type: ignore[method-assign]  # no real wait is needed
+        try:
+            with contextlib.ExitStack() as moving:
+                moving.enter_context(cluster.moving(slot(ONE), target))
+                await link.do(link.index.record([Sighting(ONE, B)]))
+            assert pauses == 2
+            assert await link.do(link.index.sources(ONE, DEST)) == (A, B)
+            with cluster.moving(slot(ONE), source):
+                pauses = 10
+                with pytest.raises(IndexRefusedError, match="Multiple keys"):
+                    await link.do(link.index.record([Sighting(ONE, DEST)]))
+        finally:
+            if cluster.owner_of(slot(ONE)) is not source:
+                cluster.move_slot(slot(ONE), source)
+
+
+@both
+async def test_a_failover_is_followed(cluster: Cluster, flavour: str) -> None:
+    """After a replica took its master's place, both answer as before, by the same link."""
+    async with watched(cluster, flavour) as link:
+        await link.do(link.index.record([Sighting(one, A) for one in FORTY]))
+        for master in cluster.masters():
+            in_step(master)
+            cluster.fail_over(master)
+        knowledge = await link.do(link.index.look_up(FORTY, DEST))
+        assert all(knowledge.of(one).sources == (A,) for one in FORTY)
+        await link.do(link.index.record([Sighting(one, B) for one in FORTY]))
+        assert await link.do(link.index.sources(ONE, DEST)) == (A, B)
+
+
+def test_a_cluster_is_whole_for_the_next_test(cluster: Cluster) -> None:
+    """After a failover, the client of the tests knows the masters that there are."""
+    cluster.fail_over(cluster.masters()[0])
+    cluster.flush()
+    with cluster.client() as client:
+        client.flushall()
+
+
+@both
+@pytest.mark.parametrize("trouble", ["stop", "pause"])
+async def test_a_master_that_is_gone_takes_only_its_own_layers_along(
+    cluster: Cluster, flavour: str, trouble: str
+) -> None:
+    """What it holds is refused in time and all else answered, in one call; then it is not asked for a while."""
+    async with watched(cluster, flavour) as link:
+        await link.do(link.index.record([Sighting(one, A) for one in FORTY]))
+        gone = cluster.owner_of(slot(ONE))
+        elsewhere = next(one for one in FORTY if cluster.owner_of(slot(one)) is not gone)
+        other = cluster.owner_of(slot(elsewhere))
+        with cluster.replica_of(gone).client() as client:
+            client.config_set("cluster-replica-no-failover", "yes")
+        try:
+            getattr(gone, trouble)()
+            here, there = [("HEXISTS", KEYS.flags(one), "size") for one in (ONE, elsewhere)]
+            for _ in range(2):
+                refused, answered = await link.do(link.link.run([here, there]))
+                assert isinstance(refused, IndexRefusedError)
+                assert f"127.0.0.1:{gone.port}, which holds the key, does not answer" in str(refused)
+                assert answered == 0
+            asked = {stop.node[1] for asks in link.rounds[-1:] for stop, _ in asks}
+            assert asked == {other.port}
+            known = await link.do(link.index.look_up(FORTY, DEST))
+            assert known.of(ONE) == LayerKnowledge()
+            assert known.of(elsewhere) == LayerKnowledge((A,))
+        finally:
+            cluster.heal()
+            with cluster.replica_of(gone).client() as client:
+                client.config_set("cluster-replica-no-failover", "no")

@@ -1,0 +1,131 @@
+"""An index on a Cluster in use: replicas, all servers walked, and many callers of one link."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from crossmount.errors import IndexUnavailableError
+from crossmount.index import Keys, Sighting, open_index
+from crossmount.index.backing_server import server_of
+from crossmount.index.blocking import inline, threaded
+from crossmount.index.blocking import open_index as open_blocking
+from crossmount.redis.connection import async_link
+from crossmount.redis.key_scan import walk
+from crossmount.redis.link import Link
+from support.cluster import Cluster
+from support.cluster_kit import another, in_step, slot
+from support.index_kit import layer, repo
+from support.servers import Server
+
+A, DEST = repo("team/a"), repo("team/dest")
+ONE = layer(1)
+FORTY = [layer(i) for i in range(40)]
+KEYS = Keys()
+
+both = pytest.mark.parametrize("flavour", ["async", "blocking"])
+
+
+@both
+async def test_look_ups_go_to_replicas_on_request(cluster: Cluster, flavour: str) -> None:
+    """With read_from=replica look-ups ask replicas, also one by one; what is recorded goes to masters."""
+    opened = open_index if flavour == "async" else lambda url: inline(open_blocking(url))
+    index: Any = opened(f"{cluster.url}?read_from=replica")
+    await index.record([Sighting(one, A, must_mount=True) for one in FORTY])
+    for master in cluster.masters():
+        in_step(master)
+    calls = {server: called(server) for server in cluster.nodes}
+    knowledge = await index.look_up(FORTY, DEST)
+    assert all(knowledge.of(one).sources == (A,) for one in FORTY)
+    assert await index.must_mount(ONE)
+    masters = cluster.masters()
+    assert all(called(server) == calls[server] for server in masters)
+    assert all(called(server) > calls[server] for server in cluster.nodes if server not in masters)
+    for one in FORTY:
+        await index.clear_must_mount(one)
+    await index.aclose()
+
+
+def called(server: Server) -> int:
+    """Return how often a server was asked for a hash."""
+    with server.client() as client:
+        return int(client.info("commandstats").get("cmdstat_hgetall", {}).get("calls", 0))
+
+
+async def test_a_replica_that_is_gone_is_replaced_by_its_master(cluster: Cluster) -> None:
+    """A look-up that no replica answers goes to the master, in the same call."""
+    async with open_index(f"{cluster.url}?read_from=replica") as index:
+        await index.record([Sighting(one, A) for one in FORTY])
+        for master in cluster.masters():
+            in_step(master)
+        await index.look_up(FORTY, DEST)
+        for server in cluster.nodes:
+            if server not in cluster.masters():
+                server.stop()
+        knowledge = await index.look_up(FORTY, DEST)
+        assert all(knowledge.of(one).sources == (A,) for one in FORTY)
+
+
+@both
+async def test_all_servers_are_walked(cluster: Cluster, flavour: str) -> None:
+    """A walk goes through the keys of every master."""
+    opened = open_index if flavour == "async" else lambda url: threaded(open_blocking(url))
+    index: Any = opened(cluster.operator_url)
+    await index.record([Sighting(one, A) for one in FORTY])
+    server = server_of(index)
+    assert server is not None
+    found = {key async for key in walk(server.link, "crossmount:default:{*}:flags", count=5)}
+    assert found == {KEYS.flags(one).encode() for one in FORTY}
+    await index.aclose()
+
+
+async def test_more_calls_than_connections(cluster: Cluster) -> None:
+    """Calls beyond the pools wait for their turn."""
+    async with open_index(cluster.url) as index:
+        await index.record([Sighting(one, A) for one in FORTY])
+        found = await asyncio.gather(*(index.look_up(FORTY[:6], DEST) for _ in range(100)))
+        assert all(knowledge.of(ONE).sources == (A,) for knowledge in found)
+
+
+def test_threads_share_one_index(cluster: Cluster) -> None:
+    """Threads, more than there are connections to a server, lose nothing, while a slot moves to and fro."""
+    source = cluster.owner_of(slot(ONE))
+    target = another(cluster, source)
+    with open_blocking(cluster.url) as index, ThreadPoolExecutor(80) as pool:
+        work = [pool.submit(index.add_source, layer(n % 10), repo(f"team/r{n // 10}")) for n in range(600)]
+        for server in (target, source):
+            cluster.move_slot(slot(ONE), server)
+        for each in work:
+            each.result()
+        assert all(len(index.sources(layer(n), DEST)) == 60 for n in range(10))
+
+
+def test_another_event_loop_is_told(cluster: Cluster) -> None:
+    """A link used in a second event loop says so, as an index that does not serve."""
+
+    async def use(link: Link) -> None:
+        try:
+            await link.run([("PING",)])
+        finally:
+            await link.aclose()
+
+    link = async_link(cluster.url)
+    asyncio.run(use(link))
+    with pytest.raises(IndexUnavailableError, match="another event loop"):
+        asyncio.run(use(link))
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_cancelled_call_leaves_no_reply_behind(cluster: Cluster, turns: int) -> None:
+    """A call ends when it is cancelled, at whatever moment, and the next one gets its own replies."""
+    async with open_index(cluster.url) as index:
+        await index.record([Sighting(one, A, size=n) for n, one in enumerate(FORTY)])
+        call = asyncio.create_task(index.look_up(FORTY, DEST))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        knowledge = await index.look_up(FORTY[::-1], DEST)
+        assert [knowledge.of(one).size for one in FORTY] == list(range(40))

@@ -1,0 +1,159 @@
+"""The guard against indexes that neither answer nor fail."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from crossmount import events
+from crossmount.errors import IndexUnavailableError
+from crossmount.index import GuardedIndex, Knowledge, MemoryMountIndex, NullIndex, RedisMountIndex, Sighting
+from crossmount.index import blocking as blocking_index
+from crossmount.index.guard import OPEN_SECONDS
+from crossmount.oci import Digest, Located
+from crossmount.redis.connection import async_link, blocking_link
+from support.index_kit import Clock, layer, repo
+
+ONE, DEST = layer(1), repo("team/dest")
+
+
+class HangingIndex(NullIndex):
+    """An index of a user's own that waits for something which does not come."""
+
+    def __init__(self) -> None:
+        self.called = asyncio.Event()
+        self.calls = 0
+        self.cancelled = 0
+
+    async def must_mount(self, layer: Digest) -> bool:
+        """Wait for ever."""
+        del layer
+        self.calls += 1
+        self.called.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return True
+
+
+@contextmanager
+def dripping(listener: socket.socket) -> Iterator[None]:
+    """Serve a reply one byte at a time, each soon enough for a time-out between two bytes, and never its end."""
+    done = threading.Event()
+
+    def serve() -> None:
+        with suppress(OSError):
+            while not done.is_set():
+                client, _ = listener.accept()
+                with client, suppress(OSError):
+                    client.recv(65536)
+                    client.sendall(b"$1000\r\n")
+                    while not done.wait(0.05):
+                        client.sendall(b"x")
+
+    with listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@contextmanager
+def dripping_server() -> Iterator[str]:
+    """Give the URL of such a server."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    with dripping(listener):
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_an_index_that_hangs_is_given_up() -> None:
+    """A call that takes longer than the deadline is cancelled, answered with nothing known, and told once."""
+    seen: list[events.Event] = []
+    clock, hanging = Clock(), HangingIndex()
+    guarded = GuardedIndex(hanging, observer=seen.append, clock=clock, deadline=0.01)
+    assert not await guarded.must_mount(ONE)
+    assert (hanging.calls, hanging.cancelled) == (1, 1)
+    assert guarded.state == "degraded"
+    assert not await guarded.must_mount(ONE)
+    assert hanging.calls == 1
+    clock.now += OPEN_SECONDS
+    assert not await guarded.must_mount(ONE)
+    assert hanging.calls == 2
+    assert seen == [events.IndexDegraded(cause="the index does not answer in time")]
+
+
+async def test_a_cancelled_push_is_no_failure_of_the_index() -> None:
+    """Whoever cancels a call is not answered, and the index is not blamed."""
+    hanging = HangingIndex()
+    guarded = GuardedIndex(hanging)
+    task = asyncio.create_task(guarded.must_mount(ONE))
+    await hanging.called.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert guarded.state == "ok"
+
+
+async def test_a_server_that_drips_is_given_up() -> None:
+    """A server whose reply never ends cannot hold a call, however often it sends a byte."""
+    with dripping_server() as url:
+        async with RedisMountIndex(async_link(url)) as index:
+            guarded = GuardedIndex(index, deadline=10)
+            assert await guarded.look_up([ONE], DEST) == Knowledge()
+            assert guarded.state == "degraded"
+
+
+async def test_a_dripping_server_behind_a_blocking_index_is_given_up() -> None:
+    """A blocking index in a thread is given up too; its thread ends with the connection."""
+    with dripping_server() as url:
+        index = blocking_index.RedisMountIndex(blocking_link(url))
+        guarded = GuardedIndex(blocking_index.threaded(index), deadline=0.5)
+        assert await guarded.look_up([ONE], DEST) == Knowledge()
+        assert guarded.state == "degraded"
+    index.close()
+
+
+@pytest.mark.timeout(8)
+@pytest.mark.parametrize("over", ["tcp", "unix"])
+def test_a_dripping_server_does_not_hold_a_blocking_caller(over: str, tmp_path: Path) -> None:
+    """A reply that comes a byte at a time is given up, though no single wait is long, over TCP and a socket."""
+    if over == "tcp":
+        listener = socket.create_server(("127.0.0.1", 0))
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+    else:  # redis-py looks for a port there, when it is too late to connect again
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        url = f"unix://{tmp_path}/s"
+    with dripping(listener), blocking_index.open_index(url) as index, pytest.raises(IndexUnavailableError):
+        index.look_up([ONE], DEST)
+
+
+def test_the_blocking_guard_needs_no_event_loop() -> None:
+    """Without an event loop nothing can interrupt a call, and nothing needs one."""
+    index = blocking_index.GuardedIndex(blocking_index.MemoryMountIndex())
+    index.record([Sighting(ONE, repo("team/a"))])
+    assert index.sources(ONE, DEST) == (repo("team/a"),)
+    assert index.state == "ok"
+
+
+async def test_a_time_out_of_the_index_itself_counts_as_no_answer() -> None:
+    """A TimeoutError that a user's index lets out is no answer in time, like any other."""
+
+    class TimesOut(MemoryMountIndex):
+        async def locations(self, layer: Digest) -> tuple[Located, ...]:  # type: ignore[override]  # never returns
+            raise TimeoutError(layer)
+
+    guarded = GuardedIndex(TimesOut())
+    assert await guarded.locations(ONE) == ()
+    assert guarded.state == "degraded"

@@ -1,0 +1,70 @@
+"""Commands on the wire, and a connection that keeps no reply of a call that ended early."""
+
+import signal
+import threading
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import redis
+from crossmount._blocking import run_now
+from crossmount.redis.connection import async_link, blocking_link
+from crossmount.redis.link import BlockingLink
+from crossmount.redis.pipeline import packed
+from support.servers import Server
+
+arguments = st.text() | st.binary() | st.integers()
+commands = st.lists(
+    st.tuples(st.sampled_from(["GET", "EVALSHA"]), arguments, arguments) | st.tuples(st.just("PING"))
+)
+
+
+@settings(deadline=None)
+@given(commands)
+def test_commands_are_packed_as_redis_py_packs_them(wanted: list[tuple[str | bytes | int, ...]]) -> None:
+    """What is sent is byte for byte what redis-py's own packer would send."""
+    connection: Any = redis.Connection()  # type: ignore[no-untyped-call]  # redis-py's own gap
+    assert packed(wanted) == b"".join(connection.pack_commands(wanted))
+
+
+async def test_texts_of_any_alphabet_arrive(redis_server: Server) -> None:
+    """Lengths are of bytes, not of characters."""
+    link = async_link(redis_server.url)
+    texts = ["é", "a\r\nb", "", "日本"]
+    assert await link.run([("ECHO", text) for text in texts]) == [text.encode() for text in texts]
+    await link.aclose()
+
+
+async def test_many_commands_in_one_exchange(valkey: Server) -> None:
+    """An exchange far larger than any buffer comes back whole, in order, in both flavours."""
+    echoes = [("ECHO", f"{number}:" + "x" * 1000) for number in range(2000)]
+    expected = [text.encode() for _, text in echoes]
+    one, other = async_link(valkey.unix_url), blocking_link(valkey.unix_url)
+    assert await one.run(echoes) == expected
+    assert run_now(other.run(echoes)) == expected
+    await one.aclose()
+    await other.aclose()
+
+
+def test_an_interrupted_call_leaves_no_reply_behind(valkey: Server) -> None:
+    """A Ctrl-C in the middle of a call costs its connection: the next call reads its own reply."""
+    client = redis.Redis.from_url(valkey.unix_url, socket_timeout=20)
+    link = BlockingLink(client, "the test's server")
+    caller = threading.main_thread().ident
+    assert caller is not None
+
+    def interrupt_once_it_waits() -> None:
+        with redis.Redis.from_url(valkey.unix_url) as watching:
+            while not cast("dict[str, int]", watching.info("clients"))["blocked_clients"]:
+                pass
+        signal.pthread_kill(caller, signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt_once_it_waits)
+    watcher.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_now(link.run([("ECHO", "early"), ("BLPOP", "nothing", 10), ("ECHO", "late")]))
+    watcher.join()
+    assert run_now(link.run([("ECHO", "new")])) == [b"new"]
+    run_now(link.aclose())

@@ -1,0 +1,202 @@
+"""What is asked of whom on a Cluster, without one: the map of the slots, and a run's way through it."""
+
+from typing import Any
+
+import pytest
+
+from crossmount.errors import IndexRefusedError
+from crossmount.redis.link import Command
+from crossmount.redis.routing import ASK_MAP, HOPS, TRIES, Batch, Errand, Stop
+from crossmount.redis.slots import Shard, SlotMap, slot_of
+from redis import exceptions
+
+A, B, C, R, S = (("h", port) for port in range(1, 6))
+MAP = SlotMap([Shard(8000, 16383, B, (S,)), Shard(0, 7999, A, (R, C))])
+LOW: Command = ("HGETALL", "{b}")  # slot 3300
+HIGH: Command = ("HGETALL", "{a}")  # slot 15495
+LOAD: Command = ("SCRIPT", "LOAD", "x")
+
+
+def asked(batches: list[Batch]) -> dict[Stop, list[Command]]:
+    """Return what each server is asked."""
+    return {batch.stop: batch.commands for batch in batches}
+
+
+def only(batches: list[Batch]) -> Batch:
+    """Return the one batch."""
+    (batch,) = batches
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        (("HGETALL", "{b}x"), "{b}"),
+        (("HGETALL", b"{b}x"), "{b}"),
+        (("EVALSHA", "sha", 2, "{b}1", "{b}2", "x"), "{b}"),
+        (("MEMORY", "USAGE", "{b}"), "{b}"),
+    ],
+)
+def test_a_command_goes_by_its_first_key(command: Command, key: str) -> None:
+    """The slot is that of the hash tag, wherever the key stands."""
+    assert slot_of(command) == slot_of(("GET", key)) == 3300
+    assert slot_of(("PING",)) is slot_of(LOAD) is None
+
+
+def test_the_map_is_read_from_cluster_slots() -> None:
+    """Hosts may be texts, unknown, or asked for; ports and ranges are as told; gaps are served by nobody."""
+    reply = [
+        [5, 9, [b"m", 7000, b"id"], [b"r", 7001, b"id", []]],
+        [10, 10, [b"", 7002, b"id"], [None, 7003, b"id"], [b"?", 7004, b"id"]],
+    ]
+    slots = SlotMap.from_reply(reply, ("asked", 1))
+    assert slots.masters == (("m", 7000), ("asked", 7002))
+    assert slots.shard_of(9) == Shard(5, 9, ("m", 7000), (("r", 7001),))
+    assert slots.shard_of(10) == Shard(10, 10, ("asked", 7002), (("asked", 7003), ("asked", 7004)))
+    assert slots.shard_of(4) is slots.shard_of(11) is None
+
+
+NO_MAPS: list[Any] = [
+    [[b"0", b"16383", [b"h", 7000]]],
+    [[None, 16383, [b"h", 7000]]],
+    [[0, 5, [b"h", 7000]], [b"6", 16383, [b"h", 7000]]],
+    [[0, [], [b"h", 7000]]],
+    [[0, 16384, [b"h", 7000]]],
+    [[0, 16383, [b"h", 65536]]],
+    [[0, 16383, [b"h", -1]]],
+    [[0, 16383, [b"h", None]]],
+    [[0, 16383, [7, 7000]]],
+]
+
+
+@pytest.mark.parametrize("reply", [[], None, 7, [7], [[1, 2]], [[1, 2, []]], [[1, 2, [b"h", b"port"]]], *NO_MAPS])
+def test_what_is_no_map_is_refused(reply: Any) -> None:
+    """Whatever else comes is a refusal of ours."""
+    with pytest.raises(IndexRefusedError):
+        SlotMap.from_reply(reply, A)
+
+
+def test_each_server_is_asked_once_and_replies_are_put_in_order() -> None:
+    """Commands are grouped by server; what has no key goes to all of them, and a refusal of it counts."""
+    errand = Errand([HIGH, LOAD, LOW])
+    batches = errand.batches(MAP)
+    assert asked(batches) == {Stop(A): [LOAD, LOW], Stop(B): [LOAD, HIGH]}
+    errand.answered(batches[0], [b"sha", b"low"])
+    assert asked(errand.batches(MAP)) == {Stop(B): [LOAD, HIGH]}
+    refusal = exceptions.NoPermissionError("no")
+    errand.answered(batches[1], [refusal, b"high"])
+    assert errand.done
+    assert errand.replies == [b"high", refusal, b"low"]
+
+
+def test_what_has_no_key_at_all_goes_to_one_master() -> None:
+    """A PING is answered by a master, by another one if that does not answer."""
+    errand = Errand([("PING",)])
+    batch = only(errand.batches(MAP))
+    assert batch.stop == Stop(A)
+    errand.unanswered(batch, exceptions.ConnectionError())
+    assert errand.map_wanted
+    batch = only(errand.batches(MAP))
+    assert batch.stop == Stop(B)
+    errand.answered(batch, [b"PONG"])
+    assert errand.replies == [b"PONG"]
+
+
+def test_moved_goes_on_with_the_map_and_ask_with_leave() -> None:
+    """MOVED brings a new map along; ASK is for this once; a server without a name is where it was asked."""
+    errand = Errand([LOW, HIGH])
+    low, high = errand.batches(MAP)
+    errand.answered(low, [exceptions.MovedError("3300 h:3")])
+    errand.answered(high, [exceptions.AskError("15495 :4")])
+    batches = errand.batches(MAP)
+    assert asked(batches) == {Stop(C): [ASK_MAP, LOW], Stop(R): [("ASKING",), HIGH]}
+    errand.answered(batches[0], [[[0, 1, [b"h", 3]]], b"low"])
+    assert errand.map_told == ([[0, 1, [b"h", 3]]], C)
+    errand.answered(batches[1], [b"OK", exceptions.TryAgainError("wait")])
+    assert errand.pause_wanted
+    assert asked(errand.batches(MAP)) == {Stop(B): [HIGH]}
+
+
+def test_a_redirection_without_end_is_the_reply() -> None:
+    """Servers that point at each other are left after some hops."""
+    errand = Errand([LOW])
+    rounds = 0
+    while not errand.done:
+        rounds += 1
+        batch = only(errand.batches(MAP))
+        away = "h:3" if batch.stop.node == A else "h:1"
+        errand.answered(batch, [exceptions.MovedError(f"3300 {away}") for _ in batch.commands])
+    assert rounds == HOPS
+    assert isinstance(errand.replies[0], exceptions.MovedError)
+
+
+def test_a_server_that_does_not_answer_is_asked_again_with_a_new_map() -> None:
+    """What a master holds that fails twice is refused, or at once if it was gone before, and so is a login."""
+    errand = Errand([LOW])
+    batch = only(errand.batches(MAP))
+    for _ in range(TRIES - 1):
+        errand.unanswered(batch, exceptions.TimeoutError())
+        assert errand.map_wanted
+        assert errand.lost == {A}
+        batch = only(errand.batches(MAP))
+    errand.unanswered(batch, exceptions.TimeoutError())
+    assert errand.done
+    assert errand.gone == {A}
+    assert "h:1, which holds the key, does not answer" in str(errand.replies[0])
+    errand = Errand([LOW], suspects={A})
+    errand.unanswered(only(errand.batches(MAP)), exceptions.TimeoutError())
+    assert errand.gone == {A}
+    errand = Errand([LOW])
+    with pytest.raises(exceptions.AuthenticationError):
+        errand.unanswered(only(errand.batches(MAP)), exceptions.AuthenticationError())
+
+
+def test_a_server_that_is_left_alone_is_not_asked() -> None:
+    """What it holds is refused unasked; what has no key is asked of the others, and of it if there are none."""
+    errand = Errand([LOW, LOAD, HIGH])
+    batch = only(errand.batches(MAP, absent={A}))
+    assert (batch.stop, batch.commands) == (Stop(B), [LOAD, HIGH])
+    errand.answered(batch, [b"sha", b"high"])
+    assert errand.done
+    assert "h:1, which holds the key" in str(errand.replies[0])
+    assert errand.replies[1:] == [b"sha", b"high"]
+    assert only(Errand([("PING",)]).batches(MAP, absent={A})).stop == Stop(B)
+    assert only(Errand([("PING",)]).batches(MAP, absent={A, B})).stop == Stop(A)
+    assert only(Errand([LOW], replicas=True).batches(MAP, absent={A})).stop == Stop(R, replica=True)
+
+
+def test_what_has_no_key_fails_with_the_last_master() -> None:
+    """Where none of them answers, the failure is the call's."""
+    errand = Errand([("PING",)], suspects={A})
+    errand.unanswered(only(errand.batches(MAP, absent={A})), exceptions.TimeoutError())  # B's first
+    with pytest.raises(exceptions.TimeoutError):
+        errand.unanswered(only(errand.batches(MAP, absent={A})), exceptions.TimeoutError())
+
+
+def test_a_master_that_is_none_any_more_makes_the_map_old() -> None:
+    """READONLY is answered with a new map, and asked again."""
+    errand = Errand([LOW])
+    errand.answered(only(errand.batches(MAP)), [exceptions.ReadOnlyError("no")])
+    assert errand.map_wanted
+    assert not errand.done
+
+
+def test_replicas_take_turns_and_a_master_stands_in() -> None:
+    """Look-ups ask replicas as such; one that is cut off, or gone, is passed over, and the master comes last."""
+    stops = [only(Errand([LOW], replicas=True, turn=turn).batches(MAP)).stop for turn in range(3)]
+    assert stops == [Stop(R, replica=True), Stop(C, replica=True), Stop(R, replica=True)]
+    errand = Errand([LOW], replicas=True)
+    batch = only(errand.batches(MAP))
+    assert batch.commands == [("READONLY",), LOW]
+    errand.answered(batch, [b"OK", exceptions.MasterDownError("cut off")])
+    batch = only(errand.batches(MAP))
+    assert batch.stop == Stop(C, replica=True)
+    errand.unanswered(batch, exceptions.TimeoutError())
+    assert only(errand.batches(MAP)).stop == Stop(A)
+
+
+def test_a_replica_that_may_not_be_asked_is_told() -> None:
+    """A user without READONLY gets the server's words."""
+    errand = Errand([LOW], replicas=True)
+    with pytest.raises(exceptions.NoPermissionError):
+        errand.answered(only(errand.batches(MAP)), [exceptions.NoPermissionError("no"), b""])

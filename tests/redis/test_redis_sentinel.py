@@ -1,0 +1,180 @@
+"""The index under Sentinel: discovery, failover, logins of its own, and sentinels that are not there."""
+
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import pytest
+
+import redis
+from crossmount._blocking import run_now
+from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError
+from crossmount.index import Keys, RedisMountIndex, Sighting
+from crossmount.redis.connection import async_link, blocking_link
+from support.index_kit import layer, repo
+from support.sentinels import Sentinels
+from support.servers import Server
+
+T = TypeVar("T")
+
+A, B, DEST = repo("team/a"), repo("team/b"), repo("team/dest")
+ONE = layer(1)
+
+both = pytest.mark.parametrize("flavour", ["async", "blocking"])
+
+
+class Opened:
+    """An index in one of the flavours."""
+
+    def __init__(self, url: str, flavour: str) -> None:
+        self._flavour = flavour
+        connect = async_link if flavour == "async" else blocking_link
+        hints = connect(url, hints=True) if "read_from=replica" in url else None
+        self.index = RedisMountIndex(connect(url), hints=hints)
+
+    async def do(self, call: Coroutine[Any, Any, T]) -> T:
+        """Await a call, or drive it in the blocking flavour."""
+        return await call if self._flavour == "async" else run_now(call)
+
+    async def refused(self) -> IndexFailedError:
+        """Ask something, and return the error that came."""
+        try:
+            with pytest.raises(IndexFailedError) as caught:
+                await self.do(self.index.sources(ONE, DEST))
+        finally:
+            await self.index.aclose()
+        assert "hunter2secret" not in str(caught.value)
+        assert "object at" not in str(caught.value)
+        return caught.value
+
+
+@both
+async def test_a_failover_is_followed(sentinels: Sentinels, flavour: str) -> None:
+    """After another server became the master it is read and recorded there, by the same link."""
+    opened = Opened(sentinels.url, flavour)
+    await opened.do(opened.index.add_source(ONE, A))
+    with sentinels.client() as client:
+        client.wait(2, 5000)
+    before = sentinels.master()
+    after = sentinels.fail_over()
+    assert after is not before
+    await opened.do(opened.index.add_source(ONE, B))
+    assert await opened.do(opened.index.sources(ONE, DEST)) == (A, B)
+    await opened.index.aclose()
+
+
+@both
+async def test_a_master_that_was_demoted_is_left(sentinels: Sentinels, flavour: str) -> None:
+    """A connection to what is a replica by now is given up: READONLY leads to the sentinels again."""
+    opened = Opened(sentinels.url, flavour)
+    await opened.do(opened.index.add_source(ONE, A))
+    old, new = sentinels.servers[0], sentinels.servers[1]
+    assert sentinels.master() is old
+    with old.client() as client, new.client() as other:
+        client.wait(2, 5000)
+        sentinels.forget()
+        other.replicaof("NO", "ONE")
+        client.replicaof("127.0.0.1", new.port)
+        sentinels.watch(new)
+        await opened.do(opened.index.add_source(ONE, B))
+        assert other.smembers(Keys().sources(ONE, "r.example")) == {b"team/a", b"team/b"}
+    await opened.index.aclose()
+
+
+@both
+async def test_a_sentinel_that_is_gone_is_passed_over(sentinels: Sentinels, flavour: str) -> None:
+    """One that refuses and one that is silent leave enough time for the third."""
+    sentinels.sentinels[0].stop()
+    sentinels.sentinels[1].pause()
+    opened = Opened(sentinels.url, flavour)
+    assert await opened.do(opened.index.sources(ONE, DEST)) == ()
+    await opened.index.aclose()
+
+
+@both
+async def test_no_sentinel_at_all(flavour: str, unused_tcp_port: int) -> None:
+    """Where no sentinel answers the index is unavailable, in words for people."""
+    url = f"redis+sentinel://u:hunter2secret@127.0.0.1:{unused_tcp_port}/main"
+    error = await Opened(url, flavour).refused()
+    assert isinstance(error, IndexUnavailableError)
+    assert f"redis+sentinel://127.0.0.1:{unused_tcp_port}/main" in str(error)
+    assert "no sentinel that answers knows a master" in str(error)
+
+
+@both
+async def test_a_service_that_nobody_knows(sentinels: Sentinels, flavour: str) -> None:
+    """A misspelt service is told by its name, which is in the address."""
+    error = await Opened(sentinels.url.replace("/main", "/mian"), flavour).refused()
+    assert isinstance(error, IndexUnavailableError)
+    assert "/mian" in str(error)
+    assert "no sentinel that answers knows a master" in str(error)
+
+
+@both
+async def test_a_server_that_is_no_sentinel(sentinels: Sentinels, flavour: str) -> None:
+    """Who names a plain server as a sentinel, or a sentinel as a server, is told which URL is meant."""
+    plain, sentinel = sentinels.servers[0].port, sentinels.sentinels[0].port
+    error = await Opened(f"redis+sentinel://127.0.0.1:{plain}/main", flavour).refused()
+    assert isinstance(error, IndexRefusedError)
+    assert str(error).endswith(": give a redis:// URL")
+    error = await Opened(f"redis://127.0.0.1:{sentinel}", flavour).refused()
+    assert isinstance(error, IndexRefusedError)
+    assert str(error).endswith(": if it is a sentinel, give a redis+sentinel:// URL")
+
+
+@both
+async def test_a_wrong_password_for_the_servers(sentinels: Sentinels, flavour: str) -> None:
+    """A login that the master refuses is a refusal."""
+    error = await Opened(sentinels.url.replace("a%20pass", "hunter2secret"), flavour).refused()
+    assert isinstance(error, IndexRefusedError)
+
+
+@both
+async def test_sentinels_have_a_login_of_their_own(sentinels: Sentinels, flavour: str) -> None:
+    """Sentinels that ask for a login get the one for sentinels, never the servers'; without it that is told."""
+    for sentinel in sentinels.sentinels:
+        with sentinel.client() as client:
+            client.execute_command("ACL SETUSER", "watcher", "on", ">sentinels own", "+@all", "allchannels")
+            client.execute_command("ACL SETUSER", "default", "resetpass", ">nobody's")
+    try:
+        error = await Opened(sentinels.url, flavour).refused()
+        assert isinstance(error, IndexRefusedError)
+        assert "sentinel_password_file" in str(error)
+        error = await Opened(f"{sentinels.url}?sentinel_password=hunter2secret", flavour).refused()
+        assert "sentinel_password_file" in str(error)
+        login = "sentinel_username=watcher&sentinel_password=sentinels%20own"
+        opened = Opened(f"{sentinels.url}?{login}", flavour)
+        await opened.do(opened.index.add_source(ONE, A))
+        assert await opened.do(opened.index.sources(ONE, DEST)) == (A,)
+        await opened.index.aclose()
+    finally:
+        for sentinel in sentinels.sentinels:
+            with redis.Redis(
+                unix_socket_path=str(sentinel.socket), username="watcher", password="sentinels own"
+            ) as client:
+                client.execute_command("ACL SETUSER", "default", "nopass")
+                client.execute_command("ACL DELUSER", "watcher")
+
+
+@both
+async def test_look_ups_go_to_replicas_on_request(sentinels: Sentinels, flavour: str) -> None:
+    """With read_from=replica look-ups ask a replica, and go on at the master where there is none."""
+    opened = Opened(f"{sentinels.url}?read_from=replica", flavour)
+    await opened.do(opened.index.record([Sighting(ONE, A)]))
+    with sentinels.client() as client:
+        client.wait(2, 5000)
+    master, replicas = sentinels.master(), sentinels.replicas()
+    before = called(master)
+    assert await opened.do(opened.index.sources(ONE, DEST)) == (A,)
+    assert called(master) == before
+    assert sum(map(called, replicas)) > 0
+    for replica in replicas:
+        replica.stop()
+    assert await opened.do(opened.index.sources(ONE, DEST)) == (A,)
+    assert called(master) > before
+    await opened.index.aclose()
+
+
+def called(server: Server) -> int:
+    """Return how often a server was asked for a hash."""
+    with server.client() as client:
+        return int(client.info("commandstats").get("cmdstat_hgetall", {}).get("calls", 0))

@@ -1,0 +1,63 @@
+"""How often a registry is asked."""
+
+import pytest
+
+from crossmount.errors import InvalidInputError
+from crossmount.oci import Repository
+from crossmount.registry import ClientOptions
+from crossmount.registry.http.rate_limiter import Pace
+from crossmount.testing import Fault, Reply, ScriptedRegistry
+from support.index_kit import Clock
+from support.registry_kit import client_of
+
+
+async def test_requests_are_spread_evenly() -> None:
+    """Each comes a gap after the one before it; a pause is not made up for."""
+    clock, waits = Clock(100.0), []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(round(seconds, 3))
+
+    pace = Pace(4.0, clock=clock, sleep=sleep)
+    for _ in range(3):
+        await pace.turn()
+    assert waits == [0.25, 0.5]
+    clock.now += 10
+    await pace.turn()
+    await pace.turn()
+    assert waits == [0.25, 0.5, 0.25]
+
+
+async def test_without_a_rate_nobody_waits() -> None:
+    """Then all go at once."""
+
+    async def sleep(seconds: float) -> None:
+        raise AssertionError(seconds)
+
+    pace = Pace(None, sleep=sleep)
+    for _ in range(3):
+        await pace.turn()
+
+
+async def test_every_attempt_of_a_client_has_its_turn(scripted_registry: ScriptedRegistry) -> None:
+    """Retries too."""
+    scripted_registry.play(Fault(action=Reply(status=503), times=2))
+    layer = scripted_registry.put_blob("a", b"x")
+    async with client_of(scripted_registry.address, options={"rate": 1000.0}) as client:
+        turns = []
+        turn = client._sender._pace.turn
+
+        async def counted() -> None:
+            turns.append(1)
+            await turn()
+
+        client._sender._pace.turn = counted  # type: ignore[method-assign]
+        assert await client.head_blob(Repository(scripted_registry.address, "a"), layer) == 1
+    assert len(turns) == len(scripted_registry.requests) == 3
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, float("nan")])
+def test_a_rate_is_above_zero(rate: float) -> None:
+    """Or it would be for ever."""
+    with pytest.raises(InvalidInputError, match="rate"):
+        ClientOptions(rate=rate)
