@@ -35,7 +35,7 @@ def log_of_service(verbose: int, *, access: bool) -> None:
     for name, level in (
         ("crossmount", logging.INFO if verbose else logging.WARNING),
         ("uvicorn", logging.INFO if verbose else logging.ERROR),
-        ("crossmount.proxy.http.access_log", access_level if access else logging.WARNING),
+        ("crossmount.proxy.access", access_level if access else logging.WARNING),
     ):
         logging.getLogger(name).setLevel(level)
     for name in ("crossmount", "uvicorn"):

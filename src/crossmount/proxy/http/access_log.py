@@ -12,7 +12,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 """The methods that mean something to a registry."""
 
 _SESSION = re.compile(rb"(/blobs/uploads/).*", re.DOTALL)
-_log = logging.getLogger("crossmount.proxy.http.access_log")
+_log = logging.getLogger("crossmount.proxy.access")
 
 
 class AccessLog:
