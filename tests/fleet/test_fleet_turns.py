@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from crossmount.fleet import Fleet, Mount, Slots, Turn, Upload
 from crossmount.fleet.environment import Outside
-from crossmount.index import MemoryMountIndex, NullIndex, RedisMountIndex, Sighting, open_index
+from crossmount.index import MemoryMountIndex, RedisMountIndex, Sighting, null_index, open_index
 from crossmount.oci import Digest
 from support.fleets import LAYER, SIZE, fleet_on, turn_of, upload_of, waiting_on
 from support.index_kit import CountingLink, repo
@@ -90,7 +90,7 @@ async def test_sources_that_were_tried_are_no_reason_to_mount(any_place: Place) 
 
 async def test_tasks_of_one_process_share_one_attempt_without_any_server() -> None:
     """With one fleet for the process, and nobody to ask, a second task waits and mounts."""
-    for index in (NullIndex(), MemoryMountIndex()):
+    for index in (null_index(), MemoryMountIndex()):
         clock = CountedClock()
         async with Fleet(index, outside=Outside(clock=clock)) as fleet:
             turn = await upload_of(fleet, "a")

@@ -2,30 +2,34 @@
 
 import pytest
 
-from crossmount.index import GuardedIndex, MemoryMountIndex, MountIndex, NullIndex, RegistryTraits, Sighting, widen
+from crossmount.index import (
+    GuardedIndex,
+    Knowledge,
+    LayerKnowledge,
+    MemoryMountIndex,
+    MountIndex,
+    RegistryTraits,
+    Sighting,
+    null_index,
+    widen,
+)
 from support.guards import CALLS, DEST, ONE, A
-from support.index_kit import layer, repo
+from support.index_kit import FourMethods, layer, repo
 
 
 @pytest.mark.parametrize("call", CALLS)
 async def test_no_index_knows_nothing(call: str) -> None:
     """The index that stands for none answers as one that knows nothing, and keeps nothing."""
-    index = NullIndex()
+    index = null_index()
     assert isinstance(index, MountIndex)
     await index.record([Sighting(ONE, A, must_mount=True)])
+    await index.record_traits("r.example", RegistryTraits(mounts=True))
     do, nothing = CALLS[call]
-    assert await do(index) == nothing
-
-
-class FourMethods:
-    """An index of a user's own, with the least that one can have."""
-
-    def __init__(self) -> None:
-        self._below = MemoryMountIndex()
-        self.add_source = self._below.add_source
-        self.is_mountable = self._below.is_mountable
-        self.must_mount = self._below.must_mount
-        self.sources = self._below.sources
+    answer = await do(index)
+    if isinstance(answer, Knowledge):
+        assert answer == Knowledge({ONE: LayerKnowledge()})
+    else:
+        assert answer == nothing
 
 
 async def test_four_methods_are_enough() -> None:

@@ -8,14 +8,14 @@ import pytest
 
 import redis
 from crossmount.errors import IndexRefusedError, InvalidInputError
-from crossmount.index import Keys, MemoryMountIndex, NullIndex, RedisMountIndex, Sighting, open_index
+from crossmount.index import Keys, MemoryMountIndex, RedisMountIndex, Sighting, open_index, widen
 from crossmount.index import blocking as blocking_index
 from crossmount.index.entries import NAMES_MAX, entries_of
 from crossmount.index.entry import Held, LayerEntry, Restorable
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Repository
 from crossmount.redis.connection import async_link
-from support.index_kit import TTL, Clock, age_keys, keys_that_stay, layer, repo
+from support.index_kit import TTL, Clock, FourMethods, age_keys, keys_that_stay, layer, repo
 from support.places import Place
 from support.servers import Server
 
@@ -91,8 +91,8 @@ async def test_an_index_over_a_server_lists_both(valkey: Server) -> None:
 async def test_what_cannot_be_listed_says_so() -> None:
     """An index without an end to look at is no empty one."""
     with pytest.raises(InvalidInputError, match="cannot be listed"):
-        await listed(NullIndex())
-    assert not isinstance(NullIndex(), Restorable)
+        await listed(FourMethods())
+    assert not isinstance(widen(FourMethods()), Restorable)
 
 
 async def test_sources_whose_flags_made_way_are_listed(redis_server: Server) -> None:

@@ -10,11 +10,11 @@ from crossmount.fleet.leases import Lease, Leases
 from crossmount.index import (
     Keys,
     MemoryMountIndex,
-    NullIndex,
     RedisMountIndex,
     RegistryTraits,
     Sighting,
     open_index,
+    widen,
 )
 from crossmount.index.backing_server import server_of
 from crossmount.index.entry import Held, LayerEntry
@@ -22,7 +22,7 @@ from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.maintenance.census import Census
 from crossmount.oci import Repository
 from crossmount.redis.connection import async_link
-from support.index_kit import Clock, layer, repo
+from support.index_kit import Clock, FourMethods, layer, repo
 from support.places import Place
 from support.servers import Server, StartServer
 
@@ -181,7 +181,7 @@ async def test_what_a_server_does_not_tell_is_not_known(
 async def test_an_index_that_cannot_be_listed_says_so() -> None:
     """It is not told as an empty one."""
     with pytest.raises(InvalidInputError, match="cannot be listed"):
-        await index_info(NullIndex())
+        await index_info(widen(FourMethods()))
 
 
 def test_the_blocking_flavour_counts_too(valkey: Server) -> None:

@@ -7,13 +7,13 @@ import pytest
 import crossmount
 import redis
 from crossmount.asyncio import IndexRefusedError, InvalidInputError, MemoryMountIndex, Repository, open_index
-from crossmount.index import NullIndex, RedisMountIndex, Sighting
+from crossmount.index import RedisMountIndex, Sighting, widen
 from crossmount.maintenance.prune import PAGE, Choice
 from crossmount.oci import Digest
 from crossmount.redis.connection import async_link
 from crossmount.redis.link import Command
 from crossmount.testing import ScriptedRegistry, running_registry
-from support.index_kit import CountingLink, keys_that_stay, layer
+from support.index_kit import CountingLink, FourMethods, keys_that_stay, layer
 from support.places import Place
 from support.prunes import content, counts, digests, fill, heads, known, pruned
 from support.registry_kit import PLAIN
@@ -182,7 +182,7 @@ async def test_a_sample_that_is_none_is_wrong_input(sample: float) -> None:
     with pytest.raises(InvalidInputError, match="not a registry"):
         await pruned(MemoryMountIndex(), registry="no registry")
     with pytest.raises(InvalidInputError, match="cannot be listed"):
-        await pruned(NullIndex())
+        await pruned(widen(FourMethods()))
 
 
 def test_the_blocking_flavour_prunes_too(valkey: Server) -> None:

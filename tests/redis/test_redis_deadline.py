@@ -11,7 +11,7 @@ import pytest
 
 from crossmount import events
 from crossmount.errors import IndexUnavailableError
-from crossmount.index import GuardedIndex, Knowledge, MemoryMountIndex, NullIndex, RedisMountIndex, Sighting
+from crossmount.index import GuardedIndex, Knowledge, MemoryMountIndex, RedisMountIndex, Sighting
 from crossmount.index import blocking as blocking_index
 from crossmount.index.guard import OPEN_SECONDS
 from crossmount.oci import Digest, Located
@@ -21,10 +21,11 @@ from support.index_kit import Clock, layer, repo
 ONE, DEST = layer(1), repo("team/dest")
 
 
-class HangingIndex(NullIndex):
+class HangingIndex(MemoryMountIndex):
     """An index of a user's own that waits for something which does not come."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.called = asyncio.Event()
         self.calls = 0
         self.cancelled = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
-from crossmount.index import MountIndex
+from crossmount.index import MemoryMountIndex, MountIndex
 from crossmount.oci import Digest, Repository
 from crossmount.redis.link import Command, Link
 
@@ -45,6 +45,17 @@ class Store:
 
     index: MountIndex
     age: Callable[[float], None]
+
+
+class FourMethods:
+    """An index with the four methods of `MountableLayers` only, as a user may write one."""
+
+    def __init__(self) -> None:
+        below = MemoryMountIndex()
+        self.add_source = below.add_source
+        self.is_mountable = below.is_mountable
+        self.must_mount = below.must_mount
+        self.sources = below.sources
 
 
 class CountingLink:

@@ -3,8 +3,7 @@
 from crossmount.index.adapt import widen
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.keys import Keys
-from crossmount.index.memory import MemoryMountIndex
-from crossmount.index.null import NullIndex
+from crossmount.index.memory import MemoryMountIndex, null_index
 from crossmount.index.opening import open_index
 from crossmount.index.protocol import (
     Knowledge,
@@ -24,10 +23,10 @@ __all__ = [
     "MemoryMountIndex",
     "MountIndex",
     "MountableLayers",
-    "NullIndex",
     "RedisMountIndex",
     "RegistryTraits",
     "Sighting",
+    "null_index",
     "open_index",
     "widen",
 ]

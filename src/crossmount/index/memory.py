@@ -16,6 +16,7 @@ from crossmount.index.protocol import (
     MountableLayers,
     RegistryTraits,
     Sighting,
+    SingleLayerMethods,
 )
 from crossmount.index.redis_index import SOURCES_MAX, TRAITS_SECONDS, TTL_SECONDS
 from crossmount.oci import Digest, Located, Repository
@@ -42,7 +43,7 @@ class _Layer:
         return {registry: held for registry, held in self.held.items() if held.until > now}
 
 
-class MemoryMountIndex(Closing):
+class MemoryMountIndex(SingleLayerMethods, Closing):
     """An index in this process, by itself or over another one.
 
     Over a backing index it answers with what either knows. What is added stays in memory: the backing index is
@@ -51,7 +52,7 @@ class MemoryMountIndex(Closing):
     Args:
         backing: the index below, whose closing stays with whoever made it.
         ttl: seconds that what is known of a layer on a registry lives after it was last recorded.
-        bound: how many sources a layer keeps on one registry.
+        bound: how many sources a layer keeps on one registry; with 0 nothing at all is kept.
         clock: epoch seconds.
         rng: chooses which old source makes way past the bound.
     """
@@ -74,24 +75,11 @@ class MemoryMountIndex(Closing):
         self._layers: dict[Digest, _Layer] = {}
         self._traits: dict[str, tuple[RegistryTraits, float]] = {}
 
-    async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
-        """See `MountableLayers`."""
-        await self.record([Sighting(layer, source.repository, must_mount=must_mount)])
-
-    async def is_mountable(self, layer: Digest, dest: Located) -> bool:
-        """See `MountableLayers`."""
-        known = (await self.look_up([layer], dest)).of(layer)
-        return bool(known.sources) and not known.in_dest
-
     async def must_mount(self, layer: Digest) -> bool:
         """See `MountableLayers`."""
         with self._lock:
             here = (known := self._known(layer)) is not None and known.must_mount
         return here or (self._backing is not None and await self._backing.must_mount(layer))
-
-    async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
-        """See `MountableLayers`."""
-        return (await self.look_up([layer], dest)).of(layer).sources
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
         """See `MountIndex`."""
@@ -112,6 +100,8 @@ class MemoryMountIndex(Closing):
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
         """See `MountIndex`."""
+        if not self._bound:
+            return
         with self._lock:
             until = int(self._clock()) + self._ttl
             for seen in sightings:
@@ -122,6 +112,8 @@ class MemoryMountIndex(Closing):
 
     async def restore(self, entries: Sequence[LayerEntry]) -> None:
         """See `Restorable`."""
+        if not self._bound:
+            return
         with self._lock:
             now = int(self._clock())
             for entry in entries:
@@ -190,7 +182,7 @@ class MemoryMountIndex(Closing):
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
         """See `MountIndex`."""
         name = normalise_registry(registry)
-        if traits == RegistryTraits():
+        if traits == RegistryTraits() or not self._bound:
             return
         with self._lock:
             self._traits[name] = self._live_traits(name).updated(traits), self._clock() + TRAITS_SECONDS
@@ -241,6 +233,11 @@ class MemoryMountIndex(Closing):
     def _live_traits(self, registry: str) -> RegistryTraits:
         traits, until = self._traits.get(registry, (RegistryTraits(), 0.0))
         return traits if until > self._clock() else RegistryTraits()
+
+
+def null_index() -> MemoryMountIndex:
+    """Return an index that knows and keeps nothing, for a caller without an index."""
+    return MemoryMountIndex(bound=0)
 
 
 def _union(here: LayerKnowledge, below: LayerKnowledge) -> LayerKnowledge:

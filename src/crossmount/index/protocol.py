@@ -3,6 +3,7 @@
 An index only hints. Nothing here grants access or proves that a blob exists: the registry decides.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, Self, runtime_checkable
@@ -142,3 +143,28 @@ class MountIndex(MountableLayers, Protocol):
     async def aclose(self) -> None:
         """Let go of connections."""
         ...
+
+
+class SingleLayerMethods:
+    """Base class of indexes: the methods for one layer, derived from `look_up` and `record`."""
+
+    @abstractmethod
+    async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+        """Read everything about many layers, and about dest's registry."""
+
+    @abstractmethod
+    async def record(self, sightings: Iterable[Sighting]) -> None:
+        """Record many sightings."""
+
+    async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
+        """Add a repository that holds `layer`; `must_mount` sets the sticky flag, False never lifts it."""
+        await self.record([Sighting(layer, source.repository, must_mount=must_mount)])
+
+    async def is_mountable(self, layer: Digest, dest: Located) -> bool:
+        """Tell whether another repository on dest's registry holds `layer` and dest itself does not."""
+        known = (await self.look_up([layer], dest)).of(layer)
+        return bool(known.sources) and not known.in_dest
+
+    async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
+        """Return the repositories on dest's registry that hold `layer`, never dest's own, in order of name."""
+        return (await self.look_up([layer], dest)).of(layer).sources

@@ -23,7 +23,7 @@ from crossmount.index.decode import (
 from crossmount.index.entry import LayerEntry
 from crossmount.index.hit_counter import STATS_SECONDS, Tally, day
 from crossmount.index.keys import Keys
-from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
+from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting, SingleLayerMethods
 from crossmount.oci import Digest, Located, Repository
 from crossmount.oci.reference import normalise_registry
 from crossmount.redis.link import Command, Link, WrongTypeError
@@ -36,7 +36,7 @@ TRAITS_SECONDS = 6 * 3600
 _SCRIPTS = ("record", "forget", "clear_must_mount", "record_traits", "count")
 
 
-class RedisMountIndex(Closing):
+class RedisMountIndex(SingleLayerMethods, Closing):
     """An index on Redis or Valkey, shared by whoever has its address and namespace.
 
     Args:
@@ -66,22 +66,9 @@ class RedisMountIndex(Closing):
         self._clock = clock
         self._tally = Tally()
 
-    async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
-        """See `MountableLayers`."""
-        await self.record([Sighting(layer, source.repository, must_mount=must_mount)])
-
-    async def is_mountable(self, layer: Digest, dest: Located) -> bool:
-        """See `MountableLayers`."""
-        known = (await self.look_up([layer], dest)).of(layer)
-        return bool(known.sources) and not known.in_dest
-
     async def must_mount(self, layer: Digest) -> bool:
         """See `MountableLayers`."""
         return truth((await self._read([("HEXISTS", self._keys.flags(layer), "must_mount")]))[0])
-
-    async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
-        """See `MountableLayers`."""
-        return (await self.look_up([layer], dest)).of(layer).sources
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
         """See `MountIndex`; a key of a wrong type under one of our names makes that layer an unknown one."""

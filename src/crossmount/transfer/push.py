@@ -11,7 +11,7 @@ from crossmount.errors import InvalidInputError
 from crossmount.fleet import Fleet, Patience
 from crossmount.index.adapt import widen
 from crossmount.index.guard import GuardedIndex
-from crossmount.index.null import NullIndex
+from crossmount.index.memory import null_index
 from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Reference
 from crossmount.oci.layout import Image, load_image
@@ -66,7 +66,7 @@ async def push(
         if fleet is None and guard is not None:
             fleet = await stack.enter_async_context(Fleet(guard))
         pushing = Pushing.of(
-            NullIndex() if guard is None else guard,
+            null_index() if guard is None else guard,
             fleet,
             limits,
             patience=patience,

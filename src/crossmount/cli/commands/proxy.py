@@ -17,7 +17,7 @@ from crossmount.cli.log import log_of_service
 from crossmount.cli.params import FILE, LISTEN, SIZE, Between
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
-from crossmount.index import NullIndex
+from crossmount.index import null_index
 
 try:
     from crossmount.proxy.http.server import Running, serve
@@ -190,7 +190,7 @@ async def _serve(made: ProxySettings, settings: Settings) -> None:
         sys.stdout.flush()
 
     async with index_for_push(settings) as index:
-        await serve(made, NullIndex() if index is None else index, ready=tell)
+        await serve(made, null_index() if index is None else index, ready=tell)
 
 
 def _raise_files_limit() -> None:
