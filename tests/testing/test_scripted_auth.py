@@ -191,3 +191,28 @@ async def test_the_token_service_has_faults_too() -> None:
     async with talk_to(RegistryOptions(auth=TokenAuth(users=USERS)), *faults) as (_, client):
         page, large, good = [await token(client, APP) for _ in range(3)]
         assert (page.text, len(large.content), good.json()["expires_in"]) == ("<html>", 70_000, 300)
+
+
+@pytest.mark.parametrize("kind", [BasicAuth, TokenAuth])
+async def test_a_source_that_may_not_be_read_may_be_hidden(kind: type[BasicAuth] | type[TokenAuth]) -> None:
+    """With `hides_sources`, a mount from it opens a session; without credentials it is still a 401."""
+    auth = kind(users=USERS, grants={"ci": (Grant("team/*", WRITE),)}, hides_sources=True)
+    mount = f"?mount={DIGEST}&from=secret/base"
+    async with talk_to(RegistryOptions(auth=auth)) as (registry, client):
+        registry.put_blob("secret/base", DATA)
+        refused = await start_upload(client, "team/app", mount)
+        assert refused.status_code == 401
+        assert kind is BasicAuth or "secret/base:pull" in refused.headers["www-authenticate"]
+        if kind is TokenAuth:
+            client.headers.update(await bearer(client, APP))
+        else:
+            client.auth = httpx.BasicAuth("ci", "secret")
+        assert (await start_upload(client, "team/app", mount)).status_code == 202
+        assert len(registry.open_sessions) == 1
+
+
+async def test_the_tokens_that_were_issued_are_known() -> None:
+    """They begin with the prefix that was asked for, so that a test can search for them."""
+    async with talk_to(RegistryOptions(auth=TokenAuth(users=USERS, prefix="made-up-"))) as (registry, client):
+        tokens = tuple([(await token(client, APP)).json()["token"] for _ in range(2)])
+        assert registry.tokens == tokens == ("made-up-1", "made-up-2")

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from crossmount.oci import Digest
 from crossmount.testing import CutReceiving, Fault, RegistryOptions
 from support.scripted import code_of, finish_upload, push_blob, start_upload, talk_to
+from support.waiting import until
 
 DATA = b"0123456789" * 10
 DIGEST = Digest.of(DATA)
@@ -229,3 +231,28 @@ async def test_a_truncated_file_ends_the_answer_early(tmp_path: Path) -> None:
         (tmp_path / "blobs" / "sha256" / DIGEST.encoded).write_bytes(DATA[:10])
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get(f"/v2/{NAME}/blobs/{DIGEST}")
+
+
+async def test_an_upload_may_take_long_to_become_a_blob() -> None:
+    """With `commit_seconds`, a blob exists only after that time, even if its client has gone away."""
+    async with talk_to(RegistryOptions(commit_seconds=0.3)) as (registry, client):
+        location = httpx.URL((await start_upload(client, NAME)).headers["location"])
+        put = location.copy_add_param("digest", DIGEST)
+        with pytest.raises(httpx.ReadTimeout):
+            await client.put(put, content=DATA, timeout=0.1)
+        assert (await client.head(f"/v2/{NAME}/blobs/{DIGEST}")).status_code == 404
+        assert (await client.get(location)).status_code == 404
+        await until(lambda: registry.uploads(DIGEST) == 1)
+        assert (await client.head(f"/v2/{NAME}/blobs/{DIGEST}")).status_code == 200
+
+
+@pytest.mark.parametrize(("heads", "status"), [("own", 404), ("anywhere", 200), ("linking", 200)])
+async def test_a_head_may_report_blobs_of_other_repositories(
+    heads: Literal["own", "anywhere", "linking"], status: int
+) -> None:
+    """Where it links them, they can be read from then on."""
+    async with talk_to(RegistryOptions(blob_heads=heads)) as (registry, client):
+        registry.put_blob("far/away", DATA)
+        path = f"/v2/{NAME}/blobs/{DIGEST}"
+        assert (await client.head(path)).status_code == status
+        assert (await client.get(path)).status_code == (200 if heads == "linking" else 404)

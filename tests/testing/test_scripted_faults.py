@@ -12,6 +12,7 @@ from crossmount.testing import (
     CutBefore,
     CutReceiving,
     CutSending,
+    Echo,
     Fault,
     LoseAnswer,
     Pass,
@@ -236,3 +237,12 @@ def test_locations_lose_only_their_host() -> None:
     assert path_of("https://a.test:1/b?c=http://d") == "/b?c=http://d"
     assert path_of("/b?c=%2F") == "/b?c=%2F"
     assert Fault(action=Pass(), name="x").label == "x"
+
+
+async def test_an_error_can_repeat_the_request() -> None:
+    """`Echo` answers with the request's headers in the error's message, and the request has no effect."""
+    async with talk_to(None, Fault(method="POST", action=Echo(400))) as (registry, client):
+        answer = await client.post(f"/v2/{NAME}/blobs/uploads/", headers={"Authorization": "Basic made-up"})
+        assert answer.status_code == 400
+        assert "authorization: Basic made-up" in answer.json()["errors"][0]["message"]
+        assert registry.open_sessions == ()

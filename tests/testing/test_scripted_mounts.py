@@ -70,3 +70,17 @@ async def test_a_source_may_be_denied(status: int, code: str) -> None:
         answer = await start_upload(client, "team/app", MOUNT)
         assert (answer.status_code, code_of(answer)) == (status, code)
         assert registry.open_sessions == ()
+
+
+async def test_a_mount_may_be_confirmed_and_not_carried_out() -> None:
+    """With `false_mounts`, a mount of such a digest is answered 201 and the blob is absent, as on distribution."""
+    digest = Digest.of(DATA, algorithm="sha512")
+    async with talk_to(RegistryOptions(false_mounts=("sha512:*",))) as (registry, client):
+        registry.put_blob("team/base", DATA)
+        registry.put_blob("team/base", DATA, algorithm="sha512")
+        answer = await start_upload(client, "team/app", f"?mount={digest}&from=team/base")
+        assert (answer.status_code, answer.headers["docker-content-digest"]) == (201, digest)
+        assert (await client.head(f"/v2/team/app/blobs/{digest}")).status_code == 404
+        assert registry.mounts() == 0
+        assert (await start_upload(client, "team/app", MOUNT)).status_code == 201
+        assert (await client.head(f"/v2/team/app/blobs/{DIGEST}")).status_code == 200

@@ -38,11 +38,14 @@ class Rights:
         users: passwords by user name.
         grants: what a user may do; a user who is not named here may do anything.
         anonymous: what may be done without a name.
+        hides_sources: a mount from a source that the user may not read opens an upload session (202), as at
+            Quay; else it is refused.
     """
 
     users: Mapping[str, str] = field(default_factory=dict)
     grants: Mapping[str, tuple[Grant, ...]] = field(default_factory=dict)
     anonymous: tuple[Grant, ...] = ()
+    hides_sources: bool = False
 
     def knows(self, user: str, password: str) -> bool:
         """Tell whether this is a user with that password."""
@@ -74,6 +77,7 @@ class TokenAuth(Rights):
         expires_in: the seconds of life that an answer tells; None leaves them out. Not enforced.
         uses: after how many requests a token is no longer accepted; None is never.
         identity_tokens: user names by identity (refresh) token.
+        prefix: how every token begins.
     """
 
     service: str = "scripted-registry"
@@ -85,6 +89,7 @@ class TokenAuth(Rights):
     expires_in: int | None = 300
     uses: int | None = None
     identity_tokens: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = "token-"
 
 
 Auth = BasicAuth | TokenAuth

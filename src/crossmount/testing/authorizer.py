@@ -20,6 +20,7 @@ from crossmount.testing.routes import (
     Ping,
     ReadBlob,
     ReadManifest,
+    StartUpload,
 )
 from crossmount.testing.values import RefusedError, Request, Response, json_response
 
@@ -46,19 +47,38 @@ class Authorizer:
         self._count = 0
         self.realm = TOKEN_PATH
 
-    def check(self, request: Request, operation: Operation) -> None:
-        """Let an operation through.
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """All tokens that were issued."""
+        return tuple(self._tokens)
+
+    def check(self, request: Request, operation: Operation) -> Operation:
+        """Return the operation to carry out: the one that is asked for, or an upload in the place of a mount.
 
         Raises:
             RefusedError: 401 with a challenge, or 403 for a user who may not.
         """
+        hides_sources = self._auth is not None and self._auth.hides_sources
+        try:
+            self._check(request, needed_scopes(operation))
+        except RefusedError as refused:
+            if not (hides_sources and isinstance(operation, MountBlob)):
+                raise
+            operation = StartUpload(operation.name)
+            try:
+                self._check(request, needed_scopes(operation))
+            except RefusedError:
+                raise refused from None
+        return operation
+
+    def _check(self, request: Request, needed: tuple[Scope, ...]) -> None:
         match self._auth:
             case None:
                 return
             case BasicAuth() as basic:
-                _check_basic(basic, request, needed_scopes(operation))
+                _check_basic(basic, request, needed)
             case TokenAuth() as tokens:
-                self._check_token(tokens, request, needed_scopes(operation))
+                self._check_token(tokens, request, needed)
 
     def issue(self, request: Request, body: bytes) -> Response:
         """Answer at the token service.
@@ -87,7 +107,7 @@ class Authorizer:
     ) -> Response:
         granted = self._grant(auth, user, scopes[:1] if auth.reads_first_scope else scopes)
         self._count += 1
-        token = f"token-{self._count}"
+        token = f"{auth.prefix}{self._count}"
         self._tokens[token] = _Token(user, granted, auth.uses)
         answer: dict[str, object] = {"token": token, "access_token": token, **more}
         if auth.expires_in is not None:

@@ -45,6 +45,18 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Echo:
+    """Answer in the registry's place with an error that repeats the request's headers, as gateways may do."""
+
+    status: int
+
+    def response(self, request: Request) -> Response:
+        """Return the answer."""
+        headers = ", ".join(f"{name}: {value}" for name, value in request.headers.items())
+        return error_response(self.status, "UNKNOWN", f"cannot do that with the headers {headers}")
+
+
+@dataclass(frozen=True, slots=True)
 class CutBefore:
     """Cut the connection after the request's head; the request has no effect."""
 
@@ -110,7 +122,7 @@ class Alter:
         return altered
 
 
-Action = Pass | Reply | CutBefore | CutReceiving | CutSending | LoseAnswer | IgnoreMount | Alter
+Action = Pass | Reply | Echo | CutBefore | CutReceiving | CutSending | LoseAnswer | IgnoreMount | Alter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,8 +79,7 @@ class Handlers:
             return error_response(500, "UNKNOWN", f"the folder of blobs: {error.strerror}")
 
     async def _operate(self, request: Request, body: Body, where: Locations) -> Response:
-        operation = route(request)
-        self._authorizer.check(request, operation)
+        operation = self._authorizer.check(request, route(request))
         match operation:
             case WriteManifest() | StartUpload() | MountBlob() | AppendUpload() | FinishUpload():
                 return await self._write(operation, request, body, where)
@@ -186,7 +185,12 @@ class Handlers:
         return Response(200, headers, Inline(manifest.content))
 
     def _read_blob(self, operation: ReadBlob, request: Request) -> Response:
-        content = self._holdings.blob(operation.name, operation.digest)
+        if request.method == "HEAD" and self._options.blob_heads != "own":
+            content = self._holdings.store.get(operation.digest)
+            if content is not None and self._options.blob_heads == "linking":
+                self._holdings.create(operation.name).blobs.add(operation.digest)
+        else:
+            content = self._holdings.blob(operation.name, operation.digest)
         if content is None:
             raise _blob_unknown(operation.name, operation.digest)
         headers = (

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from crossmount.testing.auth import Auth
 
@@ -16,6 +17,11 @@ class RegistryOptions:
         after_manifest: mounts only what a manifest in the source repository references, as ECR does.
         denied_sources: repositories that may not be mounted from.
         denied_status: what a mount from a denied source is answered with, 401 or 403.
+        false_mounts: patterns of digests whose mount is answered with 201 and not carried out; distribution does
+            this to `sha512:*`.
+        blob_heads: which blobs a HEAD reports: those of its own repository; all blobs of the registry
+            (`anywhere`); or all, and the repository holds the blob from then on (`linking`, as zot does).
+        commit_seconds: seconds between the last byte of an upload and its being a blob, as with object storage.
         relative_locations: Locations without scheme and host.
         location_base: scheme, host and port of Locations instead of the registry's own.
         location_state: Locations of sessions carry a `_state` that must come back.
@@ -34,6 +40,9 @@ class RegistryOptions:
     after_manifest: bool = False
     denied_sources: frozenset[str] = frozenset()
     denied_status: int = 401
+    false_mounts: tuple[str, ...] = ()
+    blob_heads: Literal["own", "anywhere", "linking"] = "own"
+    commit_seconds: float = 0.0
     relative_locations: bool = False
     location_base: str | None = None
     location_state: bool = True

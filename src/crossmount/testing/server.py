@@ -16,6 +16,7 @@ from crossmount.testing.faults import (
     CutBefore,
     CutReceiving,
     CutSending,
+    Echo,
     Fault,
     IgnoreMount,
     LoseAnswer,
@@ -96,6 +97,11 @@ class ScriptedRegistry:
     def open_sessions(self) -> tuple[str, ...]:
         """The upload sessions that are neither finished nor cancelled."""
         return self._sessions.open
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """All tokens that the token service issued."""
+        return self._authorizer.tokens
 
     @property
     def unplayed(self) -> tuple[Fault, ...]:
@@ -241,6 +247,8 @@ class ScriptedRegistry:
         action = fault.action
         if isinstance(action, Reply):
             return complete(action.response())
+        if isinstance(action, Echo):
+            return complete(action.response(request))
         if isinstance(action, IgnoreMount):
             request = Request(request.method, request.path, (), request.headers)
         host = request.headers.get("host") or self.address

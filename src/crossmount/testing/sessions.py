@@ -1,7 +1,9 @@
 """Blob uploads (distribution specification, "Pushing blobs"): begun, continued, finished, cancelled, mounted."""
 
+import asyncio
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from crossmount.oci.digest import Digest
 from crossmount.testing.holdings import Holdings
@@ -56,7 +58,7 @@ class Sessions:
         except BaseException:
             self._drop(upload)
             raise
-        return self._commit(upload, operation.digest, where)
+        return await self._commit(upload, operation.digest, where)
 
     def mount(self, operation: MountBlob, where: Locations) -> Response:
         """Mount, or open the session that the client needs instead.
@@ -70,8 +72,9 @@ class Sessions:
         source = self._source(operation)
         if source is None:
             return _progress(202, self._begin(operation.name), where)
-        self._holdings.create(operation.name).blobs.add(operation.digest)
-        self._tally.mounted(operation.digest)
+        if not any(fnmatchcase(operation.digest, pattern) for pattern in self._options.false_mounts):
+            self._holdings.create(operation.name).blobs.add(operation.digest)
+            self._tally.mounted(operation.digest)
         return _created(operation.name, operation.digest, where)
 
     def status(self, operation: UploadStatus, request: Request, where: Locations) -> Response:
@@ -92,7 +95,7 @@ class Sessions:
         _check_chunk(request, upload, where)
         self._check_state(request, upload)
         await _receive(upload, body)
-        return self._commit(upload, operation.digest, where)
+        return await self._commit(upload, operation.digest, where)
 
     def cancel(self, operation: CancelUpload, request: Request) -> Response:
         """Forget a session."""
@@ -137,8 +140,9 @@ class Sessions:
         if self._options.location_state and not is_session_state(state, upload.session, upload.spool.size):
             raise RefusedError(404, "BLOB_UPLOAD_INVALID", "the Location is not the session's newest")
 
-    def _commit(self, upload: Upload, digest: Digest, where: Locations) -> Response:
+    async def _commit(self, upload: Upload, digest: Digest, where: Locations) -> Response:
         del self._open[upload.session]
+        await asyncio.sleep(self._options.commit_seconds)
         if upload.spool.digest(digest.algorithm) != digest:
             upload.spool.discard()
             raise RefusedError(400, "DIGEST_INVALID", f"what was uploaded does not have the digest {digest}")
