@@ -15,7 +15,7 @@ from crossmount.blocking import ClientOptions, push
 from crossmount.cli.params import read_size
 from crossmount.errors import CopyFailedError, InvalidInputError
 from crossmount.testing import Alter, Fault, Reply, ScriptedRegistry, running_registry
-from crossmount.transfer.targets import read_list
+from crossmount.transfer.copy_jobs import read_list
 from support.commands import Here, Shell, read_terminal
 from support.images import MadeImage
 

@@ -5,17 +5,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 
-from crossmount.discovery.checkpoint import NoProgress
-from crossmount.discovery.manifest_cache import LocalMemory
-from crossmount.discovery.manifest_summary import Outline
-from crossmount.discovery.recorder import BATCH, Recorder
+from crossmount.discovery.manifest_cache import LocalManifestCache
+from crossmount.discovery.manifest_summary import ManifestSummary
+from crossmount.discovery.scan_checkpoint import NoProgress
+from crossmount.discovery.scan_recorder import BATCH, ScanRecorder
 from crossmount.errors import IndexUnavailableError
 from crossmount.index import MemoryMountIndex, Sighting
 from crossmount.oci import Digest, Repository
 
 APP = Repository("r.example", "team/app")
 LAYER = Digest.of(b"layer")
-MANIFEST = Outline(Digest.of(b"manifest"), ((LAYER, 5),))
+MANIFEST = ManifestSummary(Digest.of(b"manifest"), ((LAYER, 5),))
 
 
 class Gate(MemoryMountIndex):
@@ -64,13 +64,13 @@ def noted(index: Gate) -> Noted:
 
 
 @pytest.fixture
-def recorder(index: Gate, noted: Noted) -> Recorder:
+def recorder(index: Gate, noted: Noted) -> ScanRecorder:
     """A recorder of it, whose clock stands."""
-    return Recorder(index, LocalMemory(), noted, clock=lambda: 0.0)
+    return ScanRecorder(index, LocalManifestCache(), noted, clock=lambda: 0.0)
 
 
 async def test_what_a_cancelled_flush_had_in_hand_is_recorded_by_the_next(
-    index: Gate, noted: Noted, recorder: Recorder
+    index: Gate, noted: Noted, recorder: ScanRecorder
 ) -> None:
     """Else a scan that is ended would count as done what the index never heard of."""
     await recorder.saw(APP, MANIFEST)
@@ -85,7 +85,9 @@ async def test_what_a_cancelled_flush_had_in_hand_is_recorded_by_the_next(
     assert noted.done == [APP]
 
 
-async def test_what_the_index_did_not_take_is_brought_again(index: Gate, noted: Noted, recorder: Recorder) -> None:
+async def test_what_the_index_did_not_take_is_brought_again(
+    index: Gate, noted: Noted, recorder: ScanRecorder
+) -> None:
     """One flush fails, another was waiting for it: nothing of the first is lost."""
     await recorder.saw(APP, MANIFEST)
     index.fails = True
@@ -98,7 +100,7 @@ async def test_what_the_index_did_not_take_is_brought_again(index: Gate, noted: 
     assert noted.done == [APP]
 
 
-async def test_tags_count_among_what_waits(index: Gate, noted: Noted, recorder: Recorder) -> None:
+async def test_tags_count_among_what_waits(index: Gate, noted: Noted, recorder: ScanRecorder) -> None:
     """A repository whose many tags are of one manifest does not pile them up."""
     index.open.set()
     await recorder.saw(APP, MANIFEST)

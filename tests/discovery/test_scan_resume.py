@@ -6,8 +6,8 @@ import pytest
 
 from crossmount import events
 from crossmount.asyncio import Repository, open_index
-from crossmount.discovery.manifest_cache import LocalMemory
-from crossmount.discovery.manifest_summary import Outline
+from crossmount.discovery.manifest_cache import LocalManifestCache
+from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.discovery.scan import REQUESTS
 from crossmount.index import MountIndex
 from crossmount.oci import Digest
@@ -176,8 +176,8 @@ async def test_what_is_no_image_is_passed_over_by_its_digest_too(
 
 async def test_a_memory_of_one_process_is_bounded() -> None:
     """What was not used for longest makes way."""
-    memory = LocalMemory(limit=2)
-    one, two, three = (Outline(Digest.of(b"%d" % n), ((Digest.of(b"x"), 1),)) for n in range(3))
+    memory = LocalManifestCache(limit=2)
+    one, two, three = (ManifestSummary(Digest.of(b"%d" % n), ((Digest.of(b"x"), 1),)) for n in range(3))
     await memory.keep([one, two])
     await memory.recall([one.digest])
     await memory.keep([three])

@@ -14,7 +14,7 @@ from crossmount.asyncio import (
     Repository,
     open_index,
 )
-from crossmount.discovery.checkpoint import progress_of
+from crossmount.discovery.scan_checkpoint import progress_of
 from crossmount.testing import CutBefore, Fault, Reply, ScriptedRegistry
 from support.holdings import put_image, put_index
 from support.scans import BASE, known, scanned

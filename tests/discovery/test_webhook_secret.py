@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmount.discovery.webhook_secret import Secrets
+from crossmount.discovery.webhooks import WebhookSecrets
 from crossmount.errors import InvalidInputError
 
 SECRET, OTHER = "correct-horse-battery", "staple-of-the-other-year"
@@ -17,18 +17,18 @@ def basic(text: str) -> str:
 
 
 @pytest.fixture
-def secrets(tmp_path: Path) -> Secrets:
+def secrets(tmp_path: Path) -> WebhookSecrets:
     """Two secrets: a new one, and the old one for a while."""
     file = tmp_path / "secrets"
     file.write_text(f"# for the registry\n\n{SECRET}\n  {OTHER}\n")
-    return Secrets.read(file)
+    return WebhookSecrets.read(file)
 
 
 @pytest.mark.parametrize(
     "header",
     [f"Bearer {SECRET}", f"bearer  {OTHER}", SECRET, basic(f"any:{SECRET}"), basic(f":{OTHER}")],
 )
-def test_each_registry_shows_it_in_its_own_way(secrets: Secrets, header: str) -> None:
+def test_each_registry_shows_it_in_its_own_way(secrets: WebhookSecrets, header: str) -> None:
     """Distribution as a Bearer token, Quay as a URL's password, Harbor as the whole value."""
     assert secrets.accept(header)
 
@@ -49,7 +49,7 @@ def test_each_registry_shows_it_in_its_own_way(secrets: Secrets, header: str) ->
         f"Token {SECRET}",
     ],
 )
-def test_anything_else_is_nobody(secrets: Secrets, header: str | None) -> None:
+def test_anything_else_is_nobody(secrets: WebhookSecrets, header: str | None) -> None:
     """Parts of it, its place as a user's name, and nonsense are refused."""
     assert not secrets.accept(header)
 
@@ -60,11 +60,11 @@ def test_a_file_without_a_good_secret_is_refused(tmp_path: Path, content: bytes)
     file = tmp_path / "secrets"
     file.write_bytes(content)
     with pytest.raises(InvalidInputError, match="at least 16"):
-        Secrets.read(file)
+        WebhookSecrets.read(file)
     with pytest.raises(InvalidInputError, match="cannot be read"):
-        Secrets.read(tmp_path / "nowhere")
+        WebhookSecrets.read(tmp_path / "nowhere")
 
 
-def test_secrets_are_not_shown(secrets: Secrets) -> None:
+def test_secrets_are_not_shown(secrets: WebhookSecrets) -> None:
     """Not in a log by way of their repr."""
     assert SECRET not in repr(secrets)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossmount.discovery.webhooks import BlobArrived, Deleted, ManifestArrived, read_notice
+from crossmount.discovery.webhooks import BlobArrived, Deleted, ManifestArrived, read_webhook
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Digest, Repository
 from crossmount.oci.descriptor import DOCKER_MANIFEST, OCI_INDEX
@@ -19,7 +19,7 @@ D = Digest.of(b"x")
 
 def read(document: Any) -> tuple[object, ...]:
     """Read a message."""
-    return read_notice(json.dumps(document).encode(), REGISTRY)
+    return read_webhook(json.dumps(document).encode(), REGISTRY)
 
 
 def distribution(action: Any, **target: Any) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def test_a_size_that_is_none_is_not_known() -> None:
 def test_what_is_no_object_is_no_message(body: bytes) -> None:
     """Nothing can be made of it."""
     with pytest.raises(InvalidInputError, match="not an event"):
-        read_notice(body, REGISTRY)
+        read_webhook(body, REGISTRY)
 
 
 def test_a_message_that_says_too_much_is_refused() -> None:

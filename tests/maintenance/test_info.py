@@ -19,7 +19,7 @@ from crossmount.index import (
 from crossmount.index.backing_server import server_of
 from crossmount.index.entry import Held, LayerEntry
 from crossmount.index.redis_index import TTL_SECONDS
-from crossmount.maintenance.census import Census
+from crossmount.maintenance.layer_counts import LayerCounts
 from crossmount.oci import Repository
 from crossmount.redis.connection import async_link
 from support.index_kit import Clock, FourMethods, layer, repo
@@ -196,8 +196,8 @@ def test_the_blocking_flavour_counts_too(valkey: Server) -> None:
 
 def test_a_census_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registries past a bound are not told apart, and ages are counted to the minute."""
-    monkeypatch.setattr("crossmount.maintenance.census.REGISTRIES_MAX", 3)
-    census = Census()
+    monkeypatch.setattr("crossmount.maintenance.layer_counts.REGISTRIES_MAX", 3)
+    census = LayerCounts()
     for number in range(10):
         held = {f"r{number}.example": Held(("a",), TTL_SECONDS - number)}
         census.add(LayerEntry(layer=layer(number), held=held))

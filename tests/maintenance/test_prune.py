@@ -8,7 +8,7 @@ import crossmount
 import redis
 from crossmount.asyncio import IndexRefusedError, InvalidInputError, MemoryMountIndex, Repository, open_index
 from crossmount.index import RedisMountIndex, Sighting, widen
-from crossmount.maintenance.prune import PAGE, Choice
+from crossmount.maintenance.prune import PAGE, PruneSelection
 from crossmount.oci import Digest
 from crossmount.redis.connection import async_link
 from crossmount.redis.link import Command
@@ -136,7 +136,7 @@ def test_a_choice_is_the_same_for_the_same_salt() -> None:
     place = Repository("r.example", "a")
     for percent in (3, 10, 60):
         first, again, other = (
-            [Choice(percent=percent).takes(layer(number), place, salt) for number in range(20_000)]
+            [PruneSelection(percent=percent).takes(layer(number), place, salt) for number in range(20_000)]
             for salt in ("a", "a", "b")
         )
         assert first == again != other

@@ -12,8 +12,8 @@ import pytest
 from crossmount.errors import BlobUnavailableError, CrossmountError, RegistryUnreachableError
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.transfer import BlobCache
-from crossmount.transfer.fetch import FetchedBlob, Origin
-from crossmount.transfer.filling import CacheOrigin, Fillings
+from crossmount.transfer.cache_fetch import CacheFetcher, CacheOrigin
+from crossmount.transfer.fetch import BlobOrigin, FetchedBlob
 from support.waiting import until
 
 
@@ -155,7 +155,7 @@ class Gated:
     def blob(self, descriptor: Descriptor) -> FetchedBlob:
         """Return a blob that may be had from here alone."""
 
-        async def find(descriptor: Descriptor) -> list[Origin]:
+        async def find(descriptor: Descriptor) -> list[BlobOrigin]:
             del descriptor
             return [self]
 
@@ -165,7 +165,7 @@ class Gated:
 async def test_an_image_whose_sources_fail_takes_no_other_image_with_it(tmp_path: Path) -> None:
     """Of two that share a layer one fetches it for both; if it can't, the other asks its own sources."""
     data = bytes(range(256)) * 8
-    layer, fillings = blob_of(data), Fillings(BlobCache(tmp_path))
+    layer, fillings = blob_of(data), CacheFetcher(BlobCache(tmp_path))
     dead, sound = Gated(None), Gated(data)
     sound.gate.set()
 

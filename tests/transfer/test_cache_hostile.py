@@ -14,9 +14,9 @@ from crossmount.errors import CopyFailedError, InvalidInputError
 from crossmount.oci import Descriptor, Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.testing import ScriptedRegistry
-from crossmount.transfer import BlobCache, CopyReport, copy, filling, push
+from crossmount.transfer import BlobCache, CopyReport, cache_fetch, copy, push
 from crossmount.transfer.copy import copy_all
-from crossmount.transfer.targets import CopyJob
+from crossmount.transfer.copy_jobs import CopyJob
 from support.copies import OPTIONS
 from support.holdings import CONFIG, LAYER, entry, put_document, put_image
 from support.images import MadeImage, make_layers, make_layout
@@ -134,7 +134,7 @@ async def test_a_lock_that_is_never_given_back_is_not_waited_for(
     store: BlobCache, a: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One who was stopped while it made room holds up nobody."""
-    monkeypatch.setattr(filling, "STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(cache_fetch, "STUCK_SECONDS", 0.2)
     with (store.folder / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         await asyncio.wait_for(through(store, a), 20)
@@ -145,7 +145,7 @@ async def test_another_that_never_gets_on_is_not_waited_for(
     store: BlobCache, a: ScriptedRegistry, image: MadeImage, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Neither a date of the future nor a new one each moment makes a wait endless."""
-    monkeypatch.setattr(filling, "STUCK_SECONDS", 0.3)
+    monkeypatch.setattr(cache_fetch, "STUCK_SECONDS", 0.3)
     others = [store.begin(blob) for blob in image.blobs]
     copying = asyncio.create_task(through(store, a))
     stamp = 4_000_000_000.0

@@ -14,7 +14,7 @@ from crossmount import events
 from crossmount.errors import CopyFailedError
 from crossmount.oci import Digest
 from crossmount.testing import Alter, Fault, ScriptedRegistry
-from crossmount.transfer import BlobCache, CopyReport, copy, filling
+from crossmount.transfer import BlobCache, CopyReport, cache_fetch, copy
 from support.copies import OPTIONS, gets, is_whole
 from support.images import MadeImage, make_layers, make_layout
 from support.waiting import until
@@ -181,7 +181,7 @@ async def test_another_process_that_does_not_get_on_is_not_waited_for(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that is stopped in the middle holds its lock for ever: the bytes go past the cache."""
-    monkeypatch.setattr(filling, "STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(cache_fetch, "STUCK_SECONDS", 0.2)
     stopped = BlobCache(tmp_path / "cache").begin(image.layers[0])
     assert stopped is not None
     await through(tmp_path / "cache", a, b)

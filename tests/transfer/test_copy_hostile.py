@@ -13,7 +13,7 @@ from crossmount.index import MemoryMountIndex, Sighting
 from crossmount.oci import Digest, Repository
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.testing import Alter, Fault, RegistryOptions, Reply, ScriptedRegistry
-from crossmount.transfer import CopyReport, Limits, Registries, copy, remote
+from crossmount.transfer import CopyReport, Limits, Registries, copy, remote_image
 from crossmount.transfer.origins import Origins, RegistryOrigin
 from support.certificates import self_signed
 from support.copies import OPTIONS
@@ -56,7 +56,7 @@ async def test_manifests_are_bounded_by_their_bytes_too(
     a: ScriptedRegistry, b: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand manifests of 4 MiB each would be one image, and more than there is memory."""
-    monkeypatch.setattr(remote, "BYTES_MAX", 100_000)
+    monkeypatch.setattr(remote_image, "BYTES_MAX", 100_000)
 
     def padded(number: int) -> Digest:
         document = {"schemaVersion": 2, "manifests": [], "annotations": {"x": f"{number}" * 30_000}}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from crossmount.errors import BlobUnavailableError, CrossmountError, RegistryUnreachableError
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.transfer import fetch, origins
-from crossmount.transfer.fetch import FetchedBlob, Origin, StartOverError
+from crossmount.transfer.fetch import BlobOrigin, FetchedBlob, StartOverError
 from crossmount.transfer.registries import FAR_AWAY
 
 DATA = bytes(range(256)) * 8
@@ -58,7 +58,7 @@ class Scripted:
 def fetched(*sources: Scripted) -> FetchedBlob:
     """Return the blob from these origins."""
 
-    async def find(descriptor: Descriptor) -> list[Origin]:
+    async def find(descriptor: Descriptor) -> list[BlobOrigin]:
         del descriptor
         return list(sources)
 

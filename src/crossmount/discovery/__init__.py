@@ -2,7 +2,7 @@
 
 from crossmount.discovery.feed import EventFeed
 from crossmount.discovery.locality import locality
-from crossmount.discovery.report import ScanReport
 from crossmount.discovery.scan import scan
+from crossmount.discovery.scan_report import ScanReport
 
 __all__ = ["EventFeed", "ScanReport", "locality", "scan"]

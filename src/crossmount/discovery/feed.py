@@ -17,18 +17,18 @@ from functools import partial
 
 from crossmount import events
 from crossmount._closing import Closing
-from crossmount.discovery.manifest_cache import memory_of
-from crossmount.discovery.manifest_summary import Outline
-from crossmount.discovery.manifest_walk import Walker
-from crossmount.discovery.wait_for_index import HeldMemory, Hold
-from crossmount.discovery.webhooks import BlobArrived, Deleted, Happened, ManifestArrived, read_notice
+from crossmount.discovery.manifest_cache import manifest_cache_of
+from crossmount.discovery.manifest_summary import ManifestSummary
+from crossmount.discovery.manifest_walk import ManifestWalker
+from crossmount.discovery.wait_for_index import IndexWaiter, WaitingManifestCache
+from crossmount.discovery.webhooks import BlobArrived, Deleted, ManifestArrived, RegistryChange, read_webhook
 from crossmount.errors import CrossmountError
 from crossmount.index.backing_server import server_of
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import MountableLayers, Sighting
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import ClientOptions, RegistryClient
-from crossmount.transfer.tasks import run_all
+from crossmount.transfer.concurrency import run_all
 
 WAITING_MAX = 10_000
 """How many things may wait to be worked on."""
@@ -70,17 +70,17 @@ class EventFeed(Closing):
         self._registry = Repository.on(registry)
         guard = index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer, lasting=True)
         self._index = guard.unguarded
-        self._hold = Hold(guard)
-        memory = memory_of(self._index)
-        self._memory = memory if server_of(self._index) is None else HeldMemory(memory, self._hold)
+        self._hold = IndexWaiter(guard)
+        memory = manifest_cache_of(self._index)
+        self._memory = memory if server_of(self._index) is None else WaitingManifestCache(memory, self._hold)
         self._stack = AsyncExitStack()
         if client is None:
             client = RegistryClient(self._registry, options=options, observer=observer)
             self._stack.push_async_callback(client.aclose)
         self._client = client
         self._gate = asyncio.Semaphore(REQUESTS)
-        self._walker = Walker(client, self._memory, gate=self._gate)
-        self._waiting: dict[Happened, None] = {}
+        self._walker = ManifestWalker(client, self._memory, gate=self._gate)
+        self._waiting: dict[RegistryChange, None] = {}
         self._changed = asyncio.Condition()
         self._at_work = 0
         self._workers: list[asyncio.Task[None]] = []
@@ -97,7 +97,7 @@ class EventFeed(Closing):
         Raises:
             InvalidInputError: it is not a JSON object.
         """
-        happened = read_notice(message, self._registry)
+        happened = read_webhook(message, self._registry)
         new = [each for each in happened if each not in self._waiting]
         if len(self._waiting) + len(new) > WAITING_MAX or (new and self.holds):
             return False
@@ -154,9 +154,9 @@ class EventFeed(Closing):
                 async with self._changed:
                     self._changed.notify_all()
 
-    def _next(self) -> list[Happened]:
+    def _next(self) -> list[RegistryChange]:
         """Take the oldest; of blobs that arrived, all that follow one another, for one round trip."""
-        some: list[Happened] = []
+        some: list[RegistryChange] = []
         for happened in self._waiting:
             if some and not (isinstance(happened, BlobArrived) and isinstance(some[0], BlobArrived)):
                 break
@@ -167,7 +167,7 @@ class EventFeed(Closing):
             del self._waiting[happened]
         return some
 
-    async def _do(self, some: list[Happened]) -> None:
+    async def _do(self, some: list[RegistryChange]) -> None:
         match some[0]:
             case ManifestArrived(repository, target):
                 await self._manifest_arrived(repository, target)
@@ -183,7 +183,7 @@ class EventFeed(Closing):
             await self._record([Sighting(each.digest, each.repository, each.size) for each in some])
 
     async def _manifest_arrived(self, repository: Repository, target: str) -> None:
-        async def take(outline: Outline) -> None:
+        async def take(outline: ManifestSummary) -> None:
             await self._record(list(outline.sightings(repository)))
             await self._memory.keep([outline])
 

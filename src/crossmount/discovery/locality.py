@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from crossmount.discovery.manifest_summary import Outline
-from crossmount.discovery.manifest_walk import Walker
+from crossmount.discovery.manifest_summary import ManifestSummary
+from crossmount.discovery.manifest_walk import ManifestWalker
 from crossmount.index.adapt import widen
 from crossmount.index.protocol import Knowledge, MountableLayers, MountIndex
 from crossmount.oci import Digest, Reference, Repository
@@ -131,16 +131,16 @@ async def _blobs_on_registry(
     reference = reference.or_latest()
     blobs: dict[Digest, int] = {}
 
-    async def take(outline: Outline) -> None:
+    async def take(outline: ManifestSummary) -> None:
         blobs.update(outline.blobs)
 
     async with AsyncExitStack() as stack:
         if client is None:
             client = await stack.enter_async_context(RegistryClient(reference, options=options))
         root = await client.get_manifest(reference)
-        await take(Outline.of(root))
-        walker = Walker(client, None, gate=asyncio.Semaphore(REQUESTS))
-        await walker.walk(reference.repository, Outline.of(root).children, take)
+        await take(ManifestSummary.of(root))
+        walker = ManifestWalker(client, None, gate=asyncio.Semaphore(REQUESTS))
+        await walker.walk(reference.repository, ManifestSummary.of(root).children, take)
     return blobs
 
 

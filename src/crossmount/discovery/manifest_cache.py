@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from crossmount.discovery.manifest_summary import TEXT_MAX, Outline
+from crossmount.discovery.manifest_summary import TEXT_MAX, ManifestSummary
 from crossmount.index.backing_server import Server, server_of
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Digest
@@ -18,25 +18,25 @@ from crossmount.redis.execute import write
 LOCAL_MAX = 4096
 
 
-class Memory(Protocol):
+class ManifestCache(Protocol):
     """Remembers outlines."""
 
-    async def recall(self, digests: Iterable[Digest]) -> Mapping[Digest, Outline]:
+    async def recall(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestSummary]:
         """Return those of these manifests that are remembered, in one round trip."""
         ...
 
-    async def keep(self, outlines: Iterable[Outline]) -> None:
+    async def keep(self, outlines: Iterable[ManifestSummary]) -> None:
         """Remember manifests, in one round trip, for as long as the index remembers a layer."""
         ...
 
 
-def memory_of(index: object) -> Memory:
+def manifest_cache_of(index: object) -> ManifestCache:
     """Return the memory of an index's server, or one of this process if it has no server."""
     server = server_of(index)
-    return LocalMemory() if server is None else ServerMemory(server)
+    return LocalManifestCache() if server is None else ServerManifestCache(server)
 
 
-class ServerMemory:
+class ServerManifestCache:
     """A memory on the server of an index."""
 
     def __init__(self, server: Server, *, ttl: int = TTL_SECONDS) -> None:
@@ -44,7 +44,7 @@ class ServerMemory:
         self._keys = server.keys
         self._ttl = ttl
 
-    async def recall(self, digests: Iterable[Digest]) -> Mapping[Digest, Outline]:
+    async def recall(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestSummary]:
         """See `Memory`; what is no outline is not remembered."""
         wanted = list(dict.fromkeys(digests))
         if not wanted:
@@ -55,12 +55,12 @@ class ServerMemory:
         found = {}
         for digest, reply in zip(wanted, replies, strict=True):
             if isinstance(reply, bytes) and 0 < len(reply) <= TEXT_MAX:
-                outline = Outline.read(digest, reply)
+                outline = ManifestSummary.read(digest, reply)
                 if outline is not None:
                     found[digest] = outline
         return found
 
-    async def keep(self, outlines: Iterable[Outline]) -> None:
+    async def keep(self, outlines: Iterable[ManifestSummary]) -> None:
         """See `Memory`."""
         texts = {outline.digest: outline.text() for outline in outlines}
         await write(
@@ -73,21 +73,21 @@ class ServerMemory:
         )
 
 
-class LocalMemory:
+class LocalManifestCache:
     """A memory of this process; what was not used for longest makes way."""
 
     def __init__(self, *, limit: int = LOCAL_MAX) -> None:
-        self._outlines: OrderedDict[Digest, Outline] = OrderedDict()
+        self._outlines: OrderedDict[Digest, ManifestSummary] = OrderedDict()
         self._limit = limit
 
-    async def recall(self, digests: Iterable[Digest]) -> Mapping[Digest, Outline]:
+    async def recall(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestSummary]:
         """See `Memory`."""
         found = {digest: self._outlines[digest] for digest in digests if digest in self._outlines}
         for digest in found:
             self._outlines.move_to_end(digest)
         return found
 
-    async def keep(self, outlines: Iterable[Outline]) -> None:
+    async def keep(self, outlines: Iterable[ManifestSummary]) -> None:
         """See `Memory`."""
         for outline in outlines:
             self._outlines[outline.digest] = outline

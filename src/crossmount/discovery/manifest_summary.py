@@ -15,7 +15,7 @@ TEXT_MAX = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
+class ManifestSummary:
     """The blobs and the manifests that one manifest or index names.
 
     Attributes:

@@ -9,24 +9,24 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
-from crossmount.discovery.manifest_cache import Memory
-from crossmount.discovery.manifest_summary import Outline
+from crossmount.discovery.manifest_cache import ManifestCache
+from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError
 from crossmount.oci import Digest, Reference, Repository
 from crossmount.oci.manifest import INDEX_DEPTH_MAX
 from crossmount.registry import RegistryClient
-from crossmount.transfer.tasks import run_all
+from crossmount.transfer.concurrency import run_all
 
 MANIFESTS_MAX = 4096
 """How many manifests one walk follows, whatever indexes name."""
 
 _WORDS_MAX = 20
 
-Take = Callable[[Outline], Awaitable[None]]
+Take = Callable[[ManifestSummary], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class Walked:
+class WalkResult:
     """What walks came to.
 
     Attributes:
@@ -47,7 +47,7 @@ class Walked:
         if len(self.reasons) < _WORDS_MAX:
             self.reasons.append(reason)
 
-    def add(self, other: "Walked") -> None:
+    def add(self, other: "WalkResult") -> None:
         """Add what another walk came to."""
         self.fetched += other.fetched
         self.known += other.known
@@ -55,7 +55,7 @@ class Walked:
         self.reasons.extend(other.reasons[: _WORDS_MAX - len(self.reasons)])
 
 
-class Walker:
+class ManifestWalker:
     """Walks on one registry.
 
     Args:
@@ -64,14 +64,14 @@ class Walker:
         gate: how many manifests are on their way at once.
     """
 
-    def __init__(self, client: RegistryClient, memory: Memory | None, *, gate: asyncio.Semaphore) -> None:
+    def __init__(self, client: RegistryClient, memory: ManifestCache | None, *, gate: asyncio.Semaphore) -> None:
         self._client = client
         self._memory = memory
         self._gate = gate
 
     async def walk(
         self, repository: Repository, targets: Iterable[str], take: Take, *, seen: set[Digest] | None = None
-    ) -> Walked:
+    ) -> WalkResult:
         """Follow tags and digests of a repository, and all that hangs on them.
 
         Args:
@@ -139,7 +139,7 @@ class Walker:
         )
         async with self._gate:  # until it is taken: what is not must not pile up
             try:
-                outline = Outline.of(await self._client.get_manifest(reference))
+                outline = ManifestSummary.of(await self._client.get_manifest(reference))
             except InvalidAnswerError as error:
                 walk.result.skip(str(error))
                 return
@@ -159,10 +159,10 @@ class _Walk:
     repository: Repository
     take: Take
     seen: set[Digest]
-    result: Walked = field(default_factory=Walked)
+    result: WalkResult = field(default_factory=WalkResult)
     children: dict[Digest, None] = field(default_factory=dict)
 
-    async def hand_over(self, outline: Outline) -> None:
+    async def hand_over(self, outline: ManifestSummary) -> None:
         if outline.digest not in self.seen:
             self.seen.add(outline.digest)
             for child in outline.children:

@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 
 from crossmount import events
-from crossmount.discovery.checkpoint import Progress, progress_of
-from crossmount.discovery.manifest_cache import memory_of
-from crossmount.discovery.manifest_summary import Outline
-from crossmount.discovery.manifest_walk import Walked, Walker
-from crossmount.discovery.recorder import Recorder
-from crossmount.discovery.report import ScanReport
+from crossmount.discovery.manifest_cache import manifest_cache_of
+from crossmount.discovery.manifest_summary import ManifestSummary
+from crossmount.discovery.manifest_walk import ManifestWalker, WalkResult
 from crossmount.discovery.repository_selection import batches, wanted
+from crossmount.discovery.scan_checkpoint import ScanCheckpoint, progress_of
+from crossmount.discovery.scan_recorder import ScanRecorder
+from crossmount.discovery.scan_report import ScanReport
 from crossmount.errors import (
     AccessDeniedError,
     IndexFailedError,
@@ -26,7 +26,7 @@ from crossmount.index.adapt import widen
 from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import ClientOptions, RegistryClient
-from crossmount.transfer.tasks import run_all
+from crossmount.transfer.concurrency import run_all
 
 REQUESTS = 8
 TAGS_MAX = 100_000
@@ -89,7 +89,7 @@ async def scan(
     fits = tuple(dict.fromkeys(patterns))
     named = None if repositories is None else list(repositories)
     whole = widen(index)
-    memory = memory_of(whole)
+    memory = manifest_cache_of(whole)
     progress = progress_of(whole, where.registry, [*fits, *([] if named is None else ["", *named])])
     async with AsyncExitStack() as stack:
         if client is None:
@@ -99,8 +99,8 @@ async def scan(
         work = _Scan(
             where=where,
             client=client,
-            walker=Walker(client, memory if since_last else None, gate=asyncio.Semaphore(requests)),
-            recorder=Recorder(whole, memory, progress, clock=clock),
+            walker=ManifestWalker(client, memory if since_last else None, gate=asyncio.Semaphore(requests)),
+            recorder=ScanRecorder(whole, memory, progress, clock=clock),
             progress=progress,
             resumed=resumed,
             trusts=named is not None,
@@ -128,9 +128,9 @@ class _Scan:
 
     where: Repository
     client: RegistryClient
-    walker: Walker
-    recorder: Recorder
-    progress: Progress
+    walker: ManifestWalker
+    recorder: ScanRecorder
+    progress: ScanCheckpoint
     resumed: bool
     trusts: bool
     observer: events.Observer
@@ -145,7 +145,7 @@ class _Scan:
     denied: int = 0
     in_a_row: int = 0
     remarks: list[str] = field(default_factory=list)
-    walked: Walked = field(default_factory=Walked)
+    walked: WalkResult = field(default_factory=WalkResult)
 
     async def names(self, given: Sequence[str] | None, patterns: Sequence[str]) -> AsyncGenerator[Repository]:
         """Yield the repositories that are wanted and not done."""
@@ -230,7 +230,7 @@ class _Scan:
     async def _follow(self, one: "_One") -> None:
         repository = one.repository
 
-        async def take(outline: Outline) -> None:
+        async def take(outline: ManifestSummary) -> None:
             one.count(outline)
             await self.recorder.saw(repository, outline)
 
@@ -289,11 +289,11 @@ class _One:
     repository: Repository
     tags: int = 0
     layers: int = 0
-    walked: Walked = field(default_factory=Walked)
+    walked: WalkResult = field(default_factory=WalkResult)
     manifests: set[Digest] = field(default_factory=set)
     blobs: set[Digest] = field(default_factory=set)
 
-    def count(self, outline: Outline) -> None:
+    def count(self, outline: ManifestSummary) -> None:
         """Count the layers that were not seen here before."""
         for blob, _ in outline.blobs:
             if blob not in self.blobs:

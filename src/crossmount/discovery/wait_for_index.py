@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
-from crossmount.discovery.manifest_cache import Memory
-from crossmount.discovery.manifest_summary import Outline
+from crossmount.discovery.manifest_cache import ManifestCache
+from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.errors import IndexUnavailableError
 from crossmount.index.guard import GuardedIndex
 from crossmount.oci import Digest
@@ -17,7 +17,7 @@ AGAIN_SECONDS = 1.0
 T = TypeVar("T")
 
 
-class Hold:
+class IndexWaiter:
     """Holds work while the index gives no answer. What the index refuses is not held: it would be refused again.
 
     Args:
@@ -53,7 +53,7 @@ class Hold:
             self._held -= held
 
 
-class HeldMemory:
+class WaitingManifestCache:
     """A memory on the server of an index that is asked until it serves.
 
     Args:
@@ -61,16 +61,16 @@ class HeldMemory:
         hold: holds who asks it.
     """
 
-    def __init__(self, memory: Memory, hold: Hold) -> None:
+    def __init__(self, memory: ManifestCache, hold: IndexWaiter) -> None:
         self._memory = memory
         self._hold = hold
 
-    async def recall(self, digests: Iterable[Digest]) -> Mapping[Digest, Outline]:
+    async def recall(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestSummary]:
         """See `Memory`."""
         wanted = list(digests)
         return await self._hold.ask(lambda: self._memory.recall(wanted))
 
-    async def keep(self, outlines: Iterable[Outline]) -> None:
+    async def keep(self, outlines: Iterable[ManifestSummary]) -> None:
         """See `Memory`."""
         kept = list(outlines)
         await self._hold.ask(lambda: self._memory.keep(kept))

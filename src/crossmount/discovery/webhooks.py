@@ -6,8 +6,12 @@ was is never taken from an event: whoever listens knows it, and no event sends c
 breaks a grammar is left out.
 """
 
+import base64
+import binascii
+import hmac
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from crossmount._foreign import json_object
@@ -56,10 +60,10 @@ class Deleted:
     digest: Digest
 
 
-Happened = BlobArrived | ManifestArrived | Deleted
+RegistryChange = BlobArrived | ManifestArrived | Deleted
 
 
-def read_notice(body: bytes, registry: Repository) -> tuple[Happened, ...]:
+def read_webhook(body: bytes, registry: Repository) -> tuple[RegistryChange, ...]:
     """Return what a registry's message says that happened.
 
     Args:
@@ -75,7 +79,7 @@ def read_notice(body: bytes, registry: Repository) -> tuple[Happened, ...]:
     document = json_object(body)
     if document is None:
         raise InvalidInputError("not an event: give a JSON object")
-    found: list[Happened] = []
+    found: list[RegistryChange] = []
     for happened in _read(document, _Names(registry)):
         found.append(happened)
         if len(found) > EVENTS_MAX:
@@ -98,7 +102,7 @@ class _Names:
             return None
 
 
-def _read(document: dict[str, Any], names: _Names) -> Iterator[Happened]:
+def _read(document: dict[str, Any], names: _Names) -> Iterator[RegistryChange]:
     if isinstance(document.get("events"), list):
         for event in document["events"]:
             yield from _distribution(_map(event), names)
@@ -110,7 +114,7 @@ def _read(document: dict[str, Any], names: _Names) -> Iterator[Happened]:
         yield from _quay(document, names)
 
 
-def _distribution(event: dict[str, Any], names: _Names) -> Iterator[Happened]:
+def _distribution(event: dict[str, Any], names: _Names) -> Iterator[RegistryChange]:
     target, action = _map(event.get("target")), _text(event.get("action"))
     repository, digest = names.repository(target.get("repository")), _digest(target.get("digest"))
     if repository is None or digest is None:  # without a digest a tag, or a whole repository, was deleted
@@ -129,7 +133,7 @@ def _distribution(event: dict[str, Any], names: _Names) -> Iterator[Happened]:
                 yield BlobArrived(source, digest, size)
 
 
-def _harbor(document: dict[str, Any], names: _Names) -> Iterator[Happened]:
+def _harbor(document: dict[str, Any], names: _Names) -> Iterator[RegistryChange]:
     data = _map(document.get("event_data")) or _map(document.get("data"))
     repository = names.repository(_map(data.get("repository")).get("repo_full_name"))
     resources = data.get("resources")
@@ -139,7 +143,7 @@ def _harbor(document: dict[str, Any], names: _Names) -> Iterator[Happened]:
         yield from _about(_HARBOR[document["type"]], repository, resource.get("digest"), resource.get("tag"))
 
 
-def _ecr(document: dict[str, Any], names: _Names) -> Iterator[Happened]:
+def _ecr(document: dict[str, Any], names: _Names) -> Iterator[RegistryChange]:
     detail = _map(document.get("detail"))
     repository = names.repository(detail.get("repository-name"))
     if (
@@ -151,14 +155,14 @@ def _ecr(document: dict[str, Any], names: _Names) -> Iterator[Happened]:
         yield from _about(action, repository, detail.get("image-digest"), detail.get("image-tag"))
 
 
-def _quay(document: dict[str, Any], names: _Names) -> Iterator[Happened]:
+def _quay(document: dict[str, Any], names: _Names) -> Iterator[RegistryChange]:
     repository, tags = names.repository(document.get("repository")), document["updated_tags"]
     if repository is not None and isinstance(tags, list | dict):  # older releases: a map of tags to image ids
         for tag in tags:
             yield from _about("push", repository, None, tag)
 
 
-def _about(action: str, repository: Repository, digest: object, tag: object) -> Iterable[Happened]:
+def _about(action: str, repository: Repository, digest: object, tag: object) -> Iterable[RegistryChange]:
     """Return what an action on an image comes to; a tag's deletion alone leaves the image where it was."""
     named = _digest(digest)
     if action == "delete":
@@ -189,3 +193,61 @@ def _digest(value: object) -> Digest | None:
         return Digest(value) if isinstance(value, str) else None
     except InvalidDigestError:
         return None
+
+
+SECRET_MIN = 16
+"""Fewer characters could be guessed."""
+
+_FILE_MAX = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSecrets:
+    """Secrets that are accepted; none at all means that anybody is."""
+
+    values: tuple[bytes, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> "WebhookSecrets":
+        """Read a file: a secret a line, so that a new one can be accepted beside the old one; `#` is a comment.
+
+        Raises:
+            InvalidInputError: it can't be read, or has no secret, or one that is too short.
+        """
+        try:
+            with path.open("rb") as file:
+                content = file.read(_FILE_MAX)
+        except OSError as error:
+            raise InvalidInputError(f"{path}: the file of secrets cannot be read: {error.strerror}") from error
+        values = tuple(
+            line.strip() for line in content.splitlines() if line.strip() and not line.strip().startswith(b"#")
+        )
+        if not values or any(len(value) < SECRET_MIN for value in values):
+            raise InvalidInputError(f"{path}: give a secret of at least {SECRET_MIN} characters a line")
+        return cls(values)
+
+    def accept(self, authorization: str | None) -> bool:
+        """Tell whether an Authorization header shows a secret, in a time that tells nothing of it.
+
+        It may be a Bearer token, the password of Basic (which a URL can carry), or the whole value, which is what
+        Harbor sends.
+        """
+        if not self.values:
+            return True
+        if authorization is None:
+            return False
+        shown = [authorization.strip().encode("utf-8", "surrogateescape")]
+        scheme, _, rest = authorization.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            shown.append(rest.strip().encode("utf-8", "surrogateescape"))
+        elif scheme.lower() == "basic":
+            shown.append(_password(rest.strip()))
+        matches = [hmac.compare_digest(each, value) for each in shown for value in self.values]
+        return any(matches)
+
+
+def _password(encoded: str) -> bytes:
+    try:
+        return base64.b64decode(encoded, validate=True).partition(b":")[2]
+    except (binascii.Error, ValueError):
+        return b""

@@ -1,8 +1,8 @@
 """Looking after an index: what it holds, whether that is still true, and taking it elsewhere."""
 
-from crossmount.maintenance.census import RegistryInfo
 from crossmount.maintenance.export_import import MoveReport, export_index, import_index
 from crossmount.maintenance.info import IndexInfo, index_info
+from crossmount.maintenance.layer_counts import RegistryInfo
 from crossmount.maintenance.prune import prune
 from crossmount.maintenance.prune_report import PruneReport
 

@@ -26,7 +26,7 @@ class InvalidLineError(InvalidInputError):
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class ExportHeader:
     """The first line: what this is, and the namespace it is from."""
 
     namespace: str | None = None
@@ -36,7 +36,7 @@ class Header:
         return json.dumps({"crossmount": "index", "version": VERSION, "namespace": self.namespace})
 
     @classmethod
-    def read(cls, line: bytes) -> "Header":
+    def read(cls, line: bytes) -> "ExportHeader":
         """Read it.
 
         Raises:

@@ -16,7 +16,7 @@ from crossmount.index.entries import entries_of
 from crossmount.index.entry import LayerEntry, Restorable
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.maintenance import export_format as lines
-from crossmount.maintenance.export_format import Header, InvalidLineError
+from crossmount.maintenance.export_format import ExportHeader, InvalidLineError
 
 BATCH = 512
 """About how many sources are taken in in one round trip."""
@@ -70,7 +70,7 @@ async def export_index(
     """
     server = server_of(index)
     report = MoveReport()
-    waiting = [Header(None if server is None else server.keys.namespace).text()]
+    waiting = [ExportHeader(None if server is None else server.keys.namespace).text()]
 
     async def write() -> None:
         data = "".join(f"{line}\n" for line in waiting).encode()
@@ -192,7 +192,7 @@ class _Reader:
 
     def _entries(self) -> Iterator[LayerEntry]:
         if not self._number:
-            Header.read(self._line())
+            ExportHeader.read(self._line())
         while line := self._line():
             yield lines.read(line, life=TTL_SECONDS)
 

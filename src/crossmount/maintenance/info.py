@@ -11,7 +11,7 @@ from crossmount.index.backing_server import Server, server_of
 from crossmount.index.decode import as_map, number
 from crossmount.index.entries import listed_of, read_entries
 from crossmount.index.hit_counter import days
-from crossmount.maintenance.census import Census, RegistryInfo
+from crossmount.maintenance.layer_counts import LayerCounts, RegistryInfo
 from crossmount.redis.execute import ask
 from crossmount.redis.key_scan import pages
 from crossmount.redis.link import Link
@@ -108,7 +108,7 @@ async def index_info(
     """
     if sample is not None and sample < 1:
         raise InvalidInputError(f"sample: {sample}: give a number of keys, at least 1")
-    counted = Census()
+    counted = LayerCounts()
     for entry in listed_of(index) or ():
         counted.add(entry)
     server = server_of(index)
@@ -124,7 +124,7 @@ async def index_info(
     return _info(counted, seen, asked, known)
 
 
-def _info(counted: Census, seen: "_Seen", asked: int | None = None, known: int | None = None) -> IndexInfo:
+def _info(counted: LayerCounts, seen: "_Seen", asked: int | None = None, known: int | None = None) -> IndexInfo:
     newest, median, oldest = counted.ages()
     return IndexInfo(
         layers=round(counted.layers),
@@ -185,7 +185,7 @@ class _Part:
     part: Link
     clock: Callable[[], float]
     budget: int | None
-    census: Census = field(default_factory=Census)
+    census: LayerCounts = field(default_factory=LayerCounts)
     keys: int = 0
     leases: int = 0
     looked_at: int = 0

@@ -19,14 +19,14 @@ from crossmount.index.backing_server import Server, server_of
 from crossmount.index.entries import listed_of, read_entries
 from crossmount.index.entry import LayerEntry
 from crossmount.index.protocol import MountableLayers, MountIndex
-from crossmount.maintenance.checkpoint import Bookmark, Walked
+from crossmount.maintenance.prune_checkpoint import PruneCheckpoint, ServerWalk
 from crossmount.maintenance.prune_report import PruneReport
 from crossmount.maintenance.verifier import Verifier
 from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry
 from crossmount.redis.key_scan import pages
 from crossmount.registry import ClientOptions, RegistryClient
-from crossmount.transfer.tasks import run_all
+from crossmount.transfer.concurrency import run_all
 
 REQUESTS = 8
 PAGE = 200
@@ -39,7 +39,7 @@ _REMARKS_MAX = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class PruneSelection:
     """Which sources are verified.
 
     Attributes:
@@ -111,7 +111,7 @@ async def prune(
         raise InvalidInputError(f"sample: {sample}: give percent, above 0 and at most 100")
     if not all(patterns := tuple(dict.fromkeys(patterns))):
         raise InvalidInputError("a pattern of repositories is empty: nothing fits it; give one as in 'team/*'")
-    choice = Choice(
+    choice = PruneSelection(
         registry=None if registry is None else normalise_registry(registry),
         patterns=patterns,
         percent=sample,
@@ -173,7 +173,7 @@ class _Prune:
     """One prune under way."""
 
     index: MountIndex
-    choice: Choice
+    choice: PruneSelection
     verifier: Verifier
     requests: int
     dry_run: bool
@@ -187,7 +187,7 @@ class _Prune:
         """Walk through a server, page by page; return whether an earlier prune was gone on with."""
         choice = self.choice
         asked = ["" if choice.registry is None else choice.registry, str(choice.percent), str(self.dry_run)]
-        bookmark = Bookmark(server, [*asked, *sorted(choice.patterns)], salt=self.salt)
+        bookmark = PruneCheckpoint(server, [*asked, *sorted(choice.patterns)], salt=self.salt)
         walks = await bookmark.begin(afresh=afresh)
         self.salt = bookmark.salt
         total = await _total(walks)
@@ -285,7 +285,7 @@ class _Prune:
         self.observer(events.SourceVerified(layer=layer, source=source, verdict=verdict, cause=cause))
 
 
-def _how_far(walks: Sequence[Walked], total: int | None) -> events.IndexWalked:
+def _how_far(walks: Sequence[ServerWalk], total: int | None) -> events.IndexWalked:
     """Say how far it is; a page is counted as its size, which it is only about."""
     keys = sum(each.keys for each in walks)
     if total is not None:
@@ -293,7 +293,7 @@ def _how_far(walks: Sequence[Walked], total: int | None) -> events.IndexWalked:
     return events.IndexWalked(keys=keys, total=total)
 
 
-async def _total(walks: Sequence[Walked]) -> int | None:
+async def _total(walks: Sequence[ServerWalk]) -> int | None:
     """Return how many keys the servers hold, whosever they are; None if they do not say."""
     sizes = [(await walk.part.run([("DBSIZE",)]))[0] for walk in walks]
     return sum(sizes) if all(isinstance(size, int) for size in sizes) else None

@@ -9,7 +9,7 @@ from dataclasses import replace
 import httpx
 
 from crossmount.discovery import EventFeed
-from crossmount.discovery.webhook_secret import Secrets
+from crossmount.discovery.webhooks import WebhookSecrets
 from crossmount.errors import InvalidInputError
 from crossmount.fleet import Fleet, Patience
 from crossmount.index import GuardedIndex
@@ -111,7 +111,7 @@ async def _hook(
     """Return what takes the registry's events, with the proxy's own credentials, if they are wanted."""
     if settings.events_secret is None:
         return None
-    secrets = Secrets.read(settings.events_secret)
+    secrets = WebhookSecrets.read(settings.events_secret)
     options = replace(settings.options, plain_http=settings.base().scheme == "http")
     return Hook(await stack.enter_async_context(EventFeed(registry, index, options=options)), secrets)
 

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from crossmount.discovery.manifest_summary import Outline
-from crossmount.discovery.manifest_walk import Walker
+from crossmount.discovery.manifest_summary import ManifestSummary
+from crossmount.discovery.manifest_walk import ManifestWalker
 from crossmount.errors import CrossmountError
 from crossmount.index.protocol import MountIndex, RegistryTraits, Sighting
 from crossmount.oci import Digest, Manifest, Repository
@@ -66,7 +66,7 @@ class Learner:
 
     def accepted(self, agent: Agent | None, repository: Repository, manifest: Manifest) -> None:
         """Record the layers of a manifest that the registry accepted, and those of an index's children."""
-        outline = Outline.of(manifest)
+        outline = ManifestSummary.of(manifest)
         for sighting in outline.sightings(repository):
             self._put(sighting)
         if outline.children and agent is not None:
@@ -138,12 +138,12 @@ class Learner:
     async def _follow(self, agent: Agent, repository: Repository, children: Iterable[Digest]) -> None:
         """Read an index's children with the caller's rights; what can't be read is not learnt."""
 
-        async def take(outline: Outline) -> None:
+        async def take(outline: ManifestSummary) -> None:
             for sighting in outline.sightings(repository):
                 self._put(sighting)
 
         try:
-            walked = await Walker(agent.client, None, gate=self._gate).walk(repository, children, take)
+            walked = await ManifestWalker(agent.client, None, gate=self._gate).walk(repository, children, take)
         except CrossmountError as error:
             _log.info("the children of an index in %s were not all read: %s", repository, error)
         else:

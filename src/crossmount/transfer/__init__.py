@@ -2,11 +2,10 @@
 
 from crossmount.transfer.cache import BlobCache
 from crossmount.transfer.copy import copy
-from crossmount.transfer.copy_report import CopyReport, ImageCopy, ImageFailure
+from crossmount.transfer.image_pusher import Limits
 from crossmount.transfer.push import push
-from crossmount.transfer.pushing import Limits
 from crossmount.transfer.registries import Registries
-from crossmount.transfer.report import BlobReport, PushReport
+from crossmount.transfer.report import BlobReport, CopyReport, ImageCopy, ImageFailure, PushReport
 
 __all__ = [
     "BlobCache",

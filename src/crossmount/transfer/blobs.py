@@ -13,9 +13,9 @@ from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.mount.mounter import proven
 from crossmount.oci import BlobSource, Digest, FileBlob, Repository
 from crossmount.registry import SIZE_UNKNOWN, RegistryClient, UploadSession
+from crossmount.transfer.concurrency import run_all
 from crossmount.transfer.fetch import FetchedBlob, StartOverError
 from crossmount.transfer.report import BlobReport
-from crossmount.transfer.tasks import run_all
 from crossmount.transfer.turns import Turns
 
 

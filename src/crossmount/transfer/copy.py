@@ -20,14 +20,14 @@ from crossmount.oci import Reference
 from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions
 from crossmount.transfer.cache import BlobCache
-from crossmount.transfer.copy_report import CopyReport
-from crossmount.transfer.copying import Copying
-from crossmount.transfer.filling import Fillings
+from crossmount.transfer.cache_fetch import CacheFetcher
+from crossmount.transfer.concurrency import run_each
+from crossmount.transfer.copy_jobs import CopyJob
+from crossmount.transfer.image_copier import ImageCopier
+from crossmount.transfer.image_pusher import ImagePusher, Limits
 from crossmount.transfer.origins import Origins
-from crossmount.transfer.pushing import Limits, Pushing
 from crossmount.transfer.registries import Registries
-from crossmount.transfer.targets import CopyJob
-from crossmount.transfer.tasks import run_each
+from crossmount.transfer.report import CopyReport
 
 
 async def copy(
@@ -126,11 +126,11 @@ async def copy_all(
             fleet = await stack.enter_async_context(Fleet(known))
         fillings = None
         if cache is not None:
-            fillings = Fillings(cache, observer=observer)
+            fillings = CacheFetcher(cache, observer=observer)
             stack.push_async_callback(fillings.aclose)
-        copying = Copying(
+        copying = ImageCopier(
             registries=registries,
-            pushing=Pushing.of(
+            pushing=ImagePusher.of(
                 known,
                 fleet,
                 limits,

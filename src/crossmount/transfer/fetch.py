@@ -30,7 +30,7 @@ class StartOverError(CrossmountError):
     """What was given on of a blob so far is wrong: let it go, and read the blob anew. Never leaves the room."""
 
 
-class Origin(Protocol):
+class BlobOrigin(Protocol):
     """Where a blob's bytes may be had from."""
 
     @property
@@ -51,7 +51,7 @@ class Origin(Protocol):
         ...
 
 
-Find = Callable[[Descriptor], Awaitable[Sequence[Origin]]]
+Find = Callable[[Descriptor], Awaitable[Sequence[BlobOrigin]]]
 """Names a blob's origins, the best first."""
 
 
@@ -72,14 +72,14 @@ class FetchedBlob:
     finds: Sequence[Find]
     taken: dict[Repository, int] = field(default_factory=dict)
     through: "FetchedBlob | None" = None
-    _origins: list[Origin] = field(default_factory=list, init=False)
+    _origins: list[BlobOrigin] = field(default_factory=list, init=False)
     _asked: int = field(default=0, init=False)
     _causes: list[str] = field(default_factory=list, init=False)
     _alone: bool = field(default=False, init=False)
     _restarts: int = field(default=0, init=False)
     _at: int = field(default=0, init=False)
     _hasher: Hasher = field(init=False)
-    _givers: set[Origin] = field(default_factory=set, init=False)
+    _givers: set[BlobOrigin] = field(default_factory=set, init=False)
     _kept: deque[bytes] = field(default_factory=deque, init=False)
     _kept_from: int = field(default=0, init=False)
     _is_right: bool = field(default=False, init=False)
@@ -148,7 +148,7 @@ class FetchedBlob:
         self._kept.clear()
         self._is_right = False
 
-    def _take(self, origin: Origin, part: bytes) -> None:
+    def _take(self, origin: BlobOrigin, part: bytes) -> None:
         """Account for bytes that come next."""
         self._givers.add(origin)
         if origin.repository is not None:
@@ -187,7 +187,7 @@ class FetchedBlob:
                 await origin.failed(self.descriptor, error)
                 self._drop(origin, str(error))
 
-    async def _best(self) -> Origin:
+    async def _best(self) -> BlobOrigin:
         """Return the first origin that is left.
 
         Raises:
@@ -215,7 +215,7 @@ class FetchedBlob:
         await self._best()
         raise StartOverError(f"{self.descriptor.digest}: wrong bytes")
 
-    def _drop(self, origin: Origin, cause: str) -> None:
+    def _drop(self, origin: BlobOrigin, cause: str) -> None:
         if origin in self._origins:  # else it was cut after it had given all, and dropped for that
             self._origins.remove(origin)
         self._causes.append(cause)

@@ -8,7 +8,7 @@ from crossmount.errors import BlobUnknownError
 from crossmount.oci import BlobSource, Digest, Manifest, Reference
 from crossmount.oci.layout import Image
 from crossmount.registry import RegistryClient
-from crossmount.transfer.tasks import run_all
+from crossmount.transfer.concurrency import run_all
 
 Repair = Callable[[Sequence[BlobSource]], Awaitable[None]]
 """Brings those blobs into the repository that the registry does not have after all."""

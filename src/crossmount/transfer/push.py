@@ -16,7 +16,7 @@ from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Reference
 from crossmount.oci.layout import Image, load_image
 from crossmount.registry import ClientOptions, RegistryClient
-from crossmount.transfer.pushing import Limits, Pushing
+from crossmount.transfer.image_pusher import ImagePusher, Limits
 from crossmount.transfer.report import PushReport
 
 
@@ -65,7 +65,7 @@ async def push(
             client = await stack.enter_async_context(RegistryClient(reference, options=options, observer=observer))
         if fleet is None and guard is not None:
             fleet = await stack.enter_async_context(Fleet(guard))
-        pushing = Pushing.of(
+        pushing = ImagePusher.of(
             null_index() if guard is None else guard,
             fleet,
             limits,

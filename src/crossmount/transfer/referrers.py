@@ -16,8 +16,8 @@ from crossmount.oci import Descriptor, Digest, Manifest, Reference, Repository
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.oci.reference import referrers_tag
 from crossmount.registry import RegistryClient
-from crossmount.transfer.remote import BYTES_MAX, RemoteImage
-from crossmount.transfer.tasks import run_all
+from crossmount.transfer.concurrency import run_all
+from crossmount.transfer.remote_image import BYTES_MAX, RemoteImage
 
 COSIGN_SUFFIXES = ("sig", "att", "sbom")
 DEPTH_MAX = 4
@@ -30,7 +30,7 @@ Push = Callable[[RemoteImage, Reference], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Companion:
+class _FoundReferrer:
     """One that refers to `subject`, by its `subject` property or (with a tag) by cosign's way."""
 
     subject: Digest
@@ -43,7 +43,7 @@ class _Companion:
 
 
 @dataclass(slots=True, kw_only=True)
-class Companions:
+class ReferrerCopier:
     """Copies what refers to one image from one repository into another.
 
     Attributes:
@@ -82,18 +82,18 @@ class Companions:
             subjects = sorted({m.descriptor.digest for one in found for m in one.image.manifests} - seen)
             seen.update(subjects)
 
-    async def _found(self, subjects: Iterable[Digest]) -> list[_Companion]:
+    async def _found(self, subjects: Iterable[Digest]) -> list[_FoundReferrer]:
         """Return what refers to `subjects` directly."""
-        found: list[_Companion] = []
+        found: list[_FoundReferrer] = []
 
         async def of(subject: Digest) -> None:
             for descriptor in await self._referrers(subject):
                 reference = Reference(self.source, digest=descriptor.digest)
-                found.append(_Companion(subject, await self._read(reference)))
+                found.append(_FoundReferrer(subject, await self._read(reference)))
             for suffix in COSIGN_SUFFIXES:
                 tag = f"{subject.algorithm}-{subject.encoded}.{suffix}"
                 if len(tag) <= 128 and await self.source_client.head_manifest(Reference(self.source, tag)):
-                    found.append(_Companion(subject, await self._read(Reference(self.source, tag)), tag))
+                    found.append(_FoundReferrer(subject, await self._read(Reference(self.source, tag)), tag))
 
         await run_all([partial(of, subject) for subject in subjects])
         return found
@@ -116,11 +116,11 @@ class Companions:
         index = await _under_tag(self.source_client, self.source, subject)
         return () if index is None else index.children[:REFERRERS_MAX]
 
-    async def _push(self, companion: _Companion) -> None:
+    async def _push(self, companion: _FoundReferrer) -> None:
         tag = companion.tag
         await self.push(companion.image, Reference(self.dest, tag, None if tag else companion.digest))
 
-    async def _list(self, subject: Digest, found: Iterable[_Companion]) -> None:
+    async def _list(self, subject: Digest, found: Iterable[_FoundReferrer]) -> None:
         """See that the destination lists what refers to `subject`, where it does not do so by itself.
 
         Somebody else may write the same tag at the same time, so it is read back.

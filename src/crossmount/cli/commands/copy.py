@@ -26,8 +26,8 @@ from crossmount.registry import ClientOptions
 from crossmount.transfer import BlobCache, CopyReport, Limits, Registries
 from crossmount.transfer.cache import DEFAULT_LIMIT
 from crossmount.transfer.copy import copy_all
-from crossmount.transfer.copying import FROM_CACHE
-from crossmount.transfer.targets import CopyJob, read_list
+from crossmount.transfer.copy_jobs import CopyJob, read_list
+from crossmount.transfer.image_copier import FROM_CACHE
 
 
 @click.command(cls=Command)

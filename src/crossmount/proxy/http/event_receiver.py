@@ -5,7 +5,7 @@ and distribution sends nothing else until it is taken.
 """
 
 from crossmount.discovery import EventFeed
-from crossmount.discovery.webhook_secret import Secrets
+from crossmount.discovery.webhooks import WebhookSecrets
 from crossmount.errors import InvalidInputError
 from crossmount.proxy.http.errors import RefusedError, unavailable
 from crossmount.proxy.http.exchange import Exchange
@@ -23,7 +23,7 @@ class Hook:
         secrets: who may send some.
     """
 
-    def __init__(self, feed: EventFeed, secrets: Secrets) -> None:
+    def __init__(self, feed: EventFeed, secrets: WebhookSecrets) -> None:
         self.feed = feed
         self._secrets = secrets
 

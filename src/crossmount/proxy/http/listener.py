@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from crossmount.discovery import EventFeed
-from crossmount.discovery.webhook_secret import Secrets
+from crossmount.discovery.webhooks import WebhookSecrets
 from crossmount.errors import InvalidInputError
 from crossmount.index.protocol import MountableLayers
 from crossmount.proxy.http.errors import ClientGoneError, RefusedError
@@ -85,7 +85,7 @@ async def listener(settings: ListenerSettings, index: MountableLayers) -> AsyncI
             f"events on {settings.address.host} without a secret would come from anybody: give --secret-file, or "
             "listen on 127.0.0.1"
         )
-    secrets = Secrets() if settings.secret is None else Secrets.read(settings.secret)
+    secrets = WebhookSecrets() if settings.secret is None else WebhookSecrets.read(settings.secret)
     tell = partial(tell_of_index, meanwhile="no events are taken until the index answers")
     async with EventFeed(settings.registry, index, options=settings.options, observer=tell) as feed:
         app = Listener(Hook(feed, secrets), idle=settings.limits.idle)

@@ -26,7 +26,7 @@ _SALT = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(slots=True)
-class Walked:
+class ServerWalk:
     """How far the walk of one server is.
 
     Attributes:
@@ -57,7 +57,7 @@ class Walked:
         return True
 
 
-class Bookmark:
+class PruneCheckpoint:
     """How far one prune is on the server of an index.
 
     Args:
@@ -76,7 +76,7 @@ class Bookmark:
         self._server = server
         self._key = server.keys.prune(hashlib.sha256("\0".join(asked).encode()).hexdigest()[:16])
 
-    async def begin(self, *, afresh: bool) -> list[Walked]:
+    async def begin(self, *, afresh: bool) -> list[ServerWalk]:
         """Begin, and say how far each server's walk is; `afresh` forgets an earlier one.
 
         Raises:
@@ -84,7 +84,7 @@ class Bookmark:
         """
         if afresh:
             await self.end()
-        walks = [Walked(part, await _process(part)) for part in await self._server.link.parts()]
+        walks = [ServerWalk(part, await _process(part)) for part in await self._server.link.parts()]
         (reply,) = await self._server.link.run([("HGETALL", self._key)])
         kept = {
             name.decode("ascii", "replace"): text.decode("ascii", "replace")
@@ -99,7 +99,7 @@ class Bookmark:
             await self.end()
         return walks
 
-    async def note(self, walk: Walked) -> None:
+    async def note(self, walk: ServerWalk) -> None:
         """Keep in mind how far a server's walk is, in one round trip."""
         if walk.process:
             await write(

@@ -8,23 +8,22 @@ from crossmount import events
 from crossmount.errors import CrossmountError, InvalidInputError, RegistryError
 from crossmount.index.protocol import Sighting
 from crossmount.oci import Descriptor, Digest, Reference
-from crossmount.transfer.copy_report import ImageCopy, ImageFailure
-from crossmount.transfer.fetch import FetchedBlob, Origin
-from crossmount.transfer.filling import CacheOrigin, Fillings
+from crossmount.transfer.cache_fetch import CacheFetcher, CacheOrigin
+from crossmount.transfer.concurrency import run_all
+from crossmount.transfer.copy_jobs import CopyJob
+from crossmount.transfer.fetch import BlobOrigin, FetchedBlob
+from crossmount.transfer.image_pusher import ImagePusher
 from crossmount.transfer.origins import Origins
-from crossmount.transfer.pushing import Pushing
-from crossmount.transfer.referrers import Companions
+from crossmount.transfer.referrers import ReferrerCopier
 from crossmount.transfer.registries import Registries
-from crossmount.transfer.remote import RemoteImage, read_remote
-from crossmount.transfer.report import BlobReport, IndexState
-from crossmount.transfer.targets import CopyJob
-from crossmount.transfer.tasks import run_all
+from crossmount.transfer.remote_image import RemoteImage, read_remote
+from crossmount.transfer.report import BlobReport, ImageCopy, ImageFailure, IndexState
 
 FROM_CACHE = "cache"
 
 
 @dataclass(slots=True, kw_only=True)
-class Copying:
+class ImageCopier:
     """One copy of many images.
 
     Attributes:
@@ -32,9 +31,9 @@ class Copying:
     """
 
     registries: Registries
-    pushing: Pushing
+    pushing: ImagePusher
     origins: Origins
-    fillings: Fillings | None
+    fillings: CacheFetcher | None
     with_referrers: bool
     state: Callable[[], IndexState]
     images: list[ImageCopy | ImageFailure | None] = field(default_factory=list)
@@ -114,7 +113,7 @@ class _OneCopy:
         blobs: how each blob came to be there, those of referrers too.
     """
 
-    copying: Copying
+    copying: ImageCopier
     source: Reference
     dest: Reference
     blobs: dict[Digest, BlobReport] = field(default_factory=dict)
@@ -127,7 +126,7 @@ class _OneCopy:
             return
         registries, source, dest = self.copying.registries, self.source.repository, self.dest.repository
         client = registries.client(dest)
-        companions = Companions(
+        companions = ReferrerCopier(
             source=source,
             source_client=registries.client(source),
             dest=dest,
@@ -159,7 +158,7 @@ class _OneCopy:
             self.blobs.setdefault(report.digest, _with_origin(report, came[report.digest]))
 
     def _blob(self, descriptor: Descriptor) -> FetchedBlob:
-        async def from_registries(descriptor: Descriptor) -> list[Origin]:
+        async def from_registries(descriptor: Descriptor) -> list[BlobOrigin]:
             source, dest = self.source.repository, self.dest.repository
             return [*await self.copying.origins.of(descriptor, source=source, dest=dest)]
 
@@ -168,7 +167,7 @@ class _OneCopy:
         if fillings is None:
             return past
 
-        async def from_cache(descriptor: Descriptor) -> list[Origin]:
+        async def from_cache(descriptor: Descriptor) -> list[BlobOrigin]:
             del descriptor
             return [CacheOrigin(fillings, past)]
 

@@ -10,7 +10,7 @@ from crossmount.oci import BlobSource, Descriptor, Digest, Manifest, Reference
 from crossmount.oci.image import Image, is_foreign
 from crossmount.oci.manifest import INDEX_DEPTH_MAX
 from crossmount.registry import RegistryClient
-from crossmount.transfer.tasks import run_all
+from crossmount.transfer.concurrency import run_all
 
 MANIFESTS_MAX = 1000
 """More manifests than any image has."""

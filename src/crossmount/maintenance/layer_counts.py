@@ -31,7 +31,7 @@ class _OfRegistry:
 
 
 @dataclass(slots=True)
-class Census:
+class LayerCounts:
     """Numbers of layers so far; they may be fractions, where each layer stands for others."""
 
     layers: float = 0
@@ -64,7 +64,7 @@ class Census:
             left = max(held.left for held in entry.held.values())
             self._ages[max(TTL_SECONDS - left, 0) // _AGE_STEP] += 1
 
-    def merge(self, other: "Census", factor: float) -> None:
+    def merge(self, other: "LayerCounts", factor: float) -> None:
         """Add another census, each layer of which stands for `factor` layers."""
         for name in ("layers", "sources", "size", "unsized", "flagged", "stranded"):
             setattr(self, name, getattr(self, name) + factor * getattr(other, name))

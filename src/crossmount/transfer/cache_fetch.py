@@ -27,7 +27,7 @@ class CacheFailedError(CrossmountError):
     """The cache cannot serve a blob, which goes past it then. Never leaves the room."""
 
 
-class Fillings:
+class CacheFetcher:
     """What one copy fetches into a cache.
 
     Args:
@@ -46,7 +46,7 @@ class Fillings:
         self.cache = cache
         self._observer = observer
         self._now = now
-        self._running: dict[Digest, _Filling] = {}
+        self._running: dict[Digest, _CacheFetch] = {}
         self._told = False
 
     async def aclose(self) -> None:
@@ -56,12 +56,12 @@ class Fillings:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    def filling(self, blob: FetchedBlob) -> "_Filling":
+    def filling(self, blob: FetchedBlob) -> "_CacheFetch":
         """Return the filling that a blob comes by: the one that runs, or a new one."""
         digest = blob.descriptor.digest
         filling = self._running.get(digest)
         if filling is None or filling.ended:
-            filling = self._running[digest] = _Filling(self.cache, blob, self._now)
+            filling = self._running[digest] = _CacheFetch(self.cache, blob, self._now)
             filling.task = asyncio.create_task(self._run(filling))
         return filling
 
@@ -73,7 +73,7 @@ class Fillings:
                 events.CacheDegraded(cause=f"{self.cache.folder}: {error.strerror or type(error).__name__}")
             )
 
-    async def _run(self, filling: "_Filling") -> None:
+    async def _run(self, filling: "_CacheFetch") -> None:
         digest = filling.blob.descriptor.digest
         try:
             await filling.run()
@@ -92,7 +92,7 @@ class CacheOrigin:
         blob: the same blob past the cache.
     """
 
-    fillings: Fillings
+    fillings: CacheFetcher
     blob: FetchedBlob
     _was_wrong: bool = False
 
@@ -137,7 +137,7 @@ class CacheOrigin:
 
 
 @dataclass(slots=True, eq=False)
-class _Filling:
+class _CacheFetch:
     """One blob that comes into the cache, or was there.
 
     Attributes:
@@ -179,7 +179,7 @@ class _Filling:
             await self._changed.wait_for(lambda: self.there > at or self.ended)
         if self.there > at and self._fileno is not None:
             wanted = min(self.there - at, PIECE_BYTES)
-            data = await finished(os.pread, self._fileno, wanted, at)
+            data = await run_to_end(os.pread, self._fileno, wanted, at)
             if not data:
                 raise CacheFailedError(f"blob {self.blob.descriptor.digest} was cut short in {self.cache.folder}")
             return data
@@ -208,7 +208,7 @@ class _Filling:
         self._fileno = incoming.fileno
         try:
             await self._fetch(incoming)
-            await finished(incoming.keep)
+            await run_to_end(incoming.keep)
         except BaseException:
             incoming.unlink()  # whoever is reading it has it open still
             raise
@@ -245,16 +245,16 @@ class _Filling:
             async for part in parts:
                 piece += part
                 if len(piece) >= PIECE_BYTES:
-                    await finished(incoming.write, bytes(piece), at)
+                    await run_to_end(incoming.write, bytes(piece), at)
                     at += len(piece)
                     piece.clear()
                     await self._tell(at)
         if piece:
-            await finished(incoming.write, bytes(piece), at)
+            await run_to_end(incoming.write, bytes(piece), at)
 
     async def _make_room(self) -> None:
         since = self.now()
-        while (is_room := await finished(self.cache.make_room)) is None:
+        while (is_room := await run_to_end(self.cache.make_room)) is None:
             if self.now() - since > STUCK_SECONDS:
                 raise CacheFailedError(f"another process makes room in {self.cache.folder} and does not get on")
             await asyncio.sleep(POLL_SECONDS)
@@ -273,7 +273,7 @@ class _Filling:
             self._changed.notify_all()
 
 
-async def finished(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def run_to_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking function off the event loop; a cancel waits for its end, since it uses a file of ours."""
     work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
     try:

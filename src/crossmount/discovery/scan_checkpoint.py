@@ -23,7 +23,7 @@ PROGRESS_SECONDS = 24 * 3600
 _RUN = re.compile(rb"[0-9a-f]{16}")
 
 
-class Progress(Protocol):
+class ScanCheckpoint(Protocol):
     """What a scan is done with."""
 
     async def begin(self, *, afresh: bool) -> bool:
@@ -47,7 +47,7 @@ class Progress(Protocol):
         ...
 
 
-def progress_of(index: object, registry: str, asked: Iterable[str]) -> Progress:
+def progress_of(index: object, registry: str, asked: Iterable[str]) -> ScanCheckpoint:
     """Return the progress of a scan; without a server, progress is not kept.
 
     Args:

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from crossmount.discovery.checkpoint import Progress
-from crossmount.discovery.manifest_cache import Memory
-from crossmount.discovery.manifest_summary import Outline
+from crossmount.discovery.manifest_cache import ManifestCache
+from crossmount.discovery.manifest_summary import ManifestSummary
+from crossmount.discovery.scan_checkpoint import ScanCheckpoint
 from crossmount.index.protocol import MountIndex, Sighting
 from crossmount.oci import Digest, Repository
 
@@ -23,7 +23,7 @@ class _Brought:
     """What was brought and is not recorded yet."""
 
     sightings: dict[tuple[Digest, Repository], Sighting] = field(default_factory=dict)
-    outlines: dict[Digest, Outline] = field(default_factory=dict)
+    outlines: dict[Digest, ManifestSummary] = field(default_factory=dict)
     done: list[Repository] = field(default_factory=list)
     tags: dict[Repository, list[str]] = field(default_factory=dict)
 
@@ -40,7 +40,7 @@ class _Brought:
             self.tags.setdefault(repository, []).extend(tags)
 
 
-class Recorder:
+class ScanRecorder:
     """Gathers, and records together. What counts as done is noted after it is recorded, never before.
 
     Its memory is bounded: whoever brings more waits until the index took what is there.
@@ -55,8 +55,8 @@ class Recorder:
     def __init__(
         self,
         index: MountIndex,
-        memory: Memory,
-        progress: Progress,
+        memory: ManifestCache,
+        progress: ScanCheckpoint,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -68,7 +68,7 @@ class Recorder:
         self._since: float | None = None
         self._brought = _Brought()
 
-    async def saw(self, repository: Repository, outline: Outline) -> None:
+    async def saw(self, repository: Repository, outline: ManifestSummary) -> None:
         """Take in that `repository` holds a manifest, and so all that it names."""
         self._brought.outlines[outline.digest] = outline
         for seen in outline.sightings(repository):

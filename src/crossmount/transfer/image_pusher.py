@@ -33,7 +33,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pushing:
+class ImagePusher:
     """What pushes share.
 
     Attributes:
