@@ -1,4 +1,4 @@
-# Shared by try.sh and test.sh: a Python 3.11+, a virtual environment, crossmount in it.
+# Shared by try.sh, test.sh and .ci/weekly: a Python 3.11+, a virtual environment, the programs that tests run.
 # Sourced with the current folder at the top of the project.
 
 say() { printf '\n== %s\n' "$*" >&2; }
@@ -31,4 +31,20 @@ make_venv() {
         fi
     fi
     "$1/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+}
+
+# install_programs: as root with apt, installs the programs that the tests run and this machine lacks.
+install_programs() {
+    missing=
+    for program in docker-registry skopeo redis-server buildah podman containerd openssl; do
+        command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
+    done
+    if [ -n "$missing" ] && may_apt; then
+        say "installing the programs that tests run:$missing"
+        apt-get update -qq
+        # shellcheck disable=SC2086 # a list of names
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    elif [ -n "$missing" ]; then
+        say "not installed, so the tests that need them skip:$missing"
+    fi
 }

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import kubernetes_validate  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from crossmount.testing import running_registry
-from support.deployed import DEPLOY, document, documents, image, names_secret, started
+from support.deployed import DEPLOY, document, documents, image, names_secret, schema_errors, started
 from support.programs import needs
 from support.registries import PASSWORD, USER, DockerRegistry
 
@@ -26,13 +25,6 @@ JENKINS, TEKTON = CI / "jenkins" / "pod.yaml", CI / "tekton" / "tasks.yaml"
 TEXTS = sorted(path for path in CI.rglob("*") if path.is_file())
 CLIENTS = {"docker", "buildx", "podman", "kaniko"}
 PORT = image().last("EXPOSE").text
-
-
-def schema(name: str, path: Path, *more: str) -> str:
-    """Return what is wrong with a file by a schema that check-jsonschema ships; nothing if all is right."""
-    line = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{name}", *more, str(path)]
-    done = subprocess.run(line, check=False, capture_output=True, text=True)
-    return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
 def proxies() -> Iterator[tuple[str, list[str] | None, dict[str, str]]]:
@@ -84,12 +76,12 @@ JENKINS_SETS = {"NAME": "crossmount-1", "REGISTRY_USR": "ci", "REGISTRY_PSW": "s
 
 def test_the_workflow_is_one_of_github() -> None:
     """By the schema of GitHub's workflows."""
-    assert not schema("github-workflows", GITHUB)
+    assert not schema_errors("github-workflows", GITHUB)
 
 
 def test_the_pipeline_is_one_of_gitlab() -> None:
     """By GitLab's own schema."""
-    assert not schema("gitlab-ci", GITLAB, "--data-transform", "gitlab-ci")
+    assert not schema_errors("gitlab-ci", GITLAB, "--data-transform", "gitlab-ci")
 
 
 def test_the_agent_is_a_pod() -> None:

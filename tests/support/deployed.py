@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +37,13 @@ def document(path: Path) -> Any:
     """Return the one YAML document of a file."""
     (only,) = documents(path)
     return only
+
+
+def schema_errors(name: str, path: Path, *more: str) -> str:
+    """Return what a JSON schema that check-jsonschema ships finds wrong with a file; empty if it is valid."""
+    line = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{name}", *more, str(path)]
+    done = subprocess.run(line, check=False, capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
 @dataclass(frozen=True, slots=True)
