@@ -1,4 +1,4 @@
-"""The rooms import one way only."""
+"""Packages import one way only."""
 
 import ast
 from pathlib import Path
@@ -10,7 +10,7 @@ import crossmount
 ROOT = Path(crossmount.__file__).parent
 
 BASE = {"errors", "events", "oci", "_foreign", "_closing"}
-ROOMS: dict[str, set[str]] = {
+PACKAGES: dict[str, set[str]] = {
     "errors": set(),
     "_foreign": set(),
     "_closing": set(),
@@ -41,46 +41,61 @@ ROOMS: dict[str, set[str]] = {
         "proxy",
     },
 }
-"""What each room may import of the others."""
+"""The packages and top-level modules that each package may import."""
+
+FORBIDDEN: dict[str, set[str]] = {
+    "registry/credentials": {"registry/http", "registry/auth"},
+    "cli/progress": {"cli/commands", "cli/demo"},
+    "cli/demo": {"cli/commands"},
+}
+"""The sub-packages of the same package that a sub-package may not import."""
 
 EXCEPTIONS = {"cli/demo/registry.py": {"testing"}}
-"""The demo alone brings a registry of its own."""
+"""Modules that may import more than their package: the demo runs a registry of its own."""
 
 FLAVOURS = {"__init__", "__main__", "asyncio", "blocking", "_blocking", "_portal"}
-"""Modules at the root that make the two flavours; only they import everything."""
+"""Top-level modules that make the blocking and the async API; they may import everything."""
 
 
-def imported_rooms(module: Path) -> set[str]:
-    """Return the rooms that a module imports, wherever in it."""
+def imported_modules(module: Path) -> set[str]:
+    """Return the modules of crossmount that a module imports, as paths below the package, without suffix."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: imports are absolute"
-            if node.module == "crossmount":
-                names.update(f"crossmount.{alias.name}" for alias in node.names)
-            else:
-                names.add(node.module or "")
-    return {name.split(".")[1] for name in names if name.startswith("crossmount.")}
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return {name.partition(".")[2].replace(".", "/") for name in names if name.startswith("crossmount.")}
 
 
-def modules_of(room: str) -> list[Path]:
-    """Return the modules of a room."""
-    folder = ROOT / room
+def modules_of(package: str) -> list[Path]:
+    """Return the modules of a package, those of its sub-packages included."""
+    folder = ROOT / package
     return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
 
 
-@pytest.mark.parametrize("room", sorted(ROOMS))
-def test_a_room_imports_only_what_lies_before_it(room: str) -> None:
-    """No module imports against the arrows, inside functions included."""
-    for module in modules_of(room):
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_a_package_imports_only_what_it_may(package: str) -> None:
+    """No module of a package imports a package that is not in its row, not even inside a function."""
+    for module in modules_of(package):
         where = module.relative_to(ROOT).as_posix()
-        allowed = ROOMS[room] | {room} | EXCEPTIONS.get(where, set())
-        assert imported_rooms(module) <= allowed, f"{where} imports against the arrows"
+        allowed = PACKAGES[package] | {package} | EXCEPTIONS.get(where, set())
+        imported = {name.partition("/")[0] for name in imported_modules(module)}
+        assert imported <= allowed, f"{where} imports against the arrows"
 
 
-def test_every_room_has_its_arrows() -> None:
-    """A new room must say what it may import."""
+@pytest.mark.parametrize("package", sorted(FORBIDDEN))
+def test_a_sub_package_does_not_import_what_it_must_not(package: str) -> None:
+    """No module of a sub-package imports a sub-package that its row forbids."""
+    modules = modules_of(package)
+    assert modules
+    for module in modules:
+        imported = {"/".join(name.split("/")[:2]) for name in imported_modules(module)}
+        assert not imported & FORBIDDEN[package], f"{module.relative_to(ROOT)} imports against the arrows"
+
+
+def test_every_package_has_a_row() -> None:
+    """A new package or top-level module must say what it may import."""
     entries = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert entries - {"__pycache__", "py"} <= set(ROOMS) | FLAVOURS
+    assert entries - {"__pycache__", "py"} <= set(PACKAGES) | FLAVOURS
