@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from crossmount.proxy.settings import Limits
+from crossmount.proxy.settings import ServerLimits
 from support.deployed import DEPLOY, document, image, names_secret, started
 from support.images import make_layers, make_layout
 from support.programs import run
@@ -65,7 +65,7 @@ def test_the_proxy_may_do_little(services: dict[str, Any]) -> None:
 def test_a_stop_leaves_uploads_their_time(services: dict[str, Any]) -> None:
     """The engine waits longer than the proxy's own --grace may take."""
     period = float(services["proxy"]["stop_grace_period"].removesuffix("s"))
-    assert period >= 2 * Limits().grace + 5  # uploads may take it, then connections
+    assert period >= 2 * ServerLimits().grace + 5  # uploads may take it, then connections
 
 
 def test_there_is_no_secret_in_it(services: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 import crossmount
 import redis
-from crossmount.proxy.settings import Limits
+from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import running_registry
 from support.deployed import DEPLOY, document, documents, image, names_secret, started
 from support.images import make_layers, make_layout
@@ -214,7 +214,7 @@ def test_a_stop_leaves_uploads_their_time(overlay: Rendered) -> None:
     """The kubelet waits longer than the pause and the proxy's own grace may take."""
     pause = overlay.proxy.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     grace = seconds(overlay.environment, "CROSSMOUNT_PROXY_GRACE")
-    assert grace >= Limits().grace
+    assert grace >= ServerLimits().grace
     assert overlay.pod["terminationGracePeriodSeconds"] >= pause + 2 * grace + 5
     if overlay.workload["kind"] == "Deployment":
         assert pause >= 5

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from crossmount.index import open_index
 from crossmount.proxy import metrics
-from crossmount.proxy.http.routes import Route, kind_of
+from crossmount.proxy.http.routes import Route, route_name
 from crossmount.testing import Fault, Reply, ScriptedRegistry
 from support.deployed import DEPLOY, document, documents
 from support.proxies import begin_upload, proxy_before
@@ -90,7 +90,7 @@ async def series(tmp_path: Path) -> dict[str, set[str]]:
         for name in ("a", "b"):
             await proxy.client.head(f"/v2/{name}/blobs/{digest}")
         await begin_upload(proxy, "c")
-        proxy.app.core.metrics.failed("mount", OSError())
+        proxy.app.core.metrics.count_failure("mount", OSError())
         page = (await proxy.client.get("/_crossmount/metrics")).text
     await index.aclose()
     found: dict[str, set[str]] = {"up": set()}
@@ -123,7 +123,7 @@ async def test_every_series_of_the_proxy_is_shown(series: dict[str, set[str]]) -
 def test_every_value_that_is_asked_for_can_be_there() -> None:
     """A cause, an outcome, a route that nothing is ever counted under would never alarm anybody."""
     causes = {word for _, word in metrics._CAUSES} | {"other"}
-    page = metrics.Metrics().page()[0].decode()
+    page = metrics.Metrics().exposition()[0].decode()
     outcomes = set(re.findall(r'blobs_total\{outcome="(\w+)"', page))
     known = {"cause": causes, "outcome": outcomes, "route": {"own"}, "job": {"crossmount-proxy", "$job"}}
     for whose, query in QUERIES.items():
@@ -131,7 +131,7 @@ def test_every_value_that_is_asked_for_can_be_there() -> None:
             for label, value in found.matchers:
                 if label in known:
                     assert set(value.split("|")) <= known[label], whose
-    assert known["route"] <= {kind_of(kind.__new__(kind)) for kind in get_args(Route)}
+    assert known["route"] <= {route_name(kind.__new__(kind)) for kind in get_args(Route)}
 
 
 def test_alerts_say_how_bad_and_what_it_means() -> None:

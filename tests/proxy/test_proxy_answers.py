@@ -9,7 +9,7 @@ import pytest
 
 from crossmount.errors import InvalidAnswerError
 from crossmount.oci import Digest
-from crossmount.proxy.http.headers import sent_on, turned
+from crossmount.proxy.http.headers import request_headers, rewritten_location
 from crossmount.registry import ClientOptions, RetryPolicy
 from crossmount.registry.http.location import Origin, resolve
 from crossmount.testing import RegistryOptions, ScriptedRegistry, TokenAuth
@@ -98,7 +98,7 @@ def test_a_path_on_the_registry_that_looks_like_another_host_does_not_become_one
     """`//evil/x` of the registry itself is a path; alone it would be a host."""
     asked = httpx.URL("https://registry.test/v2/a/blobs/uploads/")
     for location in ("https://registry.test//evil.test/x", "https://registry.test//evil.test"):
-        seen = turned(location, upstream=Origin.of(asked), asked=asked)
+        seen = rewritten_location(location, upstream=Origin.of(asked), asked=asked)
         assert httpx.URL("https://proxy.test/v2/").join(seen).host != "evil.test"
 
 
@@ -112,7 +112,7 @@ def test_a_host_that_cannot_be_decoded_is_an_invalid_answer(location: str) -> No
 def test_a_header_is_not_sent_on_by_another_spelling() -> None:
     """WSGI servers take `X_Forwarded_Host` for `X-Forwarded-Host`, and `Content_Length` for a length."""
     spelt = [(b"x_forwarded_host", b"evil.test"), (b"content_length", b"1"), (b"accept", b"*/*")]
-    assert sent_on(spelt) == [(b"accept", b"*/*")]
+    assert request_headers(spelt) == [(b"accept", b"*/*")]
 
 
 async def test_another_host_does_not_become_the_realm() -> None:

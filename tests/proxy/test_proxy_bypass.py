@@ -9,9 +9,9 @@ import pytest
 from crossmount.index import Sighting
 from crossmount.oci import Digest
 from crossmount.proxy.auth.callers import AGENTS_MAX
-from crossmount.proxy.http.errors import RefusedError
+from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.routes import route
-from crossmount.proxy.settings import Limits
+from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import Fault, Grant, Reply, ScriptedRegistry, TokenAuth
 from crossmount.testing.auth import ANYTHING
 from crossmount.testing.options import RegistryOptions
@@ -64,7 +64,7 @@ async def test_a_form_in_the_body_of_the_last_put_names_no_digest(docker_registr
 @pytest.mark.parametrize("query", [f"x=1;mount={DIGEST};from=secret/x", f"digest={DIGEST};from=a"])
 def test_a_separator_that_only_some_know_is_refused(query: str) -> None:
     """Older servers split a query at semicolons too."""
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(RequestRefusedError) as refused:
         route(b"/v2/app/blobs/uploads/", query.encode())
     assert refused.value.status == 400
 
@@ -82,7 +82,9 @@ async def test_what_is_asked_upstream_is_what_was_understood() -> None:
 @SPOOLS
 async def test_a_flagged_layer_is_not_uploaded_by_naming_it_last(tmp_path: Path, spooled: bool) -> None:
     """Must-mount holds at the final PUT too, whether the bytes wait here or at the registry."""
-    limits = Limits(spool_bytes=len(DATA) - 1, grace=1)  # what is spooled first goes straight through in the end
+    limits = ServerLimits(
+        spool_bytes=len(DATA) - 1, grace=1
+    )  # what is spooled first goes straight through in the end
     async with (
         ScriptedRegistry() as registry,
         proxy_before(registry.url, spool=tmp_path if spooled else None, limits=limits) as proxy,

@@ -7,13 +7,13 @@ import socket
 import httpx
 import pytest
 
-from crossmount.proxy.settings import Limits
+from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import ScriptedRegistry
 from support.proxies import ProxyUnderTest, error_code, proxy_before
 from support.waiting import until
 
-HURRIED = Limits(idle=0.3, header_seconds=0.3, grace=0.5)
-ALONE = Limits(connections=1, idle=0.3, header_seconds=30, keep_alive=30, grace=0.5)
+HURRIED = ServerLimits(idle=0.3, header_seconds=0.3, grace=0.5)
+ALONE = ServerLimits(connections=1, idle=0.3, header_seconds=30, keep_alive=30, grace=0.5)
 CHUNKED = b"PUT /v2/a/manifests/t HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
 HEALTH = b"GET /_crossmount/healthz HTTP/1.1\r\nHost: x\r\n"
 
@@ -77,7 +77,7 @@ async def test_small_answers_that_nobody_reads_end_too() -> None:
 
 async def test_trailers_are_bounded() -> None:
     """A body that has ended is not followed by anything without end, be it many lines or one."""
-    limits = Limits(grace=0.5)
+    limits = ServerLimits(grace=0.5)
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=limits) as proxy:
         for line in (b"X-A: " + b"b" * 1000 + b"\r\n", b"b" * 1000):
             reader, writer = await asyncio.open_connection(*proxy.address)
@@ -110,7 +110,7 @@ async def test_a_trailer_is_no_header() -> None:
 )
 async def test_no_refusal_gets_into_the_middle_of_an_answer(then: bytes) -> None:
     """What is wrong after a request that is being answered cuts the answer, and never becomes a part of it."""
-    limits = Limits(header_seconds=0.3, header_bytes=8192, grace=0.5)
+    limits = ServerLimits(header_seconds=0.3, header_bytes=8192, grace=0.5)
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=limits) as proxy:
         digest = registry.put_blob("a", bytes(20_000_000))
         reader, writer = await asyncio.open_connection(*proxy.address, limit=1024)
@@ -131,7 +131,7 @@ async def test_the_limit_is_how_many_are_served() -> None:
     """With a limit of one, one is served; the next is told so by the specification's form."""
     async with (
         ScriptedRegistry() as registry,
-        proxy_before(registry.url, limits=Limits(connections=1, grace=0.5)) as proxy,
+        proxy_before(registry.url, limits=ServerLimits(connections=1, grace=0.5)) as proxy,
     ):
         assert (await proxy.client.get("/v2/")).status_code == 200
         async with httpx.AsyncClient(base_url=proxy.url) as other:
@@ -142,7 +142,7 @@ async def test_the_limit_is_how_many_are_served() -> None:
 
 async def test_far_above_the_limit_connections_are_hung_up_on() -> None:
     """Those who only connect cannot take all of the proxy's file descriptors."""
-    limits = Limits(connections=2, grace=0.5)
+    limits = ServerLimits(connections=2, grace=0.5)
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=limits) as proxy:
         opened = [await asyncio.open_connection(*proxy.address) for _ in range(80)]
         with contextlib.suppress(ConnectionError):

@@ -22,9 +22,9 @@ from crossmount.discovery import EventFeed
 from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.proxy.http.event_receiver import MESSAGE_MAX
-from crossmount.proxy.http.listener import ListenerSettings, listener
-from crossmount.proxy.http.serving import Address
-from crossmount.proxy.settings import Limits
+from crossmount.proxy.http.listener import EventListenerSettings, event_listener
+from crossmount.proxy.http.serving import ListenAddress
+from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import ScriptedRegistry
 from support.holdings import put_image
 from support.images import MadeImage, make_layers, make_layout
@@ -36,7 +36,7 @@ from support.waiting import until
 SECRET = "a-secret-of-the-registry"
 BEARER = {"Authorization": f"Bearer {SECRET}"}
 PLAIN = ClientOptions(plain_http=True, retry=QUICK)
-HERE = Address("127.0.0.1", 0)
+HERE = ListenAddress("127.0.0.1", 0)
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def secret(tmp_path: Path) -> Path:
 async def listening_for(
     registry: str, index: MemoryMountIndex, secret: Path | None
 ) -> AsyncIterator[tuple[httpx.AsyncClient, EventFeed]]:
-    """Give a client of a listener, and its feed."""
-    settings = ListenerSettings(
-        registry=registry, address=HERE, secret=secret, options=PLAIN, limits=Limits(grace=1.0)
+    """Give a client of an event listener, and its feed."""
+    settings = EventListenerSettings(
+        registry=registry, address=HERE, secret=secret, options=PLAIN, limits=ServerLimits(grace=1.0)
     )
     async with (
-        listener(settings, index) as (service, feed),
+        event_listener(settings, index) as (service, feed),
         httpx.AsyncClient(base_url=service.url, timeout=20) as client,
     ):
         yield client, feed
@@ -134,9 +134,9 @@ async def test_an_index_that_is_away_says_when_to_come_again(
 
 async def test_without_a_secret_only_this_machine_is_listened_to() -> None:
     """Elsewhere anybody could make the index forget."""
-    settings = ListenerSettings(registry="r.example", address=Address("0.0.0.0", 0))  # noqa: S104 that is the point
+    settings = EventListenerSettings(registry="r.example", address=ListenAddress("0.0.0.0", 0))  # noqa: S104 that is the point
     with pytest.raises(InvalidInputError, match="--secret-file"):
-        async with listener(settings, MemoryMountIndex()):
+        async with event_listener(settings, MemoryMountIndex()):
             pass
     async with listening_for("r.example", MemoryMountIndex(), None) as (client, _):
         assert (await client.post("/", content=b"{}")).status_code == 202
@@ -168,9 +168,9 @@ async def test_a_push_past_crossmount_is_mountable_a_moment_later(
         gate = str(client.base_url)
         registry = notifying(start_docker_registry, gate)
     # the registry's own port is known only now: the listener that it notifies stands where the first one stood
-    address = Address("127.0.0.1", httpx.URL(gate).port or 0)
-    settings = ListenerSettings(registry=registry.address, address=address, secret=secret, options=PLAIN)
-    async with listener(settings, index) as (_, feed):
+    address = ListenAddress("127.0.0.1", httpx.URL(gate).port or 0)
+    settings = EventListenerSettings(registry=registry.address, address=address, secret=secret, options=PLAIN)
+    async with event_listener(settings, index) as (_, feed):
         skopeo_push(image, registry, "team/one:1")
         await until(lambda: feed.worked["ManifestArrived"] >= 1)
         await feed.settled()

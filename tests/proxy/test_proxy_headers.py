@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from crossmount.proxy.http.errors import RefusedError
-from crossmount.proxy.http.headers import check_framing, sent_back, sent_on, turned
+from crossmount.proxy.http.errors import RequestRefusedError
+from crossmount.proxy.http.headers import answer_headers, check_framing, request_headers, rewritten_location
 from crossmount.proxy.http.ranges import check
 from crossmount.registry.http.location import Origin
 
@@ -28,7 +28,7 @@ ASKED = httpx.URL("https://registry.test/v2/a/blobs/uploads/")
 )
 def test_what_could_be_cut_differently_is_refused(headers: list[tuple[bytes, bytes]]) -> None:
     """Request smuggling begins with two readings of one length."""
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(RequestRefusedError) as refused:
         check_framing(headers)
     assert (refused.value.status, refused.value.close) == (400, True)
 
@@ -56,7 +56,11 @@ def test_headers_of_one_connection_and_of_forwarding_stay_behind() -> None:
         (b"x-unknown", b"kept"),
         (b"range", b"bytes=1-2"),
     ]
-    assert sent_on(given) == [(b"accept-encoding", b"gzip"), (b"x-unknown", b"kept"), (b"range", b"bytes=1-2")]
+    assert request_headers(given) == [
+        (b"accept-encoding", b"gzip"),
+        (b"x-unknown", b"kept"),
+        (b"range", b"bytes=1-2"),
+    ]
 
 
 def test_an_answers_headers_come_back_but_for_those_of_the_connection() -> None:
@@ -73,7 +77,7 @@ def test_an_answers_headers_come_back_but_for_those_of_the_connection() -> None:
             ("X-Any", "thing"),
         ]
     )
-    assert sent_back(headers, upstream=UPSTREAM, asked=ASKED) == [
+    assert answer_headers(headers, upstream=UPSTREAM, asked=ASKED) == [
         (b"docker-content-digest", b"sha256:1"),
         (b"location", b"/v2/a/manifests/1"),
         (b"link", b'</v2/_catalog?n=2&last=b>; rel="next"'),
@@ -96,7 +100,7 @@ def test_an_answers_headers_come_back_but_for_those_of_the_connection() -> None:
 )
 def test_a_location_on_the_registry_becomes_a_path(location: str, seen: str) -> None:
     """Whatever form it has; storage elsewhere stays as it is."""
-    assert turned(location, upstream=UPSTREAM, asked=ASKED) == seen
+    assert rewritten_location(location, upstream=UPSTREAM, asked=ASKED) == seen
 
 
 @pytest.mark.parametrize(

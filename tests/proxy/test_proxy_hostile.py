@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from crossmount.oci import Digest
-from crossmount.proxy.settings import Limits
+from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import RegistryOptions, ScriptedRegistry
 from support.proxies import begin_upload, proxy_before
 from support.scripted import manifest_of, push_manifest
@@ -18,7 +18,7 @@ from support.wire import raw
 
 DATA = os.urandom(2_000_000)
 DIGEST = Digest.of(DATA)
-HURRIED = Limits(idle=0.2, header_seconds=0.2, grace=0.5, header_bytes=8192)
+HURRIED = ServerLimits(idle=0.2, header_seconds=0.2, grace=0.5, header_bytes=8192)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ async def test_expect_100_is_answered() -> None:
 
 async def test_too_many_connections_are_told_so() -> None:
     """Over the limit: 503, and room again afterwards."""
-    limits = Limits(connections=3, grace=0.5)
+    limits = ServerLimits(connections=3, grace=0.5)
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=limits) as proxy:
         opened = [await asyncio.open_connection(*proxy.address) for _ in range(3)]
         async with httpx.AsyncClient(base_url=proxy.url) as other:
@@ -186,7 +186,7 @@ async def test_a_stop_lets_a_push_finish(tmp_path: Path) -> None:
     """From the signal on no push begins; the one under way goes on, its next blob and its manifest included."""
     async with (
         ScriptedRegistry() as registry,
-        proxy_before(registry.url, spool=tmp_path, limits=Limits(grace=10)) as proxy,
+        proxy_before(registry.url, spool=tmp_path, limits=ServerLimits(grace=10)) as proxy,
     ):
         location = await begin_upload(proxy, "a")
         proxy.running.stop()
@@ -217,13 +217,13 @@ async def test_a_stop_lets_a_push_of_mounts_finish(tmp_path: Path) -> None:
             assert put.status_code == 201
             manifest = await push_manifest(proxy.client, name, "v1", manifest_of([Digest.of(b"{}"), DIGEST]))
             assert manifest.status_code == 201
-        await until(lambda: not proxy.app.core.sessions.moving())
+        await until(lambda: not proxy.app.core.sessions.any_push_active())
 
 
 async def test_a_stop_leaves_no_session_at_the_registry(tmp_path: Path) -> None:
     """An upload that its client left alone is cancelled at the registry too."""
     async with ScriptedRegistry() as registry:
-        async with proxy_before(registry.url, spool=tmp_path, limits=Limits(grace=0)) as proxy:
+        async with proxy_before(registry.url, spool=tmp_path, limits=ServerLimits(grace=0)) as proxy:
             await begin_upload(proxy, "a")
             assert len(registry.open_sessions) == 1
         assert not registry.open_sessions

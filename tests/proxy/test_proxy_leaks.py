@@ -10,7 +10,7 @@ import pytest
 
 from crossmount.oci import Digest
 from crossmount.proxy.http.upstream import Upstream
-from crossmount.proxy.uploads.spool import SpoolArea, SpoolFullError
+from crossmount.proxy.uploads.spool import SpoolFolder, SpoolFullError
 from crossmount.testing import RegistryOptions, ScriptedRegistry
 from support.programs import needs
 from support.proxies import ProxyUnderTest, begin_upload, proxy_before
@@ -47,7 +47,7 @@ async def test_uploads_that_are_begun_do_not_take_all_files(tmp_path: Path) -> N
 
 def test_a_spools_files_are_bounded_and_come_back(tmp_path: Path) -> None:
     """Closing twice gives back once."""
-    area = SpoolArea(tmp_path, limit=1000, files=2)
+    area = SpoolFolder(tmp_path, limit=1000, files=2)
     first, second = area.open(), area.open()
     with pytest.raises(SpoolFullError):
         area.open()

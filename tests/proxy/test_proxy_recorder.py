@@ -15,11 +15,11 @@ from crossmount.index.protocol import Knowledge, Sighting
 from crossmount.oci import Descriptor, Digest, Located, Manifest
 from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from crossmount.proxy.auth.callers import Agents, Caller
-from crossmount.proxy.http.errors import RefusedError
+from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.metrics import Metrics, cause_of
-from crossmount.proxy.recorder import Learner
-from crossmount.proxy.settings import Limits, ProxySettings
-from crossmount.proxy.uploads.sessions import Sessions
+from crossmount.proxy.recorder import ProxyRecorder
+from crossmount.proxy.settings import ProxySettings, ServerLimits
+from crossmount.proxy.uploads.sessions import ClientSessions
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry
 from support.proxies import ProxyUnderTest, begin_upload, proxy_before
 
@@ -185,14 +185,14 @@ async def test_more_than_can_be_recorded_is_dropped_and_counted() -> None:
     """A slow index never holds up a push, nor fills the memory."""
     metrics = Metrics()
     index = MemoryMountIndex()
-    learner = Learner(GuardedIndex(index), metrics)
+    recorder = ProxyRecorder(GuardedIndex(index), metrics)
     repository = ProxySettings(upstream="http://127.0.0.1:1").registry()
     for number in range(10_001):
-        learner.arrived(repository, Digest.of(str(number).encode()), 1)
-    assert b"crossmount_proxy_unlearnt_total 1.0" in metrics.page()[0]
+        recorder.record_blob(repository, Digest.of(str(number).encode()), 1)
+    assert b"crossmount_proxy_unlearnt_total 1.0" in metrics.exposition()[0]
     blob = Descriptor("text/plain", Digest.of(b"x"), 1)
-    learner.accepted(None, repository, Manifest(blob, b"x", blobs=(blob,)))
-    async with learner.at_work():
+    recorder.record_manifest(None, repository, Manifest(blob, b"x", blobs=(blob,)))
+    async with recorder.running():
         pass
     assert await index.locations(Digest.of(b"0"))
 
@@ -228,7 +228,7 @@ async def test_whoever_runs_it_sees_how_fast_the_registry_answers() -> None:
 @pytest.mark.parametrize("spool", [True, False])
 async def test_the_room_for_uploads_is_shown(tmp_path: Path, *, spool: bool) -> None:
     """What the spool may take stands beside what it takes; 0 says that there is none."""
-    folder, limits = tmp_path / "spool" if spool else None, Limits(spool_bytes=1000)
+    folder, limits = tmp_path / "spool" if spool else None, ServerLimits(spool_bytes=1000)
     async with (
         ScriptedRegistry() as registry,
         proxy_before(registry.url, spool=folder, limits=limits) as proxy,
@@ -240,44 +240,48 @@ async def test_the_room_for_uploads_is_shown(tmp_path: Path, *, spool: bool) -> 
 async def test_an_index_that_raises_is_counted() -> None:
     """Even one that is not guarded does not end the learning."""
     metrics = Metrics()
-    learner = Learner(Broken(), metrics)
-    learner.mounted([Sighting(Digest.of(b"x"), ProxySettings(upstream="http://h:1").registry())])
-    async with learner.at_work():
-        await learner.settled()
-    assert b'failures_total{cause="index",where="index"} 1.0' in metrics.page()[0]
+    recorder = ProxyRecorder(Broken(), metrics)
+    recorder.record_mount([Sighting(Digest.of(b"x"), ProxySettings(upstream="http://h:1").registry())])
+    async with recorder.running():
+        await recorder.flush()
+    assert b'failures_total{cause="index",where="index"} 1.0' in metrics.exposition()[0]
 
 
 async def test_sessions_are_bounded_and_run_out() -> None:
     """In all, for each caller, and in time; a busy one doesn't run out."""
     now = [0.0]
-    sessions = Sessions(limit=3, limit_each=2, lifetime=10, clock=lambda: now[0])
+    sessions = ClientSessions(limit=3, limit_each=2, lifetime=10, clock=lambda: now[0])
     first = sessions.add("a", "n", "http://r/1")
     sessions.add("a", "n", "http://r/2")
     for owner, full in (("a", True), ("b", False)):
         if full:
-            with pytest.raises(RefusedError):
-                sessions.check_room(owner)
+            with pytest.raises(RequestRefusedError):
+                sessions.check_capacity(owner)
         else:
-            sessions.check_room(owner)
+            sessions.check_capacity(owner)
     sessions.add("b", "n", "http://r/3")
-    with pytest.raises(RefusedError):
-        sessions.check_room("c")
+    with pytest.raises(RequestRefusedError):
+        sessions.check_capacity("c")
     now[0] = 11
-    assert not sessions.moving()
-    async with sessions.use(first.key, "a", "n"):
+    assert not sessions.any_push_active()
+    async with sessions.acquire(first.key, "a", "n"):
         assert len(sessions.take_expired()) == 2
-        assert sessions.moving()
+        assert sessions.any_push_active()
     assert "http" not in repr(first)
     assert sessions.all() == [first]
-    assert (sessions.pushing("a", "n"), sessions.pushing("b", "n"), sessions.moving()) == (True, False, True)
+    assert (sessions.is_pushing("a", "n"), sessions.is_pushing("b", "n"), sessions.any_push_active()) == (
+        True,
+        False,
+        True,
+    )
     now[0] = 17
-    assert (sessions.pushing("a", "n"), sessions.moving()) == (False, False)
+    assert (sessions.is_pushing("a", "n"), sessions.any_push_active()) == (False, False)
 
 
 async def test_agents_make_way_for_others() -> None:
     """The least recently used one that is idle is let go; one at work stays."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
-        agents = proxy.app._door._agents  # type: ignore[attr-defined]  # a white-box check
+        agents = proxy.app._authenticator._agents  # type: ignore[attr-defined]  # a white-box check
         assert isinstance(agents, Agents)
         agents._limit = 2
         for name in ("a", "b", "c"):

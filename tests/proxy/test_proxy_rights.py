@@ -11,7 +11,7 @@ import pytest
 
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Digest
-from crossmount.proxy.auth.service_mode import Callers
+from crossmount.proxy.auth.service_mode import AllowedCallers
 from crossmount.registry import ClientOptions
 from crossmount.testing import BasicAuth, Grant, ScriptedRegistry, TokenAuth
 from crossmount.testing.auth import ANYTHING, READ
@@ -356,4 +356,4 @@ def test_a_file_of_callers_that_is_none_is_refused(tmp_path: Path, name: str, co
     if content is not None:
         file.write_text(content)
     with pytest.raises(InvalidInputError):
-        Callers.read(file if name == "htpasswd" else None, file if name == "tokens" else None)
+        AllowedCallers.read(file if name == "htpasswd" else None, file if name == "tokens" else None)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from crossmount.errors import InvalidInputError, ListenError
 from crossmount.index import MemoryMountIndex
 from crossmount.oci import Digest
-from crossmount.proxy.http.server import Running, running, serve
+from crossmount.proxy.http.server import RunningProxy, running, serve
 from crossmount.proxy.settings import ProxySettings
 from crossmount.registry import ClientOptions
 from crossmount.testing import BasicAuth, Fault, RegistryOptions, ScriptedRegistry
@@ -66,7 +66,7 @@ async def test_a_registry_that_does_not_serve_is_named_at_the_start(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever starts the proxy is told why; it serves all the same, and is not ready."""
-    proxies: list[Running] = []
+    proxies: list[RunningProxy] = []
     async with ScriptedRegistry(faults=[Fault(times=None, action=html(404))]) as registry:
         upstream = "http://127.0.0.1:1" if kind == "nobody" else registry.url
         serving = asyncio.create_task(

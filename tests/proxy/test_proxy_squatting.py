@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crossmount.oci import Digest
-from crossmount.proxy.settings import Limits
+from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import BasicAuth, RegistryOptions, ScriptedRegistry
 from support.proxies import ProxyUnderTest, begin_upload, proxy_before
 from support.waiting import until
@@ -47,7 +47,7 @@ async def upload(proxy: ProxyUnderTest, name: str, **details: object) -> int:
 @pytest.mark.parametrize("way", ["POST", "PUT"])
 async def test_clients_that_send_slowly_take_no_place_from_the_others(tmp_path: Path, way: str) -> None:
     """The places for uploads are for bytes that are here; what a client still sends has its connection."""
-    limits = Limits(uploads=2, spool_bytes=len(DATA), grace=0.5)
+    limits = ServerLimits(uploads=2, spool_bytes=len(DATA), grace=0.5)
     async with (
         ScriptedRegistry() as registry,
         proxy_before(registry.url, spool=tmp_path, limits=limits) as proxy,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from crossmount.index import MemoryMountIndex
 from crossmount.oci import Digest
 from crossmount.proxy.assembly import assembled
-from crossmount.proxy.settings import Limits, ProxySettings
+from crossmount.proxy.settings import ProxySettings, ServerLimits
 from crossmount.testing import ScriptedRegistry
 
 Kind = Literal["patch", "ranged", "misplaced", "get", "put", "wrong", "delete", "other"]
@@ -98,7 +98,7 @@ async def compare(steps: list[Step], limit: int) -> None:
     """Play the steps against a proxy in this process, and the model."""
     with tempfile.TemporaryDirectory() as folder:
         async with ScriptedRegistry() as registry:
-            made = ProxySettings(upstream=registry.url, spool=Path(folder), limits=Limits(spool_bytes=limit))
+            made = ProxySettings(upstream=registry.url, spool=Path(folder), limits=ServerLimits(spool_bytes=limit))
             async with assembled(made, MemoryMountIndex()) as app:
                 transport = httpx.ASGITransport(app)
                 async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as client:

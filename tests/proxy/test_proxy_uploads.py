@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from crossmount.oci import Digest
-from crossmount.proxy.settings import Limits
-from crossmount.proxy.uploads.spool import SpoolArea, SpoolFullError
+from crossmount.proxy.settings import ServerLimits
+from crossmount.proxy.uploads.spool import SpoolFolder, SpoolFullError
 from crossmount.testing import CutBefore, CutReceiving, Fault, LoseAnswer, RegistryOptions, Reply, ScriptedRegistry
 from support.proxies import ProxyUnderTest, begin_upload, error_code, pieces, proxy_before
 from support.waiting import until
@@ -113,7 +113,7 @@ async def test_over_the_limit_an_upload_goes_straight_through(tmp_path: Path, li
     """Wherever the room ends, every byte arrives once and in order."""
     async with (
         ScriptedRegistry() as registry,
-        proxy_before(registry.url, spool=tmp_path, limits=Limits(spool_bytes=limit, grace=1)) as proxy,
+        proxy_before(registry.url, spool=tmp_path, limits=ServerLimits(spool_bytes=limit, grace=1)) as proxy,
     ):
         for size in (len(DATA), None):
             location = await begin_upload(proxy, "a")
@@ -358,7 +358,7 @@ async def test_other_methods_and_missing_digests_are_refused(tmp_path: Path) -> 
 
 async def test_the_spool_gives_back_what_it_took(tmp_path: Path) -> None:
     """Room is counted by upload, read back from any offset, free when it closes, and without a name on disk."""
-    area = SpoolArea(tmp_path, limit=4 * 1024 * 1024)
+    area = SpoolFolder(tmp_path, limit=4 * 1024 * 1024)
     spool = area.open()
     await spool.append(DATA[:1_500_000])
     await spool.append(DATA[1_500_000:])

@@ -12,8 +12,8 @@ from crossmount.index import MemoryMountIndex, Sighting
 from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.app import App
-from crossmount.proxy.http.server import Running, running
-from crossmount.proxy.settings import Limits, ProxySettings
+from crossmount.proxy.http.server import RunningProxy, running
+from crossmount.proxy.settings import ProxySettings, ServerLimits
 from crossmount.registry import ClientOptions, RetryPolicy
 from support.waiting import until
 
@@ -34,7 +34,7 @@ class ProxyUnderTest:
     client: httpx.AsyncClient
     app: App
     index: MemoryMountIndex
-    running: Running
+    running: RunningProxy
     registry: str
 
     def repository(self, name: str) -> Repository:
@@ -48,7 +48,7 @@ class ProxyUnderTest:
     async def learnt(self, digest: Digest) -> set[str]:
         """Return the repositories that the index knows for a blob, once all is recorded."""
         await until(lambda: self.app.active == 0)  # an accepted manifest is learnt from after its answer
-        await self.app.core.learner.settled()
+        await self.app.core.recorder.flush()
         return {found.name for found in await self.index.locations(digest)}
 
     @property
@@ -63,7 +63,7 @@ async def proxy_before(
     registry: str,
     *,
     spool: Path | None = None,
-    limits: Limits | None = None,
+    limits: ServerLimits | None = None,
     index: MountableLayers | None = None,
     options: ClientOptions | None = None,
     **settings: Any,
@@ -74,7 +74,7 @@ async def proxy_before(
         upstream=registry,
         port=0,
         spool=spool,
-        limits=limits or Limits(grace=2.0),
+        limits=limits or ServerLimits(grace=2.0),
         options=options or replace(ClientOptions(), retry=QUICK),
         **settings,
     )

@@ -29,7 +29,7 @@ async def push_spooled(proxy: ProxyUnderTest, name: str, data: bytes = DATA, **d
 
 def metric(proxy: ProxyUnderTest, name: str, **labels: str) -> float:
     """Return a metric's value, as Prometheus would read it."""
-    page, _ = proxy.app.core.metrics.page()
+    page, _ = proxy.app.core.metrics.exposition()
     return sum(
         sample.value
         for family in text_string_to_metric_families(page.decode())

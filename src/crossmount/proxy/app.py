@@ -6,31 +6,31 @@ from collections.abc import Callable
 
 from crossmount.errors import CredentialsError, CrossmountError
 from crossmount.proxy.auth.callers import Caller
-from crossmount.proxy.auth.client_mode import Door
+from crossmount.proxy.auth.client_mode import Authenticator
 from crossmount.proxy.core import Core
 from crossmount.proxy.http import own_endpoints as pages
 from crossmount.proxy.http.access_log import METHODS, AccessLog
-from crossmount.proxy.http.errors import ClientGoneError, RefusedError, unavailable
+from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError, unavailable
 from crossmount.proxy.http.exchange import Exchange, Message, Receive, Send
 from crossmount.proxy.http.forwarding import head_blob, pass_on, put_manifest
 from crossmount.proxy.http.headers import check_framing
 from crossmount.proxy.http.routes import (
-    Base,
-    BlobAt,
-    Catalog,
-    ManifestAt,
-    Other,
-    Own,
-    ReferrersOf,
+    ApiBase,
+    BlobRoute,
+    CatalogRoute,
+    ManifestRoute,
+    OtherRoute,
+    OwnEndpoint,
+    ReferrersRoute,
     Route,
-    SessionAt,
-    TagsOf,
-    UploadsOf,
-    kind_of,
+    SessionRoute,
+    TagsRoute,
+    UploadsRoute,
     route,
+    route_name,
 )
-from crossmount.proxy.uploads.requests import go_on
-from crossmount.proxy.uploads.start import begin
+from crossmount.proxy.uploads.requests import continue_upload
+from crossmount.proxy.uploads.start import start_upload
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class App:
 
     Args:
         core: the proxy's parts.
-        door: tells callers apart.
+        authenticator: tells callers apart.
         idle: seconds that a client may be silent in the middle of something.
         clock: seconds, from any start.
         epoch: epoch seconds, for the access log.
@@ -53,7 +53,7 @@ class App:
     def __init__(
         self,
         core: Core,
-        door: Door,
+        authenticator: Authenticator,
         *,
         idle: float,
         clock: Callable[[], float] = time.monotonic,
@@ -62,7 +62,7 @@ class App:
         self.core = core
         self.draining = False
         self.active = 0
-        self._door = door
+        self._authenticator = authenticator
         self._idle = idle
         self._clock = clock
         self._log_access = AccessLog(epoch=epoch)
@@ -76,54 +76,63 @@ class App:
         try:
             check_framing(exchange.headers)
             asked = route(exchange.raw_path, exchange.query)
-            kind = kind_of(asked)
+            kind = route_name(asked)
             await self._answer(exchange, asked)
         except ClientGoneError:
             exchange.note = "client-gone"
-        except RefusedError as error:
+        except RequestRefusedError as error:
             await self._refuse(exchange, error)
         except CrossmountError as error:
-            self.core.metrics.failed(kind, error)
+            self.core.metrics.count_failure(kind, error)
             _log.warning("%s %s: %s", exchange.method, kind, error)
             await self._refuse(exchange, _in_our_words(error))
         finally:
             self.active -= 1
-            self.core.metrics.answered(exchange.method, kind, exchange.status, waited=exchange.waited)
+            self.core.metrics.count_request(exchange.method, kind, exchange.status, waited=exchange.waited)
             self._log_access.write(exchange, kind, self._clock() - begun)
 
     async def trouble(self) -> str | None:
         """Return why the registry does not serve; None if it does."""
-        return await pages.trouble(self.core, self._door)
+        return await pages.trouble(self.core, self._authenticator)
 
     async def _answer(self, exchange: Exchange, asked: Route) -> None:
         if exchange.method not in METHODS:
-            raise RefusedError(405, "UNSUPPORTED", "this method means nothing to a registry", close=True)
-        if isinstance(asked, Own):
-            await pages.answer(self.core, self._door, exchange, asked, draining=self.draining)
+            raise RequestRefusedError(405, "UNSUPPORTED", "this method means nothing to a registry", close=True)
+        if isinstance(asked, OwnEndpoint):
+            await pages.answer(self.core, self._authenticator, exchange, asked, draining=self.draining)
             return
-        caller = await self._door.admit(exchange)
+        caller = await self._authenticator.authenticate(exchange)
         exchange.caller = caller.shown
         match asked, exchange.method:
-            case BlobAt(), "HEAD":
+            case BlobRoute(), "HEAD":
                 await head_blob(self.core, exchange, asked, caller)
-            case UploadsOf(name=name), "POST" if self.draining and not self._goes_on(caller, name):
+            case UploadsRoute(name=name), "POST" if self.draining and not self._goes_on(caller, name):
                 raise unavailable("this proxy is about to stop: try again")
-            case UploadsOf(), "POST":
-                await begin(self.core, exchange, asked, caller)
-            case SessionAt(), _:
-                await go_on(self.core, exchange, asked, caller)
-            case ManifestAt(), "PUT":
+            case UploadsRoute(), "POST":
+                await start_upload(self.core, exchange, asked, caller)
+            case SessionRoute(), _:
+                await continue_upload(self.core, exchange, asked, caller)
+            case ManifestRoute(), "PUT":
                 await put_manifest(self.core, exchange, asked, caller)
             case (
-                (Base() | Catalog() | BlobAt() | UploadsOf() | ManifestAt() | TagsOf() | ReferrersOf() | Other()),
+                (
+                    ApiBase()
+                    | CatalogRoute()
+                    | BlobRoute()
+                    | UploadsRoute()
+                    | ManifestRoute()
+                    | TagsRoute()
+                    | ReferrersRoute()
+                    | OtherRoute()
+                ),
                 _,
             ):
                 await pass_on(self.core, exchange, asked, caller)
 
     def _goes_on(self, caller: Caller, name: str) -> bool:
-        return self.core.sessions.pushing(caller.key, name)
+        return self.core.sessions.is_pushing(caller.key, name)
 
-    async def _refuse(self, exchange: Exchange, error: RefusedError) -> None:
+    async def _refuse(self, exchange: Exchange, error: RequestRefusedError) -> None:
         """Answer no; an answer that has begun already can only be cut short, which the server does."""
         if exchange.status:
             exchange.note = "cut"
@@ -134,8 +143,10 @@ class App:
             exchange.note = "client-gone"
 
 
-def _in_our_words(error: CrossmountError) -> RefusedError:
+def _in_our_words(error: CrossmountError) -> RequestRefusedError:
     """Return what the caller is told of an error between the proxy and the registry."""
     if isinstance(error, CredentialsError):
-        return RefusedError(403, "DENIED", "the registry does not let this proxy do that with its own credentials")
-    return RefusedError(502, "UNAVAILABLE", "the registry gave no usable answer")
+        return RequestRefusedError(
+            403, "DENIED", "the registry does not let this proxy do that with its own credentials"
+        )
+    return RequestRefusedError(502, "UNAVAILABLE", "the registry gave no usable answer")

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Repository
-from crossmount.proxy.http.event_receiver import Hook
+from crossmount.proxy.http.event_receiver import EventReceiver
 from crossmount.proxy.http.exchange import Exchange
-from crossmount.proxy.http.upstream import Outgoing, Upstream
+from crossmount.proxy.http.upstream import RequestBody, Upstream
 from crossmount.proxy.metrics import Metrics
-from crossmount.proxy.recorder import Learner
+from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.uploads.mounting import Mounting
-from crossmount.proxy.uploads.sessions import Session, Sessions
-from crossmount.proxy.uploads.spool import SpoolArea
+from crossmount.proxy.uploads.sessions import ClientSession, ClientSessions
+from crossmount.proxy.uploads.spool import SpoolFolder
 from crossmount.proxy.uploads.turns import Turns
 from crossmount.registry import UploadSession
 
@@ -41,12 +41,12 @@ class Core:
     index: MountIndex
     mounting: Mounting
     turns: Turns
-    learner: Learner
-    sessions: Sessions
+    recorder: ProxyRecorder
+    sessions: ClientSessions
     metrics: Metrics
-    spool: SpoolArea | None
+    spool: SpoolFolder | None
     manifest_limit: int
-    hook: Hook | None = None
+    hook: EventReceiver | None = None
     heads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HEADS_MAX))
     large_manifests: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_MANIFESTS_MAX))
 
@@ -54,11 +54,11 @@ class Core:
         """Return a repository of the registry behind the proxy."""
         return Repository(self.registry.registry, name, self.registry.address)
 
-    def upload_session(self, session: Session) -> UploadSession:
+    def upload_session(self, session: ClientSession) -> UploadSession:
         """Return the registry's own session."""
         return UploadSession(repository=self.repository(session.name), location=session.location)
 
-    async def forget(self, session: Session, *, cancel: bool = True) -> None:
+    async def drop_session(self, session: ClientSession, *, cancel: bool = True) -> None:
         """Let a session go; with `cancel` the registry's too (best effort)."""
         self.sessions.remove(session)
         if session.spool is not None:
@@ -67,9 +67,9 @@ class Core:
             await session.agent.client.cancel_upload(self.upload_session(session))
 
 
-def outgoing(exchange: Exchange) -> Outgoing | None:
+def outgoing(exchange: Exchange) -> RequestBody | None:
     """Return a request's body to send on as it comes; None for a request without."""
     size = exchange.content_length
     if size == 0 and not exchange.values(b"content-length"):
         return None
-    return Outgoing(exchange.body(), size)
+    return RequestBody(exchange.body(), size)

@@ -108,21 +108,21 @@ class Metrics:
             self.blobs.labels(outcome)
             self.blob_bytes.labels(outcome)
 
-    def blob(self, outcome: str, size: int | None) -> None:
+    def count_blob(self, outcome: str, size: int | None) -> None:
         """Count a blob."""
         self.blobs.labels(outcome).inc()
         self.blob_bytes.labels(outcome).inc(max(0, size or 0))
 
-    def answered(self, method: str, kind: str, status: int, *, waited: float) -> None:
+    def count_request(self, method: str, kind: str, status: int, *, waited: float) -> None:
         """Count a request, and the seconds that it waited for another's upload."""
         self.requests.labels(kind, method_label(method), status).inc()
         if waited:
             self.wait_seconds.observe(waited)
 
-    def failed(self, where: str, error: BaseException) -> None:
+    def count_failure(self, where: str, error: BaseException) -> None:
         """Count a failure."""
         self.failures.labels(where, cause_of(error)).inc()
 
-    def page(self) -> tuple[bytes, bytes]:
+    def exposition(self) -> tuple[bytes, bytes]:
         """Return the page that Prometheus reads, and its type."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST.encode()

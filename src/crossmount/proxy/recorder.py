@@ -27,7 +27,7 @@ _CHILDREN_MAX, _CHILDREN_AT_ONCE = 64, 4
 _END_SECONDS = 5.0
 
 
-class Learner:
+class ProxyRecorder:
     """Tells the index what was proven.
 
     Args:
@@ -48,23 +48,23 @@ class Learner:
         """What is known of the registry."""
         return self._traits
 
-    def note_traits(self, traits: RegistryTraits) -> None:
+    def update_traits(self, traits: RegistryTraits) -> None:
         """Take note of what is known of the registry."""
         self._traits = self._traits.updated(traits)
 
-    def mounted(self, sightings: Iterable[Sighting]) -> None:
+    def record_mount(self, sightings: Iterable[Sighting]) -> None:
         """Record what a mount proved, unless this registry mounts only after a manifest: that will say it."""
         self._record(sightings)
 
-    def arrived(self, repository: Repository, digest: Digest, size: int | None) -> None:
+    def record_blob(self, repository: Repository, digest: Digest, size: int | None) -> None:
         """Record a blob that was uploaded, or seen."""
         self._record([Sighting(digest, repository, size)])
 
-    def mounted_by_client(self, agent: Agent | None, digest: Digest, *holders: Repository) -> None:
+    def record_client_mount(self, agent: Agent | None, digest: Digest, *holders: Repository) -> None:
         """Record and count a blob that the registry mounted as a client had asked, once its size is known."""
         self._start(self._size_up(agent, digest, holders))
 
-    def accepted(self, agent: Agent | None, repository: Repository, manifest: Manifest) -> None:
+    def record_manifest(self, agent: Agent | None, repository: Repository, manifest: Manifest) -> None:
         """Record the layers of a manifest that the registry accepted, and those of an index's children."""
         outline = ManifestSummary.of(manifest)
         for sighting in outline.sightings(repository):
@@ -73,7 +73,7 @@ class Learner:
             self._start(self._follow(agent, repository, outline.children[:_CHILDREN_MAX]))
 
     @asynccontextmanager
-    async def at_work(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """Record until the end, and then what is left."""
         task = asyncio.create_task(self._work())
         try:
@@ -81,13 +81,13 @@ class Learner:
         finally:
             with contextlib.suppress(TimeoutError):  # what is not learnt now costs a round trip one day
                 async with asyncio.timeout(_END_SECONDS):
-                    await self.settled()
+                    await self.flush()
             left = [task, *self._errands]
             for each in left:
                 each.cancel()
             await asyncio.gather(*left, return_exceptions=True)
 
-    async def settled(self) -> None:
+    async def flush(self) -> None:
         """Wait until all that was seen is recorded."""
         await asyncio.gather(*self._errands)
         await self._waiting.join()
@@ -107,7 +107,7 @@ class Learner:
             with contextlib.suppress(CrossmountError):  # it is only counted without its size
                 size = await agent.client.head_blob(holders[0], digest)
         known = None if size in {None, SIZE_UNKNOWN} else size
-        self._metrics.blob("mounted", known)
+        self._metrics.count_blob("mounted", known)
         self._record([Sighting(digest, holder, known) for holder in holders])
 
     def _record(self, sightings: Iterable[Sighting]) -> None:
@@ -130,7 +130,7 @@ class Learner:
             try:
                 await self._index.record(batch)
             except CrossmountError as error:
-                self._metrics.failed("index", error)
+                self._metrics.count_failure("index", error)
             finally:
                 for _ in batch:
                     self._waiting.task_done()

@@ -20,7 +20,7 @@ HOLD_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServerLimits:
     """What callers are held to.
 
     Attributes:
@@ -83,7 +83,7 @@ class ProxySettings:
     tokens: Path | None = None
     events_secret: Path | None = None
     options: ClientOptions = field(default_factory=ClientOptions)
-    limits: Limits = field(default_factory=Limits)
+    limits: ServerLimits = field(default_factory=ServerLimits)
 
     def base(self) -> httpx.URL:
         """Return the registry's URL.
@@ -93,7 +93,7 @@ class ProxySettings:
         """
         return _plain_url("--upstream", self.upstream)
 
-    def called(self) -> str | None:
+    def callers_url(self) -> str | None:
         """Return what callers call the proxy, without a slash at its end; None if that is what their Host says.
 
         Raises:

@@ -15,8 +15,8 @@ from crossmount.errors import MissingExtraError
 from crossmount.oci.reference import normalise_registry
 
 try:
-    from crossmount.proxy.http.listener import ListenerSettings, serve_events
-    from crossmount.proxy.http.serving import Address, Service
+    from crossmount.proxy.http.listener import EventListenerSettings, serve_events
+    from crossmount.proxy.http.serving import ListenAddress, RunningServer
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"uvicorn", "httptools"}:
         raise
@@ -73,17 +73,17 @@ def events(
     """
     settings = settings_of(ctx)
     log_of_service(settings.verbose, access=False)
-    made = ListenerSettings(
+    made = EventListenerSettings(
         registry=normalise_registry(registry),
-        address=Address(listen[0], listen[1], tls_cert, tls_key),
+        address=ListenAddress(listen[0], listen[1], tls_cert, tls_key),
         secret=secret,
         options=client_options(settings),
     )
     asyncio.run(_serve(made, settings))
 
 
-async def _serve(made: ListenerSettings, settings: Settings) -> None:
-    def tell(service: Service) -> None:
+async def _serve(made: EventListenerSettings, settings: Settings) -> None:
+    def tell(service: RunningServer) -> None:
         click.echo(f"crossmount events: {service.url} for {made.registry}")
         sys.stdout.flush()
 

@@ -20,8 +20,8 @@ from crossmount.errors import MissingExtraError
 from crossmount.index import null_index
 
 try:
-    from crossmount.proxy.http.server import Running, serve
-    from crossmount.proxy.settings import Limits, ProxySettings
+    from crossmount.proxy.http.server import RunningProxy, serve
+    from crossmount.proxy.settings import ProxySettings, ServerLimits
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"uvicorn", "httptools", "prometheus_client", "bcrypt"}:
         raise
@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
         f"crossmount proxy needs {error.name}, which is not installed: pip install 'crossmount[proxy]'"
     ) from error
 
-_LIMITS = Limits()
+_LIMITS = ServerLimits()
 _PLAIN = ProxySettings(upstream="https://registry.invalid")
 _OFF = "off"
 _FILES = 65536
@@ -185,7 +185,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
 
 
 async def _serve(made: ProxySettings, settings: Settings) -> None:
-    def tell(running: Running) -> None:
+    def tell(running: RunningProxy) -> None:
         click.echo(f"crossmount proxy: {running.url} -> {made.base()}")
         sys.stdout.flush()
 

@@ -11,7 +11,7 @@ import httpx
 from crossmount.index.protocol import MountIndex
 from crossmount.mount import Mounter
 from crossmount.oci import Repository
-from crossmount.proxy.http.upstream import Authorize, SharedTransport, Vain
+from crossmount.proxy.http.upstream import Authorize, RejectedAuth, SharedTransport
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.registry.auth.scope import Scope, covers
 from crossmount.registry.credentials.lookup import CredentialSource
@@ -51,7 +51,7 @@ class Caller:
     agent: Agent | None = None
     scopes: tuple[Scope, ...] | None = None
     name: str = ""
-    authorize: Callable[[Repository | None, str, Vain | None], Awaitable[str | None]] | None = field(
+    authorize: Callable[[Repository | None, str, RejectedAuth | None], Awaitable[str | None]] | None = field(
         default=None, repr=False
     )
 
@@ -65,13 +65,13 @@ class Caller:
         """Whether the request carries nothing that says who sends it."""
         return self.authorization is None and self.authorize is None
 
-    def authorizes(self, repository: Repository | None, method: str) -> Authorize:
+    def authorization_for(self, repository: Repository | None, method: str) -> Authorize:
         """Return what gives the authorization of a request on a repository, or on the registry as such."""
 
-        async def authorize(vain: Vain | None) -> str | None:
+        async def authorize(rejected: RejectedAuth | None) -> str | None:
             if self.authorize is not None:
-                return await self.authorize(repository, method, vain)
-            return self.authorization if vain is None else None
+                return await self.authorize(repository, method, rejected)
+            return self.authorization if rejected is None else None
 
         return authorize
 

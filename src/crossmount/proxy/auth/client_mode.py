@@ -13,9 +13,9 @@ from typing import Protocol
 from crossmount.oci import Repository
 from crossmount.proxy.auth.basic import read_basic
 from crossmount.proxy.auth.callers import Agents, Caller
-from crossmount.proxy.auth.tokens import TokenOffice
+from crossmount.proxy.auth.tokens import TokenBroker
 from crossmount.proxy.http.exchange import Exchange
-from crossmount.proxy.http.headers import Pairs
+from crossmount.proxy.http.headers import HeaderPairs
 from crossmount.registry.auth.challenge import Bearer, choose
 from crossmount.registry.auth.scope import Scope
 from crossmount.registry.credentials.authfiles import Credential
@@ -24,10 +24,10 @@ from crossmount.registry.credentials.lookup import CredentialSource, GivenCreden
 _ANONYMOUS = "anonymous"
 
 
-class Door(Protocol):
+class Authenticator(Protocol):
     """Tells callers apart."""
 
-    async def admit(self, exchange: Exchange) -> Caller:
+    async def authenticate(self, exchange: Exchange) -> Caller:
         """Return who sent a request.
 
         Raises:
@@ -35,39 +35,39 @@ class Door(Protocol):
         """
         ...
 
-    def own(self) -> Caller | None:
+    def own_caller(self) -> Caller | None:
         """Return the caller that the proxy is itself; None where it has no credentials."""
         ...
 
-    async def token_page(self, exchange: Exchange) -> None:
+    async def answer_token_request(self, exchange: Exchange) -> None:
         """Answer a request for a token."""
         ...
 
-    def challenges(self, exchange: Exchange, headers: Pairs) -> Pairs:
+    def rewritten_challenges(self, exchange: Exchange, headers: HeaderPairs) -> HeaderPairs:
         """Return an answer's headers with its challenges turned to the proxy."""
         ...
 
 
-class ClientDoor:
+class ClientAuthenticator:
     """Each caller acts with their own credentials.
 
     Args:
         registry: any repository of the registry behind the proxy.
         agents: who acts for callers.
-        office: gives tokens.
+        broker: gives tokens.
         key: what callers' keys are made with; new for each process, so that they tell nothing.
     """
 
     def __init__(
-        self, registry: Repository, *, agents: Agents, office: TokenOffice, key: bytes | None = None
+        self, registry: Repository, *, agents: Agents, broker: TokenBroker, key: bytes | None = None
     ) -> None:
         self._registry = registry.registry
         self._agents = agents
-        self._office = office
+        self._broker = broker
         self._key = key or secrets.token_bytes(32)
 
-    async def admit(self, exchange: Exchange) -> Caller:
-        """See `Door.admit`; everybody is let in, the registry judges."""
+    async def authenticate(self, exchange: Exchange) -> Caller:
+        """See `Authenticator.admit`; everybody is let in, the registry judges."""
         header = exchange.header(b"authorization")
         if header is None:
             return self._caller(None, None)
@@ -77,29 +77,29 @@ class ClientDoor:
             return self._opaque(header) if credential is None else self._caller(credential, header)
         if scheme.lower() != "bearer":
             return self._opaque(header)
-        if not self._office.is_ours(value.strip()):
+        if not self._broker.is_ours(value.strip()):
             return self._opaque(header)
-        grant = self._office.find(value.strip())
+        grant = self._broker.find(value.strip())
         if grant is None:
             return self._caller(None, None, acts=False)  # the registry's own challenge then asks for a new one
         return self._caller(grant.credential, f"Bearer {grant.token}", scopes_of=grant.scopes)
 
-    def own(self) -> None:
-        """See `Door.own`: there is none."""
+    def own_caller(self) -> None:
+        """See `Authenticator.own`: there is none."""
 
-    async def token_page(self, exchange: Exchange) -> None:
-        """See `Door.token_page`."""
-        await self._office.answer(exchange)
+    async def answer_token_request(self, exchange: Exchange) -> None:
+        """See `Authenticator.token_page`."""
+        await self._broker.answer(exchange)
 
-    def challenges(self, exchange: Exchange, headers: Pairs) -> Pairs:
-        """See `Door.challenges`: a realm becomes the proxy's own."""
+    def rewritten_challenges(self, exchange: Exchange, headers: HeaderPairs) -> HeaderPairs:
+        """See `Authenticator.challenges`: a realm becomes the proxy's own."""
         offered = [value.decode("latin-1") for name, value in headers if name == b"www-authenticate"]
         challenge = choose(offered)
         if not isinstance(challenge, Bearer):
             return headers
-        self._office.learn(challenge)
+        self._broker.learn(challenge)
         challenge = replace(challenge, scopes=challenge.scopes or exchange.scopes)
-        turned = self._office.challenge(exchange, challenge).encode("latin-1")
+        turned = self._broker.challenge(exchange, challenge).encode("latin-1")
         return [pair for pair in headers if pair[0] != b"www-authenticate"] + [(b"www-authenticate", turned)]
 
     def _caller(

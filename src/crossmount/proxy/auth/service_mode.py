@@ -15,10 +15,10 @@ from crossmount.errors import InvalidInputError
 from crossmount.oci import Repository
 from crossmount.proxy.auth.basic import CHALLENGE, read_basic
 from crossmount.proxy.auth.callers import Agent, Caller
-from crossmount.proxy.http.errors import RefusedError
+from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
-from crossmount.proxy.http.headers import Pairs
-from crossmount.proxy.http.upstream import Vain
+from crossmount.proxy.http.headers import HeaderPairs
+from crossmount.proxy.http.upstream import RejectedAuth
 from crossmount.registry.auth.scope import NOTHING, Wanted, delete, pull, push
 
 _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
@@ -29,7 +29,7 @@ _CHECKS_MAX = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Callers:
+class AllowedCallers:
     """Who is let in.
 
     Attributes:
@@ -46,7 +46,7 @@ class Callers:
         return not self.passwords and not self.tokens
 
     @classmethod
-    def read(cls, htpasswd: Path | None, tokens: Path | None) -> "Callers":
+    def read(cls, htpasswd: Path | None, tokens: Path | None) -> "AllowedCallers":
         """Read the files: `name:bcrypt hash` a line, and `name:token` a line; `#` begins a comment.
 
         Raises:
@@ -88,7 +88,7 @@ def _read(path: Path | None) -> dict[str, tuple[int, str]]:
     return found
 
 
-class ServiceDoor:
+class ServiceAuthenticator:
     """Everybody who is let in acts with the proxy's credentials.
 
     Args:
@@ -96,7 +96,7 @@ class ServiceDoor:
         callers: who is let in.
     """
 
-    def __init__(self, agent: Agent, callers: Callers) -> None:
+    def __init__(self, agent: Agent, callers: AllowedCallers) -> None:
         self._agent = agent
         self._callers = callers
         self._greeted = False
@@ -104,23 +104,25 @@ class ServiceDoor:
         self._verified: set[bytes] = set()
         self._checking = asyncio.Semaphore(_CHECKS_MAX)
 
-    async def admit(self, exchange: Exchange) -> Caller:
+    async def authenticate(self, exchange: Exchange) -> Caller:
         """See `Door.admit`."""
         name = "" if self._callers.anybody else await self._name(exchange)
         if name is None:
-            raise RefusedError(401, "UNAUTHORIZED", "this proxy wants to know who asks", headers=[CHALLENGE])
+            raise RequestRefusedError(
+                401, "UNAUTHORIZED", "this proxy wants to know who asks", headers=[CHALLENGE]
+            )
         return Caller(f"service {name}", agent=self._agent, name=name or "anybody", authorize=self._authorize)
 
-    def own(self) -> Caller:
+    def own_caller(self) -> Caller:
         """See `Door.own`."""
         return Caller("service", agent=self._agent, authorize=self._authorize)
 
-    async def token_page(self, exchange: Exchange) -> None:
+    async def answer_token_request(self, exchange: Exchange) -> None:
         """See `Door.token_page`: here are none to be had."""
         del exchange
-        raise RefusedError(404, "UNSUPPORTED", "this proxy gives no tokens")
+        raise RequestRefusedError(404, "UNSUPPORTED", "this proxy gives no tokens")
 
-    def challenges(self, exchange: Exchange, headers: Pairs) -> Pairs:
+    def rewritten_challenges(self, exchange: Exchange, headers: HeaderPairs) -> HeaderPairs:
         """See `Door.challenges`: the registry's are for the proxy, and not the caller's to answer."""
         del exchange
         return [pair for pair in headers if pair[0] != b"www-authenticate"]
@@ -159,14 +161,16 @@ class ServiceDoor:
             self._verified.add(mark)
         return right
 
-    async def _authorize(self, repository: Repository | None, method: str, vain: Vain | None) -> str | None:
+    async def _authorize(
+        self, repository: Repository | None, method: str, rejected: RejectedAuth | None
+    ) -> str | None:
         if not self._greeted:
             await self._agent.client.ping()
             self._greeted = True
         client, wanted = self._agent.client, _wanted(repository, method)
-        if vain is None:
+        if rejected is None:
             return await client.authorization(repository, wanted)
-        return await client.reauthorization(repository, wanted, vain.authorization, vain.challenges)
+        return await client.reauthorization(repository, wanted, rejected.authorization, rejected.challenges)
 
 
 def _wanted(repository: Repository | None, method: str) -> Wanted:

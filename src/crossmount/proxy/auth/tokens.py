@@ -21,7 +21,7 @@ import httpx
 
 from crossmount.errors import InvalidAnswerError
 from crossmount.proxy.auth.basic import CHALLENGE, ORIGIN, read_basic
-from crossmount.proxy.http.errors import RefusedError, unavailable
+from crossmount.proxy.http.errors import RequestRefusedError, unavailable
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.registry.auth.challenge import Bearer
 from crossmount.registry.auth.flow import read_token
@@ -41,7 +41,7 @@ _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class IssuedToken:
     """A real token, and whose it is.
 
     Attributes:
@@ -56,7 +56,7 @@ class Grant:
     until: float
 
 
-class TokenOffice:
+class TokenBroker:
     """Asks the registry's realm in the callers' names, and keeps what it gives.
 
     Args:
@@ -90,14 +90,14 @@ class TokenOffice:
         self._deadline = deadline
         self._limit = limit
         self._clock = clock
-        self._grants: OrderedDict[str, Grant] = OrderedDict()
+        self._grants: OrderedDict[str, IssuedToken] = OrderedDict()
         self._realm: Bearer | None = None
 
     def is_ours(self, token: str) -> bool:
         """Tell whether a token has the shape of those given here."""
         return token.startswith(_PREFIX)
 
-    def find(self, token: str) -> Grant | None:
+    def find(self, token: str) -> IssuedToken | None:
         """Return what a token stands for, while it lives."""
         grant = self._grants.get(token)
         if grant is None or grant.until <= self._clock():
@@ -118,7 +118,7 @@ class TokenOffice:
     async def answer(self, exchange: Exchange) -> None:
         """Answer a request for a token: GET (Token Authentication) or POST (OAuth2)."""
         if exchange.method not in {"GET", "POST"}:
-            raise RefusedError(405, "UNSUPPORTED", "ask for a token with GET or POST")
+            raise RequestRefusedError(405, "UNSUPPORTED", "ask for a token with GET or POST")
         form = await exchange.read(_FORM_MAX)
         credential, asked = _who_and_what(exchange, form)
         try:
@@ -140,7 +140,7 @@ class TokenOffice:
         self, exchange: Exchange, answer: Answer, credential: Credential | None, asked: tuple[Scope, ...]
     ) -> None:
         value, lifetime = read_token(answer)
-        grant = Grant(value, credential, _granted(value, asked), self._clock() + lifetime)
+        grant = IssuedToken(value, credential, _granted(value, asked), self._clock() + lifetime)
         name = _PREFIX + secrets.token_urlsafe(32)
         self._grants[name] = grant
         while len(self._grants) > self._limit:
@@ -154,7 +154,7 @@ class TokenOffice:
     async def _ask(self, exchange: Exchange, form: bytes) -> Answer:
         real = self._realm or await self._discover()
         if real is None:
-            raise RefusedError(404, "UNSUPPORTED", "this registry gives no tokens")
+            raise RequestRefusedError(404, "UNSUPPORTED", "this registry gives no tokens")
         self._realm = real
         authorization = exchange.header(b"authorization")
         url = self._judged(real, anonymous=authorization is None and exchange.method == "GET")
@@ -186,7 +186,7 @@ class TokenOffice:
             return self._public_url
         host = exchange.header(b"host") or ""
         if not _AUTHORITY.fullmatch(host):
-            raise RefusedError(400, "UNSUPPORTED", "the Host header is no host")
+            raise RequestRefusedError(400, "UNSUPPORTED", "the Host header is no host")
         return f"{exchange.scheme}://{host}"
 
 

@@ -2,14 +2,14 @@
 
 from crossmount.oci import Digest
 from crossmount.proxy.core import Core
-from crossmount.proxy.http.errors import RefusedError
+from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.uploads.mounting import Placed
-from crossmount.proxy.uploads.turns import Brought
+from crossmount.proxy.uploads.turns import BlobOutcome
 
 
 async def answer_brought(
-    core: Core, exchange: Exchange, placed: Placed, brought: Brought, size: int | None = None
+    core: Core, exchange: Exchange, placed: Placed, brought: BlobOutcome, size: int | None = None
 ) -> None:
     """Tell the client that its blob is there, and count how it came to be.
 
@@ -24,7 +24,7 @@ async def answer_brought(
         pass
     exchange.note, exchange.waited = brought.word, brought.waited
     known = placed.knowledge.of(placed.digest).size
-    core.metrics.blob(brought.word, known if size is None else size)
+    core.metrics.count_blob(brought.word, known if size is None else size)
     await answer_created(exchange, placed.dest.name, placed.digest)
 
 
@@ -38,9 +38,9 @@ def refuse_required(placed: Placed) -> None:
     """Refuse an upload of what may only be mounted.
 
     Raises:
-        RefusedError: it is flagged so, and was not mounted.
+        RequestRefusedError: it is flagged so, and was not mounted.
     """
     if placed.refused:
-        raise RefusedError(
+        raise RequestRefusedError(
             403, "DENIED", f"{placed.digest} is flagged must-mount and no mount succeeded, so it is not uploaded"
         )

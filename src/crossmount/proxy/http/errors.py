@@ -7,7 +7,7 @@ from email.utils import formatdate
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-class RefusedError(Exception):
+class RequestRefusedError(Exception):
     """A request that the proxy answers itself, with an error.
 
     Attributes:
@@ -50,26 +50,28 @@ def plain_headers(size: int, kind: bytes | None = None) -> list[tuple[bytes, byt
     return headers if kind is None else [*headers, (b"content-type", kind)]
 
 
-def name_invalid(message: str) -> RefusedError:
+def name_invalid(message: str) -> RequestRefusedError:
     """Return the refusal of a path that names no repository."""
-    return RefusedError(400, "NAME_INVALID", message)
+    return RequestRefusedError(400, "NAME_INVALID", message)
 
 
-def digest_invalid(message: str) -> RefusedError:
+def digest_invalid(message: str) -> RequestRefusedError:
     """Return the refusal of a digest that is none, or not the content's."""
-    return RefusedError(400, "DIGEST_INVALID", message)
+    return RequestRefusedError(400, "DIGEST_INVALID", message)
 
 
-def upload_unknown() -> RefusedError:
+def upload_unknown() -> RequestRefusedError:
     """Return the refusal of a session that is not (or no longer) the caller's."""
-    return RefusedError(404, "BLOB_UPLOAD_UNKNOWN", "no such upload session: start a new one")
+    return RequestRefusedError(404, "BLOB_UPLOAD_UNKNOWN", "no such upload session: start a new one")
 
 
-def upload_invalid(status: int, message: str, headers: Headers = ()) -> RefusedError:
+def upload_invalid(status: int, message: str, headers: Headers = ()) -> RequestRefusedError:
     """Return the refusal of a request that does not fit its session."""
-    return RefusedError(status, "BLOB_UPLOAD_INVALID", message, headers=headers)
+    return RequestRefusedError(status, "BLOB_UPLOAD_INVALID", message, headers=headers)
 
 
-def unavailable(message: str, *, status: int = 503) -> RefusedError:
+def unavailable(message: str, *, status: int = 503) -> RequestRefusedError:
     """Return the refusal for want of something that may be there again later."""
-    return RefusedError(status, "UNAVAILABLE", message, headers=[(b"retry-after", b"5")] if status == 503 else ())
+    return RequestRefusedError(
+        status, "UNAVAILABLE", message, headers=[(b"retry-after", b"5")] if status == 503 else ()
+    )

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mutabl
 from contextlib import asynccontextmanager
 from typing import Any
 
-from crossmount.proxy.http.errors import ClientGoneError, RefusedError, plain_headers
+from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError, plain_headers
 from crossmount.proxy.http.headers import is_well_formed
 from crossmount.registry.auth.scope import Scope
 
@@ -83,7 +83,7 @@ class Exchange:
                 async with asyncio.timeout(self._idle):
                     message = await self._receive()
             except TimeoutError:
-                raise RefusedError(
+                raise RequestRefusedError(
                     408, "BLOB_UPLOAD_INVALID", f"no byte came for {self._idle:g} seconds", close=True
                 ) from None
             if message["type"] == "http.disconnect":
@@ -98,16 +98,16 @@ class Exchange:
         """Return the whole body, which must be here within a few times the deadline on silence.
 
         Raises:
-            RefusedError: it has more than `limit` bytes, or comes too slowly.
+            RequestRefusedError: it has more than `limit` bytes, or comes too slowly.
         """
         try:
             async with asyncio.timeout(_WHOLE * self._idle):
                 return await self._read(limit)
         except TimeoutError:
-            raise RefusedError(408, "UNSUPPORTED", "the body comes too slowly", close=True) from None
+            raise RequestRefusedError(408, "UNSUPPORTED", "the body comes too slowly", close=True) from None
 
     async def _read(self, limit: int) -> bytes:
-        too_large = RefusedError(413, "SIZE_INVALID", f"more than {limit} bytes", close=True)
+        too_large = RequestRefusedError(413, "SIZE_INVALID", f"more than {limit} bytes", close=True)
         content = bytearray()
         announced = self.content_length or 0
         async for data in self.body():
@@ -151,7 +151,7 @@ class Exchange:
         await self.start(status, [*(pair for pair in own if pair[0] not in names), *given])
         await self.write(body, more=False)
 
-    async def refuse(self, error: RefusedError) -> None:
+    async def refuse(self, error: RequestRefusedError) -> None:
         """Send a whole answer that says no."""
         body = error.body()
         await self.start(error.status, error.answer_headers(len(body)))

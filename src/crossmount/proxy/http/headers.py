@@ -1,4 +1,4 @@
-"""Which headers travel, and how those that point somewhere are turned to point here. Pure.
+"""Which headers travel, and how those that point somewhere are rewritten to point here. Pure.
 
 RFC 9110 (7.6.1) names what belongs to one connection only. Forwarding headers of the client's own are dropped: a
 registry builds its Locations from them, and the proxy follows those.
@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 import httpx
 
-from crossmount.proxy.http.errors import RefusedError
+from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.registry.http.location import Origin
 
-Pairs = list[tuple[bytes, bytes]]
+HeaderPairs = list[tuple[bytes, bytes]]
 
 _HOP_BY_HOP = frozenset(
     {
@@ -50,7 +50,8 @@ def check_framing(headers: Iterable[tuple[bytes, bytes]]) -> None:
     """Refuse what two readers could cut into requests differently (RFC 9112, 6.3 and 11.2).
 
     Raises:
-        RefusedError: two lengths, a length that is no number, a length with an encoding, or an unknown encoding.
+        RequestRefusedError: two lengths, a length that is not a number, a length with an encoding, or an unknown
+            encoding.
     """
     pairs = list(headers)
     lengths = [value for name, value in pairs if name == b"content-length"]
@@ -64,11 +65,11 @@ def check_framing(headers: Iterable[tuple[bytes, bytes]]) -> None:
         raise _unframed("Host must come once")
 
 
-def _unframed(message: str) -> RefusedError:
-    return RefusedError(400, "UNSUPPORTED", message, close=True)
+def _unframed(message: str) -> RequestRefusedError:
+    return RequestRefusedError(400, "UNSUPPORTED", message, close=True)
 
 
-def sent_on(headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
+def request_headers(headers: Iterable[tuple[bytes, bytes]]) -> HeaderPairs:
     """Return what of a request's headers upstream is sent, but for Authorization and Content-Length.
 
     A name with an underscore is left out: some servers take it for the same name with a hyphen.
@@ -82,19 +83,19 @@ def sent_on(headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
     ]
 
 
-def sent_with_bytes(headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
+def blob_request_headers(headers: Iterable[tuple[bytes, bytes]]) -> HeaderPairs:
     """Return the same for a request whose body is a blob, or nothing.
 
     Its type is the blob's, whatever the client says: distribution reads parameters out of a body that is a form.
     """
     return [
-        *(pair for pair in sent_on(headers) if pair[0] != b"content-type"),
+        *(pair for pair in request_headers(headers) if pair[0] != b"content-type"),
         (b"content-type", b"application/octet-stream"),
     ]
 
 
-def sent_back(headers: httpx.Headers, *, upstream: Origin, asked: httpx.URL) -> Pairs:
-    """Return what of an answer's headers the client is sent, with Location and Link turned to the proxy.
+def answer_headers(headers: httpx.Headers, *, upstream: Origin, asked: httpx.URL) -> HeaderPairs:
+    """Return what of an answer's headers the client is sent, with Location and Link rewritten.
 
     Args:
         headers: the answer's.
@@ -113,7 +114,7 @@ def is_well_formed(name: bytes, value: bytes) -> bool:
     return _NAME.fullmatch(name) is not None and _CONTROL.search(value) is None
 
 
-def _named_in_connection(pairs: Pairs) -> set[bytes]:
+def _named_in_connection(pairs: HeaderPairs) -> set[bytes]:
     return {
         word.strip().lower()
         for name, value in pairs
@@ -125,16 +126,16 @@ def _named_in_connection(pairs: Pairs) -> set[bytes]:
 
 def _turned(name: bytes, value: bytes, upstream: Origin, asked: httpx.URL) -> bytes:
     if name == b"location":
-        return turned(value.decode("latin-1"), upstream=upstream, asked=asked).encode("latin-1")
+        return rewritten_location(value.decode("latin-1"), upstream=upstream, asked=asked).encode("latin-1")
     if name == b"link":
         text = value.decode("latin-1")
-        return _LINK.sub(lambda match: f"<{turned(match[1], upstream=upstream, asked=asked)}>", text).encode(
-            "latin-1"
-        )
+        return _LINK.sub(
+            lambda match: f"<{rewritten_location(match[1], upstream=upstream, asked=asked)}>", text
+        ).encode("latin-1")
     return value
 
 
-def turned(location: str, *, upstream: Origin, asked: httpx.URL) -> str:
+def rewritten_location(location: str, *, upstream: Origin, asked: httpx.URL) -> str:
     """Return a Location as the client is to see it.
 
     What lies on the registry itself becomes a path, which the client resolves against the proxy. A place elsewhere

@@ -10,12 +10,12 @@ from crossmount.discovery import EventFeed
 from crossmount.discovery.webhooks import WebhookSecrets
 from crossmount.errors import InvalidInputError
 from crossmount.index.protocol import MountableLayers
-from crossmount.proxy.http.errors import ClientGoneError, RefusedError
-from crossmount.proxy.http.event_receiver import Hook
+from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError
+from crossmount.proxy.http.event_receiver import EventReceiver
 from crossmount.proxy.http.exchange import Exchange, Message, Receive, Send
 from crossmount.proxy.http.headers import check_framing
-from crossmount.proxy.http.serving import Address, Service, is_loopback, listening, tell_of_index
-from crossmount.proxy.settings import Limits
+from crossmount.proxy.http.serving import ListenAddress, RunningServer, is_loopback, listening, log_index_event
+from crossmount.proxy.settings import ServerLimits
 from crossmount.registry import ClientOptions
 
 EVENTS = frozenset({b"/", b"/_crossmount/events"})
@@ -23,8 +23,8 @@ HEALTH = b"/_crossmount/healthz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ListenerSettings:
-    """One listener.
+class EventListenerSettings:
+    """Settings of an event listener.
 
     Attributes:
         registry: whose events come, as clients call it.
@@ -34,13 +34,13 @@ class ListenerSettings:
     """
 
     registry: str
-    address: Address
+    address: ListenAddress
     secret: Path | None = None
     options: ClientOptions = field(default_factory=ClientOptions)
-    limits: Limits = field(default_factory=Limits)
+    limits: ServerLimits = field(default_factory=ServerLimits)
 
 
-class Listener:
+class EventListener:
     """The application.
 
     Args:
@@ -48,7 +48,7 @@ class Listener:
         idle: seconds that a sender may be silent in the middle of something.
     """
 
-    def __init__(self, hook: Hook, *, idle: float) -> None:
+    def __init__(self, hook: EventReceiver, *, idle: float) -> None:
         self._hook = hook
         self._idle = idle
 
@@ -60,7 +60,7 @@ class Listener:
             await self._answer(exchange)
         except ClientGoneError:
             exchange.note = "client-gone"
-        except RefusedError as error:
+        except RequestRefusedError as error:
             await exchange.refuse(error)
 
     async def _answer(self, exchange: Exchange) -> None:
@@ -70,11 +70,13 @@ class Listener:
         elif exchange.raw_path == HEALTH and exchange.method == "GET":
             await exchange.answer(200, [(b"content-type", b"text/plain; charset=utf-8")], b"ok\n")
         else:
-            raise RefusedError(404, "NOT_FOUND", "events are sent to /_crossmount/events")
+            raise RequestRefusedError(404, "NOT_FOUND", "events are sent to /_crossmount/events")
 
 
 @asynccontextmanager
-async def listener(settings: ListenerSettings, index: MountableLayers) -> AsyncIterator[tuple[Service, EventFeed]]:
+async def event_listener(
+    settings: EventListenerSettings, index: MountableLayers
+) -> AsyncIterator[tuple[RunningServer, EventFeed]]:
     """Listen for events until the block ends.
 
     Raises:
@@ -86,23 +88,23 @@ async def listener(settings: ListenerSettings, index: MountableLayers) -> AsyncI
             "listen on 127.0.0.1"
         )
     secrets = WebhookSecrets() if settings.secret is None else WebhookSecrets.read(settings.secret)
-    tell = partial(tell_of_index, meanwhile="no events are taken until the index answers")
+    tell = partial(log_index_event, meanwhile="no events are taken until the index answers")
     async with EventFeed(settings.registry, index, options=settings.options, observer=tell) as feed:
-        app = Listener(Hook(feed, secrets), idle=settings.limits.idle)
+        app = EventListener(EventReceiver(feed, secrets), idle=settings.limits.idle)
         async with listening(app, settings.address, settings.limits, busy=lambda: feed.waiting > 0) as service:
             yield service, feed
 
 
 async def serve_events(
-    settings: ListenerSettings,
+    settings: EventListenerSettings,
     index: MountableLayers,
     *,
-    ready: Callable[[Service], None],
+    ready: Callable[[RunningServer], None],
 ) -> None:
     """Listen for events until SIGTERM or SIGINT; what waits then is worked on before it ends.
 
     Raises:
-        InvalidInputError: see `listener`.
+        InvalidInputError: see `event_listener`.
     """
-    async with listener(settings, index) as (service, _):
-        await service.until_told(lambda: ready(service))
+    async with event_listener(settings, index) as (service, _):
+        await service.run_until_signal(lambda: ready(service))

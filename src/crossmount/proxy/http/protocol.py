@@ -12,14 +12,14 @@ from typing import Any
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from crossmount.proxy.http.errors import RefusedError, unavailable
-from crossmount.proxy.settings import Limits
+from crossmount.proxy.http.errors import RequestRefusedError, unavailable
+from crossmount.proxy.settings import ServerLimits
 
 _TOLD = 64
 """How many connections above the limit are told so; the others are hung up on."""
 
 
-def protocol_with(limits: Limits) -> type[HttpToolsProtocol]:
+def protocol_with(limits: ServerLimits) -> type[HttpToolsProtocol]:
     """Return the protocol's class, held to these limits."""
     return type("BoundProtocol", (BoundedProtocol,), {"limits": limits})
 
@@ -31,7 +31,7 @@ class BoundedProtocol(HttpToolsProtocol):
         limits: what it is held to; set by `protocol_with`.
     """
 
-    limits = Limits()
+    limits = ServerLimits()
 
     def __init__(self, *args: Any, **details: Any) -> None:
         super().__init__(*args, **details)
@@ -59,7 +59,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._barren += len(data)
         super().data_received(data)
         if self._barren > self.limits.header_bytes:
-            self._refuse(RefusedError(431, "UNSUPPORTED", "the headers are too large"))
+            self._refuse(RequestRefusedError(431, "UNSUPPORTED", "the headers are too large"))
         elif self._deadline is None and self._latest is not None and self._latest.response_complete:
             self._arm()  # the rest of a request that was answered before its end, or lines that begin none
 
@@ -82,7 +82,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self.limits.header_bytes:
-            self._refuse(RefusedError(431, "UNSUPPORTED", "the headers are too large"))
+            self._refuse(RequestRefusedError(431, "UNSUPPORTED", "the headers are too large"))
         elif len(self.connections) > self.limits.connections:
             self._refuse(unavailable("too many connections: try again later"))
         else:
@@ -105,7 +105,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP in the specification's form."""
-        self._refuse(RefusedError(400, "UNSUPPORTED", msg))
+        self._refuse(RequestRefusedError(400, "UNSUPPORTED", msg))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         async def answer(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -148,11 +148,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def _too_late(self) -> None:
         self._deadline = None
         if self._in_headers or self._latest is None:
-            self._refuse(RefusedError(408, "UNSUPPORTED", "the request's headers took too long"))
+            self._refuse(RequestRefusedError(408, "UNSUPPORTED", "the request's headers took too long"))
         else:
             self.transport.close()
 
-    def _refuse(self, error: RefusedError) -> None:
+    def _refuse(self, error: RequestRefusedError) -> None:
         """Answer once, outside of any request, and hang up; in the middle of an answer just hang up."""
         self._disarm()
         if self.transport.is_closing():

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlencode
 from crossmount.errors import InvalidDigestError
 from crossmount.oci import Digest
 from crossmount.oci.reference import is_repository_name, is_tag
-from crossmount.proxy.http.errors import RefusedError, digest_invalid, name_invalid
+from crossmount.proxy.http.errors import RequestRefusedError, digest_invalid, name_invalid
 
 OWN = "/_crossmount/"
 """Where the proxy's own pages are: no repository name starts with an underscore."""
@@ -27,24 +27,24 @@ _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class OwnEndpoint:
     """A page of the proxy itself."""
 
     page: str
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class ApiBase:
     """`/v2/`: what is spoken here, and who may."""
 
 
 @dataclass(frozen=True, slots=True)
-class Catalog:
+class CatalogRoute:
     """`/v2/_catalog`."""
 
 
 @dataclass(frozen=True, slots=True)
-class BlobAt:
+class BlobRoute:
     """`/v2/<name>/blobs/<digest>`."""
 
     name: str
@@ -52,7 +52,7 @@ class BlobAt:
 
 
 @dataclass(frozen=True, slots=True)
-class UploadsOf:
+class UploadsRoute:
     """`/v2/<name>/blobs/uploads/`: where uploads and mounts begin.
 
     Attributes:
@@ -76,7 +76,7 @@ class UploadsOf:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionAt:
+class SessionRoute:
     """`/v2/<name>/blobs/uploads/<session>`: an upload under way.
 
     Attributes:
@@ -89,7 +89,7 @@ class SessionAt:
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestAt:
+class ManifestRoute:
     """`/v2/<name>/manifests/<tag or digest>`."""
 
     name: str
@@ -102,14 +102,14 @@ class ManifestAt:
 
 
 @dataclass(frozen=True, slots=True)
-class TagsOf:
+class TagsRoute:
     """`/v2/<name>/tags/list`."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class ReferrersOf:
+class ReferrersRoute:
     """`/v2/<name>/referrers/<digest>`."""
 
     name: str
@@ -117,29 +117,40 @@ class ReferrersOf:
 
 
 @dataclass(frozen=True, slots=True)
-class Other:
+class OtherRoute:
     """Anything else under `/v2/`: sent on as it is."""
 
 
-Route = Own | Base | Catalog | BlobAt | UploadsOf | SessionAt | ManifestAt | TagsOf | ReferrersOf | Other
+Route = (
+    OwnEndpoint
+    | ApiBase
+    | CatalogRoute
+    | BlobRoute
+    | UploadsRoute
+    | SessionRoute
+    | ManifestRoute
+    | TagsRoute
+    | ReferrersRoute
+    | OtherRoute
+)
 
 
-def kind_of(route: Route) -> str:
+def route_name(route: Route) -> str:
     """Return a route's name for logs and metrics."""
     return _KINDS[type(route)]
 
 
 _KINDS: dict[type, str] = {
-    Own: "own",
-    Base: "base",
-    Catalog: "catalog",
-    BlobAt: "blob",
-    UploadsOf: "uploads",
-    SessionAt: "session",
-    ManifestAt: "manifest",
-    TagsOf: "tags",
-    ReferrersOf: "referrers",
-    Other: "other",
+    OwnEndpoint: "own",
+    ApiBase: "base",
+    CatalogRoute: "catalog",
+    BlobRoute: "blob",
+    UploadsRoute: "uploads",
+    SessionRoute: "session",
+    ManifestRoute: "manifest",
+    TagsRoute: "tags",
+    ReferrersRoute: "referrers",
+    OtherRoute: "other",
 }
 
 
@@ -151,20 +162,20 @@ def route(raw_path: bytes, query: bytes) -> Route:
     """
     path = _checked_path(raw_path, query)
     if path.startswith(OWN):
-        return Own(path.removeprefix(OWN))
+        return OwnEndpoint(path.removeprefix(OWN))
     if path in {"/v2", "/v2/"}:
-        return Base()
+        return ApiBase()
     if not path.startswith("/v2/"):
-        raise RefusedError(404, "NOT_FOUND", "only /v2/ is served here")
+        raise RequestRefusedError(404, "NOT_FOUND", "only /v2/ is served here")
     parameters = _parameters(query)
     if path == "/v2/_catalog":
-        return Catalog()
+        return CatalogRoute()
     return _in_repository(path.removeprefix("/v2/").split("/"), parameters)
 
 
 def _checked_path(raw_path: bytes, query: bytes) -> str:
     if len(raw_path) + len(query) > _TARGET_MAX:
-        raise RefusedError(414, "NAME_INVALID", "the request's target is too long")
+        raise RequestRefusedError(414, "NAME_INVALID", "the request's target is too long")
     plain = _COLON.sub(b":", raw_path)
     if not _PLAIN_PATH.fullmatch(plain):
         raise name_invalid("the path has characters, or an encoding, that no registry path has")
@@ -173,7 +184,7 @@ def _checked_path(raw_path: bytes, query: bytes) -> str:
     if any(segment in {".", ".."} for segment in segments) or "" in segments[:-1]:
         raise name_invalid("the path has empty or dot segments")
     if not _QUERY.fullmatch(query):
-        raise RefusedError(400, "UNSUPPORTED", "the query has characters that must be encoded")
+        raise RequestRefusedError(400, "UNSUPPORTED", "the query has characters that must be encoded")
     return path
 
 
@@ -183,12 +194,14 @@ def _parameters(query: bytes) -> list[tuple[str, str]]:
             query.decode("ascii"), keep_blank_values=True, max_num_fields=_PARAMETERS_MAX, errors="strict"
         )
     except ValueError:
-        raise RefusedError(400, "UNSUPPORTED", "the query is not UTF-8, or has too many parameters") from None
+        raise RequestRefusedError(
+            400, "UNSUPPORTED", "the query is not UTF-8, or has too many parameters"
+        ) from None
     names = [name for name, _ in pairs]
     for name in _SINGLE:
         if names.count(name) > 1:
             code = "DIGEST_INVALID" if name in {"digest", "mount"} else "UNSUPPORTED"
-            raise RefusedError(400, code, f"the parameter {name} comes more than once")
+            raise RequestRefusedError(400, code, f"the parameter {name} comes more than once")
     return pairs
 
 
@@ -201,20 +214,20 @@ def _in_repository(segments: list[str], parameters: list[tuple[str, str]]) -> Ro
         case [*name, "blobs", "uploads", session]:
             return _session(_name(name), session, parameters)
         case [*name, "blobs", digest]:
-            return BlobAt(_name(name), _digest(digest))
+            return BlobRoute(_name(name), _digest(digest))
         case [*name, "manifests", target]:
-            return ManifestAt(_name(name), _target(target))
+            return ManifestRoute(_name(name), _target(target))
         case [*name, "tags", "list"]:
-            return TagsOf(_name(name))
+            return TagsRoute(_name(name))
         case [*name, "referrers", digest]:
-            return ReferrersOf(_name(name), _digest(digest))
-    return Other()
+            return ReferrersRoute(_name(name), _digest(digest))
+    return OtherRoute()
 
 
-def _uploads(name: str, parameters: list[tuple[str, str]]) -> UploadsOf:
+def _uploads(name: str, parameters: list[tuple[str, str]]) -> UploadsRoute:
     given = dict(parameters)
     source = given.get("from")
-    return UploadsOf(
+    return UploadsRoute(
         name,
         mount=_digest(given["mount"]) if "mount" in given else None,
         source=source if source is not None and is_repository_name(source) else None,
@@ -223,11 +236,11 @@ def _uploads(name: str, parameters: list[tuple[str, str]]) -> UploadsOf:
     )
 
 
-def _session(name: str, session: str, parameters: list[tuple[str, str]]) -> SessionAt:
+def _session(name: str, session: str, parameters: list[tuple[str, str]]) -> SessionRoute:
     given = dict(parameters)
     if not _SESSION.fullmatch(session):
-        raise RefusedError(404, "BLOB_UPLOAD_UNKNOWN", "no such upload session: start a new one")
-    return SessionAt(name, session, _digest(given["digest"]) if "digest" in given else None)
+        raise RequestRefusedError(404, "BLOB_UPLOAD_UNKNOWN", "no such upload session: start a new one")
+    return SessionRoute(name, session, _digest(given["digest"]) if "digest" in given else None)
 
 
 def _name(segments: list[str]) -> str:
@@ -248,5 +261,5 @@ def _target(text: str) -> str:
     if ":" in text:
         return _digest(text)
     if not is_tag(text):
-        raise RefusedError(400, "TAG_INVALID", "not a tag: at most 128 of A-Z a-z 0-9 . _ -")
+        raise RequestRefusedError(400, "TAG_INVALID", "not a tag: at most 128 of A-Z a-z 0-9 . _ -")
     return text

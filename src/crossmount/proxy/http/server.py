@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from crossmount.index.protocol import MountableLayers
 from crossmount.proxy.app import App
 from crossmount.proxy.assembly import assembled
-from crossmount.proxy.http.serving import Address, Service, listening
+from crossmount.proxy.http.serving import ListenAddress, RunningServer, listening
 from crossmount.proxy.settings import ProxySettings
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningProxy:
     """A proxy that listens.
 
     Attributes:
@@ -25,7 +25,7 @@ class Running:
     """
 
     app: App
-    service: Service
+    service: RunningServer
 
     @property
     def url(self) -> str:
@@ -39,9 +39,9 @@ class Running:
 
 
 async def serve(
-    settings: ProxySettings, index: MountableLayers, *, ready: Callable[[Running], None] = lambda _: None
+    settings: ProxySettings, index: MountableLayers, *, ready: Callable[[RunningProxy], None] = lambda _: None
 ) -> None:
-    """Serve until SIGTERM or SIGINT; see `Service.until_told`.
+    """Serve until SIGTERM or SIGINT; see `RunningServer.until_told`.
 
     Raises:
         ListenError: the address can't be used.
@@ -50,26 +50,26 @@ async def serve(
     async with running(settings, index) as proxy:
         greeting = asyncio.create_task(_greet(proxy.app))
         try:
-            await proxy.service.until_told(lambda: ready(proxy))
+            await proxy.service.run_until_signal(lambda: ready(proxy))
         finally:
             greeting.cancel()
             await asyncio.gather(greeting, return_exceptions=True)
 
 
 @asynccontextmanager
-async def running(settings: ProxySettings, index: MountableLayers) -> AsyncIterator[Running]:
+async def running(settings: ProxySettings, index: MountableLayers) -> AsyncIterator[RunningProxy]:
     """Serve until the block ends."""
-    address = Address(settings.host, settings.port, settings.tls_cert, settings.tls_key)
+    address = ListenAddress(settings.host, settings.port, settings.tls_cert, settings.tls_key)
     async with assembled(settings, index) as app:
 
         def stopping() -> None:
             app.draining = True
 
         def busy() -> bool:  # pushes with layers to come count, too
-            return bool(app.core.sessions.moving() or app.active)
+            return bool(app.core.sessions.any_push_active() or app.active)
 
         async with listening(app, address, settings.limits, stopping=stopping, busy=busy) as service:
-            yield Running(app, service)
+            yield RunningProxy(app, service)
 
 
 async def _greet(app: App) -> None:

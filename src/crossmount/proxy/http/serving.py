@@ -18,7 +18,7 @@ from crossmount import events
 from crossmount.errors import InvalidInputError, ListenError
 from crossmount.proxy.http.exchange import Message, Receive, Send
 from crossmount.proxy.http.protocol import protocol_with
-from crossmount.proxy.settings import Limits
+from crossmount.proxy.settings import ServerLimits
 
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ListenAddress:
     """Where to listen, and as whom.
 
     Attributes:
@@ -47,7 +47,7 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class RunningServer:
     """An application that listens.
 
     Attributes:
@@ -60,7 +60,7 @@ class Service:
     stop: Callable[[], None]
     ended: "asyncio.Task[None]"
 
-    async def until_told(self, ready: Callable[[], None]) -> None:
+    async def run_until_signal(self, ready: Callable[[], None]) -> None:
         """Serve until SIGTERM or SIGINT; a second one does not wait. `ready` is called once they are heeded."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -84,12 +84,12 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def listening(
     app: Application,
-    address: Address,
-    limits: Limits,
+    address: ListenAddress,
+    limits: ServerLimits,
     *,
     stopping: Callable[[], None] = lambda: None,
     busy: Callable[[], bool] = lambda: False,
-) -> AsyncIterator[Service]:
+) -> AsyncIterator[RunningServer]:
     """Serve until the block ends.
 
     Args:
@@ -129,7 +129,7 @@ async def listening(
         draining = asyncio.create_task(drain())
         ended = asyncio.create_task(server.serve(sockets=[sock]))
         try:
-            yield Service(f"{scheme}://{shown}:{port}", stop, ended)
+            yield RunningServer(f"{scheme}://{shown}:{port}", stop, ended)
         finally:
             server.should_exit = True
             await ended
@@ -137,7 +137,7 @@ async def listening(
             await asyncio.gather(draining, return_exceptions=True)
 
 
-def tell_of_index(event: events.Event, *, meanwhile: str = "going on without the index") -> None:
+def log_index_event(event: events.Event, *, meanwhile: str = "going on without the index") -> None:
     """Say when the index goes, what is done `meanwhile`, and when it comes back; metrics tell of the rest."""
     match event:
         case events.IndexDegraded():
@@ -156,7 +156,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _config(app: Application, address: Address, limits: Limits) -> uvicorn.Config:
+def _config(app: Application, address: ListenAddress, limits: ServerLimits) -> uvicorn.Config:
     _check_certificate(address.tls_cert, address.tls_key)
     return uvicorn.Config(
         app,

@@ -9,7 +9,7 @@ import httpx
 
 from crossmount.errors import CredentialsError, InvalidAnswerError
 from crossmount.proxy.http.exchange import Exchange
-from crossmount.proxy.http.headers import Pairs, sent_back
+from crossmount.proxy.http.headers import HeaderPairs, answer_headers
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.log_filter import unlogged
 from crossmount.registry.http.transport import ERROR_BYTES_MAX, shown, translated
@@ -19,7 +19,7 @@ _STATUSES = range(200, 600)
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class UpstreamTarget:
     """Where a request goes.
 
     Attributes:
@@ -32,7 +32,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class RequestBody:
     """A request's body.
 
     Attributes:
@@ -45,7 +45,7 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True)
-class Vain:
+class RejectedAuth:
     """What did not authorise a request.
 
     Attributes:
@@ -57,8 +57,8 @@ class Vain:
     challenges: tuple[str, ...]
 
 
-Authorize = Callable[[Vain | None], Awaitable[str | None]]
-"""Gives what a request is sent with; after that was in vain something better, or None if there is nothing."""
+Authorize = Callable[[RejectedAuth | None], Awaitable[str | None]]
+"""Gives what a request is sent with; after that was rejected something better, or None if there is nothing."""
 
 
 class Upstream:
@@ -78,7 +78,7 @@ class Upstream:
         base: httpx.URL,
         client: httpx.AsyncClient,
         *,
-        challenges: Callable[[Exchange, Pairs], Pairs],
+        challenges: Callable[[Exchange, HeaderPairs], HeaderPairs],
         seconds: Callable[[float], None] = lambda _: None,
         lends: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -91,20 +91,20 @@ class Upstream:
         self.origin = Origin.of(base)
         self._client = client
 
-    def target(self, raw_path: bytes, query: bytes) -> Target:
+    def target(self, raw_path: bytes, query: bytes) -> UpstreamTarget:
         """Return the registry's URL for a path and a query that were checked."""
         raw = raw_path + b"?" + query if query else raw_path
-        return Target(self.base.copy_with(raw_path=raw), raw)
+        return UpstreamTarget(self.base.copy_with(raw_path=raw), raw)
 
     @asynccontextmanager
-    async def ask(
+    async def request(
         self,
         method: str,
-        target: Target,
+        target: UpstreamTarget,
         *,
-        headers: Pairs,
+        headers: HeaderPairs,
         authorize: Authorize | None = None,
-        body: Outgoing | None = None,
+        body: RequestBody | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """Send a request and give the answer, its body still to be read.
 
@@ -122,7 +122,7 @@ class Upstream:
             response = await self._send(method, target, headers, used, body)
             try:
                 if response.status_code == 401 and ours is not None:
-                    better = await ours(Vain(used, tuple(response.headers.get_list("www-authenticate"))))
+                    better = await ours(RejectedAuth(used, tuple(response.headers.get_list("www-authenticate"))))
                     if better is not None and (body is None or body.size == 0 or isinstance(body.content, bytes)):
                         await response.aclose()
                         response = await self._send(method, target, headers, better, body)
@@ -138,7 +138,12 @@ class Upstream:
                 await response.aclose()
 
     async def _send(
-        self, method: str, target: Target, headers: Pairs, authorization: str | None, body: Outgoing | None
+        self,
+        method: str,
+        target: UpstreamTarget,
+        headers: HeaderPairs,
+        authorization: str | None,
+        body: RequestBody | None,
     ) -> httpx.Response:
         pairs = list(headers)
         if authorization is not None:
@@ -156,15 +161,15 @@ class Upstream:
             self._seconds(self._clock() - begun)
         return response
 
-    async def give_back(
-        self, exchange: Exchange, response: httpx.Response, *, headers: Pairs | None = None
+    async def forward_answer(
+        self, exchange: Exchange, response: httpx.Response, *, headers: HeaderPairs | None = None
     ) -> None:
         """Send the client an answer as it comes, byte for byte.
 
         With `headers`, those are sent instead of the answer's own, which are turned to the proxy.
         """
         if headers is None:
-            headers = self.returned(exchange, response)
+            headers = self.answer_headers(exchange, response)
         await exchange.start(response.status_code, headers)
         if exchange.method == "HEAD" or response.status_code in _BODILESS:
             await exchange.write(b"", more=False)
@@ -174,9 +179,9 @@ class Upstream:
                 await exchange.write(data)
             await exchange.write(b"", more=False)
 
-    def returned(self, exchange: Exchange, response: httpx.Response) -> Pairs:
+    def answer_headers(self, exchange: Exchange, response: httpx.Response) -> HeaderPairs:
         """Return an answer's headers as the client is sent them."""
-        headers = sent_back(response.headers, upstream=self.origin, asked=response.request.url)
+        headers = answer_headers(response.headers, upstream=self.origin, asked=response.request.url)
         if response.status_code in _BODILESS:
             headers = [pair for pair in headers if pair[0] != b"content-length"]
         if Origin.of(response.request.url) != self.origin:

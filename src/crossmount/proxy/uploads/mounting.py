@@ -14,7 +14,7 @@ from crossmount.mount.mounter import proven
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.metrics import Metrics
-from crossmount.proxy.recorder import Learner
+from crossmount.proxy.recorder import ProxyRecorder
 
 INDEX_CALLS_MAX = 16
 """How many ask the index at once: a crowd waits here, where no deadline runs, and opens few connections."""
@@ -78,7 +78,7 @@ class Mounting:
     Args:
         index: where sources are known from.
         policy: what may be mounted from.
-        learner: told what mounts prove.
+        recorder: told what mounts prove.
         metrics: told how it went.
         clock: seconds, from any start.
     """
@@ -88,13 +88,13 @@ class Mounting:
         index: GuardedIndex,
         *,
         policy: SourcePolicy,
-        learner: Learner,
+        recorder: ProxyRecorder,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy
         self._index = index
-        self._learner = learner
+        self._recorder = recorder
         self._metrics = metrics
         self._clock = clock
         self._asking = asyncio.Semaphore(INDEX_CALLS_MAX)
@@ -125,7 +125,7 @@ class Mounting:
         """Try to mount a blob from where it was brought just now, with the caller's rights."""
         if not caller.may_push(dest.name) or caller.agent is None:
             return Placed(digest=digest, dest=dest)
-        knowledge = Knowledge({digest: LayerKnowledge(sources=tuple(sorted(sources)))}, self._learner.traits)
+        knowledge = Knowledge({digest: LayerKnowledge(sources=tuple(sorted(sources)))}, self._recorder.traits)
         return await self._mount(caller.agent, dest, digest, knowledge, fresh=True)
 
     async def aclose(self) -> None:
@@ -143,7 +143,7 @@ class Mounting:
             knowledge = await self._index.look_up([digest], dest)
             if self._index.unserved == unserved:
                 self._metrics.index_seconds.observe(self._clock() - begun)
-        self._learner.note_traits(knowledge.traits)
+        self._recorder.update_traits(knowledge.traits)
         return knowledge
 
     async def _mount(
@@ -160,7 +160,7 @@ class Mounting:
         try:
             result = await self._attempt(agent, dest, digest, self._limited(knowledge), without, fresh=fresh)
         except CrossmountError as error:
-            self._metrics.failed("mount", error)
+            self._metrics.count_failure("mount", error)
         return Placed(digest=digest, dest=dest, result=result, knowledge=knowledge)
 
     async def _attempt(
@@ -184,11 +184,11 @@ class Mounting:
             await agent.client.cancel_upload(result.session)
             result = replace(result, session=None)
         if result.status is MountStatus.MOUNTED:
-            self._learner.mounted(proven(result, known.size))
+            self._recorder.record_mount(proven(result, known.size))
             async with self._asking:
                 await agent.mounter.learn(knowledge.traits, [result])
         elif result.error is not None:
-            self._metrics.failed("mount", result.error)
+            self._metrics.count_failure("mount", result.error)
         return result
 
     def _limited(self, knowledge: Knowledge) -> Knowledge:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from crossmount.proxy.auth.callers import Agent
 from crossmount.proxy.http.errors import unavailable, upload_invalid, upload_unknown
-from crossmount.proxy.uploads.spool import Spool
+from crossmount.proxy.uploads.spool import SpoolFile
 
 SESSIONS_MAX = 4096
 SESSIONS_A_CALLER = 1024
@@ -29,7 +29,7 @@ RESTING = 5.0
 
 
 @dataclass(slots=True, eq=False)
-class Session:
+class ClientSession:
     """An upload under way.
 
     Attributes:
@@ -48,7 +48,7 @@ class Session:
     name: str
     location: str = field(repr=False)
     agent: Agent | None = None
-    spool: Spool | None = None
+    spool: SpoolFile | None = None
     relayed: int = 0
     touched: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
@@ -64,7 +64,7 @@ class Session:
         return f"/v2/{self.name}/blobs/uploads/{self.key}"
 
 
-class Sessions:
+class ClientSessions:
     """The uploads under way, bounded in all and for each caller; those that are left alone run out.
 
     Args:
@@ -89,13 +89,13 @@ class Sessions:
         self._lifetime = lifetime
         self._clock = clock
         self._make_key = make_key
-        self._open: OrderedDict[str, Session] = OrderedDict()
+        self._open: OrderedDict[str, ClientSession] = OrderedDict()
         self._pushes: OrderedDict[tuple[str, str], float] = OrderedDict()  # who pushes where, and when last
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def check_room(self, owner: str) -> None:
+    def check_capacity(self, owner: str) -> None:
         """Make sure that another session can begin.
 
         Raises:
@@ -106,21 +106,21 @@ class Sessions:
             raise unavailable("too many uploads are under way: try again later")
 
     def add(
-        self, owner: str, name: str, location: str, *, agent: Agent | None = None, spool: Spool | None = None
-    ) -> Session:
+        self, owner: str, name: str, location: str, *, agent: Agent | None = None, spool: SpoolFile | None = None
+    ) -> ClientSession:
         """Begin a session."""
-        session = Session(self._make_key(), owner, name, location, agent, spool, touched=self._clock())
+        session = ClientSession(self._make_key(), owner, name, location, agent, spool, touched=self._clock())
         self._open[session.key] = session
         self.note_push(session.owner, session.name)
         return session
 
-    def knows(self, key: str, owner: str, name: str) -> bool:
+    def has(self, key: str, owner: str, name: str) -> bool:
         """Tell whether a caller has a session of that name in a repository."""
         session = self._open.get(key)
         return session is not None and (session.owner, session.name) == (owner, name)
 
     @asynccontextmanager
-    async def use(self, key: str, owner: str, name: str) -> AsyncIterator[Session]:
+    async def acquire(self, key: str, owner: str, name: str) -> AsyncIterator[ClientSession]:
         """Give the session to one request at a time.
 
         Raises:
@@ -141,11 +141,11 @@ class Sessions:
             if key in self._open:
                 self._open.move_to_end(key)
 
-    def remove(self, session: Session) -> None:
+    def remove(self, session: ClientSession) -> None:
         """Forget a session; its spool is the caller's to close."""
         self._open.pop(session.key, None)
 
-    def take_expired(self) -> list[Session]:
+    def take_expired(self) -> list[ClientSession]:
         """Remove and return the sessions that were left alone for too long."""
         until = self._clock() - self._lifetime
         late = [session for session in self._open.values() if session.touched < until and not session.busy]
@@ -164,27 +164,27 @@ class Sessions:
         """Take note that a caller's push into a repository is complete: it is tagged."""
         self._pushes.pop((owner, name), None)
 
-    def pushing(self, owner: str, name: str) -> bool:
+    def is_pushing(self, owner: str, name: str) -> bool:
         """Tell whether a caller is in the middle of a push into a repository."""
         since = self._clock() - RESTING
         return self._pushes.get((owner, name), float("-inf")) >= since or any(
             (session.owner, session.name) == (owner, name) and session.busy for session in self._open.values()
         )
 
-    def moving(self) -> bool:
+    def any_push_active(self) -> bool:
         """Tell whether anybody is in the middle of a push."""
         since = self._clock() - RESTING
         return any(at >= since for at in self._pushes.values()) or any(s.busy for s in self._open.values())
 
-    def active_in(self, name: str) -> bool:
+    def is_push_active_in(self, name: str) -> bool:
         """Tell whether anybody is in the middle of a push into a repository."""
-        return any(self.pushing(*push) for push in list(self._pushes) if push[1] == name)
+        return any(self.is_pushing(*push) for push in list(self._pushes) if push[1] == name)
 
-    def all(self) -> list[Session]:
+    def all(self) -> list[ClientSession]:
         """Return all sessions."""
         return list(self._open.values())
 
-    def _find(self, key: str, owner: str, name: str) -> Session:
-        if not self.knows(key, owner, name):
+    def _find(self, key: str, owner: str, name: str) -> ClientSession:
+        if not self.has(key, owner, name):
             raise upload_unknown()
         return self._open[key]

@@ -23,7 +23,7 @@ class SpoolFullError(Exception):
     """No room: the limit is reached, or the disk is full. What was appended before is still readable."""
 
 
-class SpoolArea:
+class SpoolFolder:
     """A folder for uploads with a limit on all of them together.
 
     Args:
@@ -46,7 +46,7 @@ class SpoolArea:
         except OSError as error:
             raise InvalidInputError(f"{folder}: uploads cannot be spooled here: {error.strerror}") from error
 
-    def open(self) -> "Spool":
+    def open(self) -> "SpoolFile":
         """Begin an upload.
 
         Raises:
@@ -55,7 +55,7 @@ class SpoolArea:
         if self._files_left <= 0:
             raise SpoolFullError("too many uploads are spooled")
         try:
-            spool = Spool(self, self._make())
+            spool = SpoolFile(self, self._make())
         except OSError as error:
             raise SpoolFullError(error.strerror) from error
         self._files_left -= 1
@@ -80,10 +80,10 @@ class SpoolArea:
         return tempfile.TemporaryFile(dir=self._folder, buffering=0)
 
 
-class Spool:
+class SpoolFile:
     """One upload: appended to by one task at a time, then read."""
 
-    def __init__(self, area: SpoolArea, file: IO[bytes]) -> None:
+    def __init__(self, area: SpoolFolder, file: IO[bytes]) -> None:
         self._area = area
         self._file = file
         self._buffer = bytearray()
@@ -186,7 +186,7 @@ class SpooledBlob:
     """A spooled upload as a blob that can be sent as often as needed."""
 
     descriptor: Descriptor
-    spool: Spool
+    spool: SpoolFile
 
     def stream(self, offset: int = 0) -> AsyncIterator[bytes]:
         """Yield the bytes from `offset` on."""

@@ -9,13 +9,13 @@ from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.core import Core, outgoing
 from crossmount.proxy.http.answers import answer_brought, refuse_required
 from crossmount.proxy.http.exchange import Exchange
-from crossmount.proxy.http.headers import Pairs, sent_with_bytes
-from crossmount.proxy.http.routes import SessionAt, UploadsOf
-from crossmount.proxy.http.upstream import Outgoing, read_bounded
+from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers
+from crossmount.proxy.http.routes import SessionRoute, UploadsRoute
+from crossmount.proxy.http.upstream import RequestBody, read_bounded
 from crossmount.proxy.uploads.mounting import Placed
-from crossmount.proxy.uploads.relay import bring_whole
-from crossmount.proxy.uploads.spool import Spool, SpoolFullError
-from crossmount.proxy.uploads.turns import Brought
+from crossmount.proxy.uploads.relay import upload_whole
+from crossmount.proxy.uploads.spool import SpoolFile, SpoolFullError
+from crossmount.proxy.uploads.turns import BlobOutcome
 from crossmount.registry import UploadSession
 from crossmount.registry.http.location import resolve
 
@@ -24,18 +24,18 @@ _OWN_SESSION = frozenset({b"location", b"docker-upload-uuid", b"range", b"conten
 
 
 @dataclass(frozen=True, slots=True)
-class HeldBack:
+class _DeferredAnswer:
     """An answer that is held back until it is known whether a better one can be had."""
 
     status: int
-    headers: Pairs
+    headers: HeaderPairs
     body: bytes
     location: str | None
 
 
-async def begin(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller) -> None:
+async def start_upload(core: Core, exchange: Exchange, route: UploadsRoute, caller: Caller) -> None:
     """Answer the request that begins an upload or a mount."""
-    core.sessions.check_room(caller.key)
+    core.sessions.check_capacity(caller.key)
     core.sessions.note_push(caller.key, route.name)
     if route.mount is not None:
         await _mount(core, exchange, route, route.mount, caller)
@@ -47,7 +47,7 @@ async def begin(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller
     await _settle(core, exchange, route, caller, await _ask(core, exchange, route, caller, route.query()))
 
 
-async def _whole(core: Core, exchange: Exchange, route: UploadsOf, digest: Digest, caller: Caller) -> None:
+async def _whole(core: Core, exchange: Exchange, route: UploadsRoute, digest: Digest, caller: Caller) -> None:
     """A blob that comes whole with this request: mount it, or send it on, a large one when it is its turn.
 
     It waits in the client meanwhile: not a byte of it is read before.
@@ -55,20 +55,20 @@ async def _whole(core: Core, exchange: Exchange, route: UploadsOf, digest: Diges
     placed = await core.mounting.place(caller, core.repository(route.name), digest)
     refuse_required(placed)
     if placed.mounted:
-        await answer_brought(core, exchange, placed, Brought(mounted=placed))
+        await answer_brought(core, exchange, placed, BlobOutcome(mounted=placed))
         return
     if core.turns.takes(caller, exchange.content_length):
         await _in_turn(core, exchange, route, caller, placed)
         return
     kept = await _ask(core, exchange, route, caller, route.query(), outgoing(exchange))
     if kept.status == 201:
-        core.learner.arrived(placed.dest, digest, exchange.received)
-        core.metrics.blob("uploaded", exchange.received)
+        core.recorder.record_blob(placed.dest, digest, exchange.received)
+        core.metrics.count_blob("uploaded", exchange.received)
         exchange.note = "uploaded"
     await _settle(core, exchange, route, caller, kept)
 
 
-async def _in_turn(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller, placed: Placed) -> None:
+async def _in_turn(core: Core, exchange: Exchange, route: UploadsRoute, caller: Caller, placed: Placed) -> None:
     """Let the registry open a session first: others wait only for one who may upload."""
     kept = await _ask(core, exchange, route, caller, "")
     if kept.location is None:
@@ -76,23 +76,23 @@ async def _in_turn(core: Core, exchange: Exchange, route: UploadsOf, caller: Cal
         return
     session = core.sessions.add(caller.key, route.name, kept.location, agent=caller.agent)
     try:
-        at = SessionAt(route.name, session.key, placed.digest)
-        await bring_whole(core, exchange, at, caller, session, placed)
+        at = SessionRoute(route.name, session.key, placed.digest)
+        await upload_whole(core, exchange, at, caller, session, placed)
     finally:
-        if core.sessions.knows(session.key, caller.key, route.name):
-            await core.forget(session)  # its name was given to nobody
+        if core.sessions.has(session.key, caller.key, route.name):
+            await core.drop_session(session)  # its name was given to nobody
 
 
-async def _mount(core: Core, exchange: Exchange, route: UploadsOf, digest: Digest, caller: Caller) -> None:
+async def _mount(core: Core, exchange: Exchange, route: UploadsRoute, digest: Digest, caller: Caller) -> None:
     """The client's own source first, then ours, then the registry's own way."""
     await exchange.read(0)
     dest = core.repository(route.name)
     policy = core.mounting.policy
-    kept: HeldBack | None = None
+    kept: _DeferredAnswer | None = None
     if route.source is not None and policy.allows(route.source):
         kept = await _ask(core, exchange, route, caller, route.query())
         if kept.status == 201:
-            core.learner.mounted_by_client(caller.agent, digest, dest, core.repository(route.source))
+            core.recorder.record_client_mount(caller.agent, digest, dest, core.repository(route.source))
             exchange.note = "mounted"
             await _give(exchange, kept)
             return
@@ -101,7 +101,7 @@ async def _mount(core: Core, exchange: Exchange, route: UploadsOf, digest: Diges
             return
     tried = () if route.source is None else (route.source,)
     placed = await core.mounting.place(caller, dest, digest, without=tried)
-    brought = Brought(mounted=placed) if placed.mounted else await core.turns.look(caller, placed)
+    brought = BlobOutcome(mounted=placed) if placed.mounted else await core.turns.look(caller, placed)
     if brought is not None or placed.refused:
         await _cancel(caller, core, route, kept)
     refuse_required(placed)
@@ -116,38 +116,45 @@ async def _mount(core: Core, exchange: Exchange, route: UploadsOf, digest: Diges
 
 
 async def _ask(
-    core: Core, exchange: Exchange, route: UploadsOf, caller: Caller, query: str, body: Outgoing | None = None
-) -> HeldBack:
+    core: Core,
+    exchange: Exchange,
+    route: UploadsRoute,
+    caller: Caller,
+    query: str,
+    body: RequestBody | None = None,
+) -> _DeferredAnswer:
     """Ask the registry with the caller's own rights, and hold its answer back."""
     target = core.upstream.target(f"/v2/{route.name}/blobs/uploads/".encode(), query.encode("ascii"))
     if body is None:
-        body = Outgoing(exchange.body(), 0)
-    async with core.upstream.ask(
+        body = RequestBody(exchange.body(), 0)
+    async with core.upstream.request(
         "POST",
         target,
-        headers=sent_with_bytes(exchange.headers),
-        authorize=caller.authorizes(core.repository(route.name), "POST"),
+        headers=blob_request_headers(exchange.headers),
+        authorize=caller.authorization_for(core.repository(route.name), "POST"),
         body=body,
     ) as response:
         content = await read_bounded(response)
         location = None
         if response.status_code == 202:
             location = str(resolve(response.headers.get("location"), request=target.url))
-        return HeldBack(response.status_code, _returned(core, exchange, response), content, location)
+        return _DeferredAnswer(response.status_code, _returned(core, exchange, response), content, location)
 
 
-def _returned(core: Core, exchange: Exchange, response: httpx.Response) -> Pairs:
-    return [pair for pair in core.upstream.returned(exchange, response) if pair[0] != b"content-length"]
+def _returned(core: Core, exchange: Exchange, response: httpx.Response) -> HeaderPairs:
+    return [pair for pair in core.upstream.answer_headers(exchange, response) if pair[0] != b"content-length"]
 
 
-async def _give(exchange: Exchange, kept: HeldBack) -> None:
+async def _give(exchange: Exchange, kept: _DeferredAnswer) -> None:
     await exchange.answer(kept.status, kept.headers, kept.body)
 
 
-async def _settle(core: Core, exchange: Exchange, route: UploadsOf, caller: Caller, kept: HeldBack) -> None:
+async def _settle(
+    core: Core, exchange: Exchange, route: UploadsRoute, caller: Caller, kept: _DeferredAnswer
+) -> None:
     """Answer with what the registry said; a session of its becomes one of ours."""
     if kept.status == 201 and route.mount is not None:
-        core.learner.mounted_by_client(caller.agent, route.mount, core.repository(route.name))
+        core.recorder.record_client_mount(caller.agent, route.mount, core.repository(route.name))
         exchange.note = "mounted"
     if kept.location is None:
         await _give(exchange, kept)
@@ -164,7 +171,7 @@ async def _settle(core: Core, exchange: Exchange, route: UploadsOf, caller: Call
     await exchange.answer(202, headers)
 
 
-def _spool(core: Core, caller: Caller) -> Spool | None:
+def _spool(core: Core, caller: Caller) -> SpoolFile | None:
     """Put the decision off if there is anything to decide: somebody to act for, and room."""
     if core.spool is None or caller.agent is None:
         return None
@@ -174,7 +181,7 @@ def _spool(core: Core, caller: Caller) -> Spool | None:
         return None
 
 
-async def _cancel(caller: Caller, core: Core, route: UploadsOf, kept: HeldBack | None) -> None:
+async def _cancel(caller: Caller, core: Core, route: UploadsRoute, kept: _DeferredAnswer | None) -> None:
     if kept is not None and kept.location is not None and caller.agent is not None:
         session = UploadSession(repository=core.repository(route.name), location=kept.location)
         await caller.agent.client.cancel_upload(session)

@@ -16,7 +16,7 @@ from crossmount.errors import CrossmountError
 from crossmount.fleet import ROUNDS, Fleet, Mount, Patience, Slots, Turn, Upload
 from crossmount.oci import Descriptor, Digest, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
-from crossmount.proxy.recorder import Learner
+from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.uploads.deferred_leases import KeptTurns
 from crossmount.proxy.uploads.mounting import Mounting, Placed
 
@@ -31,7 +31,7 @@ class NotTakenError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class BlobOutcome:
     """How a blob came to be in its repository.
 
     Attributes:
@@ -58,7 +58,7 @@ class Turns:
     Args:
         fleet: decides.
         mounting: mounts, with a caller's rights.
-        learner: told of uploads that took no turn; the others tell the index themselves.
+        recorder: told of uploads that took no turn; the others tell the index themselves.
         patience: what is worth waiting for, and how long.
         hold: seconds that a HEAD is held at most; 0 never holds one.
         uploads: how many spooled blobs are sent to the registry at once; those that come at their clients' pace
@@ -70,7 +70,7 @@ class Turns:
         self,
         fleet: Fleet,
         mounting: Mounting,
-        learner: Learner,
+        recorder: ProxyRecorder,
         *,
         patience: Patience,
         hold: float,
@@ -79,7 +79,7 @@ class Turns:
     ) -> None:
         self._fleet = fleet
         self._mounting = mounting
-        self._learner = learner
+        self._recorder = recorder
         self._patience = patience
         self._hold = min(hold, patience.limit)
         self._slots = Slots(uploads, freed=fleet.kick)
@@ -87,7 +87,7 @@ class Turns:
         self._clock = clock
         self._kept = KeptTurns(fleet, clock=clock)
 
-    async def look(self, caller: Caller, placed: Placed) -> Brought | None:
+    async def look(self, caller: Caller, placed: Placed) -> BlobOutcome | None:
         """Hold a question for a blob while somebody uploads it, and mount it when it is there.
 
         Only for one who may read where it is being uploaded to: how long an answer takes would tell others of it.
@@ -141,7 +141,7 @@ class Turns:
         *,
         upload: Callable[[], Awaitable[None]],
         paced: bool = False,
-    ) -> Brought:
+    ) -> BlobOutcome:
         """Upload a blob when it is its turn, or mount it from where another brought it meanwhile.
 
         Args:
@@ -165,19 +165,19 @@ class Turns:
             waited += turn.waited
             if isinstance(turn, Upload):
                 await self._upload_in_turn(turn, blob, placed, upload, paced=paced)
-                return Brought(waited=waited)
+                return BlobOutcome(waited=waited)
             brought = await self._mount(caller, agent, placed, turn, waited)
             if brought is not None:
                 return brought
             useless.update(turn.sources)
         async with slots:
             await upload()
-        self._learner.arrived(placed.dest, blob.digest, blob.size)
-        return Brought(waited=waited)
+        self._recorder.record_blob(placed.dest, blob.digest, blob.size)
+        return BlobOutcome(waited=waited)
 
     async def bring_unread(
         self, caller: Caller, placed: Placed, size: int | None, *, upload: Callable[[], Awaitable[None]]
-    ) -> Brought | None:
+    ) -> BlobOutcome | None:
         """As `bring`, for a blob that is still in the client, and of `size` bytes as far as that says.
 
         `upload` raises `NotTakenError` if the registry did not take it, which is then no failure here, but None.
@@ -222,15 +222,15 @@ class Turns:
 
     async def _mount(
         self, caller: Caller, agent: Agent, placed: Placed, turn: Mount, waited: float
-    ) -> Brought | None:
+    ) -> BlobOutcome | None:
         """Mount a blob from where it appeared; whatever goes wrong, there is still the upload."""
         dest, digest = placed.dest, placed.digest
         if dest in turn.sources:
             with contextlib.suppress(CrossmountError):
                 if await agent.client.head_blob(dest, digest) is not None:
-                    return Brought(existing=True, waited=waited)
+                    return BlobOutcome(existing=True, waited=waited)
         placed = await self._mounting.place_from(caller, dest, digest, turn.sources - {dest})
-        return Brought(mounted=placed, waited=waited) if placed.mounted else None
+        return BlobOutcome(mounted=placed, waited=waited) if placed.mounted else None
 
     async def _upload_in_turn(
         self,
