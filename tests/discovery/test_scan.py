@@ -18,7 +18,7 @@ from crossmount.discovery.scan_recorder import BATCH
 from crossmount.index import RedisMountIndex
 from crossmount.oci import Digest
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
-from crossmount.testing.auth import Grant
+from crossmount.testing.options import Grant
 from support.holdings import put_document, put_image, put_index
 from support.images import make_layers, make_layout
 from support.index_kit import CountingLink

@@ -18,7 +18,7 @@ from crossmount.registry import RegistryClient
 from crossmount.registry.credentials.authfiles import Credential
 from crossmount.registry.credentials.lookup import GivenCredentials
 from crossmount.testing import BasicAuth, CutBefore, Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
-from crossmount.testing.auth import Grant
+from crossmount.testing.options import Grant
 from support.index_kit import layer
 from support.prunes import content, counts, digests, fill, known, pruned
 from support.registry_kit import PLAIN

@@ -13,8 +13,7 @@ from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.routes import route
 from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import Fault, Grant, Reply, ScriptedRegistry, TokenAuth
-from crossmount.testing.auth import ANYTHING
-from crossmount.testing.options import RegistryOptions
+from crossmount.testing.options import ANYTHING, RegistryOptions
 from support.proxies import ProxyUnderTest, begin_upload, error_code, proxy_before
 from support.registries import DockerRegistry
 

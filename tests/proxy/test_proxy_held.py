@@ -10,7 +10,7 @@ from crossmount.index import Keys
 from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.testing import BasicAuth, Fault, Grant, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
-from crossmount.testing.auth import ANYTHING
+from crossmount.testing.options import ANYTHING
 from support.proxies import proxy_before
 from support.proxy_turns import (
     DATA,

@@ -14,8 +14,7 @@ from crossmount.oci import Digest
 from crossmount.proxy.auth.service_mode import AllowedCallers
 from crossmount.registry import ClientOptions
 from crossmount.testing import BasicAuth, Grant, ScriptedRegistry, TokenAuth
-from crossmount.testing.auth import ANYTHING, READ
-from crossmount.testing.options import RegistryOptions
+from crossmount.testing.options import ANYTHING, READ, RegistryOptions
 from support.proxies import QUICK, ProxyUnderTest, begin_upload, error_code, proxy_before
 from support.scripted import manifest_of
 

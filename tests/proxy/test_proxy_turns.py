@@ -10,7 +10,7 @@ import pytest
 from crossmount.index import open_index
 from crossmount.oci import Digest
 from crossmount.testing import BasicAuth, Fault, Grant, RegistryOptions, Reply, ScriptedRegistry
-from crossmount.testing.auth import ANYTHING
+from crossmount.testing.options import ANYTHING
 from support.proxies import ProxyUnderTest, begin_upload, error_code, proxy_before
 from support.proxy_turns import (
     DATA,

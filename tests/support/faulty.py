@@ -9,7 +9,7 @@ import httpx
 
 from crossmount.testing import Alter, CutBefore, CutReceiving, CutSending, Fault, LoseAnswer, Reply
 from crossmount.testing.connection import Connection, CutError, GoneError, IncomingBody
-from crossmount.testing.faults import Script
+from crossmount.testing.faults import FaultScript
 from crossmount.testing.server import complete
 from crossmount.testing.values import Inline, Request, Response
 
@@ -45,7 +45,7 @@ class FaultyWay:
         self.address = ""
         self.passed: list[Passed] = []
         self._upstream = upstream
-        self._script = Script(faults)
+        self._script = FaultScript(faults)
         self._client = client
         self._connections = 0
 

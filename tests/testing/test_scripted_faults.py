@@ -21,7 +21,7 @@ from crossmount.testing import (
     blob_unknown,
     html,
 )
-from crossmount.testing.faults import Script, path_of
+from crossmount.testing.faults import FaultScript, path_of
 from crossmount.testing.values import Request
 from support.scripted import (
     code_of,
@@ -208,7 +208,7 @@ async def test_answers_can_be_slow() -> None:
 @given(st.integers(0, 4), st.one_of(st.none(), st.integers(1, 4)), st.integers(0, 10))
 def test_a_line_meets_what_it_says(skip: int, times: int | None, requests: int) -> None:
     """Of any number of requests, `times` are met after `skip`."""
-    script = Script([Fault(skip=skip, times=times)])
+    script = FaultScript([Fault(skip=skip, times=times)])
     met = [script.meet(Request("GET", "/v2/")) is not None for _ in range(requests)]
     expected = [i >= skip and (times is None or i < skip + times) for i in range(requests)]
     assert met == expected

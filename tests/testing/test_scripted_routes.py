@@ -9,14 +9,14 @@ from crossmount.testing.routes import (
     FinishUpload,
     ListTags,
     MountBlob,
-    Page,
-    Ping,
+    PageRequest,
     ReadManifest,
     StartUpload,
+    VersionCheck,
     WriteManifest,
     route,
 )
-from crossmount.testing.values import RefusedError, Request
+from crossmount.testing.values import Request, RequestRefusedError
 
 DIGEST = Digest.of(b"x")
 METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS")
@@ -25,12 +25,12 @@ METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS")
 @pytest.mark.parametrize(
     ("method", "path", "query", "operation"),
     [
-        ("GET", "/v2/", (), Ping()),
-        ("HEAD", "/v2", (), Ping()),
+        ("GET", "/v2/", (), VersionCheck()),
+        ("HEAD", "/v2", (), VersionCheck()),
         ("HEAD", "/v2/a/b/manifests/v1", (), ReadManifest("a/b", "v1")),
         ("GET", f"/v2/a/manifests/{DIGEST}", (), ReadManifest("a", DIGEST)),
         ("PUT", f"/v2/a/manifests/{DIGEST}", (("tag", "x"), ("tag", "y")), WriteManifest("a", DIGEST, ("x", "y"))),
-        ("GET", "/v2/a/tags/list", (("n", "3"), ("last", "v")), ListTags("a", Page(3, "v"))),
+        ("GET", "/v2/a/tags/list", (("n", "3"), ("last", "v")), ListTags("a", PageRequest(3, "v"))),
         ("POST", "/v2/a/blobs/uploads/", (), StartUpload("a")),
         ("POST", "/v2/a/blobs/uploads", (("from", "b"),), StartUpload("a")),
         ("POST", "/v2/a/blobs/uploads/", (("digest", DIGEST),), StartUpload("a", DIGEST)),
@@ -69,7 +69,7 @@ def test_what_is_no_operation_is_refused(
     method: str, path: str, query: tuple[tuple[str, str], ...], status: int, code: str
 ) -> None:
     """What breaks a grammar, or is not served, has its status and its code."""
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(RequestRefusedError) as caught:
         route(Request(method, path, query))
     assert (caught.value.status, caught.value.code) == (status, code)
 
@@ -81,5 +81,5 @@ def test_what_is_no_operation_is_refused(
 )
 def test_any_request_is_an_operation_or_refused(method: str, path: str, query: list[tuple[str, str]]) -> None:
     """No text makes the grammar fail in another way."""
-    with contextlib.suppress(RefusedError):
+    with contextlib.suppress(RequestRefusedError):
         route(Request(method, path, tuple(query)))

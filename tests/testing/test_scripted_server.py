@@ -13,7 +13,7 @@ import pytest
 from crossmount.oci import Digest
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, running_registry
 from crossmount.testing.__main__ import main, options_of, read_arguments
-from crossmount.testing.auth import BasicAuth, TokenAuth
+from crossmount.testing.options import BasicAuth, TokenAuth
 from support.images import make_layers, make_layout
 from support.programs import needs, run
 from support.scripted import finish_upload, push_blob, start_upload, talk_to

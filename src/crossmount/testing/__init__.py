@@ -4,7 +4,6 @@
 for a process of its own.
 """
 
-from crossmount.testing.auth import BasicAuth, Grant, TokenAuth
 from crossmount.testing.faults import (
     Alter,
     CutBefore,
@@ -19,10 +18,10 @@ from crossmount.testing.faults import (
     blob_unknown,
     html,
 )
-from crossmount.testing.log import RequestRecord
-from crossmount.testing.options import RegistryOptions
+from crossmount.testing.options import BasicAuth, Grant, RegistryOptions, TokenAuth
 from crossmount.testing.server import ScriptedRegistry
 from crossmount.testing.threads import running_registry
+from crossmount.testing.values import RequestRecord
 
 __all__ = [
     "Alter",

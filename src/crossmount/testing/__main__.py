@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from crossmount.testing.auth import Auth, BasicAuth, TokenAuth
-from crossmount.testing.options import RegistryOptions
+from crossmount.testing.options import Auth, BasicAuth, RegistryOptions, TokenAuth
 from crossmount.testing.server import ScriptedRegistry
 
 

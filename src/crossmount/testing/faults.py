@@ -165,7 +165,7 @@ class Fault:
         return self.name or type(self.action).__name__
 
 
-class Script:
+class FaultScript:
     """Faults in order; each request is met by the first that fits and is not used up."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:

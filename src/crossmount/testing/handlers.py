@@ -8,9 +8,8 @@ from urllib.parse import quote
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.oci.digest import Digest
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
-from crossmount.testing.authorizer import TOKEN_PATH, Authorizer
+from crossmount.testing.access_control import TOKEN_PATH, AccessControl
 from crossmount.testing.holdings import Holdings, cut_page
-from crossmount.testing.locations import Locations
 from crossmount.testing.manifests import StoredManifest, read_manifest
 from crossmount.testing.options import RegistryOptions
 from crossmount.testing.routes import (
@@ -24,24 +23,24 @@ from crossmount.testing.routes import (
     ListRepositories,
     ListTags,
     MountBlob,
-    Page,
-    Ping,
+    PageRequest,
     ReadBlob,
     ReadManifest,
     ReadOperation,
     StartUpload,
     UploadStatus,
+    VersionCheck,
     WriteManifest,
     WriteOperation,
     route,
 )
-from crossmount.testing.sessions import Sessions
+from crossmount.testing.sessions import Locations, UploadSessions
 from crossmount.testing.values import (
     Body,
     Headers,
     Inline,
-    RefusedError,
     Request,
+    RequestRefusedError,
     Response,
     error_response,
     json_response,
@@ -54,7 +53,7 @@ class Handlers:
     """A registry without its network."""
 
     def __init__(
-        self, options: RegistryOptions, holdings: Holdings, sessions: Sessions, authorizer: Authorizer
+        self, options: RegistryOptions, holdings: Holdings, sessions: UploadSessions, authorizer: AccessControl
     ) -> None:
         self._options = options
         self._holdings = holdings
@@ -73,7 +72,7 @@ class Handlers:
             if request.path == TOKEN_PATH:
                 return self._authorizer.issue(request, await read_body(body))
             return await self._operate(request, body, self._locations(base))
-        except RefusedError as refused:
+        except RequestRefusedError as refused:
             return refused.response()
         except OSError as error:
             return error_response(500, "UNKNOWN", f"the folder of blobs: {error.strerror}")
@@ -90,7 +89,7 @@ class Handlers:
 
     def _read(self, operation: ReadOperation, request: Request, where: Locations) -> Response:
         match operation:
-            case Ping():
+            case VersionCheck():
                 return json_response({})
             case ListRepositories() | ListTags() | ListReferrers():
                 return self._list(operation, request)
@@ -122,7 +121,7 @@ class Handlers:
         if isinstance(operation, CancelUpload):
             return self._sessions.cancel(operation, request)
         if not self._options.deletes:
-            raise RefusedError(405, "UNSUPPORTED", "nothing can be deleted here")
+            raise RequestRefusedError(405, "UNSUPPORTED", "nothing can be deleted here")
         holding = self._holdings.find(operation.name)
         match operation:
             case DeleteBlob():
@@ -146,7 +145,7 @@ class Handlers:
                 return self._list_page("repositories", self._holdings.repositories, operation.page, request)
             case ListTags():
                 if operation.name not in self._holdings.repositories:
-                    raise RefusedError(404, "NAME_UNKNOWN", f"no repository {operation.name}")
+                    raise RequestRefusedError(404, "NAME_UNKNOWN", f"no repository {operation.name}")
                 tags = self._holdings.find(operation.name).tags
                 return self._list_page("tags", tags, operation.page, request, name=operation.name)
             case ListReferrers():
@@ -154,7 +153,9 @@ class Handlers:
             case _:
                 assert_never(operation)
 
-    def _list_page(self, key: str, names: Iterable[str], page: Page, request: Request, **more: str) -> Response:
+    def _list_page(
+        self, key: str, names: Iterable[str], page: PageRequest, request: Request, **more: str
+    ) -> Response:
         """Return one page of a list, with a Link to the next (specification, "Listing Tags")."""
         names_of_page, more_follow = cut_page(names, page, longest=self._options.page_size)
         headers: Headers = ()
@@ -211,7 +212,7 @@ class Handlers:
         target, media_type = operation.target, request.headers.get("content-type")
         digest = Digest.of(content, algorithm=target.algorithm if isinstance(target, Digest) else "sha256")
         if isinstance(target, Digest) and target != digest:
-            raise RefusedError(400, "DIGEST_INVALID", f"the manifest has the digest {digest}")
+            raise RequestRefusedError(400, "DIGEST_INVALID", f"the manifest has the digest {digest}")
         manifest = read_manifest(content, media_type=media_type, digest=digest)
         if self._options.checks_references:
             self._check_references(operation.name, manifest)
@@ -233,7 +234,7 @@ class Handlers:
     def _check_references(self, name: str, manifest: StoredManifest) -> None:
         missing = self._holdings.find(name).missing(manifest)
         if missing:
-            raise RefusedError(400, "MANIFEST_BLOB_UNKNOWN", f"{name} lacks {', '.join(missing)}")
+            raise RequestRefusedError(400, "MANIFEST_BLOB_UNKNOWN", f"{name} lacks {', '.join(missing)}")
 
     def _locations(self, base: str) -> Locations:
         own = "" if self._options.relative_locations else base
@@ -244,13 +245,13 @@ async def read_body(body: Body) -> bytes:
     """Read a manifest or a form.
 
     Raises:
-        RefusedError: it is over 4 MiB.
+        RequestRefusedError: it is over 4 MiB.
     """
     content = bytearray()
     async for data in body:
         content += data
         if len(content) > MANIFEST_BYTES_MAX:
-            raise RefusedError(413, "SIZE_INVALID", "a manifest may have 4 MiB")
+            raise RequestRefusedError(413, "SIZE_INVALID", "a manifest may have 4 MiB")
     return bytes(content)
 
 
@@ -261,7 +262,7 @@ def read_range(text: str | None, size: int) -> tuple[int, int] | None:
         None if the whole is asked for, or in a way that may be ignored.
 
     Raises:
-        RefusedError: 416, nothing of it is there.
+        RequestRefusedError: 416, nothing of it is there.
     """
     match = _RANGE.fullmatch(text or "")
     if match is None or not (match[1] or match[2]):
@@ -271,13 +272,13 @@ def read_range(text: str | None, size: int) -> tuple[int, int] | None:
     else:
         start, end = max(size - int(match[2]), 0), size
     if start >= end:
-        raise RefusedError(416, "SIZE_INVALID", "no such range", (("Content-Range", f"bytes */{size}"),))
+        raise RequestRefusedError(416, "SIZE_INVALID", "no such range", (("Content-Range", f"bytes */{size}"),))
     return start, end
 
 
-def _blob_unknown(name: str, digest: Digest) -> RefusedError:
-    return RefusedError(404, "BLOB_UNKNOWN", f"{name} has no blob {digest}")
+def _blob_unknown(name: str, digest: Digest) -> RequestRefusedError:
+    return RequestRefusedError(404, "BLOB_UNKNOWN", f"{name} has no blob {digest}")
 
 
-def _manifest_unknown(name: str, target: str) -> RefusedError:
-    return RefusedError(404, "MANIFEST_UNKNOWN", f"{name} has no manifest {target}")
+def _manifest_unknown(name: str, target: str) -> RequestRefusedError:
+    return RequestRefusedError(404, "MANIFEST_UNKNOWN", f"{name} has no manifest {target}")

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from crossmount.oci.digest import Digest
 from crossmount.testing.manifests import StoredManifest
-from crossmount.testing.routes import Page
+from crossmount.testing.routes import PageRequest
 from crossmount.testing.storage import BlobStore
 from crossmount.testing.values import Content
 
 
 @dataclass(slots=True)
-class Holding:
+class StoredRepository:
     """One repository."""
 
     blobs: set[Digest] = field(default_factory=set)
@@ -53,15 +53,15 @@ class Holdings:
 
     def __init__(self, store: BlobStore) -> None:
         self.store = store
-        self.repositories: dict[str, Holding] = {}
+        self.repositories: dict[str, StoredRepository] = {}
 
-    def find(self, name: str) -> Holding:
+    def find(self, name: str) -> StoredRepository:
         """Return a repository to read; an unknown one is empty, and not created."""
-        return self.repositories.get(name, Holding())
+        return self.repositories.get(name, StoredRepository())
 
-    def create(self, name: str) -> Holding:
+    def create(self, name: str) -> StoredRepository:
         """Return a repository to write."""
-        return self.repositories.setdefault(name, Holding())
+        return self.repositories.setdefault(name, StoredRepository())
 
     def blob(self, name: str, digest: Digest) -> Content | None:
         """Return a blob that the repository holds."""
@@ -81,7 +81,7 @@ class Holdings:
         return sorted(name for name, holding in self.repositories.items() if digest in holding.blobs)
 
 
-def cut_page(names: Iterable[str], page: Page, *, longest: int) -> tuple[list[str], bool]:
+def cut_page(names: Iterable[str], page: PageRequest, *, longest: int) -> tuple[list[str], bool]:
     """Return one page of a list in lexical order, and whether more follows.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 from crossmount.errors import InvalidManifestError
 from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
 from crossmount.oci.digest import Digest
-from crossmount.testing.values import RefusedError
+from crossmount.testing.values import RequestRefusedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,15 @@ def read_manifest(content: bytes, *, media_type: str | None, digest: Digest) -> 
         digest: what the bytes hash to.
 
     Raises:
-        RefusedError: MANIFEST_INVALID.
+        RequestRefusedError: MANIFEST_INVALID.
     """
     try:
-        return _read(content, media_type, digest)
+        return _parse(content, media_type, digest)
     except InvalidManifestError as error:
-        raise RefusedError(400, "MANIFEST_INVALID", str(error)) from None
+        raise RequestRefusedError(400, "MANIFEST_INVALID", str(error)) from None
 
 
-def _read(content: bytes, media_type: str | None, digest: Digest) -> StoredManifest:
+def _parse(content: bytes, media_type: str | None, digest: Digest) -> StoredManifest:
     document = _document(content)
     declared = document.get("mediaType")
     guessed = OCI_INDEX if "manifests" in document else OCI_MANIFEST

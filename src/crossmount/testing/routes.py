@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from crossmount.errors import InvalidDigestError
 from crossmount.oci.digest import Digest
 from crossmount.oci.reference import is_repository_name, is_tag
-from crossmount.testing.values import RefusedError, Request
+from crossmount.testing.values import Request, RequestRefusedError
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class PageRequest:
     """Which part of a list is asked for; `count` is None when the client leaves it open."""
 
     count: int | None = None
@@ -19,7 +19,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Ping:
+class VersionCheck:
     """`GET /v2/`."""
 
 
@@ -27,7 +27,7 @@ class Ping:
 class ListRepositories:
     """`GET /v2/_catalog`."""
 
-    page: Page
+    page: PageRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class ListTags:
     """`GET /v2/<name>/tags/list`."""
 
     name: str
-    page: Page
+    page: PageRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class CancelUpload:
     session: str
 
 
-ReadOperation = Ping | ListRepositories | ListTags | ListReferrers | ReadManifest | ReadBlob | UploadStatus
+ReadOperation = VersionCheck | ListRepositories | ListTags | ListReferrers | ReadManifest | ReadBlob | UploadStatus
 WriteOperation = WriteManifest | StartUpload | MountBlob | AppendUpload | FinishUpload
 DeleteOperation = DeleteManifest | DeleteBlob | CancelUpload
 Operation = ReadOperation | WriteOperation | DeleteOperation
@@ -162,23 +162,23 @@ def route(request: Request) -> Operation:
     """Tell what a request asks for.
 
     Raises:
-        RefusedError: there is no such endpoint (404), method (405), or a part breaks its grammar (400).
+        RequestRefusedError: there is no such endpoint (404), method (405), or a part breaks its grammar (400).
     """
     for kind, shape in _SHAPES:
         match = shape.fullmatch(request.path)
         if match:
             parts = match.groupdict()
             return _operation(kind, request, parts.get("name", ""), parts.get("target", ""))
-    raise RefusedError(404, "NAME_UNKNOWN", f"no endpoint at {request.path[:200]!r}")
+    raise RequestRefusedError(404, "NAME_UNKNOWN", f"no endpoint at {request.path[:200]!r}")
 
 
 def _operation(kind: str, request: Request, name: str, target: str) -> Operation:
     if name and not is_repository_name(name):
-        raise RefusedError(400, "NAME_INVALID", f"not a repository name: {name[:200]!r}")
+        raise RequestRefusedError(400, "NAME_INVALID", f"not a repository name: {name[:200]!r}")
     method = "GET" if request.method == "HEAD" else request.method
     make = _ENDPOINTS.get((kind, method))
     if make is None:
-        raise RefusedError(405, "UNSUPPORTED", f"{request.method[:20]} is not supported here")
+        raise RequestRefusedError(405, "UNSUPPORTED", f"{request.method[:20]} is not supported here")
     return make(request, name, target)
 
 
@@ -194,13 +194,13 @@ def _post(request: Request, name: str, _: str) -> StartUpload | MountBlob:
     mount, source, digest = request.param("mount"), request.param("from"), request.param("digest")
     if mount is not None:
         if source and not is_repository_name(source):
-            raise RefusedError(400, "NAME_INVALID", f"from is not a repository name: {source[:200]!r}")
+            raise RequestRefusedError(400, "NAME_INVALID", f"from is not a repository name: {source[:200]!r}")
         return MountBlob(name, _digest(mount), source or None)
     return StartUpload(name, _digest(digest) if digest is not None else None)
 
 
 _ENDPOINTS: dict[tuple[str, str], Callable[[Request, str, str], Operation]] = {
-    ("ping", "GET"): lambda _, __, ___: Ping(),
+    ("ping", "GET"): lambda _, __, ___: VersionCheck(),
     ("catalog", "GET"): lambda request, _, __: ListRepositories(_page(request)),
     ("tags", "GET"): lambda request, name, _: ListTags(name, _page(request)),
     ("referrers", "GET"): lambda request, name, target: ListReferrers(
@@ -223,7 +223,7 @@ def _digest(text: str) -> Digest:
     try:
         return Digest(text)
     except InvalidDigestError as error:
-        raise RefusedError(400, "DIGEST_INVALID", str(error)) from None
+        raise RequestRefusedError(400, "DIGEST_INVALID", str(error)) from None
 
 
 def _target(text: str) -> str | Digest:
@@ -235,14 +235,14 @@ def _target(text: str) -> str | Digest:
 def _tag(text: str) -> str:
     if not is_tag(text):
         # The specification has no code of its own for a tag; distribution answers this one.
-        raise RefusedError(400, "TAG_INVALID", f"not a tag: {text[:200]!r}")
+        raise RequestRefusedError(400, "TAG_INVALID", f"not a tag: {text[:200]!r}")
     return text
 
 
-def _page(request: Request) -> Page:
+def _page(request: Request) -> PageRequest:
     count, last = request.param("n"), request.param("last") or ""
     if count is None:
-        return Page(None, last)
+        return PageRequest(None, last)
     if not re.fullmatch(r"[0-9]{1,9}", count):
-        raise RefusedError(400, "PAGINATION_NUMBER_INVALID", f"n is not a number: {count[:40]!r}")
-    return Page(int(count), last)
+        raise RequestRefusedError(400, "PAGINATION_NUMBER_INVALID", f"n is not a number: {count[:40]!r}")
+    return PageRequest(int(count), last)

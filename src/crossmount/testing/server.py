@@ -8,8 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from crossmount.oci.digest import Digest
-from crossmount.testing.auth import TokenAuth
-from crossmount.testing.authorizer import TOKEN_PATH, Authorizer
+from crossmount.testing.access_control import TOKEN_PATH, AccessControl
 from crossmount.testing.connection import Connection, CutError, GoneError, IncomingBody
 from crossmount.testing.faults import (
     Alter,
@@ -18,19 +17,18 @@ from crossmount.testing.faults import (
     CutSending,
     Echo,
     Fault,
+    FaultScript,
     IgnoreMount,
     LoseAnswer,
     Pass,
     Reply,
-    Script,
 )
 from crossmount.testing.handlers import Handlers
 from crossmount.testing.holdings import Holdings
-from crossmount.testing.log import KEPT_HEADERS, RequestRecord, Tally
-from crossmount.testing.options import RegistryOptions
-from crossmount.testing.sessions import Sessions
+from crossmount.testing.options import RegistryOptions, TokenAuth
+from crossmount.testing.sessions import UploadCounts, UploadSessions
 from crossmount.testing.storage import PIECE, FolderBlobs, MemoryBlobs
-from crossmount.testing.values import Request, Response
+from crossmount.testing.values import KEPT_HEADERS, Request, RequestRecord, Response
 
 
 class ScriptedRegistry:
@@ -68,11 +66,11 @@ class ScriptedRegistry:
         self.options = options or RegistryOptions()
         self.requests: list[RequestRecord] = []
         self.holdings = Holdings(FolderBlobs(self.options.root) if self.options.root else MemoryBlobs())
-        self._tally = Tally()
-        self._sessions = Sessions(self.holdings, self.options, self._tally)
-        self._authorizer = Authorizer(self.options.auth)
+        self._tally = UploadCounts()
+        self._sessions = UploadSessions(self.holdings, self.options, self._tally)
+        self._authorizer = AccessControl(self.options.auth)
         self._handlers = Handlers(self.options, self.holdings, self._sessions, self._authorizer)
-        self._script = Script(faults)
+        self._script = FaultScript(faults)
         self._host, self._port, self._tls = host, port, tls
         self._servers: list[asyncio.Server] = []
         self._tasks: dict[asyncio.Task[None], Connection] = {}

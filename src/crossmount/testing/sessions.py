@@ -2,13 +2,12 @@
 
 import asyncio
 import re
+from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from crossmount.oci.digest import Digest
 from crossmount.testing.holdings import Holdings
-from crossmount.testing.locations import Locations, is_session_state
-from crossmount.testing.log import Tally
 from crossmount.testing.options import RegistryOptions
 from crossmount.testing.routes import (
     AppendUpload,
@@ -18,29 +17,86 @@ from crossmount.testing.routes import (
     StartUpload,
     UploadStatus,
 )
-from crossmount.testing.storage import Spool
-from crossmount.testing.values import Body, RefusedError, Request, Response
+from crossmount.testing.storage import UploadBuffer
+from crossmount.testing.values import Body, Request, RequestRefusedError, Response
 
 _CHUNK = re.compile(r"([0-9]{1,18})-([0-9]{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class Locations:
+    """How Locations are written.
+
+    Attributes:
+        base: scheme, host and port, or nothing for relative ones.
+        state: whether a session's Location carries a `_state`.
+    """
+
+    base: str = ""
+    state: bool = True
+
+    def blob(self, name: str, digest: Digest) -> str:
+        """Return where a blob is."""
+        return f"{self.base}/v2/{name}/blobs/{digest}"
+
+    def manifest(self, name: str, digest: Digest) -> str:
+        """Return where a manifest is."""
+        return f"{self.base}/v2/{name}/manifests/{digest}"
+
+    def session(self, name: str, session: str, offset: int) -> str:
+        """Return where a session goes on after `offset` bytes."""
+        query = f"?_state={session_state(session, offset)}" if self.state else ""
+        return f"{self.base}/v2/{name}/blobs/uploads/{session}{query}"
+
+
+def session_state(session: str, offset: int) -> str:
+    """Return the state that a session's Location must carry; it has characters that must stay escaped."""
+    return f"{session}%2F{offset}%3D%3D"
+
+
+def is_session_state(state: str | None, session: str, offset: int | None) -> bool:
+    """Tell whether a decoded `_state` belongs to a session, and to this offset if one is given."""
+    if state is None or not state.endswith("=="):
+        return False
+    owner, _, at = state[:-2].rpartition("/")
+    return owner == session and (offset is None or at == str(offset))
+
+
+class UploadCounts:
+    """Counts of what changed."""
+
+    def __init__(self) -> None:
+        self.uploads: Counter[Digest] = Counter()
+        self.mounts: Counter[Digest] = Counter()
+        self.upload_bytes = 0
+
+    def uploaded(self, digest: Digest, size: int) -> None:
+        """Count a blob that came as bytes."""
+        self.uploads[digest] += 1
+        self.upload_bytes += size
+
+    def mounted(self, digest: Digest) -> None:
+        """Count a blob that was mounted."""
+        self.mounts[digest] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
     """An upload session."""
 
     session: str
     name: str
-    spool: Spool
+    spool: UploadBuffer
 
 
-class Sessions:
+class UploadSessions:
     """The upload sessions of a registry."""
 
-    def __init__(self, holdings: Holdings, options: RegistryOptions, tally: Tally) -> None:
+    def __init__(self, holdings: Holdings, options: RegistryOptions, tally: UploadCounts) -> None:
         self._holdings = holdings
         self._options = options
         self._tally = tally
-        self._open: dict[str, Upload] = {}
+        self._open: dict[str, OpenUpload] = {}
         self._count = 0
 
     @property
@@ -64,11 +120,13 @@ class Sessions:
         """Mount, or open the session that the client needs instead.
 
         Raises:
-            RefusedError: the source is denied.
+            RequestRefusedError: the source is denied.
         """
         if operation.source in self._options.denied_sources:
             status = self._options.denied_status
-            raise RefusedError(status, "UNAUTHORIZED" if status == 401 else "DENIED", "no access to the source")
+            raise RequestRefusedError(
+                status, "UNAUTHORIZED" if status == 401 else "DENIED", "no access to the source"
+            )
         source = self._source(operation)
         if source is None:
             return _progress(202, self._begin(operation.name), where)
@@ -100,7 +158,7 @@ class Sessions:
     def cancel(self, operation: CancelUpload, request: Request) -> Response:
         """Forget a session."""
         if not self._options.cancels:
-            raise RefusedError(405, "UNSUPPORTED", "sessions cannot be cancelled here")
+            raise RequestRefusedError(405, "UNSUPPORTED", "sessions cannot be cancelled here")
         self._drop(self._find(operation, request))
         return Response(204)
 
@@ -118,69 +176,73 @@ class Sessions:
         holding = self._holdings.find(name)
         return digest in holding.blobs and (not self._options.after_manifest or holding.references(digest))
 
-    def _begin(self, name: str) -> Upload:
+    def _begin(self, name: str) -> OpenUpload:
         self._count += 1
-        upload = Upload(f"upload-{self._count}", name, self._holdings.store.spool())
+        upload = OpenUpload(f"upload-{self._count}", name, self._holdings.store.spool())
         self._open[upload.session] = upload
         return upload
 
     def _find(
         self, operation: UploadStatus | AppendUpload | FinishUpload | CancelUpload, request: Request
-    ) -> Upload:
+    ) -> OpenUpload:
         upload = self._open.get(operation.session)
         if upload is None or upload.name != operation.name:
-            raise RefusedError(404, "BLOB_UPLOAD_UNKNOWN", f"no session {operation.session[:100]!r} here")
+            raise RequestRefusedError(404, "BLOB_UPLOAD_UNKNOWN", f"no session {operation.session[:100]!r} here")
         if self._options.location_state and not is_session_state(request.param("_state"), upload.session, None):
-            raise RefusedError(404, "BLOB_UPLOAD_INVALID", "the Location's _state is missing or another's")
+            raise RequestRefusedError(404, "BLOB_UPLOAD_INVALID", "the Location's _state is missing or another's")
         return upload
 
-    def _check_state(self, request: Request, upload: Upload) -> None:
+    def _check_state(self, request: Request, upload: OpenUpload) -> None:
         """Refuse the Location of an earlier step, with the status and code that distribution 2.8 has for it."""
         state = request.param("_state")
         if self._options.location_state and not is_session_state(state, upload.session, upload.spool.size):
-            raise RefusedError(404, "BLOB_UPLOAD_INVALID", "the Location is not the session's newest")
+            raise RequestRefusedError(404, "BLOB_UPLOAD_INVALID", "the Location is not the session's newest")
 
-    async def _commit(self, upload: Upload, digest: Digest, where: Locations) -> Response:
+    async def _commit(self, upload: OpenUpload, digest: Digest, where: Locations) -> Response:
         del self._open[upload.session]
         await asyncio.sleep(self._options.commit_seconds)
         if upload.spool.digest(digest.algorithm) != digest:
             upload.spool.discard()
-            raise RefusedError(400, "DIGEST_INVALID", f"what was uploaded does not have the digest {digest}")
+            raise RequestRefusedError(
+                400, "DIGEST_INVALID", f"what was uploaded does not have the digest {digest}"
+            )
         size = upload.spool.size
         self._holdings.store.keep(upload.spool, digest)
         self._holdings.create(upload.name).blobs.add(digest)
         self._tally.uploaded(digest, size)
         return _created(upload.name, digest, where)
 
-    def _drop(self, upload: Upload) -> None:
+    def _drop(self, upload: OpenUpload) -> None:
         del self._open[upload.session]
         upload.spool.discard()
 
 
-async def _receive(upload: Upload, body: Body) -> None:
+async def _receive(upload: OpenUpload, body: Body) -> None:
     """Add a request's body; what came before a cut stays, as in real registries."""
     async for data in body:
         upload.spool.write(data)
 
 
-def _check_chunk(request: Request, upload: Upload, where: Locations) -> None:
+def _check_chunk(request: Request, upload: OpenUpload, where: Locations) -> None:
     """Hold a Content-Range against the session's offset and the Content-Length."""
     text = request.headers.get("content-range")
     if text is None:
         return
     match = _CHUNK.fullmatch(text)
     if match is None:
-        raise RefusedError(400, "BLOB_UPLOAD_INVALID", f"Content-Range is not <first>-<last>: {text[:60]!r}")
+        raise RequestRefusedError(
+            400, "BLOB_UPLOAD_INVALID", f"Content-Range is not <first>-<last>: {text[:60]!r}"
+        )
     first, last = int(match[1]), int(match[2])
     if first != upload.spool.size or last < first - 1:
         headers = _progress(416, upload, where).headers
-        raise RefusedError(416, "BLOB_UPLOAD_INVALID", f"the session is at {upload.spool.size}", headers)
+        raise RequestRefusedError(416, "BLOB_UPLOAD_INVALID", f"the session is at {upload.spool.size}", headers)
     length = request.headers.get("content-length")
     if length is not None and int(length) != last - first + 1:
-        raise RefusedError(400, "SIZE_INVALID", f"Content-Range {text} with Content-Length {length}")
+        raise RequestRefusedError(400, "SIZE_INVALID", f"Content-Range {text} with Content-Length {length}")
 
 
-def _progress(status: int, upload: Upload, where: Locations) -> Response:
+def _progress(status: int, upload: OpenUpload, where: Locations) -> Response:
     offset = upload.spool.size
     return Response(
         status,

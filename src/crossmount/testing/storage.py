@@ -13,7 +13,7 @@ PIECE = 256 * 1024
 """How many bytes are in hand at once."""
 
 
-class Spool(Protocol):
+class UploadBuffer(Protocol):
     """The bytes of an upload that is going on."""
 
     @property
@@ -37,11 +37,11 @@ class Spool(Protocol):
 class BlobStore(Protocol):
     """Blobs by digest, whoever refers to them."""
 
-    def spool(self) -> Spool:
+    def spool(self) -> UploadBuffer:
         """Begin an upload."""
         ...
 
-    def keep(self, spool: Spool, digest: Digest) -> None:
+    def keep(self, spool: UploadBuffer, digest: Digest) -> None:
         """Make what a spool of this store holds the blob `digest`; the spool is used up."""
         ...
 
@@ -54,7 +54,7 @@ class BlobStore(Protocol):
         ...
 
 
-class MemorySpool:
+class MemoryBuffer:
     """An upload in memory, hashed as it comes."""
 
     def __init__(self) -> None:
@@ -88,13 +88,13 @@ class MemoryBlobs:
     def __init__(self) -> None:
         self._blobs: dict[Digest, Inline] = {}
 
-    def spool(self) -> MemorySpool:
+    def spool(self) -> MemoryBuffer:
         """Begin an upload."""
-        return MemorySpool()
+        return MemoryBuffer()
 
-    def keep(self, spool: Spool, digest: Digest) -> None:
+    def keep(self, spool: UploadBuffer, digest: Digest) -> None:
         """Make what `spool` holds the blob `digest`."""
-        assert isinstance(spool, MemorySpool)  # noqa: S101 a store gets back the spools it gave
+        assert isinstance(spool, MemoryBuffer)  # noqa: S101 a store gets back the spools it gave
         self._blobs[digest] = Inline(bytes(spool.data))
         spool.discard()
 
@@ -125,7 +125,7 @@ class FileContent:
                 yield data
 
 
-class FileSpool:
+class FileBuffer:
     """An upload in a file, hashed as it comes."""
 
     def __init__(self, path: Path) -> None:
@@ -164,20 +164,20 @@ class FolderBlobs:
         self._root = root
         self._uploads = root / "uploads"
         self._uploads.mkdir(parents=True, exist_ok=True)
-        self._open: set[FileSpool] = set()
+        self._open: set[FileBuffer] = set()
         self._known: dict[Digest, FileContent] = {}
         self._count = 0
 
-    def spool(self) -> FileSpool:
+    def spool(self) -> FileBuffer:
         """Begin an upload."""
         self._count += 1
-        spool = FileSpool(self._uploads / str(self._count))
+        spool = FileBuffer(self._uploads / str(self._count))
         self._open.add(spool)
         return spool
 
-    def keep(self, spool: Spool, digest: Digest) -> None:
+    def keep(self, spool: UploadBuffer, digest: Digest) -> None:
         """Make what `spool` holds the blob `digest`."""
-        assert isinstance(spool, FileSpool)  # noqa: S101 a store gets back the spools it gave
+        assert isinstance(spool, FileBuffer)  # noqa: S101 a store gets back the spools it gave
         path = self._root / "blobs" / digest.algorithm / digest.encoded
         path.parent.mkdir(parents=True, exist_ok=True)
         spool.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from crossmount.oci.reference import is_repository_name
-from crossmount.testing.auth import ANYTHING, READ, WRITE, Auth, BasicAuth, Scope, TokenAuth
+from crossmount.testing.options import ANYTHING, READ, WRITE, Auth, BasicAuth, TokenAuth, TokenScope
 from crossmount.testing.routes import (
     CancelUpload,
     DeleteBlob,
@@ -17,12 +17,12 @@ from crossmount.testing.routes import (
     ListTags,
     MountBlob,
     Operation,
-    Ping,
     ReadBlob,
     ReadManifest,
     StartUpload,
+    VersionCheck,
 )
-from crossmount.testing.values import RefusedError, Request, Response, json_response
+from crossmount.testing.values import Request, RequestRefusedError, Response, json_response
 
 TOKEN_PATH = "/token"
 
@@ -30,11 +30,11 @@ TOKEN_PATH = "/token"
 @dataclass(slots=True)
 class _Token:
     user: str | None
-    granted: tuple[Scope, ...]
+    granted: tuple[TokenScope, ...]
     uses_left: int | None
 
 
-class Authorizer:
+class AccessControl:
     """Lets through what is allowed and challenges the rest.
 
     Attributes:
@@ -56,22 +56,22 @@ class Authorizer:
         """Return the operation to carry out: the one that is asked for, or an upload in the place of a mount.
 
         Raises:
-            RefusedError: 401 with a challenge, or 403 for a user who may not.
+            RequestRefusedError: 401 with a challenge, or 403 for a user who may not.
         """
         hides_sources = self._auth is not None and self._auth.hides_sources
         try:
             self._check(request, needed_scopes(operation))
-        except RefusedError as refused:
+        except RequestRefusedError as refused:
             if not (hides_sources and isinstance(operation, MountBlob)):
                 raise
             operation = StartUpload(operation.name)
             try:
                 self._check(request, needed_scopes(operation))
-            except RefusedError:
+            except RequestRefusedError:
                 raise refused from None
         return operation
 
-    def _check(self, request: Request, needed: tuple[Scope, ...]) -> None:
+    def _check(self, request: Request, needed: tuple[TokenScope, ...]) -> None:
         match self._auth:
             case None:
                 return
@@ -84,11 +84,11 @@ class Authorizer:
         """Answer at the token service.
 
         Raises:
-            RefusedError: not served, bad credentials, or a scope that is refused.
+            RequestRefusedError: not served, bad credentials, or a scope that is refused.
         """
         auth = self._auth
         if not isinstance(auth, TokenAuth):
-            raise RefusedError(404, "NAME_UNKNOWN", "there is no token service here")
+            raise RequestRefusedError(404, "NAME_UNKNOWN", "there is no token service here")
         match request.method:
             case "GET":
                 user = _basic_user(auth, request)
@@ -100,10 +100,10 @@ class Authorizer:
                 scopes = read_scopes(form.get("scope", "").split(" "))
                 return self._token_answer(auth, user, scopes, self._refresh(auth, form, user))
             case _:
-                raise RefusedError(405, "UNSUPPORTED", "the token service does not speak this method")
+                raise RequestRefusedError(405, "UNSUPPORTED", "the token service does not speak this method")
 
     def _token_answer(
-        self, auth: TokenAuth, user: str | None, scopes: tuple[Scope, ...], more: Mapping[str, str]
+        self, auth: TokenAuth, user: str | None, scopes: tuple[TokenScope, ...], more: Mapping[str, str]
     ) -> Response:
         granted = self._grant(auth, user, scopes[:1] if auth.reads_first_scope else scopes)
         self._count += 1
@@ -114,10 +114,10 @@ class Authorizer:
             answer["expires_in"] = auth.expires_in
         return json_response(answer)
 
-    def _grant(self, auth: TokenAuth, user: str | None, scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
-        granted = tuple(Scope(scope.kind, scope.name, auth.allowed(user, scope)) for scope in scopes)
+    def _grant(self, auth: TokenAuth, user: str | None, scopes: tuple[TokenScope, ...]) -> tuple[TokenScope, ...]:
+        granted = tuple(TokenScope(scope.kind, scope.name, auth.allowed(user, scope)) for scope in scopes)
         if auth.refuses_whole and granted != scopes:
-            raise RefusedError(403, "DENIED", "a scope that was asked for is refused")
+            raise RequestRefusedError(403, "DENIED", "a scope that was asked for is refused")
         return granted
 
     def _refresh(self, auth: TokenAuth, form: Mapping[str, str], user: str | None) -> dict[str, str]:
@@ -127,7 +127,7 @@ class Authorizer:
         owned = [token for token, owner in auth.identity_tokens.items() if owner == user]
         return {"refresh_token": owned[0]} if owned else {}
 
-    def _check_token(self, auth: TokenAuth, request: Request, needed: tuple[Scope, ...]) -> None:
+    def _check_token(self, auth: TokenAuth, request: Request, needed: tuple[TokenScope, ...]) -> None:
         scheme, _, value = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             raise self._challenge(auth, needed)
@@ -139,7 +139,7 @@ class Authorizer:
         if not all(any(_covers(has, scope) for has in token.granted) for scope in needed):
             raise self._challenge(auth, needed, "insufficient_scope")
 
-    def _challenge(self, auth: TokenAuth, needed: Iterable[Scope], error: str = "") -> RefusedError:
+    def _challenge(self, auth: TokenAuth, needed: Iterable[TokenScope], error: str = "") -> RequestRefusedError:
         scope = " ".join(str(scope) for scope in needed)
         parts = (
             ("realm", auth.realm or self.realm),
@@ -148,55 +148,57 @@ class Authorizer:
             ("error", error),
         )
         challenge = "Bearer " + ",".join(f'{key}="{value}"' for key, value in parts if value)
-        return RefusedError(401, "UNAUTHORIZED", "authentication required", (("WWW-Authenticate", challenge),))
+        return RequestRefusedError(
+            401, "UNAUTHORIZED", "authentication required", (("WWW-Authenticate", challenge),)
+        )
 
 
-def needed_scopes(operation: Operation) -> tuple[Scope, ...]:
+def needed_scopes(operation: Operation) -> tuple[TokenScope, ...]:
     """Return what a token must cover for an operation; a mount needs its source too."""
     match operation:
-        case Ping():
+        case VersionCheck():
             return ()
         case ListRepositories():
-            return (Scope("registry", "catalog", frozenset("*")),)
+            return (TokenScope("registry", "catalog", frozenset("*")),)
         case ListTags() | ListReferrers() | ReadManifest() | ReadBlob():
-            return (Scope("repository", operation.name, READ),)
+            return (TokenScope("repository", operation.name, READ),)
         case DeleteManifest() | DeleteBlob() | CancelUpload():
-            return (Scope("repository", operation.name, frozenset({"delete"})),)
+            return (TokenScope("repository", operation.name, frozenset({"delete"})),)
         case MountBlob(source=str() as source):
-            return (Scope("repository", operation.name, WRITE), Scope("repository", source, READ))
+            return (TokenScope("repository", operation.name, WRITE), TokenScope("repository", source, READ))
         case _:
-            return (Scope("repository", operation.name, WRITE),)
+            return (TokenScope("repository", operation.name, WRITE),)
 
 
-def read_scopes(texts: Iterable[str]) -> tuple[Scope, ...]:
+def read_scopes(texts: Iterable[str]) -> tuple[TokenScope, ...]:
     """Read the scopes of a token request.
 
     Raises:
-        RefusedError: one breaks the grammar, which fails the whole token, as at Docker Hub.
+        RequestRefusedError: one breaks the grammar, which fails the whole token, as at Docker Hub.
     """
     return tuple(_read_scope(part) for text in texts for part in text.split(" ") if part)
 
 
-def _read_scope(text: str) -> Scope:
+def _read_scope(text: str) -> TokenScope:
     kind, _, rest = text.partition(":")
     name, _, actions = rest.rpartition(":")
     if kind not in {"repository", "registry"} or not is_repository_name(name) or not actions:
-        raise RefusedError(400, "NAME_INVALID", f"not a scope: {text[:200]!r}")
-    return Scope(kind, name, frozenset(actions.split(",")) & ANYTHING)
+        raise RequestRefusedError(400, "NAME_INVALID", f"not a scope: {text[:200]!r}")
+    return TokenScope(kind, name, frozenset(actions.split(",")) & ANYTHING)
 
 
-def _covers(granted: Scope, needed: Scope) -> bool:
+def _covers(granted: TokenScope, needed: TokenScope) -> bool:
     same = (granted.kind, granted.name) == (needed.kind, needed.name)
     return same and needed.actions <= granted.actions
 
 
-def _check_basic(auth: BasicAuth, request: Request, needed: tuple[Scope, ...]) -> None:
+def _check_basic(auth: BasicAuth, request: Request, needed: tuple[TokenScope, ...]) -> None:
     user = _basic_user(auth, request)
     if all(auth.allowed(user, scope) == scope.actions for scope in needed) and (user or needed):
         return
     if user is None:
         raise _basic_challenge("authentication required")
-    raise RefusedError(403, "DENIED", "not allowed")
+    raise RequestRefusedError(403, "DENIED", "not allowed")
 
 
 def _basic_user(auth: Auth, request: Request) -> str | None:
@@ -221,8 +223,8 @@ def _form_user(auth: TokenAuth, form: Mapping[str, str]) -> str:
         case "refresh_token" if form.get("refresh_token") in auth.identity_tokens:
             return auth.identity_tokens[form["refresh_token"]]
         case _:
-            raise RefusedError(401, "UNAUTHORIZED", "wrong credentials")
+            raise RequestRefusedError(401, "UNAUTHORIZED", "wrong credentials")
 
 
-def _basic_challenge(message: str) -> RefusedError:
-    return RefusedError(401, "UNAUTHORIZED", message, (("WWW-Authenticate", 'Basic realm="registry"'),))
+def _basic_challenge(message: str) -> RequestRefusedError:
+    return RequestRefusedError(401, "UNAUTHORIZED", message, (("WWW-Authenticate", 'Basic realm="registry"'),))
