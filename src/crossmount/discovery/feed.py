@@ -19,7 +19,7 @@ from crossmount import events
 from crossmount._closing import Closing
 from crossmount.discovery.manifest_cache import manifest_cache_of
 from crossmount.discovery.manifest_summary import ManifestSummary
-from crossmount.discovery.manifest_walk import ManifestWalker
+from crossmount.discovery.manifest_walker import ManifestWalker
 from crossmount.discovery.wait_for_index import IndexWaiter, WaitingManifestCache
 from crossmount.discovery.webhooks import BlobArrived, Deleted, ManifestArrived, RegistryChange, read_webhook
 from crossmount.errors import CrossmountError

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from crossmount.discovery.manifest_summary import ManifestSummary
-from crossmount.discovery.manifest_walk import ManifestWalker
+from crossmount.discovery.manifest_walker import ManifestWalker
 from crossmount.index.adapt import widen
 from crossmount.index.protocol import Knowledge, MountableLayers, MountIndex
 from crossmount.oci import Digest, Reference, Repository

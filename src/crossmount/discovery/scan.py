@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from crossmount import events
 from crossmount.discovery.manifest_cache import manifest_cache_of
 from crossmount.discovery.manifest_summary import ManifestSummary
-from crossmount.discovery.manifest_walk import ManifestWalker, WalkResult
+from crossmount.discovery.manifest_walker import ManifestWalker, WalkResult
 from crossmount.discovery.repository_selection import batches, wanted
 from crossmount.discovery.scan_checkpoint import ScanCheckpoint, progress_of
 from crossmount.discovery.scan_recorder import ScanRecorder

@@ -1,6 +1,6 @@
 """Descriptors (image specification, descriptor.md) and the media types that are followed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -78,3 +78,20 @@ def _strings(value: Any) -> tuple[str, ...]:
 
 def _string_map(value: Any) -> Mapping[str, str]:
     return {k: v for k, v in value.items() if isinstance(v, str)} if isinstance(value, dict) else {}
+
+
+def each_once(
+    descriptors: Iterable[Descriptor], *, disagree: Callable[[Descriptor, int], Exception]
+) -> tuple[Descriptor, ...]:
+    """Return the first descriptor of each digest, in order.
+
+    Args:
+        descriptors: the same digest may come several times.
+        disagree: makes the error to raise for a descriptor whose size is not the one (in bytes) that came first.
+    """
+    found: dict[Digest, Descriptor] = {}
+    for descriptor in descriptors:
+        first = found.setdefault(descriptor.digest, descriptor)
+        if first.size != descriptor.size:
+            raise disagree(descriptor, first.size)
+    return tuple(found.values())

@@ -1,13 +1,16 @@
 """A whole image read from a layout, and checked before a byte of it is sent."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from crossmount.errors import InvalidLayoutError
 from crossmount.oci.blob import BlobSource, FileBlob
 from crossmount.oci.descriptor import Descriptor
 from crossmount.oci.digest import Digest
 from crossmount.oci.layout_files import Extent, LayoutFiles, read_extent
-from crossmount.oci.manifest import INDEX_DEPTH_MAX, MANIFEST_BYTES_MAX, Manifest
+from crossmount.oci.manifest import MANIFEST_BYTES_MAX, Manifest
+from crossmount.oci.manifest_walk import ManifestWalk, children_first
 
 _FOREIGN_MARKS = (".foreign.", ".nondistributable.")
 
@@ -42,51 +45,62 @@ def read_image(files: LayoutFiles, descriptor: Descriptor) -> Image:
         InvalidLayoutError: a blob is missing, or is not what its descriptor says.
         InvalidManifestError: a manifest cannot be followed.
     """
-    walk = _Walk(files)
-    walk.enter(descriptor, named_by="index.json", depth=0)
-    manifests = tuple(walk.manifests.values())
-    return Image(manifests[-1], manifests, tuple(walk.blobs.values()))
+    reader = _LayoutReader(files)
+    manifests = reader.read(descriptor)
+    return Image(manifests[-1], manifests, reader.blobs(manifests))
 
 
 @dataclass(slots=True)
-class _Walk:
-    """What was found on the way down from an image's root.
+class _LayoutReader:
+    """Reads one image of a layout.
 
     Attributes:
-        heights: of each manifest done: how many indexes are above one another in it.
+        named: each manifest's descriptor, and the manifest or file that names it.
+        sizes: bytes of everything that was named so far.
     """
 
     files: LayoutFiles
-    manifests: dict[Digest, Manifest] = field(default_factory=dict)
-    blobs: dict[Digest, BlobSource] = field(default_factory=dict)
+    named: dict[Digest, tuple[Descriptor, str]] = field(default_factory=dict)
     sizes: dict[Digest, int] = field(default_factory=dict)
-    heights: dict[Digest, int] = field(default_factory=dict)
 
-    def enter(self, descriptor: Descriptor, *, named_by: str, depth: int) -> int:
-        """Read a manifest after all that it names; return its height.
+    def read(self, root: Descriptor) -> tuple[Manifest, ...]:
+        """Read the root and all manifests below it; return children before the indexes that name them.
 
-        It ends: an index cannot hold its own digest, since digests are checked, and depth is bounded.
+        It ends: an index cannot name its own digest, since digests are checked, and depth is bounded.
         """
-        digest = descriptor.digest
-        self._agree(descriptor, named_by)
-        depth_here = depth + self.heights.get(digest, 0)
-        if depth_here > INDEX_DEPTH_MAX:
-            raise InvalidLayoutError(
-                f"{self.files.where}: {named_by} is an index in more than {INDEX_DEPTH_MAX} others"
-            )
-        if digest not in self.manifests:
-            manifest = self._read(descriptor, named_by)
-            own_name = f"{'index' if descriptor.is_index else 'manifest'} {digest}"
-            self.heights[digest] = max(
-                (self.enter(child, named_by=own_name, depth=depth + 1) + 1 for child in manifest.children),
-                default=0,
-            )
-            for blob in manifest.blobs:
-                self._take(blob, named_by=own_name)
-            self.manifests[digest] = manifest
-        return self.heights[digest]
+        found: dict[Digest, Manifest] = {}
+        walk = ManifestWalk(limit=None, exceeded=self._exceeded)
+        self._name(root, "index.json")
+        walk.want([root.digest])
+        while level := walk.next_level():
+            for digest in level:
+                manifest = found[digest] = self._manifest(*self.named[digest])
+                for child in manifest.children:
+                    self._name(child, _called(manifest))
+                walk.add(digest, [child.digest for child in manifest.children])
+        return children_first(root.digest, found, exceeded=self._exceeded)
 
-    def _read(self, descriptor: Descriptor, named_by: str) -> Manifest:
+    def blobs(self, manifests: Iterable[Manifest]) -> tuple[BlobSource, ...]:
+        """Return each blob that the manifests name once, without foreign layers that are not in the layout."""
+        blobs: dict[Digest, BlobSource] = {}
+        for manifest in manifests:
+            for descriptor in manifest.blobs:
+                named_by = _called(manifest)
+                self._agree(descriptor, named_by)
+                if descriptor.digest in blobs:
+                    continue
+                extent = self._find(descriptor, named_by)
+                if extent is not None:
+                    self._check_size(descriptor, extent, named_by)
+                    blobs[descriptor.digest] = FileBlob(descriptor, extent.path, extent.start)
+                elif not is_foreign(descriptor):
+                    raise InvalidLayoutError(
+                        f"{self.files.where}: blob {descriptor.digest} is missing, {named_by} names it: "
+                        f"make the layout anew"
+                    )
+        return tuple(blobs.values())
+
+    def _manifest(self, descriptor: Descriptor, named_by: str) -> Manifest:
         what = f"{self.files.where}: {descriptor.digest}"
         if descriptor.size > MANIFEST_BYTES_MAX:
             raise InvalidLayoutError(
@@ -102,19 +116,9 @@ class _Walk:
         content = read_extent(extent, what=what)
         return Manifest.parse(content, media_type=descriptor.media_type, digest=descriptor.digest, where=what)
 
-    def _take(self, descriptor: Descriptor, *, named_by: str) -> None:
+    def _name(self, descriptor: Descriptor, named_by: str) -> None:
         self._agree(descriptor, named_by)
-        if descriptor.digest in self.blobs:
-            return
-        extent = self._find(descriptor, named_by)
-        if extent is not None:
-            self._check_size(descriptor, extent, named_by)
-            self.blobs[descriptor.digest] = FileBlob(descriptor, extent.path, extent.start)
-        elif not is_foreign(descriptor):
-            raise InvalidLayoutError(
-                f"{self.files.where}: blob {descriptor.digest} is missing, {named_by} names it: "
-                f"make the layout anew"
-            )
+        self.named.setdefault(descriptor.digest, (descriptor, named_by))
 
     def _agree(self, descriptor: Descriptor, named_by: str) -> None:
         first = self.sizes.setdefault(descriptor.digest, descriptor.size)
@@ -123,6 +127,9 @@ class _Walk:
                 f"{self.files.where}: {descriptor.digest} has {descriptor.size} bytes by {named_by}, "
                 f"and {first} by another that names it"
             )
+
+    def _exceeded(self, reason: str, digest: Digest) -> NoReturn:
+        raise InvalidLayoutError(f"{self.files.where}: {self.named[digest][1]} is {reason}")
 
     def _find(self, descriptor: Descriptor, named_by: str) -> Extent | None:
         digest = descriptor.digest
@@ -138,6 +145,11 @@ class _Walk:
                 f"{self.files.where}: blob {descriptor.digest} is {what}: it has {extent.size} bytes, "
                 f"{named_by} says {descriptor.size}"
             )
+
+
+def _called(manifest: Manifest) -> str:
+    """Return what errors call a manifest."""
+    return f"{'index' if manifest.descriptor.is_index else 'manifest'} {manifest.descriptor.digest}"
 
 
 def is_foreign(descriptor: Descriptor) -> bool:

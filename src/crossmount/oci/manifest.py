@@ -2,17 +2,15 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 from crossmount.errors import InvalidManifestError
-from crossmount.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST, Descriptor
+from crossmount.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST, Descriptor, each_once
 from crossmount.oci.digest import Digest
 
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024
 """What a registry must accept at most (distribution specification, "Pushing Manifests")."""
-
-INDEX_DEPTH_MAX = 4
-"""How deep indexes may nest; real ones nest once or twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,8 @@ class Manifest:
             return cls(descriptor, content, children=_descriptors(document, "manifests", where))
         if descriptor.is_manifest:
             config = Descriptor.from_json(document.get("config"), where=f"{where}: config")
-            blobs = _each_once((config, *_descriptors(document, "layers", where)), where)
+            layers = _descriptors(document, "layers", where)
+            blobs = each_once((config, *layers), disagree=partial(_two_sizes, where))
             return cls(descriptor, content, blobs=blobs)
         raise InvalidManifestError(f"{where}: {_unfollowed(kind, document)}")
 
@@ -100,16 +99,8 @@ def _descriptors(document: dict[str, Any], key: str, where: str) -> tuple[Descri
     return tuple(Descriptor.from_json(item, where=f"{where}: {key}[{i}]") for i, item in enumerate(items))
 
 
-def _each_once(descriptors: tuple[Descriptor, ...], where: str) -> tuple[Descriptor, ...]:
-    """Keep the first descriptor of each digest; they must agree on the size."""
-    found: dict[Digest, Descriptor] = {}
-    for descriptor in descriptors:
-        first = found.setdefault(descriptor.digest, descriptor)
-        if first.size != descriptor.size:
-            raise InvalidManifestError(
-                f"{where}: {descriptor.digest} has two sizes, {first.size} and {descriptor.size}"
-            )
-    return tuple(found.values())
+def _two_sizes(where: str, descriptor: Descriptor, size: int) -> InvalidManifestError:
+    return InvalidManifestError(f"{where}: {descriptor.digest} has two sizes, {size} and {descriptor.size}")
 
 
 def _unfollowed(kind: str, document: dict[str, Any]) -> str:

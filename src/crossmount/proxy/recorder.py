@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from crossmount.discovery.manifest_summary import ManifestSummary
-from crossmount.discovery.manifest_walk import ManifestWalker
+from crossmount.discovery.manifest_walker import ManifestWalker
 from crossmount.errors import CrossmountError
 from crossmount.index.protocol import MountIndex, RegistryTraits, Sighting
 from crossmount.oci import Digest, Manifest, Repository

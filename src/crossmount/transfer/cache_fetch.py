@@ -6,21 +6,18 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
 
 from crossmount import events
 from crossmount.errors import BlobUnavailableError, CrossmountError
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.transfer.cache import BlobCache, Incoming
+from crossmount.transfer.concurrency import run_to_end
 from crossmount.transfer.fetch import SLOWEST, FetchedBlob
 
 PIECE_BYTES = 1024 * 1024
 POLL_SECONDS = 0.05
 STUCK_SECONDS = 30.0
 """How long another process that fetches a blob may write nothing before one goes past the cache."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class CacheFailedError(CrossmountError):
@@ -271,13 +268,3 @@ class _CacheFetch:
         async with self._changed:
             self.there = there
             self._changed.notify_all()
-
-
-async def run_to_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a blocking function off the event loop; a cancel waits for its end, since it uses a file of ours."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise

@@ -1,12 +1,16 @@
-"""Running things side by side, where the first failure is the failure."""
+"""Concurrent jobs, where the first failure is the failure; and blocking calls off the event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-async def run_all(jobs: Iterable[Callable[[], Awaitable[None]]]) -> None:
-    """Run all jobs at once; when one fails cancel the others, wait for them, and raise that one's error."""
+async def run_all(jobs: Iterable[Callable[[], Awaitable[object]]]) -> None:
+    """Run all jobs at once; when one fails, cancel the others, wait for them, and raise the failed job's error."""
     with _first_failure():
         async with asyncio.TaskGroup() as group:
             for job in jobs:
@@ -14,7 +18,7 @@ async def run_all(jobs: Iterable[Callable[[], Awaitable[None]]]) -> None:
 
 
 async def run_each(jobs: AsyncIterator[Callable[[], Awaitable[None]]], *, at_once: int) -> None:
-    """Run jobs as they come, at most `at_once` side by side; a failure ends it as in `run_all`."""
+    """Run jobs as they arrive, at most `at_once` concurrently; a failure is handled as in `run_all`."""
     free = asyncio.Semaphore(at_once)
 
     async def run(job: Callable[[], Awaitable[None]]) -> None:
@@ -30,9 +34,19 @@ async def run_each(jobs: AsyncIterator[Callable[[], Awaitable[None]]], *, at_onc
                 group.create_task(run(job))
 
 
+async def run_to_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a blocking function in a thread; a cancelled caller waits for its end, since it may use an open file."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
+
+
 @contextmanager
 def _first_failure() -> Iterator[None]:
-    """Raise the first error of a group by itself."""
+    """Raise the first error of a group instead of the group."""
     try:
         yield
     except BaseExceptionGroup as failures:
@@ -40,5 +54,5 @@ def _first_failure() -> Iterator[None]:
         raise first from first.__cause__
 
 
-async def _as_coroutine(job: Callable[[], Awaitable[None]]) -> None:
+async def _as_coroutine(job: Callable[[], Awaitable[object]]) -> None:
     await job()
