@@ -14,8 +14,8 @@ from support.several import Several, role_of, until
 
 MASTERS = 3
 SLOTS = 16384
-NODE_TIMEOUT_MS = 2000
-"""Long enough that a busy machine makes no failover by itself; a test of failovers sets its own."""
+QUICK_MS, PATIENT_MS = 2000, 5000
+"""After how long a silent node counts as failed: where a failover is wanted, and on a busy machine otherwise."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,10 +39,21 @@ class Cluster(Several):
             node.flush()
 
     def heal(self) -> None:
-        """Start what was stopped, let go on what was paused, and wait until every master has its replica again."""
+        """Restart or resume every node, forbid failovers, and wait until every master has its replica again."""
         for node in self.nodes:
             node.revive()
+        self._configure(timeout=PATIENT_MS, failovers=False)
         until(self.whole, "the Cluster does not become whole")
+
+    def allow_failovers(self) -> None:
+        """Let replicas take the place of a master that fails, until `heal`: else only `fail_over` does that."""
+        self._configure(timeout=QUICK_MS, failovers=True)
+
+    def _configure(self, *, timeout: int, failovers: bool) -> None:
+        for node in self.nodes:
+            with node.client() as client:
+                client.config_set("cluster-node-timeout", timeout)
+                client.config_set("cluster-replica-no-failover", "no" if failovers else "yes")
 
     def whole(self) -> bool:
         """Tell whether every node sees all slots served by the masters, each with a replica that is in step."""
@@ -108,7 +119,7 @@ def run_cluster(binary: Path, *options: str, login: str = "", operator: str = ""
 def _settings() -> tuple[str, ...]:
     return (
         *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
-        *("--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--cluster-replica-validity-factor", "0"),
+        *("--cluster-node-timeout", str(QUICK_MS), "--cluster-replica-validity-factor", "0"),
         *("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
     )
 

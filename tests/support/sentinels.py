@@ -8,11 +8,11 @@ from typing import Any
 
 import redis
 from support.servers import Server, starting
-from support.several import Several, role_of, until
+from support.several import Several, holds, role_of, until
 
 SERVICE = "main"
-DOWN_AFTER_MS = 5000
-"""Long enough that a busy machine makes no failover by itself; a test of failovers sets its own."""
+QUICK_MS, NEVER_MS = 500, 600_000
+"""After how long a silent server counts as down: where a failover is wanted, and otherwise."""
 
 _QUORUM = 2
 
@@ -59,11 +59,25 @@ class Sentinels(Several):
         self.master().flush()
 
     def heal(self) -> None:
-        """Start what was stopped, let go on what was paused, and begin anew if that does not make it whole."""
+        """Restart or resume every server, forbid failovers, and begin anew if that does not make it whole."""
         for server in (*self.servers, *self.sentinels):
             server.revive()
-        if not self.whole():
+        if not holds(self._quiet):
             self.begin()
+
+    def allow_failovers(self) -> None:
+        """Let the sentinels replace a master that fails, until `heal`: else only `fail_over` makes them do it."""
+        self._down_after(QUICK_MS)
+
+    def _quiet(self) -> bool:
+        """Forbid failovers, then tell whether it is whole: so none that began before can end later."""
+        self._down_after(NEVER_MS)
+        return self.whole()
+
+    def _down_after(self, milliseconds: int) -> None:
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                client.sentinel_set(SERVICE, "down-after-milliseconds", milliseconds)
 
     def begin(self) -> None:
         """Make the first server the master, tell the sentinels, and wait until they know of all."""
@@ -91,7 +105,7 @@ class Sentinels(Several):
         for sentinel in self.sentinels:
             with sentinel.client() as client:
                 client.sentinel_monitor(SERVICE, "127.0.0.1", master.port, _QUORUM)
-                client.sentinel_set(SERVICE, "down-after-milliseconds", DOWN_AFTER_MS)
+                client.sentinel_set(SERVICE, "down-after-milliseconds", NEVER_MS)
                 client.sentinel_set(SERVICE, "failover-timeout", 10_000)
                 if self.auth is not None:
                     client.sentinel_set(SERVICE, "auth-user", self.auth[0])

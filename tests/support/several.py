@@ -40,13 +40,14 @@ class Several(ABC):
 def until(condition: Callable[[], bool], complaint: str) -> None:
     """Wait for what servers come to by themselves."""
     deadline = time.monotonic() + READY_SECONDS
-    while not _true(condition):
+    while not holds(condition):
         if time.monotonic() > deadline:
             pytest.fail(complaint)
         time.sleep(0.02)
 
 
-def _true(condition: Callable[[], bool]) -> bool:
+def holds(condition: Callable[[], bool]) -> bool:
+    """Tell whether a condition is true; a server that cannot answer it makes it false."""
     try:
         return condition()
     except redis.RedisError:  # a server that is just starting, or changing its part

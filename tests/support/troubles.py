@@ -12,7 +12,7 @@ from crossmount.index import Keys
 from support.cluster import Cluster
 from support.crowd import Scene, nothing
 from support.link import link
-from support.sentinels import SERVICE, Sentinels
+from support.sentinels import Sentinels
 from support.servers import Server
 from support.several import until
 
@@ -209,6 +209,7 @@ def _fail_over(scene: Scene) -> None:
 
 def _kill_master(scene: Scene) -> None:
     place: Cluster = scene.place
+    place.allow_failovers()
     place.master_of(Keys().flags(scene.layers[0])).stop()
 
 
@@ -240,9 +241,7 @@ def _order_failover(scene: Scene) -> None:
 
 def _kill_watched_master(scene: Scene) -> None:
     place: Sentinels = scene.place
-    for sentinel in place.sentinels:
-        with sentinel.client() as client:
-            client.sentinel_set(SERVICE, "down-after-milliseconds", 500)
+    place.allow_failovers()
     place.master().stop()
 
 
