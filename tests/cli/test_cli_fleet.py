@@ -10,9 +10,9 @@ from pathlib import Path
 
 from crossmount.asyncio import Digest, Fleet, Repository, open_index
 from crossmount.cli.commands.fleet import fitted, told
-from crossmount.fleet import Slots, Upload
+from crossmount.fleet import Slots, UploadTurn
+from crossmount.fleet.active_uploads import ActiveUpload
 from crossmount.fleet.lease import LeaseValue
-from crossmount.fleet.listing import Underway
 from crossmount.testing import running_registry
 from support.commands import Here, Shell
 from support.images import make_layers, make_layout
@@ -38,9 +38,9 @@ async def shown(valkey: Server, shell: Shell, *options: str) -> str:
     ):
         repository = Repository.parse("r.example/team/app")
         turn = await first.turn(LAYER, repository, 12_000_000, slots=Slots(1))
-        assert isinstance(turn, Upload)
+        assert isinstance(turn, UploadTurn)
         waiter = asyncio.create_task(second.turn(LAYER, repository.sibling("team/b"), 12_000_000, slots=Slots(1)))
-        await until(lambda: not second._table.idle and bool(second._questions.asked))
+        await until(lambda: not second._queues.idle and bool(second._gateway.asked))
         while True:
             done = await asyncio.to_thread(shell, "fleet", "--index", valkey.url, *options)
             assert done.status == 0
@@ -99,8 +99,10 @@ def test_fleet_refreshes_on_a_terminal_until_it_is_interrupted(valkey: Server, s
 def test_what_is_told() -> None:
     """Many waiters are summed up, and a lease that never ends is told apart from ours."""
     waiting = tuple(value(f"team/w{number}") for number in range(7))
-    ours = Underway(registry="r.example", layer=LAYER, holder=value("team/a", size=1), left=5.0, waiting=waiting)
-    odd = Underway(registry="r.example", layer=LAYER, holder=value(None), left=None, waiting=())
+    ours = ActiveUpload(
+        registry="r.example", layer=LAYER, holder=value("team/a", size=1), left=5.0, waiting=waiting
+    )
+    odd = ActiveUpload(registry="r.example", layer=LAYER, holder=value(None), left=None, waiting=())
     lines = told([ours, odd], now=160.0)
     assert lines[0] == "2 uploads underway, 7 waiting"
     assert lines[1].endswith("r.example/team/a by host:1, for 60.0 s")

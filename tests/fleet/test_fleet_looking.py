@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from crossmount.fleet.active_uploads import ActiveUpload, active_uploads
 from crossmount.fleet.lease import LeaseValue
-from crossmount.fleet.leases import Lease, Leases
-from crossmount.fleet.listing import Underway, underway
+from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.index import Keys, open_index
 from crossmount.index.backing_server import server_of
 from crossmount.oci import Digest
@@ -17,12 +17,12 @@ from support.places import Place
 from support.waiting import until
 
 
-async def listed(server: Place) -> list[Underway]:
+async def listed(server: Place) -> list[ActiveUpload]:
     """List what is underway, as one who may look at all keys."""
     async with open_index(server.operator_url) as index:
         found = server_of(index)
         assert found is not None
-        return await underway(found)
+        return await active_uploads(found)
 
 
 async def test_the_listing_shows_who_uploads_and_who_waits(any_place: Place) -> None:
@@ -52,9 +52,9 @@ async def test_a_thousand_leases_are_listed(any_place: Place) -> None:
         server = server_of(index)
         assert server is not None
         leases = [Lease("r.example", Digest.of(b"%d" % i), "{}") for i in range(1000)]
-        assert await Leases(server).renew(leases) == [True] * 1000
+        assert await LeaseStore(server).renew(leases) == [True] * 1000
         assert len(await listed(any_place)) == 1000
-        await Leases(server).release(leases)
+        await LeaseStore(server).release(leases)
         assert await listed(any_place) == []
 
 
@@ -83,14 +83,14 @@ async def test_a_waiter_that_is_cancelled_is_not_shown_any_more(
     async with fleet_on(valkey) as first, fleet_on(valkey) as second:
         await upload_of(first, "a")
         asking, left = asyncio.Event(), asyncio.Event()
-        ask = getattr(second._questions, question)
+        ask = getattr(second._gateway, question)
 
         async def late(*asked: Any) -> Any:
             asking.set()
             await left.wait()
             return await ask(*asked)
 
-        monkeypatch.setattr(second._questions, question, late)
+        monkeypatch.setattr(second._gateway, question, late)
         waiter = asyncio.create_task(turn_of(second, "b"))
         await asking.wait()
         waiter.cancel()
@@ -120,10 +120,10 @@ async def test_who_only_looks_is_told_where_to_mount_from(any_place: Place) -> N
         turn = await upload_of(first, "a")
         assert await first.uploader(LAYER, "r.example") == repo("a")
         assert await second.uploader(LAYER, "r.example") == repo("a")
-        looks = [asyncio.create_task(fleet.watch(LAYER, repo("b"), seconds=60)) for fleet in (first, second)]
+        watch_only = [asyncio.create_task(fleet.watch(LAYER, repo("b"), seconds=60)) for fleet in (first, second)]
         await until(lambda: waiting_on(any_place) == 1)
         await turn.publish()
-        for look in looks:
+        for look in watch_only:
             mount = await look
             assert mount is not None
             assert mount.sources == {repo("a")}

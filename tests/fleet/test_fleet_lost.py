@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from crossmount.fleet import Fleet, Mount, Patience, Upload
+from crossmount.fleet import Fleet, MountTurn, Patience, UploadTurn
 from crossmount.index import Keys, open_index
 from support.fleets import HEARTBEAT, LAYER, LIFE, fleet_on, turn_of, upload_of, waiting_on
 from support.index_kit import repo
@@ -46,7 +46,7 @@ async def holder(server: Place, name: str) -> AsyncIterator[Process]:
     )
     assert process.stdout is not None
     try:
-        assert await process.stdout.readline() == b"Upload\n"
+        assert await process.stdout.readline() == b"UploadTurn\n"
         yield process
     finally:
         if process.returncode is None:
@@ -61,7 +61,7 @@ async def test_kill_9_of_the_holder(any_place: Place) -> None:
         await until(lambda: waiting_on(any_place) == 1)
         process.kill()
         turn = await waiter
-        assert isinstance(turn, Upload)
+        assert isinstance(turn, UploadTurn)
         assert turn.waited > 0
 
 
@@ -92,7 +92,7 @@ async def test_a_server_that_restarts_empty_gets_the_lease_back(valkey: Server) 
         waiter = asyncio.create_task(turn_of(second, "b"))
         await until(lambda: waiting_on(valkey) == 1)
         await turn.publish()
-        assert isinstance(await waiter, Mount)
+        assert isinstance(await waiter, MountTurn)
 
 
 async def test_a_server_that_goes_lets_everybody_upload(valkey: Server) -> None:
@@ -102,7 +102,7 @@ async def test_a_server_that_goes_lets_everybody_upload(valkey: Server) -> None:
         waiter = asyncio.create_task(turn_of(second, "b"))
         await until(lambda: waiting_on(valkey) == 1)
         valkey.stop()
-        assert isinstance(await waiter, Upload)
+        assert isinstance(await waiter, UploadTurn)
         await turn.publish()
         await turn.release()
 
@@ -128,7 +128,7 @@ async def test_a_full_server_lets_everybody_upload(
         if after:
             await until(lambda: waiting_on(redis_server) == 1)
             full()
-        assert isinstance(await waiter, Upload)
+        assert isinstance(await waiter, UploadTurn)
         await turn.publish()
         await turn.release()
 
@@ -168,4 +168,4 @@ async def test_without_a_server_from_the_start(unused_tcp_port: int) -> None:
         waiter = asyncio.create_task(turn_of(fleet, "b"))
         await asyncio.sleep(0)
         await turn.publish()
-        assert (await waiter) == Mount(sources=frozenset({repo("a")}), waited=0.0)
+        assert (await waiter) == MountTurn(sources=frozenset({repo("a")}), waited=0.0)

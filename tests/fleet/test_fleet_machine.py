@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS
-from crossmount.fleet.table import Table
+from crossmount.fleet.queues import LayerQueues
 from crossmount.fleet.waiting import (
-    Answer,
-    Appeared,
-    Busy,
     Claim,
+    ClaimAnswer,
     Decision,
-    Free,
-    Go,
-    Held,
-    InVain,
-    LeaseBack,
+    GiveUp,
+    IndexDown,
+    LeaseAcquired,
+    LeaseBusy,
+    LeaseFree,
     MountFrom,
-    SlotBack,
-    Unserved,
+    ReleaseLease,
+    ReturnSlot,
+    SourcesFound,
+    StartUpload,
     Waiter,
 )
 from crossmount.oci import Digest
@@ -45,7 +45,7 @@ class Upload:
 class Process:
     """One process: its table, its uploads, and whether it is stopped."""
 
-    table: Table = field(default_factory=Table)
+    table: LayerQueues = field(default_factory=LayerQueues)
     slots: Slots = field(default_factory=Slots)
     uploads: list[Upload] = field(default_factory=list)
     waiting: list[Waiter] = field(default_factory=list)
@@ -71,19 +71,19 @@ class Model:
         value, until = self.leases.get(layer, ("", 0.0))
         return value if until > self.now else None
 
-    def claim(self, claim: Claim) -> Answer:
+    def claim(self, claim: Claim) -> ClaimAnswer:
         """As claim.lua."""
         waiter = claim.waiter
         if not self.there:
-            return Unserved()
-        if found := self.sources.get(waiter.layer, set()) - waiter.useless:
-            return Appeared(frozenset(found))
+            return IndexDown()
+        if found := self.sources.get(waiter.layer, set()) - waiter.excluded:
+            return SourcesFound(frozenset(found))
         if self.holder(waiter.layer) not in {None, waiter.value}:
-            return Busy()
+            return LeaseBusy()
         if not claim.take:
-            return Free()
+            return LeaseFree()
         self.leases[waiter.layer] = waiter.value, self.now + LEASE_SECONDS
-        return Held()
+        return LeaseAcquired()
 
     def renew(self, waiter: Waiter) -> None:
         """As renew.lua."""
@@ -107,12 +107,12 @@ class FleetMachine(RuleBasedStateMachine):
         self.names = count()
         self.beaten = 0.0
 
-    @rule(number=st.integers(0, 2), layer=st.sampled_from(LAYERS), looks=st.booleans())
-    def want(self, number: int, layer: Digest, looks: bool) -> None:
+    @rule(number=st.integers(0, 2), layer=st.sampled_from(LAYERS), watch_only=st.booleans())
+    def want(self, number: int, layer: Digest, watch_only: bool) -> None:
         """A push comes to a layer, or one who would only mount it."""
         process = self.processes[number]
         if process.runs:
-            waiter = make_waiter(f"repo-{next(self.names)}", process.slots, layer=layer, looks=looks)
+            waiter = make_waiter(f"repo-{next(self.names)}", process.slots, layer=layer, watch_only=watch_only)
             process.waiting.append(waiter)
             process.table.join(waiter)
 
@@ -126,10 +126,10 @@ class FleetMachine(RuleBasedStateMachine):
         self._carry_out(process, decisions)
         for claim in claims:
             answer = self.server.claim(claim)
-            if isinstance(answer, Held):
+            if isinstance(answer, LeaseAcquired):
                 self._check_alone(claim.waiter)
-            decisions = process.table.answered(claim, answer, self.server.now, None)
-            self._carry_out(process, decisions, healthy=isinstance(answer, Held))
+            decisions = process.table.apply_answer(claim, answer, self.server.now, None)
+            self._carry_out(process, decisions, healthy=isinstance(answer, LeaseAcquired))
 
     @rule(number=st.integers(0, 2))
     def poll_with_a_leaver(self, number: int) -> None:
@@ -144,7 +144,7 @@ class FleetMachine(RuleBasedStateMachine):
             if claim.waiter in process.waiting:
                 process.waiting.remove(claim.waiter)
                 process.table.leave(claim.waiter)
-            self._carry_out(process, process.table.answered(claim, answer, self.server.now, None))
+            self._carry_out(process, process.table.apply_answer(claim, answer, self.server.now, None))
 
     @rule(number=st.integers(0, 2), which=st.integers(0, 3))
     def finish(self, number: int, which: int) -> None:
@@ -252,15 +252,15 @@ class FleetMachine(RuleBasedStateMachine):
         for decision in decisions:
             waiter = decision.waiter
             match decision:
-                case Go():
-                    assert not waiter.looks
+                case StartUpload():
+                    assert not waiter.watch_only
                     process.waiting.remove(waiter)
                     process.uploads.append(Upload(waiter, decision.leased, healthy and decision.leased))
-                case MountFrom() | InVain():
+                case MountFrom() | GiveUp():
                     process.waiting.remove(waiter)
-                case SlotBack():
+                case ReturnSlot():
                     waiter.put_slot_back()
-                case LeaseBack():
+                case ReleaseLease():
                     self.server.release(waiter)
 
     def _finish(self, process: Process, upload: Upload) -> None:

@@ -7,9 +7,9 @@ def test_a_rate_of_long_ago_counts_less() -> None:
     """A process that runs for weeks follows its link."""
     meter = RateMeter()
     for _ in range(100):
-        meter.saw(100 * 1024 * 1024, 100)
+        meter.add(100 * 1024 * 1024, 100)
     for _ in range(30):
-        meter.saw(1000 * 1024 * 1024, 100)
+        meter.add(1000 * 1024 * 1024, 100)
     assert meter.rate is not None
     assert meter.rate > 9 * 1024 * 1024
 
@@ -20,8 +20,8 @@ def test_patience_follows_size_and_rate() -> None:
     assert meter.rate is None
     assert patience.seconds(1024 * 1024, None) == patience.least > LEASE_SECONDS
     assert patience.seconds(100 * 1024 * 1024, None) == 400
-    meter.saw(1000, 0.0001)  # too small to tell anything
-    meter.saw(40 * 1024 * 1024, 2)
+    meter.add(1000, 0.0001)  # too small to tell anything
+    meter.add(40 * 1024 * 1024, 2)
     assert patience.seconds(1000 * 1024 * 1024, meter.rate) == 200
     assert patience.seconds(2**50, meter.rate) == patience.limit
     assert not Patience(limit=0).waits_for(2**40)

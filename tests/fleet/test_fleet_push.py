@@ -8,7 +8,7 @@ import pytest
 import crossmount
 from crossmount import events
 from crossmount.errors import AccessDeniedError
-from crossmount.fleet import Fleet, Patience, Slots, Upload
+from crossmount.fleet import Fleet, Patience, Slots, UploadTurn
 from crossmount.index import MemoryMountIndex, MountIndex, RegistryTraits, Sighting, open_index
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, RetryPolicy
@@ -89,7 +89,7 @@ async def test_who_waits_is_told_for_whom(
     async with open_index(any_place.url) as index, Fleet(index) as fleet:
         source = Repository.parse(f"{scripted_registry.address}/team/first")
         turn = await fleet.turn(layer.digest, source, layer.size, slots=Slots(1))
-        assert isinstance(turn, Upload)
+        assert isinstance(turn, UploadTurn)
         pushing = asyncio.create_task(
             push(
                 image.path,
@@ -126,7 +126,7 @@ async def test_waiting_can_be_turned_off_and_small_blobs_never_wait(
     """Without patience, or for blobs under the bound, nobody asks for a lease."""
     async with open_index(any_place.url) as index, Fleet(index) as fleet:
         await push_to(scripted_registry, "team/app", image, index, patience=patience, fleet=fleet)
-        assert not fleet._questions.asked
+        assert not fleet._gateway.asked
 
 
 async def test_on_a_registry_that_mounts_after_the_manifest_the_lease_lasts_until_then(
@@ -193,7 +193,7 @@ async def test_a_registry_is_found_to_mount_only_after_the_manifest(image: MadeI
             digest, size = image.layers[0].digest, image.layers[0].size
             source = Repository.parse(f"{registry.address}/team/first")
             turn = await fleet.turn(digest, source, size, slots=Slots(1))
-            assert isinstance(turn, Upload)
+            assert isinstance(turn, UploadTurn)
             registry.put_blob("team/first", image.blob_path(digest).read_bytes())
             pushing = asyncio.create_task(runner(registry, "team/app", image, any_place))
             await until(lambda: bool(registry.matching(method="HEAD", path=f"*/team/app/blobs/{digest}")))
@@ -252,14 +252,14 @@ async def test_a_push_that_is_cancelled_while_it_waits_leaves_nothing(
         slots = Slots(10)
         other = Repository.parse(f"{scripted_registry.address}/team/other")
         for blob in image.blobs:
-            turn = await fleet.turn(blob.digest, other, blob.size, slots=slots, useless={gone})
-            assert isinstance(turn, Upload)
+            turn = await fleet.turn(blob.digest, other, blob.size, slots=slots, excluded={gone})
+            assert isinstance(turn, UploadTurn)
         pushing = asyncio.create_task(push_to(scripted_registry, "team/app", image, index, fleet=fleet))
-        await until(lambda: not fleet._table.idle)
+        await until(lambda: not fleet._queues.idle)
         pushing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pushing
-        assert fleet._table.idle
+        assert fleet._queues.idle
     assert scripted_registry.open_sessions == ()
 
 

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from crossmount.fleet import Fleet, Mount, Slots, Turn, Upload
-from crossmount.fleet.environment import Outside
+from crossmount.fleet import Fleet, MountTurn, Slots, Turn, UploadTurn
+from crossmount.fleet.environment import Environment
 from crossmount.index import MemoryMountIndex, RedisMountIndex, Sighting, null_index, open_index
 from crossmount.oci import Digest
 from support.fleets import LAYER, SIZE, fleet_on, turn_of, upload_of, waiting_on
@@ -18,17 +18,17 @@ class CountedClock:
     """A clock that stands, and counts how often it is looked at: each poll does."""
 
     def __init__(self) -> None:
-        self.looks = 0
+        self.watch_only = 0
 
     def __call__(self) -> float:
         """Return the time that it stands at."""
-        self.looks += 1
+        self.watch_only += 1
         return 0.0
 
     async def looked_at(self, times: int) -> None:
         """Wait until it was looked at so many times more."""
-        enough = self.looks + times
-        await until(lambda: self.looks >= enough)
+        enough = self.watch_only + times
+        await until(lambda: self.watch_only >= enough)
 
 
 @asynccontextmanager
@@ -53,7 +53,7 @@ async def test_one_uploads_and_the_others_mount(any_place: Place) -> None:
         await turn.publish()
         await turn.release()
         mount = await waiter
-        assert isinstance(mount, Mount)
+        assert isinstance(mount, MountTurn)
         assert mount.sources == {repo("a")}
         assert mount.waited > 0
     with any_place.client() as client:
@@ -67,7 +67,7 @@ async def test_a_holder_that_fails_says_so(any_place: Place) -> None:
         waiter = asyncio.create_task(turn_of(second, "b"))
         await until(lambda: waiting_on(any_place) == 1)
         await turn.release()
-        assert isinstance(await waiter, Upload)
+        assert isinstance(await waiter, UploadTurn)
 
 
 async def test_a_healthy_holder_keeps_its_lease(any_place: Place) -> None:
@@ -78,21 +78,21 @@ async def test_a_healthy_holder_keeps_its_lease(any_place: Place) -> None:
         done, _ = await asyncio.wait([waiter], timeout=1.5)  # three lives
         assert not done
         await turn.publish()
-        assert isinstance(await waiter, Mount)
+        assert isinstance(await waiter, MountTurn)
 
 
 async def test_sources_that_were_tried_are_no_reason_to_mount(any_place: Place) -> None:
     """A source that did not serve, and dest itself when the index was wrong about it, leave the lease to us."""
     async with open_index(any_place.url) as index, Fleet(index) as fleet:
         await index.record([Sighting(LAYER, repo("dead")), Sighting(LAYER, repo("b"))])
-        await upload_of(fleet, "b", useless={repo("dead"), repo("b")})
+        await upload_of(fleet, "b", excluded={repo("dead"), repo("b")})
 
 
 async def test_tasks_of_one_process_share_one_attempt_without_any_server() -> None:
     """With one fleet for the process, and nobody to ask, a second task waits and mounts."""
     for index in (null_index(), MemoryMountIndex()):
         clock = CountedClock()
-        async with Fleet(index, outside=Outside(clock=clock)) as fleet:
+        async with Fleet(index, environment=Environment(clock=clock)) as fleet:
             turn = await upload_of(fleet, "a")
             waiters = [asyncio.create_task(turn_of(fleet, name)) for name in ("b", "c")]
             await clock.looked_at(8)  # some polls, of two looks each
@@ -101,7 +101,7 @@ async def test_tasks_of_one_process_share_one_attempt_without_any_server() -> No
             await turn.release()
             for waiter in waiters:
                 mount = await waiter
-                assert isinstance(mount, Mount)
+                assert isinstance(mount, MountTurn)
                 assert mount.sources == {repo("a")}
 
 
@@ -111,8 +111,10 @@ async def test_a_late_task_finds_what_an_index_in_memory_learnt() -> None:
         turn = await upload_of(fleet, "a")
         await turn.publish()
         await turn.release()
-        assert isinstance(await turn_of(fleet, "b"), Mount)
-        assert isinstance(await turn_of(fleet, "a"), Mount)  # dest itself holds it: its caller asks the registry
+        assert isinstance(await turn_of(fleet, "b"), MountTurn)
+        assert isinstance(
+            await turn_of(fleet, "a"), MountTurn
+        )  # dest itself holds it: its caller asks the registry
 
 
 async def test_a_cancelled_leader_hands_over(any_place: Place) -> None:
@@ -124,22 +126,22 @@ async def test_a_cancelled_leader_hands_over(any_place: Place) -> None:
             await asyncio.sleep(0)
             follower = asyncio.create_task(turn_of(fleet, "b"))
             if settle:  # its turn is decided, and it has not seen it yet
-                await until(lambda: bool(fleet._heart.held))
+                await until(lambda: bool(fleet._keeper.held))
                 if leader.done():
                     await (await upload_from(leader)).release()
-                    slots.give_back()
+                    slots.release()
             leader.cancel()
             turn = await upload_from(follower)
             await turn.release()
-            assert slots.take_now()
-            slots.put_back()
+            assert slots.try_acquire()
+            slots.return_unused()
             await asyncio.gather(leader, return_exceptions=True)
 
 
-async def upload_from(task: "asyncio.Task[Turn]") -> Upload:
+async def upload_from(task: "asyncio.Task[Turn]") -> UploadTurn:
     """Return the upload that a task waited for."""
     turn = await task
-    assert isinstance(turn, Upload)
+    assert isinstance(turn, UploadTurn)
     return turn
 
 
@@ -150,7 +152,7 @@ async def test_an_image_asks_in_one_round_trip(any_place: Place) -> None:
         turns = await asyncio.gather(
             *(fleet.turn(Digest.of(b"%d" % i), repo("a"), SIZE, slots=slots) for i in range(20))
         )
-        assert all(isinstance(turn, Upload) for turn in turns)
+        assert all(isinstance(turn, UploadTurn) for turn in turns)
         assert len(link.runs[0]) == 20
         assert len(link.runs) <= 2  # the scripts had to be loaded
 
@@ -158,11 +160,11 @@ async def test_an_image_asks_in_one_round_trip(any_place: Place) -> None:
 async def test_without_a_slot_a_lease_is_not_taken(any_place: Place) -> None:
     """A push that could not upload now leaves the lease to one that can."""
     async with counted_fleet_on(any_place) as (first, link), fleet_on(any_place) as second:
-        full = Slots(1, freed=first.kick)
+        full = Slots(1, on_release=first.kick)
         await full.__aenter__()
         waiter = asyncio.create_task(turn_of(first, "a", slots=full))
         await until(lambda: len(link.runs) > 2)  # it has asked: two may have been needed to load the script
         turn = await upload_of(second, "b")
         await turn.release()
-        full.give_back()
-        assert isinstance(await waiter, Upload)
+        full.release()
+        assert isinstance(await waiter, UploadTurn)

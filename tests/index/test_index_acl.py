@@ -11,7 +11,7 @@ import pytest
 import crossmount
 import redis
 from crossmount.errors import IndexRefusedError
-from crossmount.fleet.leases import Lease, Leases
+from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting, open_index
 from crossmount.index.backing_server import server_of
 from support import acl
@@ -22,12 +22,12 @@ SOURCE = Path(crossmount.__file__).parent
 ROOMS = ("index", "fleet", "cli", "mount", "transfer", "proxy", "discovery", "maintenance", "redis")
 LOOKING = {
     "key_scan.py",
-    "listing.py",
+    "active_uploads.py",
     "index_state.py",
     "entries.py",
     "info.py",
     "prune.py",
-    "maintenance/checkpoint.py",
+    "prune_checkpoint.py",
 }
 """What only an operator does."""
 
@@ -128,7 +128,7 @@ async def fill(server: Server) -> None:
             await index.record_traits("r.example", RegistryTraits(mounts=True))
             found = server_of(index)
             assert found is not None
-            assert await Leases(found, life=3600).renew([Lease("r.example", ONE, "{}")]) == [True]
+            assert await LeaseStore(found, life=3600).renew([Lease("r.example", ONE, "{}")]) == [True]
             assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge((A,), must_mount=True, size=7)
 
 
@@ -152,7 +152,7 @@ async def test_another_tenants_index_is_closed(tenants: Server, user: str, own: 
         for call in calls:
             with pytest.raises(IndexRefusedError, match="permission"):
                 await call()
-        leases = Leases(index.server())
+        leases = LeaseStore(index.server())
         await leases.renew([Lease("r.example", ONE, "[]"), Lease("r.example", TWO, "[]")])
         await leases.release([Lease("r.example", ONE, "{}")])
     assert everything(tenants) == before

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from redis._parsers import _AsyncHiredisParser, _AsyncRESP2Parser, _HiredisParser, _RESP2Parser
 
 from crossmount.errors import IndexFailedError, IndexRefusedError
-from crossmount.fleet.leases import Leases
-from crossmount.fleet.listing import underway
-from crossmount.fleet.waiting import Claim, Unserved
+from crossmount.fleet.active_uploads import active_uploads
+from crossmount.fleet.lease_store import LeaseStore
+from crossmount.fleet.waiting import Claim, IndexDown
 from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting
 from crossmount.index import blocking as blocking_index
 from crossmount.maintenance import index_info, prune
@@ -232,7 +232,7 @@ async def test_any_shape_to_one_who_looks_at_all_keys(reply: bytes) -> None:
             with suppress(IndexFailedError):
                 await prune(index)
             with suppress(IndexFailedError):
-                await underway(index.server())
+                await active_uploads(index.server())
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ async def test_any_shape_about_leases(reply: bytes) -> None:
     """What is no answer about a lease is none: nobody holds it, and nothing appeared."""
     with server_that_says(reply) as url:
         async with RedisMountIndex(async_link(url)) as index:
-            leases = Leases(index.server())
+            leases = LeaseStore(index.server())
             found = await leases.claim([Claim(make_waiter("team/dest", Slots()), take=True)])
-            assert found.answers == [Unserved()]
+            assert found.answers == [IndexDown()]
             assert await leases.read(ONE, "r.example") is None

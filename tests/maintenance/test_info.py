@@ -6,7 +6,7 @@ import crossmount
 import redis
 from crossmount.asyncio import IndexInfo, RegistryInfo, index_info
 from crossmount.errors import IndexRefusedError, InvalidInputError
-from crossmount.fleet.leases import Lease, Leases
+from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.index import (
     Keys,
     MemoryMountIndex,
@@ -51,7 +51,7 @@ async def fill(index: RedisMountIndex) -> None:
     await index.record_traits("r.example", RegistryTraits(mounts=True))
     server = server_of(index)
     assert server is not None
-    await Leases(server, life=3600).renew([Lease("r.example", ONE, "{}")])
+    await LeaseStore(server, life=3600).renew([Lease("r.example", ONE, "{}")])
 
 
 async def test_all_is_counted_in_every_place(any_place: Place) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmount.fleet import Slots, Upload
+from crossmount.fleet import Slots, UploadTurn
 from crossmount.index import Keys
 from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
@@ -58,7 +58,7 @@ async def test_a_head_is_held_for_an_upload_through_this_proxy() -> None:
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         fleet = fleet_of(proxy)
         turn = await fleet.turn(DIGEST, proxy.repository("base"), len(DATA), slots=Slots(1))
-        assert isinstance(turn, Upload)
+        assert isinstance(turn, UploadTurn)
         heads = [asyncio.create_task(proxy.client.head(f"/v2/{name}/blobs/{DIGEST}")) for name in ("a", "base")]
         await until(lambda: len(fleet._turns) == 2)
         registry.put_blob("base", DATA)
@@ -74,7 +74,7 @@ async def test_many_held_heads_keep_nobody_else_waiting() -> None:
         registry.put_blob("base", OTHER)
         fleet = fleet_of(proxy)
         turn = await fleet.turn(DIGEST, proxy.repository("base"), len(DATA), slots=Slots(1))
-        assert isinstance(turn, Upload)
+        assert isinstance(turn, UploadTurn)
         heads = [asyncio.create_task(proxy.client.head(f"/v2/a-{i}/blobs/{DIGEST}")) for i in range(80)]
         await until(lambda: len(fleet._turns) == 80)
         assert (await proxy.client.head(f"/v2/base/blobs/{Digest.of(OTHER)}")).status_code == 200

@@ -97,7 +97,7 @@ async def test_without_a_spool_a_refusal_is_the_registrys_own(way: Any) -> None:
         refused = await way(proxy, "app")
         assert (refused.status_code, error_code(refused)) == (413, "SIZE_INVALID")
         assert (await way(proxy, "app")).status_code == 201
-        await until(lambda: not fleet_of(proxy)._heart.held)
+        await until(lambda: not fleet_of(proxy)._keeper.held)
 
 
 async def test_a_lease_ends_with_the_upload(tmp_path: Path, valkey: Server) -> None:
@@ -157,7 +157,7 @@ async def test_a_private_upload_is_no_source_for_others(tmp_path: Path) -> None:
         proxy_before(registry.url, spool=tmp_path) as proxy,
     ):
         ann = asyncio.create_task(push_spooled(proxy, "secret/x", auth=("ann", "pw-ann")))
-        await until(lambda: bool(fleet_of(proxy)._heart.held))
+        await until(lambda: bool(fleet_of(proxy)._keeper.held))
         bob = await push_spooled(proxy, "bob/app", auth=("bob", "pw-bob"))
         assert ((await ann).status_code, bob.status_code) == (201, 201)
         assert (registry.uploads(DIGEST), registry.mounts(DIGEST)) == (2, 0)
@@ -169,4 +169,4 @@ async def test_a_refusal_is_the_registrys_own(tmp_path: Path) -> None:
     async with ScriptedRegistry(faults=[refusal]) as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         answer = await push_spooled(proxy, "app")
         assert (answer.status_code, error_code(answer)) == (403, "DENIED")
-        assert fleet_of(proxy)._heart.held == {}
+        assert fleet_of(proxy)._keeper.held == {}

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from crossmount.fleet import Fleet, Slots, Turn, Upload
+from crossmount.fleet import Fleet, Slots, Turn, UploadTurn
 from crossmount.index import Keys, open_index
 from crossmount.oci import Digest
 from support.index_kit import layer, repo
@@ -20,10 +20,10 @@ async def turn_of(fleet: Fleet, name: str, *, slots: Slots | None = None, **opti
     return await fleet.turn(LAYER, repo(name), SIZE, slots=slots or Slots(1), **options)
 
 
-async def upload_of(fleet: Fleet, name: str, **options: Any) -> Upload:
+async def upload_of(fleet: Fleet, name: str, **options: Any) -> UploadTurn:
     """Ask for a turn that must be an upload."""
     turn = await turn_of(fleet, name, **options)
-    assert isinstance(turn, Upload)
+    assert isinstance(turn, UploadTurn)
     return turn
 
 

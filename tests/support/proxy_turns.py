@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from crossmount.fleet import Fleet, Slots, Upload
+from crossmount.fleet import Fleet, Slots, UploadTurn
 from crossmount.index import Keys, open_index
 from crossmount.oci import Digest
 from support import fleets
@@ -64,11 +64,11 @@ async def proxy_on(server: Server, registry: str, **settings: Any) -> AsyncItera
 
 
 @asynccontextmanager
-async def another_uploads(server: Server, proxy: ProxyUnderTest, name: str) -> AsyncIterator[Upload]:
+async def another_uploads(server: Server, proxy: ProxyUnderTest, name: str) -> AsyncIterator[UploadTurn]:
     """Be another runner that uploads DATA into a repository, until the block ends."""
     async with open_index(server.url) as index, Fleet(index) as fleet:
         turn = await fleet.turn(DIGEST, proxy.repository(name), len(DATA), slots=Slots(1))
-        assert isinstance(turn, Upload)
+        assert isinstance(turn, UploadTurn)
         try:
             yield turn
         finally:

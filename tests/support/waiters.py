@@ -18,18 +18,18 @@ class Slots:
 
     free: int = 2
 
-    def take_now(self) -> bool:
+    def try_acquire(self) -> bool:
         """Take one."""
         if self.free == 0:
             return False
         self.free -= 1
         return True
 
-    def put_back(self) -> None:
+    def return_unused(self) -> None:
         """Give one back."""
         self.free += 1
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Give one back that was used."""
         self.free += 1
 
@@ -39,7 +39,7 @@ def make_waiter(
     slots: Slots,
     *,
     layer: Digest = LAYERS[0],
-    looks: bool = False,
+    watch_only: bool = False,
     accepts: Callable[[str], bool] = lambda _: True,
 ) -> Waiter:
     """Return one who wants a layer in repository `name`."""
@@ -48,8 +48,8 @@ def make_waiter(
         dest=Repository("r.example", name),
         size=10,
         value=name,
-        useless=set(),
+        excluded=set(),
         patience=PATIENCE,
-        slots=None if looks else slots,
+        slots=None if watch_only else slots,
         accepts=accepts,
     )

@@ -2,6 +2,6 @@
 
 from crossmount.fleet.fleet import Fleet
 from crossmount.fleet.patience import Patience
-from crossmount.fleet.turn import ROUNDS, Mount, Slots, Turn, Upload
+from crossmount.fleet.turn import ROUNDS, MountTurn, Slots, Turn, UploadTurn
 
-__all__ = ["ROUNDS", "Fleet", "Mount", "Patience", "Slots", "Turn", "Upload"]
+__all__ = ["ROUNDS", "Fleet", "MountTurn", "Patience", "Slots", "Turn", "UploadTurn"]

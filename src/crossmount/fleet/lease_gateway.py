@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from crossmount.fleet.lease import LeaseValue
-from crossmount.fleet.leases import Answers, Leases
-from crossmount.fleet.waiting import Answer, Appeared, Claim, Unserved
+from crossmount.fleet.lease_store import ClaimAnswers, LeaseStore
+from crossmount.fleet.waiting import Claim, ClaimAnswer, IndexDown, SourcesFound
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import Sighting
 from crossmount.oci import Digest
@@ -20,7 +20,7 @@ FIRST_SECONDS = 0.5
 T = TypeVar("T")
 
 
-class Questions:
+class LeaseGateway:
     """Asks one index and its server.
 
     Args:
@@ -32,18 +32,18 @@ class Questions:
         asked: whether the server was asked anything yet.
     """
 
-    def __init__(self, guard: GuardedIndex, leases: Leases | None, *, pause: Callable[[], float]) -> None:
+    def __init__(self, guard: GuardedIndex, leases: LeaseStore | None, *, pause: Callable[[], float]) -> None:
         self._guard = guard
         self._leases = leases
         self._pause = pause
         self.asked = False
 
-    async def answers(self, claims: Sequence[Claim]) -> list[Answer]:
+    async def answers(self, claims: Sequence[Claim]) -> list[ClaimAnswer]:
         """Ask for all claims; without a server, what the index itself knows by now is all there is to ask."""
         leases = self._leases
         if leases is None:
-            return [await self._from_index(claim) if claim.take else Unserved() for claim in claims]
-        served = await self.ask(lambda: leases.claim(claims), Answers([Unserved() for _ in claims]))
+            return [await self._from_index(claim) if claim.take else IndexDown() for claim in claims]
+        served = await self.ask(lambda: leases.claim(claims), ClaimAnswers([IndexDown() for _ in claims]))
         if served.trouble is not None:
             self._guard.note(served.trouble)
         return served.answers
@@ -77,8 +77,8 @@ class Questions:
         least, self.asked = max(least, 0.0 if self.asked else FIRST_SECONDS), True
         return await self._guard.insist(call, otherwise, seconds=GRACE_SECONDS, pause=self._pause, least=least)
 
-    async def _from_index(self, claim: Claim) -> Answer:
+    async def _from_index(self, claim: Claim) -> ClaimAnswer:
         waiter = claim.waiter
         known = (await self._guard.look_up([waiter.layer], waiter.dest)).of(waiter.layer)
         names = {source.name for source in known.sources} | ({waiter.dest.name} if known.in_dest else set())
-        return Appeared(frozenset(names)) if names - waiter.useless else Unserved()
+        return SourcesFound(frozenset(names)) if names - waiter.excluded else IndexDown()

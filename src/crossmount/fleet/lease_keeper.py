@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from crossmount.fleet.leases import Lease, Leases
+from crossmount.fleet.lease_store import Lease, LeaseStore
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ class Asks(Protocol):
         ...
 
 
-class Heart:
+class LeaseKeeper:
     """Keeps leases alive until they are released.
 
     Args:
@@ -36,7 +36,7 @@ class Heart:
 
     def __init__(
         self,
-        leases: Leases | None,
+        leases: LeaseStore | None,
         *,
         ask: Asks,
         seconds: float,
@@ -44,7 +44,7 @@ class Heart:
         clock: Callable[[], float],
     ) -> None:
         self.held: dict[str, Lease] = {}
-        self._left: dict[Lease, float] = {}  # could not be released; when they run out by themselves
+        self._abandoned: dict[Lease, float] = {}  # could not be released; when they run out by themselves
         self._leases = leases
         self._ask = ask
         self._seconds = seconds
@@ -79,9 +79,9 @@ class Heart:
         async with self._lock:
             done = await self._ask(lambda: store.release(leases), False, least=least)
         now = self._clock()
-        ends = {lease: self._left.pop(lease, now + self._life) for lease in leases}
+        ends = {lease: self._abandoned.pop(lease, now + self._life) for lease in leases}
         if not done:
-            self._left |= {lease: end for lease, end in ends.items() if end > now}
+            self._abandoned |= {lease: end for lease, end in ends.items() if end > now}
         self._start()
 
     async def aclose(self) -> None:
@@ -90,20 +90,20 @@ class Heart:
             self._beating.cancel()
             await asyncio.gather(self._beating, return_exceptions=True)
         self._ending = True
-        await self.release([*self.held.values(), *self._left], least=LAST_SECONDS)
+        await self.release([*self.held.values(), *self._abandoned], least=LAST_SECONDS)
 
     def _start(self) -> None:
-        needed = self._leases is not None and not self._ending and (self.held or self._left)
+        needed = self._leases is not None and not self._ending and (self.held or self._abandoned)
         if needed and (self._beating is None or self._beating.done()):
             self._beating = asyncio.create_task(self._beat())
 
     async def _beat(self) -> None:
         """Renew all leases, one round trip a heartbeat, whatever their uploads are doing."""
-        while self.held or self._left:
+        while self.held or self._abandoned:
             await asyncio.sleep(self._seconds)
             async with self._lock:
                 await self._renew()
-            await self.release(list(self._left))
+            await self.release(list(self._abandoned))
 
     async def _renew(self) -> None:
         held, store = list(self.held.values()), self._leases

@@ -55,7 +55,7 @@ class RateMeter:
         self._bytes = 0.0
         self._seconds = 0.0
 
-    def saw(self, size: int, seconds: float) -> None:
+    def add(self, size: int, seconds: float) -> None:
         """Take in an upload of `size` bytes that the registry confirmed after `seconds`."""
         if size >= self._counts and seconds > 0:
             self._bytes += size

@@ -16,15 +16,15 @@ ROUNDS = 3
 class UploadSlots(Protocol):
     """How many blobs of one push may be on their way at once."""
 
-    def take_now(self) -> bool:
+    def try_acquire(self) -> bool:
         """Take a slot if that needs no waiting."""
         ...
 
-    def put_back(self) -> None:
+    def return_unused(self) -> None:
         """Free a slot that was taken and not used: nothing changed that anybody should look at."""
         ...
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Free a slot that was used."""
         ...
 
@@ -34,25 +34,25 @@ class Slots:
 
     Args:
         count: how many.
-        freed: called whenever one is free again.
+        on_release: called whenever one is free again.
     """
 
-    def __init__(self, count: int, *, freed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, count: int, *, on_release: Callable[[], None] = lambda: None) -> None:
         self._semaphore = asyncio.Semaphore(count)
-        self._freed = freed
+        self._freed = on_release
 
-    def take_now(self) -> bool:
+    def try_acquire(self) -> bool:
         """See `UploadSlots`."""
         if self._semaphore.locked():
             return False
         run_now(self._semaphore.acquire())  # it is free, so this does not suspend
         return True
 
-    def put_back(self) -> None:
+    def return_unused(self) -> None:
         """See `UploadSlots`."""
         self._semaphore.release()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """See `UploadSlots`."""
         self._semaphore.release()
         self._freed()
@@ -65,11 +65,11 @@ class Slots:
         await self.acquire()
 
     async def __aexit__(self, *exc: object) -> None:
-        self.give_back()
+        self.release()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
+class MountTurn:
     """The layer can be mounted now.
 
     Attributes:
@@ -82,10 +82,10 @@ class Mount:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Upload:
+class UploadTurn:
     """The layer is to be uploaded, by the one who has this; a slot for it is taken.
 
-    Whoever gets it uploads within `at_work`, and then calls `finish` as soon as the layer can be mounted from its
+    The caller uploads within `uploading`, then calls `finish` as soon as the layer can be mounted from its
     repository, or `release` if that will never be.
 
     Attributes:
@@ -101,13 +101,13 @@ class Upload:
     waited: float = 0.0
 
     @asynccontextmanager
-    async def at_work(self) -> AsyncIterator[None]:
+    async def uploading(self) -> AsyncIterator[None]:
         """Upload in this block: its slot is free after it, and if it fails others take their turn at once."""
         try:
             try:
                 yield
             finally:
-                self.slots.give_back()
+                self.slots.release()
         except BaseException:
             await asyncio.shield(self.release())
             raise
@@ -120,4 +120,4 @@ class Upload:
             await asyncio.shield(self.release())
 
 
-Turn = Mount | Upload
+Turn = MountTurn | UploadTurn

@@ -7,7 +7,7 @@ from functools import partial
 
 from crossmount import events
 from crossmount.errors import InvalidLayoutError, MountRequiredError, RegistryRefusedError
-from crossmount.fleet import ROUNDS, Mount, Slots, Upload
+from crossmount.fleet import ROUNDS, MountTurn, Slots, UploadTurn
 from crossmount.index.protocol import Knowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.mount.mounter import proven
@@ -115,18 +115,18 @@ class BlobPusher:
             return
         await self._upload_alone(blob, result, () if result else candidates)
 
-    async def _by_turn(self, blob: BlobSource, result: MountResult | None, useless: set[Repository]) -> None:
+    async def _by_turn(self, blob: BlobSource, result: MountResult | None, excluded: set[Repository]) -> None:
         """Upload a blob when it is our turn, or mount it from where another brought it meanwhile.
 
         Args:
             blob: one that dest lacks.
             result: the mount that was tried, if one was; its session is used, or cancelled.
-            useless: where it can't be mounted from.
+            excluded: where it can't be mounted from.
         """
         waited, turn = 0.0, None
         for _ in range(ROUNDS):
             try:
-                turn = await self.turns.take(blob, useless)
+                turn = await self.turns.take(blob, excluded)
             except BaseException:
                 self._let_go(result)
                 raise
@@ -134,18 +134,18 @@ class BlobPusher:
             if turn.waited:  # a session that was opened before is old by now
                 self._let_go(result)
                 result = None
-            if isinstance(turn, Upload):
+            if isinstance(turn, UploadTurn):
                 await self._upload_in_turn(blob, result, turn, waited)
                 return
             self._let_go(result)
             result = await self._mount_fresh(blob, turn, waited)
             if result is None:
                 return
-            useless |= turn.sources
+            excluded |= turn.sources
         await self.turns.decided(blob.descriptor.digest)
         await self._upload_alone(blob, result, (), waited)
 
-    async def _mount_fresh(self, blob: BlobSource, turn: Mount, waited: float) -> MountResult | None:
+    async def _mount_fresh(self, blob: BlobSource, turn: MountTurn, waited: float) -> MountResult | None:
         """Mount a blob from where another brought it; None if it is in dest now, else what the mount left."""
         digest = blob.descriptor.digest
         if self.dest in turn.sources and await self._is_there(blob):
@@ -159,13 +159,13 @@ class BlobPusher:
         return None if self._settled(blob, result, waited) else result
 
     async def _upload_in_turn(
-        self, blob: BlobSource, result: MountResult | None, turn: Upload, waited: float
+        self, blob: BlobSource, result: MountResult | None, turn: UploadTurn, waited: float
     ) -> None:
         """Bring a blob with the slot and the lease that `turn` has; whatever happens, others can go on."""
         started = self.clock()
-        async with turn.at_work():
+        async with turn.uploading():
             await self._mount_or_upload(blob, result, (), waited)
-        self.turns.saw(blob.descriptor.size, self.clock() - started)
+        self.turns.add(blob.descriptor.size, self.clock() - started)
         await self.turns.uploaded(turn)
 
     async def _upload_alone(
@@ -184,7 +184,7 @@ class BlobPusher:
         try:
             await self._mount_or_upload(blob, result, candidates, waited)
         finally:
-            self.uploads.give_back()
+            self.uploads.release()
 
     def _let_go(self, result: MountResult | None) -> None:
         if result is not None:

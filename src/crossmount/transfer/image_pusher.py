@@ -70,7 +70,7 @@ class ImagePusher:
             index=index,
             fleet=fleet,
             requests=asyncio.Semaphore(limits.requests),
-            slots=Slots(limits.uploads, freed=_nobody if fleet is None else fleet.kick),
+            slots=Slots(limits.uploads, on_release=_nobody if fleet is None else fleet.kick),
             patience=patience,
             observer=observer,
             clock=clock,

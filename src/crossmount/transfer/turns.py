@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection, Iterable
 
 from crossmount import events
-from crossmount.fleet import Fleet, Patience, Slots, Turn, Upload
+from crossmount.fleet import Fleet, Patience, Slots, Turn, UploadTurn
 from crossmount.index.protocol import Knowledge
 from crossmount.oci import BlobSource, Digest, Repository
 
@@ -39,7 +39,7 @@ class Turns:
         self._patience = patience
         self._slots = slots
         self._observer = observer
-        self._kept: list[Upload] = []
+        self._kept: list[UploadTurn] = []
         self._after_manifest = knowledge.traits.after_manifest is True
         # On a registry that mounts only after a manifest a push keeps leases while it waits for others. That it
         # asks in the order of digests keeps pushes from waiting for each other in a circle: see fleet.table.
@@ -56,12 +56,12 @@ class Turns:
             and not known.must_mount  # nobody may upload it
         )
 
-    async def take(self, blob: BlobSource, useless: Collection[Repository]) -> Turn:
-        """Wait for the turn of a blob; with an `Upload` it has an upload slot.
+    async def take(self, blob: BlobSource, excluded: Collection[Repository]) -> Turn:
+        """Wait for the turn of a blob; with an `UploadTurn` it has an upload slot.
 
         Args:
             blob: one that is `worth` it.
-            useless: sources that were tried.
+            excluded: sources that were tried.
         """
         if self._fleet is None:
             raise AssertionError("nobody takes turns alone")
@@ -74,13 +74,13 @@ class Turns:
             size,
             slots=self._slots,
             patience=self._patience,
-            useless=useless,
-            waits=lambda into: self._observer(
+            excluded=excluded,
+            on_wait=lambda into: self._observer(
                 events.BlobWaiting(digest=digest, size=size, dest=self._dest, into=into)
             ),
             publishes="manifest" if self._after_manifest else "blob",
         )
-        if isinstance(turn, Upload):
+        if isinstance(turn, UploadTurn):
             await self.decided(digest)
         return turn
 
@@ -90,12 +90,12 @@ class Turns:
         async with self._changed:
             self._changed.notify_all()
 
-    def saw(self, size: int, seconds: float) -> None:
+    def add(self, size: int, seconds: float) -> None:
         """Take in how long an upload took."""
         if self._fleet is not None:
-            self._fleet.meter.saw(size, seconds)
+            self._fleet.meter.add(size, seconds)
 
-    async def uploaded(self, turn: Upload) -> None:
+    async def uploaded(self, turn: UploadTurn) -> None:
         """Publish a blob that the registry confirmed, then end its lease: now, or after the manifest."""
         if self._after_manifest:
             self._kept.append(turn)

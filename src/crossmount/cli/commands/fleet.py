@@ -15,8 +15,8 @@ from crossmount.cli.interrupt import Interrupted
 from crossmount.cli.loop import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import IndexUnavailableError
+from crossmount.fleet.active_uploads import ActiveUpload, active_uploads
 from crossmount.fleet.lease import LeaseValue
-from crossmount.fleet.listing import Underway, underway
 from crossmount.index.backing_server import server_of
 
 REFRESH_SECONDS = 1.0
@@ -46,10 +46,10 @@ def fleet(ctx: click.Context, as_json: bool, once: bool) -> None:
             return
 
 
-async def _read(settings: Settings) -> list[Underway]:
+async def _read(settings: Settings) -> list[ActiveUpload]:
     async with opened_index(settings) as index:
         server = server_of(index)
-        return [] if server is None else await underway(server)
+        return [] if server is None else await active_uploads(server)
 
 
 async def _follow(settings: Settings) -> None:
@@ -57,7 +57,7 @@ async def _follow(settings: Settings) -> None:
         server = server_of(index)
         while True:
             try:
-                found = [] if server is None else await underway(server)
+                found = [] if server is None else await active_uploads(server)
                 lines = told(found, now=time.time())
             except IndexUnavailableError as error:  # it may be back in a moment
                 lines = [str(error)]
@@ -66,7 +66,7 @@ async def _follow(settings: Settings) -> None:
             await asyncio.sleep(REFRESH_SECONDS)
 
 
-def told(found: list[Underway], *, now: float) -> list[str]:
+def told(found: list[ActiveUpload], *, now: float) -> list[str]:
     """Return what is underway, to a reader."""
     waiting = sum(len(each.waiting) for each in found)
     lines = [f"{text.count(len(found), 'upload')} underway, {waiting} waiting"]
@@ -93,19 +93,19 @@ def _size(value: LeaseValue) -> str:
     return text.size(value.size) if value.size else "?"
 
 
-def _who(found: Underway, value: LeaseValue, now: float) -> str:
+def _who(found: ActiveUpload, value: LeaseValue, now: float) -> str:
     where = str(value.dest) if value.dest is not None else found.registry
     began = value.since if value.taken is None else value.taken
     since = f", for {text.duration(max(now - began, 0))}" if began else ""
     return f"{where} by {value.holder or 'somebody unknown'}{since}"
 
 
-def _odd(found: Underway) -> str:
+def _odd(found: ActiveUpload) -> str:
     """Say what no lease of ours is like."""
     return " (its lease NEVER ends: not one of ours)" if found.left is None else ""
 
 
-def _document(found: Underway) -> dict[str, Any]:
+def _document(found: ActiveUpload) -> dict[str, Any]:
     return {
         "layer": str(found.layer),
         "registry": found.registry,

@@ -9,7 +9,7 @@ at a push that waits for nobody.
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from crossmount.fleet import Fleet, Upload
+from crossmount.fleet import Fleet, UploadTurn
 from crossmount.oci import Digest, Repository
 
 QUIET_SECONDS = 30.0
@@ -19,7 +19,7 @@ QUIET_SECONDS = 30.0
 @dataclass(frozen=True, slots=True)
 class _Kept:
     digest: Digest
-    turn: Upload
+    turn: UploadTurn
     since: float
 
 
@@ -40,12 +40,12 @@ class KeptTurns:
         """Tell whether a repository keeps a lease, and so must not wait for others."""
         return dest in self._kept
 
-    def keep(self, dest: Repository, digest: Digest, turn: Upload) -> None:
+    def keep(self, dest: Repository, digest: Digest, turn: UploadTurn) -> None:
         """Keep the lease of a blob that was uploaded; whatever `dest` waits for, it waits no more."""
         self._kept.setdefault(dest, []).append(_Kept(digest, turn, self._clock()))
-        self._fleet.hurry(dest)
+        self._fleet.stop_waiting(dest)
 
-    def take(self, dest: Repository, digests: Collection[Digest]) -> list[Upload]:
+    def take(self, dest: Repository, digests: Collection[Digest]) -> list[UploadTurn]:
         """Take out the leases of blobs that a manifest in `dest` references."""
         kept = self._kept.pop(dest, [])
         left = [each for each in kept if each.digest not in digests]
@@ -53,7 +53,7 @@ class KeptTurns:
             self._kept[dest] = left
         return [each.turn for each in kept if each.digest in digests]
 
-    def take_quiet(self, busy: Callable[[str], bool]) -> list[Upload]:
+    def take_quiet(self, busy: Callable[[str], bool]) -> list[UploadTurn]:
         """Take out the leases of repositories in which nothing has gone on for long.
 
         Args:
@@ -67,7 +67,7 @@ class KeptTurns:
             for each in self._kept.pop(dest)
         ]
 
-    def take_all(self) -> list[Upload]:
+    def take_all(self) -> list[UploadTurn]:
         """Take out all leases."""
         kept = [each.turn for of_one in self._kept.values() for each in of_one]
         self._kept.clear()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crossmount.errors import CrossmountError
-from crossmount.fleet import ROUNDS, Fleet, Mount, Patience, Slots, Turn, Upload
+from crossmount.fleet import ROUNDS, Fleet, MountTurn, Patience, Slots, Turn, UploadTurn
 from crossmount.oci import Descriptor, Digest, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.recorder import ProxyRecorder
@@ -82,8 +82,8 @@ class Turns:
         self._recorder = recorder
         self._patience = patience
         self._hold = min(hold, patience.limit)
-        self._slots = Slots(uploads, freed=fleet.kick)
-        self._paced = Slots(PACED_MAX, freed=fleet.kick)
+        self._slots = Slots(uploads, on_release=fleet.kick)
+        self._paced = Slots(PACED_MAX, on_release=fleet.kick)
         self._clock = clock
         self._kept = KeptTurns(fleet, clock=clock)
 
@@ -108,7 +108,7 @@ class Turns:
             return None
         return None if mount is None else await self._mount(caller, caller.agent, placed, mount, mount.waited)
 
-    async def _watch(self, agent: Agent, placed: Placed) -> Mount | None:
+    async def _watch(self, agent: Agent, placed: Placed) -> MountTurn | None:
         dest, digest, policy = placed.dest, placed.digest, self._mounting.policy
         uploader = await self._fleet.uploader(digest, dest.registry)
         if uploader is None or not policy.allows(uploader.name):
@@ -116,7 +116,7 @@ class Turns:
         if uploader != dest and not await _may_read(agent, dest, uploader, digest):
             return None
         return await self._fleet.watch(
-            digest, dest, seconds=self._hold, useless=placed.tried, accepts=policy.allows
+            digest, dest, seconds=self._hold, excluded=placed.tried, accepts=policy.allows
         )
 
     def _may_wait(self, caller: Caller, placed: Placed) -> bool:
@@ -155,21 +155,21 @@ class Turns:
         Raises:
             RegistryError: the registry did not take it.
         """
-        waited, useless, agent = 0.0, set(placed.tried), caller.agent
+        waited, excluded, agent = 0.0, set(placed.tried), caller.agent
         slots = self._paced if paced else self._slots
         rounds = ROUNDS if self._patience.waits_for(blob.size) and agent is not None else 0
         for _ in range(rounds):
             if agent is None or not self._may_wait(caller, placed):
                 break
-            turn = await self._turn(blob, placed, useless, slots)
+            turn = await self._turn(blob, placed, excluded, slots)
             waited += turn.waited
-            if isinstance(turn, Upload):
+            if isinstance(turn, UploadTurn):
                 await self._upload_in_turn(turn, blob, placed, upload, paced=paced)
                 return BlobOutcome(waited=waited)
             brought = await self._mount(caller, agent, placed, turn, waited)
             if brought is not None:
                 return brought
-            useless.update(turn.sources)
+            excluded.update(turn.sources)
         async with slots:
             await upload()
         self._recorder.record_blob(placed.dest, blob.digest, blob.size)
@@ -208,20 +208,20 @@ class Turns:
         for turn in self._kept.take_all():
             await turn.release()
 
-    async def _turn(self, blob: Descriptor, placed: Placed, useless: set[Repository], slots: Slots) -> Turn:
+    async def _turn(self, blob: Descriptor, placed: Placed, excluded: set[Repository], slots: Slots) -> Turn:
         return await self._fleet.turn(
             blob.digest,
             placed.dest,
             blob.size,
             slots=slots,
             patience=self._patience,
-            useless=useless,
+            excluded=excluded,
             accepts=self._mounting.policy.allows,
             publishes="manifest" if placed.after_manifest else "blob",
         )
 
     async def _mount(
-        self, caller: Caller, agent: Agent, placed: Placed, turn: Mount, waited: float
+        self, caller: Caller, agent: Agent, placed: Placed, turn: MountTurn, waited: float
     ) -> BlobOutcome | None:
         """Mount a blob from where it appeared; whatever goes wrong, there is still the upload."""
         dest, digest = placed.dest, placed.digest
@@ -234,7 +234,7 @@ class Turns:
 
     async def _upload_in_turn(
         self,
-        turn: Upload,
+        turn: UploadTurn,
         blob: Descriptor,
         placed: Placed,
         upload: Callable[[], Awaitable[None]],
@@ -242,10 +242,10 @@ class Turns:
         paced: bool,
     ) -> None:
         started = self._clock()
-        async with turn.at_work():
+        async with turn.uploading():
             await upload()
         if not paced:
-            self._fleet.meter.saw(blob.size, self._clock() - started)
+            self._fleet.meter.add(blob.size, self._clock() - started)
         if placed.after_manifest:
             self._kept.keep(placed.dest, blob.digest, turn)
         else:

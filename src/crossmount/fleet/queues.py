@@ -1,9 +1,9 @@
 """Who may upload, who waits: one process's view of it, as states and what follows from an answer. No I/O.
 
-A layer on a registry has one `_Place`: those of this process who want it, in order of their coming, and the one
+A layer on a registry has one `_LayerQueue`: its waiters of this process, first come first, and the one
 of them that uploads it, if any. While one of ours uploads, nobody is asked: the others wait for it here, with
 or without a server. Otherwise the first in line that has an upload slot, or else the first, asks the server for
-all (`ask`), and the answer (`answered`) lets it upload, lets all mount, or leaves them waiting. Who leaves,
+all (`ask`), and the answer (`apply_answer`) lets it upload, lets all mount, or leaves them waiting. Who leaves,
 fails or is cancelled hands over to the next.
 
 Why nobody waits in a circle:
@@ -23,27 +23,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from crossmount.fleet.waiting import (
-    JUNK_MAX,
-    Answer,
-    Appeared,
-    Busy,
+    INVALID_NAMES_MAX,
     Claim,
+    ClaimAnswer,
     Decision,
-    Free,
-    Go,
-    Held,
-    InVain,
-    LeaseBack,
+    GiveUp,
+    IndexDown,
+    LeaseAcquired,
+    LeaseBusy,
+    LeaseFree,
     MountFrom,
-    SlotBack,
-    Unserved,
+    ReleaseLease,
+    ReturnSlot,
+    SourcesFound,
+    StartUpload,
     Waiter,
 )
 from crossmount.oci import Digest, Repository
 
 
 @dataclass(slots=True)
-class _Place:
+class _LayerQueue:
     """One layer on one registry: who of this process uploads it, and who waits, the first first.
 
     `busy` is what the server last said of another process that uploads it.
@@ -51,7 +51,7 @@ class _Place:
 
     holder: Waiter | None = None
     line: list[Waiter] = field(default_factory=list)
-    busy: Busy | None = None
+    busy: LeaseBusy | None = None
 
     @property
     def into(self) -> str | None:
@@ -62,14 +62,16 @@ class _Place:
 
     def urgency(self, now: float, rate: float | None) -> int:
         """Return a lesser number for those that should have a slot before others: they can most likely use it."""
-        return 0 if any(waiter.is_late(now, rate) for waiter in self.line) else 1 + (self.busy is not None)
+        return (
+            0 if any(waiter.is_out_of_patience(now, rate) for waiter in self.line) else 1 + (self.busy is not None)
+        )
 
 
-class Table:
+class LayerQueues:
     """All layers that this process wants, waits for or uploads."""
 
     def __init__(self) -> None:
-        self._places: dict[tuple[str, Digest], _Place] = {}
+        self._places: dict[tuple[str, Digest], _LayerQueue] = {}
 
     @property
     def idle(self) -> bool:
@@ -78,7 +80,7 @@ class Table:
 
     def join(self, waiter: Waiter) -> None:
         """Stand in line."""
-        self._places.setdefault(waiter.place, _Place()).line.append(waiter)
+        self._places.setdefault(waiter.place, _LayerQueue()).line.append(waiter)
 
     def waiting(self) -> dict[tuple[str, Digest], list[str]]:
         """Return who waits for what another, here or elsewhere, uploads: by registry and layer, their values."""
@@ -88,16 +90,16 @@ class Table:
             if any(waiter.busy_since is not None for waiter in place.line)
         }
 
-    def began_to_wait(self) -> list[tuple[Waiter, Repository | None]]:
+    def take_unannounced(self) -> list[tuple[Waiter, Repository | None]]:
         """Return who waits for another's upload and was not told yet, and the repository that it goes into."""
         began = [
             (waiter, None if place.into is None else waiter.dest.sibling(place.into))
             for place in self._places.values()
             for waiter in place.line
-            if waiter.busy_since is not None and not waiter.told
+            if waiter.busy_since is not None and not waiter.announced
         ]
         for waiter, _ in began:
-            waiter.told = True
+            waiter.announced = True
         return began
 
     def uploader(self, registry: str, layer: Digest) -> Repository | None:
@@ -105,11 +107,11 @@ class Table:
         place = self._places.get((registry, layer))
         return None if place is None or place.holder is None else place.holder.dest
 
-    def hurry(self, dest: Repository) -> None:
+    def stop_waiting(self, dest: Repository) -> None:
         """End the patience of all who would bring something into a repository."""
         for place in self._places.values():
             for waiter in place.line:
-                waiter.hurried = waiter.hurried or waiter.dest == dest
+                waiter.stopped = waiter.stopped or waiter.dest == dest
 
     def leave(self, waiter: Waiter) -> None:
         """Wait no more (cancelled): the next in line is the first."""
@@ -135,39 +137,39 @@ class Table:
                 claims.append(Claim(able or place.line[0], take=able is not None))
         return claims, decisions
 
-    def answered(self, claim: Claim, answer: Answer, now: float, rate: float | None) -> list[Decision]:
+    def apply_answer(self, claim: Claim, answer: ClaimAnswer, now: float, rate: float | None) -> list[Decision]:
         """Fold the server's answer to a claim in."""
         waiter = claim.waiter
         place = self._places.get(waiter.place)
         line = [] if place is None else place.line
         decisions: list[Decision] = []
         if place is not None:
-            place.busy = answer if isinstance(answer, Busy) else None
+            place.busy = answer if isinstance(answer, LeaseBusy) else None
         match answer:
-            case Held() | Unserved() if claim.take and place is not None and waiter in line:
+            case LeaseAcquired() | IndexDown() if claim.take and place is not None and waiter in line:
                 place.holder = waiter
                 line.remove(waiter)
-                return [Go(waiter, leased=True)]
-            case Held():
-                decisions.append(LeaseBack(waiter))
-            case Appeared():
+                return [StartUpload(waiter, leased=True)]
+            case LeaseAcquired():
+                decisions.append(ReleaseLease(waiter))
+            case SourcesFound():
                 decisions.extend(self._mount(place, answer.names))
-                waiter.junk |= answer.junk
-                waiter.hurried = waiter.hurried or len(waiter.junk) > JUNK_MAX
-            case Free() | Unserved():
-                decisions.extend(self._send_away(line))
-            case Busy() if waiter not in line:
-                decisions.append(LeaseBack(waiter))
-            case Busy():
+                waiter.invalid_names |= answer.invalid_names
+                waiter.stopped = waiter.stopped or len(waiter.invalid_names) > INVALID_NAMES_MAX
+            case LeaseFree() | IndexDown():
+                decisions.extend(self._give_up(line))
+            case LeaseBusy() if waiter not in line:
+                decisions.append(ReleaseLease(waiter))
+            case LeaseBusy():
                 pass
-        if isinstance(answer, Busy | Appeared) and place is not None:
+        if isinstance(answer, LeaseBusy | SourcesFound) and place is not None:
             # the server was asked first: only what it did not offer is uploaded without a lease
             kept = waiter if claim.take else None
             done = self._wait(place, now, rate, kept=kept)
             decisions.extend(done)
-            if kept is not None and Go(kept, leased=False) in done:
+            if kept is not None and StartUpload(kept, leased=False) in done:
                 return decisions
-        return [*decisions, SlotBack(waiter)] if claim.take else decisions
+        return [*decisions, ReturnSlot(waiter)] if claim.take else decisions
 
     def published(self, registry: str, layer: Digest, name: str) -> list[Decision]:
         """A repository holds the layer by now and can be mounted from."""
@@ -180,23 +182,23 @@ class Table:
             place.holder = None
             self._tidy(waiter)
 
-    def _mount(self, place: _Place | None, names: frozenset[str]) -> list[Decision]:
+    def _mount(self, place: _LayerQueue | None, names: frozenset[str]) -> list[Decision]:
         decisions: list[Decision] = []
         for waiter in list(place.line) if place is not None else ():
-            if helpful := names - waiter.useless:
+            if helpful := names - waiter.excluded:
                 self.leave(waiter)
                 decisions.append(MountFrom(waiter, helpful))
         return decisions
 
-    def _send_away(self, waiters: Iterable[Waiter]) -> list[Decision]:
+    def _give_up(self, waiters: Iterable[Waiter]) -> list[Decision]:
         """Let those go who only look."""
-        looking = [waiter for waiter in waiters if waiter.looks]
+        looking = [waiter for waiter in waiters if waiter.watch_only]
         for waiter in looking:
             self.leave(waiter)
-        return [InVain(waiter) for waiter in looking]
+        return [GiveUp(waiter) for waiter in looking]
 
     def _wait(
-        self, place: _Place, now: float, rate: float | None, *, kept: Waiter | None = None
+        self, place: _LayerQueue, now: float, rate: float | None, *, kept: Waiter | None = None
     ) -> list[Decision]:
         """Let those in line wait for another's upload; those who would wait in vain, or no longer, do not.
 
@@ -211,14 +213,14 @@ class Table:
         for waiter in list(place.line):
             if waiter.busy_since is None:
                 waiter.busy_since = now
-            in_vain = into is not None and not waiter.accepts(into)
-            if not in_vain and not waiter.is_late(now, rate):
+            hopeless = into is not None and not waiter.accepts(into)
+            if not hopeless and not waiter.is_out_of_patience(now, rate):
                 continue
-            if waiter.looks:
-                done.extend(self._send_away([waiter]))
+            if waiter.watch_only:
+                done.extend(self._give_up([waiter]))
             elif waiter is kept or waiter.takes_slot():
                 self.leave(waiter)
-                done.append(Go(waiter, leased=False))
+                done.append(StartUpload(waiter, leased=False))
         return done
 
     def _tidy(self, waiter: Waiter) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 from crossmount.errors import IndexFailedError
 from crossmount.fleet.lease import VALUE_MAX, LeaseValue
 from crossmount.fleet.patience import LEASE_SECONDS
-from crossmount.fleet.waiting import Answer, Appeared, Busy, Claim, Free, Held, Unserved
+from crossmount.fleet.waiting import (
+    Claim,
+    ClaimAnswer,
+    IndexDown,
+    LeaseAcquired,
+    LeaseBusy,
+    LeaseFree,
+    SourcesFound,
+)
 from crossmount.index.backing_server import Server
 from crossmount.index.decode import repositories
 from crossmount.index.redis_index import SOURCES_MAX
@@ -36,7 +44,7 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class ClaimAnswers:
     """What came back.
 
     Attributes:
@@ -44,11 +52,11 @@ class Answers:
         trouble: the first refusal that is an answer's reason, if any was refused.
     """
 
-    answers: list[Answer]
+    answers: list[ClaimAnswer]
     trouble: IndexFailedError | None = None
 
 
-class Leases:
+class LeaseStore:
     """The leases of one namespace on one server.
 
     Args:
@@ -61,7 +69,7 @@ class Leases:
         self._keys = server.keys
         self._life = round(life * 1000)
 
-    async def claim(self, claims: Sequence[Claim]) -> Answers:
+    async def claim(self, claims: Sequence[Claim]) -> ClaimAnswers:
         """Ask about many layers in one round trip.
 
         Raises:
@@ -80,8 +88,8 @@ class Leases:
                     self._life,
                     round(WAITING_SECONDS * 1000),
                     SOURCES_MAX,
-                    *asked.waiter.useless,
-                    *asked.waiter.junk,
+                    *asked.waiter.excluded,
+                    *asked.waiter.invalid_names,
                 )
                 for asked in claims
             ]
@@ -89,7 +97,7 @@ class Leases:
         for reply in replies:
             if isinstance(reply, StartingError):
                 raise reply  # ask all again: what is ours by now stays ours
-        return Answers(
+        return ClaimAnswers(
             [_answer(reply, asked) for reply, asked in zip(replies, claims, strict=True)],
             next((reply for reply in replies if isinstance(reply, IndexFailedError)), None),
         )
@@ -157,17 +165,17 @@ def _script(name: str) -> Script:
     return script(name, _PACKAGE)
 
 
-def _answer(reply: Any, claim: Claim) -> Answer:
+def _answer(reply: Any, claim: Claim) -> ClaimAnswer:
     match reply:
         case [b"appeared", *members] if all(isinstance(member, bytes) for member in members):
             names = {found.name for found in repositories(members, claim.waiter.dest.registry)}
-            junk = (member for member in members if member.decode("ascii", "replace") not in names)
-            return Appeared(frozenset(names), frozenset(junk))
+            invalid_names = (member for member in members if member.decode("ascii", "replace") not in names)
+            return SourcesFound(frozenset(names), frozenset(invalid_names))
         case [b"held"]:
-            return Held()
+            return LeaseAcquired()
         case [b"busy", bytes(value)]:
             holder = LeaseValue.from_text(value, claim.waiter.dest.registry)
-            return Busy(None if holder is None or holder.dest is None else holder.dest.name)
+            return LeaseBusy(None if holder is None or holder.dest is None else holder.dest.name)
         case [b"free"]:
-            return Free()
-    return Unserved()
+            return LeaseFree()
+    return IndexDown()

@@ -16,7 +16,7 @@ _WAITERS_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Underway:
+class ActiveUpload:
     """An upload that others may wait for.
 
     Attributes:
@@ -35,7 +35,7 @@ class Underway:
 _NOBODY = LeaseValue(token="", holder="", dest=None, size=0, since=0)
 
 
-async def underway(server: Server) -> list[Underway]:
+async def active_uploads(server: Server) -> list[ActiveUpload]:
     """Read all leases of the namespace: the oldest first, then by layer.
 
     It walks through all keys of the server, a thousand a round trip: for people, not for pushes.
@@ -61,7 +61,7 @@ async def underway(server: Server) -> list[Underway]:
                 else []
             )
             found.append(
-                Underway(
+                ActiveUpload(
                     registry=registry,
                     layer=layer,
                     holder=LeaseValue.from_text(text, registry) or _NOBODY,
