@@ -42,7 +42,8 @@ GATE = "import sys; sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.
 CROSSMOUNT = f"""
 import sys
 import anyio._backends._asyncio, certifi, h11, httpcore  # httpx loads them when it is first used
-from crossmount.cli import push, run
+from crossmount.cli import run
+from crossmount.cli.commands import push
 from crossmount.cli.entry import main
 {GATE}
 path, reference, digest, index = sys.argv[1:]

@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 import pytest
 
-from crossmount.cli import processes
 from crossmount.cli.demo import command as demo
+from crossmount.cli.demo import processes
 from crossmount.cli.demo import pushes as demo_pushes
 from crossmount.cli.demo import registry as demo_registry
 from crossmount.cli.demo.images import IMAGES, DemoImage, make_images
+from crossmount.cli.demo.processes import child
 from crossmount.cli.demo.pushes import Pushed, Pushes
-from crossmount.cli.processes import child
-from crossmount.cli.progress.state import INDEX_WARNING
+from crossmount.cli.progress.transfer import INDEX_WARNING
 from crossmount.oci import Repository
 from crossmount.oci.layout import load_image
 from support.commands import SECONDS, Here, Shell

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmount.cli.commands.doctor import as_lines
-from crossmount.cli.commands.doctor_checks import Finding, check_mounts
+from crossmount.cli.commands.doctor import Finding, as_lines, check_mounts
 from crossmount.index import RegistryTraits
 from crossmount.testing import BasicAuth, Grant, RegistryOptions, TokenAuth, html, running_registry
 from crossmount.testing.faults import Fault

@@ -65,7 +65,7 @@ def test_garbage_is_collected_while_a_command_works(
         return nullcontext()
 
     monkeypatch.setattr(sys, "argv", ["crossmount", "must-mount", "sha256:" + "0" * 64])
-    monkeypatch.setattr(command, "shown_log", look)
+    monkeypatch.setattr(command, "library_log", look)
     with pytest.raises(SystemExit):
         entry.main()
     assert working == [True]

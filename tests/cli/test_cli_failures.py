@@ -8,9 +8,9 @@ import click
 import pytest
 
 from crossmount import errors
-from crossmount.cli import failures, root
-from crossmount.cli.interrupt import Interrupted
-from crossmount.cli.loop import run_async
+from crossmount.cli import failures, run
+from crossmount.cli.failures import Interrupted
+from crossmount.cli.running import run_async
 from crossmount.redis.link import WrongTypeError
 from support.commands import Here
 
@@ -47,7 +47,7 @@ from support.commands import Here
 def test_every_error_has_its_status(error: Exception, status: int) -> None:
     """1 failed, 2 usage, 3 must-mount, 4 not allowed, 128 and a signal's number."""
     assert failures.status_of(error) == status
-    assert "\n" not in failures.words_of(error)
+    assert "\n" not in failures.message_of(error)
 
 
 def caused(error: Exception, *causes: Exception) -> Exception:
@@ -109,7 +109,7 @@ UNTRUSTED = "r: odd: its certificate is not trusted; name its authority's file"
 )
 def test_errors_say_what_to_do(error: Exception, words: str) -> None:
     """An option that helps is named where there is one."""
-    assert words in failures.words_of(error)
+    assert words in failures.message_of(error)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_errors_say_what_to_do(error: Exception, words: str) -> None:
 )
 def test_a_refusal_that_is_not_for_the_url_gives_no_advice_on_it(error: Exception) -> None:
     """A full, a read-only and a shared server are reached by the right URL."""
-    assert failures.words_of(error) == str(error)
+    assert failures.message_of(error) == str(error)
 
 
 def test_a_defect_is_one_line_and_its_traceback_comes_with_vv(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_a_defect_is_one_line_and_its_traceback_comes_with_vv(here: Here, monkey
     def broken(ctx: click.Context) -> None:
         raise ssl.SSLError(f"odd {ctx.command_path}")
 
-    monkeypatch.setattr(root.crossmount, "invoke", broken)
+    monkeypatch.setattr(run.crossmount, "invoke", broken)
     monkeypatch.setattr("os.dup2", lambda *_: None)
     done = here("doctor")
     assert done.status == 1

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from crossmount.asyncio import Digest, Fleet, Repository, open_index
-from crossmount.cli.commands.fleet import fitted, told
+from crossmount.cli.commands.fleet import fitted, render_uploads
 from crossmount.fleet import Slots, UploadTurn
 from crossmount.fleet.active_uploads import ActiveUpload
 from crossmount.fleet.lease import LeaseValue
@@ -103,7 +103,7 @@ def test_what_is_told() -> None:
         registry="r.example", layer=LAYER, holder=value("team/a", size=1), left=5.0, waiting=waiting
     )
     odd = ActiveUpload(registry="r.example", layer=LAYER, holder=value(None), left=None, waiting=())
-    lines = told([ours, odd], now=160.0)
+    lines = render_uploads([ours, odd], now=160.0)
     assert lines[0] == "2 uploads underway, 7 waiting"
     assert lines[1].endswith("r.example/team/a by host:1, for 60.0 s")
     assert lines[7] == "    and 2 more wait"

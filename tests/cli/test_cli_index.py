@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import redis
-from crossmount.cli.index_state import reach, shown
+from crossmount.cli.index_state import display_url, probe_server
 from crossmount.index import RedisMountIndex, open_index
 from crossmount.redis.link import AsyncLink
 from crossmount.redis.url import address_of
@@ -238,12 +238,12 @@ def test_only_the_embedded_index_can_be_stopped(here: Here, url: str) -> None:
 )
 def test_a_url_is_shown_without_its_secrets(url: str, words: str) -> None:
     """No user, password or parameter of an index's URL is ever printed."""
-    assert shown(url) == words
+    assert display_url(url) == words
 
 
 async def test_a_memory_index_is_not_reached() -> None:
     """There is no way to it, so there is no distance."""
-    assert await reach(open_index("memory://")) is None
+    assert await probe_server(open_index("memory://")) is None
 
 
 async def test_the_round_trip_is_the_median(valkey: Server) -> None:
@@ -253,7 +253,7 @@ async def test_the_round_trip_is_the_median(valkey: Server) -> None:
     assert isinstance(index, RedisMountIndex)
     assert isinstance(index.link, AsyncLink)
     try:
-        reached = await reach(index, clock=lambda: next(times))
+        reached = await probe_server(index, clock=lambda: next(times))
     finally:
         await index.aclose()
     assert reached is not None

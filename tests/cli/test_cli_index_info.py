@@ -3,7 +3,7 @@
 import pytest
 
 import crossmount
-from crossmount.cli.commands.index_info import told
+from crossmount.cli.commands.index_info import render_info
 from crossmount.index import Sighting
 from crossmount.maintenance import IndexInfo, RegistryInfo
 from support.commands import Here
@@ -83,7 +83,7 @@ def test_info_tells_what_is_odd() -> None:
         keys=7,
         leases=1,
     )
-    lines = told(info)
+    lines = render_info(info)
     assert "  must-mount  2, 1 WITHOUT a source" in lines
     assert "  renewed     never" in lines
     assert "  hit rate    nobody looked yet" in lines

@@ -10,10 +10,10 @@ from rich.console import Console
 import crossmount
 import redis
 from crossmount import events
-from crossmount.cli.commands.index_prune import how_far, told
-from crossmount.cli.progress.prune import PruneState
-from crossmount.cli.progress.work import WorkLines
-from crossmount.cli.progress.work_bar import WorkBar
+from crossmount.cli.commands.index_prune import prune_so_far, render_prune
+from crossmount.cli.progress.bulk import PruneTracker
+from crossmount.cli.progress.display import LineDisplay
+from crossmount.cli.progress.screen import ScreenDisplay
 from crossmount.index import Sighting
 from crossmount.maintenance import PruneReport
 from crossmount.maintenance.prune import PAGE
@@ -170,9 +170,9 @@ def test_a_prune_that_is_interrupted_says_how_to_go_on(shell: Shell, valkey: Ser
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_a_prune_that_stops_early_says_what_it_did(*, dry_run: bool) -> None:
     """A dry run never claims to have forgotten anything."""
-    state = PruneState()
-    state.apply(verified("gone"))
-    left = how_far(state, dry_run=dry_run)
+    tracker = PruneTracker()
+    tracker.apply(verified("gone"), now=0.0)
+    left = prune_so_far(tracker, dry_run=dry_run)
     assert left.startswith("looked at 1 source, 1 gone")
     assert ("forgotten" in left) is not dry_run
     assert left.endswith("run the same command again to go on")
@@ -187,7 +187,7 @@ def test_lines_say_how_far_a_prune_is() -> None:
     """Now and then; failures at once, a lost registry once, the rest only with -v."""
     times = iter(range(0, 1000, 4))
     stream = io.StringIO()
-    with WorkLines(stream, PruneState(), clock=lambda: float(next(times))) as lines:
+    with LineDisplay(stream, PruneTracker(), clock=lambda: float(next(times))) as lines:
         lines.observe(verified("held"))
         lines.observe(events.IndexWalked(keys=500, total=2000))
         lines.observe(verified("gone"))
@@ -201,7 +201,7 @@ def test_lines_say_how_far_a_prune_is() -> None:
         "25 % of the index, 5 sources, 1 gone",
     ]
     stream = io.StringIO()
-    with WorkLines(stream, PruneState(), verbose=1, clock=lambda: 0.0) as lines:
+    with LineDisplay(stream, PruneTracker(), verbose=1, clock=lambda: 0.0) as lines:
         lines.observe(verified("held"))
         lines.observe(verified("gone"))
     assert stream.getvalue() == f"{layer(1)} in r.example/a: gone\n"
@@ -212,7 +212,7 @@ def test_a_terminal_gets_one_bar_for_a_prune() -> None:
     for total in (400, None):
         stream = io.StringIO()
         console = Console(file=stream, force_terminal=True, width=90, highlight=False)
-        with WorkBar(stream, PruneState(), clock=lambda: 0.0, console=console) as bar:
+        with ScreenDisplay(stream, PruneTracker(), clock=lambda: 0.0, console=console) as bar:
             bar.observe(events.IndexWalked(keys=200, total=total))
             bar.observe(verified("gone"))
         assert ("50 % of the index, 1 source, 1 gone" if total else "  1 source, 1 gone") in stream.getvalue()
@@ -237,7 +237,7 @@ def test_the_summary_of_a_prune_tells_what_is_odd() -> None:
         remarks=(),
         seconds=1.5,
     )
-    lines = told(report)
+    lines = render_prune(report)
     assert lines[:7] == [
         "looked at 21 sources, after those of a prune that was not finished",
         "         1 still there",

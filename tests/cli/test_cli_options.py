@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 import pytest
 
-from crossmount.cli import command, root
-from crossmount.cli.command import Command, Lazy, LazyGroup
+from crossmount.cli import command, run
+from crossmount.cli.command import Command, LazyCommand, LazyGroup
 from crossmount.cli.settings import Invocation, Settings, settings_of
 from support.commands import Here
 
@@ -47,7 +47,7 @@ def show(ctx: click.Context) -> None:
     seen.settings = settings_of(ctx)
 
 
-@click.command(cls=LazyGroup, lazy={"show": Lazy(__name__, "show", "Keep the settings.")})
+@click.command(cls=LazyGroup, lazy={"show": LazyCommand(__name__, "show", "Keep the settings.")})
 def group() -> None:
     """Stand for the command itself."""
 
@@ -145,7 +145,7 @@ def test_every_option_of_every_command_has_help_and_the_common_ones_a_variable(h
     for variable in ("INDEX", "NAMESPACE", "PLAIN_HTTP", "INSECURE", "CA_FILE", "AUTHFILE", "VERBOSE"):
         assert f"CROSSMOUNT_{variable}" in done.out
     group, _, leaf = name.partition(" ")
-    found = root.crossmount.get_command(click.Context(root.crossmount), group)
+    found = run.crossmount.get_command(click.Context(run.crossmount), group)
     if leaf and isinstance(found, LazyGroup):
         found = found.get_command(click.Context(found), leaf)
     assert found is not None
@@ -159,9 +159,9 @@ def test_the_list_of_commands_is_whole(here: Here) -> None:
     assert done.status == 0
     listed = done.out.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in listed] == list(COMMANDS)
-    context = click.Context(root.crossmount)
-    assert root.crossmount.list_commands(context) == list(COMMANDS)
-    assert root.crossmount.get_command(context, "pull") is None
+    context = click.Context(run.crossmount)
+    assert run.crossmount.list_commands(context) == list(COMMANDS)
+    assert run.crossmount.get_command(context, "pull") is None
 
 
 def test_push_has_examples(here: Here) -> None:

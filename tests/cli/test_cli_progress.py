@@ -9,11 +9,10 @@ import pytest
 from rich.console import Console
 
 from crossmount import events
-from crossmount.cli.progress import lines as progress_lines
-from crossmount.cli.progress.bars import Bars
-from crossmount.cli.progress.choice import progress
-from crossmount.cli.progress.lines import Lines
-from crossmount.cli.progress.state import INDEX_WARNING, PushState, doing
+from crossmount.cli.progress import transfer
+from crossmount.cli.progress.display import LineDisplay, progress_display
+from crossmount.cli.progress.screen import ScreenDisplay
+from crossmount.cli.progress.transfer import INDEX_WARNING, TransferTracker
 from crossmount.cli.text import short
 from crossmount.errors import RegistryError
 from crossmount.oci import Digest, Reference, Repository
@@ -42,9 +41,9 @@ def sent(number: int, count: int) -> events.BlobProgress:
     return events.BlobProgress(digest=digest(number), sent=count)
 
 
-def state_after(*happened: events.Event) -> PushState:
+def state_after(*happened: events.Event) -> TransferTracker:
     """Return what is known after events a second apart."""
-    state = PushState()
+    state = TransferTracker()
     for now, event in enumerate(happened):
         state.apply(event, now=float(now))
     return state
@@ -59,11 +58,11 @@ def steps() -> Callable[[], float]:
 def test_what_becomes_of_a_blob_is_told_in_words() -> None:
     """Waiting, uploading with its speed, checked by the registry, and each outcome have words of their own."""
     happened: list[events.Event] = [started(1), sent(1, 250), sent(1, 500), sent(1, 1000)]
-    words = [doing(state_after(*happened[: n + 1]).blobs[None, digest(1)], 3.0) for n in range(4)]
+    words = [state_after(*happened[: n + 1]).blobs[None, digest(1)].status(3.0) for n in range(4)]
     assert words == ["waiting", "uploading, 125 B/s", "uploading, 250 B/s", "the registry checks it"]
     outcomes: tuple[events.Outcome, ...] = ("existing", "mounted", "uploaded")
     ends = [state_after(started(1), finished(1, kind)) for kind in outcomes]
-    assert [doing(end.blobs[None, digest(1)], 3.0) for end in ends] == [
+    assert [end.blobs[None, digest(1)].status(3.0) for end in ends] == [
         "already there",
         "mounted from team/base",
         "uploaded",
@@ -73,7 +72,7 @@ def test_what_becomes_of_a_blob_is_told_in_words() -> None:
 def test_a_mount_that_the_registry_found_names_no_source() -> None:
     """Automatic origin discovery is told as such."""
     state = state_after(events.BlobFinished(digest=digest(1), size=1, outcome="mounted"))
-    assert doing(state.blobs[None, digest(1)], 0) == "mounted, found by the registry"
+    assert state.blobs[None, digest(1)].status(0) == "mounted, found by the registry"
 
 
 def test_a_blob_has_no_speed_before_time_has_passed() -> None:
@@ -97,7 +96,7 @@ def test_images_of_a_copy_are_counted_and_their_blobs_kept_no_more() -> None:
 def test_what_went_wrong_in_a_copy_is_told() -> None:
     """A lying source, a cache that does not serve and an image that failed are told unasked."""
     source, dest = Reference.parse("a.example/x:1"), Reference.parse("b.example/x:1")
-    state = PushState()
+    state = TransferTracker()
     told = [
         state.notice(event, now=0, verbose=0)
         for event in (
@@ -121,11 +120,10 @@ def test_what_went_wrong_in_a_copy_is_told() -> None:
 def test_rows_show_uploads_first_and_what_waits_last() -> None:
     """Where there is little room, it goes to what moves; the rows stay in the order of the image."""
     state = state_after(*(started(n) for n in range(6)), sent(4, 1), finished(1), finished(2))
-    rows, hidden = state.rows(2)
-    assert [blob.digest for blob in rows] == [digest(2), digest(4)]
-    assert hidden == 4
-    assert state.rows(100)[1] == 0
-    assert state.rows(-1) == ([], 6)
+    assert [blob.digest for blob in state.rows(2)] == [digest(2), digest(4)]
+    assert state.view(transfer.LINES_BESIDE + 2, now=0).footer.endswith(", 4 not shown")
+    assert "not shown" not in state.view(100, now=0).footer
+    assert state.rows(-1) == []
 
 
 def test_the_sum_counts_what_is_there() -> None:
@@ -173,13 +171,13 @@ DROPPED = events.SourceDropped(layer=digest(1), source=SOURCE, reason="gone")
 )
 def test_notices_come_when_they_matter(event: events.Event, unasked: str | None, asked: str | None) -> None:
     """The index's trouble and long waits are told unasked, the rest with -v."""
-    said = [PushState().notice(event, now=1, verbose=verbose) for verbose in (0, 1)]
+    said = [TransferTracker().notice(event, now=1, verbose=verbose) for verbose in (0, 1)]
     assert said == [words and f"crossmount: {words}" for words in (unasked, asked)]
 
 
 def test_requests_that_retry_together_are_told_once() -> None:
     """A registry that is away for a while does not fill the screen."""
-    state = PushState()
+    state = TransferTracker()
     said = [state.notice(retrying(4), now=now, verbose=0) is not None for now in (1.0, 1.1, 4.9, 5.0)]
     assert said == [True, False, False, True]
 
@@ -187,16 +185,16 @@ def test_requests_that_retry_together_are_told_once() -> None:
 def test_retries_for_one_reason_are_one_line_and_a_count() -> None:
     """With -v a registry that stutters is told once, and how often more; another reason has its own line."""
     stream = io.StringIO()
-    times = iter([1.0, 1.1, 1.2, 1.3, 5.0, 5.1])
+    times = iter([0.9, 1.0, 1.1, 1.2, 1.3, 5.0, 5.1])
     other = events.Retrying(method="PUT", host="r", cause="cut", attempt=1, wait=0.1)
-    with Lines(stream, verbose=1, clock=lambda: next(times)) as lines:
+    with LineDisplay(stream, TransferTracker(), verbose=1, clock=lambda: next(times)) as lines:
         for event in (retrying(0.1), retrying(0.1), other, retrying(0.1), retrying(0.1), retrying(0.1)):
             lines.observe(event)
     assert stream.getvalue().splitlines() == [
         "crossmount: HEAD r: 503: attempt 2 failed, again in 0.1 s",
         "crossmount: PUT r: cut: attempt 1 failed, again in 0.1 s",
-        "crossmount: HEAD r: 503: attempt 2 failed, again in 0.1 s, and 2 more like the last told",
-        "crossmount: r: 503, and 1 more like the last told",
+        "crossmount: HEAD r: 503: attempt 2 failed, again in 0.1 s, and 2 more like the last one",
+        "crossmount: r: 503, and 1 more like the last one",
     ]
 
 
@@ -204,23 +202,23 @@ def test_bars_count_retries_too() -> None:
     """What was only counted is said under the bars."""
     stream = io.StringIO()
     console = Console(file=stream, width=80, force_terminal=True, color_system=None)
-    with Bars(io.StringIO(), verbose=1, console=console, clock=lambda: 1.0) as bars:
+    with ScreenDisplay(io.StringIO(), TransferTracker(), verbose=1, console=console, clock=lambda: 1.0) as bars:
         bars.observe(retrying(0.1))
         bars.observe(retrying(0.1))
-    assert "crossmount: r: 503, and 1 more like the last told" in stream.getvalue()
+    assert "crossmount: r: 503, and 1 more like the last one" in stream.getvalue()
 
 
-def test_an_index_that_fails_at_once_never_served() -> None:
+def test_an_index_that_fails_before_the_first_blob_is_noticed() -> None:
     """Whether it failed before the first blob's turn decides how the sum speaks of it."""
     degraded = events.IndexDegraded(cause="gone")
-    assert state_after(degraded, started(1)).never_served
-    assert not state_after(started(1), degraded).never_served
+    assert state_after(degraded, started(1)).index_failed_first
+    assert not state_after(started(1), degraded).index_failed_first
 
 
 def test_lines_tell_each_blob_once() -> None:
     """Off a terminal every blob that ended is one line, and there are no others."""
     stream = io.StringIO()
-    with Lines(stream) as lines:
+    with LineDisplay(stream, TransferTracker()) as lines:
         for event in (started(1), sent(1, 10), finished(1), started(2), finished(2, "mounted")):
             lines.observe(event)
     assert stream.getvalue().splitlines() == [
@@ -234,7 +232,7 @@ def test_it_says_whose_upload_is_waited_for() -> None:
     into = events.BlobWaiting(digest=digest(1), size=1000, into=Repository("r.example", "team/other"))
     unknown = events.BlobWaiting(digest=digest(2), size=1000)
     stream = io.StringIO()
-    with Lines(stream) as lines:
+    with LineDisplay(stream, TransferTracker()) as lines:
         for event in (started(1), into, started(2), unknown, finished(1, "mounted")):
             lines.observe(event)
     assert stream.getvalue().splitlines() == [
@@ -243,18 +241,18 @@ def test_it_says_whose_upload_is_waited_for() -> None:
         "000000000001   1.00 kB  mounted from team/base",
     ]
     state = state_after(started(1), into, started(2))
-    assert [doing(blob, 1.0) for blob in state.blobs.values()] == [
+    assert [blob.status(1.0) for blob in state.blobs.values()] == [
         "waiting for the upload into team/other",
         "waiting",
     ]
     ended = state_after(started(1), into, sent(1, 10))
-    assert [doing(blob, 1.0).partition(",")[0] for blob in ended.blobs.values()] == ["uploading"]
+    assert [blob.status(1.0).partition(",")[0] for blob in ended.blobs.values()] == ["uploading"]
 
 
 def test_lines_warn_of_the_index() -> None:
     """The warning is one line, whatever is in it."""
     stream = io.StringIO()
-    Lines(stream).observe(events.IndexDegraded(cause="two\nlines\x1b[2J"))
+    LineDisplay(stream, TransferTracker()).observe(events.IndexDegraded(cause="two\nlines\x1b[2J"))
     assert stream.getvalue() == (
         "crossmount: warning: the index does not serve, going on without it, "
         "must-mount flags do not count meanwhile: two lines [2J\n"
@@ -264,8 +262,8 @@ def test_lines_warn_of_the_index() -> None:
 def test_a_large_upload_tells_now_and_then_how_far_it_is() -> None:
     """A log does not stay silent for an hour, nor does it fill up."""
     stream = io.StringIO()
-    size = 4 * progress_lines.LARGE
-    lines = Lines(stream, clock=steps())
+    size = 4 * transfer.LARGE_BYTES
+    lines = LineDisplay(stream, TransferTracker(), clock=steps())
     for event in (started(1, size), sent(1, 0), sent(1, size // 4), sent(1, size // 2), finished(1, size=size)):
         lines.observe(event)
     assert [line.partition("B  ")[2] for line in stream.getvalue().splitlines()] == [
@@ -275,7 +273,7 @@ def test_a_large_upload_tells_now_and_then_how_far_it_is() -> None:
     ]
 
 
-def screen(bars: Bars, *, height: int = 24) -> list[str]:
+def screen(bars: ScreenDisplay[TransferTracker], *, height: int = 24) -> list[str]:
     """Return what 80 columns show."""
     console = Console(file=io.StringIO(), width=80, height=height, force_terminal=True, color_system=None)
     with console.capture() as capture:
@@ -283,10 +281,10 @@ def screen(bars: Bars, *, height: int = 24) -> list[str]:
     return capture.get().splitlines()
 
 
-def bars_after(*happened: events.Event, height: int = 24) -> Bars:
+def bars_after(*happened: events.Event, height: int = 24) -> ScreenDisplay[TransferTracker]:
     """Return bars that have seen these events; nothing is drawn yet."""
     console = Console(file=io.StringIO(), width=80, height=height, force_terminal=True, color_system=None)
-    bars = Bars(io.StringIO(), console=console, clock=lambda: 2.0)
+    bars = ScreenDisplay(io.StringIO(), TransferTracker(), console=console, clock=lambda: 2.0)
     for event in happened:
         bars.observe(event)
     return bars
@@ -328,7 +326,7 @@ def test_bars_end_as_the_push_ended_and_notices_stand_above_them() -> None:
     """What stays on the screen is the last state."""
     stream = io.StringIO()
     console = Console(file=stream, width=80, height=24, force_terminal=True, color_system=None)
-    with Bars(stream, console=console) as bars:
+    with ScreenDisplay(stream, TransferTracker(), console=console) as bars:
         bars.observe(started(1))
         bars.observe(events.IndexDegraded(cause="[bold]gone[/bold] for now, " + "and so on " * 10))
         bars.observe(finished(1))
@@ -340,14 +338,21 @@ def test_bars_end_as_the_push_ended_and_notices_stand_above_them() -> None:
 
 @pytest.mark.parametrize(
     ("term", "verbose", "kind"),
-    [("xterm", 0, "Bars"), ("xterm", 1, "Bars"), ("xterm", 2, "Lines"), ("dumb", 0, "Lines"), ("", 0, "Lines")],
+    [
+        ("xterm", 0, "ScreenDisplay"),
+        ("xterm", 1, "ScreenDisplay"),
+        ("xterm", 2, "LineDisplay"),
+        ("dumb", 0, "LineDisplay"),
+        ("", 0, "LineDisplay"),
+    ],
 )
 def test_bars_need_a_terminal_that_can_move_its_cursor(term: str, verbose: int, kind: str) -> None:
     """A dumb terminal, and one that a log is written to, get lines."""
     ours, theirs = pty.openpty()
     try:
         with os.fdopen(theirs, "w") as terminal:
-            assert type(progress(terminal, verbose=verbose, env={"TERM": term})).__name__ == kind
+            display = progress_display(terminal, TransferTracker(), verbose=verbose, env={"TERM": term})
+            assert type(display).__name__ == kind
     finally:
         os.close(ours)
 
@@ -355,4 +360,4 @@ def test_bars_need_a_terminal_that_can_move_its_cursor(term: str, verbose: int, 
 def test_a_file_gets_lines(tmp_path: Path) -> None:
     """What is no terminal gets plain lines."""
     with (tmp_path / "log").open("w") as file:
-        assert isinstance(progress(file, verbose=0), Lines)
+        assert isinstance(progress_display(file, TransferTracker(), verbose=0), LineDisplay)

@@ -11,10 +11,10 @@ from rich.console import Console
 
 import redis
 from crossmount import events
-from crossmount.cli.commands.scan import read_targets, told
-from crossmount.cli.progress.scan import ScanState
-from crossmount.cli.progress.work import WorkLines, work_progress
-from crossmount.cli.progress.work_bar import WorkBar
+from crossmount.cli.commands.scan import read_targets, render_scan
+from crossmount.cli.progress.bulk import ScanTracker
+from crossmount.cli.progress.display import LineDisplay, progress_display
+from crossmount.cli.progress.screen import ScreenDisplay
 from crossmount.discovery import ScanReport
 from crossmount.errors import InvalidReferenceError
 from crossmount.oci import Digest, Repository
@@ -291,7 +291,7 @@ def ticking(step: float) -> Callable[[], float]:
 def test_lines_say_now_and_then_how_far_it_is() -> None:
     """Every ten seconds one, failures at once, each repository only with -v."""
     stream = io.StringIO()
-    with WorkLines(stream, ScanState(), clock=ticking(4.0)) as lines:
+    with LineDisplay(stream, ScanTracker(), clock=ticking(4.0)) as lines:
         for number in range(4):
             lines.observe(through(str(number)))
         lines.observe(through("x", "failed", "it is\nbroken"))
@@ -302,7 +302,7 @@ def test_lines_say_now_and_then_how_far_it_is() -> None:
         "6 repositories, 12 tags, 42 layers",
     ]
     stream = io.StringIO()
-    with WorkLines(stream, ScanState(), verbose=1, clock=ticking(0.0)) as lines:
+    with LineDisplay(stream, ScanTracker(), verbose=1, clock=ticking(0.0)) as lines:
         lines.observe(through("a"))
         lines.observe(through("b", "unreadable"))
         lines.observe(
@@ -320,7 +320,7 @@ def test_a_terminal_gets_one_bar() -> None:
     for total in (4, None):
         stream = io.StringIO()
         console = Console(file=stream, force_terminal=True, width=80, highlight=False)
-        with WorkBar(stream, ScanState(total), clock=ticking(1.0), console=console) as bar:
+        with ScreenDisplay(stream, ScanTracker(total), clock=ticking(1.0), console=console) as bar:
             bar.observe(through("a"))
             bar.observe(through("b", "failed", "broken"))
         shown = stream.getvalue()
@@ -330,7 +330,7 @@ def test_a_terminal_gets_one_bar() -> None:
 
 def test_lines_are_for_what_is_no_terminal() -> None:
     """A file gets no bar."""
-    assert isinstance(work_progress(io.StringIO(), ScanState(), verbose=0), WorkLines)
+    assert isinstance(progress_display(io.StringIO(), ScanTracker(), verbose=0), LineDisplay)
 
 
 def test_the_summary_tells_what_is_odd() -> None:
@@ -353,7 +353,7 @@ def test_the_summary_tells_what_is_odd() -> None:
         remarks=(),
         seconds=1.5,
     )
-    assert told(report) == [
+    assert render_scan(report) == [
         "scanned r.example",
         "repositories  3, 4 were done before, 10 not readable by us, 11 failed",
         "tags          5",

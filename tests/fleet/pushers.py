@@ -39,7 +39,7 @@ SHARED = 4
 
 PUSH = """
 import sys
-from crossmount.cli import push                # the start of Python is no part of it
+from crossmount.cli.commands import push       # the start of Python is no part of it
 from crossmount.cli.run import run
 sys.stdout.write("ready\\n"); sys.stdout.flush()
 sys.stdin.readline()

@@ -9,9 +9,8 @@ from typing import Any
 
 import click
 
-from crossmount.cli.failures import USAGE
-from crossmount.cli.interrupt import Interrupted
-from crossmount.cli.log import shown_log
+from crossmount.cli.failures import USAGE, Interrupted
+from crossmount.cli.output import library_log
 from crossmount.cli.settings import CommonOption, common_options, settings_of
 
 WIDTH = 100
@@ -55,12 +54,12 @@ class Command(_Common):
         if not gc.isenabled():  # see `entry`: all is loaded now, and stays
             gc.freeze()
             gc.enable()
-        with shown_log(settings_of(ctx).verbose):
+        with library_log(settings_of(ctx).verbose):
             return super().invoke(ctx)
 
 
 @dataclass(frozen=True, slots=True)
-class Lazy:
+class LazyCommand:
     """A command that is imported when it is called for.
 
     Attributes:
@@ -77,7 +76,7 @@ class Lazy:
 class LazyGroup(_Common, click.Group):
     """A group whose list of commands costs no import."""
 
-    def __init__(self, name: str | None, *, lazy: Mapping[str, Lazy], **details: Any) -> None:
+    def __init__(self, name: str | None, *, lazy: Mapping[str, LazyCommand], **details: Any) -> None:
         super().__init__(name, no_args_is_help=False, **details)
         self._lazy = lazy
 

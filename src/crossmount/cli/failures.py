@@ -1,10 +1,10 @@
 """What an error means for whoever called the command: an exit status and one line. Pure."""
 
+import signal
 import ssl
 
 import click
 
-from crossmount.cli.interrupt import Interrupted
 from crossmount.cli.text import one_line
 from crossmount.errors import (
     AccessDeniedError,
@@ -26,6 +26,28 @@ DONE, FAILED, USAGE, MUST_MOUNT, DENIED = 0, 1, 2, 3, 4
 LOG_IN = "log in (docker login, skopeo login), or name a file of credentials with --authfile"
 
 _USAGE_ERRORS = (click.UsageError, InvalidDigestError, InvalidReferenceError, InvalidIndexURLError)
+
+
+class Interrupted(Exception):  # noqa: N818 not an error: somebody wanted it to end
+    """A signal ended the work, and everything was put away.
+
+    Attributes:
+        status: the exit status, 128 + the signal's number.
+    """
+
+    def __init__(self, number: int = signal.SIGINT, words: str = "") -> None:
+        super().__init__(
+            "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}", words
+        )
+        self.number = number
+        self.status = 128 + number
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, self.args))
+
+    def with_note(self, words: str) -> "Interrupted":
+        """Return this with what became of the work."""
+        return Interrupted(self.number, words)
 
 
 def status_of(error: BaseException) -> int:
@@ -50,7 +72,7 @@ def _is_usage(error: click.UsageError | InvalidInputError) -> bool:
     return type(error) is InvalidInputError or isinstance(error, _USAGE_ERRORS)
 
 
-def words_of(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Return an error in one line: what, where, what to do."""
     match error:
         case Interrupted():
@@ -60,7 +82,7 @@ def words_of(error: BaseException) -> str:
         case click.ClickException():
             words = _sentence(error.format_message())
         case CopyFailedError():
-            words = _words_of_copy(error)
+            words = _copy_message(error)
         case CrossmountError():
             words = _words(error)
         case OSError():
@@ -71,19 +93,19 @@ def words_of(error: BaseException) -> str:
     return one_line(words)
 
 
-def words_of_image(error: BaseException) -> str:
+def image_message(error: BaseException) -> str:
     """Return why one image of a copy did not arrive: a copy has a remedy that a push has not."""
     remedy = "; or copy it all the same with --allow-transfer" if isinstance(error, MountRequiredError) else ""
-    return f"{words_of(error)}{remedy}"
+    return f"{message_of(error)}{remedy}"
 
 
-def _words_of_copy(error: CopyFailedError) -> str:
+def _copy_message(error: CopyFailedError) -> str:
     """Return why the one image was not copied; of many only the number, each was told when it failed."""
     asked, failures = len(error.report.images), error.report.failures
     if asked > 1:
         return f"{len(failures)} of {asked} images not copied"
     first = failures[0]
-    return f"not copied: {first.source} to {first.reference}: {words_of_image(first.error)}"
+    return f"not copied: {first.source} to {first.reference}: {image_message(first.error)}"
 
 
 def _sentence(words: str) -> str:

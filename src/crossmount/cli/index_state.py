@@ -22,18 +22,18 @@ answers PING and refuses these; so many do not all lie in one shard."""
 Kind = url.Kind | Literal["off"]
 
 
-def kind_of(index: str) -> Kind:
+def index_kind(index: str) -> Kind:
     """Tell what kind of index a URL names, or that it is off."""
     return "off" if index == OFF else url.kind_of(index)
 
 
-def shown(index: str) -> str:
+def display_url(index: str) -> str:
     """Return an index's URL without what may be secret in it: user, password, parameters."""
-    return url.address_of(index).shown if kind_of(index) == "remote" else index
+    return url.address_of(index).shown if index_kind(index) == "remote" else index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reached:
+class ServerProbe:
     """A server that answered.
 
     Attributes:
@@ -45,7 +45,7 @@ class Reached:
     round_trip: float
 
 
-async def reach(index: MountIndex, *, clock: Callable[[], float] = time.perf_counter) -> Reached | None:
+async def probe_server(index: MountIndex, *, clock: Callable[[], float] = time.perf_counter) -> ServerProbe | None:
     """Ask the index's server who it is, whether it serves us, and how far away it is; None if it is no server.
 
     Raises:
@@ -65,7 +65,7 @@ async def reach(index: MountIndex, *, clock: Callable[[], float] = time.perf_cou
     for reply in await server.link.run([("EXISTS", server.keys.flags(layer)) for layer in _LAYERS]):
         if isinstance(reply, Exception):
             raise reply
-    return Reached(server=_server(info), round_trip=statistics.median(times))
+    return ServerProbe(server=_server(info), round_trip=statistics.median(times))
 
 
 def _server(info: object) -> str:

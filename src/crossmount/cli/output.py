@@ -1,21 +1,26 @@
 """What goes to standard output: lines for people, or one document for scripts."""
 
 import json
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from crossmount.cli.text import one_line
 
+VERBOSE_LOG = 2
+"""From this number of `-v` on, the log and tracebacks are shown."""
+
 
 class OutputFailedError(click.ClickException):
     """Standard output took not all that was to be said."""
 
-    def saying(self, words: str) -> "OutputFailedError":
+    def with_note(self, words: str) -> "OutputFailedError":
         """Return this with what was done all the same."""
         return OutputFailedError(f"{self.message}: {words}")
 
@@ -68,3 +73,36 @@ def _print(words: str) -> None:
 def _harmless(line: str) -> str:
     indent = len(line) - len(line.lstrip(" "))
     return line[:indent] + "".join(c if c.isprintable() else " " for c in line[indent:])
+
+
+@contextmanager
+def library_log(verbose: int) -> Iterator[None]:
+    """Show what crossmount itself logs, and nothing of other libraries: they may log what is secret."""
+    if verbose < VERBOSE_LOG:
+        yield
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    log = logging.getLogger("crossmount")
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+
+
+def start_service_log(verbose: int, *, access: bool) -> None:
+    """Log to standard error for as long as this process lives: a service's troubles, and its access log."""
+    handler, access_level = logging.StreamHandler(), logging.DEBUG if verbose else logging.INFO
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name, level in (
+        ("crossmount", logging.INFO if verbose else logging.WARNING),
+        ("uvicorn", logging.INFO if verbose else logging.ERROR),
+        ("crossmount.proxy.access", access_level if access else logging.WARNING),
+    ):
+        logging.getLogger(name).setLevel(level)
+    for name in ("crossmount", "uvicorn"):
+        logging.getLogger(name).addHandler(handler)

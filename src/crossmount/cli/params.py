@@ -1,9 +1,9 @@
 """Values on the command line, checked by the library's own grammars before anything else happens."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TextIO, TypeVar
 
 import click
 
@@ -12,6 +12,9 @@ from crossmount.oci import Digest, Reference
 from crossmount.oci.reference import normalise_registry
 
 T = TypeVar("T")
+
+_LINE_MAX = 64 * 1024
+"""No list of ours has a longer line, in characters."""
 
 _SIZE = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 
@@ -83,3 +86,18 @@ REFERENCE = Checked("reference", Reference.parse)
 DIGEST = Checked("digest", Digest)
 LISTEN = _Listen()
 FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+
+def read_lines(file: TextIO) -> Iterator[str]:
+    """Yield the lines of a list, without what follows a `#`, so that some are empty.
+
+    Raises:
+        InvalidInputError: it is no text.
+    """
+    try:
+        while line := file.readline(_LINE_MAX + 1):
+            if len(line) > _LINE_MAX:
+                raise InvalidInputError(f"{file.name}: not a list: a line has more than {_LINE_MAX} characters")
+            yield line.partition("#")[0].strip()
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{file.name}: not a list: it is no text") from error

@@ -1,6 +1,8 @@
 """How things are said to people: sizes, counts, times, one line. Pure."""
 
-import unicodedata
+from collections.abc import Iterable
+
+from crossmount import _foreign
 
 _UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 _SHORT_HEX = 12
@@ -44,5 +46,11 @@ def duration(seconds: float) -> str:
 
 
 def one_line(words: str) -> str:
-    """Return `words` on one line, with nothing in it that a terminal would obey."""
-    return " ".join("".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in words).split())
+    """Return `words` on one line, without control characters, which a terminal would obey."""
+    return _foreign.one_line(words, limit=len(words))
+
+
+def summary(groups: Iterable[tuple[str, int, int]]) -> list[str]:
+    """Return aligned lines from (what, number of blobs, bytes)."""
+    cells = [(what, count(blobs, "blob"), size(total)) for what, blobs, total in groups]
+    return [f"{what:<14} {blobs:>9} {total:>9}" for what, blobs, total in cells]

@@ -12,13 +12,13 @@ from crossmount import events
 from crossmount.cli import output, text
 from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.commands.push import index_words, limit_options
-from crossmount.cli.interrupt import Interrupted
-from crossmount.cli.lists import lines_of
-from crossmount.cli.loop import run_async
-from crossmount.cli.params import REGISTRY, SIZE
-from crossmount.cli.progress.choice import Progress, progress
-from crossmount.cli.progress.state import summary
+from crossmount.cli.commands.push import index_status
+from crossmount.cli.failures import Interrupted
+from crossmount.cli.options import limit_options
+from crossmount.cli.params import REGISTRY, SIZE, read_lines
+from crossmount.cli.progress.display import progress_display
+from crossmount.cli.progress.transfer import TransferTracker
+from crossmount.cli.running import run_async
 from crossmount.cli.settings import settings_of
 from crossmount.errors import CopyFailedError
 from crossmount.fleet import Patience
@@ -125,19 +125,19 @@ def copy(
         raise click.UsageError("--cache-size is of a cache: give --cache too", ctx)
     jobs = _jobs(places, listed, all_tags=all_tags)
     settings = settings_of(ctx)
-    shown = progress(sys.stderr, verbose=settings.verbose, names_dest=True)
+    display = progress_display(sys.stderr, TransferTracker(names_dest=True), verbose=settings.verbose)
     store = None if cache is None else BlobCache(cache, limit=cache_size)
     options = client_options(settings)
     special = _special(options, plain_http_for, insecure_for)
 
     def observe(event: events.Event) -> None:
         if not (isinstance(event, events.ImageFailed) and _is_one(jobs)):
-            shown.observe(event)
+            display.observe(event)
 
     async def run() -> CopyReport:
         async with (
             index_for_push(settings) as index,
-            Registries(options, special=special, observer=shown.observe) as registries,
+            Registries(options, special=special, observer=display.observe) as registries,
         ):
             return await copy_all(
                 jobs,
@@ -153,14 +153,14 @@ def copy(
             )
 
     try:
-        with shown:
+        with display:
             report = run_async(run())
     except Interrupted as interrupted:
-        raise interrupted.saying(_how_far(shown)) from None
+        raise interrupted.with_note(_so_far(display.tracker)) from None
     except CopyFailedError as failed:
-        _tell(failed.report, shown, as_json=as_json)
+        _print_report(failed.report, display.tracker, as_json=as_json)
         raise
-    _tell(report, shown, as_json=as_json)
+    _print_report(report, display.tracker, as_json=as_json)
 
 
 def _jobs(places: tuple[str, ...], listed: TextIO | None, *, all_tags: bool) -> list[CopyJob]:
@@ -176,7 +176,7 @@ def _jobs(places: tuple[str, ...], listed: TextIO | None, *, all_tags: bool) -> 
         return [CopyJob.of(places[0], places[1:], all_tags=all_tags)]
     if places:
         raise click.UsageError("give SOURCE and DEST, or --from FILE, not both")
-    jobs = read_list(lines_of(listed), where=listed.name, all_tags=all_tags)
+    jobs = read_list(read_lines(listed), where=listed.name, all_tags=all_tags)
     if not jobs:
         raise click.UsageError(f"{listed.name}: it lists nothing to copy")
     return jobs
@@ -199,27 +199,28 @@ def _special(
     return special
 
 
-def _tell(report: CopyReport, shown: Progress, *, as_json: bool) -> None:
+def _print_report(report: CopyReport, tracker: TransferTracker, *, as_json: bool) -> None:
     """Print what a copy did, also one that failed in part."""
     try:
         if as_json:
             output.document(report.to_json())
         else:
             names = not output.is_one_terminal()
-            output.lines(told(report, names=names, never_served=shown.state.never_served))
+            output.lines(render_copy(report, names=names, index_failed_first=tracker.index_failed_first))
     except output.OutputFailedError as error:
         copied = text.count(len(report.copied), "image")
-        raise error.saying(f"{copied} of {len(report.images)} copied all the same") from error
+        raise error.with_note(f"{copied} of {len(report.images)} copied all the same") from error
 
 
-def told(report: CopyReport, *, names: bool = True, never_served: bool = False) -> list[str]:
+def render_copy(report: CopyReport, *, names: bool = True, index_failed_first: bool = False) -> list[str]:
     """Return what a finished copy is to a reader.
 
     Args:
         report: what it did.
         names: whether each image has its line here too; it had one on standard error when it arrived.
-        never_served: whether the index served nothing.
+        index_failed_first: whether the index served nothing.
     """
+    index = index_status(report.index, failed_first=index_failed_first)
     groups = (("mounted", "mounted"), ("already there", "existing"), ("uploaded", "uploaded"))
     fetched: dict[str, tuple[int, int]] = {}
     for blob in report.blobs("uploaded"):
@@ -230,12 +231,12 @@ def told(report: CopyReport, *, names: bool = True, never_served: bool = False) 
     return [
         *(f"copied {image.source} to {image.reference}" for image in report.copied if names),
         *(f"digest {digest}" for digest in digests if len(digests) == 1),
-        *summary((words, report.count(kind), report.bytes(kind)) for words, kind in groups),  # type: ignore[arg-type]
+        *text.summary((words, report.count(kind), report.bytes(kind)) for words, kind in groups),  # type: ignore[arg-type]
         *(
             f"  {text.count(number, 'blob')}, {text.size(size)}, from {_place(place)}"
             for place, (number, size) in fetched.items()
         ),
-        f"took {text.duration(report.seconds)}, index: {index_words(report.index, never_served=never_served)}",
+        f"took {text.duration(report.seconds)}, index: {index}",
     ]
 
 
@@ -243,7 +244,7 @@ def _place(fetched_from: str) -> str:
     return "the cache" if fetched_from == FROM_CACHE else fetched_from
 
 
-def _how_far(shown: Progress) -> str:
+def _so_far(tracker: TransferTracker) -> str:
     """Say what an interrupted copy left behind."""
-    copied = text.count(shown.state.images, "image")
+    copied = text.count(tracker.images, "image")
     return f"{copied} copied, the others not: copy again to go on from what has arrived"

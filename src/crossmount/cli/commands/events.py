@@ -8,7 +8,7 @@ import click
 
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command
-from crossmount.cli.log import log_of_service
+from crossmount.cli.output import start_service_log
 from crossmount.cli.params import FILE, LISTEN
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
@@ -72,7 +72,7 @@ def events(
     found here; what was deleted is asked for, and forgotten only if it is gone. SIGTERM stops it.
     """
     settings = settings_of(ctx)
-    log_of_service(settings.verbose, access=False)
+    start_service_log(settings.verbose, access=False)
     made = EventListenerSettings(
         registry=normalise_registry(registry),
         address=ListenAddress(listen[0], listen[1], tls_cert, tls_key),

@@ -11,8 +11,8 @@ import click
 from crossmount.cli import output, text
 from crossmount.cli.access import opened_index
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.interrupt import Interrupted
-from crossmount.cli.loop import run_async
+from crossmount.cli.failures import Interrupted
+from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import IndexUnavailableError
 from crossmount.fleet.active_uploads import ActiveUpload, active_uploads
@@ -38,7 +38,7 @@ def fleet(ctx: click.Context, as_json: bool, once: bool) -> None:
     if as_json:
         output.document({"uploads": [_document(each) for each in run_async(_read(settings))]})
     elif once or not sys.stdout.isatty():
-        output.lines(told(run_async(_read(settings)), now=time.time()))
+        output.lines(render_uploads(run_async(_read(settings)), now=time.time()))
     else:
         try:
             run_async(_follow(settings))
@@ -58,7 +58,7 @@ async def _follow(settings: Settings) -> None:
         while True:
             try:
                 found = [] if server is None else await active_uploads(server)
-                lines = told(found, now=time.time())
+                lines = render_uploads(found, now=time.time())
             except IndexUnavailableError as error:  # it may be back in a moment
                 lines = [str(error)]
             click.echo(_CLEAR, nl=False)
@@ -66,7 +66,7 @@ async def _follow(settings: Settings) -> None:
             await asyncio.sleep(REFRESH_SECONDS)
 
 
-def told(found: list[ActiveUpload], *, now: float) -> list[str]:
+def render_uploads(found: list[ActiveUpload], *, now: float) -> list[str]:
     """Return what is underway, to a reader."""
     waiting = sum(len(each.waiting) for each in found)
     lines = [f"{text.count(len(found), 'upload')} underway, {waiting} waiting"]

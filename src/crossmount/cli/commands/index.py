@@ -7,22 +7,28 @@ import click
 
 from crossmount.cli import output, text
 from crossmount.cli.access import index_url, opened_index
-from crossmount.cli.command import Command, Lazy, LazyGroup, json_option
-from crossmount.cli.index_state import Reached, kind_of, reach, shown
-from crossmount.cli.loop import run_async
+from crossmount.cli.command import Command, LazyCommand, LazyGroup, json_option
+from crossmount.cli.index_state import ServerProbe, display_url, index_kind, probe_server
+from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.embedded import lifecycle as embedded
 from crossmount.embedded.lifecycle import EmbeddedStatus
 
 COMMANDS = {
-    "status": Lazy("crossmount.cli.commands.index", "status", "Say whether the index serves, and what it holds."),
-    "info": Lazy(
+    "status": LazyCommand(
+        "crossmount.cli.commands.index", "status", "Say whether the index serves, and what it holds."
+    ),
+    "info": LazyCommand(
         "crossmount.cli.commands.index_info", "info", "Count what it holds, and how often it knew a layer."
     ),
-    "prune": Lazy("crossmount.cli.commands.index_prune", "prune", "Forget what registries no longer hold."),
-    "export": Lazy("crossmount.cli.commands.index_export", "export", "Write all that it knows as JSON lines."),
-    "import": Lazy("crossmount.cli.commands.index_export", "import_", "Add what was exported."),
-    "stop": Lazy("crossmount.cli.commands.index", "stop", "End the embedded index; what it holds stays on disk."),
+    "prune": LazyCommand("crossmount.cli.commands.index_prune", "prune", "Forget what registries no longer hold."),
+    "export": LazyCommand(
+        "crossmount.cli.commands.index_export", "export", "Write all that it knows as JSON lines."
+    ),
+    "import": LazyCommand("crossmount.cli.commands.index_export", "import_", "Add what was exported."),
+    "stop": LazyCommand(
+        "crossmount.cli.commands.index", "stop", "End the embedded index; what it holds stays on disk."
+    ),
 }
 
 
@@ -45,7 +51,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
     Asking does not start the embedded index. An index elsewhere that does not answer is a failure.
     """
     settings = settings_of(ctx)
-    match kind_of(index_url(settings)):
+    match index_kind(index_url(settings)):
         case "off":
             document, lines = {"index": "off"}, ["index: off"]
         case "memory":
@@ -66,8 +72,8 @@ def status(ctx: click.Context, as_json: bool) -> None:
 def stop(ctx: click.Context, as_json: bool) -> None:
     """End the embedded index. What it holds stays on disk, and the next command that needs it starts it again."""
     url = index_url(settings_of(ctx))
-    if kind_of(url) != "embedded":
-        raise click.UsageError(f"only the embedded index can be stopped from here, not {shown(url)}", ctx)
+    if index_kind(url) != "embedded":
+        raise click.UsageError(f"only the embedded index can be stopped from here, not {display_url(url)}", ctx)
     stopped = embedded.stop()
     if as_json:
         output.document({"index": "embedded", "stopped": stopped})
@@ -122,7 +128,7 @@ def _saved(state: EmbeddedStatus, now: float) -> str:
 
 
 def _remote(settings: Settings) -> tuple[dict[str, Any], list[str]]:
-    url = shown(index_url(settings))
+    url = display_url(index_url(settings))
     reached = run_async(_reach(settings))
     document = {
         "index": url,
@@ -137,9 +143,9 @@ def _remote(settings: Settings) -> tuple[dict[str, Any], list[str]]:
     ]
 
 
-async def _reach(settings: Settings) -> Reached:
+async def _reach(settings: Settings) -> ServerProbe:
     async with opened_index(settings) as opened:
-        reached = await reach(opened)
+        reached = await probe_server(opened)
     if reached is None:
         raise AssertionError("a remote index is a server")
     return reached

@@ -14,8 +14,8 @@ from crossmount import events
 from crossmount.cli import output, text
 from crossmount.cli.access import DEFAULT_NAMESPACE, index_url, opened_index
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.interrupt import Interrupted
-from crossmount.cli.loop import run_async
+from crossmount.cli.failures import Interrupted
+from crossmount.cli.running import run_async
 from crossmount.cli.settings import OFF, Settings, settings_of
 from crossmount.errors import CrossmountError, IndexFailedError
 from crossmount.index.blocking import open_index
@@ -63,7 +63,7 @@ def import_(ctx: click.Context, file: Path, as_json: bool) -> None:
         with _read(file) as opened:
             report = _import(settings, opened, observe, name="standard input" if file == _STANDARD else str(file))
     except KeyboardInterrupt:
-        raise Interrupted().saying(_so_far(moved)) from None
+        raise Interrupted().with_note(_so_far(moved)) from None
     except IndexFailedError:
         output.note(_so_far(moved))
         raise

@@ -5,9 +5,9 @@ import click
 from crossmount.cli import output, text
 from crossmount.cli.access import DEFAULT_NAMESPACE, index_url, opened_index
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.index_state import shown
-from crossmount.cli.loop import run_async
+from crossmount.cli.index_state import display_url
 from crossmount.cli.params import Between
+from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.maintenance import IndexInfo, index_info
 
@@ -33,11 +33,11 @@ def info(ctx: click.Context, sample: int | None, as_json: bool) -> None:
     """
     settings = settings_of(ctx)
     found = run_async(_info(settings, sample))
-    where = {"index": shown(index_url(settings)), "namespace": settings.namespace or DEFAULT_NAMESPACE}
+    where = {"index": display_url(index_url(settings)), "namespace": settings.namespace or DEFAULT_NAMESPACE}
     if as_json:
         output.document({**where, **found.to_json()})
     else:
-        output.lines([f"index: {where['index']}, namespace {where['namespace']}", *told(found)])
+        output.lines([f"index: {where['index']}, namespace {where['namespace']}", *render_info(found)])
 
 
 async def _info(settings: Settings, sample: int | None) -> IndexInfo:
@@ -45,7 +45,7 @@ async def _info(settings: Settings, sample: int | None) -> IndexInfo:
         return await index_info(index, sample=sample)
 
 
-def told(found: IndexInfo) -> list[str]:
+def render_info(found: IndexInfo) -> list[str]:
     """Return what an index holds, to a reader."""
     about = "about " if found.estimated else ""
     lines = [

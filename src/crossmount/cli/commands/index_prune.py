@@ -8,12 +8,13 @@ import click
 
 from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index
-from crossmount.cli.bulk import pace_options, run_shown
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.failures import FAILED
+from crossmount.cli.options import pace_options
 from crossmount.cli.params import Checked
-from crossmount.cli.progress.prune import PruneState
-from crossmount.cli.progress.work import work_progress
+from crossmount.cli.progress.bulk import PruneTracker
+from crossmount.cli.progress.display import progress_display
+from crossmount.cli.running import run_bulk
 from crossmount.cli.settings import settings_of
 from crossmount.maintenance import PruneReport
 from crossmount.maintenance import prune as prune_index
@@ -72,7 +73,7 @@ def prune(
     keys of the index's server, a few at a time: that takes a user who may, crossmount-operator in deploy/redis.
     """
     settings = settings_of(ctx)
-    shown = work_progress(sys.stderr, PruneState(), verbose=settings.verbose)
+    display = progress_display(sys.stderr, PruneTracker(), verbose=settings.verbose)
 
     async def work() -> PruneReport:
         async with opened_index(settings) as index:
@@ -85,20 +86,20 @@ def prune(
                 requests=requests,
                 dry_run=dry_run,
                 afresh=afresh,
-                observer=shown.observe,
+                observer=display.observe,
             )
 
-    report = run_shown(work(), shown, partial(how_far, dry_run=dry_run))
+    report = run_bulk(work(), display, partial(prune_so_far, dry_run=dry_run))
     if as_json:
         output.document(report.to_json())
     else:
         chosen = ([f"--registry {registry}"] if registry else []) + [f"--repository {each}" for each in patterns]
-        output.lines(told(report, " ".join(chosen)))
+        output.lines(render_prune(report, " ".join(chosen)))
     if not report.complete:
         ctx.exit(FAILED)
 
 
-def told(report: PruneReport, chosen: str = "") -> list[str]:
+def render_prune(report: PruneReport, chosen: str = "") -> list[str]:
     """Return what a finished prune is to a reader; `chosen` are the options that said what to look at."""
     counts = report.counts
     odd = [
@@ -131,7 +132,7 @@ def told(report: PruneReport, chosen: str = "") -> list[str]:
     return [*lines, f"took {text.duration(report.seconds)}"]
 
 
-def how_far(state: PruneState, *, dry_run: bool) -> str:
+def prune_so_far(tracker: PruneTracker, *, dry_run: bool) -> str:
     """Say what a prune that was not finished left behind."""
-    gone = f"{state.verdicts['gone']} gone" + ("" if dry_run else " and forgotten")
-    return f"looked at {text.count(state.verdicts.total(), 'source')}, {gone}: {_AGAIN}"
+    gone = f"{tracker.verdicts['gone']} gone" + ("" if dry_run else " and forgotten")
+    return f"looked at {text.count(tracker.verdicts.total(), 'source')}, {gone}: {_AGAIN}"

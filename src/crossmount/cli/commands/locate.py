@@ -9,8 +9,8 @@ import click
 from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.loop import run_async
 from crossmount.cli.params import Checked
+from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.discovery.locality import blobs_of, holders, is_layout
 from crossmount.oci import Digest, Reference, Repository
@@ -20,7 +20,7 @@ REPOSITORIES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class Locations:
     """What the index knows of some blobs.
 
     Attributes:
@@ -75,10 +75,10 @@ def locate(ctx: click.Context, what: Digest | Reference | str, registries: tuple
     elif as_json:
         output.document(document(str(what), found))
     else:
-        output.lines(told(found))
+        output.lines(render_image(found))
 
 
-async def _locate(settings: Settings, what: Digest | Reference | str, names: tuple[str, ...] | None) -> Located:
+async def _locate(settings: Settings, what: Digest | Reference | str, names: tuple[str, ...] | None) -> Locations:
     async with opened_index(settings) as index:
         sizes: dict[Digest, int | None] = {}
         if isinstance(what, Digest):
@@ -88,10 +88,10 @@ async def _locate(settings: Settings, what: Digest | Reference | str, names: tup
             sizes |= await blobs_of(what, options=client_options(settings))
         known = await holders(index, list(sizes), names)
         seen = {where.registry for found in known.values() for where in found}
-        return Located(sizes, known, names or tuple(sorted(seen)))
+        return Locations(sizes, known, names or tuple(sorted(seen)))
 
 
-def _tell_layer(layer: Digest, found: Located, *, asked: bool, as_json: bool) -> None:
+def _tell_layer(layer: Digest, found: Locations, *, asked: bool, as_json: bool) -> None:
     where = [str(repository) for repository in found.holders[layer]]
     size = found.sizes[layer]
     if as_json:
@@ -106,7 +106,7 @@ def _tell_layer(layer: Digest, found: Located, *, asked: bool, as_json: bool) ->
         output.note(f"no repository is known to hold {layer}")
 
 
-def document(image: str, found: Located) -> dict[str, Any]:
+def document(image: str, found: Locations) -> dict[str, Any]:
     """Return what is known of an image, for scripts."""
     return {
         "image": image,
@@ -121,7 +121,7 @@ def document(image: str, found: Located) -> dict[str, Any]:
     }
 
 
-def told(found: Located) -> list[str]:
+def render_image(found: Locations) -> list[str]:
     """Return what is known of an image, for people: a line for each blob, then one for each registry."""
     lines = [
         f"{text.short(blob)} {text.size(size or 0):>9}  {_some(found.holders[blob])}"

@@ -13,7 +13,7 @@ import click
 
 from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.command import Command
-from crossmount.cli.log import log_of_service
+from crossmount.cli.output import start_service_log
 from crossmount.cli.params import FILE, LISTEN, SIZE, Between
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
@@ -161,7 +161,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
     settings = settings_of(ctx)
     if auth == "client" and (htpasswd or tokens):
         raise click.UsageError("--htpasswd and --tokens are for --auth service", ctx)
-    log_of_service(settings.verbose, access=not no_access_log)
+    start_service_log(settings.verbose, access=not no_access_log)
     made = ProxySettings(
         upstream=upstream,
         host=listen[0],

@@ -9,12 +9,13 @@ import click
 
 from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index
-from crossmount.cli.bulk import pace_options, run_shown
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.failures import DENIED, FAILED, LOG_IN
-from crossmount.cli.lists import lines_of
-from crossmount.cli.progress.scan import ScanState
-from crossmount.cli.progress.work import work_progress
+from crossmount.cli.options import pace_options
+from crossmount.cli.params import read_lines
+from crossmount.cli.progress.bulk import ScanTracker
+from crossmount.cli.progress.display import progress_display
+from crossmount.cli.running import run_bulk
 from crossmount.cli.settings import settings_of
 from crossmount.discovery import ScanReport
 from crossmount.discovery import scan as scan_registry
@@ -85,7 +86,7 @@ def scan(
     settings = settings_of(ctx)
     wanted = read_targets(targets, None if names is None else read_names(names))
     total = None if wanted.names is None or wanted.patterns else len(wanted.names)
-    shown = work_progress(sys.stderr, ScanState(total), verbose=settings.verbose)
+    display = progress_display(sys.stderr, ScanTracker(total), verbose=settings.verbose)
 
     async def work() -> ScanReport:
         async with opened_index(settings) as index:
@@ -98,14 +99,14 @@ def scan(
                 requests=requests,
                 since_last=since_last,
                 afresh=afresh,
-                observer=shown.observe,
+                observer=display.observe,
             )
 
-    report = run_shown(work(), shown, how_far)
+    report = run_bulk(work(), display, scan_so_far)
     if as_json:
         output.document(report.to_json())
     else:
-        output.lines(told(report))
+        output.lines(render_scan(report))
         for words in report.remarks[report.failed :]:  # those that failed were told when they did
             output.note(f"crossmount: {words}")
     if nothing := _nothing(report, wanted.patterns):
@@ -157,7 +158,7 @@ def read_names(file: TextIO) -> list[str]:
         click.UsageError: it names none.
     """
     names = []
-    for name in filter(None, lines_of(file)):
+    for name in filter(None, read_lines(file)):
         names.append(name)
         if len(names) > REPOSITORIES_MAX:
             raise InvalidInputError(f"{file.name}: more than {REPOSITORIES_MAX} names")
@@ -166,7 +167,7 @@ def read_names(file: TextIO) -> list[str]:
     return names
 
 
-def told(report: ScanReport) -> list[str]:
+def render_scan(report: ScanReport) -> list[str]:
     """Return what a finished scan is to a reader."""
     before = f", {report.before} were done before" if report.resumed else ""
     odd = [(report.unreadable, "not readable by us"), (report.failed, "failed")]
@@ -193,9 +194,9 @@ def _nothing(report: ScanReport, patterns: Sequence[str]) -> str | None:
     return f"no repository of {report.registry} fits {', '.join(patterns)}: {listed} looked at"
 
 
-def how_far(state: ScanState) -> str:
+def scan_so_far(tracker: ScanTracker) -> str:
     """Say what a scan that was not finished left behind."""
-    scanned = text.count(state.scanned, "repository", "repositories")
+    scanned = text.count(tracker.scanned, "repository", "repositories")
     return f"{scanned} scanned and kept: run the same command again to go on"
 
 

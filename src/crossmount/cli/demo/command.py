@@ -17,9 +17,9 @@ from crossmount.cli.command import Command, json_option
 from crossmount.cli.demo.images import FIRST, IMAGES, OWN, SHARED, DemoImage, make_images
 from crossmount.cli.demo.pushes import Pushed, Pushes
 from crossmount.cli.demo.registry import Counted, demo_registry
-from crossmount.cli.index_state import kind_of, shown
-from crossmount.cli.interrupt import Interrupted
-from crossmount.cli.loop import run_async
+from crossmount.cli.failures import Interrupted
+from crossmount.cli.index_state import display_url, index_kind
+from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.oci import Repository
 from crossmount.redis.connection import TIMEOUT_SECONDS
@@ -65,17 +65,17 @@ def demo(ctx: click.Context, as_json: bool) -> None:
     its own and forgotten at the end.
     """
     settings = settings_of(ctx)
-    if kind_of(index_url(settings)) in {"off", "memory"}:
+    if index_kind(index_url(settings)) in {"off", "memory"}:
         raise click.UsageError("the demo needs an index that processes can share: leave --index out", ctx)
     say: Callable[[str], None] = (lambda _: None) if as_json else (lambda line: output.lines([line]))
     try:
         outcome = run_async(_run(settings, say))
     except Interrupted as interrupted:
-        raise interrupted.saying("the demo's processes and files are gone") from None
+        raise interrupted.with_note("the demo's processes and files are gone") from None
     if as_json:
         output.document(_as_document(outcome))
     else:
-        output.lines(_closing(outcome, embedded=kind_of(index_url(settings)) == "embedded"))
+        output.lines(_closing(outcome, embedded=index_kind(index_url(settings)) == "embedded"))
 
 
 async def _run(settings: Settings, say: Callable[[str], None]) -> Outcome:
@@ -122,7 +122,7 @@ def _opening(images: tuple[DemoImage, ...], registry: Counted, index: str) -> li
 
 
 def _name(index: str) -> str:
-    return "the embedded one" if kind_of(index) == "embedded" else shown(index)
+    return "the embedded one" if index_kind(index) == "embedded" else display_url(index)
 
 
 def _row(pushed: Pushed) -> str:

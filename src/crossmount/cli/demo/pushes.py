@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from crossmount.cli.demo.images import FIRST, DemoImage
-from crossmount.cli.processes import child
-from crossmount.cli.progress.state import INDEX_WARNING
+from crossmount.cli.demo.processes import child
+from crossmount.cli.progress.transfer import INDEX_WARNING
 from crossmount.cli.text import one_line
 from crossmount.oci import Digest, Repository
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from crossmount.cli.processes import child
+from crossmount.cli.demo.processes import child
 from crossmount.cli.text import one_line
 
 START_SECONDS = 20.0

@@ -1,43 +1,46 @@
-"""What a terminal shows of work while it goes on: a part that is drawn anew, and notices above it."""
+"""Bars on a terminal, redrawn in place; other lines are printed above them."""
 
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from crossmount import events
 from crossmount.cli import text
-from crossmount.cli.progress.retries import Retries
+from crossmount.cli.progress.display import Display, T
+from crossmount.cli.progress.tracker import Bar
+
+LABEL_WIDTH, BAR_WIDTH = 23, 20
 
 
-class Screen(ABC):
-    """Observes work and keeps the terminal up to date while it is entered.
+class ScreenDisplay(Display[T]):
+    """Draws bars, never more than the terminal has lines for.
 
     Args:
         stream: the terminal.
-        retries: what is told of requests that are sent again.
-        verbose: how much is told unasked.
-        clock: seconds, for speeds and for what moves.
+        tracker: the state of the work.
+        verbose: how often `-v` was given.
+        clock: seconds, for speeds and for bars that pulse.
         console: rich's view of the terminal; made from `stream` if it is None.
     """
 
     def __init__(
         self,
         stream: TextIO,
-        retries: Retries,
+        tracker: T,
         *,
         verbose: int = 0,
         clock: Callable[[], float] = time.monotonic,
         console: Console | None = None,
     ) -> None:
-        self._retries = retries
-        self._changing = threading.Lock()  # the screen is drawn from a thread of rich's
-        self._verbose = verbose
-        self._clock = clock
+        super().__init__(tracker, verbose=verbose, clock=clock)
+        self._lock = threading.Lock()  # rich draws from a thread of its own
         self._console = console or Console(file=stream, highlight=False)
         self._live = Live(
             console=self._console,
@@ -47,35 +50,59 @@ class Screen(ABC):
             redirect_stderr=False,
         )
 
-    @abstractmethod
-    def _taken(self, event: events.Event, now: float) -> str | None:
-        """Take an event in; return what to say of it at once, if anything."""
-
-    @abstractmethod
-    def _drawn(self, now: float) -> RenderableType:
-        """Return what is to be seen now."""
-
     def __enter__(self) -> Self:
         self._live.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Draw how it ended, leave that on the screen, and say of retries what was only counted."""
+        """Leave the last state on the screen."""
         self._live.stop()
-        for words in self._retries.rest():
-            self._say(words)
+        super().__exit__(*exc)
 
     def observe(self, event: events.Event) -> None:
-        """Take an event in; a notice is printed above what is drawn."""
-        with self._changing:
-            words = self._taken(event, self._clock())
-        if words:
-            self._say(words)
+        """Update the bars, and print the notice for an event, if any."""
+        with self._lock:
+            now = self._clock()
+            self.tracker.apply(event, now=now)
+            notice = self.tracker.notice(event, now=now, verbose=self._verbose)
+        if notice:
+            self._print(text.one_line(notice))
 
     def render(self) -> RenderableType:
         """Return what the screen shows now."""
-        with self._changing:
-            return self._drawn(self._clock())
+        with self._lock:
+            now = self._clock()
+            view = self.tracker.view(self._console.height, now=now)
+        if not view.bars and not view.footer:
+            return Text("")
+        label_width = LABEL_WIDTH if any(bar.label for bar in view.bars) else 0
+        table = Table.grid(padding=0)  # releases of rich differ in whether padding counts as width
+        for width in filter(None, (label_width, BAR_WIDTH)):
+            table.add_column(no_wrap=True, width=width)
+        room = max(self._console.width - label_width - BAR_WIDTH, 1)
+        table.add_column(no_wrap=True, width=room, overflow="ellipsis")
+        for bar in view.bars:
+            cells = (_progress_bar(bar, now), Text(f"  {bar.text}", bar.colour or ""))
+            table.add_row(*((bar.label,) if label_width else ()), *cells)
+        outer = Table.grid()
+        outer.add_row(table)
+        if view.footer:
+            outer.add_row(Text(view.footer, "dim"))
+        return outer
 
-    def _say(self, words: str) -> None:
-        self._console.print(text.one_line(words), markup=False, soft_wrap=True)
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+def _progress_bar(bar: Bar, now: float) -> ProgressBar:
+    styles: dict[str, Any] = {}
+    if bar.colour is not None:
+        styles = {"complete_style": bar.colour, "finished_style": bar.colour}
+    return ProgressBar(
+        total=None if bar.total is None else max(bar.total, 1),
+        completed=bar.done,
+        width=BAR_WIDTH,
+        pulse=bar.waiting or bar.total is None,
+        animation_time=now,
+        **styles,
+    )

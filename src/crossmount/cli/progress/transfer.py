@@ -1,0 +1,237 @@
+"""Progress of a push, or of the images of a copy: a bar or a line for each blob."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from crossmount import events
+from crossmount.cli import text
+from crossmount.cli.failures import image_message
+from crossmount.cli.progress.tracker import Bar, Tracker, View
+from crossmount.oci import Digest, Repository
+
+INDEX_WARNING = (
+    "crossmount: warning: the index does not serve, going on without it, must-mount flags do not count meanwhile: "
+)
+"""The start of the warning; the cause follows."""
+
+LARGE_BYTES = 64 * 1000 * 1000
+"""A log gets status lines about the upload of a blob of at least this size."""
+
+STATUS_SECONDS = 10.0
+"""Minimum seconds between two status lines about the same upload."""
+
+BARS_MAX = 30
+LINES_BESIDE = 4
+"""Lines of the terminal that the bars leave free: the total, the command, the prompt."""
+
+_COLOURS = {"existing": "cyan", "mounted": "green", "uploaded": "yellow", None: "blue"}
+
+_DROPPED = {
+    "gone": "it lacks the layer, forgotten for everybody",
+    "unreadable": "we may not read it",
+    "unmountable": "it has the layer, and the registry did not mount it",
+    "wrong": "it gave bytes that do not have the digest, left alone",
+    "cut": "it did not give the layer to its end",
+    "unreachable": "its registry does not answer, left alone",
+}
+
+
+@dataclass(slots=True)
+class BlobState:
+    """One blob of a push or a copy.
+
+    Attributes:
+        dest: the repository it goes to, if the event named it.
+        sent: bytes sent so far.
+        upload_started: when its first bytes were sent, in seconds; None before that.
+        waiting: the event that reported an upload of the same blob by another pusher, which this one waits for.
+        ended: its position in the order in which blobs ended; None until it ends.
+    """
+
+    digest: Digest
+    size: int
+    dest: Repository | None = None
+    sent: int = 0
+    upload_started: float | None = None
+    waiting: events.BlobWaiting | None = None
+    outcome: events.Outcome | None = None
+    source: Repository | None = None
+    ended: int | None = None
+
+    @property
+    def bytes_done(self) -> int:
+        """Bytes that are in the repository or were sent."""
+        return self.size if self.outcome else min(self.sent, self.size)
+
+    def speed(self, now: float) -> float:
+        """Return bytes a second since the first bytes were sent."""
+        if self.upload_started is None or now <= self.upload_started:
+            return 0.0
+        return self.sent / (now - self.upload_started)
+
+    def outcome_text(self) -> str:
+        """Return how the blob came into its repository."""
+        match self.outcome:
+            case "existing":
+                return "already there"
+            case "mounted":
+                return f"mounted from {self.source.name}" if self.source else "mounted, found by the registry"
+            case "uploaded":
+                return "uploaded"
+        return ""
+
+    def status(self, now: float) -> str:
+        """Return what happens to the blob at `now` seconds, or how it ended."""
+        if self.outcome:
+            return self.outcome_text()
+        if self.upload_started is None:
+            return "waiting" if self.waiting is None else waiting_text(self.waiting)
+        if self.sent >= self.size:
+            return "the registry checks it"
+        return f"uploading, {text.size(int(self.speed(now)))}/s"
+
+    def bar(self, now: float) -> Bar:
+        """Return the blob's bar at `now` seconds."""
+        return Bar(
+            label=f"{text.short(self.digest)}  {text.size(self.size):>7}",
+            text=self.status(now),
+            done=max(self.size, 1) if self.outcome else self.bytes_done,
+            total=self.size,
+            waiting=self.outcome is None and self.upload_started is None,
+            colour=_COLOURS[self.outcome],
+        )
+
+
+def waiting_text(event: events.BlobWaiting) -> str:
+    """Return which upload is waited for."""
+    return f"waiting for the upload into {event.into.name}" if event.into else "waiting for another's upload"
+
+
+@dataclass(slots=True)
+class TransferTracker(Tracker):
+    """State of a push or a copy.
+
+    Attributes:
+        names_dest: lines name each blob's repository, for a copy to several.
+        blobs: by repository and digest. Blobs of images that were copied are removed and counted in `arrived`,
+            so that a copy of very many images needs little memory.
+        arrived: number of removed blobs, and their bytes.
+        images: number of images that were copied.
+        tagged: whether the registry accepted the manifest with the tag.
+        index_failed_first: whether the index failed before the first blob's turn.
+    """
+
+    names_dest: bool = False
+    blobs: dict[tuple[Repository | None, Digest], BlobState] = field(default_factory=dict, init=False)
+    arrived: tuple[int, int] = field(default=(0, 0), init=False)
+    images: int = field(default=0, init=False)
+    tagged: bool = field(default=False, init=False)
+    index_failed_first: bool = field(default=False, init=False)
+    _ended: int = field(default=0, init=False)
+    _status_at: dict[tuple[Repository | None, Digest], float] = field(default_factory=dict, init=False)
+
+    def apply(self, event: events.Event, *, now: float) -> None:
+        """Update the state by an event that came at `now` seconds."""
+        match event:
+            case events.BlobStarted():
+                self._blob(event)
+            case events.BlobWaiting():
+                self._blob(event).waiting = event
+            case events.BlobProgress():
+                known = self.blobs.get((event.dest, event.digest))
+                if known is not None:  # else its image was copied meanwhile, and the blob removed
+                    known.upload_started = now if known.upload_started is None else known.upload_started
+                    known.sent = event.sent
+            case events.BlobFinished():
+                blob = self._blob(event)
+                self._ended += 1
+                blob.ended = self._ended
+                blob.outcome, blob.source = event.outcome, event.source
+            case events.IndexDegraded():
+                self.index_failed_first = not self.blobs
+            case events.ManifestPushed():
+                self.tagged = self.tagged or event.tag is not None
+            case events.ImageCopied():
+                self.images += 1
+                self._remove(event.dest.repository)
+
+    def _blob(self, event: events.BlobStarted | events.BlobWaiting | events.BlobFinished) -> BlobState:
+        state = BlobState(event.digest, event.size, event.dest)
+        return self.blobs.setdefault((event.dest, event.digest), state)
+
+    def _remove(self, dest: Repository) -> None:
+        for key, blob in list(self.blobs.items()):
+            if key[0] == dest and blob.outcome is not None:
+                self.arrived = self.arrived[0] + 1, self.arrived[1] + blob.size
+                del self.blobs[key]
+
+    def log_lines(self, event: events.Event, *, now: float) -> Iterator[str]:
+        """Yield a line for a blob that waits or ended, and now and then one for a large upload."""
+        match event:
+            case events.BlobFinished(digest=digest, dest=dest):
+                blob = self.blobs[dest, digest]
+                yield self._blob_line(blob, blob.outcome_text())
+            case events.BlobWaiting(digest=digest, dest=dest):
+                yield self._blob_line(self.blobs[dest, digest], waiting_text(event))
+            case events.BlobProgress(digest=digest, dest=dest) if (dest, digest) in self.blobs:
+                last = self._status_at.setdefault((dest, digest), now)
+                blob = self.blobs[dest, digest]
+                if blob.size >= LARGE_BYTES and now - last >= STATUS_SECONDS:
+                    self._status_at[dest, digest] = now
+                    yield self._blob_line(blob, f"uploading, {100 * blob.bytes_done // blob.size} %")
+
+    def _blob_line(self, blob: BlobState, words: str) -> str:
+        where = f"  ({blob.dest})" if self.names_dest and blob.dest is not None else ""
+        return f"{text.short(blob.digest)} {text.size(blob.size):>9}  {words}{where}"
+
+    def rows(self, room: int) -> list[BlobState]:
+        """Choose at most `room` blobs to draw: uploads first, then the last that ended, then those that wait.
+
+        Returns:
+            The chosen blobs, in the order in which they began.
+        """
+        chosen = {id(blob) for blob in sorted(self.blobs.values(), key=_priority)[: max(room, 0)]}
+        return [blob for blob in self.blobs.values() if id(blob) in chosen]
+
+    def total(self) -> str:
+        """Return the line with the sum of all blobs."""
+        blobs = self.blobs.values()
+        ended = sum(blob.outcome is not None for blob in blobs)
+        size, done = sum(blob.size for blob in blobs), sum(blob.bytes_done for blob in blobs)
+        number, arrived = self.arrived
+        images = f"{text.count(self.images, 'image')} copied, " if self.images else ""
+        return (
+            f"{images}{ended + number} of {text.count(len(blobs) + number, 'blob')}, "
+            f"{text.size(done + arrived)} of {text.size(size + arrived)}"
+        )
+
+    def view(self, height: int, *, now: float) -> View:
+        """Return a bar for each blob for which there is room, and the sum of all."""
+        rows = self.rows(min(BARS_MAX, height - LINES_BESIDE))
+        hidden = len(self.blobs) - len(rows)
+        more = f", {hidden} not shown" if hidden else ""
+        footer = f"{self.total()}{more}" if self.blobs else ""
+        return View(bars=[blob.bar(now) for blob in rows], footer=footer)
+
+    def _notice(self, event: events.Event, *, verbose: int) -> str | None:
+        """Return the line for trouble with the index, the cache or a source, and for an image of a copy."""
+        match event:
+            case events.IndexDegraded():
+                return f"{INDEX_WARNING}{event.cause}"
+            case events.CacheDegraded():
+                return f"crossmount: warning: the cache does not serve, going on past it: {event.cause}"
+            case events.SourceDropped() if verbose or event.reason == "wrong":
+                cause = f": {event.cause}" if event.cause else ""
+                source = f"source {event.source} of {text.short(event.layer)}"
+                return f"crossmount: {source}: {_DROPPED[event.reason]}{cause}"
+            case events.ImageCopied():
+                return f"copied {event.source} to {event.dest}"
+            case events.ImageFailed():
+                return f"crossmount: not copied: {event.source} to {event.dest}: {image_message(event.error)}"
+        return None
+
+
+def _priority(blob: BlobState) -> tuple[int, int]:
+    if blob.ended is not None:
+        return 1, -blob.ended
+    return (2 if blob.upload_started is None else 0), 0
