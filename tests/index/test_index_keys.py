@@ -7,7 +7,7 @@ from redis.crc import key_slot
 
 from crossmount.errors import InvalidInputError
 from crossmount.index import Keys
-from crossmount.index.keys import Named
+from crossmount.index.keys import ParsedKey
 from support.index_kit import layer, repo
 
 ONE = layer(1)
@@ -50,18 +50,18 @@ def test_keys_are_read_as_they_are_named() -> None:
     """What names a key and what reads one agree."""
     keys = Keys("ns")
     for registry in ("r.example", "[::1]:5000", "docker.io"):
-        assert keys.read(keys.sources(ONE, registry).encode()) == Named("sources", ONE, registry)
-        assert keys.read(keys.lease(ONE, registry).encode()) == Named("lease", ONE, registry)
-        assert keys.read(keys.waiters(ONE, registry).encode()) == Named("waiters", ONE, registry)
-    assert keys.read(keys.flags(ONE).encode()) == Named("flags", ONE)
-    assert keys.read(keys.manifest(ONE).encode()) == Named("manifest", ONE)
+        assert keys.parse(keys.sources(ONE, registry).encode()) == ParsedKey("sources", ONE, registry)
+        assert keys.parse(keys.lease(ONE, registry).encode()) == ParsedKey("lease", ONE, registry)
+        assert keys.parse(keys.waiters(ONE, registry).encode()) == ParsedKey("waiters", ONE, registry)
+    assert keys.parse(keys.flags(ONE).encode()) == ParsedKey("flags", ONE)
+    assert keys.parse(keys.manifest(ONE).encode()) == ParsedKey("manifest", ONE)
     for other in (
         keys.traits("r.example"),
         keys.stats("2026-11-24"),
         keys.prune("0a"),
         keys.scan("r.example", "0a"),
     ):
-        assert keys.read(other.encode()) == Named("other")
+        assert keys.parse(other.encode()) == ParsedKey("other")
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,4 @@ def test_keys_are_read_as_they_are_named() -> None:
 )
 def test_what_only_looks_like_a_key_of_ours_is_none(key: bytes) -> None:
     """Another namespace's keys, and whatever somebody else wrote."""
-    assert Keys("ns").read(key) is None
+    assert Keys("ns").parse(key) is None

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from crossmount.embedded.files import Place, locate
+from crossmount.embedded.files import EmbeddedPaths, locate
 from crossmount.embedded.lifecycle import ensure_running, stop
-from crossmount.embedded.on_demand import StartedLink
+from crossmount.embedded.on_demand import OnDemandLink
 from crossmount.errors import InvalidIndexURLError, InvalidInputError
 from crossmount.index import MemoryMountIndex, RedisMountIndex, open_index
 from crossmount.index import blocking as blocking_index
@@ -32,32 +32,32 @@ async def test_a_url_s_parts_reach_the_server(start_server: StartServer) -> None
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path) -> Iterator[EmbeddedPaths]:
     """Give a place for an embedded server of the test's own."""
     place = locate({"CROSSMOUNT_STATE_DIR": str(tmp_path / "a % b?#")}, uid=os.geteuid(), host="h")
     yield place
     stop(place)
 
 
-async def test_an_embedded_server_is_started_and_started_again(place: Place) -> None:
+async def test_an_embedded_server_is_started_and_started_again(place: EmbeddedPaths) -> None:
     """The first call starts the server; a call after it was stopped starts it again, and finds what was kept."""
 
     async def start() -> Path:
         return await asyncio.to_thread(ensure_running, place)
 
-    async with RedisMountIndex(StartedLink(start, async_link)) as index:
+    async with RedisMountIndex(OnDemandLink(start, async_link)) as index:
         await index.add_source(layer(), repo("a"))
         await asyncio.to_thread(stop, place)
         assert await index.sources(layer(), repo("b")) == (repo("a"),)
 
 
-def test_an_embedded_server_is_started_by_many_threads(place: Place) -> None:
+def test_an_embedded_server_is_started_by_many_threads(place: EmbeddedPaths) -> None:
     """Threads that come at once share one link, blocking, also when the server went away under them."""
 
     async def start() -> Path:
         return ensure_running(place)
 
-    with blocking_index.RedisMountIndex(StartedLink(start, blocking_link)) as index:
+    with blocking_index.RedisMountIndex(OnDemandLink(start, blocking_link)) as index:
         for _ in range(2):
             in_threads(lambda i: index.add_source(layer(i), repo("a")))
             stop(place)
@@ -90,7 +90,7 @@ async def test_a_started_link_that_was_never_used_closes() -> None:
     async def start() -> Path:
         raise AssertionError
 
-    link = StartedLink(start, async_link)
+    link = OnDemandLink(start, async_link)
     await link.aclose()
     assert "embedded" in link.where
 
@@ -131,7 +131,7 @@ async def test_the_environment_names_the_index(valkey: Server, monkeypatch: pyte
 
 @pytest.mark.parametrize("url", [None, "embedded:", "embedded://"])
 async def test_the_embedded_index_is_the_default(
-    url: str | None, place: Place, monkeypatch: pytest.MonkeyPatch
+    url: str | None, place: EmbeddedPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a URL anywhere the embedded index is opened, and started by the first use."""
     monkeypatch.delenv("CROSSMOUNT_INDEX", raising=False)
@@ -141,7 +141,7 @@ async def test_the_embedded_index_is_the_default(
         await index.add_source(layer(), repo("a"))
     with blocking_index.open_index(url) as same:
         assert same.sources(layer(), repo("b")) == (repo("a"),)
-    assert isinstance(blocking_index_links(url, None)[0], StartedLink)
+    assert isinstance(blocking_index_links(url, None)[0], OnDemandLink)
 
 
 @pytest.mark.parametrize("url", ["memory:", "redis://h"])

@@ -18,7 +18,7 @@ from crossmount.asyncio import MoveReport, export_index, import_index
 from crossmount.errors import IndexRefusedError, InvalidInputError
 from crossmount.index import Keys, MemoryMountIndex, RedisMountIndex, Sighting, open_index, widen
 from crossmount.index.entries import entries_of
-from crossmount.index.entry import Held, LayerEntry
+from crossmount.index.entry import LayerEntry, RegistrySources
 from crossmount.maintenance import export_format as lines
 from crossmount.oci import Digest, Repository
 from crossmount.redis.connection import async_link
@@ -37,9 +37,9 @@ names = st.sets(st.sampled_from(["a/b", "team/app", "library/alpine", "x/y/z", f
 entries = st.builds(
     LayerEntry,
     layer=st.integers(0, 5).map(layer) | st.just(Digest.of(b"x", algorithm="sha512")),
-    held=st.dictionaries(
+    registries=st.dictionaries(
         registries,
-        st.builds(Held, names.map(lambda found: tuple(sorted(found))), st.integers(1, TTL)),
+        st.builds(RegistrySources, names.map(lambda found: tuple(sorted(found))), st.integers(1, TTL)),
         max_size=3,
     ),
     size=st.none() | st.integers(0, 2**63 - 1),
@@ -93,13 +93,15 @@ def test_a_line_is_read_as_it_was_written(entry: LayerEntry) -> None:
 def test_a_layer_in_very_many_places_takes_more_lines() -> None:
     """Each of them short enough to be read."""
     names = tuple(f"{'n' * 200}/{number:04}" for number in range(1000))
-    entry = LayerEntry(layer=ONE, held={f"r{number}.example": Held(names, TTL) for number in range(5)}, size=3)
+    entry = LayerEntry(
+        layer=ONE, registries={f"r{number}.example": RegistrySources(names, TTL) for number in range(5)}, size=3
+    )
     written = list(lines.written(entry))
     assert len(written) == 3
     assert max(map(len, written)) < lines.LINE_MAX
     read = [lines.read(line.encode(), life=TTL) for line in written]
-    assert {registry for each in read for registry in each.held} == set(entry.held)
-    assert sum(each.sources for each in read) == entry.sources
+    assert {registry for each in read for registry in each.registries} == set(entry.registries)
+    assert sum(each.source_count for each in read) == entry.source_count
 
 
 async def test_any_place_can_be_written_out_and_taken_in(any_place: Place) -> None:
@@ -142,7 +144,12 @@ async def test_an_import_merges_and_lifts_no_flag() -> None:
     await index.record([Sighting(ONE, repo("team/b"), size=3, must_mount=True)])
     await import_index(index, file_of({**LINE, "size": None, "expires_in": {"r.example": 10**9}}))
     assert await known(index, clock) == [
-        LayerEntry(layer=ONE, held={"r.example": Held(("team/a", "team/b"), TTL)}, size=3, must_mount=True)
+        LayerEntry(
+            layer=ONE,
+            registries={"r.example": RegistrySources(("team/a", "team/b"), TTL)},
+            size=3,
+            must_mount=True,
+        )
     ]
 
 

@@ -17,7 +17,7 @@ from crossmount.index import (
     widen,
 )
 from crossmount.index.backing_server import server_of
-from crossmount.index.entry import Held, LayerEntry
+from crossmount.index.entry import LayerEntry, RegistrySources
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.maintenance.layer_counts import LayerCounts
 from crossmount.oci import Repository
@@ -199,10 +199,10 @@ def test_a_census_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crossmount.maintenance.layer_counts.REGISTRIES_MAX", 3)
     census = LayerCounts()
     for number in range(10):
-        held = {f"r{number}.example": Held(("a",), TTL_SECONDS - number)}
-        census.add(LayerEntry(layer=layer(number), held=held))
+        held = {f"r{number}.example": RegistrySources(("a",), TTL_SECONDS - number)}
+        census.add(LayerEntry(layer=layer(number), registries=held))
     assert (census.layers, len(census.by_registry()), len(census._ages)) == (10, 3, 1)
-    census.add(LayerEntry(layer=layer(99), held={"r0.example": Held(("a",), 10**12)}))
+    census.add(LayerEntry(layer=layer(99), registries={"r0.example": RegistrySources(("a",), 10**12)}))
     assert census.ages()[0] == 0
 
 

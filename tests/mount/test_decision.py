@@ -2,7 +2,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossmount.errors import AccessDeniedError, CrossmountError, RegistryUnreachableError
-from crossmount.mount.decision import Answer, Ask, Finish, MountState, Open, after, next_step
+from crossmount.mount.decision import (
+    Finish,
+    MountAnswer,
+    MountState,
+    OpenSession,
+    RequestMount,
+    apply_answer,
+    next_step,
+)
 from crossmount.mount.status import MountStatus
 from crossmount.oci import Repository
 from crossmount.registry import Mounted, UploadSession
@@ -14,20 +22,25 @@ GONE = RegistryUnreachableError("gone")
 ANSWERS = st.sampled_from(["mounted", "session", "denied", "gone"])
 
 
-def answer_for(word: str, number: int) -> Answer:
+def answer_for(word: str, number: int) -> MountAnswer:
     """Return the answer that `word` stands for."""
-    answers: dict[str, Answer] = {"mounted": Mounted(), "session": session(number), "denied": DENIED, "gone": GONE}
+    answers: dict[str, MountAnswer] = {
+        "mounted": Mounted(),
+        "session": session(number),
+        "denied": DENIED,
+        "gone": GONE,
+    }
     return answers[word]
 
 
-def run(state: MountState, *answers: Answer) -> tuple[MountState, MountStatus, list[UploadSession]]:
+def run(state: MountState, *answers: MountAnswer) -> tuple[MountState, MountStatus, list[UploadSession]]:
     """Drive a state with scripted answers; return where it ended and the sessions to cancel."""
     cancelled: list[UploadSession] = []
     script = iter(answers)
     while not isinstance(step := next_step(state), Finish):
-        state = after(state, step, next(script))
-        if state.superfluous is not None:
-            cancelled.append(state.superfluous)
+        state = apply_answer(state, step, next(script))
+        if state.spare_session is not None:
+            cancelled.append(state.spare_session)
     assert next(script, None) is None, "not every answer was asked for"
     return state, step.status, cancelled
 
@@ -55,7 +68,7 @@ def test_one_session_is_kept_and_the_others_cancelled() -> None:
 def test_a_denied_source_is_its_own_failure() -> None:
     """After an error the next candidate is asked, then the registry itself, without a source."""
     state, status, _ = run(MountState(candidates=SOURCES[:2]), DENIED, DENIED, session(1))
-    assert (status, state.session, state.asked_without) == (MountStatus.PUSH_STARTED, session(1), True)
+    assert (status, state.session, state.asked_without_source) == (MountStatus.PUSH_STARTED, session(1), True)
 
 
 def test_without_any_source_the_session_is_opened_by_asking_without_from() -> None:
@@ -72,8 +85,10 @@ def test_a_registry_may_find_the_layer_by_itself() -> None:
 
 def test_a_registry_that_wants_no_mount_without_from_gets_a_plain_post() -> None:
     """What is known of the registry, or its error, leads to a plain upload session."""
-    assert next_step(MountState(candidates=(), finds=False)) == Open()
-    state, status, _ = run(MountState(candidates=(), unmounted=MountStatus.UNAVAILABLE), DENIED, session(1))
+    assert next_step(MountState(candidates=(), finds=False)) == OpenSession()
+    state, status, _ = run(
+        MountState(candidates=(), status_without_source=MountStatus.UNAVAILABLE), DENIED, session(1)
+    )
     assert (status, state.session) == (MountStatus.UNAVAILABLE, session(1))
 
 
@@ -111,11 +126,11 @@ def test_every_run_ends_and_accounts_for_every_session(
         answer = answer_for(word, number)
         if isinstance(answer, UploadSession):
             opened.append(answer)
-        if isinstance(step, Open) and isinstance(answer, Mounted):
+        if isinstance(step, OpenSession) and isinstance(answer, Mounted):
             return  # start_upload never answers this
-        state = after(state, step, answer)
-        if state.superfluous is not None:
-            cancelled.append(state.superfluous)
+        state = apply_answer(state, step, answer)
+        if state.spare_session is not None:
+            cancelled.append(state.spare_session)
     step = next_step(state)
     assert isinstance(step, Finish)
     kept = [state.session] if state.session is not None else []
@@ -124,4 +139,4 @@ def test_every_run_ends_and_accounts_for_every_session(
         assert isinstance(state.error, CrossmountError)
     if step.status in {MountStatus.PUSH_STARTED, MountStatus.SKIPPED, MountStatus.UNAVAILABLE}:
         assert kept
-    assert isinstance(next_step(state), Ask) is False
+    assert isinstance(next_step(state), RequestMount) is False

@@ -9,7 +9,7 @@ from crossmount import events
 from crossmount.errors import InvalidInputError
 from crossmount.index import MemoryMountIndex, RegistryTraits
 from crossmount.mount import Mounter, MountStatus
-from crossmount.mount.mounter import DENIED_SECONDS
+from crossmount.mount.mounter import UNREADABLE_SECONDS
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, Mounted, RegistryClient, RetryPolicy, UploadSession
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry
@@ -264,5 +264,5 @@ async def test_a_denied_source_is_asked_again_when_its_time_is_over() -> None:
         await mounter.mount(LAYER, at.dest)
         await mounter.aclose()
         assert (await mounter.mount(LAYER, at.dest)).attempts == 0
-        now = DENIED_SECONDS + 1
+        now = UNREADABLE_SECONDS + 1
         assert (await mounter.mount(LAYER, at.dest)).attempts == 1

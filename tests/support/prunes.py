@@ -38,7 +38,7 @@ async def pruned(index: MountIndex, **details: Any) -> PruneReport:
 
 async def known(index: MountIndex) -> set[Digest]:
     """Return the layers of which the index knows a source."""
-    return {entry.layer async for entry in entries_of(index) if entry.held}
+    return {entry.layer async for entry in entries_of(index) if entry.registries}
 
 
 def digests(numbers: Iterable[int]) -> set[Digest]:

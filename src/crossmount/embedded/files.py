@@ -21,7 +21,7 @@ _OTHERS_WRITE = 0o022
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EmbeddedPaths:
     """The files of one embedded index.
 
     The server binds its socket in `folder` by a relative name, so a long folder is no trouble for it. Clients
@@ -68,7 +68,7 @@ class Place:
         return self.folder / "socket"
 
 
-def locate(env: Mapping[str, str], *, uid: int, host: str) -> Place:
+def locate(env: Mapping[str, str], *, uid: int, host: str) -> EmbeddedPaths:
     """Tell where the embedded index of a user on a host lives; nothing is touched.
 
     Args:
@@ -87,13 +87,13 @@ def locate(env: Mapping[str, str], *, uid: int, host: str) -> Place:
         base = Path(state) if state.startswith("/") else _home(env, uid) / ".local" / "state"
         folder = base / "crossmount" / f"embedded-{_file_name(host)}"
     if len(os.fsencode(folder / "socket")) <= SOCKET_BYTES_MAX:
-        return Place(folder, (), uid)
+        return EmbeddedPaths(folder, (), uid)
     runtime = env.get("XDG_RUNTIME_DIR", "")
     links = (Path(runtime) / "crossmount",) if runtime.startswith("/") else ()
-    return Place(folder, (*links, _SHARED_TEMP / f"crossmount-{uid}"), uid)
+    return EmbeddedPaths(folder, (*links, _SHARED_TEMP / f"crossmount-{uid}"), uid)
 
 
-def prepare(place: Place) -> Path:
+def prepare_folder(place: EmbeddedPaths) -> Path:
     """Make the private folder, and return the path by which clients reach the socket.
 
     Raises:
@@ -115,7 +115,7 @@ def prepare(place: Place) -> Path:
 
 
 @contextmanager
-def told(doing: str) -> Iterator[None]:
+def os_errors(doing: str) -> Iterator[None]:
     """Turn the operating system's errors into ours; `doing` says what failed, and on which path."""
     try:
         yield
@@ -130,14 +130,14 @@ class FileLock:
     """A lock on a file (flock): it ends with the last process that holds its descriptor."""
 
     def __init__(self, path: Path) -> None:
-        with told(f"open {path}"):
+        with os_errors(f"open {path}"):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self.fileno = os.open(path, flags, 0o600)
         self._path = path
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody has it."""
-        with told(f"lock {self._path}"):
+        with os_errors(f"lock {self._path}"):
             try:
                 fcntl.flock(self.fileno, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -168,10 +168,10 @@ def _make_private(folder: Path, uid: int) -> None:
 
     It is opened without following a link in its place, and what was opened is what is checked.
     """
-    with told(f"make {folder}"):
+    with os_errors(f"make {folder}"):
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-    with told(f"open {folder}"):
+    with os_errors(f"open {folder}"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(handle)
@@ -186,20 +186,20 @@ def _make_private(folder: Path, uid: int) -> None:
                 f"look through it, then chmod 700 it, or set CROSSMOUNT_STATE_DIR"
             )
         if found.st_mode & _NO_OTHERS:
-            with told(f"close {folder} to others"):
+            with os_errors(f"close {folder} to others"):
                 os.fchmod(handle, 0o700)
     finally:
         os.close(handle)
 
 
-def _link(folder: Path, place: Place) -> Path:
+def _link(folder: Path, place: EmbeddedPaths) -> Path:
     """Return a short path to the socket, by a link in `folder` that is named after where it leads."""
     name = hashlib.sha256(os.fsencode(place.folder)).hexdigest()[:16]
     link = folder / name
     if len(os.fsencode(link / "socket")) > SOCKET_BYTES_MAX:
         raise IndexUnavailableError(f"{folder} is too long as well")
     _make_private(folder, place.uid)
-    with told(f"link {link} to {place.folder}"):
+    with os_errors(f"link {link} to {place.folder}"):
         if not link.is_symlink() or link.readlink() != place.folder:
             fresh = folder / f"{name}.{os.getpid()}.{os.urandom(4).hex()}"
             fresh.symlink_to(place.folder)

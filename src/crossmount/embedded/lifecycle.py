@@ -16,9 +16,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import redis
-from crossmount.embedded.files import FileLock, Place, locate, prepare, told
+from crossmount.embedded.files import EmbeddedPaths, FileLock, locate, os_errors, prepare_folder
 from crossmount.embedded.process import (
-    State,
+    ServerState,
     find_binary,
     launch,
     probe,
@@ -70,7 +70,7 @@ class EmbeddedStatus:
     saving: bool = True
 
 
-def this_place(env: Mapping[str, str] | None = None) -> Place:
+def default_paths(env: Mapping[str, str] | None = None) -> EmbeddedPaths:
     """Return where the embedded index of this user on this host lives; nothing is touched.
 
     Args:
@@ -83,7 +83,7 @@ def this_place(env: Mapping[str, str] | None = None) -> Place:
 
 
 def ensure_running(
-    place: Place | None = None,
+    place: EmbeddedPaths | None = None,
     *,
     env: Mapping[str, str] | None = None,
     memory: str = MEMORY,
@@ -108,17 +108,17 @@ def ensure_running(
         MissingExtraError: there is no server to start.
     """
     env = os.environ if env is None else env
-    place = this_place(env) if place is None else place
-    path = prepare(place)
-    if probe(path).state is State.READY:
+    place = default_paths(env) if place is None else place
+    path = prepare_folder(place)
+    if probe(path).state is ServerState.READY:
         return path
     deadline = clock() + timeout
     lock = FileLock(place.start_lock)
     try:
-        while (state := probe(path).state) is not State.READY:
-            if state is State.SILENT or clock() >= deadline:
+        while (state := probe(path).state) is not ServerState.READY:
+            if state is ServerState.SILENT or clock() >= deadline:
                 raise _not_ready(state, place, timeout)
-            if state is State.ABSENT and lock.try_acquire():
+            if state is ServerState.ABSENT and lock.try_acquire():
                 try:
                     _start(place, path, env, memory=memory, until=lambda: clock() >= deadline, pause=pause)
                 finally:
@@ -129,20 +129,20 @@ def ensure_running(
     return path
 
 
-def status(place: Place | None = None) -> EmbeddedStatus:
+def status(place: EmbeddedPaths | None = None) -> EmbeddedStatus:
     """Tell what the embedded index is and holds, without starting it or making its folder.
 
     Raises:
         IndexUnavailableError: its folder is not ours, or the server does not answer.
     """
-    place = this_place() if place is None else place
+    place = default_paths() if place is None else place
     if not place.folder.exists():
         return EmbeddedStatus(running=False, folder=place.folder)
-    path = prepare(place)
+    path = prepare_folder(place)
     peer = probe(path)
-    if peer.state is State.ABSENT:
+    if peer.state is ServerState.ABSENT:
         return EmbeddedStatus(running=False, folder=place.folder, socket=path, saved_at=_saved_at(place))
-    if peer.state is State.SILENT:
+    if peer.state is ServerState.SILENT:
         raise _not_ready(peer.state, place, 0)
     info, layers = _ask(path)
     return EmbeddedStatus(
@@ -162,7 +162,7 @@ def status(place: Place | None = None) -> EmbeddedStatus:
 
 
 def stop(
-    place: Place | None = None,
+    place: EmbeddedPaths | None = None,
     *,
     env: Mapping[str, str] | None = None,
     timeout: float = STOP_SECONDS,
@@ -179,10 +179,10 @@ def stop(
     Raises:
         IndexUnavailableError: it cannot be reached, or does not end in time.
     """
-    place = this_place(env) if place is None else place
+    place = default_paths(env) if place is None else place
     if not place.folder.exists():
         return False
-    path = prepare(place)
+    path = prepare_folder(place)
     deadline = clock() + timeout
     lock = FileLock(place.start_lock)
     try:
@@ -190,7 +190,7 @@ def stop(
             _in_time(clock() < deadline, place, timeout)
             pause(_PAUSE_SECONDS)
         try:
-            while probe(path).state is State.ABSENT:
+            while probe(path).state is ServerState.ABSENT:
                 if _has_ended(place):
                     return False
                 _in_time(clock() < deadline, place, timeout)
@@ -210,7 +210,7 @@ def stop(
 
 
 def _start(
-    place: Place,
+    place: EmbeddedPaths,
     path: Path,
     env: Mapping[str, str],
     *,
@@ -219,7 +219,7 @@ def _start(
     pause: Callable[[float], None],
 ) -> None:
     """Start the server unless one lives, and wait until it listens or `until` says enough; the lock is held."""
-    if probe(path).state is not State.ABSENT:
+    if probe(path).state is not ServerState.ABSENT:
         return
     alive = FileLock(place.alive_lock)
     try:
@@ -228,13 +228,13 @@ def _start(
         launch(find_binary(env), place, alive, env, memory=memory)
     finally:
         alive.close()
-    while probe(path).state is State.ABSENT and not until():
+    while probe(path).state is ServerState.ABSENT and not until():
         if _has_ended(place):
             raise start_failed(place)
         pause(_PAUSE_SECONDS)
 
 
-def _has_ended(place: Place) -> bool:
+def _has_ended(place: EmbeddedPaths) -> bool:
     """Tell whether no server lives in `place`: the kernel drops its lock when it has ended, however it did."""
     alive = FileLock(place.alive_lock)
     try:
@@ -243,14 +243,14 @@ def _has_ended(place: Place) -> bool:
         alive.close()
 
 
-def _kill(pid: int, place: Place) -> None:
+def _kill(pid: int, place: EmbeddedPaths) -> None:
     """Kill the process that the kernel named as the owner of the socket while it was still connected to us."""
     if not pid:
         raise IndexUnavailableError(
             f"embedded index: the server in {place.folder} does not end, and its process is not known here: "
             f"end the one named in {place.pid} on its host"
         )
-    with told(f"end the server, process {pid}, in {place.folder}"):
+    with os_errors(f"end the server, process {pid}, in {place.folder}"):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -266,14 +266,14 @@ def _ask(path: Path) -> tuple[dict[str, Any], int]:
     return info, layers
 
 
-def _saved_at(place: Place) -> float | None:
-    with told(f"look into {place.data}"):
+def _saved_at(place: EmbeddedPaths) -> float | None:
+    with os_errors(f"look into {place.data}"):
         if not place.data.is_dir():
             return None
         return max((file.stat().st_mtime for file in place.data.iterdir()), default=None)
 
 
-def _in_time(still: bool, place: Place, seconds: float) -> None:
+def _in_time(still: bool, place: EmbeddedPaths, seconds: float) -> None:
     if not still:
         raise IndexUnavailableError(
             f"embedded index: the server in {place.folder} did not end in {seconds:g} s: try again, or end the "
@@ -281,11 +281,11 @@ def _in_time(still: bool, place: Place, seconds: float) -> None:
         )
 
 
-def _not_ready(state: State, place: Place, seconds: float) -> IndexUnavailableError:
+def _not_ready(state: ServerState, place: EmbeddedPaths, seconds: float) -> IndexUnavailableError:
     match state:
-        case State.SILENT:
+        case ServerState.SILENT:
             what = "listens and does not answer: try `crossmount index stop`"
-        case State.LOADING:
+        case ServerState.LOADING:
             what = f"still reads its data after {seconds:g} s: try again later"
         case _:
             what = f"cannot be reached after {seconds:g} s: if the process named in {place.pid} runs here, end it"

@@ -9,7 +9,7 @@ from crossmount.errors import IndexUnavailableError
 from crossmount.redis.link import Command, Link
 
 
-class StartedLink:
+class OnDemandLink:
     """A link to a server that is started when it is first needed, and again when it went away.
 
     Args:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from crossmount.embedded.files import FileLock, Place, last_lines, told
+from crossmount.embedded.files import EmbeddedPaths, FileLock, last_lines, os_errors
 from crossmount.errors import IndexUnavailableError, MissingExtraError
 
 ANSWER_SECONDS = 2.0
@@ -23,7 +23,7 @@ LAUNCH_SECONDS = 10.0
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
-class State(Enum):
+class ServerState(Enum):
     """What a server says when it is asked."""
 
     ABSENT = "absent"
@@ -37,14 +37,14 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class ProbeResult:
     """Who listens on a socket, as far as the kernel tells.
 
     Attributes:
         pid: its process, None where it cannot be known (another namespace, a system that does not tell).
     """
 
-    state: State
+    state: ServerState
     pid: int | None = None
 
 
@@ -114,7 +114,7 @@ def settings(memory: str) -> dict[str, str]:
     }
 
 
-def launch(binary: Path, place: Place, alive: FileLock, env: Mapping[str, str], *, memory: str) -> None:
+def launch(binary: Path, place: EmbeddedPaths, alive: FileLock, env: Mapping[str, str], *, memory: str) -> None:
     """Start the server in the background; it inherits the lock that says it lives, and nothing else of ours.
 
     It puts itself into the background (so that it is never our child, nor a zombie), in a session of its own that
@@ -124,7 +124,7 @@ def launch(binary: Path, place: Place, alive: FileLock, env: Mapping[str, str], 
         IndexUnavailableError: it does not start; the message has its last words.
     """
     options = [word for key, value in settings(memory).items() for word in (f"--{key}", value)]
-    with told(f"start {binary} in {place.folder}"):
+    with os_errors(f"start {binary} in {place.folder}"):
         if place.log.exists():
             place.log.replace(place.log.with_name("log.old"))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -150,33 +150,33 @@ def launch(binary: Path, place: Place, alive: FileLock, env: Mapping[str, str], 
         raise start_failed(place)
 
 
-def start_failed(place: Place) -> IndexUnavailableError:
+def start_failed(place: EmbeddedPaths) -> IndexUnavailableError:
     """Return the error for a server that ended while it started, with its last words."""
     return IndexUnavailableError(
         f"embedded index: the server in {place.folder} did not start: {last_lines(place.log)}"
     )
 
 
-def probe(path: Path) -> Peer:
+def probe(path: Path) -> ProbeResult:
     """Ask whoever listens on a unix socket whether it serves.
 
     Raises:
         IndexUnavailableError: the socket cannot be reached, for another reason than that nobody listens.
     """
     try:
-        with told(f"connect to {path}"), _connected(path) as connection:
+        with os_errors(f"connect to {path}"), _connected(path) as connection:
             pid = _peer_pid(connection)
             connection.sendall(b"PING\r\n")
             answer = connection.recv(64)
     except IndexUnavailableError as error:
         if isinstance(error.__cause__, FileNotFoundError | ConnectionError):
-            return Peer(State.ABSENT)
+            return ProbeResult(ServerState.ABSENT)
         if isinstance(error.__cause__, TimeoutError | BlockingIOError):
-            return Peer(State.SILENT)
+            return ProbeResult(ServerState.SILENT)
         raise
     if not answer:
-        return Peer(State.ABSENT)
-    return Peer(State.LOADING if answer.startswith(b"-LOADING") else State.READY, pid)
+        return ProbeResult(ServerState.ABSENT)
+    return ProbeResult(ServerState.LOADING if answer.startswith(b"-LOADING") else ServerState.READY, pid)
 
 
 def shut_down(path: Path, *, seconds: float) -> int | None:
@@ -188,7 +188,7 @@ def shut_down(path: Path, *, seconds: float) -> int | None:
     Raises:
         IndexUnavailableError: it cannot be asked.
     """
-    with told(f"stop the server at {path}"), _connected(path) as connection:
+    with os_errors(f"stop the server at {path}"), _connected(path) as connection:
         connection.settimeout(seconds)
         pid = _peer_pid(connection)
         try:

@@ -77,7 +77,7 @@ async def _leases(server: Server) -> list[tuple[str, Digest]]:
     found: set[tuple[str, Digest]] = set()
     async with aclosing(walk(server.link, server.keys.all_leases())) as keys:
         async for key in keys:
-            named = server.keys.read(key)
+            named = server.keys.parse(key)
             if named is not None and named.layer is not None:
                 found.add((named.registry, named.layer))
             if len(found) >= LISTED_MAX:

@@ -15,7 +15,7 @@ from crossmount.errors import InvalidInputError
 from crossmount.index import guard, memory, opening, protocol
 from crossmount.index import redis_index as redis
 from crossmount.index.backing_server import Server, server_of
-from crossmount.index.entry import LayerEntry, listed_by
+from crossmount.index.entry import LayerEntry, local_entries_of
 from crossmount.index.keys import Keys
 from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
 from crossmount.index.redis_index import SOURCES_MAX, TTL_SECONDS
@@ -257,9 +257,9 @@ class AdaptedIndex(AdaptedLayers):
         below = server_of(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
         return None if below is None else Server(AdaptedLink(below.link, self._run), below.keys)
 
-    def listed(self) -> Sequence[LayerEntry] | None:
-        """See `Listed`."""
-        return listed_by(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
+    def local_entries(self) -> Sequence[LayerEntry] | None:
+        """See `Listable`."""
+        return local_entries_of(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
 
     async def aclose(self) -> None:
         """See `MountIndex`."""

@@ -9,7 +9,7 @@ from typing import Any
 from crossmount.errors import InvalidInputError
 from crossmount.index.backing_server import Server, server_of
 from crossmount.index.decode import as_map, live_registries, number, registry_field, repository_names
-from crossmount.index.entry import LIFE_MAX, Held, LayerEntry, listed_by
+from crossmount.index.entry import LIFE_MAX, LayerEntry, RegistrySources, local_entries_of
 from crossmount.index.keys import Keys
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Digest
@@ -35,7 +35,7 @@ async def entries_of(index: object, *, clock: Callable[[], float] = time.time) -
         InvalidInputError: the index can't be listed.
         IndexFailedError: the index does not serve, or does not allow to look at all keys.
     """
-    here, server = listed_of(index), server_of(index)
+    here, server = require_listable(index), server_of(index)
     for entry in here or ():
         yield entry
     if server is None:
@@ -47,13 +47,13 @@ async def entries_of(index: object, *, clock: Callable[[], float] = time.time) -
                     yield entry
 
 
-def listed_of(index: object) -> Sequence[LayerEntry] | None:
+def require_listable(index: object) -> Sequence[LayerEntry] | None:
     """Return what an index holds in this process; None if it lies on a server alone.
 
     Raises:
         InvalidInputError: it neither can be listed nor lies on a server.
     """
-    here = listed_by(index)
+    here = local_entries_of(index)
     if here is None and server_of(index) is None:
         raise InvalidInputError("this index cannot be listed: give what open_index returns")
     return here
@@ -91,7 +91,7 @@ class _Pending:
 
 async def _read(server: Server, keys: Sequence[bytes], now: float) -> list[LayerEntry]:
     named = [
-        each for each in map(server.keys.read, keys) if each is not None and each.kind in {"flags", "sources"}
+        each for each in map(server.keys.parse, keys) if each is not None and each.kind in {"flags", "sources"}
     ]
     commands: list[Command] = []
     for each in named:
@@ -134,9 +134,9 @@ async def _with_sources(server: Server, pending: Sequence[_Pending]) -> list[Lay
             names = tuple(repository_names(next(replies), registry))
             left = _life(next(replies)) if told is None else told
             if names and left > 0:
-                held[registry] = Held(names, min(left, LIFE_MAX))
+                held[registry] = RegistrySources(names, min(left, LIFE_MAX))
         if held or each.must_mount:
-            found.append(LayerEntry(layer=each.layer, held=held, size=each.size, must_mount=each.must_mount))
+            found.append(LayerEntry(layer=each.layer, registries=held, size=each.size, must_mount=each.must_mount))
     return found
 
 

@@ -11,11 +11,16 @@ LIFE_MAX = 100 * 365 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """The repositories on one registry that hold a layer, and for how many seconds that is still believed."""
+class RegistrySources:
+    """The repositories on one registry that hold a layer, and how long these sources live.
+
+    Attributes:
+        names: the repositories' names.
+        seconds_left: seconds until the sources expire.
+    """
 
     names: tuple[str, ...]
-    left: int
+    seconds_left: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,34 +28,34 @@ class LayerEntry:
     """All that is known of one layer.
 
     Attributes:
-        held: by registry; none for a layer that is only flagged.
+        registries: the layer's sources by registry; empty for a layer that only has a must-mount flag.
         size: bytes, if known.
         must_mount: whether it may only be mounted.
     """
 
     layer: Digest
-    held: Mapping[str, Held] = field(default_factory=dict)
+    registries: Mapping[str, RegistrySources] = field(default_factory=dict)
     size: int | None = None
     must_mount: bool = False
 
     @property
-    def sources(self) -> int:
-        """How many repositories hold it."""
-        return sum(len(held.names) for held in self.held.values())
+    def source_count(self) -> int:
+        """The number of repositories that hold the layer."""
+        return sum(len(sources.names) for sources in self.registries.values())
 
 
 @runtime_checkable
-class Listed(Protocol):
+class Listable(Protocol):
     """An index that can list what it holds in this process."""
 
-    def listed(self) -> Sequence[LayerEntry] | None:
+    def local_entries(self) -> Sequence[LayerEntry] | None:
         """Return that; None if it cannot be listed after all."""
         ...
 
 
-def listed_by(index: object) -> Sequence[LayerEntry] | None:
+def local_entries_of(index: object) -> Sequence[LayerEntry] | None:
     """Return what an index holds in this process; None if it cannot list that."""
-    return index.listed() if isinstance(index, Listed) else None
+    return index.local_entries() if isinstance(index, Listable) else None
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ STATS_SECONDS = 14 * 24 * 3600
 _LOOK_UPS_MAX = 1000
 
 
-class Tally:
+class HitCounter:
     """Counts of look-ups that no server was told of yet; without a lock, which a fork could leave locked.
 
     A look-up must not write: so it is counted here and told with the next `record`, as one command more. Who only
@@ -22,7 +22,7 @@ class Tally:
     def __init__(self) -> None:
         self._waiting: deque[tuple[int, int]] = deque(maxlen=_LOOK_UPS_MAX)
 
-    def note(self, layers: Collection[LayerKnowledge]) -> None:
+    def add(self, layers: Collection[LayerKnowledge]) -> None:
         """Count a look-up; a layer is known if it is there already, or can be mounted."""
         if layers:
             self._waiting.append((len(layers), sum(1 for known in layers if known.in_dest or known.sources)))

@@ -13,17 +13,17 @@ from crossmount.errors import InvalidDigestError, InvalidInputError, InvalidRefe
 from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry
 
-Kind = Literal["sources", "flags", "lease", "waiters", "manifest", "other"]
+KeyKind = Literal["sources", "flags", "lease", "waiters", "manifest", "other"]
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
-_OF_A_LAYER: dict[str, Kind] = {name: name for name in ("flags", "manifest")}
-_OF_A_REGISTRY: dict[str, Kind] = {name: name for name in ("sources", "lease", "waiters")}
+_OF_A_LAYER: dict[str, KeyKind] = {name: name for name in ("flags", "manifest")}
+_OF_A_REGISTRY: dict[str, KeyKind] = {name: name for name in ("sources", "lease", "waiters")}
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class ParsedKey:
     """What a key is.
 
     Attributes:
@@ -32,7 +32,7 @@ class Named:
         registry: the registry that it is about, where it is about one.
     """
 
-    kind: Kind
+    kind: KeyKind
     layer: Digest | None = None
     registry: str = ""
 
@@ -79,7 +79,7 @@ class Keys:
         """Return the pattern that the keys of flags and of sources match."""
         return f"crossmount:{self.namespace}:{{*}}:[fs]*"
 
-    def everything(self) -> str:
+    def all_keys(self) -> str:
         """Return the pattern that all keys of this namespace match."""
         return f"crossmount:{self.namespace}:*"
 
@@ -111,21 +111,21 @@ class Keys:
         """Name the hash of how far a prune that is not finished is."""
         return f"crossmount:{self.namespace}:prune:{scope}"
 
-    def read(self, key: bytes) -> Named | None:
+    def parse(self, key: bytes) -> ParsedKey | None:
         """Say what a key is; None if it is not of this namespace, or only looks like one of ours."""
         text = key.decode("ascii", "replace")
         start = f"crossmount:{self.namespace}:"
         if not text.startswith(start):
             return None
         if text[len(start) : len(start) + 1] != "{":
-            return Named("other")
+            return ParsedKey("other")
         name, _, rest = text[len(start) + 1 :].partition("}:")
         word, colon, registry = rest.partition(":")
         try:
             if not colon and word in _OF_A_LAYER:
-                return Named(_OF_A_LAYER[word], Digest(name))
+                return ParsedKey(_OF_A_LAYER[word], Digest(name))
             if word in _OF_A_REGISTRY and _is_normal(registry):
-                return Named(_OF_A_REGISTRY[word], Digest(name), registry)
+                return ParsedKey(_OF_A_REGISTRY[word], Digest(name), registry)
         except InvalidDigestError:
             pass
         return None

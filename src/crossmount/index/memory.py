@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from crossmount._closing import Closing
 from crossmount.index.adapt import widen
 from crossmount.index.backing_server import Server, server_of
-from crossmount.index.entry import Held, LayerEntry, listed_by
+from crossmount.index.entry import LayerEntry, RegistrySources, local_entries_of
 from crossmount.index.protocol import (
     Knowledge,
     LayerKnowledge,
@@ -117,25 +117,25 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         with self._lock:
             now = int(self._clock())
             for entry in entries:
-                if not entry.held and not entry.must_mount:
+                if not entry.registries and not entry.must_mount:
                     continue
                 layer = self._known(entry.layer) or self._layers.setdefault(entry.layer, _Layer())
-                for registry, held in entry.held.items():
+                for registry, held in entry.registries.items():
                     for name in held.names:
-                        self._hold(layer, registry, name, now + min(held.left, self._ttl))
+                        self._hold(layer, registry, name, now + min(held.seconds_left, self._ttl))
                 layer.size = layer.size if entry.size is None else entry.size
                 layer.must_mount = layer.must_mount or entry.must_mount
                 self._drop_if_empty(entry.layer)
 
-    def listed(self) -> Sequence[LayerEntry] | None:
-        """See `Listed`; what an index below holds in this process is told too."""
+    def local_entries(self) -> Sequence[LayerEntry] | None:
+        """See `Listable`; what an index below holds in this process is told too."""
         with self._lock:
             now = int(self._clock())
             here = [
                 LayerEntry(
                     layer=layer,
-                    held={
-                        registry: Held(tuple(sorted(held.names)), int(held.until) - now)
+                    registries={
+                        registry: RegistrySources(tuple(sorted(held.names)), int(held.until) - now)
                         for registry, held in sorted(known.held.items())
                     },
                     size=known.size,
@@ -144,7 +144,7 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
                 for layer in list(self._layers)
                 if (known := self._known(layer)) is not None
             ]
-        return [*here, *(listed_by(self._backing) or ())]
+        return [*here, *(local_entries_of(self._backing) or ())]
 
     async def forget(self, layer: Digest, *sources: Located) -> None:
         """See `MountIndex`; the backing index is told too."""

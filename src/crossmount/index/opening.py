@@ -8,7 +8,7 @@ from pathlib import Path
 from redis.credentials import CredentialProvider
 
 from crossmount.embedded.lifecycle import ensure_running
-from crossmount.embedded.on_demand import StartedLink
+from crossmount.embedded.on_demand import OnDemandLink
 from crossmount.errors import InvalidInputError
 from crossmount.index.keys import Keys
 from crossmount.index.memory import MemoryMountIndex
@@ -78,7 +78,7 @@ def _links(
     given = _given(url)
     if kind_of(given) == "embedded":
         no_use_for(credentials)
-        return StartedLink(start, connect), None
+        return OnDemandLink(start, connect), None
     hints = connect(given, credentials=credentials, hints=True) if address_of(given).from_replicas else None
     return connect(given, credentials=credentials), hints
 

@@ -21,7 +21,7 @@ from crossmount.index.decode import (
     truth,
 )
 from crossmount.index.entry import LayerEntry
-from crossmount.index.hit_counter import STATS_SECONDS, Tally, day
+from crossmount.index.hit_counter import STATS_SECONDS, HitCounter, day
 from crossmount.index.keys import Keys
 from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting, SingleLayerMethods
 from crossmount.oci import Digest, Located, Repository
@@ -64,7 +64,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         self._ttl = ttl
         self._bound = bound
         self._clock = clock
-        self._tally = Tally()
+        self._hits = HitCounter()
 
     async def must_mount(self, layer: Digest) -> bool:
         """See `MountableLayers`."""
@@ -86,7 +86,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
             layer: decoder.layer(members, flags)
             for layer, members, flags in zip(wanted, replies[1::2], replies[2::2], strict=True)
         }
-        self._tally.note(known.values())
+        self._hits.add(known.values())
         return Knowledge(known, traits_of(replies[0]))
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
@@ -110,12 +110,12 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         now = int(self._clock())
         commands: list[Command] = []
         for entry in entries:
-            for registry, held in entry.held.items():
-                life = min(held.left, self._ttl)
+            for registry, held in entry.registries.items():
+                life = min(held.seconds_left, self._ttl)
                 for name in held.names:
                     seen = Sighting(entry.layer, Repository(registry, name), entry.size, entry.must_mount)
                     commands.append(self._record(seen, now, life))
-            if entry.must_mount and not entry.held:
+            if entry.must_mount and not entry.registries:
                 flags = self._keys.flags(entry.layer)
                 known = () if entry.size is None else ("size", entry.size)
                 commands += [("HSET", flags, "must_mount", "1", *known), ("PERSIST", flags)]
@@ -192,7 +192,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
 
     def _count(self, now: int) -> list[Command]:
         """Return the command that tells how often look-ups knew a layer, if there were any."""
-        asked, known = self._tally.take()
+        asked, known = self._hits.take()
         return [_script("count").call((self._keys.stats(day(now)),), STATS_SECONDS, asked, known)] if asked else []
 
     async def _write(self, commands: Sequence[Command], also: Sequence[Command] = ()) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from crossmount._foreign import json_object, one_line
 from crossmount.errors import InvalidDigestError, InvalidInputError, InvalidReferenceError
-from crossmount.index.entry import LIFE_MAX, Held, LayerEntry
+from crossmount.index.entry import LIFE_MAX, LayerEntry, RegistrySources
 from crossmount.oci import Digest, Repository
 
 VERSION = 1
@@ -54,9 +54,9 @@ class ExportHeader:
 
 def written(entry: LayerEntry) -> Iterator[str]:
     """Write a layer: one line, or more if there are very many sources."""
-    some: dict[str, Held] = {}
+    some: dict[str, RegistrySources] = {}
     names = 0
-    for registry, held in entry.held.items():
+    for registry, held in entry.registries.items():
         if some and names + len(held.names) > NAMES_MAX:
             yield _line(entry, some)
             some, names = {}, 0
@@ -65,14 +65,14 @@ def written(entry: LayerEntry) -> Iterator[str]:
     yield _line(entry, some)
 
 
-def _line(entry: LayerEntry, held: Mapping[str, Held]) -> str:
+def _line(entry: LayerEntry, held: Mapping[str, RegistrySources]) -> str:
     return json.dumps(
         {
             "layer": entry.layer,
             "size": entry.size,
             "must_mount": entry.must_mount,
             "sources": {registry: list(each.names) for registry, each in held.items()},
-            "expires_in": {registry: each.left for registry, each in held.items()},
+            "expires_in": {registry: each.seconds_left for registry, each in held.items()},
         },
         separators=(",", ":"),
     )
@@ -107,13 +107,13 @@ def read(line: bytes, *, life: int) -> LayerEntry:
         raise InvalidLineError(f"must_mount: {_shown(must_mount)}: give true or false")
     return LayerEntry(
         layer=layer,
-        held=held,
+        registries=held,
         size=None if size is None else _number(size, "size", least=0, most=_SIZE_MAX),
         must_mount=must_mount,
     )
 
 
-def _held(sources: Mapping[str, Any], lives: Mapping[str, Any], life: int) -> dict[str, Held]:
+def _held(sources: Mapping[str, Any], lives: Mapping[str, Any], life: int) -> dict[str, RegistrySources]:
     """Read who holds a layer; two spellings of one registry are one."""
     if any(not isinstance(names, list) for names in sources.values()):
         raise InvalidLineError("sources: give a list of repositories for each registry")
@@ -121,13 +121,16 @@ def _held(sources: Mapping[str, Any], lives: Mapping[str, Any], life: int) -> di
         raise InvalidLineError(f"more than {NAMES_MAX} sources: give the layer more lines")
     if lives.keys() - sources.keys():
         raise InvalidLineError("expires_in: names a registry that sources does not name")
-    held: dict[str, Held] = {}
+    held: dict[str, RegistrySources] = {}
     for registry, names in sources.items():
         left = _number(lives.get(registry, life), "expires_in", least=1, most=LIFE_MAX)
         for source in (Repository(registry, _text(name, "sources")) for name in names):
-            known = held.get(source.registry, Held((), 0))
-            held[source.registry] = Held((*known.names, source.name), max(known.left, left))
-    return {registry: Held(tuple(sorted(set(each.names))), each.left) for registry, each in held.items()}
+            known = held.get(source.registry, RegistrySources((), 0))
+            held[source.registry] = RegistrySources((*known.names, source.name), max(known.seconds_left, left))
+    return {
+        registry: RegistrySources(tuple(sorted(set(each.names))), each.seconds_left)
+        for registry, each in held.items()
+    }
 
 
 def _text(value: Any, name: str) -> str:

@@ -41,7 +41,7 @@ class MoveReport:
 
     def plus(self, entry: LayerEntry) -> "MoveReport":
         """Return this with one layer more."""
-        return MoveReport(self.layers + 1, self.sources + entry.sources, self.flagged + entry.must_mount)
+        return MoveReport(self.layers + 1, self.sources + entry.source_count, self.flagged + entry.must_mount)
 
 
 async def export_index(
@@ -182,7 +182,7 @@ class _Reader:
         try:
             for entry in self._entries():
                 batch.entries.append(entry)
-                sources += max(entry.sources, 1)
+                sources += max(entry.source_count, 1)
                 if sources >= BATCH:
                     return batch
         except InvalidLineError as error:

@@ -9,7 +9,7 @@ from typing import Any
 from crossmount.errors import IndexFailedError, InvalidInputError
 from crossmount.index.backing_server import Server, server_of
 from crossmount.index.decode import as_map, number
-from crossmount.index.entries import listed_of, read_entries
+from crossmount.index.entries import read_entries, require_listable
 from crossmount.index.hit_counter import days
 from crossmount.maintenance.layer_counts import LayerCounts, RegistryInfo
 from crossmount.redis.execute import ask
@@ -109,7 +109,7 @@ async def index_info(
     if sample is not None and sample < 1:
         raise InvalidInputError(f"sample: {sample}: give a number of keys, at least 1")
     counted = LayerCounts()
-    for entry in listed_of(index) or ():
+    for entry in require_listable(index) or ():
         counted.add(entry)
     server = server_of(index)
     if server is None:
@@ -199,7 +199,7 @@ class _Part:
         used = info.get("used_memory") if isinstance(info, dict) else None
         self.server_memory = used if isinstance(used, int) else None
         # of a sample it has to be known what part it is of all, so it takes whatever keys there are
-        pattern = self.server.keys.everything() if self.budget is None else "*"
+        pattern = self.server.keys.all_keys() if self.budget is None else "*"
         done = False
         async with aclosing(pages(self.part, pattern)) as found:
             async for page in found:
@@ -226,7 +226,7 @@ class _Part:
 
     async def _look_at(self, keys: Sequence[bytes]) -> None:
         self.looked_at += len(keys)
-        ours = [(key, named) for key in keys if (named := self.server.keys.read(key)) is not None]
+        ours = [(key, named) for key in keys if (named := self.server.keys.parse(key)) is not None]
         self.keys += len(ours)
         self.leases += sum(1 for _, named in ours if named.kind == "lease")
         for entry in await read_entries(self.server, [key for key, _ in ours], self.clock()):

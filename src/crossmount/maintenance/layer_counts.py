@@ -50,18 +50,18 @@ class LayerCounts:
         to live than the default seems older or younger than it is.
         """
         self.layers += 1
-        self.sources += entry.sources
+        self.sources += entry.source_count
         self.size += entry.size or 0
         self.unsized += entry.size is None
         self.flagged += entry.must_mount
-        self.stranded += entry.must_mount and not entry.held
-        for registry, held in entry.held.items():
+        self.stranded += entry.must_mount and not entry.registries
+        for registry, held in entry.registries.items():
             if registry in self._registries or len(self._registries) < REGISTRIES_MAX:
                 self._registries[registry].layers += 1
                 self._registries[registry].sources += len(held.names)
                 self._registries[registry].size += entry.size or 0
-        if entry.held:
-            left = max(held.left for held in entry.held.values())
+        if entry.registries:
+            left = max(held.seconds_left for held in entry.registries.values())
             self._ages[max(TTL_SECONDS - left, 0) // _AGE_STEP] += 1
 
     def merge(self, other: "LayerCounts", factor: float) -> None:

@@ -16,7 +16,7 @@ from crossmount._foreign import one_line
 from crossmount.errors import InvalidInputError
 from crossmount.index.adapt import widen
 from crossmount.index.backing_server import Server, server_of
-from crossmount.index.entries import listed_of, read_entries
+from crossmount.index.entries import read_entries, require_listable
 from crossmount.index.entry import LayerEntry
 from crossmount.index.protocol import MountableLayers, MountIndex
 from crossmount.maintenance.prune_checkpoint import PruneCheckpoint, ServerWalk
@@ -117,7 +117,7 @@ async def prune(
         percent=sample,
     )
     made = replace(options, max_connections=min(requests, options.max_connections))
-    here, server = listed_of(index) or (), server_of(index)
+    here, server = require_listable(index) or (), server_of(index)
     async with Verifier(
         connect or (lambda name: RegistryClient(name, options=made, observer=observer))
     ) as verifier:
@@ -155,7 +155,9 @@ Renewed = Callable[[Iterable[Digest]], Awaitable[Collection[_Place]]]
 def _ends(entries: Iterable[LayerEntry], now: float) -> dict[_Place, int]:
     """Return until when the sources of layers are believed (epoch seconds), which each recording puts off."""
     return {
-        (entry.layer, registry): int(now) + held.left for entry in entries for registry, held in entry.held.items()
+        (entry.layer, registry): int(now) + held.seconds_left
+        for entry in entries
+        for registry, held in entry.registries.items()
     }
 
 
@@ -220,7 +222,7 @@ class _Prune:
             [
                 (entry.layer, source)
                 for entry in entries
-                for registry, held in entry.held.items()
+                for registry, held in entry.registries.items()
                 for source in (Repository(registry, name) for name in held.names)
                 if self.choice.takes(entry.layer, source, self.salt)
             ]

@@ -14,7 +14,7 @@ from crossmount.errors import (
     RegistryUnreachableError,
 )
 from crossmount.events import Verdict
-from crossmount.mount.presence import Standing, standing_of
+from crossmount.mount.presence import Presence, check_presence
 from crossmount.oci import Digest, Repository
 from crossmount.registry import RegistryClient
 
@@ -28,10 +28,10 @@ CLIENTS_MAX = 64
 
 _REMEMBERED_MAX = 100_000
 
-_VERDICTS: dict[Standing, Verdict] = {
-    Standing.HELD: "held",
-    Standing.GONE: "gone",
-    Standing.UNSEEN: "unseen",
+_VERDICTS: dict[Presence, Verdict] = {
+    Presence.PRESENT: "held",
+    Presence.GONE: "gone",
+    Presence.HIDDEN: "unseen",
 }
 
 
@@ -67,7 +67,7 @@ class Verifier(Closing):
         if not await self._greeted(asked):
             return "unreachable", self.lost[source.registry]
         try:
-            standing = await standing_of(asked.client, layer, source, is_readable=asked.is_readable)
+            standing = await check_presence(asked.client, layer, source, is_readable=asked.is_readable)
         except AccessDeniedError as error:
             # rights are the repository's, so its other layers need not be asked for
             verdict: Verdict = "denied"

@@ -1,7 +1,7 @@
 """What to do next in a mount, given what the registry answered: states and steps, no I/O.
 
-The driver asks `next_step(state)`, does it, and folds the answer in with `after`. One session is kept for the
-upload; every other one that a registry opened on the way is to be cancelled.
+The mounter carries out `next_step(state)` and passes the answer to `apply_answer`. The first session that is
+opened is kept for the upload; every other one is cancelled.
 """
 
 from dataclasses import dataclass, replace
@@ -12,19 +12,19 @@ from crossmount.oci import Repository
 from crossmount.registry import Mounted, UploadSession
 from crossmount.registry.http.retry import RETRIED_STATUSES
 
-Answer = Mounted | UploadSession | CrossmountError
+MountAnswer = Mounted | UploadSession | CrossmountError
 """201, 202, or anything else."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RequestMount:
     """Send the mount request: from `source`, or without `from` if None."""
 
     source: Repository | None
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenSession:
     """Open a plain upload session: this registry wants no `mount` without `from`."""
 
 
@@ -35,7 +35,7 @@ class Finish:
     status: MountStatus
 
 
-Step = Ask | Open | Finish
+MountStep = RequestMount | OpenSession | Finish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,51 +44,51 @@ class MountState:
 
     Attributes:
         candidates: sources not yet asked for, best first.
-        unmounted: the status that says why no source is asked for, when there is none.
+        status_without_source: the status that says why no source is asked for, when there is none.
         must_mount: whether an upload is out of the question.
         finds: False if this registry is known not to find a layer by its digest alone.
         session: the upload session in hand.
-        superfluous: a session to cancel now.
+        spare_session: a session to cancel now.
         mounted: whether the registry mounted it, `source` says from where.
         attempts: requests that named a source.
-        asked_without: whether the registry was asked without `from`.
+        asked_without_source: whether the registry was asked without `from`.
         error: the last answer that was no answer to build on.
-        over: whether nothing more can be asked of this registry.
+        exhausted: whether nothing more can be asked of this registry.
     """
 
     candidates: tuple[Repository, ...]
-    unmounted: MountStatus = MountStatus.SKIPPED
+    status_without_source: MountStatus = MountStatus.SKIPPED
     must_mount: bool = False
     finds: bool | None = None
     session: UploadSession | None = None
-    superfluous: UploadSession | None = None
+    spare_session: UploadSession | None = None
     mounted: bool = False
     source: Repository | None = None
     attempts: int = 0
-    asked_without: bool = False
+    asked_without_source: bool = False
     error: CrossmountError | None = None
-    over: bool = False
+    exhausted: bool = False
 
 
-def next_step(state: MountState) -> Step:
+def next_step(state: MountState) -> MountStep:
     """Decide what to do now."""
     if state.mounted:
         return Finish(MountStatus.MOUNTED)
-    if state.over:
+    if state.exhausted:
         return Finish(_ended_early(state))
     if state.candidates:
-        return Ask(state.candidates[0])
-    if state.session is None and not state.asked_without and state.finds is not False:
-        return Ask(None)
+        return RequestMount(state.candidates[0])
+    if state.session is None and not state.asked_without_source and state.finds is not False:
+        return RequestMount(None)
     if state.session is None and not state.must_mount:
-        return Open()
+        return OpenSession()
     return Finish(_unmounted(state))
 
 
 def _unmounted(state: MountState) -> MountStatus:
     if state.must_mount:
         return MountStatus.MOUNT_REQUIRED
-    return MountStatus.PUSH_STARTED if state.attempts else state.unmounted
+    return MountStatus.PUSH_STARTED if state.attempts else state.status_without_source
 
 
 def _ended_early(state: MountState) -> MountStatus:
@@ -97,31 +97,31 @@ def _ended_early(state: MountState) -> MountStatus:
     return MountStatus.FAILURE if state.session is None else MountStatus.PUSH_STARTED
 
 
-def after(state: MountState, step: Ask | Open, answer: Answer) -> MountState:
+def apply_answer(state: MountState, step: RequestMount | OpenSession, answer: MountAnswer) -> MountState:
     """Fold the registry's `answer` to `step` into the state."""
-    state = replace(state, superfluous=None)
+    state = replace(state, spare_session=None)
     match step:
-        case Ask(source=Repository() as source):
+        case RequestMount(source=Repository() as source):
             state = replace(state, candidates=state.candidates[1:], attempts=state.attempts + 1)
             if isinstance(answer, Mounted):
-                return replace(state, mounted=True, source=source, session=None, superfluous=state.session)
+                return replace(state, mounted=True, source=source, session=None, spare_session=state.session)
             return _folded(state, answer)
-        case Ask():
-            return _folded(replace(state, asked_without=True), answer)
-        case Open():
+        case RequestMount():
+            return _folded(replace(state, asked_without_source=True), answer)
+        case OpenSession():
             state = _folded(state, answer)
-            return replace(state, over=state.session is None)
+            return replace(state, exhausted=state.session is None)
 
 
-def _folded(state: MountState, answer: Answer) -> MountState:
+def _folded(state: MountState, answer: MountAnswer) -> MountState:
     """Keep the first session, mark the next as superfluous; remember an error, or that it is mounted."""
     match answer:
         case UploadSession() if state.session is None:
             return replace(state, session=answer)
         case UploadSession():
-            return replace(state, superfluous=answer)
+            return replace(state, spare_session=answer)
         case CrossmountError():
-            return replace(state, error=answer, over=_is_about_the_registry(answer, state))
+            return replace(state, error=answer, exhausted=_is_about_the_registry(answer, state))
         case Mounted():
             return replace(state, mounted=True)
 

@@ -19,13 +19,13 @@ from crossmount.index.protocol import (
     Sighting,
 )
 from crossmount.mount import decision
-from crossmount.mount.presence import Standing, standing_of
+from crossmount.mount.presence import Presence, check_presence
 from crossmount.mount.ranking import plan
 from crossmount.mount.status import MountResult, MountStatus
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import Mounted, RegistryClient, UploadSession
 
-DENIED_SECONDS = 3600.0
+UNREADABLE_SECONDS = 3600.0
 """How long a source that we may not read, or not see, is left alone."""
 
 _SETTLE_SECONDS = 2.0
@@ -53,15 +53,15 @@ class Mounter(Closing):
         self._index: MountIndex = widen(index)
         self._observer = observer
         self._clock = clock
-        self._denied: dict[Repository, float] = {}
-        self._unseen: dict[tuple[Digest, Repository], float] = {}
+        self._unreadable: dict[Repository, float] = {}
+        self._hidden: dict[tuple[Digest, Repository], float] = {}
         self._has_mounted = False
-        self._aside: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
         """Let what goes on aside end: inquiries and cancels; those that take too long are given up."""
-        if self._aside:
-            _, late = await asyncio.wait(self._aside, timeout=_SETTLE_SECONDS)
+        if self._background:
+            _, late = await asyncio.wait(self._background, timeout=_SETTLE_SECONDS)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -81,8 +81,8 @@ class Mounter(Closing):
         candidates = (await self.prepare(knowledge, repository)).get(layer, ())
         result = await self.attempt(layer, repository, candidates, knowledge)
         if result.status is MountStatus.MOUNTED:
-            await self._index.record(proven(result, knowledge.of(layer).size))
-        await self.learn(knowledge.traits, [result])
+            await self._index.record(confirmed_sightings(result, knowledge.of(layer).size))
+        await self.record_traits(knowledge.traits, [result])
         return result
 
     async def prepare(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
@@ -105,17 +105,17 @@ class Mounter(Closing):
     def candidates(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
         """Choose which sources are worth asking for, for each layer that has any, best first."""
         now = self._clock()
-        self._denied = {source: until for source, until in self._denied.items() if until > now}
-        self._unseen = {pair: until for pair, until in self._unseen.items() if until > now}
+        self._unreadable = {source: until for source, until in self._unreadable.items() if until > now}
+        self._hidden = {pair: until for pair, until in self._hidden.items() if until > now}
         return plan(
             {
-                layer: [source for source in known.sources if (layer, source) not in self._unseen]
+                layer: [source for source in known.sources if (layer, source) not in self._hidden]
                 for layer, known in knowledge.layers.items()
                 if knowledge.traits.mounts is not False or known.must_mount  # a hint fails no push
             },
             {layer: known.size for layer, known in knowledge.layers.items()},
             dest=dest,
-            avoid=self._denied,
+            avoid=self._unreadable,
         )
 
     async def attempt(
@@ -139,7 +139,7 @@ class Mounter(Closing):
         known = knowledge.of(layer)
         state = decision.MountState(
             candidates=tuple(candidates),
-            unmounted=_why_not(known),
+            status_without_source=_why_not(known),
             must_mount=known.must_mount,
             finds=knowledge.traits.finds,
         )
@@ -148,17 +148,21 @@ class Mounter(Closing):
                 match decision.next_step(state):
                     case decision.Finish(status):
                         break
-                    case decision.Ask() | decision.Open() as step:
-                        answer = await self._unlost(self._do(step, layer, dest))
-                        state = decision.after(state, step, answer)
+                    case decision.RequestMount() | decision.OpenSession() as step:
+                        answer = await self._shielded(self._do(step, layer, dest))
+                        state = decision.apply_answer(state, step, answer)
                         self._has_mounted = self._has_mounted or (state.mounted and state.source is not None)
-                        if isinstance(step, decision.Ask) and step.source and not isinstance(answer, Mounted):
+                        if (
+                            isinstance(step, decision.RequestMount)
+                            and step.source
+                            and not isinstance(answer, Mounted)
+                        ):
                             self._inquire(layer, step.source, answer, knowledge.traits, fresh=fresh)
-                        self.let_go(state.superfluous)
+                        self.cancel_later(state.spare_session)
                     case unexpected:
                         assert_never(unexpected)
         except BaseException:
-            self.let_go(state.session)
+            self.cancel_later(state.session)
             raise
         session = state.session
         if status is MountStatus.MOUNT_REQUIRED and session is not None:
@@ -174,7 +178,7 @@ class Mounter(Closing):
             error=state.error if status in {MountStatus.FAILURE, MountStatus.MOUNT_REQUIRED} else None,
         )
 
-    async def learn(self, traits: RegistryTraits, results: Iterable[MountResult]) -> None:
+    async def record_traits(self, traits: RegistryTraits, results: Iterable[MountResult]) -> None:
         """Tell the index what mounts taught about the registry, if it is news."""
         mounted = [result for result in results if result.status is MountStatus.MOUNTED]
         seen = RegistryTraits(
@@ -184,17 +188,17 @@ class Mounter(Closing):
         if traits.updated(seen) != traits:
             await self._index.record_traits(self._client.registry, seen)
 
-    def let_go(self, session: UploadSession | None) -> None:
+    def cancel_later(self, session: UploadSession | None) -> None:
         """Cancel a session that nobody will use, off the critical path."""
         if session is not None:
-            self._go_aside(self._client.cancel_upload(session))
+            self._run_in_background(self._client.cancel_upload(session))
 
-    def _go_aside(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
-        self._aside.add(task)
-        task.add_done_callback(self._aside.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
-    async def _unlost(self, asking: Coroutine[Any, Any, decision.Answer]) -> decision.Answer:
+    async def _shielded(self, asking: Coroutine[Any, Any, decision.MountAnswer]) -> decision.MountAnswer:
         """Await `asking`; cancelled meanwhile, let go of the session that the registry may be opening."""
         task = asyncio.create_task(asking)
 
@@ -206,22 +210,30 @@ class Mounter(Closing):
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            self._go_aside(let_go_of_it())
+            self._run_in_background(let_go_of_it())
             raise
 
-    async def _do(self, step: decision.Ask | decision.Open, layer: Digest, dest: Repository) -> decision.Answer:
+    async def _do(
+        self, step: decision.RequestMount | decision.OpenSession, layer: Digest, dest: Repository
+    ) -> decision.MountAnswer:
         try:
-            if isinstance(step, decision.Ask):
+            if isinstance(step, decision.RequestMount):
                 return await self._client.mount_blob(dest, layer, step.source)
             return await self._client.start_upload(dest)
         except RegistryError as error:
             return error
 
     def _inquire(
-        self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits, *, fresh: bool
+        self,
+        layer: Digest,
+        source: Repository,
+        answer: decision.MountAnswer,
+        traits: RegistryTraits,
+        *,
+        fresh: bool,
     ) -> None:
         """Find out, off the critical path, why a source did not serve."""
-        self._go_aside(self._quietly(self._find_out(layer, source, answer, traits, fresh=fresh)))
+        self._run_in_background(self._quietly(self._find_out(layer, source, answer, traits, fresh=fresh)))
 
     async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
         """Run an inquiry, which nobody waits for: an index that fails under it teaches nothing."""
@@ -229,20 +241,26 @@ class Mounter(Closing):
             await work
 
     async def _find_out(
-        self, layer: Digest, source: Repository, answer: decision.Answer, traits: RegistryTraits, *, fresh: bool
+        self,
+        layer: Digest,
+        source: Repository,
+        answer: decision.MountAnswer,
+        traits: RegistryTraits,
+        *,
+        fresh: bool,
     ) -> None:
         try:
-            standing = await standing_of(self._client, layer, source)
+            presence = await check_presence(self._client, layer, source)
         except AccessDeniedError:
-            self._denied[source] = self._clock() + DENIED_SECONDS
+            self._unreadable[source] = self._clock() + UNREADABLE_SECONDS
             self._observer(events.SourceDropped(layer=layer, source=source, reason="unreadable"))
         except CrossmountError:
             return  # nothing was learnt: the source stays what it was, a hint
         else:
-            if standing is Standing.UNSEEN:  # it may serve others, and in time it is forgotten
-                self._unseen[layer, source] = self._clock() + DENIED_SECONDS
+            if presence is Presence.HIDDEN:  # it may serve others, and in time it is forgotten
+                self._hidden[layer, source] = self._clock() + UNREADABLE_SECONDS
                 self._observer(events.SourceDropped(layer=layer, source=source, reason="unreadable"))
-            elif standing is Standing.GONE:
+            elif presence is Presence.GONE:
                 self._observer(events.SourceDropped(layer=layer, source=source, reason="gone"))
                 await self._index.forget(layer, source)
             elif (
@@ -263,7 +281,7 @@ class Mounter(Closing):
         return repository
 
 
-def proven(result: MountResult, size: int | None) -> list[Sighting]:
+def confirmed_sightings(result: MountResult, size: int | None) -> list[Sighting]:
     """Return what a mount that succeeded proves: dest holds the layer, and so does the source."""
     holders = [result.dest] if result.source is None else [result.dest, result.source]
     return [Sighting(result.layer, repository, size) for repository in holders]

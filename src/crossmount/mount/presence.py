@@ -7,28 +7,28 @@ from crossmount.oci import Digest, Repository
 from crossmount.registry import RegistryClient
 
 
-class Standing(Enum):
+class Presence(Enum):
     """What a registry says of a source.
 
     Attributes:
-        HELD: it is there.
+        PRESENT: it is there.
         GONE: it is certainly not there, for nobody.
-        UNSEEN: it is not there for us. Some registries hide behind a 404 what one may not read, so this says
+        HIDDEN: it is not there for us. Some registries hide behind a 404 what one may not read, so this says
             nothing for others.
     """
 
-    HELD = "held"
+    PRESENT = "held"
     GONE = "gone"
-    UNSEEN = "unseen"
+    HIDDEN = "unseen"
 
 
-async def standing_of(
+async def check_presence(
     client: RegistryClient,
     layer: Digest,
     source: Repository,
     *,
     is_readable: Callable[[Repository], Awaitable[bool]] | None = None,
-) -> Standing:
+) -> Presence:
     """Ask a registry whether `source` holds `layer`.
 
     Args:
@@ -42,6 +42,6 @@ async def standing_of(
         RegistryError: the registry did not say.
     """
     if await client.head_blob(source, layer) is not None:
-        return Standing.HELD
+        return Presence.PRESENT
     certain = await (is_readable or client.is_readable)(source)
-    return Standing.GONE if certain else Standing.UNSEEN
+    return Presence.GONE if certain else Presence.HIDDEN

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from crossmount.oci import Digest, Repository
 
-SOURCES_A_TOKEN = 16
+SOURCES_PER_TOKEN = 16
 """How many repositories one token may be asked for besides dest: its request must stay a sane URL."""
 
 _SMALL, _LARGE = 128 * 1024, 8 * 1024 * 1024
@@ -27,7 +27,7 @@ def rank(sources: Iterable[Repository], *, dest: Repository) -> list[Repository]
     them. Among equals a hash of (dest, source) decides, so that one repository isn't hit by all; the name is
     the last key, which makes the order total.
     """
-    return sorted(sources, key=lambda source: (-_shared_path(dest, source), _spread(dest, source), source.name))
+    return sorted(sources, key=lambda source: (-_shared_path(dest, source), _hash(dest, source), source.name))
 
 
 def plan(
@@ -36,7 +36,7 @@ def plan(
     *,
     dest: Repository,
     avoid: Collection[Repository] = (),
-    repositories: int = SOURCES_A_TOKEN,
+    repositories: int = SOURCES_PER_TOKEN,
 ) -> dict[Digest, tuple[Repository, ...]]:
     """Choose the candidates of all layers of an image so that one token covers them.
 
@@ -72,5 +72,5 @@ def _shared_path(dest: Repository, source: Repository) -> int:
     return shared
 
 
-def _spread(dest: Repository, source: Repository) -> bytes:
+def _hash(dest: Repository, source: Repository) -> bytes:
     return hashlib.blake2b(f"{dest.name}\n{source.name}".encode(), digest_size=8).digest()

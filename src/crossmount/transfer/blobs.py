@@ -10,7 +10,7 @@ from crossmount.errors import InvalidLayoutError, MountRequiredError, RegistryRe
 from crossmount.fleet import ROUNDS, MountTurn, Slots, UploadTurn
 from crossmount.index.protocol import Knowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
-from crossmount.mount.mounter import proven
+from crossmount.mount.mounter import confirmed_sightings
 from crossmount.oci import BlobSource, Digest, FileBlob, Repository
 from crossmount.registry import SIZE_UNKNOWN, RegistryClient, UploadSession
 from crossmount.transfer.concurrency import run_all
@@ -79,7 +79,7 @@ class BlobPusher:
             sighting
             for digest, report in self._reports.items()
             for sighting in (
-                proven(self._mounts[digest], report.size)
+                confirmed_sightings(self._mounts[digest], report.size)
                 if digest in self._mounts
                 else [Sighting(digest, self.dest, report.size)]
             )
@@ -105,7 +105,7 @@ class BlobPusher:
                 if await self._is_needless(blob, result):
                     return
             except BaseException:
-                self.mounter.let_go(result.session)
+                self.mounter.cancel_later(result.session)
                 raise
         elif await self._is_there(blob):
             self._report(blob, "existing")
@@ -188,7 +188,7 @@ class BlobPusher:
 
     def _let_go(self, result: MountResult | None) -> None:
         if result is not None:
-            self.mounter.let_go(result.session)
+            self.mounter.cancel_later(result.session)
 
     async def _mount_or_upload(
         self,
@@ -215,7 +215,7 @@ class BlobPusher:
     async def _is_needless(self, blob: BlobSource, result: MountResult) -> bool:
         """Tell whether dest holds the blob now, or did already: wrong sources must not cost its bytes."""
         if result.status is not MountStatus.MOUNTED and await self._is_there(blob):
-            self.mounter.let_go(result.session)
+            self.mounter.cancel_later(result.session)
             self._report(blob, "existing", attempts=result.attempts)
             return True
         return self._settled(blob, result)

@@ -127,7 +127,7 @@ class ImagePusher:
             finally:
                 await asyncio.shield(turns.give_up())
             await self.index.record(blobs.sightings())
-            await mounter.learn(knowledge.traits, blobs.mounts())
+            await mounter.record_traits(knowledge.traits, blobs.mounts())
         return blobs
 
 

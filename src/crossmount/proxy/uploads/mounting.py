@@ -10,7 +10,7 @@ from crossmount.errors import CrossmountError
 from crossmount.index import GuardedIndex
 from crossmount.index.protocol import Knowledge, LayerKnowledge
 from crossmount.mount import MountResult, MountStatus
-from crossmount.mount.mounter import proven
+from crossmount.mount.mounter import confirmed_sightings
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.metrics import Metrics
@@ -184,9 +184,9 @@ class Mounting:
             await agent.client.cancel_upload(result.session)
             result = replace(result, session=None)
         if result.status is MountStatus.MOUNTED:
-            self._recorder.record_mount(proven(result, known.size))
+            self._recorder.record_mount(confirmed_sightings(result, known.size))
             async with self._asking:
-                await agent.mounter.learn(knowledge.traits, [result])
+                await agent.mounter.record_traits(knowledge.traits, [result])
         elif result.error is not None:
             self._metrics.count_failure("mount", result.error)
         return result
