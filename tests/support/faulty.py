@@ -67,7 +67,7 @@ class FaultyWay:
             await connection.close()
 
     async def _exchange(self, connection: Connection, request: Request) -> None:
-        fault = self._script.meet(request)
+        fault = self._script.match(request)
         action = None if fault is None else fault.action
         body = IncomingBody(connection, cut_after=action.after if isinstance(action, CutReceiving) else None)
         response: Response | None = None

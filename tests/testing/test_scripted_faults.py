@@ -209,7 +209,7 @@ async def test_answers_can_be_slow() -> None:
 def test_a_line_meets_what_it_says(skip: int, times: int | None, requests: int) -> None:
     """Of any number of requests, `times` are met after `skip`."""
     script = FaultScript([Fault(skip=skip, times=times)])
-    met = [script.meet(Request("GET", "/v2/")) is not None for _ in range(requests)]
+    met = [script.match(Request("GET", "/v2/")) is not None for _ in range(requests)]
     expected = [i >= skip and (times is None or i < skip + times) for i in range(requests)]
     assert met == expected
     assert bool(script.unplayed) == (sum(met) < (times or 1))

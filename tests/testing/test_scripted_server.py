@@ -275,7 +275,7 @@ def test_a_port_that_is_taken_is_told(capsys: pytest.CaptureFixture[str]) -> Non
     """One line and status 1."""
     with running_registry() as registry:
         assert main(["--port", registry.address.rpartition(":")[2]]) == 1
-    assert "cannot serve on 127.0.0.1:" in capsys.readouterr().err
+    assert "cannot listen on 127.0.0.1:" in capsys.readouterr().err
 
 
 def test_skopeo_copies_in_and_out(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""A registry in one process, for tests: complete by the distribution specification, with scripted faults.
+"""A registry in one process, for tests: all of the distribution specification, and scripted faults.
 
-`ScriptedRegistry` for async code, `running_registry` for blocking code, `python -m crossmount.testing`
-for a process of its own.
+`ScriptedRegistry` for async code, `running_registry` for blocking code,
+`python -m crossmount.testing` for a separate process.
 """
 
 from crossmount.testing.faults import (

@@ -1,4 +1,4 @@
-"""`python -m crossmount.testing`: a registry in a process of its own."""
+"""`python -m crossmount.testing`: a registry in a separate process."""
 
 import argparse
 import asyncio
@@ -12,7 +12,7 @@ from crossmount.testing.server import ScriptedRegistry
 
 
 def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; a wrong one ends the process with status 2."""
+    """Parse the command line; an error in it ends the process with status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m crossmount.testing",
         description="Serve an OCI registry for tests; it forgets everything when it ends.",
@@ -39,7 +39,7 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
 
 
 def options_of(arguments: argparse.Namespace) -> RegistryOptions:
-    """Return the traits that a command line asks for."""
+    """Return the registry options of a command line."""
     users = dict(user.split(":", 1) for user in arguments.user)
     auth: Auth | None = None
     if users:
@@ -58,7 +58,7 @@ def options_of(arguments: argparse.Namespace) -> RegistryOptions:
 
 
 async def serve(arguments: argparse.Namespace) -> None:
-    """Serve until SIGTERM or SIGINT; one line tells the URL."""
+    """Print the URL and serve until SIGTERM or SIGINT."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(serve(parsed))
     except OSError as error:
-        sys.stderr.write(f"cannot serve on {parsed.host}:{parsed.port}: {error.strerror}\n")
+        sys.stderr.write(f"cannot listen on {parsed.host}:{parsed.port}: {error.strerror}\n")
         return 1
     return 0
 

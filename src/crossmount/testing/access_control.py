@@ -1,4 +1,4 @@
-"""The gate before every operation, and the token service."""
+"""Checks the rights of every request, and issues tokens."""
 
 import base64
 import binascii
@@ -35,10 +35,10 @@ class _Token:
 
 
 class AccessControl:
-    """Lets through what is allowed and challenges the rest.
+    """Refuses requests without the necessary rights, and issues tokens.
 
     Attributes:
-        realm: where the token service is reached; set when the server knows its ports.
+        realm: the URL of the token service; set when the server knows its ports.
     """
 
     def __init__(self, auth: Auth | None) -> None:
@@ -49,14 +49,14 @@ class AccessControl:
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """All tokens that were issued."""
+        """All issued tokens."""
         return tuple(self._tokens)
 
     def check(self, request: Request, operation: Operation) -> Operation:
-        """Return the operation to carry out: the one that is asked for, or an upload in the place of a mount.
+        """Return the operation to carry out: the requested one, or an upload in the place of a mount.
 
         Raises:
-            RequestRefusedError: 401 with a challenge, or 403 for a user who may not.
+            RequestRefusedError: 401 with a challenge, or 403 for a user without the right.
         """
         hides_sources = self._auth is not None and self._auth.hides_sources
         try:
@@ -81,10 +81,10 @@ class AccessControl:
                 self._check_token(tokens, request, needed)
 
     def issue(self, request: Request, body: bytes) -> Response:
-        """Answer at the token service.
+        """Answer a request to the token service.
 
         Raises:
-            RequestRefusedError: not served, bad credentials, or a scope that is refused.
+            RequestRefusedError: there is no token service, or the credentials or a scope are refused.
         """
         auth = self._auth
         if not isinstance(auth, TokenAuth):
@@ -100,7 +100,7 @@ class AccessControl:
                 scopes = read_scopes(form.get("scope", "").split(" "))
                 return self._token_answer(auth, user, scopes, self._refresh(auth, form, user))
             case _:
-                raise RequestRefusedError(405, "UNSUPPORTED", "the token service does not speak this method")
+                raise RequestRefusedError(405, "UNSUPPORTED", "the token service does not support this method")
 
     def _token_answer(
         self, auth: TokenAuth, user: str | None, scopes: tuple[TokenScope, ...], more: Mapping[str, str]
@@ -117,11 +117,11 @@ class AccessControl:
     def _grant(self, auth: TokenAuth, user: str | None, scopes: tuple[TokenScope, ...]) -> tuple[TokenScope, ...]:
         granted = tuple(TokenScope(scope.kind, scope.name, auth.allowed(user, scope)) for scope in scopes)
         if auth.refuses_whole and granted != scopes:
-            raise RequestRefusedError(403, "DENIED", "a scope that was asked for is refused")
+            raise RequestRefusedError(403, "DENIED", "a requested scope is refused")
         return granted
 
     def _refresh(self, auth: TokenAuth, form: Mapping[str, str], user: str | None) -> dict[str, str]:
-        """Return the identity token that an offline client asks for, if there is one for the user."""
+        """Return the user's identity token if the client requests offline access and the user has one."""
         if form.get("access_type") != "offline":
             return {}
         owned = [token for token, owner in auth.identity_tokens.items() if owner == user]
@@ -154,7 +154,7 @@ class AccessControl:
 
 
 def needed_scopes(operation: Operation) -> tuple[TokenScope, ...]:
-    """Return what a token must cover for an operation; a mount needs its source too."""
+    """Return the scopes that an operation needs; a mount also needs its source."""
     match operation:
         case VersionCheck():
             return ()
@@ -174,7 +174,7 @@ def read_scopes(texts: Iterable[str]) -> tuple[TokenScope, ...]:
     """Read the scopes of a token request.
 
     Raises:
-        RequestRefusedError: one breaks the grammar, which fails the whole token, as at Docker Hub.
+        RequestRefusedError: a scope breaks the grammar; this refuses the whole token, as on Docker Hub.
     """
     return tuple(_read_scope(part) for text in texts for part in text.split(" ") if part)
 
@@ -202,7 +202,11 @@ def _check_basic(auth: BasicAuth, request: Request, needed: tuple[TokenScope, ..
 
 
 def _basic_user(auth: Auth, request: Request) -> str | None:
-    """Return who a request says it is from, None without an Authorization header."""
+    """Return the user of a request; None if it has no Authorization header.
+
+    Raises:
+        RequestRefusedError: the header is not Basic, or the credentials are wrong.
+    """
     header = request.headers.get("authorization")
     if header is None:
         return None

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: h11 over asyncio streams, cut exactly where a script says."""
+"""One HTTP/1.1 connection: h11 over asyncio streams; a script can cut it at any byte."""
 
 import asyncio
 import contextlib
@@ -11,27 +11,27 @@ from crossmount.testing.storage import PIECE
 from crossmount.testing.values import Request, Response
 
 DRAIN_BYTES = 256 * 1024
-"""How much of a body that nobody wanted is read before the answer; a longer one closes the connection."""
+"""Maximum bytes of an unread body to read before the answer; after a longer body the connection closes."""
 
 LINGER_SECONDS = 0.5
-"""How long a client may go on sending after an answer that closes the connection."""
+"""How long a client may continue to send after an answer that closes the connection."""
 
 HEAD_BYTES = 64 * 1024
 
 
 class CutError(Exception):
-    """The script cuts the connection here."""
+    """The script cuts the connection at this point."""
 
 
 class GoneError(Exception):
-    """The client went away, or does not speak HTTP."""
+    """The client closed the connection, or does not speak HTTP."""
 
 
 class IncomingBody:
-    """The body of the request at hand; asks for it (100 Continue) when it is first read.
+    """The body of the current request; the first read asks for it (100 Continue).
 
     Attributes:
-        received: how many bytes have been read.
+        received: number of bytes read so far.
     """
 
     def __init__(self, connection: "Connection", *, cut_after: int | None = None) -> None:
@@ -58,7 +58,7 @@ class Connection:
     """A client's connection.
 
     Attributes:
-        number: which one it is, counted from 1.
+        number: its number, counted from 1.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
@@ -87,7 +87,7 @@ class Connection:
         """Return the next piece of the body, None at its end.
 
         Raises:
-            GoneError: the client went away in the middle.
+            GoneError: the client closed the connection before the end of the body.
         """
         if self._http.their_state is not h11.SEND_BODY:
             return None
@@ -100,12 +100,12 @@ class Connection:
         """Send an answer.
 
         Args:
-            response: the answer, its headers complete.
-            is_head: the body is left out.
-            cut_after: cut the connection after so many bytes of the body.
+            response: the answer, with all headers.
+            is_head: whether to omit the body.
+            cut_after: number of bytes of the body after which the connection is cut.
 
         Raises:
-            CutError: the place to cut was reached, and all before it is sent.
+            CutError: `cut_after` bytes were sent.
         """
         headers = list(response.headers)
         if not await self._drain():
@@ -125,12 +125,12 @@ class Connection:
         try:
             self._write(h11.EndOfMessage())
         except h11.LocalProtocolError:
-            # The body was shorter than its Content-Length: a blob's file shrank, or the script says so.
+            # The body was shorter than its Content-Length: a blob's file shrank, or a fault changed the header.
             raise CutError from None
         await self._writer.drain()
 
     async def close(self) -> None:
-        """Close the connection so that the client still gets what was sent."""
+        """Close the connection after the client has received the answer."""
         with contextlib.suppress(OSError, TimeoutError):
             if self._http.their_state is h11.SEND_BODY:
                 if self._writer.can_write_eof():
@@ -147,7 +147,7 @@ class Connection:
         self._writer.transport.abort()
 
     async def refuse(self) -> None:
-        """Tell a client that does not speak HTTP so, if an answer is still possible."""
+        """Send a 400 to a client that does not speak HTTP, if an answer is still possible."""
         if self._http.our_state is h11.IDLE:
             headers = [("Connection", "close"), ("Content-Length", "0")]
             self._write(h11.Response(status_code=400, headers=headers))
@@ -155,7 +155,7 @@ class Connection:
                 await self._writer.drain()
 
     async def _drain(self) -> bool:
-        """Read what is left of the body, up to a limit; tell whether the connection can be used again."""
+        """Read the rest of the body, up to a limit; return whether the connection can be used again."""
         if self._http.they_are_waiting_for_100_continue:
             return False
         left = DRAIN_BYTES
@@ -167,7 +167,7 @@ class Connection:
         return False
 
     async def _event(self) -> object:
-        """Return what h11 sees next."""
+        """Return the next event of h11."""
         try:
             while True:
                 event = self._http.next_event()

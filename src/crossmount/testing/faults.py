@@ -1,4 +1,4 @@
-"""Faults, scripted: which request they meet, how often, and what is done to it. No chance in it."""
+"""Scripted faults: the requests that a fault applies to, how often, and its action. Nothing is random."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,20 +11,20 @@ from crossmount.testing.values import Headers, Inline, Request, Response, error_
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Nothing is done; for a fault that only delays."""
+    """No action; for a fault that only delays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """Answer in the registry's place; the request has no effect and its body is not read.
+    """Send this answer instead of the registry's; the request has no effect and its body is not read.
 
     Attributes:
-        status: the status.
-        code: an error code of the specification, for the body.
-        headers: more headers.
-        body: the body instead of the specification's error.
+        status: the status code.
+        code: an error code of the specification, for the default body.
+        headers: additional headers.
+        body: a body that replaces the specification's error.
         media_type: the Content-Type of `body`.
-        retry_after: a Retry-After, in seconds or as a date.
+        retry_after: the Retry-After header, in seconds or as a date.
     """
 
     status: int
@@ -46,7 +46,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """Answer in the registry's place with an error that repeats the request's headers, as gateways may do."""
+    """Send an error that repeats the request's headers instead of the registry's answer, as some gateways do."""
 
     status: int
 
@@ -63,9 +63,9 @@ class CutBefore:
 
 @dataclass(frozen=True, slots=True)
 class CutReceiving:
-    """Cut the connection after so many bytes of the request's body; a session keeps them.
+    """Cut the connection after `after` bytes of the request's body; an upload session keeps these bytes.
 
-    A body that is shorter is taken whole, and the answer is lost.
+    A shorter body is read to its end, and the answer is lost.
     """
 
     after: int
@@ -73,7 +73,7 @@ class CutReceiving:
 
 @dataclass(frozen=True, slots=True)
 class CutSending:
-    """Carry the request out and cut the connection after so many bytes of the answer's body."""
+    """Carry the request out and cut the connection after `after` bytes of the answer's body."""
 
     after: int
 
@@ -93,11 +93,11 @@ class Alter:
     """Carry the request out and change the answer.
 
     Attributes:
-        status: another status.
-        set_headers: headers that take the place of those of the same name.
-        drop: headers that are left out.
-        location_base: scheme, host and port that take the place of the Location's.
-        corrupt: the first byte of the body is another one; its length stays.
+        status: the status that replaces the original.
+        set_headers: headers that replace those of the same name.
+        drop: names of headers to remove.
+        location_base: scheme, host and port that replace the Location's.
+        corrupt: whether the first byte of the body changes; its length stays.
     """
 
     status: int | None = None
@@ -127,18 +127,18 @@ Action = Pass | Reply | Echo | CutBefore | CutReceiving | CutSending | LoseAnswe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One line of the script: to these requests, so many times, this is done.
+    """One line of the script: an action, and the requests that it applies to.
 
     Attributes:
-        action: what is done.
-        method: methods, separated by `|`; `*` is any.
-        path: a pattern of the decoded path, where `*` is any text, slashes too.
-        query: a pattern of the query as it was sent.
-        skip: how many fitting requests go by first.
-        every: of those after them, each so-many-th is met: 5 lets four go by and meets the fifth.
-        times: how many are met after that; None is all.
-        delay: seconds to wait before the request is looked at.
-        name: what the request log calls it; the action's name by default.
+        action: what happens to the request or its answer.
+        method: methods, separated by `|`; `*` matches any.
+        path: a pattern for the decoded path; `*` matches any text, slashes included.
+        query: a pattern for the query as it was sent.
+        skip: number of matching requests that pass first.
+        every: after them, only every n-th matching request is affected: 5 affects the fifth, the tenth and so on.
+        times: number of requests that are affected; None is all.
+        delay: seconds to wait before the action.
+        name: the name of the fault in the request log; the action's name by default.
     """
 
     action: Action = field(default_factory=Pass)
@@ -152,7 +152,7 @@ class Fault:
     name: str = ""
 
     def fits(self, request: Request) -> bool:
-        """Tell whether a request is of those that are met."""
+        """Return whether a request matches the patterns."""
         return (
             (self.method == "*" or request.method in self.method.split("|"))
             and fnmatchcase(request.path, self.path)
@@ -161,34 +161,34 @@ class Fault:
 
     @property
     def label(self) -> str:
-        """What the request log calls it."""
+        """The name in the request log."""
         return self.name or type(self.action).__name__
 
 
 class FaultScript:
-    """Faults in order; each request is met by the first that fits and is not used up."""
+    """Faults in order; the first one that matches a request and is not used up applies to it."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self._lines = [_Line(fault) for fault in faults]
 
     def add(self, faults: Iterable[Fault]) -> None:
-        """Add lines at the end."""
+        """Add faults at the end."""
         self._lines.extend(_Line(fault) for fault in faults)
 
     def clear(self) -> None:
-        """Take all lines away."""
+        """Remove all faults."""
         self._lines.clear()
 
-    def meet(self, request: Request) -> Fault | None:
-        """Return the fault that meets a request, and count it; the lines below do not see that request."""
+    def match(self, request: Request) -> Fault | None:
+        """Return the fault that applies to a request, and count it; later faults do not count that request."""
         for line in self._lines:
-            if line.fault.fits(request) and line.take():
+            if line.fault.fits(request) and line.applies():
                 return line.fault
         return None
 
     @property
     def unplayed(self) -> tuple[Fault, ...]:
-        """The faults that have not been played as often as they say; those without end, not at all."""
+        """The faults that were applied less often than `times`, or never if `times` is None."""
         return tuple(line.fault for line in self._lines if line.played < (line.fault.times or 1))
 
 
@@ -198,23 +198,23 @@ class _Line:
     seen: int = 0
     played: int = 0
 
-    def take(self) -> bool:
-        """Count a fitting request; tell whether it is met."""
+    def applies(self) -> bool:
+        """Count a matching request; return whether the fault applies to it."""
         self.seen += 1
         number = self.seen - self.fault.skip
         is_due = number > 0 and number % self.fault.every == 0
-        is_met = is_due and (self.fault.times is None or self.played < self.fault.times)
-        self.played += is_met
-        return is_met
+        is_affected = is_due and (self.fault.times is None or self.played < self.fault.times)
+        self.played += is_affected
+        return is_affected
 
 
 def html(status: int = 200) -> Reply:
-    """Return the answer of something that is no registry."""
+    """Return a web page, as a server that is no registry sends."""
     return Reply(status=status, body=b"<!doctype html><title>Sign in</title>")
 
 
 def blob_unknown() -> Reply:
-    """Return what a manifest is refused with when a blob is missing."""
+    """Return the refusal of a manifest that names a missing blob."""
     return Reply(status=400, code="MANIFEST_BLOB_UNKNOWN")
 
 

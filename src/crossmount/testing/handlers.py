@@ -1,4 +1,4 @@
-"""What a registry does with each operation, uploads aside."""
+"""Carries out each operation of a registry; uploads are in `sessions`."""
 
 import re
 from collections.abc import Iterable
@@ -50,7 +50,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
 
 
 class Handlers:
-    """A registry without its network."""
+    """A registry without a network: requests in, responses out."""
 
     def __init__(
         self, options: RegistryOptions, holdings: Holdings, sessions: UploadSessions, authorizer: AccessControl
@@ -61,11 +61,11 @@ class Handlers:
         self._authorizer = authorizer
 
     async def handle(self, request: Request, body: Body, base: str) -> Response:
-        """Answer a request; refusals are answers too.
+        """Answer a request; a refusal is a response too.
 
         Args:
             request: its head.
-            body: its body, read as far as the operation needs it.
+            body: its body; only operations that need it read it.
             base: scheme, host and port that the client used.
         """
         try:
@@ -75,19 +75,19 @@ class Handlers:
         except RequestRefusedError as refused:
             return refused.response()
         except OSError as error:
-            return error_response(500, "UNKNOWN", f"the folder of blobs: {error.strerror}")
+            return error_response(500, "UNKNOWN", f"cannot store the blob: {error.strerror}")
 
-    async def _operate(self, request: Request, body: Body, where: Locations) -> Response:
+    async def _operate(self, request: Request, body: Body, locations: Locations) -> Response:
         operation = self._authorizer.check(request, route(request))
         match operation:
             case WriteManifest() | StartUpload() | MountBlob() | AppendUpload() | FinishUpload():
-                return await self._write(operation, request, body, where)
+                return await self._write(operation, request, body, locations)
             case DeleteManifest() | DeleteBlob() | CancelUpload():
                 return self._delete(operation, request)
             case _:
-                return self._read(operation, request, where)
+                return self._read(operation, request, locations)
 
-    def _read(self, operation: ReadOperation, request: Request, where: Locations) -> Response:
+    def _read(self, operation: ReadOperation, request: Request, locations: Locations) -> Response:
         match operation:
             case VersionCheck():
                 return json_response({})
@@ -98,22 +98,24 @@ class Handlers:
             case ReadBlob():
                 return self._read_blob(operation, request)
             case UploadStatus():
-                return self._sessions.status(operation, request, where)
+                return self._sessions.status(operation, request, locations)
             case _:
                 assert_never(operation)
 
-    async def _write(self, operation: WriteOperation, request: Request, body: Body, where: Locations) -> Response:
+    async def _write(
+        self, operation: WriteOperation, request: Request, body: Body, locations: Locations
+    ) -> Response:
         match operation:
             case WriteManifest():
-                return self._write_manifest(operation, request, await read_body(body), where)
+                return self._write_manifest(operation, request, await read_body(body), locations)
             case StartUpload():
-                return await self._sessions.start(operation, body, where)
+                return await self._sessions.start(operation, body, locations)
             case MountBlob():
-                return self._sessions.mount(operation, where)
+                return self._sessions.mount(operation, locations)
             case AppendUpload():
-                return await self._sessions.append(operation, request, body, where)
+                return await self._sessions.append(operation, request, body, locations)
             case FinishUpload():
-                return await self._sessions.finish(operation, request, body, where)
+                return await self._sessions.finish(operation, request, body, locations)
             case _:
                 assert_never(operation)
 
@@ -121,7 +123,7 @@ class Handlers:
         if isinstance(operation, CancelUpload):
             return self._sessions.cancel(operation, request)
         if not self._options.deletes:
-            raise RequestRefusedError(405, "UNSUPPORTED", "nothing can be deleted here")
+            raise RequestRefusedError(405, "UNSUPPORTED", "this registry does not delete")
         holding = self._holdings.find(operation.name)
         match operation:
             case DeleteBlob():
@@ -207,7 +209,7 @@ class Handlers:
         return Response(206, (*headers, part), content, start, end - start)
 
     def _write_manifest(
-        self, operation: WriteManifest, request: Request, content: bytes, where: Locations
+        self, operation: WriteManifest, request: Request, content: bytes, locations: Locations
     ) -> Response:
         target, media_type = operation.target, request.headers.get("content-type")
         digest = Digest.of(content, algorithm=target.algorithm if isinstance(target, Digest) else "sha256")
@@ -224,7 +226,7 @@ class Handlers:
         return Response(
             201,
             (
-                ("Location", where.manifest(operation.name, digest)),
+                ("Location", locations.manifest(operation.name, digest)),
                 ("Docker-Content-Digest", digest),
                 *subject,
                 *(("OCI-Tag", tag) for tag in operation.tags),
@@ -242,27 +244,27 @@ class Handlers:
 
 
 async def read_body(body: Body) -> bytes:
-    """Read a manifest or a form.
+    """Read the body of a manifest or a form.
 
     Raises:
-        RequestRefusedError: it is over 4 MiB.
+        RequestRefusedError: it is larger than 4 MiB.
     """
     content = bytearray()
     async for data in body:
         content += data
         if len(content) > MANIFEST_BYTES_MAX:
-            raise RequestRefusedError(413, "SIZE_INVALID", "a manifest may have 4 MiB")
+            raise RequestRefusedError(413, "SIZE_INVALID", "manifest larger than 4 MiB")
     return bytes(content)
 
 
 def read_range(text: str | None, size: int) -> tuple[int, int] | None:
-    """Return the first byte and the one after the last that a Range header asks for (RFC 9110, 14.1.2).
+    """Return the start and the end (exclusive) of the range in a Range header (RFC 9110, 14.1.2).
 
     Returns:
-        None if the whole is asked for, or in a way that may be ignored.
+        None if there is no range, or one that a server may ignore.
 
     Raises:
-        RequestRefusedError: 416, nothing of it is there.
+        RequestRefusedError: 416, the range is outside of the blob.
     """
     match = _RANGE.fullmatch(text or "")
     if match is None or not (match[1] or match[2]):

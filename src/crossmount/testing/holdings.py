@@ -1,4 +1,4 @@
-"""What a registry holds: repositories with their blobs, manifests and tags, over one store of bytes."""
+"""The repositories of a registry: their blobs, manifests and tags, on one store of bytes."""
 
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -13,29 +13,29 @@ from crossmount.testing.values import Content
 
 @dataclass(slots=True)
 class StoredRepository:
-    """One repository."""
+    """The content of one repository."""
 
     blobs: set[Digest] = field(default_factory=set)
     manifests: dict[Digest, StoredManifest] = field(default_factory=dict)
     tags: dict[str, Digest] = field(default_factory=dict)
 
     def resolve(self, target: str | Digest) -> StoredManifest | None:
-        """Return the manifest that a tag or a digest names."""
+        """Return the manifest of a tag or digest, if there is one."""
         digest = target if isinstance(target, Digest) else self.tags.get(target)
         return None if digest is None else self.manifests.get(digest)
 
     def references(self, digest: Digest) -> bool:
-        """Tell whether a manifest here names the blob."""
+        """Return whether a manifest of this repository names the blob."""
         return any(digest in manifest.blobs for manifest in self.manifests.values())
 
     def missing(self, manifest: StoredManifest) -> tuple[Digest, ...]:
-        """Return what a manifest names and the repository lacks."""
+        """Return the blobs and manifests that a manifest names and the repository lacks."""
         blobs = (digest for digest in manifest.blobs if digest not in self.blobs)
         children = (digest for digest in manifest.children if digest not in self.manifests)
         return tuple(dict.fromkeys((*blobs, *children)))
 
     def referrers(self, digest: Digest, artifact_type: str | None) -> list[StoredManifest]:
-        """Return the manifests whose subject is `digest`, of one artifact type or of all."""
+        """Return the manifests whose subject is `digest`; None as artifact type returns all types."""
         return [
             manifest
             for manifest in self.manifests.values()
@@ -49,45 +49,45 @@ class StoredRepository:
 
 
 class Holdings:
-    """All repositories of a registry; one exists from its first blob or manifest on."""
+    """All repositories of a registry; a repository exists once it has a blob or a manifest."""
 
     def __init__(self, store: BlobStore) -> None:
         self.store = store
         self.repositories: dict[str, StoredRepository] = {}
 
     def find(self, name: str) -> StoredRepository:
-        """Return a repository to read; an unknown one is empty, and not created."""
+        """Return a repository for reading; an unknown one is empty and is not created."""
         return self.repositories.get(name, StoredRepository())
 
     def create(self, name: str) -> StoredRepository:
-        """Return a repository to write."""
+        """Return a repository for writing; an unknown one is created."""
         return self.repositories.setdefault(name, StoredRepository())
 
     def blob(self, name: str, digest: Digest) -> Content | None:
-        """Return a blob that the repository holds."""
+        """Return a blob of a repository, if it is there."""
         return self.store.get(digest) if digest in self.find(name).blobs else None
 
     def put_blob(self, name: str, data: bytes, *, algorithm: str = "sha256") -> Digest:
         """Put a blob into a repository."""
-        spool = self.store.spool()
-        spool.write(data)
-        digest = spool.digest(algorithm)
-        self.store.keep(spool, digest)
+        buffer = self.store.buffer()
+        buffer.write(data)
+        digest = buffer.digest(algorithm)
+        self.store.add(buffer, digest)
         self.create(name).blobs.add(digest)
         return digest
 
     def holders(self, digest: Digest) -> list[str]:
-        """Return the names of the repositories that hold a blob, in order."""
+        """Return the names of the repositories that have a blob, sorted."""
         return sorted(name for name, holding in self.repositories.items() if digest in holding.blobs)
 
 
 def cut_page(names: Iterable[str], page: PageRequest, *, longest: int) -> tuple[list[str], bool]:
-    """Return one page of a list in lexical order, and whether more follows.
+    """Return one page of a sorted list, and whether more names follow.
 
     Args:
-        names: all of them, in any order.
-        page: which part is asked for.
-        longest: how many are given at most.
+        names: all names, in any order.
+        page: the requested part.
+        longest: maximum number of names on a page.
     """
     ordered = sorted(names)
     start = bisect_right(ordered, page.last) if page.last else 0

@@ -1,4 +1,4 @@
-"""What a registry reads in a manifest: what it names, and what it is said to be about. Lenient on types."""
+"""Reads the references of a manifest: its blobs, child manifests and subject. Accepts any media type."""
 
 import json
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from crossmount.testing.values import RequestRefusedError
 
 @dataclass(frozen=True, slots=True)
 class StoredManifest:
-    """A manifest that was accepted.
+    """An accepted manifest.
 
     Attributes:
         descriptor: its type, digest and size.
         content: the exact bytes.
-        blobs: config and layers, those that are only elsewhere (non-distributable) left out.
-        children: the manifests of an index.
-        subject: what it refers to (image specification, "subject").
-        artifact_type: what it is to those who list referrers.
+        blobs: config and layers, without non-distributable layers.
+        children: the manifests that an index lists.
+        subject: the digest of its subject (image specification, "subject").
+        artifact_type: its type in a list of referrers.
         annotations: its own annotations.
     """
 
@@ -33,7 +33,7 @@ class StoredManifest:
     annotations: dict[str, str] = field(default_factory=dict, hash=False)
 
     def referrer(self) -> dict[str, Any]:
-        """Return its descriptor in an answer of the referrers API."""
+        """Return its descriptor for a list of referrers."""
         entry: dict[str, Any] = {
             "mediaType": self.descriptor.media_type,
             "digest": self.descriptor.digest,
@@ -47,12 +47,12 @@ class StoredManifest:
 
 
 def read_manifest(content: bytes, *, media_type: str | None, digest: Digest) -> StoredManifest:
-    """Read a manifest of any type that has the shape of an image manifest or an index.
+    """Read a document of any media type that has the fields of an image manifest or an index.
 
     Args:
         content: its bytes.
         media_type: the request's Content-Type.
-        digest: what the bytes hash to.
+        digest: the digest of `content`.
 
     Raises:
         RequestRefusedError: MANIFEST_INVALID.
@@ -111,5 +111,5 @@ def _many(document: dict[str, Any], key: str) -> tuple[Descriptor, ...]:
 
 
 def _is_elsewhere(descriptor: Descriptor) -> bool:
-    """Tell whether a registry need not have it: non-distributable, or Docker's foreign layer."""
+    """Return whether a registry may lack it: a non-distributable layer, or Docker's foreign layer."""
     return "nondistributable" in descriptor.media_type or "foreign" in descriptor.media_type

@@ -13,7 +13,7 @@ WRITE = frozenset({"pull", "push"})
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What is allowed on the repositories whose name fits a pattern (`*` is any text, slashes too)."""
+    """Actions allowed on repositories whose name matches a pattern; `*` matches any text, slashes included."""
 
     pattern: str = "*"
     actions: frozenset[str] = ANYTHING
@@ -21,7 +21,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class TokenScope:
-    """What is asked for: some actions on a resource (distribution, "Token Scope Documentation")."""
+    """Actions on a resource that a request needs (distribution, "Token Scope Documentation")."""
 
     kind: str
     name: str
@@ -34,12 +34,12 @@ class TokenScope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rights:
-    """Users, and what each may do.
+    """Users and their rights.
 
     Attributes:
         users: passwords by user name.
-        grants: what a user may do; a user who is not named here may do anything.
-        anonymous: what may be done without a name.
+        grants: rights by user name; a user without an entry may do anything.
+        anonymous: rights of requests without a user.
         hides_sources: a mount from a source that the user may not read opens an upload session (202), as at
             Quay; else it is refused.
     """
@@ -50,11 +50,11 @@ class Rights:
     hides_sources: bool = False
 
     def knows(self, user: str, password: str) -> bool:
-        """Tell whether this is a user with that password."""
+        """Return whether a user with this name and password exists."""
         return user in self.users and self.users[user] == password
 
     def allowed(self, user: str | None, scope: TokenScope) -> frozenset[str]:
-        """Return the part of a scope's actions that a user may take."""
+        """Return the actions of a scope that a user has; None is a request without a user."""
         grants = self.anonymous if user is None else self.grants.get(user, (Grant(),))
         given = (grant.actions for grant in grants if fnmatchcase(scope.name, grant.pattern))
         return scope.actions & frozenset[str]().union(*given)
@@ -67,19 +67,19 @@ class BasicAuth(Rights):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenAuth(Rights):
-    """Requests carry tokens that a token service gives (distribution, "Token Authentication").
+    """Every request carries a token of the token service (distribution, "Token Authentication").
 
     Attributes:
-        service: what the challenge calls the registry.
-        realm: where the challenge sends clients, instead of the service at `/token`.
-        separate_port: the token service has a port of its own.
-        refuses_whole: a token is refused if one of its scopes is; else less is granted, silently.
-        reads_first_scope: of repeated scopes only the first is looked at.
-        oauth: POST (OAuth2) is served beside GET.
-        expires_in: the seconds of life that an answer tells; None leaves them out. Not enforced.
-        uses: after how many requests a token is no longer accepted; None is never.
+        service: the name of the registry in challenges.
+        realm: the URL in challenges; None is that of the token service at `/token`.
+        separate_port: whether the token service has its own port.
+        refuses_whole: whether one refused scope refuses the token; otherwise the token silently lacks that scope.
+        reads_first_scope: whether all `scope` parameters but the first are ignored.
+        oauth: whether the token service accepts POST (OAuth2) as well as GET.
+        expires_in: the `expires_in` of answers, in seconds; None omits it. Not enforced.
+        uses: number of requests that a token is accepted for; None sets no limit.
         identity_tokens: user names by identity (refresh) token.
-        prefix: how every token begins.
+        prefix: the first characters of every token.
     """
 
     service: str = "scripted-registry"
@@ -99,30 +99,29 @@ Auth = BasicAuth | TokenAuth
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryOptions:
-    """The traits of a scripted registry; by default those of a plain, open registry that mounts.
+    """The behaviour of a scripted registry; by default an open registry that mounts.
 
     Attributes:
-        mounts: carries out mounts; else every mount opens an upload session (202).
-        finds: mounts without `from`, from whatever repository holds the blob.
-        after_manifest: mounts only what a manifest in the source repository references, as ECR does.
-        denied_sources: repositories that may not be mounted from.
-        denied_status: what a mount from a denied source is answered with, 401 or 403.
-        false_mounts: patterns of digests whose mount is answered with 201 and not carried out; distribution does
-            this to `sha512:*`.
+        mounts: whether mounts succeed; otherwise every mount opens an upload session (202).
+        finds: whether a mount without `from` succeeds if any repository has the blob.
+        after_manifest: whether a mount needs a manifest in the source that references the blob, as on ECR.
+        denied_sources: repositories from which every mount is refused.
+        denied_status: the status of such a refusal, 401 or 403.
+        false_mounts: patterns of digests whose mount gets a 201 but does not happen; distribution does this to
+            `sha512:*`.
         blob_heads: which blobs a HEAD reports: those of its own repository; all blobs of the registry
-            (`anywhere`); or all, and the repository holds the blob from then on (`linking`, as zot does).
-        commit_seconds: seconds between the last byte of an upload and its being a blob, as with object storage.
-        relative_locations: Locations without scheme and host.
-        location_base: scheme, host and port of Locations instead of the registry's own.
-        location_state: Locations of sessions carry a `_state` that must come back.
-        checks_references: a manifest that names an absent blob or manifest is refused.
-        deletes: blobs, manifests and tags can be deleted (else 405).
-        cancels: sessions can be cancelled (else 405).
-        page_size: the longest page of tags and repositories.
-        latency: seconds that every answer waits, as on a long way.
-        root: a folder for the bytes of blobs, which are kept in memory otherwise. What is there of an
-            earlier run is not looked at.
-        auth: who may do what; anybody anything by default.
+            (`anywhere`); or all, and the repository has the blob from then on (`linking`, as on zot).
+        commit_seconds: seconds from the last byte of an upload until the blob exists, as with object storage.
+        relative_locations: whether Locations lack scheme and host.
+        location_base: scheme, host and port of Locations; None is those of the registry.
+        location_state: whether Locations of sessions have a `_state` parameter that requests must repeat.
+        checks_references: whether a manifest that names an absent blob or manifest is refused.
+        deletes: whether blobs, manifests and tags can be deleted (otherwise 405).
+        cancels: whether upload sessions can be cancelled (otherwise 405).
+        page_size: maximum number of tags or repositories on a page.
+        latency: seconds of delay before every answer.
+        root: the folder for the bytes of blobs; None keeps them in memory. Files of an earlier run are ignored.
+        auth: users and their rights; None allows everything to everybody.
     """
 
     mounts: bool = True

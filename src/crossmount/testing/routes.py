@@ -1,4 +1,4 @@
-"""From method, path and query to an operation (distribution specification, "Endpoints"). Pure."""
+"""Parses method, path and query into an operation (distribution specification, "Endpoints"). No I/O."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from crossmount.testing.values import Request, RequestRefusedError
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Which part of a list is asked for; `count` is None when the client leaves it open."""
+    """The requested part of a list; `count` is None if the client sets no limit."""
 
     count: int | None = None
     last: str = ""
@@ -57,7 +57,7 @@ class ReadManifest:
 
 @dataclass(frozen=True, slots=True)
 class WriteManifest:
-    """`PUT /v2/<name>/manifests/<target>`, with a digest perhaps `?tag=…&tag=…`."""
+    """`PUT /v2/<name>/manifests/<target>`; a digest may be followed by `?tag=…&tag=…`."""
 
     name: str
     target: str | Digest
@@ -90,7 +90,7 @@ class DeleteBlob:
 
 @dataclass(frozen=True, slots=True)
 class StartUpload:
-    """`POST /v2/<name>/blobs/uploads/`: a session, or with `digest` a whole blob."""
+    """`POST /v2/<name>/blobs/uploads/`: opens a session, or with `?digest=` uploads a whole blob."""
 
     name: str
     digest: Digest | None = None
@@ -159,10 +159,10 @@ _SHAPES = tuple(
 
 
 def route(request: Request) -> Operation:
-    """Tell what a request asks for.
+    """Return the operation that a request asks for.
 
     Raises:
-        RequestRefusedError: there is no such endpoint (404), method (405), or a part breaks its grammar (400).
+        RequestRefusedError: there is no such endpoint (404) or method (405), or a part breaks its grammar (400).
     """
     for kind, shape in _SHAPES:
         match = shape.fullmatch(request.path)
@@ -234,7 +234,7 @@ def _target(text: str) -> str | Digest:
 
 def _tag(text: str) -> str:
     if not is_tag(text):
-        # The specification has no code of its own for a tag; distribution answers this one.
+        # The specification has no code for an invalid tag; distribution sends this one.
         raise RequestRefusedError(400, "TAG_INVALID", f"not a tag: {text[:200]!r}")
     return text
 

@@ -1,4 +1,4 @@
-"""The registry on its port: connections, the script of faults, the request log."""
+"""The registry as a server: its port, connections, scripted faults, and request log."""
 
 import asyncio
 import ssl
@@ -28,7 +28,7 @@ from crossmount.testing.holdings import Holdings
 from crossmount.testing.options import RegistryOptions, TokenAuth
 from crossmount.testing.sessions import UploadCounts, UploadSessions
 from crossmount.testing.storage import PIECE, FolderBlobs, MemoryBlobs
-from crossmount.testing.values import KEPT_HEADERS, Request, RequestRecord, Response
+from crossmount.testing.values import RECORDED_HEADERS, Request, RequestRecord, Response
 
 
 class ScriptedRegistry:
@@ -41,8 +41,8 @@ class ScriptedRegistry:
     In a test without an event loop use `running_registry`.
 
     Attributes:
-        requests: what was asked and answered, in the order of the answers.
-        holdings: what it holds; may be looked at and changed.
+        requests: a record of each request, in the order of the answers.
+        holdings: its repositories; tests may read and change them.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class ScriptedRegistry:
         """Prepare a registry; `start` or `async with` opens the port.
 
         Args:
-            options: its traits.
-            faults: the script.
+            options: its behaviour.
+            faults: the first faults of the script.
             host: the address to listen on.
             port: the port; 0 lets the system choose.
-            tls: speak https with this context.
+            tls: the context for https; None serves http.
         """
         self.options = options or RegistryOptions()
         self.requests: list[RequestRecord] = []
@@ -93,7 +93,7 @@ class ScriptedRegistry:
 
     @property
     def open_sessions(self) -> tuple[str, ...]:
-        """The upload sessions that are neither finished nor cancelled."""
+        """The ids of all open upload sessions."""
         return self._sessions.open
 
     @property
@@ -103,31 +103,31 @@ class ScriptedRegistry:
 
     @property
     def unplayed(self) -> tuple[Fault, ...]:
-        """The faults that have not been met as often as they say."""
+        """The faults that were applied less often than `times`, or never if `times` is None."""
         return self._script.unplayed
 
     @property
     def bytes_received(self) -> int:
-        """All bytes of request bodies so far."""
+        """Total bytes of all request bodies so far."""
         return sum(record.received for record in self.requests)
 
     @property
     def upload_bytes(self) -> int:
-        """The bytes of blobs that were uploaded and kept."""
+        """Total size of all uploaded blobs."""
         return self._tally.upload_bytes
 
     def uploads(self, digest: Digest | str | None = None) -> int:
-        """Return how often a blob, or any, was uploaded to its end; an answer that got lost counts."""
+        """Return the number of finished uploads of a blob, or of all blobs; a lost answer counts too."""
         counts = self._tally.uploads
         return counts.total() if digest is None else counts[Digest(digest)]
 
     def mounts(self, digest: Digest | str | None = None) -> int:
-        """Return how often a blob, or any, was mounted."""
+        """Return the number of mounts of a blob, or of all blobs."""
         counts = self._tally.mounts
         return counts.total() if digest is None else counts[Digest(digest)]
 
     def matching(self, *, method: str = "*", path: str = "*", query: str = "*") -> list[RequestRecord]:
-        """Return the records that fit the patterns, which are those of `Fault`."""
+        """Return the records that match patterns; they have the syntax of those of `Fault`."""
         pattern = Fault(method=method, path=path, query=query)
         return [
             record
@@ -140,18 +140,18 @@ class ScriptedRegistry:
         self._script.add(faults)
 
     def clear_script(self) -> None:
-        """Take all faults away."""
+        """Remove all faults."""
         self._script.clear()
 
     def put_blob(self, name: str, data: bytes, *, algorithm: str = "sha256") -> Digest:
-        """Put a blob into a repository, past HTTP and the log."""
+        """Put a blob into a repository without a request."""
         return self.holdings.put_blob(name, data, algorithm=algorithm)
 
     async def start(self) -> None:
-        """Listen.
+        """Open the port.
 
         Raises:
-            OSError: the port cannot be had.
+            OSError: the port is not available.
         """
         self._port = await self._listen(self._port)
         realm = self._port
@@ -200,14 +200,14 @@ class ScriptedRegistry:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        """Forget a connection; a failure of ours on it is the loop's to tell."""
+        """Remove a closed connection; a bug in the registry goes to the loop's exception handler."""
         del self._tasks[task]
         if not task.cancelled() and task.exception() is not None:
             context = {"message": "a connection of the registry failed", "exception": task.exception()}
             asyncio.get_running_loop().call_exception_handler(context)
 
     async def _converse(self, connection: Connection) -> None:
-        """Serve one connection to its end."""
+        """Serve one connection until it closes."""
         try:
             await self._serve(connection)
         except (CutError, OSError):
@@ -222,8 +222,8 @@ class ScriptedRegistry:
             await self._exchange(connection, request)
 
     async def _exchange(self, connection: Connection, request: Request) -> None:
-        """Carry one request out, as the script says."""
-        fault = self._script.meet(request) or Fault()
+        """Answer one request, with the fault that applies to it."""
+        fault = self._script.match(request) or Fault()
         action = fault.action
         body = IncomingBody(connection, cut_after=action.after if isinstance(action, CutReceiving) else None)
         response: Response | None = None
@@ -241,7 +241,7 @@ class ScriptedRegistry:
             await connection.send(response, is_head=request.method == "HEAD", cut_after=cut_after)
 
     async def _answer(self, request: Request, body: IncomingBody, fault: Fault) -> Response:
-        """Return the answer that a request gets, its headers complete."""
+        """Return the answer to a request, with all headers."""
         action = fault.action
         if isinstance(action, Reply):
             return complete(action.response())
@@ -262,7 +262,7 @@ class ScriptedRegistry:
         fault: Fault,
     ) -> None:
         sent = response.sends if response is not None and request.method != "HEAD" else 0
-        is_met = fault.delay or not isinstance(fault.action, Pass)
+        is_scripted = fault.delay or not isinstance(fault.action, Pass)
         self.requests.append(
             RequestRecord(
                 method=request.method,
@@ -272,15 +272,15 @@ class ScriptedRegistry:
                 received=body.received,
                 sent=min(sent, fault.action.after) if isinstance(fault.action, CutSending) else sent,
                 auth_scheme=request.headers.get("authorization", "").partition(" ")[0].lower(),
-                headers={name: value for name, value in request.headers.items() if name in KEPT_HEADERS},
-                fault=fault.label if is_met else "",
+                headers={name: value for name, value in request.headers.items() if name in RECORDED_HEADERS},
+                fault=fault.label if is_scripted else "",
                 connection=connection.number,
             )
         )
 
 
 def complete(response: Response) -> Response:
-    """Add the headers that every answer has."""
+    """Add the headers of every answer."""
     headers = (*response.headers, ("Docker-Distribution-API-Version", "registry/2.0"))
     if response.status not in {204, 304}:
         headers = (*headers, ("Content-Length", str(response.sends)))

@@ -1,4 +1,4 @@
-"""Blob uploads (distribution specification, "Pushing blobs"): begun, continued, finished, cancelled, mounted."""
+"""Upload sessions and mounts of blobs (distribution specification, "Pushing blobs")."""
 
 import asyncio
 import re
@@ -25,37 +25,37 @@ _CHUNK = re.compile(r"([0-9]{1,18})-([0-9]{1,18})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Locations:
-    """How Locations are written.
+    """Writes Location headers.
 
     Attributes:
-        base: scheme, host and port, or nothing for relative ones.
-        state: whether a session's Location carries a `_state`.
+        base: scheme, host and port; empty for relative Locations.
+        state: whether the Location of a session has a `_state` parameter.
     """
 
     base: str = ""
     state: bool = True
 
     def blob(self, name: str, digest: Digest) -> str:
-        """Return where a blob is."""
+        """Return the Location of a blob."""
         return f"{self.base}/v2/{name}/blobs/{digest}"
 
     def manifest(self, name: str, digest: Digest) -> str:
-        """Return where a manifest is."""
+        """Return the Location of a manifest."""
         return f"{self.base}/v2/{name}/manifests/{digest}"
 
     def session(self, name: str, session: str, offset: int) -> str:
-        """Return where a session goes on after `offset` bytes."""
+        """Return the Location of a session that has received `offset` bytes."""
         query = f"?_state={session_state(session, offset)}" if self.state else ""
         return f"{self.base}/v2/{name}/blobs/uploads/{session}{query}"
 
 
 def session_state(session: str, offset: int) -> str:
-    """Return the state that a session's Location must carry; it has characters that must stay escaped."""
+    """Return the `_state` of a session's Location; it contains characters that clients must leave escaped."""
     return f"{session}%2F{offset}%3D%3D"
 
 
 def is_session_state(state: str | None, session: str, offset: int | None) -> bool:
-    """Tell whether a decoded `_state` belongs to a session, and to this offset if one is given."""
+    """Return whether a decoded `_state` belongs to a session, and to this offset unless that is None."""
     if state is None or not state.endswith("=="):
         return False
     owner, _, at = state[:-2].rpartition("/")
@@ -63,7 +63,7 @@ def is_session_state(state: str | None, session: str, offset: int | None) -> boo
 
 
 class UploadCounts:
-    """Counts of what changed."""
+    """Counts uploads and mounts by digest."""
 
     def __init__(self) -> None:
         self.uploads: Counter[Digest] = Counter()
@@ -71,26 +71,26 @@ class UploadCounts:
         self.upload_bytes = 0
 
     def uploaded(self, digest: Digest, size: int) -> None:
-        """Count a blob that came as bytes."""
+        """Count a finished upload."""
         self.uploads[digest] += 1
         self.upload_bytes += size
 
     def mounted(self, digest: Digest) -> None:
-        """Count a blob that was mounted."""
+        """Count a mount."""
         self.mounts[digest] += 1
 
 
 @dataclass(frozen=True, slots=True)
 class OpenUpload:
-    """An upload session."""
+    """An open upload session."""
 
     session: str
     name: str
-    spool: UploadBuffer
+    buffer: UploadBuffer
 
 
 class UploadSessions:
-    """The upload sessions of a registry."""
+    """The open upload sessions of a registry."""
 
     def __init__(self, holdings: Holdings, options: RegistryOptions, tally: UploadCounts) -> None:
         self._holdings = holdings
@@ -101,26 +101,26 @@ class UploadSessions:
 
     @property
     def open(self) -> tuple[str, ...]:
-        """The ids of the sessions that are neither finished nor cancelled."""
+        """The ids of all open sessions."""
         return tuple(self._open)
 
-    async def start(self, operation: StartUpload, body: Body, where: Locations) -> Response:
-        """Open a session, or take a whole blob in one request."""
+    async def start(self, operation: StartUpload, body: Body, locations: Locations) -> Response:
+        """Open a session, or receive a whole blob in one request."""
         upload = self._begin(operation.name)
         if operation.digest is None:
-            return _progress(202, upload, where)
+            return _progress(202, upload, locations)
         try:
             await _receive(upload, body)
         except BaseException:
             self._drop(upload)
             raise
-        return await self._commit(upload, operation.digest, where)
+        return await self._commit(upload, operation.digest, locations)
 
-    def mount(self, operation: MountBlob, where: Locations) -> Response:
-        """Mount, or open the session that the client needs instead.
+    def mount(self, operation: MountBlob, locations: Locations) -> Response:
+        """Mount a blob, or open an upload session instead.
 
         Raises:
-            RequestRefusedError: the source is denied.
+            RequestRefusedError: mounts from the source are denied.
         """
         if operation.source in self._options.denied_sources:
             status = self._options.denied_status
@@ -129,41 +129,45 @@ class UploadSessions:
             )
         source = self._source(operation)
         if source is None:
-            return _progress(202, self._begin(operation.name), where)
+            return _progress(202, self._begin(operation.name), locations)
         if not any(fnmatchcase(operation.digest, pattern) for pattern in self._options.false_mounts):
             self._holdings.create(operation.name).blobs.add(operation.digest)
             self._tally.mounted(operation.digest)
-        return _created(operation.name, operation.digest, where)
+        return _created(operation.name, operation.digest, locations)
 
-    def status(self, operation: UploadStatus, request: Request, where: Locations) -> Response:
-        """Tell how far a session is."""
-        return _progress(204, self._find(operation, request), where)
+    def status(self, operation: UploadStatus, request: Request, locations: Locations) -> Response:
+        """Return the number of received bytes."""
+        return _progress(204, self._find(operation, request), locations)
 
-    async def append(self, operation: AppendUpload, request: Request, body: Body, where: Locations) -> Response:
-        """Take a chunk, or a stream."""
+    async def append(
+        self, operation: AppendUpload, request: Request, body: Body, locations: Locations
+    ) -> Response:
+        """Receive a chunk or a stream."""
         upload = self._find(operation, request)
-        _check_chunk(request, upload, where)
+        _check_chunk(request, upload, locations)
         self._check_state(request, upload)
         await _receive(upload, body)
-        return _progress(202, upload, where)
+        return _progress(202, upload, locations)
 
-    async def finish(self, operation: FinishUpload, request: Request, body: Body, where: Locations) -> Response:
-        """Take the rest, if there is any, and make it a blob."""
+    async def finish(
+        self, operation: FinishUpload, request: Request, body: Body, locations: Locations
+    ) -> Response:
+        """Receive the remaining bytes, if there are any, and store the blob."""
         upload = self._find(operation, request)
-        _check_chunk(request, upload, where)
+        _check_chunk(request, upload, locations)
         self._check_state(request, upload)
         await _receive(upload, body)
-        return await self._commit(upload, operation.digest, where)
+        return await self._commit(upload, operation.digest, locations)
 
     def cancel(self, operation: CancelUpload, request: Request) -> Response:
-        """Forget a session."""
+        """Cancel a session."""
         if not self._options.cancels:
             raise RequestRefusedError(405, "UNSUPPORTED", "sessions cannot be cancelled here")
         self._drop(self._find(operation, request))
         return Response(204)
 
     def _source(self, operation: MountBlob) -> str | None:
-        """Return the repository to mount from."""
+        """Return the repository to mount from; None if the mount fails."""
         if not self._options.mounts:
             return None
         if operation.source is None:
@@ -178,7 +182,7 @@ class UploadSessions:
 
     def _begin(self, name: str) -> OpenUpload:
         self._count += 1
-        upload = OpenUpload(f"upload-{self._count}", name, self._holdings.store.spool())
+        upload = OpenUpload(f"upload-{self._count}", name, self._holdings.store.buffer())
         self._open[upload.session] = upload
         return upload
 
@@ -193,38 +197,38 @@ class UploadSessions:
         return upload
 
     def _check_state(self, request: Request, upload: OpenUpload) -> None:
-        """Refuse the Location of an earlier step, with the status and code that distribution 2.8 has for it."""
+        """Refuse an outdated Location, with the status and code of distribution 2.8."""
         state = request.param("_state")
-        if self._options.location_state and not is_session_state(state, upload.session, upload.spool.size):
+        if self._options.location_state and not is_session_state(state, upload.session, upload.buffer.size):
             raise RequestRefusedError(404, "BLOB_UPLOAD_INVALID", "the Location is not the session's newest")
 
-    async def _commit(self, upload: OpenUpload, digest: Digest, where: Locations) -> Response:
+    async def _commit(self, upload: OpenUpload, digest: Digest, locations: Locations) -> Response:
         del self._open[upload.session]
         await asyncio.sleep(self._options.commit_seconds)
-        if upload.spool.digest(digest.algorithm) != digest:
-            upload.spool.discard()
+        if upload.buffer.digest(digest.algorithm) != digest:
+            upload.buffer.discard()
             raise RequestRefusedError(
                 400, "DIGEST_INVALID", f"what was uploaded does not have the digest {digest}"
             )
-        size = upload.spool.size
-        self._holdings.store.keep(upload.spool, digest)
+        size = upload.buffer.size
+        self._holdings.store.add(upload.buffer, digest)
         self._holdings.create(upload.name).blobs.add(digest)
         self._tally.uploaded(digest, size)
-        return _created(upload.name, digest, where)
+        return _created(upload.name, digest, locations)
 
     def _drop(self, upload: OpenUpload) -> None:
         del self._open[upload.session]
-        upload.spool.discard()
+        upload.buffer.discard()
 
 
 async def _receive(upload: OpenUpload, body: Body) -> None:
-    """Add a request's body; what came before a cut stays, as in real registries."""
+    """Store a request's body; bytes that arrive before a cut stay, as in real registries."""
     async for data in body:
-        upload.spool.write(data)
+        upload.buffer.write(data)
 
 
-def _check_chunk(request: Request, upload: OpenUpload, where: Locations) -> None:
-    """Hold a Content-Range against the session's offset and the Content-Length."""
+def _check_chunk(request: Request, upload: OpenUpload, locations: Locations) -> None:
+    """Compare Content-Range with the session's offset and with Content-Length."""
     text = request.headers.get("content-range")
     if text is None:
         return
@@ -234,26 +238,26 @@ def _check_chunk(request: Request, upload: OpenUpload, where: Locations) -> None
             400, "BLOB_UPLOAD_INVALID", f"Content-Range is not <first>-<last>: {text[:60]!r}"
         )
     first, last = int(match[1]), int(match[2])
-    if first != upload.spool.size or last < first - 1:
-        headers = _progress(416, upload, where).headers
-        raise RequestRefusedError(416, "BLOB_UPLOAD_INVALID", f"the session is at {upload.spool.size}", headers)
+    if first != upload.buffer.size or last < first - 1:
+        headers = _progress(416, upload, locations).headers
+        raise RequestRefusedError(416, "BLOB_UPLOAD_INVALID", f"the session is at {upload.buffer.size}", headers)
     length = request.headers.get("content-length")
     if length is not None and int(length) != last - first + 1:
         raise RequestRefusedError(400, "SIZE_INVALID", f"Content-Range {text} with Content-Length {length}")
 
 
-def _progress(status: int, upload: OpenUpload, where: Locations) -> Response:
-    offset = upload.spool.size
+def _progress(status: int, upload: OpenUpload, locations: Locations) -> Response:
+    offset = upload.buffer.size
     return Response(
         status,
         (
-            ("Location", where.session(upload.name, upload.session, offset)),
-            # One byte and none are told alike, as in distribution.
+            ("Location", locations.session(upload.name, upload.session, offset)),
+            # Zero bytes and one byte have the same Range, as in distribution.
             ("Range", f"0-{max(offset - 1, 0)}"),
             ("Docker-Upload-UUID", upload.session),
         ),
     )
 
 
-def _created(name: str, digest: Digest, where: Locations) -> Response:
-    return Response(201, (("Location", where.blob(name, digest)), ("Docker-Content-Digest", digest)))
+def _created(name: str, digest: Digest, locations: Locations) -> Response:
+    return Response(201, (("Location", locations.blob(name, digest)), ("Docker-Content-Digest", digest)))

@@ -1,4 +1,4 @@
-"""Where the bytes of blobs are: in memory, or in files of a folder. No idea of repositories."""
+"""Stores the bytes of blobs in memory or in a folder; knows nothing of repositories."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ from crossmount.oci.digest import Digest
 from crossmount.testing.values import Content, Inline
 
 PIECE = 256 * 1024
-"""How many bytes are in hand at once."""
+"""Number of bytes that are read at once."""
 
 
 class UploadBuffer(Protocol):
-    """The bytes of an upload that is going on."""
+    """The bytes of an unfinished upload."""
 
     @property
     def size(self) -> int:
-        """How many bytes have come."""
+        """Number of bytes so far."""
         ...
 
     def write(self, data: bytes) -> None:
@@ -26,36 +26,36 @@ class UploadBuffer(Protocol):
         ...
 
     def digest(self, algorithm: str) -> Digest:
-        """Return the digest of what has come."""
+        """Return the digest of the bytes so far."""
         ...
 
     def discard(self) -> None:
-        """Forget the bytes."""
+        """Delete the bytes."""
         ...
 
 
 class BlobStore(Protocol):
-    """Blobs by digest, whoever refers to them."""
+    """Blobs by digest, for all repositories."""
 
-    def spool(self) -> UploadBuffer:
-        """Begin an upload."""
+    def buffer(self) -> UploadBuffer:
+        """Return an empty buffer for an upload."""
         ...
 
-    def keep(self, spool: UploadBuffer, digest: Digest) -> None:
-        """Make what a spool of this store holds the blob `digest`; the spool is used up."""
+    def add(self, buffer: UploadBuffer, digest: Digest) -> None:
+        """Store the bytes of a buffer of this store as blob `digest`; the buffer cannot be used again."""
         ...
 
     def get(self, digest: Digest) -> Content | None:
-        """Return a blob."""
+        """Return a blob, if it is there."""
         ...
 
     def close(self) -> None:
-        """Let go of unfinished uploads."""
+        """Delete unfinished uploads."""
         ...
 
 
 class MemoryBuffer:
-    """An upload in memory, hashed as it comes."""
+    """An upload in memory, hashed as it arrives."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -63,7 +63,7 @@ class MemoryBuffer:
 
     @property
     def size(self) -> int:
-        """How many bytes have come."""
+        """Number of bytes so far."""
         return len(self.data)
 
     def write(self, data: bytes) -> None:
@@ -72,13 +72,13 @@ class MemoryBuffer:
         self._hashed.update(data)
 
     def digest(self, algorithm: str) -> Digest:
-        """Return the digest of what has come."""
+        """Return the digest of the bytes so far."""
         if algorithm == "sha256":
             return Digest(f"sha256:{self._hashed.hexdigest()}")
         return Digest.of(bytes(self.data), algorithm=algorithm)
 
     def discard(self) -> None:
-        """Forget the bytes."""
+        """Delete the bytes."""
         self.data.clear()
 
 
@@ -88,22 +88,22 @@ class MemoryBlobs:
     def __init__(self) -> None:
         self._blobs: dict[Digest, Inline] = {}
 
-    def spool(self) -> MemoryBuffer:
-        """Begin an upload."""
+    def buffer(self) -> MemoryBuffer:
+        """Return an empty buffer for an upload."""
         return MemoryBuffer()
 
-    def keep(self, spool: UploadBuffer, digest: Digest) -> None:
-        """Make what `spool` holds the blob `digest`."""
-        assert isinstance(spool, MemoryBuffer)  # noqa: S101 a store gets back the spools it gave
-        self._blobs[digest] = Inline(bytes(spool.data))
-        spool.discard()
+    def add(self, buffer: UploadBuffer, digest: Digest) -> None:
+        """Store the bytes of `buffer` as blob `digest`."""
+        assert isinstance(buffer, MemoryBuffer)  # noqa: S101 a store gets only buffers that it made
+        self._blobs[digest] = Inline(bytes(buffer.data))
+        buffer.discard()
 
     def get(self, digest: Digest) -> Content | None:
-        """Return a blob."""
+        """Return a blob, if it is there."""
         return self._blobs.get(digest)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class FileContent:
 
 
 class FileBuffer:
-    """An upload in a file, hashed as it comes."""
+    """An upload in a file, hashed as it arrives."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -141,14 +141,14 @@ class FileBuffer:
         self.size += len(data)
 
     def digest(self, algorithm: str) -> Digest:
-        """Return the digest of what has come; any but sha256 reads the file again."""
+        """Return the digest of the bytes so far; any algorithm but sha256 reads the file again."""
         if algorithm == "sha256":
             return Digest(f"sha256:{self._hashed.hexdigest()}")
         with self.path.open("rb") as file:
             return Digest(f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}")
 
     def close(self) -> None:
-        """Close the file and leave it where it is."""
+        """Close the file without removing it."""
         self._file.close()
 
     def discard(self) -> None:
@@ -168,29 +168,29 @@ class FolderBlobs:
         self._known: dict[Digest, FileContent] = {}
         self._count = 0
 
-    def spool(self) -> FileBuffer:
-        """Begin an upload."""
+    def buffer(self) -> FileBuffer:
+        """Return an empty buffer for an upload."""
         self._count += 1
-        spool = FileBuffer(self._uploads / str(self._count))
-        self._open.add(spool)
-        return spool
+        buffer = FileBuffer(self._uploads / str(self._count))
+        self._open.add(buffer)
+        return buffer
 
-    def keep(self, spool: UploadBuffer, digest: Digest) -> None:
-        """Make what `spool` holds the blob `digest`."""
-        assert isinstance(spool, FileBuffer)  # noqa: S101 a store gets back the spools it gave
+    def add(self, buffer: UploadBuffer, digest: Digest) -> None:
+        """Store the bytes of `buffer` as blob `digest`."""
+        assert isinstance(buffer, FileBuffer)  # noqa: S101 a store gets only buffers that it made
         path = self._root / "blobs" / digest.algorithm / digest.encoded
         path.parent.mkdir(parents=True, exist_ok=True)
-        spool.close()
-        self._open.discard(spool)
-        spool.path.replace(path)
-        self._known[digest] = FileContent(path, spool.size)
+        buffer.close()
+        self._open.discard(buffer)
+        buffer.path.replace(path)
+        self._known[digest] = FileContent(path, buffer.size)
 
     def get(self, digest: Digest) -> Content | None:
-        """Return a blob."""
+        """Return a blob, if it is there."""
         return self._known.get(digest)
 
     def close(self) -> None:
-        """Remove unfinished uploads; whole blobs stay."""
-        for spool in self._open:
-            spool.discard()
+        """Remove unfinished uploads; blobs stay."""
+        for buffer in self._open:
+            buffer.discard()
         self._open.clear()

@@ -1,4 +1,4 @@
-"""A scripted registry for callers without an event loop: it runs in a thread of its own."""
+"""A scripted registry for callers without an event loop; it runs in its own thread."""
 
 import asyncio
 import ssl
@@ -21,13 +21,13 @@ def running_registry(
     port: int = 0,
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[ScriptedRegistry]:
-    """Run a registry in a thread, until the block ends.
+    """Run a registry in a thread until the block ends.
 
-    Its log, counters, `play` and `holdings` may be used from the block; the arguments are those of
+    The block may use its request log, counters, `play` and `holdings`. The arguments are those of
     `ScriptedRegistry`.
 
     Raises:
-        OSError: the port cannot be had.
+        OSError: the port is not available.
     """
     registry = ScriptedRegistry(options, faults=faults, host=host, port=port, tls=tls)
     ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
@@ -51,7 +51,7 @@ async def _serve(
     ended = asyncio.Event()
     try:
         await registry.start()
-    except BaseException as error:  # noqa: BLE001 whatever it is, the caller's thread raises it
+    except BaseException as error:  # noqa: BLE001 the caller's thread raises it
         ready.set_exception(error)
         return
     try:

@@ -1,4 +1,4 @@
-"""What travels between the server and the handlers: requests, responses, and a refusal."""
+"""Requests, responses, refusals, and records of requests, as values."""
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -10,27 +10,27 @@ Body = AsyncIterator[bytes]
 
 
 class Content(Protocol):
-    """Bytes that are kept somewhere and can be read in pieces."""
+    """Bytes, stored somewhere, that can be read in pieces."""
 
     @property
     def size(self) -> int:
-        """How many bytes there are."""
+        """Number of bytes."""
         ...
 
     def read(self, start: int, length: int) -> Iterator[bytes]:
-        """Yield `length` bytes from `start` on, in pieces of a bounded size."""
+        """Yield `length` bytes from offset `start`, in pieces of a bounded size."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """Content that is in memory."""
+    """Content in memory."""
 
     data: bytes
 
     @property
     def size(self) -> int:
-        """How many bytes there are."""
+        """Number of bytes."""
         return len(self.data)
 
     def read(self, start: int, length: int) -> Iterator[bytes]:
@@ -47,7 +47,7 @@ class Request:
         method: in capitals.
         path: percent-decoded, without the query.
         query: the decoded pairs, in order.
-        headers: names in lower case; of a repeated header the last one.
+        headers: by name in lower case; of a repeated header the last value.
         raw_query: the query as it was sent.
     """
 
@@ -68,12 +68,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer.
+    """A complete answer.
 
     Attributes:
-        body: what is sent, except to HEAD.
+        body: sent unless the request is a HEAD.
         start: the first byte of `body` to send.
-        length: how many bytes of `body` to send; all of them by default.
+        length: number of bytes of `body` to send; None sends all.
     """
 
     status: int
@@ -84,31 +84,31 @@ class Response:
 
     @property
     def sends(self) -> int:
-        """How many bytes the body of a GET has."""
+        """Number of body bytes that a GET receives."""
         return self.body.size if self.length is None else self.length
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the body."""
+        """Yield the body in pieces."""
         return self.body.read(self.start, self.sends)
 
     def header(self, name: str) -> str | None:
-        """Return the last value of a header, whatever its case."""
+        """Return the last value of a header, ignoring its case."""
         return next((value for key, value in reversed(self.headers) if key.lower() == name.lower()), None)
 
     def with_header(self, name: str, value: str) -> "Response":
-        """Return this response with a header set anew."""
+        """Return a copy with one header replaced."""
         return replace(self, headers=(*self.without(name).headers, (name, value)))
 
     def without(self, name: str) -> "Response":
-        """Return this response without a header."""
+        """Return a copy without a header."""
         kept = tuple((key, value) for key, value in self.headers if key.lower() != name.lower())
         return replace(self, headers=kept)
 
 
-KEPT_HEADERS = frozenset(
+RECORDED_HEADERS = frozenset(
     {"accept", "content-length", "content-range", "content-type", "expect", "host", "range", "user-agent"}
 )
-"""The request headers that a record keeps; a credential is never among them."""
+"""The request headers that a record includes; none of them contains a credential."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +119,13 @@ class RequestRecord:
         method: in capitals.
         path: decoded.
         query: as it was sent, without the question mark.
-        status: what was answered, 0 if nothing was.
-        received: bytes of the request's body.
-        sent: bytes of the answer's body.
-        auth_scheme: `basic`, `bearer` or another, empty if there was no Authorization header.
-        headers: those of `KEPT_HEADERS` that were sent, names in lower case.
-        fault: the name of the scripted fault that was played, empty if none was.
-        connection: which connection it came on, counted from 1.
+        status: the status of the answer, 0 if there was none.
+        received: number of bytes of the request's body that were read.
+        sent: number of bytes of the answer's body.
+        auth_scheme: `basic`, `bearer` or another; empty without an Authorization header.
+        headers: the request's headers that are in `RECORDED_HEADERS`, by name in lower case.
+        fault: the name of the scripted fault that applied, empty if none did.
+        connection: the number of its connection, counted from 1.
     """
 
     method: str
@@ -141,9 +141,9 @@ class RequestRecord:
 
 
 class RequestRefusedError(Exception):
-    """A request that is answered with an error of the distribution specification ("Error Codes").
+    """A request is refused with an error of the distribution specification ("Error Codes").
 
-    Never leaves the server: it is turned into a response there.
+    The server turns it into a response.
     """
 
     def __init__(self, status: int, code: str, message: str, headers: Headers = ()) -> None:
@@ -153,12 +153,12 @@ class RequestRefusedError(Exception):
         self.headers = headers
 
     def response(self) -> Response:
-        """Return the answer that tells it."""
+        """Return the response with this error."""
         return error_response(self.status, self.code, str(self), self.headers)
 
 
 def error_response(status: int, code: str, message: str, headers: Headers = ()) -> Response:
-    """Return an answer with the specification's error body."""
+    """Return a response with the specification's error body."""
     body = {"errors": [{"code": code, "message": message, "detail": None}]}
     return json_response(body, status=status, headers=headers)
 
@@ -166,5 +166,5 @@ def error_response(status: int, code: str, message: str, headers: Headers = ()) 
 def json_response(
     document: object, *, status: int = 200, headers: Headers = (), media_type: str = "application/json"
 ) -> Response:
-    """Return an answer whose body is a JSON document."""
+    """Return a response with a JSON document as body."""
     return Response(status, (("Content-Type", media_type), *headers), Inline(json.dumps(document).encode()))
