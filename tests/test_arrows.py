@@ -53,7 +53,7 @@ FORBIDDEN: dict[str, set[str]] = {
 EXCEPTIONS = {"cli/demo/registry.py": {"testing"}}
 """Modules that may import more than their package: the demo runs a registry of its own."""
 
-FLAVOURS = {"__init__", "__main__", "asyncio", "blocking", "_blocking", "_portal"}
+FLAVOURS = {"__init__", "__main__", "_shared", "asyncio", "blocking", "_blocking", "_portal"}
 """Top-level modules that make the blocking and the async API; they may import everything."""
 
 

@@ -1,98 +1,61 @@
+import ast
 import importlib.metadata
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import crossmount
 import crossmount.asyncio
 import crossmount.blocking
 
-PUBLIC = {
-    "AccessDeniedError",
-    "BlobCache",
-    "BlobReport",
-    "BlobUnavailableError",
-    "BlobUnknownError",
-    "ClientOptions",
-    "CopyFailedError",
-    "CopyReport",
-    "CredentialsError",
-    "CrossmountError",
-    "Descriptor",
-    "Digest",
-    "EventFeed",
-    "Fleet",
-    "GuardedIndex",
-    "ImageCopy",
-    "ImageFailure",
-    "IndexFailedError",
-    "IndexInfo",
-    "IndexRefusedError",
-    "IndexUnavailableError",
-    "InvalidAnswerError",
-    "InvalidDigestError",
-    "InvalidIndexURLError",
-    "InvalidInputError",
-    "InvalidLayoutError",
-    "InvalidManifestError",
-    "InvalidReferenceError",
-    "Knowledge",
-    "LayerKnowledge",
-    "Limits",
-    "Manifest",
-    "MemoryMountIndex",
-    "MissingExtraError",
-    "MountIndex",
-    "MountRequiredError",
-    "MountResult",
-    "MountStatus",
-    "MountableLayers",
-    "Mounter",
-    "MoveReport",
-    "Patience",
-    "PruneReport",
-    "PushReport",
-    "RedisMountIndex",
-    "Reference",
-    "Registries",
-    "RegistryClient",
-    "RegistryError",
-    "RegistryInfo",
-    "RegistryRefusedError",
-    "RegistryTraits",
-    "RegistryUnreachableError",
-    "Repository",
-    "RetryPolicy",
-    "ScanReport",
-    "Sighting",
-    "copy",
-    "export_index",
-    "import_index",
-    "index_info",
-    "locality",
-    "open_index",
-    "prune",
-    "push",
-    "scan",
-}
+
+def exported(module: ModuleType) -> list[str]:
+    """Return the names that `from module import *` imports."""
+    return list(module.__all__)
+
+
+def seen_by_type_checkers(module: ModuleType) -> set[str]:
+    """Return the names that a module exports to type checkers: `import X as X`, `import *`, definitions."""
+    names: set[str] = set()
+    for node in ast.parse(Path(module.__file__ or "").read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            names |= seen_by_type_checkers(import_module(node.module or ""))
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.name for alias in node.names if alias.asname == alias.name}
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+    return {name for name in names if not name.startswith("_")}
 
 
 def test_both_flavours_export_the_same_names() -> None:
-    """What can be imported from one flavour can be imported from the other, and nothing comes or goes unseen."""
-    assert set(crossmount.blocking.__all__) == set(crossmount.asyncio.__all__) == PUBLIC
-    assert set(dir(crossmount)) == set(crossmount.__all__) == PUBLIC | {"__version__"}
+    """A name that can be imported from one flavour can be imported from the other, also by type checkers."""
+    names = set(exported(crossmount.asyncio))
+    assert set(exported(crossmount.blocking)) == names
+    assert set(dir(crossmount)) == set(exported(crossmount)) == names | {"__version__"}
+    assert seen_by_type_checkers(crossmount.asyncio) == seen_by_type_checkers(crossmount.blocking) == names
 
 
-def test_every_exported_name_is_there() -> None:
-    """Each promised name can be had from both flavours."""
-    for name in PUBLIC:
+def test_every_exported_name_is_defined_by_crossmount() -> None:
+    """Each exported name can be imported from both flavours, and none belongs to another library."""
+    for name in exported(crossmount.asyncio):
         assert getattr(crossmount, name) is getattr(crossmount.blocking, name)
-        assert getattr(crossmount.asyncio, name) is not None
+        for flavour in (crossmount.asyncio, crossmount.blocking):
+            assert getattr(flavour, name).__module__.startswith("crossmount")
 
 
-def test_the_version_is_told_once() -> None:
-    """The package and its metadata agree."""
+def test_a_name_that_is_not_exported_is_an_attribute_error() -> None:
+    """Neither what the flavours import for themselves nor an unknown name is an attribute; a submodule is."""
+    for name in ("Path", "threaded", "nonsense", "_nonsense"):
+        assert not hasattr(crossmount, name)
+    code = "from crossmount import events; events.Event"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_there_is_one_version() -> None:
+    """The package and its metadata have the same version."""
     assert importlib.metadata.version("crossmount") == crossmount.__version__
 
 

@@ -1,133 +1,27 @@
-"""The public names for an event loop; `crossmount` itself has the same names, blocking."""
+"""The public names for an event loop. `crossmount` itself has the same names, blocking."""
 
-from crossmount.discovery import EventFeed, ScanReport, locality, scan
-from crossmount.errors import (
-    AccessDeniedError,
-    BlobUnavailableError,
-    BlobUnknownError,
-    CopyFailedError,
-    CredentialsError,
-    CrossmountError,
-    IndexFailedError,
-    IndexRefusedError,
-    IndexUnavailableError,
-    InvalidAnswerError,
-    InvalidDigestError,
-    InvalidIndexURLError,
-    InvalidInputError,
-    InvalidLayoutError,
-    InvalidManifestError,
-    InvalidReferenceError,
-    MissingExtraError,
-    MountRequiredError,
-    RegistryError,
-    RegistryRefusedError,
-    RegistryUnreachableError,
-)
-from crossmount.fleet import Fleet, Patience
-from crossmount.index import (
-    GuardedIndex,
-    Knowledge,
-    LayerKnowledge,
-    MemoryMountIndex,
-    MountableLayers,
-    MountIndex,
-    RedisMountIndex,
-    RegistryTraits,
-    Sighting,
-    open_index,
-)
-from crossmount.maintenance import (
-    IndexInfo,
-    MoveReport,
-    PruneReport,
-    RegistryInfo,
-    export_index,
-    import_index,
-    index_info,
-    prune,
-)
-from crossmount.mount import Mounter, MountResult, MountStatus
-from crossmount.oci import Descriptor, Digest, Manifest, Reference, Repository
-from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
-from crossmount.transfer import (
-    BlobCache,
-    BlobReport,
-    CopyReport,
-    ImageCopy,
-    ImageFailure,
-    Limits,
-    PushReport,
-    Registries,
-    copy,
-    push,
-)
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "AccessDeniedError",
-    "BlobCache",
-    "BlobReport",
-    "BlobUnavailableError",
-    "BlobUnknownError",
-    "ClientOptions",
-    "CopyFailedError",
-    "CopyReport",
-    "CredentialsError",
-    "CrossmountError",
-    "Descriptor",
-    "Digest",
-    "EventFeed",
-    "Fleet",
-    "GuardedIndex",
-    "ImageCopy",
-    "ImageFailure",
-    "IndexFailedError",
-    "IndexInfo",
-    "IndexRefusedError",
-    "IndexUnavailableError",
-    "InvalidAnswerError",
-    "InvalidDigestError",
-    "InvalidIndexURLError",
-    "InvalidInputError",
-    "InvalidLayoutError",
-    "InvalidManifestError",
-    "InvalidReferenceError",
-    "Knowledge",
-    "LayerKnowledge",
-    "Limits",
-    "Manifest",
-    "MemoryMountIndex",
-    "MissingExtraError",
-    "MountIndex",
-    "MountRequiredError",
-    "MountResult",
-    "MountStatus",
-    "MountableLayers",
-    "Mounter",
-    "MoveReport",
-    "Patience",
-    "PruneReport",
-    "PushReport",
-    "RedisMountIndex",
-    "Reference",
-    "Registries",
-    "RegistryClient",
-    "RegistryError",
-    "RegistryInfo",
-    "RegistryRefusedError",
-    "RegistryTraits",
-    "RegistryUnreachableError",
-    "Repository",
-    "RetryPolicy",
-    "ScanReport",
-    "Sighting",
-    "copy",
-    "export_index",
-    "import_index",
-    "index_info",
-    "locality",
-    "open_index",
-    "prune",
-    "push",
-    "scan",
-]
+from crossmount._shared import *
+from crossmount.discovery import EventFeed as EventFeed
+from crossmount.discovery import locality as locality
+from crossmount.discovery import scan as scan
+from crossmount.fleet import Fleet as Fleet
+from crossmount.index import GuardedIndex as GuardedIndex
+from crossmount.index import MemoryMountIndex as MemoryMountIndex
+from crossmount.index import MountableLayers as MountableLayers
+from crossmount.index import MountIndex as MountIndex
+from crossmount.index import RedisMountIndex as RedisMountIndex
+from crossmount.index import open_index as open_index
+from crossmount.maintenance import export_index as export_index
+from crossmount.maintenance import import_index as import_index
+from crossmount.maintenance import index_info as index_info
+from crossmount.maintenance import prune as prune
+from crossmount.mount import Mounter as Mounter
+from crossmount.registry import RegistryClient as RegistryClient
+from crossmount.transfer import Registries as Registries
+from crossmount.transfer import copy as copy
+from crossmount.transfer import push as push
+
+if not TYPE_CHECKING:  # type checkers export what is imported by `*` or as itself
+    __all__ = [name for name in globals() if not name.startswith("_") and name != "TYPE_CHECKING"]

@@ -1,153 +1,47 @@
-"""The public names, blocking: values as they are, doers made from their asynchronous twins."""
+"""The public names, blocking: each function and class runs its counterpart of `crossmount.asyncio`.
+
+What talks to registries runs on one background event loop (`_portal`); `observer` is called on its thread.
+"""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from crossmount import asyncio as aio
 from crossmount import events
-from crossmount._portal import OnPortal, blocking_function, iterator, method
-from crossmount.asyncio import (
-    AccessDeniedError,
-    BlobCache,
-    BlobReport,
-    BlobUnavailableError,
-    BlobUnknownError,
-    ClientOptions,
-    CopyFailedError,
-    CopyReport,
-    CredentialsError,
-    CrossmountError,
-    Descriptor,
-    Digest,
-    ImageCopy,
-    ImageFailure,
-    IndexFailedError,
-    IndexInfo,
-    IndexRefusedError,
-    IndexUnavailableError,
-    InvalidAnswerError,
-    InvalidDigestError,
-    InvalidIndexURLError,
-    InvalidInputError,
-    InvalidLayoutError,
-    InvalidManifestError,
-    InvalidReferenceError,
-    Knowledge,
-    LayerKnowledge,
-    Limits,
-    Manifest,
-    MissingExtraError,
-    MountRequiredError,
-    MountResult,
-    MountStatus,
-    MoveReport,
-    Patience,
-    PruneReport,
-    PushReport,
-    Reference,
-    RegistryError,
-    RegistryInfo,
-    RegistryRefusedError,
-    RegistryTraits,
-    RegistryUnreachableError,
-    Repository,
-    RetryPolicy,
-    ScanReport,
-    Sighting,
-)
+from crossmount._portal import Closable, OnPortal, blocking_function, iterator, method
+from crossmount._shared import *
 from crossmount.discovery.scan import REQUESTS
-from crossmount.index.blocking import (
-    GuardedIndex,
-    MemoryMountIndex,
-    MountableLayers,
-    MountIndex,
-    RedisMountIndex,
-    open_index,
-    threaded,
-)
+from crossmount.index.blocking import GuardedIndex as GuardedIndex
+from crossmount.index.blocking import MemoryMountIndex as MemoryMountIndex
+from crossmount.index.blocking import MountableLayers as MountableLayers
+from crossmount.index.blocking import MountIndex as MountIndex
+from crossmount.index.blocking import RedisMountIndex as RedisMountIndex
+from crossmount.index.blocking import open_index as open_index
+from crossmount.index.blocking import threaded
 from crossmount.maintenance.export_import import import_now
 from crossmount.maintenance.prune import REQUESTS as PRUNE_REQUESTS
 from crossmount.oci import Located
 from crossmount.oci.layout import Image
 
-__all__ = [
-    "AccessDeniedError",
-    "BlobCache",
-    "BlobReport",
-    "BlobUnavailableError",
-    "BlobUnknownError",
-    "ClientOptions",
-    "CopyFailedError",
-    "CopyReport",
-    "CredentialsError",
-    "CrossmountError",
-    "Descriptor",
-    "Digest",
-    "EventFeed",
-    "Fleet",
-    "GuardedIndex",
-    "ImageCopy",
-    "ImageFailure",
-    "IndexFailedError",
-    "IndexInfo",
-    "IndexRefusedError",
-    "IndexUnavailableError",
-    "InvalidAnswerError",
-    "InvalidDigestError",
-    "InvalidIndexURLError",
-    "InvalidInputError",
-    "InvalidLayoutError",
-    "InvalidManifestError",
-    "InvalidReferenceError",
-    "Knowledge",
-    "LayerKnowledge",
-    "Limits",
-    "Manifest",
-    "MemoryMountIndex",
-    "MissingExtraError",
-    "MountIndex",
-    "MountRequiredError",
-    "MountResult",
-    "MountStatus",
-    "MountableLayers",
-    "Mounter",
-    "MoveReport",
-    "Patience",
-    "PruneReport",
-    "PushReport",
-    "RedisMountIndex",
-    "Reference",
-    "Registries",
-    "RegistryClient",
-    "RegistryError",
-    "RegistryInfo",
-    "RegistryRefusedError",
-    "RegistryTraits",
-    "RegistryUnreachableError",
-    "Repository",
-    "RetryPolicy",
-    "ScanReport",
-    "Sighting",
-    "copy",
-    "export_index",
-    "import_index",
-    "index_info",
-    "locality",
-    "open_index",
-    "prune",
-    "push",
-    "scan",
-]
+if not TYPE_CHECKING:  # type checkers export what is defined here, and what is imported by `*` or as itself
+    __all__ = aio.__all__
+
+A = TypeVar("A", bound=Closable)
+
+
+def _asynchronous(blocking: OnPortal[A] | None) -> A | None:
+    """Return the asynchronous counterpart of an argument."""
+    return None if blocking is None else blocking.asynchronous
 
 
 async def _pieces(
     client: aio.RegistryClient, repository: Repository, digest: Digest, *, offset: int = 0
 ) -> AsyncIterator[bytes]:
-    """Yield a blob's bytes from `offset` on; read from its beginning to its end they are verified.
+    """Yield a blob's bytes from `offset` on. If all of them are read, they are verified.
 
     Raises:
-        RegistryError: the registry does not have it, or other bytes came.
+        RegistryError: the registry does not have the blob, or its bytes do not match the digest.
     """
     async with client.stream_blob(repository, digest, offset=offset) as stream:
         async for piece in stream:
@@ -155,7 +49,7 @@ async def _pieces(
 
 
 class RegistryClient(OnPortal[aio.RegistryClient]):
-    """One registry over HTTP; see `crossmount.asyncio.RegistryClient` for what each method does."""
+    """One registry over HTTP. The methods are those of `crossmount.asyncio.RegistryClient`, blocking."""
 
     def __init__(
         self,
@@ -181,7 +75,7 @@ class RegistryClient(OnPortal[aio.RegistryClient]):
 
 
 class Mounter(OnPortal[aio.Mounter]):
-    """Mounts layers on one registry; see `crossmount.asyncio.Mounter`."""
+    """Mounts layers on one registry, from the repositories that the index names."""
 
     def __init__(
         self, client: RegistryClient, index: MountableLayers, *, observer: events.Observer = events.ignore
@@ -192,9 +86,9 @@ class Mounter(OnPortal[aio.Mounter]):
 
 
 class Fleet(OnPortal[aio.Fleet]):
-    """Whose turn it is to upload a layer; see `crossmount.asyncio.Fleet`.
+    """Decides who uploads a layer that many pushers have at once; the others wait and mount it.
 
-    Make one for a process, and hand it to each push.
+    Make one for each process, and pass it to each push.
     """
 
     def __init__(self, index: MountableLayers, *, observer: events.Observer = events.ignore) -> None:
@@ -202,9 +96,9 @@ class Fleet(OnPortal[aio.Fleet]):
 
 
 class Registries(OnPortal[aio.Registries]):
-    """The clients of many registries, one each; see `crossmount.asyncio.Registries`.
+    """One client for each of many registries, with their connections, tokens and measured distances.
 
-    Make one for a process, and hand it to each copy.
+    Make one for each process, and pass it to each copy.
     """
 
     def __init__(
@@ -235,14 +129,14 @@ def copy(
 ) -> CopyReport:
     """Copy an image from one registry to others: manifests byte for byte, each layer in the cheapest way.
 
-    As `crossmount.asyncio.copy`, with a blocking index; `observer` is called on another thread.
+    Arguments, report and errors are those of `crossmount.asyncio.copy`.
     """
     return blocking_function(aio.copy)(
         source,
         *dests,
         all_tags=all_tags,
         index=None if index is None else threaded(index),
-        registries=None if registries is None else registries.asynchronous,
+        registries=_asynchronous(registries),
         options=options,
         prefer=prefer,
         cache=cache,
@@ -250,7 +144,7 @@ def copy(
         allow_transfer=allow_transfer,
         limits=limits,
         patience=patience,
-        fleet=None if fleet is None else fleet.asynchronous,
+        fleet=_asynchronous(fleet),
         observer=observer,
     )
 
@@ -269,17 +163,17 @@ def push(
 ) -> PushReport:
     """Push an image: mount what the registry already holds, upload the rest.
 
-    As `crossmount.asyncio.push`, with a blocking index; `observer` is called on another thread.
+    Arguments, report and errors are those of `crossmount.asyncio.push`.
     """
     return blocking_function(aio.push)(
         source,
         dest,
         index=None if index is None else threaded(index),
-        client=None if client is None else client.asynchronous,
+        client=_asynchronous(client),
         options=options,
         limits=limits,
         patience=patience,
-        fleet=None if fleet is None else fleet.asynchronous,
+        fleet=_asynchronous(fleet),
         observer=observer,
     )
 
@@ -297,13 +191,16 @@ def scan(
     afresh: bool = False,
     observer: events.Observer = events.ignore,
 ) -> ScanReport:
-    """Tell the index which layers a registry holds; as `crossmount.asyncio.scan`, with a blocking index."""
+    """Record in the index which layers a registry holds.
+
+    Arguments, report and errors are those of `crossmount.asyncio.scan`.
+    """
     return blocking_function(aio.scan)(
         registry,
         index=threaded(index),
         repositories=repositories,
         patterns=patterns,
-        client=None if client is None else client.asynchronous,
+        client=_asynchronous(client),
         options=options,
         requests=requests,
         since_last=since_last,
@@ -320,18 +217,21 @@ def locality(
     client: RegistryClient | None = None,
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
 ) -> dict[str, int]:
-    """Say how many bytes of an image each registry has; as `crossmount.asyncio.locality`, by a blocking index."""
+    """Return how many bytes of an image each registry has, as far as the index knows.
+
+    Arguments and errors are those of `crossmount.asyncio.locality`.
+    """
     return blocking_function(aio.locality)(
         image,
         registries,
         index=threaded(index),
-        client=None if client is None else client.asynchronous,
+        client=_asynchronous(client),
         options=options,
     )
 
 
 def index_info(index: MountableLayers, *, sample: int | None = None) -> IndexInfo:
-    """Count what an index holds; as `crossmount.asyncio.index_info`, with a blocking index."""
+    """Count the layers and sources of an index; with `sample`, estimate them from about that many keys."""
     return blocking_function(aio.index_info)(threaded(index), sample=sample)
 
 
@@ -347,7 +247,10 @@ def prune(
     afresh: bool = False,
     observer: events.Observer = events.ignore,
 ) -> PruneReport:
-    """Verify what the index knows, forget what is gone; as `crossmount.asyncio.prune`, with a blocking index."""
+    """Ask registries whether they still hold the sources in the index, and remove those that are gone.
+
+    Arguments, report and errors are those of `crossmount.asyncio.prune`.
+    """
     return blocking_function(aio.prune)(
         threaded(index),
         registry=registry,
@@ -364,7 +267,7 @@ def prune(
 def export_index(
     index: MountableLayers, file: IO[bytes], *, observer: events.Observer = events.ignore
 ) -> MoveReport:
-    """Write all that an index knows; as `crossmount.asyncio.export_index`, with a blocking index."""
+    """Write every layer of an index and its sources to `file`, as JSON lines."""
     return blocking_function(aio.export_index)(threaded(index), file, observer=observer)
 
 
@@ -375,12 +278,15 @@ def import_index(
     observer: events.Observer = events.ignore,
     name: str | None = None,
 ) -> MoveReport:
-    """Add what was exported; as `crossmount.asyncio.import_index`. The file is read in the calling thread."""
+    """Add the layers and sources of an exported file to an index. The file is read in the calling thread.
+
+    `name` is the file's name in errors.
+    """
     return import_now(index, file, observer=observer, name=name)
 
 
 class EventFeed(OnPortal[aio.EventFeed]):
-    """Takes one registry's events; see `crossmount.asyncio.EventFeed`. It works on the background loop."""
+    """Updates the index from the notifications and webhooks of one registry, on the background loop."""
 
     def __init__(
         self,
