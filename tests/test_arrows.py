@@ -9,10 +9,10 @@ import crossmount
 
 ROOT = Path(crossmount.__file__).parent
 
-BASE = {"errors", "events", "oci", "_foreign", "_closing"}
+BASE = {"errors", "events", "oci", "_parsing", "_closing"}
 PACKAGES: dict[str, set[str]] = {
     "errors": set(),
-    "_foreign": set(),
+    "_parsing": set(),
     "_closing": set(),
     "oci": {"errors"},
     "events": {"errors", "oci"},

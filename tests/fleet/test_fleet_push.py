@@ -19,7 +19,7 @@ from support.places import Place
 from support.waiting import until
 
 OPTIONS = ClientOptions(
-    plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0, first_wait=0.01, longest_wait=0.02)
+    plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0, wait_initial=0.01, wait_max=0.02)
 )
 EAGER = Patience(small=100, limit=20)
 """Layers of 100 bytes and more are worth waiting for."""

@@ -22,9 +22,7 @@ from crossmount.testing import (
 
 LAYER = Digest.of(b"layer")
 OTHER = Digest.of(b"other")
-PLAIN = ClientOptions(
-    plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0, first_wait=0.01, longest_wait=0.02)
-)
+PLAIN = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0, wait_initial=0.01, wait_max=0.02))
 HIDDEN = (
     Fault(method="POST", query="*from=ann*", times=None, action=IgnoreMount()),
     Fault(path="/v2/ann/secret/*", times=None, action=Reply(status=404, code="NAME_UNKNOWN")),

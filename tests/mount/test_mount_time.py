@@ -7,7 +7,7 @@ from crossmount.testing import Fault, Reply, ScriptedRegistry
 from crossmount.transfer import push
 from support.images import make_layers, make_layout
 
-POLICY = RetryPolicy(attempts=3, outage=0.0, first_wait=0.01, longest_wait=0.02)
+POLICY = RetryPolicy(attempts=3, outage=0.0, wait_initial=0.01, wait_max=0.02)
 
 
 async def test_mounts_that_only_break_are_given_up_after_one_source(

@@ -16,9 +16,7 @@ from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry
 
 CONTENT = b"a layer" * 1000
 LAYER = Digest.of(CONTENT)
-QUICK = ClientOptions(
-    plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0, first_wait=0.01, longest_wait=0.02)
-)
+QUICK = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0, wait_initial=0.01, wait_max=0.02))
 
 
 @dataclass

@@ -172,7 +172,7 @@ async def test_a_realm_that_never_ends_is_given_up() -> None:
         while True:
             yield b" "
 
-    options = ClientOptions(retry=RetryPolicy(deadline=0.3, outage=0.0))
+    options = ClientOptions(retry=RetryPolicy(timeout=0.3, outage=0.0))
     async with answering(dripping()) as realm:
         challenge = f'WWW-Authenticate: Bearer realm="{realm}/token"'.encode()
         async with (

@@ -2,7 +2,7 @@ import httpx
 import pytest
 
 from crossmount.errors import InvalidAnswerError
-from crossmount.registry.auth.realm import Verdict, judge, registrable
+from crossmount.registry.auth.realm import RealmTrust, judge_realm, registrable
 
 OWN = [
     ("https://registry-1.docker.io", "https://auth.docker.io/token"),
@@ -44,35 +44,35 @@ STRANGERS = [
 @pytest.mark.parametrize(("registry", "realm"), OWN)
 def test_a_realm_of_the_registrys_own_domain_gets_credentials(registry: str, realm: str) -> None:
     """The registry's own host, and hosts on its registrable domain, may be given its credentials."""
-    assert judge(httpx.URL(realm), registry=httpx.URL(registry)) is Verdict.CREDENTIALS
+    assert judge_realm(httpx.URL(realm), registry=httpx.URL(registry)) is RealmTrust.CREDENTIALS
 
 
 @pytest.mark.parametrize(("registry", "realm"), STRANGERS)
 def test_a_stranger_gets_none(registry: str, realm: str) -> None:
     """Any other host may be asked anonymously only, neighbours on a shared domain included."""
-    assert judge(httpx.URL(realm), registry=httpx.URL(registry)) is Verdict.ANONYMOUS
+    assert judge_realm(httpx.URL(realm), registry=httpx.URL(registry)) is RealmTrust.ANONYMOUS
 
 
 def test_a_realm_that_is_trusted_by_name_gets_credentials() -> None:
     """Trust is by host, or by host and port; case does not matter."""
     registry, realm = httpx.URL("https://r.example.org"), httpx.URL("https://sso.example.net/token")
-    assert judge(realm, registry=registry, trusted=["SSO.example.net"]) is Verdict.CREDENTIALS
-    assert judge(realm, registry=registry, trusted=["sso.example.net:443"]) is Verdict.CREDENTIALS
-    assert judge(realm, registry=registry, trusted=["sso.example.net:8443"]) is Verdict.ANONYMOUS
-    assert judge(realm, registry=registry, trusted=["example.net"]) is Verdict.ANONYMOUS
+    assert judge_realm(realm, registry=registry, trusted=["SSO.example.net"]) is RealmTrust.CREDENTIALS
+    assert judge_realm(realm, registry=registry, trusted=["sso.example.net:443"]) is RealmTrust.CREDENTIALS
+    assert judge_realm(realm, registry=registry, trusted=["sso.example.net:8443"]) is RealmTrust.ANONYMOUS
+    assert judge_realm(realm, registry=registry, trusted=["example.net"]) is RealmTrust.ANONYMOUS
 
 
 def test_https_is_never_left_for_http() -> None:
     """A realm on http gets nothing from a registry on https, trusted or not."""
     registry, realm = httpx.URL("https://r.example.org"), httpx.URL("http://r.example.org/token")
-    assert judge(realm, registry=registry, trusted=["r.example.org"]) is Verdict.NOTHING
+    assert judge_realm(realm, registry=registry, trusted=["r.example.org"]) is RealmTrust.NOTHING
 
 
 @pytest.mark.parametrize("realm", ["/token", "ftp://r.example.org/", "https://user:pw@r.example.org/", "https://"])
 def test_a_realm_must_be_a_plain_url(realm: str) -> None:
     """Anything else is an invalid answer."""
     with pytest.raises(InvalidAnswerError, match="realm"):
-        judge(httpx.URL(realm), registry=httpx.URL("https://r.example.org"))
+        judge_realm(httpx.URL(realm), registry=httpx.URL("https://r.example.org"))
 
 
 def test_the_registrable_domain_is_judged_narrowly() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossmount._foreign import one_line
+from crossmount._parsing import one_line
 from crossmount.errors import AccessDeniedError, BlobUnknownError, InvalidAnswerError, RegistryRefusedError
 from crossmount.registry.http.refusal import read_errors, refusal
 from crossmount.registry.http.transport import Answer
@@ -36,7 +36,7 @@ def test_the_registrys_own_words_are_in_the_error() -> None:
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_denial_names_whose_credentials_did_not_do(status: int) -> None:
     """401 and 403 are AccessDeniedError, with where the credentials came from."""
-    error = refusal(answer(status, {}, visitor="credentials from a file"), "GET")
+    error = refusal(answer(status, {}, sent_with="credentials from a file"), "GET")
     assert isinstance(error, AccessDeniedError)
     assert str(error).endswith("(credentials from a file)")
 

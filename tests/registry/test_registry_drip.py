@@ -26,7 +26,7 @@ async def test_a_registry_that_drips_its_answer_is_given_up_at_the_deadline(star
                 await writer.drain()
                 await asyncio.sleep(0.05)
 
-    options = ClientOptions(plain_http=True, read_timeout=1, retry=RetryPolicy(deadline=0.5, outage=0.0))
+    options = ClientOptions(plain_http=True, read_timeout=1, retry=RetryPolicy(timeout=0.5, outage=0.0))
     async with await asyncio.start_server(drip, "127.0.0.1") as server:
         where = Repository.parse(f"127.0.0.1:{server.sockets[0].getsockname()[1]}/a")
         async with RegistryClient(where, options=options) as client:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossmount.oci import Repository
-from crossmount.registry.resume import Outcome, Step, UploadState, after, begin, read_range
+from crossmount.registry.resume import Step, StepResult, UploadState, after, begin, read_range
 from crossmount.registry.values import UploadSession
 
 DEST = Repository("r.example", "dest")
@@ -14,7 +14,7 @@ def session(offset: int = 0, *, min_chunk: int = 0, location: str = "https://r.e
     return UploadSession(repository=DEST, location=location, offset=offset, min_chunk=min_chunk)
 
 
-def run(state: UploadState, *outcomes: Outcome | tuple[Outcome, UploadSession]) -> list[Step]:
+def run(state: UploadState, *outcomes: StepResult | tuple[StepResult, UploadSession]) -> list[Step]:
     """Return the steps of an upload whose steps come to these outcomes."""
     steps = [state.step]
     for item in outcomes:
@@ -26,20 +26,20 @@ def run(state: UploadState, *outcomes: Outcome | tuple[Outcome, UploadSession]) 
 
 def test_one_request_if_nothing_goes_wrong() -> None:
     """PUT, done."""
-    assert run(begin(session(), 10, None), Outcome.STORED) == [Step.SEND_ALL, Step.DONE]
+    assert run(begin(session(), 10, None), StepResult.STORED) == [Step.SEND_ALL, Step.DONE]
 
 
 def test_chunks_then_an_empty_close() -> None:
     """PATCH from offset to offset, at least the session's minimum, then PUT."""
     state = begin(session(min_chunk=4), 10, 3)
     assert (state.step, state.end) == (Step.SEND_CHUNK, 4)
-    state = after(state, Outcome.TOOK, session(4, min_chunk=4))
+    state = after(state, StepResult.TOOK, session(4, min_chunk=4))
     assert state.end == 8
-    state = after(state, Outcome.TOOK, session(8, min_chunk=4))
+    state = after(state, StepResult.TOOK, session(8, min_chunk=4))
     assert state.end == 10
-    state = after(state, Outcome.TOOK, session(10))
+    state = after(state, StepResult.TOOK, session(10))
     assert state.step is Step.CLOSE
-    assert after(state, Outcome.STORED).step is Step.DONE
+    assert after(state, StepResult.STORED).step is Step.DONE
 
 
 def test_an_empty_blob_is_sent_in_one_request() -> None:
@@ -49,7 +49,7 @@ def test_an_empty_blob_is_sent_in_one_request() -> None:
 
 def test_a_lost_201_is_found() -> None:
     """After a cut the blob is looked for before anything is repeated."""
-    steps = run(begin(session(), 10, None), Outcome.TROUBLE, Outcome.STORED)
+    steps = run(begin(session(), 10, None), StepResult.TROUBLE, StepResult.STORED)
     assert steps == [Step.SEND_ALL, Step.ASK_BLOB, Step.DONE]
 
 
@@ -57,11 +57,11 @@ def test_a_cut_is_resumed_where_the_session_is() -> None:
     """HEAD, GET, PATCH the rest, PUT."""
     steps = run(
         begin(session(), 10, None),
-        Outcome.TROUBLE,
-        Outcome.GONE,
-        (Outcome.TOOK, session(6)),
-        (Outcome.TOOK, session(10)),
-        Outcome.STORED,
+        StepResult.TROUBLE,
+        StepResult.GONE,
+        (StepResult.TOOK, session(6)),
+        (StepResult.TOOK, session(10)),
+        StepResult.STORED,
     )
     assert steps == [Step.SEND_ALL, Step.ASK_BLOB, Step.ASK_OFFSET, Step.SEND_CHUNK, Step.CLOSE, Step.DONE]
 
@@ -70,7 +70,10 @@ def test_a_cut_is_resumed_where_the_session_is() -> None:
 def test_an_offset_that_tells_nothing_begins_anew(offset: int) -> None:
     """`0-0` is none or one byte, more than the blob has is nonsense: a new session."""
     steps = run(
-        begin(session(), 10, 2), Outcome.TROUBLE, (Outcome.TOOK, session(offset)), (Outcome.TOOK, session())
+        begin(session(), 10, 2),
+        StepResult.TROUBLE,
+        (StepResult.TOOK, session(offset)),
+        (StepResult.TOOK, session()),
     )
     assert steps == [Step.SEND_CHUNK, Step.ASK_OFFSET, Step.START_AGAIN, Step.SEND_CHUNK]
 
@@ -78,32 +81,32 @@ def test_an_offset_that_tells_nothing_begins_anew(offset: int) -> None:
 def test_a_session_that_is_gone() -> None:
     """404: done if the blob is there (a 201 was lost), else begun anew."""
     state = begin(session(10), 10, None)
-    assert run(state, Outcome.GONE, Outcome.STORED) == [Step.CLOSE, Step.ASK_BLOB, Step.DONE]
-    steps = run(state, Outcome.GONE, Outcome.GONE, (Outcome.TOOK, session()))
+    assert run(state, StepResult.GONE, StepResult.STORED) == [Step.CLOSE, Step.ASK_BLOB, Step.DONE]
+    steps = run(state, StepResult.GONE, StepResult.GONE, (StepResult.TOOK, session()))
     assert steps == [Step.CLOSE, Step.ASK_BLOB, Step.START_AGAIN, Step.SEND_ALL]
 
 
 def test_416_asks_for_the_offset() -> None:
     """A chunk at the wrong offset goes on from the right one."""
-    steps = run(begin(session(4), 10, 2), Outcome.OUT_OF_STEP, (Outcome.TOOK, session(6)))
+    steps = run(begin(session(4), 10, 2), StepResult.OUT_OF_STEP, (StepResult.TOOK, session(6)))
     assert steps == [Step.SEND_CHUNK, Step.ASK_OFFSET, Step.SEND_CHUNK]
 
 
-@pytest.mark.parametrize("outcome", [Outcome.GONE, Outcome.OUT_OF_STEP])
-def test_a_session_that_cannot_tell_its_offset_is_begun_anew(outcome: Outcome) -> None:
+@pytest.mark.parametrize("outcome", [StepResult.GONE, StepResult.OUT_OF_STEP])
+def test_a_session_that_cannot_tell_its_offset_is_begun_anew(outcome: StepResult) -> None:
     """Some registries serve no GET of a session."""
-    state = after(begin(session(4), 10, 2), Outcome.TROUBLE)
+    state = after(begin(session(4), 10, 2), StepResult.TROUBLE)
     assert after(state, outcome).step is Step.START_AGAIN
-    assert after(begin(session(10), 10, None), Outcome.OUT_OF_STEP).step is Step.START_AGAIN
+    assert after(begin(session(10), 10, None), StepResult.OUT_OF_STEP).step is Step.START_AGAIN
 
 
 @given(
     st.integers(0, 50),
     st.none() | st.integers(1, 20),
-    st.lists(st.tuples(st.sampled_from(Outcome), st.integers(0, 60)), max_size=30),
+    st.lists(st.tuples(st.sampled_from(StepResult), st.integers(0, 60)), max_size=30),
 )
 def test_whatever_happens_an_upload_ends_in_done_or_can_still_get_there(
-    size: int, chunk: int | None, outcomes: list[tuple[Outcome, int]]
+    size: int, chunk: int | None, outcomes: list[tuple[StepResult, int]]
 ) -> None:
     """No outcome leads out of the table, chunks stay within the blob, and good answers always lead to the end."""
     state = begin(session(), size, chunk)
@@ -121,11 +124,11 @@ def test_whatever_happens_an_upload_ends_in_done_or_can_still_get_there(
             case Step.DONE:
                 return
             case Step.SEND_CHUNK:
-                state = after(state, Outcome.TOOK, session(state.end))
+                state = after(state, StepResult.TOOK, session(state.end))
             case Step.START_AGAIN | Step.ASK_OFFSET:
-                state = after(state, Outcome.TOOK, session())
+                state = after(state, StepResult.TOOK, session())
             case _:
-                state = after(state, Outcome.STORED)
+                state = after(state, StepResult.STORED)
     raise AssertionError(f"it never ends: {state}")
 
 

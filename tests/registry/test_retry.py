@@ -13,10 +13,10 @@ from crossmount.errors import RegistryRefusedError, RegistryUnreachableError
 from crossmount.events import Event, Retrying
 from crossmount.registry.http.options import RetryPolicy
 from crossmount.registry.http.retry import RETRIED_STATUSES, Retrier, backoff, is_passing, retry_after
-from crossmount.registry.http.retry_budget import Patience
+from crossmount.registry.http.retry_budget import RetryBudget
 from crossmount.registry.http.transport import Answer
 
-POLICY = RetryPolicy(attempts=4, outage=0.0, first_wait=1.0, longest_wait=3.0, deadline=100.0)
+POLICY = RetryPolicy(attempts=4, outage=0.0, wait_initial=1.0, wait_max=3.0, timeout=100.0)
 
 
 def answer(status: int, **headers: str) -> Answer:
@@ -135,7 +135,7 @@ async def test_a_host_that_never_answered_is_given_up_sooner() -> None:
 async def test_a_host_that_answered_is_given_the_time_of_a_restart(*, taken: bool) -> None:
     """Attempts without an answer do not count before it is over; it counts for a request and for a transfer."""
     world = World(replace(POLICY, outage=40.0))
-    patience = Patience(world.retrier, method="PUT", host="h")
+    patience = RetryBudget(world.retrier, method="PUT", host="h")
     await world.retrier.run("GET", "h", world.sender(answer(200)))
     began = world.now
 
@@ -163,7 +163,7 @@ async def test_the_deadline_counts_attempts_and_waits() -> None:
 
 @given(st.integers(1, 10_000), st.integers())
 def test_a_wait_is_jitter_under_a_doubling_bound(attempt: int, seed: int) -> None:
-    """Full jitter: anything from nothing to first_wait * 2^(n-1), never over the cap."""
+    """Full jitter: anything from nothing to wait_initial * 2^(n-1), never over the cap."""
     wait = backoff(attempt, POLICY, random.Random(seed))  # noqa: S311 jitter
     assert 0.0 <= wait <= min(3.0, 2.0 ** min(attempt - 1, 10))
 
@@ -210,8 +210,8 @@ async def test_a_retry_after_past_the_deadline_is_not_waited_for() -> None:
 async def test_a_pause_is_shared_by_all_requests_to_its_host() -> None:
     """Another request waits before it is sent the first time."""
     world = World()
-    world.retrier.heed("h", answer(503, retry_after="10"))
-    world.retrier.heed("h", answer(200, retry_after="99"))
+    world.retrier.note_answer("h", answer(503, retry_after="10"))
+    world.retrier.note_answer("h", answer(200, retry_after="99"))
     await world.retrier.run("GET", "h", world.sender(answer(200)))
     assert sum(world.slept) >= 10.0
     assert world.now >= 60.0
@@ -220,7 +220,7 @@ async def test_a_pause_is_shared_by_all_requests_to_its_host() -> None:
 async def test_patience_is_renewed_by_progress_and_ends_without() -> None:
     """So many failures in a row at one place; further than ever, they count from the start."""
     world = World()
-    patience = Patience(world.retrier, method="PUT", host="h")
+    patience = RetryBudget(world.retrier, method="PUT", host="h")
     trouble = RegistryUnreachableError("cut")
     for offset in range(1, 10):
         await patience.bear(trouble)
@@ -236,7 +236,7 @@ async def test_patience_is_renewed_by_progress_and_ends_without() -> None:
 async def test_patience_ends_at_the_deadline() -> None:
     """Seconds since the first failure count, those of the transfer before do not."""
     world = World()
-    patience = Patience(world.retrier, method="PUT", host="h")
+    patience = RetryBudget(world.retrier, method="PUT", host="h")
     world.now += 10_000
     await patience.bear(RegistryUnreachableError("cut"))
     world.now += 100

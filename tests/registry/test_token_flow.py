@@ -93,8 +93,8 @@ def test_a_refusal_is_asked_again_without_the_sources(status: int) -> None:
     assert len(requests) == 2
     assert token.refused == (pull(SOURCE),)
     assert token.asked == (push(DEST),)
-    assert token.serves(WANTED)
-    assert not token.serves(Wanted((push(DEST),), (Scope("repository", "third", ("pull",)),)))
+    assert token.satisfies(WANTED)
+    assert not token.satisfies(Wanted((push(DEST),), (Scope("repository", "third", ("pull",)),)))
 
 
 def test_trouble_is_not_taken_for_a_refusal() -> None:

@@ -8,7 +8,7 @@ from crossmount.transfer import CopyReport, copy
 from support.images import MadeImage
 
 OPTIONS = ClientOptions(
-    plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0, first_wait=0.01, longest_wait=0.02)
+    plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0, wait_initial=0.01, wait_max=0.02)
 )
 
 

@@ -17,7 +17,7 @@ from crossmount.proxy.settings import ProxySettings, ServerLimits
 from crossmount.registry import ClientOptions, RetryPolicy
 from support.waiting import until
 
-QUICK = RetryPolicy(attempts=3, outage=0.0, first_wait=0.001, longest_wait=0.01, deadline=5.0)
+QUICK = RetryPolicy(attempts=3, outage=0.0, wait_initial=0.001, wait_max=0.01, timeout=5.0)
 """Retries that a test can wait for."""
 
 

@@ -11,7 +11,7 @@ from crossmount.oci import BytesBlob, Descriptor, Digest, Manifest, Repository
 from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.registry import ClientOptions, NoCredentials, RegistryClient, RetryPolicy
 
-QUICK = RetryPolicy(attempts=4, outage=0.0, first_wait=0.001, longest_wait=0.002, deadline=20.0)
+QUICK = RetryPolicy(attempts=4, outage=0.0, wait_initial=0.001, wait_max=0.002, timeout=20.0)
 PLAIN = ClientOptions(plain_http=True, retry=QUICK)
 TLS = ClientOptions(retry=QUICK)
 DATA = bytes(range(256)) * 4

@@ -23,7 +23,7 @@ from support.registries import DockerRegistry, StartRegistry, run, run_docker_re
 from support.servers import Server
 from support.waiting import until
 
-OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=3, outage=0.0, first_wait=0.05))
+OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=3, outage=0.0, wait_initial=0.05))
 SIZE = 1_500_000
 WORKERS = 8
 

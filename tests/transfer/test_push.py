@@ -23,7 +23,7 @@ from support.images import MadeImage, make_layers, make_layout
 
 SHORT = Reply(status=200, body=b"short", media_type="application/octet-stream")
 OPTIONS = ClientOptions(
-    plain_http=True, retry=RetryPolicy(attempts=3, outage=0.0, first_wait=0.01, longest_wait=0.02)
+    plain_http=True, retry=RetryPolicy(attempts=3, outage=0.0, wait_initial=0.01, wait_max=0.02)
 )
 
 

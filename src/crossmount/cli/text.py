@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from crossmount import _foreign
+from crossmount import _parsing
 
 _UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 _SHORT_HEX = 12
@@ -47,7 +47,7 @@ def duration(seconds: float) -> str:
 
 def one_line(words: str) -> str:
     """Return `words` on one line, without control characters, which a terminal would obey."""
-    return _foreign.one_line(words, limit=len(words))
+    return _parsing.one_line(words, limit=len(words))
 
 
 def summary(groups: Iterable[tuple[str, int, int]]) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from crossmount._foreign import decimal
+from crossmount._parsing import decimal
 from crossmount.errors import InvalidDigestError
 from crossmount.index.protocol import Sighting
 from crossmount.oci import Digest, Manifest, Repository

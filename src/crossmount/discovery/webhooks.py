@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crossmount._foreign import json_object
+from crossmount._parsing import json_object
 from crossmount.errors import InvalidDigestError, InvalidInputError, InvalidReferenceError
 from crossmount.oci import Digest, Repository
 from crossmount.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crossmount._foreign import json_object, one_line
+from crossmount._parsing import json_object, one_line
 from crossmount.errors import InvalidDigestError, InvalidInputError, InvalidReferenceError
 from crossmount.index.entry import LIFE_MAX, LayerEntry, RegistrySources
 from crossmount.oci import Digest, Repository

@@ -12,7 +12,7 @@ from functools import partial
 from typing import get_args
 
 from crossmount import events
-from crossmount._foreign import one_line
+from crossmount._parsing import one_line
 from crossmount.errors import InvalidInputError
 from crossmount.index.adapt import widen
 from crossmount.index.backing_server import Server, server_of

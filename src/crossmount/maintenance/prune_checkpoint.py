@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from crossmount._foreign import decimal
+from crossmount._parsing import decimal
 from crossmount.index.backing_server import Server
 from crossmount.index.decode import as_map
 from crossmount.redis.execute import write

@@ -34,7 +34,7 @@ from crossmount.proxy.uploads.turns import Turns
 from crossmount.registry.auth.challenge import Bearer, choose
 from crossmount.registry.credentials.lookup import StoredCredentials
 from crossmount.registry.http import transport as http
-from crossmount.registry.http.log_filter import unlogged
+from crossmount.registry.http.httpx_internals import unlogged
 from crossmount.registry.http.options import ClientOptions
 
 _SWEEP_SECONDS = 30.0
@@ -144,7 +144,7 @@ def _authenticator(
         discover=discover,
         trusted=options.trusted_realms,
         public_url=settings.callers_url(),
-        deadline=options.retry.deadline,
+        deadline=options.retry.timeout,
     )
     return ClientAuthenticator(registry, agents=agents, broker=broker)
 

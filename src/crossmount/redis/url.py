@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, unquote
 
-from crossmount._foreign import decimal
+from crossmount._parsing import decimal
 from crossmount.errors import InvalidIndexURLError
 from crossmount.redis.address import SCHEMES, Address, Login, Node, Tls, Topology
 

@@ -5,18 +5,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 
-from crossmount._foreign import decimal
+from crossmount._parsing import decimal
 from crossmount.errors import InvalidAnswerError, RegistryUnreachableError
 from crossmount.oci import Digest, Repository
 from crossmount.registry.auth import scope
 from crossmount.registry.auth.scope import Wanted
+from crossmount.registry.endpoints import Endpoints
 from crossmount.registry.http import transport as http
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.refusal import refusal
-from crossmount.registry.http.requester import Call, Sender
-from crossmount.registry.http.retry_budget import Patience
+from crossmount.registry.http.requester import Call, Requester
+from crossmount.registry.http.retry_budget import RetryBudget
 from crossmount.registry.http.transport import Answer
-from crossmount.registry.urls import Endpoints
 from crossmount.registry.values import SIZE_UNKNOWN
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
@@ -33,7 +33,7 @@ class BlobStream:
     yielded, so whoever keeps them keeps them aside until the end.
     """
 
-    def __init__(self, digest: Digest, *, offset: int, verify: bool, opening: Open, patience: Patience) -> None:
+    def __init__(self, digest: Digest, *, offset: int, verify: bool, opening: Open, patience: RetryBudget) -> None:
         self._digest = digest
         self._hasher = digest.hasher() if verify and offset == 0 else None
         self._at = offset
@@ -100,18 +100,18 @@ async def _raw(answer: Answer, skip: int) -> AsyncIterator[bytes]:
 class Blobs:
     """The blobs of one registry."""
 
-    def __init__(self, endpoints: Endpoints, sender: Sender) -> None:
+    def __init__(self, endpoints: Endpoints, requester: Requester) -> None:
         self._endpoints = endpoints
-        self._sender = sender
+        self._requester = requester
 
     async def head(self, repository: Repository, digest: Digest) -> int | None:
         """See `RegistryClient.head_blob`."""
-        answer = await self._sender.send(self._call("HEAD", repository, digest))
+        answer = await self._requester.send(self._call("HEAD", repository, digest))
         if answer.status == 404:
             return None
         if answer.status == 200:
             return _length(answer)
-        if Origin.of(answer.url) != self._sender.origin:
+        if Origin.of(answer.url) != self._requester.origin:
             return SIZE_UNKNOWN  # the registry has it, and its storage signs GETs only
         raise refusal(answer, "HEAD")
 
@@ -125,7 +125,7 @@ class Blobs:
             offset=offset,
             verify=verify,
             opening=partial(self._open, repository, digest),
-            patience=Patience(self._sender.retrier, method="GET", host=self._sender.origin.host),
+            patience=RetryBudget(self._requester.retrier, method="GET", host=self._requester.origin.host),
         )
         await stream.open()
         async with aclosing(stream):
@@ -133,7 +133,7 @@ class Blobs:
 
     async def _open(self, repository: Repository, digest: Digest, offset: int) -> tuple[Answer, int]:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        answer = await self._sender.send(self._call("GET", repository, digest, headers=headers, streamed=True))
+        answer = await self._requester.send(self._call("GET", repository, digest, headers=headers, streamed=True))
         if answer.status == 200:
             return answer, offset
         if answer.status == 206 and offset:

@@ -15,16 +15,16 @@ from crossmount.registry.auth.challenge import Basic, Bearer
 from crossmount.registry.auth.scope import Wanted, pull, push
 from crossmount.registry.blobs import Blobs, BlobStream
 from crossmount.registry.credentials.lookup import CredentialSource, StoredCredentials
+from crossmount.registry.endpoints import Endpoints
 from crossmount.registry.http.location import Origin, parse_url
 from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.refusal import refusal
-from crossmount.registry.http.requester import Call, Sender
+from crossmount.registry.http.requester import Call, Requester
 from crossmount.registry.http.retry import Retrier
 from crossmount.registry.http.transport import make_client, shown
-from crossmount.registry.listings import Lists
+from crossmount.registry.listings import Listings
 from crossmount.registry.manifests import Manifests
 from crossmount.registry.uploads import Progress, Uploads
-from crossmount.registry.urls import Endpoints
 from crossmount.registry.values import Mounted, Ping, Prepared, UploadSession
 
 _SOURCES_MAX = 40
@@ -67,7 +67,7 @@ class RegistryClient(Closing):
         self._endpoints = Endpoints.of(registry, plain_http=options.plain_http)
         self.registry = self._endpoints.registry
         self._http = make_client(options, transport=transport)
-        self._sender = Sender(
+        self._requester = Requester(
             self.registry,
             self._endpoints.root(),
             client=self._http,
@@ -76,14 +76,14 @@ class RegistryClient(Closing):
             trusted_realms=options.trusted_realms,
             rate=options.rate,
         )
-        self._blobs = Blobs(self._endpoints, self._sender)
-        self._uploads = Uploads(self._endpoints, self._sender)
-        self._manifests = Manifests(self._endpoints, self._sender)
-        self._lists = Lists(self._endpoints, self._sender)
+        self._blobs = Blobs(self._endpoints, self._requester)
+        self._uploads = Uploads(self._endpoints, self._requester)
+        self._manifests = Manifests(self._endpoints, self._requester)
+        self._lists = Listings(self._endpoints, self._requester)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._sender.authorizer.aclose()
+        await self._requester.authorizer.aclose()
         await self._http.aclose()
 
     async def ping(self) -> Ping:
@@ -92,15 +92,15 @@ class RegistryClient(Closing):
         Raises:
             InvalidAnswerError: it does not answer as a registry.
         """
-        answer = await self._sender.bare(Call(method="GET", url=self._endpoints.root()))
+        answer = await self._requester.bare(Call(method="GET", url=self._endpoints.root()))
         if answer.status not in {200, 401}:
             raise refusal(answer, "GET")
         version = answer.headers.get("docker-distribution-api-version")
         if answer.status == 200 and version is None and answer.content_type == "text/html":
             raise InvalidAnswerError(f"GET {shown(answer.url)}: a web page: is this a registry?")
-        same = Origin.of(answer.url) == self._sender.origin
+        same = Origin.of(answer.url) == self._requester.origin
         challenges = answer.headers.get_list("www-authenticate") if same else []
-        match self._sender.authorizer.learn(challenges):
+        match self._requester.authorizer.learn(challenges):
             case Bearer(realm):
                 return Ping(status=answer.status, version=version, scheme="bearer", realm_host=_host(realm))
             case Basic():
@@ -109,7 +109,7 @@ class RegistryClient(Closing):
 
     async def credential_origin(self, repository: Repository | None = None) -> str | None:
         """Return where the credentials for a repository (or the registry) are from, or None if there are none."""
-        return await self._sender.authorizer.whose("" if repository is None else repository.name)
+        return await self._requester.authorizer.credential_origin("" if repository is None else repository.name)
 
     async def authorization(self, repository: Repository | None, wanted: Wanted) -> str | None:
         """Return the Authorization header with which somebody else may send a request to this registry.
@@ -121,7 +121,9 @@ class RegistryClient(Closing):
         Returns:
             The header's value; None if none is needed, or none is known to be: greet the registry (`ping`) first.
         """
-        admission = await self._sender.authorizer.admit("" if repository is None else repository.name, wanted)
+        admission = await self._requester.authorizer.authorize(
+            "" if repository is None else repository.name, wanted
+        )
         return admission.header
 
     async def reauthorization(
@@ -138,11 +140,11 @@ class RegistryClient(Closing):
         Returns:
             The header's value; None if there is nothing better than what was sent.
         """
-        authorizer, name = self._sender.authorizer, "" if repository is None else repository.name
-        used = await authorizer.admit(name, wanted)
+        authorizer, name = self._requester.authorizer, "" if repository is None else repository.name
+        used = await authorizer.authorize(name, wanted)
         if used.header != refused:
             return used.header  # renewed meanwhile
-        better = await authorizer.readmit(name, wanted, used, challenges)
+        better = await authorizer.reauthorize(name, wanted, used, challenges)
         return None if better is None else better.header
 
     async def head_blob(self, repository: Repository, digest: Digest) -> int | None:
@@ -179,8 +181,8 @@ class RegistryClient(Closing):
         for repository in (dest, *sources):
             self._endpoints.check(repository)
         wanted = tuple(pull(source) for source in list(sources)[:_SOURCES_MAX])
-        self._sender.authorizer.expect(dest.name, wanted)
-        admission = await self._sender.authorizer.admit(dest.name, Wanted((push(dest),)))
+        self._requester.authorizer.expect(dest.name, wanted)
+        admission = await self._requester.authorizer.authorize(dest.name, Wanted((push(dest),)))
         refused = () if admission.token is None else admission.token.refused
         return Prepared(refused=frozenset(source for source in sources if pull(source) in refused))
 

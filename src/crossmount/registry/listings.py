@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import httpx
 
-from crossmount._foreign import json_object
+from crossmount._parsing import json_object
 from crossmount.errors import InvalidAnswerError, InvalidManifestError
 from crossmount.oci import Descriptor, Digest, Manifest, Repository
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.oci.reference import is_repository_name, is_tag
 from crossmount.registry.auth import scope
 from crossmount.registry.auth.scope import Wanted
+from crossmount.registry.endpoints import Endpoints
 from crossmount.registry.http.location import Origin, resolve, with_query
 from crossmount.registry.http.refusal import refusal
-from crossmount.registry.http.requester import Call, Sender
+from crossmount.registry.http.requester import Call, Requester
 from crossmount.registry.http.transport import Answer, shown
-from crossmount.registry.urls import Endpoints
 
 PAGE_BYTES_MAX = 16 * 1024 * 1024
 PAGES_MAX = 100_000
@@ -29,12 +29,12 @@ _NO_SUCH_API = frozenset({404, 405, 501})
 _NEXT = re.compile(r'<(?P<url>[^<>]*)>[^,<>]*;\s*rel\s*=\s*"?next"?', re.IGNORECASE)
 
 
-class Lists:
+class Listings:
     """What one registry lists."""
 
-    def __init__(self, endpoints: Endpoints, sender: Sender) -> None:
+    def __init__(self, endpoints: Endpoints, requester: Requester) -> None:
         self._endpoints = endpoints
-        self._sender = sender
+        self._requester = requester
 
     def tags(self, repository: Repository) -> AsyncIterator[str]:
         """See `RegistryClient.list_tags`."""
@@ -49,11 +49,11 @@ class Lists:
 
     async def is_readable(self, repository: Repository) -> bool:
         """See `RegistryClient.is_readable`."""
-        if self._sender.authorizer.challenge is None:
+        if self._requester.authorizer.challenge is None:
             return True
         url = with_query(self._endpoints.tags(repository), "n=1")
         wanted = Wanted((scope.pull(repository),))
-        answer = await self._sender.send(
+        answer = await self._requester.send(
             Call(method="GET", url=url, name=repository.name, wanted=wanted, limit=PAGE_BYTES_MAX)
         )
         if answer.status in {401, 403}:
@@ -90,7 +90,7 @@ class Lists:
         url: httpx.URL | None = first.url
         seen: set[int] = set()  # of hashes: there may be very many pages, of long names
         for _ in range(PAGES_MAX):
-            answer = await self._sender.send(replace(first, url=url or first.url, limit=PAGE_BYTES_MAX))
+            answer = await self._requester.send(replace(first, url=url or first.url, limit=PAGE_BYTES_MAX))
             if answer.status not in good:
                 raise refusal(answer, "GET")
             yield answer
@@ -108,7 +108,7 @@ class Lists:
         if match is None:
             return None
         url = resolve(match["url"], request=answer.url, what="Link")
-        if Origin.of(url) != self._sender.origin:
+        if Origin.of(url) != self._requester.origin:
             raise InvalidAnswerError(f"GET {shown(answer.url)}: its Link leads to {Origin.of(url)}: not followed")
         return url
 

@@ -2,29 +2,29 @@
 
 from dataclasses import replace
 
-from crossmount._foreign import decimal
+from crossmount._parsing import decimal
 from crossmount.errors import InvalidAnswerError, InvalidDigestError, InvalidInputError, InvalidManifestError
 from crossmount.oci import Descriptor, Digest, Manifest, Reference
 from crossmount.oci.descriptor import ACCEPT
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
 from crossmount.registry.auth.scope import Wanted, pull, push
+from crossmount.registry.endpoints import Endpoints
 from crossmount.registry.http.refusal import refusal
-from crossmount.registry.http.requester import Call, Sender
+from crossmount.registry.http.requester import Call, Requester
 from crossmount.registry.http.transport import Answer, Body, shown
-from crossmount.registry.urls import Endpoints
 
 
 class Manifests:
     """The manifests of one registry."""
 
-    def __init__(self, endpoints: Endpoints, sender: Sender) -> None:
+    def __init__(self, endpoints: Endpoints, requester: Requester) -> None:
         self._endpoints = endpoints
-        self._sender = sender
+        self._requester = requester
 
     async def head(self, reference: Reference) -> Descriptor | None:
         """See `RegistryClient.head_manifest`."""
         call = self._pull("HEAD", reference)
-        answer = await self._sender.send(call)
+        answer = await self._requester.send(call)
         if answer.status == 404:
             return None
         if answer.status != 200:
@@ -40,7 +40,7 @@ class Manifests:
     async def get(self, reference: Reference) -> Manifest:
         """See `RegistryClient.get_manifest`."""
         call = self._pull("GET", reference)
-        answer = await self._sender.send(replace(call, limit=MANIFEST_BYTES_MAX))
+        answer = await self._requester.send(replace(call, limit=MANIFEST_BYTES_MAX))
         if answer.status != 200:
             raise refusal(answer, "GET")
         try:
@@ -59,7 +59,7 @@ class Manifests:
         if reference.digest not in {None, digest}:
             raise InvalidInputError(f"{reference}: the manifest to put has the digest {digest}")
         url = self._endpoints.manifest(reference, reference.tag or digest)
-        answer = await self._sender.send(
+        answer = await self._requester.send(
             Call(
                 method="PUT",
                 url=url,

@@ -8,7 +8,7 @@ is begun anew (distribution specification, "Pushing a blob in chunks").
 import enum
 from dataclasses import dataclass, replace
 
-from crossmount._foreign import decimal
+from crossmount._parsing import decimal
 from crossmount.registry.values import UploadSession
 
 
@@ -31,7 +31,7 @@ class Step(enum.Enum):
     """The blob is in its repository."""
 
 
-class Outcome(enum.Enum):
+class StepResult(enum.Enum):
     """What a step came to."""
 
     STORED = enum.auto()
@@ -46,15 +46,15 @@ class Outcome(enum.Enum):
     """No answer, or one that may be otherwise next time."""
 
 
-_TROUBLE: dict[tuple[Outcome, Step], tuple[Step, Step]] = {
-    (Outcome.GONE, Step.SEND_ALL): (Step.ASK_BLOB, Step.START_AGAIN),
-    (Outcome.GONE, Step.SEND_CHUNK): (Step.ASK_BLOB, Step.START_AGAIN),
-    (Outcome.GONE, Step.CLOSE): (Step.ASK_BLOB, Step.START_AGAIN),
-    (Outcome.TROUBLE, Step.SEND_ALL): (Step.ASK_BLOB, Step.ASK_OFFSET),
-    (Outcome.TROUBLE, Step.CLOSE): (Step.ASK_BLOB, Step.ASK_OFFSET),
-    (Outcome.TROUBLE, Step.SEND_CHUNK): (Step.ASK_OFFSET, Step.START_AGAIN),
-    (Outcome.OUT_OF_STEP, Step.SEND_ALL): (Step.ASK_OFFSET, Step.START_AGAIN),
-    (Outcome.OUT_OF_STEP, Step.SEND_CHUNK): (Step.ASK_OFFSET, Step.START_AGAIN),
+_TROUBLE: dict[tuple[StepResult, Step], tuple[Step, Step]] = {
+    (StepResult.GONE, Step.SEND_ALL): (Step.ASK_BLOB, Step.START_AGAIN),
+    (StepResult.GONE, Step.SEND_CHUNK): (Step.ASK_BLOB, Step.START_AGAIN),
+    (StepResult.GONE, Step.CLOSE): (Step.ASK_BLOB, Step.START_AGAIN),
+    (StepResult.TROUBLE, Step.SEND_ALL): (Step.ASK_BLOB, Step.ASK_OFFSET),
+    (StepResult.TROUBLE, Step.CLOSE): (Step.ASK_BLOB, Step.ASK_OFFSET),
+    (StepResult.TROUBLE, Step.SEND_CHUNK): (Step.ASK_OFFSET, Step.START_AGAIN),
+    (StepResult.OUT_OF_STEP, Step.SEND_ALL): (Step.ASK_OFFSET, Step.START_AGAIN),
+    (StepResult.OUT_OF_STEP, Step.SEND_CHUNK): (Step.ASK_OFFSET, Step.START_AGAIN),
 }
 """What to do after trouble, and if that does not find the blob; anything else is begun anew."""
 
@@ -92,7 +92,7 @@ def begin(session: UploadSession, size: int, chunk: int | None) -> UploadState:
     return _go_on(UploadState(session=session, size=size, chunk=chunk), session)
 
 
-def after(state: UploadState, outcome: Outcome, session: UploadSession | None = None) -> UploadState:
+def after(state: UploadState, outcome: StepResult, session: UploadSession | None = None) -> UploadState:
     """Fold what the state's step came to into the state.
 
     Args:
@@ -100,9 +100,9 @@ def after(state: UploadState, outcome: Outcome, session: UploadSession | None = 
         outcome: what it came to.
         session: the session as it is now, if the step came to `TOOK`.
     """
-    if outcome is Outcome.STORED:
+    if outcome is StepResult.STORED:
         return replace(state, step=Step.DONE)
-    if outcome is Outcome.TOOK:
+    if outcome is StepResult.TOOK:
         now = session or state.session
         if state.step is Step.ASK_OFFSET:
             return _resume(state, now)

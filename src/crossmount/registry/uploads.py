@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import httpx
 
-from crossmount._foreign import decimal
+from crossmount._parsing import decimal
 from crossmount.errors import CrossmountError, InvalidLayoutError, RegistryUnreachableError
 from crossmount.oci import BlobSource, Digest, Repository
 from crossmount.registry.auth import scope
 from crossmount.registry.auth.scope import Wanted
+from crossmount.registry.endpoints import Endpoints
 from crossmount.registry.http.location import resolve, with_query
 from crossmount.registry.http.refusal import refusal
-from crossmount.registry.http.requester import Call, Sender
+from crossmount.registry.http.requester import Call, Requester
 from crossmount.registry.http.retry import is_passing
-from crossmount.registry.http.retry_budget import Patience
+from crossmount.registry.http.retry_budget import RetryBudget
 from crossmount.registry.http.transport import NO_BODY, Answer, Body
-from crossmount.registry.resume import Outcome, Step, UploadState, after, begin, read_range
-from crossmount.registry.urls import Endpoints
+from crossmount.registry.resume import Step, StepResult, UploadState, after, begin, read_range
 from crossmount.registry.values import Mounted, UploadSession
 
 Progress = Callable[[int], None]
@@ -33,9 +33,9 @@ _OCTETS = {"Content-Type": "application/octet-stream"}
 class Uploads:
     """The mounts and uploads of one registry."""
 
-    def __init__(self, endpoints: Endpoints, sender: Sender) -> None:
+    def __init__(self, endpoints: Endpoints, requester: Requester) -> None:
         self._endpoints = endpoints
-        self._sender = sender
+        self._requester = requester
 
     async def mount(self, dest: Repository, digest: Digest, source: Repository | None) -> Mounted | UploadSession:
         """See `RegistryClient.mount_blob`."""
@@ -46,13 +46,13 @@ class Uploads:
             wanted=Wanted((scope.push(dest),), () if source is None else (scope.pull(source),)),
             body=NO_BODY,
         )
-        answer = await self._sender.send(call)
+        answer = await self._requester.send(call)
         return Mounted() if answer.status == 201 else _session(answer, dest)
 
     async def start(self, dest: Repository) -> UploadSession:
         """See `RegistryClient.start_upload`."""
         return _session(
-            await self._sender.send(self._call("POST", self._endpoints.uploads(dest), dest, NO_BODY)), dest
+            await self._requester.send(self._call("POST", self._endpoints.uploads(dest), dest, NO_BODY)), dest
         )
 
     async def cancel(self, session: UploadSession) -> None:
@@ -60,7 +60,7 @@ class Uploads:
         call = self._call("DELETE", httpx.URL(session.location), session.repository)
         with contextlib.suppress(CrossmountError, TimeoutError):  # the registry lets go of it by itself, in time
             async with asyncio.timeout(CANCEL_SECONDS):
-                await self._sender.send(replace(call, repeat=False))
+                await self._requester.send(replace(call, repeat=False))
 
     async def upload(
         self,
@@ -72,7 +72,7 @@ class Uploads:
     ) -> None:
         """See `RegistryClient.upload_blob`."""
         state = begin(session, blob.descriptor.size, chunk_size)
-        patience = Patience(self._sender.retrier, method="PUT", host=self._sender.origin.host)
+        patience = RetryBudget(self._requester.retrier, method="PUT", host=self._requester.origin.host)
         while state.step is not Step.DONE:
             outcome, found = await self._do(state, blob, on_progress, patience)
             previous, state = state, after(state, outcome, found)
@@ -81,8 +81,8 @@ class Uploads:
                 await self.cancel(state.session)
 
     async def _do(
-        self, state: UploadState, blob: BlobSource, on_progress: Progress | None, patience: Patience
-    ) -> tuple[Outcome, UploadSession | None]:
+        self, state: UploadState, blob: BlobSource, on_progress: Progress | None, patience: RetryBudget
+    ) -> tuple[StepResult, UploadSession | None]:
         """Do a state's step."""
         session, digest = state.session, blob.descriptor.digest
         location = httpx.URL(session.location)
@@ -92,7 +92,7 @@ class Uploads:
             case Step.ASK_OFFSET:
                 return await self._ask_offset(session)
             case Step.START_AGAIN:
-                return Outcome.TOOK, await self.start(session.repository)
+                return StepResult.TOOK, await self.start(session.repository)
             case Step.SEND_CHUNK:
                 body = _part(blob, session.offset, state.end, on_progress)
                 call = self._call("PATCH", location, session.repository, body)
@@ -103,35 +103,35 @@ class Uploads:
         return await self._send(replace(call, headers=_OCTETS), state, patience)
 
     async def _send(
-        self, call: Call, state: UploadState, patience: Patience
-    ) -> tuple[Outcome, UploadSession | None]:
+        self, call: Call, state: UploadState, patience: RetryBudget
+    ) -> tuple[StepResult, UploadSession | None]:
         """Send bytes, once: what to do after trouble is decided anew each time."""
         try:
-            answer = await self._sender.send(replace(call, repeat=False))
+            answer = await self._requester.send(replace(call, repeat=False))
         except RegistryUnreachableError as error:
             await patience.bear(error)
-            return Outcome.TROUBLE, None
+            return StepResult.TROUBLE, None
         if answer.status == 201 or (answer.is_good and answer.status != 202 and call.method == "PUT"):
-            return Outcome.STORED, None
+            return StepResult.STORED, None
         if answer.status == 202 and call.method == "PATCH":
-            return Outcome.TOOK, _moved(answer, state)
+            return StepResult.TOOK, _moved(answer, state)
         if answer.status in {404, 416} or is_passing(answer) or (answer.status == 400 and state.resumed):
             await patience.bear(refusal(answer, call.method), answer)
             if answer.status in {400, 404}:  # 400: what was resumed is not the blob
-                return Outcome.GONE, None
-            return Outcome.TROUBLE if is_passing(answer) else Outcome.OUT_OF_STEP, None
+                return StepResult.GONE, None
+            return StepResult.TROUBLE if is_passing(answer) else StepResult.OUT_OF_STEP, None
         raise refusal(answer, call.method)
 
-    async def _ask_blob(self, repository: Repository, digest: Digest) -> Outcome:
+    async def _ask_blob(self, repository: Repository, digest: Digest) -> StepResult:
         call = self._call("HEAD", self._endpoints.blob(repository, digest), repository)
-        return Outcome.STORED if (await self._sender.send(call)).status == 200 else Outcome.GONE
+        return StepResult.STORED if (await self._requester.send(call)).status == 200 else StepResult.GONE
 
-    async def _ask_offset(self, session: UploadSession) -> tuple[Outcome, UploadSession | None]:
-        answer = await self._sender.send(self._call("GET", httpx.URL(session.location), session.repository))
+    async def _ask_offset(self, session: UploadSession) -> tuple[StepResult, UploadSession | None]:
+        answer = await self._requester.send(self._call("GET", httpx.URL(session.location), session.repository))
         if not answer.is_good:
-            return (Outcome.GONE if answer.status == 404 else Outcome.OUT_OF_STEP), None
+            return (StepResult.GONE if answer.status == 404 else StepResult.OUT_OF_STEP), None
         offset = read_range(answer.headers.get("range")) or 0
-        return Outcome.TOOK, replace(session, location=_next_location(answer, session), offset=offset)
+        return StepResult.TOOK, replace(session, location=_next_location(answer, session), offset=offset)
 
     def _call(self, method: str, url: httpx.URL, repository: Repository, body: Body | None = None) -> Call:
         wanted = Wanted((scope.push(repository),))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from crossmount._foreign import json_object
+from crossmount._parsing import json_object
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError
 from crossmount.oci import Descriptor, Digest, Manifest, Reference, Repository
 from crossmount.oci.descriptor import OCI_INDEX

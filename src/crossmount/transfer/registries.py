@@ -22,7 +22,7 @@ MEASURED_MAX = 64
 
 FAR_AWAY = float("inf")
 
-_HINT_RETRY = RetryPolicy(attempts=2, outage=0.0, first_wait=0.1, longest_wait=1.0, deadline=20.0)
+_HINT_RETRY = RetryPolicy(attempts=2, outage=0.0, wait_initial=0.1, wait_max=1.0, timeout=20.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,12 @@ from crossmount.proxy.http.errors import RequestRefusedError, unavailable
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.registry.auth.challenge import Bearer
 from crossmount.registry.auth.flow import read_token
-from crossmount.registry.auth.realm import Verdict, judge
+from crossmount.registry.auth.realm import RealmTrust, judge_realm
 from crossmount.registry.auth.scope import Scope, merge, parse_scopes
 from crossmount.registry.credentials.authfiles import Credential
 from crossmount.registry.http import transport as http
+from crossmount.registry.http.httpx_internals import unlogged
 from crossmount.registry.http.location import parse_url, with_query
-from crossmount.registry.http.log_filter import unlogged
 from crossmount.registry.http.transport import Answer, Body
 
 PAGE = "/_crossmount/token"
@@ -173,8 +173,8 @@ class TokenBroker:
         url = parse_url(real.realm)
         if url is None:
             raise InvalidAnswerError(f"{self._registry.host}: its realm is no URL")
-        verdict = judge(url, registry=self._registry, trusted=self._trusted)
-        if verdict is Verdict.NOTHING or (verdict is Verdict.ANONYMOUS and not anonymous):
+        verdict = judge_realm(url, registry=self._registry, trusted=self._trusted)
+        if verdict is RealmTrust.NOTHING or (verdict is RealmTrust.ANONYMOUS and not anonymous):
             raise InvalidAnswerError(
                 f"{self._registry.host}: it wants credentials sent to {url.host}, not of its own domain or not "
                 "over https; they were not sent: if that is right, trust the realm by name"

@@ -10,8 +10,8 @@ import httpx
 from crossmount.errors import CredentialsError, InvalidAnswerError
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, answer_headers
+from crossmount.registry.http.httpx_internals import unlogged
 from crossmount.registry.http.location import Origin
-from crossmount.registry.http.log_filter import unlogged
 from crossmount.registry.http.transport import ERROR_BYTES_MAX, shown, translated
 
 _BODILESS = frozenset({204, 304})

@@ -10,7 +10,7 @@ import httpx
 from crossmount.errors import CredentialsError, InvalidAnswerError
 from crossmount.registry.auth.challenge import Basic, Bearer, choose
 from crossmount.registry.auth.flow import Token, TokenRequest, basic, token_flow
-from crossmount.registry.auth.realm import Verdict, judge
+from crossmount.registry.auth.realm import RealmTrust, judge_realm
 from crossmount.registry.auth.scope import Scope, Wanted
 from crossmount.registry.auth.tokens import TokenCache
 from crossmount.registry.credentials.authfiles import Credential
@@ -28,7 +28,7 @@ Fetch = Callable[[TokenRequest], Awaitable[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class Authorization:
     """What authorises one request.
 
     Attributes:
@@ -42,12 +42,12 @@ class Pass:
     token: Token | None = None
 
     @property
-    def visitor(self) -> str:
+    def sent_with(self) -> str:
         """Whose it is, in words that may be shown."""
         return "no credentials" if self.credential is None else f"credentials from {self.credential.origin}"
 
 
-NO_PASS = Pass()
+ANONYMOUS = Authorization()
 
 
 class Authorizer:
@@ -100,7 +100,7 @@ class Authorizer:
             self._challenge = challenge
         return challenge
 
-    async def whose(self, name: str) -> str | None:
+    async def credential_origin(self, name: str) -> str | None:
         """Return where the credentials for a repository come from, in words that may be shown."""
         credential = await self._credential(name)
         return None if credential is None else credential.origin
@@ -109,7 +109,7 @@ class Authorizer:
         """Let the next token for pushing to repository `name` cover its coming sources too."""
         self._coming[name] = sources
 
-    async def admit(self, name: str, wanted: Wanted) -> Pass:
+    async def authorize(self, name: str, wanted: Wanted) -> Authorization:
         """Return what authorises a request, as far as the registry's ways are known yet.
 
         Args:
@@ -121,13 +121,15 @@ class Authorizer:
             RegistryError: no token was to be had.
         """
         if self._challenge is None:
-            return NO_PASS
+            return ANONYMOUS
         credential = await self._credential(name)
         if isinstance(self._challenge, Basic):
-            return NO_PASS if credential is None else Pass(_header(credential), credential)
+            return ANONYMOUS if credential is None else Authorization(_header(credential), credential)
         return await self._with_token(self._challenge, self._widened(wanted), credential)
 
-    async def readmit(self, name: str, wanted: Wanted, used: Pass, headers: Collection[str]) -> Pass | None:
+    async def reauthorize(
+        self, name: str, wanted: Wanted, used: Authorization, headers: Collection[str]
+    ) -> Authorization | None:
         """Return what to try after a 401, or None if there is nothing better than what was used.
 
         Args:
@@ -144,28 +146,28 @@ class Authorizer:
         wanted = self._widened(wanted).challenged_for(challenge.scopes)
         credential = await self._credential(name)
         if used.token is not None:
-            if challenge.error == "insufficient_scope" and used.token.serves(wanted):
+            if challenge.error == "insufficient_scope" and used.token.satisfies(wanted):
                 return None  # it was asked for all that, and a new one would allow no more
             revoked = challenge.error != "insufficient_scope"  # hardly this one alone
             self._tokens.drop((challenge, credential), used.token.value, with_older=revoked)
         return await self._with_token(challenge, wanted, credential)
 
-    async def _other_password(self, name: str, used: Pass) -> Pass | None:
+    async def _other_password(self, name: str, used: Authorization) -> Authorization | None:
         """Return the credentials if they were not sent yet, or have changed since (a helper's may)."""
         credential = await self._credential(name)
         if credential is not None and _header(credential) == used.header:
             credential = await self._credential(name, older_than=_ANEW_SECONDS)
         if credential is None or _header(credential) == used.header:
             return None
-        return Pass(_header(credential), credential)
+        return Authorization(_header(credential), credential)
 
-    async def _with_token(self, challenge: Bearer, wanted: Wanted, credential: Credential | None) -> Pass:
+    async def _with_token(self, challenge: Bearer, wanted: Wanted, credential: Credential | None) -> Authorization:
         async def fetch() -> Token:
             self._check_realm(challenge, credential)
             return await self._drive(challenge, wanted, credential)
 
         token = await self._tokens.get((challenge, credential), wanted, fetch)
-        return Pass(f"Bearer {token.value}", credential, token)
+        return Authorization(f"Bearer {token.value}", credential, token)
 
     async def _drive(self, challenge: Bearer, wanted: Wanted, credential: Credential | None) -> Token:
         flow = token_flow(challenge, wanted, credential)
@@ -181,13 +183,13 @@ class Authorizer:
         realm = parse_url(challenge.realm)
         if realm is None:
             raise InvalidAnswerError(f"{self._registry}: its WWW-Authenticate names a realm that is no URL")
-        verdict = judge(realm, registry=self._root, trusted=self._trusted)
-        if verdict is Verdict.NOTHING:
+        verdict = judge_realm(realm, registry=self._root, trusted=self._trusted)
+        if verdict is RealmTrust.NOTHING:
             raise InvalidAnswerError(
                 f"{self._registry}: its token is to be had over plain http from {realm.host}: https is never left"
             )
         sends = credential is not None and credential.kind != "registry"
-        if verdict is Verdict.ANONYMOUS and sends:
+        if verdict is RealmTrust.ANONYMOUS and sends:
             raise CredentialsError(
                 f"{self._registry}: it wants its credentials sent to {realm.host}, which is not of its domain; "
                 f"they were not sent: if that is right, trust the realm {realm.host} by name"

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import httpx
 
-from crossmount._foreign import json_object, one_line
+from crossmount._parsing import json_object, one_line
 from crossmount.errors import AccessDeniedError, InvalidAnswerError, RegistryError, RegistryRefusedError
 from crossmount.registry.auth.challenge import Bearer
 from crossmount.registry.auth.scope import Scope, Wanted, covers
@@ -65,7 +65,7 @@ class Token:
     refused: tuple[Scope, ...] = ()
     lifetime: float | None = None
 
-    def serves(self, wanted: Wanted) -> bool:
+    def satisfies(self, wanted: Wanted) -> bool:
         """Tell whether asking again for `wanted` would gain nothing."""
         return covers(self.asked, wanted.needed) and covers((*self.asked, *self.refused), wanted.optional)
 

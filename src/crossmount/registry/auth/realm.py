@@ -98,7 +98,7 @@ _KNOWN_PAIRS = (
 """(registry's host, its realm's host) of one owner on two domains."""
 
 
-class Verdict(enum.Enum):
+class RealmTrust(enum.Enum):
     """What may be sent to a realm."""
 
     CREDENTIALS = enum.auto()
@@ -109,7 +109,7 @@ class Verdict(enum.Enum):
     """Not even that: it would leave https for http."""
 
 
-def judge(realm: httpx.URL, *, registry: httpx.URL, trusted: Collection[str] = ()) -> Verdict:
+def judge_realm(realm: httpx.URL, *, registry: httpx.URL, trusted: Collection[str] = ()) -> RealmTrust:
     """Judge the realm that `registry`, which is any URL of the registry, names.
 
     Args:
@@ -123,12 +123,12 @@ def judge(realm: httpx.URL, *, registry: httpx.URL, trusted: Collection[str] = (
     if not is_plain(realm):
         raise InvalidAnswerError(f"{registry.host}: its WWW-Authenticate names a realm that is not a plain URL")
     if registry.scheme == "https" and realm.scheme == "http":
-        return Verdict.NOTHING
+        return RealmTrust.NOTHING
     here, there = Origin.of(registry), Origin.of(realm)
     names = {there.host, f"{there.host}:{there.port}"}
     if same_owner(here.host, there.host) or not names.isdisjoint(host.lower().rstrip(".") for host in trusted):
-        return Verdict.CREDENTIALS
-    return Verdict.ANONYMOUS
+        return RealmTrust.CREDENTIALS
+    return RealmTrust.ANONYMOUS
 
 
 def same_owner(registry: str, realm: str) -> bool:

@@ -42,7 +42,7 @@ class TokenCache:
         now = self._clock()
         held = [entry for entry in self._held.get(owner, ()) if entry.until > now]
         self._held[owner] = held
-        return next((entry.token for entry in reversed(held) if entry.token.serves(wanted)), None)
+        return next((entry.token for entry in reversed(held) if entry.token.satisfies(wanted)), None)
 
     async def get(self, owner: Hashable, wanted: Wanted, fetch: Callable[[], Awaitable[Token]]) -> Token:
         """Return a token that serves `wanted`: one in hand, one under way, or a new one.
@@ -54,7 +54,7 @@ class TokenCache:
             if flight is None:
                 return await asyncio.shield(self._take_off(owner, wanted, fetch))
             token = await asyncio.shield(flight.task)
-            if token.serves(wanted):
+            if token.satisfies(wanted):
                 return token
         return token
 

@@ -9,7 +9,7 @@ import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping
 
-from crossmount._foreign import json_object
+from crossmount._parsing import json_object
 from crossmount.errors import CredentialsError
 from crossmount.oci.reference import DOCKER_HUB
 from crossmount.registry.credentials.authfiles import Credential, credential

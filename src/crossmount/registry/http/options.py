@@ -8,22 +8,37 @@ from crossmount.errors import InvalidInputError
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When to give up, in seconds.
+    """How often a request is sent again, and how long each wait is. All times are seconds.
+
+    The words are those of tenacity and stamina. The wait after attempt `n` has the bound
+    `min(wait_max, wait_initial * 2 ** (n - 1))`.
 
     Attributes:
-        attempts: how often one request is sent at most. At 20 % of failures one in 400,000 requests meets eight.
-        outage: for so long after its first failure a request is not given up for lack of an answer, however
-            often it was sent, if the host answered before: registries restart.
-        first_wait: the upper bound of the first wait; it doubles with each attempt (full jitter).
-        longest_wait: what a wait never exceeds, a Retry-After's aside.
-        deadline: for one request with all its attempts and waits; a Retry-After past it is not waited for.
+        attempts: the most times one request is sent. If 20 % of all requests fail, one request in 400,000 fails
+            eight times.
+        wait_initial: the bound of the first wait; it doubles with each attempt.
+        wait_max: the largest bound of a wait. A Retry-After may ask for more.
+        jitter: the random share of each wait, 0 to 1. At 1 a wait is anything from 0 to its bound (full jitter);
+            at 0 it is the bound itself.
+        timeout: for one request with all its attempts and waits. A Retry-After that ends later is not waited for.
+        outage: registries restart, so a host that has answered before gets at least this long from the first
+            attempt without an answer, even if `attempts` is exceeded.
+
+    Raises:
+        InvalidInputError: the jitter is not between 0 and 1.
     """
 
     attempts: int = 8
+    wait_initial: float = 0.2
+    wait_max: float = 10.0
+    jitter: float = 1.0
+    timeout: float = 120.0
     outage: float = 20.0
-    first_wait: float = 0.2
-    longest_wait: float = 10.0
-    deadline: float = 120.0
+
+    def __post_init__(self) -> None:
+        """Check the jitter."""
+        if not 0.0 <= self.jitter <= 1.0:
+            raise InvalidInputError(f"jitter: {self.jitter!r}: give a share between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from crossmount._foreign import json_object, one_line
+from crossmount._parsing import json_object, one_line
 from crossmount.errors import (
     AccessDeniedError,
     BlobUnknownError,
@@ -71,7 +71,7 @@ def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryE
     kind = RegistryRefusedError
     if answer.status in {401, 403}:
         kind = AccessDeniedError
-        message += f" ({answer.visitor})"
+        message += f" ({answer.sent_with})"
     elif manifest and _BLOB_UNKNOWN.intersection(errors.codes):
         kind = BlobUnknownError
     return kind(message, status=answer.status, codes=errors.codes)

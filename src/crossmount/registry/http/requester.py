@@ -8,14 +8,14 @@ from functools import partial
 import httpx
 
 from crossmount.errors import InvalidAnswerError
-from crossmount.registry.auth.authorizer import NO_PASS, Authorizer
+from crossmount.registry.auth.authorizer import ANONYMOUS, Authorizer
 from crossmount.registry.auth.flow import TokenRequest
 from crossmount.registry.auth.scope import NOTHING, Wanted
 from crossmount.registry.credentials.lookup import CredentialSource
 from crossmount.registry.http import transport as http
+from crossmount.registry.http.httpx_internals import unlogged
 from crossmount.registry.http.location import Origin, resolve
-from crossmount.registry.http.log_filter import unlogged
-from crossmount.registry.http.rate_limiter import Pace
+from crossmount.registry.http.rate_limiter import RateLimiter
 from crossmount.registry.http.refusal import WEB_PAGES, refusal
 from crossmount.registry.http.retry import Retrier
 from crossmount.registry.http.transport import Answer, Body
@@ -48,7 +48,7 @@ class Call:
     repeat: bool = True
 
 
-class Sender:
+class Requester:
     """Sends requests to one registry, and to where its answers point.
 
     Args:
@@ -83,7 +83,7 @@ class Sender:
             clock=retrier.clock,
         )
         self._client = client
-        self._pace = Pace(rate, clock=retrier.clock)
+        self._rate_limiter = RateLimiter(rate, clock=retrier.clock)
 
     async def send(self, call: Call) -> Answer:
         """Send `call` and return the answer, whatever its status.
@@ -133,15 +133,15 @@ class Sender:
         """Send once; after a 401 once more, if there is something better to show."""
         if Origin.of(call.url) != self.origin:
             return await self._follow(call, None)
-        used = await self.authorizer.admit(call.name, call.wanted)
+        used = await self.authorizer.authorize(call.name, call.wanted)
         answer = await self._follow(call, used.header)
         if answer.status == 401 and Origin.of(answer.url) == self.origin:
             challenges = answer.headers.get_list("www-authenticate")
-            better = await self.authorizer.readmit(call.name, call.wanted, used, challenges)
+            better = await self.authorizer.reauthorize(call.name, call.wanted, used, challenges)
             if better is not None:
                 used = better
                 answer = await self._follow(call, used.header)
-        return answer if used is NO_PASS else replace(answer, visitor=used.visitor)
+        return answer if used is ANONYMOUS else replace(answer, sent_with=used.sent_with)
 
     async def _follow(self, call: Call, authorization: str | None) -> Answer:
         """Send once, and follow redirects of GET and HEAD by hand; Authorization never leaves the registry."""
@@ -161,12 +161,12 @@ class Sender:
         headers = dict(call.headers)
         if authorization is not None:
             headers["Authorization"] = authorization
-        await self._pace.turn()
+        await self._rate_limiter.turn()
         is_small = call.body is None or call.body.size == 0  # of what is streamed only the head is waited for here
         try:
             with unlogged():
                 # a read's time-out begins anew with each byte that comes
-                async with asyncio.timeout(self.retrier.policy.deadline if is_small else None):
+                async with asyncio.timeout(self.retrier.policy.timeout if is_small else None):
                     return await http.exchange(
                         self._client,
                         call.method,

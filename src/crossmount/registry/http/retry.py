@@ -41,7 +41,7 @@ def is_passing(outcome: Answer | BaseException) -> bool:
 
 def backoff(attempt: int, policy: RetryPolicy, rng: random.Random) -> float:
     """Return the seconds to wait after attempt number `attempt`, which counts from 1: full jitter."""
-    bound = min(policy.longest_wait, policy.first_wait * 2.0 ** min(attempt - 1, 32))
+    bound = min(policy.wait_max, policy.wait_initial * 2.0 ** min(attempt - 1, 32))
     return rng.uniform(0.0, bound)
 
 
@@ -115,10 +115,10 @@ class Retrier:
         started = self.clock()
 
         async def attempt() -> Answer:
-            return await self._attempt(host, send, until=started + self.policy.deadline)
+            return await self._attempt(host, send, until=started + self.policy.timeout)
 
         def spent(state: RetryCallState) -> bool:
-            late = self.clock() - started + state.upcoming_sleep > self.policy.deadline
+            late = self.clock() - started + state.upcoming_sleep > self.policy.timeout
             return late or self.is_spent(host, _outcome(state), state.attempt_number, since=started)
 
         def tell(state: RetryCallState) -> None:
@@ -141,11 +141,11 @@ class Retrier:
             httpx.HTTPError: whatever `send` raised.
             RegistryRefusedError: the host asked for a pause past the deadline.
         """
-        return await self._attempt(host, send, until=self.clock() + self.policy.deadline)
+        return await self._attempt(host, send, until=self.clock() + self.policy.timeout)
 
     async def _attempt(self, host: str, send: Callable[[], Awaitable[Answer]], *, until: float) -> Answer:
         await self._respect_pause(host, until=until)
-        return self.heed(host, await send())
+        return self.note_answer(host, await send())
 
     def is_spent(self, host: str, outcome: Answer | BaseException, attempts: int, *, since: float) -> bool:
         """Tell whether so many attempts, the last of which came to `outcome`, are all that are made.
@@ -168,9 +168,9 @@ class Retrier:
         asked = retry_after(outcome, now=self._now()) if isinstance(outcome, Answer) else None
         if asked is None:
             return backoff(attempt, self.policy, self._rng)
-        return asked + self._rng.uniform(0.0, self.policy.first_wait)  # not all waiters at once
+        return asked + self._rng.uniform(0.0, self.policy.wait_initial)  # not all waiters at once
 
-    def heed(self, host: str, answer: Answer) -> Answer:
+    def note_answer(self, host: str, answer: Answer) -> Answer:
         """Remember that `host` answers, and a pause that it asks everybody for."""
         self._known.add(host)
         asked = retry_after(answer, now=self._now()) if answer.status in {429, 503} else None
@@ -187,7 +187,7 @@ class Retrier:
         while (left := self._pauses.get(host, float("-inf")) - self.clock()) > 0:
             if self.clock() + left > until:
                 raise RegistryRefusedError(f"{host}: it asked for a pause of {left:.0f} s: try later", status=429)
-            await self._sleep(left + self._rng.uniform(0.0, self.policy.first_wait))
+            await self._sleep(left + self._rng.uniform(0.0, self.policy.wait_initial))
 
     def tell(self, method: str, host: str, cause: str, attempt: int, wait: float) -> None:
         """Let the observer know of a wait."""

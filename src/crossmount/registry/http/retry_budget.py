@@ -5,7 +5,7 @@ from crossmount.registry.http.retry import Retrier, cause_of
 from crossmount.registry.http.transport import Answer
 
 
-class Patience:
+class RetryBudget:
     """The patience for one transfer.
 
     Args:
@@ -43,7 +43,7 @@ class Patience:
         self._strikes += 1
         outcome = error if answer is None else answer
         wait = self._retrier.wait(outcome, self._strikes)
-        late = now - self._since + wait > self._retrier.policy.deadline
+        late = now - self._since + wait > self._retrier.policy.timeout
         if late or self._retrier.is_spent(self._host, outcome, self._strikes, since=self._since):
             raise error
         cause = cause_of(outcome)

@@ -15,14 +15,14 @@ from typing import Any, Self
 
 import httpx
 
-from crossmount._foreign import decimal, one_line
+from crossmount._parsing import decimal, one_line
 from crossmount.errors import (
     InvalidAnswerError,
     InvalidInputError,
     RegistryError,
     RegistryUnreachableError,
 )
-from crossmount.registry.http.log_filter import silence
+from crossmount.registry.http.httpx_internals import silence
 from crossmount.registry.http.options import ClientOptions
 
 ERROR_BYTES_MAX = 64 * 1024
@@ -57,7 +57,7 @@ class Answer:
         url: what was asked in the end, after redirects.
         body: the bytes; empty if there were too many of them (`too_long`) or they are in `stream`.
         stream: an open response, whoever gets it closes it.
-        visitor: whose credentials were shown, in words.
+        sent_with: whose credentials were shown, in words.
     """
 
     url: httpx.URL
@@ -66,7 +66,7 @@ class Answer:
     body: bytes = field(default=b"", repr=False)
     too_long: bool = False
     stream: httpx.Response | None = field(default=None, repr=False)
-    visitor: str = "no credentials"
+    sent_with: str = "no credentials"
 
     @property
     def is_good(self) -> bool:
