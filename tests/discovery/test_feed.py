@@ -21,7 +21,6 @@ from crossmount.asyncio import (
     Sighting,
 )
 from crossmount.discovery import feed as feeding
-from crossmount.discovery import wait_for_index as held
 from crossmount.index import MountIndex, guard
 from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
@@ -223,7 +222,7 @@ async def test_what_met_an_index_that_is_away_is_worked_on_when_it_serves(
 ) -> None:
     """Work is held and not lost, and nothing more is taken meanwhile: the registry sends it again."""
     monkeypatch.setattr(guard, "OPEN_SECONDS", 0.02)
-    monkeypatch.setattr(held, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(feeding, "RETRY_SECONDS", 0.01)
 
     class Away(MemoryMountIndex):
         away = True

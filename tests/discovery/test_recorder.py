@@ -7,7 +7,7 @@ import pytest
 
 from crossmount.discovery.manifest_cache import LocalManifestCache
 from crossmount.discovery.manifest_summary import ManifestSummary
-from crossmount.discovery.scan_checkpoint import NoProgress
+from crossmount.discovery.scan_checkpoint import ScanCheckpoint
 from crossmount.discovery.scan_recorder import BATCH, ScanRecorder
 from crossmount.errors import IndexUnavailableError
 from crossmount.index import MemoryMountIndex, Sighting
@@ -36,15 +36,16 @@ class Gate(MemoryMountIndex):
         await super().record(sightings)
 
 
-class Noted(NoProgress):
+class Noted(ScanCheckpoint):
     """Progress that remembers what it was told, and whether the index knew the layer by then."""
 
     def __init__(self, index: MemoryMountIndex) -> None:
+        super().__init__(None, APP.registry, [], run="0" * 16)
         self.index = index
         self.done: list[Repository] = []
         self.tags: list[str] = []
 
-    async def note(self, done: Iterable[Repository], tags: Mapping[Repository, Iterable[str]]) -> None:
+    async def save(self, done: Iterable[Repository], tags: Mapping[Repository, Iterable[str]]) -> None:
         """Take it down."""
         assert await self.index.locations(LAYER) == (APP,)
         self.done += done

@@ -176,9 +176,9 @@ async def test_what_is_no_image_is_passed_over_by_its_digest_too(
 
 async def test_a_memory_of_one_process_is_bounded() -> None:
     """What was not used for longest makes way."""
-    memory = LocalManifestCache(limit=2)
+    cache = LocalManifestCache(limit=2)
     one, two, three = (ManifestSummary(Digest.of(b"%d" % n), ((Digest.of(b"x"), 1),)) for n in range(3))
-    await memory.keep([one, two])
-    await memory.recall([one.digest])
-    await memory.keep([three])
-    assert set(await memory.recall([one.digest, two.digest, three.digest])) == {one.digest, three.digest}
+    await cache.store([one, two])
+    await cache.load([one.digest])
+    await cache.store([three])
+    assert set(await cache.load([one.digest, two.digest, three.digest])) == {one.digest, three.digest}

@@ -14,7 +14,8 @@ from crossmount.asyncio import (
     Repository,
     open_index,
 )
-from crossmount.discovery.scan_checkpoint import progress_of
+from crossmount.discovery.scan_checkpoint import ScanCheckpoint
+from crossmount.index.backing_server import server_of
 from crossmount.testing import CutBefore, Fault, Reply, ScriptedRegistry
 from support.holdings import put_image, put_index
 from support.scans import BASE, known, scanned
@@ -212,7 +213,8 @@ async def test_tags_without_end_are_cut_when_they_were_done_before_too(
         put_image(scripted_registry, "a", f"t{number}", [BASE])
     where = Repository(scripted_registry.address, "a")
     async with open_index(valkey.unix_url) as index:
-        await progress_of(index, where.registry, []).note([], {where: [f"t{number}" for number in range(120)]})
+        checkpoint = ScanCheckpoint(server_of(index), where.registry, [], run="0" * 16)
+        await checkpoint.save([], {where: [f"t{number}" for number in range(120)]})
         report = await scanned(scripted_registry, index)
     assert (report.resumed, report.tags, report.skipped) == (True, 0, 1)
     assert "more than 50 tags" in report.remarks[0]

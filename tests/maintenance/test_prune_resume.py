@@ -115,7 +115,7 @@ async def test_a_server_that_was_restarted_is_walked_from_its_start(
             (key,) = raw.scan_iter("crossmount:default:prune:*")
             kept: dict[bytes, bytes] = raw.hgetall(key)
             assert 0 < raw.ttl(key) <= 24 * 3600
-            process = next(name for name in kept if name != b"salt")
+            process = next(name for name in kept if name != b"run")
             raw.hdel(key, process)
             raw.hset(key, b"0" * 40, kept[process])
         report = await pruned(index)
@@ -135,7 +135,7 @@ async def test_nonsense_about_how_far_it_is_is_ignored(
         await interrupted(index, scripted_registry, 100)
         with valkey.client() as raw:
             (key,) = raw.scan_iter("crossmount:default:prune:*")
-            (process,) = (name for name in raw.hkeys(key) if name != b"salt")
+            (process,) = (name for name in raw.hkeys(key) if name != b"run")
             raw.hset(key, process, text)
         report = await pruned(index)
         assert (report.resumed, report.counts["held"]) == (False, 180)

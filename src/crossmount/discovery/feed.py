@@ -1,60 +1,66 @@
-"""The event feed: what a registry tells of itself keeps the index true, also for pushes that crossmount never saw.
+"""The event feed: a registry's webhooks keep the index up to date, also for pushes that bypass crossmount.
 
-A message is taken at once and worked on later, so that a registry is never held up. An event is a hint: a pushed
-manifest is fetched, unless its digest is remembered, and a deleted blob is asked for before it is forgotten. A
-blob's arrival is recorded as it was told, save on a registry that mounts only after a manifest.
+A message is accepted at once and processed later, so that the registry never waits. An event only hints: a pushed
+manifest is fetched unless the cache has its digest, and a deleted blob is checked by HEAD before it is forgotten.
+A pushed blob is recorded without a check, except on a registry that mounts only after a manifest.
 
-While the index gives no answer nothing is taken, since a registry keeps what is not taken and sends it again; what
-was taken before is held until the index serves.
+While the index does not answer, new messages are refused, since a registry keeps a refused message and sends it
+again; what was accepted before waits until the index answers.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import TypeVar
 
 from crossmount import events
 from crossmount._closing import Closing
-from crossmount.discovery.manifest_cache import manifest_cache_of
+from crossmount.discovery.manifest_cache import ManifestCache, manifest_cache_of
 from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.discovery.manifest_walker import ManifestWalker
-from crossmount.discovery.wait_for_index import IndexWaiter, WaitingManifestCache
 from crossmount.discovery.webhooks import BlobArrived, Deleted, ManifestArrived, RegistryChange, read_webhook
-from crossmount.errors import CrossmountError
+from crossmount.errors import CrossmountError, IndexUnavailableError
 from crossmount.index.backing_server import server_of
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import MountableLayers, Sighting
 from crossmount.oci import Digest, Located, Repository
+from crossmount.redis.link import StartingError
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.transfer.concurrency import run_all
 
 WAITING_MAX = 10_000
-"""How many things may wait to be worked on."""
+"""The largest number of changes that may wait."""
 
 WORKERS = 4
 REQUESTS = 8
 VERIFIED_MAX = 1024
-"""How many blobs of one deleted manifest, its children's included, are asked for."""
+"""The largest number of blobs that are checked for one deleted manifest, those of its children included."""
+
+RETRY_SECONDS = 1.0
+"""The pause before the index is asked again; the guard's breaker decides when a call is sent."""
 
 _BATCH = 256
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class EventFeed(Closing):
-    """Takes one registry's events and works on them in the background, until it is closed.
+    """Accepts one registry's webhooks and processes them in the background until it is closed.
 
     Args:
-        registry: the registry, as clients call it, whatever its events call it; or anything that lies on it.
-        index: is told. It never makes the feed fail: work waits while it gives no answer; what it refuses is lost,
-            and found by the next scan.
-        client: the client of the registry, if there is one already; else one is made from `options`.
+        registry: the registry by the name that clients use, whatever its events call it; or anything on it.
+        index: the index to update. Its failures never end the feed: work waits while the index does not answer.
+            An update that the index refuses is lost, and the next scan finds it.
+        client: a client of the registry; without it one is made from `options`.
         options: how to reach the registry, without `client`.
-        observer: told of retries, and when the index does not serve, and serves again.
+        observer: receives retries, and an event when the index stops answering and when it answers again.
 
     Attributes:
-        worked: how many things were worked on, by what they were; `failed` ones count there too.
+        worked: how many changes were processed, by kind; failed ones also count under `failed`.
     """
 
     def __init__(
@@ -70,35 +76,35 @@ class EventFeed(Closing):
         self._registry = Repository.on(registry)
         guard = index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer, lasting=True)
         self._index = guard.unguarded
-        self._hold = IndexWaiter(guard)
-        memory = manifest_cache_of(self._index)
-        self._memory = memory if server_of(self._index) is None else WaitingManifestCache(memory, self._hold)
+        self._waiter = _IndexWaiter(guard)
+        cache = manifest_cache_of(self._index)
+        self._cache = cache if server_of(self._index) is None else _WaitingManifestCache(cache, self._waiter)
         self._stack = AsyncExitStack()
         if client is None:
             client = RegistryClient(self._registry, options=options, observer=observer)
             self._stack.push_async_callback(client.aclose)
         self._client = client
         self._gate = asyncio.Semaphore(REQUESTS)
-        self._walker = ManifestWalker(client, self._memory, gate=self._gate)
+        self._walker = ManifestWalker(client, self._cache, gate=self._gate)
         self._waiting: dict[RegistryChange, None] = {}
         self._changed = asyncio.Condition()
         self._at_work = 0
         self._workers: list[asyncio.Task[None]] = []
 
     async def accept(self, message: bytes) -> bool:
-        """Take a registry's message.
+        """Accept a registry's message.
 
-        Things that wait already are not taken twice. Messages of kinds that say nothing of layers are passed over.
+        A change that is already waiting is not added twice. Messages that say nothing about layers are ignored.
 
         Returns:
-            False if too much waits, or the index gives no answer: then nothing of the message was taken, and it
-                should come again later.
+            False if too many changes wait, or the index does not answer: nothing of the message was accepted, and
+                the registry should send it again later.
 
         Raises:
             InvalidInputError: it is not a JSON object.
         """
-        happened = read_webhook(message, self._registry)
-        new = [each for each in happened if each not in self._waiting]
+        changes = read_webhook(message, self._registry)
+        new = [change for change in changes if change not in self._waiting]
         if len(self._waiting) + len(new) > WAITING_MAX or (new and self.holds):
             return False
         self._waiting.update(dict.fromkeys(new))
@@ -110,21 +116,21 @@ class EventFeed(Closing):
 
     @property
     def holds(self) -> bool:
-        """Whether the index gives no answer, so that what was taken is held and nothing more is taken."""
-        return self._hold.holds
+        """Whether the index does not answer, so that accepted changes wait and new messages are refused."""
+        return self._waiter.waits
 
     @property
     def waiting(self) -> int:
-        """How many things wait, or are worked on."""
+        """How many changes wait or are being processed."""
         return len(self._waiting) + self._at_work
 
     async def settled(self) -> None:
-        """Wait until all that was taken is worked on, and so until the index serves."""
+        """Wait until everything accepted is processed, and so until the index answers."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self.waiting)
 
     async def aclose(self) -> None:
-        """Stop; what still waits or is held is lost, and found by the next scan."""
+        """Stop; changes that still wait are lost, and the next scan finds them."""
         lost = self.waiting
         for worker in self._workers:
             worker.cancel()
@@ -142,7 +148,7 @@ class EventFeed(Closing):
                 some = self._next()
                 self._at_work += len(some)
             try:
-                await self._do(some)
+                await self._process(some)
             except CrossmountError as error:
                 self.worked["failed"] += len(some)
                 _log.warning("%s: an event is lost: %s", some[0].repository, error)
@@ -155,19 +161,19 @@ class EventFeed(Closing):
                     self._changed.notify_all()
 
     def _next(self) -> list[RegistryChange]:
-        """Take the oldest; of blobs that arrived, all that follow one another, for one round trip."""
+        """Remove and return the oldest change; of pushed blobs a whole run of them, for one round trip."""
         some: list[RegistryChange] = []
-        for happened in self._waiting:
-            if some and not (isinstance(happened, BlobArrived) and isinstance(some[0], BlobArrived)):
+        for change in self._waiting:
+            if some and not (isinstance(change, BlobArrived) and isinstance(some[0], BlobArrived)):
                 break
-            some.append(happened)
+            some.append(change)
             if len(some) == _BATCH:
                 break
-        for happened in some:
-            del self._waiting[happened]
+        for change in some:
+            del self._waiting[change]
         return some
 
-    async def _do(self, some: list[RegistryChange]) -> None:
+    async def _process(self, some: list[RegistryChange]) -> None:
         match some[0]:
             case ManifestArrived(repository, target):
                 await self._manifest_arrived(repository, target)
@@ -178,42 +184,42 @@ class EventFeed(Closing):
         self.worked[type(some[0]).__name__] += len(some)
 
     async def _blobs_arrived(self, some: list[BlobArrived]) -> None:
-        traits = (await self._hold.ask(lambda: self._index.look_up((), self._registry))).traits
+        traits = (await self._waiter.ask(lambda: self._index.look_up((), self._registry))).traits
         if not traits.after_manifest:
             await self._record([Sighting(each.digest, each.repository, each.size) for each in some])
 
     async def _manifest_arrived(self, repository: Repository, target: str) -> None:
-        async def take(outline: ManifestSummary) -> None:
-            await self._record(list(outline.sightings(repository)))
-            await self._memory.keep([outline])
+        async def take(manifest: ManifestSummary) -> None:
+            await self._record(list(manifest.sightings(repository)))
+            await self._cache.store([manifest])
 
         walked = await self._walker.walk(repository, [target], take)
         for reason in walked.reasons:
             _log.info("passed over: %s", reason)
 
     async def _deleted(self, repository: Repository, digest: Digest) -> None:
-        """Ask for what may have gone with it: the blob itself, or the blobs of the manifest that it was.
+        """Check what may be gone: the blob itself, or the blobs of the manifest that it was.
 
-        A manifest can't be fetched any more, so its blobs are those that were remembered when it was pushed or
-        scanned. One that nobody remembers is left to the mounts: the first that fails there forgets the source.
+        A deleted manifest cannot be fetched, so its blobs come from the cache, where its push or a scan stored
+        them. If the cache lacks it, the first mount that fails there makes the index forget the source.
         """
         blobs: dict[Digest, int | None] = {digest: None}
         level: Iterable[Digest] = [digest]
         while level and len(blobs) < VERIFIED_MAX:
-            outlines = await self._memory.recall(level)
-            for outline in outlines.values():
-                blobs.update(outline.blobs)
-            level = [child for outline in outlines.values() for child in outline.children if child not in blobs]
+            manifests = (await self._cache.load(level)).values()
+            for manifest in manifests:
+                blobs.update(manifest.blobs)
+            level = [child for manifest in manifests for child in manifest.children if child not in blobs]
             blobs.update(dict.fromkeys(level))
         wanted = list(blobs)[:VERIFIED_MAX]
-        known = await self._hold.ask(lambda: self._index.look_up(wanted, repository))
+        known = await self._waiter.ask(lambda: self._index.look_up(wanted, repository))
         gone: list[Digest] = []
         await run_all([partial(self._verify, repository, blob, gone) for blob in wanted if known.of(blob).in_dest])
-        if gone and await self._client.is_readable(repository):  # else they may only be hidden from us
+        if gone and await self._client.is_readable(repository):  # otherwise the account may not see them
             await run_all([partial(self._forget, repository, blob) for blob in gone])
 
     async def _forget(self, repository: Repository, blob: Digest) -> None:
-        await self._hold.ask(lambda: self._index.forget(blob, repository))
+        await self._waiter.ask(lambda: self._index.forget(blob, repository))
         self.worked["forgotten"] += 1
 
     async def _verify(self, repository: Repository, blob: Digest, gone: list[Digest]) -> None:
@@ -225,4 +231,60 @@ class EventFeed(Closing):
             await self._record([Sighting(blob, repository, size if size >= 0 else None)])
 
     async def _record(self, sightings: list[Sighting]) -> None:
-        await self._hold.ask(lambda: self._index.record(sightings))
+        await self._waiter.ask(lambda: self._index.record(sightings))
+
+
+class _IndexWaiter:
+    """Repeats calls until the index answers: background work may wait, and must not be lost.
+
+    A call that the index refuses is not repeated, since it would be refused again.
+
+    Args:
+        guard: its breaker decides when a call is sent.
+    """
+
+    def __init__(self, guard: GuardedIndex) -> None:
+        self._guard = guard
+        self._callers = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether the index is known not to answer, so that more work would only wait."""
+        return self._callers > 0 or self._guard.left_alone
+
+    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat `call` until it is answered; it may take effect more than once.
+
+        Raises:
+            IndexRefusedError: the index refused.
+            MissingExtraError: the server to start is not installed.
+        """
+        waits = False
+        try:
+            while True:
+                try:
+                    return await self._guard.ask(call)
+                except (IndexUnavailableError, StartingError):
+                    self._callers += not waits
+                    waits = True
+                await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            self._callers -= waits
+
+
+class _WaitingManifestCache:
+    """A cache on the server of an index, each call of which waits until the server answers."""
+
+    def __init__(self, cache: ManifestCache, waiter: _IndexWaiter) -> None:
+        self._cache = cache
+        self._waiter = waiter
+
+    async def load(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestSummary]:
+        """Load as soon as the server answers."""
+        wanted = list(digests)
+        return await self._waiter.ask(lambda: self._cache.load(wanted))
+
+    async def store(self, manifests: Iterable[ManifestSummary]) -> None:
+        """Store as soon as the server answers."""
+        wanted = list(manifests)
+        await self._waiter.ask(lambda: self._cache.store(wanted))

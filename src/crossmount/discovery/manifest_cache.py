@@ -1,8 +1,8 @@
-"""Which blobs a manifest names, remembered beside the index.
+"""The digests that each manifest names, cached beside the index.
 
-It lies on the index's own server, so that it lives and dies with what it describes: an index that was emptied, or
-another one, has not "seen" anything. What a digest stands for never changes, so all registries and repositories
-share it. It is a hint like all: a false memory makes false sources, which the registry refuses.
+The cache lies on the index's own server, so it is emptied and moved together with what it describes. A digest
+always stands for the same manifest, so all registries and repositories share one entry. Like the index it only
+hints: a false entry makes false sources, which the registry refuses.
 """
 
 from collections import OrderedDict
@@ -19,33 +19,33 @@ LOCAL_MAX = 4096
 
 
 class ManifestCache(Protocol):
-    """Remembers outlines."""
+    """Stores manifest summaries."""
 
-    async def recall(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestSummary]:
-        """Return those of these manifests that are remembered, in one round trip."""
+    async def load(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestSummary]:
+        """Return the summaries that are stored for these manifests, in one round trip."""
         ...
 
-    async def keep(self, outlines: Iterable[ManifestSummary]) -> None:
-        """Remember manifests, in one round trip, for as long as the index remembers a layer."""
+    async def store(self, manifests: Iterable[ManifestSummary]) -> None:
+        """Store summaries, in one round trip, for as long as the index stores a layer."""
         ...
 
 
 def manifest_cache_of(index: object) -> ManifestCache:
-    """Return the memory of an index's server, or one of this process if it has no server."""
+    """Return a cache on the index's server, or in this process if the index has no server."""
     server = server_of(index)
     return LocalManifestCache() if server is None else ServerManifestCache(server)
 
 
 class ServerManifestCache:
-    """A memory on the server of an index."""
+    """A cache on the server of an index."""
 
     def __init__(self, server: Server, *, ttl: int = TTL_SECONDS) -> None:
         self._link = server.link
         self._keys = server.keys
         self._ttl = ttl
 
-    async def recall(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestSummary]:
-        """See `Memory`; what is no outline is not remembered."""
+    async def load(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestSummary]:
+        """Return the summaries that are stored; a value that breaks the format counts as missing."""
         wanted = list(dict.fromkeys(digests))
         if not wanted:
             return {}
@@ -55,14 +55,14 @@ class ServerManifestCache:
         found = {}
         for digest, reply in zip(wanted, replies, strict=True):
             if isinstance(reply, bytes) and 0 < len(reply) <= TEXT_MAX:
-                outline = ManifestSummary.read(digest, reply)
-                if outline is not None:
-                    found[digest] = outline
+                manifest = ManifestSummary.read(digest, reply)
+                if manifest is not None:
+                    found[digest] = manifest
         return found
 
-    async def keep(self, outlines: Iterable[ManifestSummary]) -> None:
-        """See `Memory`."""
-        texts = {outline.digest: outline.text() for outline in outlines}
+    async def store(self, manifests: Iterable[ManifestSummary]) -> None:
+        """Store summaries, without those that are too long."""
+        texts = {manifest.digest: manifest.text() for manifest in manifests}
         await write(
             self._link,
             [
@@ -74,23 +74,23 @@ class ServerManifestCache:
 
 
 class LocalManifestCache:
-    """A memory of this process; what was not used for longest makes way."""
+    """A cache in this process; the entry that was not used for the longest time is evicted first."""
 
     def __init__(self, *, limit: int = LOCAL_MAX) -> None:
-        self._outlines: OrderedDict[Digest, ManifestSummary] = OrderedDict()
+        self._manifests: OrderedDict[Digest, ManifestSummary] = OrderedDict()
         self._limit = limit
 
-    async def recall(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestSummary]:
-        """See `Memory`."""
-        found = {digest: self._outlines[digest] for digest in digests if digest in self._outlines}
+    async def load(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestSummary]:
+        """Return the summaries that are stored, which count as used now."""
+        found = {digest: self._manifests[digest] for digest in digests if digest in self._manifests}
         for digest in found:
-            self._outlines.move_to_end(digest)
+            self._manifests.move_to_end(digest)
         return found
 
-    async def keep(self, outlines: Iterable[ManifestSummary]) -> None:
-        """See `Memory`."""
-        for outline in outlines:
-            self._outlines[outline.digest] = outline
-            self._outlines.move_to_end(outline.digest)
-        while len(self._outlines) > self._limit:
-            self._outlines.popitem(last=False)
+    async def store(self, manifests: Iterable[ManifestSummary]) -> None:
+        """Store summaries, and evict the least recently used ones beyond the limit."""
+        for manifest in manifests:
+            self._manifests[manifest.digest] = manifest
+            self._manifests.move_to_end(manifest.digest)
+        while len(self._manifests) > self._limit:
+            self._manifests.popitem(last=False)

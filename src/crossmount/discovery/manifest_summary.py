@@ -1,4 +1,4 @@
-"""What a manifest names, and no more: small enough to be remembered for each manifest of a registry. Pure."""
+"""The digests that a manifest names: small enough to store for every manifest of a registry. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from crossmount.oci import Digest, Manifest, Repository
 from crossmount.oci.image import is_foreign
 
 TEXT_MAX = 64 * 1024
-"""A longer text is not remembered: it is of more than 700 blobs."""
+"""The longest stored text, in bytes: a longer one names more than 700 blobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class ManifestSummary:
 
     Attributes:
         digest: the manifest's own.
-        blobs: config and layers with their sizes in bytes, each once; foreign layers, which a registry need not
-            hold, are left out.
+        blobs: config and layers with their sizes in bytes, each once, without foreign layers, which a registry
+            need not store.
         children: the manifests of an index.
     """
 
@@ -31,7 +31,7 @@ class ManifestSummary:
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
-        """Return what `manifest` names."""
+        """Return the summary of `manifest`."""
         return cls(
             manifest.descriptor.digest,
             tuple((blob.digest, blob.size) for blob in manifest.blobs if not is_foreign(blob)),
@@ -40,7 +40,7 @@ class ManifestSummary:
 
     @classmethod
     def read(cls, digest: Digest, text: bytes) -> Self | None:
-        """Read what `text` wrote of the manifest `digest`; None if it is anything else."""
+        """Parse the text that `text` returned for the manifest `digest`; None if it breaks the format."""
         blobs: list[tuple[Digest, int]] = []
         children: list[Digest] = []
         try:
@@ -58,10 +58,10 @@ class ManifestSummary:
         return cls(digest, tuple(blobs), tuple(children)) if blobs or children else None
 
     def text(self) -> str:
-        """Write it: a line for each blob, `digest size`, and for each child, `digest`."""
+        """Return it as text: one line `digest size` for each blob, one line `digest` for each child."""
         return "\n".join([*(f"{blob} {size}" for blob, size in self.blobs), *self.children])
 
     def sightings(self, repository: Repository) -> Iterator[Sighting]:
-        """Yield what a registry that holds the manifest in `repository` holds there."""
+        """Yield the blobs that `repository` must have, since it has the manifest."""
         for blob, size in self.blobs:
             yield Sighting(blob, repository, size)

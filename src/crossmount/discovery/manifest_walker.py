@@ -98,7 +98,7 @@ class ManifestWalker:
             tags = []
         level = walk.next_level()
         while tags or level:
-            known = {} if self._cache is None or not level else await self._cache.recall(level)
+            known = {} if self._cache is None or not level else await self._cache.load(level)
             for manifest in known.values():
                 result.known += 1
                 await one.pass_on(manifest)

@@ -1,7 +1,8 @@
-"""The scan: what a registry holds already, told to the index. Catalogue, tags, manifests, layers."""
+"""A scan: records in the index which layers a registry already has. Catalogue, then tags, manifests, layers."""
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -12,9 +13,9 @@ from crossmount.discovery.manifest_cache import manifest_cache_of
 from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.discovery.manifest_walker import ManifestWalker, WalkResult
 from crossmount.discovery.repository_selection import batches, wanted
-from crossmount.discovery.scan_checkpoint import ScanCheckpoint, progress_of
+from crossmount.discovery.scan_checkpoint import ScanCheckpoint
 from crossmount.discovery.scan_recorder import ScanRecorder
-from crossmount.discovery.scan_report import ScanReport
+from crossmount.discovery.scan_report import ScanCounts, ScanReport
 from crossmount.errors import (
     AccessDeniedError,
     IndexFailedError,
@@ -23,6 +24,7 @@ from crossmount.errors import (
     RegistryUnreachableError,
 )
 from crossmount.index.adapt import widen
+from crossmount.index.backing_server import server_of
 from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import ClientOptions, RegistryClient
@@ -30,17 +32,16 @@ from crossmount.transfer.concurrency import run_all
 
 REQUESTS = 8
 TAGS_MAX = 100_000
-"""How many tags of one repository are followed."""
+"""The largest number of tags that are followed in one repository."""
 
 FAILURES_MAX = 10
-"""After so many repositories in a row that failed the registry is left alone."""
+"""The scan ends after this many repositories in a row that failed."""
 
 FLUSH_SECONDS = 5.0
-"""How long a scan that ends early may take to record what it saw."""
+"""How long an interrupted scan may take to record what it found."""
 
 _BATCH = 50
 _SEEN_MAX = 100_000
-_REMARKS_MAX = 20
 
 _log = logging.getLogger(__name__)
 
@@ -59,111 +60,106 @@ async def scan(
     observer: events.Observer = events.ignore,
     clock: Callable[[], float] = time.monotonic,
 ) -> ScanReport:
-    """Tell the index which layers a registry holds, and where.
+    """Record in the index which layers a registry has, and in which repositories.
 
-    A scan that was killed within the last day, of the same registry with the same `repositories` and `patterns`,
-    is gone on with. One repository that fails does not end it. Unlike a push, a scan fails with the index, which
-    is its purpose; what was recorded until then stays.
+    A scan that was killed within the last day is resumed by the next one of the same registry with the same
+    `repositories` and `patterns`. One repository that fails does not end the scan. Unlike a push, a scan fails if
+    the index fails, since filling the index is its purpose; what it recorded until then stays.
 
     Args:
-        registry: which; or anything that lies on it.
-        index: is told; made by `open_index`, it also keeps how far the scan is and which manifests are known.
-        repositories: the names of those to scan; None asks the registry's catalogue.
-        patterns: only repositories that fit one of them, as in `team/*`, where `*` is any text; none means all.
-        client: the client of the registry, if there is one already; else one is made from `options`.
-        options: how to reach the registry, without `client`; its `rate` says how often it is asked.
-        requests: how many requests are on their way at once.
-        since_last: do not fetch manifests that an earlier scan saw, here or elsewhere: each tag is asked for its
-            digest only, and what is remembered is recorded anew.
-        afresh: forget a scan that was not finished, instead of going on with it.
-        observer: told of each repository.
+        registry: the registry, or anything on it.
+        index: the index to fill. One that `open_index` returned also stores how far the scan is, and which
+            manifests are known.
+        repositories: names of the repositories to scan; None uses the registry's catalogue.
+        patterns: scan only repositories that match one of these, as in `team/*`, where `*` is any text; none
+            scans all.
+        client: a client of the registry; without it one is made from `options`.
+        options: how to reach the registry, without `client`; its `rate` limits the requests.
+        requests: the largest number of concurrent requests.
+        since_last: do not fetch manifests that an earlier scan read, here or elsewhere: one HEAD request gives
+            each tag's digest, and a known manifest's layers are recorded again.
+        afresh: start over instead of resuming an unfinished scan.
+        observer: receives a `RepositoryScanned` for each repository.
         clock: seconds.
 
     Raises:
-        InvalidInputError: a name is none.
-        RegistryError: the registry does not answer, does not list its repositories, or fails all the time.
-        IndexFailedError: the index does not serve.
+        InvalidInputError: a repository's name breaks the grammar.
+        RegistryError: the registry does not answer, does not list its repositories, or keeps failing.
+        IndexFailedError: the index did not answer, or refused.
     """
     started = clock()
     where = Repository.on(registry)
-    fits = tuple(dict.fromkeys(patterns))
+    given = tuple(dict.fromkeys(patterns))
     named = None if repositories is None else list(repositories)
     whole = widen(index)
-    memory = manifest_cache_of(whole)
-    progress = progress_of(whole, where.registry, [*fits, *([] if named is None else ["", *named])])
+    cache = manifest_cache_of(whole)
+    choice = [*given, *([] if named is None else ["", *named])]
+    checkpoint = ScanCheckpoint(server_of(whole), where.registry, choice, run=secrets.token_hex(8))
     async with AsyncExitStack() as stack:
         if client is None:
             made = replace(options, max_connections=min(requests, options.max_connections))
             client = await stack.enter_async_context(RegistryClient(where, options=made, observer=observer))
-        resumed = await progress.begin(afresh=afresh)
+        resumed = await checkpoint.begin(afresh=afresh)
         work = _Scan(
             where=where,
             client=client,
-            walker=ManifestWalker(client, memory if since_last else None, gate=asyncio.Semaphore(requests)),
-            recorder=ScanRecorder(whole, memory, progress, clock=clock),
-            progress=progress,
+            walker=ManifestWalker(client, cache if since_last else None, gate=asyncio.Semaphore(requests)),
+            recorder=ScanRecorder(whole, cache, checkpoint, clock=clock),
+            checkpoint=checkpoint,
             resumed=resumed,
-            trusts=named is not None,
+            must_exist=named is not None,
             observer=observer,
         )
-        names = await stack.enter_async_context(aclosing(work.names(named, fits)))
+        names = await stack.enter_async_context(aclosing(work.names(named, given)))
         try:
-            await work.run(names, side_by_side=requests)
+            await work.run(names, at_once=requests)
             await work.recorder.flush()
         except BaseException as error:
             if not isinstance(error, IndexFailedError):
-                await asyncio.shield(work.rescue())
+                await asyncio.shield(work.record_rest())
             raise
-        await progress.end()
-    return work.report(clock() - started)
+        await checkpoint.end()
+    return work.counts.report(registry=where.registry, resumed=resumed, seconds=clock() - started)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Scan:
-    """One scan under way.
+    """A scan in progress.
 
     Attributes:
-        trusts: the names were given by our caller, so one that is not there is a failure.
+        must_exist: the caller named the repositories, so a missing one is a failure.
+        in_a_row: repositories that failed since the last one that did not.
     """
 
     where: Repository
     client: RegistryClient
     walker: ManifestWalker
     recorder: ScanRecorder
-    progress: ScanCheckpoint
+    checkpoint: ScanCheckpoint
     resumed: bool
-    trusts: bool
+    must_exist: bool
     observer: events.Observer
-    listed: int = 0
-    fitting: int = 0
-    repositories: int = 0
-    before: int = 0
-    tags: int = 0
-    layers: int = 0
-    unreadable: int = 0
-    failed: int = 0
-    denied: int = 0
+    counts: ScanCounts = field(default_factory=ScanCounts)
     in_a_row: int = 0
-    remarks: list[str] = field(default_factory=list)
-    walked: WalkResult = field(default_factory=WalkResult)
 
     async def names(self, given: Sequence[str] | None, patterns: Sequence[str]) -> AsyncGenerator[Repository]:
-        """Yield the repositories that are wanted and not done."""
-        found = wanted(self.client, self.where, given, patterns, listed=self._listed)
+        """Yield the repositories that match and are not finished."""
+        counts = self.counts
+        found = wanted(self.client, self.where, given, patterns, listed=self._count_listed)
         if not self.resumed:
             async for repository in found:
-                self.fitting += 1
+                counts.fitting += 1
                 yield repository
             return
         async for some in batches(found, _BATCH):
-            self.fitting += len(some)
-            left = await self.progress.left(some)
-            self.before += len(some) - len(left)
+            counts.fitting += len(some)
+            left = await self.checkpoint.unfinished(some)
+            counts.before += len(some) - len(left)
             for repository in left:
                 yield repository
 
-    async def run(self, names: AsyncIterator[Repository], *, side_by_side: int) -> None:
-        """Scan repositories side by side, each taking the next name when it is through."""
+    async def run(self, names: AsyncIterator[Repository], *, at_once: int) -> None:
+        """Scan several repositories at once."""
         turn = asyncio.Lock()
 
         async def work() -> None:
@@ -172,45 +168,24 @@ class _Scan:
                     repository = await anext(names, None)
                 if repository is None:
                     return
-                await self._one(repository)
+                await self._scan(repository)
 
-        await run_all([work] * side_by_side)
+        await run_all([work] * at_once)
 
-    async def rescue(self) -> None:
-        """Record what was seen before the scan was ended, if the index takes it soon."""
+    async def record_rest(self) -> None:
+        """Record what was found before the scan was interrupted, if the index does so soon."""
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self.recorder.flush()
         except (IndexFailedError, TimeoutError) as error:
-            _log.warning("what was seen last is not recorded: %s", str(error) or "the index takes too long")
+            _log.warning("what was found last is not recorded: %s", str(error) or "the index takes too long")
 
-    def report(self, seconds: float) -> ScanReport:
-        """Return what it came to."""
-        return ScanReport(
-            registry=self.where.registry,
-            resumed=self.resumed,
-            listed=self.listed,
-            fitting=self.fitting,
-            repositories=self.repositories,
-            before=self.before,
-            tags=self.tags,
-            fetched=self.walked.fetched,
-            known=self.walked.known,
-            layers=self.layers,
-            skipped=self.walked.skipped,
-            unreadable=self.unreadable,
-            failed=self.failed,
-            denied=self.denied,
-            remarks=tuple([*self.remarks, *self.walked.reasons][:_REMARKS_MAX]),
-            seconds=seconds,
-        )
+    def _count_listed(self) -> None:
+        self.counts.listed += 1
 
-    def _listed(self) -> None:
-        self.listed += 1
-
-    async def _one(self, repository: Repository) -> None:
-        """Scan a repository; what is only about this one does not end the scan."""
-        one = _One(repository)
+    async def _scan(self, repository: Repository) -> None:
+        """Scan a repository; an error that concerns it alone does not end the scan."""
+        counts, one = self.counts, _RepositoryScan(repository)
         try:
             await self._follow(one)
         except RegistryUnreachableError:
@@ -219,53 +194,54 @@ class _Scan:
             await self._failed(one, error)
         else:
             self.in_a_row = 0
-            self.repositories += 1
+            counts.repositories += 1
             await self.recorder.repository_done(repository)
-            self._tell(one, "scanned")
+            self._notify(one, "scanned")
         finally:
-            self.tags += one.tags
-            self.layers += one.layers
-            self.walked.add(one.walked)
+            counts.tags += one.tags
+            counts.layers += one.layers
+            counts.walked.add(one.walked)
 
-    async def _follow(self, one: "_One") -> None:
+    async def _follow(self, one: "_RepositoryScan") -> None:
         repository = one.repository
 
-        async def take(outline: ManifestSummary) -> None:
-            one.count(outline)
-            await self.recorder.saw(repository, outline)
+        async def take(manifest: ManifestSummary) -> None:
+            one.count(manifest)
+            await self.recorder.saw(repository, manifest)
 
-        listed = 0  # those that were done before count too: a list may name the same ones without end
+        listed = 0  # finished tags count too: a registry may list the same ones endlessly
         async with aclosing(batches(self.client.list_tags(repository), _BATCH)) as pages:
             async for tags in pages:
                 if listed >= TAGS_MAX:
                     one.walked.skip(f"{repository}: more than {TAGS_MAX} tags: the others are left out")
                     return
                 listed += len(tags)
-                left = await self.progress.left_tags(repository, tags) if self.resumed else tags
+                left = await self.checkpoint.unfinished_tags(repository, tags) if self.resumed else tags
                 one.forget_if_many()
                 one.walked.add(await self.walker.walk(repository, left, take, seen=one.manifests))
                 one.tags += len(left)
                 await self.recorder.tags_done(repository, tags)
 
-    async def _failed(self, one: "_One", error: RegistryError) -> None:
+    async def _failed(self, one: "_RepositoryScan", error: RegistryError) -> None:
+        counts = self.counts
         status = error.status if isinstance(error, RegistryRefusedError) else None
-        if status == 404 and not self.trusts:  # a catalogue lists what was emptied, too
+        if status == 404 and not self.must_exist:  # a catalogue lists repositories that were emptied, too
             await self.recorder.repository_done(one.repository)
-            self._tell(one, "gone")
-        elif isinstance(error, AccessDeniedError) and not self.trusts:
-            self.unreadable += 1
+            self._notify(one, "gone")
+        elif isinstance(error, AccessDeniedError) and not self.must_exist:
+            counts.unreadable += 1
             await self.recorder.repository_done(one.repository)
-            self._tell(one, "unreadable")
+            self._notify(one, "unreadable")
         else:
-            self.failed += 1
-            self.denied += isinstance(error, AccessDeniedError)
+            counts.failed += 1
+            counts.denied += isinstance(error, AccessDeniedError)
+            counts.remark(str(error))
             self.in_a_row += 1
-            self._remark(str(error))
-            self._tell(one, "failed", str(error))
+            self._notify(one, "failed", str(error))
             if status == 429 or self.in_a_row >= FAILURES_MAX:
                 raise error
 
-    def _tell(self, one: "_One", outcome: events.ScanOutcome, cause: str = "") -> None:
+    def _notify(self, one: "_RepositoryScan", outcome: events.ScanOutcome, cause: str = "") -> None:
         self.observer(
             events.RepositoryScanned(
                 repository=one.repository,
@@ -277,14 +253,10 @@ class _Scan:
             )
         )
 
-    def _remark(self, words: str) -> None:
-        if len(self.remarks) < _REMARKS_MAX:
-            self.remarks.append(words)
-
 
 @dataclass(slots=True)
-class _One:
-    """One repository under way, with what was seen in it, so that nothing is told twice."""
+class _RepositoryScan:
+    """The scan of one repository, with what was found there, so that nothing is counted twice."""
 
     repository: Repository
     tags: int = 0
@@ -293,15 +265,15 @@ class _One:
     manifests: set[Digest] = field(default_factory=set)
     blobs: set[Digest] = field(default_factory=set)
 
-    def count(self, outline: ManifestSummary) -> None:
-        """Count the layers that were not seen here before."""
-        for blob, _ in outline.blobs:
+    def count(self, manifest: ManifestSummary) -> None:
+        """Count the layers that were not found here before."""
+        for blob, _ in manifest.blobs:
             if blob not in self.blobs:
                 self.blobs.add(blob)
                 self.layers += 1
 
     def forget_if_many(self) -> None:
-        """Keep memory flat in a repository without end: seeing a thing twice costs only time."""
+        """Bound the memory for a repository without end: to find a blob twice costs only time."""
         if len(self.manifests) + len(self.blobs) > _SEEN_MAX:
             self.manifests.clear()
             self.blobs.clear()

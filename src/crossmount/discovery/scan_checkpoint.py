@@ -1,149 +1,81 @@
-"""How far a scan is, kept beside the index: one that was killed goes on where it was.
+"""How far a scan is, stored beside the index, so that a scan that was killed is resumed.
 
-On the index's server and not in a file, since what is done is done for that index only, wherever the scan goes on.
-Kept are the repositories that an unfinished scan is done with, and the tags done in those it was in the middle of.
-They are kept under a name of that scan alone, so that to forget the name is to forget them all.
+Stored are the repositories that an unfinished scan has finished, and the finished tags of repositories in
+progress. The names of these sets contain the run, so deleting the checkpoint alone makes all of them obsolete.
 """
 
-import hashlib
-import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
 
-from crossmount.index.backing_server import Server, server_of
+from crossmount.index.backing_server import Server
+from crossmount.index.checkpoint import CHECKPOINT_SECONDS, Checkpoint, scope_of
 from crossmount.oci import Repository
-from crossmount.redis.execute import write
+from crossmount.redis.execute import ask
 from crossmount.redis.link import Command
 
-PROGRESS_SECONDS = 24 * 3600
-"""For how long a scan can be gone on with: what was done earlier than that may have changed."""
 
-
-_RUN = re.compile(rb"[0-9a-f]{16}")
-
-
-class ScanCheckpoint(Protocol):
-    """What a scan is done with."""
-
-    async def begin(self, *, afresh: bool) -> bool:
-        """Begin, and tell whether an earlier scan was not finished; `afresh` forgets it."""
-        ...
-
-    async def left(self, repositories: Sequence[Repository]) -> list[Repository]:
-        """Return the repositories that are not done, in one round trip."""
-        ...
-
-    async def left_tags(self, repository: Repository, tags: Sequence[str]) -> list[str]:
-        """Return the tags that are not done, in one round trip."""
-        ...
-
-    async def note(self, done: Iterable[Repository], tags: Mapping[Repository, Iterable[str]]) -> None:
-        """Keep in mind what is done, in one round trip."""
-        ...
-
-    async def end(self) -> None:
-        """Forget it all: the scan is finished."""
-        ...
-
-
-def progress_of(index: object, registry: str, asked: Iterable[str]) -> ScanCheckpoint:
-    """Return the progress of a scan; without a server, progress is not kept.
+class ScanCheckpoint:
+    """The checkpoint of one scan. Without a server it stores nothing: such an index ends with its process.
 
     Args:
-        index: what the scan fills.
+        server: the server of the index, if it has one.
         registry: the registry, normalised.
-        asked: what sets this scan apart from others of the registry.
-    """
-    server = server_of(index)
-    if server is None:
-        return NoProgress()
-    scope = hashlib.sha256("\0".join(sorted(asked)).encode()).hexdigest()[:16]
-    return ServerProgress(server, registry, scope, run=secrets.token_hex(8))
-
-
-class NoProgress:
-    """Keeps nothing: where the index ends with the process, so does what was done."""
-
-    async def begin(self, *, afresh: bool) -> bool:
-        """See `Progress`."""
-        del afresh
-        return False
-
-    async def left(self, repositories: Sequence[Repository]) -> list[Repository]:
-        """See `Progress`."""
-        return list(repositories)
-
-    async def left_tags(self, repository: Repository, tags: Sequence[str]) -> list[str]:
-        """See `Progress`."""
-        del repository
-        return list(tags)
-
-    async def note(self, done: Iterable[Repository], tags: Mapping[Repository, Iterable[str]]) -> None:
-        """See `Progress`."""
-
-    async def end(self) -> None:
-        """See `Progress`."""
-
-
-class ServerProgress:
-    """Progress on the server of an index.
-
-    Args:
-        server: the server.
-        registry: the registry, normalised.
-        scope: what sets this scan apart from others of the registry.
-        run: names this scan unless an earlier one is gone on with; 16 hex digits.
+        choice: what sets this scan apart from other scans of the registry.
+        run: 16 hex digits that identify this scan, unless it resumes an earlier one.
     """
 
-    def __init__(self, server: Server, registry: str, scope: str, *, run: str) -> None:
-        self._link = server.link
-        self._keys = server.keys
-        self._name = server.keys.scan(registry, scope)
-        self._run = run
+    def __init__(self, server: Server | None, registry: str, choice: Iterable[str], *, run: str) -> None:
+        self._stored = None
+        if server is not None:
+            self._stored = Checkpoint(server, server.keys.scan(registry, scope_of(sorted(choice))), run=run)
 
     async def begin(self, *, afresh: bool) -> bool:
-        """See `Progress`."""
-        if afresh:
-            await write(self._link, [("DEL", self._name)])
+        """Begin, and return whether an unfinished scan is resumed; `afresh` deletes its checkpoint instead."""
+        if self._stored is None:
             return False
-        (there,) = await self._link.run([("GETRANGE", self._name, 0, 16)])
-        resumes = isinstance(there, bytes) and _RUN.fullmatch(there) is not None
-        if resumes:
-            self._run = there.decode()
-        return resumes
+        await self._stored.begin(afresh=afresh)
+        return self._stored.resumed
 
-    async def left(self, repositories: Sequence[Repository]) -> list[Repository]:
-        """See `Progress`."""
-        done = await self._members(self._keys.scan_done(self._run), [one.name for one in repositories])
+    async def unfinished(self, repositories: Sequence[Repository]) -> list[Repository]:
+        """Return the repositories that are not finished, in one round trip."""
+        if self._stored is None:
+            return list(repositories)
+        key = self._stored.server.keys.scan_done(self._stored.run)
+        done = await _members(self._stored, key, [repository.name for repository in repositories])
         return [repository for repository, is_done in zip(repositories, done, strict=True) if not is_done]
 
-    async def left_tags(self, repository: Repository, tags: Sequence[str]) -> list[str]:
-        """See `Progress`."""
-        done = await self._members(self._keys.scan_tags(repository, self._run), tags)
+    async def unfinished_tags(self, repository: Repository, tags: Sequence[str]) -> list[str]:
+        """Return the tags that are not finished, in one round trip."""
+        if self._stored is None:
+            return list(tags)
+        key = self._stored.server.keys.scan_tags(repository, self._stored.run)
+        done = await _members(self._stored, key, tags)
         return [tag for tag, is_done in zip(tags, done, strict=True) if not is_done]
 
-    async def note(self, done: Iterable[Repository], tags: Mapping[Repository, Iterable[str]]) -> None:
-        """See `Progress`."""
-        finished = list(done)
-        commands: list[Command] = [("SET", self._name, self._run, "EX", PROGRESS_SECONDS)]
+    async def save(self, done: Iterable[Repository], tags: Mapping[Repository, Iterable[str]]) -> None:
+        """Save what is finished, in one round trip."""
+        if self._stored is None:
+            return
+        keys, run, finished = self._stored.server.keys, self._stored.run, list(done)
+        commands: list[Command] = []
         for repository, some in tags.items():
-            commands += _add(self._keys.scan_tags(repository, self._run), some)
-        commands += [("DEL", self._keys.scan_tags(repository, self._run)) for repository in finished]
+            commands += _add(keys.scan_tags(repository, run), some)
+        commands += [("DEL", keys.scan_tags(repository, run)) for repository in finished]
         if finished:
-            commands += _add(self._keys.scan_done(self._run), [repository.name for repository in finished])
-        await write(self._link, commands)
+            commands += _add(keys.scan_done(run), [repository.name for repository in finished])
+        await self._stored.save({}, also=commands)
 
     async def end(self) -> None:
-        """See `Progress`."""
-        await write(self._link, [("DEL", self._name), ("DEL", self._keys.scan_done(self._run))])
+        """Delete it: the scan is finished."""
+        if self._stored is not None:
+            await self._stored.end(self._stored.server.keys.scan_done(self._stored.run))
 
-    async def _members(self, key: str, names: Sequence[str]) -> list[bool]:
-        (reply,) = await self._link.run([("SMISMEMBER", key, *names)])
-        if isinstance(reply, list) and len(reply) == len(names):
-            return [each == 1 for each in reply]
-        return [False] * len(names)
+
+async def _members(stored: Checkpoint, key: str, names: Sequence[str]) -> list[bool]:
+    (reply,) = await ask(stored.server.link, [("SMISMEMBER", key, *names)])
+    if isinstance(reply, list) and len(reply) == len(names):
+        return [each == 1 for each in reply]
+    return [False] * len(names)
 
 
 def _add(key: str, names: Iterable[str]) -> list[Command]:
-    return [("SADD", key, *names), ("EXPIRE", key, PROGRESS_SECONDS)]
+    return [("SADD", key, *names), ("EXPIRE", key, CHECKPOINT_SECONDS)]

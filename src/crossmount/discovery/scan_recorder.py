@@ -1,4 +1,4 @@
-"""What a scan saw, on its way into the index: many repositories' sightings in one round trip."""
+"""Records in the index what a scan found: the layers of many repositories in one round trip."""
 
 import asyncio
 import time
@@ -12,106 +12,106 @@ from crossmount.index.protocol import MountIndex, Sighting
 from crossmount.oci import Digest, Repository
 
 BATCH = 512
-"""Sightings in one round trip, and how much of anything may wait for one."""
+"""How many sightings one round trip records, and how many findings of any kind may be pending."""
 
 SECONDS = 2.0
-"""For how long what was seen waits for more, as long as more comes."""
+"""How long findings stay pending while more of them arrive."""
 
 
 @dataclass(slots=True)
-class _Brought:
-    """What was brought and is not recorded yet."""
+class _Pending:
+    """Findings that are not recorded yet."""
 
     sightings: dict[tuple[Digest, Repository], Sighting] = field(default_factory=dict)
-    outlines: dict[Digest, ManifestSummary] = field(default_factory=dict)
+    manifests: dict[Digest, ManifestSummary] = field(default_factory=dict)
     done: list[Repository] = field(default_factory=list)
     tags: dict[Repository, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         tags = sum(len(some) for some in self.tags.values())
-        return len(self.sightings) + len(self.outlines) + len(self.done) + tags
+        return len(self.sightings) + len(self.manifests) + len(self.done) + tags
 
-    def extend(self, later: "_Brought") -> None:
-        """Take in what was brought after it."""
+    def extend(self, later: "_Pending") -> None:
+        """Add findings that came later."""
         self.sightings |= later.sightings
-        self.outlines |= later.outlines
+        self.manifests |= later.manifests
         self.done += later.done
         for repository, tags in later.tags.items():
             self.tags.setdefault(repository, []).extend(tags)
 
 
 class ScanRecorder:
-    """Gathers, and records together. What counts as done is noted after it is recorded, never before.
+    """Collects findings and records them together. The checkpoint is saved after they are recorded, never before.
 
-    Its memory is bounded: whoever brings more waits until the index took what is there.
+    Memory is bounded: a caller that adds too much waits until the index has recorded what is pending.
 
     Args:
-        index: is told of layers; its failures are raised.
-        memory: is told of manifests.
-        progress: is told what is done.
+        index: records the layers; its errors propagate.
+        cache: stores the manifests.
+        checkpoint: stores what is finished.
         clock: seconds, from any start.
     """
 
     def __init__(
         self,
         index: MountIndex,
-        memory: ManifestCache,
-        progress: ScanCheckpoint,
+        cache: ManifestCache,
+        checkpoint: ScanCheckpoint,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._index = index
-        self._memory = memory
-        self._progress = progress
+        self._cache = cache
+        self._checkpoint = checkpoint
         self._clock = clock
         self._lock = asyncio.Lock()
         self._since: float | None = None
-        self._brought = _Brought()
+        self._pending = _Pending()
 
-    async def saw(self, repository: Repository, outline: ManifestSummary) -> None:
-        """Take in that `repository` holds a manifest, and so all that it names."""
-        self._brought.outlines[outline.digest] = outline
-        for seen in outline.sightings(repository):
-            self._brought.sightings[seen.layer, repository] = seen
-        await self._make_room()
+    async def saw(self, repository: Repository, manifest: ManifestSummary) -> None:
+        """Add a manifest of `repository`, and all the blobs that it names."""
+        self._pending.manifests[manifest.digest] = manifest
+        for seen in manifest.sightings(repository):
+            self._pending.sightings[seen.layer, repository] = seen
+        await self._flush_when_due()
 
     async def tags_done(self, repository: Repository, tags: Iterable[str]) -> None:
-        """Take in that all of these tags' manifests were brought."""
-        self._brought.tags.setdefault(repository, []).extend(tags)
-        await self._make_room()
+        """Note that all manifests of these tags were added."""
+        self._pending.tags.setdefault(repository, []).extend(tags)
+        await self._flush_when_due()
 
     async def repository_done(self, repository: Repository) -> None:
-        """Take in that everything of a repository was brought."""
-        self._brought.tags.pop(repository, None)
-        self._brought.done.append(repository)
-        await self._make_room()
+        """Note that everything in a repository was added."""
+        self._pending.tags.pop(repository, None)
+        self._pending.done.append(repository)
+        await self._flush_when_due()
 
     async def flush(self) -> None:
-        """Record all that was brought; what is not recorded to its end is kept for the next time.
+        """Record everything pending. If that fails or is cancelled, it stays pending for the next flush.
 
         Raises:
-            IndexFailedError: the index did not take it.
+            IndexFailedError: the index did not record it.
         """
         async with self._lock:
-            brought, self._brought, self._since = self._brought, _Brought(), None
+            pending, self._pending, self._since = self._pending, _Pending(), None
             try:
-                await self._record(brought)
-            except BaseException:  # else what comes after it could count as done without it
-                brought.extend(self._brought)
-                self._brought = brought
+                await self._record(pending)
+            except BaseException:  # otherwise the next flush could save a checkpoint for what was never recorded
+                pending.extend(self._pending)
+                self._pending = pending
                 raise
 
-    async def _record(self, brought: _Brought) -> None:
-        sightings = list(brought.sightings.values())
+    async def _record(self, pending: _Pending) -> None:
+        sightings = list(pending.sightings.values())
         for start in range(0, len(sightings), BATCH):
             await self._index.record(sightings[start : start + BATCH])
-        if brought.outlines:
-            await self._memory.keep(brought.outlines.values())
-        if brought.done or brought.tags:
-            await self._progress.note(brought.done, brought.tags)
+        if pending.manifests:
+            await self._cache.store(pending.manifests.values())
+        if pending.done or pending.tags:
+            await self._checkpoint.save(pending.done, pending.tags)
 
-    async def _make_room(self) -> None:
+    async def _flush_when_due(self) -> None:
         now = self._clock()
         self._since = now if self._since is None else self._since
-        if len(self._brought) >= BATCH or now - self._since >= SECONDS:
+        if len(self._pending) >= BATCH or now - self._since >= SECONDS:
             await self.flush()

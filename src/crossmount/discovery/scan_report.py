@@ -1,7 +1,11 @@
-"""What a scan came to."""
+"""The report of a scan, and the counts of which it is made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from crossmount.discovery.manifest_walker import WalkResult
+
+REMARKS_MAX = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,20 +14,20 @@ class ScanReport:
 
     Attributes:
         registry: the registry, normalised.
-        resumed: whether it went on where an earlier one had ended.
-        listed: how many repositories were named, by the registry's catalogue or by us.
-        fitting: how many of those fit the patterns, or were wanted without one.
-        repositories: how many were scanned now.
-        before: how many the earlier scan was done with, and were passed over.
-        tags: how many tags were followed.
+        resumed: whether it resumed an unfinished scan.
+        listed: repositories that the registry's catalogue, or the caller, named.
+        fitting: how many of those match the patterns; all of them without a pattern.
+        repositories: repositories that this scan finished.
+        before: repositories that the resumed scan had finished, and that were passed over.
+        tags: tags that were followed.
         fetched: manifests and indexes that the registry sent.
-        known: manifests and indexes that were remembered from earlier, and not fetched.
-        layers: what the index was told: layers in repositories, configs included.
-        skipped: tags and manifests that are no image, or were gone.
-        unreadable: repositories that we may not read.
-        failed: repositories that were not scanned to their end.
-        denied: how many of those that failed the registry did not let us read.
-        remarks: why something failed or was skipped, for the first few; failures stand first.
+        known: manifests and indexes that an earlier scan had read, and that were not fetched.
+        layers: recorded layers, configs included, counted once for each repository.
+        skipped: tags and manifests that are not of an image, or were missing.
+        unreadable: repositories that the account may not read.
+        failed: repositories that were not finished.
+        denied: how many of the failed ones the account may not read.
+        remarks: why repositories failed, then why tags and manifests were skipped; the first few.
         seconds: wall time.
     """
 
@@ -61,3 +65,46 @@ class ScanReport:
             "remarks": list(self.remarks),
             "seconds": round(self.seconds, 3),
         }
+
+
+@dataclass(slots=True)
+class ScanCounts:
+    """The counts of a scan in progress; see the attributes of `ScanReport`."""
+
+    listed: int = 0
+    fitting: int = 0
+    repositories: int = 0
+    before: int = 0
+    tags: int = 0
+    layers: int = 0
+    unreadable: int = 0
+    failed: int = 0
+    denied: int = 0
+    remarks: list[str] = field(default_factory=list)
+    walked: WalkResult = field(default_factory=WalkResult)
+
+    def remark(self, text: str) -> None:
+        """Add a remark, unless there are enough."""
+        if len(self.remarks) < REMARKS_MAX:
+            self.remarks.append(text)
+
+    def report(self, *, registry: str, resumed: bool, seconds: float) -> ScanReport:
+        """Return the report of the finished scan."""
+        return ScanReport(
+            registry=registry,
+            resumed=resumed,
+            listed=self.listed,
+            fitting=self.fitting,
+            repositories=self.repositories,
+            before=self.before,
+            tags=self.tags,
+            fetched=self.walked.fetched,
+            known=self.walked.known,
+            layers=self.layers,
+            skipped=self.walked.skipped,
+            unreadable=self.unreadable,
+            failed=self.failed,
+            denied=self.denied,
+            remarks=tuple([*self.remarks, *self.walked.reasons][:REMARKS_MAX]),
+            seconds=seconds,
+        )

@@ -88,7 +88,7 @@ class Keys:
         return f"crossmount:{self.namespace}:{{{digest}}}:manifest"
 
     def scan(self, registry: str, scope: str) -> str:
-        """Name the string that names the unfinished scan of `scope` on `registry`."""
+        """Name the hash of how far the unfinished scan of `scope` on `registry` is."""
         return f"crossmount:{self.namespace}:scan:{scope}:{registry}"
 
     def scan_done(self, run: str) -> str:

@@ -1,18 +1,15 @@
-"""The prune: every source that the index knows is asked for at its registry, and what is gone is forgotten."""
+"""The prune: verifies at its registry every source that the index names, and removes the sources that are gone."""
 
 import fnmatch
 import hashlib
 import secrets
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import get_args
 
 from crossmount import events
-from crossmount._parsing import one_line
 from crossmount.errors import InvalidInputError
 from crossmount.index.adapt import widen
 from crossmount.index.backing_server import Server, server_of
@@ -20,7 +17,7 @@ from crossmount.index.entries import read_entries, require_listable
 from crossmount.index.entry import LayerEntry
 from crossmount.index.protocol import MountableLayers, MountIndex
 from crossmount.maintenance.prune_checkpoint import PruneCheckpoint, ServerWalk
-from crossmount.maintenance.prune_report import PruneReport
+from crossmount.maintenance.prune_report import PruneReport, VerdictCounts
 from crossmount.maintenance.verifier import Verifier
 from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry
@@ -33,19 +30,17 @@ PAGE = 200
 """About how many keys the server looks at in one round trip, and so how much is verified again after a kill."""
 
 FLAGGED_MAX = 10_000
-"""How many must-mount layers are kept in mind, to say which have no source left."""
-
-_REMARKS_MAX = 20
+"""For how many must-mount layers the prune can report that no source is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneSelection:
-    """Which sources are verified.
+    """The sources to verify.
 
     Attributes:
-        registry: only those there, normalised; None is everywhere.
-        patterns: only repositories whose name fits one of them; none means all.
-        percent: so many of these, chosen by chance.
+        registry: only sources on this registry, normalised; None selects all registries.
+        patterns: only repositories whose name matches one of these; none selects all.
+        percent: how many of these, drawn at random.
     """
 
     registry: str | None = None
@@ -53,7 +48,7 @@ class PruneSelection:
     percent: float = 100.0
 
     def takes(self, layer: Digest, source: Repository, salt: str) -> bool:
-        """Tell whether a source is one of them; the same `salt` chooses the same sample."""
+        """Return whether a source is selected; the same `salt` draws the same sample."""
         if self.registry is not None and source.registry != self.registry:
             return False
         if self.patterns and not any(fnmatch.fnmatchcase(source.name, pattern) for pattern in self.patterns):
@@ -80,38 +75,40 @@ async def prune(
     wall: Callable[[], float] = time.time,
     salt: str | None = None,
 ) -> PruneReport:
-    """Verify by HEAD what the index knows, and forget for everybody what is gone.
+    """Verify the index's sources by HEAD, and remove for everybody the ones that are gone.
 
-    What may not be read, what may be hidden from us and what a registry does not tell of stays, and so do
-    must-mount flags. What is there is not renewed: that it is there does not make it used. A prune that was killed
-    within the last day is gone on with if it is called with the same choice again.
+    A source stays if the account may not read it, if it may only be hidden from the account, or if the registry
+    does not answer; must-mount flags stay too. A source that exists is not renewed, since that it exists does not
+    mean that it is used. A prune that was killed within the last day is resumed by the next call with the same
+    selection.
 
     Args:
-        index: made by `open_index`, or laid over such a one.
-        registry: verify only what is there; None asks every registry that the index names, each with the
-            credentials that are stored for it.
-        patterns: only repositories that fit one of them, as in `team/*`, where `*` is any text; none means all.
-        sample: verify only so many percent, chosen by chance.
-        options: how to reach registries; its `rate` says how often each is asked.
-        connect: makes the client of a registry instead; it is closed here.
-        requests: how many requests are on their way at once.
-        dry_run: forget nothing.
-        afresh: do not go on with a prune that was not finished.
-        observer: told of each source, and how far it is.
+        index: made by `open_index`, or a wrapper of such an index.
+        registry: verify only sources on this registry; None asks every registry that the index names, each with
+            the credentials that are stored for it.
+        patterns: verify only repositories that match one of these, as in `team/*`, where `*` is any text; none
+            verifies all.
+        sample: verify only this percentage, drawn at random.
+        options: how to reach registries; its `rate` limits the requests to each of them.
+        connect: makes the client of a registry instead; the prune closes it.
+        requests: the largest number of concurrent requests.
+        dry_run: remove nothing.
+        afresh: start over instead of resuming an unfinished prune.
+        observer: receives each verdict, and how far the prune is.
         clock: seconds, from any start.
         wall: epoch seconds.
-        salt: 32 hex digits that choose the sample; by default they are drawn.
+        salt: 32 hex digits that draw the sample; random by default.
 
     Raises:
-        InvalidInputError: the index cannot be listed, a registry, pattern or sample is none.
-        IndexFailedError: the index does not serve, or does not allow to look at all keys.
+        InvalidInputError: the index cannot be listed, or a registry, a pattern or the sample is not valid.
+        IndexFailedError: the index did not answer, refused, or its user may not list keys.
     """
     started = clock()
     if not 0 < sample <= 100:
         raise InvalidInputError(f"sample: {sample}: give percent, above 0 and at most 100")
     if not all(patterns := tuple(dict.fromkeys(patterns))):
         raise InvalidInputError("a pattern of repositories is empty: nothing fits it; give one as in 'team/*'")
-    choice = PruneSelection(
+    selection = PruneSelection(
         registry=None if registry is None else normalise_registry(registry),
         patterns=patterns,
         percent=sample,
@@ -123,37 +120,36 @@ async def prune(
     ) as verifier:
         work = _Prune(
             index=widen(index),
-            choice=choice,
+            selection=selection,
             verifier=verifier,
             requests=requests,
             dry_run=dry_run,
             salt=salt or secrets.token_hex(16),
-            observer=observer,
+            verdicts=VerdictCounts(observer),
         )
         for start in range(0, len(here), PAGE):
-            await work.take(here[start : start + PAGE])
+            await work.verify(here[start : start + PAGE])
         resumed = False
         if server is not None:
             resumed = await work.walk(server, wall, afresh=afresh)
         return PruneReport(
             dry_run=dry_run,
             resumed=resumed,
-            counts={verdict: work.counts[verdict] for verdict in get_args(events.Verdict)},
+            counts=work.verdicts.all(),
             unreachable=dict(verifier.lost),
             stranded=await work.stranded(),
-            remarks=tuple(work.remarks),
+            remarks=tuple(work.verdicts.remarks),
             seconds=clock() - started,
         )
 
 
-_Place = tuple[Digest, str]
-"""A layer on a registry."""
+_LayerOnRegistry = tuple[Digest, str]
 
-Renewed = Callable[[Iterable[Digest]], Awaitable[Collection[_Place]]]
+Renewed = Callable[[Iterable[Digest]], Awaitable[Collection[_LayerOnRegistry]]]
 
 
-def _ends(entries: Iterable[LayerEntry], now: float) -> dict[_Place, int]:
-    """Return until when the sources of layers are believed (epoch seconds), which each recording puts off."""
+def _ends(entries: Iterable[LayerEntry], now: float) -> dict[_LayerOnRegistry, int]:
+    """Return when the sources of layers expire (epoch seconds); each recording postpones that."""
     return {
         (entry.layer, registry): int(now) + held.seconds_left
         for entry in entries
@@ -162,9 +158,12 @@ def _ends(entries: Iterable[LayerEntry], now: float) -> dict[_Place, int]:
 
 
 async def _renewed(
-    server: Server, wall: Callable[[], float], before: Mapping[_Place, int], layers: Iterable[Digest]
-) -> Collection[_Place]:
-    """Return where some layers were recorded anew since `before`, in a few round trips."""
+    server: Server,
+    wall: Callable[[], float],
+    before: Mapping[_LayerOnRegistry, int],
+    layers: Iterable[Digest],
+) -> Collection[_LayerOnRegistry]:
+    """Return which layers were recorded again since `before` was read, and on which registries."""
     now = wall()
     entries = await read_entries(server, [server.keys.flags(layer).encode() for layer in layers], now)
     return {place for place, ends in _ends(entries, now).items() if ends > before.get(place, 0)}
@@ -172,26 +171,24 @@ async def _renewed(
 
 @dataclass(slots=True, kw_only=True)
 class _Prune:
-    """One prune under way."""
+    """A prune in progress."""
 
     index: MountIndex
-    choice: PruneSelection
+    selection: PruneSelection
     verifier: Verifier
     requests: int
     dry_run: bool
     salt: str
-    observer: events.Observer
-    counts: Counter[events.Verdict] = field(default_factory=Counter)
-    remarks: list[str] = field(default_factory=list)
+    verdicts: VerdictCounts
     flagged: dict[Digest, set[Repository]] = field(default_factory=dict)
 
     async def walk(self, server: Server, wall: Callable[[], float], *, afresh: bool) -> bool:
-        """Walk through a server, page by page; return whether an earlier prune was gone on with."""
-        choice = self.choice
-        asked = ["" if choice.registry is None else choice.registry, str(choice.percent), str(self.dry_run)]
-        bookmark = PruneCheckpoint(server, [*asked, *sorted(choice.patterns)], salt=self.salt)
-        walks = await bookmark.begin(afresh=afresh)
-        self.salt = bookmark.salt
+        """Verify all layers on a server, page by page; return whether an unfinished prune was resumed."""
+        chosen = self.selection
+        choice = ["" if chosen.registry is None else chosen.registry, str(chosen.percent), str(self.dry_run)]
+        checkpoint = PruneCheckpoint(server, [*choice, *sorted(chosen.patterns)], salt=self.salt)
+        walks = await checkpoint.begin(afresh=afresh)
+        self.salt = checkpoint.salt
         total = await _total(walks)
         for walk in walks:
             if walk.done:
@@ -201,19 +198,19 @@ class _Prune:
                 async for page in found:
                     now = wall()
                     entries = await read_entries(server, page.keys, now)
-                    await self.take(entries, partial(_renewed, server, wall, _ends(entries, now)))
+                    await self.verify(entries, partial(_renewed, server, wall, _ends(entries, now)))
                     walk.cursor, walk.done, walk.keys = page.cursor, not page.cursor, walk.keys + PAGE
-                    await bookmark.note(walk)
-                    self.observer(_how_far(walks, total))
-        await bookmark.end()
-        return bookmark.resumed
+                    await checkpoint.save(walk)
+                    self.verdicts.observer(_how_far(walks, total))
+        await checkpoint.end()
+        return checkpoint.resumed
 
-    async def take(self, entries: Sequence[LayerEntry], renewed: Renewed | None = None) -> None:
-        """Verify the sources of some layers side by side, then forget those that are gone.
+    async def verify(self, entries: Sequence[LayerEntry], renewed: Renewed | None = None) -> None:
+        """Verify the selected sources of some layers concurrently, then remove those that are gone.
 
         Args:
             entries: the layers.
-            renewed: tells which were recorded anew since `entries` were read.
+            renewed: returns which of them were recorded again since `entries` were read.
         """
         for entry in entries:
             if entry.must_mount and len(self.flagged) < FLAGGED_MAX:
@@ -224,7 +221,7 @@ class _Prune:
                 for entry in entries
                 for registry, held in entry.registries.items()
                 for source in (Repository(registry, name) for name in held.names)
-                if self.choice.takes(entry.layer, source, self.salt)
+                if self.selection.takes(entry.layer, source, self.salt)
             ]
         )
         gone: dict[Digest, list[Repository]] = {}
@@ -235,43 +232,43 @@ class _Prune:
                 if verdict == "gone":
                     gone.setdefault(layer, []).append(source)
                 else:
-                    self._tell(layer, source, verdict, cause)
+                    self.verdicts.add(layer, source, verdict, cause)
 
         await run_all([work] * self.requests)
-        await self._forget(gone, renewed)
-        await self.verifier.tidy()
+        await self._remove(gone, renewed)
+        await self.verifier.close_if_many()
 
-    async def _forget(self, gone: dict[Digest, list[Repository]], renewed: Renewed | None) -> None:
-        """Forget sources, if their registries are still there, and nobody pushed there meanwhile."""
+    async def _remove(self, gone: dict[Digest, list[Repository]], renewed: Renewed | None) -> None:
+        """Remove sources whose registries still answer, unless a push recorded them again meanwhile."""
         registries = {source.registry for sources in gone.values() for source in sources}
-        sure = {registry for registry in registries if await self.verifier.answers(registry)}
-        fresh = await renewed(gone) if renewed is not None and gone else frozenset[_Place]()
+        answering = {registry for registry in registries if await self.verifier.answers(registry)}
+        fresh = await renewed(gone) if renewed is not None and gone else frozenset[_LayerOnRegistry]()
         for layer, named in gone.items():
             sources = [
                 source
                 for source in named
                 if (layer, source.registry) not in fresh or await self._still_gone(layer, source)
             ]
-            certain = [source for source in sources if source.registry in sure]
+            certain = [source for source in sources if source.registry in answering]
             if layer in self.flagged:
                 self.flagged[layer].update(certain)
             if certain and not self.dry_run:
                 await self.index.forget(layer, *certain)
             for source in sources:
                 if source in certain:
-                    self._tell(layer, source, "gone")
+                    self.verdicts.add(layer, source, "gone")
                 else:
-                    self._tell(layer, source, "unreachable", self.verifier.lost[source.registry])
+                    self.verdicts.add(layer, source, "unreachable", self.verifier.lost[source.registry])
 
     async def _still_gone(self, layer: Digest, source: Repository) -> bool:
-        """Ask once more, and tell what the registry says if it is anything else by now."""
+        """Verify once more, and count the verdict if it is another one now."""
         verdict, cause = await self.verifier.verify(layer, source)
         if verdict != "gone":
-            self._tell(layer, source, verdict, cause)
+            self.verdicts.add(layer, source, verdict, cause)
         return verdict == "gone"
 
     async def stranded(self) -> tuple[Digest, ...]:
-        """Return the must-mount layers that were met and have no source any more, or will not have."""
+        """Return the must-mount layers that have no source left, or would have none without a dry run."""
         return tuple(
             [
                 layer
@@ -280,15 +277,9 @@ class _Prune:
             ]
         )
 
-    def _tell(self, layer: Digest, source: Repository, verdict: events.Verdict, cause: str = "") -> None:
-        self.counts[verdict] += 1
-        if verdict == "failed" and len(self.remarks) < _REMARKS_MAX:
-            self.remarks.append(one_line(cause))
-        self.observer(events.SourceVerified(layer=layer, source=source, verdict=verdict, cause=cause))
-
 
 def _how_far(walks: Sequence[ServerWalk], total: int | None) -> events.IndexWalked:
-    """Say how far it is; a page is counted as its size, which it is only about."""
+    """Return how far the prune is; the size of a page is only an estimate."""
     keys = sum(each.keys for each in walks)
     if total is not None:
         keys = total if all(each.done for each in walks) else min(keys, total)
@@ -296,6 +287,6 @@ def _how_far(walks: Sequence[ServerWalk], total: int | None) -> events.IndexWalk
 
 
 async def _total(walks: Sequence[ServerWalk]) -> int | None:
-    """Return how many keys the servers hold, whosever they are; None if they do not say."""
+    """Return how many keys the servers have, ours and others; None if they do not say."""
     sizes = [(await walk.part.run([("DBSIZE",)]))[0] for walk in walks]
     return sum(sizes) if all(isinstance(size, int) for size in sizes) else None

@@ -1,40 +1,32 @@
-"""How far a prune is, kept beside the index: one that was killed goes on where it was.
+"""How far a prune is, stored beside the index, so that a prune that was killed is resumed.
 
-Kept is the cursor of each server's walk, a few bytes however large the index is, under the identity of the
-server's process: a cursor means something to that process alone. A server that was restarted, or took over from
-another, is walked from its start.
+Stored is the SCAN cursor of each server, a few bytes however large the index is, under the run id of the server's
+process: a cursor means something to that process only. A server that was restarted, or that took over from
+another, is scanned from the start.
 """
 
-import hashlib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from crossmount._parsing import decimal
 from crossmount.index.backing_server import Server
-from crossmount.index.decode import as_map
-from crossmount.redis.execute import write
+from crossmount.index.checkpoint import Checkpoint, scope_of
 from crossmount.redis.link import Link
-
-PROGRESS_SECONDS = 24 * 3600
-"""For how long a prune can be gone on with."""
 
 CURSOR_DIGITS = 20
 """A cursor has 64 bits."""
 
-_SALT = re.compile(r"[0-9a-f]{32}")
-
 
 @dataclass(slots=True)
 class ServerWalk:
-    """How far the walk of one server is.
+    """How far the prune is on one server.
 
     Attributes:
-        part: the way to it.
-        process: what its process is called; "" if it does not say, and then nothing is kept of it.
-        cursor: where to go on.
+        part: the link to it.
+        process: the run id of its process; "" if the server does not give it, and then nothing is stored.
+        cursor: the cursor to continue from.
         keys: about how many keys were looked at.
-        done: whether that is all.
+        done: whether the server is finished.
     """
 
     part: Link
@@ -44,11 +36,11 @@ class ServerWalk:
     done: bool = False
 
     def text(self) -> str:
-        """Write it."""
+        """Return it in the form that `load` reads."""
         return f"{'done' if self.done else self.cursor} {self.keys}"
 
-    def read(self, text: str) -> bool:
-        """Take on what `text` wrote; False if it is anything else."""
+    def load(self, text: str) -> bool:
+        """Continue from where `text` says; return False if it breaks the format."""
         where, _, rest = text.partition(" ")
         cursor, keys = decimal(where, digits=CURSOR_DIGITS), decimal(rest)
         if keys is None or (cursor is None and where != "done"):
@@ -58,61 +50,49 @@ class ServerWalk:
 
 
 class PruneCheckpoint:
-    """How far one prune is on the server of an index.
+    """The checkpoint of one prune.
 
     Args:
-        server: the server.
-        asked: what sets this prune apart from others.
-        salt: chooses the sample, if this is a new one; 32 hex digits.
-
-    Attributes:
-        resumed: whether an earlier one was not finished.
-        salt: what chooses the sample.
+        server: the server of the index.
+        choice: what sets this prune apart from others.
+        salt: draws the sample, unless an earlier prune is resumed; 32 hex digits.
     """
 
-    def __init__(self, server: Server, asked: Iterable[str], *, salt: str) -> None:
-        self.salt = salt
-        self.resumed = False
-        self._server = server
-        self._key = server.keys.prune(hashlib.sha256("\0".join(asked).encode()).hexdigest()[:16])
+    def __init__(self, server: Server, choice: Iterable[str], *, salt: str) -> None:
+        self._link = server.link
+        self._stored = Checkpoint(server, server.keys.prune(scope_of(choice)), run=salt)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether an unfinished prune is resumed."""
+        return self._stored.resumed
+
+    @property
+    def salt(self) -> str:
+        """What draws the sample: a resumed prune continues with its own sample."""
+        return self._stored.run
 
     async def begin(self, *, afresh: bool) -> list[ServerWalk]:
-        """Begin, and say how far each server's walk is; `afresh` forgets an earlier one.
+        """Begin, and return how far each server is; `afresh` deletes an unfinished prune's checkpoint instead.
 
         Raises:
-            IndexFailedError: the server does not serve.
+            IndexFailedError: the server did not answer, or refused.
         """
-        if afresh:
-            await self.end()
-        walks = [ServerWalk(part, await _process(part)) for part in await self._server.link.parts()]
-        (reply,) = await self._server.link.run([("HGETALL", self._key)])
-        kept = {
-            name.decode("ascii", "replace"): text.decode("ascii", "replace")
-            for name, text in as_map(reply).items()
-        }
-        if _SALT.fullmatch(kept.get("salt", "")):
-            for walk in walks:
-                self.resumed = walk.read(kept.get(walk.process, "")) or self.resumed
-        if self.resumed:
-            self.salt = kept["salt"]
-        elif kept:  # of servers that are gone, or nothing of ours
-            await self.end()
+        walks = [ServerWalk(part, await _process(part)) for part in await self._link.parts()]
+        fields = await self._stored.begin(afresh=afresh)
+        continued = [walk.load(fields.get(walk.process, "")) for walk in walks]
+        if self.resumed and not any(continued):  # all its servers are gone
+            await self._stored.restart()
         return walks
 
-    async def note(self, walk: ServerWalk) -> None:
-        """Keep in mind how far a server's walk is, in one round trip."""
+    async def save(self, walk: ServerWalk) -> None:
+        """Save how far one server is, in one round trip."""
         if walk.process:
-            await write(
-                self._server.link,
-                [
-                    ("HSET", self._key, "salt", self.salt, walk.process, walk.text()),
-                    ("EXPIRE", self._key, PROGRESS_SECONDS),
-                ],
-            )
+            await self._stored.save({walk.process: walk.text()})
 
     async def end(self) -> None:
-        """Forget it all."""
-        await write(self._server.link, [("DEL", self._key)])
+        """Delete it: the prune is finished."""
+        await self._stored.end()
 
 
 async def _process(part: Link) -> str:

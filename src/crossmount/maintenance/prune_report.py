@@ -1,11 +1,15 @@
-"""What a prune came to."""
+"""The report of a prune, and what it has found so far."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
-from crossmount.events import Verdict
-from crossmount.oci import Digest
+from crossmount import events
+from crossmount._parsing import one_line
+from crossmount.oci import Digest, Repository
+
+_REMARKS_MAX = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,18 +17,18 @@ class PruneReport:
     """A finished prune.
 
     Attributes:
-        dry_run: whether what is gone was left in the index.
-        resumed: whether it went on with one that was not finished; then the numbers are of this part alone.
-        counts: sources by what the registry said of them; only those that are `gone` were forgotten.
+        dry_run: whether the missing sources were left in the index.
+        resumed: whether it resumed an unfinished prune; then the numbers are of this part only.
+        counts: sources by the registry's verdict; only those that are `gone` were removed.
         unreachable: registries that were not asked to the end, and why.
-        stranded: layers that may only be mounted, and have no source left: nobody can push them.
+        stranded: must-mount layers that have no source left, so that nobody can push them.
         remarks: the first few failures.
         seconds: wall time.
     """
 
     dry_run: bool
     resumed: bool
-    counts: Mapping[Verdict, int]
+    counts: Mapping[events.Verdict, int]
     unreachable: Mapping[str, str]
     stranded: tuple[Digest, ...]
     remarks: tuple[str, ...]
@@ -32,7 +36,7 @@ class PruneReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every source was verified that was to be."""
+        """Whether every selected source was verified."""
         return not self.counts["failed"] and not self.counts["unreachable"]
 
     def to_json(self) -> dict[str, Any]:
@@ -46,3 +50,23 @@ class PruneReport:
             "remarks": list(self.remarks),
             "seconds": round(self.seconds, 3),
         }
+
+
+@dataclass(slots=True)
+class VerdictCounts:
+    """The verdicts so far, each of which the observer receives as a `SourceVerified`."""
+
+    observer: events.Observer
+    remarks: list[str] = field(default_factory=list)
+    _counts: Counter[events.Verdict] = field(default_factory=Counter)
+
+    def add(self, layer: Digest, source: Repository, verdict: events.Verdict, cause: str = "") -> None:
+        """Count a verdict, and notify the observer."""
+        self._counts[verdict] += 1
+        if verdict == "failed" and len(self.remarks) < _REMARKS_MAX:
+            self.remarks.append(one_line(cause))
+        self.observer(events.SourceVerified(layer=layer, source=source, verdict=verdict, cause=cause))
+
+    def all(self) -> dict[events.Verdict, int]:
+        """Return the number of sources for every verdict there is."""
+        return {verdict: self._counts[verdict] for verdict in get_args(events.Verdict)}

@@ -1,4 +1,4 @@
-"""Asking registries whether repositories still hold layers. Nothing is decided here but what an answer means."""
+"""Verifies by HEAD whether repositories still have layers, and what each answer is worth."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,10 +21,10 @@ from crossmount.registry import RegistryClient
 T = TypeVar("T")
 
 FAILURES_MAX = 10
-"""After so many answers in a row that were none a registry is left alone."""
+"""A registry is not asked again after this many failures in a row."""
 
 CLIENTS_MAX = 64
-"""How many registries are kept in hand."""
+"""The largest number of registries with an open client."""
 
 _REMEMBERED_MAX = 100_000
 
@@ -36,18 +36,18 @@ _VERDICTS: dict[Presence, Verdict] = {
 
 
 class Verifier(Closing):
-    """Asks registries, each with a client of its own, and leaves those alone that do not answer.
+    """Asks each registry through a client of its own, and stops asking one that does not answer.
 
     Args:
         connect: makes the client of a registry.
 
     Attributes:
-        lost: registries that are left alone, and why.
+        lost: registries that are not asked any more, and why.
     """
 
     def __init__(self, connect: Callable[[str], RegistryClient]) -> None:
         self._connect = connect
-        self._asked: dict[str, _Asked] = {}
+        self._asked: dict[str, _AskedRegistry] = {}
         self._stack = AsyncExitStack()
         self.lost: dict[str, str] = {}
 
@@ -56,20 +56,20 @@ class Verifier(Closing):
         await self._stack.aclose()
 
     async def verify(self, layer: Digest, source: Repository) -> tuple[Verdict, str]:
-        """Ask whether `source` holds `layer`.
+        """Ask whether `source` has `layer`.
 
         Returns:
-            What the registry says, and the cause if it does not.
+            The registry's verdict, and the cause if there is none.
         """
         asked = self._of(source.registry)
         if source in asked.denied:
             return "denied", asked.denied[source]
-        if not await self._greeted(asked):
+        if not await self._is_registry(asked):
             return "unreachable", self.lost[source.registry]
         try:
             standing = await check_presence(asked.client, layer, source, is_readable=asked.is_readable)
         except AccessDeniedError as error:
-            # rights are the repository's, so its other layers need not be asked for
+            # access rights are per repository, so its other layers need no request
             verdict: Verdict = "denied"
             cause = str(error)
             asked.remember(asked.denied, source, cause)
@@ -80,8 +80,8 @@ class Verifier(Closing):
         asked.in_a_row = 0
         return verdict, cause
 
-    def _failed(self, asked: "_Asked", error: CrossmountError) -> Verdict:
-        """Take in that a registry did not say, and leave it alone if there is no use in asking more."""
+    def _failed(self, asked: "_AskedRegistry", error: CrossmountError) -> Verdict:
+        """Count a failure, and stop asking the registry if more requests are of no use."""
         asked.in_a_row += 1
         is_gone = isinstance(error, RegistryUnreachableError)
         hasty = isinstance(error, RegistryRefusedError) and error.status == 429
@@ -90,22 +90,22 @@ class Verifier(Closing):
         return "unreachable" if is_gone else "failed"
 
     async def answers(self, registry: str) -> bool:
-        """Tell whether a registry still answers as one, so that the 404s just before were its own words.
+        """Return whether a registry still answers, so that its last 404 answers can be believed.
 
-        What stands before a registry that is down says 404 as well.
+        A proxy in front of a registry that is down answers 404 too.
         """
         asked = self._of(registry)
         asked.greeted = False
-        return await self._greeted(asked)
+        return await self._is_registry(asked)
 
-    async def tidy(self) -> None:
-        """Let go of clients if there are many; none may be in use."""
+    async def close_if_many(self) -> None:
+        """Close all clients if there are many; none may be in use."""
         if len(self._asked) > CLIENTS_MAX:
             await self._stack.aclose()
             self._asked.clear()
 
-    async def _greeted(self, asked: "_Asked") -> bool:
-        """Greet a registry once: is it one, and does it ask for credentials, as those do that hide things?"""
+    async def _is_registry(self, asked: "_AskedRegistry") -> bool:
+        """Ping a registry once: is it one, and does it ask for credentials, as registries that hide things do?"""
         async with asked.greeting:
             if not asked.greeted and asked.client.registry not in self.lost:
                 try:
@@ -115,17 +115,17 @@ class Verifier(Closing):
                 asked.greeted = True
         return asked.client.registry not in self.lost
 
-    def _of(self, registry: str) -> "_Asked":
+    def _of(self, registry: str) -> "_AskedRegistry":
         if registry not in self._asked:
             client = self._connect(registry)
             self._stack.push_async_callback(client.aclose)
-            self._asked[registry] = _Asked(client)
+            self._asked[registry] = _AskedRegistry(client)
         return self._asked[registry]
 
 
 @dataclass(slots=True)
-class _Asked:
-    """One registry, and what was learnt of its repositories."""
+class _AskedRegistry:
+    """One registry, and what was found out about its repositories."""
 
     client: RegistryClient
     greeted: bool = False
@@ -135,13 +135,13 @@ class _Asked:
     readable: dict[Repository, bool] = field(default_factory=dict)
 
     async def is_readable(self, repository: Repository) -> bool:
-        """Tell whether a 404 in a repository means what it says; asked once for each."""
+        """Return whether a 404 of a repository means that the layer is gone; one request for each repository."""
         if repository not in self.readable:
             self.remember(self.readable, repository, await self.client.is_readable(repository))
         return self.readable[repository]
 
     def remember(self, known: dict[Repository, T], repository: Repository, value: T) -> None:
-        """Keep in mind what is true of a repository, and forget all of it before it becomes too much."""
+        """Store a fact about a repository; when there are too many, delete all of them first."""
         if len(known) >= _REMEMBERED_MAX:
             known.clear()
         known[repository] = value
