@@ -45,10 +45,30 @@ PACKAGES: dict[str, set[str]] = {
 
 FORBIDDEN: dict[str, set[str]] = {
     "registry/credentials": {"registry/http", "registry/auth"},
+    "proxy/http": {
+        "proxy/auth",
+        "proxy/uploads",
+        "proxy/recorder",
+        "proxy/telemetry",
+        "proxy/event_receiver",
+        "proxy/own_endpoints",
+        "proxy/app",
+        "proxy/server",
+    },
+    "proxy/auth": {
+        "proxy/uploads",
+        "proxy/recorder",
+        "proxy/telemetry",
+        "proxy/event_receiver",
+        "proxy/own_endpoints",
+        "proxy/app",
+        "proxy/server",
+    },
+    "proxy/uploads": {"proxy/event_receiver", "proxy/own_endpoints", "proxy/app", "proxy/server"},
     "cli/progress": {"cli/commands", "cli/demo"},
     "cli/demo": {"cli/commands"},
 }
-"""The sub-packages of the same package that a sub-package may not import."""
+"""The sub-packages and modules of the same package that a sub-package may not import."""
 
 EXCEPTIONS = {"cli/demo/registry.py": {"testing"}}
 """Modules that may import more than their package: the demo runs a registry of its own."""

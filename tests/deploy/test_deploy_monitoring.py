@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from crossmount.index import open_index
-from crossmount.proxy import metrics
+from crossmount.proxy import telemetry
 from crossmount.proxy.http.routes import Route, route_name
 from crossmount.testing import Fault, Reply, ScriptedRegistry
 from support.deployed import DEPLOY, document, documents
@@ -122,8 +122,8 @@ async def test_every_series_of_the_proxy_is_shown(series: dict[str, set[str]]) -
 
 def test_every_value_that_is_asked_for_can_be_there() -> None:
     """A cause, an outcome, a route that nothing is ever counted under would never alarm anybody."""
-    causes = {word for _, word in metrics._CAUSES} | {"other"}
-    page = metrics.Metrics().exposition()[0].decode()
+    causes = {word for _, word in telemetry._CAUSES} | {"other"}
+    page = telemetry.Metrics().exposition()[0].decode()
     outcomes = set(re.findall(r'blobs_total\{outcome="(\w+)"', page))
     known = {"cause": causes, "outcome": outcomes, "route": {"own"}, "job": {"crossmount-proxy", "$job"}}
     for whose, query in QUERIES.items():

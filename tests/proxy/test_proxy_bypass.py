@@ -10,7 +10,7 @@ from crossmount.index import Sighting
 from crossmount.oci import Digest
 from crossmount.proxy.auth.callers import AGENTS_MAX
 from crossmount.proxy.http.errors import RequestRefusedError
-from crossmount.proxy.http.routes import route
+from crossmount.proxy.http.routes import parse_route
 from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import Fault, Grant, Reply, ScriptedRegistry, TokenAuth
 from crossmount.testing.options import ANYTHING, RegistryOptions
@@ -64,7 +64,7 @@ async def test_a_form_in_the_body_of_the_last_put_names_no_digest(docker_registr
 def test_a_separator_that_only_some_know_is_refused(query: str) -> None:
     """Older servers split a query at semicolons too."""
     with pytest.raises(RequestRefusedError) as refused:
-        route(b"/v2/app/blobs/uploads/", query.encode())
+        parse_route(b"/v2/app/blobs/uploads/", query.encode())
     assert refused.value.status == 400
 
 

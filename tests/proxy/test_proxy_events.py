@@ -21,8 +21,7 @@ from crossmount.asyncio import (
 from crossmount.discovery import EventFeed
 from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
-from crossmount.proxy.http.event_receiver import MESSAGE_MAX
-from crossmount.proxy.http.listener import EventListenerSettings, event_listener
+from crossmount.proxy.event_receiver import MESSAGE_MAX, EventListenerSettings, event_listener
 from crossmount.proxy.http.serving import ListenAddress
 from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import ScriptedRegistry
@@ -208,8 +207,8 @@ async def test_the_proxy_takes_events_too(scripted_registry: ScriptedRegistry, s
         assert (await proxy.client.post(page, content=pushed("a", manifest))).status_code == 401
         answer = await proxy.client.post(page, content=pushed("a", manifest), headers=BEARER)
         assert answer.status_code == 202
-        assert proxy.app.core.hook is not None
-        await proxy.app.core.hook.feed.settled()
+        assert proxy.app.endpoints.events is not None
+        await proxy.app.endpoints.events.feed.settled()
         assert [found.name for found in await proxy.index.locations(Digest.of(b"layer"))] == ["a"]
     async with proxy_before(scripted_registry.url) as proxy:
         assert (await proxy.client.get(page)).status_code == 404

@@ -5,7 +5,7 @@ import pytest
 
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.headers import answer_headers, check_framing, request_headers, rewritten_location
-from crossmount.proxy.http.ranges import check
+from crossmount.proxy.uploads.requests import check_content_range
 from crossmount.registry.http.location import Origin
 
 UPSTREAM = Origin.of(httpx.URL("https://registry.test/"))
@@ -109,7 +109,7 @@ def test_a_location_on_the_registry_becomes_a_path(location: str, seen: str) -> 
 )
 def test_a_chunk_that_follows_is_taken(given: str, offset: int, length: int | None) -> None:
     """In every spelling that clients have for it."""
-    check(given, offset=offset, length=length)
+    check_content_range(given, offset=offset, length=length)
 
 
 @pytest.mark.parametrize(
@@ -127,4 +127,4 @@ def test_a_chunk_that_follows_is_taken(given: str, offset: int, length: int | No
 def test_a_chunk_that_does_not_follow_is_not(given: str, offset: int, length: int | None) -> None:
     """Out of order, of another length, or no range at all."""
     with pytest.raises(ValueError, match=r"chunk|Content-Range"):
-        check(given, offset=offset, length=length)
+        check_content_range(given, offset=offset, length=length)

@@ -16,9 +16,9 @@ from crossmount.oci import Descriptor, Digest, Located, Manifest
 from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from crossmount.proxy.auth.callers import Agents, Caller
 from crossmount.proxy.http.errors import RequestRefusedError
-from crossmount.proxy.metrics import Metrics, cause_of
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.settings import ProxySettings, ServerLimits
+from crossmount.proxy.telemetry import Metrics, cause_of
 from crossmount.proxy.uploads.sessions import ClientSessions
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry
 from support.proxies import ProxyUnderTest, begin_upload, proxy_before
@@ -146,7 +146,7 @@ async def test_what_is_logged_and_counted_holds_no_secret(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One line of JSON a request, without query, headers or a session's name; counters by outcome."""
-    caplog.set_level(logging.INFO, logger="crossmount.proxy.http.access_log")
+    caplog.set_level(logging.INFO, logger="crossmount.proxy.access")
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         digest = registry.put_blob("base", LAYER)
         await proxy.knows(digest, "base")
@@ -158,7 +158,7 @@ async def test_what_is_logged_and_counted_holds_no_secret(
         await proxy.client.request("BREW", "/v2/")
         await proxy.client.get("/v2/../etc")
         page = (await proxy.client.get("/_crossmount/metrics")).text
-    lines = [json.loads(r.getMessage()) for r in caplog.records if r.name == "crossmount.proxy.http.access_log"]
+    lines = [json.loads(r.getMessage()) for r in caplog.records if r.name == "crossmount.proxy.access"]
     assert [line["note"] for line in lines][:3] == ["mounted", "spooled", "uploaded"]
     assert lines[2]["path"] == "/v2/b/blobs/uploads/"
     said = json.dumps(lines) + caplog.text

@@ -19,7 +19,7 @@ from crossmount.proxy.http.routes import (
     SessionRoute,
     TagsRoute,
     UploadsRoute,
-    route,
+    parse_route,
     route_name,
 )
 
@@ -48,13 +48,13 @@ def test_names_made_of_the_grammars_own_words_are_still_told_apart(name: str, ta
         (f"{base}/referrers/{D}", ReferrersRoute(name, D)),
     ]
     for path, expected in told:
-        assert route(path.encode(), b"") == expected
+        assert parse_route(path.encode(), b"") == expected
 
 
 def judged(path: bytes, query: bytes) -> Route | RequestRefusedError:
     """Return what comes of a request."""
     try:
-        return route(path, query)
+        return parse_route(path, query)
     except RequestRefusedError as error:
         return error
 
@@ -76,14 +76,14 @@ def test_whatever_comes_is_a_route_or_is_refused(path: bytes, query: bytes) -> N
 @pytest.mark.parametrize("path", ["/v2", "/v2/"])
 def test_the_base_has_two_spellings(path: str) -> None:
     """`/v2` and `/v2/` are one."""
-    assert route(path.encode(), b"") == ApiBase()
+    assert parse_route(path.encode(), b"") == ApiBase()
 
 
 def test_the_catalog_own_pages_and_unknown_ones() -> None:
     """What is no repository's is told by its first segment."""
-    assert route(b"/v2/_catalog", b"n=5") == CatalogRoute()
-    assert route(b"/_crossmount/healthz", b"") == OwnEndpoint("healthz")
-    assert route(b"/v2/_oci/ext/discover", b"") == OtherRoute()
+    assert parse_route(b"/v2/_catalog", b"n=5") == CatalogRoute()
+    assert parse_route(b"/_crossmount/healthz", b"") == OwnEndpoint("healthz")
+    assert parse_route(b"/v2/_oci/ext/discover", b"") == OtherRoute()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_catalog_own_pages_and_unknown_ones() -> None:
 def test_paths_that_two_readers_could_understand_differently_are_refused(path: str) -> None:
     """Traversal, encoded slashes, empty segments, other grammars: NAME_INVALID."""
     with pytest.raises(RequestRefusedError) as refused:
-        route(path.encode(), b"")
+        parse_route(path.encode(), b"")
     assert (refused.value.status, refused.value.code) == (400, "NAME_INVALID")
 
 
@@ -133,43 +133,43 @@ def test_paths_that_two_readers_could_understand_differently_are_refused(path: s
 def test_a_bad_digest_tag_or_query_is_refused_with_its_code(path: str, query: str, code: str) -> None:
     """The codes are the specification's."""
     with pytest.raises(RequestRefusedError) as refused:
-        route(path.encode(), query.encode())
+        parse_route(path.encode(), query.encode())
     assert (refused.value.status, refused.value.code) == (400, code)
 
 
 def test_what_is_not_v2_is_not_served() -> None:
     """Only the registry's interface is passed on, so that service rights reach nothing else of that host."""
     with pytest.raises(RequestRefusedError) as refused:
-        route(b"/api/v2.0/projects", b"")
+        parse_route(b"/api/v2.0/projects", b"")
     assert refused.value.status == 404
 
 
 def test_a_target_that_is_too_long_is_refused() -> None:
     """8 KiB of path and query are enough for anybody."""
     with pytest.raises(RequestRefusedError) as refused:
-        route(b"/v2/a/manifests/x", b"a=" + b"b" * 9000)
+        parse_route(b"/v2/a/manifests/x", b"a=" + b"b" * 9000)
     assert refused.value.status == 414
 
 
 def test_an_unknown_session_name_is_an_unknown_session() -> None:
     """A name that was never given is answered as one that ran out."""
     with pytest.raises(RequestRefusedError) as refused:
-        route(b"/v2/a/blobs/uploads/has.dots", b"")
+        parse_route(b"/v2/a/blobs/uploads/has.dots", b"")
     assert (refused.value.status, refused.value.code) == (404, "BLOB_UPLOAD_UNKNOWN")
 
 
 def test_a_digests_colon_may_be_encoded() -> None:
     """Some clients write `%3A`."""
-    assert route(b"/v2/a/blobs/" + D.replace(":", "%3A").encode(), b"") == BlobRoute("a", D)
+    assert parse_route(b"/v2/a/blobs/" + D.replace(":", "%3A").encode(), b"") == BlobRoute("a", D)
 
 
 def test_the_mounts_query_is_made_anew() -> None:
     """What is asked upstream is what was understood; an impossible `from` is a mount that fails."""
-    asked = route(b"/v2/a/blobs/uploads/", f"from=b/c&mount={D}&x=1".encode())
+    asked = parse_route(b"/v2/a/blobs/uploads/", f"from=b/c&mount={D}&x=1".encode())
     assert isinstance(asked, UploadsRoute)
     assert (asked.mount, asked.source, asked.digest) == (D, "b/c", None)
     assert asked.query() == f"mount={D.replace(':', '%3A')}&from=b%2Fc&x=1"
-    odd = route(b"/v2/a/blobs/uploads/", f"from=HOST:1/c&mount={D}".encode())
+    odd = parse_route(b"/v2/a/blobs/uploads/", f"from=HOST:1/c&mount={D}".encode())
     assert isinstance(odd, UploadsRoute)
     assert odd.query() == f"mount={D.replace(':', '%3A')}"
     assert ManifestRoute("a", "tag").digest is None

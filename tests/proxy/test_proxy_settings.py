@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from crossmount.errors import InvalidInputError, ListenError
 from crossmount.index import MemoryMountIndex
 from crossmount.oci import Digest
-from crossmount.proxy.http.server import RunningProxy, running, serve
+from crossmount.proxy.server import RunningProxy, running, serve
 from crossmount.proxy.settings import ProxySettings
 from crossmount.registry import ClientOptions
 from crossmount.testing import BasicAuth, Fault, RegistryOptions, ScriptedRegistry
@@ -73,10 +73,10 @@ async def test_a_registry_that_does_not_serve_is_named_at_the_start(
             serve(replace(PLAIN, upstream=upstream), MemoryMountIndex(), ready=proxies.append)
         )
         await until(lambda: "until the registry serves" in caplog.text)
-        async with httpx.AsyncClient(base_url=proxies[0].service.url) as client:
+        async with httpx.AsyncClient(base_url=proxies[0].server.url) as client:
             assert (await client.get("/_crossmount/readyz")).status_code == 503
             assert (await client.get("/_crossmount/healthz")).status_code == 200
-        proxies[0].service.stop()
+        proxies[0].server.stop()
         await serving
 
 
@@ -129,7 +129,7 @@ async def test_certificates_that_cannot_be_used(tmp_path: Path) -> None:
 
 async def test_the_access_log_names_callers_and_no_secret(caplog: pytest.LogCaptureFixture) -> None:
     """A line of JSON a request with its time; the same caller has the same mark; probes are left out."""
-    caplog.set_level(logging.INFO, "crossmount.proxy.http.access_log")
+    caplog.set_level(logging.INFO, "crossmount.proxy.access")
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         path = f"/v2/a/blobs/{Digest.of(b'x')}"
         for user in ("token-as-a-name", "token-as-a-name", "bob"):

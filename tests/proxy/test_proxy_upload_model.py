@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from crossmount.index import MemoryMountIndex
 from crossmount.oci import Digest
-from crossmount.proxy.assembly import assembled
+from crossmount.proxy.server import assembled
 from crossmount.proxy.settings import ProxySettings, ServerLimits
 from crossmount.testing import ScriptedRegistry
 

@@ -12,7 +12,7 @@ from crossmount.index import MemoryMountIndex, Sighting
 from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.app import App
-from crossmount.proxy.http.server import RunningProxy, running
+from crossmount.proxy.server import RunningProxy, running
 from crossmount.proxy.settings import ProxySettings, ServerLimits
 from crossmount.registry import ClientOptions, RetryPolicy
 from support.waiting import until

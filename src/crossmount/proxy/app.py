@@ -1,19 +1,21 @@
-"""The proxy as an ASGI application: each request is told apart, admitted, answered, counted and logged."""
+"""The proxy as an ASGI application: the path of each request, from its first line to the access log.
 
+A request is parsed, its caller is authenticated, and the handler of its route answers it. The handlers of blobs,
+of manifests and of requests that are only forwarded are here; those of uploads are in `crossmount.proxy.uploads`.
+"""
+
+import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from crossmount.errors import CredentialsError, CrossmountError
-from crossmount.proxy.auth.callers import Caller
-from crossmount.proxy.auth.client_mode import Authenticator
-from crossmount.proxy.core import Core
-from crossmount.proxy.http import own_endpoints as pages
-from crossmount.proxy.http.access_log import METHODS, AccessLog
+from crossmount.errors import CredentialsError, CrossmountError, InvalidManifestError
+from crossmount.oci import Manifest, Repository
+from crossmount.proxy.auth.callers import Authenticator, Caller
 from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError, unavailable
 from crossmount.proxy.http.exchange import Exchange, Message, Receive, Send
-from crossmount.proxy.http.forwarding import head_blob, pass_on, put_manifest
-from crossmount.proxy.http.headers import check_framing
+from crossmount.proxy.http.headers import HeaderPairs, check_framing, request_headers
 from crossmount.proxy.http.routes import (
     ApiBase,
     BlobRoute,
@@ -26,13 +28,29 @@ from crossmount.proxy.http.routes import (
     SessionRoute,
     TagsRoute,
     UploadsRoute,
-    route,
+    parse_route,
     route_name,
 )
+from crossmount.proxy.http.upstream import RequestBody
+from crossmount.proxy.own_endpoints import OwnEndpoints
+from crossmount.proxy.telemetry import METHODS, AccessLog
+from crossmount.proxy.uploads.core import Core, body_to_forward
 from crossmount.proxy.uploads.requests import continue_upload
 from crossmount.proxy.uploads.start import start_upload
+from crossmount.proxy.uploads.turns import BlobOutcome
 
+_SMALL_MANIFEST = 256 * 1024
+_LARGE_MANIFEST_WAIT_SECONDS = 30.0
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _HeadAnswer:
+    """The registry's answer to a HEAD of a blob."""
+
+    status: int
+    headers: HeaderPairs
+    size: int | None
 
 
 class App:
@@ -40,20 +58,24 @@ class App:
 
     Args:
         core: the proxy's parts.
-        authenticator: tells callers apart.
-        idle: seconds that a client may be silent in the middle of something.
+        authenticator: identifies callers.
+        endpoints: the proxy's own endpoints.
+        idle: seconds that a client may be silent in the middle of a request or an answer.
         clock: seconds, from any start.
         epoch: epoch seconds, for the access log.
 
     Attributes:
-        draining: no push may begin any more, those under way go on.
-        active: requests that are being answered.
+        core: the proxy's parts.
+        endpoints: the proxy's own endpoints.
+        draining: the proxy is stopping: new pushes are refused, pushes under way go on.
+        active: how many requests are being answered.
     """
 
     def __init__(
         self,
         core: Core,
         authenticator: Authenticator,
+        endpoints: OwnEndpoints,
         *,
         idle: float,
         clock: Callable[[], float] = time.monotonic,
@@ -62,78 +84,174 @@ class App:
         self.core = core
         self.draining = False
         self.active = 0
+        self.endpoints = endpoints
         self._authenticator = authenticator
         self._idle = idle
         self._clock = clock
-        self._log_access = AccessLog(epoch=epoch)
+        self._access_log = AccessLog(epoch=epoch)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        assert scope["type"] == "http", "the server was told to speak nothing else"  # noqa: S101 a promise of ours
+        """Answer one request, then count and log it."""
+        assert scope["type"] == "http", "uvicorn is configured for HTTP alone"  # noqa: S101 a promise of ours
         exchange = Exchange(scope, receive, send, idle=self._idle)
-        kind, begun = "bad", self._clock()
+        name, started = "bad", self._clock()
         self.active += 1
         try:
             check_framing(exchange.headers)
-            asked = route(exchange.raw_path, exchange.query)
-            kind = route_name(asked)
-            await self._answer(exchange, asked)
+            route = parse_route(exchange.raw_path, exchange.query)
+            name = route_name(route)
+            await self._dispatch(exchange, route)
         except ClientGoneError:
             exchange.note = "client-gone"
         except RequestRefusedError as error:
             await self._refuse(exchange, error)
         except CrossmountError as error:
-            self.core.metrics.count_failure(kind, error)
-            _log.warning("%s %s: %s", exchange.method, kind, error)
-            await self._refuse(exchange, _in_our_words(error))
+            self.core.metrics.count_failure(name, error)
+            _log.warning("%s %s: %s", exchange.method, name, error)
+            await self._refuse(exchange, _refusal_of(error))
         finally:
             self.active -= 1
-            self.core.metrics.count_request(exchange.method, kind, exchange.status, waited=exchange.waited)
-            self._log_access.write(exchange, kind, self._clock() - begun)
+            self.core.metrics.count_request(exchange.method, name, exchange.status, waited=exchange.waited)
+            self._access_log.write(exchange, name, self._clock() - started)
 
-    async def trouble(self) -> str | None:
-        """Return why the registry does not serve; None if it does."""
-        return await pages.trouble(self.core, self._authenticator)
-
-    async def _answer(self, exchange: Exchange, asked: Route) -> None:
+    async def _dispatch(self, exchange: Exchange, route: Route) -> None:
         if exchange.method not in METHODS:
             raise RequestRefusedError(405, "UNSUPPORTED", "this method means nothing to a registry", close=True)
-        if isinstance(asked, OwnEndpoint):
-            await pages.answer(self.core, self._authenticator, exchange, asked, draining=self.draining)
+        if isinstance(route, OwnEndpoint):
+            await self.endpoints.answer(exchange, route.name, draining=self.draining)
             return
         caller = await self._authenticator.authenticate(exchange)
-        exchange.caller = caller.shown
-        match asked, exchange.method:
+        exchange.caller = caller.log_name
+        match route, exchange.method:
             case BlobRoute(), "HEAD":
-                await head_blob(self.core, exchange, asked, caller)
-            case UploadsRoute(name=name), "POST" if self.draining and not self._goes_on(caller, name):
+                await self._head_blob(exchange, route, caller)
+            case UploadsRoute(name=name), "POST" if self.draining and not self._is_pushing(caller, name):
                 raise unavailable("this proxy is about to stop: try again")
             case UploadsRoute(), "POST":
-                await start_upload(self.core, exchange, asked, caller)
+                await start_upload(self.core, exchange, route, caller)
             case SessionRoute(), _:
-                await continue_upload(self.core, exchange, asked, caller)
+                await continue_upload(self.core, exchange, route, caller)
             case ManifestRoute(), "PUT":
-                await put_manifest(self.core, exchange, asked, caller)
+                await self._put_manifest(exchange, route, caller)
             case (
-                (
-                    ApiBase()
-                    | CatalogRoute()
-                    | BlobRoute()
-                    | UploadsRoute()
-                    | ManifestRoute()
-                    | TagsRoute()
-                    | ReferrersRoute()
-                    | OtherRoute()
-                ),
+                ApiBase()
+                | CatalogRoute()
+                | BlobRoute()
+                | UploadsRoute()
+                | ManifestRoute()
+                | TagsRoute()
+                | ReferrersRoute()
+                | OtherRoute(),
                 _,
             ):
-                await pass_on(self.core, exchange, asked, caller)
+                await self._forward(exchange, route, caller)
 
-    def _goes_on(self, caller: Caller, name: str) -> bool:
+    async def _head_blob(self, exchange: Exchange, route: BlobRoute, caller: Caller) -> None:
+        """Answer whether a repository has a blob, after an attempt to mount a missing one.
+
+        1. Ask the registry.
+        2. On 404, mount the blob from a repository that the index names.
+        3. If that fails and somebody is uploading the blob, wait for the upload and mount it then.
+        4. After a mount, ask the registry again.
+
+        The answer is always the registry's own, the first or the second.
+        """
+        core, dest = self.core, self.core.repository(route.name)
+        async with core.heads:
+            head = await self._ask_head(exchange, dest, caller)
+            placed = await core.mounting.place(caller, dest, route.digest) if head.status == 404 else None
+        if placed is not None:
+            outcome = BlobOutcome(mounted=placed) if placed.mounted else await core.turns.look(caller, placed)
+            if outcome is not None:
+                core.sessions.note_push(caller.key, route.name)
+                exchange.note, exchange.waited = outcome.word, outcome.waited
+                async with core.heads:
+                    head = await self._ask_head(exchange, dest, caller)
+        if head.status == 200:
+            core.metrics.count_blob(exchange.note or "existing", head.size)
+            core.recorder.record_blob(dest, route.digest, head.size)
+        await exchange.start(head.status, head.headers)
+        await exchange.write(b"", more=False)
+
+    async def _ask_head(self, exchange: Exchange, dest: Repository, caller: Caller) -> _HeadAnswer:
+        upstream = self.core.upstream
+        async with upstream.request(
+            "HEAD",
+            upstream.target(exchange.raw_path, exchange.query),
+            headers=request_headers(exchange.headers),
+            authorize=caller.authorization_for(dest, "HEAD"),
+        ) as response:
+            length = response.headers.get("content-length", "")
+            size = int(length) if length.isdecimal() else None
+            return _HeadAnswer(response.status_code, upstream.answer_headers(exchange, response), size)
+
+    async def _put_manifest(self, exchange: Exchange, route: ManifestRoute, caller: Caller) -> None:
+        """Forward a manifest, and record its layers if the registry accepts it.
+
+        The manifest is read into memory, so the number of large manifests at once is bounded.
+        """
+        length = exchange.content_length
+        if length is not None and length <= _SMALL_MANIFEST:
+            await self._read_and_put_manifest(exchange, route, caller)
+            return
+        try:
+            async with asyncio.timeout(_LARGE_MANIFEST_WAIT_SECONDS):
+                await self.core.large_manifests.acquire()
+        except TimeoutError:
+            raise unavailable("too many large manifests are under way: try again later") from None
+        try:
+            await self._read_and_put_manifest(exchange, route, caller)
+        finally:
+            self.core.large_manifests.release()
+
+    async def _read_and_put_manifest(self, exchange: Exchange, route: ManifestRoute, caller: Caller) -> None:
+        content = await exchange.read(self.core.manifest_limit)
+        status = await self._forward(exchange, route, caller, body=RequestBody(content, len(content)))
+        if status not in {200, 201, 202}:
+            return
+        media_type = (exchange.header(b"content-type") or "").partition(";")[0].strip() or None
+        try:
+            manifest = Manifest.parse(content, media_type=media_type, where=f"{route.name}:{route.target}")
+        except InvalidManifestError:
+            return  # the registry accepts more kinds of manifests than crossmount reads
+        dest = self.core.repository(route.name)
+        self.core.recorder.record_manifest(caller.agent, dest, manifest)
+        await self.core.turns.accepted(dest, manifest)
+        if route.digest is None:  # clients push the tag last
+            self.core.sessions.end_push(caller.key, route.name)
+
+    async def _forward(
+        self, exchange: Exchange, route: Route, caller: Caller, *, body: RequestBody | None = None
+    ) -> int:
+        """Forward a request and stream back its answer.
+
+        Args:
+            exchange: the request.
+            route: its route.
+            caller: its caller.
+            body: the request's body, if it was read before; else it is streamed.
+
+        Returns:
+            The status of the registry's answer.
+        """
+        upstream, name = self.core.upstream, getattr(route, "name", None)
+        async with upstream.request(
+            exchange.method,
+            upstream.target(exchange.raw_path, exchange.query),
+            headers=request_headers(exchange.headers),
+            authorize=caller.authorization_for(
+                None if name is None else self.core.repository(name), exchange.method
+            ),
+            body=body or body_to_forward(exchange),
+        ) as response:
+            await upstream.forward_answer(exchange, response)
+            return response.status_code
+
+    def _is_pushing(self, caller: Caller, name: str) -> bool:
         return self.core.sessions.is_pushing(caller.key, name)
 
     async def _refuse(self, exchange: Exchange, error: RequestRefusedError) -> None:
-        """Answer no; an answer that has begun already can only be cut short, which the server does."""
+        """Send an error. An answer that has begun can only be cut short, which uvicorn does."""
         if exchange.status:
             exchange.note = "cut"
             return
@@ -143,8 +261,8 @@ class App:
             exchange.note = "client-gone"
 
 
-def _in_our_words(error: CrossmountError) -> RequestRefusedError:
-    """Return what the caller is told of an error between the proxy and the registry."""
+def _refusal_of(error: CrossmountError) -> RequestRefusedError:
+    """Return the client's answer for an error between the proxy and the registry."""
     if isinstance(error, CredentialsError):
         return RequestRefusedError(
             403, "DENIED", "the registry does not let this proxy do that with its own credentials"

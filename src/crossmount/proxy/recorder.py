@@ -16,7 +16,7 @@ from crossmount.errors import CrossmountError
 from crossmount.index.protocol import MountIndex, RegistryTraits, Sighting
 from crossmount.oci import Digest, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent
-from crossmount.proxy.metrics import Metrics
+from crossmount.proxy.telemetry import Metrics
 from crossmount.registry import SIZE_UNKNOWN
 
 _log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class ProxyRecorder:
     def _start(self, errand: Coroutine[Any, Any, None]) -> None:
         if len(self._errands) >= _ERRANDS_MAX:
             errand.close()
-            self._metrics.unlearnt.inc()
+            self._metrics.unrecorded.inc()
             return
         task = asyncio.create_task(errand)
         self._errands.add(task)
@@ -120,7 +120,7 @@ class ProxyRecorder:
         try:
             self._waiting.put_nowait(sighting)
         except asyncio.QueueFull:
-            self._metrics.unlearnt.inc()
+            self._metrics.unrecorded.inc()
 
     async def _work(self) -> None:
         while True:

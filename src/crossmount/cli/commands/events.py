@@ -15,7 +15,7 @@ from crossmount.errors import MissingExtraError
 from crossmount.oci.reference import normalise_registry
 
 try:
-    from crossmount.proxy.http.listener import EventListenerSettings, serve_events
+    from crossmount.proxy.event_receiver import EventListenerSettings, serve_events
     from crossmount.proxy.http.serving import ListenAddress, RunningServer
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"uvicorn", "httptools"}:

@@ -20,7 +20,7 @@ from crossmount.errors import MissingExtraError
 from crossmount.index import null_index
 
 try:
-    from crossmount.proxy.http.server import RunningProxy, serve
+    from crossmount.proxy.server import RunningProxy, serve
     from crossmount.proxy.settings import ProxySettings, ServerLimits
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"uvicorn", "httptools", "prometheus_client", "bcrypt"}:

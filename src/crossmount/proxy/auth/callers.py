@@ -1,49 +1,58 @@
-"""Who asks, and what the proxy may do for them: a caller, and the client that acts with that caller's rights."""
+"""Callers of the proxy: their identity, their rights, and the agents that act with these rights."""
 
 import asyncio
+import base64
+import binascii
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import httpx
 
 from crossmount.index.protocol import MountIndex
 from crossmount.mount import Mounter
 from crossmount.oci import Repository
+from crossmount.proxy.http.exchange import Exchange
+from crossmount.proxy.http.headers import HeaderPairs
 from crossmount.proxy.http.upstream import Authorize, RejectedAuth, SharedTransport
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.registry.auth.scope import Scope, covers
+from crossmount.registry.credentials.authfiles import Credential
 from crossmount.registry.credentials.lookup import CredentialSource
 
 AGENTS_MAX = 512
-_SHOWN = 12
+ORIGIN = "the caller of the proxy"
+BASIC_CHALLENGE = (b"www-authenticate", b'Basic realm="crossmount"')
+_KEY_LETTERS = 12
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Agent:
-    """Acts at the registry with one caller's rights."""
+    """A registry client and a mounter that act with the rights of one caller."""
 
     client: RegistryClient
     mounter: Mounter
 
     async def aclose(self) -> None:
-        """Let it end."""
+        """Close the mounter and the client."""
         await self.mounter.aclose()
         await self.client.aclose()
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever sent a request.
+    """The sender of a request.
 
     Attributes:
-        key: the same for the same credentials, and never to be turned back into them.
-        name: what the proxy's own files call it.
-        authorization: what upstream is sent for this request.
-        agent: acts for the caller; None if all the proxy can do is to pass on.
-        scopes: what the token in use allows; None if rights don't come in scopes, and only the registry knows.
-        authorize: gives what upstream is sent, where the proxy has credentials of its own; see `Authorize`.
+        key: identifies the caller's credentials, which cannot be computed from it.
+        authorization: the Authorization that is sent to the registry with this request.
+        agent: acts for the caller; None if the proxy can only forward the caller's requests.
+        scopes: the scopes of the token in use; None if only the registry knows the caller's rights.
+        name: the caller's name in the proxy's own files.
+        authorize: returns the Authorization for the registry, where the proxy uses credentials of its own: for a
+            repository (None for the registry itself), a method, and the Authorization that was rejected before.
     """
 
     key: str
@@ -56,17 +65,22 @@ class Caller:
     )
 
     @property
-    def shown(self) -> str:
-        """What to call it in a log; a user name as it was sent is no name to write down: some are tokens."""
-        return self.name or self.key[:_SHOWN]
+    def log_name(self) -> str:
+        """The caller's name in logs; never a user name as it was sent, since some clients send tokens as names."""
+        return self.name or self.key[:_KEY_LETTERS]
 
     @property
-    def nameless(self) -> bool:
-        """Whether the request carries nothing that says who sends it."""
+    def is_anonymous(self) -> bool:
+        """Whether the request carries no credentials, and the proxy adds none."""
         return self.authorization is None and self.authorize is None
 
     def authorization_for(self, repository: Repository | None, method: str) -> Authorize:
-        """Return what gives the authorization of a request on a repository, or on the registry as such."""
+        """Return a function that returns the Authorization of a request.
+
+        Args:
+            repository: the repository of the request; None for the registry itself.
+            method: the request's method.
+        """
 
         async def authorize(rejected: RejectedAuth | None) -> str | None:
             if self.authorize is not None:
@@ -76,28 +90,56 @@ class Caller:
         return authorize
 
     def may_push(self, name: str) -> bool:
-        """Tell whether a write to a repository may be tried in the caller's name.
+        """Return whether a write to a repository may be attempted with the caller's rights.
 
-        A token says what it was asked for: one that a puller asked for doesn't cover a push, whatever its owner
-        might do. Basic and anonymous rights are not told to anybody: there the registry decides each time, under
-        the caller's own Authorization.
+        A token covers only the scopes that were requested: a token for a pull does not cover a push, whatever
+        rights its owner has. Rights of Basic credentials and of anonymous callers are known to the registry alone,
+        which checks each request.
         """
         if self.agent is None:
             return False
         return self.scopes is None or covers(self.scopes, [Scope("repository", name, ("push",))])
 
 
-class Agents:
-    """The agents of the callers of late; those that were not used for longest make way.
+class Authenticator(Protocol):
+    """Identifies callers: one implementation for each value of `--auth`."""
 
-    One that makes way still serves the requests that have it, and ends with them: it owns no connections.
+    async def authenticate(self, exchange: Exchange) -> Caller:
+        """Return the caller of a request.
+
+        Raises:
+            RequestRefusedError: the caller is not permitted.
+        """
+        ...
+
+    def own_caller(self) -> Caller | None:
+        """Return the proxy itself as a caller; None if it has no credentials of its own."""
+        ...
+
+    async def answer_token_request(self, exchange: Exchange) -> None:
+        """Answer a request for a token.
+
+        Raises:
+            RequestRefusedError: the request is invalid, or the proxy issues no tokens.
+        """
+        ...
+
+    def rewritten_challenges(self, exchange: Exchange, headers: HeaderPairs) -> HeaderPairs:
+        """Return the headers of a registry's answer, with challenges that a client of the proxy can answer."""
+        ...
+
+
+class Agents:
+    """The agents of recent callers, bounded: the least recently used one is removed first.
+
+    A removed agent still serves the requests that use it. It owns no connections, so it needs no closing then.
 
     Args:
-        registry: the registry that all of them act at.
-        options: how to reach it.
-        index: where they know sources from.
-        connections: the client whose connections they share.
-        limit: how many are kept.
+        registry: any repository of the registry.
+        options: how to reach the registry.
+        index: the index of sources.
+        connections: the HTTP client whose connections all agents share.
+        limit: the most agents that are stored.
     """
 
     def __init__(
@@ -117,8 +159,8 @@ class Agents:
         self._agents: OrderedDict[str, Agent] = OrderedDict()
         self._alive: weakref.WeakSet[Agent] = weakref.WeakSet()
 
-    def of(self, key: str, credentials: Callable[[], CredentialSource]) -> Agent:
-        """Return the agent of the caller with this key."""
+    def get(self, key: str, credentials: Callable[[], CredentialSource]) -> Agent:
+        """Return the agent of the caller with this key; a new one is made with these credentials."""
         agent = self._agents.get(key)
         if agent is None:
             client = RegistryClient(
@@ -132,6 +174,16 @@ class Agents:
         return agent
 
     async def aclose(self) -> None:
-        """Let all of them end."""
+        """Close all agents, also removed ones that are still in use."""
         await asyncio.gather(*(agent.aclose() for agent in list(self._alive)))
         self._agents.clear()
+
+
+def read_basic(value: str) -> Credential | None:
+    """Return the credential in the value of a Basic Authorization (RFC 7617); None if it is malformed."""
+    try:
+        text = base64.b64decode(value, validate=True).decode()
+    except (binascii.Error, ValueError):
+        return None
+    user, colon, password = text.partition(":")
+    return Credential(user, password, origin=ORIGIN) if colon else None

@@ -1,18 +1,16 @@
-"""`--auth client`: the caller's own rights, never more.
+"""`--auth client`: each caller acts with its own rights, never more.
 
-Basic is sent on as it is. Tokens are the proxy's own: see `tokens`. What the proxy does for a caller, it does
-with the same credentials, at the registry and at its realm alone.
+Basic credentials are forwarded unchanged. Bearer tokens are issued by the proxy (`TokenBroker`). When the proxy
+acts for a caller, it uses the same credentials, and sends them to the registry and its realm alone.
 """
 
 import hashlib
 import hmac
 import secrets
 from dataclasses import replace
-from typing import Protocol
 
 from crossmount.oci import Repository
-from crossmount.proxy.auth.basic import read_basic
-from crossmount.proxy.auth.callers import Agents, Caller
+from crossmount.proxy.auth.callers import Agents, Caller, read_basic
 from crossmount.proxy.auth.tokens import TokenBroker
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
@@ -24,38 +22,14 @@ from crossmount.registry.credentials.lookup import CredentialSource, GivenCreden
 _ANONYMOUS = "anonymous"
 
 
-class Authenticator(Protocol):
-    """Tells callers apart."""
-
-    async def authenticate(self, exchange: Exchange) -> Caller:
-        """Return who sent a request.
-
-        Raises:
-            RefusedError: nobody who may.
-        """
-        ...
-
-    def own_caller(self) -> Caller | None:
-        """Return the caller that the proxy is itself; None where it has no credentials."""
-        ...
-
-    async def answer_token_request(self, exchange: Exchange) -> None:
-        """Answer a request for a token."""
-        ...
-
-    def rewritten_challenges(self, exchange: Exchange, headers: HeaderPairs) -> HeaderPairs:
-        """Return an answer's headers with its challenges turned to the proxy."""
-        ...
-
-
 class ClientAuthenticator:
-    """Each caller acts with their own credentials.
+    """Identifies callers by their own credentials, which the registry checks.
 
     Args:
         registry: any repository of the registry behind the proxy.
-        agents: who acts for callers.
-        broker: gives tokens.
-        key: what callers' keys are made with; new for each process, so that they tell nothing.
+        agents: the agents that act for callers.
+        broker: issues tokens.
+        key: the HMAC key of callers' keys; random for each process, so that a logged key reveals nothing.
     """
 
     def __init__(
@@ -67,7 +41,7 @@ class ClientAuthenticator:
         self._key = key or secrets.token_bytes(32)
 
     async def authenticate(self, exchange: Exchange) -> Caller:
-        """See `Authenticator.admit`; everybody is let in, the registry judges."""
+        """Return the caller of a request; nobody is refused here, since the registry checks every request."""
         header = exchange.header(b"authorization")
         if header is None:
             return self._caller(None, None)
@@ -77,30 +51,32 @@ class ClientAuthenticator:
             return self._opaque(header) if credential is None else self._caller(credential, header)
         if scheme.lower() != "bearer":
             return self._opaque(header)
-        if not self._broker.is_ours(value.strip()):
+        if not self._broker.issued(value.strip()):
             return self._opaque(header)
         grant = self._broker.find(value.strip())
         if grant is None:
-            return self._caller(None, None, acts=False)  # the registry's own challenge then asks for a new one
+            return self._caller(
+                None, None, has_agent=False
+            )  # the registry's challenge then makes the client ask anew
         return self._caller(grant.credential, f"Bearer {grant.token}", scopes_of=grant.scopes)
 
     def own_caller(self) -> None:
-        """See `Authenticator.own`: there is none."""
+        """Return None: the proxy has no credentials of its own."""
 
     async def answer_token_request(self, exchange: Exchange) -> None:
-        """See `Authenticator.token_page`."""
+        """Answer a request for a token with one that the broker issues."""
         await self._broker.answer(exchange)
 
     def rewritten_challenges(self, exchange: Exchange, headers: HeaderPairs) -> HeaderPairs:
-        """See `Authenticator.challenges`: a realm becomes the proxy's own."""
+        """Return an answer's headers with a Bearer challenge that names the proxy's realm, not the registry's."""
         offered = [value.decode("latin-1") for name, value in headers if name == b"www-authenticate"]
         challenge = choose(offered)
         if not isinstance(challenge, Bearer):
             return headers
-        self._broker.learn(challenge)
+        self._broker.set_realm(challenge)
         challenge = replace(challenge, scopes=challenge.scopes or exchange.scopes)
-        turned = self._broker.challenge(exchange, challenge).encode("latin-1")
-        return [pair for pair in headers if pair[0] != b"www-authenticate"] + [(b"www-authenticate", turned)]
+        rewritten = self._broker.challenge(exchange, challenge).encode("latin-1")
+        return [pair for pair in headers if pair[0] != b"www-authenticate"] + [(b"www-authenticate", rewritten)]
 
     def _caller(
         self,
@@ -108,17 +84,17 @@ class ClientAuthenticator:
         authorization: str | None,
         *,
         scopes_of: tuple[Scope, ...] | None = None,
-        acts: bool = True,
+        has_agent: bool = True,
     ) -> Caller:
         key = self._key_of(credential)
 
         def source() -> CredentialSource:
             return NoCredentials() if credential is None else GivenCredentials(self._registry, credential)
 
-        return Caller(key, authorization, self._agents.of(key, source) if acts else None, scopes_of)
+        return Caller(key, authorization, self._agents.get(key, source) if has_agent else None, scopes_of)
 
     def _opaque(self, header: str) -> Caller:
-        """Return a caller whose credentials the proxy can't use for more than this request."""
+        """Return a caller whose credentials the proxy can only forward."""
         return Caller(self._hashed(f"opaque {header}"), header)
 
     def _key_of(self, credential: Credential | None) -> str:

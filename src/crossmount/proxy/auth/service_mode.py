@@ -1,4 +1,4 @@
-"""`--auth service`: the proxy's own credentials, for callers that the proxy itself has let in."""
+"""`--auth service`: the proxy checks its callers itself, and acts with credentials of its own."""
 
 import asyncio
 import hashlib
@@ -13,8 +13,7 @@ import bcrypt
 
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Repository
-from crossmount.proxy.auth.basic import CHALLENGE, read_basic
-from crossmount.proxy.auth.callers import Agent, Caller
+from crossmount.proxy.auth.callers import BASIC_CHALLENGE, Agent, Caller, read_basic
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
@@ -30,7 +29,7 @@ _CHECKS_MAX = 2
 
 @dataclass(frozen=True, slots=True)
 class AllowedCallers:
-    """Who is let in.
+    """The callers that may use the proxy.
 
     Attributes:
         passwords: bcrypt hashes by user name.
@@ -42,31 +41,35 @@ class AllowedCallers:
 
     @property
     def anybody(self) -> bool:
-        """Whether nobody is kept out."""
+        """Whether every caller may use the proxy."""
         return not self.passwords and not self.tokens
 
     @classmethod
     def read(cls, htpasswd: Path | None, tokens: Path | None) -> "AllowedCallers":
-        """Read the files: `name:bcrypt hash` a line, and `name:token` a line; `#` begins a comment.
+        """Read the files of callers.
+
+        Args:
+            htpasswd: a file with `name:bcrypt hash` on each line; `#` begins a comment.
+            tokens: a file with `name:token` on each line.
 
         Raises:
-            InvalidInputError: a file can't be read, has no entry, or has a line that is none.
+            InvalidInputError: a file cannot be read, has no entry, or has an invalid line.
         """
-        passwords, held = _read(htpasswd), _read(tokens)
+        passwords, bearers = _read(htpasswd), _read(tokens)
         for number, value in passwords.values():
             if not _BCRYPT.fullmatch(value):
                 raise InvalidInputError(f"{htpasswd}:{number}: passwords must be hashed by bcrypt: htpasswd -B")
-        for number, value in held.values():
+        for number, value in bearers.values():
             if len(value) < _TOKEN_LEAST:
                 raise InvalidInputError(f"{tokens}:{number}: a token needs {_TOKEN_LEAST} characters at least")
         return cls(
             {name: value.encode() for name, (_, value) in passwords.items()},
-            {hashlib.sha256(value.encode()).digest(): name for name, (_, value) in held.items()},
+            {hashlib.sha256(value.encode()).digest(): name for name, (_, value) in bearers.items()},
         )
 
 
 def _read(path: Path | None) -> dict[str, tuple[int, str]]:
-    """Return what stands behind each name, and in which line."""
+    """Return the line number and the value of each name."""
     if path is None:
         return {}
     try:
@@ -89,61 +92,65 @@ def _read(path: Path | None) -> dict[str, tuple[int, str]]:
 
 
 class ServiceAuthenticator:
-    """Everybody who is let in acts with the proxy's credentials.
+    """Lets permitted callers act with the proxy's credentials.
 
     Args:
-        agent: acts with them.
-        callers: who is let in.
+        agent: acts with these credentials.
+        callers: the permitted callers.
     """
 
     def __init__(self, agent: Agent, callers: AllowedCallers) -> None:
         self._agent = agent
         self._callers = callers
-        self._greeted = False
+        self._pinged = False
         self._key = secrets.token_bytes(32)
         self._verified: set[bytes] = set()
         self._checking = asyncio.Semaphore(_CHECKS_MAX)
 
     async def authenticate(self, exchange: Exchange) -> Caller:
-        """See `Door.admit`."""
+        """Return the caller of a request, identified by a password or a token of the proxy's own files.
+
+        Raises:
+            RequestRefusedError: the caller is not one of them (401).
+        """
         name = "" if self._callers.anybody else await self._name(exchange)
         if name is None:
             raise RequestRefusedError(
-                401, "UNAUTHORIZED", "this proxy wants to know who asks", headers=[CHALLENGE]
+                401, "UNAUTHORIZED", "this proxy wants to know who asks", headers=[BASIC_CHALLENGE]
             )
         return Caller(f"service {name}", agent=self._agent, name=name or "anybody", authorize=self._authorize)
 
     def own_caller(self) -> Caller:
-        """See `Door.own`."""
+        """Return the proxy as a caller, with its own credentials."""
         return Caller("service", agent=self._agent, authorize=self._authorize)
 
     async def answer_token_request(self, exchange: Exchange) -> None:
-        """See `Door.token_page`: here are none to be had."""
+        """Refuse: the proxy issues no tokens in this mode."""
         del exchange
         raise RequestRefusedError(404, "UNSUPPORTED", "this proxy gives no tokens")
 
     def rewritten_challenges(self, exchange: Exchange, headers: HeaderPairs) -> HeaderPairs:
-        """See `Door.challenges`: the registry's are for the proxy, and not the caller's to answer."""
+        """Return an answer's headers without challenges: they are for the proxy, and no caller can answer them."""
         del exchange
         return [pair for pair in headers if pair[0] != b"www-authenticate"]
 
     async def _name(self, exchange: Exchange) -> str | None:
         scheme, _, value = (exchange.header(b"authorization") or "").partition(" ")
         if scheme.lower() == "bearer":
-            return self._holder(value.strip())
+            return self._owner_of(value.strip())
         credential = read_basic(value.strip()) if scheme.lower() == "basic" else None
         if credential is None:
             return None
-        if await self._knows(credential.username, credential.secret):
+        if await self._check_password(credential.username, credential.secret):
             return credential.username
-        return self._holder(credential.secret)  # for clients that can send a password and nothing else
+        return self._owner_of(credential.secret)  # some clients can send a token only as a password
 
-    def _holder(self, token: str) -> str | None:
-        """Find a token by its hash: how long that takes tells nothing of the token."""
+    def _owner_of(self, token: str) -> str | None:
+        """Return the name of a token's owner. It is found by its hash, so the time it takes reveals nothing."""
         return self._callers.tokens.get(hashlib.sha256(token.encode()).digest())
 
-    async def _knows(self, user: str, password: str) -> bool:
-        """Check a password; bcrypt is slow on purpose, so what was right once is remembered, by a keyed hash."""
+    async def _check_password(self, user: str, password: str) -> bool:
+        """Check a password. bcrypt is slow by design, so a correct password is cached, as a keyed hash."""
         hashed, secret = self._callers.passwords.get(user), password.encode()
         if hashed is None or len(secret) > _PASSWORD_MAX or b"\0" in secret:
             return False
@@ -151,7 +158,7 @@ class ServiceAuthenticator:
         if mark in self._verified:
             return True
         try:
-            async with self._checking:  # the threads are for the bytes of uploads too
+            async with self._checking:  # uploads need the threads too
                 right = await asyncio.to_thread(bcrypt.checkpw, secret, hashed)
         except ValueError:
             return False
@@ -164,9 +171,9 @@ class ServiceAuthenticator:
     async def _authorize(
         self, repository: Repository | None, method: str, rejected: RejectedAuth | None
     ) -> str | None:
-        if not self._greeted:
+        if not self._pinged:
             await self._agent.client.ping()
-            self._greeted = True
+            self._pinged = True
         client, wanted = self._agent.client, _wanted(repository, method)
         if rejected is None:
             return await client.authorization(repository, wanted)

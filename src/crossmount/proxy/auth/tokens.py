@@ -1,8 +1,8 @@
-"""Tokens for callers: the real ones stay here, bound to whose they are; the caller gets a name for each.
+"""Bearer tokens in client mode: the registry's tokens stay in the proxy; a caller gets a random name for each.
 
-A client asks for a token with the scopes that it knows to need. The proxy asks the real realm for just that with
-the client's own words, keeps the answer, and learns whose credentials it may use to ask for more: the sources
-of a mount.
+A client requests a token with the scopes that it knows. The proxy forwards the request to the registry's realm,
+and stores the token together with the credentials that the client sent. With these credentials it can later
+request tokens for more scopes: the sources of a mount.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from urllib.parse import parse_qs
 import httpx
 
 from crossmount.errors import InvalidAnswerError
-from crossmount.proxy.auth.basic import CHALLENGE, ORIGIN, read_basic
+from crossmount.proxy.auth.callers import BASIC_CHALLENGE, ORIGIN, read_basic
 from crossmount.proxy.http.errors import RequestRefusedError, unavailable
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.registry.auth.challenge import Bearer
@@ -33,8 +33,8 @@ from crossmount.registry.http.httpx_internals import unlogged
 from crossmount.registry.http.location import parse_url, with_query
 from crossmount.registry.http.transport import Answer, Body
 
-PAGE = "/_crossmount/token"
-GRANTS_MAX = 50_000
+_REALM_PATH = "/_crossmount/token"
+TOKENS_MAX = 50_000
 _PREFIX = "cmp_"
 _FORM_MAX = 64 * 1024
 _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -42,12 +42,13 @@ _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A real token, and whose it is.
+    """A token that the registry's realm issued.
 
     Attributes:
-        credential: what it was asked for with; None for an anonymous one.
-        scopes: what it allows.
-        until: when it ends, in the clock's seconds.
+        token: the token.
+        credential: the credential that it was requested with; None for an anonymous token.
+        scopes: the scopes that it covers.
+        until: when it expires, in the clock's seconds.
     """
 
     token: str = field(repr=False)
@@ -57,16 +58,16 @@ class IssuedToken:
 
 
 class TokenBroker:
-    """Asks the registry's realm in the callers' names, and keeps what it gives.
+    """Requests tokens from the registry's realm with callers' credentials, and stores them.
 
     Args:
-        registry: the registry's URL, which a realm is judged against.
-        client: sends the requests; holds no credentials.
-        discover: greets the registry to find out how it wants to be authorised.
-        trusted: realms' hosts that the user trusts by name.
-        public_url: what callers call the proxy, where that differs from the Host that they send.
+        registry: the registry's URL. A realm must fit it before credentials are sent there.
+        client: sends the requests; has no credentials of its own.
+        discover: asks the registry for its Bearer challenge.
+        trusted: hosts of realms that the user trusts by name.
+        public_url: the proxy's URL for callers, where it differs from the Host that they send.
         deadline: seconds that a request for a token may take.
-        limit: how many tokens are kept.
+        limit: the most tokens that are stored.
         clock: seconds, from any start.
     """
 
@@ -79,7 +80,7 @@ class TokenBroker:
         trusted: Collection[str] = (),
         public_url: str | None = None,
         deadline: float = 120.0,
-        limit: int = GRANTS_MAX,
+        limit: int = TOKENS_MAX,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
@@ -90,74 +91,79 @@ class TokenBroker:
         self._deadline = deadline
         self._limit = limit
         self._clock = clock
-        self._grants: OrderedDict[str, IssuedToken] = OrderedDict()
+        self._tokens: OrderedDict[str, IssuedToken] = OrderedDict()
         self._realm: Bearer | None = None
 
-    def is_ours(self, token: str) -> bool:
-        """Tell whether a token has the shape of those given here."""
+    def issued(self, token: str) -> bool:
+        """Return whether a token has the form of the names that this broker issues."""
         return token.startswith(_PREFIX)
 
     def find(self, token: str) -> IssuedToken | None:
-        """Return what a token stands for, while it lives."""
-        grant = self._grants.get(token)
-        if grant is None or grant.until <= self._clock():
-            self._grants.pop(token, None)
+        """Return the registry's token behind a name; None if it is unknown or has expired."""
+        found = self._tokens.get(token)
+        if found is None or found.until <= self._clock():
+            self._tokens.pop(token, None)
             return None
-        return grant
+        return found
 
-    def learn(self, challenge: Bearer) -> None:
-        """Take note of the real realm."""
+    def set_realm(self, challenge: Bearer) -> None:
+        """Store the challenge that names the registry's realm."""
         self._realm = challenge
 
     def challenge(self, exchange: Exchange, real: Bearer) -> str:
-        """Return the challenge that the caller is given instead of the real one."""
-        parts = {"realm": self._own_url(exchange) + PAGE, "service": real.service}
+        """Return the challenge for callers: the registry's, with the proxy as its realm."""
+        parts = {"realm": self._own_url(exchange) + _REALM_PATH, "service": real.service}
         parts |= {"scope": " ".join(map(str, real.scopes)), "error": real.error}
         return "Bearer " + ",".join(f'{name}="{_quoted(value)}"' for name, value in parts.items() if value)
 
     async def answer(self, exchange: Exchange) -> None:
-        """Answer a request for a token: GET (Token Authentication) or POST (OAuth2)."""
+        """Answer a request for a token: GET (Docker's token authentication) or POST (OAuth2).
+
+        Raises:
+            RequestRefusedError: the request is invalid (400, 405), the registry has no tokens (404), or its realm
+                does not answer in time (504).
+        """
         if exchange.method not in {"GET", "POST"}:
             raise RequestRefusedError(405, "UNSUPPORTED", "ask for a token with GET or POST")
         form = await exchange.read(_FORM_MAX)
-        credential, asked = _who_and_what(exchange, form)
+        credential, scopes = _credential_and_scopes(exchange, form)
         try:
             async with asyncio.timeout(self._deadline):
-                answer = await self._ask(exchange, form)
+                answer = await self._request(exchange, form)
         except TimeoutError:
             raise unavailable("the registry's token service does not answer in time", status=504) from None
         if answer.status != 200:
             kinds = [value for name, value in answer.headers.raw if name.lower() == b"content-type"]
             status = answer.status if 400 <= answer.status < 600 else 502
-            challenge = [CHALLENGE] if status == 401 else []
+            challenge = [BASIC_CHALLENGE] if status == 401 else []
             await exchange.answer(
                 status, [(b"content-type", (*kinds, b"application/json")[0]), *challenge], answer.body
             )
             return
-        await self._give(exchange, answer, credential, asked)
+        await self._issue(exchange, answer, credential, scopes)
 
-    async def _give(
+    async def _issue(
         self, exchange: Exchange, answer: Answer, credential: Credential | None, asked: tuple[Scope, ...]
     ) -> None:
         value, lifetime = read_token(answer)
-        grant = IssuedToken(value, credential, _granted(value, asked), self._clock() + lifetime)
+        issued = IssuedToken(value, credential, _granted(value, asked), self._clock() + lifetime)
         name = _PREFIX + secrets.token_urlsafe(32)
-        self._grants[name] = grant
-        while len(self._grants) > self._limit:
-            self._grants.popitem(last=False)
+        self._tokens[name] = issued
+        while len(self._tokens) > self._limit:
+            self._tokens.popitem(last=False)
         document: dict[str, Any] = json.loads(answer.body)
         document |= {"token": name, "access_token": name, "expires_in": max(1, int(lifetime))}
-        document.pop("issued_at", None)  # the realm's clock; `expires_in` counts from now
+        document.pop("issued_at", None)  # it follows the realm's clock; `expires_in` counts from now
         headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
         await exchange.answer(200, headers, json.dumps(document).encode())
 
-    async def _ask(self, exchange: Exchange, form: bytes) -> Answer:
+    async def _request(self, exchange: Exchange, form: bytes) -> Answer:
         real = self._realm or await self._discover()
         if real is None:
             raise RequestRefusedError(404, "UNSUPPORTED", "this registry gives no tokens")
         self._realm = real
         authorization = exchange.header(b"authorization")
-        url = self._judged(real, anonymous=authorization is None and exchange.method == "GET")
+        url = self._checked_realm(real, anonymous=authorization is None and exchange.method == "GET")
         if exchange.query:
             url = with_query(url, exchange.query.decode("ascii"))
         headers = {"Accept": "application/json", "User-Agent": exchange.header(b"user-agent") or "crossmount"}
@@ -169,7 +175,7 @@ class TokenBroker:
         with http.translated(exchange.method, url), unlogged():
             return await http.exchange(self._client, exchange.method, url, headers=headers, body=body)
 
-    def _judged(self, real: Bearer, *, anonymous: bool) -> httpx.URL:
+    def _checked_realm(self, real: Bearer, *, anonymous: bool) -> httpx.URL:
         url = parse_url(real.realm)
         if url is None:
             raise InvalidAnswerError(f"{self._registry.host}: its realm is no URL")
@@ -190,8 +196,8 @@ class TokenBroker:
         return f"{exchange.scheme}://{host}"
 
 
-def _who_and_what(exchange: Exchange, form: bytes) -> tuple[Credential | None, tuple[Scope, ...]]:
-    """Return the credential that a request for a token carries, and the scopes that it asks for."""
+def _credential_and_scopes(exchange: Exchange, form: bytes) -> tuple[Credential | None, tuple[Scope, ...]]:
+    """Return the credential in a request for a token, and the requested scopes."""
     text = form if exchange.method == "POST" else exchange.query
     given = parse_qs(text.decode("latin-1"))
     asked = merge(*(parse_scopes(scope) for scope in given.get("scope", [])))
@@ -210,7 +216,10 @@ def _from_form(form: dict[str, str]) -> Credential | None:
 
 
 def _granted(token: str, asked: tuple[Scope, ...]) -> tuple[Scope, ...]:
-    """Return what a token allows, by its own words if it is a JWT; it came from the realm itself."""
+    """Return the scopes of a token: those in its claims if it is a JWT, else the requested ones.
+
+    The token comes from the realm itself, so its signature is not checked.
+    """
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

@@ -76,7 +76,7 @@ class Exchange:
 
         Raises:
             ClientGoneError: the client hung up.
-            RefusedError: the client was silent past its deadline.
+            RequestRefusedError: the client was silent past its deadline.
         """
         while not self._body_ended:
             try:

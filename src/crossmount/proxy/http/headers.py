@@ -1,7 +1,7 @@
-"""Which headers travel, and how those that point somewhere are rewritten to point here. Pure.
+"""The headers that the proxy forwards in each direction, and how it rewrites Location and Link. Pure.
 
-RFC 9110 (7.6.1) names what belongs to one connection only. Forwarding headers of the client's own are dropped: a
-registry builds its Locations from them, and the proxy follows those.
+Headers of one connection are not forwarded (RFC 9110, 7.6.1). Neither are the client's forwarding headers: a
+registry builds its Locations from them, and the proxy follows these.
 """
 
 import re
@@ -47,7 +47,7 @@ _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
 def check_framing(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Refuse what two readers could cut into requests differently (RFC 9112, 6.3 and 11.2).
+    """Refuse headers that let two servers split a connection into requests differently (RFC 9112, 6.3 and 11).
 
     Raises:
         RequestRefusedError: two lengths, a length that is not a number, a length with an encoding, or an unknown
@@ -70,9 +70,9 @@ def _unframed(message: str) -> RequestRefusedError:
 
 
 def request_headers(headers: Iterable[tuple[bytes, bytes]]) -> HeaderPairs:
-    """Return what of a request's headers upstream is sent, but for Authorization and Content-Length.
+    """Return the headers of a request for the registry, without Authorization and Content-Length.
 
-    A name with an underscore is left out: some servers take it for the same name with a hyphen.
+    A name with an underscore is left out: some servers treat it as the same name with a hyphen.
     """
     pairs = list(headers)
     dropped = _NOT_SENT_ON | _named_in_connection(pairs)
@@ -84,9 +84,9 @@ def request_headers(headers: Iterable[tuple[bytes, bytes]]) -> HeaderPairs:
 
 
 def blob_request_headers(headers: Iterable[tuple[bytes, bytes]]) -> HeaderPairs:
-    """Return the same for a request whose body is a blob, or nothing.
+    """Return the headers for the registry of a request whose body is a blob, or empty.
 
-    Its type is the blob's, whatever the client says: distribution reads parameters out of a body that is a form.
+    The client's Content-Type is replaced: distribution reads parameters from a body that is declared as a form.
     """
     return [
         *(pair for pair in request_headers(headers) if pair[0] != b"content-type"),
@@ -95,22 +95,22 @@ def blob_request_headers(headers: Iterable[tuple[bytes, bytes]]) -> HeaderPairs:
 
 
 def answer_headers(headers: httpx.Headers, *, upstream: Origin, asked: httpx.URL) -> HeaderPairs:
-    """Return what of an answer's headers the client is sent, with Location and Link rewritten.
+    """Return the headers of an answer for the client, with Location and Link rewritten.
 
     Args:
-        headers: the answer's.
-        upstream: what the proxy stands for.
-        asked: the URL that was answered.
+        headers: the answer's headers.
+        upstream: the origin of the registry behind the proxy.
+        asked: the URL of the request.
     """
     pairs = [(name.lower(), value) for name, value in headers.raw]
     dropped = _NOT_SENT_BACK | _named_in_connection(pairs)
     if any(name == b"transfer-encoding" for name, _ in pairs):
-        dropped |= {b"content-length"}  # which the encoding overrides (RFC 9112, 6.3)
-    return [(name, _turned(name, value, upstream, asked)) for name, value in pairs if name not in dropped]
+        dropped |= {b"content-length"}  # the encoding overrides it (RFC 9112, 6.3)
+    return [(name, _rewritten(name, value, upstream, asked)) for name, value in pairs if name not in dropped]
 
 
 def is_well_formed(name: bytes, value: bytes) -> bool:
-    """Tell whether this can be sent as a header (RFC 9110, 5.5 and 5.6.2); parsers of answers let more through."""
+    """Return whether this may be sent as a header (RFC 9110, 5.5 and 5.6.2); httpx accepts more in answers."""
     return _NAME.fullmatch(name) is not None and _CONTROL.search(value) is None
 
 
@@ -124,7 +124,7 @@ def _named_in_connection(pairs: HeaderPairs) -> set[bytes]:
     }
 
 
-def _turned(name: bytes, value: bytes, upstream: Origin, asked: httpx.URL) -> bytes:
+def _rewritten(name: bytes, value: bytes, upstream: Origin, asked: httpx.URL) -> bytes:
     if name == b"location":
         return rewritten_location(value.decode("latin-1"), upstream=upstream, asked=asked).encode("latin-1")
     if name == b"link":
@@ -136,10 +136,10 @@ def _turned(name: bytes, value: bytes, upstream: Origin, asked: httpx.URL) -> by
 
 
 def rewritten_location(location: str, *, upstream: Origin, asked: httpx.URL) -> str:
-    """Return a Location as the client is to see it.
+    """Return a Location for the client.
 
-    What lies on the registry itself becomes a path, which the client resolves against the proxy. A place elsewhere
-    (storage that a pull is sent to, signed for whoever holds the URL) stays as it is.
+    A URL on the registry becomes a path, which the client resolves against the proxy. A URL elsewhere, such as the
+    signed URL of a storage service, stays as it is.
     """
     try:
         url = asked.join(location)
@@ -147,13 +147,13 @@ def rewritten_location(location: str, *, upstream: Origin, asked: httpx.URL) -> 
     except (httpx.InvalidURL, ValueError):
         return location
     same = here == upstream or (
-        # a registry behind a TLS terminator may call itself http
+        # a registry behind a TLS terminator may give http URLs
         (here.host, {here.scheme, upstream.scheme}) == (upstream.host, {"http", "https"})
     )
     if not same or url.userinfo:
         return location
     path = url.raw_path.decode("ascii")
     if path.startswith("//"):
-        return location  # as a path of its own it would name another host
+        return location  # as a path it would name another host
     _, mark, fragment = location.partition("#")
     return path + mark + fragment

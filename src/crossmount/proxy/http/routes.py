@@ -28,9 +28,9 @@ _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class OwnEndpoint:
-    """A page of the proxy itself."""
+    """`/_crossmount/<name>`: an endpoint of the proxy itself."""
 
-    page: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +154,11 @@ _KINDS: dict[type, str] = {
 }
 
 
-def route(raw_path: bytes, query: bytes) -> Route:
+def parse_route(raw_path: bytes, query: bytes) -> Route:
     """Tell what a path and a query mean.
 
     Raises:
-        RefusedError: they mean nothing here, or could mean two things.
+        RequestRefusedError: they mean nothing here, or could mean two things.
     """
     path = _checked_path(raw_path, query)
     if path.startswith(OWN):

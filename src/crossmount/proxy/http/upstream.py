@@ -1,4 +1,15 @@
-"""The one registry behind the proxy: requests streamed to it, answers streamed back, nothing decoded."""
+"""The registry behind the proxy: clients' requests are streamed to it, and its answers streamed back, unchanged.
+
+There are two ways to the registry, on one pool of connections. `RegistryClient` sends the proxy's own requests: it
+authenticates, retries and follows redirects. `Upstream` sends the clients' requests, and must do none of this:
+
+- the path, the query and repeated headers go out as they came, and bodies are streamed, not stored or decoded;
+- a redirect, an error and, in client mode, a 401 with its challenge are answers for the client, which has the
+  credentials and the bytes to send the request again.
+
+Rights are decided in one place all the same: in service mode `Upstream` gets its Authorization, the first one and
+the one after a 401, from the registry client (`RegistryClient.authorization` and `reauthorization`).
+"""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,11 +31,11 @@ _STATUSES = range(200, 600)
 
 @dataclass(frozen=True, slots=True)
 class UpstreamTarget:
-    """Where a request goes.
+    """The URL of a request.
 
     Attributes:
         url: the URL.
-        raw: path and query as they are sent, byte for byte; None takes them from `url`.
+        raw: path and query, byte for byte as they are sent; None takes them from `url`.
     """
 
     url: httpx.URL
@@ -33,11 +44,11 @@ class UpstreamTarget:
 
 @dataclass(frozen=True, slots=True)
 class RequestBody:
-    """A request's body.
+    """The body of a request.
 
     Attributes:
-        content: the bytes themselves, which can be sent again; or as they come, once.
-        size: bytes, or None to send it in chunks.
+        content: the bytes, which can be sent again; or a stream, which can be sent once.
+        size: how many bytes; None sends the body in chunks.
     """
 
     content: AsyncIterator[bytes] | bytes
@@ -46,11 +57,11 @@ class RequestBody:
 
 @dataclass(frozen=True, slots=True)
 class RejectedAuth:
-    """What did not authorise a request.
+    """An Authorization that the registry rejected with 401.
 
     Attributes:
-        authorization: what was sent.
-        challenges: what the registry asked for instead.
+        authorization: the Authorization that was sent; None if there was none.
+        challenges: the WWW-Authenticate headers of the 401.
     """
 
     authorization: str | None = field(repr=False)
@@ -58,18 +69,18 @@ class RejectedAuth:
 
 
 Authorize = Callable[[RejectedAuth | None], Awaitable[str | None]]
-"""Gives what a request is sent with; after that was rejected something better, or None if there is nothing."""
+"""Returns the Authorization of a request; after a 401 a better one, or None if there is none."""
 
 
 class Upstream:
     """The registry behind the proxy.
 
     Args:
-        base: its scheme, host and port.
-        client: holds no credentials; whoever made it closes it.
-        challenges: turns an answer's challenges to the proxy.
-        seconds: told how long the registry took to begin its answer to a request without a body.
-        lends: requests go out with credentials of the proxy's own: that they are refused is no caller's fault.
+        base: the registry's scheme, host and port.
+        client: sends the requests; has no credentials. The caller closes it.
+        rewrite_challenges: rewrites the challenges in an answer's headers for clients of the proxy.
+        observe_seconds: called with the seconds until the registry began its answer to a request without a body.
+        own_credentials: requests carry the proxy's own credentials, so a 401 is not the client's to answer.
         clock: seconds, from any start.
     """
 
@@ -78,21 +89,21 @@ class Upstream:
         base: httpx.URL,
         client: httpx.AsyncClient,
         *,
-        challenges: Callable[[Exchange, HeaderPairs], HeaderPairs],
-        seconds: Callable[[float], None] = lambda _: None,
-        lends: bool = False,
+        rewrite_challenges: Callable[[Exchange, HeaderPairs], HeaderPairs],
+        observe_seconds: Callable[[float], None] = lambda _: None,
+        own_credentials: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.base = base
-        self._lends = lends
-        self._seconds = seconds
+        self._own_credentials = own_credentials
+        self._observe_seconds = observe_seconds
         self._clock = clock
-        self._challenges = challenges
+        self._rewrite_challenges = rewrite_challenges
         self.origin = Origin.of(base)
         self._client = client
 
     def target(self, raw_path: bytes, query: bytes) -> UpstreamTarget:
-        """Return the registry's URL for a path and a query that were checked."""
+        """Return the registry's URL for a path and a query, which must have been checked."""
         raw = raw_path + b"?" + query if query else raw_path
         return UpstreamTarget(self.base.copy_with(raw_path=raw), raw)
 
@@ -106,33 +117,42 @@ class Upstream:
         authorize: Authorize | None = None,
         body: RequestBody | None = None,
     ) -> AsyncIterator[httpx.Response]:
-        """Send a request and give the answer, its body still to be read.
+        """Send a request and yield the answer, with its body unread.
 
-        Authorization is sent to the registry's own origin alone. After a 401 a request whose body is still at hand
-        is sent once more, if there is something better to send it with.
+        The Authorization is sent to the registry's own origin alone. After a 401 a request without a body, or with
+        its body in memory, is sent once more if there is a better Authorization.
+
+        Args:
+            method: the method.
+            target: the URL.
+            headers: the headers, without Authorization and Content-Length.
+            authorize: returns the Authorization; None sends the request without.
+            body: the body, if there is one.
 
         Raises:
             RegistryUnreachableError: no answer, or one that ends early.
-            InvalidAnswerError: an answer that is not HTTP, or has a status that HTTP has not.
-            CredentialsError: the registry does not accept the proxy's own credentials.
+            InvalidAnswerError: an answer that is not HTTP, or with a status that HTTP does not have.
+            CredentialsError: the registry rejects the proxy's own credentials.
         """
-        ours = authorize if Origin.of(target.url) == self.origin else None
+        authorize = authorize if Origin.of(target.url) == self.origin else None
         with translated(method, target.url), unlogged():
-            used = None if ours is None else await ours(None)
+            used = None if authorize is None else await authorize(None)
             response = await self._send(method, target, headers, used, body)
             try:
-                if response.status_code == 401 and ours is not None:
-                    better = await ours(RejectedAuth(used, tuple(response.headers.get_list("www-authenticate"))))
+                if response.status_code == 401 and authorize is not None:
+                    better = await authorize(
+                        RejectedAuth(used, tuple(response.headers.get_list("www-authenticate")))
+                    )
                     if better is not None and (body is None or body.size == 0 or isinstance(body.content, bytes)):
                         await response.aclose()
                         response = await self._send(method, target, headers, better, body)
-                if response.status_code == 401 and self._lends:
+                if response.status_code == 401 and self._own_credentials:
                     raise CredentialsError(f"{self.base.host} does not accept this proxy's own credentials")
                 if response.status_code not in _STATUSES:
                     where = f"{method} {shown(target.url)}"
                     raise InvalidAnswerError(f"{where}: no answer has the status {response.status_code}")
                 if method == "HEAD" or response.status_code in _BODILESS:
-                    await response.aread()  # read to its end, or the connection is not used again
+                    await response.aread()  # a connection is reused only after the end of its answer
                 yield response
             finally:
                 await response.aclose()
@@ -158,15 +178,18 @@ class Upstream:
         begun = self._clock()
         response = await self._client.send(request, stream=True, follow_redirects=False)
         if content is None:
-            self._seconds(self._clock() - begun)
+            self._observe_seconds(self._clock() - begun)
         return response
 
     async def forward_answer(
         self, exchange: Exchange, response: httpx.Response, *, headers: HeaderPairs | None = None
     ) -> None:
-        """Send the client an answer as it comes, byte for byte.
+        """Stream an answer to the client, byte for byte.
 
-        With `headers`, those are sent instead of the answer's own, which are turned to the proxy.
+        Args:
+            exchange: the client's request.
+            response: the registry's answer.
+            headers: the headers to send; None sends the answer's own, rewritten.
         """
         if headers is None:
             headers = self.answer_headers(exchange, response)
@@ -180,19 +203,19 @@ class Upstream:
             await exchange.write(b"", more=False)
 
     def answer_headers(self, exchange: Exchange, response: httpx.Response) -> HeaderPairs:
-        """Return an answer's headers as the client is sent them."""
+        """Return the headers of an answer, rewritten for the client."""
         headers = answer_headers(response.headers, upstream=self.origin, asked=response.request.url)
         if response.status_code in _BODILESS:
             headers = [pair for pair in headers if pair[0] != b"content-length"]
         if Origin.of(response.request.url) != self.origin:
             return [
                 pair for pair in headers if pair[0] != b"www-authenticate"
-            ]  # callers' credentials are not for it
-        return self._challenges(exchange, headers)
+            ]  # another host must not ask for the callers' credentials
+        return self._rewrite_challenges(exchange, headers)
 
 
 async def read_bounded(response: httpx.Response, limit: int = ERROR_BYTES_MAX) -> bytes:
-    """Return a small answer's body as it came; one that is longer says nothing that matters, and is left out."""
+    """Return the body of an answer, undecoded; empty if it is longer than `limit` bytes."""
     content = bytearray()
     async for data in response.aiter_raw():
         content += data
@@ -202,7 +225,7 @@ async def read_bounded(response: httpx.Response, limit: int = ERROR_BYTES_MAX) -
 
 
 class SharedTransport(httpx.AsyncBaseTransport):
-    """Lets many clients, one a caller, share the connections of one; closing them leaves it open."""
+    """A transport on another client's connections: many clients share one pool, which none of them closes."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client

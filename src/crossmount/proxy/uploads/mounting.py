@@ -13,8 +13,8 @@ from crossmount.mount import MountResult, MountStatus
 from crossmount.mount.mounter import confirmed_sightings
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
-from crossmount.proxy.metrics import Metrics
 from crossmount.proxy.recorder import ProxyRecorder
+from crossmount.proxy.telemetry import Metrics
 
 INDEX_CALLS_MAX = 16
 """How many ask the index at once: a crowd waits here, where no deadline runs, and opens few connections."""

@@ -1,6 +1,6 @@
-"""Uploads that go straight to the registry: each request on to its own session, its answer back as it comes.
+"""Uploads without a spool: each request is relayed to the registry's session, and its answer streamed back.
 
-What need not, or may not, be uploaded is noticed where the digest is named before the bytes.
+A blob that can be mounted, or may only be mounted, is noticed where the digest comes before the bytes.
 """
 
 from collections.abc import AsyncIterator
@@ -9,31 +9,34 @@ import httpx
 
 from crossmount.oci import Digest
 from crossmount.proxy.auth.callers import Caller
-from crossmount.proxy.core import Core, outgoing
-from crossmount.proxy.http.answers import answer_brought, refuse_required
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers
 from crossmount.proxy.http.routes import SessionRoute
 from crossmount.proxy.http.upstream import RequestBody, UpstreamTarget
+from crossmount.proxy.uploads.core import Core, body_to_forward, refuse_must_mount
 from crossmount.proxy.uploads.mounting import Placed
 from crossmount.proxy.uploads.sessions import ClientSession
 from crossmount.proxy.uploads.spool import SpoolFile
 from crossmount.proxy.uploads.turns import BlobOutcome, NotTakenError
 from crossmount.registry.http.location import resolve, with_query
 
-_OWN = frozenset({b"location", b"docker-upload-uuid"})
+_SESSION_HEADERS = frozenset({b"location", b"docker-upload-uuid"})
 
 
 async def relay(
     core: Core, exchange: Exchange, route: SessionRoute, caller: Caller, session: ClientSession
 ) -> None:
-    """Send a request on, unless it names a blob that need not, or may not, be uploaded."""
+    """Relay a request, unless it names a blob that can be mounted, or may only be mounted.
+
+    Raises:
+        RequestRefusedError: the blob is flagged must-mount, and no mount succeeded.
+    """
     digest = route.digest if exchange.method == "PUT" else None
     if digest is None:
-        await _pass_on(core, exchange, route, caller, session, outgoing(exchange))
-    elif session.relayed:  # its bytes are at the registry already
+        await _relay_request(core, exchange, route, caller, session, body_to_forward(exchange))
+    elif session.relayed:  # the registry already has its bytes
         if not await settle_must_mount(core, exchange, caller, session, digest):
-            await _pass_on(core, exchange, route, caller, session, outgoing(exchange))
+            await _relay_request(core, exchange, route, caller, session, body_to_forward(exchange))
     else:
         await _relay_whole(core, exchange, route, caller, session, digest)
 
@@ -41,83 +44,94 @@ async def relay(
 async def _relay_whole(
     core: Core, exchange: Exchange, route: SessionRoute, caller: Caller, session: ClientSession, digest: Digest
 ) -> None:
-    """Bring a blob that comes whole with its last request: it waits in the client while it can be mounted.
+    """Mount a blob whose bytes all come with this request, or upload it; no byte is read before the mount.
 
     Raises:
-        RefusedError: it is flagged must-mount, and was not mounted.
+        RequestRefusedError: the blob is flagged must-mount, and no mount succeeded.
     """
     placed = await core.mounting.place(caller, core.repository(session.name), digest)
     if placed.refused:
         await core.drop_session(session)
-        refuse_required(placed)
+        refuse_must_mount(placed)
     await upload_whole(core, exchange, route, caller, session, placed)
 
 
 async def upload_whole(
     core: Core, exchange: Exchange, route: SessionRoute, caller: Caller, session: ClientSession, placed: Placed
 ) -> None:
-    """Send a blob that comes whole to its session when it is its turn, if the mount that was tried was in vain.
+    """Upload a blob whose bytes all come with this request, when it is its turn, unless it is mounted.
 
-    That the registry opened the session for this caller is what entitles to a turn, for which others wait.
+    The registry has opened the session for this caller, so it may upload; only then may others wait for it.
+
+    Args:
+        core: the proxy's parts.
+        exchange: the request.
+        route: the session's route, with the digest.
+        caller: the caller.
+        session: the session.
+        placed: the attempt to mount the blob.
     """
 
     async def upload() -> None:
-        if await _pass_on(core, exchange, route, caller, session, outgoing(exchange), method="PUT") != 201:
+        if (
+            await _relay_request(core, exchange, route, caller, session, body_to_forward(exchange), method="PUT")
+            != 201
+        ):
             raise NotTakenError
 
-    brought: BlobOutcome | None = BlobOutcome(mounted=placed)
+    outcome: BlobOutcome | None = BlobOutcome(mounted=placed)
     if not placed.mounted:
-        brought = await core.turns.bring_unread(caller, placed, exchange.content_length, upload=upload)
-    if brought is not None and not exchange.status:  # else the answer was the registry's own
+        outcome = await core.turns.bring_unread(caller, placed, exchange.content_length, upload=upload)
+    if outcome is not None and not exchange.status:  # otherwise the registry's answer was relayed
         await core.drop_session(session)
-        await answer_brought(core, exchange, placed, brought)
+        await core.answer_created(exchange, placed, outcome)
 
 
 async def settle_must_mount(
     core: Core, exchange: Exchange, caller: Caller, session: ClientSession, digest: Digest
 ) -> bool:
-    """Settle the last request of an upload that may not be completed: mount what may only be mounted.
+    """Mount a blob that is flagged must-mount, at the last request of its upload.
 
     Returns:
-        Whether it is answered.
+        Whether the request is answered. If not, the blob is not flagged, and the upload goes on.
 
     Raises:
-        RefusedError: it is flagged must-mount, and was not mounted.
+        RequestRefusedError: the blob is flagged must-mount, and no mount succeeded.
     """
     if not await core.index.must_mount(digest):
         return False
     placed = await core.mounting.place(caller, core.repository(session.name), digest)
     if placed.mounted or placed.refused:
         await core.drop_session(session)
-    refuse_required(placed)
+    refuse_must_mount(placed)
     if placed.mounted:
-        await answer_brought(core, exchange, placed, BlobOutcome(mounted=placed))
+        await core.answer_created(exchange, placed, BlobOutcome(mounted=placed))
     return placed.mounted
 
 
 async def relay_spooled(
     core: Core, exchange: Exchange, route: SessionRoute, caller: Caller, session: ClientSession, spool: SpoolFile
 ) -> None:
-    """Send what was spooled, and what is still coming, straight to the registry's session."""
+    """Send the spooled bytes, and the rest of the request's body, to the registry's session."""
     session.spool = None
     session.relayed = spool.size - exchange.received
     exchange.note = "relayed"
     announced = exchange.content_length
     size = None if announced is None else spool.size + announced - exchange.received
 
-    async def all_of_it() -> AsyncIterator[bytes]:
+    async def all_bytes() -> AsyncIterator[bytes]:
         async for data in spool.read():
             yield data
         async for data in exchange.body():
             yield data
 
     try:
-        await _pass_on(core, exchange, route, caller, session, RequestBody(all_of_it(), size), whole=True)
+        await _relay_request(core, exchange, route, caller, session, RequestBody(all_bytes(), size), whole=True)
     finally:
         await spool.aclose()
 
 
-async def _pass_on(
+async def _relay_request(
     core: Core,
     exchange: Exchange,
     route: SessionRoute,
@@ -128,9 +142,20 @@ async def _pass_on(
     method: str | None = None,
     whole: bool = False,
 ) -> int:
-    """Send a request on to the registry's session, keep where that goes on, and return the answer's status.
+    """Relay a request to the registry's session, stream back the answer, and store the session's next Location.
 
-    With `whole` the body is everything from the first byte on, whatever range the client named.
+    Args:
+        core: the proxy's parts.
+        exchange: the request.
+        route: the session's route.
+        caller: the caller.
+        session: the session.
+        body: the request's body.
+        method: the method, if it is not the client's.
+        whole: the body is the whole blob, whatever range the client named.
+
+    Returns:
+        The status of the registry's answer.
     """
     method = method or exchange.method
     url = httpx.URL(session.location)
@@ -155,14 +180,18 @@ async def _pass_on(
             exchange.note = "uploaded"
         location = response.headers.get("location")
         if location and not done and response.status_code != 404:
-            session.location = str(resolve(location, request=url))  # without one the last holds (ECR)
-        returned = [pair for pair in core.upstream.answer_headers(exchange, response) if pair[0] not in _OWN]
-        await core.upstream.forward_answer(exchange, response, headers=returned + _own(route, session, done=done))
+            session.location = str(resolve(location, request=url))  # ECR sends none: the old Location stays valid
+        returned = [
+            pair for pair in core.upstream.answer_headers(exchange, response) if pair[0] not in _SESSION_HEADERS
+        ]
+        await core.upstream.forward_answer(
+            exchange, response, headers=returned + _own_headers(route, session, done=done)
+        )
         return response.status_code
 
 
-def _own(route: SessionRoute, session: ClientSession, *, done: bool) -> HeaderPairs:
-    """Return our Location: of the blob when it is there, of the session before."""
+def _own_headers(route: SessionRoute, session: ClientSession, *, done: bool) -> HeaderPairs:
+    """Return the Location for the client: the blob's after the upload, the session's before."""
     if not done:
         return [(b"location", session.path.encode()), (b"docker-upload-uuid", session.key.encode())]
     return [] if route.digest is None else [(b"location", f"/v2/{route.name}/blobs/{route.digest}".encode())]

@@ -1,19 +1,20 @@
-"""Requests on an upload session: PATCH, PUT, GET, DELETE (distribution specification, "Pushing blobs").
+"""Requests on an upload session: GET, PATCH, PUT, DELETE (distribution specification, "Pushing blobs").
 
-A spooled session is answered here, and decided when its digest is named. Any other goes straight to the registry
-(`relay`); so does a spooled one from the moment that there is no room for it.
+The requests of a spooled session are answered here. Its last request names the digest; the proxy then mounts the
+blob or uploads it. The requests of other sessions are relayed to the registry (`relay`), and so are those of a
+spooled session from the moment that the spool is full.
 """
+
+import re
 
 from crossmount.errors import RegistryRefusedError
 from crossmount.oci import Descriptor, Digest
 from crossmount.proxy.auth.callers import Caller
-from crossmount.proxy.core import Core
-from crossmount.proxy.http import ranges
-from crossmount.proxy.http.answers import answer_brought, refuse_required
 from crossmount.proxy.http.errors import RequestRefusedError, digest_invalid, upload_invalid
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
 from crossmount.proxy.http.routes import SessionRoute
+from crossmount.proxy.uploads.core import Core, refuse_must_mount
 from crossmount.proxy.uploads.mounting import Placed
 from crossmount.proxy.uploads.relay import relay, relay_spooled, settle_must_mount
 from crossmount.proxy.uploads.sessions import ClientSession
@@ -21,25 +22,32 @@ from crossmount.proxy.uploads.spool import SpooledBlob, SpoolFile, SpoolFullErro
 from crossmount.proxy.uploads.turns import OCTETS, BlobOutcome
 from crossmount.registry.auth.scope import push
 
+_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]{1,18})?")
+
 
 async def continue_upload(core: Core, exchange: Exchange, route: SessionRoute, caller: Caller) -> None:
-    """Answer a request on a session."""
-    if caller.nameless and not core.sessions.has(route.session, caller.key, route.name):
-        await _ask_who(core, exchange, route)
+    """Answer a request on an upload session.
+
+    Raises:
+        RequestRefusedError: the session is unknown or in use, the request does not fit it, or the caller may not
+            push.
+    """
+    if caller.is_anonymous and not core.sessions.has(route.session, caller.key, route.name):
+        await _require_credentials(core, exchange, route)
     async with core.sessions.acquire(route.session, caller.key, route.name) as session:
         if session.spool is None:
             await relay(core, exchange, route, caller, session)
             return
         if not caller.may_push(route.name):
-            await _ask_who(core, exchange, route)
+            await _require_credentials(core, exchange, route)
             raise RequestRefusedError(403, "DENIED", "an upload goes on with the right to push")
         match exchange.method:
             case "GET":
-                await exchange.answer(204, _progress(session, session.spool.size))
+                await exchange.answer(204, _session_headers(session, session.spool.size))
             case "PATCH":
-                await _append(core, exchange, route, caller, session, session.spool)
+                await _patch(core, exchange, route, caller, session, session.spool)
             case "PUT":
-                await _complete(core, exchange, route, caller, session, session.spool)
+                await _put(core, exchange, route, caller, session, session.spool)
             case "DELETE":
                 await core.drop_session(session)
                 await exchange.answer(204)
@@ -47,11 +55,11 @@ async def continue_upload(core: Core, exchange: Exchange, route: SessionRoute, c
                 raise RequestRefusedError(405, "UNSUPPORTED", "a session takes GET, PATCH, PUT and DELETE")
 
 
-async def _ask_who(core: Core, exchange: Exchange, route: SessionRoute) -> None:
-    """Let a caller without a name, or whose token has ended, say who it is before the session is unknown.
+async def _require_credentials(core: Core, exchange: Exchange, route: SessionRoute) -> None:
+    """Challenge a caller without credentials, or with an expired token, before its session counts as unknown.
 
     Raises:
-        RefusedError: the registry wants callers to have a name.
+        RequestRefusedError: the registry wants credentials.
     """
     target = core.upstream.target(b"/v2/", b"")
     async with core.upstream.request("GET", target, headers=[]) as response:
@@ -65,7 +73,7 @@ async def _ask_who(core: Core, exchange: Exchange, route: SessionRoute) -> None:
     )
 
 
-def _progress(session: ClientSession, size: int) -> HeaderPairs:
+def _session_headers(session: ClientSession, size: int) -> HeaderPairs:
     return [
         (b"location", session.path.encode()),
         (b"docker-upload-uuid", session.key.encode()),
@@ -73,51 +81,51 @@ def _progress(session: ClientSession, size: int) -> HeaderPairs:
     ]
 
 
-async def _append(
+async def _patch(
     core: Core, exchange: Exchange, route: SessionRoute, caller: Caller, session: ClientSession, spool: SpoolFile
 ) -> None:
-    _check_place(exchange, session, spool)
+    _check_content_range(exchange, session, spool)
     if await _fill(exchange, spool):
-        await exchange.answer(202, _progress(session, spool.size))
+        await exchange.answer(202, _session_headers(session, spool.size))
     else:
         await relay_spooled(core, exchange, route, caller, session, spool)
 
 
-def _check_place(exchange: Exchange, session: ClientSession, spool: SpoolFile) -> None:
-    """Refuse bytes that do not follow those that are here."""
+def _check_content_range(exchange: Exchange, session: ClientSession, spool: SpoolFile) -> None:
+    """Refuse a chunk that does not follow the spooled bytes."""
     given = exchange.header(b"content-range")
     if given is None:
         return
     try:
-        ranges.check(given, offset=spool.size, length=exchange.content_length)
+        check_content_range(given, offset=spool.size, length=exchange.content_length)
     except ValueError as error:
-        raise upload_invalid(416, str(error), _progress(session, spool.size)) from None
+        raise upload_invalid(416, str(error), _session_headers(session, spool.size)) from None
 
 
 async def _fill(exchange: Exchange, spool: SpoolFile) -> bool:
-    """Append the request's body; False if there is no room, and the rest of it is still to come.
+    """Append the request's body to the spool; return False if there is no room, with the rest of the body unread.
 
-    What came before a client hung up is kept: it may ask for the offset and go on.
+    Bytes that came before a client hung up stay: the client may ask for the offset and go on.
     """
     try:
         try:
             async for data in exchange.body():
                 await spool.append(data)
-        finally:  # between two requests nothing of an upload stays in memory
+        finally:  # no bytes stay in memory between two requests
             await spool.flush()
     except SpoolFullError:
         return False
     return True
 
 
-async def _complete(
+async def _put(
     core: Core, exchange: Exchange, route: SessionRoute, caller: Caller, session: ClientSession, spool: SpoolFile
 ) -> None:
-    """Take the last bytes, check the digest, and decide: mount, or upload."""
+    """Append the last bytes, check the digest, then mount the blob or upload it."""
     digest = route.digest
     if digest is None:
         raise digest_invalid("name the digest that completes the upload: ?digest=")
-    _check_place(exchange, session, spool)
+    _check_content_range(exchange, session, spool)
     if not await _fill(exchange, spool):
         if not await settle_must_mount(core, exchange, caller, session, digest):
             await relay_spooled(core, exchange, route, caller, session, spool)
@@ -125,30 +133,30 @@ async def _complete(
     if not await spool.matches(digest):
         await core.drop_session(session)
         raise digest_invalid(f"the uploaded bytes do not have the digest {digest}")
-    await _decide(core, exchange, caller, session, spool, digest)
+    await _mount_or_upload(core, exchange, caller, session, spool, digest)
 
 
-async def _decide(
+async def _mount_or_upload(
     core: Core, exchange: Exchange, caller: Caller, session: ClientSession, spool: SpoolFile, digest: Digest
 ) -> None:
-    """Mount the blob if it can be, else take its turn: wait for another's upload of it, or upload it."""
+    """Mount the blob; else wait for another's upload of it, or upload it."""
     dest = core.repository(session.name)
     blob = SpooledBlob(Descriptor(OCTETS, digest, spool.size), spool)
     core.metrics.count_blob("spooled", spool.size)
     placed = await core.mounting.place(caller, dest, digest)
     if placed.refused:
         await core.drop_session(session)
-        refuse_required(placed)
+        refuse_must_mount(placed)
     if placed.mounted:
-        brought = BlobOutcome(mounted=placed)
+        outcome = BlobOutcome(mounted=placed)
     else:
-        brought = await _bring(core, caller, session, blob, placed)
-    # the registry's own session ended with the upload, or it is of no use
-    await core.drop_session(session, cancel=brought.word != "uploaded")
-    await answer_brought(core, exchange, placed, brought, blob.descriptor.size)
+        outcome = await _upload(core, caller, session, blob, placed)
+    # an upload ends the registry's session; after a mount it is useless
+    await core.drop_session(session, cancel=outcome.word != "uploaded")
+    await core.answer_created(exchange, placed, outcome, blob.descriptor.size)
 
 
-async def _bring(
+async def _upload(
     core: Core, caller: Caller, session: ClientSession, blob: SpooledBlob, placed: Placed
 ) -> BlobOutcome:
     agent = caller.agent
@@ -168,3 +176,29 @@ async def _bring(
                 error.status, code, f"the registry refused the blob: {error.status}"
             ) from error
         raise
+
+
+def check_content_range(given: str, *, offset: int, length: int | None) -> None:
+    """Check that a chunk follows the bytes that are there.
+
+    The specification has `<first>-<last>`, both inclusive ("Pushing a blob in chunks"); some clients send the
+    `bytes <first>-<last>/<size>` of RFC 9110.
+
+    Args:
+        given: the value of Content-Range.
+        offset: how many bytes are there.
+        length: how many bytes the chunk has; None if it does not say.
+
+    Raises:
+        ValueError: the chunk does not follow; the message says why.
+    """
+    match = _CONTENT_RANGE.fullmatch(given.strip())
+    if match is None:
+        raise ValueError("Content-Range must be <first byte>-<last byte>")
+    first, last = int(match[1]), int(match[2])
+    if first != offset:
+        raise ValueError(f"the chunk starts at byte {first}, and {offset} bytes are here")
+    if length == 0 and last <= first:
+        return  # an empty last chunk has no last byte
+    if last < first or (length is not None and last - first + 1 != length):
+        raise ValueError(f"Content-Range names {last - first + 1} bytes, Content-Length {length}")

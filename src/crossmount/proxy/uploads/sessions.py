@@ -99,7 +99,7 @@ class ClientSessions:
         """Make sure that another session can begin.
 
         Raises:
-            RefusedError: too many are open.
+            RequestRefusedError: too many are open.
         """
         mine = sum(session.owner == owner for session in self._open.values())
         if len(self._open) >= self._limit or mine >= self._limit_each:
@@ -124,7 +124,7 @@ class ClientSessions:
         """Give the session to one request at a time.
 
         Raises:
-            RefusedError: there is none of that name for this caller in this repository, or it is in use.
+            RequestRefusedError: there is none of that name for this caller in this repository, or it is in use.
         """
         session = self._find(key, owner, name)
         try:

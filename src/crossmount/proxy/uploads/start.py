@@ -1,4 +1,4 @@
-"""`POST …/blobs/uploads/`: a mount if there is any, otherwise the session that the registry opens."""
+"""`POST …/blobs/uploads/`: mounts the blob if it can, else opens an upload session at the registry."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,11 @@ import httpx
 
 from crossmount.oci import Digest
 from crossmount.proxy.auth.callers import Caller
-from crossmount.proxy.core import Core, outgoing
-from crossmount.proxy.http.answers import answer_brought, refuse_required
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers
 from crossmount.proxy.http.routes import SessionRoute, UploadsRoute
 from crossmount.proxy.http.upstream import RequestBody, read_bounded
+from crossmount.proxy.uploads.core import Core, body_to_forward, refuse_must_mount
 from crossmount.proxy.uploads.mounting import Placed
 from crossmount.proxy.uploads.relay import upload_whole
 from crossmount.proxy.uploads.spool import SpoolFile, SpoolFullError
@@ -20,12 +19,12 @@ from crossmount.registry import UploadSession
 from crossmount.registry.http.location import resolve
 
 _IGNORED_MAX = 64 * 1024
-_OWN_SESSION = frozenset({b"location", b"docker-upload-uuid", b"range", b"content-length"})
+_SESSION_HEADERS = frozenset({b"location", b"docker-upload-uuid", b"range", b"content-length"})
 
 
 @dataclass(frozen=True, slots=True)
 class _DeferredAnswer:
-    """An answer that is held back until it is known whether a better one can be had."""
+    """An answer of the registry that is not sent until every other way to the blob has failed."""
 
     status: int
     headers: HeaderPairs
@@ -34,7 +33,11 @@ class _DeferredAnswer:
 
 
 async def start_upload(core: Core, exchange: Exchange, route: UploadsRoute, caller: Caller) -> None:
-    """Answer the request that begins an upload or a mount."""
+    """Answer the request that starts an upload or asks for a mount.
+
+    Raises:
+        RequestRefusedError: too many uploads are under way, or the blob may only be mounted and was not.
+    """
     core.sessions.check_capacity(caller.key)
     core.sessions.note_push(caller.key, route.name)
     if route.mount is not None:
@@ -43,76 +46,79 @@ async def start_upload(core: Core, exchange: Exchange, route: UploadsRoute, call
     if route.digest is not None:
         await _whole(core, exchange, route, route.digest, caller)
         return
-    await exchange.read(_IGNORED_MAX)  # some clients send `{}`, nobody means anything by it
-    await _settle(core, exchange, route, caller, await _ask(core, exchange, route, caller, route.query()))
+    await exchange.read(_IGNORED_MAX)  # some clients send `{}`, which has no meaning here
+    await _answer_with(core, exchange, route, caller, await _ask(core, exchange, route, caller, route.query()))
 
 
 async def _whole(core: Core, exchange: Exchange, route: UploadsRoute, digest: Digest, caller: Caller) -> None:
-    """A blob that comes whole with this request: mount it, or send it on, a large one when it is its turn.
+    """Answer a request with a whole blob: mount it, or upload it, a large one when it is its turn.
 
-    It waits in the client meanwhile: not a byte of it is read before.
+    No byte of the body is read before that is decided.
     """
     placed = await core.mounting.place(caller, core.repository(route.name), digest)
-    refuse_required(placed)
+    refuse_must_mount(placed)
     if placed.mounted:
-        await answer_brought(core, exchange, placed, BlobOutcome(mounted=placed))
+        await core.answer_created(exchange, placed, BlobOutcome(mounted=placed))
         return
     if core.turns.takes(caller, exchange.content_length):
         await _in_turn(core, exchange, route, caller, placed)
         return
-    kept = await _ask(core, exchange, route, caller, route.query(), outgoing(exchange))
-    if kept.status == 201:
+    answer = await _ask(core, exchange, route, caller, route.query(), body_to_forward(exchange))
+    if answer.status == 201:
         core.recorder.record_blob(placed.dest, digest, exchange.received)
         core.metrics.count_blob("uploaded", exchange.received)
         exchange.note = "uploaded"
-    await _settle(core, exchange, route, caller, kept)
+    await _answer_with(core, exchange, route, caller, answer)
 
 
 async def _in_turn(core: Core, exchange: Exchange, route: UploadsRoute, caller: Caller, placed: Placed) -> None:
-    """Let the registry open a session first: others wait only for one who may upload."""
-    kept = await _ask(core, exchange, route, caller, "")
-    if kept.location is None:
-        await _give(exchange, kept)
+    """Upload a whole blob when it is its turn.
+
+    The registry opens a session first, so that others wait only for a caller that may upload.
+    """
+    answer = await _ask(core, exchange, route, caller, "")
+    if answer.location is None:
+        await _send(exchange, answer)
         return
-    session = core.sessions.add(caller.key, route.name, kept.location, agent=caller.agent)
+    session = core.sessions.add(caller.key, route.name, answer.location, agent=caller.agent)
     try:
         at = SessionRoute(route.name, session.key, placed.digest)
         await upload_whole(core, exchange, at, caller, session, placed)
     finally:
         if core.sessions.has(session.key, caller.key, route.name):
-            await core.drop_session(session)  # its name was given to nobody
+            await core.drop_session(session)  # no client knows its name
 
 
 async def _mount(core: Core, exchange: Exchange, route: UploadsRoute, digest: Digest, caller: Caller) -> None:
-    """The client's own source first, then ours, then the registry's own way."""
+    """Answer a request for a mount: try the client's source, then the index's, then a mount without a source."""
     await exchange.read(0)
     dest = core.repository(route.name)
     policy = core.mounting.policy
-    kept: _DeferredAnswer | None = None
+    answer: _DeferredAnswer | None = None
     if route.source is not None and policy.allows(route.source):
-        kept = await _ask(core, exchange, route, caller, route.query())
-        if kept.status == 201:
+        answer = await _ask(core, exchange, route, caller, route.query())
+        if answer.status == 201:
             core.recorder.record_client_mount(caller.agent, digest, dest, core.repository(route.source))
             exchange.note = "mounted"
-            await _give(exchange, kept)
+            await _send(exchange, answer)
             return
-        if kept.status not in {202, 400, 401, 403, 404, 405}:
-            await _give(exchange, kept)
+        if answer.status not in {202, 400, 401, 403, 404, 405}:
+            await _send(exchange, answer)
             return
     tried = () if route.source is None else (route.source,)
     placed = await core.mounting.place(caller, dest, digest, without=tried)
-    brought = BlobOutcome(mounted=placed) if placed.mounted else await core.turns.look(caller, placed)
-    if brought is not None or placed.refused:
-        await _cancel(caller, core, route, kept)
-    refuse_required(placed)
-    if brought is not None:
-        await answer_brought(core, exchange, placed, brought)
+    outcome = BlobOutcome(mounted=placed) if placed.mounted else await core.turns.look(caller, placed)
+    if outcome is not None or placed.refused:
+        await _cancel(caller, core, route, answer)
+    refuse_must_mount(placed)
+    if outcome is not None:
+        await core.answer_created(exchange, placed, outcome)
         return
-    if kept is None or kept.status != 202:
-        # Without `from` the registry may find it by itself, where it may take it from anywhere.
-        finds = kept is None and route.source is None and policy.unlimited
-        kept = await _ask(core, exchange, route, caller, route.query() if finds else route.rest)
-    await _settle(core, exchange, route, caller, kept)
+    if answer is None or answer.status != 202:
+        # Without `from` the registry may find a source by itself, which is fine if every source is allowed.
+        finds = answer is None and route.source is None and policy.unlimited
+        answer = await _ask(core, exchange, route, caller, route.query() if finds else route.rest)
+    await _answer_with(core, exchange, route, caller, answer)
 
 
 async def _ask(
@@ -123,7 +129,7 @@ async def _ask(
     query: str,
     body: RequestBody | None = None,
 ) -> _DeferredAnswer:
-    """Ask the registry with the caller's own rights, and hold its answer back."""
+    """Send the request to the registry with the caller's rights, and return the answer."""
     target = core.upstream.target(f"/v2/{route.name}/blobs/uploads/".encode(), query.encode("ascii"))
     if body is None:
         body = RequestBody(exchange.body(), 0)
@@ -138,30 +144,32 @@ async def _ask(
         location = None
         if response.status_code == 202:
             location = str(resolve(response.headers.get("location"), request=target.url))
-        return _DeferredAnswer(response.status_code, _returned(core, exchange, response), content, location)
+        return _DeferredAnswer(
+            response.status_code, _headers_without_length(core, exchange, response), content, location
+        )
 
 
-def _returned(core: Core, exchange: Exchange, response: httpx.Response) -> HeaderPairs:
+def _headers_without_length(core: Core, exchange: Exchange, response: httpx.Response) -> HeaderPairs:
     return [pair for pair in core.upstream.answer_headers(exchange, response) if pair[0] != b"content-length"]
 
 
-async def _give(exchange: Exchange, kept: _DeferredAnswer) -> None:
-    await exchange.answer(kept.status, kept.headers, kept.body)
+async def _send(exchange: Exchange, answer: _DeferredAnswer) -> None:
+    await exchange.answer(answer.status, answer.headers, answer.body)
 
 
-async def _settle(
-    core: Core, exchange: Exchange, route: UploadsRoute, caller: Caller, kept: _DeferredAnswer
+async def _answer_with(
+    core: Core, exchange: Exchange, route: UploadsRoute, caller: Caller, answer: _DeferredAnswer
 ) -> None:
-    """Answer with what the registry said; a session of its becomes one of ours."""
-    if kept.status == 201 and route.mount is not None:
+    """Send the registry's answer; a session that the registry opened becomes one of the proxy's."""
+    if answer.status == 201 and route.mount is not None:
         core.recorder.record_client_mount(caller.agent, route.mount, core.repository(route.name))
         exchange.note = "mounted"
-    if kept.location is None:
-        await _give(exchange, kept)
+    if answer.location is None:
+        await _send(exchange, answer)
         return
     spool = None if route.digest is not None else _spool(core, caller)
-    session = core.sessions.add(caller.key, route.name, kept.location, agent=caller.agent, spool=spool)
-    headers = [pair for pair in kept.headers if pair[0] not in _OWN_SESSION]
+    session = core.sessions.add(caller.key, route.name, answer.location, agent=caller.agent, spool=spool)
+    headers = [pair for pair in answer.headers if pair[0] not in _SESSION_HEADERS]
     headers += [
         (b"location", session.path.encode()),
         (b"docker-upload-uuid", session.key.encode()),
@@ -172,7 +180,7 @@ async def _settle(
 
 
 def _spool(core: Core, caller: Caller) -> SpoolFile | None:
-    """Put the decision off if there is anything to decide: somebody to act for, and room."""
+    """Return a spool file for the upload; None if the proxy cannot act for the caller, or there is no room."""
     if core.spool is None or caller.agent is None:
         return None
     try:
@@ -181,7 +189,7 @@ def _spool(core: Core, caller: Caller) -> SpoolFile | None:
         return None
 
 
-async def _cancel(caller: Caller, core: Core, route: UploadsRoute, kept: _DeferredAnswer | None) -> None:
-    if kept is not None and kept.location is not None and caller.agent is not None:
-        session = UploadSession(repository=core.repository(route.name), location=kept.location)
+async def _cancel(caller: Caller, core: Core, route: UploadsRoute, answer: _DeferredAnswer | None) -> None:
+    if answer is not None and answer.location is not None and caller.agent is not None:
+        session = UploadSession(repository=core.repository(route.name), location=answer.location)
         await caller.agent.client.cancel_upload(session)

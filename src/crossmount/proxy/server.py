@@ -1,10 +1,11 @@
-"""A proxy put together from its settings, and taken apart again."""
+"""The proxy as a service: built from its settings, run until it is stopped, and closed again."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import httpx
 
@@ -16,17 +17,18 @@ from crossmount.index import GuardedIndex
 from crossmount.index.protocol import MountableLayers, MountIndex
 from crossmount.oci import Repository
 from crossmount.proxy.app import App
-from crossmount.proxy.auth.callers import Agents
-from crossmount.proxy.auth.client_mode import Authenticator, ClientAuthenticator
+from crossmount.proxy.auth.callers import Agents, Authenticator
+from crossmount.proxy.auth.client_mode import ClientAuthenticator
 from crossmount.proxy.auth.service_mode import AllowedCallers, ServiceAuthenticator
 from crossmount.proxy.auth.tokens import TokenBroker
-from crossmount.proxy.core import Core
-from crossmount.proxy.http.event_receiver import EventReceiver
-from crossmount.proxy.http.serving import is_loopback, log_index_event
+from crossmount.proxy.event_receiver import EventReceiver
+from crossmount.proxy.http.serving import ListenAddress, RunningServer, is_loopback, listening, log_index_event
 from crossmount.proxy.http.upstream import Upstream
-from crossmount.proxy.metrics import Metrics
+from crossmount.proxy.own_endpoints import OwnEndpoints
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.settings import ProxySettings
+from crossmount.proxy.telemetry import Metrics
+from crossmount.proxy.uploads.core import Core
 from crossmount.proxy.uploads.mounting import Mounting, SourcePolicy
 from crossmount.proxy.uploads.sessions import ClientSessions
 from crossmount.proxy.uploads.spool import SpoolFolder
@@ -38,19 +40,83 @@ from crossmount.registry.http.httpx_internals import unlogged
 from crossmount.registry.http.options import ClientOptions
 
 _SWEEP_SECONDS = 30.0
-_END_SECONDS = 3.0
+_CANCEL_SECONDS = 3.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningProxy:
+    """A proxy that listens.
+
+    Attributes:
+        app: the application.
+        server: its server.
+    """
+
+    app: App
+    server: RunningServer
+
+    @property
+    def url(self) -> str:
+        """The URL that the proxy listens at."""
+        return self.server.url
+
+    @property
+    def stop(self) -> Callable[[], None]:
+        """A function that asks the proxy to stop; pushes under way may finish."""
+        return self.server.stop
+
+
+async def serve(
+    settings: ProxySettings, index: MountableLayers, *, ready: Callable[[RunningProxy], None] = lambda _: None
+) -> None:
+    """Run a proxy until SIGTERM or SIGINT, and warn at the start if the registry does not answer.
+
+    Args:
+        settings: the proxy's settings.
+        index: the index of sources; the caller closes it.
+        ready: called when the proxy listens and handles signals.
+
+    Raises:
+        ListenError: the address cannot be used.
+        InvalidInputError: another setting is invalid.
+    """
+    async with running(settings, index) as proxy:
+        check = asyncio.create_task(_warn_of_registry_trouble(proxy.app))
+        try:
+            await proxy.server.run_until_signal(lambda: ready(proxy))
+        finally:
+            check.cancel()
+            await asyncio.gather(check, return_exceptions=True)
+
+
+@asynccontextmanager
+async def running(settings: ProxySettings, index: MountableLayers) -> AsyncIterator[RunningProxy]:
+    """Run a proxy until the block ends."""
+    address = ListenAddress(settings.host, settings.port, settings.tls_cert, settings.tls_key)
+    async with assembled(settings, index) as app:
+
+        def drain() -> None:
+            app.draining = True
+
+        def busy() -> bool:  # a push whose next layer has not begun yet is under way too
+            return bool(app.core.sessions.any_push_active() or app.active)
+
+        async with listening(app, address, settings.limits, stopping=drain, busy=busy) as server:
+            yield RunningProxy(app, server)
 
 
 @asynccontextmanager
 async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIterator[App]:
-    """Give a proxy that runs until the block ends.
+    """Build the application of a proxy, and close its parts when the block ends.
 
     Args:
-        settings: what it is like.
-        index: where sources are known from; whoever made it closes it.
+        settings: the proxy's settings.
+        index: the index of sources; the caller closes it.
 
     Raises:
-        InvalidInputError: a setting can't be used.
+        InvalidInputError: a setting is invalid.
     """
     base, registry = settings.base(), settings.registry()
     settings.check_sources()
@@ -88,9 +154,9 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
             upstream=Upstream(
                 base,
                 client,
-                challenges=authenticator.rewritten_challenges,
-                seconds=metrics.upstream_seconds.observe,
-                lends=settings.auth == "service",
+                rewrite_challenges=authenticator.rewritten_challenges,
+                observe_seconds=metrics.upstream_seconds.observe,
+                own_credentials=settings.auth == "service",
             ),
             index=guarded,
             mounting=mounting,
@@ -102,17 +168,17 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
             if settings.spool is None
             else SpoolFolder(settings.spool, limit=settings.limits.spool_bytes),
             manifest_limit=settings.limits.manifest_bytes,
-            hook=await _hook(settings, registry, guarded, stack),
         )
+        events = await _event_receiver(settings, registry, guarded, stack)
         sweep = asyncio.create_task(_sweep(core))
-        stack.push_async_callback(_end, core, sweep)
-        yield App(core, authenticator, idle=settings.limits.idle)
+        stack.push_async_callback(_close_sessions, core, sweep)
+        yield App(core, authenticator, OwnEndpoints(core, authenticator, events), idle=settings.limits.idle)
 
 
-async def _hook(
+async def _event_receiver(
     settings: ProxySettings, registry: Repository, index: MountIndex, stack: AsyncExitStack
 ) -> EventReceiver | None:
-    """Return what takes the registry's events, with the proxy's own credentials, if they are wanted."""
+    """Return a receiver of the registry's events, with the proxy's own credentials; None without a secret."""
     if settings.events_secret is None:
         return None
     secrets = WebhookSecrets.read(settings.events_secret)
@@ -129,7 +195,7 @@ def _authenticator(
     client: httpx.AsyncClient,
 ) -> Authenticator:
     if settings.auth == "service":
-        return _service_door(settings, agents)
+        return _service_authenticator(settings, agents)
 
     async def discover() -> Bearer | None:
         url = base.copy_with(path="/v2/")
@@ -149,7 +215,7 @@ def _authenticator(
     return ClientAuthenticator(registry, agents=agents, broker=broker)
 
 
-def _service_door(settings: ProxySettings, agents: Agents) -> ServiceAuthenticator:
+def _service_authenticator(settings: ProxySettings, agents: Agents) -> ServiceAuthenticator:
     callers = AllowedCallers.read(settings.htpasswd, settings.tokens)
     if callers.anybody and not is_loopback(settings.host):
         raise InvalidInputError(
@@ -157,11 +223,18 @@ def _service_door(settings: ProxySettings, agents: Agents) -> ServiceAuthenticat
             "--tokens, or listen on 127.0.0.1"
         )
     stored = StoredCredentials(authfile=settings.options.authfile)
-    return ServiceAuthenticator(agents.of("service", lambda: stored), callers)
+    return ServiceAuthenticator(agents.get("service", lambda: stored), callers)
+
+
+async def _warn_of_registry_trouble(app: App) -> None:
+    """Log at the start that the registry cannot be used: the operator is still watching then."""
+    why = await app.endpoints.registry_trouble()
+    if why is not None:
+        _log.warning("pushes will fail until the registry serves: %s", why)
 
 
 async def _sweep(core: Core) -> None:
-    """Let uploads go that were left alone for too long."""
+    """Drop sessions and release leases that were left alone for too long."""
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
         late = core.sessions.take_expired()
@@ -169,9 +242,9 @@ async def _sweep(core: Core) -> None:
         await core.turns.release_quiet(core.sessions.is_push_active_in)
 
 
-async def _end(core: Core, sweep: "asyncio.Task[None]") -> None:
+async def _close_sessions(core: Core, sweep: "asyncio.Task[None]") -> None:
     sweep.cancel()
     await asyncio.gather(sweep, return_exceptions=True)
-    with contextlib.suppress(TimeoutError):  # the registry lets its sessions run out by itself
-        async with asyncio.timeout(_END_SECONDS):
+    with contextlib.suppress(TimeoutError):  # sessions that are not cancelled expire at the registry
+        async with asyncio.timeout(_CANCEL_SECONDS):
             await asyncio.gather(*(core.drop_session(session) for session in core.sessions.all()))

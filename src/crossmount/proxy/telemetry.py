@@ -1,6 +1,10 @@
-"""Counters and clocks for Prometheus, one registry of them for one proxy."""
+"""The telemetry of a proxy: metrics for Prometheus, and the access log, a line of JSON for each request."""
 
+import json
+import logging
+import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -16,7 +20,12 @@ from crossmount.errors import (
     RegistryRefusedError,
     RegistryUnreachableError,
 )
-from crossmount.proxy.http.access_log import method_label
+from crossmount.proxy.http.exchange import Exchange
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""The methods that mean something to a registry."""
+
+ACCESS_LOGGER = "crossmount.proxy.access"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
@@ -30,47 +39,51 @@ _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (TimeoutError, "timeout"),
     (OSError, "system"),
 )
+_SESSION = re.compile(rb"(/blobs/uploads/).*", re.DOTALL)
+_access_log = logging.getLogger(ACCESS_LOGGER)
 
 
 def cause_of(error: BaseException) -> str:
-    """Return the word that failures are counted under."""
+    """Return the label of an error in the metric of failures."""
     return next((word for kind, word in _CAUSES if isinstance(error, kind)), "other")
 
 
-class _Told(Collector):
-    """A counter that somebody else keeps."""
+class _CallbackCounter(Collector):
+    """A counter whose value a function returns."""
 
     def __init__(self, name: str, words: str, count: Callable[[], int]) -> None:
         self._name, self._words, self._count = name, words, count
 
     def collect(self) -> Iterator[Metric]:
-        """Give its value of now."""
+        """Yield the current value."""
         yield CounterMetricFamily(self._name, self._words, value=self._count())
 
 
 class Metrics:
-    """What a proxy counts.
+    """The metrics of one proxy, in a Prometheus registry of their own.
 
     Attributes:
         blobs: blobs by outcome: `mounted`, `existing`, `uploaded`, `spooled`.
-        blob_bytes: the same in bytes, as far as sizes are known.
+        blob_bytes: bytes of blobs by outcome, where sizes are known.
         requests: requests by route, method and status.
         index_seconds: how long the index takes to answer.
-        upstream_seconds: how long the registry takes to begin an answer to a request without a body.
-        wait_seconds: how long those waited for another's upload that it then brought something.
-        failures: by where and by cause.
-        unlearnt: sightings that were dropped because the index was too slow.
+        upstream_seconds: how long the registry takes to begin its answer to a request without a body.
+        wait_seconds: how long requests waited for another's upload, if they could then mount the blob.
+        failures: failures by place and cause.
+        unrecorded: sources that were not recorded because the index was too slow.
         sessions: uploads under way.
-        spool_bytes: bytes on local disk.
-        spool_limit: how many there may be; 0 without a spool.
+        spool_bytes: spooled bytes on local disk.
+        spool_limit: the most spooled bytes; 0 without a spool.
 
     Args:
-        unserved: tells how many calls the index did not serve so far.
+        unserved: returns how many calls the index has not answered so far.
     """
 
     def __init__(self, *, unserved: Callable[[], int] = lambda: 0) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Told("crossmount_proxy_index_unserved", "Calls that went unserved.", unserved))
+        self._registry.register(
+            _CallbackCounter("crossmount_proxy_index_unserved", "Calls that went unserved.", unserved)
+        )
         self.blobs = Counter("crossmount_proxy_blobs", "Blobs by outcome.", ["outcome"], registry=self._registry)
         self.blob_bytes = Counter(
             "crossmount_proxy_blob_bytes", "Bytes of blobs by outcome.", ["outcome"], registry=self._registry
@@ -96,7 +109,7 @@ class Metrics:
         self.failures = Counter(
             "crossmount_proxy_failures", "Failures.", ["where", "cause"], registry=self._registry
         )
-        self.unlearnt = Counter(
+        self.unrecorded = Counter(
             "crossmount_proxy_unlearnt", "Sightings dropped: the index is too slow.", registry=self._registry
         )
         self.sessions = Gauge("crossmount_proxy_sessions", "Uploads under way.", registry=self._registry)
@@ -109,13 +122,13 @@ class Metrics:
             self.blob_bytes.labels(outcome)
 
     def count_blob(self, outcome: str, size: int | None) -> None:
-        """Count a blob."""
+        """Count a blob and its bytes; `size` is None if it is not known."""
         self.blobs.labels(outcome).inc()
         self.blob_bytes.labels(outcome).inc(max(0, size or 0))
 
-    def count_request(self, method: str, kind: str, status: int, *, waited: float) -> None:
+    def count_request(self, method: str, route: str, status: int, *, waited: float) -> None:
         """Count a request, and the seconds that it waited for another's upload."""
-        self.requests.labels(kind, method_label(method), status).inc()
+        self.requests.labels(route, method_label(method), status).inc()
         if waited:
             self.wait_seconds.observe(waited)
 
@@ -124,5 +137,53 @@ class Metrics:
         self.failures.labels(where, cause_of(error)).inc()
 
     def exposition(self) -> tuple[bytes, bytes]:
-        """Return the page that Prometheus reads, and its type."""
+        """Return the metrics in the format that Prometheus reads, and its media type."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST.encode()
+
+
+class AccessLog:
+    """The access log. It contains no credentials and no names of upload sessions.
+
+    Args:
+        epoch: returns the time in epoch seconds.
+    """
+
+    def __init__(self, *, epoch: Callable[[], float]) -> None:
+        self._epoch = epoch
+
+    def write(self, exchange: Exchange, route: str, seconds: float) -> None:
+        """Log a request.
+
+        Args:
+            exchange: the request and its answer.
+            route: the route's name. The proxy's own endpoints appear in a verbose log only: probes would fill it.
+            seconds: how long the answer took.
+        """
+        level = logging.DEBUG if route == "own" else logging.INFO
+        if not _access_log.isEnabledFor(level):
+            return
+        line = {
+            "time": datetime.fromtimestamp(self._epoch(), UTC).isoformat(timespec="milliseconds"),
+            "peer": exchange.peer,
+            "caller": exchange.caller,
+            "method": method_label(exchange.method),
+            "route": route,
+            "path": _logged_path(exchange.raw_path),
+            "status": exchange.status,
+            "received": exchange.received,
+            "sent": exchange.sent,
+            "ms": round(seconds * 1000, 1),
+            "waited_ms": round(exchange.waited * 1000, 1),
+            "note": exchange.note,
+        }
+        _access_log.log(level, "%s", json.dumps(line))
+
+
+def method_label(method: str) -> str:
+    """Return a method as a label, from a bounded set whatever clients send."""
+    return method if method in METHODS else "OTHER"
+
+
+def _logged_path(path: bytes) -> str:
+    """Return a path without the name of an upload session, which only its caller may know."""
+    return _SESSION.sub(rb"\1", path)[:512].decode("ascii", "replace")

@@ -1,0 +1,99 @@
+"""The proxy's own endpoints below `/_crossmount/`: health, readiness, metrics, tokens, the registry's events."""
+
+import asyncio
+import logging
+
+from crossmount.errors import CrossmountError
+from crossmount.proxy.auth.callers import Authenticator
+from crossmount.proxy.event_receiver import EventReceiver
+from crossmount.proxy.http.errors import RequestRefusedError
+from crossmount.proxy.http.exchange import Exchange
+from crossmount.proxy.uploads.core import Core
+
+_TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
+_READY_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+class OwnEndpoints:
+    """Answers requests to the proxy's own endpoints.
+
+    Args:
+        core: the proxy's parts.
+        authenticator: answers requests for tokens.
+        events: receives the registry's events; None if this proxy takes no events.
+    """
+
+    def __init__(self, core: Core, authenticator: Authenticator, events: EventReceiver | None) -> None:
+        self._core = core
+        self._authenticator = authenticator
+        self.events = events
+
+    async def answer(self, exchange: Exchange, name: str, *, draining: bool) -> None:
+        """Answer a request.
+
+        Args:
+            exchange: the request.
+            name: the endpoint: the path below `/_crossmount/`.
+            draining: whether the proxy is stopping, and so not ready.
+
+        Raises:
+            RequestRefusedError: there is no such endpoint, or it does not take this method.
+        """
+        if name == "token":
+            await self._authenticator.answer_token_request(exchange)
+            return
+        if name == "events" and self.events is not None:
+            await self.events.answer(exchange)
+            return
+        if exchange.method not in {"GET", "HEAD"}:
+            raise RequestRefusedError(405, "UNSUPPORTED", "this page can only be read")
+        match name:
+            case "healthz":
+                await _send(exchange, 200, b"ok\n")
+            case "readyz":
+                status, text = await self._readiness(draining=draining)
+                await _send(exchange, status, text)
+            case "metrics":
+                core = self._core
+                core.metrics.sessions.set(len(core.sessions))
+                core.metrics.spool_bytes.set(0 if core.spool is None else core.spool.taken)
+                body, media_type = core.metrics.exposition()
+                await exchange.answer(200, [(b"content-type", media_type)], _body_for(exchange, body))
+            case _:
+                raise RequestRefusedError(404, "NOT_FOUND", "no such page")
+
+    async def registry_trouble(self) -> str | None:
+        """Ask the registry for `/v2/`; return why it cannot be used, None if it can. The index is not asked."""
+        core, own = self._core, self._authenticator.own_caller()
+        target = core.upstream.target(b"/v2/", b"")
+        authorize = None if own is None else own.authorization_for(None, "GET")
+        try:
+            async with (
+                asyncio.timeout(_READY_SECONDS),
+                core.upstream.request("GET", target, headers=[], authorize=authorize) as response,
+            ):
+                if response.status_code in {200, 401}:
+                    return None
+                return f"{core.registry.registry} says {response.status_code} to /v2/, as no registry does"
+        except CrossmountError as error:
+            return str(error)
+        except TimeoutError:
+            return f"{core.registry.registry} does not answer within {_READY_SECONDS:g} s"
+
+    async def _readiness(self, *, draining: bool) -> tuple[int, bytes]:
+        if draining:
+            return 503, b"stopping\n"
+        why = await self.registry_trouble()
+        if why is None:
+            return 200, b"ok\n"
+        _log.info("not ready: %s", why)
+        return 503, b"the registry does not answer as one, or not to this proxy's credentials\n"
+
+
+async def _send(exchange: Exchange, status: int, text: bytes) -> None:
+    await exchange.answer(status, _TEXT, _body_for(exchange, text))
+
+
+def _body_for(exchange: Exchange, body: bytes) -> bytes:
+    return b"" if exchange.method == "HEAD" else body

@@ -1,0 +1,108 @@
+"""The parts of one proxy that its handlers share, and the answers that several of them give.
+
+Answers follow the distribution specification, "Pushing blobs" and "Mounting a blob".
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from crossmount.index.protocol import MountIndex
+from crossmount.oci import Repository
+from crossmount.proxy.http.errors import RequestRefusedError
+from crossmount.proxy.http.exchange import Exchange
+from crossmount.proxy.http.upstream import RequestBody, Upstream
+from crossmount.proxy.recorder import ProxyRecorder
+from crossmount.proxy.telemetry import Metrics
+from crossmount.proxy.uploads.mounting import Mounting, Placed
+from crossmount.proxy.uploads.sessions import ClientSession, ClientSessions
+from crossmount.proxy.uploads.spool import SpoolFolder
+from crossmount.proxy.uploads.turns import BlobOutcome, Turns
+from crossmount.registry import UploadSession
+
+LARGE_MANIFESTS_MAX = 16
+
+HEADS_MAX = 64
+"""The most HEADs of blobs at once. With more, the event loop turns so slowly that deadlines pass although the
+answers have arrived."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """The parts of one proxy.
+
+    Attributes:
+        registry: any repository of the registry behind the proxy: the registry's name and address.
+        spool: where uploads are stored until their digest is known; None forwards them at once.
+        manifest_limit: the most bytes of a manifest.
+        heads: bounds the HEADs of blobs at once.
+        large_manifests: bounds the manifests in memory at once, apart from small ones.
+    """
+
+    registry: Repository
+    upstream: Upstream
+    index: MountIndex
+    mounting: Mounting
+    turns: Turns
+    recorder: ProxyRecorder
+    sessions: ClientSessions
+    metrics: Metrics
+    spool: SpoolFolder | None
+    manifest_limit: int
+    heads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HEADS_MAX))
+    large_manifests: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_MANIFESTS_MAX))
+
+    def repository(self, name: str) -> Repository:
+        """Return a repository of the registry behind the proxy."""
+        return Repository(self.registry.registry, name, self.registry.address)
+
+    def upload_session(self, session: ClientSession) -> UploadSession:
+        """Return the registry's own upload session behind a client's."""
+        return UploadSession(repository=self.repository(session.name), location=session.location)
+
+    async def drop_session(self, session: ClientSession, *, cancel: bool = True) -> None:
+        """Close a session; with `cancel` also cancel the registry's, best effort."""
+        self.sessions.remove(session)
+        if session.spool is not None:
+            await session.spool.aclose()
+        if cancel and session.agent is not None:
+            await session.agent.client.cancel_upload(self.upload_session(session))
+
+    async def answer_created(
+        self, exchange: Exchange, placed: Placed, outcome: BlobOutcome, size: int | None = None
+    ) -> None:
+        """Answer 201 for a blob that is now in its repository, and count the blob by its outcome.
+
+        Args:
+            exchange: the request. The rest of its body is read first, since some clients read an answer only after
+                they have sent everything.
+            placed: the first attempt to mount the blob: its digest and repository.
+            outcome: how the blob arrived.
+            size: its bytes, if they were read; else the size that the index knows is counted.
+        """
+        async for _ in exchange.body():
+            pass
+        exchange.note, exchange.waited = outcome.word, outcome.waited
+        known = placed.knowledge.of(placed.digest).size
+        self.metrics.count_blob(outcome.word, known if size is None else size)
+        path = f"/v2/{placed.dest.name}/blobs/{placed.digest}".encode()
+        await exchange.answer(201, [(b"location", path), (b"docker-content-digest", placed.digest.encode())])
+
+
+def body_to_forward(exchange: Exchange) -> RequestBody | None:
+    """Return a request's body as a stream; None for a request without a body."""
+    size = exchange.content_length
+    if size == 0 and not exchange.values(b"content-length"):
+        return None
+    return RequestBody(exchange.body(), size)
+
+
+def refuse_must_mount(placed: Placed) -> None:
+    """Refuse the upload of a blob that may only be mounted.
+
+    Raises:
+        RequestRefusedError: the blob is flagged must-mount, and no mount succeeded.
+    """
+    if placed.refused:
+        raise RequestRefusedError(
+            403, "DENIED", f"{placed.digest} is flagged must-mount and no mount succeeded, so it is not uploaded"
+        )
