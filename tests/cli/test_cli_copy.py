@@ -81,7 +81,7 @@ def test_one_that_fails_is_named_and_the_others_arrive(
     shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry
 ) -> None:
     """The document has the others; standard error says which failed, and why; the status is 1."""
-    b.play(Fault(method="PUT", path="*/two/manifests/*", action=Reply(status=500), times=None))
+    b.play(Fault(method="PUT", path="*/two/manifests/*", action=Reply(status=400), times=None))
     done = shell("copy", f"{a.address}/team/app:1", f"{b.address}/one", f"{b.address}/two", *OFF, "--json")
     assert done.status == 1
     assert [set(image) >= {"error"} for image in done.document["images"]] == [False, True]

@@ -45,6 +45,7 @@ async def answering(*answers: bytes | Iterable[bytes]) -> AsyncIterator[str]:
                 for part in (answer,) if isinstance(answer, bytes) else answer:
                     writer.write(part)
                     await writer.drain()
+                    await asyncio.sleep(0)  # drain does not yield while the buffer has room
                 if not isinstance(answer, bytes):
                     break
         except (ConnectionError, asyncio.IncompleteReadError):
