@@ -76,7 +76,7 @@ class TestAfterManifest:
         turns = proxy.app.core.turns
         await turns.release_quiet(lambda _: False)
         assert lease_of(valkey, proxy) is not None  # not for long yet
-        turns._kept._clock = lambda: float("inf")
+        turns._deferred._clock = lambda: float("inf")
         await turns.release_quiet(lambda name: name == "one")
         assert lease_of(valkey, proxy) is not None
         await turns.release_quiet(lambda _: False)

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from crossmount.fleet.patience import SMALL
 from crossmount.index import MemoryMountIndex
 from crossmount.oci import Repository
 from crossmount.registry import ClientOptions
@@ -40,4 +41,22 @@ async def test_a_must_mount_layer_that_dest_holds_fails_no_push(
     gone = Repository.parse(f"{scripted_registry.address}/team/gone")
     await index.add_source(image.layers[0].digest, gone, must_mount=True)
     report = await push(image.path, f"{dest}:2", index=index, options=OPTIONS)
+    assert report.bytes("uploaded") == 0
+
+
+async def test_a_layer_that_dest_lacks_after_all_is_mounted_from_its_other_sources(
+    scripted_registry: ScriptedRegistry, tmp_path: Path
+) -> None:
+    """If the index wrongly says that dest holds a layer, the layer is mounted from another repository."""
+    image = make_layout(tmp_path / "image", make_layers(1, size=SMALL + 1))
+    source = f"{scripted_registry.address}/team/source"
+    await push(image.path, f"{source}:1", options=OPTIONS)
+    dest = f"{scripted_registry.address}/team/dest"
+    index = MemoryMountIndex()
+
+    for blob in image.blobs:
+        for holder in (source, dest):
+            await index.add_source(blob.digest, Repository.parse(holder))
+    report = await push(image.path, f"{dest}:1", index=index, options=OPTIONS)
+    assert report.count("mounted") == len(image.blobs)
     assert report.bytes("uploaded") == 0

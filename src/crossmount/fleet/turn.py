@@ -9,9 +9,6 @@ from typing import Protocol
 from crossmount._blocking import run_now
 from crossmount.oci import Repository
 
-ROUNDS = 3
-"""How often a blob is waited for that could not be mounted from where it appeared."""
-
 
 class UploadSlots(Protocol):
     """How many blobs of one push may be on their way at once."""

@@ -1,13 +1,15 @@
-"""The blobs of one push: there already, mounted, or uploaded."""
+"""The blobs of one push: each exists in dest already, is mounted, or is uploaded."""
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import TracebackType
+from typing import Self
 
 from crossmount import events
 from crossmount.errors import InvalidLayoutError, MountRequiredError, RegistryRefusedError
-from crossmount.fleet import ROUNDS, MountTurn, Slots, UploadTurn
+from crossmount.fleet import MountTurn, Slots, Turn, UploadTurn, mount_or_upload
 from crossmount.index.protocol import Knowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.mount.mounter import confirmed_sightings
@@ -16,18 +18,48 @@ from crossmount.registry import SIZE_UNKNOWN, RegistryClient, UploadSession
 from crossmount.transfer.concurrency import run_all
 from crossmount.transfer.fetch import FetchedBlob, StartOverError
 from crossmount.transfer.report import BlobReport
-from crossmount.transfer.turns import Turns
+from crossmount.transfer.turns import PushTurns
+
+
+class _LastMount:
+    """The last mount of a blob that did not succeed; its upload session is used, or else cancelled."""
+
+    def __init__(self, mounter: Mounter) -> None:
+        self._mounter = mounter
+        self._result: MountResult | None = None
+
+    def replace(self, result: MountResult) -> None:
+        """Cancel the earlier session, and keep this one."""
+        self.cancel()
+        self._result = result
+
+    def take(self) -> MountResult | None:
+        """Return the mount; its session is the caller's from now on."""
+        result, self._result = self._result, None
+        return result
+
+    def cancel(self) -> None:
+        """Cancel the session, if there is one."""
+        if (result := self.take()) is not None:
+            self._mounter.cancel_later(result.session)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
 
 
 @dataclass(slots=True, kw_only=True)
 class BlobPusher:
-    """Brings blobs into one repository, and remembers what was proven on the way.
+    """Pushes blobs into one repository, and remembers what the registry confirmed.
 
     Attributes:
-        requests: limits HEADs and mounts.
-        uploads: limits blobs whose bytes are on their way.
-        turns: with whom else uploads are shared out.
-        clock: seconds, for the rate of uploads.
+        requests: limits concurrent HEADs and mounts.
+        uploads: limits concurrent uploads.
+        turns: coordinates uploads with the rest of the fleet.
     """
 
     dest: Repository
@@ -37,36 +69,35 @@ class BlobPusher:
     knowledge: Knowledge
     requests: asyncio.Semaphore
     uploads: Slots
-    turns: Turns
+    turns: PushTurns
     observer: events.Observer
-    clock: Callable[[], float]
     _candidates: dict[Digest, tuple[Repository, ...]] = field(default_factory=dict, init=False)
     _reports: dict[Digest, BlobReport] = field(default_factory=dict, init=False)
     _mounts: dict[Digest, MountResult] = field(default_factory=dict, init=False)
 
     async def push_all(self, blobs: Sequence[BlobSource]) -> None:
-        """Bring all blobs there, side by side; the first failure cancels the others."""
+        """Push all blobs concurrently; the first failure cancels the others."""
         self._candidates = await self.mounter.prepare(self.knowledge, self.dest)
         await run_all([partial(self._push, blob) for blob in blobs])
-        # in the order of the image, whatever ended first
+        # in the order of the image, not of completion
         self._reports = {blob.descriptor.digest: self._reports[blob.descriptor.digest] for blob in blobs}
 
     async def repair(self, blobs: Sequence[BlobSource]) -> None:
-        """Upload those of `blobs` that the repository lacks after all; what said otherwise is stale."""
+        """Upload those of `blobs` that dest lacks after all: the index, or a mount, was wrong about them."""
 
-        async def mend(blob: BlobSource) -> None:
+        async def repair_one(blob: BlobSource) -> None:
             digest = blob.descriptor.digest
-            if not await self._is_there(blob):
-                await self._disown(digest)
-                self._forbid_upload_of_must_mount(digest, None)
+            if not await self._exists(blob):
+                await self._forget_sources(digest)
+                self._refuse_upload_of_must_mount(digest, None)
                 async with self.uploads:
                     await self._upload(blob, await self.client.start_upload(self.dest))
                 self._report(blob, "uploaded", attempts=self._reports[digest].attempts)
 
-        await run_all([partial(mend, blob) for blob in blobs])
+        await run_all([partial(repair_one, blob) for blob in blobs])
 
     def reports(self) -> tuple[BlobReport, ...]:
-        """Return how each blob came to be there."""
+        """Return the outcome of each blob."""
         return tuple(self._reports.values())
 
     def mounts(self) -> list[MountResult]:
@@ -74,7 +105,7 @@ class BlobPusher:
         return list(self._mounts.values())
 
     def sightings(self) -> list[Sighting]:
-        """Return what the registry confirmed: dest holds every blob, and sources that served hold theirs."""
+        """Return what the registry confirmed: dest holds every blob, sources hold the blobs mounted from them."""
         return [
             sighting
             for digest, report in self._reports.items()
@@ -89,150 +120,99 @@ class BlobPusher:
         digest, size = blob.descriptor.digest, blob.descriptor.size
         self.observer(events.BlobStarted(digest=digest, size=size, dest=self.dest))
         try:
-            await self._bring(blob)
+            with _LastMount(self.mounter) as last:
+                if await self._existing_or_mounted(blob, last) is None:
+                    await self._mount_or_upload_in_turn(blob, last)
         finally:
-            await self.turns.decided(digest)
+            await self.turns.mark_decided(digest)
 
-    async def _bring(self, blob: BlobSource) -> None:
+    async def _existing_or_mounted(self, blob: BlobSource, last: _LastMount) -> BlobReport | None:
+        """Mount a blob from a source that the index knows, unless dest has it already.
+
+        The HEAD comes first only if the index says that dest has the blob, or if there is nothing to mount from.
+        """
         digest = blob.descriptor.digest
         candidates = self._candidates.get(digest, ())
-        in_dest = self.knowledge.of(digest).in_dest
-        result: MountResult | None = None
-        if candidates and not in_dest:
-            async with self.requests:
-                result = await self.mounter.attempt(digest, self.dest, candidates, self.knowledge)
-            try:
-                if await self._is_needless(blob, result):
-                    return
-            except BaseException:
-                self.mounter.cancel_later(result.session)
-                raise
-        elif await self._is_there(blob):
-            self._report(blob, "existing")
-            return
-        if self.turns.worth(blob):
-            await self._by_turn(blob, result, {*candidates, *([self.dest] if in_dest else ())})
-            return
-        await self._upload_alone(blob, result, () if result else candidates)
-
-    async def _by_turn(self, blob: BlobSource, result: MountResult | None, excluded: set[Repository]) -> None:
-        """Upload a blob when it is our turn, or mount it from where another brought it meanwhile.
-
-        Args:
-            blob: one that dest lacks.
-            result: the mount that was tried, if one was; its session is used, or cancelled.
-            excluded: where it can't be mounted from.
-        """
-        waited, turn = 0.0, None
-        for _ in range(ROUNDS):
-            try:
-                turn = await self.turns.take(blob, excluded)
-            except BaseException:
-                self._let_go(result)
-                raise
-            waited += turn.waited
-            if turn.waited:  # a session that was opened before is old by now
-                self._let_go(result)
-                result = None
-            if isinstance(turn, UploadTurn):
-                await self._upload_in_turn(blob, result, turn, waited)
-                return
-            self._let_go(result)
-            result = await self._mount_fresh(blob, turn, waited)
-            if result is None:
-                return
-            excluded |= turn.sources
-        await self.turns.decided(blob.descriptor.digest)
-        await self._upload_alone(blob, result, (), waited)
-
-    async def _mount_fresh(self, blob: BlobSource, turn: MountTurn, waited: float) -> MountResult | None:
-        """Mount a blob from where another brought it; None if it is in dest now, else what the mount left."""
-        digest = blob.descriptor.digest
-        if self.dest in turn.sources and await self._is_there(blob):
-            self._report(blob, "existing", waited=waited)
+        head_first = not candidates or self.knowledge.of(digest).in_dest
+        if head_first and await self._exists(blob):
+            return self._report(blob, "existing")
+        if not candidates:
             return None
+        async with self.requests:
+            result = await self.mounter.attempt(digest, self.dest, candidates, self.knowledge)
+        last.replace(result)
+        if result.status is not MountStatus.MOUNTED and not head_first and await self._exists(blob):
+            return self._report(blob, "existing", attempts=result.attempts)
+        return self._mounted(blob, result)
+
+    async def _mount_or_upload_in_turn(self, blob: BlobSource, last: _LastMount) -> None:
+        """Upload a blob that dest lacks when its turn comes, or mount it from where another uploaded it."""
+        digest, size = blob.descriptor.digest, blob.descriptor.size
+
+        async def take_turn(excluded: Collection[Repository]) -> Turn | None:
+            return await self.turns.take(blob, excluded)
+
+        async def mount(turn: MountTurn, waited: float) -> BlobReport | None:
+            last.cancel()
+            return await self._mount_new(blob, turn, last, waited)
+
+        async def upload(turn: UploadTurn | None, waited: float) -> BlobReport:
+            if turn is None:
+                await self.turns.mark_decided(digest)
+                async with self.uploads:
+                    return await self._upload_into_session(blob, last, waited)
+            if turn.waited:
+                last.cancel()  # its session may have expired by now
+            return await self.turns.upload(turn, size, lambda: self._upload_into_session(blob, last, waited))
+
+        excluded = set(self._candidates.get(digest, ()))
+        if self.knowledge.of(digest).in_dest:
+            excluded.add(self.dest)
+        await mount_or_upload(take_turn, mount, upload, excluded=excluded)
+
+    async def _mount_new(
+        self, blob: BlobSource, turn: MountTurn, last: _LastMount, waited: float
+    ) -> BlobReport | None:
+        """Mount a blob from where another has just uploaded it, which may be dest itself."""
+        digest = blob.descriptor.digest
+        if self.dest in turn.sources and await self._exists(blob):
+            return self._report(blob, "existing", waited=waited)
         known = replace(self.knowledge.of(digest), sources=tuple(sorted(turn.sources - {self.dest})))
         knowledge = Knowledge({digest: known}, self.knowledge.traits)
         candidates = (await self.mounter.prepare(knowledge, self.dest)).get(digest, ())
         async with self.requests:
             result = await self.mounter.attempt(digest, self.dest, candidates, knowledge, fresh=True)
-        return None if self._settled(blob, result, waited) else result
+        last.replace(result)
+        return self._mounted(blob, result, waited)
 
-    async def _upload_in_turn(
-        self, blob: BlobSource, result: MountResult | None, turn: UploadTurn, waited: float
-    ) -> None:
-        """Bring a blob with the slot and the lease that `turn` has; whatever happens, others can go on."""
-        started = self.clock()
-        async with turn.uploading():
-            await self._mount_or_upload(blob, result, (), waited)
-        self.turns.add(blob.descriptor.size, self.clock() - started)
-        await self.turns.uploaded(turn)
-
-    async def _upload_alone(
-        self,
-        blob: BlobSource,
-        result: MountResult | None,
-        candidates: Collection[Repository],
-        waited: float = 0.0,
-    ) -> None:
-        """Bring a blob without a turn; its session, if none is in hand, is opened when it has a slot."""
-        try:
-            await self.uploads.acquire()
-        except BaseException:
-            self._let_go(result)
-            raise
-        try:
-            await self._mount_or_upload(blob, result, candidates, waited)
-        finally:
-            self.uploads.release()
-
-    def _let_go(self, result: MountResult | None) -> None:
-        if result is not None:
-            self.mounter.cancel_later(result.session)
-
-    async def _mount_or_upload(
-        self,
-        blob: BlobSource,
-        result: MountResult | None,
-        candidates: Collection[Repository],
-        waited: float = 0.0,
-    ) -> None:
-        """Upload into the session in hand; without one open it by a mount, which may make the upload needless."""
+    async def _upload_into_session(self, blob: BlobSource, last: _LastMount, waited: float) -> BlobReport:
+        """Upload a blob into the last mount's session; without one a mount request opens it, or succeeds."""
+        result = last.take()
         if result is None:
-            digest = blob.descriptor.digest
-            result = await self.mounter.attempt(digest, self.dest, tuple(candidates), self.knowledge)
-            if self._settled(blob, result, waited):
-                return
+            result = await self.mounter.attempt(blob.descriptor.digest, self.dest, (), self.knowledge)
+            if (mounted := self._mounted(blob, result, waited)) is not None:
+                return mounted
         await self._upload(blob, result.session or await self.client.start_upload(self.dest))
-        self._report(blob, "uploaded", attempts=result.attempts, waited=waited)
+        return self._report(blob, "uploaded", attempts=result.attempts, waited=waited)
 
-    async def _is_there(self, blob: BlobSource) -> bool:
-        """Ask the registry whether dest holds the blob; of another size it is another blob, whoever says 200."""
+    async def _exists(self, blob: BlobSource) -> bool:
+        """Ask the registry whether dest holds the blob; an answer with another size counts as no."""
         async with self.requests:
             size = await self.client.head_blob(self.dest, blob.descriptor.digest)
         return size in {SIZE_UNKNOWN, blob.descriptor.size}
 
-    async def _is_needless(self, blob: BlobSource, result: MountResult) -> bool:
-        """Tell whether dest holds the blob now, or did already: wrong sources must not cost its bytes."""
-        if result.status is not MountStatus.MOUNTED and await self._is_there(blob):
-            self.mounter.cancel_later(result.session)
-            self._report(blob, "existing", attempts=result.attempts)
-            return True
-        return self._settled(blob, result)
-
-    def _settled(self, blob: BlobSource, result: MountResult, waited: float = 0.0) -> bool:
-        """Tell whether the mount made an upload needless.
+    def _mounted(self, blob: BlobSource, result: MountResult, waited: float = 0.0) -> BlobReport | None:
+        """Report a mount that succeeded; return None if the blob has to be uploaded.
 
         Raises:
-            MountRequiredError: it did not, and an upload is out of the question.
+            MountRequiredError: the mount failed, and the blob must not be uploaded.
         """
         if result.status is MountStatus.MOUNTED:
             self._mounts[blob.descriptor.digest] = result
-            self._report(blob, "mounted", source=result.source, attempts=result.attempts, waited=waited)
-            return True
+            return self._report(blob, "mounted", source=result.source, attempts=result.attempts, waited=waited)
         if result.status is MountStatus.MOUNT_REQUIRED:
-            self._forbid_upload_of_must_mount(blob.descriptor.digest, result)
-        return False
+            self._refuse_upload_of_must_mount(blob.descriptor.digest, result)
+        return None
 
     async def _upload(self, blob: BlobSource, session: UploadSession) -> None:
         digest = blob.descriptor.digest
@@ -241,22 +221,22 @@ class BlobPusher:
             self.observer(events.BlobProgress(digest=digest, sent=sent, dest=self.dest))
 
         try:
-            while await self._is_to_start_over(session, blob, progress):
+            while not await self._upload_once(session, blob, progress):
                 session = await self.client.start_upload(self.dest)
         finally:
             if isinstance(blob, FetchedBlob):
                 blob.let_go()
 
-    async def _is_to_start_over(
+    async def _upload_once(
         self, session: UploadSession, blob: BlobSource, progress: Callable[[int], None]
     ) -> bool:
-        """Upload a blob into a session; tell whether what was sent of it was wrong, and it must be begun anew."""
+        """Upload a blob into a session; return False if wrong bytes were sent and the upload must restart."""
         try:
             await self.client.upload_blob(session, blob, on_progress=progress)
         except BaseException as error:
             await asyncio.shield(self.client.cancel_upload(session))
             if isinstance(error, StartOverError):
-                return True
+                return False
             refused = isinstance(error, RegistryRefusedError) and "DIGEST_INVALID" in error.codes
             if refused and isinstance(blob, FileBlob):
                 raise InvalidLayoutError(
@@ -264,9 +244,9 @@ class BlobPusher:
                     f"{self.dest.registry}"
                 ) from error
             raise
-        return False
+        return True
 
-    def _forbid_upload_of_must_mount(self, digest: Digest, result: MountResult | None) -> None:
+    def _refuse_upload_of_must_mount(self, digest: Digest, result: MountResult | None) -> None:
         known = self.knowledge.of(digest)
         if known.must_mount:
             cause = f" ({result.error})" if result is not None and result.error else ""
@@ -277,11 +257,11 @@ class BlobPusher:
                 "or lift the flag (crossmount must-mount --clear)"
             )
 
-    async def _disown(self, digest: Digest) -> None:
-        """Drop what wrongly said that dest, or a source it was mounted from, holds the blob."""
+    async def _forget_sources(self, digest: Digest) -> None:
+        """Remove dest, and the source the blob was mounted from, from the index: they do not hold the blob."""
         mounted = self._mounts.pop(digest, None)
-        suspects = [self.dest] if mounted is None or mounted.source is None else [self.dest, mounted.source]
-        await self.index.forget(digest, *suspects)
+        wrong = [self.dest] if mounted is None or mounted.source is None else [self.dest, mounted.source]
+        await self.index.forget(digest, *wrong)
 
     def _report(
         self,
@@ -291,11 +271,13 @@ class BlobPusher:
         source: Repository | None = None,
         attempts: int = 0,
         waited: float = 0.0,
-    ) -> None:
+    ) -> BlobReport:
         digest, size = blob.descriptor.digest, blob.descriptor.size
-        self._reports[digest] = BlobReport(
+        report = BlobReport(
             digest=digest, size=size, outcome=outcome, source=source, attempts=attempts, waited=waited
         )
+        self._reports[digest] = report
         self.observer(
             events.BlobFinished(digest=digest, size=size, outcome=outcome, source=source, dest=self.dest)
         )
+        return report

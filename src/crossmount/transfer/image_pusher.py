@@ -14,7 +14,7 @@ from crossmount.oci.layout import Image
 from crossmount.registry import RegistryClient
 from crossmount.transfer.blobs import BlobPusher
 from crossmount.transfer.manifests import push_manifests
-from crossmount.transfer.turns import Turns
+from crossmount.transfer.turns import PushTurns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class ImagePusher:
             knowledge = _with_source(knowledge, digests, source)
         if self.allow_transfer:
             knowledge = _without_must_mount(knowledge)
-        turns = Turns(
+        turns = PushTurns(
             self.fleet,
             dest,
             knowledge=knowledge,
@@ -106,6 +106,7 @@ class ImagePusher:
             slots=self.slots,
             blobs=image.blobs,
             observer=self.observer,
+            clock=self.clock,
         )
         async with Mounter(client, self.index, observer=self.observer) as mounter:
             blobs = BlobPusher(
@@ -118,14 +119,13 @@ class ImagePusher:
                 uploads=self.slots,
                 turns=turns,
                 observer=self.observer,
-                clock=self.clock,
             )
             try:
                 await blobs.push_all(image.blobs)
                 await push_manifests(image, reference, client=client, repair=blobs.repair, observer=self.observer)
-                await turns.tagged()
+                await turns.publish_deferred()
             finally:
-                await asyncio.shield(turns.give_up())
+                await asyncio.shield(turns.release_deferred())
             await self.index.record(blobs.sightings())
             await mounter.record_traits(knowledge.traits, blobs.mounts())
         return blobs

@@ -1,25 +1,29 @@
-"""One push's part in the fleet: which blobs it takes turns for, in which order, and when it publishes them."""
+"""The part of one push in the fleet: which blobs take turns, in which order, and when they are published."""
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import TypeVar
 
 from crossmount import events
-from crossmount.fleet import Fleet, Patience, Slots, Turn, UploadTurn
+from crossmount.fleet import Fleet, Patience, Slots, Turn, UploadTurn, upload_in_turn
 from crossmount.index.protocol import Knowledge
 from crossmount.oci import BlobSource, Digest, Repository
 
+T = TypeVar("T")
 
-class Turns:
+
+class PushTurns:
     """The turns of one push into one repository.
 
     Args:
-        fleet: who decides; None takes no turns.
+        fleet: coordinates the turns; None if this push does not coordinate with others.
         dest: the repository.
-        knowledge: what the index knew in the beginning.
-        patience: what is worth waiting for, and how long.
+        knowledge: the index's answer at the start of the push.
+        patience: which blobs to wait for, and how long.
         slots: the push's upload slots.
         blobs: all blobs of the push.
-        observer: told of waiting.
+        observer: receives a `BlobWaiting` for each blob that waits.
+        clock: seconds.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class Turns:
         slots: Slots,
         blobs: Iterable[BlobSource],
         observer: events.Observer,
+        clock: Callable[[], float],
     ) -> None:
         self._fleet = fleet
         self._dest = dest
@@ -39,33 +44,32 @@ class Turns:
         self._patience = patience
         self._slots = slots
         self._observer = observer
-        self._kept: list[UploadTurn] = []
+        self._clock = clock
+        self._deferred: list[UploadTurn] = []
         self._after_manifest = knowledge.traits.after_manifest is True
-        # On a registry that mounts only after a manifest a push keeps leases while it waits for others. That it
-        # asks in the order of digests keeps pushes from waiting for each other in a circle: see fleet.table.
+        # On a registry that mounts only after a manifest a push keeps leases while it waits for others. It asks
+        # in the order of digests, so that pushes never wait for each other in a circle: see fleet.queues.
         self._undecided = {blob.descriptor.digest for blob in blobs} if self._after_manifest else set()
         self._changed = asyncio.Condition()
 
-    def worth(self, blob: BlobSource) -> bool:
-        """Tell whether a blob that dest lacks is to be uploaded by turns."""
-        known = self._knowledge.of(blob.descriptor.digest)
-        return (
-            self._fleet is not None
-            and self._patience.waits_for(blob.descriptor.size)
-            and self._knowledge.traits.mounts is not False  # what another uploads could not be mounted
-            and not known.must_mount  # nobody may upload it
-        )
-
-    async def take(self, blob: BlobSource, excluded: Collection[Repository]) -> Turn:
-        """Wait for the turn of a blob; with an `UploadTurn` it has an upload slot.
+    async def take(self, blob: BlobSource, excluded: Collection[Repository]) -> Turn | None:
+        """Wait for the turn of a blob that dest lacks; an `UploadTurn` has an upload slot.
 
         Args:
-            blob: one that is `worth` it.
+            blob: the blob.
             excluded: sources that were tried.
+
+        Returns:
+            The turn; None if the blob is not worth a wait, or if nobody may upload it.
         """
-        if self._fleet is None:
-            raise AssertionError("nobody takes turns alone")
         digest, size = blob.descriptor.digest, blob.descriptor.size
+        if (
+            self._fleet is None
+            or not self._patience.waits_for(size)
+            or self._knowledge.traits.mounts is False  # this registry would not mount another's upload
+            or self._knowledge.of(digest).must_mount
+        ):
+            return None
         async with self._changed:
             await self._changed.wait_for(lambda: not any(other < digest for other in self._undecided))
         turn = await self._fleet.turn(
@@ -81,33 +85,31 @@ class Turns:
             publishes="manifest" if self._after_manifest else "blob",
         )
         if isinstance(turn, UploadTurn):
-            await self.decided(digest)
+            await self.mark_decided(digest)
         return turn
 
-    async def decided(self, digest: Digest) -> None:
-        """Let greater digests ask: this one needs no more turns. Doing it twice is harmless."""
+    async def mark_decided(self, digest: Digest) -> None:
+        """Let greater digests take turns: this one takes no more. A second call has no effect."""
         self._undecided.discard(digest)
         async with self._changed:
             self._changed.notify_all()
 
-    def add(self, size: int, seconds: float) -> None:
-        """Take in how long an upload took."""
-        if self._fleet is not None:
-            self._fleet.meter.add(size, seconds)
+    async def upload(self, turn: UploadTurn, size: int, upload: Callable[[], Awaitable[T]]) -> T:
+        """Run `upload` for a blob of `size` bytes, then publish the blob: now, or after the manifest."""
 
-    async def uploaded(self, turn: UploadTurn) -> None:
-        """Publish a blob that the registry confirmed, then end its lease: now, or after the manifest."""
-        if self._after_manifest:
-            self._kept.append(turn)
-        else:
-            await turn.finish()
+        def measure(seconds: float) -> None:
+            if self._fleet is not None:
+                self._fleet.meter.add(size, seconds)
 
-    async def tagged(self) -> None:
-        """The manifests were accepted: publish what was kept."""
-        while self._kept:
-            await self._kept.pop().finish()
+        defer = self._deferred.append if self._after_manifest else None
+        return await upload_in_turn(turn, upload, measure=measure, clock=self._clock, defer=defer)
 
-    async def give_up(self) -> None:
-        """End the leases that are still kept, so that others need not wait for them."""
-        while self._kept:
-            await self._kept.pop().release()
+    async def publish_deferred(self) -> None:
+        """Publish the blobs that had to wait for the manifests, and end their leases."""
+        while self._deferred:
+            await self._deferred.pop().finish()
+
+    async def release_deferred(self) -> None:
+        """End the leases that are left after a failed push, so that others can continue."""
+        while self._deferred:
+            await self._deferred.pop().release()

@@ -8,16 +8,16 @@ no request to the registry.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
 from crossmount.errors import CrossmountError
-from crossmount.fleet import ROUNDS, Fleet, MountTurn, Patience, Slots, Turn, UploadTurn
+from crossmount.fleet import Fleet, MountTurn, Patience, Slots, Turn, UploadTurn, mount_or_upload, upload_in_turn
 from crossmount.oci import Descriptor, Digest, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.recorder import ProxyRecorder
-from crossmount.proxy.uploads.deferred_leases import KeptTurns
+from crossmount.proxy.uploads.deferred_leases import DeferredLeases
 from crossmount.proxy.uploads.mounting import Mounting, Placed
 
 PACED_MAX = 4096
@@ -85,7 +85,7 @@ class Turns:
         self._slots = Slots(uploads, on_release=fleet.kick)
         self._paced = Slots(PACED_MAX, on_release=fleet.kick)
         self._clock = clock
-        self._kept = KeptTurns(fleet, clock=clock)
+        self._deferred = DeferredLeases(fleet, clock=clock)
 
     async def look(self, caller: Caller, placed: Placed) -> BlobOutcome | None:
         """Hold a question for a blob while somebody uploads it, and mount it when it is there.
@@ -106,7 +106,7 @@ class Turns:
                 mount = await self._watch(caller.agent, placed)
         except TimeoutError:
             return None
-        return None if mount is None else await self._mount(caller, caller.agent, placed, mount, mount.waited)
+        return None if mount is None else await self._mount(caller, placed, mount, mount.waited)
 
     async def _watch(self, agent: Agent, placed: Placed) -> MountTurn | None:
         dest, digest, policy = placed.dest, placed.digest, self._mounting.policy
@@ -126,7 +126,7 @@ class Turns:
             caller.may_push(placed.dest.name)
             and knowledge.traits.mounts is not False
             and not knowledge.of(placed.digest).must_mount
-            and not self._kept.any_of(placed.dest)
+            and not self._deferred.has_any(placed.dest)
         )
 
     def takes(self, caller: Caller, size: int | None) -> bool:
@@ -155,25 +155,25 @@ class Turns:
         Raises:
             RegistryError: the registry did not take it.
         """
-        waited, excluded, agent = 0.0, set(placed.tried), caller.agent
-        slots = self._paced if paced else self._slots
-        rounds = ROUNDS if self._patience.waits_for(blob.size) and agent is not None else 0
-        for _ in range(rounds):
-            if agent is None or not self._may_wait(caller, placed):
-                break
-            turn = await self._turn(blob, placed, excluded, slots)
-            waited += turn.waited
-            if isinstance(turn, UploadTurn):
+        agent, slots = caller.agent, self._paced if paced else self._slots
+
+        async def take_turn(excluded: Collection[Repository]) -> Turn | None:
+            waits = self._patience.waits_for(blob.size) and agent is not None and self._may_wait(caller, placed)
+            return await self._turn(blob, placed, excluded, slots) if waits else None
+
+        async def mount(turn: MountTurn, waited: float) -> BlobOutcome | None:
+            return await self._mount(caller, placed, turn, waited)
+
+        async def upload_it(turn: UploadTurn | None, waited: float) -> BlobOutcome:
+            if turn is None:
+                async with slots:
+                    await upload()
+                self._recorder.record_blob(placed.dest, blob.digest, blob.size)
+            else:
                 await self._upload_in_turn(turn, blob, placed, upload, paced=paced)
-                return BlobOutcome(waited=waited)
-            brought = await self._mount(caller, agent, placed, turn, waited)
-            if brought is not None:
-                return brought
-            excluded.update(turn.sources)
-        async with slots:
-            await upload()
-        self._recorder.record_blob(placed.dest, blob.digest, blob.size)
-        return BlobOutcome(waited=waited)
+            return BlobOutcome(waited=waited)
+
+        return await mount_or_upload(take_turn, mount, upload_it, excluded=placed.tried)
 
     async def bring_unread(
         self, caller: Caller, placed: Placed, size: int | None, *, upload: Callable[[], Awaitable[None]]
@@ -191,7 +191,7 @@ class Turns:
 
     async def accepted(self, dest: Repository, manifest: Manifest) -> None:
         """The registry took a manifest: on one that mounts only after that, its layers can be mounted now."""
-        for turn in self._kept.take(dest, [blob.digest for blob in manifest.blobs]):
+        for turn in self._deferred.take(dest, [blob.digest for blob in manifest.blobs]):
             await turn.finish()
 
     async def release_quiet(self, busy: Callable[[str], bool]) -> None:
@@ -200,15 +200,17 @@ class Turns:
         Args:
             busy: tells whether anything still goes on in a repository.
         """
-        for turn in self._kept.take_quiet(busy):
+        for turn in self._deferred.take_idle(busy):
             await turn.release()
 
     async def aclose(self) -> None:
         """Release what is kept."""
-        for turn in self._kept.take_all():
+        for turn in self._deferred.take_all():
             await turn.release()
 
-    async def _turn(self, blob: Descriptor, placed: Placed, excluded: set[Repository], slots: Slots) -> Turn:
+    async def _turn(
+        self, blob: Descriptor, placed: Placed, excluded: Collection[Repository], slots: Slots
+    ) -> Turn:
         return await self._fleet.turn(
             blob.digest,
             placed.dest,
@@ -220,12 +222,10 @@ class Turns:
             publishes="manifest" if placed.after_manifest else "blob",
         )
 
-    async def _mount(
-        self, caller: Caller, agent: Agent, placed: Placed, turn: MountTurn, waited: float
-    ) -> BlobOutcome | None:
+    async def _mount(self, caller: Caller, placed: Placed, turn: MountTurn, waited: float) -> BlobOutcome | None:
         """Mount a blob from where it appeared; whatever goes wrong, there is still the upload."""
-        dest, digest = placed.dest, placed.digest
-        if dest in turn.sources:
+        dest, digest, agent = placed.dest, placed.digest, caller.agent
+        if agent is not None and dest in turn.sources:
             with contextlib.suppress(CrossmountError):
                 if await agent.client.head_blob(dest, digest) is not None:
                     return BlobOutcome(existing=True, waited=waited)
@@ -241,15 +241,16 @@ class Turns:
         *,
         paced: bool,
     ) -> None:
-        started = self._clock()
-        async with turn.uploading():
-            await upload()
-        if not paced:
-            self._fleet.meter.add(blob.size, self._clock() - started)
-        if placed.after_manifest:
-            self._kept.keep(placed.dest, blob.digest, turn)
-        else:
-            await turn.finish()
+        def measure(seconds: float) -> None:
+            if not paced:
+                self._fleet.meter.add(blob.size, seconds)
+
+        def defer(turn: UploadTurn) -> None:
+            self._deferred.add(placed.dest, blob.digest, turn)
+
+        await upload_in_turn(
+            turn, upload, measure=measure, clock=self._clock, defer=defer if placed.after_manifest else None
+        )
 
 
 async def _may_read(agent: Agent, dest: Repository, source: Repository, digest: Digest) -> bool:
