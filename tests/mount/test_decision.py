@@ -14,12 +14,17 @@ from crossmount.mount.decision import (
 from crossmount.mount.status import MountStatus
 from crossmount.oci import Repository
 from crossmount.registry import Mounted, UploadSession
-from support.sessions import session
 
+DEST = Repository("r.example", "dest")
 SOURCES = tuple(Repository("r.example", f"source-{number}") for number in range(3))
 DENIED = AccessDeniedError("denied", status=401)
 GONE = RegistryUnreachableError("gone")
 ANSWERS = st.sampled_from(["mounted", "session", "denied", "gone"])
+
+
+def session(number: int = 0) -> UploadSession:
+    """Return an upload session that is told from others by its number."""
+    return UploadSession(repository=DEST, location=f"https://r.example/v2/dest/blobs/uploads/{number}")
 
 
 def answer_for(word: str, number: int) -> MountAnswer:
