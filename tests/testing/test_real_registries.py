@@ -23,7 +23,7 @@ def upload(url: str, name: str, headers: dict[str, str] | None = None) -> httpx.
 
 
 def test_an_open_registry_counts_what_it_gets(docker_registry: DockerRegistry) -> None:
-    """Uploads, mounts and bytes can be read off the real registry's access log."""
+    """The real registry's access log shows uploads, mounts and bytes."""
     assert upload(docker_registry.url, "team/app").status_code == 201
     mount = f"{docker_registry.url}/v2/team/other/blobs/uploads/?mount={DIGEST}&from=team/app"
     assert httpx.post(mount).status_code == 201
@@ -35,13 +35,13 @@ def test_an_open_registry_counts_what_it_gets(docker_registry: DockerRegistry) -
 
 
 def test_a_registry_can_send_relative_locations(start_docker_registry: StartRegistry) -> None:
-    """The traits of the real registry are the test's choice."""
+    """A test chooses the options of the real registry."""
     registry = start_docker_registry(relative=True)
     assert httpx.post(f"{registry.url}/v2/a/b/blobs/uploads/").headers["location"].startswith("/v2/")
 
 
 def test_a_registry_with_a_password_file_wants_it(htpasswd_registry: DockerRegistry) -> None:
-    """Without the password nothing is served, with it everything."""
+    """Without the password every request is refused; with it every request succeeds."""
     url = f"{htpasswd_registry.url}/v2/"
     assert httpx.get(url).headers["www-authenticate"].startswith("Basic ")
     assert httpx.get(url, auth=(USER, "wrong")).status_code == 401
@@ -49,7 +49,7 @@ def test_a_registry_with_a_password_file_wants_it(htpasswd_registry: DockerRegis
 
 
 def test_a_registry_with_tokens_takes_those_of_its_server(token_registry: TokenRegistry) -> None:
-    """A token that covers the repository is accepted; one that does not is answered with a challenge."""
+    """A token for the repository is accepted; any other token gets a challenge."""
     registry, tokens = token_registry.registry, token_registry.tokens
     challenge = httpx.get(f"{registry.url}/v2/").headers["www-authenticate"]
     assert challenge.startswith(f'Bearer realm="{tokens.url}",service="{tokens.service}"')
@@ -65,7 +65,7 @@ def test_a_registry_with_tokens_takes_those_of_its_server(token_registry: TokenR
 
 
 def test_a_token_server_grants_less_or_refuses(token_registry: TokenRegistry) -> None:
-    """Denied and read-only scopes shrink a token silently, or refuse it whole."""
+    """Denied and read-only scopes are silently left out of a token, or refuse the token."""
     tokens = token_registry.tokens
     tokens.denied.add((USER, "team/secret"))
     tokens.read_only.add((USER, "team/base"))
@@ -84,7 +84,7 @@ def test_a_token_server_grants_less_or_refuses(token_registry: TokenRegistry) ->
 
 
 def test_a_token_server_speaks_oauth(token_registry: TokenRegistry) -> None:
-    """An identity token or a password in a form gets a token; POST can be turned off."""
+    """POST returns a token for an identity token or a password in the form; POST can be turned off."""
     tokens = token_registry.tokens
     tokens.identity_tokens["identity"] = USER
     tokens.expires_in = None
@@ -102,7 +102,7 @@ def test_a_token_server_speaks_oauth(token_registry: TokenRegistry) -> None:
 
 
 def test_made_layouts_are_what_skopeo_takes(docker_registry: DockerRegistry, tmp_path: Path) -> None:
-    """A made image, of several platforms too, goes through skopeo with its digests unchanged."""
+    """A generated image is copied by skopeo, also of several platforms, and its digests stay the same."""
     layout = tmp_path / "layout"
     one = make_layout(layout, tag="one")
     many = make_layout(layout, tag="many", platforms=("linux/amd64", "linux/arm64"))
@@ -119,7 +119,7 @@ def test_made_layouts_are_what_skopeo_takes(docker_registry: DockerRegistry, tmp
 
 
 def test_made_layouts_come_in_dockers_types(tmp_path: Path) -> None:
-    """The docker family uses Docker's media types throughout, compressed and not."""
+    """The docker family has Docker's media types everywhere, with and without compression."""
     layers = [tar_layer({"a": b"1"}), tar_layer({"b": b"2"}, compressed=False)]
     made = make_layout(tmp_path, layers, family="docker", tag=None, annotations={"k": "v"}, artifact_type="x/y")
     document = json.loads(made.blob_path(made.root.digest).read_bytes())
@@ -129,7 +129,7 @@ def test_made_layouts_come_in_dockers_types(tmp_path: Path) -> None:
 
 
 def test_a_missing_program_skips_here_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Absence is told with what to install; CI does not let it pass."""
+    """A missing program skips the test and names the package to install; in CI it fails the test."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CI", "")
     with pytest.raises(pytest.skip.Exception, match="apt-get install skopeo"):

@@ -16,18 +16,18 @@ BASE = "repository:team/base:pull"
 
 
 async def token(client: httpx.AsyncClient, *scopes: str, password: str | None = USERS["ci"]) -> httpx.Response:
-    """Ask for a token."""
+    """Request a token."""
     auth = ("ci", password) if password else None
     return await client.get("/token", params={"scope": list(scopes), "service": "scripted-registry"}, auth=auth)
 
 
 async def bearer(client: httpx.AsyncClient, *scopes: str) -> dict[str, str]:
-    """Return the header with a fresh token."""
+    """Return an Authorization header with a new token."""
     return {"Authorization": f"Bearer {(await token(client, *scopes)).json()['token']}"}
 
 
 async def test_basic_wants_a_password() -> None:
-    """Nothing without it, everything with it, and the log tells that it came but not what it was."""
+    """Only requests with the login succeed; the log shows its scheme and not its value."""
     async with talk_to(RegistryOptions(auth=BasicAuth(users=USERS))) as (registry, client):
         answer = await client.get("/v2/")
         assert (answer.status_code, code_of(answer)) == (401, "UNAUTHORIZED")
@@ -43,7 +43,7 @@ async def test_basic_wants_a_password() -> None:
 
 
 async def test_basic_tells_who_may_not_from_who_did_not_say() -> None:
-    """A user without the right gets 403; nobody may read what is open to all."""
+    """A user without the right gets a 403; requests without a user may read public repositories."""
     auth = BasicAuth(users=USERS, grants={"ci": (Grant("team/*", READ),)}, anonymous=(Grant("open/*", READ),))
     async with talk_to(RegistryOptions(auth=auth)) as (registry, client):
         registry.put_blob("team/app", DATA)
@@ -74,7 +74,7 @@ async def test_a_challenge_leads_to_a_token_that_is_taken() -> None:
 
 
 async def test_every_operation_has_its_scope() -> None:
-    """Reading asks pull, the catalogue and deleting their own."""
+    """Reads need the action pull; the catalogue and deletions need their own actions."""
     async with talk_to(RegistryOptions(auth=TokenAuth())) as (_, client):
         for method, path, scope in (
             ("GET", "team/app/tags/list", "repository:team/app:pull"),
@@ -86,7 +86,7 @@ async def test_every_operation_has_its_scope() -> None:
 
 
 async def test_a_mount_needs_both_repositories_in_one_token() -> None:
-    """Without pull on the source it is a 401 whose challenge names both scopes, separated by a space."""
+    """A mount without the right to pull the source gets a 401; its challenge names both scopes."""
     async with talk_to(RegistryOptions(auth=TokenAuth(users=USERS))) as (registry, client):
         registry.put_blob("team/base", DATA)
         url = f"/v2/team/app/blobs/uploads/?mount={DIGEST}&from=team/base"
@@ -97,7 +97,7 @@ async def test_a_mount_needs_both_repositories_in_one_token() -> None:
 
 
 async def test_a_token_is_refused_whole_or_grants_less() -> None:
-    """One refused scope costs the token, or only itself, silently."""
+    """One refused scope refuses the token, or is silently left out of it."""
     grants = {"ci": (Grant("team/app", WRITE),)}
     for refuses_whole, status in ((True, 403), (False, 200)):
         auth = TokenAuth(users=USERS, grants=grants, refuses_whole=refuses_whole)
@@ -112,7 +112,7 @@ async def test_a_token_is_refused_whole_or_grants_less() -> None:
 
 
 async def test_only_the_first_scope_may_be_read() -> None:
-    """Some token services look at one of several scopes."""
+    """Some token services read only the first of several scopes."""
     auth = TokenAuth(users=USERS, reads_first_scope=True)
     async with talk_to(RegistryOptions(auth=auth)) as (_, client):
         headers = await bearer(client, BASE, APP)
@@ -120,7 +120,7 @@ async def test_only_the_first_scope_may_be_read() -> None:
 
 
 async def test_an_impossible_scope_fails_the_token() -> None:
-    """As at Docker Hub, a name that cannot be is a 400."""
+    """An invalid repository name in a scope is a 400, as on Docker Hub."""
     async with talk_to(RegistryOptions(auth=TokenAuth(users=USERS))) as (_, client):
         assert (await token(client, APP, "repository:UPPER:pull")).status_code == 400
     for text in ("team/app:pull", "repository:team/app", "robot:team/app:pull", "repository:team/app:"):
@@ -129,7 +129,7 @@ async def test_an_impossible_scope_fails_the_token() -> None:
 
 
 async def test_tokens_run_out_after_so_many_uses() -> None:
-    """A token with two uses is refused at the third; how long it lives may be left out."""
+    """A token with two uses is refused at the third; `expires_in` can be omitted."""
     async with talk_to(RegistryOptions(auth=TokenAuth(users=USERS, uses=2, expires_in=None))) as (_, client):
         assert "expires_in" not in (await token(client, APP)).json()
         headers = await bearer(client, APP)
@@ -138,7 +138,7 @@ async def test_tokens_run_out_after_so_many_uses() -> None:
 
 
 async def test_nobody_may_have_a_token_for_what_is_open() -> None:
-    """Without a name a token grants what anonymous may."""
+    """A token for a request without a user has the anonymous rights."""
     auth = TokenAuth(users=USERS, anonymous=(Grant("open/*", READ),))
     async with talk_to(RegistryOptions(auth=auth)) as (registry, client):
         registry.put_blob("open/app", DATA)
@@ -149,7 +149,7 @@ async def test_nobody_may_have_a_token_for_what_is_open() -> None:
 
 
 async def test_oauth_takes_passwords_and_identity_tokens() -> None:
-    """POST gives a token for either, and an identity token to an offline client; it can be off."""
+    """POST returns a token for either one, and an identity token for offline access; POST can be turned off."""
     auth = TokenAuth(users=USERS, identity_tokens={"identity": "ci"})
     form = {"service": "scripted-registry", "scope": f"{APP} {BASE}"}
     password = {**form, "grant_type": "password", "username": "ci", "password": "secret"}
@@ -171,7 +171,7 @@ async def test_oauth_takes_passwords_and_identity_tokens() -> None:
 
 
 async def test_the_realm_may_be_hostile_or_on_another_port() -> None:
-    """The challenge sends clients where the test wants."""
+    """A test chooses the realm in the challenge."""
     async with talk_to(RegistryOptions(auth=TokenAuth(realm="https://evil.test/token"))) as (_, client):
         assert 'realm="https://evil.test/token"' in (await client.get("/v2/")).headers["www-authenticate"]
     async with talk_to(RegistryOptions(auth=TokenAuth(users=USERS, separate_port=True))) as (registry, client):
@@ -183,7 +183,7 @@ async def test_the_realm_may_be_hostile_or_on_another_port() -> None:
 
 
 async def test_the_token_service_has_faults_too() -> None:
-    """HTML, and more than 64 KiB, are scripted like any answer."""
+    """A token service can be scripted to answer with HTML, or with more than 64 KiB."""
     faults = (
         Fault(path="/token", action=Reply(status=200, body=b"<html>")),
         Fault(path="/token", action=Reply(status=200, body=b" " * 70_000, media_type="application/json")),
@@ -212,7 +212,7 @@ async def test_a_source_that_may_not_be_read_may_be_hidden(kind: type[BasicAuth]
 
 
 async def test_the_tokens_that_were_issued_are_known() -> None:
-    """They begin with the prefix that was asked for, so that a test can search for them."""
+    """All tokens begin with the chosen prefix, so that a test can search for them."""
     async with talk_to(RegistryOptions(auth=TokenAuth(users=USERS, prefix="made-up-"))) as (registry, client):
         tokens = tuple([(await token(client, APP)).json()["token"] for _ in range(2)])
         assert registry.tokens == tokens == ("made-up-1", "made-up-2")

@@ -15,18 +15,18 @@ NAME = "team/app"
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return all files, however deep."""
+    """Return all files of a folder, at any depth."""
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
 @pytest.fixture(params=["memory", "folder"])
 def options(request: pytest.FixtureRequest, tmp_path: Path) -> RegistryOptions:
-    """Both places for blobs."""
+    """Both stores of blobs: memory and a folder."""
     return RegistryOptions(root=tmp_path / "blobs" if request.param == "folder" else None)
 
 
 async def test_a_blob_goes_in_and_comes_out(options: RegistryOptions) -> None:
-    """POST and PUT make a blob that GET and HEAD show, with its length and digest."""
+    """GET and HEAD return a blob that POST and PUT uploaded, with its length and digest."""
     async with talk_to(options) as (registry, client):
         assert await push_blob(client, NAME, DATA) == DIGEST
         for method, body in (("GET", DATA), ("HEAD", b"")):
@@ -61,7 +61,7 @@ async def test_a_whole_blob_fits_in_one_post(options: RegistryOptions) -> None:
 
 
 async def test_a_post_that_is_cut_leaves_no_session(options: RegistryOptions) -> None:
-    """A whole blob in one request is whole or not there."""
+    """A blob that is uploaded in one request is complete or absent."""
     fault = Fault(method="POST", action=CutReceiving(after=10))
     async with talk_to(options, fault) as (registry, client):
         with pytest.raises((httpx.NetworkError, httpx.RemoteProtocolError)):
@@ -70,7 +70,7 @@ async def test_a_post_that_is_cut_leaves_no_session(options: RegistryOptions) ->
 
 
 async def test_a_blob_comes_in_chunks(options: RegistryOptions) -> None:
-    """Chunks add up, GET tells how far it is, and a chunk at a wrong place is a 416 that costs nothing."""
+    """Chunks are appended, GET returns the offset, and a chunk at a wrong offset is a 416 that changes nothing."""
     async with talk_to(options) as (registry, client):
         location = (await start_upload(client, NAME)).headers["location"]
         first = await client.patch(location, content=DATA[:60], headers={"Content-Range": "0-59"})
@@ -93,7 +93,7 @@ async def test_a_blob_comes_in_chunks(options: RegistryOptions) -> None:
     ("content_range", "code"), [("bytes 0-4/5", "BLOB_UPLOAD_INVALID"), ("0-9", "SIZE_INVALID")]
 )
 async def test_a_bad_content_range_is_refused(content_range: str, code: str) -> None:
-    """A Content-Range breaks the grammar, or does not fit the Content-Length."""
+    """A Content-Range that is malformed or contradicts the Content-Length is refused."""
     async with talk_to() as (_, client):
         location = (await start_upload(client, NAME)).headers["location"]
         answer = await client.patch(location, content=b"12345", headers={"Content-Range": content_range})
@@ -101,7 +101,7 @@ async def test_a_bad_content_range_is_refused(content_range: str, code: str) -> 
 
 
 async def test_a_wrong_digest_ends_the_session(options: RegistryOptions) -> None:
-    """What does not hash to its digest is not kept, and the session is gone."""
+    """An upload with the wrong digest is not stored, and its session ends."""
     async with talk_to(options) as (registry, client):
         location = (await start_upload(client, NAME)).headers["location"]
         wrong = await finish_upload(client, location, DIGEST, b"other")
@@ -112,7 +112,7 @@ async def test_a_wrong_digest_ends_the_session(options: RegistryOptions) -> None
 
 
 async def test_the_state_of_a_location_matters() -> None:
-    """A Location without its query, or of an earlier step, is refused; asking for the status takes any step's."""
+    """A Location without its query, or an outdated one, is refused; a status request accepts outdated ones."""
     async with talk_to() as (_, client):
         first = (await start_upload(client, NAME)).headers["location"]
         bare = await client.patch(str(httpx.URL(first).copy_with(query=None)), content=DATA)
@@ -125,7 +125,7 @@ async def test_the_state_of_a_location_matters() -> None:
 
 
 async def test_a_session_belongs_to_its_repository() -> None:
-    """Another repository's path does not lead to it."""
+    """A session cannot be used through the path of another repository."""
     async with talk_to(RegistryOptions(location_state=False)) as (registry, client):
         location = (await start_upload(client, NAME)).headers["location"]
         assert "?" not in location
@@ -143,7 +143,7 @@ async def test_a_session_can_be_cancelled(options: RegistryOptions) -> None:
 
 
 async def test_cancelling_and_deleting_can_be_off() -> None:
-    """A registry may serve no DELETE at all."""
+    """A registry can refuse every DELETE."""
     async with talk_to(RegistryOptions(cancels=False, deletes=False)) as (registry, client):
         location = (await start_upload(client, NAME)).headers["location"]
         registry.put_blob(NAME, DATA)
@@ -152,7 +152,7 @@ async def test_cancelling_and_deleting_can_be_off() -> None:
 
 
 async def test_a_deleted_blob_is_gone_from_its_repository_alone() -> None:
-    """Other repositories keep what one deletes."""
+    """A deletion affects only one repository."""
     async with talk_to() as (registry, client):
         registry.put_blob(NAME, DATA)
         registry.put_blob("team/other", DATA)
@@ -177,7 +177,7 @@ async def test_a_deleted_blob_is_gone_from_its_repository_alone() -> None:
 async def test_a_part_of_a_blob_can_be_read(
     span: str, status: int, content: bytes, options: RegistryOptions
 ) -> None:
-    """Range gives a part, and is ignored where RFC 9110 lets it be."""
+    """Range returns a part of a blob, and is ignored where RFC 9110 allows that."""
     async with talk_to(options) as (registry, client):
         registry.put_blob(NAME, DATA)
         answer = await client.get(f"/v2/{NAME}/blobs/{DIGEST}", headers={"Range": span})
@@ -187,7 +187,7 @@ async def test_a_part_of_a_blob_can_be_read(
 
 @pytest.mark.parametrize("span", ["bytes=100-", "bytes=5-2", "bytes=-0"])
 async def test_a_part_that_is_not_there_is_told(span: str) -> None:
-    """A range past the end is a 416 that tells the size."""
+    """A range past the end is a 416 with the size."""
     async with talk_to() as (registry, client):
         registry.put_blob(NAME, DATA)
         answer = await client.get(f"/v2/{NAME}/blobs/{DIGEST}", headers={"Range": span})
@@ -195,7 +195,7 @@ async def test_a_part_that_is_not_there_is_told(span: str) -> None:
 
 
 async def test_locations_can_be_relative_or_anothers() -> None:
-    """Where a Location leads is the test's choice; by default it is the host that the client used."""
+    """A test chooses the host of Locations; by default it is the host that the client used."""
     async with talk_to() as (registry, client):
         answer = await client.post(f"/v2/{NAME}/blobs/uploads/", headers={"Host": "registry.test:5000"})
         assert answer.headers["location"].startswith("http://registry.test:5000/v2/")
@@ -217,7 +217,7 @@ async def test_a_folder_keeps_whole_blobs_and_no_halves(tmp_path: Path) -> None:
 
 
 async def test_a_broken_folder_is_the_registrys_failure(tmp_path: Path) -> None:
-    """What the disk refuses is a 500, not a hang."""
+    """An error of the disk is a 500 and does not block the request."""
     async with talk_to(RegistryOptions(root=tmp_path)) as (_, client):
         (tmp_path / "uploads").rmdir()
         answer = await start_upload(client, NAME)
@@ -225,7 +225,7 @@ async def test_a_broken_folder_is_the_registrys_failure(tmp_path: Path) -> None:
 
 
 async def test_a_truncated_file_ends_the_answer_early(tmp_path: Path) -> None:
-    """A blob whose file shrank cannot be sent whole."""
+    """The connection is cut when a blob's file has become shorter."""
     async with talk_to(RegistryOptions(root=tmp_path)) as (registry, client):
         registry.put_blob(NAME, DATA)
         (tmp_path / "blobs" / "sha256" / DIGEST.encoded).write_bytes(DATA[:10])
@@ -250,7 +250,7 @@ async def test_an_upload_may_take_long_to_become_a_blob() -> None:
 async def test_a_head_may_report_blobs_of_other_repositories(
     heads: Literal["own", "anywhere", "linking"], status: int
 ) -> None:
-    """Where it links them, they can be read from then on."""
+    """A HEAD that links a blob makes it readable from then on."""
     async with talk_to(RegistryOptions(blob_heads=heads)) as (registry, client):
         registry.put_blob("far/away", DATA)
         path = f"/v2/{NAME}/blobs/{DIGEST}"

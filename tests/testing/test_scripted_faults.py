@@ -38,18 +38,18 @@ DIGEST = Digest.of(DATA)
 NAME = "team/app"
 
 CUT = (httpx.NetworkError, httpx.RemoteProtocolError)
-"""How httpx tells a connection that was cut."""
+"""The errors of httpx for a cut connection."""
 
 
 async def read_into(pieces: list[bytes], client: httpx.AsyncClient, url: str) -> None:
-    """Read a body piece by piece, so that what came before a cut is kept."""
+    """Read a body in pieces, and return the bytes before a cut."""
     async with client.stream("GET", url) as answer:
         async for piece in answer.aiter_bytes():
             pieces.append(piece)  # noqa: PERF401 a comprehension would lose them
 
 
 async def test_a_status_comes_as_often_as_scripted() -> None:
-    """Two 503 with a Retry-After, then the registry itself; the log tells which was which."""
+    """Two requests get a 503 with Retry-After, the third gets the registry's answer; the log shows which."""
     busy = Fault(path="/v2/", times=2, action=Reply(status=503, code="UNAVAILABLE", retry_after=3), name="busy")
     async with talk_to(None, busy) as (registry, client):
         answers = [await client.get("/v2/") for _ in range(3)]
@@ -61,7 +61,7 @@ async def test_a_status_comes_as_often_as_scripted() -> None:
 
 
 async def test_each_so_many_th_request_is_met() -> None:
-    """One in three of the fitting requests after the first, and no more of them than the script says."""
+    """With `skip`, `every` and `times`, every third request after the first is affected, up to the limit."""
     third = Fault(path="/v2/", skip=1, every=3, times=2, action=Reply(status=500))
     async with talk_to(None, third) as (registry, client):
         answers = [(await client.get("/v2/")).status_code for _ in range(12)]
@@ -70,14 +70,14 @@ async def test_each_so_many_th_request_is_met() -> None:
 
 
 async def test_retry_after_may_be_a_date() -> None:
-    """A moment is told as HTTP tells dates."""
+    """A Retry-After that is a time is sent as an HTTP date."""
     moment = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
     async with talk_to(None, Fault(action=Reply(status=429, retry_after=moment))) as (_, client):
         assert (await client.get("/v2/")).headers["retry-after"] == "Wed, 02 Jan 2030 03:04:05 GMT"
 
 
 async def test_a_portal_answers_html() -> None:
-    """What is no registry answers 200 with a page."""
+    """`html` answers 200 with a web page."""
     async with talk_to(None, Fault(action=html(), times=None)) as (_, client):
         answer = await client.get("/v2/")
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html")
@@ -85,7 +85,7 @@ async def test_a_portal_answers_html() -> None:
 
 
 async def test_a_cut_before_has_no_effect() -> None:
-    """The client gets nothing, the registry did nothing."""
+    """The client gets no answer, and the request has no effect."""
     async with talk_to(None, Fault(method="POST", action=CutBefore())) as (registry, client):
         with pytest.raises(CUT):
             await start_upload(client, NAME)
@@ -94,7 +94,7 @@ async def test_a_cut_before_has_no_effect() -> None:
 
 
 async def test_a_cut_in_the_middle_keeps_what_came() -> None:
-    """After k bytes of a chunk the session holds k bytes, and the upload can go on from there."""
+    """After a cut at k bytes of a chunk the session has k bytes, and the upload can continue from there."""
     async with talk_to(None, Fault(method="PATCH", action=CutReceiving(after=300))) as (registry, client):
         location = (await start_upload(client, NAME)).headers["location"]
         with pytest.raises(CUT):
@@ -107,7 +107,7 @@ async def test_a_cut_in_the_middle_keeps_what_came() -> None:
 
 
 async def test_a_short_body_is_taken_and_its_answer_lost() -> None:
-    """A cut that lies past the body's end comes after the request was carried out."""
+    """A cut past the end of the body happens after the request was carried out."""
     async with talk_to(None, Fault(method="PUT", action=CutReceiving(after=10**6))) as (registry, client):
         with pytest.raises(CUT):
             await push_blob(client, NAME, DATA)
@@ -115,7 +115,7 @@ async def test_a_short_body_is_taken_and_its_answer_lost() -> None:
 
 
 async def test_a_lost_201_is_an_upload_nobody_heard_of() -> None:
-    """The blob is there, the answer is not, and the session is unknown to a second PUT."""
+    """The blob exists, the client gets no answer, and a second PUT finds no session."""
     async with talk_to(None, Fault(method="PUT", action=LoseAnswer())) as (registry, client):
         location = (await start_upload(client, NAME)).headers["location"]
         with pytest.raises(CUT):
@@ -138,7 +138,7 @@ async def test_an_answer_can_stop_in_the_middle(after: int) -> None:
 
 
 async def test_an_answer_can_lie() -> None:
-    """Another digest, other bytes of the same length, another status, no Content-Length."""
+    """`Alter` changes the digest, the bytes, the status, or removes the Content-Length."""
     faults = (
         Fault(method="GET", action=Alter(set_headers=(("Docker-Content-Digest", Digest.of(b"")),))),
         Fault(method="GET", action=Alter(corrupt=True)),
@@ -158,7 +158,7 @@ async def test_an_answer_can_lie() -> None:
 
 
 async def test_a_location_can_lead_elsewhere_once() -> None:
-    """One session's Location names another host; a PATCH may answer without any."""
+    """A session's Location can name another host; the answer to a PATCH can lack a Location."""
     faults = (
         Fault(method="POST", action=Alter(location_base="http://other.test:81")),
         Fault(method="PATCH", action=Alter(drop=("Location",))),
@@ -171,7 +171,7 @@ async def test_a_location_can_lead_elsewhere_once() -> None:
 
 
 async def test_a_manifest_can_be_refused_for_a_while() -> None:
-    """Blob-unknown n times, then accepted."""
+    """A manifest is refused n times for an unknown blob, then accepted."""
     async with talk_to(None, Fault(method="PUT", path="*/manifests/*", action=blob_unknown())) as (
         registry,
         client,
@@ -182,7 +182,7 @@ async def test_a_manifest_can_be_refused_for_a_while() -> None:
 
 
 async def test_a_fault_waits_for_its_turn() -> None:
-    """`skip` lets requests go by, `play` adds lines, `clear_script` takes them away."""
+    """`skip` ignores the first requests, `play` adds faults, and `clear_script` removes them."""
     teapot = Reply(status=418)
     async with talk_to(None, Fault(skip=1, action=teapot)) as (registry, client):
         assert [(await client.get("/v2/")).status_code for _ in range(3)] == [200, 418, 200]
@@ -195,7 +195,7 @@ async def test_a_fault_waits_for_its_turn() -> None:
 
 
 async def test_answers_can_be_slow() -> None:
-    """A delay holds one answer back, the latency every one; a client that gives up gets nothing."""
+    """A fault delays one answer and `latency` delays all; a client that gives up earlier gets no answer."""
     async with talk_to(RegistryOptions(latency=0.01), Fault(delay=30)) as (registry, client):
         with pytest.raises(httpx.ReadTimeout):
             await client.get("/v2/", timeout=0.05)
@@ -207,7 +207,7 @@ async def test_answers_can_be_slow() -> None:
 
 @given(st.integers(0, 4), st.one_of(st.none(), st.integers(1, 4)), st.integers(0, 10))
 def test_a_line_meets_what_it_says(skip: int, times: int | None, requests: int) -> None:
-    """Of any number of requests, `times` are met after `skip`."""
+    """For any number of requests, a fault affects `times` requests after `skip`."""
     script = FaultScript([Fault(skip=skip, times=times)])
     met = [script.match(Request("GET", "/v2/")) is not None for _ in range(requests)]
     expected = [i >= skip and (times is None or i < skip + times) for i in range(requests)]
@@ -228,12 +228,12 @@ def test_a_line_meets_what_it_says(skip: int, times: int | None, requests: int) 
     ],
 )
 def test_a_fault_fits_by_method_path_and_query(fault: Fault, fits: bool) -> None:
-    """All three patterns must fit."""
+    """A fault applies only if all three patterns match."""
     assert fault.fits(Request("POST", "/v2/a/b/blobs/uploads/", raw_query="mount=sha256:x")) is fits
 
 
 def test_locations_lose_only_their_host() -> None:
-    """Path and query of a Location stay, relative or absolute."""
+    """`path_of` keeps path and query of a Location, relative or absolute."""
     assert path_of("https://a.test:1/b?c=http://d") == "/b?c=http://d"
     assert path_of("/b?c=%2F") == "/b?c=%2F"
     assert Fault(action=Pass(), name="x").label == "x"

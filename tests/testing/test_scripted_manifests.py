@@ -20,7 +20,7 @@ async def put(client: httpx.AsyncClient, registry: ScriptedRegistry, target: str
 
 
 async def test_a_manifest_is_found_by_tag_and_digest() -> None:
-    """Both names give the exact bytes, the type and the digest."""
+    """Tag and digest both return the exact bytes, the media type and the digest."""
     async with talk_to() as (registry, client):
         digest = await put(client, registry, "v1")
         for target in ("v1", digest):
@@ -34,7 +34,7 @@ async def test_a_manifest_is_found_by_tag_and_digest() -> None:
 
 
 async def test_a_manifest_by_digest_may_bring_tags() -> None:
-    """PUT by digest with ?tag= tags it and says so; a digest that is not its own is refused."""
+    """PUT by digest with ?tag= sets the tags and lists them; a wrong digest is refused."""
     async with talk_to() as (registry, client):
         content = manifest_of([registry.put_blob(NAME, b"config")])
         digest = Digest.of(content, algorithm="sha512")
@@ -46,7 +46,7 @@ async def test_a_manifest_by_digest_may_bring_tags() -> None:
 
 
 async def test_a_manifest_needs_its_blobs_and_an_index_its_manifests() -> None:
-    """What is absent is named with MANIFEST_BLOB_UNKNOWN; layers that are only elsewhere may be."""
+    """MANIFEST_BLOB_UNKNOWN names the absent blobs; non-distributable layers may be absent."""
     async with talk_to() as (registry, client):
         config, absent = registry.put_blob(NAME, b"config"), Digest.of(b"absent")
         answer = await push_manifest(client, NAME, "v1", manifest_of([config, absent]))
@@ -80,14 +80,14 @@ async def test_a_manifest_needs_its_blobs_and_an_index_its_manifests() -> None:
     ],
 )
 async def test_what_is_no_manifest_is_refused(content: bytes) -> None:
-    """Bytes without a manifest's shape are MANIFEST_INVALID."""
+    """Bytes that are no manifest are MANIFEST_INVALID."""
     async with talk_to() as (_, client):
         answer = await push_manifest(client, NAME, "v1", content)
         assert (answer.status_code, code_of(answer)) == (400, "MANIFEST_INVALID")
 
 
 async def test_a_manifest_has_at_most_4_mib() -> None:
-    """One byte more is a 413."""
+    """A manifest of one byte more than the limit is a 413."""
     async with talk_to() as (registry, client):
         config = registry.put_blob(NAME, b"config")
         bare = len(manifest_of([config], annotations={"pad": ""}))
@@ -97,7 +97,7 @@ async def test_a_manifest_has_at_most_4_mib() -> None:
 
 
 async def test_deleting_a_tag_keeps_the_manifest_and_deleting_the_manifest_its_tags_not() -> None:
-    """A tag is only a name."""
+    """Deleting a tag leaves its manifest; deleting a manifest removes its tags."""
     async with talk_to() as (registry, client):
         digest = await put(client, registry, "a")
         await put(client, registry, "b")
@@ -112,7 +112,7 @@ async def test_deleting_a_tag_keeps_the_manifest_and_deleting_the_manifest_its_t
 
 
 async def test_tags_come_in_pages() -> None:
-    """Following the Links gives every tag once, in order; n=0 gives none."""
+    """The Links lead through every tag once, in order; n=0 returns none."""
     async with talk_to(RegistryOptions(page_size=2)) as (registry, client):
         for tag in ("c", "a", "e", "b", "d"):
             await put(client, registry, tag)
@@ -130,7 +130,7 @@ async def test_tags_come_in_pages() -> None:
 
 
 async def test_repositories_are_listed() -> None:
-    """The catalogue has what has blobs or manifests, in pages."""
+    """The catalogue lists every repository with blobs or manifests, in pages."""
     async with talk_to() as (registry, client):
         for name in ("b/x", "a", "c"):
             registry.put_blob(name, b"x")
@@ -140,7 +140,7 @@ async def test_repositories_are_listed() -> None:
 
 
 async def test_referrers_are_listed_and_filtered() -> None:
-    """Manifests with a subject are found by it, also before it exists, by artifact type too."""
+    """Referrers are listed by subject, also before the subject exists, and can be filtered by artifact type."""
     async with talk_to() as (registry, client):
         subject = Digest.of(b"not pushed")
         descriptor = {"mediaType": OCI_MANIFEST, "digest": subject, "size": 1}

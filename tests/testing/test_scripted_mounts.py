@@ -10,7 +10,7 @@ MOUNT = f"?mount={DIGEST}&from=team/base"
 
 
 async def test_a_mount_makes_the_blob_appear() -> None:
-    """201 names the blob, which is there without a byte having travelled."""
+    """A mount from a source that has the blob is a 201, without an upload."""
     async with talk_to() as (registry, client):
         registry.put_blob("team/base", DATA)
         answer = await start_upload(client, "team/app", MOUNT)
@@ -26,7 +26,7 @@ async def test_a_mount_makes_the_blob_appear() -> None:
 
 @pytest.mark.parametrize("query", [MOUNT, f"?mount={DIGEST}&from=team/unknown", f"?mount={DIGEST}"])
 async def test_a_mount_that_cannot_be_is_an_upload_session(query: str) -> None:
-    """202 opens the session that the client needs anyway."""
+    """A mount that fails is a 202 and opens an upload session."""
     async with talk_to() as (registry, client):
         answer = await start_upload(client, "team/app", query)
         assert answer.status_code == 202
@@ -35,7 +35,7 @@ async def test_a_mount_that_cannot_be_is_an_upload_session(query: str) -> None:
 
 
 async def test_a_registry_may_find_the_source_itself() -> None:
-    """With `finds`, a mount without `from` succeeds if any repository holds the blob."""
+    """With `finds`, a mount without `from` succeeds if any repository has the blob."""
     async with talk_to(RegistryOptions(finds=True)) as (registry, client):
         assert (await start_upload(client, "team/app", f"?mount={DIGEST}")).status_code == 202
         registry.put_blob("far/away", DATA)
@@ -43,7 +43,7 @@ async def test_a_registry_may_find_the_source_itself() -> None:
 
 
 async def test_a_registry_may_not_mount_at_all() -> None:
-    """With `mounts` off, every mount is a session; a fault does it to one mount."""
+    """With `mounts=False`, every mount opens a session; a fault does the same for one mount."""
     async with talk_to(RegistryOptions(mounts=False)) as (registry, client):
         registry.put_blob("team/base", DATA)
         assert (await start_upload(client, "team/app", MOUNT)).status_code == 202
@@ -53,7 +53,7 @@ async def test_a_registry_may_not_mount_at_all() -> None:
 
 
 async def test_a_registry_may_mount_only_after_a_manifest() -> None:
-    """As on ECR, a source counts once a manifest there references the blob."""
+    """With `after_manifest`, a source works once a manifest there references the blob, as on ECR."""
     async with talk_to(RegistryOptions(after_manifest=True)) as (registry, client):
         registry.put_blob("team/base", DATA)
         assert (await start_upload(client, "team/app", MOUNT)).status_code == 202
@@ -63,7 +63,7 @@ async def test_a_registry_may_mount_only_after_a_manifest() -> None:
 
 @pytest.mark.parametrize(("status", "code"), [(401, "UNAUTHORIZED"), (403, "DENIED")])
 async def test_a_source_may_be_denied(status: int, code: str) -> None:
-    """A denied source is an error and opens no session."""
+    """A mount from a denied source is an error and opens no session."""
     options = RegistryOptions(denied_sources=frozenset({"team/base"}), denied_status=status)
     async with talk_to(options) as (registry, client):
         registry.put_blob("team/base", DATA)

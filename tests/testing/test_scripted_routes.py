@@ -43,7 +43,7 @@ METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS")
 def test_requests_become_operations(
     method: str, path: str, query: tuple[tuple[str, str], ...], operation: object
 ) -> None:
-    """Each endpoint of the specification is one value."""
+    """Each endpoint of the specification is parsed into one operation."""
     assert route(Request(method, path, query)) == operation
 
 
@@ -68,7 +68,7 @@ def test_requests_become_operations(
 def test_what_is_no_operation_is_refused(
     method: str, path: str, query: tuple[tuple[str, str], ...], status: int, code: str
 ) -> None:
-    """What breaks a grammar, or is not served, has its status and its code."""
+    """An invalid or unsupported request has the right status and error code."""
     with pytest.raises(RequestRefusedError) as caught:
         route(Request(method, path, query))
     assert (caught.value.status, caught.value.code) == (status, code)
@@ -80,6 +80,6 @@ def test_what_is_no_operation_is_refused(
     st.lists(st.tuples(st.sampled_from(("mount", "from", "digest", "n", "tag")), st.text(max_size=5))),
 )
 def test_any_request_is_an_operation_or_refused(method: str, path: str, query: list[tuple[str, str]]) -> None:
-    """No text makes the grammar fail in another way."""
+    """Every text is either parsed or refused."""
     with contextlib.suppress(RequestRefusedError):
         route(Request(method, path, tuple(query)))

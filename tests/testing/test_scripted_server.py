@@ -36,7 +36,7 @@ async def raw(registry: ScriptedRegistry, *pieces: bytes) -> bytes:
 
 
 async def test_a_connection_serves_many_requests(scripted_registry: ScriptedRegistry) -> None:
-    """Keep-alive holds over answers, refusals and unread small bodies."""
+    """A connection stays open after answers, refusals and small unread bodies."""
     async with httpx.AsyncClient(base_url=scripted_registry.url) as client:
         await client.get("/v2/")
         await client.post("/v2/", content=b"not wanted")
@@ -46,7 +46,7 @@ async def test_a_connection_serves_many_requests(scripted_registry: ScriptedRegi
 
 
 async def test_bytes_that_are_asked_for_are_sent(scripted_registry: ScriptedRegistry) -> None:
-    """Expect: 100-continue gets its 100 when the body is wanted."""
+    """Expect: 100-continue gets its 100 when the registry reads the body."""
     url = f"/v2/a/b/blobs/uploads/?digest={DIGEST}"
     head = (
         f"POST {url} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 6\r\n\r\n"
@@ -58,7 +58,7 @@ async def test_bytes_that_are_asked_for_are_sent(scripted_registry: ScriptedRegi
 
 
 async def test_bytes_that_nobody_wants_are_not_asked_for(scripted_registry: ScriptedRegistry) -> None:
-    """A refusal comes without a 100, and the connection ends since the body's fate is open."""
+    """A refused request gets no 100, and the connection closes because the body may still come."""
     head = b"PUT /v2/ HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 6\r\n\r\n"
     answer = await raw(scripted_registry, head)
     assert answer.startswith(b"HTTP/1.1 405 ")
@@ -66,7 +66,7 @@ async def test_bytes_that_nobody_wants_are_not_asked_for(scripted_registry: Scri
 
 
 async def test_a_long_unwanted_body_ends_the_connection() -> None:
-    """The answer arrives, although the client is still sending."""
+    """The client gets the answer although it is still sending."""
     async with talk_to(None, Fault(method="PATCH", action=Reply(status=503))) as (registry, client):
         location = (await start_upload(client, "a/b")).headers["location"]
         answer = await client.patch(location, content=b"x" * 3_000_000)
@@ -89,14 +89,14 @@ async def test_chunked_bodies_are_taken(scripted_registry: ScriptedRegistry) -> 
 
 @pytest.mark.parametrize("garbage", [b"\x16\x03\x01 not http\r\n\r\n", b"GET /" + b"x" * 70_000])
 async def test_what_is_no_http_is_a_400(garbage: bytes, scripted_registry: ScriptedRegistry) -> None:
-    """Something that does not speak HTTP is told so and leaves no record."""
+    """A client that does not speak HTTP gets a 400 and leaves no record."""
     answer = await raw(scripted_registry, garbage)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert scripted_registry.requests == []
 
 
 async def test_a_client_that_goes_away_leaves_what_it_sent() -> None:
-    """Half a body is in the session, and the request is recorded without an answer."""
+    """After half a body the session has these bytes, and the record of the request has no answer."""
     async with talk_to() as (registry, client):
         location = (await start_upload(client, "a/b")).headers["location"]
         target = httpx.URL(location).raw_path.decode()
@@ -111,7 +111,7 @@ async def test_a_client_that_goes_away_leaves_what_it_sent() -> None:
 
 
 async def test_stopping_cuts_what_is_going_on() -> None:
-    """No request, however slow, holds the registry up."""
+    """The registry stops at once, whatever requests are still open."""
     arrived = asyncio.Event()
 
     async def connected(name: str, _: object) -> None:
@@ -130,7 +130,7 @@ async def test_stopping_cuts_what_is_going_on() -> None:
 
 
 async def test_a_failure_of_the_registry_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A defect of the registry itself ends the connection and reaches the loop's exception handler."""
+    """A bug in the registry closes the connection and reaches the loop's exception handler."""
     told: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
     async with talk_to() as (registry, client):
@@ -141,7 +141,7 @@ async def test_a_failure_of_the_registry_is_told(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_https_is_spoken_with_a_certificate(tmp_path: Path) -> None:
-    """With a TLS context the registry is reached by https, and says so in its Locations."""
+    """With a TLS context the registry serves https, and its Locations are https URLs."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     run(
         "openssl",
@@ -173,14 +173,14 @@ async def test_https_is_spoken_with_a_certificate(tmp_path: Path) -> None:
 
 
 async def test_ipv6_has_its_brackets() -> None:
-    """The address of a registry on ::1 is one that a URL takes."""
+    """The address of a registry on ::1 is valid in a URL."""
     async with ScriptedRegistry(host="::1") as registry, httpx.AsyncClient() as client:
         assert registry.address.startswith("[::1]:")
         assert (await client.get(f"{registry.url}/v2/")).status_code == 200
 
 
 def test_a_thread_runs_a_registry_for_blocking_code() -> None:
-    """Its log and its script are at hand from outside; a port that is taken is an OSError here."""
+    """The block can use the log and the script; a port that is in use raises OSError."""
     with running_registry() as registry, httpx.Client(base_url=registry.url) as client:
         registry.play(Fault(action=Reply(status=500)))
         assert [client.get("/v2/").status_code for _ in range(2)] == [500, 200]
@@ -191,7 +191,7 @@ def test_a_thread_runs_a_registry_for_blocking_code() -> None:
 
 
 def test_a_large_blob_does_not_stay_in_memory(tmp_path: Path) -> None:
-    """With a folder, an upload and a download of 192 MiB leave the process's peak far below that."""
+    """With a folder, an upload and a download of 192 MiB need far less memory than that."""
     size = 192 * 1024 * 1024
     with (
         subprocess.Popen(
@@ -226,7 +226,7 @@ def test_a_large_blob_does_not_stay_in_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_tells_its_url_and_stops_cleanly(number: signal.Signals) -> None:
-    """One line on standard output, and status 0 at SIGTERM and SIGINT, also with a client connected."""
+    """The command prints one line and exits with status 0 on SIGTERM and SIGINT, even with a client connected."""
     command = [sys.executable, "-m", "crossmount.testing", "--finds", "--user", "ci:secret"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -242,7 +242,7 @@ def test_the_command_tells_its_url_and_stops_cleanly(number: signal.Signals) -> 
 
 
 def test_the_command_line_is_the_options() -> None:
-    """Each switch is a trait."""
+    """Each option of the command sets one registry option."""
     switches = ["--no-mounts", "--finds", "--after-manifest", "--relative-locations", "--no-references"]
     values = ["--denied-source", "a", "--latency", "0.5", "--root", "/x"]
     options = options_of(read_arguments([*switches, *values]))
@@ -264,7 +264,7 @@ def test_the_command_line_is_the_options() -> None:
 
 @pytest.mark.parametrize("arguments", [["--user", "nobody"], ["--token-auth"], ["--port", "x"]])
 def test_a_wrong_command_line_is_told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Status 2 and a usage line."""
+    """A wrong command line exits with status 2 and prints the usage."""
     with pytest.raises(SystemExit) as caught:
         read_arguments(arguments)
     assert caught.value.code == 2
@@ -272,14 +272,14 @@ def test_a_wrong_command_line_is_told(arguments: list[str], capsys: pytest.Captu
 
 
 def test_a_port_that_is_taken_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """One line and status 1."""
+    """A port in use exits with status 1 and prints one line."""
     with running_registry() as registry:
         assert main(["--port", registry.address.rpartition(":")[2]]) == 1
     assert "cannot listen on 127.0.0.1:" in capsys.readouterr().err
 
 
 def test_skopeo_copies_in_and_out(tmp_path: Path) -> None:
-    """An image of two platforms goes from a layout to the registry and back, unchanged, mounts on the way."""
+    """An image of two platforms is pushed, mounted and pulled, and stays the same."""
     needs("skopeo")
     made = make_layout(tmp_path / "in", make_layers(3), tag="v1", platforms=("linux/amd64", "linux/arm64"))
     environment = {"XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
