@@ -21,8 +21,8 @@ from crossmount.index import Keys, RedisMountIndex, Sighting
 from crossmount.index import blocking as blocking_index
 from crossmount.index.redis_index import SOURCES_MAX, TTL_SECONDS
 from crossmount.oci import Digest, Repository
-from crossmount.redis.connection import async_link, blocking_link
-from crossmount.redis.link import Command
+from crossmount.redis.replies import Command
+from support.links import async_link, blocking_link
 from support.servers import Server, run_server
 
 DEST = Repository("registry.example.com", "team/project/new")

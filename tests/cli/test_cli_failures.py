@@ -11,7 +11,7 @@ from crossmount import errors
 from crossmount.cli import failures, run
 from crossmount.cli.failures import Interrupted
 from crossmount.cli.running import run_async
-from crossmount.redis.link import WrongTypeError
+from crossmount.redis.replies import WrongTypeError
 from support.commands import Here
 
 

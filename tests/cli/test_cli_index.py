@@ -10,7 +10,6 @@ import pytest
 import redis
 from crossmount.cli.index_state import display_url, probe_server
 from crossmount.index import RedisMountIndex, open_index
-from crossmount.redis.link import AsyncLink
 from crossmount.redis.url import address_of
 from support.commands import Here, Shell
 from support.places import Place, Secured
@@ -251,7 +250,6 @@ async def test_the_round_trip_is_the_median(valkey: Server) -> None:
     times = iter([0, 1, 2, 3, 4, 5, 6, 107, 200, 201])
     index = open_index(valkey.unix_url)
     assert isinstance(index, RedisMountIndex)
-    assert isinstance(index.link, AsyncLink)
     try:
         reached = await probe_server(index, clock=lambda: next(times))
     finally:

@@ -1,16 +1,15 @@
 """A server of a Cluster that does not answer, over servers that are made up: how often it is asked."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
 
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.address import Node
-from crossmount.redis.cluster import ALONE_SECONDS, RELEARN_SECONDS, ClusterLink
-from crossmount.redis.link import Command, Reader
+from crossmount.redis.cluster import ALONE_SECONDS, RELEARN_SECONDS, ClusterClient
 from crossmount.redis.pools import Ask
+from crossmount.redis.replies import Command, Reader
 from crossmount.redis.routing import ASK_MAP
 from redis import exceptions
 from support.index_kit import Clock
@@ -34,12 +33,7 @@ class MadeUp:
         self.low = A
         self.asked: list[Node] = []
 
-    @asynccontextmanager
-    async def call(self) -> AsyncIterator[None]:
-        """Bound nothing."""
-        yield
-
-    async def exchange(self, asks: Sequence[Ask]) -> list[list[Any] | Exception]:
+    def exchange(self, asks: Sequence[Ask]) -> list[list[Any] | Exception]:
         """Answer for those that are not silent."""
         self.asked += [stop.node for stop, commands in asks if commands != [ASK_MAP]]
         return [
@@ -49,13 +43,13 @@ class MadeUp:
             for stop, commands in asks
         ]
 
-    async def pause(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Do not wait."""
 
-    async def keep(self, nodes: Collection[Node]) -> None:
+    def keep(self, nodes: Collection[Node]) -> None:
         """Keep nothing."""
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close nothing."""
 
     def _reply(self, node: Node, command: Command) -> Any:
@@ -65,16 +59,16 @@ class MadeUp:
 
 
 class Linked:
-    """A link to them, and its clock."""
+    """A client of them, and its clock."""
 
     def __init__(self) -> None:
         self.servers = MadeUp()
         self.clock = Clock(100.0)
-        self.link = ClusterLink(self.servers, [A, B], Reader("made up", {}, ()), clock=self.clock)
+        self.client = ClusterClient(self.servers, [A, B], Reader("made up", {}, ()), clock=self.clock)
 
-    async def run(self) -> list[Any]:
+    def run(self) -> list[Any]:
         """Ask both halves for something."""
-        return await self.link.run([LOW, HIGH])
+        return self.client.run([LOW, HIGH])
 
     def times_asked(self, node: Node) -> int:
         """Return how often a server was asked since the last time."""
@@ -89,37 +83,37 @@ def linked() -> Linked:
     return Linked()
 
 
-async def test_a_silent_server_is_left_alone_ever_longer(linked: Linked) -> None:
+def test_a_silent_server_is_left_alone_ever_longer(linked: Linked) -> None:
     """It is asked twice, then once each time that it was left alone for twice as long; the other answers."""
     linked.servers.silent = {A}
     for times, seconds in ((2, ALONE_SECONDS), (1, 2 * ALONE_SECONDS), (1, 4 * ALONE_SECONDS)):
         for asked in (times, 0):
-            refused, answered = await linked.run()
+            refused, answered = linked.run()
             assert isinstance(refused, IndexRefusedError)
             assert answered == 2
             assert linked.times_asked(A) == asked
             linked.clock.now += (seconds - 0.1) if asked else 0.1
 
 
-async def test_a_server_that_is_back_is_asked_as_before(linked: Linked) -> None:
+def test_a_server_that_is_back_is_asked_as_before(linked: Linked) -> None:
     """Once it answers, its next silence is met as its first was."""
     linked.servers.silent = {A}
-    await linked.run()
+    linked.run()
     linked.servers.silent = set()
     linked.clock.now += ALONE_SECONDS
-    assert await linked.run() == [1, 2]
+    assert linked.run() == [1, 2]
     linked.times_asked(A)
     linked.servers.silent = {A}
-    await linked.run()
+    linked.run()
     assert linked.times_asked(A) == 2
 
 
-async def test_whoever_takes_its_place_is_found(linked: Linked) -> None:
+def test_whoever_takes_its_place_is_found(linked: Linked) -> None:
     """While it is left alone the others are asked, now and then, who serves its slots by now."""
     linked.servers.silent = {A}
-    await linked.run()
+    linked.run()
     linked.servers.low = C
-    assert isinstance((await linked.run())[0], IndexRefusedError)
+    assert isinstance((linked.run())[0], IndexRefusedError)
     linked.clock.now += 2 * RELEARN_SECONDS
-    assert await linked.run() == [3, 2]
-    assert await linked.run() == [3, 2]
+    assert linked.run() == [3, 2]
+    assert linked.run() == [3, 2]

@@ -2,14 +2,14 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redis._parsers import _AsyncHiredisParser, _AsyncRESP2Parser, _HiredisParser, _RESP2Parser
+from redis._parsers import _HiredisParser, _RESP2Parser
 
 from crossmount.errors import IndexFailedError, IndexRefusedError
 from crossmount.fleet.active_uploads import active_uploads
@@ -19,9 +19,10 @@ from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Si
 from crossmount.index import blocking as blocking_index
 from crossmount.maintenance import index_info, prune
 from crossmount.redis import connection
-from crossmount.redis.connection import async_link, blocking_link
-from crossmount.redis.link import Command, Link, WrongTypeError
+from crossmount.redis.link import Link
+from crossmount.redis.replies import Command, WrongTypeError
 from support.index_kit import layer, repo
+from support.links import async_link, blocking_link
 from support.waiters import Slots, make_waiter
 
 ONE, TWO, DEST = layer(1), layer(2), repo("team/dest")
@@ -121,17 +122,13 @@ SHAPES = [
     b"HTTP/1.1 400 Bad Request\r\n\r\n",
 ]
 
-READERS = {
-    "redis-py": (_AsyncRESP2Parser, _RESP2Parser),
-    "hiredis": (_AsyncHiredisParser, _HiredisParser),
-}
+READERS = {"redis-py": _RESP2Parser, "hiredis": _HiredisParser}
 
 
 @pytest.fixture(params=READERS)
-def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Give what lets links read with one of redis-py's parsers, async 0 or blocking 1."""
-    chosen = READERS[request.param]
-    return lambda flavour: monkeypatch.setitem(connection._SETTINGS, "parser_class", chosen[flavour])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make links read with one of redis-py's parsers."""
+    monkeypatch.setitem(connection._SETTINGS, "parser_class", READERS[request.param])
 
 
 @contextmanager
@@ -158,10 +155,10 @@ def server_that_says(answer: bytes) -> Iterator[str]:
             thread.join()
 
 
+@pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("answer", SHAPES)
-async def test_any_shape_on_the_wire_async(answer: bytes, reader: Callable[[int], None]) -> None:
+async def test_any_shape_on_the_wire_async(answer: bytes) -> None:
     """A server that answers in the wrong shape is read as knowing nothing, or told as a failed index."""
-    reader(0)
     with server_that_says(answer) as url:
         async with RedisMountIndex(async_link(url)) as index:
             with suppress(IndexFailedError):
@@ -172,10 +169,10 @@ async def test_any_shape_on_the_wire_async(answer: bytes, reader: Callable[[int]
                 await index.record([Sighting(ONE, DEST)])
 
 
+@pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("answer", SHAPES)
-def test_any_shape_on_the_wire_blocking(answer: bytes, reader: Callable[[int], None]) -> None:
+def test_any_shape_on_the_wire_blocking(answer: bytes) -> None:
     """The same, blocking."""
-    reader(1)
     with server_that_says(answer) as url, blocking_index.RedisMountIndex(blocking_link(url)) as index:
         with suppress(IndexFailedError):
             assert isinstance(index.look_up([ONE], DEST).of(ONE), LayerKnowledge)

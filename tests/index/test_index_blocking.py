@@ -26,8 +26,8 @@ from crossmount.index.blocking import (
     open_index,
     threaded,
 )
-from crossmount.redis.link import BlockingLink
 from support.index_kit import layer, repo
+from support.links import blocking_link_to
 from support.servers import Server
 
 A, DEST = repo("team/a"), repo("team/dest")
@@ -243,7 +243,7 @@ def test_closing_is_not_the_end(valkey: Server) -> None:
 def test_users_tests_may_take_fakeredis() -> None:
     """The blocking index works on fakeredis, scripts included."""
     with fakeredis.FakeRedis(server=fakeredis.FakeServer()) as client:
-        index = RedisMountIndex(BlockingLink(client, "fake"))
+        index = RedisMountIndex(blocking_link_to(client))
         index.add_source(ONE, A, must_mount=True)
         assert index.must_mount(ONE)
         assert isinstance(client, redis.Redis)

@@ -16,9 +16,8 @@ from crossmount.index import (
     Sighting,
 )
 from crossmount.oci import Digest, Reference, Repository
-from crossmount.redis.connection import async_link
-from crossmount.redis.link import AsyncLink
 from support.index_kit import layer, repo
+from support.links import async_link, async_link_to
 
 KEYS = Keys()
 A, B, C, DEST = repo("team/a"), repo("team/b"), repo("c"), repo("team/dest")
@@ -255,7 +254,7 @@ async def test_memory_over_redis_answers_with_what_either_knows(kind: str, reque
     """Over a backing index the answer is the union; what is added stays above, what was wrong is told below."""
     server = fakeredis.FakeServer()
     link = (
-        AsyncLink(fakeredis.FakeAsyncRedis(server=server), "fake")
+        async_link_to(fakeredis.FakeRedis(server=server))
         if kind == "fake"
         else async_link(request.getfixturevalue("valkey").unix_url)
     )

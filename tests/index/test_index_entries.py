@@ -14,8 +14,8 @@ from crossmount.index.entries import NAMES_MAX, entries_of
 from crossmount.index.entry import LayerEntry, RegistrySources, Restorable
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Repository
-from crossmount.redis.connection import async_link
 from support.index_kit import TTL, Clock, FourMethods, age_keys, keys_that_stay, layer, repo
+from support.links import async_link
 from support.places import Place
 from support.servers import Server
 

@@ -13,10 +13,10 @@ from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavaila
 from crossmount.index import GuardedIndex, MemoryMountIndex, RedisMountIndex, RegistryTraits, Sighting
 from crossmount.index import blocking as blocking_index
 from crossmount.index.guard import OPEN_SECONDS
-from crossmount.redis.connection import async_link, blocking_link
-from crossmount.redis.link import Command
+from crossmount.redis.replies import Command
 from support.guards import CALLS, DEST, ONE, A, FailingLink
 from support.index_kit import Clock, CountingLink, layer
+from support.links import async_link, blocking_link
 
 
 class Guarded:

@@ -8,8 +8,8 @@ import redis
 from crossmount.index import Keys, RedisMountIndex, Sighting
 from crossmount.index.hit_counter import STATS_SECONDS, HitCounter, day, days
 from crossmount.index.protocol import LayerKnowledge
-from crossmount.redis.connection import async_link
 from support.index_kit import Clock, CountingLink, layer, repo
+from support.links import async_link
 from support.servers import Server
 
 KEYS = Keys()

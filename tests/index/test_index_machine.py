@@ -12,8 +12,8 @@ import redis
 from crossmount.index import Keys, RegistryTraits, Sighting
 from crossmount.index.blocking import MemoryMountIndex, RedisMountIndex
 from crossmount.oci import Digest, Repository
-from crossmount.redis.connection import blocking_link
 from support.index_kit import TTL, Clock, age_keys, layer, repo
+from support.links import blocking_link
 from support.servers import Server
 
 LAYERS = [layer(i) for i in range(3)]

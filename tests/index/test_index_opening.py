@@ -4,19 +4,24 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from crossmount.embedded.files import EmbeddedPaths, locate
 from crossmount.embedded.lifecycle import ensure_running, stop
-from crossmount.embedded.on_demand import OnDemandLink
+from crossmount.embedded.on_demand import OnDemandClient
 from crossmount.errors import InvalidIndexURLError, InvalidInputError
 from crossmount.index import MemoryMountIndex, RedisMountIndex, open_index
 from crossmount.index import blocking as blocking_index
-from crossmount.index.opening import blocking_index_links
-from crossmount.redis.connection import async_link, blocking_link
+from crossmount.index.opening import clients_of
+from crossmount.redis.address import Address
+from crossmount.redis.client import Client
+from crossmount.redis.connection import connect
+from crossmount.redis.link import BlockingLink, ThreadedLink
 from support.index_kit import layer, repo
+from support.links import async_link
 from support.servers import Server, StartServer
 
 
@@ -39,13 +44,15 @@ def place(tmp_path: Path) -> Iterator[EmbeddedPaths]:
     stop(place)
 
 
+def to_socket(path: Path) -> Client:
+    """Make a client of a unix socket."""
+    return connect(Address(scheme="unix", path=str(path)))
+
+
 async def test_an_embedded_server_is_started_and_started_again(place: EmbeddedPaths) -> None:
     """The first call starts the server; a call after it was stopped starts it again, and finds what was kept."""
-
-    async def start() -> Path:
-        return await asyncio.to_thread(ensure_running, place)
-
-    async with RedisMountIndex(OnDemandLink(start, async_link)) as index:
+    client = OnDemandClient(partial(ensure_running, place), to_socket)
+    async with RedisMountIndex(ThreadedLink(client)) as index:
         await index.add_source(layer(), repo("a"))
         await asyncio.to_thread(stop, place)
         assert await index.sources(layer(), repo("b")) == (repo("a"),)
@@ -53,11 +60,8 @@ async def test_an_embedded_server_is_started_and_started_again(place: EmbeddedPa
 
 def test_an_embedded_server_is_started_by_many_threads(place: EmbeddedPaths) -> None:
     """Threads that come at once share one link, blocking, also when the server went away under them."""
-
-    async def start() -> Path:
-        return ensure_running(place)
-
-    with blocking_index.RedisMountIndex(OnDemandLink(start, blocking_link)) as index:
+    client = OnDemandClient(partial(ensure_running, place), to_socket)
+    with blocking_index.RedisMountIndex(BlockingLink(client)) as index:
         for _ in range(2):
             in_threads(lambda i: index.add_source(layer(i), repo("a")))
             stop(place)
@@ -84,15 +88,15 @@ def in_threads(work: Callable[[int], object], count: int = 8) -> None:
     assert errors == []
 
 
-async def test_a_started_link_that_was_never_used_closes() -> None:
+def test_an_on_demand_client_that_was_never_used_closes() -> None:
     """Closing what was not opened does nothing, and starts nothing."""
 
-    async def start() -> Path:
+    def start() -> Path:
         raise AssertionError
 
-    link = OnDemandLink(start, async_link)
-    await link.aclose()
-    assert "embedded" in link.where
+    client = OnDemandClient(start, to_socket)
+    client.close()
+    assert "embedded" in client.where
 
 
 @pytest.mark.parametrize("url", ["memory:", "memory://"])
@@ -141,7 +145,7 @@ async def test_the_embedded_index_is_the_default(
         await index.add_source(layer(), repo("a"))
     with blocking_index.open_index(url) as same:
         assert same.sources(layer(), repo("b")) == (repo("a"),)
-    assert isinstance(blocking_index_links(url, None)[0], OnDemandLink)
+    assert isinstance(clients_of(url, None)[0], OnDemandClient)
 
 
 @pytest.mark.parametrize("url", ["memory:", "redis://h"])

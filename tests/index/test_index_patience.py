@@ -9,7 +9,7 @@ import pytest
 from crossmount import events
 from crossmount.errors import IndexUnavailableError
 from crossmount.index import GuardedIndex, RedisMountIndex
-from crossmount.redis.link import Command, StartingError
+from crossmount.redis.replies import Command, StartingError
 from support.guards import DEST, ONE, FailingLink
 from support.index_kit import Clock
 

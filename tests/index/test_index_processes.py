@@ -8,6 +8,7 @@ from crossmount.index import Keys
 from crossmount.index import blocking as blocking_index
 from crossmount.redis.link import BlockingLink
 from support.index_kit import layer, repo
+from support.links import blocking_link_to
 from support.servers import Server
 
 KEYS = Keys("many")
@@ -34,7 +35,7 @@ with RedisMountIndex(patient_link(sys.argv[1]), keys=Keys("many"), bound={BOUND}
 def patient_link(url: str) -> BlockingLink:
     """Make a link as ours, with time for a machine on which all writers run at once."""
     pool = redis.BlockingConnectionPool.from_url(url, max_connections=16, timeout=20, socket_timeout=20)
-    return BlockingLink(redis.Redis.from_pool(pool), "the test's server")
+    return blocking_link_to(redis.Redis.from_pool(pool))
 
 
 def test_processes_that_write_at_once(redis_server: Server) -> None:

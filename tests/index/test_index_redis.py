@@ -10,8 +10,8 @@ from crossmount.errors import IndexRefusedError
 from crossmount.index import Keys, LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting
 from crossmount.index.decode import REGISTRIES_MAX
 from crossmount.index.redis_index import SOURCES_MAX
-from crossmount.redis.connection import async_link
 from support.index_kit import TTL, Clock, CountingLink, layer, repo
+from support.links import async_link
 from support.servers import Server, StartServer
 
 KEYS = Keys("specific")

@@ -21,8 +21,8 @@ from crossmount.index.entries import entries_of
 from crossmount.index.entry import LayerEntry, RegistrySources
 from crossmount.maintenance import export_format as lines
 from crossmount.oci import Digest, Repository
-from crossmount.redis.connection import async_link
 from support.index_kit import TTL, Clock, CountingLink, FourMethods, keys_that_stay, layer, repo
+from support.links import async_link
 from support.places import Place
 from support.servers import Server
 

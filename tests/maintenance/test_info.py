@@ -21,8 +21,8 @@ from crossmount.index.entry import LayerEntry, RegistrySources
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.maintenance.layer_counts import LayerCounts
 from crossmount.oci import Repository
-from crossmount.redis.connection import async_link
 from support.index_kit import Clock, FourMethods, layer, repo
+from support.links import async_link
 from support.places import Place
 from support.servers import Server, StartServer
 

@@ -10,10 +10,10 @@ from crossmount.asyncio import IndexRefusedError, InvalidInputError, MemoryMount
 from crossmount.index import RedisMountIndex, Sighting, widen
 from crossmount.maintenance.prune import PAGE, PruneSelection
 from crossmount.oci import Digest
-from crossmount.redis.connection import async_link
-from crossmount.redis.link import Command
+from crossmount.redis.replies import Command
 from crossmount.testing import ScriptedRegistry, running_registry
 from support.index_kit import CountingLink, FourMethods, keys_that_stay, layer
+from support.links import async_link
 from support.places import Place
 from support.prunes import content, counts, digests, fill, heads, known, pruned
 from support.registry_kit import PLAIN

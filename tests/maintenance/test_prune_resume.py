@@ -9,9 +9,9 @@ import pytest
 from crossmount import events
 from crossmount.asyncio import IndexRefusedError, PruneReport, open_index
 from crossmount.index import MountIndex, RedisMountIndex
-from crossmount.redis.connection import async_link
 from crossmount.testing import ScriptedRegistry
 from support.index_kit import CountingLink
+from support.links import async_link
 from support.places import Place
 from support.prunes import counts, fill, heads, pruned
 from support.servers import Server

@@ -13,13 +13,13 @@ from crossmount.asyncio import MemoryMountIndex, Repository, open_index
 from crossmount.index import RedisMountIndex, Sighting
 from crossmount.maintenance.verifier import FAILURES_MAX, Verifier
 from crossmount.oci import Digest
-from crossmount.redis.connection import async_link
 from crossmount.registry import RegistryClient
 from crossmount.registry.credentials.authfiles import Credential
 from crossmount.registry.credentials.lookup import GivenCredentials
 from crossmount.testing import BasicAuth, CutBefore, Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
 from crossmount.testing.options import Grant
 from support.index_kit import layer
+from support.links import async_link
 from support.prunes import content, counts, digests, fill, known, pruned
 from support.registry_kit import PLAIN
 from support.servers import Server

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -12,11 +12,13 @@ from crossmount._blocking import run_now
 from crossmount.errors import IndexRefusedError
 from crossmount.index import Keys, LayerKnowledge, RedisMountIndex, Sighting
 from crossmount.oci import Digest
-from crossmount.redis.cluster import ClusterLink
-from crossmount.redis.connection import async_link, blocking_link
-from crossmount.redis.link import Command
+from crossmount.redis.cluster import ClusterClient
+from crossmount.redis.connection import connect
+from crossmount.redis.link import BlockingLink, Link, ThreadedLink
 from crossmount.redis.pools import Ask
+from crossmount.redis.replies import Command
 from crossmount.redis.routing import Stop
+from crossmount.redis.url import address_of
 from support.cluster import Cluster
 from support.cluster_kit import another, in_step, slot
 from support.index_kit import layer, repo
@@ -34,18 +36,21 @@ both = pytest.mark.parametrize("flavour", ["async", "blocking"])
 class Watched:
     """A link to a Cluster that remembers whom it asked what; each entry of `rounds` is one round trip."""
 
-    def __init__(self, link: ClusterLink, flavour: str) -> None:
-        self.link = link
-        self.index = RedisMountIndex(link)
+    def __init__(self, url: str, flavour: str) -> None:
+        client = connect(address_of(url))
+        assert isinstance(client, ClusterClient)
+        self.servers: Any = client._servers
+        self.link: Link = ThreadedLink(client) if flavour == "async" else BlockingLink(client)
+        self.index = RedisMountIndex(self.link)
         self.rounds: list[list[tuple[Stop, list[Command]]]] = []
         self._flavour = flavour
-        exchange = link._pools.exchange
+        exchange: Callable[[Sequence[Ask]], list[list[Any] | Exception]] = self.servers.exchange
 
-        async def watch(asks: Sequence[Ask]) -> list[list[Any] | Exception]:
+        def watch(asks: Sequence[Ask]) -> list[list[Any] | Exception]:
             self.rounds.append([(stop, list(commands)) for stop, commands in asks])
-            return await exchange(asks)
+            return exchange(asks)
 
-        link._pools.exchange = watch  # type: ignore[method-assign]  # what is asked is what is tested
+        self.servers.exchange = watch  # type: ignore[method-assign]  # what is asked is what is tested
 
     async def do(self, call: Coroutine[Any, Any, T]) -> T:
         """Await a call, or drive it in the blocking flavour."""
@@ -59,10 +64,9 @@ class Watched:
 @asynccontextmanager
 async def watched(cluster: Cluster, flavour: str) -> AsyncIterator[Watched]:
     """Open such a link."""
-    link = async_link(cluster.url) if flavour == "async" else blocking_link(cluster.url)
-    assert isinstance(link, ClusterLink)
-    yield Watched(link, flavour)
-    await link.aclose()
+    watched = Watched(cluster.url, flavour)
+    yield watched
+    await watched.link.aclose()
 
 
 def two_in_a_slot() -> tuple[Digest, Digest]:
@@ -159,14 +163,14 @@ async def test_a_layer_whose_keys_are_on_two_servers_is_waited_for(cluster: Clus
         target = another(cluster, source)
         pauses = 0
 
-        async def pause(seconds: float) -> None:
+        def pause(seconds: float) -> None:
             nonlocal pauses
             del seconds
             pauses += 1
             if pauses == 2:
                 moving.close()
 
-        link.link._pools.pause = pause  # type: ignore[method-assign]  # no real wait is needed
+        link.servers.pause = pause  # no real wait is needed
         try:
             with contextlib.ExitStack() as moving:
                 moving.enter_context(cluster.moving(slot(ONE), target))

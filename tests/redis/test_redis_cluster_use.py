@@ -6,14 +6,11 @@ from typing import Any
 
 import pytest
 
-from crossmount.errors import IndexUnavailableError
 from crossmount.index import Keys, Sighting, open_index
 from crossmount.index.backing_server import server_of
 from crossmount.index.blocking import inline, threaded
 from crossmount.index.blocking import open_index as open_blocking
-from crossmount.redis.connection import async_link
 from crossmount.redis.key_scan import walk
-from crossmount.redis.link import Link
 from support.cluster import Cluster
 from support.cluster_kit import another, in_step, slot
 from support.index_kit import layer, repo
@@ -99,21 +96,6 @@ def test_threads_share_one_index(cluster: Cluster) -> None:
         for each in work:
             each.result()
         assert all(len(index.sources(layer(n), DEST)) == 60 for n in range(10))
-
-
-def test_another_event_loop_is_told(cluster: Cluster) -> None:
-    """A link used in a second event loop says so, as an index that does not serve."""
-
-    async def use(link: Link) -> None:
-        try:
-            await link.run([("PING",)])
-        finally:
-            await link.aclose()
-
-    link = async_link(cluster.url)
-    asyncio.run(use(link))
-    with pytest.raises(IndexUnavailableError, match="another event loop"):
-        asyncio.run(use(link))
 
 
 @pytest.mark.parametrize("turns", range(6))

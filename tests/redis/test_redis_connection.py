@@ -13,10 +13,13 @@ import redis
 from crossmount._blocking import run_now
 from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError
 from crossmount.index import RedisMountIndex, Sighting
-from crossmount.redis.connection import TIMEOUT_SECONDS, async_link, blocking_link
-from crossmount.redis.link import CALL_SECONDS, Command, Link, Reader, ScriptMissingError, WrongTypeError
+from crossmount.redis.call import CALL_SECONDS
+from crossmount.redis.link import Link
+from crossmount.redis.pipeline import TIMEOUT_SECONDS
+from crossmount.redis.replies import Command, Reader, ScriptMissingError, WrongTypeError
 from redis import exceptions
 from support.index_kit import layer, repo
+from support.links import async_link, blocking_link
 from support.servers import Server, StartServer
 
 PING: list[Command] = [("PING",)]

@@ -15,8 +15,8 @@ from crossmount.index import GuardedIndex, Knowledge, MemoryMountIndex, RedisMou
 from crossmount.index import blocking as blocking_index
 from crossmount.index.guard import OPEN_SECONDS
 from crossmount.oci import Digest, Located
-from crossmount.redis.connection import async_link, blocking_link
 from support.index_kit import Clock, layer, repo
+from support.links import async_link, blocking_link
 
 ONE, DEST = layer(1), repo("team/dest")
 

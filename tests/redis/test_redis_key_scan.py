@@ -11,10 +11,11 @@ from crossmount.index import Keys, open_index
 from crossmount.index.backing_server import server_of
 from crossmount.index.blocking import open_index as open_blocking
 from crossmount.index.blocking import threaded
-from crossmount.redis.connection import async_link
 from crossmount.redis.key_scan import Page, WalkForbiddenError, pages, walk
-from crossmount.redis.link import Command, Link
+from crossmount.redis.link import Link
+from crossmount.redis.replies import Command
 from support.index_kit import CountingLink, layer
+from support.links import async_link
 from support.servers import Server, StartServer
 
 KEYS = Keys("walked")

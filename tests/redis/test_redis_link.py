@@ -6,9 +6,8 @@ import fakeredis
 import pytest
 
 from crossmount._blocking import run_now
-from crossmount.errors import IndexUnavailableError
-from crossmount.redis.connection import async_link
-from crossmount.redis.link import BlockingLink, Command, Link
+from crossmount.redis.replies import Command
+from support.links import async_link, blocking_link_to
 from support.servers import Server
 
 PING: list[Command] = [("PING",)]
@@ -29,19 +28,17 @@ async def test_a_cancelled_call_leaves_no_reply_behind(valkey: Server, turns: in
     await link.aclose()
 
 
-def test_another_event_loop_is_told(valkey: Server) -> None:
-    """A link used in a second event loop says so, as an index that does not serve."""
+def test_one_event_loop_after_another(valkey: Server) -> None:
+    """A link works in a second event loop, closed in the first one or not."""
 
-    async def use(link: Link) -> None:
-        try:
-            await link.run(PING)
-        finally:
+    async def use(*, close: bool) -> None:
+        assert await link.run(PING) == [True]
+        if close:
             await link.aclose()
 
     link = async_link(valkey.unix_url)
-    asyncio.run(use(link))
-    with pytest.raises(IndexUnavailableError, match="another event loop"):
-        asyncio.run(use(link))
+    for close in (False, True, False, True):
+        asyncio.run(use(close=close))
 
 
 async def test_more_calls_than_connections(valkey: Server) -> None:
@@ -53,6 +50,6 @@ async def test_more_calls_than_connections(valkey: Server) -> None:
 
 async def test_fakes_serve() -> None:
     """A link takes any client of redis-py, as users' tests with fakeredis do."""
-    link = BlockingLink(fakeredis.FakeRedis(server=fakeredis.FakeServer()), "fake")
+    link = blocking_link_to(fakeredis.FakeRedis(server=fakeredis.FakeServer()))
     assert run_now(link.run(PING)) == [True]
     await link.aclose()

@@ -12,9 +12,10 @@ from crossmount._blocking import run_now
 from crossmount.errors import IndexFailedError, IndexRefusedError
 from crossmount.index import open_index
 from crossmount.index.blocking import open_index as open_blocking
-from crossmount.redis.connection import async_link, blocking_link
-from crossmount.redis.link import Command, Link
+from crossmount.redis.link import Link
+from crossmount.redis.replies import Command
 from support.index_kit import layer, repo
+from support.links import async_link, blocking_link
 from support.servers import Server, StartServer
 
 PING: list[Command] = [("PING",)]

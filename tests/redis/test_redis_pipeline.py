@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 import redis
 from crossmount._blocking import run_now
-from crossmount.redis.connection import async_link, blocking_link
-from crossmount.redis.link import BlockingLink
 from crossmount.redis.pipeline import packed
+from support.links import async_link, blocking_link, blocking_link_to
 from support.servers import Server
 
 arguments = st.text() | st.binary() | st.integers()
@@ -51,7 +50,7 @@ async def test_many_commands_in_one_exchange(valkey: Server) -> None:
 def test_an_interrupted_call_leaves_no_reply_behind(valkey: Server) -> None:
     """A Ctrl-C in the middle of a call costs its connection: the next call reads its own reply."""
     client = redis.Redis.from_url(valkey.unix_url, socket_timeout=20)
-    link = BlockingLink(client, "the test's server")
+    link = blocking_link_to(client)
     caller = threading.main_thread().ident
     assert caller is not None
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from crossmount.errors import IndexRefusedError
-from crossmount.redis.link import Command
+from crossmount.redis.replies import Command
 from crossmount.redis.routing import ASK_MAP, HOPS, TRIES, Batch, Errand, Stop
 from crossmount.redis.slots import Shard, SlotMap, slot_of
 from redis import exceptions

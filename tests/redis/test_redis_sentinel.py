@@ -9,8 +9,8 @@ import redis
 from crossmount._blocking import run_now
 from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError
 from crossmount.index import Keys, RedisMountIndex, Sighting
-from crossmount.redis.connection import async_link, blocking_link
 from support.index_kit import layer, repo
+from support.links import async_link, blocking_link
 from support.sentinels import Sentinels
 from support.servers import Server
 
@@ -28,7 +28,7 @@ class Opened:
     def __init__(self, url: str, flavour: str) -> None:
         self._flavour = flavour
         connect = async_link if flavour == "async" else blocking_link
-        hints = connect(url, hints=True) if "read_from=replica" in url else None
+        hints = connect(url, for_look_ups=True) if "read_from=replica" in url else None
         self.index = RedisMountIndex(connect(url), hints=hints)
 
     async def do(self, call: Coroutine[Any, Any, T]) -> T:

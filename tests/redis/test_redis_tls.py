@@ -7,9 +7,10 @@ import pytest
 
 from crossmount._blocking import run_now
 from crossmount.errors import IndexUnavailableError, InvalidIndexURLError
-from crossmount.redis.connection import async_link, blocking_link
-from crossmount.redis.link import Command, Link
+from crossmount.redis.link import Link
+from crossmount.redis.replies import Command
 from support.certificates import Authority
+from support.links import async_link, blocking_link
 from support.places import Secured
 from support.programs import needs
 from support.servers import StartServer, free_port

@@ -8,9 +8,9 @@ from crossmount.errors import InvalidIndexURLError, InvalidInputError
 from crossmount.index import blocking as blocking_index
 from crossmount.index import open_index
 from crossmount.redis.address import Address, Login, Tls
-from crossmount.redis.connection import async_link, blocking_link
 from crossmount.redis.link import Link
 from crossmount.redis.url import address_of
+from support.links import async_link, blocking_link
 
 SECRET = "hunter2secret"
 

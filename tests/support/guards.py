@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from crossmount.index import Knowledge, MountIndex, RegistryTraits, Sighting
-from crossmount.redis.link import Command, Link
+from crossmount.redis.link import Link
+from crossmount.redis.replies import Command
 from support.index_kit import layer, repo
 
 A, DEST = repo("team/a"), repo("team/dest")

@@ -8,7 +8,8 @@ from typing import Any
 import redis
 from crossmount.index import MemoryMountIndex, MountIndex
 from crossmount.oci import Digest, Repository
-from crossmount.redis.link import Command, Link
+from crossmount.redis.link import Link
+from crossmount.redis.replies import Command
 
 TTL = 1000
 """Seconds that a layer lives in the tests."""

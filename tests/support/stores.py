@@ -16,9 +16,9 @@ from crossmount.index import (
     Sighting,
 )
 from crossmount.index import blocking as blocking_index
-from crossmount.redis.connection import async_link, blocking_link
-from crossmount.redis.link import AsyncLink, BlockingLink, Link
+from crossmount.redis.link import Link
 from support.index_kit import TTL, Clock, Store, age_keys, keys_that_stay
+from support.links import async_link, async_link_to, blocking_link, blocking_link_to
 from support.places import PLACES, Place
 
 KEYS = Keys()
@@ -118,8 +118,8 @@ async def open_store(name: str, place: Callable[[str], Place]) -> AsyncIterator[
         fake = fakeredis.FakeServer()
         with fakeredis.FakeRedis(server=fake) as raw:
             async with redis_store(
-                lambda: AsyncLink(fakeredis.FakeAsyncRedis(server=fake), "fake"),
-                lambda: BlockingLink(fakeredis.FakeRedis(server=fake), "fake"),
+                lambda: async_link_to(fakeredis.FakeRedis(server=fake)),
+                lambda: blocking_link_to(fakeredis.FakeRedis(server=fake)),
                 raw,
                 flavour,
             ) as made:

@@ -6,7 +6,7 @@ import pytest
 
 from crossmount.fleet import lease_gateway as questions
 from crossmount.index import guard
-from crossmount.redis import connection, link, pools
+from crossmount.redis import call, connection, pipeline
 from support.crowd import Images, make_images
 
 HOWEVER_LONG = 30.0
@@ -24,8 +24,8 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no index count as silent: sixteen pushers in one process on a busy machine are slow, not the index."""
     monkeypatch.setitem(connection._SETTINGS, "socket_timeout", HOWEVER_LONG)
     monkeypatch.setitem(connection._SETTINGS, "socket_connect_timeout", HOWEVER_LONG)
-    for module in (connection, link, pools):
-        monkeypatch.setattr(module, "CALL_SECONDS", HOWEVER_LONG)
+    monkeypatch.setattr(pipeline, "TIMEOUT_SECONDS", HOWEVER_LONG)
+    monkeypatch.setattr(call, "CALL_SECONDS", HOWEVER_LONG)
     monkeypatch.setattr(questions, "GRACE_SECONDS", HOWEVER_LONG)
     defaults = {**(guard.GuardedIndex.__init__.__kwdefaults__ or {}), "deadline": HOWEVER_LONG}
     monkeypatch.setattr(guard.GuardedIndex.__init__, "__kwdefaults__", defaults)

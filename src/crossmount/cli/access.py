@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import click
 
-from crossmount.cli.index_state import index_kind
 from crossmount.cli.settings import OFF, Settings
 from crossmount.index import Keys, MountIndex, open_index
 from crossmount.index.opening import DEFAULT_URL
@@ -23,7 +22,7 @@ def index_url(settings: Settings) -> str:
         InvalidIndexURLError: it names no index.
     """
     url = settings.index or DEFAULT_URL
-    if index_kind(url) == "remote":
+    if url != OFF:
         address_of(url)
     return url
 

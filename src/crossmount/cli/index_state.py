@@ -10,7 +10,7 @@ from crossmount.cli.settings import OFF
 from crossmount.index.backing_server import server_of
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Digest
-from crossmount.redis import url
+from crossmount.redis.url import address_of
 
 PINGS = 5
 """Of how many round trips the median is told."""
@@ -19,17 +19,24 @@ _LAYERS = [Digest.of(b"%d" % number) for number in range(16)]
 """Layers that are asked for as a push would ask. A part of a Cluster, or a server that forbids our namespace,
 answers PING and refuses these; so many do not all lie in one shard."""
 
-Kind = url.Kind | Literal["off"]
+Kind = Literal["embedded", "memory", "remote", "off"]
 
 
 def index_kind(index: str) -> Kind:
-    """Tell what kind of index a URL names, or that it is off."""
-    return "off" if index == OFF else url.kind_of(index)
+    """Return what kind of index a URL names, or `off`.
+
+    Raises:
+        InvalidIndexURLError: it names no index.
+    """
+    if index == OFF:
+        return "off"
+    topology = address_of(index).topology
+    return topology if topology in {"embedded", "memory"} else "remote"
 
 
 def display_url(index: str) -> str:
     """Return an index's URL without what may be secret in it: user, password, parameters."""
-    return url.address_of(index).shown if index_kind(index) == "remote" else index
+    return address_of(index).shown if index_kind(index) == "remote" else index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

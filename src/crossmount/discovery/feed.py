@@ -27,7 +27,7 @@ from crossmount.index.backing_server import server_of
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import MountableLayers, Sighting
 from crossmount.oci import Digest, Located, Repository
-from crossmount.redis.link import StartingError
+from crossmount.redis.replies import StartingError
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.transfer.concurrency import run_all
 

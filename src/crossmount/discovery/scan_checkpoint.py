@@ -10,7 +10,7 @@ from crossmount.index.backing_server import Server
 from crossmount.index.checkpoint import CHECKPOINT_SECONDS, Checkpoint, scope_of
 from crossmount.oci import Repository
 from crossmount.redis.execute import ask
-from crossmount.redis.link import Command
+from crossmount.redis.replies import Command
 
 
 class ScanCheckpoint:

@@ -1,46 +1,47 @@
-"""A link to a server that is started when it is needed."""
+"""A client of a server that is started when it is needed."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from crossmount.errors import IndexUnavailableError
-from crossmount.redis.link import Command, Link
+from crossmount.redis.call import Call
+from crossmount.redis.client import Client
+from crossmount.redis.replies import Command
 
 
-class OnDemandLink:
-    """A link to a server that is started when it is first needed, and again when it went away.
+class OnDemandClient:
+    """A client of a server that is started when it is first needed, and again when it went away.
 
     Args:
-        start: makes sure that the server runs, returns its unix socket.
-        connect: makes a link from a URL. No I/O.
+        start: makes sure that the server runs, and returns its unix socket.
+        connect: makes a client of that socket. No I/O.
     """
 
     where = "the embedded index"
 
-    def __init__(self, start: Callable[[], Awaitable[Path]], connect: Callable[[str], Link]) -> None:
+    def __init__(self, start: Callable[[], Path], connect: Callable[[Path], Client]) -> None:
         self._start = start
         self._connect = connect
-        self._links: dict[Path, Link] = {}
+        self._clients: dict[Path, Client] = {}
 
-    async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """See `Link`."""
-        for link in self._links.values():
+    def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
+        """Run commands on the server; if it does not answer, start it and run them once more."""
+        for client in list(self._clients.values()):
             try:
-                return await link.run(commands)
+                return client.run(commands, call)
             except IndexUnavailableError:
-                break  # stopped since: start it once more, below; the same link finds it again
-        path = await self._start()
-        # setdefault, since threads that come here at once are to share one link
-        link = self._links.setdefault(path, self._connect(f"unix://{quote(str(path))}"))
-        return await link.run(commands)
+                break  # it was stopped since: start it once more, below; the same client finds it again
+        path = self._start()
+        # setdefault, since threads that come here at once must share one client
+        client = self._clients.setdefault(path, self._connect(path))
+        return client.run(commands)
 
-    async def parts(self) -> Sequence[Link]:
-        """See `Link`: one server, which is started when it is first asked."""
+    def parts(self) -> Sequence[Client]:
+        """Return this client: one server, which is started when it is first asked."""
         return [self]
 
-    async def aclose(self) -> None:
-        """See `Link`; the server goes on running."""
-        for link in self._links.values():
-            await link.aclose()
+    def close(self) -> None:
+        """Close the connections; the server goes on running."""
+        for client in list(self._clients.values()):
+            client.close()

@@ -7,7 +7,7 @@ from crossmount.fleet.lease import VALUE_MAX, LeaseValue
 from crossmount.index.backing_server import Server
 from crossmount.oci import Digest
 from crossmount.redis.key_scan import walk
-from crossmount.redis.link import Command
+from crossmount.redis.replies import Command
 
 LISTED_MAX = 10_000
 """How many leases are looked at."""

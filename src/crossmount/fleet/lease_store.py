@@ -20,7 +20,7 @@ from crossmount.index.backing_server import Server
 from crossmount.index.decode import repositories
 from crossmount.index.redis_index import SOURCES_MAX
 from crossmount.oci import Digest
-from crossmount.redis.link import Command, StartingError
+from crossmount.redis.replies import Command, StartingError
 from crossmount.redis.scripts import Script, run_scripted, script
 
 WAITING_SECONDS = 3.0

@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar, runtime_che
 from redis.credentials import CredentialProvider
 
 from crossmount import events
-from crossmount._blocking import Driven, driven, run_now
+from crossmount._blocking import Driven, driven
 from crossmount.errors import InvalidInputError
 from crossmount.index import guard, memory, opening, protocol
 from crossmount.index import redis_index as redis
@@ -20,7 +20,7 @@ from crossmount.index.keys import Keys
 from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
 from crossmount.index.redis_index import SOURCES_MAX, TTL_SECONDS
 from crossmount.oci import Digest, Located, Repository
-from crossmount.redis.link import Command, Link
+from crossmount.redis.link import BlockingLink, Link, ThreadedLink
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -160,11 +160,11 @@ def open_index(
 ) -> DrivenIndex:
     """Open an index; see `crossmount.asyncio.open_index`."""
     keys = Keys(namespace)
-    if opening.is_memory(url):
-        opening.no_use_for(credentials)
+    clients = opening.clients_of(url, credentials)
+    if not clients:
         return MemoryMountIndex()
-    link, hints = opening.blocking_index_links(url, credentials)
-    return RedisMountIndex(link, hints=hints, keys=keys)
+    link, *for_look_ups = map(BlockingLink, clients)
+    return RedisMountIndex(link, hints=next(iter(for_look_ups), None), keys=keys)
 
 
 def inline(index: MountableLayers) -> protocol.MountableLayers:
@@ -227,6 +227,7 @@ class AdaptedIndex(AdaptedLayers):
     def __init__(self, index: MountIndex, run: Run) -> None:
         super().__init__(index, run)
         self._index = index
+        self._link: ThreadedLink | None = None
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
         """See `MountIndex`."""
@@ -254,8 +255,11 @@ class AdaptedIndex(AdaptedLayers):
 
     def server(self) -> Server | None:
         """See `Served`: that of the blocking index, its link awaitable."""
-        below = server_of(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
-        return None if below is None else Server(AdaptedLink(below.link, self._run), below.keys)
+        server = server_of(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
+        if server is None or not isinstance(server.link, BlockingLink) or self._run is _at_once:
+            return server
+        self._link = self._link or ThreadedLink(server.link.client)
+        return Server(self._link, server.keys)
 
     def local_entries(self) -> Sequence[LayerEntry] | None:
         """See `Listable`."""
@@ -264,29 +268,3 @@ class AdaptedIndex(AdaptedLayers):
     async def aclose(self) -> None:
         """See `MountIndex`."""
         await self._run(self._index.close)
-
-
-class AdaptedLink:
-    """A link whose `run` never suspends, for an event loop."""
-
-    def __init__(self, link: Link, run: Run) -> None:
-        self._link = link
-        self._run = run
-        self.where = link.where
-
-    async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """See `Link`."""
-        return await self._run(self._now, commands)
-
-    async def parts(self) -> Sequence[Link]:
-        """See `Link`."""
-        return [AdaptedLink(part, self._run) for part in await self._run(self._parts)]
-
-    async def aclose(self) -> None:
-        """Leave it to whoever made the link below."""
-
-    def _now(self, commands: Sequence[Command]) -> list[Any]:
-        return run_now(self._link.run(commands))
-
-    def _parts(self) -> Sequence[Link]:
-        return run_now(self._link.parts())

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from crossmount.index.backing_server import Server
 from crossmount.index.decode import as_map
 from crossmount.redis.execute import ask, write
-from crossmount.redis.link import Command
+from crossmount.redis.replies import Command
 
 CHECKPOINT_SECONDS = 24 * 3600
 

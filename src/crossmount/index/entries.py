@@ -15,7 +15,7 @@ from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Digest
 from crossmount.redis.execute import ask
 from crossmount.redis.key_scan import pages
-from crossmount.redis.link import Command
+from crossmount.redis.replies import Command
 
 NAMES_MAX = 1024
 """How many repositories of one layer on one registry are looked at; the index's own bound is far below."""

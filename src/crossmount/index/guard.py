@@ -17,7 +17,8 @@ from crossmount.index.adapt import widen
 from crossmount.index.backing_server import Server, server_of
 from crossmount.index.protocol import Knowledge, MountableLayers, MountIndex, RegistryTraits, Sighting
 from crossmount.oci import Digest, Located, Repository
-from crossmount.redis.link import StartingError
+from crossmount.redis.breaker import Breaker
+from crossmount.redis.replies import StartingError
 
 OPEN_SECONDS = 5.0
 """How long the index is left alone after it gave no answer; each time that it still gives none, twice as long."""
@@ -26,7 +27,7 @@ PROBE_SECONDS = 0.25
 """What a call may take that finds out whether a silent index is back: somebody may wait for it."""
 
 DEADLINE_SECONDS = 5.0
-"""What a call may take in all. Links end sooner by themselves; this is for other indexes, and a server's start."""
+"""How long a call may take on an index of a user's own. One on a server ends its calls itself, and sooner."""
 
 _log = logging.getLogger("crossmount.index")
 
@@ -40,7 +41,9 @@ class GuardedIndex:
         index: what is guarded; whoever made it closes it.
         observer: told once, with an `IndexDegraded`, that the index does not serve.
         clock: seconds, for how long the breaker stays open.
-        deadline: seconds after which a call is given up; None where nothing can interrupt it (no event loop).
+        deadline: seconds after which a call is given up; None where nothing can interrupt it (no event loop). On
+            an index that lies on a server it bounds nothing but probes: the client bounds each call itself, from
+            its turn on, and a call that waits for its turn must not count as an unanswered one.
         lasting: for who runs for long: tell each time that it goes silent, and when it answers again, and never
             leave it alone for longer than the first time.
 
@@ -61,11 +64,10 @@ class GuardedIndex:
         self._lasting = lasting
         self._told = False
         self._deadline = deadline
+        self._bounds_itself = server_of(index) is not None
         self._observer = observer
         self._clock = clock
-        self._open_until = float("-inf")
-        self._open_seconds = OPEN_SECONDS
-        self._silent = False
+        self._breaker = Breaker(OPEN_SECONDS, factor=1.0 if lasting else 2.0)
         self._since: float | None = None
         self._waits: dict[asyncio.Timeout, float] = {}  # those who insist, and their patience
         self._cause: str | None = None
@@ -146,12 +148,12 @@ class GuardedIndex:
             pause: seconds from one time to the next.
             least: seconds for which it is asked in any case, also while the breaker is open.
         """
-        if self._silent and not least:
+        if self._breaker.failed and not least:
             return await self._try(call, otherwise)
         trouble: CrossmountError | None = None
         while (left := max(least, self._left(seconds))) > 0:
             began, least = self._clock(), 0.0
-            wait = asyncio.timeout(left if self._deadline is None else min(left, self._deadline))
+            wait = asyncio.timeout(self._patience(left))
             try:
                 async with wait:
                     self._waits[wait] = seconds
@@ -198,7 +200,7 @@ class GuardedIndex:
     @property
     def left_alone(self) -> bool:
         """Whether the index gave no answer, and is not asked for now."""
-        return self._clock() < self._open_until
+        return self._breaker.is_open(self._clock())
 
     async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
         if not self.left_alone:
@@ -212,13 +214,12 @@ class GuardedIndex:
     async def _ask(self, call: Callable[[], Awaitable[T]], *, probe: float | None) -> T:
         """Ask once, and let the breaker know; the call that probes a silent index may take `probe` seconds."""
         now = self._clock()
-        if now < self._open_until:
+        if self._breaker.is_open(now):
             raise IndexUnavailableError(self._cause or "the index is left alone")
-        deadline = self._deadline
-        if self._silent:  # this call is the probe: those beside it do not wait for what it may wait for
-            self._open_seconds *= 1 if self._lasting else 2
-            self._open_until = now + self._open_seconds
-            deadline = None if deadline is None or probe is None else min(deadline, probe)
+        deadline = None if self._bounds_itself else self._deadline
+        if self._breaker.failed:  # this call is the probe: the calls beside it do not wait
+            self._breaker.probe(now)
+            deadline = None if self._deadline is None or probe is None else min(self._deadline, probe)
         try:
             async with nullcontext() if deadline is None else asyncio.timeout(deadline):
                 answer = await call()
@@ -245,8 +246,14 @@ class GuardedIndex:
         self._since = began if self._since is None else min(self._since, began)
         for wait, seconds in self._waits.items():
             ends = asyncio.get_running_loop().time() + self._left(seconds)
-            if not wait.expired() and ends < (wait.when() or 0.0):
+            if not wait.expired() and (wait.when() is None or ends < (wait.when() or 0.0)):
                 wait.reschedule(ends)
+
+    def _patience(self, left: float) -> float | None:
+        """Return for how many seconds a patient call may wait; None as long as no call was left unanswered."""
+        if self._bounds_itself and self._since is None:
+            return None
+        return left if self._deadline is None else min(left, self._deadline)
 
     def _left(self, seconds: float) -> float:
         """Return what is left of a patience of so many seconds."""
@@ -255,18 +262,16 @@ class GuardedIndex:
 
     def _leave_alone(self, error: CrossmountError) -> None:
         """Open the breaker."""
-        self._silent = True
-        self._open_until = self._clock() + self._open_seconds
+        self._breaker.fail(self._clock())
         self._degrade(error)
 
     def _answered(self) -> None:
         """Close the breaker, if this call was the probe or a call from before it opened came through."""
-        self._since, self._open_seconds = None, OPEN_SECONDS
-        if self._silent:
-            self._silent, self._open_until = False, float("-inf")
-            if self._lasting and self._told:
-                self._told = False
-                self._observer(events.IndexRestored())
+        self._since, was_silent = None, self._breaker.failed
+        self._breaker.succeed()
+        if was_silent and self._lasting and self._told:
+            self._told = False
+            self._observer(events.IndexRestored())
 
     def _degrade(self, error: CrossmountError) -> None:
         """Say it once, whatever else fails."""

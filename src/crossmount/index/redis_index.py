@@ -26,7 +26,8 @@ from crossmount.index.keys import Keys
 from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting, SingleLayerMethods
 from crossmount.oci import Digest, Located, Repository
 from crossmount.oci.reference import normalise_registry
-from crossmount.redis.link import Command, Link, WrongTypeError
+from crossmount.redis.link import Link
+from crossmount.redis.replies import Command, WrongTypeError
 from crossmount.redis.scripts import Script, run_scripted, script
 
 TTL_SECONDS = 14 * 24 * 3600

@@ -7,7 +7,7 @@ from typing import Literal
 Node = tuple[str, int]
 """Host and port of a server."""
 
-Topology = Literal["server", "socket", "cluster", "sentinel"]
+Topology = Literal["server", "socket", "cluster", "sentinel", "memory", "embedded"]
 
 SCHEMES: dict[str, Topology] = {
     "redis": "server",
@@ -17,6 +17,8 @@ SCHEMES: dict[str, Topology] = {
     "rediss+cluster": "cluster",
     "redis+sentinel": "sentinel",
     "rediss+sentinel": "sentinel",
+    "memory": "memory",
+    "embedded": "embedded",
 }
 
 
@@ -87,12 +89,19 @@ class Address:
 
     @property
     def topology(self) -> Topology:
-        """What kind of servers these are."""
+        """The kind of the servers; `memory` and `embedded` need no address."""
         return SCHEMES[self.scheme]
 
     @property
+    def is_remote(self) -> bool:
+        """Whether the index is on servers that somebody else runs."""
+        return self.topology not in {"memory", "embedded"}
+
+    @property
     def where(self) -> str:
-        """What to call it in messages: the address, and nothing that could be secret."""
+        """The address for messages, with nothing in it that could be secret."""
+        if self.topology in {"memory", "embedded"}:
+            return f"{self.scheme}:"
         place = self.path if self.topology == "socket" else ",".join(_host_and_port(*node) for node in self.nodes)
         return f"{self.scheme}://{place}" + (f"/{self.service}" if self.service else "")
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from crossmount.errors import IndexRefusedError
-from crossmount.redis.link import Command, Link, WrongTypeError
+from crossmount.redis.link import Link
+from crossmount.redis.replies import Command, WrongTypeError
 
 
 async def ask(link: Link, commands: Sequence[Command]) -> list[Any]:

@@ -9,6 +9,7 @@ from redis.exceptions import AuthenticationError
 
 from crossmount.errors import InvalidIndexURLError, InvalidInputError
 from crossmount.redis.address import Login
+from crossmount.redis.call import current_call
 from crossmount.redis.files import open_again, why
 
 Credentials = tuple[str] | tuple[str, str]
@@ -49,10 +50,6 @@ class FromLogin(CredentialProvider):
         self._secrets.add(password)
         return (name, password) if name else (password,)
 
-    async def get_credentials_async(self) -> Credentials:
-        """Return what to log in with; the files are small and at hand."""
-        return self.get_credentials()
-
 
 class FromProvider(CredentialProvider):
     """What a credential provider of the caller's own says; its failures are a login that is refused."""
@@ -62,19 +59,23 @@ class FromProvider(CredentialProvider):
         self._secrets = secrets
 
     def get_credentials(self) -> Credentials:
-        """Return what the provider returns."""
-        try:
-            return self._seen(self._provider.get_credentials())
-        except Exception as error:
-            raise _failed(error) from error
+        """Return what the provider returns.
 
-    async def get_credentials_async(self) -> Credentials:
-        """Return what the provider returns; one that only knows how to block does so in a thread."""
-        provider = self._provider
+        Where an event loop waits for the call, a provider that is asynchronous runs on that loop.
+        """
+        provider, call = self._provider, current_call()
         try:
-            if type(provider).get_credentials_async is CredentialProvider.get_credentials_async:
-                return self._seen(await asyncio.to_thread(provider.get_credentials))
-            return self._seen(await provider.get_credentials_async())
+            if (
+                call is None
+                or call.loop is None
+                or type(provider).get_credentials_async is CredentialProvider.get_credentials_async
+            ):
+                return self._seen(provider.get_credentials())
+            asked = asyncio.run_coroutine_threadsafe(_coroutine(provider), call.loop)
+            try:
+                return self._seen(asked.result(call.left))
+            finally:
+                asked.cancel()  # where it took too long
         except Exception as error:
             raise _failed(error) from error
 
@@ -137,6 +138,10 @@ def _content(path: Path) -> str:
     if not text or len(held) > _FILE_MAX:
         raise ValueError("it is empty" if not text else "it is too large")
     return text
+
+
+async def _coroutine(provider: CredentialProvider) -> Credentials:
+    return await provider.get_credentials_async()
 
 
 def _failed(error: Exception) -> AuthenticationError:

@@ -1,23 +1,29 @@
-"""One exchange with a server: commands out in one write, their replies in, on a connection of redis-py's pools.
+"""Commands out in one write and their replies in, on connections of redis-py's pools.
 
 This is what redis-py's pipeline does, without what it does for each command besides: on a server nearby that took
 longer than the server's own work. Connecting, logging in, time-outs and retries stay redis-py's.
 """
 
-import asyncio
-from collections.abc import Iterator, Sequence
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import redis.asyncio
 from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 import redis
+from crossmount.redis.redis_py import Pool
 from redis import exceptions
 
+TIMEOUT_SECONDS = 0.5
+"""To connect, and between two bytes of a reply; with one retry a silent server costs twice that."""
+
 Arguments = Sequence[str | bytes | int]
-Asked = tuple[Any, Sequence[Arguments]]
-"""A server's pool of connections, and what to ask there."""
+Asked = tuple[Pool, Sequence[Arguments]]
+"""Connections to a server, and the commands for it."""
 
 FOREIGN = (
     exceptions.RedisError,
@@ -29,7 +35,7 @@ FOREIGN = (
 """All that redis-py, and what lies below it, raises on purpose."""
 
 STUMBLES = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
-"""What redis-py and hiredis raise by chance, where a server or a sentinel answers what they did not expect."""
+"""What redis-py and hiredis raise by chance, where a server or a sentinel sends what they did not expect."""
 
 
 def packed(commands: Sequence[Arguments]) -> bytes:
@@ -43,36 +49,25 @@ def packed(commands: Sequence[Arguments]) -> bytes:
     return b"".join(parts)
 
 
-@contextmanager
-def _understood() -> Iterator[None]:
-    """Let an answer that nobody can read be one of redis-py's errors, like all that a server may do to us."""
-    try:
-        yield
-    except FOREIGN:
-        raise
-    except STUMBLES as error:
-        raise InvalidResponse("it answers with what is no reply of Redis's") from error
-
-
-def exchange(pool: "redis.ConnectionPool", commands: Sequence[Arguments]) -> list[Any]:
-    """Send commands and return a reply for each, a `ResponseError` where one was refused."""
+def exchange(pool: redis.ConnectionPool, commands: Sequence[Arguments]) -> list[Any]:
+    """Send commands to one server and return a reply for each, a `ResponseError` where one was refused."""
     data, count = packed(commands), len(commands)
     with _understood():
         return _exchange(pool, data, count)
 
 
-def _exchange(pool: "redis.ConnectionPool", data: bytes, count: int) -> list[Any]:
+def _exchange(pool: redis.ConnectionPool, data: bytes, count: int) -> list[Any]:
     connection: Any = pool.get_connection()  # partly untyped
 
     def ask() -> list[Any]:
-        connection.connect()  # after a failure, to where the sentinels say that the master is by now
+        connection.connect()  # after a failure, to the server that the sentinels name as the master by now
         connection.send_packed_command([data])
         return _read(connection, count)
 
     try:
         replies: list[Any] = connection.retry.call_with_retry(ask, lambda _: connection.disconnect())
     except BaseException:
-        connection.disconnect()  # a reply may be on its way still, and is not the next call's
+        connection.disconnect()  # a reply may still be on its way, and it is not the next call's
         raise
     finally:
         pool.release(connection)
@@ -80,35 +75,109 @@ def _exchange(pool: "redis.ConnectionPool", data: bytes, count: int) -> list[Any
 
 
 def exchange_each(asked: Sequence[Asked]) -> list[list[Any] | Exception]:
-    """Ask several servers at once: send to each, then read from each. Nothing is sent twice.
+    """Send commands to several servers at once, then read from each. Nothing is sent twice.
+
+    The servers share one time-out: all must begin to answer within `TIMEOUT_SECONDS`, so that silent servers cost
+    no more than one. Reading one after another loses nothing: what the others answer meanwhile waits in their
+    sockets, and is read even where the time is over. Connections are opened in a thread each, since that takes
+    several round trips (TCP, TLS, login), each of which may meet silence.
 
     Returns:
-        For each server its replies, or what came instead of them.
+        For each server its replies, or the error in their place.
     """
-    outcomes: list[list[Any] | Exception | None] = [None] * len(asked)
-    connections: dict[int, Any] = {}
+    exchanges = [_Exchange(pool, packed(commands), len(commands)) for pool, commands in asked]
     try:
-        for number, (pool, commands) in enumerate(asked):
-            data = packed(commands)
+        _at_once([each.connect for each in exchanges if each.pool.must_connect])
+        for each in exchanges:
+            each.send()
+        until = time.monotonic() + TIMEOUT_SECONDS
+        for each in exchanges:
+            each.read(until)
+    finally:
+        for each in exchanges:
+            each.end()
+    return [each.outcome for each in exchanges]
+
+
+class _Exchange:
+    """One server's part of an exchange; after an error the next steps do nothing."""
+
+    def __init__(self, pool: Pool, data: bytes, count: int) -> None:
+        self.pool: Any = pool  # partly untyped
+        self.outcome: list[Any] | Exception = []
+        self._data = data
+        self._count = count
+        self._connection: Any = None
+        self._done = False
+
+    def connect(self) -> None:
+        self._step(self._connect)
+
+    def send(self) -> None:
+        self._step(self._send)
+
+    def read(self, until: float) -> None:
+        self._step(lambda: self._read(until))
+
+    def end(self) -> None:
+        """Give the connection back, closed unless all replies were read."""
+        if self._connection is not None:
+            if not self._done:
+                self._connection.disconnect()
+            self.pool.release(self._connection)
+
+    def _connect(self) -> None:
+        self._connection = self.pool.get_connection()
+
+    def _send(self) -> None:
+        if self._connection is None:
+            self._connect()
+        self._connection.send_packed_command([self._data])
+
+    def _read(self, until: float) -> None:
+        if not self._connection.can_read(timeout=max(0.0, until - time.monotonic())):
+            raise RedisTimeoutError("Timeout reading from socket")
+        self.outcome = _read(self._connection, self._count)
+        self._done = True
+
+    def _step(self, step: Callable[[], None]) -> None:
+        if not isinstance(self.outcome, Exception):
             try:
                 with _understood():
-                    connections[number] = pool.get_connection()
-                    connections[number].send_packed_command([data])
+                    step()
             except FOREIGN as error:
-                outcomes[number] = error
-        for number, connection in connections.items():
-            if outcomes[number] is None:
-                try:
-                    with _understood():
-                        outcomes[number] = _read(connection, len(asked[number][1]))
-                except FOREIGN as error:
-                    outcomes[number] = error
-    finally:
-        for number, connection in connections.items():
-            if not isinstance(outcomes[number], list):
-                connection.disconnect()
-            asked[number][0].release(connection)
-    return [outcome for outcome in outcomes if outcome is not None]  # all are there by now
+                self.outcome = error
+
+
+def _at_once(functions: Sequence[Callable[[], None]]) -> None:
+    """Run functions that do not raise at the same time, each in the context of this call."""
+    if len(functions) == 1:
+        functions[0]()
+        return
+    threads = [
+        threading.Thread(target=contextvars.copy_context().run, args=(function,), daemon=True)
+        for function in functions
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        for thread in threads:  # they end with the call's deadline, and use connections that must be given back
+            thread.join()
+        raise
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Turn what redis-py raises by chance over an answer that it cannot read into one of its own errors."""
+    try:
+        yield
+    except FOREIGN:
+        raise
+    except STUMBLES as error:
+        raise InvalidResponse("it answers with what is no reply of Redis's") from error
 
 
 def _read(connection: Any, count: int) -> list[Any]:
@@ -119,48 +188,3 @@ def _read(connection: Any, count: int) -> list[Any]:
         except ResponseError as error:
             replies.append(error)
     return replies
-
-
-async def exchange_async(pool: "redis.asyncio.ConnectionPool", commands: Sequence[Arguments]) -> list[Any]:
-    """Do as `exchange` does, in an event loop."""
-    data, count = packed(commands), len(commands)
-    with _understood():
-        return await _exchange_async(pool, data, count)
-
-
-async def _exchange_async(pool: "redis.asyncio.ConnectionPool", data: bytes, count: int) -> list[Any]:
-    connection: Any = await pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's own gap
-
-    async def ask() -> list[Any]:
-        await connection.connect()  # after a failure, to where the sentinels say that the master is by now
-        await connection.send_packed_command([data])
-        replies: list[Any] = []
-        for _ in range(count):
-            try:
-                replies.append(await connection.read_response())
-            except ResponseError as error:
-                replies.append(error)
-        return replies
-
-    try:
-        replies: list[Any] = await connection.retry.call_with_retry(
-            ask, lambda _: connection.disconnect(nowait=True)
-        )
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    finally:
-        await pool.release(connection)
-    return replies
-
-
-async def exchange_each_async(asked: Sequence[Asked]) -> list[list[Any] | Exception]:
-    """Do as `exchange_each` does, in an event loop."""
-    return await asyncio.gather(*(_outcome(pool, commands) for pool, commands in asked))
-
-
-async def _outcome(pool: "redis.asyncio.ConnectionPool", commands: Sequence[Arguments]) -> list[Any] | Exception:
-    try:
-        return await exchange_async(pool, commands)
-    except FOREIGN as error:
-        return error

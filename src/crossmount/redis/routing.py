@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crossmount.redis.address import Node
-from crossmount.redis.link import Command
+from crossmount.redis.replies import Command
 from crossmount.redis.slots import SlotMap, slot_of
 from redis import exceptions
 

@@ -8,7 +8,8 @@ from importlib import resources
 from typing import Any
 
 from crossmount.errors import IndexRefusedError
-from crossmount.redis.link import Command, Link, ScriptMissingError
+from crossmount.redis.link import Link
+from crossmount.redis.replies import Command, ScriptMissingError
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,4 @@
-"""Which server of a Cluster holds which slot, read from CLUSTER SLOTS, and in which slot a key is. Pure.
-
-redis-py's own Cluster client is not used: it connects when it is made, asks for the list of all commands first,
-sends what was redirected one by one, and takes a time-out for each server that does not answer.
-"""
+"""Which server of a Cluster holds which slot, read from CLUSTER SLOTS, and in which slot a key is. Pure."""
 
 from bisect import bisect_right
 from collections.abc import Iterable

@@ -8,7 +8,6 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 from urllib.parse import parse_qsl, unquote
 
 from crossmount._parsing import decimal
@@ -40,27 +39,17 @@ _DATABASE_DIGITS = 9
 _HINT = "percent-encode / ? # @ : in a password"
 
 
-Kind = Literal["embedded", "memory", "remote"]
-
-_KINDS: dict[str, Kind] = {
-    "embedded:": "embedded",
-    "embedded://": "embedded",
-    "memory:": "memory",
-    "memory://": "memory",
-}
-
-
-def kind_of(url: str) -> Kind:
-    """Tell what kind of index a URL names; what is none of the others is remote, or a mistake."""
-    return _KINDS.get(url, "remote")
+_WITHOUT_ADDRESS = {f"{scheme}:{slashes}": scheme for scheme in ("memory", "embedded") for slashes in ("", "//")}
 
 
 def address_of(url: str) -> Address:
-    """Read the URL of an index server. No I/O.
+    """Read the URL of an index. No I/O.
 
     Raises:
-        InvalidIndexURLError: it names none, or holds something that would be silently left out.
+        InvalidIndexURLError: it names no index, or has a part that would have no effect.
     """
+    if url in _WITHOUT_ADDRESS:
+        return Address(scheme=_WITHOUT_ADDRESS[url])
     scheme, topology = _scheme(url)
     rest = url[len(scheme) + len("://") :]
     if "#" in rest:
@@ -92,7 +81,7 @@ def address_of(url: str) -> Address:
 def _scheme(url: str) -> tuple[str, Topology]:
     scheme, colon, rest = url.partition(":")
     topology = SCHEMES.get(scheme.lower()) if colon else None
-    if topology is None:
+    if topology is None or topology in {"memory", "embedded"}:
         raise InvalidIndexURLError(
             "not an index URL: give redis://, rediss:// (with TLS), redis+cluster://, redis+sentinel://, unix://, "
             "memory:// or embedded: (no index: off, or None)"

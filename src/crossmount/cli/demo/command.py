@@ -22,7 +22,7 @@ from crossmount.cli.index_state import display_url, index_kind
 from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.oci import Repository
-from crossmount.redis.connection import TIMEOUT_SECONDS
+from crossmount.redis.pipeline import TIMEOUT_SECONDS
 
 BAR_WIDTH = 24
 COLUMNS = 80

@@ -1,0 +1,106 @@
+"""The client: commands to a server and their replies, one round trip a run. It blocks.
+
+There is one client for both flavours of the library. A thread calls it directly; an event loop has it run in a few
+threads (`crossmount.redis.link.ThreadedLink`, which says why).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import redis
+from crossmount.redis.call import Call, Turns
+from crossmount.redis.login import Secrets
+from crossmount.redis.pipeline import exchange
+from crossmount.redis.replies import Command, Reader
+
+CONNECTIONS = 64
+"""How many calls of one client may be in flight, each on a connection of its own. They are opened when needed."""
+
+
+class Client(Protocol):
+    """A way to one server, or to one Cluster; safe to share by threads, and by a process and its forks."""
+
+    @property
+    def where(self) -> str:
+        """The server's address for messages, without any password."""
+        ...
+
+    def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
+        """Send all commands at once; return a reply for each, an `IndexRefusedError` where one was refused.
+
+        Args:
+            commands: what to send.
+            call: the call that this is for; a new one by default.
+
+        Raises:
+            IndexUnavailableError: no answer in time.
+            IndexRefusedError: the server refused all of it: wrong password, no such database.
+        """
+        ...
+
+    def parts(self) -> "Sequence[Client]":
+        """Return a client for each server that holds a part of the keys; for one server that is this client.
+
+        Raises:
+            IndexFailedError: the servers of a Cluster are not known, and it does not name them.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the connections. The client may be used again; it opens new ones then."""
+        ...
+
+
+class Caller:
+    """What all calls of one client share: how many may be in flight, and whose errors come out."""
+
+    def __init__(self, reader: Reader, turns: Turns) -> None:
+        self.reader = reader
+        self._turns = turns
+
+    @contextmanager
+    def calling(self, call: Call | None) -> Iterator[None]:
+        """Do what is inside in the call's turn and within its deadline; errors are ours."""
+        with self._turns.turn(call or Call()), self.reader.errors():
+            yield
+
+
+class ServerClient:
+    """A client of one server, or of the one that the sentinels name.
+
+    Args:
+        client: any client of redis-py; this one closes it.
+        where: the server's address for messages.
+        secrets: words that no message may contain; the client's password by default.
+        also: other clients that are closed with it.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        where: str,
+        secrets: Iterable[str] | None = None,
+        also: Sequence[redis.Redis] = (),
+    ) -> None:
+        self.where = where
+        self._client = client
+        self._clients = client, *also
+        words = Secrets(str(client.connection_pool.connection_kwargs.get("password") or ""))
+        reader = Reader(where, client.response_callbacks, words if secrets is None else secrets)
+        self._caller = Caller(reader, Turns(CONNECTIONS))
+
+    def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
+        """Send commands to the server and return their replies; a failure is tried again once."""
+        with self._caller.calling(call):
+            return self._caller.reader.read(commands, exchange(self._client.connection_pool, commands))
+
+    def parts(self) -> "Sequence[ServerClient]":
+        """Return this client: its server holds all keys."""
+        return [self]
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._caller.reader.errors():
+            for client in self._clients:
+                client.close()

@@ -1,0 +1,116 @@
+"""The one module that uses private parts of redis-py: its connections and its pools.
+
+Tried with redis-py 6.2.0 and 8.1.0. `tests/redis/test_redis_py.py` fails where a version has these parts no more:
+
+- `Connection._connect`, which returns the socket, and `Connection._sock`;
+- `ConnectionPool.reset`, which a fork's first use calls;
+- `BlockingConnectionPool.pool`, a queue whose `queue` lists the connections that nobody uses, and `_connections`;
+- `SentinelConnectionPool`, which chooses its connections' class itself and works over any pool.
+"""
+
+from typing import Any
+
+import redis.sentinel
+from redis.exceptions import AuthenticationError, ConnectionError  # noqa: A004 redis-py's name
+
+import redis
+from crossmount.redis.call import current_call
+
+
+class Pool(redis.BlockingConnectionPool):
+    """Connections to one server. A process and its forks may use a pool, each on connections of its own."""
+
+    def reset(self) -> None:
+        """Begin anew, as in a child after a fork: close the child's ends of its parent's connections."""
+        for connection in getattr(self, "_connections", ()):  # redis-py's constructor calls this too
+            connection.disconnect()  # in another process than its own this closes the descriptor and no more
+        super().reset()  # type: ignore[no-untyped-call]  # redis-py's own gap
+
+    def disconnect_idle(self) -> None:
+        """Close the connections that nobody uses. Public in redis-py from version 7 on."""
+        for connection in list(self.pool.queue):
+            if connection is not None:
+                connection.disconnect()
+
+    @property
+    def must_connect(self) -> bool:
+        """Whether the next call has to open a connection first, as far as can be seen from here."""
+        idle = list(self.pool.queue)
+        return not idle or idle[-1] is None or idle[-1]._sock is None  # noqa: SLF001 see above; the queue is last in, first out
+
+
+class SentinelPool(redis.sentinel.SentinelConnectionPool, Pool):
+    """Connections to the server that the sentinels name as the master, or to its replicas."""
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close all connections, or those that nobody uses."""
+        if inuse_connections:
+            super().disconnect()
+        else:
+            self.disconnect_idle()
+
+
+class Sentinels(redis.sentinel.Sentinel):
+    """The sentinels, whose errors show nothing of redis-py's objects."""
+
+    def discover_master(self, service_name: str) -> Any:
+        """Return the master's address.
+
+        Raises:
+            AuthenticationError: the sentinels refuse the login.
+            ConnectionError: no sentinel answers, or none knows the service.
+        """
+        try:
+            return super().discover_master(service_name)  # type: ignore[no-untyped-call]  # redis-py's own gap
+        except redis.sentinel.MasterNotFoundError as error:
+            if "AuthenticationError" in str(error):
+                raise AuthenticationError(
+                    "the sentinels do not accept the login: give sentinel_password_file in the URL"
+                ) from None
+            raise ConnectionError("no sentinel that answers knows a master of that service") from None
+
+
+def bound_by_call(pool: redis.ConnectionPool) -> None:
+    """Make all connections that `pool` opens from now on respect the deadline of the call they work for.
+
+    A socket's own time-out begins anew with each byte, so a server that sends a byte now and then would never be
+    given up. Opening a connection is checked too, since there may be several servers to try.
+    """
+    kind: Any = pool.connection_class
+
+    class Bound(kind):  # type: ignore[misc]
+        """A connection over a socket that checks the deadline."""
+
+        def _connect(self) -> "_Socket":
+            _check()
+            return _Socket(super()._connect())
+
+    if issubclass(kind, redis.UnixDomainSocketConnection):
+        Bound.host = Bound.port = None  # redis-py 8 reads them for its message when a connection fails
+    pool.connection_class = Bound
+
+
+class _Socket:
+    """A socket that checks the deadline before each read."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def recv(self, *args: Any) -> Any:
+        """Read, if there is time left."""
+        _check()
+        return self._socket.recv(*args)
+
+    def recv_into(self, *args: Any) -> Any:
+        """Read, if there is time left."""
+        _check()
+        return self._socket.recv_into(*args)
+
+
+def _check() -> None:
+    call = current_call()
+    if call is not None:
+        call.check()

@@ -1,0 +1,121 @@
+"""Threads that run blocking functions for event loops.
+
+Not a `concurrent.futures.ThreadPoolExecutor`: its threads do not survive a fork, keep the process alive until they
+are done, and stay for good where nobody closes it.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+IDLE_SECONDS = 5.0
+"""A thread without work ends after so long: nobody has to close what was forgotten."""
+
+Job = Callable[[], None]
+
+
+class Workers:
+    """Runs blocking functions, for any event loop, in threads that start when they are needed.
+
+    Args:
+        most: how many functions run at once; the others wait in the order in which they came.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._crew = _Crew(most)
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Return what the function returns, or raise its error.
+
+        When this is cancelled before the function began, the function does not run. What it returns or raises
+        after a cancellation, or after the event loop was closed, is dropped.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        def job() -> None:
+            if future.done():
+                return
+            result, failure = None, None
+            try:
+                result = function()
+            except BaseException as error:  # noqa: BLE001 it is raised where the caller waits
+                failure = error
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(settle, result, failure)
+
+        self._mine().add(job)
+        return await future
+
+    def close(self) -> None:
+        """End the threads once they have done what is waiting; new ones start for what comes after."""
+        crew, self._crew = self._mine(), _Crew(self._most)
+        crew.end()
+
+    def _mine(self) -> "_Crew":
+        if self._crew.pid != os.getpid():  # after a fork: the threads are the parent's
+            self._crew = _Crew(self._most)
+        return self._crew
+
+
+class _Crew:
+    """The threads of one process."""
+
+    def __init__(self, most: int) -> None:
+        self.pid = os.getpid()
+        self._most = most
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._open = 0  # jobs that wait or run
+
+    def add(self, job: Job) -> None:
+        with self._lock:
+            self._open += 1
+            is_more_wanted = self._threads < min(self._open, self._most)
+            self._threads += is_more_wanted
+        self._jobs.put(job)
+        if is_more_wanted:
+            threading.Thread(target=self._work, name="crossmount-redis", daemon=True).start()
+
+    def end(self) -> None:
+        with self._lock:
+            count = self._threads
+        for _ in range(count):
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=IDLE_SECONDS)
+            except Empty:
+                if self._may_leave():
+                    return
+                continue
+            if job is None:
+                return
+            job()
+            del job  # what it holds is not held while nothing is to do
+            with self._lock:
+                self._open -= 1
+
+    def _may_leave(self) -> bool:
+        with self._lock:
+            is_idle = self._open < self._threads
+            self._threads -= is_idle
+            return is_idle
