@@ -74,12 +74,12 @@ class TestAfterManifest:
         """No manifest comes: the lease is let go when nothing goes on in its repository any more."""
         assert (await push_spooled(proxy, "one")).status_code == 201
         turns = proxy.app.core.turns
-        await turns.release_quiet(lambda _: False)
+        await turns.release_idle(lambda _: False)
         assert lease_of(valkey, proxy) is not None  # not for long yet
         turns._deferred._clock = lambda: float("inf")
-        await turns.release_quiet(lambda name: name == "one")
+        await turns.release_idle(lambda name: name == "one")
         assert lease_of(valkey, proxy) is not None
-        await turns.release_quiet(lambda _: False)
+        await turns.release_idle(lambda _: False)
         assert lease_of(valkey, proxy) is None
 
     async def test_both_leases_of_one_layer_end(self, proxy: ProxyUnderTest, valkey: Server) -> None:

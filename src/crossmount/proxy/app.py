@@ -37,7 +37,6 @@ from crossmount.proxy.telemetry import METHODS, AccessLog
 from crossmount.proxy.uploads.core import Core, body_to_forward
 from crossmount.proxy.uploads.requests import continue_upload
 from crossmount.proxy.uploads.start import start_upload
-from crossmount.proxy.uploads.turns import BlobOutcome
 
 _SMALL_MANIFEST = 256 * 1024
 _LARGE_MANIFEST_WAIT_SECONDS = 30.0
@@ -159,12 +158,12 @@ class App:
         core, dest = self.core, self.core.repository(route.name)
         async with core.heads:
             head = await self._ask_head(exchange, dest, caller)
-            placed = await core.mounting.place(caller, dest, route.digest) if head.status == 404 else None
-        if placed is not None:
-            outcome = BlobOutcome(mounted=placed) if placed.mounted else await core.turns.look(caller, placed)
+            attempt = await core.mounter.mount(caller, dest, route.digest) if head.status == 404 else None
+        if attempt is not None:
+            outcome = await core.turns.wait_and_mount(caller, attempt)
             if outcome is not None:
                 core.sessions.note_push(caller.key, route.name)
-                exchange.note, exchange.waited = outcome.word, outcome.waited
+                exchange.note, exchange.waited = outcome.label, outcome.waited
                 async with core.heads:
                     head = await self._ask_head(exchange, dest, caller)
         if head.status == 200:
@@ -216,7 +215,7 @@ class App:
             return  # the registry accepts more kinds of manifests than crossmount reads
         dest = self.core.repository(route.name)
         self.core.recorder.record_manifest(caller.agent, dest, manifest)
-        await self.core.turns.accepted(dest, manifest)
+        await self.core.turns.publish_deferred(dest, manifest)
         if route.digest is None:  # clients push the tag last
             self.core.sessions.end_push(caller.key, route.name)
 

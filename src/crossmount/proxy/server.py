@@ -29,10 +29,10 @@ from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.settings import ProxySettings
 from crossmount.proxy.telemetry import Metrics
 from crossmount.proxy.uploads.core import Core
-from crossmount.proxy.uploads.mounting import Mounting, SourcePolicy
+from crossmount.proxy.uploads.mounting import CallerMounter, SourcePolicy
 from crossmount.proxy.uploads.sessions import ClientSessions
 from crossmount.proxy.uploads.spool import SpoolFolder
-from crossmount.proxy.uploads.turns import Turns
+from crossmount.proxy.uploads.turns import ProxyTurns
 from crossmount.registry.auth.challenge import Bearer, choose
 from crossmount.registry.credentials.lookup import StoredCredentials
 from crossmount.registry.http import transport as http
@@ -134,15 +134,15 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         agents = Agents(registry, options=options, index=guarded, connections=client)
         stack.push_async_callback(agents.aclose)
         await stack.enter_async_context(recorder.running())
-        mounting = Mounting(
+        mounter = CallerMounter(
             guarded, policy=SourcePolicy(settings.allow_sources), recorder=recorder, metrics=metrics
         )
-        stack.push_async_callback(mounting.aclose)
+        stack.push_async_callback(mounter.aclose)
         authenticator = _authenticator(settings, base, registry, options, agents, client)
         fleet = await stack.enter_async_context(Fleet(guarded))
-        turns = Turns(
+        turns = ProxyTurns(
             fleet,
-            mounting,
+            mounter,
             recorder,
             patience=Patience(limit=settings.wait),
             hold=settings.hold,
@@ -159,7 +159,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
                 own_credentials=settings.auth == "service",
             ),
             index=guarded,
-            mounting=mounting,
+            mounter=mounter,
             turns=turns,
             recorder=recorder,
             sessions=ClientSessions(),
@@ -239,7 +239,7 @@ async def _sweep(core: Core) -> None:
         await asyncio.sleep(_SWEEP_SECONDS)
         late = core.sessions.take_expired()
         await asyncio.gather(*(core.drop_session(session) for session in late))
-        await core.turns.release_quiet(core.sessions.is_push_active_in)
+        await core.turns.release_idle(core.sessions.is_push_active_in)
 
 
 async def _close_sessions(core: Core, sweep: "asyncio.Task[None]") -> None:

@@ -13,10 +13,10 @@ from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.upstream import RequestBody, Upstream
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.telemetry import Metrics
-from crossmount.proxy.uploads.mounting import Mounting, Placed
+from crossmount.proxy.uploads.mounting import CallerMounter, MountAttempt
 from crossmount.proxy.uploads.sessions import ClientSession, ClientSessions
 from crossmount.proxy.uploads.spool import SpoolFolder
-from crossmount.proxy.uploads.turns import BlobOutcome, Turns
+from crossmount.proxy.uploads.turns import BlobOutcome, ProxyTurns
 from crossmount.registry import UploadSession
 
 LARGE_MANIFESTS_MAX = 16
@@ -41,8 +41,8 @@ class Core:
     registry: Repository
     upstream: Upstream
     index: MountIndex
-    mounting: Mounting
-    turns: Turns
+    mounter: CallerMounter
+    turns: ProxyTurns
     recorder: ProxyRecorder
     sessions: ClientSessions
     metrics: Metrics
@@ -68,24 +68,24 @@ class Core:
             await session.agent.client.cancel_upload(self.upload_session(session))
 
     async def answer_created(
-        self, exchange: Exchange, placed: Placed, outcome: BlobOutcome, size: int | None = None
+        self, exchange: Exchange, attempt: MountAttempt, outcome: BlobOutcome, size: int | None = None
     ) -> None:
         """Answer 201 for a blob that is now in its repository, and count the blob by its outcome.
 
         Args:
             exchange: the request. The rest of its body is read first, since some clients read an answer only after
                 they have sent everything.
-            placed: the first attempt to mount the blob: its digest and repository.
+            attempt: the first attempt to mount the blob: its digest and repository.
             outcome: how the blob arrived.
             size: its bytes, if they were read; else the size that the index knows is counted.
         """
         async for _ in exchange.body():
             pass
-        exchange.note, exchange.waited = outcome.word, outcome.waited
-        known = placed.knowledge.of(placed.digest).size
-        self.metrics.count_blob(outcome.word, known if size is None else size)
-        path = f"/v2/{placed.dest.name}/blobs/{placed.digest}".encode()
-        await exchange.answer(201, [(b"location", path), (b"docker-content-digest", placed.digest.encode())])
+        exchange.note, exchange.waited = outcome.label, outcome.waited
+        known = attempt.knowledge.of(attempt.digest).size
+        self.metrics.count_blob(outcome.label, known if size is None else size)
+        path = f"/v2/{attempt.dest.name}/blobs/{attempt.digest}".encode()
+        await exchange.answer(201, [(b"location", path), (b"docker-content-digest", attempt.digest.encode())])
 
 
 def body_to_forward(exchange: Exchange) -> RequestBody | None:
@@ -96,13 +96,13 @@ def body_to_forward(exchange: Exchange) -> RequestBody | None:
     return RequestBody(exchange.body(), size)
 
 
-def refuse_must_mount(placed: Placed) -> None:
+def refuse_must_mount(attempt: MountAttempt) -> None:
     """Refuse the upload of a blob that may only be mounted.
 
     Raises:
         RequestRefusedError: the blob is flagged must-mount, and no mount succeeded.
     """
-    if placed.refused:
+    if attempt.refused:
         raise RequestRefusedError(
-            403, "DENIED", f"{placed.digest} is flagged must-mount and no mount succeeded, so it is not uploaded"
+            403, "DENIED", f"{attempt.digest} is flagged must-mount and no mount succeeded, so it is not uploaded"
         )

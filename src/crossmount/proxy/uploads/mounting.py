@@ -1,4 +1,4 @@
-"""A blob that the destination lacks, mounted from where the index knows it: once, however many ask at once."""
+"""Mounts of blobs with the rights of a client; concurrent requests for the same blob share one mount."""
 
 import asyncio
 import time
@@ -17,32 +17,32 @@ from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.telemetry import Metrics
 
 INDEX_CALLS_MAX = 16
-"""How many ask the index at once: a crowd waits here, where no deadline runs, and opens few connections."""
+"""The limit of concurrent index calls: more callers wait here, before the deadline of their call starts."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourcePolicy:
-    """Which repositories may be mounted from: those that fit a pattern (`*` is any text, slashes too), or all."""
+    """Allowed mount sources: names that match a pattern (`*` is any text, also slashes), or all names."""
 
     patterns: tuple[str, ...] = ()
 
     def allows(self, name: str) -> bool:
-        """Tell whether a repository may be mounted from."""
+        """Tell whether a repository is an allowed source."""
         return not self.patterns or any(fnmatchcase(name, pattern) for pattern in self.patterns)
 
     @property
     def unlimited(self) -> bool:
-        """Whether a registry may find the source by itself."""
+        """Whether every source is allowed, so that the registry may find one by itself."""
         return not self.patterns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
-    """What became of a try to mount a blob.
+class MountAttempt:
+    """One attempt to mount a blob, and its result.
 
     Attributes:
-        knowledge: what the index said before.
-        result: the mount, without a session; None if there was nothing to try.
+        knowledge: the answer of the index before the attempt.
+        result: the mount, without a session; None if there was no source to try.
     """
 
     digest: Digest
@@ -52,12 +52,12 @@ class Placed:
 
     @property
     def mounted(self) -> bool:
-        """Whether the blob is there now."""
+        """Whether the blob is mounted now."""
         return self.result is not None and self.result.status is MountStatus.MOUNTED
 
     @property
     def refused(self) -> bool:
-        """Whether the blob was not mounted, for whatever reason, and may not be uploaded either."""
+        """Whether the blob was not mounted and must not be uploaded."""
         return not self.mounted and self.knowledge.of(self.digest).must_mount
 
     @property
@@ -67,19 +67,19 @@ class Placed:
 
     @property
     def tried(self) -> frozenset[Repository]:
-        """The repositories that were of no help: those that the index named, dest too if it did."""
+        """The sources that the index named; also dest, if the index said that dest holds the blob."""
         known = self.knowledge.of(self.digest)
         return frozenset(known.sources) | (frozenset({self.dest}) if known.in_dest else frozenset())
 
 
-class Mounting:
-    """Mounts on behalf of callers.
+class CallerMounter:
+    """Mounts blobs with the rights of callers.
 
     Args:
-        index: where sources are known from.
-        policy: what may be mounted from.
-        recorder: told what mounts prove.
-        metrics: told how it went.
+        index: the index of sources.
+        policy: the allowed sources.
+        recorder: records the sources that mounts confirm.
+        metrics: counts failures, and measures the index.
         clock: seconds, from any start.
     """
 
@@ -98,43 +98,49 @@ class Mounting:
         self._metrics = metrics
         self._clock = clock
         self._asking = asyncio.Semaphore(INDEX_CALLS_MAX)
-        self._flights: dict[tuple[str, str, Digest], asyncio.Task[Placed]] = {}
+        self._flights: dict[tuple[str, str, Digest], asyncio.Task[MountAttempt]] = {}
 
-    async def place(
+    async def mount(
         self, caller: Caller, dest: Repository, digest: Digest, *, without: Collection[str] = ()
-    ) -> Placed:
-        """Try to mount a blob from where the index knows it, with the caller's rights.
+    ) -> MountAttempt:
+        """Try to mount a blob from a source that the index knows, with the caller's rights.
 
-        Whoever asks for the same at the same time shares the try. Sources named in `without` were tried already.
-        For a caller that the proxy can't act for nothing is tried.
+        Concurrent calls of one caller for the same blob share the attempt. Nothing is tried for a caller whose
+        credentials the proxy does not have.
+
+        Args:
+            caller: the client.
+            dest: the repository that lacks the blob.
+            digest: the blob.
+            without: names of sources that were tried before.
         """
         if not caller.may_push(dest.name) or caller.agent is None:
-            return Placed(digest=digest, dest=dest, knowledge=await self._look_up(dest, digest))
+            return MountAttempt(digest=digest, dest=dest, knowledge=await self._look_up(dest, digest))
         key, agent = (caller.key, dest.name, digest), caller.agent
         task = self._flights.get(key)
         if task is None:
             work = self._look_up_and_mount(agent, dest, digest, frozenset(without))
             task = self._flights[key] = asyncio.create_task(work)
             task.add_done_callback(lambda _: self._flights.pop(key, None))
-        # One who hangs up does not take the mount away from the others.
+        # a client that disconnects does not cancel the mount of the others
         return await asyncio.shield(task)
 
-    async def place_from(
+    async def mount_from(
         self, caller: Caller, dest: Repository, digest: Digest, sources: Collection[Repository]
-    ) -> Placed:
-        """Try to mount a blob from where it was brought just now, with the caller's rights."""
+    ) -> MountAttempt:
+        """Try to mount a blob from where it was uploaded just now, with the caller's rights."""
         if not caller.may_push(dest.name) or caller.agent is None:
-            return Placed(digest=digest, dest=dest)
+            return MountAttempt(digest=digest, dest=dest)
         knowledge = Knowledge({digest: LayerKnowledge(sources=tuple(sorted(sources)))}, self._recorder.traits)
         return await self._mount(caller.agent, dest, digest, knowledge, fresh=True)
 
     async def aclose(self) -> None:
-        """Wait for what is under way."""
+        """Wait for mounts that are in flight."""
         await asyncio.gather(*self._flights.values(), return_exceptions=True)
 
     async def _look_up_and_mount(
         self, agent: Agent, dest: Repository, digest: Digest, without: frozenset[str]
-    ) -> Placed:
+    ) -> MountAttempt:
         return await self._mount(agent, dest, digest, await self._look_up(dest, digest), without=without)
 
     async def _look_up(self, dest: Repository, digest: Digest) -> Knowledge:
@@ -155,13 +161,13 @@ class Mounting:
         *,
         without: frozenset[str] = frozenset(),
         fresh: bool = False,
-    ) -> Placed:
+    ) -> MountAttempt:
         result = None
         try:
             result = await self._attempt(agent, dest, digest, self._limited(knowledge), without, fresh=fresh)
         except CrossmountError as error:
             self._metrics.count_failure("mount", error)
-        return Placed(digest=digest, dest=dest, result=result, knowledge=knowledge)
+        return MountAttempt(digest=digest, dest=dest, result=result, knowledge=knowledge)
 
     async def _attempt(
         self,
@@ -192,7 +198,7 @@ class Mounting:
         return result
 
     def _limited(self, knowledge: Knowledge) -> Knowledge:
-        """Keep the registry from finding a source by itself where only some may be mounted from."""
+        """Stop the registry from finding a source by itself if only some sources are allowed."""
         if self.policy.unlimited:
             return knowledge
         return replace(knowledge, traits=replace(knowledge.traits, finds=False))

@@ -14,10 +14,10 @@ from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers
 from crossmount.proxy.http.routes import SessionRoute
 from crossmount.proxy.http.upstream import RequestBody, UpstreamTarget
 from crossmount.proxy.uploads.core import Core, body_to_forward, refuse_must_mount
-from crossmount.proxy.uploads.mounting import Placed
+from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.sessions import ClientSession
 from crossmount.proxy.uploads.spool import SpoolFile
-from crossmount.proxy.uploads.turns import BlobOutcome, NotTakenError
+from crossmount.proxy.uploads.turns import BlobNotAcceptedError, BlobOutcome
 from crossmount.registry.http.location import resolve, with_query
 
 _SESSION_HEADERS = frozenset({b"location", b"docker-upload-uuid"})
@@ -49,15 +49,20 @@ async def _relay_whole(
     Raises:
         RequestRefusedError: the blob is flagged must-mount, and no mount succeeded.
     """
-    placed = await core.mounting.place(caller, core.repository(session.name), digest)
-    if placed.refused:
+    attempt = await core.mounter.mount(caller, core.repository(session.name), digest)
+    if attempt.refused:
         await core.drop_session(session)
-        refuse_must_mount(placed)
-    await upload_whole(core, exchange, route, caller, session, placed)
+        refuse_must_mount(attempt)
+    await upload_whole(core, exchange, route, caller, session, attempt)
 
 
 async def upload_whole(
-    core: Core, exchange: Exchange, route: SessionRoute, caller: Caller, session: ClientSession, placed: Placed
+    core: Core,
+    exchange: Exchange,
+    route: SessionRoute,
+    caller: Caller,
+    session: ClientSession,
+    attempt: MountAttempt,
 ) -> None:
     """Upload a blob whose bytes all come with this request, when it is its turn, unless it is mounted.
 
@@ -69,7 +74,7 @@ async def upload_whole(
         route: the session's route, with the digest.
         caller: the caller.
         session: the session.
-        placed: the attempt to mount the blob.
+        attempt: the attempt to mount the blob.
     """
 
     async def upload() -> None:
@@ -77,14 +82,14 @@ async def upload_whole(
             await _relay_request(core, exchange, route, caller, session, body_to_forward(exchange), method="PUT")
             != 201
         ):
-            raise NotTakenError
+            raise BlobNotAcceptedError
 
-    outcome: BlobOutcome | None = BlobOutcome(mounted=placed)
-    if not placed.mounted:
-        outcome = await core.turns.bring_unread(caller, placed, exchange.content_length, upload=upload)
+    outcome: BlobOutcome | None = BlobOutcome(mounted=attempt)
+    if not attempt.mounted:
+        outcome = await core.turns.mount_or_relay(caller, attempt, exchange.content_length, upload=upload)
     if outcome is not None and not exchange.status:  # otherwise the registry's answer was relayed
         await core.drop_session(session)
-        await core.answer_created(exchange, placed, outcome)
+        await core.answer_created(exchange, attempt, outcome)
 
 
 async def settle_must_mount(
@@ -100,13 +105,13 @@ async def settle_must_mount(
     """
     if not await core.index.must_mount(digest):
         return False
-    placed = await core.mounting.place(caller, core.repository(session.name), digest)
-    if placed.mounted or placed.refused:
+    attempt = await core.mounter.mount(caller, core.repository(session.name), digest)
+    if attempt.mounted or attempt.refused:
         await core.drop_session(session)
-    refuse_must_mount(placed)
-    if placed.mounted:
-        await core.answer_created(exchange, placed, BlobOutcome(mounted=placed))
-    return placed.mounted
+    refuse_must_mount(attempt)
+    if attempt.mounted:
+        await core.answer_created(exchange, attempt, BlobOutcome(mounted=attempt))
+    return attempt.mounted
 
 
 async def relay_spooled(

@@ -15,11 +15,11 @@ from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
 from crossmount.proxy.http.routes import SessionRoute
 from crossmount.proxy.uploads.core import Core, refuse_must_mount
-from crossmount.proxy.uploads.mounting import Placed
+from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.relay import relay, relay_spooled, settle_must_mount
 from crossmount.proxy.uploads.sessions import ClientSession
 from crossmount.proxy.uploads.spool import SpooledBlob, SpoolFile, SpoolFullError
-from crossmount.proxy.uploads.turns import OCTETS, BlobOutcome
+from crossmount.proxy.uploads.turns import OCTET_STREAM, BlobOutcome
 from crossmount.registry.auth.scope import push
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]{1,18})?")
@@ -141,23 +141,23 @@ async def _mount_or_upload(
 ) -> None:
     """Mount the blob; else wait for another's upload of it, or upload it."""
     dest = core.repository(session.name)
-    blob = SpooledBlob(Descriptor(OCTETS, digest, spool.size), spool)
+    blob = SpooledBlob(Descriptor(OCTET_STREAM, digest, spool.size), spool)
     core.metrics.count_blob("spooled", spool.size)
-    placed = await core.mounting.place(caller, dest, digest)
-    if placed.refused:
+    attempt = await core.mounter.mount(caller, dest, digest)
+    if attempt.refused:
         await core.drop_session(session)
-        refuse_must_mount(placed)
-    if placed.mounted:
-        outcome = BlobOutcome(mounted=placed)
+        refuse_must_mount(attempt)
+    if attempt.mounted:
+        outcome = BlobOutcome(mounted=attempt)
     else:
-        outcome = await _upload(core, caller, session, blob, placed)
+        outcome = await _upload(core, caller, session, blob, attempt)
     # an upload ends the registry's session; after a mount it is useless
-    await core.drop_session(session, cancel=outcome.word != "uploaded")
-    await core.answer_created(exchange, placed, outcome, blob.descriptor.size)
+    await core.drop_session(session, cancel=outcome.label != "uploaded")
+    await core.answer_created(exchange, attempt, outcome, blob.descriptor.size)
 
 
 async def _upload(
-    core: Core, caller: Caller, session: ClientSession, blob: SpooledBlob, placed: Placed
+    core: Core, caller: Caller, session: ClientSession, blob: SpooledBlob, attempt: MountAttempt
 ) -> BlobOutcome:
     agent = caller.agent
     if agent is None:
@@ -167,7 +167,7 @@ async def _upload(
         await agent.client.upload_blob(core.upload_session(session), blob)
 
     try:
-        return await core.turns.bring(caller, blob.descriptor, placed, upload=upload)
+        return await core.turns.mount_or_upload(caller, blob.descriptor, attempt, upload=upload)
     except BaseException as error:
         await core.drop_session(session, cancel=False)
         if isinstance(error, RegistryRefusedError):

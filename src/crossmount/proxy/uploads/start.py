@@ -11,7 +11,7 @@ from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers
 from crossmount.proxy.http.routes import SessionRoute, UploadsRoute
 from crossmount.proxy.http.upstream import RequestBody, read_bounded
 from crossmount.proxy.uploads.core import Core, body_to_forward, refuse_must_mount
-from crossmount.proxy.uploads.mounting import Placed
+from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.relay import upload_whole
 from crossmount.proxy.uploads.spool import SpoolFile, SpoolFullError
 from crossmount.proxy.uploads.turns import BlobOutcome
@@ -55,23 +55,25 @@ async def _whole(core: Core, exchange: Exchange, route: UploadsRoute, digest: Di
 
     No byte of the body is read before that is decided.
     """
-    placed = await core.mounting.place(caller, core.repository(route.name), digest)
-    refuse_must_mount(placed)
-    if placed.mounted:
-        await core.answer_created(exchange, placed, BlobOutcome(mounted=placed))
+    attempt = await core.mounter.mount(caller, core.repository(route.name), digest)
+    refuse_must_mount(attempt)
+    if attempt.mounted:
+        await core.answer_created(exchange, attempt, BlobOutcome(mounted=attempt))
         return
-    if core.turns.takes(caller, exchange.content_length):
-        await _in_turn(core, exchange, route, caller, placed)
+    if core.turns.waits_for(caller, exchange.content_length):
+        await _in_turn(core, exchange, route, caller, attempt)
         return
     answer = await _ask(core, exchange, route, caller, route.query(), body_to_forward(exchange))
     if answer.status == 201:
-        core.recorder.record_blob(placed.dest, digest, exchange.received)
+        core.recorder.record_blob(attempt.dest, digest, exchange.received)
         core.metrics.count_blob("uploaded", exchange.received)
         exchange.note = "uploaded"
     await _answer_with(core, exchange, route, caller, answer)
 
 
-async def _in_turn(core: Core, exchange: Exchange, route: UploadsRoute, caller: Caller, placed: Placed) -> None:
+async def _in_turn(
+    core: Core, exchange: Exchange, route: UploadsRoute, caller: Caller, attempt: MountAttempt
+) -> None:
     """Upload a whole blob when it is its turn.
 
     The registry opens a session first, so that others wait only for a caller that may upload.
@@ -82,8 +84,8 @@ async def _in_turn(core: Core, exchange: Exchange, route: UploadsRoute, caller: 
         return
     session = core.sessions.add(caller.key, route.name, answer.location, agent=caller.agent)
     try:
-        at = SessionRoute(route.name, session.key, placed.digest)
-        await upload_whole(core, exchange, at, caller, session, placed)
+        at = SessionRoute(route.name, session.key, attempt.digest)
+        await upload_whole(core, exchange, at, caller, session, attempt)
     finally:
         if core.sessions.has(session.key, caller.key, route.name):
             await core.drop_session(session)  # no client knows its name
@@ -93,7 +95,7 @@ async def _mount(core: Core, exchange: Exchange, route: UploadsRoute, digest: Di
     """Answer a request for a mount: try the client's source, then the index's, then a mount without a source."""
     await exchange.read(0)
     dest = core.repository(route.name)
-    policy = core.mounting.policy
+    policy = core.mounter.policy
     answer: _DeferredAnswer | None = None
     if route.source is not None and policy.allows(route.source):
         answer = await _ask(core, exchange, route, caller, route.query())
@@ -106,13 +108,13 @@ async def _mount(core: Core, exchange: Exchange, route: UploadsRoute, digest: Di
             await _send(exchange, answer)
             return
     tried = () if route.source is None else (route.source,)
-    placed = await core.mounting.place(caller, dest, digest, without=tried)
-    outcome = BlobOutcome(mounted=placed) if placed.mounted else await core.turns.look(caller, placed)
-    if outcome is not None or placed.refused:
+    attempt = await core.mounter.mount(caller, dest, digest, without=tried)
+    outcome = await core.turns.wait_and_mount(caller, attempt)
+    if outcome is not None or attempt.refused:
         await _cancel(caller, core, route, answer)
-    refuse_must_mount(placed)
+    refuse_must_mount(attempt)
     if outcome is not None:
-        await core.answer_created(exchange, placed, outcome)
+        await core.answer_created(exchange, attempt, outcome)
         return
     if answer is None or answer.status != 202:
         # Without `from` the registry may find a source by itself, which is fine if every source is allowed.

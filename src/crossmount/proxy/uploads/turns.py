@@ -1,8 +1,7 @@
-"""One upload of a layer for all who push it through here, and for all who share the index.
+"""One upload of a layer for all callers of this proxy and for all who share its index.
 
-A question for a layer that somebody is uploading is held for a little while. An upload whose bytes are here waits
-at its end, one whose bytes are still in its client before them. The one whose turn it is uploads. Who waits holds
-no request to the registry.
+A HEAD for a blob that somebody is uploading waits a short time for that upload. A spooled upload waits after the
+proxy has read it; a relayed upload waits before its bytes are read. No waiter has a request to the registry open.
 """
 
 import asyncio
@@ -18,58 +17,57 @@ from crossmount.oci import Descriptor, Digest, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.uploads.deferred_leases import DeferredLeases
-from crossmount.proxy.uploads.mounting import Mounting, Placed
+from crossmount.proxy.uploads.mounting import CallerMounter, MountAttempt
 
 PACED_MAX = 4096
-"""How many uploads that come as their clients send them are under way at once: the connections bound them."""
+"""The limit of concurrent uploads that are relayed at their clients' pace; connections limit them first."""
 
-OCTETS = "application/octet-stream"
+OCTET_STREAM = "application/octet-stream"
 
 
-class NotTakenError(Exception):
-    """The registry did not take a blob; its answer is the client's."""
+class BlobNotAcceptedError(Exception):
+    """The registry refused a blob, and its answer went to the client."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlobOutcome:
-    """How a blob came to be in its repository.
+    """How a blob came into its repository.
 
     Attributes:
         mounted: the mount, if it was mounted.
-        existing: whether somebody else brought it into that repository meanwhile.
-        waited: seconds that another's upload was waited for.
+        existing: whether somebody else pushed it into that repository meanwhile.
+        waited: seconds that the caller waited for another's upload.
     """
 
-    mounted: Placed | None = None
+    mounted: MountAttempt | None = None
     existing: bool = False
     waited: float = 0.0
 
     @property
-    def word(self) -> Literal["mounted", "existing", "uploaded"]:
-        """What it is called in metrics and logs."""
+    def label(self) -> Literal["mounted", "existing", "uploaded"]:
+        """The outcome's name in metrics and logs."""
         if self.mounted is not None:
             return "mounted"
         return "existing" if self.existing else "uploaded"
 
 
-class Turns:
-    """Who of this proxy's callers waits, and who uploads.
+class ProxyTurns:
+    """Decides which callers of this proxy upload a blob, and which wait for another's upload.
 
     Args:
-        fleet: decides.
-        mounting: mounts, with a caller's rights.
-        recorder: told of uploads that took no turn; the others tell the index themselves.
-        patience: what is worth waiting for, and how long.
-        hold: seconds that a HEAD is held at most; 0 never holds one.
-        uploads: how many spooled blobs are sent to the registry at once; those that come at their clients' pace
-            take no place from them.
+        fleet: coordinates the turns.
+        mounter: mounts with a caller's rights.
+        recorder: records uploads without a turn; uploads with a turn are published by the fleet.
+        patience: which blobs to wait for, and how long.
+        hold: the longest wait of a HEAD in seconds; 0 never waits.
+        uploads: how many spooled blobs are sent to the registry at once; relayed uploads are not counted.
         clock: seconds, from any start.
     """
 
     def __init__(
         self,
         fleet: Fleet,
-        mounting: Mounting,
+        mounter: CallerMounter,
         recorder: ProxyRecorder,
         *,
         patience: Patience,
@@ -78,7 +76,7 @@ class Turns:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fleet = fleet
-        self._mounting = mounting
+        self._mounter = mounter
         self._recorder = recorder
         self._patience = patience
         self._hold = min(hold, patience.limit)
@@ -87,156 +85,162 @@ class Turns:
         self._clock = clock
         self._deferred = DeferredLeases(fleet, clock=clock)
 
-    async def look(self, caller: Caller, placed: Placed) -> BlobOutcome | None:
-        """Hold a question for a blob while somebody uploads it, and mount it when it is there.
+    def waits_for(self, caller: Caller, size: int | None) -> bool:
+        """Tell whether a blob of `size` bytes (None: unknown) is uploaded in turn."""
+        return caller.agent is not None and size is not None and self._patience.waits_for(size)
 
-        Only for one who may read where it is being uploaded to: how long an answer takes would tell others of it.
+    async def wait_and_mount(self, caller: Caller, attempt: MountAttempt) -> BlobOutcome | None:
+        """Wait a short time while somebody else uploads a blob, and mount it afterwards.
+
+        Only a caller that may read the uploader's repository waits: the delay reveals the upload.
 
         Args:
-            caller: who asks.
-            placed: the mount that was tried before.
+            caller: the client.
+            attempt: the mount that was tried before.
 
         Returns:
-            How the blob came to be there; None if it did not.
+            How the blob came into the repository, at once if the attempt mounted it; None if it did not.
         """
-        if self._hold <= 0 or caller.agent is None or not self._may_wait(caller, placed):
+        if attempt.mounted:
+            return BlobOutcome(mounted=attempt)
+        if self._hold <= 0 or caller.agent is None or not self._may_wait(caller, attempt):
             return None
         try:
             async with asyncio.timeout(self._hold):
-                mount = await self._watch(caller.agent, placed)
+                turn = await self._watch(caller.agent, attempt)
         except TimeoutError:
             return None
-        return None if mount is None else await self._mount(caller, placed, mount, mount.waited)
+        return None if turn is None else await self._mount(caller, attempt, turn, turn.waited)
 
-    async def _watch(self, agent: Agent, placed: Placed) -> MountTurn | None:
-        dest, digest, policy = placed.dest, placed.digest, self._mounting.policy
+    async def mount_or_upload(
+        self,
+        caller: Caller,
+        blob: Descriptor,
+        attempt: MountAttempt,
+        *,
+        upload: Callable[[], Awaitable[None]],
+        paced: bool = False,
+    ) -> BlobOutcome:
+        """Upload a blob when its turn comes, or mount it from where another uploaded it meanwhile.
+
+        Args:
+            caller: the client.
+            blob: the digest and size.
+            attempt: the mount that was tried before.
+            upload: sends the blob to the registry; it returns when the registry has confirmed the blob.
+            paced: the client's pace limits the upload: it needs no slot of the spooled uploads, and does not count
+                in the measured upload rate.
+
+        Raises:
+            RegistryError: the registry refused the blob.
+        """
+        slots = self._paced if paced else self._slots
+
+        async def take_turn(excluded: Collection[Repository]) -> Turn | None:
+            if not self.waits_for(caller, blob.size) or not self._may_wait(caller, attempt):
+                return None
+            return await self._fleet.turn(
+                blob.digest,
+                attempt.dest,
+                blob.size,
+                slots=slots,
+                patience=self._patience,
+                excluded=excluded,
+                accepts=self._mounter.policy.allows,
+                publishes="manifest" if attempt.after_manifest else "blob",
+            )
+
+        async def mount(turn: MountTurn, waited: float) -> BlobOutcome | None:
+            return await self._mount(caller, attempt, turn, waited)
+
+        async def upload_blob(turn: UploadTurn | None, waited: float) -> BlobOutcome:
+            if turn is None:
+                async with slots:
+                    await upload()
+                self._recorder.record_blob(attempt.dest, blob.digest, blob.size)
+            else:
+                await self._upload_in_turn(turn, blob, attempt, upload, paced=paced)
+            return BlobOutcome(waited=waited)
+
+        return await mount_or_upload(take_turn, mount, upload_blob, excluded=attempt.tried)
+
+    async def mount_or_relay(
+        self, caller: Caller, attempt: MountAttempt, size: int | None, *, upload: Callable[[], Awaitable[None]]
+    ) -> BlobOutcome | None:
+        """Do the same for a blob whose bytes the client has not sent yet.
+
+        Args:
+            caller: the client.
+            attempt: the mount that was tried before.
+            size: the blob's bytes as the client announced them; None if it did not.
+            upload: relays the blob; it raises `BlobNotAcceptedError` if the registry refused the blob.
+
+        Returns:
+            How the blob came into the repository; None if the registry refused it.
+        """
+        blob = Descriptor(OCTET_STREAM, attempt.digest, size or 0)
+        try:
+            return await self.mount_or_upload(caller, blob, attempt, upload=upload, paced=True)
+        except BlobNotAcceptedError:
+            return None
+
+    async def publish_deferred(self, dest: Repository, manifest: Manifest) -> None:
+        """Publish the blobs that an accepted manifest references, if they had to wait for it."""
+        for turn in self._deferred.take(dest, [blob.digest for blob in manifest.blobs]):
+            await turn.finish()
+
+    async def release_idle(self, is_active: Callable[[str], bool]) -> None:
+        """Release the leases of abandoned pushes, whose manifest will not come.
+
+        Args:
+            is_active: tells whether a push into a repository is active now.
+        """
+        for turn in self._deferred.take_idle(is_active):
+            await turn.release()
+
+    async def aclose(self) -> None:
+        """Release all deferred leases."""
+        for turn in self._deferred.take_all():
+            await turn.release()
+
+    def _may_wait(self, caller: Caller, attempt: MountAttempt) -> bool:
+        """Tell whether another's upload could be mounted for a caller, and whether the blob may be uploaded."""
+        knowledge = attempt.knowledge
+        return (
+            caller.may_push(attempt.dest.name)
+            and knowledge.traits.mounts is not False
+            and not knowledge.of(attempt.digest).must_mount
+            and not self._deferred.has_any(attempt.dest)
+        )
+
+    async def _watch(self, agent: Agent, attempt: MountAttempt) -> MountTurn | None:
+        dest, digest, policy = attempt.dest, attempt.digest, self._mounter.policy
         uploader = await self._fleet.uploader(digest, dest.registry)
         if uploader is None or not policy.allows(uploader.name):
             return None
         if uploader != dest and not await _may_read(agent, dest, uploader, digest):
             return None
         return await self._fleet.watch(
-            digest, dest, seconds=self._hold, excluded=placed.tried, accepts=policy.allows
+            digest, dest, seconds=self._hold, excluded=attempt.tried, accepts=policy.allows
         )
 
-    def _may_wait(self, caller: Caller, placed: Placed) -> bool:
-        """Tell whether what another uploads could be mounted for a caller, and may be uploaded at all."""
-        knowledge = placed.knowledge
-        return (
-            caller.may_push(placed.dest.name)
-            and knowledge.traits.mounts is not False
-            and not knowledge.of(placed.digest).must_mount
-            and not self._deferred.has_any(placed.dest)
-        )
-
-    def takes(self, caller: Caller, size: int | None) -> bool:
-        """Tell whether a blob of `size` bytes, None if that is not known, is uploaded in turn."""
-        return caller.agent is not None and size is not None and self._patience.waits_for(size)
-
-    async def bring(
-        self,
-        caller: Caller,
-        blob: Descriptor,
-        placed: Placed,
-        *,
-        upload: Callable[[], Awaitable[None]],
-        paced: bool = False,
-    ) -> BlobOutcome:
-        """Upload a blob when it is its turn, or mount it from where another brought it meanwhile.
-
-        Args:
-            caller: whose blob it is.
-            blob: its digest and size.
-            placed: the mount that was tried before.
-            upload: sends it to the registry; returns when the registry has confirmed it.
-            paced: its bytes come as the client sends them: it takes no place from those that do not wait for
-                anybody, and says nothing of how fast the registry is.
-
-        Raises:
-            RegistryError: the registry did not take it.
-        """
-        agent, slots = caller.agent, self._paced if paced else self._slots
-
-        async def take_turn(excluded: Collection[Repository]) -> Turn | None:
-            waits = self._patience.waits_for(blob.size) and agent is not None and self._may_wait(caller, placed)
-            return await self._turn(blob, placed, excluded, slots) if waits else None
-
-        async def mount(turn: MountTurn, waited: float) -> BlobOutcome | None:
-            return await self._mount(caller, placed, turn, waited)
-
-        async def upload_it(turn: UploadTurn | None, waited: float) -> BlobOutcome:
-            if turn is None:
-                async with slots:
-                    await upload()
-                self._recorder.record_blob(placed.dest, blob.digest, blob.size)
-            else:
-                await self._upload_in_turn(turn, blob, placed, upload, paced=paced)
-            return BlobOutcome(waited=waited)
-
-        return await mount_or_upload(take_turn, mount, upload_it, excluded=placed.tried)
-
-    async def bring_unread(
-        self, caller: Caller, placed: Placed, size: int | None, *, upload: Callable[[], Awaitable[None]]
+    async def _mount(
+        self, caller: Caller, attempt: MountAttempt, turn: MountTurn, waited: float
     ) -> BlobOutcome | None:
-        """As `bring`, for a blob that is still in the client, and of `size` bytes as far as that says.
-
-        `upload` raises `NotTakenError` if the registry did not take it, which is then no failure here, but None.
-        """
-        try:
-            return await self.bring(
-                caller, Descriptor(OCTETS, placed.digest, size or 0), placed, upload=upload, paced=True
-            )
-        except NotTakenError:
-            return None
-
-    async def accepted(self, dest: Repository, manifest: Manifest) -> None:
-        """The registry took a manifest: on one that mounts only after that, its layers can be mounted now."""
-        for turn in self._deferred.take(dest, [blob.digest for blob in manifest.blobs]):
-            await turn.finish()
-
-    async def release_quiet(self, busy: Callable[[str], bool]) -> None:
-        """Let go of leases that wait for a manifest which does not come.
-
-        Args:
-            busy: tells whether anything still goes on in a repository.
-        """
-        for turn in self._deferred.take_idle(busy):
-            await turn.release()
-
-    async def aclose(self) -> None:
-        """Release what is kept."""
-        for turn in self._deferred.take_all():
-            await turn.release()
-
-    async def _turn(
-        self, blob: Descriptor, placed: Placed, excluded: Collection[Repository], slots: Slots
-    ) -> Turn:
-        return await self._fleet.turn(
-            blob.digest,
-            placed.dest,
-            blob.size,
-            slots=slots,
-            patience=self._patience,
-            excluded=excluded,
-            accepts=self._mounting.policy.allows,
-            publishes="manifest" if placed.after_manifest else "blob",
-        )
-
-    async def _mount(self, caller: Caller, placed: Placed, turn: MountTurn, waited: float) -> BlobOutcome | None:
-        """Mount a blob from where it appeared; whatever goes wrong, there is still the upload."""
-        dest, digest, agent = placed.dest, placed.digest, caller.agent
+        """Mount a blob from where another uploaded it; None on any failure, so that it is uploaded."""
+        dest, digest, agent = attempt.dest, attempt.digest, caller.agent
         if agent is not None and dest in turn.sources:
             with contextlib.suppress(CrossmountError):
                 if await agent.client.head_blob(dest, digest) is not None:
                     return BlobOutcome(existing=True, waited=waited)
-        placed = await self._mounting.place_from(caller, dest, digest, turn.sources - {dest})
-        return BlobOutcome(mounted=placed, waited=waited) if placed.mounted else None
+        attempt = await self._mounter.mount_from(caller, dest, digest, turn.sources - {dest})
+        return BlobOutcome(mounted=attempt, waited=waited) if attempt.mounted else None
 
     async def _upload_in_turn(
         self,
         turn: UploadTurn,
         blob: Descriptor,
-        placed: Placed,
+        attempt: MountAttempt,
         upload: Callable[[], Awaitable[None]],
         *,
         paced: bool,
@@ -246,24 +250,24 @@ class Turns:
                 self._fleet.meter.add(blob.size, seconds)
 
         def defer(turn: UploadTurn) -> None:
-            self._deferred.add(placed.dest, blob.digest, turn)
+            self._deferred.add(attempt.dest, blob.digest, turn)
 
         await upload_in_turn(
-            turn, upload, measure=measure, clock=self._clock, defer=defer if placed.after_manifest else None
+            turn, upload, measure=measure, clock=self._clock, defer=defer if attempt.after_manifest else None
         )
 
 
 async def _may_read(agent: Agent, dest: Repository, source: Repository, digest: Digest) -> bool:
-    """Tell whether the caller may certainly read a repository; a 404 alone may be what hides it.
+    """Tell whether the caller may certainly read a repository; a registry may answer 404 to hide one.
 
-    Any doubt is a no: the client is told what the registry said, and uploads.
+    In doubt the answer is no: the client gets the registry's own answer, and uploads.
     """
     try:
         if source in (await agent.client.prepare(dest, [source])).refused:
             return False
         if await agent.client.head_blob(source, digest) is not None:
             return True
-        await agent.client.ping()  # a registry that was never asked properly has had no reason to want credentials
+        await agent.client.ping()  # until a first request the registry has not asked for credentials
         return await agent.client.is_readable(source)
     except CrossmountError:
         return False
