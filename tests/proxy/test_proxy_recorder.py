@@ -295,5 +295,5 @@ async def test_agents_make_way_for_others() -> None:
 def test_an_upstream_that_is_no_registrys_address_is_refused(upstream: str) -> None:
     """Scheme, host and port, and nothing else; a password in it is not shown."""
     with pytest.raises(ValueError, match="--upstream") as refused:
-        ProxySettings(upstream=upstream).base()
+        ProxySettings(upstream=upstream).upstream_url()
     assert "u:p" not in str(refused.value)

@@ -1,6 +1,6 @@
-"""What passes by teaches the index: manifests that the registry accepted, mounts and uploads that it confirmed.
+"""Records in the index what the registry confirms to clients: mounts, uploads, blobs, accepted manifests.
 
-The client never waits for it: sightings are handed over to one task that records them together.
+No client waits for the index: one background task records the sightings in batches.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from crossmount.registry import SIZE_UNKNOWN
 _log = logging.getLogger(__name__)
 _WAITING_MAX = 10_000
 _BATCH = 256
-_ERRANDS_MAX = 256
+_TASKS_MAX = 256
 _CHILDREN_MAX, _CHILDREN_AT_ONCE = 64, 4
 _END_SECONDS = 5.0
 
 
 class ProxyRecorder:
-    """Tells the index what was proven.
+    """Records confirmed sources in the index, in the background.
 
     Args:
-        index: it never fails (`GuardedIndex`).
-        metrics: told how many sightings, and errands to find some, had to be dropped.
+        index: an index that never fails (`GuardedIndex`).
+        metrics: counts the sightings that were dropped, and failures.
     """
 
     def __init__(self, index: MountIndex, metrics: Metrics) -> None:
@@ -40,71 +40,73 @@ class ProxyRecorder:
         self._metrics = metrics
         self._waiting: asyncio.Queue[Sighting] = asyncio.Queue(_WAITING_MAX)
         self._traits = RegistryTraits()
-        self._errands: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(_CHILDREN_AT_ONCE)
 
     @property
     def traits(self) -> RegistryTraits:
-        """What is known of the registry."""
+        """The known traits of the registry."""
         return self._traits
 
     def update_traits(self, traits: RegistryTraits) -> None:
-        """Take note of what is known of the registry."""
+        """Add newly learned traits of the registry."""
         self._traits = self._traits.updated(traits)
 
     def record_mount(self, sightings: Iterable[Sighting]) -> None:
-        """Record what a mount proved, unless this registry mounts only after a manifest: that will say it."""
+        """Record the sightings that a mount proved, unless the registry mounts blobs only after a manifest."""
         self._record(sightings)
 
     def record_blob(self, repository: Repository, digest: Digest, size: int | None) -> None:
-        """Record a blob that was uploaded, or seen."""
+        """Record a blob that was uploaded, or that the registry reported."""
         self._record([Sighting(digest, repository, size)])
 
     def record_client_mount(self, agent: Agent | None, digest: Digest, *holders: Repository) -> None:
-        """Record and count a blob that the registry mounted as a client had asked, once its size is known."""
-        self._start(self._size_up(agent, digest, holders))
+        """Record and count a blob that the registry mounted on a client's own request; a HEAD asks its size."""
+        self._start(self._record_with_size(agent, digest, holders))
 
     def record_manifest(self, agent: Agent | None, repository: Repository, manifest: Manifest) -> None:
-        """Record the layers of a manifest that the registry accepted, and those of an index's children."""
+        """Record the blobs of a manifest that the registry accepted, and of the children of an image index."""
         outline = ManifestSummary.of(manifest)
         for sighting in outline.sightings(repository):
             self._put(sighting)
         if outline.children and agent is not None:
-            self._start(self._follow(agent, repository, outline.children[:_CHILDREN_MAX]))
+            self._start(self._record_children(agent, repository, outline.children[:_CHILDREN_MAX]))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Record until the end, and then what is left."""
+        """Record in the background until the block ends, then record what is left."""
         task = asyncio.create_task(self._work())
         try:
             yield
         finally:
-            with contextlib.suppress(TimeoutError):  # what is not learnt now costs a round trip one day
+            with contextlib.suppress(
+                TimeoutError
+            ):  # a source that is not recorded costs a later push a round trip
                 async with asyncio.timeout(_END_SECONDS):
                     await self.flush()
-            left = [task, *self._errands]
+            left = [task, *self._tasks]
             for each in left:
                 each.cancel()
             await asyncio.gather(*left, return_exceptions=True)
 
     async def flush(self) -> None:
-        """Wait until all that was seen is recorded."""
-        await asyncio.gather(*self._errands)
+        """Wait until all sightings are recorded."""
+        await asyncio.gather(*self._tasks)
         await self._waiting.join()
 
-    def _start(self, errand: Coroutine[Any, Any, None]) -> None:
-        if len(self._errands) >= _ERRANDS_MAX:
-            errand.close()
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        if len(self._tasks) >= _TASKS_MAX:
+            work.close()
             self._metrics.unrecorded.inc()
             return
-        task = asyncio.create_task(errand)
-        self._errands.add(task)
-        task.add_done_callback(self._errands.discard)
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _size_up(self, agent: Agent | None, digest: Digest, holders: Sequence[Repository]) -> None:
+    async def _record_with_size(self, agent: Agent | None, digest: Digest, holders: Sequence[Repository]) -> None:
         size = None
         if agent is not None:
-            with contextlib.suppress(CrossmountError):  # it is only counted without its size
+            with contextlib.suppress(CrossmountError):  # the blob is counted without its size
                 size = await agent.client.head_blob(holders[0], digest)
         known = None if size in {None, SIZE_UNKNOWN} else size
         self._metrics.count_blob("mounted", known)
@@ -112,7 +114,7 @@ class ProxyRecorder:
 
     def _record(self, sightings: Iterable[Sighting]) -> None:
         if self._traits.after_manifest:
-            return  # nobody could mount from there yet: the manifest will say it
+            return  # the blob cannot be mounted from there yet; its manifest records it
         for sighting in sightings:
             self._put(sighting)
 
@@ -135,8 +137,8 @@ class ProxyRecorder:
                 for _ in batch:
                     self._waiting.task_done()
 
-    async def _follow(self, agent: Agent, repository: Repository, children: Iterable[Digest]) -> None:
-        """Read an index's children with the caller's rights; what can't be read is not learnt."""
+    async def _record_children(self, agent: Agent, repository: Repository, children: Iterable[Digest]) -> None:
+        """Read the children of an image index with the caller's rights, and record their blobs."""
 
         async def take(outline: ManifestSummary) -> None:
             for sighting in outline.sightings(repository):

@@ -118,7 +118,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
     Raises:
         InvalidInputError: a setting is invalid.
     """
-    base, registry = settings.base(), settings.registry()
+    base, registry = settings.upstream_url(), settings.registry()
     settings.check_sources()
     options = replace(
         settings.options,
@@ -182,7 +182,7 @@ async def _event_receiver(
     if settings.events_secret is None:
         return None
     secrets = WebhookSecrets.read(settings.events_secret)
-    options = replace(settings.options, plain_http=settings.base().scheme == "http")
+    options = replace(settings.options, plain_http=settings.upstream_url().scheme == "http")
     return EventReceiver(await stack.enter_async_context(EventFeed(registry, index, options=options)), secrets)
 
 

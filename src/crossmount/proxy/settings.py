@@ -1,4 +1,4 @@
-"""What a proxy is made with: values."""
+"""The settings of a proxy, and of the server that it runs on. Values."""
 
 import re
 from dataclasses import dataclass, field
@@ -16,23 +16,23 @@ from crossmount.registry import ClientOptions
 _PATTERN = re.compile(r"(?:[a-z0-9._/*-]|\[[a-z0-9._-]+\]|\?)+")
 
 HOLD_SECONDS = 10.0
-"""How long a HEAD is held: the shortest time-out known of a client that waits for an answer is 20 s (Jib)."""
+"""Seconds that a HEAD waits for another's upload. The shortest known time-out of a client is 20 s (Jib)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What callers are held to.
+    """Limits on clients.
 
     Attributes:
-        connections: at once, all callers together.
-        header_bytes: a request's line and headers.
-        manifest_bytes: a manifest.
-        spool_bytes: uploads on local disk, all together.
+        connections: the most connections at once, of all clients together.
+        header_bytes: the most bytes of a request's line and headers.
+        manifest_bytes: the most bytes of a manifest.
+        spool_bytes: the most spooled bytes on local disk, of all uploads together.
         idle: seconds without a byte in the middle of a request or an answer.
-        header_seconds: from a connection's or a request's first byte to the end of its headers.
-        keep_alive: seconds that a connection may rest between requests.
+        header_seconds: seconds from a connection's or a request's first byte to the end of its headers.
+        keep_alive: seconds that a connection may be idle between requests.
         grace: seconds that a stop waits for uploads under way.
-        uploads: spooled uploads that are sent to the registry at once; those at their clients' pace are apart.
+        uploads: the most spooled uploads that are sent to the registry at once; relayed uploads do not count.
     """
 
     connections: int = 1024
@@ -48,24 +48,25 @@ class ServerLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxySettings:
-    """One proxy.
+    """The settings of a proxy.
 
     Attributes:
         upstream: the registry's URL: scheme, host and port.
         host: the address to listen on.
         port: the port; 0 lets the system choose.
-        auth: whose rights count: each caller's own, or the proxy's.
-        spool: a folder for uploads whose digest comes last; None sends them straight through.
-        wait: seconds that an upload waits at most for another's of the same layer; 0 never.
-        hold: seconds that a HEAD is held at most while another uploads the layer; 0 never.
-        allow_sources: patterns of repositories that may be mounted from; none means all.
-        public_url: what callers call the proxy, where that differs from the Host that they send.
+        auth: `client` acts with each caller's rights, `service` with the proxy's own.
+        spool: a folder for uploads whose digest comes last; None relays them at once.
+        wait: the most seconds that an upload waits for another's of the same layer; 0 never waits.
+        hold: the most seconds that a HEAD waits while another uploads the layer; 0 never waits.
+        allow_sources: patterns of repositories that may be mounted from; empty allows all.
+        public_url: the proxy's URL for callers, where it differs from the Host that they send.
         tls_cert: a PEM file of the certificate, for https.
         tls_key: a PEM file of its key.
         htpasswd: a file of callers and their passwords (bcrypt), for `service`.
         tokens: a file of bearer tokens, for `service`.
-        events_secret: a file of secrets that the registry shows with its events; None takes no events.
+        events_secret: a file of secrets that the registry sends with its events; None receives no events.
         options: how to reach the registry.
+        limits: limits on clients.
     """
 
     upstream: str
@@ -85,19 +86,19 @@ class ProxySettings:
     options: ClientOptions = field(default_factory=ClientOptions)
     limits: ServerLimits = field(default_factory=ServerLimits)
 
-    def base(self) -> httpx.URL:
+    def upstream_url(self) -> httpx.URL:
         """Return the registry's URL.
 
         Raises:
-            InvalidInputError: it is not scheme, host and port alone.
+            InvalidInputError: it has other parts than scheme, host and port.
         """
         return _plain_url("--upstream", self.upstream)
 
     def callers_url(self) -> str | None:
-        """Return what callers call the proxy, without a slash at its end; None if that is what their Host says.
+        """Return the proxy's URL for callers, without a slash at its end; None if their Host header names it.
 
         Raises:
-            InvalidInputError: it is not scheme, host and port alone.
+            InvalidInputError: it has other parts than scheme, host and port.
         """
         if self.public_url is None:
             return None
@@ -107,7 +108,7 @@ class ProxySettings:
         """Check the patterns of repositories that may be mounted from.
 
         Raises:
-            InvalidInputError: one of them can fit no repository.
+            InvalidInputError: a pattern can match no repository.
         """
         registry = self.registry().registry
         for pattern in self.allow_sources:
@@ -118,8 +119,8 @@ class ProxySettings:
                 )
 
     def registry(self) -> Repository:
-        """Return a repository of the registry, which says how it is called and reached."""
-        url = self.base()
+        """Return a repository of the registry, for the registry's name and address."""
+        url = self.upstream_url()
         authority = url.netloc.decode("ascii")
         return Repository.on(authority)
 

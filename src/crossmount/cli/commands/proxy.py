@@ -186,7 +186,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
 
 async def _serve(made: ProxySettings, settings: Settings) -> None:
     def tell(running: RunningProxy) -> None:
-        click.echo(f"crossmount proxy: {running.url} -> {made.base()}")
+        click.echo(f"crossmount proxy: {running.url} -> {made.upstream_url()}")
         sys.stdout.flush()
 
     async with index_for_push(settings) as index:

@@ -1,4 +1,4 @@
-"""What the proxy itself says no with: statuses and codes of the distribution specification ("Error Codes")."""
+"""The proxy's own error answers: statuses and codes of the distribution specification ("Error Codes")."""
 
 import json
 from collections.abc import Sequence
@@ -8,12 +8,13 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class RequestRefusedError(Exception):
-    """A request that the proxy answers itself, with an error.
+    """A request that the proxy answers with an error of its own.
 
     Attributes:
-        code: an error code of the specification, or one that registries share beyond it.
-        headers: more headers of the answer.
-        close: whether the connection is to end, because what follows on it can't be trusted.
+        status: the status of the answer.
+        code: an error code of the specification, or a common one beyond it.
+        headers: additional headers of the answer.
+        close: whether to close the connection, because the bytes that follow cannot be trusted.
     """
 
     def __init__(
@@ -36,11 +37,11 @@ class RequestRefusedError(Exception):
 
 
 class ClientGoneError(Exception):
-    """The client hung up, or was silent past its deadline after the answer began: nobody is left to answer."""
+    """The client closed the connection, or stopped reading the answer: nobody is left to answer."""
 
 
 def plain_headers(size: int, kind: bytes | None = None) -> list[tuple[bytes, bytes]]:
-    """Return the headers that every answer of the proxy's own has."""
+    """Return the headers of each answer of the proxy's own, with Content-Type if `kind` is given."""
     headers = [
         (b"date", formatdate(usegmt=True).encode()),
         (b"content-length", str(size).encode()),
@@ -51,27 +52,27 @@ def plain_headers(size: int, kind: bytes | None = None) -> list[tuple[bytes, byt
 
 
 def name_invalid(message: str) -> RequestRefusedError:
-    """Return the refusal of a path that names no repository."""
+    """Return the error for a path without a valid repository name."""
     return RequestRefusedError(400, "NAME_INVALID", message)
 
 
 def digest_invalid(message: str) -> RequestRefusedError:
-    """Return the refusal of a digest that is none, or not the content's."""
+    """Return the error for an invalid digest, or one that does not match the content."""
     return RequestRefusedError(400, "DIGEST_INVALID", message)
 
 
 def upload_unknown() -> RequestRefusedError:
-    """Return the refusal of a session that is not (or no longer) the caller's."""
+    """Return the error for an upload session that the caller does not have."""
     return RequestRefusedError(404, "BLOB_UPLOAD_UNKNOWN", "no such upload session: start a new one")
 
 
 def upload_invalid(status: int, message: str, headers: Headers = ()) -> RequestRefusedError:
-    """Return the refusal of a request that does not fit its session."""
+    """Return the error for a request that does not fit its upload session."""
     return RequestRefusedError(status, "BLOB_UPLOAD_INVALID", message, headers=headers)
 
 
 def unavailable(message: str, *, status: int = 503) -> RequestRefusedError:
-    """Return the refusal for want of something that may be there again later."""
+    """Return the error for a request that may succeed later."""
     return RequestRefusedError(
         status, "UNAVAILABLE", message, headers=[(b"retry-after", b"5")] if status == 503 else ()
     )

@@ -1,7 +1,7 @@
 """One request and its answer over ASGI, with deadlines on a client that neither sends nor reads.
 
-Reading waits for the client, writing waits until it has read: whoever copies from one side to the other is slowed
-to the slower of the two.
+Reading waits for the client to send, and writing waits for the client to read. A copy between a client and the
+registry therefore runs at the speed of the slower one, and stores nothing.
 """
 
 import asyncio
@@ -18,21 +18,26 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-_WHOLE = 3
-_PASSED_OVER_MAX = 16 * 1024 * 1024
+_WHOLE_BODY_IDLES = 3
+_DISCARDED_MAX = 16 * 1024 * 1024
 
 
 class Exchange:
-    """A request, and the answer as it is written.
+    """A request, and the answer that is written to it.
 
     Attributes:
-        headers: the request's, names in lower case.
-        status: of the answer, 0 while there is none.
+        method: the request's method.
+        raw_path: the path, byte for byte.
+        query: the query, byte for byte.
+        headers: the request's headers, with names in lower case.
+        scheme: `http` or `https`.
+        peer: the client's IP address.
+        status: the answer's status; 0 before the answer begins.
         received: bytes of the request's body so far.
         sent: bytes of the answer's body so far.
-        scopes: what a challenge is for that names no scope itself.
-        caller: who asks, for the access log: nothing that was sent, which may be a secret.
-        waited: seconds that another's upload was waited for.
+        scopes: the scopes of a challenge that names none itself.
+        caller: the caller's name for the access log; never a value that was sent, which may be a secret.
+        waited: seconds that the request waited for another's upload.
         note: what the proxy did, for the access log: `mounted`, `spooled` …
     """
 
@@ -54,10 +59,10 @@ class Exchange:
         self._send = send
         self._idle = idle
         self._body_ended = False
-        self._hang_up: asyncio.Task[None] | None = None
+        self._gone: asyncio.Task[None] | None = None
 
     def header(self, name: bytes) -> str | None:
-        """Return a header's first value."""
+        """Return the first value of a header; None if the request does not have it."""
         return next((value.decode("latin-1") for key, value in self.headers if key == name), None)
 
     def values(self, name: bytes) -> list[bytes]:
@@ -66,17 +71,17 @@ class Exchange:
 
     @property
     def content_length(self) -> int | None:
-        """The length that the request announces; 0 if it has no body, None if it is sent in chunks."""
+        """The length of the request's body: 0 without a body, None if it is sent in chunks."""
         if self.values(b"transfer-encoding"):
             return None
         return int(self.header(b"content-length") or 0)
 
     async def body(self) -> AsyncIterator[bytes]:
-        """Yield the request's body as it comes.
+        """Yield the request's body as it arrives.
 
         Raises:
-            ClientGoneError: the client hung up.
-            RequestRefusedError: the client was silent past its deadline.
+            ClientGoneError: the client closed the connection.
+            RequestRefusedError: the client sent nothing before its deadline.
         """
         while not self._body_ended:
             try:
@@ -95,13 +100,13 @@ class Exchange:
                 yield data
 
     async def read(self, limit: int) -> bytes:
-        """Return the whole body, which must be here within a few times the deadline on silence.
+        """Return the whole body, which must arrive within three times the deadline on silence.
 
         Raises:
-            RequestRefusedError: it has more than `limit` bytes, or comes too slowly.
+            RequestRefusedError: it has more than `limit` bytes, or arrives too slowly.
         """
         try:
-            async with asyncio.timeout(_WHOLE * self._idle):
+            async with asyncio.timeout(_WHOLE_BODY_IDLES * self._idle):
                 return await self._read(limit)
         except TimeoutError:
             raise RequestRefusedError(408, "UNSUPPORTED", "the body comes too slowly", close=True) from None
@@ -113,30 +118,30 @@ class Exchange:
         async for data in self.body():
             content += data
             if max(announced, len(content)) > limit:
-                await self._pass_over(_PASSED_OVER_MAX)
+                await self._discard(_DISCARDED_MAX)
                 raise too_large
         return bytes(content)
 
-    async def _pass_over(self, limit: int) -> None:
-        """Read on for a while: hanging up on a client that still sends would lose it the answer."""
+    async def _discard(self, limit: int) -> None:
+        """Discard up to `limit` bytes: a client that is still sending would lose the answer on a close."""
         until = self.received + limit
         async for _ in self.body():
             if self.received > until:
                 return
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Begin the answer; headers that no client could read are left out."""
+        """Begin the answer; headers that are not well-formed are left out."""
         self.status = status
         sent = [pair for pair in headers if is_well_formed(*pair)]
         await self._deliver({"type": "http.response.start", "status": status, "headers": sent})
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
-        """Send some of the answer's body; the last of it with `more` false.
+        """Send a piece of the answer's body, the last one with `more=False`.
 
         Raises:
-            ClientGoneError: the client hung up, or doesn't read.
+            ClientGoneError: the client closed the connection, or does not read.
         """
-        if self._hang_up is not None and self._hang_up.done():
+        if self._gone is not None and self._gone.done():
             raise ClientGoneError
         self.sent += len(data)
         await self._deliver({"type": "http.response.body", "body": data, "more_body": more})
@@ -152,21 +157,21 @@ class Exchange:
         await self.write(body, more=False)
 
     async def refuse(self, error: RequestRefusedError) -> None:
-        """Send a whole answer that says no."""
+        """Send an error as a whole answer."""
         body = error.body()
         await self.start(error.status, error.answer_headers(len(body)))
         await self.write(b"" if self.method == "HEAD" else body, more=False)
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Notice a client that hangs up while the answer is written; what is left of its body is passed over."""
-        self._hang_up = asyncio.create_task(self._until_gone())
+        """Notice a client that closes the connection during the answer; the rest of its body is discarded."""
+        self._gone = asyncio.create_task(self._until_gone())
         try:
             yield
         finally:
-            self._hang_up.cancel()
-            await asyncio.gather(self._hang_up, return_exceptions=True)
-            self._hang_up = None
+            self._gone.cancel()
+            await asyncio.gather(self._gone, return_exceptions=True)
+            self._gone = None
 
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

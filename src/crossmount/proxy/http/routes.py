@@ -1,8 +1,8 @@
-"""What a request means, read from its raw path and query (distribution specification, "Endpoints"). Pure.
+"""The routes of the proxy, parsed from the raw path and query (distribution specification, "Endpoints"). Pure.
 
-The path is judged as it came, byte for byte, and sent on as it came: what two readers could understand differently
-(encoded slashes, dot segments, empty segments, backslashes, control characters) is refused, and so is a parameter
-that matters and comes twice. Only `%3A`, which some clients write for the colon of a digest, is decoded.
+The path is checked and forwarded byte for byte. A path that two servers could read differently is refused: encoded
+slashes, dot segments, empty segments, backslashes, control characters. So is a query with a significant parameter
+twice. Only `%3A` is decoded, which some clients send for the colon of a digest.
 """
 
 import re
@@ -14,13 +14,13 @@ from crossmount.oci import Digest
 from crossmount.oci.reference import is_repository_name, is_tag
 from crossmount.proxy.http.errors import RequestRefusedError, digest_invalid, name_invalid
 
-OWN = "/_crossmount/"
-"""Where the proxy's own pages are: no repository name starts with an underscore."""
+OWN_PREFIX = "/_crossmount/"
+"""The path of the proxy's own endpoints. No repository name starts with an underscore."""
 
 _TARGET_MAX = 8 * 1024
 _PARAMETERS_MAX = 64
 _PLAIN_PATH = re.compile(rb"/[A-Za-z0-9._~:@+=,!*'()$&/-]*")
-_QUERY = re.compile(rb"[\x21-\x3a\x3c-\x7e]*")  # no semicolon, which to some separates parameters
+_QUERY = re.compile(rb"[\x21-\x3a\x3c-\x7e]*")  # no semicolon: some servers split parameters there
 _COLON = re.compile(rb"%3[Aa]")
 _SINGLE = frozenset({"mount", "from", "digest", "n", "last", "artifactType"})
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -35,7 +35,7 @@ class OwnEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class ApiBase:
-    """`/v2/`: what is spoken here, and who may."""
+    """`/v2/`: the API version check, which clients also use to authenticate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,13 @@ class BlobRoute:
 
 @dataclass(frozen=True, slots=True)
 class UploadsRoute:
-    """`/v2/<name>/blobs/uploads/`: where uploads and mounts begin.
+    """`/v2/<name>/blobs/uploads/`: starts an upload, or asks for a mount.
 
     Attributes:
-        mount: the blob to mount, if one is named.
-        source: where from; None too if what was named can be no repository, which is a mount that fails.
-        digest: the blob that comes whole with this request, if one is named.
+        name: the repository.
+        mount: the digest of the blob to mount; None if the request names none.
+        source: the repository to mount from; None also if it is not a repository name, so that the mount fails.
+        digest: the digest of the blob in this request's body; None if the request names none.
         rest: the query without `mount` and `from`.
     """
 
@@ -69,7 +70,7 @@ class UploadsRoute:
     rest: str = ""
 
     def query(self) -> str:
-        """Return the query to ask upstream with."""
+        """Return the query for the registry."""
         mount = [] if self.mount is None else [("mount", str(self.mount))]
         source = [("from", self.source)] if self.mount is not None and self.source is not None else []
         return "&".join(part for part in (urlencode(mount + source), self.rest) if part)
@@ -77,10 +78,12 @@ class UploadsRoute:
 
 @dataclass(frozen=True, slots=True)
 class SessionRoute:
-    """`/v2/<name>/blobs/uploads/<session>`: an upload under way.
+    """`/v2/<name>/blobs/uploads/<session>`: an upload session.
 
     Attributes:
-        digest: the blob that this request completes, if it names one.
+        name: the repository.
+        session: the session's name.
+        digest: the digest of the blob that this request completes; None if the request names none.
     """
 
     name: str
@@ -97,7 +100,7 @@ class ManifestRoute:
 
     @property
     def digest(self) -> Digest | None:
-        """The digest, if it names one."""
+        """The target if it is a digest; None if it is a tag."""
         return Digest(self.target) if ":" in self.target else None
 
 
@@ -118,7 +121,7 @@ class ReferrersRoute:
 
 @dataclass(frozen=True, slots=True)
 class OtherRoute:
-    """Anything else under `/v2/`: sent on as it is."""
+    """Any other path under `/v2/`, which is forwarded."""
 
 
 Route = (
@@ -136,11 +139,11 @@ Route = (
 
 
 def route_name(route: Route) -> str:
-    """Return a route's name for logs and metrics."""
-    return _KINDS[type(route)]
+    """Return the name of a route for logs and metrics."""
+    return _NAMES[type(route)]
 
 
-_KINDS: dict[type, str] = {
+_NAMES: dict[type, str] = {
     OwnEndpoint: "own",
     ApiBase: "base",
     CatalogRoute: "catalog",
@@ -155,14 +158,14 @@ _KINDS: dict[type, str] = {
 
 
 def parse_route(raw_path: bytes, query: bytes) -> Route:
-    """Tell what a path and a query mean.
+    """Return the route of a path and a query.
 
     Raises:
-        RequestRefusedError: they mean nothing here, or could mean two things.
+        RequestRefusedError: there is no such route, or two servers could read it differently.
     """
     path = _checked_path(raw_path, query)
-    if path.startswith(OWN):
-        return OwnEndpoint(path.removeprefix(OWN))
+    if path.startswith(OWN_PREFIX):
+        return OwnEndpoint(path.removeprefix(OWN_PREFIX))
     if path in {"/v2", "/v2/"}:
         return ApiBase()
     if not path.startswith("/v2/"):
@@ -207,7 +210,7 @@ def _parameters(query: bytes) -> list[tuple[str, str]]:
 
 def _in_repository(segments: list[str], parameters: list[tuple[str, str]]) -> Route:  # noqa: PLR0911 a table
     if segments[-1] == "" and segments[-3:-1] == ["blobs", "uploads"]:
-        segments = segments[:-1]  # `uploads` and `uploads/` are one
+        segments = segments[:-1]  # `uploads` and `uploads/` are the same
     match segments:
         case [*name, "blobs", "uploads"]:
             return _uploads(_name(name), parameters)

@@ -1,4 +1,4 @@
-"""An ASGI application as a service: its port, TLS, and a stop that lets what is under way finish."""
+"""An ASGI application as a service: its address, TLS, and a graceful stop."""
 
 import asyncio
 import ipaddress
@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import uvicorn
 from crossmount import events
 from crossmount.errors import InvalidInputError, ListenError
 from crossmount.proxy.http.exchange import Message, Receive, Send
-from crossmount.proxy.http.protocol import protocol_with
+from crossmount.proxy.http.uvicorn_internals import SignalFreeServer, protocol_with
 from crossmount.proxy.settings import ServerLimits
 
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -25,17 +25,18 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 _BACKLOG = 1024
 _TICK = 0.05
 _CUT_SECONDS = 2
-"""How long what goes on past its grace has to end before it is cut."""
+"""Seconds between the end of the grace period and the abort of the requests that are left."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """Where to listen, and as whom.
+    """An address to listen on.
 
     Attributes:
-        port: 0 lets the system choose.
+        host: a host name or an IP address.
+        port: the port; 0 lets the system choose.
         tls_cert: a PEM file of the certificate, for https.
         tls_key: a PEM file of its key.
     """
@@ -48,12 +49,12 @@ class ListenAddress:
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """An application that listens.
+    """A server that listens.
 
     Attributes:
-        url: where.
-        stop: ask it to stop; what is under way may finish, until it is asked again.
-        ended: done when it has stopped.
+        url: its URL.
+        stop: asks it to stop; requests under way may finish, until `stop` is called again.
+        ended: a task that ends when the server has stopped.
     """
 
     url: str
@@ -61,7 +62,7 @@ class RunningServer:
     ended: "asyncio.Task[None]"
 
     async def run_until_signal(self, ready: Callable[[], None]) -> None:
-        """Serve until SIGTERM or SIGINT; a second one does not wait. `ready` is called once they are heeded."""
+        """Run until SIGTERM or SIGINT; a second one stops at once. `ready` is called when signals are handled."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -73,14 +74,6 @@ class RunningServer:
                 loop.remove_signal_handler(number)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: when to stop is decided here."""
-
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]  # a plain one will do
-        """Leave signals alone."""
-        return nullcontext()
-
-
 @asynccontextmanager
 async def listening(
     app: Application,
@@ -90,34 +83,34 @@ async def listening(
     stopping: Callable[[], None] = lambda: None,
     busy: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[RunningServer]:
-    """Serve until the block ends.
+    """Run a server until the block ends.
 
     Args:
-        app: what answers.
-        address: where.
-        limits: what callers are held to.
-        stopping: called once it was asked to stop.
-        busy: tells whether something is under way that is worth waiting for, up to `limits.grace`.
+        app: the application.
+        address: where to listen.
+        limits: limits on clients.
+        stopping: called when the server is asked to stop.
+        busy: returns whether work is under way that a stop waits for, up to `limits.grace`.
 
     Raises:
-        ListenError: the address can't be used.
-        InvalidInputError: the certificate can't.
+        ListenError: the address cannot be used.
+        InvalidInputError: the certificate cannot be used.
     """
     with _bound(address.host, address.port) as sock:
-        server = _Server(_config(app, address, limits))
+        server = SignalFreeServer(_config(app, address, limits))
         server.config.load()
-        asked = asyncio.Event()
+        stop_requested = asyncio.Event()
 
         def stop() -> None:
-            if asked.is_set():
+            if stop_requested.is_set():
                 server.force_exit = server.should_exit = True
-            asked.set()
+            stop_requested.set()
 
         async def drain() -> None:
-            await asked.wait()
+            await stop_requested.wait()
             stopping()
             deadline = time.monotonic() + limits.grace
-            while (  # noqa: ASYNC110 some of what it waits for has no event
+            while (  # noqa: ASYNC110 the end of a push has no event
                 busy() and time.monotonic() < deadline and not server.force_exit
             ):
                 await asyncio.sleep(_TICK)
@@ -125,11 +118,11 @@ async def listening(
 
         host, port = sock.getsockname()[:2]
         scheme = "http" if address.tls_cert is None else "https"
-        shown = f"[{host}]" if ":" in host else host
+        netloc = f"[{host}]" if ":" in host else host
         draining = asyncio.create_task(drain())
         ended = asyncio.create_task(server.serve(sockets=[sock]))
         try:
-            yield RunningServer(f"{scheme}://{shown}:{port}", stop, ended)
+            yield RunningServer(f"{scheme}://{netloc}:{port}", stop, ended)
         finally:
             server.should_exit = True
             await ended
@@ -138,7 +131,7 @@ async def listening(
 
 
 def log_index_event(event: events.Event, *, meanwhile: str = "going on without the index") -> None:
-    """Say when the index goes, what is done `meanwhile`, and when it comes back; metrics tell of the rest."""
+    """Log when the index fails, what happens `meanwhile`, and when it answers again; metrics count the rest."""
     match event:
         case events.IndexDegraded():
             _log.warning("%s: %s", meanwhile, event.cause)
@@ -147,7 +140,7 @@ def log_index_event(event: events.Event, *, meanwhile: str = "going on without t
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches what listens on `host`."""
+    """Return whether a server on `host` can be reached from this machine alone."""
     if host == "localhost":
         return True
     try:

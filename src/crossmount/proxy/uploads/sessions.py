@@ -1,8 +1,8 @@
-"""Upload sessions as the client sees them: an unguessable name here, the registry's own Location kept back.
+"""Upload sessions for clients: each has a random name, and stands for an upload session of the registry.
 
-The Location that a registry gives may be signed, may lie on another host, and is where bytes are sent: were it
-handed to the client in any form that comes back, the client would choose where the proxy sends. So it stays here,
-and the client gets a random name that is worth nothing to another caller or in another repository.
+The registry's Location may be signed or on another host, and the proxy sends bytes there. If a client could return
+it in any form, the client would choose where the proxy sends them. So the Location stays in the proxy, and the
+client gets a random name, which is useless to another caller and in another repository.
 """
 
 import asyncio
@@ -21,26 +21,27 @@ SESSIONS_MAX = 4096
 SESSIONS_A_CALLER = 1024
 LIFETIME = 3600.0
 BUSY_SECONDS = 5.0
-"""How long a request waits for the one before it on its session: a client that has its answer may ask on before
-the proxy has put the request away."""
+"""Seconds that a request waits for the previous one on its session. A client may send its next request when it
+has the answer, before the proxy has finished the previous request."""
 
-RESTING = 5.0
-"""After how many seconds without an upload a push is thought to be over."""
+PUSH_IDLE_SECONDS = 5.0
+"""Seconds without an upload after which a push counts as over."""
 
 
 @dataclass(slots=True, eq=False)
 class ClientSession:
-    """An upload under way.
+    """An upload session of a client.
 
     Attributes:
-        key: its name towards the client.
-        owner: whose it is.
+        key: its random name.
+        owner: the key of the caller that started it.
         name: the repository.
-        location: the registry's session, an absolute URL.
+        location: the absolute URL of the registry's session.
         agent: acts for the owner.
-        spool: what came so far, while the decision is put off; None once bytes go straight to the registry.
-        relayed: bytes that went straight to the registry.
+        spool: the bytes so far, if they are spooled; None if they are relayed to the registry.
+        relayed: how many bytes were relayed to the registry.
         touched: when it was last used, in the clock's seconds.
+        lock: locked while a request uses the session.
     """
 
     key: str
@@ -55,24 +56,24 @@ class ClientSession:
 
     @property
     def busy(self) -> bool:
-        """Whether a request is at work on it."""
+        """Whether a request uses it now."""
         return self.lock.locked()
 
     @property
     def path(self) -> str:
-        """Its Location towards the client."""
+        """The path of its Location for the client."""
         return f"/v2/{self.name}/blobs/uploads/{self.key}"
 
 
 class ClientSessions:
-    """The uploads under way, bounded in all and for each caller; those that are left alone run out.
+    """The upload sessions of all clients, bounded in total and for each caller; idle ones expire.
 
     Args:
-        limit: how many at once.
-        limit_each: how many at once for one caller.
-        lifetime: seconds that one may be left alone.
+        limit: the most sessions.
+        limit_each: the most sessions of one caller.
+        lifetime: seconds after which an idle session expires.
         clock: seconds, from any start.
-        make_key: makes an unguessable name.
+        make_key: returns a random name.
     """
 
     def __init__(
@@ -90,13 +91,15 @@ class ClientSessions:
         self._clock = clock
         self._make_key = make_key
         self._open: OrderedDict[str, ClientSession] = OrderedDict()
-        self._pushes: OrderedDict[tuple[str, str], float] = OrderedDict()  # who pushes where, and when last
+        self._pushes: OrderedDict[tuple[str, str], float] = (
+            OrderedDict()
+        )  # by owner and repository: when the push was last active
 
     def __len__(self) -> int:
         return len(self._open)
 
     def check_capacity(self, owner: str) -> None:
-        """Make sure that another session can begin.
+        """Check that another session may start.
 
         Raises:
             RequestRefusedError: too many are open.
@@ -108,23 +111,23 @@ class ClientSessions:
     def add(
         self, owner: str, name: str, location: str, *, agent: Agent | None = None, spool: SpoolFile | None = None
     ) -> ClientSession:
-        """Begin a session."""
+        """Add a session, and return it."""
         session = ClientSession(self._make_key(), owner, name, location, agent, spool, touched=self._clock())
         self._open[session.key] = session
         self.note_push(session.owner, session.name)
         return session
 
     def has(self, key: str, owner: str, name: str) -> bool:
-        """Tell whether a caller has a session of that name in a repository."""
+        """Return whether a caller has a session with this name in a repository."""
         session = self._open.get(key)
         return session is not None and (session.owner, session.name) == (owner, name)
 
     @asynccontextmanager
     async def acquire(self, key: str, owner: str, name: str) -> AsyncIterator[ClientSession]:
-        """Give the session to one request at a time.
+        """Lock a session for one request.
 
         Raises:
-            RequestRefusedError: there is none of that name for this caller in this repository, or it is in use.
+            RequestRefusedError: the caller has no such session in this repository (404), or it is in use (409).
         """
         session = self._find(key, owner, name)
         try:
@@ -133,7 +136,7 @@ class ClientSessions:
         except TimeoutError:
             raise upload_invalid(409, "another request is at work on this session") from None
         try:
-            yield self._find(key, owner, name)  # the request before may have ended it
+            yield self._find(key, owner, name)  # the previous request may have ended it
         finally:
             session.lock.release()
             session.touched = self._clock()
@@ -142,11 +145,11 @@ class ClientSessions:
                 self._open.move_to_end(key)
 
     def remove(self, session: ClientSession) -> None:
-        """Forget a session; its spool is the caller's to close."""
+        """Remove a session; its spool is not closed."""
         self._open.pop(session.key, None)
 
     def take_expired(self) -> list[ClientSession]:
-        """Remove and return the sessions that were left alone for too long."""
+        """Remove and return the sessions that have expired."""
         until = self._clock() - self._lifetime
         late = [session for session in self._open.values() if session.touched < until and not session.busy]
         for session in late:
@@ -154,30 +157,30 @@ class ClientSessions:
         return late
 
     def note_push(self, owner: str, name: str) -> None:
-        """Take note that a caller is in the middle of a push into a repository, with whatever it asked."""
+        """Note that a caller is pushing into a repository."""
         self._pushes[owner, name] = self._clock()
         self._pushes.move_to_end((owner, name))
         while len(self._pushes) > self._limit:
             self._pushes.popitem(last=False)
 
     def end_push(self, owner: str, name: str) -> None:
-        """Take note that a caller's push into a repository is complete: it is tagged."""
+        """Note that a caller's push into a repository is complete: its tag is there."""
         self._pushes.pop((owner, name), None)
 
     def is_pushing(self, owner: str, name: str) -> bool:
-        """Tell whether a caller is in the middle of a push into a repository."""
-        since = self._clock() - RESTING
+        """Return whether a caller is pushing into a repository."""
+        since = self._clock() - PUSH_IDLE_SECONDS
         return self._pushes.get((owner, name), float("-inf")) >= since or any(
             (session.owner, session.name) == (owner, name) and session.busy for session in self._open.values()
         )
 
     def any_push_active(self) -> bool:
-        """Tell whether anybody is in the middle of a push."""
-        since = self._clock() - RESTING
+        """Return whether any caller is pushing."""
+        since = self._clock() - PUSH_IDLE_SECONDS
         return any(at >= since for at in self._pushes.values()) or any(s.busy for s in self._open.values())
 
     def is_push_active_in(self, name: str) -> bool:
-        """Tell whether anybody is in the middle of a push into a repository."""
+        """Return whether any caller is pushing into a repository."""
         return any(self.is_pushing(*push) for push in list(self._pushes) if push[1] == name)
 
     def all(self) -> list[ClientSession]:

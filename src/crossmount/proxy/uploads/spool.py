@@ -1,6 +1,6 @@
-"""Uploads on local disk until their digest is known: bounded in all, hashed as they come, gone with the process.
+"""Uploads on local disk until their digest is known: bounded in total, and hashed while they arrive.
 
-A spooled upload is a file without a name (O_TMPFILE, or unlinked at once), so that a killed proxy leaves nothing.
+A spool file has no name (O_TMPFILE, or unlinked at once), so a killed proxy leaves no files.
 """
 
 import asyncio
@@ -20,19 +20,22 @@ _BATCH = 1024 * 1024
 
 
 class SpoolFullError(Exception):
-    """No room: the limit is reached, or the disk is full. What was appended before is still readable."""
+    """The limit is reached, or the disk is full. The bytes that were appended before can still be read."""
 
 
 class SpoolFolder:
-    """A folder for uploads with a limit on all of them together.
+    """A folder for spool files, with a limit on all of them together.
 
     Args:
-        folder: where; it is made if need be.
-        limit: bytes, all uploads together.
-        files: how many at once, each being an open file; by default half of what this process may open.
+        folder: the folder, which is created if it does not exist.
+        limit: the most bytes of all files together.
+        files: the most files at once; by default half of the files that this process may open.
+
+    Attributes:
+        taken: bytes of all files together.
 
     Raises:
-        InvalidInputError: nothing can be written there.
+        InvalidInputError: the folder is not writable.
     """
 
     def __init__(self, folder: Path, *, limit: int, files: int | None = None) -> None:
@@ -47,10 +50,10 @@ class SpoolFolder:
             raise InvalidInputError(f"{folder}: uploads cannot be spooled here: {error.strerror}") from error
 
     def open(self) -> "SpoolFile":
-        """Begin an upload.
+        """Create a spool file.
 
         Raises:
-            SpoolFullError: no file can be made, or too many are there.
+            SpoolFullError: no file can be created, or there are too many.
         """
         if self._files_left <= 0:
             raise SpoolFullError("too many uploads are spooled")
@@ -62,17 +65,17 @@ class SpoolFolder:
         return spool
 
     def take(self, size: int) -> None:
-        """Reserve room.
+        """Reserve `size` bytes.
 
         Raises:
-            SpoolFullError: there is none.
+            SpoolFullError: the limit would be exceeded.
         """
         if self.taken + size > self._limit:
             raise SpoolFullError("the spool's limit is reached")
         self.taken += size
 
     def give_back(self, size: int) -> None:
-        """Return an upload's file, and its room."""
+        """Release a file and its `size` reserved bytes."""
         self._files_left += 1
         self.taken -= size
 
@@ -81,7 +84,7 @@ class SpoolFolder:
 
 
 class SpoolFile:
-    """One upload: appended to by one task at a time, then read."""
+    """The file of one upload: one task at a time appends to it, then it is read."""
 
     def __init__(self, area: SpoolFolder, file: IO[bytes]) -> None:
         self._area = area
@@ -99,10 +102,10 @@ class SpoolFile:
         return self._written + len(self._being_written) + len(self._buffer)
 
     async def append(self, data: bytes) -> None:
-        """Add bytes; the last of them may still be in memory.
+        """Append bytes; the last of them may stay in memory until `flush`.
 
         Raises:
-            SpoolFullError: no room; `data` was taken all the same, and is read back with the rest.
+            SpoolFullError: the limit is reached, or the disk is full; `data` can be read all the same.
         """
         self._buffer += data
         if len(self._buffer) >= _BATCH:
@@ -110,10 +113,10 @@ class SpoolFile:
             self._begin()
 
     async def flush(self) -> None:
-        """Bring all to disk.
+        """Write all bytes to disk.
 
         Raises:
-            SpoolFullError: no room.
+            SpoolFullError: the limit is reached, or the disk is full.
         """
         await self._settle()
         if self._buffer:
@@ -121,7 +124,7 @@ class SpoolFile:
             await self._settle()
 
     async def read(self, offset: int = 0) -> AsyncIterator[bytes]:
-        """Yield everything from `offset` on, what is not on disk included."""
+        """Yield all bytes from `offset` on, also those that are still in memory."""
         end = self._written
         while offset < end:
             data = await asyncio.to_thread(os.pread, self._file.fileno(), min(READ_BYTES, end - offset), offset)
@@ -134,7 +137,7 @@ class SpoolFile:
             yield tail[offset - end :]
 
     async def matches(self, digest: Digest) -> bool:
-        """Tell whether the flushed bytes have this digest."""
+        """Return whether the flushed bytes have this digest."""
         if digest.algorithm == "sha256":
             return digest.matches(self._hasher)
         hasher = digest.hasher()
@@ -143,19 +146,19 @@ class SpoolFile:
         return digest.matches(hasher)
 
     def close(self) -> None:
-        """Let go of the file and its room; closing again changes nothing."""
+        """Close the file and release its bytes. Idempotent."""
         if not self._file.closed:
             self._file.close()
             self._area.give_back(self._reserved)
 
     async def aclose(self) -> None:
-        """Close once nothing is written any more."""
+        """Close the file after the write under way."""
         if self._writing is not None:
             await asyncio.wait([self._writing])
         self.close()
 
     def _begin(self) -> None:
-        """Start to write the buffer in a thread, while the next bytes are awaited."""
+        """Start to write the buffer in a thread, while the next bytes arrive."""
         self._area.take(len(self._buffer))
         self._reserved += len(self._buffer)
         self._being_written = bytes(self._buffer)
@@ -183,7 +186,7 @@ class SpoolFile:
 
 @dataclass(frozen=True, slots=True)
 class SpooledBlob:
-    """A spooled upload as a blob that can be sent as often as needed."""
+    """A spooled upload as a blob that can be sent more than once."""
 
     descriptor: Descriptor
     spool: SpoolFile

@@ -1,0 +1,182 @@
+"""uvicorn with limits on clients: the only module that uses private parts of uvicorn.
+
+uvicorn has no limits for its httptools protocol. A client could send headers or trailers without end, fast or
+slowly, stop in the middle of a request that is already answered, or never read an answer. Each of these would
+occupy a connection, and some of them memory, forever. Deadlines on bodies are in `exchange`.
+
+It was written and tried with uvicorn 0.54. `tests/proxy/test_proxy_uvicorn.py` names the part that is missing if
+another version has changed it.
+"""
+
+import asyncio
+from contextlib import AbstractContextManager, nullcontext
+from http import HTTPStatus
+from typing import Any
+
+import uvicorn
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from crossmount.proxy.http.errors import RequestRefusedError, unavailable
+from crossmount.proxy.settings import ServerLimits
+
+_REFUSED_MAX = 64
+"""The most connections above the limit that get an error as an answer; further ones are closed at once."""
+
+
+class SignalFreeServer(uvicorn.Server):
+    """uvicorn's server without its signal handlers; its caller decides when it stops."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]  # uvicorn's is a generator
+        """Leave the process's signal handlers unchanged."""
+        return nullcontext()
+
+
+def protocol_with(limits: ServerLimits) -> type[HttpToolsProtocol]:
+    """Return a protocol class with these limits, for `uvicorn.Config(http=...)`."""
+    return type("BoundProtocol", (BoundedProtocol,), {"limits": limits})
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection of a client.
+
+    Attributes:
+        limits: its limits, set by `protocol_with`.
+    """
+
+    limits = ServerLimits()
+
+    def __init__(self, *args: Any, **details: Any) -> None:
+        super().__init__(*args, **details)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._in_headers = False
+        self._header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
+        """Start the deadline of the first request's headers; close a connection far above the limit."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections + _REFUSED_MAX:
+            transport.abort()
+        else:
+            self._start_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the timers."""
+        self._cancel_deadline()
+        self._cancel_unread_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse bytes, and bound those that are no body: headers, trailers, chunk extensions, empty lines."""
+        self._header_bytes += len(data)
+        super().data_received(data)
+        if self._header_bytes > self.limits.header_bytes:
+            self._refuse(RequestRefusedError(431, "UNSUPPORTED", "the headers are too large"))
+        elif self._deadline is None and self._latest is not None and self._latest.response_complete:
+            self._start_deadline()  # the request was answered before its end, or no request follows
+
+    def on_message_begin(self) -> None:
+        """Start the deadline of the next request's headers."""
+        super().on_message_begin()
+        self._in_headers = True
+        self._start_deadline()
+        if not self.flow.write_paused:
+            self._cancel_unread_timer()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header; ignore a trailer, which comes too late to have a meaning."""
+        if self._in_headers:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Cancel the deadline, and pass the request on unless there are too many connections or header bytes."""
+        self._in_headers, self._header_bytes = False, 0
+        self._cancel_deadline()
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.limits.header_bytes:
+            self._refuse(RequestRefusedError(431, "UNSUPPORTED", "the headers are too large"))
+        elif len(self.connections) > self.limits.connections:
+            self._refuse(unavailable("too many connections: try again later"))
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Pass on a piece of the body."""
+        self._header_bytes = 0
+        super().on_body(body)
+
+    def pause_writing(self) -> None:
+        """Start the deadline of a client that does not read."""
+        super().pause_writing()
+        self._start_unread_timer()
+
+    def resume_writing(self) -> None:
+        """Cancel the deadline of a client that reads again."""
+        self._cancel_unread_timer()
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that is not HTTP, with an error of the distribution specification."""
+        self._refuse(RequestRefusedError(400, "UNSUPPORTED", msg))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        async def answer(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            try:
+                await app(scope, receive, send)
+            finally:  # a closed connection exists until the client has read the answer
+                self._start_unread_timer()
+
+        super()._start_asgi_task(cycle, answer)
+
+    @property
+    def _latest(self) -> RequestResponseCycle | None:
+        return self.cycle  # None before the first request, against uvicorn's annotation
+
+    def _start_deadline(self) -> None:
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(self.limits.header_seconds, self._on_deadline)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _start_unread_timer(self) -> None:
+        """Start the deadline of a client that has bytes left to read."""
+        self._cancel_unread_timer()
+        if self.transport.get_write_buffer_size():
+            self._unread_timer = self.loop.call_later(self.limits.idle, self._abort_unread)
+
+    def _cancel_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+    def _abort_unread(self) -> None:
+        self._unread_timer = None
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _on_deadline(self) -> None:
+        self._deadline = None
+        if self._in_headers or self._latest is None:
+            self._refuse(RequestRefusedError(408, "UNSUPPORTED", "the request's headers took too long"))
+        else:
+            self.transport.close()
+
+    def _refuse(self, error: RequestRefusedError) -> None:
+        """Send an error outside of any request and close; in the middle of an answer only close."""
+        self._cancel_deadline()
+        if self.transport.is_closing():
+            return
+        latest = self._latest
+        if self.pipeline or (latest is not None and latest.response_started and not latest.response_complete):
+            self.transport.abort()
+            return
+        error.close = True
+        body, status = error.body(), HTTPStatus(error.status)
+        lines = [b"%s: %s\r\n" % pair for pair in error.answer_headers(len(body))]
+        first = f"HTTP/1.1 {status} {status.phrase}\r\n".encode()
+        self.transport.write(b"".join([first, *lines, b"\r\n", body]))
+        self.transport.close()
