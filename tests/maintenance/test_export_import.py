@@ -19,7 +19,7 @@ from crossmount.errors import IndexRefusedError, InvalidInputError
 from crossmount.index import Keys, MemoryMountIndex, RedisMountIndex, Sighting, open_index, widen
 from crossmount.index.entries import entries_of
 from crossmount.index.entry import LayerEntry, RegistrySources
-from crossmount.maintenance import export_format as lines
+from crossmount.maintenance.export_format import LINE_MAX, layer_lines, parse_layer
 from crossmount.oci import Digest, Repository
 from support.index_kit import TTL, Clock, CountingLink, FourMethods, keys_that_stay, layer, repo
 from support.links import async_link
@@ -86,8 +86,8 @@ def test_what_is_exported_and_imported_is_the_same_index(valkey: Server, source:
 @given(entries)
 def test_a_line_is_read_as_it_was_written(entry: LayerEntry) -> None:
     """What writes a line and what reads one agree."""
-    (line,) = lines.written(entry)
-    assert lines.read(line.encode(), life=TTL) == entry
+    (line,) = layer_lines(entry)
+    assert parse_layer(line.encode(), life=TTL) == entry
 
 
 def test_a_layer_in_very_many_places_takes_more_lines() -> None:
@@ -96,10 +96,10 @@ def test_a_layer_in_very_many_places_takes_more_lines() -> None:
     entry = LayerEntry(
         layer=ONE, registries={f"r{number}.example": RegistrySources(names, TTL) for number in range(5)}, size=3
     )
-    written = list(lines.written(entry))
+    written = list(layer_lines(entry))
     assert len(written) == 3
-    assert max(map(len, written)) < lines.LINE_MAX
-    read = [lines.read(line.encode(), life=TTL) for line in written]
+    assert max(map(len, written)) < LINE_MAX
+    read = [parse_layer(line.encode(), life=TTL) for line in written]
     assert {registry for each in read for registry in each.registries} == set(entry.registries)
     assert sum(each.source_count for each in read) == entry.source_count
 
@@ -277,7 +277,7 @@ async def test_a_file_without_end_is_left_early(start: bytes, rest: bytes, words
     with pytest.raises(InvalidInputError) as raised:
         await import_index(MemoryMountIndex(), io.BufferedReader(file), name="f")
     assert str(raised.value).startswith(words)
-    assert file.taken < 2 * lines.LINE_MAX
+    assert file.taken < 2 * LINE_MAX
 
 
 async def test_a_file_in_text_mode_is_refused() -> None:

@@ -165,22 +165,22 @@ class Gated:
 async def test_an_image_whose_sources_fail_takes_no_other_image_with_it(tmp_path: Path) -> None:
     """Of two that share a layer one fetches it for both; if it can't, the other asks its own sources."""
     data = bytes(range(256)) * 8
-    layer, fillings = blob_of(data), CacheFetcher(BlobCache(tmp_path))
+    layer, cached = blob_of(data), CacheFetcher(BlobCache(tmp_path))
     dead, sound = Gated(None), Gated(data)
     sound.gate.set()
 
     async def read(origin: Gated) -> bytes:
-        cached_one = CacheOrigin(fillings, origin.blob(layer))
+        cached_one = CacheOrigin(cached, origin.blob(layer))
         return b"".join([part async for part in cached_one.read(layer, 0)])
 
     first = asyncio.create_task(read(dead))
     await dead.asked.wait()
     second = asyncio.create_task(read(sound))
-    await until(lambda: fillings.filling(dead.blob(layer)).readers == 2)
+    await until(lambda: cached.fetch(dead.blob(layer)).readers == 2)
     assert not sound.asked.is_set()
     dead.gate.set()
     with pytest.raises(BlobUnavailableError, match="gone"):
         await first
     assert await second == data
-    assert has(fillings.cache, layer)
-    await fillings.aclose()
+    assert has(cached.cache, layer)
+    await cached.aclose()

@@ -15,7 +15,7 @@ from crossmount.oci import Descriptor, Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.testing import ScriptedRegistry
 from crossmount.transfer import BlobCache, CopyReport, cache_fetch, copy, push
-from crossmount.transfer.copy import copy_all
+from crossmount.transfer.copy import CopySettings, copy_all
 from crossmount.transfer.copy_jobs import CopyJob
 from support.copies import OPTIONS
 from support.holdings import CONFIG, LAYER, entry, put_document, put_image
@@ -184,7 +184,7 @@ async def test_an_image_that_lies_about_a_size_spoils_no_other(
         good = CopyJob.of(f"{a.address}/good:1", [f"{b.address}/good"])
         for jobs in [[bad, good]] if together else [[good], [bad]]:
             with suppress(CopyFailedError):
-                await copy_all(jobs, cache=store, options=OPTIONS)
+                await copy_all(jobs, CopySettings(cache=store, options=OPTIONS))
         assert b.holdings.find("bad").tags == {}
         assert "1" in b.holdings.find("good").tags
         held = b.holdings.blob("good", Digest.of(layer))

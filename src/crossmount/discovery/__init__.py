@@ -1,4 +1,4 @@
-"""Filling the index past any push: scanning a registry, its event feed; and where an image is warm."""
+"""Fills the index without a push: by a scan of a registry, by its webhooks; and finds where layers already are."""
 
 from crossmount.discovery.feed import EventFeed
 from crossmount.discovery.locality import locality

@@ -1,4 +1,4 @@
-"""Where an image is warm: which of its layers which registries have, as far as the index knows."""
+"""The locality of an image: how many bytes of its blobs each registry already has, according to the index."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
@@ -27,43 +27,43 @@ async def locality(
     client: RegistryClient | None = None,
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
 ) -> dict[str, int]:
-    """Say how many bytes of an image's blobs each registry has already, in some repository, by the index.
+    """Return how many bytes of an image's blobs each registry already has, according to the index.
 
-    One round trip to the index, whatever the image and however many registries. All platforms of the image
-    count, each blob once.
+    It takes one round trip to the index for any number of registries. All platforms of the image count, each blob
+    once.
 
     Args:
         image: a reference, whose manifests are fetched; `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or a path; or an
             image that was read before.
-        registries: which.
-        index: who knows.
-        client: the client of the reference's registry, if there is one already.
+        registries: the registries to look for.
+        index: the index to ask.
+        client: a client of the reference's registry.
         options: how to reach that registry, without `client`.
 
     Returns:
         Bytes by registry, as the registries were spelled.
 
     Raises:
-        InvalidInputError: the image or a registry cannot be understood.
-        RegistryError: the image's registry did not give its manifests.
-        IndexFailedError: the index does not serve.
+        InvalidInputError: the image or a registry is not valid.
+        RegistryError: the manifests could not be fetched.
+        IndexFailedError: the index did not answer, or refused.
     """
     names = {given: normalise_registry(given) for given in registries}
     blobs = await blobs_of(image, client=client, options=options)
     start = Repository.on(next(iter(names.values()), _NOWHERE))
     knowledge = await widen(index).look_up(blobs, start)
-    present = {name: held_on(name, blobs, knowledge, start) for name in names.values()}
+    present = {name: bytes_on(name, blobs, knowledge, start) for name in names.values()}
     return {given: present[name] for given, name in names.items()}
 
 
-def held_on(registry: str, blobs: Mapping[Digest, int], knowledge: Knowledge, start: Repository) -> int:
-    """Return how many of the blobs' bytes a registry has.
+def bytes_on(registry: str, blobs: Mapping[Digest, int], knowledge: Knowledge, start: Repository) -> int:
+    """Return how many bytes of the blobs a registry has.
 
     Args:
-        registry: normalised.
-        blobs: sizes.
-        knowledge: of these blobs, as seen from `start`.
-        start: on that registry or on another.
+        registry: the registry, normalised.
+        blobs: sizes in bytes.
+        knowledge: the result of a look-up of these blobs for `start`.
+        start: the destination of that look-up, on any registry.
     """
     return sum(size for blob, size in blobs.items() if registry in _registries(blob, knowledge, start))
 
@@ -71,14 +71,14 @@ def held_on(registry: str, blobs: Mapping[Digest, int], knowledge: Knowledge, st
 async def holders(
     index: MountIndex, blobs: Collection[Digest], registries: Iterable[str] | None = None
 ) -> dict[Digest, tuple[Repository, ...]]:
-    """Return the repositories that are known to hold each blob, in order.
+    """Return the repositories that have each blob according to the index, in order.
 
-    It takes a round trip for each registry, and one to learn which there are if that is not given.
+    It takes one round trip for each registry, and one more if `registries` is None.
 
     Args:
-        index: who knows.
-        blobs: which.
-        registries: look on these; None looks everywhere.
+        index: the index to ask.
+        blobs: the blobs.
+        registries: the registries to look for; None is all that the index names for these blobs.
     """
     if registries is None:
         first = await index.look_up(blobs, _NOWHERE)
@@ -101,16 +101,16 @@ async def blobs_of(
     client: RegistryClient | None = None,
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
 ) -> dict[Digest, int]:
-    """Return the sizes of an image's blobs, each once, in the order of its manifests; foreign layers are left out.
+    """Return the sizes of an image's blobs in bytes, in the order of its manifests, without foreign layers.
 
     Args:
-        image: see `locality`.
-        client: the client of the reference's registry.
+        image: a reference, the source of a layout, or an image that was read before.
+        client: a client of the reference's registry.
         options: how to reach it, without `client`.
 
     Raises:
-        InvalidInputError: the image cannot be understood.
-        RegistryError: the registry did not give its manifests.
+        InvalidInputError: the image is not valid.
+        RegistryError: the manifests could not be fetched.
     """
     if isinstance(image, str) and not is_layout(image):
         image = Reference.parse(image)
@@ -121,7 +121,7 @@ async def blobs_of(
 
 
 def is_layout(text: str) -> bool:
-    """Tell a layout from a reference: a layout has its scheme before it, or is a path that is there."""
+    """Return whether `text` is a layout and not a reference: it has a layout's scheme, or is an existing path."""
     return text.startswith(("oci:", "oci-archive:", "./", "../", "/")) or Path(text).exists()
 
 
@@ -131,8 +131,8 @@ async def _blobs_on_registry(
     reference = reference.or_latest()
     blobs: dict[Digest, int] = {}
 
-    async def take(outline: ManifestSummary) -> None:
-        blobs.update(outline.blobs)
+    async def take(manifest: ManifestSummary) -> None:
+        blobs.update(manifest.blobs)
 
     async with AsyncExitStack() as stack:
         if client is None:
@@ -145,7 +145,7 @@ async def _blobs_on_registry(
 
 
 def _registries(blob: Digest, knowledge: Knowledge, start: Repository) -> set[str]:
-    """Return the registries that are known to have a blob."""
+    """Return the registries that have a blob according to the index."""
     layer = knowledge.of(blob)
     here = {start.registry} if layer.sources or layer.in_dest else set()
     return here.union(layer.elsewhere)

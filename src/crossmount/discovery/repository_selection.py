@@ -1,4 +1,4 @@
-"""Which repositories a scan is about: those of the catalogue, or those that were named, as far as they fit."""
+"""The repositories to scan: those of the catalogue, or those that the caller named, that match the patterns."""
 
 import fnmatch
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -10,7 +10,7 @@ from crossmount.oci import Repository
 from crossmount.registry import RegistryClient
 
 REPOSITORIES_MAX = 1_000_000
-"""How many repositories are taken from one registry's word."""
+"""The largest number of repositories that one scan accepts."""
 
 _NO_CATALOGUE = frozenset({400, 401, 403, 404, 405, 501})
 
@@ -25,17 +25,17 @@ async def wanted(
     *,
     listed: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[Repository]:
-    """Yield the repositories that are wanted.
+    """Yield the repositories to scan.
 
     Args:
-        client: the registry's.
-        where: any repository of it.
-        given: names; None asks the catalogue.
-        patterns: which of them, where `*` is any text; none means all.
-        listed: called for each name, also of what does not fit.
+        client: the registry's client.
+        where: any repository of the registry.
+        given: names; None uses the catalogue.
+        patterns: yield only names that match one of these, where `*` is any text; none yields all.
+        listed: called for each name, also if it does not match.
 
     Raises:
-        InvalidInputError: a name is none, or there are more than `REPOSITORIES_MAX`.
+        InvalidInputError: a name breaks the grammar, or there are more than `REPOSITORIES_MAX`.
         RegistryError: the registry does not list its repositories.
     """
     count = 0
@@ -54,7 +54,7 @@ async def wanted(
 
 
 async def batches(items: AsyncIterator[T], size: int) -> AsyncGenerator[list[T]]:
-    """Yield what `items` yields, in lists of at most `size`."""
+    """Yield the items in lists of at most `size`."""
     batch: list[T] = []
     async for item in items:
         batch.append(item)

@@ -1,9 +1,9 @@
-"""What registries tell of themselves: notifications and webhooks, read into what happened. Pure.
+"""The webhooks of registries: parses their messages into changes, and checks the secret that they send.
 
-Followed are distribution's notifications (`notifications/event.go`, media types events.v1 and v2), Harbor's
-webhooks in both of its formats, Quay's `repo_push`, and ECR's "ECR Image Action" on EventBridge. Which registry it
-was is never taken from an event: whoever listens knows it, and no event sends credentials anywhere else. What
-breaks a grammar is left out.
+Supported are distribution's notifications (`notifications/event.go`, media types events.v1 and v2), Harbor's
+webhooks in both formats, Quay's `repo_push`, and ECR's "ECR Image Action" on EventBridge. The registry is never
+taken from a message: the receiver is configured with it, so no message can send credentials elsewhere. Parts that
+break a grammar are ignored.
 """
 
 import base64
@@ -21,7 +21,7 @@ from crossmount.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES
 from crossmount.oci.reference import is_tag
 
 EVENTS_MAX = 10_000
-"""How many things may have happened in one message."""
+"""The largest number of changes in one message."""
 
 _SIZE_MAX = 2**63 - 1
 _FOLLOWED = MANIFEST_TYPES | INDEX_TYPES
@@ -37,7 +37,7 @@ _HARBOR = {
 
 @dataclass(frozen=True, slots=True)
 class BlobArrived:
-    """A repository holds a blob: it was uploaded there, or mounted."""
+    """A blob was uploaded to a repository, or mounted there."""
 
     repository: Repository
     digest: Digest
@@ -46,7 +46,7 @@ class BlobArrived:
 
 @dataclass(frozen=True, slots=True)
 class ManifestArrived:
-    """A manifest or an index was pushed, by a tag or a `Digest`."""
+    """A manifest or an index was pushed; `target` is its tag or its `Digest`."""
 
     repository: Repository
     target: str
@@ -54,7 +54,7 @@ class ManifestArrived:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """A manifest or a blob was deleted from a repository; not every registry says which of the two it was."""
+    """A manifest or a blob was deleted from a repository; not every registry says which of the two."""
 
     repository: Repository
     digest: Digest
@@ -64,24 +64,24 @@ RegistryChange = BlobArrived | ManifestArrived | Deleted
 
 
 def read_webhook(body: bytes, registry: Repository) -> tuple[RegistryChange, ...]:
-    """Return what a registry's message says that happened.
+    """Parse a registry's message.
 
     Args:
         body: the message, JSON.
-        registry: any repository of the registry that it is about.
+        registry: any repository of the registry that sent it.
 
     Returns:
-        What matters to the index, in order; nothing for messages of other kinds.
+        The changes that matter to the index, in order; none for messages of other kinds.
 
     Raises:
-        InvalidInputError: it is not a JSON object, or says more than `EVENTS_MAX` things.
+        InvalidInputError: it is not a JSON object, or has more than `EVENTS_MAX` changes.
     """
     document = json_object(body)
     if document is None:
         raise InvalidInputError("not an event: give a JSON object")
     found: list[RegistryChange] = []
-    for happened in _read(document, _Names(registry)):
-        found.append(happened)
+    for change in _changes(document, _Names(registry)):
+        found.append(change)
         if len(found) > EVENTS_MAX:
             raise InvalidInputError(f"not an event: it says more than {EVENTS_MAX} things")
     return tuple(dict.fromkeys(found))
@@ -89,7 +89,7 @@ def read_webhook(body: bytes, registry: Repository) -> tuple[RegistryChange, ...
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """Reads names of one registry."""
+    """Parses names of one registry."""
 
     registry: Repository
 
@@ -102,7 +102,7 @@ class _Names:
             return None
 
 
-def _read(document: dict[str, Any], names: _Names) -> Iterator[RegistryChange]:
+def _changes(document: dict[str, Any], names: _Names) -> Iterator[RegistryChange]:
     if isinstance(document.get("events"), list):
         for event in document["events"]:
             yield from _distribution(_map(event), names)
@@ -163,7 +163,7 @@ def _quay(document: dict[str, Any], names: _Names) -> Iterator[RegistryChange]:
 
 
 def _about(action: str, repository: Repository, digest: object, tag: object) -> Iterable[RegistryChange]:
-    """Return what an action on an image comes to; a tag's deletion alone leaves the image where it was."""
+    """Return the changes of one action on an image; deleting only a tag leaves the image in place."""
     named = _digest(digest)
     if action == "delete":
         return [Deleted(repository, named)] if named is not None else []
@@ -196,23 +196,23 @@ def _digest(value: object) -> Digest | None:
 
 
 SECRET_MIN = 16
-"""Fewer characters could be guessed."""
+"""The shortest secret, in characters: a shorter one could be guessed."""
 
 _FILE_MAX = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookSecrets:
-    """Secrets that are accepted; none at all means that anybody is."""
+    """The accepted secrets; without any secret every message is accepted."""
 
     values: tuple[bytes, ...] = field(default=(), repr=False)
 
     @classmethod
     def read(cls, path: Path) -> "WebhookSecrets":
-        """Read a file: a secret a line, so that a new one can be accepted beside the old one; `#` is a comment.
+        """Read a file with one secret per line, so that an old and a new one are both valid; `#` is a comment.
 
         Raises:
-            InvalidInputError: it can't be read, or has no secret, or one that is too short.
+            InvalidInputError: it cannot be read, or has no secret, or one that is too short.
         """
         try:
             with path.open("rb") as file:
@@ -227,22 +227,22 @@ class WebhookSecrets:
         return cls(values)
 
     def accept(self, authorization: str | None) -> bool:
-        """Tell whether an Authorization header shows a secret, in a time that tells nothing of it.
+        """Return whether an Authorization header has one of the secrets, compared in constant time.
 
-        It may be a Bearer token, the password of Basic (which a URL can carry), or the whole value, which is what
-        Harbor sends.
+        The secret may be a Bearer token, a Basic password (which a URL can contain), or the whole value, as Harbor
+        sends it.
         """
         if not self.values:
             return True
         if authorization is None:
             return False
-        shown = [authorization.strip().encode("utf-8", "surrogateescape")]
+        sent = [authorization.strip().encode("utf-8", "surrogateescape")]
         scheme, _, rest = authorization.strip().partition(" ")
         if scheme.lower() == "bearer":
-            shown.append(rest.strip().encode("utf-8", "surrogateescape"))
+            sent.append(rest.strip().encode("utf-8", "surrogateescape"))
         elif scheme.lower() == "basic":
-            shown.append(_password(rest.strip()))
-        matches = [hmac.compare_digest(each, value) for each in shown for value in self.values]
+            sent.append(_password(rest.strip()))
+        matches = [hmac.compare_digest(each, value) for each in sent for value in self.values]
         return any(matches)
 
 

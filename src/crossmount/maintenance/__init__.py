@@ -1,4 +1,4 @@
-"""Looking after an index: what it holds, whether that is still true, and taking it elsewhere."""
+"""Maintenance of an index: its statistics, the prune of sources that are gone, export and import."""
 
 from crossmount.maintenance.export_import import MoveReport, export_index, import_index
 from crossmount.maintenance.info import IndexInfo, index_info

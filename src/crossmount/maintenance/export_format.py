@@ -1,4 +1,4 @@
-"""An exported index as lines of JSON: a header, then a line for each layer. Pure; what it reads is not trusted."""
+"""The format of an exported index: lines of JSON, a header, then one line per layer. Pure; input is untrusted."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,32 +15,32 @@ LINE_MAX = 1024 * 1024
 """The longest line, in bytes."""
 
 NAMES_MAX = 2048
-"""How many sources a line has at most; a layer with more takes more lines."""
+"""The largest number of sources in one line; a layer with more of them has several lines."""
 
 _SIZE_MAX = 2**63 - 1
 _FIELDS = frozenset({"layer", "size", "must_mount", "sources", "expires_in"})
 
 
 class InvalidLineError(InvalidInputError):
-    """A line that is none of an exported index."""
+    """A line breaks the format."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportHeader:
-    """The first line: what this is, and the namespace it is from."""
+    """The first line: the format's name and version, and the namespace that was exported."""
 
     namespace: str | None = None
 
     def text(self) -> str:
-        """Write it."""
+        """Return it as a line of JSON."""
         return json.dumps({"crossmount": "index", "version": VERSION, "namespace": self.namespace})
 
     @classmethod
     def read(cls, line: bytes) -> "ExportHeader":
-        """Read it.
+        """Parse it.
 
         Raises:
-            InvalidLineError: it is anything else.
+            InvalidLineError: it is not a header, or of another version.
         """
         document = json_object(line) or {}
         if document.get("crossmount") != "index":
@@ -52,8 +52,8 @@ class ExportHeader:
         return cls(namespace if isinstance(namespace, str) else None)
 
 
-def written(entry: LayerEntry) -> Iterator[str]:
-    """Write a layer: one line, or more if there are very many sources."""
+def layer_lines(entry: LayerEntry) -> Iterator[str]:
+    """Yield the line of a layer, or several lines if it has very many sources."""
     some: dict[str, RegistrySources] = {}
     names = 0
     for registry, held in entry.registries.items():
@@ -78,15 +78,15 @@ def _line(entry: LayerEntry, held: Mapping[str, RegistrySources]) -> str:
     )
 
 
-def read(line: bytes, *, life: int) -> LayerEntry:
-    """Read a layer, every word of it checked by its grammar.
+def parse_layer(line: bytes, *, life: int) -> LayerEntry:
+    """Parse a line of a layer, and check every part of it by its grammar.
 
     Args:
         line: the line.
-        life: for how many seconds sources are believed that do not say it.
+        life: the time to live, in seconds, of sources without one.
 
     Raises:
-        InvalidLineError: it breaks a grammar.
+        InvalidLineError: it breaks the format.
     """
     document = json_object(line)
     if document is None:
@@ -114,7 +114,7 @@ def read(line: bytes, *, life: int) -> LayerEntry:
 
 
 def _held(sources: Mapping[str, Any], lives: Mapping[str, Any], life: int) -> dict[str, RegistrySources]:
-    """Read who holds a layer; two spellings of one registry are one."""
+    """Parse the sources of a layer; two spellings of one registry are merged."""
     if any(not isinstance(names, list) for names in sources.values()):
         raise InvalidLineError("sources: give a list of repositories for each registry")
     if sum(map(len, sources.values())) > NAMES_MAX:
@@ -146,7 +146,7 @@ def _number(value: Any, name: str, *, least: int, most: int) -> int:
 
 
 def _shown(value: Any) -> str:
-    """Quote a hostile value for a one-line message, whatever its size and depth: containers only by their type."""
+    """Return an untrusted value for a one-line message; a list or an object appears only as its type."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, list | dict):

@@ -1,4 +1,4 @@
-"""Writing an index out, and taking one in: line by line, so that neither takes memory that grows with it."""
+"""Export and import of an index, line by line, in constant memory."""
 
 import asyncio
 import time
@@ -15,24 +15,29 @@ from crossmount.index.blocking import DrivenIndex, MountableLayers
 from crossmount.index.entries import entries_of
 from crossmount.index.entry import LayerEntry, Restorable
 from crossmount.index.redis_index import TTL_SECONDS
-from crossmount.maintenance import export_format as lines
-from crossmount.maintenance.export_format import ExportHeader, InvalidLineError
+from crossmount.maintenance.export_format import (
+    LINE_MAX,
+    ExportHeader,
+    InvalidLineError,
+    layer_lines,
+    parse_layer,
+)
 
 BATCH = 512
-"""About how many sources are taken in in one round trip."""
+"""About how many sources one round trip imports."""
 
 _LINES = 512
-"""How many lines are written at once."""
+"""How many lines one write has."""
 
 
 @dataclass(frozen=True, slots=True)
 class MoveReport:
-    """What was written out or taken in.
+    """The counts of an export or an import.
 
     Attributes:
-        layers: how many.
-        sources: how many repositories in all they lie in.
-        flagged: how many of them may only be mounted.
+        layers: layers.
+        sources: repositories that have them, summed over the layers.
+        flagged: must-mount layers.
     """
 
     layers: int = 0
@@ -40,7 +45,7 @@ class MoveReport:
     flagged: int = 0
 
     def plus(self, entry: LayerEntry) -> "MoveReport":
-        """Return this with one layer more."""
+        """Return the counts with one more layer."""
         return MoveReport(self.layers + 1, self.sources + entry.source_count, self.flagged + entry.must_mount)
 
 
@@ -51,22 +56,22 @@ async def export_index(
     observer: events.Observer = events.ignore,
     clock: Callable[[], float] = time.time,
 ) -> MoveReport:
-    """Write all that an index knows of layers as JSON lines, which `import_index` reads.
+    """Write all layers of an index as JSON lines, which `import_index` reads.
 
-    The first line is a header, then comes a line for each layer: `{"layer", "size", "must_mount", "sources":
-    {registry: [names]}, "expires_in": {registry: seconds}}`. A layer that was changed meanwhile may come twice,
-    which an import does not mind.
+    The first line is a header. Each other line is a layer: `{"layer", "size", "must_mount", "sources":
+    {registry: [names]}, "expires_in": {registry: seconds}}`. A layer that changes during the export may have two
+    lines, which an import accepts.
 
     Args:
-        index: made by `open_index`, or laid over such a one.
-        file: is written to, and stays open.
-        observer: told how far it is.
+        index: made by `open_index`, or a wrapper of such an index.
+        file: the file to write to; it stays open.
+        observer: receives the counts so far.
         clock: epoch seconds.
 
     Raises:
         InvalidInputError: the index cannot be listed.
-        IndexFailedError: the index does not serve, or does not allow to look at all keys.
-        OSError: the file does not take it.
+        IndexFailedError: the index did not answer, refused, or its user may not list keys.
+        OSError: the file could not be written.
     """
     server = server_of(index)
     report = MoveReport()
@@ -80,7 +85,7 @@ async def export_index(
 
     async with aclosing(entries_of(index, clock=clock)) as entries:
         async for entry in entries:
-            waiting.extend(lines.written(entry))
+            waiting.extend(layer_lines(entry))
             report = report.plus(entry)
             if len(waiting) >= _LINES:
                 await write()
@@ -92,21 +97,21 @@ async def export_index(
 async def import_index(
     index: object, file: IO[bytes], *, observer: events.Observer = events.ignore, name: str | None = None
 ) -> MoveReport:
-    """Add what `export_index` wrote to an index, whatever namespace it was in.
+    """Add the layers that `export_index` wrote, from any namespace, to an index.
 
-    It is added to what is known: nothing is cut short and no flag is lifted. Sources live as long as they had left
-    to live, at most as long as if they were recorded now.
+    Nothing in the index is removed: no time to live gets shorter and no must-mount flag is cleared. Sources get
+    the time to live that they had left, at most that of a source that is recorded now.
 
     Args:
         index: made by `open_index`.
-        file: is read to its end, in binary mode.
-        observer: told how far it is.
-        name: what to call the file in messages; its own name by default.
+        file: the file to read to its end, in binary mode.
+        observer: receives the counts so far.
+        name: the file's name in messages; its own name by default.
 
     Raises:
-        InvalidInputError: the index takes no such entries; or a line breaks the format, and then the message says
-            which, and how many layers before it were imported.
-        IndexFailedError: the index does not serve; what was imported until then stays.
+        InvalidInputError: the index cannot import; or a line breaks the format, and the message says which line,
+            and how many layers before it were imported.
+        IndexFailedError: the index did not answer, or refused; layers imported until then stay.
     """
     return await _import(index, file, asyncio.to_thread, observer, name)
 
@@ -118,9 +123,9 @@ def import_now(
     observer: events.Observer = events.ignore,
     name: str | None = None,
 ) -> MoveReport:
-    """Do as `import_index` does, blocking: into a blocking index, and reading in the calling thread.
+    """Import like `import_index`, but into a blocking index, and reading in the calling thread.
 
-    Without a loop, and so without another thread: an interrupt ends a read that waits, of a terminal or a pipe.
+    Without an event loop and a second thread, an interrupt ends a read that waits for a terminal or a pipe.
     """
     below = index.asynchronous if isinstance(index, DrivenIndex) else index
     return run_now(_import(below, file, _at_once, observer, name))
@@ -161,7 +166,7 @@ def _so_far(report: MoveReport) -> str:
 
 @dataclass(slots=True)
 class _Batch:
-    """Some layers, and what ended them: the file's end, or a line that is none."""
+    """Some layers, and whether the file, or a line that breaks the format, ended the batch."""
 
     entries: list[LayerEntry] = field(default_factory=list)
     ended: bool = False
@@ -169,7 +174,7 @@ class _Batch:
 
 
 class _Reader:
-    """Reads a file; never more of it at once than a line may have."""
+    """Reads a file, at most one line of limited length at a time."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._file = file
@@ -177,7 +182,7 @@ class _Reader:
         self._number = 0
 
     def batch(self) -> _Batch:
-        """Read some lines."""
+        """Read the next lines."""
         batch, sources = _Batch(), 0
         try:
             for entry in self._entries():
@@ -194,13 +199,13 @@ class _Reader:
         if not self._number:
             ExportHeader.read(self._line())
         while line := self._line():
-            yield lines.read(line, life=TTL_SECONDS)
+            yield parse_layer(line, life=TTL_SECONDS)
 
     def _line(self) -> bytes:
-        line: Any = self._file.readline(lines.LINE_MAX + 1)
+        line: Any = self._file.readline(LINE_MAX + 1)
         if not isinstance(line, bytes):
             raise InvalidInputError(f"{self._name}: open it in binary mode")
         self._number += 1
-        if len(line) > lines.LINE_MAX:
-            raise InvalidLineError(f"longer than {lines.LINE_MAX} bytes")
+        if len(line) > LINE_MAX:
+            raise InvalidLineError(f"longer than {LINE_MAX} bytes")
         return line

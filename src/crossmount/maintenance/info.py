@@ -1,4 +1,4 @@
-"""What an index holds: counted, or estimated from a sample of its keys."""
+"""The statistics of an index: counted, or estimated from a sample of its keys."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,32 +17,32 @@ from crossmount.redis.key_scan import pages
 from crossmount.redis.link import Link
 
 MEASURED = 500
-"""How many keys of each server are asked for their size in memory."""
+"""For how many keys of each server the size in memory is requested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexInfo:
-    """What an index holds, and how well it serves.
+    """The contents of an index, and how often it helps.
 
     Attributes:
-        layers: layers that it knows.
-        sources: repositories that hold them, summed over the layers.
-        size: bytes of the layers, each once, as far as that is known.
-        unsized: layers whose size nobody told.
-        flagged: layers that may only be mounted.
-        stranded: of these, the ones without any source: nobody can push them.
-        registries: what is known by registry.
-        newest: seconds since the layer that was renewed last was; None if no layer has a source.
-        median: the same of the layer in the middle.
-        oldest: the same of the layer that was not renewed for longest.
-        asked: layers that pushers looked up in the last two weeks; None if the index does not count.
-        known: of these, those that were there already, or could be mounted.
-        keys: keys of ours on the server, all kinds together; None without a server.
-        leases: uploads that are underway.
-        memory: about how many bytes our keys take on the server; None if it does not tell.
-        server_memory: bytes that the server takes for all that it holds; None if it does not tell.
-        looked_at: keys that were looked at, whosever they are.
-        estimated: whether numbers are estimates from a sample.
+        layers: layers in it.
+        sources: repositories that have them, summed over the layers.
+        size: bytes of the layers, each once, as far as they are known.
+        unsized: layers of unknown size.
+        flagged: must-mount layers.
+        stranded: must-mount layers without a source, which nobody can push.
+        registries: the counts of each registry.
+        newest: seconds since the most recent renewal of a layer; None if no layer has a source.
+        median: seconds since the renewal of the median layer.
+        oldest: seconds since the least recent renewal of a layer.
+        asked: layers that pushers looked up in the last two weeks; None if the index does not count them.
+        known: how many of those existed at the destination, or could be mounted.
+        keys: keys of this namespace on the server, of all kinds; None without a server.
+        leases: uploads in progress.
+        memory: about how many bytes these keys use on the server; None if it does not say.
+        server_memory: bytes that the server uses in all; None if it does not say.
+        looked_at: keys that were looked at, those of other owners included.
+        estimated: whether the numbers are estimates from a sample.
     """
 
     layers: int
@@ -66,11 +66,11 @@ class IndexInfo:
 
     @property
     def hit_rate(self) -> float | None:
-        """Which part of the layers that pushers looked up was known; None if nobody looked."""
+        """The share of the looked-up layers that was known; None without look-ups."""
         return self.known / self.asked if self.asked and self.known is not None else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document that `crossmount index info --json` prints, units in the names."""
+        """Return the document that `crossmount index info --json` prints, with the units in the names."""
         return {
             "layers": self.layers,
             "sources": self.sources,
@@ -95,16 +95,16 @@ class IndexInfo:
 async def index_info(
     index: object, *, sample: int | None = None, clock: Callable[[], float] = time.time
 ) -> IndexInfo:
-    """Count what an index holds. It walks through all keys of the server: for people, not for pushes.
+    """Count the contents of an index. It scans all keys of the server, so it is for operators, not for pushes.
 
     Args:
-        index: made by `open_index`, or laid over such a one.
-        sample: look at about so many keys, whosever they are, and estimate the rest; None looks at all of ours.
+        index: made by `open_index`, or a wrapper of such an index.
+        sample: look at about this many keys of any owner, and estimate the rest; None looks at all of our keys.
         clock: epoch seconds.
 
     Raises:
         InvalidInputError: the index cannot be listed, or the sample is empty.
-        IndexFailedError: the index does not serve, or does not allow to look at all keys.
+        IndexFailedError: the index did not answer, refused, or its user may not list keys.
     """
     if sample is not None and sample < 1:
         raise InvalidInputError(f"sample: {sample}: give a number of keys, at least 1")
@@ -113,18 +113,22 @@ async def index_info(
         counted.add(entry)
     server = server_of(index)
     if server is None:
-        return _info(counted, _Seen())
-    seen = _Seen()
+        return _info(counted, _KeyCounts())
+    seen = _KeyCounts()
     parts = await server.link.parts()
     for part in parts:
-        found = await _Part(server, part, clock, None if sample is None else -(-sample // len(parts))).count()
-        counted.merge(found.census, found.factor)
+        found = await _ServerCounts(
+            server, part, clock, None if sample is None else -(-sample // len(parts))
+        ).count()
+        counted.merge(found.layers, found.factor)
         seen.merge(found)
     asked, known = await _look_ups(server, clock())
     return _info(counted, seen, asked, known)
 
 
-def _info(counted: LayerCounts, seen: "_Seen", asked: int | None = None, known: int | None = None) -> IndexInfo:
+def _info(
+    counted: LayerCounts, seen: "_KeyCounts", asked: int | None = None, known: int | None = None
+) -> IndexInfo:
     newest, median, oldest = counted.ages()
     return IndexInfo(
         layers=round(counted.layers),
@@ -149,8 +153,8 @@ def _info(counted: LayerCounts, seen: "_Seen", asked: int | None = None, known: 
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What servers hold besides layers, all of them together."""
+class _KeyCounts:
+    """The counts of keys, over all servers."""
 
     keys: float = 0
     leases: float = 0
@@ -159,8 +163,8 @@ class _Seen:
     looked_at: int = 0
     estimated: bool = False
 
-    def merge(self, part: "_Part") -> None:
-        """Add what one server holds."""
+    def merge(self, part: "_ServerCounts") -> None:
+        """Add the counts of one server."""
         self.keys += part.keys * part.factor
         self.leases += part.leases * part.factor
         self.looked_at += part.looked_at
@@ -174,18 +178,20 @@ class _Seen:
 
 
 @dataclass(slots=True)
-class _Part:
-    """One server's share, being counted.
+class _ServerCounts:
+    """The counts of one server.
 
     Attributes:
+        budget: look at about this many keys; None looks at all of our keys.
         factor: how many keys each key that was looked at stands for.
+        measured: sizes in memory of some keys, in bytes; None if the server does not say.
     """
 
     server: Server
     part: Link
     clock: Callable[[], float]
     budget: int | None
-    census: LayerCounts = field(default_factory=LayerCounts)
+    layers: LayerCounts = field(default_factory=LayerCounts)
     keys: int = 0
     leases: int = 0
     looked_at: int = 0
@@ -193,12 +199,12 @@ class _Part:
     server_memory: int | None = None
     measured: list[int] | None = field(default_factory=list)
 
-    async def count(self) -> "_Part":
-        """Walk through the server's keys, as far as the budget goes."""
+    async def count(self) -> "_ServerCounts":
+        """Scan the server's keys until the budget is used."""
         info, size = await self.part.run([("INFO", "memory"), ("DBSIZE",)])
         used = info.get("used_memory") if isinstance(info, dict) else None
         self.server_memory = used if isinstance(used, int) else None
-        # of a sample it has to be known what part it is of all, so it takes whatever keys there are
+        # a sample takes keys of any owner, since only their total is known
         pattern = self.server.keys.all_keys() if self.budget is None else "*"
         done = False
         async with aclosing(pages(self.part, pattern)) as found:
@@ -219,7 +225,7 @@ class _Part:
 
     @property
     def mean_memory(self) -> float | None:
-        """How many bytes a key takes, on average."""
+        """The mean size of a key in memory, in bytes."""
         if self.measured is None:
             return None
         return sum(self.measured) / len(self.measured) if self.measured else 0.0
@@ -230,23 +236,23 @@ class _Part:
         self.keys += len(ours)
         self.leases += sum(1 for _, named in ours if named.kind == "lease")
         for entry in await read_entries(self.server, [key for key, _ in ours], self.clock()):
-            self.census.add(entry)
+            self.layers.add(entry)
         await self._measure([key for key, _ in ours])
 
     async def _measure(self, keys: Sequence[bytes]) -> None:
-        """Ask for the size of the first few: a walk goes through keys in no order, so they are like all others."""
+        """Request the size of the first keys: SCAN has no order, so they are a fair sample."""
         if self.measured is None:
             return
         wanted = keys[: MEASURED - len(self.measured)]
         replies = await self.part.run([("MEMORY", "USAGE", key) for key in wanted]) if wanted else []
         if any(isinstance(reply, IndexFailedError) for reply in replies):
-            self.measured = None  # not allowed, or a server that does not know it
+            self.measured = None  # forbidden, or unknown to this server
         else:
             self.measured += [reply for reply in replies if isinstance(reply, int)]
 
 
 async def _look_ups(server: Server, now: float) -> tuple[int, int]:
-    """Return how many layers were asked for, and how many of them were known, on the days that are kept."""
+    """Return how many layers were looked up on the stored days, and how many of those were known."""
     replies = await ask(server.link, [("HGETALL", server.keys.stats(day)) for day in days(now)])
     fields = [as_map(reply) for reply in replies]
     asked, known = (sum(number(each.get(name)) or 0 for each in fields) for name in (b"asked", b"known"))

@@ -1,4 +1,4 @@
-"""Counting layers, with flat memory however many there are. Pure."""
+"""Counts of layers, in constant memory for any number of layers. Pure."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -8,15 +8,21 @@ from crossmount.index.entry import LayerEntry
 from crossmount.index.redis_index import TTL_SECONDS
 
 REGISTRIES_MAX = 10_000
-"""How many registries are told apart."""
+"""The largest number of registries that are counted separately."""
 
 _AGE_STEP = 60
-"""Ages are counted to the minute, so that there are only so many."""
+"""Ages are rounded to this many seconds, which bounds how many there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryInfo:
-    """What is known of one registry: layers that lie there, in how many repositories in all, and their bytes."""
+    """The counts of one registry, according to the index.
+
+    Attributes:
+        layers: layers on it.
+        sources: repositories that have them, summed over the layers.
+        size: bytes of the layers, each once.
+    """
 
     layers: int
     sources: int
@@ -24,7 +30,7 @@ class RegistryInfo:
 
 
 @dataclass(slots=True)
-class _OfRegistry:
+class _RegistryCounts:
     layers: float = 0
     sources: float = 0
     size: float = 0
@@ -32,7 +38,7 @@ class _OfRegistry:
 
 @dataclass(slots=True)
 class LayerCounts:
-    """Numbers of layers so far; they may be fractions, where each layer stands for others."""
+    """The counts of the layers so far; fractions when each layer of a sample stands for several."""
 
     layers: float = 0
     sources: float = 0
@@ -40,14 +46,14 @@ class LayerCounts:
     unsized: float = 0
     flagged: float = 0
     stranded: float = 0
-    _registries: dict[str, _OfRegistry] = field(default_factory=lambda: defaultdict(_OfRegistry))
+    _registries: dict[str, _RegistryCounts] = field(default_factory=lambda: defaultdict(_RegistryCounts))
     _ages: Counter[int] = field(default_factory=Counter)
 
     def add(self, entry: LayerEntry) -> None:
         """Count a layer.
 
-        How old it is says its time to live, which each renewal sets anew; one that was written with another time
-        to live than the default seems older or younger than it is.
+        Its age follows from its remaining time to live, which each renewal resets; a layer that was written with
+        another time to live than the default seems older or younger than it is.
         """
         self.layers += 1
         self.sources += entry.source_count
@@ -65,7 +71,7 @@ class LayerCounts:
             self._ages[max(TTL_SECONDS - left, 0) // _AGE_STEP] += 1
 
     def merge(self, other: "LayerCounts", factor: float) -> None:
-        """Add another census, each layer of which stands for `factor` layers."""
+        """Add other counts, each layer of which stands for `factor` layers."""
         for name in ("layers", "sources", "size", "unsized", "flagged", "stranded"):
             setattr(self, name, getattr(self, name) + factor * getattr(other, name))
         for registry, counted in other._registries.items():  # noqa: SLF001 another of its own kind
@@ -76,7 +82,7 @@ class LayerCounts:
         self._ages.update(other._ages)  # noqa: SLF001 see above
 
     def by_registry(self) -> Mapping[str, RegistryInfo]:
-        """Return the numbers of each registry, the one with the most layers first."""
+        """Return the counts of each registry, the one with the most layers first."""
         ordered = sorted(self._registries.items(), key=lambda item: (-item[1].layers, item[0]))
         return {
             name: RegistryInfo(layers=round(each.layers), sources=round(each.sources), size=round(each.size))
@@ -84,7 +90,7 @@ class LayerCounts:
         }
 
     def ages(self) -> tuple[float | None, float | None, float | None]:
-        """Return how long ago layers were renewed: the newest, the median, the oldest, in seconds."""
+        """Return the seconds since layers were renewed: the newest, the median, the oldest."""
         if not self._ages:
             return None, None, None
         steps = sorted(self._ages)

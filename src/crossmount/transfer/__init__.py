@@ -1,4 +1,4 @@
-"""A whole image on its way: the push, the copy between registries, and their reports."""
+"""Transfers of whole images: the push, the copy between registries, and their reports."""
 
 from crossmount.transfer.cache import BlobCache
 from crossmount.transfer.copy import copy

@@ -225,7 +225,7 @@ class BlobPusher:
                 session = await self.client.start_upload(self.dest)
         finally:
             if isinstance(blob, FetchedBlob):
-                blob.let_go()
+                blob.release()
 
     async def _upload_once(
         self, session: UploadSession, blob: BlobSource, progress: Callable[[int], None]

@@ -1,15 +1,15 @@
-"""The blob cache: a folder that is an image layout, bounded, and shared by as many processes as like.
+"""The blob cache: a folder with an image layout, of bounded size, which any number of processes share.
 
-    crossmount-cache                                    made first: it tells a cache from somebody's layout
+    crossmount-cache                                    created first: it distinguishes a cache from a layout
     oci-layout, index.json, blobs/<algorithm>/<hex>     an image layout (image specification, image-layout.md)
-    incoming/<algorithm>-<hex>                          what is being fetched; whoever fetches it holds its lock
-    lock                                                held while room is made
+    incoming/<algorithm>-<hex>                          a blob in progress, locked by the process that fetches it
+    lock                                                locked while blobs are evicted
 
-A blob comes into `blobs` whole, verified and on disk, by one rename. Locks are flocks, which end with their
-process: what a killed one left in `incoming` belongs to nobody, and the next who looks takes or removes it.
+A blob enters `blobs` complete, verified and on disk, by one rename. Locks are flocks, which end with their
+process: the next process takes or removes a file that a killed process left in `incoming`.
 
-Whoever else may write to the folder can spoil the cache, no more: no link is followed, nothing is waited for
-without end, what the cache did not name is left alone, and the bytes are checked by whoever reads them.
+Another user who can write to the folder can damage the cache but nothing else: no link is followed, no wait is
+endless, files that the cache did not name are not touched, and the readers of a blob check its bytes.
 """
 
 import errno
@@ -32,7 +32,7 @@ from crossmount.oci.layout import LAYOUT_VERSION
 DEFAULT_LIMIT = 10 * 1024**3
 
 MARKER = "crossmount-cache"
-"""The file that tells a cache from somebody's image layout, whose blobs are not ours to remove."""
+"""The file that distinguishes a cache from another image layout, whose blobs must not be removed."""
 
 _NOT_OURS = "not a cache of ours"
 
@@ -43,14 +43,14 @@ _INCOMING = re.compile("|".join(f"{algorithm}-{encoded}" for algorithm, encoded 
 
 @dataclass(frozen=True, slots=True)
 class BlobCache:
-    """A local cache of blobs, through which a layer crosses from one registry to another once.
+    """A local cache of blobs, so that a copy to several registries fetches a layer once.
 
-    It is used by whatever is given it, and safe to use from many processes. All methods block for a few calls of
-    the system, and raise OSError: then blobs go past the cache.
+    Many processes can use one cache. All methods block for a few system calls and raise OSError; callers then
+    bypass the cache.
 
     Attributes:
-        folder: made when it is first needed.
-        limit: bytes that it may have; what was not used for the longest time leaves first.
+        folder: created when it is first needed.
+        limit: the largest size in bytes; the blob that was not used for the longest time is evicted first.
     """
 
     folder: Path
@@ -61,19 +61,19 @@ class BlobCache:
         object.__setattr__(self, "limit", limit)
 
     def check(self) -> None:
-        """See that the folder is a cache or may become one: it is absent, empty, or has the mark of a cache.
+        """Check that the folder is a cache or may become one: it is absent, empty, or has the marker of a cache.
 
         Raises:
-            InvalidInputError: it is somebody's, and we would remove what is in it.
+            InvalidInputError: it contains other files, which the cache would remove.
         """
-        with suppress(OSError):  # one that cannot be read is gone past when it is used
-            if self._is_anothers():
+        with suppress(OSError):  # a folder that cannot be read is bypassed when it is used
+            if self._is_not_a_cache():
                 raise InvalidInputError(f"{self.folder}: {_NOT_OURS}: give an empty or absent folder")
 
     def open(self, descriptor: Descriptor) -> int | None:
-        """Return a file descriptor of a blob, which counts as used now; None if it is not there.
+        """Return a file descriptor of a blob, which counts as used now; None if the cache lacks it.
 
-        The bytes have the right size; whether they are the right ones, whoever reads them checks.
+        The file has the right size; the reader must check the digest.
         """
         self._check_folders()
         try:
@@ -83,33 +83,33 @@ class BlobCache:
         state = os.fstat(fileno)
         if state.st_size != descriptor.size or not stat.S_ISREG(state.st_mode):
             os.close(fileno)
-            return None  # it stays until it is replaced: it may be the descriptor that lies
-        with suppress(OSError):  # of another user: it is as old as it looks
+            return None  # it stays until it is replaced: the descriptor may be wrong
+        with suppress(OSError):  # another user's file keeps its time
             os.utime(fileno)
         return fileno
 
     def begin(self, descriptor: Descriptor) -> "Incoming | None":
-        """Begin to fetch a blob; None while another does."""
+        """Begin to fetch a blob; None while another process fetches it."""
         self._make()
         return Incoming.begin(self._incoming(descriptor), self._blob(descriptor), descriptor.size)
 
     def discard(self, descriptor: Descriptor) -> None:
-        """Remove a blob that is not what it should be."""
+        """Remove a damaged blob."""
         self._blob(descriptor).unlink(missing_ok=True)
 
     def touched(self, descriptor: Descriptor) -> float | None:
-        """Return when the one who fetches a blob last wrote to it (epoch seconds); None if nobody does."""
+        """Return when a blob in progress was last written to (epoch seconds); None if it is not in progress."""
         try:
             return self._incoming(descriptor).stat().st_mtime
         except FileNotFoundError:
             return None
 
     def make_room(self) -> bool | None:
-        """Remove what was not used for the longest time until the limit holds, what is incoming included.
+        """Evict the least recently used blobs until the cache, incoming blobs included, is within its limit.
 
         Returns:
-            Whether it holds now, None while another makes room; if what is incoming alone is too much nothing is
-            removed.
+            Whether it is within its limit now; None while another process evicts. If the incoming blobs alone
+            exceed the limit, nothing is evicted.
         """
         self._check_folders()
         with _locked(self.folder / "lock") as is_ours:
@@ -133,14 +133,14 @@ class BlobCache:
             return True
 
     def _sweep(self) -> None:
-        """Remove what killed processes left."""
+        """Remove the files that killed processes left."""
         for _, _, path in _files(self.folder / "incoming", _INCOMING):
             left = Incoming.take(path)
             if left is not None:
                 left.discard()
 
     def _make(self) -> None:
-        """Make the folder a cache, unless it is one: its mark first, so that it is never seen without."""
+        """Make the folder a cache, unless it is one: its marker first, so that it never lacks it."""
         self._check_folders()
         self.folder.mkdir(parents=True, exist_ok=True)
         os.close(os.open(self.folder / MARKER, os.O_WRONLY | os.O_CREAT | _OPEN, 0o644))
@@ -154,19 +154,19 @@ class BlobCache:
         return [self.folder / "incoming", blobs, *(blobs / algorithm for algorithm in _ENCODED)]
 
     def _check_folders(self) -> None:
-        """See that neither the folder nor one in it is another's, as a link would be: we would empty that.
+        """Check that the folder is a cache and that no folder in it is a link, whose target would be emptied.
 
         Raises:
-            OSError: one is.
+            OSError: it is not a cache, or contains a link.
         """
-        if self._is_anothers():
+        if self._is_not_a_cache():
             raise OSError(errno.EEXIST, _NOT_OURS, str(self.folder))
         for folder in self._folders():
             if folder.is_symlink():
                 raise OSError(errno.ELOOP, f"{folder.name} is a link", str(folder))
 
-    def _is_anothers(self) -> bool:
-        """Tell whether something is in the folder, and no mark: in this order, since the mark is made first."""
+    def _is_not_a_cache(self) -> bool:
+        """Return whether the folder has files but no marker; in this order, since the marker is made first."""
         try:
             is_used = any(self.folder.iterdir())
         except FileNotFoundError:
@@ -184,10 +184,12 @@ class BlobCache:
 
 @dataclass(slots=True, eq=False)
 class Incoming:
-    """A blob that is being fetched by us: a locked file, which has its whole size from the beginning.
+    """A blob that this process fetches: a locked file, which has its full size from the beginning.
 
     Attributes:
         fileno: open for writing and reading.
+        path: the file in `incoming`.
+        target: the file in `blobs`.
     """
 
     fileno: int
@@ -196,12 +198,12 @@ class Incoming:
 
     @classmethod
     def begin(cls, path: Path, target: Path, size: int) -> Self | None:
-        """Lock a file for `size` bytes; None if another has the lock."""
+        """Lock a file for `size` bytes; None if another process has the lock."""
         incoming = cls.take(path, target=target, create=True)
         if incoming is not None:
             try:
                 os.ftruncate(incoming.fileno, 0)
-                os.ftruncate(incoming.fileno, size)  # so that others see the room that it will take
+                os.ftruncate(incoming.fileno, size)  # so that other processes see how much space it needs
             except OSError:
                 incoming.discard()
                 raise
@@ -209,7 +211,7 @@ class Incoming:
 
     @classmethod
     def take(cls, path: Path, *, target: Path | None = None, create: bool = False) -> Self | None:
-        """Lock a file if nobody has the lock, and if the file of that name is still the one that was locked."""
+        """Lock a file if it is not locked, and if its name still belongs to the file that was locked."""
         try:
             fileno = os.open(path, os.O_RDWR | _OPEN | (os.O_CREAT if create else 0), 0o644)
         except FileNotFoundError:
@@ -234,7 +236,7 @@ class Incoming:
             view, at = view[written:], at + written
 
     def keep(self) -> None:
-        """Make it a blob of the cache: its bytes are whole and right. The file stays open."""
+        """Make it a blob of the cache: it is complete and verified. The file stays open."""
         os.fsync(self.fileno)
         self.path.replace(self.target)
         fcntl.flock(self.fileno, fcntl.LOCK_UN)
@@ -253,7 +255,7 @@ class Incoming:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Lock a file in the block, and tell whether that succeeded: nobody else has the lock."""
+    """Lock a file for the block; yield whether that succeeded, which fails while another process has the lock."""
     fileno = os.open(path, os.O_RDWR | os.O_CREAT | _OPEN, 0o644)
     try:
         try:
@@ -268,7 +270,7 @@ def _locked(path: Path) -> Iterator[bool]:
 
 
 def _files(folder: Path, names: re.Pattern[str]) -> list[tuple[float, int, Path]]:
-    """Return the files of a folder that are named so: when each was last used, its size, its path."""
+    """Return the files with such names in a folder: when each was last used, its size, its path."""
     found = []
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
@@ -280,7 +282,7 @@ def _files(folder: Path, names: re.Pattern[str]) -> list[tuple[float, int, Path]
 
 
 def _write_once(path: Path, document: object) -> None:
-    """Write a small file that is not there, in one piece."""
+    """Write a small file atomically, unless it exists."""
     if not path.exists():
         fresh = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
         try:

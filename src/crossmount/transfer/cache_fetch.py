@@ -1,4 +1,4 @@
-"""Blobs on their way through the cache: fetched into it once, and read from it while they come."""
+"""Fetches blobs into the cache, each once, and reads them from it while they arrive."""
 
 import asyncio
 import os
@@ -17,19 +17,19 @@ from crossmount.transfer.fetch import SLOWEST, FetchedBlob
 PIECE_BYTES = 1024 * 1024
 POLL_SECONDS = 0.05
 STUCK_SECONDS = 30.0
-"""How long another process that fetches a blob may write nothing before one goes past the cache."""
+"""How long another process that fetches a blob may write nothing before the cache is bypassed."""
 
 
 class CacheFailedError(CrossmountError):
-    """The cache cannot serve a blob, which goes past it then. Never leaves the room."""
+    """The cache failed for a blob, which then bypasses it. Internal to `transfer`."""
 
 
 class CacheFetcher:
-    """What one copy fetches into a cache.
+    """Fetches blobs into a cache, for one copy.
 
     Args:
-        cache: where to.
-        observer: told once if the cache does not serve.
+        cache: the cache.
+        observer: receives one `CacheDegraded` if the cache fails.
         now: epoch seconds.
     """
 
@@ -44,111 +44,112 @@ class CacheFetcher:
         self._observer = observer
         self._now = now
         self._running: dict[Digest, _CacheFetch] = {}
-        self._told = False
+        self._degraded = False
 
     async def aclose(self) -> None:
-        """Give up what is still on its way."""
-        running = [filling.task for filling in self._running.values() if filling.task is not None]
+        """Cancel the fetches in progress."""
+        running = [fetch.task for fetch in self._running.values() if fetch.task is not None]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    def filling(self, blob: FetchedBlob) -> "_CacheFetch":
-        """Return the filling that a blob comes by: the one that runs, or a new one."""
+    def fetch(self, blob: FetchedBlob) -> "_CacheFetch":
+        """Return the fetch of a blob: the one in progress, or a new one."""
         digest = blob.descriptor.digest
-        filling = self._running.get(digest)
-        if filling is None or filling.ended:
-            filling = self._running[digest] = _CacheFetch(self.cache, blob, self._now)
-            filling.task = asyncio.create_task(self._run(filling))
-        return filling
+        fetch = self._running.get(digest)
+        if fetch is None or fetch.ended:
+            fetch = self._running[digest] = _CacheFetch(self.cache, blob, self._now)
+            fetch.task = asyncio.create_task(self._run(fetch))
+        return fetch
 
     def degrade(self, error: OSError) -> None:
-        """Say once that the cache does not serve."""
-        if not self._told:
-            self._told = True
+        """Notify the observer, once, that the cache failed."""
+        if not self._degraded:
+            self._degraded = True
             self._observer(
                 events.CacheDegraded(cause=f"{self.cache.folder}: {error.strerror or type(error).__name__}")
             )
 
-    async def _run(self, filling: "_CacheFetch") -> None:
-        digest = filling.blob.descriptor.digest
+    async def _run(self, fetch: "_CacheFetch") -> None:
+        digest = fetch.blob.descriptor.digest
         try:
-            await filling.run()
+            await fetch.run()
         finally:
-            if self._running.get(digest) is filling:
+            if self._running.get(digest) is fetch:
                 del self._running[digest]
-        if isinstance(filling.trouble, OSError):
-            self.degrade(filling.trouble)
+        if isinstance(fetch.error, OSError):
+            self.degrade(fetch.error)
 
 
 @dataclass(slots=True, eq=False)
 class CacheOrigin:
-    """The cache, as where a blob comes from.
+    """The cache as the origin of one blob.
 
     Attributes:
-        blob: the same blob past the cache.
+        cached: fetches blobs into the cache.
+        blob: the same blob without the cache.
     """
 
-    fillings: CacheFetcher
+    cached: CacheFetcher
     blob: FetchedBlob
     _was_wrong: bool = False
 
     @property
     def repository(self) -> Repository | None:
-        """None: it is no repository."""
+        """None: the cache is not a repository."""
         return None
 
     def __str__(self) -> str:
-        return f"the cache in {self.fillings.cache.folder}"
+        return f"the cache in {self.cached.cache.folder}"
 
     async def read(self, descriptor: Descriptor, offset: int) -> AsyncGenerator[bytes]:
-        """See `Origin`; where another image fetches it for both, and its sources are no help, ours are asked."""
+        """Yield the bytes; if another image's fetch of the blob fails, our own origins are tried."""
         at = offset
         while at < descriptor.size:
-            filling = self.fillings.filling(self.blob)
+            fetch = self.cached.fetch(self.blob)
             try:
-                with filling.being_read():
+                with fetch.being_read():
                     while at < descriptor.size:
-                        data = await filling.piece(at)
+                        data = await fetch.piece(at)
                         at += len(data)
                         yield data
             except BlobUnavailableError:
-                if filling.blob is self.blob:
+                if fetch.blob is self.blob:
                     raise
             except OSError as error:
-                self.fillings.degrade(error)
+                self.cached.degrade(error)
                 raise CacheFailedError(f"{self}: {error.strerror}") from error
 
     async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
-        """See `Origin`."""
+        """Do nothing: the cache was bypassed already."""
 
     async def gave_wrong(self, descriptor: Descriptor) -> bool:
-        """See `Origin`; a damaged file is removed, and fetched anew, once."""
+        """Remove the damaged file; return True the first time, so that it is fetched again."""
         again, self._was_wrong = not self._was_wrong, True
         try:
-            self.fillings.cache.discard(descriptor)
+            self.cached.cache.discard(descriptor)
         except OSError as error:
-            self.fillings.degrade(error)
+            self.cached.degrade(error)
             return False
         return again
 
 
 @dataclass(slots=True, eq=False)
 class _CacheFetch:
-    """One blob that comes into the cache, or was there.
+    """One blob that is fetched into the cache, or is already there.
 
     Attributes:
-        there: bytes that can be read.
-        trouble: why no more will come.
-        readers: who reads it now.
-        ended: whether nothing more will come.
+        size: bytes that can be read so far.
+        error: why no more bytes will arrive.
+        readers: the number of readers now.
+        ended: whether no more bytes will arrive.
     """
 
     cache: BlobCache
     blob: FetchedBlob
     now: Callable[[], float]
-    there: int = 0
-    trouble: BaseException | None = None
+    size: int = 0
+    error: BaseException | None = None
     readers: int = 0
     ended: bool = False
     task: "asyncio.Task[None] | None" = None
@@ -156,38 +157,38 @@ class _CacheFetch:
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def run(self) -> None:
-        """Bring it; whoever reads is told of what went wrong."""
+        """Fetch it; its readers receive the error if that fails."""
         try:
-            await self._bring()
+            await self._fetch()
         except (CrossmountError, OSError) as error:
-            self.trouble = error
+            self.error = error
         except asyncio.CancelledError:
-            self.trouble = CacheFailedError("the copy that fetched it has ended")
+            self.error = CacheFailedError("the copy that fetched it has ended")
             raise
         finally:
             self.ended = True
-            self.blob.let_go()
-            await asyncio.shield(self._tell(self.there))
+            self.blob.release()
+            await asyncio.shield(self._advance(self.size))
             self._close_if_done()
 
     async def piece(self, at: int) -> bytes:
-        """Return bytes from `at` on, as soon as there are some."""
+        """Return bytes from `at` on as soon as there are any."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self.there > at or self.ended)
-        if self.there > at and self._fileno is not None:
-            wanted = min(self.there - at, PIECE_BYTES)
+            await self._changed.wait_for(lambda: self.size > at or self.ended)
+        if self.size > at and self._fileno is not None:
+            wanted = min(self.size - at, PIECE_BYTES)
             data = await run_to_end(os.pread, self._fileno, wanted, at)
             if not data:
                 raise CacheFailedError(f"blob {self.blob.descriptor.digest} was cut short in {self.cache.folder}")
             return data
-        assert self.trouble is not None  # noqa: S101 what ended well is there
-        if isinstance(self.trouble, OSError):
-            raise CacheFailedError(f"{self.cache.folder}: {self.trouble.strerror}") from self.trouble
-        raise self.trouble
+        assert self.error is not None  # noqa: S101 a fetch that succeeded has all bytes
+        if isinstance(self.error, OSError):
+            raise CacheFailedError(f"{self.cache.folder}: {self.error.strerror}") from self.error
+        raise self.error
 
     @contextmanager
     def being_read(self) -> Iterator[None]:
-        """Keep its file open while somebody reads it."""
+        """Keep the file open while it is read."""
         self.readers += 1
         try:
             yield
@@ -195,7 +196,7 @@ class _CacheFetch:
             self.readers -= 1
             self._close_if_done()
 
-    async def _bring(self) -> None:
+    async def _fetch(self) -> None:
         descriptor = self.blob.descriptor
         if descriptor.size > self.cache.limit:
             raise CacheFailedError(f"blob {descriptor.digest} is larger than the cache may be")
@@ -204,15 +205,15 @@ class _CacheFetch:
             return
         self._fileno = incoming.fileno
         try:
-            await self._fetch(incoming)
+            await self._download(incoming)
             await run_to_end(incoming.keep)
         except BaseException:
-            incoming.unlink()  # whoever is reading it has it open still
+            incoming.unlink()  # its readers still have it open
             raise
-        await self._tell(descriptor.size)
+        await self._advance(descriptor.size)
 
     async def _first(self) -> Incoming | None:
-        """Wait until the blob is there (None), or nobody else fetches it."""
+        """Wait until the blob is in the cache (None), or until no other process fetches it."""
         descriptor = self.blob.descriptor
         began = seen = self.now()
         last: float | None = None
@@ -223,19 +224,19 @@ class _CacheFetch:
                 if incoming is not None:
                     incoming.discard()
                 self._fileno = fileno
-                await self._tell(descriptor.size)
+                await self._advance(descriptor.size)
                 return None
             if incoming is not None:
                 return incoming
             now, touched = self.now(), self.cache.touched(descriptor)
-            if touched != last:  # by whatever clock
+            if touched != last:  # only a change counts: the file may be written by another host's clock
                 last, seen = touched, now
             if now - seen > STUCK_SECONDS or now - began > STUCK_SECONDS + descriptor.size / SLOWEST:
                 raise CacheFailedError(f"another process fetches {descriptor.digest} and does not get on")
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _fetch(self, incoming: Incoming) -> None:
-        """Write the blob; the last bytes come only if all are right, and count only when all are on disk."""
+    async def _download(self, incoming: Incoming) -> None:
+        """Write the blob; its last bytes arrive only if all are right, and count only when all are on disk."""
         await self._make_room()
         at, piece = 0, bytearray()
         async with aclosing(self.blob.stream()) as parts:
@@ -245,7 +246,7 @@ class _CacheFetch:
                     await run_to_end(incoming.write, bytes(piece), at)
                     at += len(piece)
                     piece.clear()
-                    await self._tell(at)
+                    await self._advance(at)
         if piece:
             await run_to_end(incoming.write, bytes(piece), at)
 
@@ -259,12 +260,13 @@ class _CacheFetch:
             raise CacheFailedError(f"{self.cache.folder} is full of blobs that are being fetched")
 
     def _close_if_done(self) -> None:
-        """Close the file when nobody needs it any more."""
+        """Close the file after the fetch and its last reader have ended."""
         if self.ended and not self.readers and self._fileno is not None:
             os.close(self._fileno)
             self._fileno = None
 
-    async def _tell(self, there: int) -> None:
+    async def _advance(self, size: int) -> None:
+        """Wake the readers: this many bytes can be read."""
         async with self._changed:
-            self.there = there
+            self.size = size
             self._changed.notify_all()

@@ -1,13 +1,14 @@
-"""Copies between registries: an image's manifests byte for byte, each layer in the cheapest way.
+"""The public `copy`: an image's manifests byte for byte, each layer in the cheapest way.
 
-A copy is a push whose blobs lie on other registries: there already, mounted, brought by another, or fetched from
-the nearest registry that holds them and sent on.
+A copy is a push whose blobs are on other registries: each is there already, is mounted, is uploaded by another
+pusher, or is fetched from the nearest registry that has it and uploaded.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 
 from crossmount import events
 from crossmount.errors import CopyFailedError
@@ -50,113 +51,119 @@ async def copy(
     """Copy an image from one registry to others: manifests byte for byte, each layer in the cheapest way.
 
     Args:
-        source: the image; without a tag it is `latest`.
-        dests: where to; without a tag it is the source's.
+        source: the image; `latest` without a tag.
+        dests: the destinations; without a tag the source's.
         all_tags: copy every tag of the repository `source`.
-        index: who knows where layers are; None knows of this copy alone. It never makes the copy fail.
-        registries: the clients of all registries, if there are some already; else made from `options`.
-        options: how to reach the registries that are named here; one that only the index names is asked over
-            https alone.
+        index: names the repositories that have layers; None starts empty. Its failures never fail the copy.
+        registries: the clients of all registries; without them they are made from `options`.
+        options: how to reach the registries that are named here; a registry that only the index names is asked
+            over https only.
         prefer: registries to fetch from, the best first, however far away.
-        cache: through which bytes go from one registry to another; None streams them.
-        referrers: whether signatures, SBOMs and whatever else refers to the image come along.
-        allow_transfer: whether a must-mount layer that cannot be mounted may be brought this way.
-        limits: how much goes on side by side.
-        patience: how long to wait for another's upload of the same layer.
-        fleet: whom to take turns with; made on the same index. None takes turns with whoever shares the index.
-        observer: told of each thing that happens.
+        cache: the cache through which bytes go from one registry to another; None streams them.
+        referrers: whether signatures, SBOMs and everything else that refers to the image is copied too.
+        allow_transfer: whether a must-mount layer that cannot be mounted may be uploaded.
+        limits: how much is done at once.
+        patience: how long to wait for another pusher's upload of the same layer.
+        fleet: decides which pusher uploads a layer; made on the same index. None makes one from the index.
+        observer: receives everything that happens.
         clock: seconds, for the report.
 
     Raises:
-        InvalidInputError: `source` or `dests` cannot be understood, or the cache's folder is no cache.
-        CopyFailedError: an image did not arrive; the others did. `error.report` says which, and why.
+        InvalidInputError: `source` or `dests` is not valid, or the cache's folder is not a cache.
+        CopyFailedError: an image was not copied; the others were. `error.report` says which, and why.
     """
-    jobs = [CopyJob.of(source, dests, all_tags=all_tags)]
     return await copy_all(
-        jobs,
-        index=index,
-        registries=registries,
-        options=options,
-        prefer=prefer,
-        cache=cache,
-        referrers=referrers,
-        allow_transfer=allow_transfer,
-        limits=limits,
-        patience=patience,
-        fleet=fleet,
-        observer=observer,
-        clock=clock,
+        [CopyJob.of(source, dests, all_tags=all_tags)],
+        CopySettings(
+            index=index,
+            registries=registries,
+            options=options,
+            prefer=prefer,
+            cache=cache,
+            referrers=referrers,
+            allow_transfer=allow_transfer,
+            limits=limits,
+            patience=patience,
+            fleet=fleet,
+            observer=observer,
+            clock=clock,
+        ),
     )
 
 
-async def copy_all(
-    jobs: Iterable[CopyJob],
-    *,
-    index: MountableLayers | None = None,
-    registries: Registries | None = None,
-    options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
-    prefer: Sequence[str] = (),
-    cache: BlobCache | None = None,
-    referrers: bool = False,
-    allow_transfer: bool = False,
-    limits: Limits = Limits(),  # noqa: B008 a frozen value
-    patience: Patience = Patience(),  # noqa: B008 a frozen value
-    fleet: Fleet | None = None,
-    observer: events.Observer = events.ignore,
-    clock: Callable[[], float] = time.monotonic,
-) -> CopyReport:
-    """Copy many images side by side; see `copy`. One that fails does not stop the others.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopySettings:
+    """How images are copied: the keyword arguments of `copy`, which explains them."""
+
+    index: MountableLayers | None = None
+    registries: Registries | None = None
+    options: ClientOptions = field(default_factory=ClientOptions)
+    prefer: Sequence[str] = ()
+    cache: BlobCache | None = None
+    referrers: bool = False
+    allow_transfer: bool = False
+    limits: Limits = field(default_factory=Limits)
+    patience: Patience = field(default_factory=Patience)
+    fleet: Fleet | None = None
+    observer: events.Observer = events.ignore
+    clock: Callable[[], float] = time.monotonic
+
+
+async def copy_all(jobs: Iterable[CopyJob], settings: CopySettings) -> CopyReport:
+    """Copy many images concurrently; one that fails does not stop the others.
 
     Raises:
-        InvalidInputError: the cache's folder is no cache, and not empty.
-        CopyFailedError: an image did not arrive.
+        InvalidInputError: the cache's folder is neither a cache nor empty.
+        CopyFailedError: an image was not copied.
     """
-    started = clock()
-    jobs = list(jobs)
+    observer, clock, cache = settings.observer, settings.clock, settings.cache
+    started, jobs = clock(), list(jobs)
     if cache is not None:
         await asyncio.to_thread(cache.check)
-    guard = None if index is None else GuardedIndex(widen(index), observer=observer)
-    preferred = tuple(map(normalise_registry, prefer))
+    guard = None if settings.index is None else GuardedIndex(widen(settings.index), observer=observer)
+    preferred = tuple(map(normalise_registry, settings.prefer))
     async with AsyncExitStack() as stack:
-        known = MemoryMountIndex() if guard is None else guard
+        index = MemoryMountIndex() if guard is None else guard
+        registries = settings.registries
         if registries is None:
-            registries = await stack.enter_async_context(Registries(options, observer=observer))
+            registries = await stack.enter_async_context(Registries(settings.options, observer=observer))
         registries.name(*preferred, *(at.registry for job in jobs for at in (job.source, *job.dests)))
+        fleet = settings.fleet
         if fleet is None:
-            fleet = await stack.enter_async_context(Fleet(known))
-        fillings = None
+            fleet = await stack.enter_async_context(Fleet(index))
+        cached = None
         if cache is not None:
-            fillings = CacheFetcher(cache, observer=observer)
-            stack.push_async_callback(fillings.aclose)
-        copying = ImageCopier(
+            cached = CacheFetcher(cache, observer=observer)
+            stack.push_async_callback(cached.aclose)
+        copier = ImageCopier(
             registries=registries,
-            pushing=ImagePusher.of(
-                known,
+            pusher=ImagePusher.of(
+                index,
                 fleet,
-                limits,
-                patience=patience,
+                settings.limits,
+                patience=settings.patience,
                 observer=observer,
                 clock=clock,
-                allow_transfer=allow_transfer,
+                allow_transfer=settings.allow_transfer,
             ),
-            origins=Origins(registries=registries, index=known, prefer=preferred, observer=observer),
-            fillings=fillings,
-            with_referrers=referrers,
+            origins=Origins(registries=registries, index=index, prefer=preferred, observer=observer),
+            cached=cached,
+            with_referrers=settings.referrers,
             state=lambda: "off" if guard is None else guard.state,
         )
-        await run_each(copying.work(jobs), at_once=limits.images)
+        await run_each(copier.tasks(jobs), at_once=settings.limits.images)
     report = CopyReport(
-        images=tuple(image for image in copying.images if image is not None),
+        images=tuple(image for image in copier.images if image is not None),
         index="off" if guard is None else guard.state,
         seconds=clock() - started,
     )
     if report.failures:
-        raise CopyFailedError(_words(report), report=report)
+        raise CopyFailedError(_failure(report), report=report)
     return report
 
 
-def _words(report: CopyReport) -> str:
-    """Say what did not arrive: why, if it is one image, else how many."""
+def _failure(report: CopyReport) -> str:
+    """Return the error's text: the cause of a single image's failure, otherwise how many failed."""
     first, number, asked = report.failures[0], len(report.failures), len(report.images)
     cause = f"{first.source} to {first.reference}: {first.error}"
     return f"not copied: {cause}" if asked == 1 else f"{number} of {asked} images not copied, first {cause}"

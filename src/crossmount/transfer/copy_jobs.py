@@ -1,4 +1,4 @@
-"""What is copied where to, as it is given: pure."""
+"""Copy jobs: a source and its destinations, parsed and checked. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -8,22 +8,22 @@ from crossmount.errors import InvalidInputError
 from crossmount.oci import Reference
 
 _LAYOUT = re.compile(r"oci:(?![0-9]+/)")
-"""An image layout, as other tools spell it; `oci:5000/app` is on a host of that name."""
+"""An image layout in the notation of other tools; `oci:5000/app` names a host `oci`."""
 
 
 @dataclass(frozen=True, slots=True)
 class CopyJob:
-    """One image, or all tags of one repository, to one or more places."""
+    """One image, or all tags of one repository, and one or more destinations."""
 
     source: Reference
     dests: tuple[Reference, ...]
     all_tags: bool = False
 
     def __post_init__(self) -> None:
-        """Check what can be checked before anything is asked.
+        """Check what can be checked without a request.
 
         Raises:
-            InvalidInputError: there is no destination, or one of them cannot be meant.
+            InvalidInputError: there is no destination, or the source and a destination contradict each other.
         """
         if not self.dests:
             raise InvalidInputError(f"{self.source}: give a destination too")
@@ -37,11 +37,11 @@ class CopyJob:
 
     @classmethod
     def of(cls, source: str | Reference, dests: Iterable[str | Reference], *, all_tags: bool = False) -> "CopyJob":
-        """Read references.
+        """Parse references.
 
         Raises:
             InvalidReferenceError, InvalidDigestError: one breaks the grammar.
-            InvalidInputError: they do not fit together, or one is an image layout.
+            InvalidInputError: they contradict each other, or one is an image layout.
         """
         return cls(_parse(source), tuple(_parse(dest) for dest in dests), all_tags)
 
@@ -51,11 +51,11 @@ class CopyJob:
 
     @property
     def image(self) -> Reference:
-        """What to read: the source, `latest` if it names nothing."""
+        """The image to read: the source, with the tag `latest` if it has neither tag nor digest."""
         return self.source.or_latest()
 
     def targets(self) -> tuple[Reference, ...]:
-        """Return where to put it: what names nothing takes the source's tag, or else its digest."""
+        """Return the destinations; one without tag and digest gets the source's tag, or else its digest."""
         image = self.image
         return tuple(
             dest if dest.target else Reference(dest.repository, image.tag, None if image.tag else image.digest)
@@ -64,10 +64,10 @@ class CopyJob:
 
 
 def read_list(lines: Iterable[str], *, where: str, all_tags: bool = False) -> list[CopyJob]:
-    """Read jobs from lines of `SOURCE DEST [DEST…]`; empty ones are passed over.
+    """Parse lines of `SOURCE DEST [DEST…]`; empty lines are ignored.
 
     Raises:
-        InvalidInputError: a line is no job; the message names it.
+        InvalidInputError: a line is not valid; the message names it.
     """
     jobs = []
     for number, line in enumerate(lines, 1):

@@ -1,7 +1,7 @@
-"""A blob that is fetched while it is sent on: from one origin after the other, and never wrong to its end.
+"""A blob that is fetched while it is uploaded, from one origin after the other.
 
-The last bytes are given on only when the whole has the right digest. So wrong bytes can fill a session at the
-destination, never complete it.
+Its last bytes are yielded only when the whole has the right digest, so wrong bytes can fill an upload session but
+never complete it.
 """
 
 from collections import Counter, deque
@@ -15,57 +15,57 @@ from crossmount.oci import Descriptor, Repository
 from crossmount.oci.digest import Hasher
 
 KEPT_BYTES = 4 * 1024 * 1024
-"""How much of what was given on is kept, so that an upload that is resumed gets the very bytes again."""
+"""How many of the yielded bytes are stored, so that a resumed upload gets the same bytes again."""
 
 RESTARTS_MAX = 3
-"""How often a blob is begun anew because an upload was resumed further back than that."""
+"""How often a blob is read again from its start because an upload resumes before the stored bytes."""
 
 SLOWEST = 64 * 1024
-"""Bytes a second at which somebody else must bring a blob; if it comes more slowly it is had elsewhere."""
+"""Bytes per second below which another origin is used."""
 
 _CAUSES_SHOWN = 4
 
 
 class StartOverError(CrossmountError):
-    """What was given on of a blob so far is wrong: let it go, and read the blob anew. Never leaves the room."""
+    """The bytes yielded so far are wrong: discard them, and read the blob again. Internal to `transfer`."""
 
 
 class BlobOrigin(Protocol):
-    """Where a blob's bytes may be had from."""
+    """A place to fetch a blob from: a repository, or the cache."""
 
     @property
     def repository(self) -> Repository | None:
-        """The repository that it is, None if it is none."""
+        """The repository; None if it is not one."""
         ...
 
     def read(self, descriptor: Descriptor, offset: int) -> AsyncGenerator[bytes]:
-        """Yield the bytes from `offset` on; a CrossmountError ends it early."""
+        """Yield the bytes from `offset` to the end; a failure raises a `CrossmountError`."""
         ...
 
     async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
-        """Take note that it ended early."""
+        """Note that a read failed."""
         ...
 
     async def gave_wrong(self, descriptor: Descriptor) -> bool:
-        """Take note that its bytes are wrong; tell whether they may be right when it is asked again."""
+        """Note that its bytes were wrong; return whether another read may give the right ones."""
         ...
 
 
 Find = Callable[[Descriptor], Awaitable[Sequence[BlobOrigin]]]
-"""Names a blob's origins, the best first."""
+"""Returns a blob's origins, the best first."""
 
 
 @dataclass(slots=True, eq=False)
 class FetchedBlob:
-    """A blob of a registry, as a source for an upload.
+    """A blob of a registry, as the source of an upload.
 
-    What was given on once is never fetched again for the same upload: another origin might give other bytes, and
-    the hash would be of those.
+    Bytes that were yielded once are never fetched again for the same upload: another origin might send other
+    bytes, and the hash would be of those.
 
     Attributes:
-        finds: name the origins, each when those of the one before are no help any more.
-        taken: bytes that each repository gave.
-        through: the blob as it comes past the cache, where this one reads the cache.
+        finds: return the origins; each is called when all origins of the one before have failed.
+        taken: bytes that each repository sent.
+        through: the same blob without the cache, if this one reads the cache.
     """
 
     descriptor: Descriptor
@@ -85,7 +85,7 @@ class FetchedBlob:
     _is_right: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        """Begin at the first byte."""
+        """Start at the first byte."""
         self._hasher = self.descriptor.digest.hasher()
 
     @property
@@ -99,8 +99,8 @@ class FetchedBlob:
         """Yield the bytes from `offset` to the end.
 
         Raises:
-            BlobUnavailableError: no origin is left.
-            StartOverError: what was yielded is wrong, and there is another origin to try.
+            BlobUnavailableError: every origin failed.
+            StartOverError: the yielded bytes are wrong, and another origin is left.
         """
         self._go_back(offset)
         held, at = b"", self._kept_from
@@ -120,15 +120,15 @@ class FetchedBlob:
         if held:
             yield held
 
-    def let_go(self) -> None:
-        """Keep nothing of it any more: it is where it should be, or will not be."""
+    def release(self) -> None:
+        """Free the stored bytes: the upload has ended."""
         self._begin_anew()
 
     def _go_back(self, offset: int) -> None:
-        """Be ready to give the bytes from `offset` on.
+        """Prepare to yield the bytes from `offset` on.
 
         Raises:
-            StartOverError: they are not kept, and bytes before them were given on.
+            StartOverError: they are not stored any more, and the upload must start again.
         """
         if self._kept_from <= offset <= self._at:
             return
@@ -149,7 +149,7 @@ class FetchedBlob:
         self._is_right = False
 
     def _take(self, origin: BlobOrigin, part: bytes) -> None:
-        """Account for bytes that come next."""
+        """Hash, count and store the next bytes."""
         self._givers.add(origin)
         if origin.repository is not None:
             self.taken[origin.repository] = self.taken.get(origin.repository, 0) + len(part)
@@ -160,7 +160,7 @@ class FetchedBlob:
             self._kept_from += len(self._kept.popleft())
 
     async def _read(self) -> AsyncGenerator[bytes]:
-        """Yield what comes next, from the next origin where one fails; never more bytes than there should be."""
+        """Yield the next bytes, from the next origin after a failure; never more than the blob has."""
         size = self.descriptor.size
         while self._at < size:
             origin = await self._best()
@@ -172,13 +172,13 @@ class FetchedBlob:
                     async for part in parts:
                         self._take(origin, part)
                         if self._at > size:
-                            return  # more than the blob has: wrong, and the end is not waited for
+                            return  # more bytes than the blob has: they are wrong
                         yield part
                 if self._at < size:
                     raise InvalidAnswerError(
                         f"{origin}: blob {self.descriptor.digest} ends {size - self._at} bytes early"
                     )
-            except BlobUnavailableError:  # the cache has asked all that could be asked past it
+            except BlobUnavailableError:  # the cache has tried every other origin already
                 raise
             except StartOverError:
                 self._begin_anew()
@@ -188,10 +188,10 @@ class FetchedBlob:
                 self._drop(origin, str(error))
 
     async def _best(self) -> BlobOrigin:
-        """Return the first origin that is left.
+        """Return the first origin that has not failed.
 
         Raises:
-            BlobUnavailableError: none is.
+            BlobUnavailableError: every origin failed.
         """
         while not self._origins and self._asked < len(self.finds):
             find = self.finds[self._asked]
@@ -202,7 +202,7 @@ class FetchedBlob:
         return self._origins[0]
 
     async def _start_over(self) -> None:
-        """Find out who gave the wrong bytes, as far as that can be told, and say how it goes on."""
+        """Drop the origin that sent wrong bytes, or read each origin alone to find it, then start over."""
         givers = list(self._givers)
         self._begin_anew()
         if len(givers) == 1:
@@ -216,7 +216,7 @@ class FetchedBlob:
         raise StartOverError(f"{self.descriptor.digest}: wrong bytes")
 
     def _drop(self, origin: BlobOrigin, cause: str) -> None:
-        if origin in self._origins:  # else it was cut after it had given all, and dropped for that
+        if origin in self._origins:  # otherwise it failed after its last byte, and was dropped then
             self._origins.remove(origin)
         self._causes.append(cause)
 

@@ -1,4 +1,4 @@
-"""Many images on their way, and each of them: read once, brought to each destination, its tag last."""
+"""Copies images: each is read once and pushed to each destination, its tag last."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -24,31 +24,37 @@ FROM_CACHE = "cache"
 
 @dataclass(slots=True, kw_only=True)
 class ImageCopier:
-    """One copy of many images.
+    """Copies many images.
 
     Attributes:
-        images: how each ended, in the order in which they were asked for; None while it is on its way.
+        registries: the clients of all registries.
+        pusher: pushes to the destinations.
+        origins: names the registries to fetch blobs from.
+        cached: fetches blobs through a cache; None streams them.
+        with_referrers: whether referrers are copied too.
+        state: returns how the index did so far.
+        images: the outcome of each image, in the order of the jobs; None while it is in progress.
     """
 
     registries: Registries
-    pushing: ImagePusher
+    pusher: ImagePusher
     origins: Origins
-    fillings: CacheFetcher | None
+    cached: CacheFetcher | None
     with_referrers: bool
     state: Callable[[], IndexState]
     images: list[ImageCopy | ImageFailure | None] = field(default_factory=list)
 
-    async def work(self, jobs: Iterable[CopyJob]) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """Yield what is to be done, image by image."""
+    async def tasks(self, jobs: Iterable[CopyJob]) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Yield a task for each image of each job."""
         for job in jobs:
             if not job.all_tags:
-                yield self._begun(job)
+                yield self._task(job)
                 continue
             try:
                 tags = 0
                 async for tag in self.registries.client(job.source).list_tags(job.source.repository):
                     tags += 1
-                    yield self._begun(job.tagged(tag))
+                    yield self._task(job.tagged(tag))
                 if not tags:
                     raise RegistryError(f"{job.source}: it has no tags")
             except CrossmountError as error:
@@ -56,13 +62,13 @@ class ImageCopier:
                     self.images.append(None)
                     self._fail(len(self.images) - 1, job.source, dest, error)
 
-    def _begun(self, job: CopyJob) -> Callable[[], Awaitable[None]]:
+    def _task(self, job: CopyJob) -> Callable[[], Awaitable[None]]:
         first = len(self.images)
         self.images.extend(None for _ in job.dests)
         return partial(self._copy_image, job, first)
 
     async def _copy_image(self, job: CopyJob, first: int) -> None:
-        """Read an image once, and bring it to all its destinations."""
+        """Read an image once, and push it to all its destinations."""
         source, targets = job.image, job.targets()
         try:
             remote = await self.read(source)
@@ -75,12 +81,12 @@ class ImageCopier:
         )
 
     async def _copy_to(self, number: int, remote: RemoteImage, source: Reference, dest: Reference) -> None:
-        started = self.pushing.clock()
+        started = self.pusher.clock()
         try:
             digest = remote.root.descriptor.digest
             if dest.digest not in {None, digest}:
                 raise InvalidInputError(f"{dest}: the image has the digest {digest}: give that one, or none")
-            one = _OneCopy(self, source, dest)
+            one = _DestinationCopy(self, source, dest)
             await one.run(remote)
         except CrossmountError as error:
             self._fail(number, source, dest, error)
@@ -92,98 +98,98 @@ class ImageCopier:
             blobs=tuple(one.blobs.values()),
             referrers=one.referrers,
             index=self.state(),
-            seconds=self.pushing.clock() - started,
+            seconds=self.pusher.clock() - started,
         )
-        self.pushing.observer(events.ImageCopied(source=source, dest=dest))
+        self.pusher.observer(events.ImageCopied(source=source, dest=dest))
 
     def _fail(self, number: int, source: Reference, dest: Reference, error: CrossmountError) -> None:
         self.images[number] = ImageFailure(source=source, reference=dest, error=error)
-        self.pushing.observer(events.ImageFailed(source=source, dest=dest, error=error))
+        self.pusher.observer(events.ImageFailed(source=source, dest=dest, error=error))
 
     async def read(self, source: Reference) -> RemoteImage:
         """Read an image of a registry."""
-        return await read_remote(self.registries.client(source), source, requests=self.pushing.requests)
+        return await read_remote(self.registries.client(source), source, requests=self.pusher.requests)
 
 
 @dataclass(slots=True)
-class _OneCopy:
-    """One image on its way to one destination.
+class _DestinationCopy:
+    """The copy of one image to one destination.
 
     Attributes:
-        blobs: how each blob came to be there, those of referrers too.
+        blobs: the report of each blob, those of referrers too.
     """
 
-    copying: ImageCopier
+    copier: ImageCopier
     source: Reference
     dest: Reference
     blobs: dict[Digest, BlobReport] = field(default_factory=dict)
     referrers: tuple[Digest, ...] = ()
 
     async def run(self, image: RemoteImage) -> None:
-        """Bring it, and what refers to it if that is wanted; the tag is last."""
-        if not self.copying.with_referrers:
+        """Push the image, then its referrers if they are wanted, then the tag."""
+        if not self.copier.with_referrers:
             await self._push(image, self.dest)
             return
-        registries, source, dest = self.copying.registries, self.source.repository, self.dest.repository
+        registries, source, dest = self.copier.registries, self.source.repository, self.dest.repository
         client = registries.client(dest)
-        companions = ReferrerCopier(
+        referrers = ReferrerCopier(
             source=source,
             source_client=registries.client(source),
             dest=dest,
             dest_client=client,
-            read=self.copying.read,
+            read=self.copier.read,
             push=self._push,
         )
         await self._push(image, Reference(dest, digest=image.root.descriptor.digest))
-        await companions.copy(image)
-        self.referrers = tuple(companions.copied)
+        await referrers.copy(image)
+        self.referrers = tuple(referrers.copied)
         if self.dest.tag is not None:
             digest = await client.put_manifest(self.dest, image.root)
-            self.copying.pushing.observer(events.ManifestPushed(digest=digest, tag=self.dest.tag))
+            self.copier.pusher.observer(events.ManifestPushed(digest=digest, tag=self.dest.tag))
 
     async def _push(self, image: RemoteImage, reference: Reference) -> None:
-        pushing, source = self.copying.pushing, self.source.repository
+        pusher, source = self.copier.pusher, self.source.repository
         fetched: list[FetchedBlob] = []
 
         def blob(descriptor: Descriptor) -> FetchedBlob:
             fetched.append(self._blob(descriptor))
             return fetched[-1]
 
-        client = self.copying.registries.client(reference)
-        reports = (await pushing.push(image.image(blob), reference, client, source=source)).reports()
-        await pushing.index.record(_seen(fetched))
-        came = {blob.descriptor.digest: blob for blob in fetched}
+        client = self.copier.registries.client(reference)
+        reports = (await pusher.push(image.image(blob), reference, client, source=source)).reports()
+        await pusher.index.record(_proven(fetched))
+        by_digest = {blob.descriptor.digest: blob for blob in fetched}
         for report in reports:
-            # a blob that referrers share was reported when it came first
-            self.blobs.setdefault(report.digest, _with_origin(report, came[report.digest]))
+            # a blob that a referrer shares with the image is reported once
+            self.blobs.setdefault(report.digest, _with_origin(report, by_digest[report.digest]))
 
     def _blob(self, descriptor: Descriptor) -> FetchedBlob:
         async def from_registries(descriptor: Descriptor) -> list[BlobOrigin]:
             source, dest = self.source.repository, self.dest.repository
-            return [*await self.copying.origins.of(descriptor, source=source, dest=dest)]
+            return [*await self.copier.origins.of(descriptor, source=source, dest=dest)]
 
-        past = FetchedBlob(descriptor, [from_registries])
-        fillings = self.copying.fillings
-        if fillings is None:
-            return past
+        direct = FetchedBlob(descriptor, [from_registries])
+        cached = self.copier.cached
+        if cached is None:
+            return direct
 
         async def from_cache(descriptor: Descriptor) -> list[BlobOrigin]:
             del descriptor
-            return [CacheOrigin(fillings, past)]
+            return [CacheOrigin(cached, direct)]
 
-        return FetchedBlob(descriptor, [from_cache, from_registries], through=past)
+        return FetchedBlob(descriptor, [from_cache, from_registries], through=direct)
 
 
 def _with_origin(report: BlobReport, blob: FetchedBlob) -> BlobReport:
-    """Return the report with where the blob's bytes came from."""
+    """Add to the report where the blob's bytes were fetched from."""
     if report.outcome != "uploaded":
         return report
     givers = [str(repository) for repository in blob.fetched]
     return replace(report, fetched_from=givers[-1] if givers else FROM_CACHE, fetched=sum(blob.fetched.values()))
 
 
-def _seen(blobs: Iterable[FetchedBlob]) -> list[Sighting]:
-    """Return what fetching proved: who gave a whole blob, and no other did, holds it."""
+def _proven(blobs: Iterable[FetchedBlob]) -> list[Sighting]:
+    """Return the sources that fetching proved: repositories that sent a whole blob alone."""
     return [
         Sighting(blob.descriptor.digest, repository, size)
         for blob in blobs

@@ -1,30 +1,35 @@
-"""What pushes share that go on side by side, and the push of one image with it."""
+"""The push of one image: blobs first, then manifests, children before their index, the tag last.
+
+Pushes that run at once share an `ImagePusher`: its limits, and their turns with the fleet.
+"""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 from crossmount import events
+from crossmount.errors import BlobUnknownError
 from crossmount.fleet import Fleet, Patience, Slots
 from crossmount.index.protocol import Knowledge, MountIndex
 from crossmount.mount import Mounter
-from crossmount.oci import Digest, Reference, Repository
+from crossmount.oci import BlobSource, Digest, Manifest, Reference, Repository
 from crossmount.oci.layout import Image
 from crossmount.registry import RegistryClient
 from crossmount.transfer.blobs import BlobPusher
-from crossmount.transfer.manifests import push_manifests
+from crossmount.transfer.concurrency import run_all
 from crossmount.transfer.turns import PushTurns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much goes on side by side in one push, or one copy.
+    """How much one push, or one copy, does at once.
 
     Attributes:
-        requests: small requests: HEAD and mount.
-        uploads: blobs whose bytes are on their way.
-        images: images, in a copy of many.
+        requests: concurrent small requests: HEAD and mount.
+        uploads: concurrent uploads of blobs.
+        images: concurrent images, in a copy of many.
     """
 
     requests: int = 32
@@ -34,14 +39,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePusher:
-    """What pushes share.
+    """Pushes images.
 
     Attributes:
-        index: who knows the sources; one that never fails.
-        fleet: whom to take turns with, if with anybody.
-        requests: limits HEADs and mounts.
-        slots: limits blobs whose bytes are on their way.
-        allow_transfer: whether a must-mount layer may be uploaded all the same.
+        index: names the sources; it must never fail.
+        fleet: decides which pusher uploads a blob; None uploads without asking.
+        requests: limits concurrent HEADs and mounts.
+        slots: limits concurrent uploads.
+        patience: how long to wait for another pusher's upload.
+        observer: receives everything that happens.
+        clock: seconds.
+        allow_transfer: whether a must-mount layer may be uploaded.
     """
 
     index: MountIndex
@@ -65,12 +73,12 @@ class ImagePusher:
         clock: Callable[[], float],
         allow_transfer: bool = False,
     ) -> Self:
-        """Make what is shared within `limits`."""
+        """Return a pusher with these limits."""
         return cls(
             index=index,
             fleet=fleet,
             requests=asyncio.Semaphore(limits.requests),
-            slots=Slots(limits.uploads, on_release=_nobody if fleet is None else fleet.kick),
+            slots=Slots(limits.uploads, on_release=_nothing if fleet is None else fleet.kick),
             patience=patience,
             observer=observer,
             clock=clock,
@@ -80,16 +88,16 @@ class ImagePusher:
     async def push(
         self, image: Image, reference: Reference, client: RegistryClient, *, source: Repository | None = None
     ) -> BlobPusher:
-        """Push blobs, then manifests, then record what was learnt.
+        """Push blobs, then manifests, then record in the index what the registry confirmed.
 
-        Nothing is recorded of a push that failed, save blobs that it uploaded in its turn: they are there, and
-        others waited for them.
+        A push that fails records nothing, except blobs that it uploaded in its turn: the registry has them, and
+        other pushers waited for them.
 
         Args:
-            image: what to push.
-            reference: where to.
+            image: the image.
+            reference: the destination.
             client: the client of its registry.
-            source: a repository that is known to hold all blobs, on whatever registry.
+            source: a repository that is known to have all blobs, on any registry.
         """
         dest = reference.repository
         digests = [blob.descriptor.digest for blob in image.blobs]
@@ -122,7 +130,7 @@ class ImagePusher:
             )
             try:
                 await blobs.push_all(image.blobs)
-                await push_manifests(image, reference, client=client, repair=blobs.repair, observer=self.observer)
+                await _push_manifests(image, reference, client, blobs.repair, self.observer)
                 await turns.publish_deferred()
             finally:
                 await asyncio.shield(turns.release_deferred())
@@ -131,8 +139,51 @@ class ImagePusher:
         return blobs
 
 
+async def _push_manifests(
+    image: Image,
+    reference: Reference,
+    client: RegistryClient,
+    repair: Callable[[Sequence[BlobSource]], Awaitable[None]],
+    observer: events.Observer,
+) -> None:
+    """Push every manifest of `image`, the root last, by its tag or else by its digest.
+
+    A manifest that the registry refuses because it lacks a blob is pushed once more, after `repair` has uploaded
+    the missing blobs.
+
+    Raises:
+        RegistryError: the registry refused a manifest.
+    """
+    blobs = {blob.descriptor.digest: blob for blob in image.blobs}
+
+    async def put(manifest: Manifest) -> None:
+        digest = manifest.descriptor.digest
+        target = reference if manifest is image.root else Reference(reference.repository, digest=digest)
+        try:
+            await client.put_manifest(target, manifest)
+        except BlobUnknownError:
+            await repair([blobs[blob.digest] for blob in manifest.blobs if blob.digest in blobs])
+            await client.put_manifest(target, manifest)
+        observer(events.ManifestPushed(digest=digest, tag=target.tag))
+
+    for level in _levels(image):
+        await run_all([partial(put, manifest) for manifest in level])
+
+
+def _levels(image: Image) -> list[list[Manifest]]:
+    """Group the manifests so that each level names only manifests of earlier levels."""
+    depth: dict[Digest, int] = {}
+    levels: list[list[Manifest]] = []
+    for manifest in image.manifests:  # children come before their parents
+        level = max((depth[child.digest] + 1 for child in manifest.children if child.digest in depth), default=0)
+        depth[manifest.descriptor.digest] = level
+        levels.extend([] for _ in range(level + 1 - len(levels)))
+        levels[level].append(manifest)
+    return levels
+
+
 def _with_source(knowledge: Knowledge, digests: list[Digest], source: Repository) -> Knowledge:
-    """Add a source that somebody read a manifest from."""
+    """Add a source that is known because a manifest was read from it."""
     layers = {digest: knowledge.of(digest) for digest in digests}
     return replace(
         knowledge,
@@ -144,10 +195,10 @@ def _with_source(knowledge: Knowledge, digests: list[Digest], source: Repository
 
 
 def _without_must_mount(knowledge: Knowledge) -> Knowledge:
-    """Let every layer be uploaded; the index's flags stay as they are."""
+    """Allow every layer to be uploaded; the flags in the index stay."""
     layers = {digest: replace(known, must_mount=False) for digest, known in knowledge.layers.items()}
     return replace(knowledge, layers=layers)
 
 
-def _nobody() -> None:
-    """Tell nobody that a slot is free."""
+def _nothing() -> None:
+    """Do nothing: without a fleet nobody waits for a free slot."""

@@ -1,4 +1,4 @@
-"""Which registries a blob is fetched from, the nearest first."""
+"""The registries that a blob is fetched from, the nearest first."""
 
 import asyncio
 import math
@@ -24,13 +24,13 @@ from crossmount.transfer.fetch import SLOWEST
 from crossmount.transfer.registries import FAR_AWAY, Registries
 
 REGISTRIES_MAX = 4
-"""Other registries that are tried for one blob besides its source: they are but hints."""
+"""How many registries besides the source are tried for one blob: the index only hints."""
 
 REPOSITORIES_MAX = 2
-"""Repositories of one of them."""
+"""How many repositories of each of them are tried."""
 
 SLOW_SECONDS = 10.0
-"""How long one of those may be slower than `SLOWEST`."""
+"""How long one of them may be slower than `SLOWEST`."""
 
 
 def rank(
@@ -40,16 +40,17 @@ def rank(
     prefer: Sequence[str] = (),
     distance: Mapping[str, float],
 ) -> list[Repository]:
-    """Order the repositories that are said to hold a blob: preferred registries first, then the nearest.
+    """Order the repositories that may have a blob: preferred registries first, then the nearest.
 
-    Distances count by powers of two: what differs by less is as near. Among equals the copy's source is first,
-    which is known to hold it; the name is the last key.
+    Distances are compared by powers of two: smaller differences do not count. Among equals the copy's source is
+    first, which is known to have the blob; the name is the last key.
 
     Args:
         holders: repositories that the index names.
-        source: the copy's source; it is always among them.
+        source: the copy's source, which is always included.
         prefer: registries, the best first.
-        distance: seconds by registry; without an answer it is infinite, and only the source is tried all the same.
+        distance: seconds by registry; infinite for one that did not answer, which is left out unless it is the
+            source.
     """
     order = {registry: place for place, registry in enumerate(prefer)}
 
@@ -75,7 +76,7 @@ def rank(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegistryOrigin:
-    """A repository that a blob may be fetched from."""
+    """A repository as the origin of blobs."""
 
     repository: Repository
     client: RegistryClient
@@ -85,7 +86,7 @@ class RegistryOrigin:
         return str(self.repository)
 
     async def read(self, descriptor: Descriptor, offset: int) -> AsyncGenerator[bytes]:
-        """See `Origin`."""
+        """Yield the bytes from `offset` to the end; a registry that only the index names must not be slow."""
         reading = self.client.stream_blob(self.repository, descriptor.digest, offset=offset, verify=False)
         async with reading as stream:
             if stream.size not in {None, descriptor.size}:
@@ -100,7 +101,7 @@ class RegistryOrigin:
                 yield part
 
     async def _brisk(self, parts: AsyncIterator[bytes], descriptor: Descriptor) -> AsyncIterator[bytes]:
-        """Yield what comes, as long as it comes fast enough; the time that our reader takes does not count."""
+        """Yield the parts while they arrive fast enough; the time that the consumer takes does not count."""
         clock, waited, came = self.origins.registries.clock, 0.0, 0
         asked = clock()
         async for part in parts:
@@ -111,21 +112,24 @@ class RegistryOrigin:
             asked = clock()
 
     async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
-        """See `Origin`; what it surely lacks is forgotten for everybody, what we may not read for this copy."""
+        """Note a failed read: the index forgets a source that is gone, this copy one that it may not read."""
         await self.origins.failed(self, descriptor.digest, error)
 
     async def gave_wrong(self, descriptor: Descriptor) -> bool:
-        """See `Origin`; it is not asked for this blob again."""
+        """Note wrong bytes; return False, since the repository is not asked for this blob again."""
         self.origins.gave_wrong(self.repository, descriptor.digest)
         return False
 
 
 @dataclass(slots=True, kw_only=True)
 class Origins:
-    """Knows, for one copy of many images, where blobs can be fetched from, and who was no help.
+    """Finds origins for the blobs of one copy, and remembers which ones failed.
 
     Attributes:
+        registries: the clients.
+        index: names the repositories that have a blob.
         prefer: registries to fetch from, the best first, however far away.
+        observer: receives a `SourceDropped` for each origin that failed.
     """
 
     registries: Registries
@@ -135,26 +139,26 @@ class Origins:
     _wrong: set[tuple[Repository, Digest]] = field(default_factory=set, init=False)
     _denied: set[Repository] = field(default_factory=set, init=False)
     _silent: set[str] = field(default_factory=set, init=False)
-    _no_help: set[str] = field(default_factory=set, init=False)
+    _avoided: set[str] = field(default_factory=set, init=False)
 
     async def of(self, descriptor: Descriptor, *, source: Repository, dest: Repository) -> list[RegistryOrigin]:
-        """Return where a blob that `dest` lacks may be fetched from, the best first.
+        """Return the origins of a blob that `dest` lacks, the best first.
 
         Raises:
-            BlobUnavailableError: all gave wrong bytes before.
+            BlobUnavailableError: every origin sent wrong bytes before.
         """
         known = await self.index.locations(descriptor.digest)
         holders = [
             holder
             for holder in known
-            if holder not in self._denied and holder != dest and holder.registry not in self._no_help
+            if holder not in self._denied and holder != dest and holder.registry not in self._avoided
         ]
         registries = {holder.registry: holder for holder in (*holders, source)}
         distance: dict[str, float] = {}
         if len(registries) > 1:
             seconds = await asyncio.gather(*(self.registries.distance(at) for at in registries.values()))
             distance = dict(zip(registries, seconds, strict=True))
-        self._say_what_does_not_answer(descriptor.digest, holders, distance)
+        self._report_unreachable(descriptor.digest, holders, distance)
         ranked = rank(holders, source=source, prefer=self.prefer, distance=distance)
         left = [repository for repository in ranked if (repository, descriptor.digest) not in self._wrong]
         if not left:
@@ -165,28 +169,28 @@ class Origins:
         return [RegistryOrigin(repository, self.registries.client(repository), self) for repository in left]
 
     async def failed(self, origin: RegistryOrigin, digest: Digest, error: CrossmountError) -> None:
-        """Take note that a repository did not give a blob."""
+        """Note that a repository did not send a blob."""
         repository = origin.repository
         reason: Literal["gone", "unreadable", "cut"] = "cut"
         if isinstance(error, AccessDeniedError):
             reason = "unreadable"
             self._denied.add(repository)
         elif isinstance(error, RegistryRefusedError) and error.status == 404:
-            reason = "gone" if await _is_readable(origin) else "unreadable"  # it may only be hidden from us
+            reason = "gone" if await _is_readable(origin) else "unreadable"  # the account may not see it
             if reason == "gone":
                 await self.index.forget(digest, repository)
         if reason == "cut":
-            self._leave_alone(repository)
+            self._avoid(repository)
         cause = str(error) if reason == "cut" else ""
         self.observer(events.SourceDropped(layer=digest, source=repository, reason=reason, cause=cause))
 
     def gave_wrong(self, repository: Repository, digest: Digest) -> None:
-        """Take note that a repository gave wrong bytes for a blob."""
+        """Note that a repository sent wrong bytes for a blob."""
         self._wrong.add((repository, digest))
-        self._leave_alone(repository)
+        self._avoid(repository)
         self.observer(events.SourceDropped(layer=digest, source=repository, reason="wrong"))
 
-    def _say_what_does_not_answer(
+    def _report_unreachable(
         self, digest: Digest, holders: Iterable[Repository], distance: Mapping[str, float]
     ) -> None:
         for holder in holders:
@@ -195,10 +199,10 @@ class Origins:
                 cause = "" if self.registries.is_named(holder) else "asked over https, as only the index names it"
                 self.observer(events.SourceDropped(layer=digest, source=holder, reason="unreachable", cause=cause))
 
-    def _leave_alone(self, repository: Repository) -> None:
-        """Ask a registry for nothing more that only the index names: a hint must not cost each blob anew."""
+    def _avoid(self, repository: Repository) -> None:
+        """Stop asking a registry that only the index names: a wrong hint must not cost time for each blob."""
         if not self.registries.is_named(repository):
-            self._no_help.add(repository.registry)
+            self._avoided.add(repository.registry)
 
 
 async def _is_readable(origin: RegistryOrigin) -> bool:

@@ -1,4 +1,4 @@
-"""The push of a whole image: one read of the index, blobs side by side, manifests after them, the tag last."""
+"""The public `push`: one read of the index, blobs concurrently, manifests after them, the tag last."""
 
 import asyncio
 import time
@@ -33,23 +33,23 @@ async def push(
     observer: events.Observer = events.ignore,
     clock: Callable[[], float] = time.monotonic,
 ) -> PushReport:
-    """Push an image: mount what the registry already holds, upload the rest.
+    """Push an image: mount the blobs that the registry already has, upload the rest.
 
     Args:
         source: `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, a path, or an image that was read before.
-        dest: where to; without a tag it is `latest`.
-        index: who knows the sources; None pushes without one. It never makes the push fail.
-        client: the client of dest's registry, if there is one already; else one is made from `options`.
+        dest: the destination; `latest` without a tag.
+        index: names the sources; None pushes without an index. Its failures never fail the push.
+        client: a client of dest's registry; without it one is made from `options`.
         options: how to reach the registry, without `client`.
-        limits: how much goes on side by side.
-        patience: how long to wait for another's upload of the same layer; `Patience(limit=0)` never waits.
-        fleet: whom to take turns with; made on the same index. None takes turns with whoever shares the index.
-        observer: told of each thing that happens.
+        limits: how much is done at once.
+        patience: how long to wait for another pusher's upload of the same layer; `Patience(limit=0)` never waits.
+        fleet: decides which pusher uploads a layer; made on the same index. None makes one from the index.
+        observer: receives everything that happens.
         clock: seconds, for the report.
 
     Raises:
-        InvalidInputError: `source` or `dest` cannot be understood, or a blob of the image is missing.
-        RegistryError: the registry did not take the image.
+        InvalidInputError: `source` or `dest` is not valid, or a blob of the image is missing.
+        RegistryError: the registry did not accept the image.
         MountRequiredError: a must-mount layer could not be mounted.
     """
     started = clock()
@@ -65,7 +65,7 @@ async def push(
             client = await stack.enter_async_context(RegistryClient(reference, options=options, observer=observer))
         if fleet is None and guard is not None:
             fleet = await stack.enter_async_context(Fleet(guard))
-        pushing = ImagePusher.of(
+        pusher = ImagePusher.of(
             null_index() if guard is None else guard,
             fleet,
             limits,
@@ -73,7 +73,7 @@ async def push(
             observer=observer,
             clock=clock,
         )
-        blobs = await pushing.push(image, reference, client)
+        blobs = await pusher.push(image, reference, client)
     return PushReport(
         reference=reference,
         digest=image.root.descriptor.digest,

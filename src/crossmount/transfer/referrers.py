@@ -1,7 +1,7 @@
-"""What refers to an image and comes along with it: signatures, SBOMs, attestations.
+"""Copies the referrers of an image: signatures, SBOMs, attestations, and the referrers of those.
 
-They are listed by the registry's API, or under a tag where it has none (distribution specification, "Listing
-Referrers", "Referrers Tag Schema"); cosign has tags of its own besides. What refers to a referrer comes too.
+The registry's API lists them, or an index under a tag if the registry has no such API (distribution specification,
+"Listing Referrers", "Referrers Tag Schema"). cosign also uses tags of its own.
 """
 
 import json
@@ -31,7 +31,7 @@ Push = Callable[[RemoteImage, Reference], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class _FoundReferrer:
-    """One that refers to `subject`, by its `subject` property or (with a tag) by cosign's way."""
+    """A referrer of `subject`, by its `subject` property or, with a tag, by cosign's convention."""
 
     subject: Digest
     image: RemoteImage
@@ -44,12 +44,16 @@ class _FoundReferrer:
 
 @dataclass(slots=True, kw_only=True)
 class ReferrerCopier:
-    """Copies what refers to one image from one repository into another.
+    """Copies the referrers of one image from one repository to another.
 
     Attributes:
+        source: the repository to copy from.
+        source_client: the client of its registry.
+        dest: the repository to copy to.
+        dest_client: the client of its registry.
         read: reads an image of the source.
-        push: pushes one to the destination.
-        copied: the digests that came along.
+        push: pushes an image to the destination.
+        copied: the digests of the copied referrers.
     """
 
     source: Repository
@@ -63,10 +67,10 @@ class ReferrerCopier:
     _bytes: int = field(default=0, init=False)
 
     async def copy(self, image: RemoteImage) -> None:
-        """Bring all that refers to `image` or its parts; its manifests are at the destination already.
+        """Copy all referrers of `image` and of its manifests, which the destination has already.
 
         Raises:
-            InvalidAnswerError: there are more of them, or deeper, than honest ones are.
+            InvalidAnswerError: there are too many, or they are nested too deep.
         """
         subjects = [manifest.descriptor.digest for manifest in image.manifests]
         seen = set(subjects)
@@ -83,7 +87,7 @@ class ReferrerCopier:
             seen.update(subjects)
 
     async def _found(self, subjects: Iterable[Digest]) -> list[_FoundReferrer]:
-        """Return what refers to `subjects` directly."""
+        """Return the direct referrers of `subjects`."""
         found: list[_FoundReferrer] = []
 
         async def of(subject: Digest) -> None:
@@ -99,14 +103,14 @@ class ReferrerCopier:
         return found
 
     async def _read(self, reference: Reference) -> RemoteImage:
-        """Read one more, counted before it is asked for: each manifest of an image may list a thousand."""
+        """Read a referrer, which counts before it is requested: each manifest of an image may list a thousand."""
         self._count += 1
         if self._count > REFERRERS_MAX:
             raise InvalidAnswerError(f"{self.source}: more than {REFERRERS_MAX} manifests refer to one image")
         image = await self.read(reference)
         self._bytes += sum(manifest.descriptor.size for manifest in image.manifests)
         if self._bytes > BYTES_MAX:
-            raise InvalidAnswerError(f"{self.source}: what refers to one image has more than {BYTES_MAX} bytes")
+            raise InvalidAnswerError(f"{self.source}: the referrers of one image have more than {BYTES_MAX} bytes")
         return image
 
     async def _referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
@@ -116,14 +120,14 @@ class ReferrerCopier:
         index = await _under_tag(self.source_client, self.source, subject)
         return () if index is None else index.children[:REFERRERS_MAX]
 
-    async def _push(self, companion: _FoundReferrer) -> None:
-        tag = companion.tag
-        await self.push(companion.image, Reference(self.dest, tag, None if tag else companion.digest))
+    async def _push(self, referrer: _FoundReferrer) -> None:
+        tag = referrer.tag
+        await self.push(referrer.image, Reference(self.dest, tag, None if tag else referrer.digest))
 
     async def _list(self, subject: Digest, found: Iterable[_FoundReferrer]) -> None:
-        """See that the destination lists what refers to `subject`, where it does not do so by itself.
+        """Add the referrers of `subject` to the tagged index, if the destination has no referrers API.
 
-        Somebody else may write the same tag at the same time, so it is read back.
+        Another client may write the same tag at the same time, so it is read again afterwards.
         """
         entries = [_entry(one.image.root) for one in found if one.subject == subject and one.tag is None]
         if not entries or await self.dest_client.list_referrers(self.dest, subject) is not None:
@@ -138,11 +142,11 @@ class ReferrerCopier:
 
 
 def with_entries(index: bytes | None, entries: Iterable[dict[str, Any]]) -> bytes | None:
-    """Return a list of referrers with more entries; None if they are all in it already.
+    """Return an index of referrers with more entries; None if it has all of them already.
 
     Args:
-        index: the image index that lists them now, if there is one.
-        entries: descriptors.
+        index: the present image index, if there is one.
+        entries: the descriptors to add.
     """
     document = json_object(index) if index is not None else None
     if document is None or not isinstance(document.get("manifests"), list):
@@ -164,7 +168,7 @@ async def _under_tag(client: RegistryClient, repository: Repository, subject: Di
 
 
 def _entry(manifest: Manifest) -> dict[str, Any]:
-    """Return a referrer's descriptor as lists of referrers have it."""
+    """Return a referrer's descriptor as an index of referrers has it."""
     document = json_object(manifest.content) or {}
     config = document.get("config")
     kind = document.get("artifactType") or (config.get("mediaType") if isinstance(config, dict) else None)

@@ -1,4 +1,4 @@
-"""The clients of many registries, one each, and how far away each registry is."""
+"""The clients of many registries, one for each, and the distance of each registry."""
 
 import asyncio
 import time
@@ -12,13 +12,13 @@ from crossmount.oci import Located
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
 
 MEASURE_SECONDS = 5.0
-"""A registry that takes longer to answer a greeting is too far away to be worth a try."""
+"""A registry that takes longer to answer a ping counts as too far away."""
 
 AGAIN_SECONDS = 60.0
-"""After so long one that did not answer is greeted again: a process may outlive an outage."""
+"""How long a registry that did not answer is not asked again; a process may outlive an outage."""
 
 MEASURED_MAX = 64
-"""Past so many that were greeted, one that only the index names is not, and counts as far away."""
+"""How many registries are measured; beyond that, a registry that only the index names counts as far away."""
 
 FAR_AWAY = float("inf")
 
@@ -27,7 +27,7 @@ _HINT_RETRY = RetryPolicy(attempts=2, outage=0.0, wait_initial=0.1, wait_max=1.0
 
 @dataclass(frozen=True, slots=True)
 class _Measuring:
-    """A distance that is measured, or was, and since when."""
+    """The measurement of a distance, and when it began."""
 
     task: asyncio.Task[float]
     since: float
@@ -37,14 +37,14 @@ class _Measuring:
 
 
 class Registries(Closing):
-    """Clients of registries, made when they are first needed; each registry's credentials stay with its own.
+    """Clients of registries, each made when it is first needed; each registry's credentials go to it alone.
 
-    Make one for a process and hand it to each copy: connections, tokens and distances are kept.
+    Make one for a process and pass it to each copy, which then shares connections, tokens and distances.
 
     Args:
-        options: how to reach the registries that somebody named.
+        options: how to reach the registries that the user named.
         special: other options for some registries, by name (`host:port`).
-        observer: told of each wait before a request is sent again.
+        observer: receives an event before each retry.
         clock: seconds, for distances.
 
     Attributes:
@@ -79,18 +79,18 @@ class Registries(Closing):
             await client.aclose()
 
     def name(self, *registries: str) -> None:
-        """Let these registries count as named by the user."""
+        """Mark registries as named by the user."""
         self._named.update(registries)
 
     def is_named(self, place: Located) -> bool:
-        """Tell whether the user named the registry that `place` lies on, and not only the index."""
+        """Return whether the user named the registry of `place`, rather than the index alone."""
         return place.repository.registry in self._named
 
     def client(self, place: Located) -> RegistryClient:
-        """Return the client of the registry that `place` lies on.
+        """Return the client of the registry of `place`.
 
-        One that only the index names, whoever wrote that, is asked over https and with its certificate checked,
-        and for no longer than a hint is worth.
+        A registry that only the index names, where anybody may have written it, is asked over https with its
+        certificate checked, with short timeouts and few retries.
         """
         registry = place.repository.registry
         named = self.is_named(place)
@@ -109,7 +109,7 @@ class Registries(Closing):
         return self._clients[registry, named]
 
     async def distance(self, place: Located) -> float:
-        """Return the seconds that greeting `place`'s registry takes, measured once; infinite without an answer."""
+        """Return the seconds that a ping of the registry takes, measured once; infinite without an answer."""
         registry, now = place.repository.registry, self.clock()
         measuring = self._distances.get(registry)
         if measuring is None and registry not in self._named and len(self._distances) >= MEASURED_MAX:
@@ -120,7 +120,7 @@ class Registries(Closing):
         return await asyncio.shield(measuring.task)
 
     async def _measure(self, place: Located) -> float:
-        """Greet twice: the first may have to connect."""
+        """Ping twice: the first ping may have to connect."""
         client = self.client(place)
         shortest = FAR_AWAY
         try:

@@ -1,4 +1,4 @@
-"""What a push did, blob by blob."""
+"""The reports of a push and of a copy, blob by blob."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from crossmount.events import Outcome
 from crossmount.oci import Digest, Reference, Repository
 
 IndexState = Literal["ok", "degraded", "off"]
-"""Whether the index served: always, not always, or was not asked."""
+"""Whether the index answered every call, failed some, or was not used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobReport:
-    """How one blob came to be in its repository.
+    """How one blob got into its repository.
 
     Attributes:
         size: bytes.
-        source: where it was mounted from; None if it wasn't, or if the registry found it by itself.
+        source: the repository it was mounted from; None without a mount, or if the registry chose the source.
         attempts: mount requests that named a source.
-        waited: seconds that another's upload of it was waited for.
-        fetched_from: in a copy, the repository that gave its bytes, or `cache`; None if they were not needed.
-        fetched: in a copy, bytes that registries gave for it; more than its size if some were wrong or lost.
+        waited: seconds of waiting for another pusher's upload of it.
+        fetched_from: in a copy, the repository that sent its bytes, or `cache`; None if none were needed.
+        fetched: in a copy, bytes that registries sent for it; more than its size if some were wrong or lost.
     """
 
     digest: Digest
@@ -35,7 +35,7 @@ class BlobReport:
     fetched: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return its part of the document; `waited` is there if it waited."""
+        """Return its part of the document, with `waited` only if it is not 0."""
         return {
             "digest": str(self.digest),
             "size": self.size,
@@ -51,7 +51,7 @@ class PushReport:
     """A finished push.
 
     Attributes:
-        reference: what was pushed, with its tag if it has one.
+        reference: the pushed image, with its tag if it has one.
         digest: the digest of the manifest or index that the reference names.
         blobs: each blob once, in the order of the manifests.
         seconds: wall time.
@@ -64,11 +64,11 @@ class PushReport:
     seconds: float
 
     def count(self, outcome: Outcome) -> int:
-        """Return how many blobs ended like this."""
+        """Return how many blobs had this outcome."""
         return sum(1 for _ in self._of(outcome))
 
     def bytes(self, outcome: Outcome) -> int:
-        """Return how many bytes the blobs that ended like this have."""
+        """Return how many bytes the blobs with this outcome have."""
         return sum(blob.size for blob in self._of(outcome))
 
     def to_json(self) -> dict[str, Any]:
@@ -95,11 +95,11 @@ _OUTCOMES: tuple[Outcome, ...] = ("existing", "mounted", "uploaded")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageCopy(PushReport):
-    """One image that was copied; `reference` is where it is now.
+    """One image that was copied; `reference` is its destination.
 
     Attributes:
-        source: where it was copied from.
-        referrers: manifests that refer to it and came along: signatures, SBOMs. Their blobs are among `blobs`.
+        source: the image it was copied from.
+        referrers: the copied manifests that refer to it: signatures, SBOMs. `blobs` includes their blobs.
     """
 
     source: Reference
@@ -107,11 +107,11 @@ class ImageCopy(PushReport):
 
     @property
     def fetched(self) -> int:
-        """Bytes that registries gave for it."""
+        """Bytes that registries sent for it."""
         return sum(blob.fetched for blob in self.blobs)
 
     def to_json(self) -> dict[str, Any]:
-        """Return its part of the document: what a push prints, and where the bytes came from."""
+        """Return its part of the document: that of a push, and where the bytes were fetched from."""
         document = PushReport.to_json(self)
         document["bytes"]["fetched"] = self.fetched
         return {
@@ -127,11 +127,12 @@ class ImageCopy(PushReport):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFailure:
-    """One image that did not arrive.
+    """One image that was not copied.
 
     Attributes:
-        reference: where it was to go.
-        error: why it did not.
+        source: the image.
+        reference: its destination.
+        error: why it was not copied.
     """
 
     source: Reference
@@ -148,7 +149,7 @@ class CopyReport:
     """A finished copy.
 
     Attributes:
-        images: all images in the order in which they were asked for, those that failed too.
+        images: all images in the order of the jobs, including those that failed.
         seconds: wall time.
     """
 
@@ -158,29 +159,29 @@ class CopyReport:
 
     @property
     def copied(self) -> tuple[ImageCopy, ...]:
-        """The images that arrived."""
+        """The images that were copied."""
         return tuple(image for image in self.images if isinstance(image, ImageCopy))
 
     @property
     def failures(self) -> tuple[ImageFailure, ...]:
-        """The images that did not."""
+        """The images that were not copied."""
         return tuple(image for image in self.images if isinstance(image, ImageFailure))
 
     @property
     def fetched(self) -> int:
-        """Bytes that registries gave."""
+        """Bytes that registries sent."""
         return sum(image.fetched for image in self.copied)
 
     def blobs(self, outcome: Outcome) -> Iterable[BlobReport]:
-        """Yield the blobs that ended like this, each as often as it did."""
+        """Yield the blobs with this outcome, a blob of several images several times."""
         return (blob for image in self.copied for blob in image.blobs if blob.outcome == outcome)
 
     def count(self, outcome: Outcome) -> int:
-        """Return how many blobs ended like this."""
+        """Return how many blobs had this outcome."""
         return sum(1 for _ in self.blobs(outcome))
 
     def bytes(self, outcome: Outcome) -> int:
-        """Return how many bytes the blobs that ended like this have."""
+        """Return how many bytes the blobs with this outcome have."""
         return sum(blob.size for blob in self.blobs(outcome))
 
     def to_json(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from crossmount.fleet import Patience
 from crossmount.registry import ClientOptions
 from crossmount.transfer import BlobCache, CopyReport, Limits, Registries
 from crossmount.transfer.cache import DEFAULT_LIMIT
-from crossmount.transfer.copy import copy_all
+from crossmount.transfer.copy import CopySettings, copy_all
 from crossmount.transfer.copy_jobs import CopyJob, read_list
 from crossmount.transfer.image_copier import FROM_CACHE
 
@@ -141,15 +141,17 @@ def copy(
         ):
             return await copy_all(
                 jobs,
-                index=index,
-                registries=registries,
-                prefer=prefer,
-                cache=store,
-                referrers=referrers,
-                allow_transfer=allow_transfer,
-                limits=Limits(uploads=uploads, requests=requests, images=images),
-                patience=Patience(limit=wait),
-                observer=observe,
+                CopySettings(
+                    index=index,
+                    registries=registries,
+                    prefer=prefer,
+                    cache=store,
+                    referrers=referrers,
+                    allow_transfer=allow_transfer,
+                    limits=Limits(uploads=uploads, requests=requests, images=images),
+                    patience=Patience(limit=wait),
+                    observer=observe,
+                ),
             )
 
     try:
