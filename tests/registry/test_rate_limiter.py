@@ -5,7 +5,7 @@ import pytest
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Repository
 from crossmount.registry import ClientOptions
-from crossmount.registry.http.rate_limiter import RateLimiter
+from crossmount.registry.http.requester import RateLimiter
 from crossmount.testing import Fault, Reply, ScriptedRegistry
 from support.index_kit import Clock
 from support.registry_kit import client_of
@@ -18,13 +18,13 @@ async def test_requests_are_spread_evenly() -> None:
     async def sleep(seconds: float) -> None:
         waits.append(round(seconds, 3))
 
-    pace = RateLimiter(4.0, clock=clock, sleep=sleep)
+    limiter = RateLimiter(4.0, clock=clock, sleep=sleep)
     for _ in range(3):
-        await pace.turn()
+        await limiter.acquire()
     assert waits == [0.25, 0.5]
     clock.now += 10
-    await pace.turn()
-    await pace.turn()
+    await limiter.acquire()
+    await limiter.acquire()
     assert waits == [0.25, 0.5, 0.25]
 
 
@@ -34,9 +34,9 @@ async def test_without_a_rate_nobody_waits() -> None:
     async def sleep(seconds: float) -> None:
         raise AssertionError(seconds)
 
-    pace = RateLimiter(None, sleep=sleep)
+    limiter = RateLimiter(None, sleep=sleep)
     for _ in range(3):
-        await pace.turn()
+        await limiter.acquire()
 
 
 async def test_every_attempt_of_a_client_has_its_turn(scripted_registry: ScriptedRegistry) -> None:
@@ -45,13 +45,13 @@ async def test_every_attempt_of_a_client_has_its_turn(scripted_registry: Scripte
     layer = scripted_registry.put_blob("a", b"x")
     async with client_of(scripted_registry.address, options={"rate": 1000.0}) as client:
         turns = []
-        turn = client._requester._rate_limiter.turn
+        turn = client._requester._rate_limiter.acquire
 
         async def counted() -> None:
             turns.append(1)
             await turn()
 
-        client._requester._rate_limiter.turn = counted  # type: ignore[method-assign]
+        client._requester._rate_limiter.acquire = counted  # type: ignore[method-assign]
         assert await client.head_blob(Repository(scripted_registry.address, "a"), layer) == 1
     assert len(turns) == len(scripted_registry.requests) == 3
 

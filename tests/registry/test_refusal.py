@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from crossmount._parsing import one_line
 from crossmount.errors import AccessDeniedError, BlobUnknownError, InvalidAnswerError, RegistryRefusedError
-from crossmount.registry.http.refusal import read_errors, refusal
+from crossmount.registry.http.errors import read_errors, refusal
 from crossmount.registry.http.transport import Answer
 
 URL = httpx.URL("https://r.example.org/v2/a/manifests/t?X-Signature=secret")

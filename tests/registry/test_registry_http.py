@@ -14,14 +14,13 @@ from crossmount.errors import (
     RegistryUnreachableError,
 )
 from crossmount.registry import ClientOptions
+from crossmount.registry.http.errors import describe, translated
+from crossmount.registry.http.location import shown
 from crossmount.registry.http.transport import (
     ERROR_BYTES_MAX,
     Body,
-    describe,
     exchange,
     make_client,
-    shown,
-    translated,
 )
 from crossmount.testing import ScriptedRegistry
 from support.certificates import self_signed

@@ -8,12 +8,19 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tenacity import AsyncRetrying, RetryCallState
 
-from crossmount.errors import RegistryRefusedError, RegistryUnreachableError
+from crossmount.errors import InvalidInputError, RegistryRefusedError, RegistryUnreachableError
 from crossmount.events import Event, Retrying
 from crossmount.registry.http.options import RetryPolicy
-from crossmount.registry.http.retry import RETRIED_STATUSES, Retrier, backoff, is_passing, retry_after
-from crossmount.registry.http.retry_budget import RetryBudget
+from crossmount.registry.http.retry import (
+    RETRIED_STATUSES,
+    Retrier,
+    RetryBudget,
+    is_transient,
+    retry_after,
+    wait_as_asked,
+)
 from crossmount.registry.http.transport import Answer
 
 POLICY = RetryPolicy(attempts=4, outage=0.0, wait_initial=1.0, wait_max=3.0, timeout=100.0)
@@ -103,14 +110,14 @@ async def test_any_other_status_is_final(status: int) -> None:
 )
 def test_which_errors_are_worth_it(error: BaseException, passing: bool) -> None:
     """Connections that fail or are cut; not answers that are no HTTP, and nothing of ours."""
-    assert is_passing(error) is passing
+    assert is_transient(error) is passing
 
 
 def test_distrust_is_not_worth_it() -> None:
     """A certificate does not get better by asking again."""
     error = httpx.ConnectError("certificate verify failed")
     error.__cause__ = ssl.SSLCertVerificationError()
-    assert not is_passing(error)
+    assert not is_transient(error)
 
 
 async def test_attempts_come_to_an_end() -> None:
@@ -135,17 +142,17 @@ async def test_a_host_that_never_answered_is_given_up_sooner() -> None:
 async def test_a_host_that_answered_is_given_the_time_of_a_restart(*, taken: bool) -> None:
     """Attempts without an answer do not count before it is over; it counts for a request and for a transfer."""
     world = World(replace(POLICY, outage=40.0))
-    patience = RetryBudget(world.retrier, method="PUT", host="h")
+    budget = RetryBudget(world.retrier, method="PUT", host="h")
     await world.retrier.run("GET", "h", world.sender(answer(200)))
     began = world.now
 
-    async def bear_all() -> None:
+    async def spend_all() -> None:
         while True:
-            await patience.bear(RegistryUnreachableError("refused"))
+            await budget.spend(RegistryUnreachableError("refused"))
 
     if taken:
         with pytest.raises(RegistryUnreachableError):
-            await bear_all()
+            await spend_all()
     else:
         with pytest.raises(httpx.ConnectError):
             await world.retrier.run("GET", "h", world.sender(*[httpx.ConnectError("refused")] * 1000))
@@ -161,11 +168,22 @@ async def test_the_deadline_counts_attempts_and_waits() -> None:
     assert len(world.slept) <= 1
 
 
-@given(st.integers(1, 10_000), st.integers())
-def test_a_wait_is_jitter_under_a_doubling_bound(attempt: int, seed: int) -> None:
-    """Full jitter: anything from nothing to wait_initial * 2^(n-1), never over the cap."""
-    wait = backoff(attempt, POLICY, random.Random(seed))  # noqa: S311 jitter
-    assert 0.0 <= wait <= min(3.0, 2.0 ** min(attempt - 1, 10))
+@given(st.integers(1, 10_000), st.integers(), st.sampled_from([0.0, 0.5, 1.0]))
+def test_a_wait_is_a_random_share_of_a_doubling_bound(attempt: int, seed: int, jitter: float) -> None:
+    """With a jitter of 1 a wait is anything from 0 to its bound, with 0 it is the bound."""
+    wait = wait_as_asked(replace(POLICY, jitter=jitter), rng=random.Random(seed), now=lambda: 0.0)  # noqa: S311
+    state = RetryCallState(AsyncRetrying(), None, (), {})
+    state.attempt_number = attempt
+    state.set_result(answer(503))
+    bound = min(3.0, 2.0 ** min(attempt - 1, 10))
+    assert (1.0 - jitter) * bound <= wait(state) <= bound
+
+
+@pytest.mark.parametrize("jitter", [-0.1, 1.1, float("nan")])
+def test_a_jitter_is_a_share(jitter: float) -> None:
+    """A jitter outside 0 to 1 is refused."""
+    with pytest.raises(InvalidInputError, match="jitter"):
+        RetryPolicy(jitter=jitter)
 
 
 @pytest.mark.parametrize(
@@ -220,25 +238,25 @@ async def test_a_pause_is_shared_by_all_requests_to_its_host() -> None:
 async def test_patience_is_renewed_by_progress_and_ends_without() -> None:
     """So many failures in a row at one place; further than ever, they count from the start."""
     world = World()
-    patience = RetryBudget(world.retrier, method="PUT", host="h")
+    budget = RetryBudget(world.retrier, method="PUT", host="h")
     trouble = RegistryUnreachableError("cut")
     for offset in range(1, 10):
-        await patience.bear(trouble)
-        patience.note_progress(offset)
+        await budget.spend(trouble)
+        budget.note_progress(offset)
     for _ in range(3):
-        patience.note_progress(9)
-        await patience.bear(trouble)
+        budget.note_progress(9)
+        await budget.spend(trouble)
     with pytest.raises(RegistryUnreachableError, match="cut"):
-        await patience.bear(trouble)
+        await budget.spend(trouble)
     assert {event.cause for event in world.events if isinstance(event, Retrying)} == {"cut"}
 
 
 async def test_patience_ends_at_the_deadline() -> None:
     """Seconds since the first failure count, those of the transfer before do not."""
     world = World()
-    patience = RetryBudget(world.retrier, method="PUT", host="h")
+    budget = RetryBudget(world.retrier, method="PUT", host="h")
     world.now += 10_000
-    await patience.bear(RegistryUnreachableError("cut"))
+    await budget.spend(RegistryUnreachableError("cut"))
     world.now += 100
     with pytest.raises(RegistryUnreachableError):
-        await patience.bear(RegistryUnreachableError("cut"), answer(503))
+        await budget.spend(RegistryUnreachableError("cut"), answer(503))

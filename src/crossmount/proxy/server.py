@@ -36,6 +36,7 @@ from crossmount.proxy.uploads.turns import ProxyTurns
 from crossmount.registry.auth.challenge import Bearer, choose
 from crossmount.registry.credentials.lookup import StoredCredentials
 from crossmount.registry.http import transport as http
+from crossmount.registry.http.errors import translated
 from crossmount.registry.http.httpx_internals import unlogged
 from crossmount.registry.http.options import ClientOptions
 
@@ -199,7 +200,7 @@ def _authenticator(
 
     async def discover() -> Bearer | None:
         url = base.copy_with(path="/v2/")
-        with http.translated("GET", url), unlogged():
+        with translated("GET", url), unlogged():
             answer = await http.exchange(client, "GET", url, headers={})
         challenge = choose(answer.headers.get_list("www-authenticate"))
         return challenge if isinstance(challenge, Bearer) else None

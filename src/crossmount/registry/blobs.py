@@ -1,4 +1,4 @@
-"""Blobs over HTTP: asked for, and read with resume and check (distribution specification, "Pulling blobs")."""
+"""Blobs: HEAD, and GET with resume and verification (distribution specification, "Pulling blobs")."""
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -10,35 +10,36 @@ from crossmount.errors import InvalidAnswerError, RegistryUnreachableError
 from crossmount.oci import Digest, Repository
 from crossmount.registry.auth import scope
 from crossmount.registry.auth.scope import Wanted
-from crossmount.registry.endpoints import Endpoints
-from crossmount.registry.http import transport as http
-from crossmount.registry.http.location import Origin
-from crossmount.registry.http.refusal import refusal
-from crossmount.registry.http.requester import Call, Requester
-from crossmount.registry.http.retry_budget import RetryBudget
-from crossmount.registry.http.transport import Answer
+from crossmount.registry.endpoints import RegistryMethods
+from crossmount.registry.http.errors import refusal, translated
+from crossmount.registry.http.location import Origin, shown
+from crossmount.registry.http.requester import Call
+from crossmount.registry.http.retry import RetryBudget
+from crossmount.registry.http.transport import Answer, raw_bytes
 from crossmount.registry.values import SIZE_UNKNOWN
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
 
 
-Open = Callable[[int], Awaitable[tuple[Answer, int]]]
-"""Asks for a blob from an offset on; also tells how many of the bytes that come are to be passed over."""
+OpenBlob = Callable[[int], Awaitable[tuple[Answer, int]]]
+"""Requests a blob from an offset on; returns the answer, and how many of its first bytes to skip."""
 
 
 class BlobStream:
-    """A blob's bytes, read once, from an offset to the end; after a cut it goes on where it was.
+    """A blob's bytes, read once, from an offset to the end; a cut connection is opened again where it was.
 
-    Read from its beginning to its end it is verified: wrong bytes end in an InvalidAnswerError, after they were
-    yielded, so whoever keeps them keeps them aside until the end.
+    The bytes are verified if they are read from the first to the last. Wrong bytes raise an InvalidAnswerError
+    after they were yielded, so a caller that stores them must not use them before the end.
     """
 
-    def __init__(self, digest: Digest, *, offset: int, verify: bool, opening: Open, patience: RetryBudget) -> None:
+    def __init__(
+        self, digest: Digest, *, offset: int, verify: bool, opening: OpenBlob, budget: RetryBudget
+    ) -> None:
         self._digest = digest
         self._hasher = digest.hasher() if verify and offset == 0 else None
         self._at = offset
         self._opening = opening
-        self._patience = patience
+        self._budget = budget
         self._answer: Answer | None = None
         self._skip = 0
         self._parts = self._read()
@@ -52,12 +53,12 @@ class BlobStream:
         return self._parts
 
     async def open(self) -> None:
-        """Ask for the bytes from where the stream is."""
+        """Request the bytes from the stream's offset on."""
         await self._close_answer()
         self._answer, self._skip = await self._opening(self._at)
 
     async def aclose(self) -> None:
-        """Let go of the answer, read or not."""
+        """Close the answer, read or not."""
         await self._parts.aclose()
         await self._close_answer()
 
@@ -69,7 +70,7 @@ class BlobStream:
         answer = self._answer
         while answer is not None:
             try:
-                with http.translated("GET", answer.url):
+                with translated("GET", answer.url):
                     async for part in _raw(answer, self._skip):
                         if self._hasher is not None:
                             self._hasher.update(part)
@@ -77,8 +78,8 @@ class BlobStream:
                         yield part
                 break
             except RegistryUnreachableError as error:
-                self._patience.note_progress(self._at)
-                await self._patience.bear(error)
+                self._budget.note_progress(self._at)
+                await self._budget.spend(error)
                 await self.open()
                 answer = self._answer
         if self._hasher is not None and not self._digest.matches(self._hasher):
@@ -86,10 +87,10 @@ class BlobStream:
 
 
 async def _raw(answer: Answer, skip: int) -> AsyncIterator[bytes]:
-    """Yield an open answer's bytes as they travelled, the first `skip` left out."""
+    """Yield an open answer's bytes undecoded, without the first `skip`."""
     if answer.stream is None:
         return
-    async for part in http.travelled(answer.stream):
+    async for part in raw_bytes(answer.stream):
         if skip >= len(part):
             skip -= len(part)
         else:
@@ -97,43 +98,63 @@ async def _raw(answer: Answer, skip: int) -> AsyncIterator[bytes]:
             skip = 0
 
 
-class Blobs:
-    """The blobs of one registry."""
+class Blobs(RegistryMethods):
+    """`RegistryClient`'s methods for blobs."""
 
-    def __init__(self, endpoints: Endpoints, requester: Requester) -> None:
-        self._endpoints = endpoints
-        self._requester = requester
+    async def head_blob(self, repository: Repository, digest: Digest) -> int | None:
+        """Ask whether a repository has a blob.
 
-    async def head(self, repository: Repository, digest: Digest) -> int | None:
-        """See `RegistryClient.head_blob`."""
-        answer = await self._requester.send(self._call("HEAD", repository, digest))
+        Args:
+            repository: the repository.
+            digest: the blob's digest.
+
+        Returns:
+            The blob's size in bytes; `SIZE_UNKNOWN` (-1) if it exists and the registry does not send its size;
+            None if it does not exist.
+        """
+        answer = await self._requester.send(self._blob_call("HEAD", repository, digest))
         if answer.status == 404:
             return None
         if answer.status == 200:
             return _length(answer)
         if Origin.of(answer.url) != self._requester.origin:
-            return SIZE_UNKNOWN  # the registry has it, and its storage signs GETs only
+            return SIZE_UNKNOWN  # the registry has it, and its storage accepts signed GETs only
         raise refusal(answer, "HEAD")
 
     @asynccontextmanager
-    async def stream(
-        self, repository: Repository, digest: Digest, *, offset: int, verify: bool
+    async def stream_blob(
+        self, repository: Repository, digest: Digest, *, offset: int = 0, verify: bool = True
     ) -> AsyncGenerator[BlobStream]:
-        """See `RegistryClient.stream_blob`."""
+        """Read a blob: `async with … as stream`, then `async for part in stream`.
+
+        A cut connection is opened again at the byte where it ended.
+
+        Args:
+            repository: the repository.
+            digest: the blob's digest.
+            offset: the first byte to read.
+            verify: hash the bytes if they are read from the first to the last.
+
+        Raises:
+            RegistryRefusedError: on entering; with status 404 if the repository does not have the blob.
+            InvalidAnswerError: at the end: the bytes have another digest.
+        """
         stream = BlobStream(
             digest,
             offset=offset,
             verify=verify,
-            opening=partial(self._open, repository, digest),
-            patience=RetryBudget(self._requester.retrier, method="GET", host=self._requester.origin.host),
+            opening=partial(self._open_blob, repository, digest),
+            budget=RetryBudget(self._requester.retrier, method="GET", host=self._requester.origin.host),
         )
         await stream.open()
         async with aclosing(stream):
             yield stream
 
-    async def _open(self, repository: Repository, digest: Digest, offset: int) -> tuple[Answer, int]:
+    async def _open_blob(self, repository: Repository, digest: Digest, offset: int) -> tuple[Answer, int]:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        answer = await self._requester.send(self._call("GET", repository, digest, headers=headers, streamed=True))
+        answer = await self._requester.send(
+            self._blob_call("GET", repository, digest, headers=headers, streamed=True)
+        )
         if answer.status == 200:
             return answer, offset
         if answer.status == 206 and offset:
@@ -142,10 +163,10 @@ class Blobs:
                 return answer, 0
         if answer.stream is not None:
             await answer.stream.aclose()
-            raise InvalidAnswerError(f"GET {http.shown(answer.url)}: {answer.status} with bytes not asked for")
+            raise InvalidAnswerError(f"GET {shown(answer.url)}: {answer.status} with bytes not asked for")
         raise refusal(answer, "GET")
 
-    def _call(
+    def _blob_call(
         self,
         method: str,
         repository: Repository,

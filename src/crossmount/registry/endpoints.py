@@ -1,4 +1,4 @@
-"""The URLs of one registry (distribution specification, "Endpoints"). What is put into one is checked before."""
+"""The URLs of one registry (distribution specification, "Endpoints"), and the base of the client's methods."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,11 +8,12 @@ import httpx
 
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Digest, Located, Reference, Repository
+from crossmount.registry.http.requester import Requester
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Builds URLs for repositories of one registry.
+    """Builds the URLs of one registry; every repository in them is on that registry.
 
     Attributes:
         registry: the registry, normalised.
@@ -24,10 +25,10 @@ class Endpoints:
 
     @classmethod
     def of(cls, registry: str | Located, *, plain_http: bool) -> Self:
-        """Return the endpoints of the registry that `registry` names or lies on.
+        """Return the endpoints of a registry, given by its name or by a repository or reference on it.
 
         Raises:
-            InvalidReferenceError: it names no registry.
+            InvalidReferenceError: `registry` names no registry.
         """
         repository = Repository.on(registry)
         return cls(repository.registry, f"{'http' if plain_http else 'https'}://{repository.address}")
@@ -41,7 +42,7 @@ class Endpoints:
         return httpx.URL(f"{self._of(repository)}/blobs/{Digest(digest)}")
 
     def uploads(self, repository: Repository) -> httpx.URL:
-        """Where uploads into a repository begin."""
+        """The start of an upload into a repository."""
         return httpx.URL(f"{self._of(repository)}/blobs/uploads/")
 
     def mount(self, dest: Repository, digest: Digest, source: Repository | None) -> httpx.URL:
@@ -53,7 +54,7 @@ class Endpoints:
         return httpx.URL(f"{self._of(dest)}/blobs/uploads/?{urlencode(query)}")
 
     def manifest(self, reference: Reference, target: str) -> httpx.URL:
-        """A manifest by a tag or a digest of `reference`."""
+        """A manifest, by a tag or a digest."""
         return httpx.URL(f"{self._of(reference.repository)}/manifests/{target}")
 
     def tags(self, repository: Repository) -> httpx.URL:
@@ -61,7 +62,7 @@ class Endpoints:
         return httpx.URL(f"{self._of(repository)}/tags/list")
 
     def referrers(self, repository: Repository, digest: Digest) -> httpx.URL:
-        """The list of what refers to a manifest."""
+        """The list of a manifest's referrers."""
         return httpx.URL(f"{self._of(repository)}/referrers/{Digest(digest)}")
 
     def catalog(self) -> httpx.URL:
@@ -72,7 +73,7 @@ class Endpoints:
         """Refuse a repository of another registry.
 
         Raises:
-            InvalidInputError: it is one.
+            InvalidInputError: it is on another registry.
         """
         if repository.registry != self.registry:
             raise InvalidInputError(f"{repository} is not on {self.registry}, which this client serves")
@@ -80,3 +81,10 @@ class Endpoints:
     def _of(self, repository: Repository) -> str:
         self.check(repository)
         return f"{self.base}/v2/{repository.name}"
+
+
+class RegistryMethods:
+    """Base of `RegistryClient`'s groups of methods: the registry's URLs, and the requester that sends to them."""
+
+    _endpoints: Endpoints
+    _requester: Requester

@@ -1,4 +1,4 @@
-"""Tags, repositories, referrers, page by page (distribution specification, "Content Discovery"; the catalogue)."""
+"""Lists of tags, repositories and referrers, page by page (distribution specification, "Content Discovery")."""
 
 import re
 from collections.abc import AsyncIterator, Callable, Collection
@@ -13,42 +13,53 @@ from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.oci.reference import is_repository_name, is_tag
 from crossmount.registry.auth import scope
 from crossmount.registry.auth.scope import Wanted
-from crossmount.registry.endpoints import Endpoints
-from crossmount.registry.http.location import Origin, resolve, with_query
-from crossmount.registry.http.refusal import refusal
-from crossmount.registry.http.requester import Call, Requester
-from crossmount.registry.http.transport import Answer, shown
+from crossmount.registry.endpoints import RegistryMethods
+from crossmount.registry.http.errors import refusal
+from crossmount.registry.http.location import Origin, resolve, shown, with_query
+from crossmount.registry.http.requester import Call
+from crossmount.registry.http.transport import Answer
 
 PAGE_BYTES_MAX = 16 * 1024 * 1024
 PAGES_MAX = 100_000
 REFERRERS_MAX = 1000
-"""More than that refer to no honest manifest."""
+"""No honest manifest has more referrers."""
 
 _NO_SUCH_API = frozenset({404, 405, 501})
 
 _NEXT = re.compile(r'<(?P<url>[^<>]*)>[^,<>]*;\s*rel\s*=\s*"?next"?', re.IGNORECASE)
 
 
-class Listings:
-    """What one registry lists."""
+class Listings(RegistryMethods):
+    """`RegistryClient`'s methods for lists."""
 
-    def __init__(self, endpoints: Endpoints, requester: Requester) -> None:
-        self._endpoints = endpoints
-        self._requester = requester
+    def list_tags(self, repository: Repository) -> AsyncIterator[str]:
+        """Yield a repository's tags, page after page.
 
-    def tags(self, repository: Repository) -> AsyncIterator[str]:
-        """See `RegistryClient.list_tags`."""
+        Args:
+            repository: the repository.
+        """
         wanted = Wanted((scope.pull(repository),))
         call = Call(method="GET", url=self._endpoints.tags(repository), name=repository.name, wanted=wanted)
         return self._pages(call, "tags", is_tag)
 
     def catalog(self) -> AsyncIterator[str]:
-        """See `RegistryClient.catalog`."""
+        """Yield the names of the registry's repositories, page after page; many registries refuse this."""
         call = Call(method="GET", url=self._endpoints.catalog(), wanted=Wanted((scope.CATALOG,)))
         return self._pages(call, "repositories", is_repository_name)
 
     async def is_readable(self, repository: Repository) -> bool:
-        """See `RegistryClient.is_readable`."""
+        """Return whether a repository can certainly be read, so that a 404 in it can be trusted.
+
+        A repository can be read if the registry never asked for credentials, or if its tags can be listed. Some
+        registries answer 404 for a repository that the account may not read; there, and for a repository without
+        tags, the result is False.
+
+        Args:
+            repository: the repository.
+
+        Raises:
+            AccessDeniedError: the repository may not be read.
+        """
         if self._requester.authorizer.challenge is None:
             return True
         url = with_query(self._endpoints.tags(repository), "n=1")
@@ -60,8 +71,17 @@ class Listings:
             raise refusal(answer, "GET")
         return answer.status == 200
 
-    async def referrers(self, repository: Repository, digest: Digest) -> tuple[Descriptor, ...] | None:
-        """See `RegistryClient.list_referrers`."""
+    async def list_referrers(self, repository: Repository, digest: Digest) -> tuple[Descriptor, ...] | None:
+        """Return the manifests whose subject is `digest` (specification, "Listing Referrers").
+
+        Args:
+            repository: the repository.
+            digest: the subject's digest.
+
+        Returns:
+            Their descriptors, or None if the registry has no referrers API: then they are listed under the tag
+            `referrers_tag`.
+        """
         wanted = Wanted((scope.pull(repository),))
         url = self._endpoints.referrers(repository, digest)
         call = Call(method="GET", url=url, name=repository.name, wanted=wanted, headers={"Accept": OCI_INDEX})
@@ -79,16 +99,16 @@ class Listings:
         return tuple(found.values())
 
     async def _pages(self, first: Call, key: str, is_valid: Callable[[str], bool]) -> AsyncIterator[str]:
-        """Yield what the pages list under `key`; what breaks its grammar is left out: it cannot be asked for."""
+        """Yield the valid items of the list `key` on all pages; an invalid name could not be requested."""
         async for answer in self._answers(first):
             for item in _items(answer, key):
                 if isinstance(item, str) and is_valid(item):
                     yield item
 
     async def _answers(self, first: Call, good: Collection[int] = frozenset({200})) -> AsyncIterator[Answer]:
-        """Yield page after page; a status that is not `good` is an error."""
+        """Yield page after page; a status outside `good` is an error."""
         url: httpx.URL | None = first.url
-        seen: set[int] = set()  # of hashes: there may be very many pages, of long names
+        seen: set[int] = set()  # hashes, because there may be very many pages with long names
         for _ in range(PAGES_MAX):
             answer = await self._requester.send(replace(first, url=url or first.url, limit=PAGE_BYTES_MAX))
             if answer.status not in good:
@@ -103,7 +123,7 @@ class Listings:
         raise InvalidAnswerError(f"GET {shown(first.url)}: its pages do not end")
 
     def _next_page(self, answer: Answer) -> httpx.URL | None:
-        """Return where the answer's Link leads; never to another place than the registry itself."""
+        """Return the URL in the answer's Link header, which must be on the registry itself."""
         match = _NEXT.search(answer.headers.get("link", ""))
         if match is None:
             return None
@@ -117,7 +137,7 @@ def _items(answer: Answer, key: str) -> list[object]:
     document = json_object(answer.body) or {}
     items = document.get(key)
     if items is None and key in document:
-        return []  # `"tags": null` is what some say for none
+        return []  # some registries send `"tags": null` for no tags
     if not isinstance(items, list):
         raise InvalidAnswerError(f"GET {shown(answer.url)}: the answer is not a JSON list of {key}")
     return items

@@ -1,4 +1,4 @@
-"""Manifests and tags over HTTP (distribution specification, "Pulling manifests", "Pushing Manifests")."""
+"""Manifests: HEAD, GET and PUT (distribution specification, "Pulling manifests", "Pushing Manifests")."""
 
 from dataclasses import replace
 
@@ -8,38 +8,52 @@ from crossmount.oci import Descriptor, Digest, Manifest, Reference
 from crossmount.oci.descriptor import ACCEPT
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
 from crossmount.registry.auth.scope import Wanted, pull, push
-from crossmount.registry.endpoints import Endpoints
-from crossmount.registry.http.refusal import refusal
-from crossmount.registry.http.requester import Call, Requester
-from crossmount.registry.http.transport import Answer, Body, shown
+from crossmount.registry.endpoints import RegistryMethods
+from crossmount.registry.http.errors import refusal
+from crossmount.registry.http.location import shown
+from crossmount.registry.http.requester import Call
+from crossmount.registry.http.transport import Answer, Body
 
 
-class Manifests:
-    """The manifests of one registry."""
+class Manifests(RegistryMethods):
+    """`RegistryClient`'s methods for manifests."""
 
-    def __init__(self, endpoints: Endpoints, requester: Requester) -> None:
-        self._endpoints = endpoints
-        self._requester = requester
+    async def head_manifest(self, reference: Reference) -> Descriptor | None:
+        """Ask for the descriptor of a manifest or an index.
 
-    async def head(self, reference: Reference) -> Descriptor | None:
-        """See `RegistryClient.head_manifest`."""
-        call = self._pull("HEAD", reference)
+        Args:
+            reference: its digest if it has one, else its tag.
+
+        Returns:
+            The descriptor, or None if the manifest does not exist.
+        """
+        call = self._pull_call("HEAD", reference)
         answer = await self._requester.send(call)
         if answer.status == 404:
             return None
         if answer.status != 200:
             raise refusal(answer, "HEAD")
-        digest = _told_digest(answer) or reference.digest
+        digest = _sent_digest(answer) or reference.digest
         size, kind = decimal(answer.headers.get("content-length", ""), digits=9), _followed_type(answer)
         if digest is None or kind is None or size is None:
-            return (await self.get(reference)).descriptor  # all three headers are only "should"
+            return (
+                await self.get_manifest(reference)
+            ).descriptor  # the specification only recommends the three headers
         if _contradicts(digest, reference.digest):
             raise InvalidAnswerError(f"HEAD {shown(call.url)}: the registry answered for {digest}")
         return Descriptor(kind, reference.digest or digest, size)
 
-    async def get(self, reference: Reference) -> Manifest:
-        """See `RegistryClient.get_manifest`."""
-        call = self._pull("GET", reference)
+    async def get_manifest(self, reference: Reference) -> Manifest:
+        """Fetch a manifest or an index of at most 4 MiB, and verify its digest.
+
+        Args:
+            reference: its digest if it has one, else its tag.
+
+        Raises:
+            RegistryRefusedError: with status 404 if it does not exist.
+            InvalidAnswerError: the bytes have another digest, or are no manifest.
+        """
+        call = self._pull_call("GET", reference)
         answer = await self._requester.send(replace(call, limit=MANIFEST_BYTES_MAX))
         if answer.status != 200:
             raise refusal(answer, "GET")
@@ -47,14 +61,26 @@ class Manifests:
             return Manifest.parse(
                 answer.body,
                 media_type=_followed_type(answer),
-                digest=reference.digest or _told_digest(answer),
+                digest=reference.digest or _sent_digest(answer),
                 where=str(reference),
             )
         except InvalidManifestError as error:
             raise InvalidAnswerError(f"GET {shown(call.url)}: {error}") from error
 
-    async def put(self, reference: Reference, manifest: Manifest) -> Digest:
-        """See `RegistryClient.put_manifest`."""
+    async def put_manifest(self, reference: Reference, manifest: Manifest) -> Digest:
+        """Put a manifest or an index under the reference's tag, or under its own digest if there is no tag.
+
+        Args:
+            reference: the repository, and the tag if there is one.
+            manifest: the manifest.
+
+        Returns:
+            The manifest's digest.
+
+        Raises:
+            BlobUnknownError: the repository lacks a blob that the manifest names.
+            InvalidInputError: the reference has another digest.
+        """
         digest = manifest.descriptor.digest
         if reference.digest not in {None, digest}:
             raise InvalidInputError(f"{reference}: the manifest to put has the digest {digest}")
@@ -71,12 +97,12 @@ class Manifests:
         )
         if answer.status not in {200, 201, 202}:
             raise refusal(answer, "PUT", manifest=True)
-        told = _told_digest(answer)
-        if _contradicts(told, digest):
-            raise InvalidAnswerError(f"PUT {shown(url)}: the registry stored {told} instead of {digest}")
+        sent = _sent_digest(answer)
+        if _contradicts(sent, digest):
+            raise InvalidAnswerError(f"PUT {shown(url)}: the registry stored {sent} instead of {digest}")
         return digest
 
-    def _pull(self, method: str, reference: Reference) -> Call:
+    def _pull_call(self, method: str, reference: Reference) -> Call:
         if reference.target is None:
             raise InvalidInputError(f"{reference}: name a tag or a digest")
         return Call(
@@ -88,14 +114,14 @@ class Manifests:
         )
 
 
-def _contradicts(told: Digest | None, expected: Digest | None) -> bool:
-    """Tell whether two digests cannot be of the same bytes, as far as digests of one algorithm tell."""
-    if told is None or expected is None:
+def _contradicts(sent: Digest | None, expected: Digest | None) -> bool:
+    """Return whether two digests are of one algorithm and differ, so that they cannot be of the same bytes."""
+    if sent is None or expected is None:
         return False
-    return told.algorithm == expected.algorithm and told != expected
+    return sent.algorithm == expected.algorithm and sent != expected
 
 
-def _told_digest(answer: Answer) -> Digest | None:
+def _sent_digest(answer: Answer) -> Digest | None:
     text = answer.headers.get("docker-content-digest")
     try:
         return Digest(text) if text else None
@@ -104,6 +130,6 @@ def _told_digest(answer: Answer) -> Digest | None:
 
 
 def _followed_type(answer: Answer) -> str | None:
-    """The Content-Type, unless it is one that says nothing about a manifest."""
+    """Return the Content-Type, or None if it is too general for a manifest."""
     kind = answer.content_type
     return None if kind in {"", "application/json", "application/octet-stream", "text/plain"} else kind

@@ -1,4 +1,4 @@
-"""Mounts and uploads (distribution specification, "Pushing blobs")."""
+"""Mounts and uploads of blobs (distribution specification, "Pushing blobs")."""
 
 import asyncio
 import contextlib
@@ -12,33 +12,40 @@ from crossmount.errors import CrossmountError, InvalidLayoutError, RegistryUnrea
 from crossmount.oci import BlobSource, Digest, Repository
 from crossmount.registry.auth import scope
 from crossmount.registry.auth.scope import Wanted
-from crossmount.registry.endpoints import Endpoints
+from crossmount.registry.endpoints import RegistryMethods
+from crossmount.registry.http.errors import refusal
 from crossmount.registry.http.location import resolve, with_query
-from crossmount.registry.http.refusal import refusal
-from crossmount.registry.http.requester import Call, Requester
-from crossmount.registry.http.retry import is_passing
-from crossmount.registry.http.retry_budget import RetryBudget
+from crossmount.registry.http.requester import Call
+from crossmount.registry.http.retry import RetryBudget, is_transient
 from crossmount.registry.http.transport import NO_BODY, Answer, Body
 from crossmount.registry.resume import Step, StepResult, UploadState, after, begin, read_range
 from crossmount.registry.values import Mounted, UploadSession
 
-Progress = Callable[[int], None]
-"""Told how many of a blob's bytes are on their way; the number falls if an upload must begin anew."""
+OnProgress = Callable[[int], None]
+"""Receives the number of a blob's bytes sent so far; the number falls if an upload starts again."""
 
 CANCEL_SECONDS = 5.0
+"""The longest time, in seconds, that a cancel may take."""
 
 _OCTETS = {"Content-Type": "application/octet-stream"}
 
 
-class Uploads:
-    """The mounts and uploads of one registry."""
+class Uploads(RegistryMethods):
+    """`RegistryClient`'s methods for mounts and uploads."""
 
-    def __init__(self, endpoints: Endpoints, requester: Requester) -> None:
-        self._endpoints = endpoints
-        self._requester = requester
+    async def mount_blob(
+        self, dest: Repository, digest: Digest, source: Repository | None
+    ) -> Mounted | UploadSession:
+        """Ask the registry to mount a blob into a repository.
 
-    async def mount(self, dest: Repository, digest: Digest, source: Repository | None) -> Mounted | UploadSession:
-        """See `RegistryClient.mount_blob`."""
+        Args:
+            dest: the repository to mount it into.
+            digest: the blob's digest.
+            source: a repository on the same registry that has the blob; with None the registry looks for one.
+
+        Returns:
+            `Mounted` (201), or the upload session that the registry opened instead (202).
+        """
         call = Call(
             method="POST",
             url=self._endpoints.mount(dest, digest, source),
@@ -49,41 +56,58 @@ class Uploads:
         answer = await self._requester.send(call)
         return Mounted() if answer.status == 201 else _session(answer, dest)
 
-    async def start(self, dest: Repository) -> UploadSession:
-        """See `RegistryClient.start_upload`."""
-        return _session(
-            await self._requester.send(self._call("POST", self._endpoints.uploads(dest), dest, NO_BODY)), dest
-        )
+    async def start_upload(self, dest: Repository) -> UploadSession:
+        """Open an upload session.
 
-    async def cancel(self, session: UploadSession) -> None:
-        """See `RegistryClient.cancel_upload`."""
-        call = self._call("DELETE", httpx.URL(session.location), session.repository)
-        with contextlib.suppress(CrossmountError, TimeoutError):  # the registry lets go of it by itself, in time
+        Args:
+            dest: the repository to upload into.
+        """
+        call = self._push_call("POST", self._endpoints.uploads(dest), dest, NO_BODY)
+        return _session(await self._requester.send(call), dest)
+
+    async def cancel_upload(self, session: UploadSession) -> None:
+        """Cancel an upload session, best effort: neither a refusal nor a missing answer is an error.
+
+        Args:
+            session: the session.
+        """
+        call = self._push_call("DELETE", httpx.URL(session.location), session.repository)
+        with contextlib.suppress(CrossmountError, TimeoutError):  # the registry expires the session some day
             async with asyncio.timeout(CANCEL_SECONDS):
                 await self._requester.send(replace(call, repeat=False))
 
-    async def upload(
+    async def upload_blob(
         self,
         session: UploadSession,
         blob: BlobSource,
         *,
         chunk_size: int | None = None,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
-        """See `RegistryClient.upload_blob`."""
+        """Upload a blob into a session, in one request or in chunks; a failed upload is resumed or started again.
+
+        Args:
+            session: from `start_upload` or `mount_blob`; it cannot be used again.
+            blob: it is opened for each request that sends a part of it.
+            chunk_size: bytes in one request; the session's own minimum is respected.
+            on_progress: receives the number of the blob's bytes sent so far; it falls if the upload starts again.
+
+        Raises:
+            InvalidLayoutError: the blob does not have the size in its descriptor.
+        """
         state = begin(session, blob.descriptor.size, chunk_size)
-        patience = RetryBudget(self._requester.retrier, method="PUT", host=self._requester.origin.host)
+        budget = RetryBudget(self._requester.retrier, method="PUT", host=self._requester.origin.host)
         while state.step is not Step.DONE:
-            outcome, found = await self._do(state, blob, on_progress, patience)
+            outcome, found = await self._do(state, blob, on_progress, budget)
             previous, state = state, after(state, outcome, found)
-            patience.note_progress(state.session.offset)
+            budget.note_progress(state.session.offset)
             if state.step is Step.START_AGAIN and previous.step is not Step.START_AGAIN:
-                await self.cancel(state.session)
+                await self.cancel_upload(state.session)
 
     async def _do(
-        self, state: UploadState, blob: BlobSource, on_progress: Progress | None, patience: RetryBudget
+        self, state: UploadState, blob: BlobSource, on_progress: OnProgress | None, budget: RetryBudget
     ) -> tuple[StepResult, UploadSession | None]:
-        """Do a state's step."""
+        """Do the state's step."""
         session, digest = state.session, blob.descriptor.digest
         location = httpx.URL(session.location)
         match state.step:
@@ -92,57 +116,59 @@ class Uploads:
             case Step.ASK_OFFSET:
                 return await self._ask_offset(session)
             case Step.START_AGAIN:
-                return StepResult.TOOK, await self.start(session.repository)
+                return StepResult.TOOK, await self.start_upload(session.repository)
             case Step.SEND_CHUNK:
                 body = _part(blob, session.offset, state.end, on_progress)
-                call = self._call("PATCH", location, session.repository, body)
+                call = self._push_call("PATCH", location, session.repository, body)
                 headers = {**_OCTETS, "Content-Range": f"{session.offset}-{state.end - 1}"}
-                return await self._send(replace(call, headers=headers), state, patience)
+                return await self._send(replace(call, headers=headers), state, budget)
         body = _part(blob, 0, state.size, on_progress) if state.step is Step.SEND_ALL else NO_BODY
-        call = self._call("PUT", with_query(location, f"digest={digest}"), session.repository, body)
-        return await self._send(replace(call, headers=_OCTETS), state, patience)
+        call = self._push_call("PUT", with_query(location, f"digest={digest}"), session.repository, body)
+        return await self._send(replace(call, headers=_OCTETS), state, budget)
 
     async def _send(
-        self, call: Call, state: UploadState, patience: RetryBudget
+        self, call: Call, state: UploadState, budget: RetryBudget
     ) -> tuple[StepResult, UploadSession | None]:
-        """Send bytes, once: what to do after trouble is decided anew each time."""
+        """Send bytes once; the next step after a failure is decided by `resume.after`."""
         try:
             answer = await self._requester.send(replace(call, repeat=False))
         except RegistryUnreachableError as error:
-            await patience.bear(error)
+            await budget.spend(error)
             return StepResult.TROUBLE, None
         if answer.status == 201 or (answer.is_good and answer.status != 202 and call.method == "PUT"):
             return StepResult.STORED, None
         if answer.status == 202 and call.method == "PATCH":
             return StepResult.TOOK, _moved(answer, state)
-        if answer.status in {404, 416} or is_passing(answer) or (answer.status == 400 and state.resumed):
-            await patience.bear(refusal(answer, call.method), answer)
-            if answer.status in {400, 404}:  # 400: what was resumed is not the blob
+        if answer.status in {404, 416} or is_transient(answer) or (answer.status == 400 and state.resumed):
+            await budget.spend(refusal(answer, call.method), answer)
+            if answer.status in {400, 404}:  # 400: the resumed bytes are not the blob
                 return StepResult.GONE, None
-            return StepResult.TROUBLE if is_passing(answer) else StepResult.OUT_OF_STEP, None
+            return StepResult.TROUBLE if is_transient(answer) else StepResult.OUT_OF_STEP, None
         raise refusal(answer, call.method)
 
     async def _ask_blob(self, repository: Repository, digest: Digest) -> StepResult:
-        call = self._call("HEAD", self._endpoints.blob(repository, digest), repository)
+        call = self._push_call("HEAD", self._endpoints.blob(repository, digest), repository)
         return StepResult.STORED if (await self._requester.send(call)).status == 200 else StepResult.GONE
 
     async def _ask_offset(self, session: UploadSession) -> tuple[StepResult, UploadSession | None]:
-        answer = await self._requester.send(self._call("GET", httpx.URL(session.location), session.repository))
+        answer = await self._requester.send(
+            self._push_call("GET", httpx.URL(session.location), session.repository)
+        )
         if not answer.is_good:
             return (StepResult.GONE if answer.status == 404 else StepResult.OUT_OF_STEP), None
         offset = read_range(answer.headers.get("range")) or 0
         return StepResult.TOOK, replace(session, location=_next_location(answer, session), offset=offset)
 
-    def _call(self, method: str, url: httpx.URL, repository: Repository, body: Body | None = None) -> Call:
+    def _push_call(self, method: str, url: httpx.URL, repository: Repository, body: Body | None = None) -> Call:
         wanted = Wanted((scope.push(repository),))
         return Call(method=method, url=url, name=repository.name, wanted=wanted, body=body)
 
 
 def _session(answer: Answer, repository: Repository) -> UploadSession:
-    """Read a session from a 202.
+    """Return the session that a 202 opens.
 
     Raises:
-        RegistryError: it is none, or has no Location that may be followed.
+        RegistryError: the status is another, or the Location must not be followed.
     """
     if answer.status != 202:
         raise refusal(answer, "POST")
@@ -152,23 +178,23 @@ def _session(answer: Answer, repository: Repository) -> UploadSession:
 
 
 def _next_location(answer: Answer, session: UploadSession) -> str:
-    """Return where the session goes on: where the answer says, or where it was (ECR's PATCH may not say)."""
+    """Return the session's next URL: the answer's Location, or the old one (ECR's PATCH may not send any)."""
     location = answer.headers.get("location")
     return str(resolve(location, request=answer.url)) if location else session.location
 
 
 def _moved(answer: Answer, state: UploadState) -> UploadSession:
-    """Return the session after a chunk; a registry may have taken less of it than was sent."""
-    told = read_range(answer.headers.get("range"))
-    offset = told if told is not None and state.session.offset < told <= state.end else state.end
+    """Return the session after a chunk; a registry may have stored only a part of it."""
+    stored = read_range(answer.headers.get("range"))
+    offset = stored if stored is not None and state.session.offset < stored <= state.end else state.end
     return replace(state.session, location=_next_location(answer, state.session), offset=offset)
 
 
-def _part(blob: BlobSource, start: int, end: int, on_progress: Progress | None) -> Body:
+def _part(blob: BlobSource, start: int, end: int, on_progress: OnProgress | None) -> Body:
     """Return the bytes of a blob from `start` to `end` as a body that can be opened again.
 
     Raises:
-        InvalidLayoutError: on reading, the blob has not the size that its descriptor says.
+        InvalidLayoutError: on reading: the blob does not have the size in its descriptor.
     """
     descriptor = blob.descriptor
 

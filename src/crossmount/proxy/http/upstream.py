@@ -21,9 +21,10 @@ import httpx
 from crossmount.errors import CredentialsError, InvalidAnswerError
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, answer_headers
+from crossmount.registry.http.errors import translated
 from crossmount.registry.http.httpx_internals import unlogged
-from crossmount.registry.http.location import Origin
-from crossmount.registry.http.transport import ERROR_BYTES_MAX, shown, translated
+from crossmount.registry.http.location import Origin, shown
+from crossmount.registry.http.transport import ERROR_BYTES_MAX
 
 _BODILESS = frozenset({204, 304})
 _STATUSES = range(200, 600)

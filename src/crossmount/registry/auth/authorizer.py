@@ -1,4 +1,15 @@
-"""What a request to one registry carries in Authorization: learnt from its challenges, asked for once."""
+"""What authorizes the requests to one registry: the whole flow, from top to bottom.
+
+1. `authorize`, before a request: nothing, until the registry has sent a challenge; then the credentials (Basic),
+   or a token from the cache or the realm (Bearer).
+2. `reauthorize`, after a 401: the challenge is read and remembered, the refused token is dropped, and step 1 is
+   repeated if it can have another result.
+3. `_token_for`: one token per set of scopes, however many requests wait for it (`tokens`).
+4. `_fetch_token`: the realm is judged before any credential is sent to it (`realm`), then `flow` says which
+   requests to send.
+
+Credentials are looked up by `_credential`, and only after a challenge.
+"""
 
 import asyncio
 import math
@@ -18,22 +29,22 @@ from crossmount.registry.credentials.lookup import CredentialSource
 from crossmount.registry.http.location import parse_url
 from crossmount.registry.http.transport import Answer
 
-_KNOWN_SECONDS = 300.0
-"""How long credentials are not looked up anew; what a helper gives may live for minutes only."""
+_CREDENTIAL_SECONDS = 300.0
+"""How long a credential is used before it is looked up again; a helper's may live for minutes only."""
 
-_ANEW_SECONDS = 10.0
-"""How old they must be to be looked up anew when they were refused."""
+_REFUSED_SECONDS = 10.0
+"""The same for a credential that was refused."""
 
-Fetch = Callable[[TokenRequest], Awaitable[Answer]]
+FetchToken = Callable[[TokenRequest], Awaitable[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """What authorises one request.
+    """What authorizes one request.
 
     Attributes:
         header: the value of Authorization, or None for a request without.
-        credential: whose it is, None for an anonymous visit.
+        credential: the credential behind it, None for an anonymous request.
         token: the token in the header, if it is one.
     """
 
@@ -43,7 +54,7 @@ class Authorization:
 
     @property
     def sent_with(self) -> str:
-        """Whose it is, in words that may be shown."""
+        """The origin of the credential, for messages."""
         return "no credentials" if self.credential is None else f"credentials from {self.credential.origin}"
 
 
@@ -51,13 +62,13 @@ ANONYMOUS = Authorization()
 
 
 class Authorizer:
-    """Authorises requests to one registry.
+    """Authorizes the requests to one registry.
 
     Args:
-        registry: the registry, normalised: what credentials are looked up by.
-        root: its address, which a realm is judged against.
-        credentials: where credentials come from; asked only once the registry has asked for some.
-        trusted: realms' hosts that the user trusts by name.
+        registry: the registry, normalised: the key for looking up credentials.
+        root: its `/v2/`; a realm is judged against it.
+        credentials: the source of credentials; asked only after the registry's first challenge.
+        trusted: hosts of realms that the user trusts.
         fetch: sends a request for a token.
         clock: seconds, from any start.
     """
@@ -69,7 +80,7 @@ class Authorizer:
         *,
         credentials: CredentialSource,
         trusted: Collection[str],
-        fetch: Fetch,
+        fetch: FetchToken,
         clock: Callable[[], float],
     ) -> None:
         self._registry = registry
@@ -79,97 +90,80 @@ class Authorizer:
         self._fetch = fetch
         self._tokens = TokenCache(clock=clock)
         self._clock = clock
-        self._known: dict[str, tuple[Credential | None, float]] = {}
-        self._looking = asyncio.Lock()
-        self._coming: dict[str, tuple[Scope, ...]] = {}
+        self._found: dict[str, tuple[Credential | None, float]] = {}
+        self._lookup = asyncio.Lock()
+        self._announced: dict[str, tuple[Scope, ...]] = {}
         self._challenge: Bearer | Basic | None = None
 
     @property
     def challenge(self) -> Bearer | Basic | None:
-        """How the registry wants to be authorised, as far as it has said."""
+        """The registry's last challenge, or None if it has sent none."""
         return self._challenge
 
-    async def aclose(self) -> None:
-        """Give up what is under way."""
-        await self._tokens.aclose()
-
-    def learn(self, headers: Collection[str]) -> Bearer | Basic | None:
-        """Read an answer's WWW-Authenticate headers, and remember what they ask for."""
-        challenge = choose(headers)
-        if challenge is not None:
-            self._challenge = challenge
-        return challenge
-
-    async def credential_origin(self, name: str) -> str | None:
-        """Return where the credentials for a repository come from, in words that may be shown."""
-        credential = await self._credential(name)
-        return None if credential is None else credential.origin
-
-    def expect(self, name: str, sources: tuple[Scope, ...]) -> None:
-        """Let the next token for pushing to repository `name` cover its coming sources too."""
-        self._coming[name] = sources
-
     async def authorize(self, name: str, wanted: Wanted) -> Authorization:
-        """Return what authorises a request, as far as the registry's ways are known yet.
+        """Return what authorizes a request, as far as the registry's challenge is known.
 
         Args:
-            name: the repository whose credentials count, "" for the registry as such.
-            wanted: what the request wants to be allowed.
+            name: the repository whose credentials are used, "" for the registry itself.
+            wanted: the scopes that the request needs.
 
         Raises:
-            CredentialsError: credentials cannot be used, or would go to a stranger.
-            RegistryError: no token was to be had.
+            CredentialsError: credentials cannot be used, or would go to an untrusted host.
+            RegistryError: no token was given.
         """
         if self._challenge is None:
             return ANONYMOUS
         credential = await self._credential(name)
         if isinstance(self._challenge, Basic):
             return ANONYMOUS if credential is None else Authorization(_header(credential), credential)
-        return await self._with_token(self._challenge, self._widened(wanted), credential)
+        return await self._token_for(self._challenge, self._with_announced(wanted), credential)
 
     async def reauthorize(
         self, name: str, wanted: Wanted, used: Authorization, headers: Collection[str]
     ) -> Authorization | None:
-        """Return what to try after a 401, or None if there is nothing better than what was used.
+        """Return what to try after a 401, or None if there is nothing else to try.
 
         Args:
-            name: the repository whose credentials count.
-            wanted: what the request wants to be allowed.
-            used: what authorised it in vain.
+            name: the repository whose credentials are used.
+            wanted: the scopes that the request needs.
+            used: the authorization that was refused.
             headers: the answer's WWW-Authenticate headers.
         """
         challenge = self.learn(headers)
         if challenge is None:
             return None
-        if isinstance(challenge, Basic):
-            return await self._other_password(name, used)
-        wanted = self._widened(wanted).challenged_for(challenge.scopes)
         credential = await self._credential(name)
+        if isinstance(challenge, Basic):
+            if credential is not None and _header(credential) == used.header:
+                # a helper's may have changed
+                credential = await self._credential(name, older_than=_REFUSED_SECONDS)
+            if credential is None or _header(credential) == used.header:
+                return None
+            return Authorization(_header(credential), credential)
+        wanted = self._with_announced(wanted).challenged_for(challenge.scopes)
         if used.token is not None:
             if challenge.error == "insufficient_scope" and used.token.satisfies(wanted):
-                return None  # it was asked for all that, and a new one would allow no more
-            revoked = challenge.error != "insufficient_scope"  # hardly this one alone
+                return None  # it was requested with all these scopes: a new one would allow no more
+            revoked = challenge.error != "insufficient_scope"  # then the older ones are probably revoked too
             self._tokens.drop((challenge, credential), used.token.value, with_older=revoked)
-        return await self._with_token(challenge, wanted, credential)
+        return await self._token_for(challenge, wanted, credential)
 
-    async def _other_password(self, name: str, used: Authorization) -> Authorization | None:
-        """Return the credentials if they were not sent yet, or have changed since (a helper's may)."""
-        credential = await self._credential(name)
-        if credential is not None and _header(credential) == used.header:
-            credential = await self._credential(name, older_than=_ANEW_SECONDS)
-        if credential is None or _header(credential) == used.header:
-            return None
-        return Authorization(_header(credential), credential)
+    def learn(self, headers: Collection[str]) -> Bearer | Basic | None:
+        """Read and remember the challenge in an answer's WWW-Authenticate headers; None if there is none."""
+        challenge = choose(headers)
+        if challenge is not None:
+            self._challenge = challenge
+        return challenge
 
-    async def _with_token(self, challenge: Bearer, wanted: Wanted, credential: Credential | None) -> Authorization:
+    async def _token_for(self, challenge: Bearer, wanted: Wanted, credential: Credential | None) -> Authorization:
         async def fetch() -> Token:
-            self._check_realm(challenge, credential)
-            return await self._drive(challenge, wanted, credential)
+            return await self._fetch_token(challenge, wanted, credential)
 
         token = await self._tokens.get((challenge, credential), wanted, fetch)
         return Authorization(f"Bearer {token.value}", credential, token)
 
-    async def _drive(self, challenge: Bearer, wanted: Wanted, credential: Credential | None) -> Token:
+    async def _fetch_token(self, challenge: Bearer, wanted: Wanted, credential: Credential | None) -> Token:
+        self._check_realm(challenge, credential)
         flow = token_flow(challenge, wanted, credential)
         try:
             request = next(flow)
@@ -183,36 +177,49 @@ class Authorizer:
         realm = parse_url(challenge.realm)
         if realm is None:
             raise InvalidAnswerError(f"{self._registry}: its WWW-Authenticate names a realm that is no URL")
-        verdict = judge_realm(realm, registry=self._root, trusted=self._trusted)
-        if verdict is RealmTrust.NOTHING:
+        trust = judge_realm(realm, registry=self._root, trusted=self._trusted)
+        if trust is RealmTrust.NOTHING:
             raise InvalidAnswerError(
                 f"{self._registry}: its token is to be had over plain http from {realm.host}: https is never left"
             )
         sends = credential is not None and credential.kind != "registry"
-        if verdict is RealmTrust.ANONYMOUS and sends:
+        if trust is RealmTrust.ANONYMOUS and sends:
             raise CredentialsError(
                 f"{self._registry}: it wants its credentials sent to {realm.host}, which is not of its domain; "
                 f"they were not sent: if that is right, trust the realm {realm.host} by name"
             )
 
-    async def _credential(self, name: str, *, older_than: float = _KNOWN_SECONDS) -> Credential | None:
-        """Look up the credential for a repository, unless that was done less than `older_than` seconds ago."""
-        async with self._looking:  # one helper at a time, however many requests wait for what it says
-            found, when = self._known.get(name, (None, -math.inf))
+    async def _credential(self, name: str, *, older_than: float = _CREDENTIAL_SECONDS) -> Credential | None:
+        """Return the credential for a repository; it is looked up again if it is `older_than` seconds old."""
+        async with self._lookup:  # one helper runs at a time, and all waiting requests use its result
+            found, when = self._found.get(name, (None, -math.inf))
             if self._clock() - when >= older_than:
                 found = await self._credentials.find(self._registry, name)
-                self._known[name] = found, self._clock()
+                self._found[name] = found, self._clock()
             return found
 
-    def _widened(self, wanted: Wanted) -> Wanted:
-        """Add what was announced: a token for one repository then serves all that comes for it."""
+    async def credential_origin(self, name: str) -> str | None:
+        """Return the origin of a repository's credential, for messages."""
+        credential = await self._credential(name)
+        return None if credential is None else credential.origin
+
+    def announce(self, name: str, sources: tuple[Scope, ...]) -> None:
+        """Make the next token for a push to repository `name` cover the sources of its mounts too."""
+        self._announced[name] = sources
+
+    def _with_announced(self, wanted: Wanted) -> Wanted:
+        """Add the announced sources: one token for a repository then covers all its mounts."""
         names = {scope.name for scope in wanted.needed if scope.kind == "repository"}
-        for dest, sources in self._coming.items():
+        for dest, sources in self._announced.items():
             if dest in names or not names.isdisjoint(source.name for source in sources):
                 return wanted | Wanted((Scope("repository", dest, ("pull", "push")),), sources)
         return wanted
 
+    async def aclose(self) -> None:
+        """Cancel the requests for tokens."""
+        await self._tokens.aclose()
+
 
 def _header(credential: Credential) -> str:
-    """Return what a registry that wants a password is given."""
+    """Return the Authorization header with which a registry gets the credential itself."""
     return f"Bearer {credential.secret}" if credential.kind == "registry" else basic(credential)

@@ -12,14 +12,13 @@ from urllib.parse import urlencode
 
 import httpx
 
-from crossmount._parsing import json_object, one_line
+from crossmount._parsing import http_date, iso_date, json_object, one_line
 from crossmount.errors import AccessDeniedError, InvalidAnswerError, RegistryError, RegistryRefusedError
 from crossmount.registry.auth.challenge import Bearer
 from crossmount.registry.auth.scope import Scope, Wanted, covers
 from crossmount.registry.credentials.authfiles import TOKEN_USER, Credential
-from crossmount.registry.http.dates import http_date, iso_date
+from crossmount.registry.http.errors import read_errors
 from crossmount.registry.http.location import with_query
-from crossmount.registry.http.refusal import read_errors
 from crossmount.registry.http.transport import Answer
 
 LIFETIME_DEFAULT = 60.0

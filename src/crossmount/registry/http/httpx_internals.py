@@ -1,6 +1,11 @@
-"""Keeps signed URLs out of the logs: httpx logs every URL whole, httpcore every header of an answer.
+"""Details of httpx and httpcore that crossmount depends on and that neither documents.
 
-The filter drops only the lines about our own requests; a program's other use of httpx logs as before.
+Tried with httpx 0.28.1 and httpcore 1.0.9; `tests/registry/test_httpx_internals.py` fails if they change.
+
+- The names of their loggers. httpx logs every URL whole, httpcore every header of an answer, and both may hold
+  signed URLs. A filter drops these lines for our own requests; another use of httpx in the program logs as before.
+- The texts of `RemoteProtocolError`: one class stands for a connection that was cut, which is worth a retry, and
+  for an answer that is not HTTP, which is not.
 """
 
 import logging
@@ -8,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_LOGGERS = (
+import httpx
+
+LOGGERS = (
     "httpx",
     "httpcore.connection",
     "httpcore.http11",
@@ -17,25 +24,35 @@ _LOGGERS = (
     "httpcore.socks",
 )
 
+CUT_WORDS = ("disconnected", "closed connection", "ConnectionTerminated")
+"""Words in the text of a `RemoteProtocolError` that stands for a connection that was cut."""
+
 _ours: ContextVar[bool] = ContextVar("crossmount_request", default=False)
 
 
-def _is_foreign(record: logging.LogRecord) -> bool:
+def _is_not_ours(record: logging.LogRecord) -> bool:
     del record
     return not _ours.get()
 
 
-def silence() -> None:
-    """Install the filter; doing it again changes nothing."""
-    for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_is_foreign)
+def install_log_filter() -> None:
+    """Install the filter; a second call changes nothing."""
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_is_not_ours)
 
 
 @contextmanager
 def unlogged() -> Iterator[None]:
-    """Mark what happens inside as ours."""
+    """Mark the requests inside the block as ours, so that they are not logged."""
     token = _ours.set(True)
     try:
         yield
     finally:
         _ours.reset(token)
+
+
+def is_cut(error: httpx.HTTPError) -> bool:
+    """Return whether a connection failed or was cut, rather than carried something that is not HTTP."""
+    if not isinstance(error, httpx.RemoteProtocolError):
+        return isinstance(error, (httpx.TimeoutException, httpx.NetworkError))
+    return any(word in str(error) for word in CUT_WORDS)

@@ -1,4 +1,4 @@
-"""Where an answer sends us next, and what may be sent there: upload Locations, redirects, links. No I/O.
+"""URLs that an answer names (upload Locations, redirects, links), and the rules for following them. No I/O.
 
 The other side chooses these URLs, so none of them is trusted: an origin other than the registry's never gets
 Authorization, and https is never left for http.
@@ -18,7 +18,7 @@ _URL_MAX = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Scheme, host and port: what "the same place" means (RFC 6454)."""
+    """Scheme, host and port (RFC 6454)."""
 
     scheme: str
     host: str
@@ -26,7 +26,7 @@ class Origin:
 
     @classmethod
     def of(cls, url: httpx.URL) -> Self:
-        """Return the origin of `url`, with the scheme's own port where it names none."""
+        """Return the origin of `url`, with the scheme's default port if it names none."""
         return cls(url.scheme, url.host.lower().rstrip("."), url.port or _PORTS.get(url.scheme, 0))
 
     def __str__(self) -> str:
@@ -40,11 +40,11 @@ def resolve(location: str | None, *, request: httpx.URL, what: str = "Location")
 
     Args:
         location: the header's value: absolute, relative to the host or relative to the path.
-        request: the URL that was asked.
-        what: what to call the header in an error.
+        request: the request's URL.
+        what: the header's name, for an error.
 
     Raises:
-        InvalidAnswerError: no URL, one with a user's name in it, or one that may not be followed from here.
+        InvalidAnswerError: the header is missing, is no URL, has a user name, or must not be followed from here.
     """
     where = Origin.of(request)
     if not location or len(location) > _URL_MAX:
@@ -61,9 +61,9 @@ def resolve(location: str | None, *, request: httpx.URL, what: str = "Location")
 
 
 def _check_step(here: Origin, there: Origin, what: str) -> None:
-    """Refuse to leave https for http, and to speak http to anybody but the host that was asked over http.
+    """Refuse a step from https to http, and a step over http to another host.
 
-    A registry on plain http may point at another port of its own host; another host must be on https.
+    A registry on plain http may name another port of its own host; another host must be on https.
     """
     if there.scheme == "https" or here == there:
         return
@@ -77,7 +77,7 @@ def _check_step(here: Origin, there: Origin, what: str) -> None:
 
 
 def parse_url(text: str) -> httpx.URL | None:
-    """Return the URL that the other side wrote, None if it is none, or one whose host can't be decoded (IDNA)."""
+    """Return the URL that `text` is, or None if it is no URL or its host cannot be decoded (IDNA)."""
     try:
         url = httpx.URL(text)
         Origin.of(url)
@@ -87,14 +87,19 @@ def parse_url(text: str) -> httpx.URL | None:
 
 
 def is_plain(url: httpx.URL) -> bool:
-    """Tell whether this is an absolute http or https URL that can be asked, with no user's name in it."""
+    """Return whether `url` is an absolute http or https URL without a user name."""
     return url.scheme in _PORTS and bool(url.host) and not url.userinfo and (url.port or 0) <= _PORT_MAX
 
 
 def with_query(url: httpx.URL, addition: str) -> httpx.URL:
-    """Return `url` with `addition` (`name=value`, encoded) after its own query, which stays byte for byte.
+    """Return `url` with `addition` (`name=value`, encoded) appended to its query, which keeps its bytes.
 
-    httpx's `params=` would replace the query, and `copy_add_param` encodes it anew, which breaks signatures.
+    httpx's `params=` would replace the query, and `copy_add_param` would encode it again, which breaks signatures.
     """
     own = url.query.decode("ascii")
     return url.copy_with(query=(f"{own}&{addition}" if own else addition).encode("ascii"))
+
+
+def shown(url: httpx.URL) -> str:
+    """Return `url` for a message: without its query, which may be signed."""
+    return str(url.copy_with(query=None, fragment=None, userinfo=b""))

@@ -1,6 +1,16 @@
-"""How a request reaches one registry: authorised, followed, repeated, and with httpx's errors as ours."""
+"""One request to one registry, from the first byte to the answer: paced, authorized, redirected, retried.
+
+`Requester.send` wraps, from the outside in: retries (`retry`), authorization with one repetition after a 401
+(`auth.authorizer`), redirects (`location`), and one HTTP exchange (`transport`).
+
+The proxy relays a client's requests by its own `proxy.http.upstream`: a relayed body can be read only once, and
+its bytes, its path and its headers must not change, so it can be neither retried nor redirected here. Both use the
+same HTTP client and translation of errors, and for the proxy's own credentials the same `Authorizer`, by
+`RegistryClient.authorization` and `reauthorization`.
+"""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,13 +22,11 @@ from crossmount.registry.auth.authorizer import ANONYMOUS, Authorizer
 from crossmount.registry.auth.flow import TokenRequest
 from crossmount.registry.auth.scope import NOTHING, Wanted
 from crossmount.registry.credentials.lookup import CredentialSource
-from crossmount.registry.http import transport as http
+from crossmount.registry.http.errors import WEB_PAGES, refusal, translated
 from crossmount.registry.http.httpx_internals import unlogged
-from crossmount.registry.http.location import Origin, resolve
-from crossmount.registry.http.rate_limiter import RateLimiter
-from crossmount.registry.http.refusal import WEB_PAGES, refusal
+from crossmount.registry.http.location import Origin, resolve, shown
 from crossmount.registry.http.retry import Retrier
-from crossmount.registry.http.transport import Answer, Body
+from crossmount.registry.http.transport import ERROR_BYTES_MAX, Answer, Body, exchange
 
 REDIRECTS_MAX = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -26,15 +34,15 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request, before it is known what authorises it.
+    """One request before it is authorized.
 
     Attributes:
-        name: the repository whose credentials count, "" for the registry as such.
-        wanted: what it wants to be allowed.
-        body: what is sent; it is opened anew for each attempt.
-        limit: how many bytes a 2xx answer may have.
+        name: the repository whose credentials are used, "" for the registry itself.
+        wanted: the scopes that the request needs.
+        body: the request's body; it is opened for each attempt.
+        limit: the most bytes that a 2xx answer may have.
         streamed: leave a 2xx answer's body unread.
-        repeat: whether it may simply be sent again after trouble.
+        repeat: whether the request may be sent again as it is.
     """
 
     method: str
@@ -43,22 +51,54 @@ class Call:
     wanted: Wanted = NOTHING
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = None
-    limit: int = http.ERROR_BYTES_MAX
+    limit: int = ERROR_BYTES_MAX
     streamed: bool = False
     repeat: bool = True
 
 
+class RateLimiter:
+    """Spaces requests evenly.
+
+    Args:
+        rate: the most requests a second; None sets no limit.
+        clock: seconds, from any start.
+        sleep: waits for a number of seconds.
+    """
+
+    def __init__(
+        self,
+        rate: float | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._gap = 0.0 if rate is None else 1.0 / rate
+        self._clock = clock
+        self._sleep = sleep
+        self._next = float("-inf")
+
+    async def acquire(self) -> None:
+        """Wait until the next request may be sent; requests are sent in the order of their calls."""
+        if not self._gap:
+            return
+        now = self._clock()
+        at = max(now, self._next)
+        self._next = at + self._gap
+        if at > now:
+            await self._sleep(at - now)
+
+
 class Requester:
-    """Sends requests to one registry, and to where its answers point.
+    """Sends requests to one registry, and to the URLs that its answers name.
 
     Args:
         registry: the registry, normalised.
-        root: its address; only that origin is given Authorization.
-        client: holds no credentials; whoever made it closes it.
+        root: the registry's `/v2/`; only its origin gets Authorization.
+        client: from `make_client`; its maker closes it.
         retrier: when to send again.
-        credentials: where credentials come from.
-        trusted_realms: hosts that the user trusts with them.
-        rate: requests a second at most; None sets no limit.
+        credentials: the source of credentials.
+        trusted_realms: hosts that the user trusts with the credentials.
+        rate: the most requests a second; None sets no limit.
     """
 
     def __init__(
@@ -86,25 +126,26 @@ class Requester:
         self._rate_limiter = RateLimiter(rate, clock=retrier.clock)
 
     async def send(self, call: Call) -> Answer:
-        """Send `call` and return the answer, whatever its status.
+        """Send a request and return the answer, whatever its status.
 
         Raises:
             RegistryUnreachableError: no answer, after all attempts.
-            RegistryRefusedError: no token was to be had, or the registry wants to be left alone for too long.
-            InvalidAnswerError: an answer that may not be followed, that is too long, or a web page that says 200.
-            CredentialsError: credentials cannot be used, or would go to a stranger.
+            RegistryRefusedError: no token was given, or the registry asked for a pause that outlasts the timeout.
+            InvalidAnswerError: a redirect must not be followed, the answer is too long, or it is a web page with
+                a success status.
+            CredentialsError: the credentials cannot be used, or would go to an untrusted host.
         """
-        answer = await self._send(call, partial(self._authorised, call))
+        answer = await self._retried(call, partial(self._authorized, call))
         if answer.is_good and not call.streamed and answer.content_type in WEB_PAGES:
             raise refusal(answer, call.method)
         return answer
 
-    async def bare(self, call: Call) -> Answer:
-        """Send `call` without Authorization, redirects followed."""
-        return await self._send(call, partial(self._follow, call, None))
+    async def send_anonymously(self, call: Call) -> Answer:
+        """Send a request without Authorization; redirects are followed."""
+        return await self._retried(call, partial(self._redirected, call, None))
 
     async def _fetch_token(self, request: TokenRequest) -> Answer:
-        """Ask a realm for a token; where it would send us is not followed."""
+        """Send a request to a token realm; redirects are not followed."""
         headers = {"Accept": "application/json"}
         if request.form is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
@@ -114,60 +155,60 @@ class Requester:
             headers=headers,
             body=None if request.form is None else Body.of(request.form),
         )
-        return await self._send(call, partial(self._once, call, request.authorization))
+        return await self._retried(call, partial(self._once, call, request.authorization))
 
-    async def _send(self, call: Call, send: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Send `call` by `send`, which may be done again if the call says so."""
+    async def _retried(self, call: Call, send: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Run `send`, again if it fails and the call may be repeated."""
         host = call.url.host
-        with http.translated(call.method, call.url):
+        with translated(call.method, call.url):
             if call.repeat:
                 answer = await self.retrier.run(call.method, host, send)
             else:
                 answer = await self.retrier.run_once(host, send)
         if answer.too_long and answer.is_good:
-            where = f"{call.method} {http.shown(call.url)}"
-            raise InvalidAnswerError(f"{where}: the answer has more than {call.limit} bytes")
+            raise InvalidAnswerError(
+                f"{call.method} {shown(call.url)}: the answer has more than {call.limit} bytes"
+            )
         return answer
 
-    async def _authorised(self, call: Call) -> Answer:
-        """Send once; after a 401 once more, if there is something better to show."""
+    async def _authorized(self, call: Call) -> Answer:
+        """Send once, and after a 401 once more if there is another authorization to try."""
         if Origin.of(call.url) != self.origin:
-            return await self._follow(call, None)
+            return await self._redirected(call, None)
         used = await self.authorizer.authorize(call.name, call.wanted)
-        answer = await self._follow(call, used.header)
+        answer = await self._redirected(call, used.header)
         if answer.status == 401 and Origin.of(answer.url) == self.origin:
             challenges = answer.headers.get_list("www-authenticate")
             better = await self.authorizer.reauthorize(call.name, call.wanted, used, challenges)
             if better is not None:
                 used = better
-                answer = await self._follow(call, used.header)
+                answer = await self._redirected(call, used.header)
         return answer if used is ANONYMOUS else replace(answer, sent_with=used.sent_with)
 
-    async def _follow(self, call: Call, authorization: str | None) -> Answer:
-        """Send once, and follow redirects of GET and HEAD by hand; Authorization never leaves the registry."""
+    async def _redirected(self, call: Call, authorization: str | None) -> Answer:
+        """Send once, and follow the redirects of GET and HEAD; Authorization never leaves the registry."""
         for _ in range(REDIRECTS_MAX):
             if Origin.of(call.url) != self.origin:
-                authorization = None  # nor is it given again, should a later hop lead back
+                authorization = None  # for good: a later redirect back to the registry does not get it either
             answer = await self._once(call, authorization)
             if answer.status not in _REDIRECTS or call.method not in {"GET", "HEAD"}:
                 return answer
             url = resolve(answer.headers.get("location"), request=answer.url, what="redirect's Location")
             call = replace(call, url=url)
-        raise InvalidAnswerError(
-            f"{call.method} {http.shown(call.url)}: more than {REDIRECTS_MAX} redirects in a row"
-        )
+        raise InvalidAnswerError(f"{call.method} {shown(call.url)}: more than {REDIRECTS_MAX} redirects in a row")
 
     async def _once(self, call: Call, authorization: str | None) -> Answer:
+        """Send one request within its rate and its time."""
         headers = dict(call.headers)
         if authorization is not None:
             headers["Authorization"] = authorization
-        await self._rate_limiter.turn()
-        is_small = call.body is None or call.body.size == 0  # of what is streamed only the head is waited for here
+        await self._rate_limiter.acquire()
+        # httpx's read timeout starts again with each byte; a body may take as long as it needs
+        is_small = call.body is None or call.body.size == 0
         try:
             with unlogged():
-                # a read's time-out begins anew with each byte that comes
                 async with asyncio.timeout(self.retrier.policy.timeout if is_small else None):
-                    return await http.exchange(
+                    return await exchange(
                         self._client,
                         call.method,
                         call.url,

@@ -1,30 +1,45 @@
-"""When a request is sent again, and after how long: pure rules, and tenacity to run them.
+"""When a request is sent again, and after which wait, in tenacity's vocabulary: retry, stop, wait, before_sleep.
 
-Worth it are 408, 429, 500, 502, 503 and 504, and connections that fail or are cut. Waits are full jitter under a
-doubling bound. A Retry-After counts for everybody who talks to that host, up to a request's deadline. A host that
-never answered is given up sooner than others, and one that did is given the time that a restart takes.
+Retried are the statuses 408, 429, 500, 502, 503 and 504, and connections that fail or are cut. A wait is a random
+share of a bound that doubles with each attempt. A Retry-After applies to every request to that host. A host that
+has never answered gets fewer attempts, and a host that has answered gets the time that a restart takes.
+
+`Retrier.run` sends one request. A transfer of many requests (an upload, a blob's bytes) has a `RetryBudget`, which
+uses the same strategies and is reset by each progress.
 """
 
 import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import httpx
-from tenacity import AsyncRetrying, RetryCallState
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    retry_if_result,
+    stop_after_attempt,
+    wait_exponential,
+)
+from tenacity.stop import stop_base
+from tenacity.wait import wait_base
 
-from crossmount.errors import CrossmountError, RegistryRefusedError
+from crossmount._parsing import http_date
+from crossmount.errors import CrossmountError, RegistryError, RegistryRefusedError
 from crossmount.events import Observer, Retrying, ignore
-from crossmount.registry.http.dates import http_date
+from crossmount.registry.http.errors import describe, is_tls_error
+from crossmount.registry.http.httpx_internals import is_cut
 from crossmount.registry.http.options import RetryPolicy
-from crossmount.registry.http.transport import Answer, describe, is_cut, is_distrust
+from crossmount.registry.http.transport import Answer
 
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 PAUSE_MAX = 3600.0
-"""How long a host's Retry-After is remembered at most: nonsense must not last as long as the process."""
+"""The most seconds that a host's Retry-After is remembered: an absurd one must not stop the process."""
 
 STRANGER_ATTEMPTS = 5
-"""How often a host is asked at most that never answered: it may be the wrong one."""
+"""The most attempts at a host that has never answered: it may be the wrong host."""
 
 _SECONDS_DIGITS_MAX = 9
 
@@ -32,25 +47,19 @@ Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
 
 
-def is_passing(outcome: Answer | BaseException) -> bool:
-    """Tell whether what a request came to may be otherwise next time."""
+def is_transient(outcome: Answer | BaseException) -> bool:
+    """Return whether the same request may have another outcome next time."""
     if isinstance(outcome, Answer):
         return outcome.status in RETRIED_STATUSES
-    return isinstance(outcome, httpx.HTTPError) and is_cut(outcome) and not is_distrust(outcome)
-
-
-def backoff(attempt: int, policy: RetryPolicy, rng: random.Random) -> float:
-    """Return the seconds to wait after attempt number `attempt`, which counts from 1: full jitter."""
-    bound = min(policy.wait_max, policy.wait_initial * 2.0 ** min(attempt - 1, 32))
-    return rng.uniform(0.0, bound)
+    return isinstance(outcome, httpx.HTTPError) and is_cut(outcome) and not is_tls_error(outcome)
 
 
 def retry_after(answer: Answer, *, now: float) -> float | None:
     """Return the seconds that an answer's Retry-After asks for (RFC 9110, 10.2.3), or None.
 
     Args:
-        answer: any.
-        now: Unix time, for a date in an answer that has no Date of its own.
+        answer: any answer.
+        now: Unix time, for a date in an answer that has no Date header.
     """
     text = answer.headers.get("retry-after", "").strip()
     if text.isascii() and text.isdecimal():
@@ -58,27 +67,60 @@ def retry_after(answer: Answer, *, now: float) -> float | None:
     until = http_date(text)
     if until is None:
         return None
-    sent = http_date(answer.headers.get("date", ""))  # the server's own clock, if it says
+    sent = http_date(answer.headers.get("date", ""))  # the server's own clock, if it sends one
     return max(0.0, until - (now if sent is None else sent))
 
 
-def cause_of(outcome: Answer | BaseException) -> str:
-    """Say in a few words why a request is sent again."""
-    if isinstance(outcome, Answer):
-        return f"{outcome.status} {httpx.codes.get_reason_phrase(outcome.status)}".strip()
-    return str(outcome) if isinstance(outcome, CrossmountError) else describe(outcome)
+class wait_as_asked(wait_base):  # noqa: N801 tenacity's strategies are written like this
+    """Wait as long as a Retry-After asks for; otherwise a random share of a doubling bound.
+
+    Args:
+        policy: the bounds and the jitter.
+        rng: the source of the jitter.
+        now: Unix time.
+    """
+
+    def __init__(self, policy: RetryPolicy, *, rng: random.Random, now: Clock) -> None:
+        self._policy = policy
+        self._bound = wait_exponential(multiplier=policy.wait_initial, max=policy.wait_max)
+        self._rng = rng
+        self._now = now
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        """Return the seconds to wait after the state's attempt."""
+        outcome, jitter = _outcome(retry_state), self._policy.jitter
+        asked = retry_after(outcome, now=self._now()) if isinstance(outcome, Answer) else None
+        if asked is not None:
+            return asked + self.spread()
+        bound = self._bound(retry_state)
+        return self._rng.uniform((1.0 - jitter) * bound, bound)
+
+    def spread(self) -> float:
+        """Return the seconds to add to a pause, so that not all requests are sent when it ends."""
+        return self._rng.uniform(0.0, self._policy.jitter * self._policy.wait_initial)
+
+
+class stop_if(stop_base):  # noqa: N801 tenacity's strategies are written like this
+    """Stop if a condition is true; tenacity's `|` and `&` take only strategies, no plain functions."""
+
+    def __init__(self, condition: Callable[[RetryCallState], bool]) -> None:
+        self._condition = condition
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        """Return whether the condition is true."""
+        return self._condition(retry_state)
 
 
 class Retrier:
-    """Sends requests until one comes through, and keeps the pauses that hosts asked for.
+    """Sends requests until one succeeds, and observes the pauses that hosts ask for.
 
     Args:
-        policy: when to give up.
-        observer: told of each wait.
+        policy: the limits.
+        observer: receives one event for each wait.
         clock: seconds, from any start.
         now: Unix time.
-        rng: where jitter comes from.
-        sleep: waits that many seconds.
+        rng: the source of the jitter.
+        sleep: waits for a number of seconds.
     """
 
     def __init__(
@@ -93,113 +135,155 @@ class Retrier:
     ) -> None:
         self.policy = policy
         self.clock = clock
+        self.sleep = sleep
         self._observer = observer
         self._now = now
-        self._rng = rng or random.Random()  # noqa: S311 jitter, not a secret
-        self._sleep = sleep
+        self._wait = wait_as_asked(policy, rng=rng or random.Random(), now=now)  # noqa: S311 jitter, not a secret
         self._pauses: dict[str, float] = {}
         self._known: set[str] = set()
 
-    async def run(self, method: str, host: str, send: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Send a request, again while it is worth it, and return the last answer or raise the last error.
+    def retrying(self, method: str, host: str) -> AsyncRetrying:
+        """Return tenacity's retry loop for one request to a host; its time starts now.
 
         Args:
-            method: the request's method, for those who watch.
-            host: whom it is sent to; pauses are kept by it.
-            send: sends it once; it must be able to do so again.
-
-        Raises:
-            httpx.HTTPError: whatever `send` raised last.
-            RegistryRefusedError: the host asked for a pause past the deadline before anything was sent.
+            method: the request's method, for the events.
+            host: the host, whose history counts.
         """
         started = self.clock()
 
-        async def attempt() -> Answer:
-            return await self._attempt(host, send, until=started + self.policy.timeout)
+        def is_late(state: RetryCallState) -> bool:
+            return self.clock() - started + state.upcoming_sleep > self.policy.timeout
 
-        def spent(state: RetryCallState) -> bool:
-            late = self.clock() - started + state.upcoming_sleep > self.policy.timeout
-            return late or self.is_spent(host, _outcome(state), state.attempt_number, since=started)
+        def is_no_restart(state: RetryCallState) -> bool:
+            is_over = self.clock() - started >= self.policy.outage
+            return is_over or host not in self._known or isinstance(_outcome(state), Answer)
 
-        def tell(state: RetryCallState) -> None:
-            self.tell(method, host, cause_of(_outcome(state)), state.attempt_number, state.upcoming_sleep)
+        def is_stranger(state: RetryCallState) -> bool:
+            return host not in self._known and not isinstance(_outcome(state), Answer)
 
-        retrying = AsyncRetrying(
-            retry=lambda state: is_passing(_outcome(state)),
-            wait=lambda state: self.wait(_outcome(state), state.attempt_number),
-            stop=spent,
-            before_sleep=tell,
-            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
-            sleep=self._sleep,
+        def report(state: RetryCallState) -> None:
+            cause, attempt, wait = _cause_of(_outcome(state)), state.attempt_number, state.upcoming_sleep
+            self._observer(Retrying(method=method, host=host, cause=cause, attempt=attempt, wait=wait))
+
+        return AsyncRetrying(
+            retry=retry_if_result(is_transient) | retry_if_exception(is_transient),
+            wait=self._wait,
+            stop=(
+                stop_if(is_late)
+                | (stop_after_attempt(self.policy.attempts) & stop_if(is_no_restart))
+                | (stop_after_attempt(STRANGER_ATTEMPTS) & stop_if(is_stranger))
+            ),
+            before_sleep=report,
+            sleep=self.sleep,
+            retry_error_callback=_last_outcome,
         )
-        return await retrying(attempt)
 
-    async def run_once(self, host: str, send: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Send a request that may not simply be sent again; `host`'s pauses count, as in `run`.
-
-        Raises:
-            httpx.HTTPError: whatever `send` raised.
-            RegistryRefusedError: the host asked for a pause past the deadline.
-        """
-        return await self._attempt(host, send, until=self.clock() + self.policy.timeout)
-
-    async def _attempt(self, host: str, send: Callable[[], Awaitable[Answer]], *, until: float) -> Answer:
-        await self._respect_pause(host, until=until)
-        return self.note_answer(host, await send())
-
-    def is_spent(self, host: str, outcome: Answer | BaseException, attempts: int, *, since: float) -> bool:
-        """Tell whether so many attempts, the last of which came to `outcome`, are all that are made.
+    async def run(self, method: str, host: str, send: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Send a request, again as long as that is worth it, and return the last answer or raise the last error.
 
         Args:
-            host: whom it was sent to.
-            outcome: what the last one came to.
-            attempts: how many were made.
-            since: when they began, on the clock.
-        """
-        most = self.policy.attempts
-        if isinstance(outcome, Answer):
-            return attempts >= most
-        if host not in self._known:
-            return attempts >= min(most, STRANGER_ATTEMPTS)
-        return attempts >= most and self.clock() - since >= self.policy.outage
+            method: the request's method, for the events.
+            host: the host that it is sent to.
+            send: sends it once; it must be repeatable.
 
-    def wait(self, outcome: Answer | BaseException, attempt: int) -> float:
-        """Return the seconds to wait after `attempt` came to `outcome`."""
-        asked = retry_after(outcome, now=self._now()) if isinstance(outcome, Answer) else None
-        if asked is None:
-            return backoff(attempt, self.policy, self._rng)
-        return asked + self._rng.uniform(0.0, self.policy.wait_initial)  # not all waiters at once
+        Raises:
+            httpx.HTTPError: the last error that `send` raised.
+            RegistryRefusedError: before anything was sent: the host asked for a pause that outlasts the timeout.
+        """
+        until = self.clock() + self.policy.timeout
+        return await self.retrying(method, host)(self._attempt, host, send, until)
+
+    async def run_once(self, host: str, send: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Send a request that must not be sent again as it is; the host's pauses are observed as in `run`.
+
+        Raises:
+            httpx.HTTPError: the error that `send` raised.
+            RegistryRefusedError: the host asked for a pause that outlasts the timeout.
+        """
+        return await self._attempt(host, send, self.clock() + self.policy.timeout)
+
+    async def _attempt(self, host: str, send: Callable[[], Awaitable[Answer]], until: float) -> Answer:
+        while (left := self._pauses.get(host, float("-inf")) - self.clock()) > 0:
+            if self.clock() + left > until:
+                raise RegistryRefusedError(f"{host}: it asked for a pause of {left:.0f} s: try later", status=429)
+            await self.sleep(left + self._wait.spread())
+        return self.note_answer(host, await send())
 
     def note_answer(self, host: str, answer: Answer) -> Answer:
-        """Remember that `host` answers, and a pause that it asks everybody for."""
+        """Record that a host answers, and the pause that its answer asks all clients for."""
         self._known.add(host)
         asked = retry_after(answer, now=self._now()) if answer.status in {429, 503} else None
         if asked is not None:
             self._pauses[host] = max(self._pauses.get(host, 0.0), self.clock() + min(asked, PAUSE_MAX))
         return answer
 
-    async def _respect_pause(self, host: str, *, until: float) -> None:
-        """Wait until `host` may be asked again.
+
+class RetryBudget:
+    """The failures in a row that one transfer may have: as many as one request; reset on progress.
+
+    Args:
+        retrier: the strategies, the clock and the waits.
+        method: the requests' method, for the events.
+        host: the host that they are sent to.
+    """
+
+    def __init__(self, retrier: Retrier, *, method: str, host: str) -> None:
+        self._start = partial(retrier.retrying, method, host)
+        self._sleep = retrier.sleep
+        self._furthest = 0
+        self._retrying = self._start()
+        self._failures: RetryCallState | None = None
+
+    def note_progress(self, offset: int) -> None:
+        """Record how many bytes are transferred; if that is more than ever before, the failures are forgotten."""
+        if offset > self._furthest:
+            self._furthest = offset
+            self._failures = None
+
+    async def spend(self, error: RegistryError, answer: Answer | None = None) -> None:
+        """Wait after a failure, before the next attempt.
+
+        Args:
+            error: the failure; it is raised if there were too many.
+            answer: the answer that failed, if there was one; its Retry-After counts.
 
         Raises:
-            RegistryRefusedError: that is later than `until`, on the clock.
+            RegistryError: `error`.
         """
-        while (left := self._pauses.get(host, float("-inf")) - self.clock()) > 0:
-            if self.clock() + left > until:
-                raise RegistryRefusedError(f"{host}: it asked for a pause of {left:.0f} s: try later", status=429)
-            await self._sleep(left + self._rng.uniform(0.0, self.policy.wait_initial))
-
-    def tell(self, method: str, host: str, cause: str, attempt: int, wait: float) -> None:
-        """Let the observer know of a wait."""
-        self._observer(Retrying(method=method, host=host, cause=cause, attempt=attempt, wait=wait))
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await self._sleep(seconds)
+        if self._failures is None:
+            self._retrying = self._start()
+            self._failures = RetryCallState(self._retrying, None, (), {})
+        else:
+            self._failures.prepare_for_next_attempt()
+        retrying, state = self._retrying, self._failures
+        if answer is None:
+            state.set_exception((type(error), error, error.__traceback__))
+        else:
+            state.set_result(answer)
+        state.upcoming_sleep = retrying.wait(state)
+        if retrying.stop(state):
+            raise error
+        if retrying.before_sleep is not None:
+            retrying.before_sleep(state)
+        await self._sleep(state.upcoming_sleep)
 
 
 def _outcome(state: RetryCallState) -> Answer | BaseException:
-    """Return what an attempt came to: its answer, or its exception."""
-    assert state.outcome is not None  # noqa: S101 tenacity asks only after an attempt
+    """Return the answer or the exception of an attempt."""
+    assert state.outcome is not None  # noqa: S101 tenacity calls its strategies only after an attempt
     error = state.outcome.exception()
     return state.outcome.result() if error is None else error
+
+
+def _last_outcome(state: RetryCallState) -> Answer:
+    """Return the last answer, or raise the last error as it was."""
+    assert state.outcome is not None  # noqa: S101 as above
+    answer: Answer = state.outcome.result()
+    return answer
+
+
+def _cause_of(outcome: Answer | BaseException) -> str:
+    """Return in a few words why a request is sent again."""
+    if isinstance(outcome, Answer):
+        return f"{outcome.status} {httpx.codes.get_reason_phrase(outcome.status)}".strip()
+    return str(outcome) if isinstance(outcome, CrossmountError) else describe(outcome)

@@ -1,12 +1,12 @@
-"""The httpx edge: the client, what is sent over it, and its exceptions as ours.
+"""The HTTP client: how it is made, and how one request is sent over it. It raises httpx's own exceptions.
 
-The client holds no credentials, no cookies and no redirects: what a request carries is decided for that request.
+The client has no credentials, stores no cookies and follows no redirects: a request carries only what its caller
+sets.
 """
 
 import ssl
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -15,30 +15,25 @@ from typing import Any, Self
 
 import httpx
 
-from crossmount._parsing import decimal, one_line
-from crossmount.errors import (
-    InvalidAnswerError,
-    InvalidInputError,
-    RegistryError,
-    RegistryUnreachableError,
-)
-from crossmount.registry.http.httpx_internals import silence
+from crossmount._parsing import decimal
+from crossmount.errors import InvalidInputError
+from crossmount.registry.http.httpx_internals import install_log_filter
 from crossmount.registry.http.options import ClientOptions
 
 ERROR_BYTES_MAX = 64 * 1024
-"""How much of an error's or a token's body is read."""
+"""The most bytes of an error's or a token's body that are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a request sends: `size` bytes, opened anew each time the request is sent."""
+    """A request's body of `size` bytes; it is opened each time the request is sent."""
 
     size: int
     open: Callable[[], AsyncGenerator[bytes]]
 
     @classmethod
     def of(cls, content: bytes) -> Self:
-        """Return a body that is in memory."""
+        """Return a body of bytes in memory."""
 
         async def stream() -> AsyncGenerator[bytes]:
             yield content
@@ -51,13 +46,13 @@ NO_BODY = Body.of(b"")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status with its headers, and a body that is read already, or still to be read from `stream`.
+    """A registry's answer: status, headers, and a body that is either in memory or still to be read.
 
     Attributes:
-        url: what was asked in the end, after redirects.
-        body: the bytes; empty if there were too many of them (`too_long`) or they are in `stream`.
-        stream: an open response, whoever gets it closes it.
-        sent_with: whose credentials were shown, in words.
+        url: the URL of the last request, after redirects.
+        body: the bytes; empty if there were too many (`too_long`) or they are in `stream`.
+        stream: the open response; its receiver closes it.
+        sent_with: the origin of the request's credentials, for messages.
     """
 
     url: httpx.URL
@@ -80,21 +75,21 @@ class Answer:
 
 
 def make_client(options: ClientOptions, *, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """Make the client that all requests to one registry, its realm and its storage go over.
+    """Make the client for all requests to one registry, its token realm and its storage.
 
-    Proxies are taken from the environment, as everywhere; a netrc file is not.
+    Proxies come from the environment. A netrc file is not read.
 
     Raises:
-        InvalidInputError: the file of authorities, or a proxy of the environment, cannot be used.
+        InvalidInputError: the file of authorities, or a proxy in the environment, is not usable.
     """
-    silence()
-    # a transport that is given has its own trust; making one costs more than all else here
+    install_log_filter()
+    # a given transport has its own trust, and making one costs more than everything else here
     trust = _trust(options) if transport is None else False
     try:
         return httpx.AsyncClient(
             headers={
                 "User-Agent": _user_agent(),
-                "Accept-Encoding": "identity",  # digests and limits are about the bytes that travel
+                "Accept-Encoding": "identity",  # digests and limits apply to the bytes on the wire
             },
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             verify=trust,
@@ -102,7 +97,7 @@ def make_client(options: ClientOptions, *, transport: httpx.AsyncBaseTransport |
                 connect=options.connect_timeout,
                 read=options.read_timeout,
                 write=options.read_timeout,
-                pool=None,  # requests wait for their turn, however long the uploads before them take
+                pool=None,  # a request waits for a connection as long as the uploads before it take
             ),
             limits=httpx.Limits(
                 max_connections=options.max_connections, max_keepalive_connections=options.max_connections
@@ -122,12 +117,12 @@ def _user_agent() -> str:
 
 
 class LateTrust(ssl.SSLContext):
-    """Trusts nobody until the first TLS connection is made, and the system's authorities from then on."""
+    """Loads the system's authorities when the first TLS connection is made, and trusts no one before."""
 
     _loaded = False
 
     def wrap_bio(self, *args: Any, **details: Any) -> ssl.SSLObject:
-        """Begin a connection over memory, as event loops do."""
+        """Start a TLS connection over memory buffers, which is how event loops do it."""
         if not self._loaded:
             self.load_default_certs()
             self._loaded = True
@@ -142,12 +137,12 @@ def _trust(options: ClientOptions) -> ssl.SSLContext | bool:
             return ssl.create_default_context(cafile=options.ca_file)
         paths = ssl.get_default_verify_paths()
         if paths.cafile or paths.capath or sys.platform == "win32":
-            # A registry over plain HTTP seldom sends anybody to https, and the authorities take 80 ms to load.
+            # A registry on plain HTTP seldom redirects to https, and the authorities take 80 ms to load.
             return LateTrust(ssl.PROTOCOL_TLS_CLIENT) if options.plain_http else ssl.create_default_context()
     except OSError as error:  # ssl.SSLError is one
         what = options.ca_file or "the system's certificate authorities"
         raise InvalidInputError(f"{what}: not a readable PEM file of authorities") from error
-    return True  # a system without authorities of its own: those that come with httpx
+    return True  # the system has no authorities: use those of httpx
 
 
 async def exchange(
@@ -160,16 +155,19 @@ async def exchange(
     limit: int = ERROR_BYTES_MAX,
     streamed: bool = False,
 ) -> Answer:
-    """Send one request, raising httpx's own exceptions; neither redirects nor Authorization are added.
+    """Send one request as it is: no redirect is followed, no Authorization is added.
 
     Args:
-        client: what to send over.
+        client: from `make_client`.
         method: the method.
-        url: absolute.
-        headers: besides those of the client.
-        body: what to send.
-        limit: how many bytes of a 2xx answer's body are read; of other answers it is `ERROR_BYTES_MAX`.
+        url: an absolute URL.
+        headers: added to the client's own.
+        body: the request's body.
+        limit: the most bytes of a 2xx answer's body that are read; for other answers that is `ERROR_BYTES_MAX`.
         streamed: leave a 2xx answer's body unread in `Answer.stream`.
+
+    Raises:
+        httpx.HTTPError: there is no answer; `errors.translated` turns it into one of ours.
     """
     sent = dict(headers)
     content: AsyncGenerator[bytes] | None = None
@@ -181,7 +179,7 @@ async def exchange(
         response = await client.send(request, stream=True, follow_redirects=False)
     finally:
         if content is not None:
-            await content.aclose()  # a request that was cut leaves it, and the file it reads, open
+            await content.aclose()  # a cut request leaves the generator, and the file that it reads, open
     good = response.is_success
     if streamed and good:
         return Answer(url, response.status_code, response.headers, stream=response)
@@ -195,96 +193,18 @@ async def exchange(
 
 
 async def _read(response: httpx.Response, limit: int) -> tuple[bytes, bool]:
-    """Read a body of at most `limit` bytes, or nothing more of it once it turns out longer."""
+    """Return a body of at most `limit` bytes and False, or no bytes and True if it is longer."""
     announced = decimal(response.headers.get("content-length", ""))
     if announced is not None and announced > limit:
         return b"", True
     parts = bytearray()
-    async for part in travelled(response):
+    async for part in raw_bytes(response):
         parts += part
         if len(parts) > limit:
             return b"", True
     return bytes(parts), False
 
 
-def travelled(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Return a body's bytes as they travelled; a transport for tests may have read them already."""
+def raw_bytes(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Return a body's bytes undecoded; a test's transport may have read them already."""
     return response.aiter_bytes() if response.is_stream_consumed else response.aiter_raw()
-
-
-@contextmanager
-def translated(method: str, url: httpx.URL) -> Iterator[None]:
-    """Turn every exception of httpx into one of ours, with the request's method and place.
-
-    A UnicodeError is one too: httpx looks at where a redirect leads, and not every host name can be decoded.
-
-    Raises:
-        RegistryUnreachableError: no answer.
-        InvalidAnswerError: an answer that is not HTTP.
-        RegistryError: the request could not be formed.
-    """
-    try:
-        yield
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError, UnicodeError) as error:
-        raise _ours(error, f"{method} {shown(url)}") from error
-
-
-def shown(url: httpx.URL) -> str:
-    """Return `url` for a message: without its query, which may be signed."""
-    return str(url.copy_with(query=None, fragment=None, userinfo=b""))
-
-
-def is_cut(error: httpx.HTTPError) -> bool:
-    """Tell whether the connection ended in the middle, rather than carrying something that is not HTTP."""
-    if not isinstance(error, httpx.RemoteProtocolError):
-        return isinstance(error, (httpx.TimeoutException, httpx.NetworkError))
-    return any(word in str(error) for word in ("disconnected", "closed connection", "ConnectionTerminated"))
-
-
-def is_distrust(error: BaseException) -> bool:
-    """Tell whether TLS stands in the way, which another attempt would not change."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
-
-
-def describe(error: BaseException) -> str:
-    """Say in a few words what went wrong on the way, without anything that was sent."""
-    match error:
-        case httpx.ConnectTimeout():
-            return "no connection in time"
-        case httpx.TimeoutException():
-            return "no answer in time"
-        case httpx.ProxyError():
-            return f"the proxy refused: {one_line(str(error))}"
-        case httpx.NetworkError() | httpx.RemoteProtocolError():
-            return one_line(str(error)) or "the connection was cut"
-    return type(error).__name__
-
-
-def _ours(error: Exception, where: str) -> RegistryError:
-    if is_distrust(error):
-        return RegistryUnreachableError(f"{where}: {describe(error)}: {_advice_on_tls(str(error))}")
-    match error:
-        case httpx.RemoteProtocolError() if not is_cut(error):
-            return InvalidAnswerError(f"{where}: the answer is not HTTP: {describe(error)}")
-        case httpx.TimeoutException() | httpx.NetworkError() | httpx.ProxyError() | httpx.RemoteProtocolError():
-            return RegistryUnreachableError(f"{where}: {describe(error)}")
-        case (
-            httpx.DecodingError()
-            | httpx.TooManyRedirects()
-            | httpx.InvalidURL()
-            | httpx.UnsupportedProtocol()
-            | UnicodeError()
-        ):
-            return InvalidAnswerError(f"{where}: the answer cannot be followed ({describe(error)})")
-    return RegistryError(f"{where}: the request could not be sent ({describe(error)})")
-
-
-def _advice_on_tls(text: str) -> str:
-    if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
-        return "it does not speak TLS; if that is right, allow plain http"
-    return "its certificate is not trusted; name its authority's file, or connect insecurely"

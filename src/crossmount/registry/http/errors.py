@@ -1,0 +1,167 @@
+"""Failures of a request as crossmount's errors: no answer (httpx's exceptions), and answers that refuse.
+
+What a registry means by an answer is read from its body (distribution specification, "Error Codes"). No I/O.
+"""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from crossmount._parsing import json_object, one_line
+from crossmount.errors import (
+    AccessDeniedError,
+    BlobUnknownError,
+    InvalidAnswerError,
+    RegistryError,
+    RegistryRefusedError,
+    RegistryUnreachableError,
+)
+from crossmount.registry.http.httpx_internals import is_cut
+from crossmount.registry.http.location import shown
+from crossmount.registry.http.transport import Answer
+
+_BLOB_UNKNOWN = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
+WEB_PAGES = frozenset({"text/html", "application/xhtml+xml"})
+_ERRORS_SHOWN = 3
+_WORDS = {
+    401: "not with these credentials",
+    403: "not allowed",
+    404: "not there",
+    405: "the registry does not support this",
+    413: "too large for the registry",
+    429: "too many requests",
+}
+
+
+@contextmanager
+def translated(method: str, url: httpx.URL) -> Iterator[None]:
+    """Turn every exception of httpx into one of ours that names the request's method and URL.
+
+    UnicodeError is one of them: httpx decodes the host name of a redirect, and not every host name can be decoded.
+
+    Raises:
+        RegistryUnreachableError: no answer.
+        InvalidAnswerError: an answer that is not HTTP.
+        RegistryError: the request could not be formed.
+    """
+    try:
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError, UnicodeError) as error:
+        raise _ours(error, f"{method} {shown(url)}") from error
+
+
+def is_tls_error(error: BaseException) -> bool:
+    """Return whether TLS failed, which another attempt would not change."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def describe(error: BaseException) -> str:
+    """Return in a few words why there is no answer, without anything that was sent."""
+    match error:
+        case httpx.ConnectTimeout():
+            return "no connection in time"
+        case httpx.TimeoutException():
+            return "no answer in time"
+        case httpx.ProxyError():
+            return f"the proxy refused: {one_line(str(error))}"
+        case httpx.NetworkError() | httpx.RemoteProtocolError():
+            return one_line(str(error)) or "the connection was cut"
+    return type(error).__name__
+
+
+def _ours(error: Exception, where: str) -> RegistryError:
+    if is_tls_error(error):
+        return RegistryUnreachableError(f"{where}: {describe(error)}: {_advice_on_tls(str(error))}")
+    match error:
+        case httpx.RemoteProtocolError() if not is_cut(error):
+            return InvalidAnswerError(f"{where}: the answer is not HTTP: {describe(error)}")
+        case httpx.TimeoutException() | httpx.NetworkError() | httpx.ProxyError() | httpx.RemoteProtocolError():
+            return RegistryUnreachableError(f"{where}: {describe(error)}")
+        case (
+            httpx.DecodingError()
+            | httpx.TooManyRedirects()
+            | httpx.InvalidURL()
+            | httpx.UnsupportedProtocol()
+            | UnicodeError()
+        ):
+            return InvalidAnswerError(f"{where}: the answer cannot be followed ({describe(error)})")
+    return RegistryError(f"{where}: the request could not be sent ({describe(error)})")
+
+
+def _advice_on_tls(text: str) -> str:
+    if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
+        return "it does not speak TLS; if that is right, allow plain http"
+    return "its certificate is not trusted; name its authority's file, or connect insecurely"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """The errors in an answer's body.
+
+    Attributes:
+        codes: the registry's error codes.
+        words: codes and messages of the first errors, on one line.
+    """
+
+    codes: tuple[str, ...] = ()
+    words: str = ""
+
+
+def read_errors(body: bytes) -> ErrorBody:
+    """Read the errors in a body of the specification's shape; a body of another shape has none."""
+    errors = (json_object(body) or {}).get("errors")
+    items = [item for item in errors if isinstance(item, dict)] if isinstance(errors, list) else []
+    codes = tuple(one_line(str(item["code"]), limit=64) for item in items[:16] if item.get("code"))
+    words = "; ".join(_words_of(item) for item in items[:_ERRORS_SHOWN])
+    return ErrorBody(codes, words)
+
+
+def _words_of(item: dict[str, object]) -> str:
+    code, message = item.get("code"), item.get("message")
+    parts = [one_line(part) for part in (code, message) if isinstance(part, str) and part.strip()]
+    return ": ".join(parts) or "an error without words"
+
+
+def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryError:
+    """Return the error for an answer that refuses a request.
+
+    Args:
+        answer: an answer whose status is not a success.
+        method: the request's method, for the message.
+        manifest: whether the request put a manifest; an unknown blob is then one that the manifest names.
+    """
+    where = f"{method} {shown(answer.url)}"
+    if answer.content_type in WEB_PAGES and (answer.status in {404, 405} or answer.status < 400):
+        return InvalidAnswerError(
+            f"{where}: it answered {answer.status} with a web page: is {answer.url.host} a registry?"
+        )
+    errors = read_errors(answer.body)
+    words = errors.words or _tls_words(answer) or _WORDS.get(answer.status) or _reason(answer.status)
+    if answer.too_long:
+        words += " (the rest of its answer was too long to read)"
+    message = f"{where}: {answer.status}: {words}"
+    kind = RegistryRefusedError
+    if answer.status in {401, 403}:
+        kind = AccessDeniedError
+        message += f" ({answer.sent_with})"
+    elif manifest and _BLOB_UNKNOWN.intersection(errors.codes):
+        kind = BlobUnknownError
+    return kind(message, status=answer.status, codes=errors.codes)
+
+
+def _tls_words(answer: Answer) -> str:
+    """Return a hint that the server expects HTTPS (in Go's and nginx's answers to plain http), or nothing."""
+    wants_tls = answer.status == 400 and answer.url.scheme == "http" and b"HTTPS" in answer.body
+    return "it speaks TLS: leave plain http out" if wants_tls else ""
+
+
+def _reason(status: int) -> str:
+    return httpx.codes.get_reason_phrase(status) or "no reason given"
