@@ -1,5 +1,5 @@
-# Shared by try.sh, test.sh and .ci/weekly: a Python 3.11+, a virtual environment, the programs that tests run.
-# Sourced with the current folder at the top of the project.
+# Functions of try.sh, test.sh and .ci/weekly: find Python 3.11+, make a virtual environment, install test programs.
+# Source it at the top of the project.
 
 say() { printf '\n== %s\n' "$*" >&2; }
 fail() { printf 'crossmount: %s\n' "$*" >&2; exit 1; }
@@ -17,7 +17,7 @@ find_python() {
 
 may_apt() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
 
-# make_venv FOLDER: a virtual environment with a pip that knows dependency groups.
+# make_venv FOLDER: makes a virtual environment with a pip that supports dependency groups.
 make_venv() {
     python=$(find_python) || exit 1
     if ! "$1/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -33,7 +33,7 @@ make_venv() {
     "$1/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 }
 
-# install_programs: as root with apt, installs the programs that the tests run and this machine lacks.
+# install_programs: as root with apt, installs the missing programs that the tests run.
 install_programs() {
     missing=
     for program in docker-registry skopeo redis-server buildah podman containerd openssl; do

@@ -1,7 +1,7 @@
-"""Ends with 0 if the proxy of this container answers: the image's HEALTHCHECK, which has no curl.
+"""The image's HEALTHCHECK: exits with 0 if the proxy in this container answers. The image has no curl.
 
-It asks where the proxy's own variables say that it listens, past any HTTP proxy, and does not judge its
-certificate: the answer is only whether it lives.
+It takes the address from the proxy's own variables, and uses no HTTP proxy. It does not verify the certificate: it
+checks only that the proxy is alive.
 """
 
 import http.client
@@ -10,11 +10,11 @@ import ssl
 import sys
 
 SECONDS = 4.0
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 read here, not listened on
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 parsed here, not listened on
 
 
 def main() -> int:
-    """Ask /_crossmount/healthz; returns the exit status."""
+    """Request /_crossmount/healthz, and return the exit status."""
     host, _, port = os.environ.get("CROSSMOUNT_PROXY_LISTEN", "127.0.0.1:5000").rpartition(":")
     host = _EVERYWHERE.get(host, host)
     connection: http.client.HTTPConnection

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Sets crossmount up in .venv with its test tools and passes the tests; arguments go to pytest.
-# As root with apt it also installs the programs that tests run; a test whose program is missing skips and says so.
+# Installs crossmount in .venv with its test tools and runs the tests; arguments are passed to pytest.
+# As root with apt it also installs the programs that tests run; a test whose program is missing is skipped.
 set -eu
 cd "$(dirname "$0")/.."
 . deploy/common.sh

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sets crossmount up in .venv and runs its demo. Needs Python 3.11+ and a package index, nothing else.
+# Installs crossmount in .venv and runs its demo. Needs only Python 3.11+ and a package index.
 set -eu
 cd "$(dirname "$0")/.."
 . deploy/common.sh
