@@ -1,4 +1,4 @@
-"""Fixtures that all tests share; the helpers behind them are in tests/support."""
+"""Fixtures of all tests; their helpers are in tests/support."""
 
 import signal
 
@@ -9,6 +9,6 @@ settings.load_profile("crossmount")
 
 pytest_plugins = ["support.registries", "support.commands", "support.servers", "support.places"]
 
-# a shell that starts this aside, with & or nohup, has it ignore them, and every command of the tests after it
+# a process started in the background (with & or nohup) ignores these signals, and so would all its children
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -1,1 +1,1 @@
-"""What the tests share: real servers, images, small helpers."""
+"""Helpers of the tests: real servers, images, clients."""

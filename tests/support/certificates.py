@@ -1,4 +1,4 @@
-"""Certificates for loopback, that nobody trusts unasked."""
+"""Certificates for loopback, issued by an authority that no client trusts by default."""
 
 import datetime as dt
 import ipaddress
@@ -26,7 +26,7 @@ class Authority:
     """Issues certificates.
 
     Attributes:
-        file: what whoever trusts it is given (PEM).
+        file: the authority's certificate (PEM), for clients that should trust it.
     """
 
     def __init__(self, folder: Path) -> None:

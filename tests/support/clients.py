@@ -1,4 +1,4 @@
-"""Real clients, unchanged: each pushes one image with an empty state of its own, to wherever it is told."""
+"""Real clients, unchanged: each pushes one image, starting with an empty state."""
 
 import importlib.util
 import subprocess
@@ -22,10 +22,10 @@ class Push:
 
     Attributes:
         image: what to push.
-        address: `host:port` of whoever takes it.
+        address: `host:port` of the registry or proxy.
         name: the repository.
-        folder: for all that the client keeps; empty.
-        user: `name:password`, or "" for nobody.
+        folder: an empty folder for the client's state.
+        user: `name:password`; empty for none.
         authority: the file of the authority to trust; None speaks http.
     """
 
@@ -43,7 +43,7 @@ class Push:
 
     @property
     def home(self) -> dict[str, str]:
-        """An environment in which nothing is left of earlier pushes."""
+        """An environment without any trace of earlier pushes."""
         folder = str(self.folder)
         return {"HOME": folder, "XDG_DATA_HOME": folder, "XDG_RUNTIME_DIR": folder, "TMPDIR": folder}
 
@@ -52,7 +52,7 @@ Client = Callable[[Push], None]
 
 
 def skopeo(push: Push) -> None:
-    """Copy from a layout: asks HEAD for the digests that it knows."""
+    """Copy from a layout; sends a HEAD for each digest."""
     creds = ("--dest-creds", push.user) if push.user else ()
     run(
         "skopeo",
@@ -64,7 +64,7 @@ def skopeo(push: Push) -> None:
 
 
 def _storage(program: str, push: Push) -> None:
-    """Push from a store of its own: it compresses on the fly and names digests last."""
+    """Push from its own store; compresses on the fly and names each digest last."""
     needs(program)
     creds = ("--creds", push.user) if push.user else ()
     with tempfile.TemporaryDirectory(prefix="cm-") as short:  # podman's runroot may have 50 characters
@@ -85,7 +85,7 @@ def podman(push: Push) -> None:
 
 
 def containerd(push: Push) -> None:
-    """Import into a containerd of its own, and push from there: asks HEAD for everything."""
+    """Import into a new containerd, and push from there; sends a HEAD for everything."""
     archive = push.folder / "image.tar"
     subprocess.run(["tar", "-cf", str(archive), "-C", str(push.image.path), "."], check=True)
     with _containerd(push.folder) as socket:
@@ -120,7 +120,7 @@ def _containerd(folder: Path) -> Iterator[Path]:
 
 
 def oras_py(push: Push, *, backend: str = "basic") -> None:
-    """Push the layers as files: asks HEAD for each. With nobody's name its backend for tokens asks for nothing."""
+    """Push the layers as files, with a HEAD for each; without a user it uses no token backend."""
     script = (
         "import sys, oras.client\n"
         "host, name, user, ca, *files = sys.argv[1:]\n"
@@ -134,7 +134,7 @@ def oras_py(push: Push, *, backend: str = "basic") -> None:
 
 
 def python_dxf(push: Push) -> None:
-    """Push the layers as blobs: asks HEAD for each. It sends credentials over https alone."""
+    """Push the layers as blobs, with a HEAD for each; it sends credentials only over https."""
     script = (
         "import sys\n"
         "from dxf import DXF\n"

@@ -1,4 +1,4 @@
-"""A Cluster of three masters and three replicas, to be killed, paused, failed over, and made whole again."""
+"""A Cluster of three masters and three replicas that tests can kill, pause, fail over and repair."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -20,20 +20,20 @@ QUICK_MS, PATIENT_MS = 2000, 5000
 
 @dataclass(slots=True, eq=False)
 class Cluster(Several):
-    """A running Cluster, of these servers, masters first when it is made."""
+    """A running Cluster; `nodes` lists the original masters first."""
 
     nodes: list[Server]
 
     def _url(self, login: str) -> str:
-        """Name a server of each half."""
+        """Return the URL with every second server."""
         return f"redis+cluster://{login}{','.join(f'127.0.0.1:{node.port}' for node in self.nodes[::2])}"
 
     def client(self) -> "redis.RedisCluster":
-        """Return a bare client that may do everything, and knows who is a master now."""
+        """Return a redis-py client with all rights that knows the current masters."""
         return redis.RedisCluster.from_url(self.masters()[0].url)
 
     def flush(self) -> None:
-        """Make it whole, and empty it: keys, and scripts."""
+        """Repair it, and delete all keys and scripts."""
         self.heal()
         for node in self.masters():
             node.flush()
@@ -56,16 +56,16 @@ class Cluster(Several):
                 client.config_set("cluster-replica-no-failover", "no" if failovers else "yes")
 
     def whole(self) -> bool:
-        """Tell whether every node sees all slots served by the masters, each with a replica that is in step."""
+        """Return whether every node sees all slots covered, and each master with a replica in sync."""
         masters = {node.port for node in self.masters()}
         return len(masters) == MASTERS and all(_content(node, masters) for node in self.nodes)
 
     def masters(self) -> list[Server]:
-        """Return the servers that are masters by their own word."""
+        """Return the servers that report themselves as masters."""
         return [node for node in self.nodes if node.running and role_of(node) == "master"]
 
     def master_of(self, key: str) -> Server:
-        """Return the server that holds a key."""
+        """Return the master of a key's slot."""
         return self.owner_of(key_slot(key.encode()))
 
     def replica_of(self, master: Server) -> Server:
@@ -73,7 +73,7 @@ class Cluster(Several):
         return next(node for node in self.nodes if node.running and _follows(node) == master.port)
 
     def fail_over(self, master: Server) -> Server:
-        """Make a master's replica the master in its place, in good order, and return it when it is."""
+        """Replace a master by its replica, without loss, and return the replica once it is the master."""
         replica = self.replica_of(master)
         replica.ask("CLUSTER FAILOVER")
         until(lambda: role_of(replica) == "master" and role_of(master) == "slave", "the failover does not end")
@@ -86,7 +86,7 @@ class Cluster(Several):
 
     @contextmanager
     def moving(self, slot: int, target: Server) -> Iterator[None]:
-        """Move a slot's keys to another master; inside, half of them are there, and the slot is not yet."""
+        """Move a slot to another master; in the block, half of its keys have moved and the slot has not."""
         source = self.owner_of(slot)
         ids = {server: _id(server) for server in (source, target)}
         target.ask("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
@@ -101,7 +101,7 @@ class Cluster(Several):
                 server.ask("CLUSTER SETSLOT", slot, "NODE", ids[target])
 
     def owner_of(self, slot: int) -> Server:
-        """Return the master that serves a slot."""
+        """Return the master of a slot."""
         shards = self.masters()[0].ask("CLUSTER SLOTS")
         port = next(master[1] for first, last, master, *_ in shards if first <= slot <= last)
         return next(node for node in self.nodes if node.port == port)
@@ -125,7 +125,7 @@ def _settings() -> tuple[str, ...]:
 
 
 def _join(nodes: list[Server]) -> None:
-    """Give each master its slots and a replica, and wait until all know of all."""
+    """Assign slots and replicas, and wait until every node sees them."""
     masters, replicas = nodes[:MASTERS], nodes[MASTERS:]
     ids = {node: _id(node) for node in nodes}
     for number, node in enumerate(nodes):
@@ -165,7 +165,7 @@ def _follows(node: Server) -> int | None:
 
 
 def _content(node: Server, masters: Collection[int]) -> bool:
-    """Tell whether a node sees the whole Cluster, served by these, and is in step with its master."""
+    """Return whether a node sees all slots covered by these masters, and is in sync with its own master."""
     state = node.ask("CLUSTER INFO")["cluster_state"]
     shards = node.ask("CLUSTER SLOTS")
     mine = node.ask("INFO", "replication")

@@ -1,4 +1,4 @@
-"""What tests of an index on a Cluster ask of it: the slot of a layer, another master, a replica in step."""
+"""Helpers for tests of an index on a Cluster: the slot of a layer, another master, a replica in sync."""
 
 from crossmount.index import Keys
 from crossmount.oci import Digest
@@ -22,6 +22,6 @@ def another(cluster: Cluster, server: Server) -> Server:
 
 
 def in_step(master: Server) -> None:
-    """Wait until a master's replica has all that it has."""
+    """Wait until a master's replica is in sync."""
     with master.client() as client:
         client.wait(1, 5000)

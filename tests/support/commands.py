@@ -1,4 +1,4 @@
-"""The `crossmount` command for tests: in this process, or as one of its own, never near the user's own index."""
+"""The `crossmount` command for tests, in this process or another; never touches the user's own index."""
 
 import json
 import os
@@ -22,7 +22,7 @@ _FOREIGN = ("CROSSMOUNT_", "DOCKER_", "REGISTRY_", "XDG_")
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A command that ended."""
+    """A finished command."""
 
     status: int
     out: str
@@ -30,12 +30,12 @@ class Done:
 
     @property
     def document(self) -> Any:
-        """The one JSON document on its standard output."""
+        """The single JSON document on its standard output."""
         return json.loads(self.out)
 
     @property
     def complaint(self) -> str:
-        """Its one line of standard error."""
+        """The single line on its standard error."""
         lines = self.err.splitlines()
         assert len(lines) == 1, self.err
         assert lines[0].startswith("crossmount: ")
@@ -44,17 +44,17 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Shell:
-    """A user with an empty home, no variables of ours, and an embedded index of their own.
+    """A user with an empty home, no variables of crossmount, and an own embedded index.
 
     Attributes:
-        folder: holds all that the user has.
+        folder: contains all files of the user.
     """
 
     folder: Path
     env: Mapping[str, str] = field(repr=False)
 
     def __call__(self, *arguments: str, **variables: str) -> Done:
-        """Run `crossmount ARGUMENTS` in a process of its own to its end."""
+        """Run `crossmount ARGUMENTS` in a new process until it ends."""
         with self.start(*arguments, **variables) as process:
             out, err = process.communicate(timeout=SECONDS)
         return Done(process.returncode, out, err)
@@ -73,7 +73,7 @@ class Shell:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    """Give a user of the command; their embedded index ends with the test."""
+    """Return a user of the command; the embedded index stops with the test."""
     home = tmp_path / "home"
     home.mkdir()
     foreign = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
@@ -84,7 +84,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """The same user, served in this process: quicker, and measured by coverage."""
+    """The same user, with the command in this process: faster, and measured by coverage."""
 
     capture: "pytest.CaptureFixture[str]"
 
@@ -112,7 +112,7 @@ def plain(registry: ScriptedRegistry | DockerRegistry, name: str) -> tuple[str, 
 
 
 def read_terminal(terminal: int) -> str:
-    """Read what is drawn until nobody holds the other side any more."""
+    """Read the terminal's output until the other side is closed."""
     drawn = b""
     while True:
         try:

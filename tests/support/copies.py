@@ -1,4 +1,4 @@
-"""What tests of copies share: options, a copy, and what the registries have of it."""
+"""Helpers for tests of copies: options, a copy, and checks of its result."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ async def copied(source: ScriptedRegistry, dest: ScriptedRegistry, **how: Any) -
 
 
 def is_whole(registry: ScriptedRegistry, name: str, image: MadeImage, tag: str = "1") -> bool:
-    """Tell whether a repository holds the image, byte for byte, under this tag and no other."""
+    """Return whether a repository has the image, byte for byte, under this tag and no other."""
     holding = registry.holdings.find(name)
     held = all(
         (content := registry.holdings.blob(name, blob.digest)) is not None
@@ -29,5 +29,5 @@ def is_whole(registry: ScriptedRegistry, name: str, image: MadeImage, tag: str =
 
 
 def gets(registry: ScriptedRegistry, digest: str = "*") -> int:
-    """Return how often a blob was asked for."""
+    """Return the number of requests for a blob."""
     return len(registry.matching(method="GET", path=f"*/blobs/{digest}"))

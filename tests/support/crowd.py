@@ -1,4 +1,4 @@
-"""Sixteen pushers that push at once, each with connections of its own, and what came of it."""
+"""Sixteen pushers that push at once, each with its own connections, and the outcome."""
 
 import asyncio
 import hashlib
@@ -21,14 +21,14 @@ from support.images import MadeImage, make_layers, make_layout
 
 PUSHERS = 16
 SHARED, SHARED_BYTES = 3, 1_200_000
-"""Layers that all images of a round have, each worth waiting for."""
+"""Layers that all images of a round share, each large enough to wait for."""
 OWN_BYTES = 100_000
 
 OPTIONS = ClientOptions(plain_http=True)
 
 
 class Registry(Protocol):
-    """A registry that counts."""
+    """A registry that counts uploads."""
 
     @property
     def address(self) -> str:
@@ -36,33 +36,33 @@ class Registry(Protocol):
         ...
 
     def uploads(self, digest: str | None = None) -> int:
-        """Return how often a blob, or any, was uploaded to its end."""
+        """Return the number of finished uploads of a blob, or of all blobs."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Images for a crowd: what each pusher pushes, round after round.
+    """The images that each pusher pushes, round after round.
 
     Attributes:
-        rounds: by round and pusher.
+        rounds: images by round and pusher.
     """
 
     rounds: tuple[tuple[MadeImage, ...], ...]
 
     @property
     def shared(self) -> tuple[Digest, ...]:
-        """The layers that many images have."""
+        """The shared layers."""
         return tuple(layer.digest for images in self.rounds for layer in images[0].layers[:SHARED])
 
     @property
     def blobs(self) -> frozenset[Digest]:
-        """All blobs, each once: the least that must be uploaded."""
+        """All blobs, each once: the minimum of uploads."""
         return frozenset(blob.digest for images in self.rounds for image in images for blob in image.blobs)
 
 
 def make_images(folder: Path, *, rounds: int = 1, seed: str = "crowd") -> Images:
-    """Make images of shared layers and one of their own each, all in one layout."""
+    """Make images in one layout; each has the shared layers and one of its own."""
 
     def one(number: int, pusher: int, base: Sequence[bytes]) -> MadeImage:
         own = make_layers(1, size=OWN_BYTES, seed=f"{seed} {number} {pusher}")
@@ -77,13 +77,13 @@ def make_images(folder: Path, *, rounds: int = 1, seed: str = "crowd") -> Images
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Where trouble strikes.
+    """The scene of a trouble: index, registry and layers.
 
     Attributes:
         place: the index's server, or servers.
         registry: the registry's address.
-        layers: those that many push.
-        over: set when nobody pushes any more.
+        layers: the shared layers.
+        over: set when all pushes have ended.
     """
 
     place: Any
@@ -99,7 +99,7 @@ def nothing(scene: Scene) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """One push: what came of it, how long it took, and what its user was told of the index."""
+    """One push: its outcome, its duration, and the warnings about the index."""
 
     name: str
     image: MadeImage
@@ -110,7 +110,7 @@ class Pushed:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a crowd did."""
+    """The outcome of all pushes."""
 
     pushes: tuple[Pushed, ...]
     registry: Registry
@@ -118,12 +118,12 @@ class Outcome:
 
     @property
     def failures(self) -> list[CrossmountError]:
-        """Why pushes failed, those that did."""
+        """The errors of failed pushes."""
         return [pushed.outcome for pushed in self.pushes if isinstance(pushed.outcome, CrossmountError)]
 
     @property
     def told(self) -> list[str]:
-        """All that users were told of the index."""
+        """All warnings about the index."""
         return [cause for pushed in self.pushes for cause in pushed.told]
 
     @property
@@ -133,15 +133,15 @@ class Outcome:
 
     @property
     def beyond(self) -> int:
-        """Uploads beyond one of each blob."""
+        """The number of uploads beyond one of each blob."""
         return self.registry.uploads() - len(self.images.blobs)
 
     async def incomplete(self, *, realm: str | None = None, login: tuple[str, str] | None = None) -> list[str]:
-        """Ask the registry, with nothing of ours, for every image and all its blobs; return what is not right.
+        """Read every image and its blobs with plain httpx, and return what is missing or wrong.
 
         Args:
-            realm: where tokens are to be had, if it wants some.
-            login: for whom.
+            realm: the URL of the token service, if the registry needs tokens.
+            login: user and password for tokens.
         """
         wrong = []
         read: set[str] = set()
@@ -181,16 +181,16 @@ async def push_at_once(
     options: ClientOptions = OPTIONS,
     address: str | None = None,
 ) -> Outcome:
-    """Let all push at once, round after round.
+    """Push with all pushers at once, round after round.
 
     Args:
         url: the index.
-        registry: who counts.
-        images: what is pushed.
-        scene: where trouble strikes; None is nowhere.
-        strike: called in a thread, once, when the first bytes of a layer that many wait for are on their way.
+        registry: the registry that counts uploads.
+        images: the images to push.
+        scene: the scene of the trouble; None is no trouble.
+        strike: called once, in a thread, when the first bytes of a shared layer are sent.
         options: how to reach the registry.
-        address: where the registry is reached, if not at its own address.
+        address: the address to push to, if it is not the registry's.
     """
     striking: list[asyncio.Task[None]] = []
     shared = frozenset(images.shared)

@@ -1,4 +1,4 @@
-"""What deploy/ holds, read as the tools that it is for would read it, and started as they would start it."""
+"""The files of deploy/, read and started in the way of the tools that they are for."""
 
 import json
 import os
@@ -60,13 +60,13 @@ class Instruction:
 
     @property
     def words(self) -> list[str]:
-        """The rest as words, whether it is written as a JSON list or for a shell."""
+        """The rest as words, from a JSON list or shell syntax."""
         return list(json.loads(self.text)) if self.text.startswith("[") else shlex.split(self.text)
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """The image that deploy/Dockerfile makes, as far as its text says."""
+    """The image of deploy/Dockerfile, according to its text."""
 
     instructions: tuple[Instruction, ...]
 
@@ -75,12 +75,12 @@ class Image:
         return [given for given in self.instructions if given.word == word]
 
     def last(self, word: str) -> Instruction:
-        """Return the one that counts: the last."""
+        """Return the last instruction of a kind, which is the effective one."""
         return self.all(word)[-1]
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the image sets."""
+        """The image's environment variables."""
         return dict(word.split("=", 1) for word in self.last("ENV").words)
 
 
@@ -101,14 +101,14 @@ def started(
     arguments: list[str] | None = None,
     environment: Mapping[str, str],
 ) -> Iterator[str]:
-    """Start a container of the image as a manifest says, here: only addresses and paths are others. Gives its URL.
+    """Start the image's program as a manifest does, but with local addresses and paths; yield its URL.
 
     Args:
-        folder: for its spool, its certificate and its log.
+        folder: contains its spool, certificate and log.
         upstream: the registry's URL, instead of the manifest's.
         index: the index's URL, instead of the manifest's.
-        arguments: the manifest's, None where it leaves them to the image.
-        environment: the manifest's; it comes on top of the image's own.
+        arguments: those of the manifest; None uses the image's.
+        environment: that of the manifest; added to the image's.
     """
     made = image()
     given = {**made.environment, **environment}
@@ -134,9 +134,9 @@ def started(
     assert entry == ["crossmount"]
     line = made.last("CMD").words if arguments is None else arguments
     with crossmount_process(line, folder, environment={**ours, **given, "PATH": ours["PATH"]}) as url:
-        yield url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 where it listens is not where it is called
+        yield url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 the address to listen on is not the address to call
 
 
 def names_secret(value: str) -> bool:
-    """Tell whether a value looks like a secret itself rather than a reference to one."""
+    """Return whether a value looks like a secret, not like a reference to one."""
     return bool(re.search(r"://[^/\s:@]*:[^$@\s{]+@", value))

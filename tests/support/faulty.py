@@ -1,4 +1,4 @@
-"""A way to a real registry on which a script of faults is played, as the registry for tests plays one itself."""
+"""A server between clients and a real registry that applies scripted faults, like the scripted registry."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -18,12 +18,12 @@ _OF_ONE_HOP = frozenset({"connection", "content-length", "transfer-encoding", "k
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passed:
-    """A request that came by.
+    """A request that passed through.
 
     Attributes:
-        carried: bytes of its body that the registry was sent.
-        status: what was answered, 0 if nothing was.
-        fault: the fault that it met, "" for none.
+        carried: number of bytes of its body that were sent to the registry.
+        status: the status of the answer, 0 if there was none.
+        fault: the name of the fault that applied, empty if none did.
     """
 
     method: str
@@ -34,11 +34,11 @@ class Passed:
 
 
 class FaultyWay:
-    """Carries requests to a registry, and plays faults on the way.
+    """Forwards requests to a registry, and applies faults.
 
     Attributes:
         address: where it listens.
-        passed: what came by, in the order of the answers.
+        passed: the forwarded requests, in the order of the answers.
     """
 
     def __init__(self, upstream: str, faults: Iterable[Fault], client: httpx.AsyncClient) -> None:
@@ -51,11 +51,11 @@ class FaultyWay:
 
     @property
     def carried(self) -> int:
-        """Bytes of blobs that the registry was sent."""
+        """Number of bytes of blobs that were sent to the registry."""
         return sum(each.carried for each in self.passed if "/blobs/uploads/" in each.path)
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection to its end."""
+        """Serve one connection until it closes."""
         self._connections += 1
         connection = Connection(reader, writer, self._connections)
         try:
@@ -80,7 +80,7 @@ class FaultyWay:
                 response = await self._carry(request, body)
             if isinstance(action, Alter) and response is not None:
                 response = action.alter(response)
-        except httpx.TransportError:  # the registry is gone, or cut us: so is, and does, what is before it
+        except httpx.TransportError:  # the registry is gone or cut the connection, so this server does the same
             response = None
         finally:
             if response is None or isinstance(action, LoseAnswer | CutReceiving):
@@ -101,7 +101,7 @@ class FaultyWay:
         await connection.send(response, is_head=request.method == "HEAD", cut_after=cut_after)
 
     async def _carry(self, request: Request, body: IncomingBody) -> Response:
-        """Send a request on, and return what came back, read to its end."""
+        """Forward a request, and return the complete answer."""
         url = f"{self._upstream}{request.path}{'?' if request.raw_query else ''}{request.raw_query}"
         length = request.headers.get("content-length")
         answer = await self._client.send(
@@ -119,7 +119,7 @@ class FaultyWay:
 
 
 class _Pieces(httpx.AsyncByteStream):
-    """A body on its way through."""
+    """A body that is forwarded."""
 
     def __init__(self, body: IncomingBody) -> None:
         self._body = body
@@ -131,7 +131,7 @@ class _Pieces(httpx.AsyncByteStream):
 
 @asynccontextmanager
 async def faulty_way(upstream: str, *faults: Fault) -> AsyncIterator[FaultyWay]:
-    """Put it before a registry, whose Locations must be relative.
+    """Run it in front of a registry, whose Locations must be relative.
 
     Args:
         upstream: the registry's URL.

@@ -1,4 +1,4 @@
-"""Runners of a fleet that share an index on a server, and a layer that all of them push."""
+"""Runners of a fleet that share an index in Redis, and a layer that all of them push."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,12 +16,12 @@ LIFE, HEARTBEAT = 1.0, 0.2
 
 
 async def turn_of(fleet: Fleet, name: str, *, slots: Slots | None = None, **options: Any) -> Turn:
-    """Ask for the turn of LAYER."""
+    """Request a turn for LAYER."""
     return await fleet.turn(LAYER, repo(name), SIZE, slots=slots or Slots(1), **options)
 
 
 async def upload_of(fleet: Fleet, name: str, **options: Any) -> UploadTurn:
-    """Ask for a turn that must be an upload."""
+    """Request a turn, and expect an upload."""
     turn = await turn_of(fleet, name, **options)
     assert isinstance(turn, UploadTurn)
     return turn
@@ -29,13 +29,13 @@ async def upload_of(fleet: Fleet, name: str, **options: Any) -> UploadTurn:
 
 @asynccontextmanager
 async def fleet_on(server: Place, *, life: float = LIFE) -> AsyncIterator[Fleet]:
-    """A runner of its own: its own connections, its own fleet."""
+    """Another runner, with its own connections and fleet."""
     async with open_index(server.url) as index, Fleet(index, life=life, heartbeat=HEARTBEAT) as fleet:
         yield fleet
 
 
 def waiting_on(server: Place, layer: Digest = LAYER, registry: str = "r.example") -> int:
-    """Return how many are shown as waiting for a layer."""
+    """Return the number of waiters for a layer in Redis."""
     with server.client() as client:
         count = client.zcard(Keys().waiters(layer, registry))
         assert isinstance(count, int)

@@ -1,4 +1,4 @@
-"""What tests of the guard and of its kin share: every call of an index, and a link that fails."""
+"""Helpers for tests of the guard: every call of an index, and a link that fails."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ CALLS: dict[str, tuple[Callable[[MountIndex], Any], object]] = {
 
 
 class FailingLink:
-    """A link that raises what it is told to, and answers nothing to look at otherwise."""
+    """A link that raises a chosen error, and otherwise returns None for each command."""
 
     where = "failing"
 
@@ -36,17 +36,17 @@ class FailingLink:
         self.runs = 0
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Fail, or answer each command with nothing."""
+        """Raise the error, or return None for each command."""
         self.runs += 1
         if self.error is not None:
             raise self.error
         return [None] * len(commands)
 
     async def parts(self) -> Sequence[Link]:
-        """Be the only one."""
+        """Return itself as the only part."""
         return [self]
 
     async def aclose(self) -> None:
-        """Fail to close, too."""
+        """Raise the error on closing too."""
         if self.error is not None:
             raise self.error

@@ -1,4 +1,4 @@
-"""Images put straight into a scripted registry, past HTTP and its log: thousands in a moment."""
+"""Images put directly into a scripted registry, without requests: thousands in a moment."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def put_image(registry: ScriptedRegistry, name: str, tag: str | None, layers: Se
 
 
 def put_index(registry: ScriptedRegistry, name: str, tag: str | None, children: Sequence[Digest]) -> Digest:
-    """Put an index of these manifests, which need not be there, into a repository."""
+    """Put an index of these manifests, which may be absent, into a repository."""
     document = {
         "schemaVersion": 2,
         "mediaType": OCI_INDEX,

@@ -1,4 +1,4 @@
-"""What the tests of security share: a stranger, credentials to lose, and registries that ask for them.
+"""Helpers for security tests: a foreign host, credentials, and registries that ask for them.
 
 What is sent is read off the wire of a transport that plays every host, the hostile ones too; where two real
 servers can show it, they do. The facts behind the rules are CVEs of 2024 to 2026, named where they are tested.
@@ -29,7 +29,7 @@ def bearer(realm: str) -> httpx.Response:
 
 
 def authorised(then: Handler) -> Handler:
-    """Answer as a registry with Basic: a challenge first, then `then`."""
+    """Answer like a registry with Basic authentication: first a challenge, then `then`."""
 
     def handler(request: httpx.Request) -> httpx.Response:
         if str(request.url).startswith(f"https://{HOST}/") and "authorization" not in request.headers:
@@ -40,5 +40,5 @@ def authorised(then: Handler) -> Handler:
 
 
 def carried(requests: list[httpx.Request]) -> str:
-    """Return everything that requests carried, for looking for secrets."""
+    """Return the whole content of requests, to search for secrets."""
     return "\n".join(f"{r.method} {r.url}\n{r.headers.raw!r}\n{r.content!r}" for r in requests)

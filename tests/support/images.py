@@ -1,4 +1,4 @@
-"""Image layouts on disk, made for tests: deterministic, and real enough for skopeo."""
+"""Deterministic image layouts on disk that skopeo accepts."""
 
 import gzip
 import hashlib
@@ -52,7 +52,7 @@ class MadeImage:
     Attributes:
         path: the layout's folder.
         tag: its name in the layout.
-        root: what the tag names, a manifest or an index.
+        root: the manifest or index that the tag names.
         manifests: the manifests, one a platform.
         configs: the configs, in the same order.
         layers: the layers, each once, in order.
@@ -67,7 +67,7 @@ class MadeImage:
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
-        """Configs and layers: all that is pushed as a blob."""
+        """Configs and layers: all blobs of a push."""
         return (*self.configs, *self.layers)
 
     def blob_path(self, digest: str) -> Path:
@@ -88,7 +88,7 @@ def tar_layer(files: Mapping[str, bytes], *, compressed: bool = True) -> bytes:
 
 
 def make_layers(count: int, *, size: int = 64, seed: str = "layer") -> list[bytes]:
-    """Return layers that differ from each other and, by `seed`, from those of others.
+    """Return layers that all differ; another `seed` makes other layers.
 
     Args:
         count: how many.
@@ -110,10 +110,10 @@ def make_layout(
     annotations: Mapping[str, str] | None = None,
     artifact_type: str | None = None,
 ) -> MadeImage:
-    """Write an image into a layout, beside those that are there.
+    """Write an image into a layout, next to the images that it has.
 
     Args:
-        path: the layout's folder, made if need be.
+        path: the layout's folder; created if it is absent.
         layers: the layers' bytes, tar or gzipped tar; two small ones by default.
         tag: its `org.opencontainers.image.ref.name`; None leaves it nameless.
         family: whose media types.

@@ -1,4 +1,4 @@
-"""What the index's tests share: layers and repositories, a clock, every store under one name."""
+"""Helpers for tests of an index: layers, repositories, a clock, a link that records."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from crossmount.redis.link import Link
 from crossmount.redis.replies import Command
 
 TTL = 1000
-"""Seconds that a layer lives in the tests."""
+"""The life of a layer in the tests, in seconds."""
 
 
 def layer(number: int = 0) -> Digest:
-    """Return one of many digests."""
+    """Return the digest with a number."""
     return Digest.of(b"layer %d" % number)
 
 
@@ -26,22 +26,22 @@ def repo(text: str) -> Repository:
 
 
 class Clock:
-    """A clock that stands until it is told to go on."""
+    """A clock that stands still unless a test sets `now`."""
 
     def __init__(self, now: float | None = None) -> None:
         self.now = time.time() if now is None else now
 
     def __call__(self) -> float:
-        """Return the time that it stands at, in epoch seconds."""
+        """Return `now`, in epoch seconds."""
         return self.now
 
 
 @dataclass(slots=True)
 class Store:
-    """One kind of index, seen as an asynchronous one.
+    """One kind of index, with the asynchronous interface.
 
     Attributes:
-        age: lets seconds pass for all that it holds.
+        age: makes the index behave as if some seconds had passed.
     """
 
     index: MountIndex
@@ -49,7 +49,7 @@ class Store:
 
 
 class FourMethods:
-    """An index with the four methods of `MountableLayers` only, as a user may write one."""
+    """An index with only the four methods of `MountableLayers`, as a user may write one."""
 
     def __init__(self) -> None:
         below = MemoryMountIndex()
@@ -60,7 +60,7 @@ class FourMethods:
 
 
 class CountingLink:
-    """A link that remembers what was run; each entry of `runs` is one round trip."""
+    """A link that records commands; each entry of `runs` is one round trip."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -68,7 +68,7 @@ class CountingLink:
         self.runs: list[list[Command]] = []
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Run and remember."""
+        """Run the commands and record them."""
         self.runs.append(list(commands))
         return await self.link.run(commands)
 
@@ -82,7 +82,7 @@ class CountingLink:
 
 
 def age_keys(client: "redis.Redis", seconds: float, pattern: str = "crossmount:*") -> None:
-    """Let keys be as if so many seconds had passed."""
+    """Reduce the remaining life of keys, as if some seconds had passed."""
     for key in list(client.scan_iter(pattern)):
         left = client.pttl(key)
         assert isinstance(left, int)
@@ -93,7 +93,7 @@ def age_keys(client: "redis.Redis", seconds: float, pattern: str = "crossmount:*
 
 
 def keys_that_stay(client: "redis.Redis") -> list[bytes]:
-    """Return the keys of ours that would live for ever and should not."""
+    """Return the keys of crossmount that should expire and have no life."""
     return [
         key
         for key in client.scan_iter("crossmount:*")

@@ -1,4 +1,4 @@
-"""A link between two ports with a delay and a rate, so that what is on loopback is as far away as a real one.
+"""A link between two ports with a delay and a rate, so that a server on loopback seems far away.
 
     python tests/support/link.py --to 127.0.0.1:5000 --round-trip 0.05 [--rate BYTES_PER_SECOND]
 
@@ -22,12 +22,12 @@ from contextlib import contextmanager
 
 CHUNK = 256 * 1024
 PIPE = 1024 * 1024
-"""Of bytes; a pipe holds a page a fragment, so the usual 64 KiB would let little through at once."""
+"""In bytes; a pipe stores one fragment per page, so the usual 64 KiB would pass little at once."""
 
 
 @contextmanager
 def link(address: str, *, round_trip: float, rate: float | None = None) -> Iterator[str]:
-    """Put `address` behind a link, in a process of its own; yield the address at its near end."""
+    """Run a link to `address` in another process; yield the address of its near end."""
     options = [] if rate is None else ["--rate", str(rate)]
     process = subprocess.Popen(
         [sys.executable, __file__, "--to", address, "--round-trip", str(round_trip), *options],
@@ -43,14 +43,14 @@ def link(address: str, *, round_trip: float, rate: float | None = None) -> Itera
 
 
 class Wire:
-    """One direction: a shared rate; who sends waits for its turn on it."""
+    """One direction with a shared rate; senders wait for their turn."""
 
     def __init__(self, rate: float | None) -> None:
         self._rate = rate
         self._free_at = 0.0
 
     def sent_at(self, size: int) -> float:
-        """Take a turn for `size` bytes; return when the last of them is on its way."""
+        """Wait for a turn of `size` bytes; return when the last byte is sent."""
         now = time.monotonic()
         if self._rate is None:
             return now
@@ -59,9 +59,9 @@ class Wire:
 
 
 class Way:
-    """One connection's bytes one way; each lot arrives `delay` seconds after it left the wire.
+    """One direction of one connection; bytes arrive `delay` seconds after they were sent.
 
-    They go through a pipe, and never leave the kernel.
+    They pass through a pipe and never leave the kernel.
     """
 
     def __init__(self, source: socket.socket, dest: socket.socket, *, wire: Wire, delay: float) -> None:
@@ -71,13 +71,13 @@ class Way:
         self._arrived, self._left = asyncio.Event(), asyncio.Event()
 
     async def carry(self) -> None:
-        """Carry all bytes, and the end.
+        """Forward all bytes, and then the end.
 
         Raises:
-            ExceptionGroup: of OSError, one of the ends went away.
+            ExceptionGroup: of OSError, if one end was closed.
         """
         way_out, way_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        with contextlib.suppress(PermissionError):  # too many of that size for this user: smaller ones do
+        with contextlib.suppress(PermissionError):  # too many pipes of that size; smaller ones work too
             fcntl.fcntl(way_in, fcntl.F_SETPIPE_SZ, PIPE)
         try:
             async with asyncio.TaskGroup() as group:
@@ -104,7 +104,7 @@ class Way:
             await asyncio.sleep(sent - now)
 
     async def _room(self) -> None:
-        """Wait until the pipe has room, if that is what is missing."""
+        """Wait until the pipe has room, if it is full."""
         if self._in_flight:
             self._left.clear()
             await self._left.wait()
@@ -144,10 +144,10 @@ async def serve(host: str, port: int, *, round_trip: float, rate: float | None) 
     """Forward every connection until cancelled."""
     loop = asyncio.get_running_loop()
     up, down = Wire(rate), Wire(rate)
-    forwarding: set[asyncio.Task[None]] = set()  # asyncio itself holds tasks weakly
+    forwarding: set[asyncio.Task[None]] = set()  # asyncio has only weak references to tasks
 
     async def forward(near: socket.socket) -> None:
-        with near, socket.socket() as far, contextlib.suppress(OSError):  # either end going away ends both
+        with near, socket.socket() as far, contextlib.suppress(OSError):  # if one end closes, so does the other
             for end in (near, far):
                 end.setblocking(False)
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,6 +1,6 @@
-"""Everywhere that an index can be: one server, behind TLS, under an access list, a Cluster, under Sentinel.
+"""Every kind of server for an index: one server, behind TLS, with an access list, a Cluster, under Sentinel.
 
-One of each for a worker, started when a test first asks for it, made whole and emptied before each test.
+Each worker has one of each; it starts on first use, and is repaired and emptied before each test.
 """
 
 import tempfile
@@ -20,20 +20,20 @@ from support.terminator import terminated
 
 
 class Place(Protocol):
-    """Where an index can be."""
+    """A server, or several, for an index."""
 
     @property
     def url(self) -> str:
-        """What a pusher is given."""
+        """The URL for pushers."""
         ...
 
     @property
     def operator_url(self) -> str:
-        """What one is given who may look at all keys."""
+        """The URL for an operator, who may read all keys."""
         ...
 
     def client(self) -> Any:
-        """Return a bare client that may do everything, for looking; a context manager."""
+        """Return a redis-py client with all rights; a context manager."""
         ...
 
     def flush(self) -> None:
@@ -43,11 +43,11 @@ class Place(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fronted:
-    """A server that is reached by another way than its own.
+    """A server with another URL than its own.
 
     Attributes:
-        url: that way.
-        operator_url: the same, for one who may look at all keys.
+        url: the URL for pushers.
+        operator_url: the URL for an operator.
         server: the server itself.
     """
 
@@ -66,11 +66,11 @@ class Fronted:
 
 @dataclass(frozen=True, slots=True)
 class Secured(Fronted):
-    """A server behind TLS that asks for certificates.
+    """A server behind TLS that requires client certificates.
 
     Attributes:
-        authority: who issued the server's, and who must have issued a client's.
-        port: where it listens.
+        authority: the issuer of the server's and the clients' certificates.
+        port: the port to connect to.
     """
 
     authority: Authority
@@ -86,7 +86,7 @@ def acl_users(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def acl_process(valkey_binary: Path, acl_users: tuple[str, ...]) -> Iterator[Fronted]:
-    """Run this worker's server with the users of deploy/redis; tests take `restricted`."""
+    """Run this worker's server with the users of deploy/redis; tests use `restricted`."""
     with run_server(valkey_binary, *acl_users) as server:
         place = f"127.0.0.1:{server.port}"
         yield Fronted(f"redis://{acl.LOGIN}{place}", f"redis://{acl.OPERATOR}{place}", server)
@@ -94,7 +94,7 @@ def acl_process(valkey_binary: Path, acl_users: tuple[str, ...]) -> Iterator[Fro
 
 @pytest.fixture(scope="session")
 def tls_process(valkey_process: Server) -> Iterator[Secured]:
-    """Put TLS in front of this worker's Valkey; tests take `secured`."""
+    """Run TLS in front of this worker's Valkey; tests use `secured`."""
     with tempfile.TemporaryDirectory(prefix="cm-tls-") as folder:
         authority = Authority(Path(folder))
         client = authority.issue("client")
@@ -106,7 +106,7 @@ def tls_process(valkey_process: Server) -> Iterator[Secured]:
 
 @pytest.fixture(scope="session")
 def cluster_processes(valkey_binary: Path, acl_users: tuple[str, ...]) -> Iterator[Cluster]:
-    """Run this worker's Cluster, with the users of deploy/redis; tests take `cluster`."""
+    """Run this worker's Cluster, with the users of deploy/redis; tests use `cluster`."""
     users = (*acl_users, *acl.REPLICATION)
     with run_cluster(valkey_binary, *users, login=acl.LOGIN, operator=acl.OPERATOR) as made:
         yield made
@@ -114,7 +114,7 @@ def cluster_processes(valkey_binary: Path, acl_users: tuple[str, ...]) -> Iterat
 
 @pytest.fixture(scope="session")
 def sentinel_processes(valkey_binary: Path, acl_users: tuple[str, ...]) -> Iterator[Sentinels]:
-    """Run this worker's servers under Sentinel, with the users of deploy/redis; tests take `sentinels`."""
+    """Run this worker's servers under Sentinel, with the users of deploy/redis; tests use `sentinels`."""
     users = (*acl_users, *acl.REPLICATION)
     with run_sentinels(valkey_binary, *users, login=acl.LOGIN, operator=acl.OPERATOR, auth=acl.SENTINEL) as made:
         yield made
@@ -122,28 +122,28 @@ def sentinel_processes(valkey_binary: Path, acl_users: tuple[str, ...]) -> Itera
 
 @pytest.fixture
 def restricted(acl_process: Fronted) -> Fronted:
-    """Give an empty server for a user who may do only what the access list in deploy/redis allows."""
+    """Return an empty server whose user has the rights of the access list in deploy/redis."""
     acl_process.flush()
     return acl_process
 
 
 @pytest.fixture
 def secured(tls_process: Secured) -> Secured:
-    """Give an empty server behind TLS."""
+    """Return an empty server behind TLS."""
     tls_process.flush()
     return tls_process
 
 
 @pytest.fixture
 def cluster(cluster_processes: Cluster) -> Cluster:
-    """Give an empty, whole Cluster of three masters and three replicas."""
+    """Return an empty, intact Cluster of three masters and three replicas."""
     cluster_processes.flush()
     return cluster_processes
 
 
 @pytest.fixture
 def sentinels(sentinel_processes: Sentinels) -> Sentinels:
-    """Give an empty, whole master with two replicas and three sentinels."""
+    """Return an empty, intact master with two replicas and three sentinels."""
     sentinel_processes.flush()
     return sentinel_processes
 
@@ -153,6 +153,6 @@ PLACES = ("valkey", "redis7", "restricted", "secured", "cluster", "sentinels")
 
 @pytest.fixture(params=PLACES)
 def any_place(request: pytest.FixtureRequest) -> Place:
-    """Give each place in turn, empty."""
+    """Return each kind of server in turn, empty."""
     found: Place = request.getfixturevalue(request.param)
     return found

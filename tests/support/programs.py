@@ -1,4 +1,4 @@
-"""Real programs that tests lean on: what is missing skips a test here and fails it in CI."""
+"""Real programs for tests: a missing one skips a test, and fails it in CI."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 PACKAGES = {"ctr": "containerd", "kubectl": "kubectl, of Kubernetes' own repository"}
-"""Debian's packages, where they are not named as the program."""
+"""Debian packages whose name differs from the program's."""
 
 
 def needs(program: str) -> str:
@@ -23,14 +23,14 @@ def needs(program: str) -> str:
 
 
 def absent(word: str) -> NoReturn:
-    """End a test that needs what is not here: it skips with `word`, and fails with it where CI=true."""
+    """Skip a test with the reason `word`; fail it where CI=true."""
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(word)
     pytest.skip(word)
 
 
 def run(program: str, *arguments: str, **environment: str) -> str:
-    """Run a program to its end and return its standard output; a bad end fails with what it said."""
+    """Run a program and return its standard output; a status other than 0 fails with its standard error."""
     done = subprocess.run(
         [needs(program), *arguments],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""A proxy in this process before a registry, and a client that talks to it."""
+"""A proxy in this process in front of a registry, and a client of it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ from crossmount.registry import ClientOptions, RetryPolicy
 from support.waiting import until
 
 QUICK = RetryPolicy(attempts=3, outage=0.0, wait_initial=0.001, wait_max=0.01, timeout=5.0)
-"""Retries that a test can wait for."""
+"""A retry policy with short waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class ProxyUnderTest:
     """A running proxy.
 
     Attributes:
-        client: talks to it, without credentials.
-        index: what it asks and teaches.
+        client: sends requests to it, without credentials.
+        index: the index that it uses.
     """
 
     url: str
@@ -68,7 +68,7 @@ async def proxy_before(
     options: ClientOptions | None = None,
     **settings: Any,
 ) -> AsyncIterator[ProxyUnderTest]:
-    """Give a proxy before the registry at the URL `registry`, until the block ends."""
+    """Run a proxy in front of the registry at the URL `registry` until the block ends."""
     memory = MemoryMountIndex()
     made = ProxySettings(
         upstream=registry,

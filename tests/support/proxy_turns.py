@@ -1,4 +1,4 @@
-"""Uploads of one layer through a proxy, beside others of the fleet that upload it."""
+"""Uploads of one layer through a proxy, while others of the fleet upload it."""
 
 import os
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ OTHER = os.urandom(1024 * 1024 + 17)
 
 
 async def push_spooled(proxy: ProxyUnderTest, name: str, data: bytes = DATA, **details: Any) -> httpx.Response:
-    """Upload as a client does that names the digest last."""
+    """Upload like a client that names the digest last."""
     location = await begin_upload(proxy, name, **details)
     await proxy.client.patch(location, content=data, **details)
     return await proxy.client.put(f"{location}?digest={Digest.of(data)}", **details)
@@ -47,7 +47,7 @@ def lease_of(server: Server, proxy: ProxyUnderTest) -> bytes | None:
 
 
 def waiting_on(server: Server, proxy: ProxyUnderTest) -> int:
-    """Return how many are shown as waiting for DATA."""
+    """Return the number of waiters for DATA."""
     return fleets.waiting_on(server, DIGEST, proxy.registry)
 
 
@@ -58,14 +58,14 @@ def fleet_of(proxy: ProxyUnderTest) -> Fleet:
 
 @asynccontextmanager
 async def proxy_on(server: Server, registry: str, **settings: Any) -> AsyncIterator[ProxyUnderTest]:
-    """Run a proxy whose index lies on a real server."""
+    """Run a proxy with an index on a real server."""
     async with open_index(server.url) as index, proxy_before(registry, index=index, **settings) as proxy:
         yield proxy
 
 
 @asynccontextmanager
 async def another_uploads(server: Server, proxy: ProxyUnderTest, name: str) -> AsyncIterator[UploadTurn]:
-    """Be another runner that uploads DATA into a repository, until the block ends."""
+    """Act as another runner that uploads DATA into a repository until the block ends."""
     async with open_index(server.url) as index, Fleet(index) as fleet:
         turn = await fleet.turn(DIGEST, proxy.repository(name), len(DATA), slots=Slots(1))
         assert isinstance(turn, UploadTurn)

@@ -1,4 +1,4 @@
-"""What tests of a prune share: an index that knows what is held and what is gone, and what came of it."""
+"""Helpers for tests of a prune: an index with existing and missing layers, and the result."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ def content(number: int) -> bytes:
 async def fill(
     index: MountIndex, registry: ScriptedRegistry, held: Iterable[int], gone: Iterable[int], name: str = "team/app"
 ) -> None:
-    """Let the index know layers in a repository, of which the registry holds some."""
+    """Record layers of a repository in the index; the registry has only some of them."""
     there = list(held)
     for number in there:
         registry.put_blob(name, content(number))
@@ -47,10 +47,10 @@ def digests(numbers: Iterable[int]) -> set[Digest]:
 
 
 def counts(**numbers: int) -> dict[events.Verdict, int]:
-    """Return how often what was said, the rest never."""
+    """Return the expected counts; counts that are not given are 0."""
     return {verdict: numbers.get(verdict, 0) for verdict in VERDICTS}
 
 
 def heads(registry: ScriptedRegistry) -> Counter[str]:
-    """Return how often each blob was asked for."""
+    """Return the number of requests for each blob."""
     return Counter(record.path for record in registry.matching(method="HEAD", path="/v2/*/blobs/*"))

@@ -39,7 +39,7 @@ class Access:
     Attributes:
         path: decoded, without the query.
         query: the first value of each parameter.
-        sent: bytes of the answer's body.
+        sent: number of bytes of the answer's body.
     """
 
     method: str
@@ -64,12 +64,12 @@ class DockerRegistry:
     process: "subprocess.Popen[bytes]"
 
     def kill(self) -> None:
-        """Kill it, and wait for its end."""
+        """Kill it, and wait until it has ended."""
         self.process.kill()
         self.process.wait()
 
     def restart(self) -> None:
-        """Kill it if it still runs, and start it again on the same port, with what it has stored."""
+        """Kill it if it runs, and start it again on the same port with the same storage."""
         self.kill()
         config = self.folder / "config.yml"
         config.write_text(config.read_text().replace("127.0.0.1:0", self.address))
@@ -93,30 +93,30 @@ class DockerRegistry:
         return [_access(match) for match in lines if match and "marker=" not in match[2]]
 
     def uploads(self, digest: str | None = None) -> int:
-        """Return how often a blob, or any, was uploaded to its end."""
+        """Return the number of finished uploads of a blob, or of all blobs."""
         return len(self._uploaded(digest))
 
     def mounts(self, digest: str | None = None) -> int:
-        """Return how often a blob, or any, was mounted."""
+        """Return the number of mounts of a blob, or of all blobs."""
         return sum(
             access.method == "POST" and access.status == 201 and digest in {None, access.query.get("mount")}
             for access in self.accesses()
         )
 
     def downloads(self, digest: str | None = None) -> int:
-        """Return how often bytes of a blob, or of any, were asked for and sent."""
+        """Return the number of downloads of a blob, or of all blobs."""
         return len(self._downloaded(digest))
 
     def download_bytes(self) -> int:
-        """Return the bytes of blobs that were sent."""
+        """Return the number of bytes of all downloads."""
         return sum(access.sent for access in self._downloaded(None))
 
     def upload_bytes(self) -> int:
-        """Return the bytes of all blobs that were uploaded to their end, each as often as it was."""
+        """Return the number of bytes of all finished uploads."""
         return sum(self.blob_path(access.query["digest"]).stat().st_size for access in self._uploaded(None))
 
     def blob_path(self, digest: str) -> Path:
-        """Return the file that keeps a blob."""
+        """Return the file with a blob."""
         algorithm, _, encoded = digest.partition(":")
         blobs = self.folder / "storage" / "docker" / "registry" / "v2" / "blobs"
         return blobs / algorithm / encoded[:2] / encoded / "data"
@@ -144,7 +144,7 @@ class DockerRegistry:
 
 @dataclass(frozen=True, slots=True)
 class TokenRegistry:
-    """A docker-registry that wants tokens, and the server that gives them."""
+    """A docker-registry that requires tokens, and its token server."""
 
     registry: DockerRegistry
     tokens: TokenServer
@@ -155,7 +155,7 @@ StartRegistry = Callable[..., DockerRegistry]
 
 @pytest.fixture
 async def scripted_registry() -> AsyncIterator[ScriptedRegistry]:
-    """Our registry for tests, plain and open, on the test's event loop."""
+    """A scripted registry without authentication, on the test's event loop."""
     async with ScriptedRegistry() as registry:
         yield registry
 
@@ -178,13 +178,13 @@ def start_docker_registry(tmp_path: Path) -> Iterator[StartRegistry]:
 
 @pytest.fixture
 def docker_registry(start_docker_registry: StartRegistry) -> DockerRegistry:
-    """An open registry."""
+    """A registry without authentication."""
     return start_docker_registry()
 
 
 @pytest.fixture
 def htpasswd_registry(start_docker_registry: StartRegistry, tmp_path: Path) -> DockerRegistry:
-    """A registry that wants USER and PASSWORD (Basic)."""
+    """A registry that requires USER and PASSWORD (Basic)."""
     file = tmp_path / "htpasswd"
     file.write_text(HTPASSWD)
     return start_docker_registry(auth=f"auth: {{htpasswd: {{realm: tests, path: {file}}}}}")
@@ -192,14 +192,14 @@ def htpasswd_registry(start_docker_registry: StartRegistry, tmp_path: Path) -> D
 
 @pytest.fixture
 def token_server(tmp_path: Path) -> Iterator[TokenServer]:
-    """A token server that lets USER do anything, until it is told otherwise."""
+    """A token server that grants everything to USER by default."""
     with serve_tokens(tmp_path, users={USER: PASSWORD}) as server:
         yield server
 
 
 @pytest.fixture
 def token_registry(start_docker_registry: StartRegistry, token_server: TokenServer) -> TokenRegistry:
-    """A registry that wants tokens of `token_server`."""
+    """A registry that requires tokens of `token_server`."""
     auth = (
         f"auth: {{token: {{realm: {token_server.url}, service: {token_server.service},"
         f" issuer: {token_server.issuer}, rootcertbundle: {token_server.certificate}}}}}"
@@ -214,7 +214,7 @@ def run_docker_registry(
     """Run a docker-registry until the block ends.
 
     Args:
-        folder: an absent folder for all that it writes.
+        folder: a folder for its files; must not exist.
         auth: the `auth` section of its configuration, in YAML on one line.
         relative: Locations without scheme and host.
         deletes: whether anything can be deleted.
@@ -248,14 +248,14 @@ http: {{addr: "127.0.0.1:0", relativeurls: {str(relative).lower()}, secret: test
 
 
 def _serve(folder: Path) -> "subprocess.Popen[bytes]":
-    """Start it; its access log goes on, what it says of itself begins anew."""
+    """Start it; its access log is continued, its error log is emptied."""
     program = needs("docker-registry")
     with (folder / "access.log").open("ab") as out, (folder / "error.log").open("wb") as err:
         return subprocess.Popen([program, "serve", str(folder / "config.yml")], stdout=out, stderr=err)
 
 
 def _wait_for_address(process: "subprocess.Popen[bytes]", error_log: Path) -> str:
-    """Return the address that the registry says it listens on; it is open by then."""
+    """Wait until the registry logs the address that it listens on, and return it."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         said = error_log.read_text()

@@ -1,4 +1,4 @@
-"""What the registry's tests share: small blobs, quick clients, and a transport that remembers."""
+"""Helpers for tests of the registry client: small blobs, quick clients, and a transport that records."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -47,7 +47,7 @@ def manifest(config: BytesBlob, *layers: BytesBlob) -> Manifest:
 
 
 def client_of(address: str, **changes: Any) -> RegistryClient:
-    """Return a client of a registry on plain http, without anybody's credentials."""
+    """Return a client of a registry on plain http, without credentials."""
     options = replace(PLAIN, **changes.pop("options", {}))
     return RegistryClient(
         address, options=options, credentials=changes.pop("credentials", NoCredentials()), **changes
@@ -56,7 +56,7 @@ def client_of(address: str, **changes: Any) -> RegistryClient:
 
 @dataclass(slots=True)
 class Recorder(httpx.AsyncBaseTransport):
-    """A transport that answers from a function, and keeps every request with its body."""
+    """A transport that answers from a function, and records every request with its body."""
 
     handler: Handler
     requests: list[httpx.Request] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Recorder(httpx.AsyncBaseTransport):
 
 
 def recorded(handler: Handler, registry: str = HOST, **changes: Any) -> tuple[RegistryClient, Recorder]:
-    """Return a client over TLS that talks to a function, and what it sends."""
+    """Return a client over TLS whose requests a function answers, and the recorded requests."""
     transport = Recorder(handler)
     options = replace(TLS, **changes.pop("options", {}))
     credentials = changes.pop("credentials", NoCredentials())

@@ -11,14 +11,14 @@ from pathlib import Path
 def proxy_process(
     upstream: str, index: str, folder: Path, *more: str, within: Sequence[str] = ()
 ) -> Iterator[str]:
-    """Run `crossmount proxy` until the block ends, and stop it as an operator would; gives its `host:port`.
+    """Run `crossmount proxy` until the block ends, and stop it with SIGTERM; yield its `host:port`.
 
     Args:
         upstream: the registry's URL.
         index: the index's URL.
-        folder: for its spool and its log.
+        folder: contains its spool and its log.
         more: more of its options.
-        within: a command that runs it: `prlimit` …
+        within: a command that starts it, such as `prlimit`.
     """
     line = ["proxy", "--upstream", upstream, "--listen", "127.0.0.1:0"]
     line += ["--index", index, "--spool", str(folder / "spool"), "--no-access-log", *more]
@@ -34,12 +34,12 @@ def crossmount_process(
     environment: Mapping[str, str] | None = None,
     within: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Run `crossmount ARGUMENTS`, which must be a proxy, until the block ends; gives the URL that it tells.
+    """Run `crossmount ARGUMENTS`, which must be a proxy, until the block ends; yield the URL that it prints.
 
     Args:
         arguments: its command line.
         folder: for its log.
-        environment: all that it is given; None is what the tests have.
+        environment: its whole environment; None is that of the tests.
         within: a command that runs it.
     """
     log = folder / "proxy.log"

@@ -1,4 +1,4 @@
-"""What tests of a scan share: two layers, a scan, and what came of it."""
+"""Helpers for tests of a scan: two layers, a scan, and its result."""
 
 from crossmount.asyncio import ScanReport, scan
 from crossmount.index import MountIndex
@@ -15,10 +15,10 @@ async def scanned(registry: ScriptedRegistry, index: MountIndex, **details: obje
 
 
 async def known(index: MountIndex, layer: bytes) -> set[str]:
-    """Return the repositories that hold a layer by the index."""
+    """Return the repositories that have a layer according to the index."""
     return {repository.name for repository in await index.locations(Digest.of(layer))}
 
 
 def asked(registry: ScriptedRegistry, method: str, path: str) -> int:
-    """Return how often something was asked."""
+    """Return the number of requests with this method and path."""
     return len(registry.matching(method=method, path=path))

@@ -1,4 +1,4 @@
-"""Small clients for the registry of crossmount.testing: raw httpx, nothing of crossmount's own client."""
+"""Small clients for the scripted registry, with plain httpx and without crossmount's client."""
 
 import json
 from collections.abc import AsyncIterator, Iterable
@@ -15,7 +15,7 @@ from crossmount.testing import Fault, RegistryOptions, ScriptedRegistry
 async def talk_to(
     options: RegistryOptions | None = None, *faults: Fault
 ) -> AsyncIterator[tuple[ScriptedRegistry, httpx.AsyncClient]]:
-    """Run a registry and give a client for it."""
+    """Run a registry, and yield it with a client."""
     async with (
         ScriptedRegistry(options, faults=faults) as registry,
         httpx.AsyncClient(base_url=registry.url) as client,

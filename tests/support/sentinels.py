@@ -1,4 +1,4 @@
-"""A master and two replicas under three sentinels, to be killed, paused, failed over, and made whole again."""
+"""A master and two replicas under three sentinels that tests can kill, pause, fail over and repair."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +22,8 @@ class Sentinels(Several):
     """Servers under Sentinel.
 
     Attributes:
-        servers: the master and its replicas, in whatever part by now.
-        sentinels: those who watch them.
+        servers: the master and its replicas; which one is the master changes.
+        sentinels: the sentinels that watch them.
         auth: how the sentinels log in.
     """
 
@@ -36,7 +36,7 @@ class Sentinels(Several):
         return f"redis+sentinel://{login}{hosts}/{SERVICE}"
 
     def client(self) -> "redis.Redis":
-        """Return a bare client of the master, for looking."""
+        """Return a redis-py client of the master."""
         return self.master().client()
 
     def master(self) -> Server:
@@ -45,7 +45,7 @@ class Sentinels(Several):
         return next(server for server in self.servers if server.port == int(port))
 
     def replicas(self) -> list[Server]:
-        """Return the others."""
+        """Return the servers that are not the master."""
         master = self.master()
         return [server for server in self.servers if server is not master]
 
@@ -54,7 +54,7 @@ class Sentinels(Several):
         return next(sentinel for sentinel in self.sentinels if sentinel.running).ask(*command)
 
     def flush(self) -> None:
-        """Make it whole, and empty it: keys, and scripts."""
+        """Repair it, and delete all keys and scripts."""
         self.heal()
         self.master().flush()
 
@@ -80,7 +80,7 @@ class Sentinels(Several):
                 client.sentinel_set(SERVICE, "down-after-milliseconds", milliseconds)
 
     def begin(self) -> None:
-        """Make the first server the master, tell the sentinels, and wait until they know of all."""
+        """Make the first server the master, and wait until the sentinels know all servers."""
         master, *replicas = self.servers
         self.forget()
         with master.client() as client:
@@ -94,14 +94,14 @@ class Sentinels(Several):
         until(self.whole, "the sentinels do not find each other and the replicas")
 
     def forget(self) -> None:
-        """Let the sentinels watch nothing: they would put back what they think is right."""
+        """Stop the sentinels from watching: they would undo changes of the roles."""
         for sentinel in self.sentinels:
             with sentinel.client() as client:
                 if SERVICE in client.sentinel_masters():
                     client.sentinel_remove(SERVICE)
 
     def watch(self, master: Server) -> None:
-        """Let the sentinels watch a master, and those that follow it."""
+        """Let the sentinels watch a master and its replicas."""
         for sentinel in self.sentinels:
             with sentinel.client() as client:
                 client.sentinel_monitor(SERVICE, "127.0.0.1", master.port, _QUORUM)
@@ -112,7 +112,7 @@ class Sentinels(Several):
                     client.sentinel_set(SERVICE, "auth-pass", self.auth[1])
 
     def whole(self) -> bool:
-        """Tell whether the sentinels name one master, which has two replicas in step."""
+        """Return whether the sentinels name the same master, with two replicas in sync."""
         addresses = set()
         for sentinel in self.sentinels:
             with sentinel.client() as client:
@@ -123,7 +123,7 @@ class Sentinels(Several):
         return len(addresses) == 1 and _in_step(self.master())
 
     def fail_over(self) -> Server:
-        """Let the sentinels make a replica the master, and return it when it is."""
+        """Let the sentinels promote a replica, and return it once it is the master."""
         before = self.master()
         self.ask("SENTINEL FAILOVER", SERVICE)
         until(lambda: self.master() is not before and role_of(self.master()) == "master", "no failover")
@@ -131,7 +131,7 @@ class Sentinels(Several):
 
 
 def _in_step(master: Server) -> bool:
-    """Tell whether a server is a master whose two replicas have all that it has."""
+    """Return whether a server is a master with two replicas in sync."""
     with master.client() as client:
         found = client.info("replication")
     return found["role"] == "master" and all(found.get(f"slave{i}", {}).get("state") == "online" for i in (0, 1))

@@ -1,4 +1,4 @@
-"""Real Redis servers for tests: one process a worker and kind, emptied before each test, gone with the worker."""
+"""Real Redis servers for tests: each worker has one of each kind; it is emptied before each test."""
 
 import shutil
 import signal
@@ -49,25 +49,25 @@ class Server:
 
     @property
     def running(self) -> bool:
-        """Whether its process lives, paused or not."""
+        """Whether its process exists, paused or not."""
         return self.process.poll() is None
 
     @property
     def operator_url(self) -> str:
-        """The address for one who may look at all keys."""
+        """The URL for an operator, who may read all keys."""
         return self.url
 
     def client(self) -> "redis.Redis":
-        """Return a bare client, for looking."""
+        """Return a redis-py client."""
         return redis.Redis(unix_socket_path=str(self.socket))
 
     def ask(self, *command: str | int | bytes) -> Any:
-        """Run one command, and return what it answers."""
+        """Run one command, and return the reply."""
         with self.client() as client:
             return client.execute_command(*command)
 
     def pause(self) -> None:
-        """Let it keep its connections and answer nothing, until `resume`."""
+        """Pause its process until `resume`: connections stay open, and nothing is answered."""
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -75,14 +75,14 @@ class Server:
         self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Kill the server, paused or not, and wait for its end."""
+        """Kill the process, paused or not, and wait until it has ended."""
         self.process.kill()
         self.process.wait()
 
     def restart(self, *, wait: bool = True) -> None:
-        """Kill it if it still runs, start it again at the same addresses, and `wait` until it serves.
+        """Kill it if it runs, start it again at the same addresses, and `wait` until it answers.
 
-        It comes back with what it saved, by default nothing.
+        It loads the data that it saved; by default there is none.
         """
         self.stop()
         self.process = _spawn(self.command, self.folder)
@@ -90,14 +90,14 @@ class Server:
             pytest.fail(f"the server did not come back: {_log(self.folder)}")
 
     def revive(self) -> None:
-        """Let it go on if it was paused, start it again if it was stopped."""
+        """Resume it if it is paused, start it again if it is stopped."""
         if self.running:
             self.resume()
         else:
             self.restart()
 
     def flush(self) -> None:
-        """Empty it: keys, and scripts, so that no test leans on another's; start it again if a test stopped it."""
+        """Delete all keys and scripts, so that no test depends on another; start it again if it is stopped."""
         if not self.running:
             self.restart()
         with self.client() as client:
@@ -124,56 +124,56 @@ def redis7_binary() -> Path:
 
 @pytest.fixture(scope="session")
 def valkey_process(valkey_binary: Path) -> Iterator[Server]:
-    """Run this worker's Valkey; tests take `valkey`, which is empty."""
+    """Run this worker's Valkey; tests use `valkey`, which is empty."""
     with run_server(valkey_binary) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def redis7_process(redis7_binary: Path) -> Iterator[Server]:
-    """Run this worker's Redis 7; tests take `redis7`, which is empty."""
+    """Run this worker's Redis 7; tests use `redis7`, which is empty."""
     with run_server(redis7_binary) as server:
         yield server
 
 
 @pytest.fixture
 def valkey(valkey_process: Server) -> Server:
-    """Give an empty Valkey."""
+    """Return an empty Valkey."""
     valkey_process.flush()
     return valkey_process
 
 
 @pytest.fixture
 def redis7(redis7_process: Server) -> Server:
-    """Give an empty Redis 7."""
+    """Return an empty Redis 7."""
     redis7_process.flush()
     return redis7_process
 
 
 @pytest.fixture(params=["valkey", "redis7"])
 def redis_server(request: pytest.FixtureRequest) -> Server:
-    """Give an empty server of each kind in turn."""
+    """Return an empty server of each kind in turn."""
     server: Server = request.getfixturevalue(request.param)
     return server
 
 
 @pytest.fixture
 def start_server(valkey_binary: Path) -> Iterator[StartServer]:
-    """Start servers of the test's own, with options of its own: a bound, a password, a cluster node."""
+    """Start more servers for one test, with its own options."""
     with starting() as start_one:
         yield lambda *options, binary=valkey_binary: start_one(binary, *options)
 
 
 @contextmanager
 def run_server(binary: Path, *options: str) -> Iterator[Server]:
-    """Run a server in a folder of its own."""
+    """Run a server in a new folder."""
     with starting() as start_one:
         yield start_one(binary, *options)
 
 
 @contextmanager
 def starting() -> Iterator[Callable[..., Server]]:
-    """Give what starts servers as `start` does, each in a folder of its own; all end with the block."""
+    """Yield a function that starts servers like `start`, each in a new folder; all end with the block."""
     servers: list[Server] = []
     with tempfile.TemporaryDirectory(prefix="cm-server-") as folder:
 
@@ -191,9 +191,9 @@ def starting() -> Iterator[Callable[..., Server]]:
 
 
 def start(binary: Path, folder: Path, *options: str, settings: tuple[str, ...] = _SETTINGS) -> Server:
-    """Start a server on a free loopback port and a unix socket, and return it when it answers.
+    """Start a server on a free loopback port and a unix socket, and return it once it answers.
 
-    The port is picked by the system and may be taken by another before the server binds it: then the next one.
+    Another process may take the free port before the server binds it; then the next port is tried.
     """
     path = folder / "s"
     for _ in range(PORT_TRIES):
@@ -221,7 +221,7 @@ def _spawn(command: tuple[str, ...], folder: Path) -> subprocess.Popen[bytes]:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
+    """Return a free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -229,7 +229,7 @@ def free_port() -> int:
 
 
 def _ready(process: subprocess.Popen[bytes], path: Path) -> bool:
-    """Ping until it answers (a server that asks for a password has answered too); False if it ended instead."""
+    """Ping until it answers, and return whether it did; an answer that requires a password counts too."""
     deadline, once = time.monotonic() + READY_SECONDS, Retry(NoBackoff(), 0)
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -1,4 +1,4 @@
-"""Servers that work together as one place: its address, and waiting for what they come to by themselves."""
+"""Several servers that work together: their URL, and waiting for their state."""
 
 import time
 from abc import ABC, abstractmethod
@@ -13,11 +13,11 @@ from support.servers import READY_SECONDS, Server
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Several(ABC):
-    """Such a place.
+    """Several servers with one URL.
 
     Attributes:
         login: name and password, as a URL has them.
-        operator: the same, for one who may look at all keys.
+        operator: the same for an operator, who may read all keys.
     """
 
     login: str = ""
@@ -25,12 +25,12 @@ class Several(ABC):
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The URL for pushers."""
         return self._url(self.login)
 
     @property
     def operator_url(self) -> str:
-        """The address for one who may look at all keys."""
+        """The URL for an operator, who may read all keys."""
         return self._url(self.operator)
 
     @abstractmethod
@@ -38,7 +38,7 @@ class Several(ABC):
 
 
 def until(condition: Callable[[], bool], complaint: str) -> None:
-    """Wait for what servers come to by themselves."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + READY_SECONDS
     while not holds(condition):
         if time.monotonic() > deadline:
@@ -47,13 +47,13 @@ def until(condition: Callable[[], bool], complaint: str) -> None:
 
 
 def holds(condition: Callable[[], bool]) -> bool:
-    """Tell whether a condition is true; a server that cannot answer it makes it false."""
+    """Return whether a condition is true; an error of a server counts as false."""
     try:
         return condition()
-    except redis.RedisError:  # a server that is just starting, or changing its part
+    except redis.RedisError:  # a server that is starting, or changing its role
         return False
 
 
 def role_of(node: Server) -> str:
-    """Return what a server takes itself for: master or slave."""
+    """Return the role that a server reports: master or slave."""
     return str(node.ask("INFO", "replication")["role"])

@@ -1,4 +1,4 @@
-"""All that keeps an index, in both flavours: what the index's contract is tested on."""
+"""Every kind of index, blocking and async, for the tests of the index's contract."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -25,7 +25,7 @@ KEYS = Keys()
 
 
 class RecordedBelow(MemoryMountIndex):
-    """A memory index over another, where what is recorded is in the other."""
+    """A memory index over another one that gets all records."""
 
     def __init__(self, below: MountIndex, clock: Clock) -> None:
         super().__init__(below, ttl=TTL, clock=clock)
@@ -45,7 +45,7 @@ View = Callable[[MountableLayers], MountableLayers]
 
 @contextmanager
 def memory_store(kind: str) -> Iterator[Store]:
-    """Make one of the stores in memory."""
+    """Make one of the indexes in memory."""
     clock = Clock()
 
     def age(seconds: float) -> None:
@@ -108,7 +108,7 @@ STORES = (*MEMORY, *(f"{server} {flavour}" for server in ("fake", *PLACES) for f
 
 @asynccontextmanager
 async def open_store(name: str, place: Callable[[str], Place]) -> AsyncIterator[Store]:
-    """Make one of the `STORES`, empty; `place` starts a server by its kind."""
+    """Make one of the `STORES`, empty; `place` returns the server of a kind."""
     if name in MEMORY:
         with memory_store(name) as made:
             yield made

@@ -1,4 +1,4 @@
-"""TLS in front of a server that has none, as stunnel and clouds do it; it asks for client certificates."""
+"""TLS in front of a server without TLS, like stunnel; it requires client certificates."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,11 @@ from support.certificates import Authority, Issued
 
 @contextmanager
 def terminated(backend: Path, authority: Authority, own: Issued) -> Iterator[int]:
-    """Run it in front of a unix socket; return its port.
+    """Run it in front of a unix socket; yield its port.
 
     Args:
-        backend: where the server listens.
-        authority: who must have issued a client's certificate.
+        backend: the server's socket.
+        authority: the required issuer of client certificates.
         own: its own certificate.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.file)
@@ -45,7 +45,7 @@ def terminated(backend: Path, authority: Authority, own: Issued) -> Iterator[int
 
 
 async def _carry(backend: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Carry bytes both ways until either end closes."""
+    """Forward bytes both ways until one end closes."""
     try:
         there, back = await asyncio.open_unix_connection(str(backend))
         try:
@@ -56,7 +56,7 @@ async def _carry(backend: Path, reader: asyncio.StreamReader, writer: asyncio.St
         finally:
             back.close()
     except OSError:
-        pass  # the server is gone: so is this connection
+        pass  # the server is gone, so this connection ends too
     finally:
         writer.close()
 

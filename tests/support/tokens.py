@@ -26,10 +26,10 @@ class TokenRequest:
 
     Attributes:
         method: GET, or POST for OAuth2.
-        user: who it was for, empty for nobody.
-        scopes: each scope that was asked for.
-        granted: each scope that was given, with what was left of its actions.
-        status: the answer's.
+        user: its user, empty for none.
+        scopes: the requested scopes.
+        granted: the granted scopes, with the granted actions.
+        status: the status of the answer.
     """
 
     method: str
@@ -41,20 +41,20 @@ class TokenRequest:
 
 @dataclass(slots=True)
 class TokenServer:
-    """A running token server; what it grants may be changed at any time.
+    """A running token server; tests can change its grants at any time.
 
     Attributes:
         url: the realm.
         certificate: the file for `rootcertbundle`.
         users: passwords by user name.
         identity_tokens: user names by identity (refresh) token.
-        denied: (user, repository) pairs for which nothing is granted; the user "" is nobody.
+        denied: (user, repository) pairs without any grant; the user "" is a request without a user.
         read_only: (user, repository) pairs for which only pull is granted.
-        refuses_whole: a token is refused (403) if one of its scopes is; else less is granted, silently.
-        oauth: POST is served; else it is answered with 405.
-        expires_in: what an answer tells, None to leave it out; tokens live this long, or 60 seconds.
-        early: seconds that they end before that; the real registry takes them for 60 seconds longer.
-        requests: what was asked.
+        refuses_whole: whether one refused scope refuses the token (403); otherwise the token silently lacks it.
+        oauth: whether POST is supported (otherwise 405).
+        expires_in: the `expires_in` of answers and the life of tokens; None omits it, and tokens live 60 seconds.
+        early: seconds by which they end earlier; the real registry accepts them for 60 more seconds.
+        requests: all requests.
     """
 
     url: str
@@ -74,7 +74,7 @@ class TokenServer:
     requests: list[TokenRequest] = field(default_factory=list)
 
     def grant(self, user: str, scope: str) -> str:
-        """Return a scope with the actions that a user may take, maybe none."""
+        """Return a scope with the granted actions, possibly none."""
         kind, _, rest = scope.partition(":")
         name, _, actions = rest.rpartition(":")
         allowed = set(actions.split(","))
@@ -135,7 +135,7 @@ def serve_tokens(folder: Path, *, users: Mapping[str, str]) -> Iterator[TokenSer
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as http:
         url = f"http://127.0.0.1:{http.server_port}/token"
         server = TokenServer(url, file, dict(users), key, chain)
-        http.tokens = server  # type: ignore[attr-defined]  # the handler's way to it
+        http.tokens = server  # type: ignore[attr-defined]  # read by the handler
         thread = threading.Thread(target=http.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -149,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
     """GET with Basic or nothing, POST with a form."""
 
     def do_GET(self) -> None:
-        """Give a token, the first way."""
+        """Return a token (GET)."""
         tokens = self._tokens
         query = parse_qs(urlsplit(self.path).query)
         scopes = tuple(part for scope in query.get("scope", ()) for part in scope.split())
@@ -157,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(*tokens.answer("GET", user, scopes, {}))
 
     def do_POST(self) -> None:
-        """Give a token, the OAuth2 way."""
+        """Return a token (POST, OAuth2)."""
         tokens = self._tokens
         form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
         if not tokens.oauth:
@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(*tokens.answer("POST", user, scopes, {"refresh_token": refresh} if refresh else {}))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the library's name
-        """Stay quiet; `TokenServer.requests` is the log."""
+        """Print nothing; `TokenServer.requests` is the log."""
 
     @property
     def _tokens(self) -> TokenServer:

@@ -1,4 +1,4 @@
-"""The index's troubles, as people meet them, made on real servers while a crowd pushes."""
+"""Troubles of the index, made on real servers while a crowd pushes."""
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -30,15 +30,15 @@ class Trouble:
     """One trouble.
 
     Attributes:
-        name: what it is, for a table.
-        kind: what the index lies on.
+        name: its name in a table.
+        kind: the kind of server.
         options: of the server.
-        before: makes what is there from the beginning. It runs in a thread, as `strike` does.
-        strike: makes what happens in the middle of pushes.
-        url: what the pushers are given.
-        told: a pattern of what each user is told, "" if nobody needs to know.
-        silent: whether nothing is answered, or only later than a push can wait.
-        spares: whether no blob is uploaded twice all the same.
+        before: prepares the trouble before the pushes; runs in a thread, like `strike`.
+        strike: causes the trouble in the middle of the pushes.
+        url: the URL for pushers.
+        told: a pattern that each warning matches, "" if no warning is needed.
+        silent: whether the server answers not at all, or too late for a push.
+        spares: whether still no blob may be uploaded twice.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Trouble:
 
 
 def again(act: Callable[[Scene], None], *, seconds: float = 0.05) -> Callable[[Scene], None]:
-    """Return what does something again and again until nobody pushes any more."""
+    """Return a strike that repeats an action until all pushes have ended."""
 
     def keep_on(scene: Scene) -> None:
         while True:
@@ -90,7 +90,7 @@ def _fill_up(scene: Scene) -> None:
 
 
 def _fail_to_save(scene: Scene) -> None:
-    """Let the server save where a folder is in the way (root may write everywhere)."""
+    """Make the server's saves fail: a folder has the name of its file (root may write everywhere)."""
     place: Server = scene.place
     (place.folder / "full").mkdir()
     _do(
@@ -112,7 +112,7 @@ def _have_much(scene: Scene) -> None:
 
 
 def _load(scene: Scene) -> None:
-    """Restart the server, which then takes seconds to load what it saved."""
+    """Restart the server, which then needs seconds to load its data."""
     place: Server = scene.place
     place.restart(wait=False)
 
@@ -122,7 +122,7 @@ def _flush(scene: Scene) -> None:
 
 
 def _wrong(name: Callable[[Keys, Scene], Sequence[str]], *value: str) -> Callable[[Scene], None]:
-    """Return what puts a value of a type that is not ours under a name that is."""
+    """Return a preparation that writes a value of a wrong type to our keys."""
 
     def put(scene: Scene) -> None:
         command, *rest = value
@@ -141,7 +141,7 @@ def _with_wrong_password(place: Server) -> Iterator[str]:
 
 @contextmanager
 def _mute(place: Server) -> Iterator[str]:
-    """Listen, let the system accept, and say nothing."""
+    """Listen, let the system accept connections, and never answer."""
     del place
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
@@ -214,7 +214,7 @@ def _kill_master(scene: Scene) -> None:
 
 
 def _move_slots(scene: Scene) -> None:
-    """Move the slot of each layer to the next server and on, until nobody pushes any more."""
+    """Move the slot of each layer from server to server until all pushes have ended."""
     place: Cluster = scene.place
     while True:
         for layer in scene.layers:

@@ -1,4 +1,4 @@
-"""The registry's troubles, as scripts: one request in five is met, or each so-many-th upload is cut."""
+"""Troubles of the registry, as scripted faults: one request in five is affected, or every n-th upload is cut."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ class RegistryTrouble:
     """One trouble.
 
     Attributes:
-        name: what it is, for a table.
+        name: its name in a table.
         faults: its script.
     """
 
@@ -28,7 +28,7 @@ class RegistryTrouble:
 
 
 def one_in_five(action: Action, **which: Any) -> tuple[Fault, ...]:
-    """Return a script that meets 20 % of all requests, in no rhythm that a client's own could fall in with.
+    """Return faults that affect 20 % of all requests, in a rhythm that no client has.
 
     One in nine, and one in ten of the others.
     """

@@ -1,4 +1,4 @@
-"""Those who wait for a layer in a table of turns, without an event loop or a server."""
+"""Waiters for a layer in a table of turns, without an event loop or a server."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def make_waiter(
     watch_only: bool = False,
     accepts: Callable[[str], bool] = lambda _: True,
 ) -> Waiter:
-    """Return one who wants a layer in repository `name`."""
+    """Return a waiter for a layer in repository `name`."""
     return Waiter(
         layer=layer,
         dest=Repository("r.example", name),

@@ -1,4 +1,4 @@
-"""Waiting for what gives no sign: in another process, on a server, in a proxy."""
+"""Waiting for a condition that sends no event: in another process, on a server, in a proxy."""
 
 import asyncio
 import time

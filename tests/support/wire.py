@@ -1,4 +1,4 @@
-"""Bytes as they travel: what a client sends that no HTTP library would, and registries that answer so."""
+"""Raw bytes on connections: requests and answers that no HTTP library would send."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ HEAD_END = b"\r\n\r\n"
 
 
 async def raw(address: tuple[str, int], *parts: bytes, wait: bool = True) -> bytes:
-    """Send bytes as they are, and return all that comes back until the other side hangs up."""
+    """Send bytes, and return all received bytes until the other side closes."""
     reader, writer = await asyncio.open_connection(*address)
     try:
         for part in parts:
@@ -29,9 +29,9 @@ async def raw(address: tuple[str, int], *parts: bytes, wait: bool = True) -> byt
 
 @asynccontextmanager
 async def answering(*answers: bytes | Iterable[bytes]) -> AsyncIterator[str]:
-    """Give the URL of a server that answers request after request with these bytes, the last for ever.
+    """Yield the URL of a server that answers each request with the next of these; the last is repeated.
 
-    Several parts are sent one after the other, and then it hangs up.
+    An answer in several parts is sent part by part, and then the connection is closed.
     """
     served = 0
 

@@ -1,4 +1,4 @@
-"""What a crowd pushes, made once a worker."""
+"""Fixtures of the tests of troubles."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ HOWEVER_LONG = 30.0
 
 @pytest.fixture(scope="session")
 def crowd_images(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    """Images for sixteen pushers."""
+    """Return images for sixteen pushers, made once a worker."""
     folder: Path = tmp_path_factory.mktemp("crowd")
     return make_images(folder / "layout")
 
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no index count as silent: sixteen pushers in one process on a busy machine are slow, not the index."""
+    """Extend all deadlines of the index: sixteen pushers in one process on a busy machine are slow themselves."""
     monkeypatch.setitem(connection._SETTINGS, "socket_timeout", HOWEVER_LONG)
     monkeypatch.setitem(connection._SETTINGS, "socket_connect_timeout", HOWEVER_LONG)
     monkeypatch.setattr(pipeline, "TIMEOUT_SECONDS", HOWEVER_LONG)

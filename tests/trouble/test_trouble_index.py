@@ -1,4 +1,4 @@
-"""The index in trouble while sixteen push: no push fails, every image is whole, users are told once at most."""
+"""Troubles of the index during sixteen pushes: none fails, every image is complete, at most one warning each."""
 
 import asyncio
 import re
@@ -12,11 +12,11 @@ from support.servers import StartServer
 from support.troubles import ON_A_CLUSTER, ON_A_SERVER, UNDER_SENTINEL, Trouble
 
 UPLOADS_LAST = Fault(method="PUT", path="*/blobs/*", delay=0.2, times=None)
-"""So that trouble strikes in their middle."""
+"""Slow uploads, so that trouble strikes in their middle."""
 
 
 async def push_in_trouble(trouble: Trouble, place: Place, registry: ScriptedRegistry, images: Images) -> Outcome:
-    """Let a crowd push while trouble strikes."""
+    """Push with a crowd while trouble strikes."""
     registry.play(UPLOADS_LAST)
     scene = Scene(place, registry.address, images.shared)
     await asyncio.to_thread(trouble.before, scene)
@@ -25,7 +25,7 @@ async def push_in_trouble(trouble: Trouble, place: Place, registry: ScriptedRegi
 
 
 async def check(trouble: Trouble, outcome: Outcome) -> None:
-    """Hold what came of it against what is promised."""
+    """Compare the outcome with the promises."""
     assert outcome.failures == []
     assert await outcome.incomplete() == []
     assert all(len(pushed.told) <= 1 for pushed in outcome.pushes)
@@ -39,7 +39,7 @@ async def check(trouble: Trouble, outcome: Outcome) -> None:
 
 @pytest.fixture
 def trouble(request: pytest.FixtureRequest) -> Trouble:
-    """Give each trouble in turn; where it is none of silence, slowness of ours must not count as that."""
+    """Return each trouble; unless it is a silence, the deadlines are extended."""
     found: Trouble = request.param
     if not found.silent:
         request.getfixturevalue("unhurried")
@@ -50,7 +50,7 @@ def trouble(request: pytest.FixtureRequest) -> Trouble:
 async def test_a_server_in_trouble(
     trouble: Trouble, start_server: StartServer, scripted_registry: ScriptedRegistry, crowd_images: Images
 ) -> None:
-    """Whatever happens to the one server, all images arrive whole, and nobody is told twice."""
+    """Whatever happens to the server, all images arrive complete, with at most one warning a push."""
     place = start_server(*trouble.options)
     await check(trouble, await push_in_trouble(trouble, place, scripted_registry, crowd_images))
 
@@ -59,7 +59,7 @@ async def test_a_server_in_trouble(
 async def test_a_cluster_in_trouble(
     trouble: Trouble, cluster: Place, scripted_registry: ScriptedRegistry, crowd_images: Images
 ) -> None:
-    """A Cluster that fails over, loses a master or moves slots makes no push fail."""
+    """No push fails while a Cluster fails over, loses a master or moves slots."""
     await check(trouble, await push_in_trouble(trouble, cluster, scripted_registry, crowd_images))
 
 
@@ -67,5 +67,5 @@ async def test_a_cluster_in_trouble(
 async def test_servers_under_sentinel_in_trouble(
     trouble: Trouble, sentinels: Place, scripted_registry: ScriptedRegistry, crowd_images: Images
 ) -> None:
-    """A master that is replaced, in good order or because it died, makes no push fail."""
+    """No push fails while a master is replaced, as ordered or after its death."""
     await check(trouble, await push_in_trouble(trouble, sentinels, scripted_registry, crowd_images))

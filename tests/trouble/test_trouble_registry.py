@@ -1,4 +1,4 @@
-"""The registry in trouble while sixteen push: no push fails, and nothing is sent again that it has."""
+"""Troubles of the registry during sixteen pushes: no push fails, and no stored bytes are sent again."""
 
 import base64
 import json
@@ -18,17 +18,17 @@ from support.troubles_registry import ANSWERS, BODIES, CUT_AFTER, CUTS, LATER, U
 pytestmark = pytest.mark.usefixtures("unhurried")
 
 BOUNDED = 6
-"""How many pauses of a second a test can wait for."""
+"""The number of one-second pauses in a test."""
 
 
 def sent_again(registry: ScriptedRegistry) -> int:
-    """Return the bytes of blobs that a registry took and had no use for."""
+    """Return the number of received bytes that did not become blobs."""
     taken = sum(record.received for record in registry.requests if "/blobs/uploads/" in record.path)
     return taken - registry.upload_bytes
 
 
 async def check(outcome: Outcome, *, realm: str | None = None, login: tuple[str, str] | None = None) -> None:
-    """Hold what came of it against what is promised."""
+    """Compare the outcome with the promises."""
     assert outcome.failures == []
     assert await outcome.incomplete(realm=realm, login=login) == []
     assert outcome.beyond == 0
@@ -37,7 +37,7 @@ async def check(outcome: Outcome, *, realm: str | None = None, login: tuple[str,
 
 @pytest.mark.parametrize("trouble", [ANSWERS[0], ANSWERS[3], *CUTS, BODIES], ids=str)
 async def test_a_registry_in_trouble(trouble: RegistryTrouble, valkey: Server, crowd_images: Images) -> None:
-    """Whatever it answers one request in five, each blob arrives once, and no byte of it twice."""
+    """When one request in five fails, each blob arrives once, and no byte is sent twice."""
     async with ScriptedRegistry(faults=trouble.faults) as registry:
         outcome = await push_at_once(valkey.url, registry, crowd_images)
         registry.clear_script()
@@ -49,7 +49,7 @@ async def test_a_registry_in_trouble(trouble: RegistryTrouble, valkey: Server, c
 async def test_a_registry_that_asks_for_time(
     trouble: RegistryTrouble, valkey: Server, crowd_images: Images
 ) -> None:
-    """A Retry-After is waited for, and fails no push."""
+    """A push waits for a Retry-After and does not fail."""
     faults = [replace(fault, times=BOUNDED) for fault in trouble.faults]
     async with ScriptedRegistry(faults=faults) as registry:
         outcome = await push_at_once(valkey.url, registry, crowd_images)
@@ -59,7 +59,7 @@ async def test_a_registry_that_asks_for_time(
 
 
 async def test_tokens_that_end_in_the_middle_of_uploads(valkey: Server, crowd_images: Images) -> None:
-    """A token that is not accepted any more is replaced, and the upload goes on where it was."""
+    """An expired token is replaced, and the upload continues at its offset."""
     auth = TokenAuth(anonymous=(Grant(),), uses=8)
     async with ScriptedRegistry(RegistryOptions(auth=auth), faults=BODIES.faults) as registry:
         outcome = await push_at_once(valkey.url, registry, crowd_images)
@@ -72,7 +72,7 @@ async def test_tokens_that_end_in_the_middle_of_uploads(valkey: Server, crowd_im
 async def push_past(
     way: FaultyWay, registry: DockerRegistry, valkey: Server, images: Images, options: ClientOptions = OPTIONS
 ) -> Outcome:
-    """Push to a real registry by a way that plays faults."""
+    """Push to a real registry through a server that applies faults."""
     return await push_at_once(valkey.url, registry, images, address=way.address, options=options)
 
 
@@ -80,7 +80,7 @@ async def push_past(
 async def test_a_real_registry_in_trouble(
     trouble: RegistryTrouble, start_docker_registry: StartRegistry, valkey: Server, crowd_images: Images
 ) -> None:
-    """As on the registry for tests: each blob once, and no byte of it twice."""
+    """With a real registry too, each blob arrives once, and no byte is sent twice."""
     registry = start_docker_registry(relative=True)
     async with faulty_way(registry.url, *trouble.faults) as way:
         await check(await push_past(way, registry, valkey, crowd_images))
@@ -90,7 +90,7 @@ async def test_a_real_registry_in_trouble(
 async def test_a_real_registry_that_is_cut_off_in_the_middle_of_bodies(
     start_docker_registry: StartRegistry, valkey: Server, crowd_images: Images
 ) -> None:
-    """Distribution 2.8 does not go on with what was cut: only what was cut is sent again."""
+    """Distribution 2.8 cannot continue an upload that was cut: only the bytes of that upload are sent again."""
     registry = start_docker_registry(relative=True)
     async with faulty_way(registry.url, *BODIES.faults) as way:
         await check(await push_past(way, registry, valkey, crowd_images))
@@ -102,10 +102,10 @@ async def test_a_real_registry_that_is_cut_off_in_the_middle_of_bodies(
 async def test_real_tokens_that_end_in_the_middle_of_uploads(
     token_registry: TokenRegistry, valkey: Server, crowd_images: Images, tmp_path: Path
 ) -> None:
-    """Tokens that end within eight seconds, whatever they say, in uploads that take longer and are cut."""
+    """Tokens that expire within eight seconds are replaced in uploads that take longer and are cut."""
     registry, tokens = token_registry.registry, token_registry.tokens
     assert tokens.expires_in is not None
-    tokens.early = tokens.expires_in + 52  # the registry bears with them for a minute
+    tokens.early = tokens.expires_in + 52  # the registry accepts them for a minute longer: so for eight seconds
     slow = Fault(method="PUT", path=UPLOADS, action=CutReceiving(after=CUT_AFTER), times=PUSHERS, delay=8.1)
     async with faulty_way(registry.url, slow) as way:
         options = replace(OPTIONS, authfile=tmp_path / "auth.json")
@@ -114,7 +114,7 @@ async def test_real_tokens_that_end_in_the_middle_of_uploads(
         options.authfile.write_text(json.dumps({"auths": {way.address: {"auth": auth}}}))
         outcome = await push_past(way, registry, valkey, crowd_images, options)
         refused = [each for each in way.passed if each.status == 401]
-    assert len(refused) > PUSHERS  # each push was asked once before who it is
+    assert len(refused) > PUSHERS  # each push got one 401 for its first request
     tokens.early = 0
     await check(outcome, realm=tokens.url, login=(USER, PASSWORD))
 
@@ -122,7 +122,7 @@ async def test_real_tokens_that_end_in_the_middle_of_uploads(
 async def test_a_real_registry_that_restarts(
     docker_registry: DockerRegistry, valkey: Server, crowd_images: Images
 ) -> None:
-    """Killed and started again while sixteen push to it, three times: no push fails."""
+    """No push fails while the registry is killed and restarted three times during sixteen pushes."""
 
     def restart(scene: Scene) -> None:
         for _ in range(3):
