@@ -2,10 +2,10 @@
 
     python tests/bench/copies.py [--images 50] [--workers 1,4,8] [--rate BYTES_PER_SECOND] [--scale 1.0]
 
-Each worker is a process of its own with an empty home, as a pod is, and takes its share of the images: crossmount
+Each worker is a process with an empty home, like a pod, and copies its share of the images: crossmount
 as one `crossmount copy --from` over one index, skopeo as one `skopeo copy` an image (or one `skopeo sync`), with a
-cache of blobs known of its own. A and B are real registries behind links of the given rate and 10 ms. Told are the
-bytes of blobs that A sent and that B received, by their logs, ÷ the bytes that are unique, and wall time.
+blob info cache of its own. A and B are real registries behind links of the given rate and 10 ms. It reports the
+bytes of blobs that A sent and that B received, by their logs, divided by the unique bytes, and wall time.
 """
 
 import argparse
@@ -45,7 +45,7 @@ done
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One run: bytes that A sent, and that B received, ÷ the unique ones."""
+    """One run: the bytes that A sent, and that B received, divided by the unique bytes."""
 
     tool: str
     workers: int
@@ -56,7 +56,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Two registries, and the ways to them."""
+    """Two registries, and the links to them."""
 
     a: DockerRegistry
     b: DockerRegistry
@@ -112,7 +112,7 @@ TOOLS: dict[str, Callable[[Cluster, Sequence[int], int], Command]] = {
 
 
 def run_workers(commands: Sequence[Command], homes: Path, *, as_nobody: bool) -> float:
-    """Run all workers at once, each in an empty home, and return how long the last one takes.
+    """Run all workers at once, each with an empty home, and return the seconds until the last one ends.
 
     Skopeo keeps root's memory of blobs in one place, whatever HOME says: there it runs as nobody.
     """
@@ -148,7 +148,7 @@ def run_workers(commands: Sequence[Command], homes: Path, *, as_nobody: bool) ->
 
 @contextmanager
 def cluster_of(images: Sequence[MadeImage], folder: Path, rate: float | None) -> Iterator[Cluster]:
-    """Run A, which holds the images, an empty B, an empty index, and links to both."""
+    """Run A, which has the images, an empty B, an empty index, and links to both."""
     with ExitStack() as stack:
         server = stack.enter_context(run_server(Path(get_binary_path())))
         a = stack.enter_context(registry(folder / "a"))
@@ -159,7 +159,7 @@ def cluster_of(images: Sequence[MadeImage], folder: Path, rate: float | None) ->
 
 
 async def fill(a: DockerRegistry, images: Sequence[MadeImage]) -> None:
-    """Push the images into A."""
+    """Push the images to A."""
     for number, image in enumerate(images):
         await push(image.path, f"{a.address}/app-{number}:1", options=OPTIONS)
 

@@ -2,9 +2,9 @@
 
     python tests/bench/scan.py [--repositories 1000] [--tags 10] [--requests 8]
 
-Each tag is an image of its own: 3 layers that its repository shares, 1 that 100 repositories share, 1 of its own.
-Told are requests a repository by the registry's log, layers a second, and the most memory of the scanning process,
-for a first scan and for one since the last; and for both on a quarter of it, which shows whether memory is flat.
+Each tag is a different image: 3 layers that its repository shares, 1 that 100 repositories share, 1 of its own.
+It reports requests per repository by the registry's log, layers per second, and the peak memory of the scanning
+process, for a first scan and for one with --since-last, also on a quarter of the registry: memory is constant.
 """
 
 import argparse
@@ -42,7 +42,7 @@ class Result:
 
 
 async def serve(repositories: int, tags: int) -> None:
-    """Serve a full registry; a line on standard input is answered with the number of requests so far."""
+    """Run a full registry; print the number of requests so far for each line on standard input."""
     async with ScriptedRegistry() as registry:
         for number in range(repositories):
             shared = [b"%d-%d" % (number, layer) for layer in range(3)]
@@ -58,7 +58,7 @@ async def serve(repositories: int, tags: int) -> None:
 
 @contextmanager
 def registry(repositories: int, tags: int) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Run such a registry in a process of its own; yield its address, and the process to ask."""
+    """Run such a registry in its own process; yield its address and the process."""
     command = [sys.executable, __file__, "--serve", "--repositories", str(repositories), "--tags", str(tags)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -69,7 +69,7 @@ def registry(repositories: int, tags: int) -> Iterator[tuple[str, "subprocess.Po
 
 
 def requests_of(process: "subprocess.Popen[str]") -> int:
-    """Ask how many requests the registry had."""
+    """Return how many requests the registry received."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("\n")
@@ -109,7 +109,7 @@ def measure(repositories: int, tags: int, requests: int, index: str) -> Iterator
 
 
 def main() -> None:
-    """Measure and print the table; or serve, for another process of this bench."""
+    """Measure and print the table; or run the registry, for another process of this benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repositories", type=int, default=1000)
     parser.add_argument("--tags", type=int, default=10)

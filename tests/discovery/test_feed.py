@@ -1,4 +1,4 @@
-"""A registry's events keep the index true."""
+"""A registry's events keep the index up to date."""
 
 import asyncio
 import base64
@@ -34,7 +34,7 @@ BASE, OWN = b"base layer", b"own layer"
 
 
 def event(action: str, name: str, digest: Digest, kind: str | None = None, size: int = 1) -> bytes:
-    """Return a notification of distribution's."""
+    """Return a notification of distribution."""
     target: dict[str, Any] = {"repository": name, "digest": digest, "size": size}
     if kind is not None:
         target["mediaType"] = kind
@@ -42,7 +42,7 @@ def event(action: str, name: str, digest: Digest, kind: str | None = None, size:
 
 
 def pushed(name: str, digest: Digest) -> bytes:
-    """Tell of a manifest."""
+    """Return the notification of a pushed manifest."""
     return event("push", name, digest, OCI_MANIFEST)
 
 
@@ -54,27 +54,27 @@ def index() -> MemoryMountIndex:
 
 @pytest.fixture
 async def feed(scripted_registry: ScriptedRegistry, index: MemoryMountIndex) -> AsyncIterator[EventFeed]:
-    """A feed of the registry in this process."""
+    """A feed of the in-process registry."""
     async with EventFeed(scripted_registry.address, index, options=PLAIN) as made:
         yield made
 
 
 async def told(feed: EventFeed, *messages: bytes) -> None:
-    """Send messages, and wait until they are worked on."""
+    """Send messages, and wait until they are processed."""
     for message in messages:
         assert await feed.accept(message)
     await feed.settled()
 
 
 async def known(index: MountIndex, layer: bytes) -> set[str]:
-    """Return the repositories that hold a layer by the index."""
+    """Return the repositories that have a layer according to the index."""
     return {repository.name for repository in await index.locations(Digest.of(layer))}
 
 
 async def test_a_pushed_manifests_layers_are_known(
     scripted_registry: ScriptedRegistry, feed: EventFeed, index: MemoryMountIndex
 ) -> None:
-    """It is fetched, and its children."""
+    """A pushed manifest and its children are fetched, and their layers recorded."""
     one = put_image(scripted_registry, "team/app", None, [BASE, OWN])
     top = put_index(scripted_registry, "team/app", "1", [one])
     await told(feed, pushed("team/app", top))
@@ -85,10 +85,10 @@ async def test_a_pushed_manifests_layers_are_known(
     assert await known(index, BASE) == {"team/app", "team/web"}
 
 
-async def test_a_blob_that_arrived_is_known_before_its_manifest(
+async def test_a_pushed_blob_is_recorded_before_its_manifest(
     scripted_registry: ScriptedRegistry, feed: EventFeed, index: MemoryMountIndex
 ) -> None:
-    """So that a push beside it can mount it; nothing is asked for that."""
+    """A pushed blob is recorded at once, without a request, so that a concurrent push can mount it."""
     layer = Digest.of(BASE)
     await told(feed, event("push", "a", layer, "application/octet-stream", 77))
     seen = await index.look_up([layer], Repository(scripted_registry.address, "b"))
@@ -97,10 +97,10 @@ async def test_a_blob_that_arrived_is_known_before_its_manifest(
     assert scripted_registry.requests == []
 
 
-async def test_a_blob_waits_for_its_manifest_where_mounts_do(
+async def test_a_blob_is_not_recorded_where_mounts_need_a_manifest(
     scripted_registry: ScriptedRegistry, feed: EventFeed, index: MemoryMountIndex
 ) -> None:
-    """On a registry like ECR a blob without a manifest is no source."""
+    """On a registry that mounts only after a manifest, a pushed blob is not recorded."""
     await index.record_traits(scripted_registry.address, RegistryTraits(after_manifest=True))
     manifest = put_image(scripted_registry, "a", "1", [BASE])
     await told(feed, event("push", "a", Digest.of(BASE), "application/octet-stream"))
@@ -109,10 +109,10 @@ async def test_a_blob_waits_for_its_manifest_where_mounts_do(
     assert await known(index, BASE) == {"a"}
 
 
-async def test_what_a_deleted_manifest_named_is_asked_for(
+async def test_blobs_of_a_deleted_manifest_are_checked(
     scripted_registry: ScriptedRegistry, feed: EventFeed, index: MemoryMountIndex
 ) -> None:
-    """What is there stays known, what is gone is forgotten, and nothing else is asked for."""
+    """After a manifest's deletion its blobs are checked: existing ones stay, missing ones are removed."""
     manifest = put_image(scripted_registry, "a", "1", [BASE, OWN])
     await told(feed, pushed("a", manifest))
     holding = scripted_registry.holdings.find("a")
@@ -127,10 +127,10 @@ async def test_what_a_deleted_manifest_named_is_asked_for(
     assert feed.worked["forgotten"] == 1
 
 
-async def test_a_deleted_blob_is_asked_for(
+async def test_a_deleted_blob_is_checked(
     scripted_registry: ScriptedRegistry, feed: EventFeed, index: MemoryMountIndex
 ) -> None:
-    """An event is a hint: the registry decides."""
+    """A deleted blob is checked by HEAD before it is removed from the index."""
     layer = scripted_registry.put_blob("a", BASE)
     await index.record([Sighting(layer, Repository(scripted_registry.address, "a"))])
     await told(feed, event("delete", "a", layer))
@@ -140,8 +140,8 @@ async def test_a_deleted_blob_is_asked_for(
     assert await known(index, BASE) == set()
 
 
-async def test_what_is_only_hidden_from_the_feed_is_not_forgotten(index: MemoryMountIndex, tmp_path: Path) -> None:
-    """Registries say 404 to those who may not see a repository: a made-up deletion forgets nothing of it."""
+async def test_hidden_blobs_are_not_removed(index: MemoryMountIndex, tmp_path: Path) -> None:
+    """A 404 for a repository that the account may not read removes nothing."""
     authfile = tmp_path / "auth.json"
     layer = Digest.of(BASE)
     async with ScriptedRegistry(RegistryOptions(auth=BasicAuth(users={"feed": "secret"}))) as registry:
@@ -158,10 +158,10 @@ async def test_what_is_only_hidden_from_the_feed_is_not_forgotten(index: MemoryM
     assert await known(index, BASE) == {"hidden"}
 
 
-async def test_a_deletion_of_what_nobody_knows_costs_nothing(
+async def test_the_deletion_of_an_unknown_digest_costs_nothing(
     scripted_registry: ScriptedRegistry, feed: EventFeed
 ) -> None:
-    """Neither the index nor the memory names anything to ask for."""
+    """The deletion of an unknown digest causes no request."""
     await told(feed, event("delete", "a", Digest.of(b"unknown")))
     assert scripted_registry.requests == []
 
@@ -169,7 +169,7 @@ async def test_a_deletion_of_what_nobody_knows_costs_nothing(
 async def test_the_same_event_many_times_is_harmless(
     scripted_registry: ScriptedRegistry, feed: EventFeed, index: MemoryMountIndex
 ) -> None:
-    """What waits is not taken twice, and what is known is not fetched twice."""
+    """A waiting event is not added twice, and a known manifest is not fetched twice."""
     manifest = put_image(scripted_registry, "a", "1", [BASE])
     await told(feed, *[pushed("a", manifest)] * 50)
     await told(feed, *[pushed("a", manifest)] * 50)
@@ -180,7 +180,7 @@ async def test_the_same_event_many_times_is_harmless(
 async def test_a_registry_in_trouble_is_waited_for(
     scripted_registry: ScriptedRegistry, feed: EventFeed, index: MemoryMountIndex
 ) -> None:
-    """Requests are sent again; an event whose work fails is lost, and the next ones are worked on."""
+    """Requests are retried; an event that fails is lost, and the next ones are processed."""
     manifest = put_image(scripted_registry, "a", "1", [BASE])
     lost = put_image(scripted_registry, "b", "1", [OWN])
     scripted_registry.play(
@@ -193,10 +193,10 @@ async def test_a_registry_in_trouble_is_waited_for(
     assert feed.worked["failed"] == 1
 
 
-async def test_a_defect_below_costs_an_event_and_not_the_feed(
+async def test_a_defect_of_the_index_costs_one_event(
     scripted_registry: ScriptedRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An index of a user's own may fail in any way; more often than there are workers, and the log says where."""
+    """Any exception of a user's own index costs one event, is logged, and does not end the feed."""
 
     class Odd(MemoryMountIndex):
         defects = feeding.WORKERS + 1
@@ -217,10 +217,10 @@ async def test_a_defect_below_costs_an_event_and_not_the_feed(
     assert "LookupError: not one of ours" in caplog.text
 
 
-async def test_what_met_an_index_that_is_away_is_worked_on_when_it_serves(
+async def test_events_wait_until_the_index_answers(
     scripted_registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Work is held and not lost, and nothing more is taken meanwhile: the registry sends it again."""
+    """While the index does not answer, accepted events wait, and new messages are refused."""
     monkeypatch.setattr(guard, "OPEN_SECONDS", 0.02)
     monkeypatch.setattr(feeding, "RETRY_SECONDS", 0.01)
 
@@ -252,10 +252,10 @@ async def test_what_met_an_index_that_is_away_is_worked_on_when_it_serves(
     assert len(scripted_registry.matching(method="GET", path="/v2/a/manifests/*")) == 1
 
 
-async def test_what_is_held_when_the_feed_is_closed_is_told_to_be_lost(
+async def test_waiting_events_of_a_closed_feed_are_logged_as_lost(
     scripted_registry: ScriptedRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The index never came back; a scan finds it."""
+    """Events that still wait when the feed is closed are logged as lost."""
 
     class Gone(MemoryMountIndex):
         async def record(self, sightings: Iterable[Sighting]) -> None:
@@ -269,16 +269,16 @@ async def test_what_is_held_when_the_feed_is_closed_is_told_to_be_lost(
     assert "1 events were not worked on: scan the registry" in caplog.text
 
 
-async def test_a_manifest_that_is_gone_already_is_passed_over(feed: EventFeed) -> None:
-    """Events come late."""
+async def test_a_missing_manifest_is_skipped(feed: EventFeed) -> None:
+    """A manifest that is missing already is skipped."""
     await told(feed, pushed("a", Digest.of(b"gone")))
     assert feed.worked["failed"] == 0
 
 
-async def test_too_much_at_once_is_not_taken(
+async def test_too_many_events_are_refused(
     scripted_registry: ScriptedRegistry, feed: EventFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The queue is bounded; what did not fit comes again, and then it fits."""
+    """The queue is limited; a refused message is accepted later."""
     monkeypatch.setattr(feeding, "WAITING_MAX", 3)
     scripted_registry.play(Fault(delay=0.2, times=None))
     messages = [pushed("a", Digest.of(b"%d" % number)) for number in range(12)]
@@ -289,16 +289,16 @@ async def test_too_much_at_once_is_not_taken(
     await told(feed, *refused[:3])
 
 
-async def test_what_is_no_message_is_wrong_input(feed: EventFeed) -> None:
-    """It says so at once."""
+async def test_an_invalid_message_is_refused(feed: EventFeed) -> None:
+    """A message that is not valid raises an InvalidInputError at once."""
     with pytest.raises(InvalidInputError, match="not an event"):
         await feed.accept(b"[]")
 
 
-async def test_a_feed_that_is_closed_lets_go(
+async def test_a_closed_feed_stops(
     scripted_registry: ScriptedRegistry, index: MemoryMountIndex, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What waited is told to be lost."""
+    """Closing a feed logs how many waiting events are lost."""
     scripted_registry.play(Fault(delay=60, times=None))
     feed = EventFeed(scripted_registry.address, index, options=PLAIN)
     for number in range(10):

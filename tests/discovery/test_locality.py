@@ -1,4 +1,4 @@
-"""Where an image is warm."""
+"""The locality of an image."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ BASE, OWN = b"b" * 3000, b"o" * 500
 
 
 async def test_bytes_are_counted_by_registry_in_one_round_trip(valkey: Server, tmp_path: Path) -> None:
-    """Whatever the number of layers and registries; each registry as it was spelled."""
+    """One round trip answers for any number of layers and registries, each registry as it was spelled."""
     image = make_layout(tmp_path / "image", [BASE, OWN])
     base, own = image.layers
     async with open_index(valkey.unix_url) as opened:
@@ -48,7 +48,7 @@ async def test_bytes_are_counted_by_registry_in_one_round_trip(valkey: Server, t
 
 
 async def test_a_references_manifests_are_fetched(scripted_registry: ScriptedRegistry) -> None:
-    """All platforms count; each blob once."""
+    """All platforms of an image count, each blob once."""
     children = [put_image(scripted_registry, "a", None, layers) for layers in ([BASE], [BASE, OWN])]
     put_index(scripted_registry, "a", "1", children)
     index = MemoryMountIndex()
@@ -62,8 +62,8 @@ async def test_a_references_manifests_are_fetched(scripted_registry: ScriptedReg
         await locality(reference, ["no registry"], index=index, options=PLAIN)
 
 
-def test_the_blocking_flavour_says_the_same(valkey: Server) -> None:
-    """Scan, locality and the feed, without an event loop."""
+def test_the_blocking_flavour_gives_the_same(valkey: Server) -> None:
+    """Scan, locality and the feed work without an event loop."""
     options = crossmount.ClientOptions(plain_http=True)
     with running_registry() as registry, crossmount.open_index(valkey.unix_url) as index:
         manifest = put_image(registry, "team/app", "1", [BASE])

@@ -1,4 +1,4 @@
-"""A scan tells the index what a registry holds already."""
+"""A scan records in the index which layers a registry has."""
 
 from pathlib import Path
 
@@ -28,8 +28,8 @@ from support.scans import BASE, OWN, asked, known, scanned
 from support.servers import Server
 
 
-async def test_every_layer_is_known_where_it_lies_with_its_size(scripted_registry: ScriptedRegistry) -> None:
-    """Catalogue, tags, indexes with their children, layers and configs."""
+async def test_every_layer_is_recorded_with_its_size(scripted_registry: ScriptedRegistry) -> None:
+    """A scan records layers and configs of all tags of the catalogue, and of the children of indexes."""
     put_image(scripted_registry, "team/app", "1", [BASE, OWN])
     arm = put_image(scripted_registry, "team/multi", None, [BASE])
     amd = put_image(scripted_registry, "team/multi", None, [b"amd layer"])
@@ -46,7 +46,7 @@ async def test_every_layer_is_known_where_it_lies_with_its_size(scripted_registr
 
 
 async def test_pages_are_followed_to_their_end() -> None:
-    """Of the catalogue and of tags."""
+    """All pages of the catalogue and of tags are followed."""
     async with ScriptedRegistry(RegistryOptions(page_size=3)) as registry:
         for number in range(10):
             put_image(registry, f"r/{number}", "t", [b"layer %d" % number])
@@ -59,7 +59,7 @@ async def test_pages_are_followed_to_their_end() -> None:
 
 
 async def test_given_names_are_scanned_without_the_catalogue(scripted_registry: ScriptedRegistry) -> None:
-    """Patterns choose among them, too."""
+    """Named repositories are scanned without the catalogue, if they match the patterns."""
     for name in ("team/app", "team/web", "other/app"):
         put_image(scripted_registry, name, "1", [BASE])
 
@@ -75,7 +75,7 @@ async def test_given_names_are_scanned_without_the_catalogue(scripted_registry: 
 
 
 async def test_patterns_choose_from_the_catalogue(scripted_registry: ScriptedRegistry) -> None:
-    """Only repositories that fit are asked for anything."""
+    """Only repositories that match a pattern are requested."""
     for name in ("team/app", "team/deep/web", "other/app"):
         put_image(scripted_registry, name, "1", [BASE])
     index = MemoryMountIndex()
@@ -88,14 +88,14 @@ async def test_patterns_choose_from_the_catalogue(scripted_registry: ScriptedReg
 async def test_a_registry_without_a_catalogue_says_what_to_give(
     scripted_registry: ScriptedRegistry, status: int, kind: type[Exception]
 ) -> None:
-    """Docker Hub, GHCR and others do not list: one clear error."""
+    """A registry without a catalogue, such as Docker Hub, gives one error that says what to do."""
     scripted_registry.play(Fault(path="/v2/_catalog", action=Reply(status=status), times=None))
     with pytest.raises(kind, match=r"does not list its repositories .* name those to scan, as in"):
         await scanned(scripted_registry, MemoryMountIndex())
 
 
-async def test_a_catalogue_that_is_not_for_us_says_so_too() -> None:
-    """A token that is refused for the catalogue is an access that is denied."""
+async def test_a_catalogue_that_may_not_be_read() -> None:
+    """A token that is refused for the catalogue raises an AccessDeniedError."""
     auth = TokenAuth(anonymous=(Grant("team/*", frozenset({"pull"})),))
     async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry:
         put_image(registry, "team/app", "1", [BASE])
@@ -106,8 +106,8 @@ async def test_a_catalogue_that_is_not_for_us_says_so_too() -> None:
         assert await known(index, BASE) == {"team/app"}
 
 
-async def test_what_is_no_image_is_skipped_and_told(scripted_registry: ScriptedRegistry) -> None:
-    """Artifacts are images by their manifest; other types, missing children and schema 1 are passed over."""
+async def test_other_content_is_skipped_and_reported(scripted_registry: ScriptedRegistry) -> None:
+    """Artifacts are recorded like images; other types, missing children and schema 1 are skipped."""
     put_image(scripted_registry, "a", "good", [BASE])
     put_index(scripted_registry, "a", "sparse", [Digest.of(b"never pushed")])
     odd = {"schemaVersion": 2, "mediaType": "application/vnd.oci.artifact.manifest.v1+json", "blobs": []}
@@ -120,7 +120,7 @@ async def test_what_is_no_image_is_skipped_and_told(scripted_registry: ScriptedR
 
 
 async def test_foreign_layers_are_not_recorded(scripted_registry: ScriptedRegistry) -> None:
-    """The registry need not hold them."""
+    """Foreign layers are not recorded, since the registry need not have them."""
     document = {
         "schemaVersion": 2,
         "config": {"mediaType": "x", "digest": Digest.of(b"{}"), "size": 2},
@@ -140,8 +140,8 @@ async def test_foreign_layers_are_not_recorded(scripted_registry: ScriptedRegist
     assert await known(index, b"{}") == {"a"}
 
 
-async def test_no_more_requests_are_on_their_way_than_were_allowed() -> None:
-    """`requests` bounds them, lists included."""
+async def test_concurrent_requests_are_limited() -> None:
+    """`requests` limits the concurrent requests, those for lists included."""
     async with ScriptedRegistry(RegistryOptions(latency=0.01)) as registry:
         for number in range(12):
             put_image(registry, "many", f"t{number}", [b"%d" % number])
@@ -153,7 +153,7 @@ async def test_no_more_requests_are_on_their_way_than_were_allowed() -> None:
 async def test_layers_go_to_the_index_in_few_round_trips(
     scripted_registry: ScriptedRegistry, valkey: Server
 ) -> None:
-    """Repositories share them."""
+    """Many repositories' layers are recorded in one round trip."""
     for number in range(60):
         put_image(scripted_registry, f"r/{number}", "1", [b"layer %d" % n for n in range(9)])
     async with open_index(valkey.unix_url) as opened:
@@ -164,14 +164,14 @@ async def test_layers_go_to_the_index_in_few_round_trips(
         assert len(link.runs) <= 3 * (600 / BATCH + 3)
 
 
-async def test_a_name_that_is_none_is_wrong_input(scripted_registry: ScriptedRegistry) -> None:
-    """It was our caller who gave it."""
+async def test_an_invalid_name_is_refused(scripted_registry: ScriptedRegistry) -> None:
+    """A repository name that breaks the grammar raises an InvalidInputError."""
     with pytest.raises(InvalidInputError, match="not a repository name"):
         await scanned(scripted_registry, MemoryMountIndex(), repositories=["UPPER"])
 
 
 async def test_a_real_registry_is_scanned(docker_registry: DockerRegistry, valkey: Server, tmp_path: Path) -> None:
-    """What skopeo pushed past crossmount is mountable afterwards, without a byte sent."""
+    """An image that skopeo pushed without crossmount is mounted after a scan, without an upload."""
     image = make_layout(tmp_path / "image", make_layers(3))
     skopeo = ("--insecure-policy", "copy", "--dest-tls-verify=false", f"oci:{image.path}:latest")
     for name in ("team/one:1", "team/one:2", "team/two:1"):

@@ -1,4 +1,4 @@
-"""A scan that was ended is gone on with, and one since the last asks only for what is new."""
+"""An interrupted scan is resumed, and a scan with since_last fetches only new manifests."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ from support.waiting import until
 
 
 async def test_known_manifests_are_not_fetched_again(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
-    """With since_last each tag costs one HEAD; what is known is recorded anew, also in another repository."""
+    """With since_last each tag costs one HEAD; layers of known manifests are recorded again."""
     one = put_image(scripted_registry, "team/app", None, [BASE])
     put_index(scripted_registry, "team/app", "1", [one])
     put_image(scripted_registry, "team/web", "1", [OWN])
@@ -42,8 +42,8 @@ async def test_known_manifests_are_not_fetched_again(scripted_registry: Scripted
         assert keys_that_stay(raw) == []
 
 
-async def test_an_emptied_index_has_seen_nothing(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
-    """What was seen lies beside the index, so that it never outlives it."""
+async def test_an_emptied_index_has_an_empty_cache(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """The manifest cache is emptied together with the index."""
     put_image(scripted_registry, "a", "1", [BASE])
     async with open_index(valkey.unix_url) as index:
         await scanned(scripted_registry, index)
@@ -54,10 +54,10 @@ async def test_an_emptied_index_has_seen_nothing(scripted_registry: ScriptedRegi
 
 
 @pytest.mark.parametrize("junk", [b"", b"junk", b"\xff\xfe", b"sha256:" + b"0" * 64 + b" x", b"x" * 70_000])
-async def test_a_false_memory_is_no_memory(
+async def test_an_invalid_cache_entry_is_missing(
     scripted_registry: ScriptedRegistry, valkey: Server, junk: bytes
 ) -> None:
-    """What somebody else wrote under our keys is fetched anew."""
+    """An invalid cache entry counts as missing, and the manifest is fetched."""
     digest = put_image(scripted_registry, "a", "1", [BASE])
     with valkey.client() as raw:
         raw.set(f"crossmount:default:{{{digest}}}:manifest", junk)
@@ -70,7 +70,7 @@ async def test_a_false_memory_is_no_memory(
 async def ended_early(
     registry: ScriptedRegistry, index: MountIndex, stuck: str, answers: int, *, through: int, **details: object
 ) -> None:
-    """Scan until so many manifests are answered and repositories done, while `stuck` is not; be cancelled then."""
+    """Scan until that many manifests are answered and repositories finished, while `stuck` waits; then cancel."""
     done: list[events.Event] = []
     registry.play(Fault(path=stuck, delay=60, times=None))
     task = asyncio.create_task(scanned(registry, index, observer=done.append, **details))
@@ -87,8 +87,8 @@ async def ended_early(
     registry.requests.clear()
 
 
-async def test_a_scan_that_was_ended_is_gone_on_with(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
-    """What was seen until then is recorded, and what is done is not asked for again; then it is forgotten."""
+async def test_an_interrupted_scan_is_resumed(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """A resumed scan skips finished repositories; afterwards the checkpoint is deleted."""
     for number in range(30):
         put_image(scripted_registry, f"r/{number:02}", "1", [BASE])
     async with open_index(valkey.unix_url) as index:
@@ -106,10 +106,8 @@ async def test_a_scan_that_was_ended_is_gone_on_with(scripted_registry: Scripted
         assert keys_that_stay(raw) == []
 
 
-async def test_a_repository_is_gone_on_with_in_its_middle(
-    scripted_registry: ScriptedRegistry, valkey: Server
-) -> None:
-    """Tags that were done are not asked for again."""
+async def test_a_repository_is_resumed_in_its_middle(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """A resumed scan skips the finished tags of an unfinished repository."""
     for number in range(120):
         put_image(scripted_registry, "big", f"t{number:03}", [b"%d" % number])
     put_image(scripted_registry, "small", "1", [BASE])
@@ -123,10 +121,8 @@ async def test_a_repository_is_gone_on_with_in_its_middle(
         assert list(raw.scan_iter("crossmount:*:scan:*")) == []
 
 
-async def test_the_only_repository_is_gone_on_with_too(
-    scripted_registry: ScriptedRegistry, valkey: Server
-) -> None:
-    """A scan that is done with no repository yet has tags to go on from all the same."""
+async def test_a_scan_of_one_repository_is_resumed(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """A scan that finished no repository yet resumes after its finished tags."""
     for number in range(120):
         put_image(scripted_registry, "big", f"t{number:03}", [b"%d" % number])
     async with open_index(valkey.unix_url) as index:
@@ -135,8 +131,8 @@ async def test_the_only_repository_is_gone_on_with_too(
         assert (report.resumed, report.before, report.tags) == (True, 0, 20)
 
 
-async def test_begun_afresh_tags_are_asked_for_again(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
-    """What a forgotten scan was done with stays forgotten, also for one that goes on with the afresh one."""
+async def test_a_fresh_start_scans_all_tags_again(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """After a fresh start the finished tags of the deleted scan do not count again."""
     for number in range(120):
         put_image(scripted_registry, "big", f"t{number:03}", [b"%d" % number])
     put_image(scripted_registry, "small", "1", [BASE])
@@ -147,8 +143,8 @@ async def test_begun_afresh_tags_are_asked_for_again(scripted_registry: Scripted
         assert (report.resumed, report.before, report.tags) == (True, 1, 120)
 
 
-async def test_a_scan_can_be_begun_afresh(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
-    """What an unfinished scan was done with is forgotten; another scan of the registry is another matter."""
+async def test_a_scan_can_start_afresh(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """A fresh start ignores the unfinished scan, and so does a scan with other patterns."""
     for number in range(30):
         put_image(scripted_registry, f"r/{number:02}", "1", [BASE])
     async with open_index(valkey.unix_url) as index:
@@ -159,10 +155,10 @@ async def test_a_scan_can_be_begun_afresh(scripted_registry: ScriptedRegistry, v
         assert (report.resumed, report.repositories) == (False, 30)
 
 
-async def test_what_is_no_image_is_passed_over_by_its_digest_too(
+async def test_other_content_is_skipped_by_its_head_too(
     scripted_registry: ScriptedRegistry, valkey: Server
 ) -> None:
-    """With since_last a HEAD tells the type, and nothing of it is fetched."""
+    """With since_last, tags of other types are skipped by their HEAD, and not fetched."""
     kind = "application/vnd.oci.artifact.manifest.v1+json"
     odd = {"schemaVersion": 2, "mediaType": kind, "blobs": []}
     put_document(scripted_registry, "a", "odd", odd, kind)
@@ -174,8 +170,8 @@ async def test_what_is_no_image_is_passed_over_by_its_digest_too(
     assert asked(scripted_registry, "GET", "/v2/*/manifests/*") == 0
 
 
-async def test_a_memory_of_one_process_is_bounded() -> None:
-    """What was not used for longest makes way."""
+async def test_the_in_process_cache_is_bounded() -> None:
+    """The in-process cache evicts the least recently used entry."""
     cache = LocalManifestCache(limit=2)
     one, two, three = (ManifestSummary(Digest.of(b"%d" % n), ((Digest.of(b"x"), 1),)) for n in range(3))
     await cache.store([one, two])

@@ -1,4 +1,4 @@
-"""Registries that fail, go away or have lists without end: a scan says what it could not see, and ends."""
+"""Scans of registries that fail, disappear or have endless lists end, and report the parts they skipped."""
 
 from importlib import import_module
 
@@ -25,7 +25,7 @@ scanning = import_module("crossmount.discovery.scan")  # the package has a funct
 
 
 async def test_one_repository_that_fails_does_not_end_the_scan(scripted_registry: ScriptedRegistry) -> None:
-    """It is counted, with its cause; the others are recorded."""
+    """One failing repository is counted with its cause, and the others are recorded."""
     for name in ("a", "b", "c"):
         put_image(scripted_registry, name, "1", [BASE])
     scripted_registry.play(Fault(path="/v2/b/manifests/1", action=Reply(status=500), times=None))
@@ -39,8 +39,8 @@ async def test_one_repository_that_fails_does_not_end_the_scan(scripted_registry
     assert outcomes == {"a": "scanned", "b": "failed", "c": "scanned"}
 
 
-async def test_a_registry_that_only_fails_is_left_alone(scripted_registry: ScriptedRegistry) -> None:
-    """After ten repositories in a row the scan ends with the last error."""
+async def test_a_registry_that_only_fails_is_not_asked_again(scripted_registry: ScriptedRegistry) -> None:
+    """After ten failing repositories in a row the scan ends with the last error."""
     for number in range(40):
         put_image(scripted_registry, f"r/{number}", "1", [BASE])
     scripted_registry.play(Fault(path="/v2/*/tags/list", action=Reply(status=500), times=None))
@@ -50,10 +50,10 @@ async def test_a_registry_that_only_fails_is_left_alone(scripted_registry: Scrip
     assert len(paths) < 15
 
 
-async def test_repositories_that_are_not_ours_or_gone_are_no_failure_in_a_catalogue(
+async def test_unreadable_and_missing_repositories_of_a_catalogue_are_no_failure(
     scripted_registry: ScriptedRegistry,
 ) -> None:
-    """A catalogue lists more than one may read; a name that was given must be there."""
+    """Unreadable and missing repositories of a catalogue are no failure, but those the caller named are."""
     for name in ("a", "b", "c"):
         put_image(scripted_registry, name, "1", [BASE])
     scripted_registry.play(
@@ -67,8 +67,8 @@ async def test_repositories_that_are_not_ours_or_gone_are_no_failure_in_a_catalo
     assert (given.repositories, given.unreadable, given.failed) == (1, 0, 2)
 
 
-async def test_a_pause_that_the_registry_asks_for_is_kept(scripted_registry: ScriptedRegistry) -> None:
-    """429 with Retry-After is waited for, and the scan goes on to its end."""
+async def test_a_pause_that_the_registry_requests_is_kept(scripted_registry: ScriptedRegistry) -> None:
+    """The scan waits as long as 429 with Retry-After says, and then completes."""
     for number in range(6):
         put_image(scripted_registry, f"r/{number}", "1", [BASE])
     scripted_registry.play(Fault(path="/v2/*/manifests/*", action=Reply(status=429, retry_after=1), times=1))
@@ -80,8 +80,8 @@ async def test_a_pause_that_the_registry_asks_for_is_kept(scripted_registry: Scr
     assert (report.repositories, report.failed) == (6, 0)
 
 
-async def test_a_registry_that_wants_to_be_left_alone_ends_the_scan(scripted_registry: ScriptedRegistry) -> None:
-    """A pause past the deadline is not waited for."""
+async def test_a_requested_pause_that_is_too_long_ends_the_scan(scripted_registry: ScriptedRegistry) -> None:
+    """A requested pause longer than the deadline ends the scan."""
     put_image(scripted_registry, "a", "1", [BASE])
     scripted_registry.play(Fault(path="/v2/a/*", action=Reply(status=429, retry_after=3000), times=None))
     with pytest.raises(RegistryRefusedError, match=r"429|pause"):
@@ -91,7 +91,7 @@ async def test_a_registry_that_wants_to_be_left_alone_ends_the_scan(scripted_reg
 async def test_an_index_that_fails_in_the_middle_is_an_error(
     scripted_registry: ScriptedRegistry, valkey: Server
 ) -> None:
-    """The index is the purpose here. What was recorded stays."""
+    """A failing index ends the scan with an error."""
     for number in range(100):
         put_image(scripted_registry, f"r/{number:03}", "1", [b"%d-%d" % (number, n) for n in range(20)])
 
@@ -106,7 +106,7 @@ async def test_an_index_that_fails_in_the_middle_is_an_error(
 
 
 async def test_hostile_lists_end(scripted_registry: ScriptedRegistry) -> None:
-    """Nonsense names are left out, a Link to elsewhere is not followed, pages that lead to themselves end."""
+    """Invalid names are ignored, a Link to another host is not followed, and circular pages end."""
     put_image(scripted_registry, "a", "1", [BASE])
     body = b'{"repositories": ["a", "UPPER", "../x", 7, null, "a//b"]}'
     scripted_registry.play(
@@ -134,7 +134,7 @@ async def test_hostile_lists_end(scripted_registry: ScriptedRegistry) -> None:
 async def test_tags_without_end_are_cut(
     scripted_registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A repository is followed so far, and it is told."""
+    """The tags of one repository are limited, and the report says so."""
     monkeypatch.setattr(scanning, "TAGS_MAX", 50)
     for number in range(120):
         put_image(scripted_registry, "a", f"t{number}", [BASE])
@@ -146,7 +146,7 @@ async def test_tags_without_end_are_cut(
 async def test_memory_is_flat_in_a_repository_without_end(
     scripted_registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was seen is forgotten now and then; the index hears of all of it."""
+    """Memory for seen manifests is bounded, and the index records all layers nevertheless."""
     monkeypatch.setattr(scanning, "_SEEN_MAX", 10)
     for number in range(120):
         put_image(scripted_registry, "a", f"t{number}", [b"%d" % number])
@@ -160,7 +160,7 @@ async def test_memory_is_flat_in_a_repository_without_end(
 async def test_an_index_that_names_thousands_is_cut(
     scripted_registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So many manifests that hang together are followed, and no more."""
+    """The number of manifests that one index names is limited."""
     monkeypatch.setattr("crossmount.discovery.manifest_walker.MANIFESTS_MAX", 5)
     children = [put_image(scripted_registry, "a", None, [b"%d" % number]) for number in range(9)]
     put_index(scripted_registry, "a", "1", children)
@@ -169,8 +169,8 @@ async def test_an_index_that_names_thousands_is_cut(
     assert "more than 5 manifests" in report.remarks[0]
 
 
-async def test_a_catalogue_in_trouble_is_not_taken_for_none(scripted_registry: ScriptedRegistry) -> None:
-    """500 is told as it is."""
+async def test_a_failing_catalogue_is_not_a_missing_one(scripted_registry: ScriptedRegistry) -> None:
+    """A catalogue that answers 500 is reported as a failure, not as missing."""
     scripted_registry.play(Fault(path="/v2/_catalog", action=Reply(status=500), times=None))
     with pytest.raises(RegistryRefusedError, match="500") as raised:
         await scanned(scripted_registry, MemoryMountIndex())
@@ -180,7 +180,7 @@ async def test_a_catalogue_in_trouble_is_not_taken_for_none(scripted_registry: S
 async def test_a_registry_that_goes_away_ends_the_scan(
     scripted_registry: ScriptedRegistry, valkey: Server
 ) -> None:
-    """What was seen is recorded, and it can be gone on with."""
+    """When the registry disappears, the scan records its findings, and the next scan resumes."""
     for number in range(20):
         put_image(scripted_registry, f"r/{number:02}", "1", [BASE])
     scripted_registry.play(Fault(path="/v2/r/15/*", action=CutBefore(), times=None))
@@ -194,7 +194,7 @@ async def test_a_registry_that_goes_away_ends_the_scan(
 
 
 async def test_indexes_without_end_are_cut(scripted_registry: ScriptedRegistry) -> None:
-    """Nesting is bounded, and an index that names many is followed once."""
+    """The nesting of indexes is limited."""
     child = put_image(scripted_registry, "a", None, [BASE])
     for depth in range(8):
         child = put_index(scripted_registry, "a", f"t{depth}", [child])
@@ -204,10 +204,10 @@ async def test_indexes_without_end_are_cut(scripted_registry: ScriptedRegistry) 
     assert "an index in more than" in report.remarks[0]
 
 
-async def test_tags_without_end_are_cut_when_they_were_done_before_too(
+async def test_finished_tags_count_towards_the_limit(
     scripted_registry: ScriptedRegistry, valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A scan that is gone on with does not follow a list for ever because it knows what is on it."""
+    """A resumed scan also limits the tags of a repository, finished tags included."""
     monkeypatch.setattr(scanning, "TAGS_MAX", 50)
     for number in range(120):
         put_image(scripted_registry, "a", f"t{number}", [BASE])

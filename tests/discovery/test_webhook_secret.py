@@ -1,4 +1,4 @@
-"""The secret that comes with events."""
+"""The secret that registries send with webhooks."""
 
 import base64
 from pathlib import Path
@@ -18,7 +18,7 @@ def basic(text: str) -> str:
 
 @pytest.fixture
 def secrets(tmp_path: Path) -> WebhookSecrets:
-    """Two secrets: a new one, and the old one for a while."""
+    """A new and an old secret."""
     file = tmp_path / "secrets"
     file.write_text(f"# for the registry\n\n{SECRET}\n  {OTHER}\n")
     return WebhookSecrets.read(file)
@@ -28,8 +28,8 @@ def secrets(tmp_path: Path) -> WebhookSecrets:
     "header",
     [f"Bearer {SECRET}", f"bearer  {OTHER}", SECRET, basic(f"any:{SECRET}"), basic(f":{OTHER}")],
 )
-def test_each_registry_shows_it_in_its_own_way(secrets: WebhookSecrets, header: str) -> None:
-    """Distribution as a Bearer token, Quay as a URL's password, Harbor as the whole value."""
+def test_each_registry_sends_the_secret_in_its_own_way(secrets: WebhookSecrets, header: str) -> None:
+    """A secret is accepted as a Bearer token, as a URL's password, and as the whole value."""
     assert secrets.accept(header)
 
 
@@ -49,14 +49,14 @@ def test_each_registry_shows_it_in_its_own_way(secrets: WebhookSecrets, header: 
         f"Token {SECRET}",
     ],
 )
-def test_anything_else_is_nobody(secrets: WebhookSecrets, header: str | None) -> None:
-    """Parts of it, its place as a user's name, and nonsense are refused."""
+def test_anything_else_is_refused(secrets: WebhookSecrets, header: str | None) -> None:
+    """Parts of a secret, a secret as the user name, and invalid values are refused."""
     assert not secrets.accept(header)
 
 
 @pytest.mark.parametrize("content", [b"", b"# nothing\n", b"short\n", f"{SECRET}\nshort\n".encode()])
 def test_a_file_without_a_good_secret_is_refused(tmp_path: Path, content: bytes) -> None:
-    """An empty or short secret would be as good as none."""
+    """A missing, empty or short secret is refused."""
     file = tmp_path / "secrets"
     file.write_bytes(content)
     with pytest.raises(InvalidInputError, match="at least 16"):
@@ -66,5 +66,5 @@ def test_a_file_without_a_good_secret_is_refused(tmp_path: Path, content: bytes)
 
 
 def test_secrets_are_not_shown(secrets: WebhookSecrets) -> None:
-    """Not in a log by way of their repr."""
+    """Secrets do not appear in their repr."""
     assert SECRET not in repr(secrets)

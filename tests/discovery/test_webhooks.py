@@ -1,4 +1,4 @@
-"""Registries' messages, read into what happened."""
+"""Messages of registries are parsed into changes."""
 
 import json
 from typing import Any
@@ -18,12 +18,12 @@ D = Digest.of(b"x")
 
 
 def read(document: Any) -> tuple[object, ...]:
-    """Read a message."""
+    """Parse a message."""
     return read_webhook(json.dumps(document).encode(), REGISTRY)
 
 
 def distribution(action: Any, **target: Any) -> dict[str, Any]:
-    """Return an envelope of distribution's, as 2.8 and 3 send it, from a host of its own."""
+    """Return a notification of distribution 2.8 and 3, from another host name."""
     event = {
         "id": "320678d8-ca14-430f-8bb6-4ca139cd83f7",
         "timestamp": "2016-03-09T14:44:26.402973972-08:00",
@@ -37,7 +37,7 @@ def distribution(action: Any, **target: Any) -> dict[str, Any]:
 
 
 def harbor(kind: str, **resource: Any) -> dict[str, Any]:
-    """Return a webhook of Harbor's default format."""
+    """Return a webhook in Harbor's default format."""
     return {
         "type": kind,
         "occur_at": 1680501893,
@@ -55,7 +55,7 @@ def harbor(kind: str, **resource: Any) -> dict[str, Any]:
 
 
 def ecr(action: str, **detail: Any) -> dict[str, Any]:
-    """Return an event of ECR's as EventBridge sends it."""
+    """Return an event of ECR as EventBridge sends it."""
     return {
         "version": "0",
         "detail-type": "ECR Image Action",
@@ -125,7 +125,7 @@ QUAY = {
     ],
 )
 def test_each_registrys_messages_are_understood(document: dict[str, Any], expected: list[object]) -> None:
-    """Push, mount and delete; the registry is ours, whatever the message calls it."""
+    """Pushes, mounts and deletions become changes of our registry, whatever the message calls it."""
     assert list(read(document)) == expected
 
 
@@ -140,35 +140,35 @@ def test_each_registrys_messages_are_understood(document: dict[str, Any], expect
         {"digest": ["sha256"]},
     ],
 )
-def test_what_breaks_a_grammar_is_left_out(target: dict[str, Any]) -> None:
-    """Names and digests of an event are checked as all others are."""
+def test_invalid_names_and_digests_are_ignored(target: dict[str, Any]) -> None:
+    """A name or a digest that breaks the grammar is ignored."""
     assert read(distribution("push", mediaType=DOCKER_MANIFEST, **target)) == ()
     assert read(distribution("delete", **target)) == ()
 
 
 @pytest.mark.parametrize("odd", [["push"], {"push": 1}, 7, None])
-def test_an_action_that_is_no_text_is_none(odd: Any) -> None:
-    """Whatever stands in an action's place, the message is read, and nothing happened."""
+def test_an_invalid_action_is_ignored(odd: Any) -> None:
+    """A message with an invalid action has no changes."""
     assert read(distribution(odd, mediaType=DOCKER_MANIFEST, digest=D)) == ()
     assert read(ecr("PUSH", **{"action-type": odd})) == ()
     assert read({**harbor("PUSH_ARTIFACT", digest=D), "type": odd}) == ()
 
 
-def test_a_size_that_is_none_is_not_known() -> None:
-    """The blob is, all the same."""
+def test_an_invalid_size_is_unknown() -> None:
+    """An invalid size is ignored, and the blob counts."""
     for size in (-1, "5", True, 2**63, None, 1.5):
         assert read(distribution("push", digest=D, size=size)) == (BlobArrived(APP, D, None),)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b"\xff", b"[" * 100_000])
-def test_what_is_no_object_is_no_message(body: bytes) -> None:
-    """Nothing can be made of it."""
+def test_a_message_must_be_an_object(body: bytes) -> None:
+    """A message that is not a JSON object raises an InvalidInputError."""
     with pytest.raises(InvalidInputError, match="not an event"):
         read_webhook(body, REGISTRY)
 
 
-def test_a_message_that_says_too_much_is_refused() -> None:
-    """Its size alone does not bound it enough."""
+def test_a_message_with_too_many_changes_is_refused() -> None:
+    """The number of changes in one message is limited."""
     tags = [f"t{number}" for number in range(10_001)]
     with pytest.raises(InvalidInputError, match="more than"):
         read({**QUAY, "updated_tags": tags})
@@ -185,6 +185,6 @@ KEYS = st.sampled_from(
 
 
 @given(st.dictionaries(KEYS, JSON | st.sampled_from(["PUSH_ARTIFACT", "aws.ecr", "ECR Image Action"])))
-def test_no_object_is_too_odd(document: dict[str, Any]) -> None:
-    """Whatever stands where something else is expected, reading it does not fail."""
+def test_values_of_wrong_types_are_ignored(document: dict[str, Any]) -> None:
+    """No value of a wrong type makes the parser fail."""
     read(document)

@@ -1,4 +1,4 @@
-"""An index is written out, and taken in elsewhere, as it was."""
+"""An exported index is imported elsewhere without a change."""
 
 import asyncio
 import io
@@ -48,7 +48,7 @@ entries = st.builds(
 
 
 async def known(index: object, clock: Callable[[], float]) -> list[LayerEntry]:
-    """Return all that an index holds, in order of layer."""
+    """Return all entries of an index, in order of layer."""
     return sorted([entry async for entry in entries_of(index, clock=clock)], key=lambda entry: entry.layer)
 
 
@@ -61,8 +61,8 @@ def index_of(kind: str, url: str, clock: Clock) -> Any:
 
 @pytest.mark.parametrize("source", ["memory", "server"])
 @pytest.mark.parametrize("target", ["memory", "server"])
-def test_what_is_exported_and_imported_is_the_same_index(valkey: Server, source: str, target: str) -> None:
-    """Layers, sizes, flags, sources and the seconds they live: whatever an index holds, from any to any."""
+def test_an_imported_index_equals_the_exported_one(valkey: Server, source: str, target: str) -> None:
+    """Export and import preserve layers, sizes, flags, sources and times to live, between all kinds of index."""
 
     async def check(held: list[LayerEntry]) -> None:
         clock, file = Clock(), io.BytesIO()
@@ -84,14 +84,14 @@ def test_what_is_exported_and_imported_is_the_same_index(valkey: Server, source:
 
 
 @given(entries)
-def test_a_line_is_read_as_it_was_written(entry: LayerEntry) -> None:
-    """What writes a line and what reads one agree."""
+def test_a_line_is_parsed_as_it_was_written(entry: LayerEntry) -> None:
+    """A written line is parsed to the same entry."""
     (line,) = layer_lines(entry)
     assert parse_layer(line.encode(), life=TTL) == entry
 
 
-def test_a_layer_in_very_many_places_takes_more_lines() -> None:
-    """Each of them short enough to be read."""
+def test_a_layer_with_many_sources_has_several_lines() -> None:
+    """A layer with very many sources has several lines, each short enough to be read."""
     names = tuple(f"{'n' * 200}/{number:04}" for number in range(1000))
     entry = LayerEntry(
         layer=ONE, registries={f"r{number}.example": RegistrySources(names, TTL) for number in range(5)}, size=3
@@ -104,8 +104,8 @@ def test_a_layer_in_very_many_places_takes_more_lines() -> None:
     assert sum(each.source_count for each in read) == entry.source_count
 
 
-async def test_any_place_can_be_written_out_and_taken_in(any_place: Place) -> None:
-    """Every topology, by the users of the access list; nothing stays for ever that should not."""
+async def test_every_topology_is_exported_and_imported(any_place: Place) -> None:
+    """Export and import work on every topology with the users of the access list; all keys expire."""
     file = io.BytesIO()
     memory = MemoryMountIndex()
     await memory.record([Sighting(layer(number), A, size=number, must_mount=not number) for number in range(1500)])
@@ -126,7 +126,7 @@ async def test_any_place_can_be_written_out_and_taken_in(any_place: Place) -> No
 
 
 async def test_an_import_takes_few_round_trips(valkey: Server) -> None:
-    """Hundreds of sources go in at once."""
+    """One round trip imports hundreds of sources."""
     link = CountingLink(async_link(valkey.unix_url))
     index, memory, file = RedisMountIndex(link), MemoryMountIndex(), io.BytesIO()
     await memory.record([Sighting(layer(number), A) for number in range(2000)])
@@ -138,7 +138,7 @@ async def test_an_import_takes_few_round_trips(valkey: Server) -> None:
 
 
 async def test_an_import_merges_and_lifts_no_flag() -> None:
-    """What is known stays, flags too; a time to live is never longer than what is recorded now gets."""
+    """An import keeps existing sources and flags, and limits the time to live to that of a new source."""
     clock = Clock()
     index = MemoryMountIndex(ttl=TTL, clock=clock)
     await index.record([Sighting(ONE, repo("team/b"), size=3, must_mount=True)])
@@ -153,8 +153,8 @@ async def test_an_import_merges_and_lifts_no_flag() -> None:
     ]
 
 
-async def test_what_may_be_left_out_may_be_left_out() -> None:
-    """Sources alone are enough, and so is a flag alone; registries may be spelled in any way."""
+async def test_optional_fields_may_be_missing() -> None:
+    """A line needs only sources or only a flag; registries may be spelled in any way."""
     index = MemoryMountIndex()
     report = await import_index(
         index,
@@ -203,8 +203,8 @@ WRONG: list[tuple[object, str]] = [
 
 
 @pytest.mark.parametrize(("document", "words"), WRONG)
-async def test_a_line_that_breaks_the_format_is_told_with_its_number(document: object, words: str) -> None:
-    """File, line, and what is wrong; what was before it is imported, and what comes after it is not."""
+async def test_an_invalid_line_is_reported_with_its_number(document: object, words: str) -> None:
+    """The error names file, line and cause; lines before it are imported, later ones are not."""
     index = MemoryMountIndex()
     later = {**LINE, "layer": layer(9)}
     with pytest.raises(InvalidInputError) as raised:
@@ -235,8 +235,8 @@ async def test_a_line_that_breaks_the_format_is_told_with_its_number(document: o
         (HEADER + b'{"size": NaN, "layer": "sha256:0"}', "f:2: not a digest"),
     ],
 )
-async def test_what_is_no_export_is_refused(content: bytes, words: str) -> None:
-    """Nothing of it is imported."""
+async def test_another_file_is_refused(content: bytes, words: str) -> None:
+    """A file that is not an export is refused, and nothing is imported."""
     with pytest.raises(InvalidInputError) as raised:
         await import_index(MemoryMountIndex(), io.BytesIO(content), name="f")
     assert str(raised.value).startswith(words)
@@ -244,17 +244,17 @@ async def test_what_is_no_export_is_refused(content: bytes, words: str) -> None:
 
 
 class Endless(io.RawIOBase):
-    """A file without end, that counts what was read of it."""
+    """An endless file that counts the bytes read from it."""
 
     def __init__(self, start: bytes, rest: bytes) -> None:
         self.start, self.rest, self.taken = start, rest, 0
 
     def readable(self) -> bool:
-        """It can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Give as much as is wanted."""
+        """Return as many bytes as requested."""
         data = (self.start or self.rest * (len(buffer) // len(self.rest) + 1))[: len(buffer)]
         self.start = self.start[len(data) :]
         buffer[: len(data)] = data
@@ -271,8 +271,8 @@ class Endless(io.RawIOBase):
         (b"", b"x", "f:1: longer than 1048576 bytes"),
     ],
 )
-async def test_a_file_without_end_is_left_early(start: bytes, rest: bytes, words: str) -> None:
-    """Ten gigabytes of newlines, or of one line, are read no further than one line may be long."""
+async def test_an_endless_file_is_refused_early(start: bytes, rest: bytes, words: str) -> None:
+    """An endless file is read no further than the longest valid line."""
     file = Endless(start, rest)
     with pytest.raises(InvalidInputError) as raised:
         await import_index(MemoryMountIndex(), io.BufferedReader(file), name="f")
@@ -281,14 +281,14 @@ async def test_a_file_without_end_is_left_early(start: bytes, rest: bytes, words
 
 
 async def test_a_file_in_text_mode_is_refused() -> None:
-    """It would be decoded before anybody could bound it."""
+    """A file in text mode is refused."""
     file: Any = io.StringIO("x")
     with pytest.raises(InvalidInputError, match="binary mode"):
         await import_index(MemoryMountIndex(), file)
 
 
-async def test_an_index_that_takes_nothing_says_so() -> None:
-    """An import into nowhere is no success."""
+async def test_an_index_that_cannot_import_is_refused() -> None:
+    """An import into an index that cannot import raises an error."""
     with pytest.raises(InvalidInputError, match="nothing can be imported"):
         await import_index(widen(FourMethods()), file_of(LINE))
     with pytest.raises(InvalidInputError, match="cannot be listed"):
@@ -296,7 +296,7 @@ async def test_an_index_that_takes_nothing_says_so() -> None:
 
 
 async def test_an_index_that_refuses_ends_the_import(valkey: Server) -> None:
-    """As any failure of the index would; it is what an import is for."""
+    """An index that refuses ends the import with its error."""
     with redis.Redis.from_url(valkey.unix_url) as raw:
         raw.set(Keys().flags(ONE), "x", ex=600)
     async with open_index(valkey.unix_url) as index:
@@ -305,7 +305,7 @@ async def test_an_index_that_refuses_ends_the_import(valkey: Server) -> None:
 
 
 def test_the_blocking_flavour_does_the_same(valkey: Server) -> None:
-    """From a server and from memory, without an event loop."""
+    """Export and import work without an event loop, from a server and from memory."""
     for url in (valkey.unix_url, "memory:"):
         file = io.BytesIO()
         with crossmount.open_index(url, namespace="one") as one, crossmount.open_index("memory:") as other:
@@ -318,8 +318,8 @@ def test_the_blocking_flavour_does_the_same(valkey: Server) -> None:
         crossmount.export_index(crossmount.GuardedIndex(index), io.BytesIO())
 
 
-async def test_what_a_stranger_wrote_does_not_spoil_an_export(valkey: Server) -> None:
-    """An entry that says it lives longer than anybody believes is written as one that can be read again."""
+async def test_foreign_values_do_not_spoil_an_export(valkey: Server) -> None:
+    """A stored time to live beyond the limit is exported in a form that can be imported."""
     async with open_index(valkey.unix_url) as index:
         await index.add_source(ONE, A)
         with valkey.client() as raw:

@@ -1,4 +1,4 @@
-"""What an index holds is counted, or estimated."""
+"""The contents of an index are counted, or estimated."""
 
 import pytest
 
@@ -42,7 +42,7 @@ REGISTRIES = {
 
 
 async def fill(index: RedisMountIndex) -> None:
-    """Record some, flag some, lease one, count look-ups."""
+    """Record layers, set flags, take one lease, and look layers up."""
     await index.look_up([ONE, TWO], A)
     await index.record(SEEN)
     await index.look_up([ONE, TWO], A)
@@ -54,8 +54,8 @@ async def fill(index: RedisMountIndex) -> None:
     await LeaseStore(server, life=3600).renew([Lease("r.example", ONE, "{}")])
 
 
-async def test_all_is_counted_in_every_place(any_place: Place) -> None:
-    """Layers, sources, bytes, registries, flags, leases, keys, hit rate; on a Cluster of all servers together."""
+async def test_everything_is_counted_on_every_topology(any_place: Place) -> None:
+    """Layers, sources, bytes, registries, flags, leases, keys and hit rate are counted over all servers."""
     index = open_index(any_place.url)
     assert isinstance(index, RedisMountIndex)
     await fill(index)
@@ -79,7 +79,7 @@ async def test_all_is_counted_in_every_place(any_place: Place) -> None:
 
 
 async def test_an_index_in_memory_is_counted_as_far_as_it_goes() -> None:
-    """There is no server to tell of."""
+    """An index in memory is counted, without the numbers of a server."""
     clock = Clock()
     index = MemoryMountIndex(clock=clock)
     await index.record(SEEN)
@@ -92,7 +92,7 @@ async def test_an_index_in_memory_is_counted_as_far_as_it_goes() -> None:
 
 
 async def test_an_empty_index_holds_nothing(valkey: Server) -> None:
-    """Zeros, and no age."""
+    """An empty index has zero counts and no age."""
     async with open_index(valkey.unix_url) as index:
         for sample in (None, 100):
             found = await index_info(index, sample=sample)
@@ -100,8 +100,8 @@ async def test_an_empty_index_holds_nothing(valkey: Server) -> None:
             assert (found.newest, found.median, found.oldest) == (None, None, None)
 
 
-async def test_how_old_layers_are_says_when_they_were_renewed_last(valkey: Server) -> None:
-    """By their time to live: the newest, the one in the middle, the oldest."""
+async def test_ages_are_since_the_last_renewal(valkey: Server) -> None:
+    """The ages of the newest, the median and the oldest layer follow from their times to live."""
     clock = Clock()
     async with RedisMountIndex(async_link(valkey.unix_url), clock=clock) as index:
         for number in range(5):
@@ -115,7 +115,7 @@ async def test_how_old_layers_are_says_when_they_were_renewed_last(valkey: Serve
 
 @pytest.mark.parametrize("kind", ["valkey", "redis7", "cluster"])
 async def test_a_sample_stands_for_the_whole(kind: str, request: pytest.FixtureRequest) -> None:
-    """A part of the keys is looked at, other tenants' too, and the rest is estimated within a few percent."""
+    """A sample of the keys, other tenants' included, estimates the whole within a few percent."""
     place: Place = request.getfixturevalue(kind)
     async with (
         RedisMountIndex(async_link(place.operator_url), keys=Keys()) as index,
@@ -145,7 +145,7 @@ async def test_a_sample_stands_for_the_whole(kind: str, request: pytest.FixtureR
 
 
 async def test_a_sample_of_everything_is_no_estimate(valkey: Server) -> None:
-    """What was all looked at is counted."""
+    """A sample that covers all keys is a count, not an estimate."""
     async with open_index(valkey.unix_url) as index:
         await index.record(SEEN)
         assert not (await index_info(index, sample=10_000)).estimated
@@ -153,8 +153,8 @@ async def test_a_sample_of_everything_is_no_estimate(valkey: Server) -> None:
             await index_info(index, sample=0)
 
 
-async def test_a_pusher_is_told_who_may_look(restricted: Place) -> None:
-    """The access list keeps SCAN from pushers, and the error names the user who has it."""
+async def test_a_pusher_may_not_list_keys(restricted: Place) -> None:
+    """A pusher may not use SCAN, and the error names the user who may."""
     async with open_index(restricted.url) as index:
         with pytest.raises(IndexRefusedError, match="crossmount-operator in deploy"):
             await index_info(index)
@@ -163,10 +163,10 @@ async def test_a_pusher_is_told_who_may_look(restricted: Place) -> None:
 @pytest.mark.parametrize(
     ("forbidden", "memory", "server_memory"), [("-memory|usage", False, True), ("-info", True, False)]
 )
-async def test_what_a_server_does_not_tell_is_not_known(
+async def test_missing_server_numbers_are_unknown(
     start_server: StartServer, forbidden: str, memory: bool, server_memory: bool
 ) -> None:
-    """Some do not allow to ask for memory; everything else is counted all the same."""
+    """Without permission for MEMORY USAGE everything else is counted."""
     server = start_server()
     with redis.Redis.from_url(server.unix_url) as raw:
         raw.execute_command("ACL", "SETUSER", "default", forbidden)
@@ -179,13 +179,13 @@ async def test_what_a_server_does_not_tell_is_not_known(
 
 
 async def test_an_index_that_cannot_be_listed_says_so() -> None:
-    """It is not told as an empty one."""
+    """An index that cannot be listed raises an error."""
     with pytest.raises(InvalidInputError, match="cannot be listed"):
         await index_info(widen(FourMethods()))
 
 
 def test_the_blocking_flavour_counts_too(valkey: Server) -> None:
-    """On a server and in memory."""
+    """index_info works without an event loop, on a server and in memory."""
     for url in (valkey.unix_url, "memory:"):
         with crossmount.open_index(url) as index:
             index.record(SEEN)
@@ -194,20 +194,20 @@ def test_the_blocking_flavour_counts_too(valkey: Server) -> None:
             assert (found.layers, found.sources, found.registries) == (2, 4, REGISTRIES)
 
 
-def test_a_census_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registries past a bound are not told apart, and ages are counted to the minute."""
+def test_counts_need_constant_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of registries is limited, and ages are rounded to the minute."""
     monkeypatch.setattr("crossmount.maintenance.layer_counts.REGISTRIES_MAX", 3)
-    census = LayerCounts()
+    counts = LayerCounts()
     for number in range(10):
         held = {f"r{number}.example": RegistrySources(("a",), TTL_SECONDS - number)}
-        census.add(LayerEntry(layer=layer(number), registries=held))
-    assert (census.layers, len(census.by_registry()), len(census._ages)) == (10, 3, 1)
-    census.add(LayerEntry(layer=layer(99), registries={"r0.example": RegistrySources(("a",), 10**12)}))
-    assert census.ages()[0] == 0
+        counts.add(LayerEntry(layer=layer(number), registries=held))
+    assert (counts.layers, len(counts.by_registry()), len(counts._ages)) == (10, 3, 1)
+    counts.add(LayerEntry(layer=layer(99), registries={"r0.example": RegistrySources(("a",), 10**12)}))
+    assert counts.ages()[0] == 0
 
 
 def test_repositories_of_docker_hub_count_as_one_registrys() -> None:
-    """However they are spelled."""
+    """All spellings of Docker Hub count as one registry."""
     with crossmount.open_index("memory:") as index:
         index.add_source(ONE, Repository.parse("alpine"))
         index.add_source(ONE, Repository.parse("index.docker.io/team/a"))

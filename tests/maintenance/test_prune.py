@@ -1,4 +1,4 @@
-"""A prune asks registries what they hold, and forgets what is gone."""
+"""A prune verifies sources at their registries, and removes those that are gone."""
 
 from typing import Any
 
@@ -20,10 +20,10 @@ from support.registry_kit import PLAIN
 from support.servers import Server
 
 
-async def test_what_is_gone_is_forgotten_in_every_place(
+async def test_missing_sources_are_removed_on_every_topology(
     any_place: Place, scripted_registry: ScriptedRegistry
 ) -> None:
-    """Each source is asked for once, on a Cluster those of all servers; what is there stays."""
+    """Each source on every server is verified once; existing ones stay, and missing ones are removed."""
     async with open_index(any_place.operator_url) as index:
         await fill(index, scripted_registry, range(300), range(300, 400))
         report = await pruned(index)
@@ -39,7 +39,7 @@ async def test_what_is_gone_is_forgotten_in_every_place(
 
 
 async def test_an_index_in_memory_can_be_pruned() -> None:
-    """There is nothing to go on with."""
+    """An index in memory is pruned, and there is nothing to resume."""
     async with ScriptedRegistry() as registry:
         index = MemoryMountIndex()
         await fill(index, registry, range(30), range(30, 500))
@@ -48,7 +48,7 @@ async def test_an_index_in_memory_can_be_pruned() -> None:
 
 
 async def test_a_layer_keeps_its_other_sources(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
-    """Only where it is gone it is forgotten."""
+    """Only the source that is gone is removed; the layer's other sources stay."""
     async with open_index(valkey.unix_url) as index:
         await fill(index, scripted_registry, [1], [2], "team/one")
         await fill(index, scripted_registry, [2], [1], "team/two")
@@ -60,7 +60,7 @@ async def test_a_layer_keeps_its_other_sources(scripted_registry: ScriptedRegist
 
 
 async def test_verifying_does_not_renew(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
-    """That a layer is there does not make it used: it runs out when it would have."""
+    """Verification does not renew a source: it expires at the same time as before."""
     async with open_index(valkey.unix_url) as index:
         await fill(index, scripted_registry, [1], [])
         with valkey.client() as raw:
@@ -72,8 +72,8 @@ async def test_verifying_does_not_renew(scripted_registry: ScriptedRegistry, val
             assert all(raw.ttl(key) <= 1000 for key in keys)
 
 
-async def test_a_dry_run_forgets_nothing(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
-    """It says what would be."""
+async def test_a_dry_run_removes_nothing(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """A dry run reports what would be removed, and removes nothing."""
     async with open_index(valkey.unix_url) as index:
         await fill(index, scripted_registry, range(5), range(5, 9))
         await index.add_source(
@@ -86,10 +86,10 @@ async def test_a_dry_run_forgets_nothing(scripted_registry: ScriptedRegistry, va
         assert await known(index) == digests(range(9))
 
 
-async def test_a_flag_is_never_lifted_and_a_layer_without_sources_is_named(
+async def test_flags_stay_and_layers_without_sources_are_reported(
     scripted_registry: ScriptedRegistry, valkey: Server
 ) -> None:
-    """Nobody can push a must-mount layer that lies nowhere any more: whoever prunes learns of it."""
+    """The report names must-mount layers without a source, and their flags stay."""
     async with open_index(valkey.unix_url) as index:
         await fill(index, scripted_registry, [1], [2, 3, 4])
         place = Repository(scripted_registry.address, "team/app")
@@ -103,8 +103,8 @@ async def test_a_flag_is_never_lifted_and_a_layer_without_sources_is_named(
         assert await index.locations(Digest.of(content(2))) == ()
 
 
-async def test_a_sample_is_a_part_of_it(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
-    """Some are asked for, others the next time."""
+async def test_a_sample_verifies_a_part(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """A sample verifies a part of the sources, and the next sample another part."""
     async with open_index(valkey.unix_url) as index:
         await fill(index, scripted_registry, range(200), [])
         asked = []
@@ -116,8 +116,8 @@ async def test_a_sample_is_a_part_of_it(scripted_registry: ScriptedRegistry, val
         assert asked[0] != asked[1]
 
 
-async def test_only_what_was_chosen_is_asked_for(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
-    """By registry and by patterns of repositories; the rest is left alone, and so are registries besides."""
+async def test_only_selected_sources_are_verified(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """Only sources that match the registry and the patterns are verified."""
     async with ScriptedRegistry() as other, open_index(valkey.unix_url) as index:
         await fill(index, scripted_registry, [], [1, 2], "team/app")
         await fill(index, scripted_registry, [], [3], "else")
@@ -131,8 +131,8 @@ async def test_only_what_was_chosen_is_asked_for(scripted_registry: ScriptedRegi
         assert await known(index) == digests([3])
 
 
-def test_a_choice_is_the_same_for_the_same_salt() -> None:
-    """Who goes on with a sample goes on with the same one; it is as large as it is to be."""
+def test_a_selection_is_the_same_for_the_same_salt() -> None:
+    """The same salt draws the same sample, of the requested size."""
     place = Repository("r.example", "a")
     for percent in (3, 10, 60):
         first, again, other = (
@@ -144,7 +144,7 @@ def test_a_choice_is_the_same_for_the_same_salt() -> None:
 
 
 async def test_it_is_gentle_on_the_server(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
-    """SCAN of small pages and short commands: no KEYS, no script but the one that forgets."""
+    """A prune uses SCAN with small pages and short commands, no KEYS, and only the script that removes."""
     link = CountingLink(async_link(valkey.unix_url))
 
     async def parts() -> list[Any]:
@@ -166,8 +166,8 @@ async def test_it_is_gentle_on_the_server(scripted_registry: ScriptedRegistry, v
     await index.aclose()
 
 
-async def test_a_pusher_is_told_who_may(restricted: Place) -> None:
-    """The access list keeps SCAN from pushers; nothing is asked for before that is known."""
+async def test_a_pusher_may_not_prune(restricted: Place) -> None:
+    """A pusher, who may not use SCAN, gets an error before any registry is asked."""
     async with open_index(restricted.url) as index:
         await index.record([Sighting(layer(1), Repository("127.0.0.1:1", "a"))])
         with pytest.raises(IndexRefusedError, match="crossmount-operator"):
@@ -175,8 +175,8 @@ async def test_a_pusher_is_told_who_may(restricted: Place) -> None:
 
 
 @pytest.mark.parametrize("sample", [0, -1, 101, float("nan")])
-async def test_a_sample_that_is_none_is_wrong_input(sample: float) -> None:
-    """So is a registry that is none, and an index that cannot be listed."""
+async def test_an_invalid_sample_is_refused(sample: float) -> None:
+    """An invalid sample, an invalid registry, and an index that cannot be listed are refused."""
     with pytest.raises(InvalidInputError, match="percent"):
         await pruned(MemoryMountIndex(), sample=sample)
     with pytest.raises(InvalidInputError, match="not a registry"):
@@ -186,7 +186,7 @@ async def test_a_sample_that_is_none_is_wrong_input(sample: float) -> None:
 
 
 def test_the_blocking_flavour_prunes_too(valkey: Server) -> None:
-    """With a blocking index, on a server and in memory."""
+    """Prune works without an event loop, on a server and in memory."""
     with running_registry() as registry:
         for url in (valkey.unix_url, "memory:"):
             with crossmount.open_index(url) as index:

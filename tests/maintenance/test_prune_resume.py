@@ -1,4 +1,4 @@
-"""A prune that was ended is gone on with by the same choice, where it was, and says how far it is."""
+"""An interrupted prune is resumed with the same selection, and reports how far it is."""
 
 import asyncio
 from importlib import import_module
@@ -20,32 +20,32 @@ pruning = import_module("crossmount.maintenance.prune")  # the package has a fun
 
 
 class Refusing(CountingLink):
-    """A link on which some commands are refused."""
+    """A link that refuses some commands."""
 
     def __init__(self, link: Any, *names: str) -> None:
         super().__init__(link)
         self.names = names
 
     async def run(self, commands: Any) -> list[Any]:
-        """Refuse, or run."""
+        """Refuse them, or run them."""
         if commands and commands[0][0] in self.names:
             return [IndexRefusedError("no permission")] * len(commands)
         return await super().run(commands)
 
     async def parts(self) -> Any:
-        """Be one."""
+        """Return itself as the only part."""
         return [self]
 
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Let a page be of few keys, so that few sources are many pages."""
+    """Make pages small, so that few sources have many pages."""
     monkeypatch.setattr(pruning, "PAGE", 20)
     return 20
 
 
 async def interrupted(index: MountIndex, registry: ScriptedRegistry, after: int, **details: Any) -> None:
-    """Prune until so many sources are verified, and end it there as Ctrl-C does."""
+    """Prune until that many sources are verified, then cancel as Ctrl-C does."""
     asked = 0
     task: asyncio.Task[PruneReport]
 
@@ -62,10 +62,10 @@ async def interrupted(index: MountIndex, registry: ScriptedRegistry, after: int,
 
 
 @pytest.mark.parametrize("kind", ["valkey", "redis7", "cluster"])
-async def test_a_prune_that_was_ended_is_gone_on_with(
+async def test_an_interrupted_prune_is_resumed(
     kind: str, request: pytest.FixtureRequest, scripted_registry: ScriptedRegistry, small_pages: int
 ) -> None:
-    """Nothing is left out, and only a page is asked for twice."""
+    """A resumed prune verifies every source, and at most one page twice."""
     place: Place = request.getfixturevalue(kind)
     async with open_index(place.operator_url) as index:
         await fill(index, scripted_registry, range(180), [])
@@ -78,10 +78,8 @@ async def test_a_prune_that_was_ended_is_gone_on_with(
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_a_sample_is_gone_on_with_as_it_was_drawn(
-    scripted_registry: ScriptedRegistry, valkey: Server
-) -> None:
-    """The two parts together are one sample."""
+async def test_a_resumed_prune_keeps_its_sample(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """A resumed prune continues with the same sample."""
     async with open_index(valkey.unix_url) as index:
         await fill(index, scripted_registry, range(400), [])
         await interrupted(index, scripted_registry, 60, sample=30)
@@ -90,8 +88,8 @@ async def test_a_sample_is_gone_on_with_as_it_was_drawn(
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_another_choice_is_another_prune(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
-    """What was ended is gone on with by the same choice alone, and not if it is to begin afresh."""
+async def test_another_selection_is_another_prune(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """Only the same selection resumes a prune, and `afresh` starts over."""
     async with open_index(valkey.unix_url) as index:
         await fill(index, scripted_registry, range(180), [])
         await interrupted(index, scripted_registry, 100)
@@ -104,10 +102,10 @@ async def test_another_choice_is_another_prune(scripted_registry: ScriptedRegist
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_a_server_that_was_restarted_is_walked_from_its_start(
+async def test_a_restarted_server_is_scanned_from_its_start(
     scripted_registry: ScriptedRegistry, valkey: Server
 ) -> None:
-    """Where a walk was means nothing to another process of the server."""
+    """A server that was restarted is scanned from its start."""
     async with open_index(valkey.url) as index:
         await fill(index, scripted_registry, range(180), [])
         await interrupted(index, scripted_registry, 100)
@@ -126,10 +124,10 @@ async def test_a_server_that_was_restarted_is_walked_from_its_start(
 @pytest.mark.parametrize(
     "text", [b"", b"x", b"7", b"-1 3", b"done", b"9" * 30 + b" 1", b"1 " + b"9" * 30, b"\xff 1"]
 )
-async def test_nonsense_about_how_far_it_is_is_ignored(
+async def test_an_invalid_checkpoint_is_ignored(
     scripted_registry: ScriptedRegistry, valkey: Server, text: bytes
 ) -> None:
-    """Whoever wrote it: the walk begins at its start."""
+    """An invalid checkpoint is ignored, and the scan begins at its start."""
     async with open_index(valkey.unix_url) as index:
         await fill(index, scripted_registry, range(180), [])
         await interrupted(index, scripted_registry, 100)
@@ -142,10 +140,10 @@ async def test_nonsense_about_how_far_it_is_is_ignored(
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_a_server_that_does_not_say_who_it_is_keeps_no_place(
+async def test_a_server_without_a_run_id_is_not_resumed(
     scripted_registry: ScriptedRegistry, valkey: Server
 ) -> None:
-    """Without INFO and DBSIZE a prune works, with no total, and begins at its start each time."""
+    """Without permission for INFO and DBSIZE a prune works, without a total, and is not resumed."""
     index = RedisMountIndex(Refusing(async_link(valkey.unix_url), "INFO", "DBSIZE"))
     await fill(index, scripted_registry, range(180), [])
     await interrupted(index, scripted_registry, 100)
@@ -157,8 +155,8 @@ async def test_a_server_that_does_not_say_who_it_is_keeps_no_place(
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_how_far_it_is_is_told(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
-    """In keys of all that the server holds, never more than that, and never back."""
+async def test_progress_is_reported(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """Progress counts keys of the server, never decreases, and ends at their total."""
     async with open_index(valkey.unix_url) as index:
         await fill(index, scripted_registry, range(180), [])
         seen: list[events.Event] = []

@@ -1,4 +1,4 @@
-"""Registries that hide, refuse, fail or are gone while one prunes: no source is lost to that."""
+"""A prune removes no source because a registry hides it, refuses, fails or disappears."""
 
 import time
 from collections import Counter
@@ -31,15 +31,15 @@ pruning = import_module("crossmount.maintenance.prune")  # the package has a fun
 async def private(
     **grants: tuple[Grant, ...],
 ) -> AsyncIterator[tuple[ScriptedRegistry, Callable[[str], RegistryClient]]]:
-    """Start a registry on which bob has a password, and make clients of his."""
+    """Start a registry where bob has a password, and return what makes clients with his credentials."""
     auth = TokenAuth(users={"bob": "pw"}, grants=grants) if grants else BasicAuth(users={"bob": "pw"})
     async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry:
         bob = GivenCredentials(registry.address, Credential("bob", "pw", origin="a test"))
         yield registry, lambda name: RegistryClient(name, options=PLAIN, credentials=bob)
 
 
-async def test_what_may_be_hidden_from_us_stays() -> None:
-    """Some registries say 404 where one may not read: such a source serves others, and in time it runs out."""
+async def test_hidden_sources_stay() -> None:
+    """A 404 for a repository that the account may not read removes nothing."""
     async with private() as (registry, connect):
         index = MemoryMountIndex()
         await fill(index, registry, [], [1, 2, 3], "ann/secret")
@@ -51,8 +51,10 @@ async def test_what_may_be_hidden_from_us_stays() -> None:
         assert await known(index) == digests([1, 2, 3, 4])
 
 
-async def test_a_web_server_in_a_registrys_place_costs_no_source(scripted_registry: ScriptedRegistry) -> None:
-    """Where a registry was, and something else says 404 to everything now, nothing is known to be gone."""
+async def test_a_web_server_that_replaced_a_registry_removes_no_source(
+    scripted_registry: ScriptedRegistry,
+) -> None:
+    """If a web server that is not a registry answers 404, nothing is removed."""
     index = MemoryMountIndex()
     await fill(index, scripted_registry, [], range(20))
     scripted_registry.play(Fault(times=None, action=Reply(status=404)))
@@ -62,8 +64,8 @@ async def test_a_web_server_in_a_registrys_place_costs_no_source(scripted_regist
     assert len(scripted_registry.requests) == 1
 
 
-async def test_a_registry_that_goes_away_meanwhile_costs_no_source(scripted_registry: ScriptedRegistry) -> None:
-    """What stands before it says 404 in its place: it is greeted once more before anything is forgotten."""
+async def test_a_registry_that_disappears_loses_no_source(scripted_registry: ScriptedRegistry) -> None:
+    """If the registry does not answer a ping after its 404s, nothing is removed."""
     index = MemoryMountIndex()
     await fill(index, scripted_registry, range(20), [])
     scripted_registry.play(Fault(skip=1, times=None, action=Reply(status=404)))
@@ -76,8 +78,8 @@ async def test_a_registry_that_goes_away_meanwhile_costs_no_source(scripted_regi
     }
 
 
-async def test_what_we_may_not_read_stays_and_is_asked_for_once() -> None:
-    """401 and 403 say nothing of the layer, and rights are the repository's."""
+async def test_unreadable_sources_stay_and_are_asked_for_once() -> None:
+    """A source that the account may not read stays, and its repository is asked once."""
     async with private(bob=(Grant("team/*"),)) as (registry, connect):
         index = MemoryMountIndex()
         await fill(index, registry, [], range(50), "ann/secret")
@@ -89,10 +91,10 @@ async def test_what_we_may_not_read_stays_and_is_asked_for_once() -> None:
         assert len({each.path for each in registry.matching(path="/v2/ann/secret/blobs/*")}) == 1
 
 
-async def test_a_registry_that_does_not_answer_is_left_alone(
+async def test_a_registry_that_does_not_answer_is_not_asked_again(
     scripted_registry: ScriptedRegistry, valkey: Server
 ) -> None:
-    """What is there stays, the others go on, and the report says so."""
+    """A registry that does not answer is reported, its sources stay, and other registries are pruned."""
     async with open_index(valkey.unix_url) as index:
         await fill(index, scripted_registry, range(10), range(10, 20))
         away = Repository("127.0.0.1:1", "team/app")
@@ -106,8 +108,8 @@ async def test_a_registry_that_does_not_answer_is_left_alone(
         assert {layer(number) for number in range(100)} <= await known(index)
 
 
-async def test_a_registry_in_trouble_costs_no_source(scripted_registry: ScriptedRegistry) -> None:
-    """500 now and then is retried; one that stays is counted, and the others are verified."""
+async def test_a_failing_registry_loses_no_source(scripted_registry: ScriptedRegistry) -> None:
+    """Status 500 is retried; a permanent failure is counted, and the other sources are verified."""
     index = MemoryMountIndex()
     await fill(index, scripted_registry, range(40), range(40, 60))
     bad = Digest.of(content(45))
@@ -124,10 +126,10 @@ async def test_a_registry_in_trouble_costs_no_source(scripted_registry: Scripted
 
 
 @pytest.mark.parametrize(("status", "most"), [(500, FAILURES_MAX + 8), (429, 8)])
-async def test_a_registry_that_only_fails_is_left_alone(
+async def test_a_registry_that_only_fails_is_not_asked_again(
     scripted_registry: ScriptedRegistry, status: int, most: int
 ) -> None:
-    """After some failures in a row, or when it says that it is asked too much."""
+    """A registry is not asked again after several failures in a row, or after 429."""
     index = MemoryMountIndex()
     await fill(index, scripted_registry, range(200), [])
     scripted_registry.play(Fault(method="HEAD", times=None, action=Reply(status=status)))
@@ -137,18 +139,18 @@ async def test_a_registry_that_only_fails_is_left_alone(
     assert await known(index) == digests(range(200))
 
 
-async def test_many_registries_are_not_all_kept_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index that names thousands does not make us hold thousands of clients."""
+async def test_open_clients_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of open clients is limited, however many registries the index names."""
     monkeypatch.setattr("crossmount.maintenance.verifier.CLIENTS_MAX", 3)
     monkeypatch.setattr(pruning, "PAGE", 5)
     opened: list[str] = []
     closed: list[str] = []
 
     class Counted(RegistryClient):
-        """Counts itself."""
+        """A client that counts how many are open."""
 
         async def aclose(self) -> None:
-            """Count it."""
+            """Count the close."""
             closed.append(self.registry)
             await super().aclose()
 
@@ -167,10 +169,10 @@ async def test_many_registries_are_not_all_kept_in_hand(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("back", [True, False])
-async def test_what_was_pushed_again_meanwhile_is_not_forgotten(
+async def test_sources_that_were_recorded_again_stay(
     scripted_registry: ScriptedRegistry, valkey: Server, monkeypatch: pytest.MonkeyPatch, back: bool
 ) -> None:
-    """A source that was recorded anew after its 404 is asked for once more, and goes only if it still is gone."""
+    """A source that was recorded again after its 404 is verified again, and removed only if it is still gone."""
     answers = Verifier.answers
     async with (
         RedisMountIndex(async_link(valkey.unix_url), clock=lambda: time.time() - 100) as before,

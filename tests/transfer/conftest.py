@@ -1,4 +1,4 @@
-"""What copies are made of: an image, a registry that holds it, and two that are empty."""
+"""Fixtures of copies: an image, a registry that has it, and two empty registries."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,7 +19,7 @@ def image(tmp_path: Path) -> MadeImage:
 
 @pytest.fixture
 async def a(image: MadeImage) -> AsyncIterator[ScriptedRegistry]:
-    """A registry that holds the image as team/app:1."""
+    """A registry with the image as team/app:1."""
     async with ScriptedRegistry() as registry:
         await push(image.path, f"{registry.address}/team/app:1", options=OPTIONS)
         registry.requests.clear()

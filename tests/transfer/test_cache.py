@@ -1,4 +1,4 @@
-"""What a blob cache promises by itself: who leaves first, who fetches, and nothing half or foreign in it."""
+"""The blob cache alone: the order of eviction, locks, and no incomplete or foreign files."""
 
 import asyncio
 import errno
@@ -23,7 +23,7 @@ def blob_of(data: bytes) -> Descriptor:
 
 
 def put(store: BlobCache, data: bytes, *, used: float | None = None) -> Descriptor:
-    """Put a blob into a cache, last used at `used` (epoch seconds)."""
+    """Store a blob in a cache, last used at `used` (epoch seconds)."""
     descriptor = blob_of(data)
     incoming = store.begin(descriptor)
     assert incoming is not None
@@ -36,7 +36,7 @@ def put(store: BlobCache, data: bytes, *, used: float | None = None) -> Descript
 
 
 def has(store: BlobCache, descriptor: Descriptor) -> bool:
-    """Tell whether a cache holds a blob; that counts as a use."""
+    """Return whether a cache has a blob, which counts as a use."""
     fileno = store.open(descriptor)
     if fileno is None:
         return False
@@ -44,10 +44,8 @@ def has(store: BlobCache, descriptor: Descriptor) -> bool:
     return True
 
 
-def test_a_disk_that_was_full_from_the_beginning_is_not_littered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What could not be written of the layout's own files is gone; the mark, which is empty, says whose it is."""
+def test_a_full_disk_leaves_no_incomplete_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk no incomplete file of the layout remains; only the empty marker does."""
 
     def full(path: Path, text: str) -> int:
         del text
@@ -61,8 +59,8 @@ def test_a_disk_that_was_full_from_the_beginning_is_not_littered(
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["crossmount-cache"]
 
 
-def test_what_was_not_used_for_longest_leaves_first(tmp_path: Path) -> None:
-    """A use makes a blob young again."""
+def test_the_least_recently_used_blob_is_evicted_first(tmp_path: Path) -> None:
+    """The least recently used blob is evicted first."""
     store = BlobCache(tmp_path, limit=3000)
     old, older, young = (put(store, bytes([n]) * 1000, used=at) for n, at in ((1, 200.0), (2, 100.0), (3, 300.0)))
     assert has(store, older)
@@ -73,8 +71,8 @@ def test_what_was_not_used_for_longest_leaves_first(tmp_path: Path) -> None:
     incoming.discard()
 
 
-def test_room_is_made_only_as_far_as_it_can_be(tmp_path: Path) -> None:
-    """What others are fetching stays; if that is too much, there is no room, and nothing leaves for it."""
+def test_incoming_blobs_are_not_evicted(tmp_path: Path) -> None:
+    """Incoming blobs are not evicted; if they alone exceed the limit, nothing is evicted."""
     store = BlobCache(tmp_path, limit=1500)
     kept = put(store, b"kept")
     first, second = store.begin(blob_of(bytes(1000))), store.begin(blob_of(b"\1" * 1000))
@@ -87,8 +85,8 @@ def test_room_is_made_only_as_far_as_it_can_be(tmp_path: Path) -> None:
     second.discard()
 
 
-def test_one_fetches_at_a_time(tmp_path: Path) -> None:
-    """A second one is told to wait; after the first has ended, however, it may."""
+def test_one_process_fetches_a_blob_at_a_time(tmp_path: Path) -> None:
+    """A second process cannot fetch a blob before the first has ended."""
     store, blob = BlobCache(tmp_path), blob_of(b"data")
     first = store.begin(blob)
     assert first is not None
@@ -102,8 +100,8 @@ def test_one_fetches_at_a_time(tmp_path: Path) -> None:
     assert has(store, blob)
 
 
-def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
-    """A file in `incoming` that nobody has locked is removed when room is made; a locked one stays."""
+def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    """Eviction removes an unlocked file in `incoming`, and no locked one."""
     store = BlobCache(tmp_path)
     live = store.begin(blob_of(b"live"))
     assert live is not None
@@ -116,7 +114,7 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
 
 
 def test_a_link_in_place_of_a_blob_is_not_followed(tmp_path: Path) -> None:
-    """Whoever may write to the folder can't make us read or write elsewhere."""
+    """A link in place of a blob is neither read nor written through."""
     store, blob = BlobCache(tmp_path / "cache"), blob_of(b"data")
     put(store, b"data")
     path = tmp_path / "cache" / "blobs" / "sha256" / blob.digest.encoded
@@ -129,7 +127,7 @@ def test_a_link_in_place_of_a_blob_is_not_followed(tmp_path: Path) -> None:
 
 @dataclass(eq=False)
 class Gated:
-    """An origin that gives its bytes, or fails, when its gate is opened."""
+    """An origin that yields its bytes, or fails, when its gate is opened."""
 
     data: bytes | None
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -137,7 +135,7 @@ class Gated:
     repository: Repository = field(default_factory=lambda: Repository("r.example", "app"))
 
     async def read(self, descriptor: Descriptor, offset: int) -> AsyncGenerator[bytes]:
-        """Wait, then give all that is left."""
+        """Wait, then yield all remaining bytes."""
         self.asked.set()
         await self.gate.wait()
         if self.data is None:
@@ -145,15 +143,15 @@ class Gated:
         yield self.data[offset : descriptor.size]
 
     async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
-        """Take no note."""
+        """Do nothing."""
 
     async def gave_wrong(self, descriptor: Descriptor) -> bool:
-        """Be no better next time."""
+        """Return False: another read gives the same bytes."""
         del descriptor
         return False
 
     def blob(self, descriptor: Descriptor) -> FetchedBlob:
-        """Return a blob that may be had from here alone."""
+        """Return a blob with this origin only."""
 
         async def find(descriptor: Descriptor) -> list[BlobOrigin]:
             del descriptor
@@ -162,8 +160,8 @@ class Gated:
         return FetchedBlob(descriptor, [find])
 
 
-async def test_an_image_whose_sources_fail_takes_no_other_image_with_it(tmp_path: Path) -> None:
-    """Of two that share a layer one fetches it for both; if it can't, the other asks its own sources."""
+async def test_an_image_whose_sources_fail_does_not_fail_another(tmp_path: Path) -> None:
+    """One of two images fetches their common layer for both; if it fails, the other uses its own sources."""
     data = bytes(range(256)) * 8
     layer, cached = blob_of(data), CacheFetcher(BlobCache(tmp_path))
     dead, sound = Gated(None), Gated(data)

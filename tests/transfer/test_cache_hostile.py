@@ -1,4 +1,4 @@
-"""A cache folder that others may write to: they can spoil it, and harm nothing else."""
+"""Other users who can write to a cache folder can damage the cache, and nothing else."""
 
 import asyncio
 import fcntl
@@ -28,7 +28,7 @@ BLOB = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
 
 @pytest.fixture
 def store(tmp_path: Path) -> BlobCache:
-    """An empty cache of few bytes, which is there already."""
+    """An existing, empty cache with a small limit."""
     made = BlobCache(tmp_path / "cache", limit=1000)
     incoming = made.begin(BLOB)
     assert incoming is not None
@@ -44,14 +44,14 @@ def image(tmp_path: Path) -> MadeImage:
 
 @pytest.fixture
 async def a(image: MadeImage) -> AsyncIterator[ScriptedRegistry]:
-    """A registry that holds the image as app:1."""
+    """A registry with the image as app:1."""
     async with ScriptedRegistry() as registry:
         await push(image.path, f"{registry.address}/app:1", options=OPTIONS)
         yield registry
 
 
 async def through(store: BlobCache, a: ScriptedRegistry, **how: Any) -> CopyReport:
-    """Copy app:1 within the same process to another registry, through the cache; it must arrive."""
+    """Copy app:1 to another registry through the cache; it must succeed."""
     async with ScriptedRegistry() as b:
         report = await copy(f"{a.address}/app:1", f"{b.address}/app", cache=store, options=OPTIONS, **how)
         assert "1" in b.holdings.find("app").tags
@@ -59,8 +59,8 @@ async def through(store: BlobCache, a: ScriptedRegistry, **how: Any) -> CopyRepo
 
 
 @pytest.mark.parametrize("place", ["incoming/thesis.doc", "blobs/sha256/notes", "blobs/photos/cat.jpg", "a.txt"])
-def test_what_the_cache_did_not_name_is_left_alone(store: BlobCache, place: str) -> None:
-    """A folder that was somebody's before keeps its other files, however full it is."""
+def test_files_that_the_cache_did_not_name_stay(store: BlobCache, place: str) -> None:
+    """Files that the cache did not name stay, however full the cache is."""
     mine = store.folder / place
     mine.parent.mkdir(exist_ok=True)
     mine.write_bytes(bytes(5000))
@@ -69,10 +69,8 @@ def test_what_the_cache_did_not_name_is_left_alone(store: BlobCache, place: str)
 
 
 @pytest.mark.parametrize("within", ["", "incoming", "lock"])
-async def test_a_layout_of_somebody_is_not_made_a_cache(
-    image: MadeImage, a: ScriptedRegistry, within: str
-) -> None:
-    """Its blobs are somebody's images, and would leave it: it is refused, whatever else lies there."""
+async def test_another_layout_is_not_used_as_a_cache(image: MadeImage, a: ScriptedRegistry, within: str) -> None:
+    """A folder with another image layout is refused, since the cache would evict its blobs."""
     if within:
         (image.path / within).mkdir()
     (image.path / "index.json").write_text('{"schemaVersion": 2, "manifests": []}')
@@ -86,8 +84,8 @@ async def test_a_layout_of_somebody_is_not_made_a_cache(
     assert sorted(image.path.rglob("*")) == before
 
 
-async def test_a_cache_is_known_again(store: BlobCache, a: ScriptedRegistry, image: MadeImage) -> None:
-    """What a cache made itself is no reason to refuse it."""
+async def test_an_existing_cache_is_accepted(store: BlobCache, a: ScriptedRegistry, image: MadeImage) -> None:
+    """A folder that a cache created is accepted again."""
     store.check()
     await through(BlobCache(store.folder), a)
     assert {path.name for path in (store.folder / "blobs" / "sha256").iterdir()} >= {
@@ -99,7 +97,7 @@ async def test_a_cache_is_known_again(store: BlobCache, a: ScriptedRegistry, ima
 async def test_a_folder_that_is_a_link_is_not_followed(
     store: BlobCache, a: ScriptedRegistry, tmp_path: Path, linked: str
 ) -> None:
-    """Nobody can have another folder emptied, or filled, in the cache's place."""
+    """A link in place of a cache folder is not followed: its target is neither emptied nor filled."""
     theirs = tmp_path / "theirs"
     (store.folder / linked).rename(theirs)
     for algorithm, name in (("", f"sha256-{'0' * 64}"), ("sha256", "1" * 64), ("", "2" * 64)):
@@ -114,26 +112,26 @@ async def test_a_folder_that_is_a_link_is_not_followed(
 async def test_a_pipe_in_place_of_a_blob_is_not_waited_for(
     store: BlobCache, a: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """Opening it would wait for the other end for ever."""
+    """A pipe in place of a blob is not waited for."""
     for blob in image.blobs:
         os.mkfifo(store.folder / "blobs" / "sha256" / blob.digest.encoded)
     await asyncio.wait_for(through(store, a), 20)
 
 
-async def test_a_folder_in_place_of_a_blob_is_gone_past(
+async def test_a_folder_in_place_of_a_blob_is_ignored(
     store: BlobCache, a: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """Neither reading nor making room stumbles over it."""
+    """A folder in place of a blob disturbs neither reads nor eviction."""
     for blob in (*image.blobs, Descriptor("x", Digest.of(b"other"), 5)):
         (store.folder / "blobs" / "sha256" / blob.digest.encoded).mkdir()
     await through(BlobCache(store.folder, limit=1), a)
     assert BlobCache(store.folder, limit=1).make_room()
 
 
-async def test_a_lock_that_is_never_given_back_is_not_waited_for(
+async def test_a_lock_that_is_never_released_is_not_waited_for(
     store: BlobCache, a: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One who was stopped while it made room holds up nobody."""
+    """A process that was stopped during eviction does not block others."""
     monkeypatch.setattr(cache_fetch, "STUCK_SECONDS", 0.2)
     with (store.folder / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -141,10 +139,10 @@ async def test_a_lock_that_is_never_given_back_is_not_waited_for(
 
 
 @pytest.mark.parametrize("how", ["future", "touched"])
-async def test_another_that_never_gets_on_is_not_waited_for(
+async def test_a_process_that_makes_no_progress_is_not_waited_for(
     store: BlobCache, a: ScriptedRegistry, image: MadeImage, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Neither a date of the future nor a new one each moment makes a wait endless."""
+    """A file time in the future, or one that changes all the time, does not make a wait endless."""
     monkeypatch.setattr(cache_fetch, "STUCK_SECONDS", 0.3)
     others = [store.begin(blob) for blob in image.blobs]
     copying = asyncio.create_task(through(store, a))
@@ -167,10 +165,10 @@ async def test_another_that_never_gets_on_is_not_waited_for(
 
 @pytest.mark.parametrize("size", [1, 299_999, 300_001, 900_000])
 @pytest.mark.parametrize("together", ["together", ""])
-async def test_an_image_that_lies_about_a_size_spoils_no_other(
+async def test_a_wrong_size_in_one_image_does_not_fail_another(
     tmp_path: Path, size: int, *, together: bool
 ) -> None:
-    """The layer that both name comes for the one that is right, and stays in the cache."""
+    """Of two images that give a layer different sizes, the correct one is copied, and the layer stays cached."""
     layer = bytes(range(250)) * 1200
     store = BlobCache(tmp_path / "cache")
     async with ScriptedRegistry() as a, ScriptedRegistry() as b:

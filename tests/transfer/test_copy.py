@@ -1,4 +1,4 @@
-"""Copies between two or three registries in this process."""
+"""Copies between two or three in-process registries."""
 
 import asyncio
 import base64
@@ -27,7 +27,7 @@ EAGER = Patience(small=100, limit=20)
 async def test_an_image_is_copied_byte_for_byte(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """The destination takes the source's tag, the digest is the same, and each blob is asked for once."""
+    """The destination gets the source's tag and digest, and each blob is fetched once."""
     report = await copied(a, b)
     assert is_whole(b, "mirror/app", image)
     assert (report.copied[0].digest, report.copied[0].reference.tag) == (image.root.digest, "1")
@@ -39,7 +39,7 @@ async def test_an_image_is_copied_byte_for_byte(
 
 
 async def test_the_report_is_what_the_command_prints(a: ScriptedRegistry, b: ScriptedRegistry) -> None:
-    """Each image has a push's document and where its bytes came from."""
+    """The JSON of each image is that of a push, and says where its bytes were fetched from."""
     document = (await copied(a, b, index=MemoryMountIndex())).to_json()
     assert set(document) == {"images", "bytes", "index", "seconds"}
     (one,) = document["images"]
@@ -51,7 +51,7 @@ async def test_the_report_is_what_the_command_prints(a: ScriptedRegistry, b: Scr
 
 
 async def test_a_second_copy_mounts(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
-    """What the destination's registry holds in another repository is mounted, and nothing is fetched."""
+    """A blob in another repository of the destination's registry is mounted, and nothing is fetched."""
     index = MemoryMountIndex()
     await copied(a, b, index=index)
     asked = gets(a)
@@ -62,7 +62,7 @@ async def test_a_second_copy_mounts(a: ScriptedRegistry, b: ScriptedRegistry, im
 
 
 async def test_within_one_registry_the_source_is_mounted_from(a: ScriptedRegistry, image: MadeImage) -> None:
-    """No index is needed to know that the source holds its blobs."""
+    """Without an index, blobs are mounted from the source on the same registry."""
     report = await copied(a, a)
     assert {blob.outcome for blob in report.copied[0].blobs} == {"mounted"}
     assert gets(a) == 0
@@ -70,7 +70,7 @@ async def test_within_one_registry_the_source_is_mounted_from(a: ScriptedRegistr
 
 
 async def test_a_new_tag_in_the_same_repository(a: ScriptedRegistry, image: MadeImage) -> None:
-    """Everything is there already, and the tag is made."""
+    """Copying to the source's own repository uploads nothing, and creates the tag."""
     report = await copy(f"{a.address}/team/app:1", f"{a.address}/team/app:stable", options=OPTIONS)
     assert {blob.outcome for blob in report.copied[0].blobs} == {"existing"}
     assert a.holdings.find("team/app").tags["stable"] == image.root.digest
@@ -79,7 +79,7 @@ async def test_a_new_tag_in_the_same_repository(a: ScriptedRegistry, image: Made
 async def test_without_a_tag_it_is_latest_and_by_digest_no_tag_is_made(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """A digest is copied as a digest; what names nothing is latest."""
+    """A digest is copied as a digest; a reference without tag and digest is `latest`."""
     digest = image.root.digest
     await copy(f"{a.address}/team/app@{digest}", f"{b.address}/mirror/app", options=OPTIONS)
     assert b.holdings.find("mirror/app").tags == {}
@@ -93,10 +93,10 @@ async def test_without_a_tag_it_is_latest_and_by_digest_no_tag_is_made(
         await copy(f"{a.address}/team/app:1", f"{b.address}/mirror/app@{other}", options=OPTIONS)
 
 
-async def test_a_multi_platform_image_comes_with_all_its_children(
+async def test_a_multi_platform_image_is_copied_with_all_children(
     a: ScriptedRegistry, b: ScriptedRegistry, tmp_path: Path
 ) -> None:
-    """Children before the index, the tag last, digests as they were."""
+    """Children are pushed before their index, the tag last, and digests stay the same."""
     image = make_layout(tmp_path / "many", make_layers(3), platforms=("linux/amd64", "linux/arm64"))
     await push(image.path, f"{a.address}/team/many:1", options=OPTIONS)
     await copy(f"{a.address}/team/many:1", f"{b.address}/team/many", options=OPTIONS)
@@ -107,8 +107,8 @@ async def test_a_multi_platform_image_comes_with_all_its_children(
     }
 
 
-async def test_all_tags_come_page_by_page(b: ScriptedRegistry, image: MadeImage) -> None:
-    """A repository is copied tag by tag, each layer fetched once, also without an index."""
+async def test_all_tags_are_copied(b: ScriptedRegistry, image: MadeImage) -> None:
+    """All tags of a repository are copied, each layer fetched once, also without an index."""
     async with ScriptedRegistry(RegistryOptions(page_size=2)) as paged:
         for number in range(1, 8):
             await push(image.path, f"{paged.address}/team/app:{number}", options=OPTIONS)
@@ -121,8 +121,8 @@ async def test_all_tags_come_page_by_page(b: ScriptedRegistry, image: MadeImage)
     assert report.index == "off"
 
 
-async def test_a_repository_without_tags_is_told(a: ScriptedRegistry, b: ScriptedRegistry) -> None:
-    """Nothing to copy is a failure that names the repository; a tag beside all tags is refused at once."""
+async def test_a_repository_without_tags_fails(a: ScriptedRegistry, b: ScriptedRegistry) -> None:
+    """A repository without tags fails and is named; a tag together with all tags is refused at once."""
     with pytest.raises(CopyFailedError, match="nothing/here"):
         await copy(f"{a.address}/nothing/here", f"{b.address}/x", all_tags=True, options=OPTIONS)
     with pytest.raises(InvalidInputError, match="give the repository alone"):
@@ -132,7 +132,7 @@ async def test_a_repository_without_tags_is_told(a: ScriptedRegistry, b: Scripte
 async def test_several_destinations_at_once(
     a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """The manifests are read once; each destination has its own part of the report."""
+    """Several destinations share one read of the manifests, and each has its own report."""
     dests = [f"{b.address}/one/app:x", f"{b.address}/two/app", f"{c.address}/app"]
     report = await copy(f"{a.address}/team/app:1", *dests, options=OPTIONS, patience=EAGER)
     assert is_whole(b, "one/app", image, "x")
@@ -146,7 +146,7 @@ async def test_several_destinations_at_once(
 async def test_one_failed_image_does_not_stop_the_others(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, unused_tcp_port: int
 ) -> None:
-    """The error says which, its report has the others, and observers were told of both."""
+    """The error names the image that failed, its report has the others, and observers receive both."""
     seen: list[events.Event] = []
     nowhere = f"127.0.0.1:{unused_tcp_port}/app"
     with pytest.raises(CopyFailedError, match="1 of 2 images") as raised:
@@ -163,10 +163,10 @@ async def test_one_failed_image_does_not_stop_the_others(
 
 
 @pytest.mark.parametrize("action", [LoseAnswer(), Reply(status=503)])
-async def test_an_upload_in_trouble_is_resumed_with_the_right_bytes(
+async def test_a_resumed_upload_gets_the_right_bytes(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, action: Any
 ) -> None:
-    """What the destination has to be sent again is fetched again, and verified as a whole."""
+    """A blob that must be uploaded again is fetched again and verified completely."""
     b.play(Fault(method="PUT", path="*/blobs/*", action=action, times=2))
     await copied(a, b)
     assert is_whole(b, "mirror/app", image)
@@ -176,7 +176,7 @@ async def test_an_upload_in_trouble_is_resumed_with_the_right_bytes(
 async def test_credentials_stay_with_their_registry(
     image: MadeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BasicAuth | TokenAuth]
 ) -> None:
-    """Source and destination are each shown their own password and tokens, and never the other's."""
+    """The source and the destination receive only their own passwords and tokens."""
     sent: list[tuple[str, str]] = []
     plain = httpx.AsyncClient.send
 
@@ -212,7 +212,7 @@ async def test_credentials_stay_with_their_registry(
 async def test_must_mount_is_not_transferred_unless_allowed(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """A flagged layer fails the copy; with leave to transfer it is brought like any other, and stays flagged."""
+    """A must-mount layer fails the copy; with `allow_transfer` it is uploaded, and stays must-mount."""
     index = MemoryMountIndex()
     flagged = image.layers[1].digest
     await index.add_source(flagged, Repository.parse(f"{b.address}/gone"), must_mount=True)
@@ -228,7 +228,7 @@ async def test_must_mount_is_not_transferred_unless_allowed(
 async def test_foreign_layers_are_never_fetched(
     a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, tmp_path: Path
 ) -> None:
-    """A layer that is only elsewhere is left out, its urls are not followed, and the image arrives."""
+    """A foreign layer that the source lacks is left out, its urls are not followed, and the copy succeeds."""
     layout = tmp_path / "foreign"
     mine = write(layout, b"mine")
     kind = "application/vnd.oci.image.layer.nondistributable.v1.tar"
@@ -247,7 +247,7 @@ async def test_foreign_layers_are_never_fetched(
 
 
 async def test_a_cancelled_copy_leaves_no_session_and_no_tag(a: ScriptedRegistry, b: ScriptedRegistry) -> None:
-    """Ctrl-C in the middle: sessions are cancelled, nothing is tagged."""
+    """Ctrl-C during a copy cancels the upload sessions, and creates no tag."""
     uploading = asyncio.Event()
 
     def watch(event: events.Event) -> None:
@@ -264,8 +264,10 @@ async def test_a_cancelled_copy_leaves_no_session_and_no_tag(a: ScriptedRegistry
     assert not b.matching(path="*/manifests/*")
 
 
-async def test_the_index_learns_who_gave_what(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
-    """After a copy both the source and the destination are known to hold each layer."""
+async def test_a_copy_records_both_repositories(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
+) -> None:
+    """After a copy the index has each layer at the source and at the destination."""
     index = MemoryMountIndex()
     await copied(a, b, index=index)
     expected = sorted(Repository.parse(f"{r.address}/{n}") for r, n in ((a, "team/app"), (b, "mirror/app")))
@@ -274,7 +276,7 @@ async def test_the_index_learns_who_gave_what(a: ScriptedRegistry, b: ScriptedRe
 
 
 async def test_registries_are_reused(a: ScriptedRegistry, b: ScriptedRegistry) -> None:
-    """A worker that keeps its clients connects once."""
+    """A process that shares its `Registries` between copies connects once."""
     async with Registries(OPTIONS) as registries:
         for name in ("one", "two"):
             await copy(f"{a.address}/team/app:1", f"{b.address}/{name}", registries=registries)

@@ -1,4 +1,4 @@
-"""Copies through the blob cache: fetched once, verified, and gone past where it cannot be used."""
+"""Copies through the blob cache: a blob is fetched once and verified; a failing cache is bypassed."""
 
 import asyncio
 import errno
@@ -22,7 +22,7 @@ from support.waiting import until
 
 @pytest.fixture
 def image(tmp_path: Path) -> MadeImage:
-    """An image of three layers, of more than a piece each."""
+    """An image of three layers, each larger than one read of the cache."""
     return make_layout(tmp_path / "image", make_layers(3, size=1_500_000))
 
 
@@ -41,7 +41,7 @@ def cached(folder: Path) -> dict[str, bytes]:
 async def test_a_layer_is_fetched_once_for_many_destinations(
     a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage, tmp_path: Path
 ) -> None:
-    """Two registries get each layer, the source gives it once, and the cache is a layout with the same bytes."""
+    """A copy to two registries fetches each layer once, and the cache is a layout with the same bytes."""
     folder = tmp_path / "cache"
     report = await through(folder, a, b, c)
     assert is_whole(b, "app", image)
@@ -54,10 +54,10 @@ async def test_a_layer_is_fetched_once_for_many_destinations(
     assert list((folder / "incoming").iterdir()) == []
 
 
-async def test_what_is_cached_is_not_fetched_again(
+async def test_a_cached_blob_is_not_fetched_again(
     a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage, tmp_path: Path
 ) -> None:
-    """A later copy takes the bytes from the cache, and the report says so."""
+    """A later copy reads from the cache, and its report says so."""
     await through(tmp_path / "cache", a, b)
     a.requests.clear()
     report = await through(tmp_path / "cache", a, c)
@@ -71,7 +71,7 @@ async def test_what_is_cached_is_not_fetched_again(
 async def test_a_damaged_file_is_noticed_and_fetched_again(
     a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage, tmp_path: Path, damage: str
 ) -> None:
-    """Wrong bytes in the cache never complete an upload: they are removed, fetched anew, and right afterwards."""
+    """A damaged blob of the cache completes no upload: it is removed, fetched again, and correct then."""
     folder = tmp_path / "cache"
     await through(folder, a, b)
     layer = image.layers[1].digest
@@ -87,10 +87,10 @@ async def test_a_damaged_file_is_noticed_and_fetched_again(
     assert c.open_sessions == ()
 
 
-async def test_wrong_bytes_never_come_into_the_cache(
+async def test_wrong_bytes_are_never_cached(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, tmp_path: Path
 ) -> None:
-    """A source that lies fails the copy, and leaves nothing in the cache."""
+    """A source that sends wrong bytes fails the copy, and nothing is cached."""
     layer = image.layers[0].digest
     a.play(Fault(method="GET", path=f"*/blobs/{layer}", action=Alter(corrupt=True), times=None))
     with pytest.raises(CopyFailedError, match=f"{a.address}/team/app gave bytes .* {layer}"):
@@ -102,7 +102,7 @@ async def test_wrong_bytes_never_come_into_the_cache(
 
 
 @pytest.mark.parametrize("call", ["ftruncate", "pwrite", "fsync"])
-async def test_a_full_disk_lets_bytes_go_past_the_cache(
+async def test_a_full_disk_bypasses_the_cache(
     a: ScriptedRegistry,
     b: ScriptedRegistry,
     image: MadeImage,
@@ -110,7 +110,7 @@ async def test_a_full_disk_lets_bytes_go_past_the_cache(
     monkeypatch: pytest.MonkeyPatch,
     call: str,
 ) -> None:
-    """The copy goes on, says once why, and leaves no half blob."""
+    """If the cache fails, the copy continues, reports the cause once, and leaves no incomplete blob."""
     seen: list[events.Event] = []
 
     def full(*arguments: object) -> int:
@@ -126,10 +126,10 @@ async def test_a_full_disk_lets_bytes_go_past_the_cache(
     assert list((tmp_path / "cache" / "incoming").iterdir()) == []
 
 
-async def test_a_cache_that_cannot_be_made_is_gone_past(
+async def test_a_cache_that_cannot_be_created_is_bypassed(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, tmp_path: Path
 ) -> None:
-    """A file where the folder should be fails no copy."""
+    """A file in place of the cache's folder does not fail a copy."""
     (tmp_path / "cache").write_text("a file")
     seen: list[events.Event] = []
     await through(tmp_path / "cache", a, b, observer=seen.append)
@@ -137,10 +137,10 @@ async def test_a_cache_that_cannot_be_made_is_gone_past(
     assert sum(isinstance(event, events.CacheDegraded) for event in seen) == 1
 
 
-async def test_a_blob_larger_than_the_cache_goes_past_it(
+async def test_a_blob_larger_than_the_cache_bypasses_it(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, tmp_path: Path
 ) -> None:
-    """What can't fit is streamed, silently: the limit was somebody's wish."""
+    """A blob larger than the cache's limit is streamed without a warning."""
     seen: list[events.Event] = []
     store = BlobCache(tmp_path / "cache", limit=100_000)
     await through(tmp_path / "cache", a, b, cache=store, observer=seen.append)
@@ -152,17 +152,17 @@ async def test_a_blob_larger_than_the_cache_goes_past_it(
 async def test_the_limit_holds_after_a_copy(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, tmp_path: Path
 ) -> None:
-    """More than fits leaves the cache within its limit."""
+    """After a copy of more than its limit the cache is within its limit."""
     store = BlobCache(tmp_path / "cache", limit=2_000_000)
     await through(tmp_path / "cache", a, b, cache=store)
     assert is_whole(b, "app", image)
     assert sum(map(len, cached(tmp_path / "cache").values())) <= 2_000_000
 
 
-async def test_one_waits_for_another_process(
+async def test_another_process_is_waited_for(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, tmp_path: Path
 ) -> None:
-    """While somebody else fetches a blob nobody asks the source for it; then it is read from the cache."""
+    """While another process fetches a blob it is not fetched twice; afterwards it is read from the cache."""
     store, layer = BlobCache(tmp_path / "cache"), image.layers[0]
     other = store.begin(layer)
     assert other is not None
@@ -177,10 +177,10 @@ async def test_one_waits_for_another_process(
     assert is_whole(b, "app", image)
 
 
-async def test_another_process_that_does_not_get_on_is_not_waited_for(
+async def test_a_stopped_process_is_not_waited_for(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is stopped in the middle holds its lock for ever: the bytes go past the cache."""
+    """If a stopped process keeps its lock, the bytes bypass the cache."""
     monkeypatch.setattr(cache_fetch, "STUCK_SECONDS", 0.2)
     stopped = BlobCache(tmp_path / "cache").begin(image.layers[0])
     assert stopped is not None
@@ -193,7 +193,7 @@ async def test_another_process_that_does_not_get_on_is_not_waited_for(
 async def test_a_cancelled_copy_leaves_nothing_incoming(
     a: ScriptedRegistry, b: ScriptedRegistry, tmp_path: Path
 ) -> None:
-    """Ctrl-C in the middle of a download removes what was fetched so far."""
+    """Ctrl-C during a download removes the incomplete blob."""
     a.play(Fault(method="GET", path="*/blobs/*", delay=30.0, times=None))
     task = asyncio.create_task(through(tmp_path / "cache", a, b))
     incoming = tmp_path / "cache" / "incoming"

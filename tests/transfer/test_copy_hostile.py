@@ -1,4 +1,4 @@
-"""Copies of images that somebody made to do harm, and by an index that somebody wrote to do harm."""
+"""Copies of hostile images, and with a hostile index."""
 
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -29,7 +29,7 @@ async def a() -> AsyncIterator[ScriptedRegistry]:
 
 
 async def refused(a: ScriptedRegistry, b: ScriptedRegistry) -> InvalidAnswerError:
-    """Copy app:1 in vain, and return why."""
+    """Copy app:1, which must fail, and return the error."""
     with pytest.raises(CopyFailedError) as raised:
         await copied(a, b)
     error = raised.value.report.failures[0].error
@@ -44,7 +44,7 @@ async def copied(a: ScriptedRegistry, b: ScriptedRegistry) -> CopyReport:
 
 
 async def test_an_index_whose_children_are_a_chain_is_refused(a: ScriptedRegistry, b: ScriptedRegistry) -> None:
-    """Depth counts by the longest way down: naming all of a chain at its top does not make it flat."""
+    """The longest way down counts as depth, also if the top index names every member of a chain."""
     links = [put_image(a, "app", None, [b"layer"])]
     for _ in range(30):
         links.append(put_index(a, "app", None, [links[-1]]))
@@ -55,7 +55,7 @@ async def test_an_index_whose_children_are_a_chain_is_refused(a: ScriptedRegistr
 async def test_manifests_are_bounded_by_their_bytes_too(
     a: ScriptedRegistry, b: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thousand manifests of 4 MiB each would be one image, and more than there is memory."""
+    """The total size of an image's manifests is limited: 1,000 manifests of 4 MiB would not fit into memory."""
     monkeypatch.setattr(remote_image, "BYTES_MAX", 100_000)
 
     def padded(number: int) -> Digest:
@@ -71,10 +71,10 @@ LAYERS = [bytes([number]) * 100_000 for number in range(1, 5)]
 
 
 @pytest.mark.parametrize("action", [Alter(corrupt=True), Reply(status=500)], ids=["wrong", "broken"])
-async def test_a_registry_that_only_the_index_names_is_no_help_once(
+async def test_a_failing_registry_of_the_index_is_not_asked_again(
     b: ScriptedRegistry, tmp_path: Path, action: Alter | Reply
 ) -> None:
-    """Who gave wrong bytes, or none, is asked for nothing more: a hostile hint costs little, not each layer."""
+    """A registry that sent wrong bytes, or none, is not asked again, so that a hostile hint costs little."""
     context, authority = self_signed(tmp_path)
     options = replace(OPTIONS, ca_file=authority)
     index = MemoryMountIndex()
@@ -95,8 +95,8 @@ async def test_a_registry_that_only_the_index_names_is_no_help_once(
     assert "1" in b.holdings.find("app").tags
 
 
-async def test_a_registry_that_only_the_index_names_may_not_dawdle() -> None:
-    """One that sends a byte now and then is given up; one that somebody named may be as slow as it likes."""
+async def test_a_slow_registry_of_the_index_is_abandoned() -> None:
+    """A slow registry that only the index names is abandoned; one that the user named may be slow."""
     item = blob(bytes(10_000))
 
     async def drip() -> AsyncGenerator[bytes]:

@@ -1,4 +1,4 @@
-"""Where a copy's bytes are fetched from: the nearest that may be asked, and the next where one fails."""
+"""A copy fetches from the nearest registry that has the bytes, and from the next one after a failure."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ from support.copies import OPTIONS, copied, gets, is_whole
 from support.images import MadeImage
 
 
-async def test_wrong_bytes_never_arrive(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
-    """A source that gives other bytes fails the image, which names registry, repository and layer."""
+async def test_wrong_bytes_fail_the_copy(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
+    """A source that sends wrong bytes fails the image; the error names registry, repository and layer."""
     layer = image.layers[2].digest
     a.play(Fault(method="GET", path=f"*/blobs/{layer}", action=Alter(corrupt=True), times=None))
     with pytest.raises(CopyFailedError) as raised:
@@ -31,7 +31,7 @@ async def test_wrong_bytes_never_arrive(a: ScriptedRegistry, b: ScriptedRegistry
 async def both_hold_it(
     a: ScriptedRegistry, b: ScriptedRegistry, index: MemoryMountIndex, image: MadeImage
 ) -> None:
-    """Let B hold the image too, and the index know it."""
+    """Push the image to B too, and record it in the index."""
     await push(image.path, f"{b.address}/mirror/app:1", options=OPTIONS, index=index)
     await index.record(
         [Sighting(blob.digest, Repository.parse(f"{a.address}/team/app"), blob.size) for blob in image.blobs]
@@ -50,10 +50,10 @@ async def both_hold_it(
     ],
     ids=["wrong", "cut", "gone", "denied", "broken"],
 )
-async def test_another_registry_that_holds_it_stands_in(
+async def test_another_registry_replaces_a_failing_source(
     a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage, trouble: Any
 ) -> None:
-    """Whatever goes wrong with the source of a layer, the layer comes from the next one, and is right."""
+    """After any failure of a layer's source the layer is fetched from the next one, and is correct."""
     index = MemoryMountIndex()
     await both_hold_it(a, b, index, image)
     a.play(Fault(method="GET", path="*/blobs/*", action=trouble, times=None))
@@ -66,7 +66,7 @@ async def test_another_registry_that_holds_it_stands_in(
 
 
 def dies_in_the_middle(registry: ScriptedRegistry, layer: Digest) -> None:
-    """Let a registry cut a layer once, and give nothing of it from then on."""
+    """Make a registry cut a layer once, and then refuse it."""
     registry.play(
         Fault(method="GET", path=f"*/blobs/{layer}", action=CutSending(70_000)),
         Fault(method="GET", path=f"*/blobs/{layer}", action=Reply(status=503), times=None),
@@ -76,7 +76,7 @@ def dies_in_the_middle(registry: ScriptedRegistry, layer: Digest) -> None:
 async def test_a_source_that_dies_in_the_middle_is_resumed_elsewhere(
     a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """The upload goes on; only the rest of the bytes is asked of the other."""
+    """After a cut the upload continues with the remaining bytes from the other registry."""
     index = MemoryMountIndex()
     await both_hold_it(a, b, index, image)
     layer = image.layers[0].digest
@@ -89,10 +89,10 @@ async def test_a_source_that_dies_in_the_middle_is_resumed_elsewhere(
     assert len(c.matching(method="PUT", path="*/blobs/*")) == len(image.blobs)
 
 
-async def test_who_of_two_gave_wrong_bytes_is_found_out(
+async def test_the_origin_of_wrong_bytes_is_found(
     a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """Wrong bytes that two gave together are begun anew from each alone: the one that is right serves."""
+    """If bytes of two origins together are wrong, each is read alone, and the correct one is used."""
     index = MemoryMountIndex()
     await both_hold_it(a, b, index, image)
     layer = image.layers[0].digest
@@ -104,7 +104,7 @@ async def test_who_of_two_gave_wrong_bytes_is_found_out(
 
 
 async def test_the_nearest_is_fetched_from(b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage) -> None:
-    """A registry that answers sooner than the source gives the bytes, and is found by the index alone."""
+    """A registry that only the index names is used if it answers sooner than the source."""
     index = MemoryMountIndex()
     async with ScriptedRegistry(RegistryOptions(latency=0.1)) as far:
         await push(image.path, f"{far.address}/team/app:1", options=OPTIONS)
@@ -117,10 +117,10 @@ async def test_the_nearest_is_fetched_from(b: ScriptedRegistry, c: ScriptedRegis
     assert is_whole(c, "mirror/app", image)
 
 
-async def test_a_preferred_registry_goes_first_however_far_away(
+async def test_a_preferred_registry_is_used_however_far_away(
     a: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """`prefer` counts more than distance."""
+    """A preferred registry is used even if another one is nearer."""
     index = MemoryMountIndex()
     async with ScriptedRegistry(RegistryOptions(latency=0.05)) as far:
         await both_hold_it(a, far, index, image)
@@ -128,10 +128,10 @@ async def test_a_preferred_registry_goes_first_however_far_away(
     assert {blob.fetched_from for blob in report.copied[0].blobs} == {f"{far.address}/mirror/app"}
 
 
-async def test_a_registry_that_only_the_index_names_is_never_spoken_to_in_plain_http(
+async def test_a_registry_of_the_index_is_never_asked_over_plain_http(
     a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """Plain http is for those that were named, not for one of the index; that it does not answer is told once."""
+    """A registry of the index is never asked over plain http; that it does not answer is reported once."""
     index = MemoryMountIndex()
     await both_hold_it(a, b, index, image)
     said: list[events.Event] = []
@@ -143,10 +143,10 @@ async def test_a_registry_that_only_the_index_names_is_never_spoken_to_in_plain_
     assert dropped.cause == "asked over https, as only the index names it"
 
 
-async def test_a_hint_that_is_wrong_is_forgotten_by_all(
+async def test_a_wrong_hint_is_removed_from_the_index(
     a: ScriptedRegistry, b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """A repository that was named and lacks the layer costs a round trip, and is dropped from the index."""
+    """A repository that lacks the layer costs a round trip, and is removed from the index."""
     index = MemoryMountIndex()
     empty = Repository.parse(f"{b.address}/empty")
     b.put_blob("empty", b"something else")
@@ -156,10 +156,10 @@ async def test_a_hint_that_is_wrong_is_forgotten_by_all(
     assert empty not in await index.locations(image.layers[0].digest)
 
 
-async def test_repositories_of_the_destinations_registry_serve_where_it_mounts_nothing(
+async def test_a_layer_that_is_not_mounted_is_fetched_from_the_same_registry(
     a: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """A layer that the destination's own registry holds, and won't mount, may still be fetched from there."""
+    """A layer that the destination's registry does not mount can still be fetched from it."""
     index = MemoryMountIndex()
     async with ScriptedRegistry(RegistryOptions(mounts=False)) as registry:
         await push(image.path, f"{registry.address}/base/app:1", options=OPTIONS, index=index)

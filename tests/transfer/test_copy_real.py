@@ -1,4 +1,4 @@
-"""Clusters: two and three docker-registry processes, one Valkey, workers that are processes of their own."""
+"""Copies between two or three docker-registry processes with one Valkey, by several worker processes."""
 
 import asyncio
 import json
@@ -30,13 +30,13 @@ WORKERS = 8
 
 @pytest.fixture
 def image(tmp_path: Path) -> MadeImage:
-    """An image of four layers worth waiting for, that no other test has."""
+    """An image of four layers large enough to wait for, which no other test uses."""
     return make_layout(tmp_path / "image", [os.urandom(SIZE) for _ in range(4)])
 
 
 @pytest.fixture
 def a(docker_registry: DockerRegistry, image: MadeImage) -> DockerRegistry:
-    """A registry that holds the image as team/app:1; no index knows it."""
+    """A registry with the image as team/app:1, which is in no index."""
     asyncio.run(push(image.path, f"{docker_registry.address}/team/app:1", options=OPTIONS))
     return docker_registry
 
@@ -54,7 +54,7 @@ def c(start_docker_registry: StartRegistry) -> DockerRegistry:
 
 
 def read_back(address: str, name: str, image: MadeImage, folder: Path) -> None:
-    """Read an image back with skopeo, and compare its digest."""
+    """Copy an image back with skopeo, and compare its digest."""
     run(
         "skopeo",
         *("--insecure-policy", "copy", "--preserve-digests", "--src-tls-verify=false"),
@@ -64,13 +64,13 @@ def read_back(address: str, name: str, image: MadeImage, folder: Path) -> None:
 
 
 def worker(shell: Shell, a: DockerRegistry, dest: str, valkey: Server, *more: str) -> "subprocess.Popen[str]":
-    """Start `crossmount copy` as a worker of its own."""
+    """Start `crossmount copy` in its own process."""
     index = ("--index", valkey.url, "--plain-http", "--json")
     return shell.start("copy", f"{a.address}/team/app:1", dest, *index, *more)
 
 
 def end(processes: "list[subprocess.Popen[str]]") -> list[dict[str, object]]:
-    """Wait for workers that succeed, and return what they printed."""
+    """Wait for the workers, which must succeed, and return their output."""
     documents = []
     for process in processes:
         out, err = process.communicate(timeout=50)
@@ -79,10 +79,10 @@ def end(processes: "list[subprocess.Popen[str]]") -> list[dict[str, object]]:
     return documents
 
 
-def test_each_layer_crosses_once_however_many_workers_bring_it(
+def test_each_layer_is_fetched_once_for_many_workers(
     shell: Shell, a: DockerRegistry, b: DockerRegistry, valkey: Server, image: MadeImage, tmp_path: Path
 ) -> None:
-    """Eight processes into eight repositories: by their own logs A sends, and B receives, each layer once."""
+    """Eight processes copy to eight repositories: A sends and B receives each layer once, by their own logs."""
     end([worker(shell, a, f"{b.address}/team/app-{n}", valkey) for n in range(WORKERS)])
     assert [b.uploads(layer.digest) for layer in image.layers] == [1] * 4
     assert [a.downloads(layer.digest) for layer in image.layers] == [1] * 4
@@ -100,7 +100,7 @@ def test_the_nearer_registry_is_fetched_from(
     image: MadeImage,
     tmp_path: Path,
 ) -> None:
-    """A is behind a slow link, B is near and has it by now: C gets it from B."""
+    """A layer is fetched from the near registry B when the source A is behind a slow link."""
     with link(docker_registry.address, round_trip=0.05) as far:
         asyncio.run(push(image.path, f"{far}/team/app:1", options=OPTIONS))
         index = ("--index", valkey.url, "--json")
@@ -125,14 +125,14 @@ def test_the_preferred_registry_is_fetched_from(
     valkey: Server,
     image: MadeImage,
 ) -> None:
-    """`--prefer` decides among registries that are as near."""
+    """`--prefer` decides between registries at the same distance."""
     end([worker(shell, a, f"{b.address}/mirror/app", valkey)])
     end([worker(shell, a, f"{c.address}/mirror/app", valkey, "--prefer", b.address)])
     assert [b.downloads(layer.digest) for layer in image.layers] == [1] * 4
     assert [a.downloads(layer.digest) for layer in image.layers] == [1] * 4
 
 
-def test_killed_workers_leave_nothing_wrong_behind(
+def test_killed_workers_do_no_damage(
     shell: Shell,
     docker_registry: DockerRegistry,
     b: DockerRegistry,
@@ -140,7 +140,7 @@ def test_killed_workers_leave_nothing_wrong_behind(
     image: MadeImage,
     tmp_path: Path,
 ) -> None:
-    """Workers are killed (-9) while they hold layers: the others bring them, the cache and B stay right."""
+    """Other workers upload the layers of workers that are killed (-9); the cache and B stay correct."""
     cache = tmp_path / "cache"
     with link(docker_registry.address, round_trip=0.05, rate=4_000_000) as far:
         asyncio.run(push(image.path, f"{docker_registry.address}/team/app:1", options=OPTIONS))
@@ -164,7 +164,7 @@ def test_killed_workers_leave_nothing_wrong_behind(
 async def test_a_source_that_goes_away_in_the_middle(
     tmp_path: Path, b: DockerRegistry, c: DockerRegistry, valkey: Server, image: MadeImage
 ) -> None:
-    """A dies while its layers cross: the copy arrives if B has them, else the error names what failed."""
+    """When A dies during a copy, the layers come from B, or the error names the layer that failed."""
     dying = run_docker_registry(tmp_path / "dying", auth="", relative=False, deletes=True)
     a = dying.__enter__()
     with link(a.address, round_trip=0.05, rate=2_000_000) as far:
@@ -199,10 +199,10 @@ async def test_a_source_that_goes_away_in_the_middle(
     assert any(blob.digest in said for blob in image.blobs)
 
 
-async def test_the_cache_serves_two_clusters(
+async def test_one_cache_for_two_destinations(
     a: DockerRegistry, b: DockerRegistry, c: DockerRegistry, image: MadeImage, tmp_path: Path
 ) -> None:
-    """Two registries at once: A sends each blob once, and both hold the image."""
+    """A copy to two registries fetches each blob once, and both have the image afterwards."""
     dests = (f"{b.address}/app", f"{c.address}/app")
     store = BlobCache(tmp_path / "cache")
     await copy(f"{a.address}/team/app:1", *dests, options=OPTIONS, cache=store)
@@ -214,7 +214,7 @@ async def test_the_cache_serves_two_clusters(
 async def test_the_index_knows_both_clusters(
     a: DockerRegistry, b: DockerRegistry, valkey: Server, image: MadeImage
 ) -> None:
-    """After a copy each layer is known on both registries."""
+    """After a copy the index has each layer on both registries."""
     async with open_index(valkey.url) as index:
         await copy(f"{a.address}/team/app:1", f"{b.address}/app", options=OPTIONS, index=index)
         known = set(await index.locations(image.layers[0].digest))

@@ -1,4 +1,4 @@
-"""What refers to an image comes along: by the API, by tags, and by cosign's tags."""
+"""The referrers of an image are copied: found by the API, by the referrers tag, and by cosign's tags."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def image(tmp_path: Path) -> MadeImage:
 
 
 async def attach(address: str, subject: Descriptor | None, words: str, *, tag: str | None = None) -> Descriptor:
-    """Put a manifest that refers to `subject` into team/app, and return its descriptor."""
+    """Add a manifest that refers to `subject` to team/app, and return its descriptor."""
     repository = Repository.parse(f"{address}/team/app")
     config, layer = b"{}", words.encode()
 
@@ -60,7 +60,7 @@ async def attach(address: str, subject: Descriptor | None, words: str, *, tag: s
 
 
 async def list_under_tag(address: str, subject: Descriptor, *listed: Descriptor) -> None:
-    """List referrers of `subject` in team/app as a client of a registry without the API does."""
+    """Write the referrers tag of `subject` in team/app, as clients of a registry without the API do."""
     entries = [{"mediaType": one.media_type, "digest": str(one.digest), "size": one.size} for one in listed]
     content = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
     tag = Reference.parse(f"{address}/team/app:sha256-{subject.digest.encoded}")
@@ -69,14 +69,14 @@ async def list_under_tag(address: str, subject: Descriptor, *listed: Descriptor)
 
 
 async def copied(source: str, dest: str, **how: Any) -> CopyReport:
-    """Copy team/app:1 with all that refers to it."""
+    """Copy team/app:1 with its referrers."""
     return await copy(
         f"{source}/team/app:1", f"{dest}/mirror/app", **{"options": OPTIONS, "referrers": True, **how}
     )
 
 
 async def listed_at(address: str, subject: Descriptor) -> set[str]:
-    """Return what mirror/app lists as referrers of `subject`, by the API or by the tag."""
+    """Return the referrers of `subject` that mirror/app lists, by the API or by the tag."""
     repository = Repository.parse(f"{address}/mirror/app")
     async with RegistryClient(address, options=OPTIONS) as client:
         found = await client.list_referrers(repository, subject.digest)
@@ -85,10 +85,8 @@ async def listed_at(address: str, subject: Descriptor) -> set[str]:
     return {str(one.digest) for one in found}
 
 
-async def test_referrers_come_along_as_they_are(
-    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
-) -> None:
-    """Of the index and of its children, and what refers to a referrer; the tag is last."""
+async def test_referrers_are_copied_unchanged(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
+    """Referrers of the index, of its children and of referrers are copied, and the tag is pushed last."""
     of_root = await attach(a.address, image.root, "of the index")
     of_child = await attach(a.address, image.manifests[1], "of a child")
     of_referrer = await attach(a.address, of_root, "of a referrer")
@@ -103,8 +101,10 @@ async def test_referrers_come_along_as_they_are(
     assert {str(blob.digest) for blob in report.copied[0].blobs} >= {Digest.of(b"of a child")}
 
 
-async def test_nothing_comes_along_unasked(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
-    """Without `referrers` the registry isn't even asked."""
+async def test_referrers_are_not_copied_by_default(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
+) -> None:
+    """Without `referrers` no referrers are requested."""
     await attach(a.address, image.root, "of the index")
     await copied(a.address, b.address, referrers=False)
     assert not a.matching(path="*/referrers/*")
@@ -114,7 +114,7 @@ async def test_nothing_comes_along_unasked(a: ScriptedRegistry, b: ScriptedRegis
 async def test_between_registries_without_the_api_tags_list_them(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """They are found under the source's tag, and listed under the destination's, beside what is there."""
+    """Without the API, referrers are read from the source's tag and added to the destination's tag."""
     one = await attach(a.address, image.root, "one")
     await list_under_tag(a.address, image.root, one)
     a.play(NO_API)
@@ -130,7 +130,7 @@ async def test_between_registries_without_the_api_tags_list_them(
 async def test_the_tag_is_written_only_if_something_is_new(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """A second copy leaves the destination's list as it is."""
+    """A second copy does not write the destination's referrers tag again."""
     await attach(a.address, image.root, "one")
     b.play(NO_API)
     await copied(a.address, b.address)
@@ -140,8 +140,8 @@ async def test_the_tag_is_written_only_if_something_is_new(
     assert len(b.matching(method="PUT", path=tag)) == 1
 
 
-async def test_cosigns_tags_come_along(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
-    """Signature, attestation and SBOM keep their tags, of the index and of its children."""
+async def test_cosigns_tags_are_copied(a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
+    """Cosign's signature, attestation and SBOM tags are copied for the index and its children."""
     tags = {
         f"sha256-{image.root.digest.encoded}.sig",
         f"sha256-{image.root.digest.encoded}.att",
@@ -154,10 +154,10 @@ async def test_cosigns_tags_come_along(a: ScriptedRegistry, b: ScriptedRegistry,
     assert len(report.copied[0].referrers) == 3
 
 
-async def test_a_chain_of_just_so_many_comes_along(
+async def test_a_chain_within_the_limit_is_copied(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """The bound is on what there is, not on what is asked for."""
+    """The number of referrers of one image is limited."""
     subject = image.root
     for number in range(DEPTH_MAX):
         subject = await attach(a.address, subject, str(number))
@@ -169,7 +169,7 @@ async def test_a_chain_of_just_so_many_comes_along(
 async def test_a_chain_that_does_not_end_is_refused(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """Referrers of referrers are followed so deep and no deeper; the tag is not made."""
+    """Referrers that are nested too deep fail the copy, and no tag is created."""
     subject = image.root
     for number in range(6):
         subject = await attach(a.address, subject, str(number))
@@ -178,10 +178,10 @@ async def test_a_chain_that_does_not_end_is_refused(
     assert b.holdings.find("mirror/app").tags == {}
 
 
-async def test_what_refers_is_bounded_before_it_is_read(
+async def test_referrers_are_counted_before_they_are_read(
     a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A source that lists as much for each part of an image as it may for one isn't asked for all of that."""
+    """The limit of referrers counts for the whole image, not for each of its manifests."""
     monkeypatch.setattr(referrers, "REFERRERS_MAX", 10)
     for subject in (image.root, *image.manifests):
         for number in range(9):
@@ -195,7 +195,7 @@ async def test_what_refers_is_bounded_before_it_is_read(
 async def test_real_registries_without_the_api(
     docker_registry: DockerRegistry, start_docker_registry: StartRegistry, image: MadeImage
 ) -> None:
-    """Between two docker-registry 2.8 the list is found and made under the tag, digests as they were."""
+    """Between two docker-registry 2.8 the referrers tag is read and written, and digests stay the same."""
     other = start_docker_registry()
     await push(image.path, f"{docker_registry.address}/team/app:1", options=OPTIONS)
     one = await attach(docker_registry.address, image.root, "one")
@@ -204,8 +204,8 @@ async def test_real_registries_without_the_api(
     assert await listed_at(other.address, image.root) == {one.digest}
 
 
-def test_a_list_of_referrers_keeps_what_it_has() -> None:
-    """Entries are added once; without anything new there is nothing to write; nonsense is begun anew."""
+def test_a_list_of_referrers_keeps_its_entries() -> None:
+    """Entries are added once; without a new one nothing is written; an invalid index is replaced."""
     first = with_entries(None, [{"digest": "a"}])
     assert first is not None
     assert with_entries(first, [{"digest": "a"}]) is None

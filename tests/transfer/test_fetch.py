@@ -1,4 +1,4 @@
-"""A blob from origins of all kinds: whole and right, or not to its end."""
+"""A fetched blob is either complete and correct, or it never yields its last bytes."""
 
 import asyncio
 from collections import Counter
@@ -22,7 +22,7 @@ BLOB = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
 
 @dataclass(eq=False)
 class Scripted:
-    """An origin: its bytes are `data`, in parts; a reading ends after as many as `cuts` says, while it says so."""
+    """An origin that yields `data` in parts; each entry of `cuts` ends one read after that many bytes."""
 
     name: str
     data: bytes = DATA
@@ -34,11 +34,11 @@ class Scripted:
 
     @property
     def repository(self) -> Repository:
-        """A repository of that name."""
+        """The repository of that name."""
         return Repository("r.example", self.name)
 
     async def read(self, descriptor: Descriptor, offset: int) -> AsyncGenerator[bytes]:
-        """Yield from `offset` on, and fail where the script says."""
+        """Yield the bytes from `offset` on, and fail where the script says."""
         assert descriptor is BLOB
         end = offset + self.cuts.pop(0) if self.cuts else None
         for at in range(offset, len(self.data), self.part):
@@ -47,16 +47,16 @@ class Scripted:
             yield self.data[at : at + self.part]
 
     async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
-        """Take no note."""
+        """Do nothing."""
 
     async def gave_wrong(self, descriptor: Descriptor) -> bool:
-        """Be no better next time."""
+        """Return False: another read gives the same bytes."""
         del descriptor
         return False
 
 
 def fetched(*sources: Scripted) -> FetchedBlob:
-    """Return the blob from these origins."""
+    """Return a blob with these origins."""
 
     async def find(descriptor: Descriptor) -> list[BlobOrigin]:
         del descriptor
@@ -93,7 +93,7 @@ async def upload(blob: FetchedBlob, interruptions: list[int]) -> tuple[bytes | N
 
 
 def damaged(at: int) -> bytes:
-    """Return the data with one wrong byte."""
+    """Return the data with one byte changed."""
     return DATA[:at] + bytes([DATA[at] ^ 1]) + DATA[at + 1 :]
 
 
@@ -112,10 +112,10 @@ cuts = st.lists(st.integers(0, 2000), max_size=3)
     interruptions=st.lists(st.integers(1, 2000), max_size=4),
     kept=st.sampled_from([1, 300, 10_000]),
 )
-def test_only_the_right_bytes_come_to_their_end(
+def test_only_correct_bytes_complete(
     scripts: list[tuple[bytes, list[int], int]], interruptions: list[int], kept: int
 ) -> None:
-    """Whatever origins do and uploads suffer: what ends well is right, what is wrong never has all its bytes."""
+    """For any behaviour of origins and uploads, a complete blob is correct, and a wrong one never completes."""
     sources = [Scripted(f"o{n}", data, list(cut), part) for n, (data, cut, part) in enumerate(scripts)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fetch, "KEPT_BYTES", kept)
@@ -129,7 +129,7 @@ def test_only_the_right_bytes_come_to_their_end(
 
 
 async def test_a_dead_origin_is_resumed_at_its_offset() -> None:
-    """The next one is asked for the rest alone."""
+    """After a failure the next origin is asked for the remaining bytes only."""
     first, second = Scripted("first", cuts=[700]), Scripted("second")
     blob = fetched(first, second)
     assert (await upload(blob, []))[0] == DATA
@@ -137,7 +137,7 @@ async def test_a_dead_origin_is_resumed_at_its_offset() -> None:
 
 
 async def test_the_error_names_each_origin_and_the_blob() -> None:
-    """Who reads it knows where to look."""
+    """The error names the origins that failed, and why."""
     blob = fetched(Scripted("liar", damaged(5)), Scripted("dead", cuts=[0, 0]))
     with pytest.raises(StartOverError):
         await _read(blob)
@@ -154,7 +154,7 @@ async def _read(blob: FetchedBlob) -> bytes:
 
 
 async def test_an_empty_blob_is_nothing_to_fetch() -> None:
-    """No origin is asked for no bytes."""
+    """An empty blob is not requested from any origin."""
     blob = FetchedBlob(Descriptor("x", Digest.of(b""), 0), [])
     assert [part async for part in blob.stream()] == []
 
@@ -174,7 +174,7 @@ REPOSITORIES = {name: Repository(f"{name}.example", "app") for name in ("source"
     ],
 )
 def test_the_nearest_is_first(prefer: tuple[str, ...], distance: dict[str, float], expected: list[str]) -> None:
-    """Preferred, then near; the source among equals; without an answer only the source is tried."""
+    """Preferred registries are first, then near ones, then the source; of silent ones only the source is tried."""
     ranked = origins.rank(
         [REPOSITORIES["near"], REPOSITORIES["far"]],
         source=REPOSITORIES["source"],
@@ -186,7 +186,7 @@ def test_the_nearest_is_first(prefer: tuple[str, ...], distance: dict[str, float
 
 @pytest.mark.parametrize("away", [0.0, 9.0], ids=["near", "far"])
 def test_hints_are_bounded(away: float) -> None:
-    """However many registries an index names, few are tried, and the source always is, in its place."""
+    """Only a few of many registries in the index are tried, and the source always, in its place."""
     many = [Repository(f"r{n}.example", f"app-{k}") for n in range(50) for k in range(5)]
     source = Repository("source.example", "app")
     distance = {"source.example": away, **{at.registry: 1.0 for at in many}}

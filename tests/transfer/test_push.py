@@ -41,21 +41,21 @@ async def push_to(
     observer: Callable[[events.Event], None] = events.ignore,
     limits: Limits = Limits(),  # noqa: B008 a frozen value
 ) -> PushReport:
-    """Push `image` into a repository of `registry`."""
+    """Push `image` to a repository of `registry`."""
     return await push(
         image.path, f"{registry.address}/{name}", index=index, options=OPTIONS, observer=observer, limits=limits
     )
 
 
 def outcomes(report: PushReport) -> set[str]:
-    """Return the different ways in which blobs ended."""
+    """Return the set of the blobs' outcomes."""
     return {blob.outcome for blob in report.blobs}
 
 
 async def test_a_first_push_uploads_and_a_second_one_mounts(
     scripted_registry: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """What one push uploaded, the next one into another repository mounts, without asking first."""
+    """Blobs that one push uploaded are mounted by the next push to another repository, without a HEAD."""
     index = MemoryMountIndex()
     first = await push_to(scripted_registry, "team/a:1", image, index)
     asked = len(scripted_registry.requests)
@@ -67,8 +67,8 @@ async def test_a_first_push_uploads_and_a_second_one_mounts(
     assert scripted_registry.uploads() == len(image.blobs)
 
 
-async def test_what_is_there_already_is_not_sent(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
-    """Without an index a second push into the same repository finds every blob with HEAD."""
+async def test_existing_blobs_are_not_uploaded(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
+    """Without an index a second push to the same repository finds every blob by HEAD."""
     await push_to(scripted_registry, "team/a:1", image)
     again = await push_to(scripted_registry, "team/a:2", image)
     assert outcomes(again) == {"existing"}
@@ -78,7 +78,7 @@ async def test_what_is_there_already_is_not_sent(scripted_registry: ScriptedRegi
 async def test_the_report_is_what_the_command_prints(
     scripted_registry: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """The document has its documented keys, and its sums agree with its blobs."""
+    """The JSON report has the documented keys, and its sums agree with its blobs."""
     report = await push_to(scripted_registry, "team/a:1", image, MemoryMountIndex())
     document = report.to_json()
     assert set(document) == {"reference", "digest", "blobs", "bytes", "index", "seconds"}
@@ -90,13 +90,13 @@ async def test_the_report_is_what_the_command_prints(
 
 
 async def test_without_a_tag_it_is_latest(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
-    """A bare repository is pushed as latest, as everywhere in the field."""
+    """A reference without a tag is pushed as `latest`."""
     report = await push_to(scripted_registry, "team/a", image)
     assert report.reference.tag == "latest"
 
 
 async def test_by_digest_no_tag_is_made(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
-    """A reference with a digest alone pushes the manifest under its digest; a wrong one is refused first."""
+    """A reference with a digest pushes the manifest by digest; a wrong digest is refused before any request."""
     await push_to(scripted_registry, f"team/a@{image.root.digest}", image)
     assert scripted_registry.matching(method="PUT", path=f"*/manifests/{image.root.digest}")
     with pytest.raises(InvalidInputError, match="has the digest"):
@@ -105,7 +105,7 @@ async def test_by_digest_no_tag_is_made(scripted_registry: ScriptedRegistry, ima
 
 
 async def test_a_multi_platform_image_is_tagged_last(scripted_registry: ScriptedRegistry, tmp_path: Path) -> None:
-    """Blobs, then the platforms' manifests by digest, then the index under the tag."""
+    """Blobs are pushed first, then the platforms' manifests by digest, then the index by tag."""
     image = make_layout(tmp_path / "image", make_layers(3), platforms=("linux/amd64", "linux/arm64"))
     await push_to(scripted_registry, "team/a:1", image)
     puts = [record.path for record in scripted_registry.matching(method="PUT", path="*/manifests/*")]
@@ -114,7 +114,7 @@ async def test_a_multi_platform_image_is_tagged_last(scripted_registry: Scripted
 
 
 async def test_nothing_is_sent_of_a_broken_layout(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
-    """A blob that is missing is named before the first request."""
+    """A missing blob is reported before the first request."""
     lost = image.layers[2].digest
     image.blob_path(lost).unlink()
     with pytest.raises(InvalidLayoutError, match=lost):
@@ -125,7 +125,7 @@ async def test_nothing_is_sent_of_a_broken_layout(scripted_registry: ScriptedReg
 async def test_an_index_with_only_wrong_sources_costs_round_trips_and_no_byte(
     scripted_registry: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """The push succeeds, sends each byte once, and the wrong sources are forgotten."""
+    """With wrong sources the push succeeds, uploads each byte once, and removes them from the index."""
     index = MemoryMountIndex()
     for blob in image.blobs:
         for number in range(3):
@@ -142,10 +142,8 @@ async def test_an_index_with_only_wrong_sources_costs_round_trips_and_no_byte(
         assert len(left) == 1 + 3 - tried[blob.digest]
 
 
-async def test_an_index_that_says_dest_holds_it_is_not_believed(
-    scripted_registry: ScriptedRegistry, image: MadeImage
-) -> None:
-    """Membership in the index is asked for with HEAD: it never stands for the blob itself."""
+async def test_the_index_is_not_believed_about_dest(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
+    """If the index lists dest as a holder, HEAD verifies it."""
     index = MemoryMountIndex()
     dest = Repository.parse(f"{scripted_registry.address}/team/a")
     for blob in image.blobs:
@@ -154,8 +152,8 @@ async def test_an_index_that_says_dest_holds_it_is_not_believed(
     assert outcomes(report) == {"uploaded"}
 
 
-async def test_a_blob_that_is_unknown_after_all_is_brought_once_more(image: MadeImage) -> None:
-    """When the manifest is refused, what is missing is uploaded, the stale knowledge dropped, the push done."""
+async def test_a_blob_that_is_unknown_after_all_is_uploaded(image: MadeImage) -> None:
+    """After a manifest is refused, missing blobs are uploaded, stale sources removed, and the push succeeds."""
     async with ScriptedRegistry() as registry:
         index = MemoryMountIndex()
         await push_to(registry, "team/a:1", image, index)
@@ -172,7 +170,7 @@ async def test_a_blob_that_is_unknown_after_all_is_brought_once_more(image: Made
 
 
 async def test_the_push_repairs_itself_once_only(image: MadeImage) -> None:
-    """A registry that goes on saying so fails the push with its own words, and nothing is recorded."""
+    """A registry that keeps refusing the manifest fails the push with its message, and nothing is recorded."""
     refusals = Fault(method="PUT", path="*/manifests/*", action=blob_unknown(), times=None)
     async with ScriptedRegistry(faults=[refusals]) as registry:
         index = MemoryMountIndex()
@@ -183,7 +181,7 @@ async def test_the_push_repairs_itself_once_only(image: MadeImage) -> None:
 
 
 async def test_must_mount_is_not_uploaded(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
-    """A flagged layer that cannot be mounted ends the push, untagged, with an error that names layer and dest."""
+    """A must-mount layer that cannot be mounted fails the push without a tag; the error names layer and dest."""
     index = MemoryMountIndex()
     flagged = image.layers[1].digest
     source = Repository.parse(f"{scripted_registry.address}/base/image")
@@ -195,8 +193,8 @@ async def test_must_mount_is_not_uploaded(scripted_registry: ScriptedRegistry, i
     assert scripted_registry.open_sessions == ()
 
 
-async def test_must_mount_is_met_by_a_mount(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
-    """A flagged layer is fine as long as it is mounted, or there already."""
+async def test_a_mount_satisfies_must_mount(scripted_registry: ScriptedRegistry, image: MadeImage) -> None:
+    """A must-mount layer that is mounted, or that dest has, does not fail the push."""
     index = MemoryMountIndex()
     flagged = image.layers[1]
     content = image.blob_path(flagged.digest).read_bytes()
@@ -210,7 +208,7 @@ async def test_must_mount_is_met_by_a_mount(scripted_registry: ScriptedRegistry,
 
 
 async def test_a_registry_that_does_not_allow_it_says_so(image: MadeImage) -> None:
-    """403 is an AccessDeniedError, and the index stays as it was."""
+    """403 raises an AccessDeniedError, and the index is not changed."""
     async with ScriptedRegistry(faults=[Fault(method="POST", action=Reply(status=403), times=None)]) as registry:
         index = MemoryMountIndex()
         with pytest.raises(AccessDeniedError):
@@ -219,7 +217,7 @@ async def test_a_registry_that_does_not_allow_it_says_so(image: MadeImage) -> No
 
 
 async def test_a_mount_that_cannot_be_carried_out_is_an_upload(image: MadeImage) -> None:
-    """When every mount request fails, the push is a plain push."""
+    """When every mount request fails, the push uploads."""
     broken = Fault(method="POST", query="*mount=*", action=Reply(status=500), times=None)
     async with ScriptedRegistry(faults=[broken]) as registry:
         index = MemoryMountIndex()
@@ -229,14 +227,14 @@ async def test_a_mount_that_cannot_be_carried_out_is_an_upload(image: MadeImage)
         assert outcomes(report) == {"uploaded"}
 
 
-async def test_a_registry_that_is_not_there(image: MadeImage, unused_tcp_port: int) -> None:
-    """No answer is a RegistryUnreachableError that names where."""
+async def test_a_registry_that_does_not_answer(image: MadeImage, unused_tcp_port: int) -> None:
+    """No answer raises a RegistryUnreachableError that names the registry."""
     with pytest.raises(RegistryUnreachableError, match=str(unused_tcp_port)):
         await push(image.path, f"127.0.0.1:{unused_tcp_port}/team/a:1", options=OPTIONS)
 
 
-async def test_uploads_and_requests_have_limits_of_their_own(image: MadeImage) -> None:
-    """Never more bodies on their way than `uploads`, while HEADs go side by side."""
+async def test_uploads_and_requests_have_separate_limits(image: MadeImage) -> None:
+    """There are never more concurrent uploads than `uploads`, while HEADs run concurrently."""
     slow = Fault(method="PUT", path="*/blobs/*", delay=0.02, times=None)
     underway, most = 0, 0
 
@@ -253,10 +251,10 @@ async def test_uploads_and_requests_have_limits_of_their_own(image: MadeImage) -
     assert most == 2
 
 
-async def test_every_blob_starts_and_finishes_for_whoever_observes(
+async def test_observers_see_every_blob_start_and_finish(
     scripted_registry: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """Observers see each blob once from start to finish, then the manifest with its tag."""
+    """Observers receive each blob's start and end once, then the manifest with its tag."""
     seen: list[events.Event] = []
     await push_to(scripted_registry, "team/a:1", image, observer=seen.append)
     digests = {blob.digest for blob in image.blobs}
@@ -268,7 +266,7 @@ async def test_every_blob_starts_and_finishes_for_whoever_observes(
 async def test_a_push_that_is_cancelled_leaves_no_session_no_tag_and_the_index_as_it_was(
     image: MadeImage,
 ) -> None:
-    """Ctrl-C in the middle of an upload: sessions are cancelled, nothing is tagged, nothing recorded."""
+    """Ctrl-C during an upload cancels the sessions, creates no tag, and records nothing."""
     held = Fault(method="PUT", path="*/blobs/*", delay=30.0, times=None)
     index = MemoryMountIndex()
     uploading = asyncio.Event()
@@ -288,34 +286,34 @@ async def test_a_push_that_is_cancelled_leaves_no_session_no_tag_and_the_index_a
     assert await index.locations(image.layers[0].digest) == ()
 
 
-async def test_a_client_that_is_there_already_is_used_and_left_open(
+async def test_a_given_client_is_used_and_stays_open(
     scripted_registry: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """A worker that keeps a client pushes through it again and again."""
+    """One client can be used for several pushes."""
     async with RegistryClient(scripted_registry.address, options=OPTIONS) as client:
         for tag in ("1", "2"):
             report = await push(image.path, f"{scripted_registry.address}/team/a:{tag}", client=client)
         assert (await client.get_manifest(report.reference)).descriptor.digest == image.root.digest
 
 
-async def test_a_web_server_that_says_yes_to_everything_is_no_registry(image: MadeImage) -> None:
-    """200 with a web page is an error that says so, never a blob that exists."""
+async def test_a_web_server_is_not_a_registry(image: MadeImage) -> None:
+    """A web page with status 200 is an error that says so, and never an existing blob."""
     async with ScriptedRegistry(faults=[Fault(action=html(), times=None)]) as registry:
         with pytest.raises(InvalidAnswerError, match="web page"):
             await push_to(registry, "team/a:1", image)
 
 
 async def test_a_blob_of_another_size_is_not_there(image: MadeImage) -> None:
-    """A HEAD whose Content-Length is not the blob's size is not believed: the blob is sent."""
+    """If HEAD gives another size than the blob's, the blob is uploaded."""
     lie = Fault(method="HEAD", path="*/blobs/*", action=SHORT, times=None)
     async with ScriptedRegistry(faults=[lie]) as registry:
         assert outcomes(await push_to(registry, "team/a:1", image)) == {"uploaded"}
 
 
-async def test_damaged_bytes_in_the_layout_are_told_as_such(
+async def test_damaged_bytes_in_the_layout_are_reported(
     scripted_registry: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """A blob of the right size and other bytes: the error names the blob and says that the layout is damaged."""
+    """For a blob with wrong bytes the error names the blob, and says that the layout is damaged."""
     damaged = image.layers[1]
     image.blob_path(damaged.digest).write_bytes(bytes(damaged.size))
     with pytest.raises(InvalidLayoutError, match=f"{damaged.digest}.*damaged"):
@@ -324,7 +322,7 @@ async def test_damaged_bytes_in_the_layout_are_told_as_such(
 
 
 @pytest.mark.parametrize("index", ["redis://localhost", 5])
-async def test_an_index_that_is_none_is_refused(image: MadeImage, index: object) -> None:
-    """A URL in the place of an index, say, gets an error that names open_index."""
+async def test_something_else_than_an_index_is_refused(image: MadeImage, index: object) -> None:
+    """Something that is not an index, such as a URL, raises an error that names open_index."""
     with pytest.raises(InvalidInputError, match="open_index"):
         await push(image.path, "r.example/a", index=index)  # type: ignore[arg-type]  # that is the point

@@ -11,10 +11,10 @@ from support.images import make_layers, make_layout
 OPTIONS = ClientOptions(plain_http=True)
 
 
-async def test_wrong_sources_never_cost_the_bytes_of_what_is_there_already(
+async def test_wrong_sources_do_not_cause_an_upload_of_an_existing_blob(
     scripted_registry: ScriptedRegistry, tmp_path: Path
 ) -> None:
-    """With only wrong sources in the index, what dest holds is not sent again."""
+    """A blob that the destination has is not uploaded again when all sources in the index are wrong."""
     image = make_layout(tmp_path / "image", make_layers(4, size=5000))
     dest = f"{scripted_registry.address}/team/a"
     await push(image.path, f"{dest}:1", options=OPTIONS)
@@ -29,10 +29,10 @@ async def test_wrong_sources_never_cost_the_bytes_of_what_is_there_already(
     assert scripted_registry.open_sessions == ()
 
 
-async def test_a_must_mount_layer_that_dest_holds_fails_no_push(
+async def test_an_existing_must_mount_layer_fails_no_push(
     scripted_registry: ScriptedRegistry, tmp_path: Path
 ) -> None:
-    """A must-mount layer with only wrong sources is no trouble where dest holds it already."""
+    """A must-mount layer with only wrong sources is accepted if the destination has it already."""
     image = make_layout(tmp_path / "image", make_layers(1, size=5000))
     dest = f"{scripted_registry.address}/team/a"
     await push(image.path, f"{dest}:1", options=OPTIONS)
@@ -47,7 +47,7 @@ async def test_a_must_mount_layer_that_dest_holds_fails_no_push(
 async def test_a_layer_that_dest_lacks_after_all_is_mounted_from_its_other_sources(
     scripted_registry: ScriptedRegistry, tmp_path: Path
 ) -> None:
-    """If the index wrongly says that dest holds a layer, the layer is mounted from another repository."""
+    """If the index wrongly lists dest as a holder of a layer, the layer is mounted from another repository."""
     image = make_layout(tmp_path / "image", make_layers(1, size=SMALL + 1))
     source = f"{scripted_registry.address}/team/source"
     await push(image.path, f"{source}:1", options=OPTIONS)

@@ -1,4 +1,4 @@
-"""Pushes into the real docker-registry with a real Valkey; skopeo reads back what arrived."""
+"""Pushes to the real docker-registry with a real Valkey; skopeo reads the images back."""
 
 import base64
 import json
@@ -24,19 +24,19 @@ def image(tmp_path: Path) -> MadeImage:
 
 @pytest.fixture
 def options(tmp_path: Path) -> ClientOptions:
-    """Plain http, with the credentials of USER for any registry of these tests."""
+    """Options for plain http with USER's credentials for the registries of these tests."""
     return ClientOptions(plain_http=True, authfile=tmp_path / "auth.json")
 
 
 def credentials_for(address: str, options: ClientOptions) -> None:
-    """Write USER's password where `options` look for it."""
+    """Write USER's password to the file that `options` names."""
     assert options.authfile is not None
     auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     options.authfile.write_text(json.dumps({"auths": {address: {"auth": auth}}}))
 
 
 def read_back(reference: str, *, options: ClientOptions, digest: str, folder: Path) -> None:
-    """Copy an image back with skopeo and compare its digest and its blobs."""
+    """Copy an image back with skopeo, and compare its digest and its blobs."""
     skopeo = needs("skopeo")
     assert options.authfile is not None
     subprocess.run(
@@ -53,7 +53,7 @@ def read_back(reference: str, *, options: ClientOptions, digest: str, folder: Pa
 async def push_twice(
     address: str, image: MadeImage, valkey: Server, options: ClientOptions, folder: Path
 ) -> tuple[PushReport, PushReport]:
-    """Push into two repositories, each with a connection of its own to the index, and read both back."""
+    """Push to two repositories, each with its own connection to the index, and read both back."""
     if options.authfile is not None and not options.authfile.exists():
         options.authfile.write_text("{}")
     reports = []
@@ -70,7 +70,7 @@ async def push_twice(
 
 
 def assert_second_mounted(first: PushReport, second: PushReport) -> None:
-    """The first push sent every byte, the second none."""
+    """The first push uploads every byte, the second none."""
     assert first.bytes("uploaded") == sum(blob.size for blob in first.blobs)
     assert second.bytes("mounted") == sum(blob.size for blob in second.blobs)
     assert first.index == second.index == "ok"
@@ -85,7 +85,7 @@ async def test_open_registry(
     tmp_path: Path,
     relative: bool,
 ) -> None:
-    """A second repository is filled by mounts alone, by the registry's own log, whatever its Locations are."""
+    """A push to a second repository only mounts, by the registry's own log, for any form of Location header."""
     registry = start_docker_registry(relative=relative)
     assert_second_mounted(*await push_twice(registry.address, image, valkey, options, tmp_path))
     assert registry.uploads() == registry.mounts() == len(image.blobs)
@@ -94,7 +94,7 @@ async def test_open_registry(
 async def test_registry_with_passwords(
     htpasswd_registry: DockerRegistry, image: MadeImage, valkey: Server, options: ClientOptions, tmp_path: Path
 ) -> None:
-    """The same with Basic authentication, from a credential file."""
+    """The second push only mounts with Basic authentication from a credential file too."""
     credentials_for(htpasswd_registry.address, options)
     assert_second_mounted(*await push_twice(htpasswd_registry.address, image, valkey, options, tmp_path))
     assert htpasswd_registry.uploads() == len(image.blobs)
@@ -103,7 +103,7 @@ async def test_registry_with_passwords(
 async def test_registry_with_tokens(
     token_registry: TokenRegistry, image: MadeImage, valkey: Server, options: ClientOptions, tmp_path: Path
 ) -> None:
-    """The same with tokens: one token covers dest and the sources of all layers."""
+    """The second push only mounts with tokens too: one token covers the destination and all sources."""
     address = token_registry.registry.address
     credentials_for(address, options)
     first, second = await push_twice(address, image, valkey, options, tmp_path)
@@ -122,7 +122,7 @@ async def test_a_source_that_the_token_may_not_cover(
     tmp_path: Path,
     refuses_whole: bool,
 ) -> None:
-    """A source that is denied, by a refusal or silently, makes the push a plain one."""
+    """A push uploads when the account may not read the source, whether the registry says so or not."""
     address = token_registry.registry.address
     credentials_for(address, options)
     tokens = token_registry.tokens
@@ -135,10 +135,10 @@ async def test_a_source_that_the_token_may_not_cover(
     read_back(f"{address}/team/app:1", options=options, digest=image.root.digest, folder=tmp_path / "back")
 
 
-async def test_every_kind_of_layout_arrives(
+async def test_every_kind_of_layout_is_pushed(
     docker_registry: DockerRegistry, valkey: Server, options: ClientOptions, tmp_path: Path
 ) -> None:
-    """A folder, a tar, several platforms, Docker's media types: skopeo reads the same digest back."""
+    """An image from a folder or a tar, of several platforms, or with Docker's media types keeps its digest."""
     assert options.authfile is not None
     options.authfile.write_text("{}")
     made = {
@@ -159,7 +159,7 @@ async def test_every_kind_of_layout_arrives(
 async def test_an_index_that_went_away_does_not_stop_a_push(
     docker_registry: DockerRegistry, image: MadeImage, valkey: Server, options: ClientOptions
 ) -> None:
-    """Without its server the push goes on as a plain push, and the report says so."""
+    """Without the index's server a push uploads, and its report says that the index failed."""
     async with open_index(valkey.url) as index:
         valkey.stop()
         open_options = ClientOptions(plain_http=True)

@@ -13,10 +13,8 @@ from support.images import make_layers, make_layout
 OPTIONS = ClientOptions(plain_http=True)
 
 
-async def test_a_failed_push_lets_go_of_sessions_that_waited_for_their_turn(
-    scripted_registry: ScriptedRegistry, tmp_path: Path
-) -> None:
-    """Sessions that mounts opened are cancelled when the push fails before their upload's turn comes."""
+async def test_a_failed_push_cancels_waiting_sessions(scripted_registry: ScriptedRegistry, tmp_path: Path) -> None:
+    """Sessions that mounts opened are cancelled when the push fails before it uploads into them."""
     image = make_layout(tmp_path / "image", make_layers(6, size=5000))
     index = MemoryMountIndex()
     gone = Repository.parse(f"{scripted_registry.address}/team/gone")

@@ -1,4 +1,4 @@
-"""How far away registries are: measured once, of few that only the index names, and again where none answered."""
+"""The distance of registries is measured once, and again after an outage; few that only the index names are."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from support.index_kit import Clock
 
 
 class Greeted:
-    """Stands in for greetings, and remembers who was greeted."""
+    """Replaces pings, and records which registries were pinged."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
         self.names: list[str] = []
@@ -29,26 +29,26 @@ class Greeted:
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock that goes on with each greeting."""
+    """A clock that advances with each ping."""
     return Clock(0.0)
 
 
 @pytest.fixture
 def greeted(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Greeted:
-    """What greetings take and come to."""
+    """Durations and results of pings."""
     return Greeted(monkeypatch, clock)
 
 
 async def test_a_distance_is_measured_once(clock: Clock, greeted: Greeted) -> None:
-    """It is what the quicker of two greetings took."""
+    """The distance is the shorter of two pings."""
     async with Registries(clock=clock) as known:
         for name in ("a", "b"):
             assert await known.distance(Repository("r.example", name)) == 0.25
     assert greeted.names == ["r.example"] * 2
 
 
-async def test_one_that_does_not_answer_is_greeted_again_later(clock: Clock, greeted: Greeted) -> None:
-    """A process that keeps its registries outlives their outages."""
+async def test_a_registry_that_did_not_answer_is_measured_again(clock: Clock, greeted: Greeted) -> None:
+    """A registry that did not answer is measured again later."""
     place = Repository("r.example", "a")
     async with Registries(clock=clock) as known:
         greeted.answers = False
@@ -59,10 +59,10 @@ async def test_one_that_does_not_answer_is_greeted_again_later(clock: Clock, gre
         assert await known.distance(place) == 0.25
 
 
-async def test_an_index_cannot_have_everybody_greeted(
+async def test_few_registries_of_the_index_are_measured(
     clock: Clock, greeted: Greeted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many registries it names, few are spoken to for that; those that the user named always are."""
+    """Few registries that only the index names are measured, and all that the user named."""
     monkeypatch.setattr(registries, "MEASURED_MAX", 3)
     async with Registries(clock=clock) as known:
         known.name("named.example")

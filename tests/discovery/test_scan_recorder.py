@@ -1,4 +1,4 @@
-"""What a scan saw comes into the index before it counts as done, whatever goes wrong on the way."""
+"""Findings of a scan are recorded in the index before they count as finished."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ MANIFEST = ManifestSummary(Digest.of(b"manifest"), ((LAYER, 5),))
 
 
 class Gate(MemoryMountIndex):
-    """An index that records only while it is open; meanwhile it waits, or fails if it is told to."""
+    """An index that records only while it is open, and otherwise waits, or fails if `fails` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Gate(MemoryMountIndex):
         self.fails = False
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
-        """Record them, if it may be."""
+        """Record them once it is open."""
         self.asked.set()
         if self.fails:
             raise IndexUnavailableError("gone for a moment")
@@ -37,7 +37,7 @@ class Gate(MemoryMountIndex):
 
 
 class Noted(ScanCheckpoint):
-    """Progress that remembers what it was told, and whether the index knew the layer by then."""
+    """A checkpoint that records its calls, and asserts that the index has the layer."""
 
     def __init__(self, index: MemoryMountIndex) -> None:
         super().__init__(None, APP.registry, [], run="0" * 16)
@@ -46,7 +46,7 @@ class Noted(ScanCheckpoint):
         self.tags: list[str] = []
 
     async def save(self, done: Iterable[Repository], tags: Mapping[Repository, Iterable[str]]) -> None:
-        """Take it down."""
+        """Record the call."""
         assert await self.index.locations(LAYER) == (APP,)
         self.done += done
         self.tags += [tag for some in tags.values() for tag in some]
@@ -54,26 +54,26 @@ class Noted(ScanCheckpoint):
 
 @pytest.fixture
 def index() -> Gate:
-    """An index that is shut."""
+    """A closed index."""
     return Gate()
 
 
 @pytest.fixture
 def noted(index: Gate) -> Noted:
-    """The progress of a scan into that index."""
+    """The checkpoint of a scan into that index."""
     return Noted(index)
 
 
 @pytest.fixture
 def recorder(index: Gate, noted: Noted) -> ScanRecorder:
-    """A recorder of it, whose clock stands."""
+    """A recorder with a clock that stands still."""
     return ScanRecorder(index, LocalManifestCache(), noted, clock=lambda: 0.0)
 
 
-async def test_what_a_cancelled_flush_had_in_hand_is_recorded_by_the_next(
+async def test_a_cancelled_flush_is_repeated_by_the_next(
     index: Gate, noted: Noted, recorder: ScanRecorder
 ) -> None:
-    """Else a scan that is ended would count as done what the index never heard of."""
+    """A cancelled flush's findings are recorded by the next one, before they count as finished."""
     await recorder.saw(APP, MANIFEST)
     flushing = asyncio.create_task(recorder.flush())
     await index.asked.wait()
@@ -86,10 +86,8 @@ async def test_what_a_cancelled_flush_had_in_hand_is_recorded_by_the_next(
     assert noted.done == [APP]
 
 
-async def test_what_the_index_did_not_take_is_brought_again(
-    index: Gate, noted: Noted, recorder: ScanRecorder
-) -> None:
-    """One flush fails, another was waiting for it: nothing of the first is lost."""
+async def test_a_failed_flush_is_repeated_by_the_next(index: Gate, noted: Noted, recorder: ScanRecorder) -> None:
+    """The findings of a failed flush are recorded by the next one."""
     await recorder.saw(APP, MANIFEST)
     index.fails = True
     with pytest.raises(IndexUnavailableError):
@@ -101,8 +99,8 @@ async def test_what_the_index_did_not_take_is_brought_again(
     assert noted.done == [APP]
 
 
-async def test_tags_count_among_what_waits(index: Gate, noted: Noted, recorder: ScanRecorder) -> None:
-    """A repository whose many tags are of one manifest does not pile them up."""
+async def test_pending_tags_are_limited(index: Gate, noted: Noted, recorder: ScanRecorder) -> None:
+    """Pending tags are limited, also if they all have one manifest."""
     index.open.set()
     await recorder.saw(APP, MANIFEST)
     tags: Sequence[str] = [f"t{number}" for number in range(BATCH)]
