@@ -1,4 +1,4 @@
-"""Turns before a registry that mounts a layer only once a manifest references it."""
+"""Leases at a registry that mounts a layer only after a manifest references it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ from support.waiting import until
 
 
 class TestAfterManifest:
-    """A registry that mounts a layer only once a manifest in the source repository references it."""
+    """A registry that mounts a layer only if a manifest in the source repository references it."""
 
     registry: ScriptedRegistry
 
@@ -41,7 +41,7 @@ class TestAfterManifest:
                 yield proxy
 
     async def test_a_lease_lasts_until_the_manifest(self, proxy: ProxyUnderTest, valkey: Server) -> None:
-        """Others wait past the blob's upload, and mount when the manifest was accepted."""
+        """Waiters wait beyond the blob's upload, and mount the blob when the manifest is accepted."""
         assert (await push_spooled(proxy, "one")).status_code == 201
         assert lease_of(valkey, proxy) is not None
         second = asyncio.create_task(push_spooled(proxy, "two"))
@@ -53,7 +53,7 @@ class TestAfterManifest:
         await until(lambda: lease_of(valkey, proxy) is None)
 
     async def test_two_pushes_never_wait_for_each_other(self, proxy: ProxyUnderTest) -> None:
-        """Each has one layer and wants the other's: neither waits, and all four uploads are there at once."""
+        """Two pushes that need each other's layer do not wait for each other: each uploads both layers."""
         await asyncio.gather(push_spooled(proxy, "one", DATA), push_spooled(proxy, "two", OTHER))
         crossed = await asyncio.gather(push_spooled(proxy, "one", OTHER), push_spooled(proxy, "two", DATA))
         assert {answer.status_code for answer in crossed} == {201}
@@ -62,7 +62,7 @@ class TestAfterManifest:
     async def test_a_wait_ends_when_its_push_comes_to_keep_a_lease(
         self, proxy: ProxyUnderTest, valkey: Server
     ) -> None:
-        """One that waits while another of its layers is still on its way waits no more when that one is kept."""
+        """A push stops waiting for a layer when the lease of another layer of its own is deferred."""
         async with another_uploads(valkey, proxy, "base"):
             waits = asyncio.create_task(push_spooled(proxy, "one", DATA))
             await until(lambda: waiting_on(valkey, proxy) == 1)
@@ -71,11 +71,11 @@ class TestAfterManifest:
         assert self.registry.uploads(DIGEST) == 1
 
     async def test_a_push_that_is_given_up_keeps_nothing(self, proxy: ProxyUnderTest, valkey: Server) -> None:
-        """No manifest comes: the lease is let go when nothing goes on in its repository any more."""
+        """Without a manifest, a deferred lease is released when its repository has been idle for a while."""
         assert (await push_spooled(proxy, "one")).status_code == 201
         turns = proxy.app.core.turns
         await turns.release_idle(lambda _: False)
-        assert lease_of(valkey, proxy) is not None  # not for long yet
+        assert lease_of(valkey, proxy) is not None  # its repository has not been idle long enough
         turns._deferred._clock = lambda: float("inf")
         await turns.release_idle(lambda name: name == "one")
         assert lease_of(valkey, proxy) is not None
@@ -83,16 +83,16 @@ class TestAfterManifest:
         assert lease_of(valkey, proxy) is None
 
     async def test_both_leases_of_one_layer_end(self, proxy: ProxyUnderTest, valkey: Server) -> None:
-        """Two clients brought one layer into one repository, one of them without waiting: both turns end."""
+        """Both leases of a layer are released that two clients uploaded into one repository."""
         assert (await push_spooled(proxy, "one")).status_code == 201
-        assert (await push_spooled(proxy, "one")).status_code == 201  # who keeps a lease does not wait
+        assert (await push_spooled(proxy, "one")).status_code == 201  # a push with a deferred lease does not wait
         assert self.registry.uploads(DIGEST) == 2
         accepted = await push_manifest(proxy.client, "one", "v1", manifest_of([DIGEST]))
         assert accepted.status_code == 201
         await until(lambda: lease_of(valkey, proxy) is None)
 
     async def test_a_stop_lets_go_of_what_is_kept(self, proxy: ProxyUnderTest, valkey: Server) -> None:
-        """Nobody waits for a proxy that is no more."""
+        """A proxy that stops releases its deferred leases, so nobody waits for it."""
         assert (await push_spooled(proxy, "one")).status_code == 201
         await proxy.app.core.turns.aclose()
         assert lease_of(valkey, proxy) is None

@@ -1,4 +1,4 @@
-"""Registries that answer as none should: what the client gets is HTTP all the same, and the proxy goes on."""
+"""Malformed answers of registries: the client gets valid HTTP, and the proxy goes on."""
 
 import logging
 import re
@@ -67,7 +67,7 @@ def nothing_is_unexpected(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 @pytest.mark.parametrize("asked", REQUESTS)
 @pytest.mark.parametrize("name", ANSWERS)
 async def test_whatever_a_registry_answers_the_client_gets_one_answer(name: str, asked: str) -> None:
-    """Its status if it can be had, otherwise 502; no header that no client could read."""
+    """The client gets the registry's status if it is valid, else 502, and no malformed header."""
     content, expected = ANSWERS[name]
     async with answering(content) as url, proxy_before(url) as proxy:
         got = await raw(proxy.address, f"{asked} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
@@ -81,7 +81,7 @@ async def test_whatever_a_registry_answers_the_client_gets_one_answer(name: str,
 
 @pytest.mark.parametrize("asked", REQUESTS[1:])
 async def test_an_error_body_without_end_is_not_read_to_its_end(asked: str) -> None:
-    """What the proxy has to hold back is bounded."""
+    """An error body without end is read up to a bound."""
 
     def endless() -> Iterator[bytes]:
         yield answer("503 Later", length=False)
@@ -95,7 +95,7 @@ async def test_an_error_body_without_end_is_not_read_to_its_end(asked: str) -> N
 
 
 def test_a_path_on_the_registry_that_looks_like_another_host_does_not_become_one() -> None:
-    """`//evil/x` of the registry itself is a path; alone it would be a host."""
+    """A path `//evil/x` on the registry is not sent as a Location, since clients would read it as another host."""
     asked = httpx.URL("https://registry.test/v2/a/blobs/uploads/")
     for location in ("https://registry.test//evil.test/x", "https://registry.test//evil.test"):
         seen = rewritten_location(location, upstream=Origin.of(asked), asked=asked)
@@ -104,19 +104,19 @@ def test_a_path_on_the_registry_that_looks_like_another_host_does_not_become_one
 
 @pytest.mark.parametrize("location", ["https://xn--a/x", "//xn--0000000000/x", "https://xn--\u0080/x"])
 def test_a_host_that_cannot_be_decoded_is_an_invalid_answer(location: str) -> None:
-    """Not an exception of the library that decodes it."""
+    """A host that cannot be decoded is a 502, not an exception of the library that decodes it."""
     with pytest.raises(InvalidAnswerError):
         resolve(location, request=httpx.URL("https://registry.test/"))
 
 
 def test_a_header_is_not_sent_on_by_another_spelling() -> None:
-    """WSGI servers take `X_Forwarded_Host` for `X-Forwarded-Host`, and `Content_Length` for a length."""
+    """A header with an underscore is dropped, since WSGI servers read `X_Forwarded_Host` as `X-Forwarded-Host`."""
     spelt = [(b"x_forwarded_host", b"evil.test"), (b"content_length", b"1"), (b"accept", b"*/*")]
     assert request_headers(spelt) == [(b"accept", b"*/*")]
 
 
 async def test_another_host_does_not_become_the_realm() -> None:
-    """Where an upload's Location leads may ask for a token; callers of the registry are not sent there for one."""
+    """Callers are not sent to the realm of another host that an upload's Location leads to."""
     async with ScriptedRegistry(RegistryOptions(auth=TokenAuth(users={"a": "b"}))) as other:
         options = RegistryOptions(location_base=other.url)
         async with ScriptedRegistry(options) as registry, proxy_before(registry.url) as proxy:
@@ -139,7 +139,7 @@ async def test_another_host_does_not_become_the_realm() -> None:
     ],
 )
 async def test_nothing_secret_goes_to_a_strangers_realm(method: str, details: dict[str, object]) -> None:
-    """Also in a form that the proxy cannot read: only an anonymous question may go there."""
+    """Credentials never go to a foreign realm, not even in a form that the proxy cannot parse."""
     async with ScriptedRegistry() as stranger:
         realm = stranger.url.replace("127.0.0.1", "localhost") + "/token"
         auth = TokenAuth(users={"a": "b"}, realm=realm)
@@ -156,7 +156,7 @@ async def test_nothing_secret_goes_to_a_strangers_realm(method: str, details: di
     [answer("401 No", b"Content-Type: \xe2\x82\xac"), answer("799 Odd"), answer("200 OK", body=b"[" * 9999)],
 )
 async def test_a_realm_that_answers_oddly_is_survived(content: bytes) -> None:
-    """Its answer is passed on in a form that can be sent, or is a 502."""
+    """A malformed answer of a realm becomes a valid answer, or a 502."""
     async with answering(content) as realm:
         challenge = f'WWW-Authenticate: Bearer realm="{realm}/token"'.encode()
         async with answering(answer("401 No", challenge)) as url, proxy_before(url) as proxy:
@@ -165,7 +165,7 @@ async def test_a_realm_that_answers_oddly_is_survived(content: bytes) -> None:
 
 
 async def test_a_realm_that_never_ends_is_given_up() -> None:
-    """Bytes that keep coming, one by one, do not hold a request for ever."""
+    """A token request ends although the realm sends byte after byte without end."""
 
     def dripping() -> Iterator[bytes]:
         yield answer("200 OK", b"Content-Length: 60000", length=False)

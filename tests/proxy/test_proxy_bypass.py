@@ -1,4 +1,4 @@
-"""Ways around what the operator, the registry or a flag forbids, that callers have tried here."""
+"""Attempts of callers to bypass the rules of the operator, of the registry, or of a must-mount flag."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -38,7 +38,7 @@ async def flagged(proxy: ProxyUnderTest, digest: Digest = DIGEST) -> None:
 
 
 async def test_a_form_in_the_body_of_an_upload_names_no_source(docker_registry: DockerRegistry) -> None:
-    """Distribution reads `mount` and `from` out of a body too, if its type says that it is a form."""
+    """A form in an upload's body names no source, though distribution would read `mount` and `from` there."""
     async with proxy_before(docker_registry.url, allow_sources=("base/*",)) as proxy:
         secret = await put_blob(docker_registry, proxy, "secret/x", b"secret")
         form = f"mount={secret}&from=secret/x"
@@ -49,7 +49,7 @@ async def test_a_form_in_the_body_of_an_upload_names_no_source(docker_registry: 
 
 
 async def test_a_form_in_the_body_of_the_last_put_names_no_digest(docker_registry: DockerRegistry) -> None:
-    """What is checked is what the registry completes."""
+    """A form in the body of the last PUT cannot name another digest than the one that was checked."""
     async with proxy_before(docker_registry.url) as proxy:
         location = await begin_upload(proxy, "app")
         patched = await proxy.client.patch(location, content=DATA)
@@ -62,14 +62,14 @@ async def test_a_form_in_the_body_of_the_last_put_names_no_digest(docker_registr
 
 @pytest.mark.parametrize("query", [f"x=1;mount={DIGEST};from=secret/x", f"digest={DIGEST};from=a"])
 def test_a_separator_that_only_some_know_is_refused(query: str) -> None:
-    """Older servers split a query at semicolons too."""
+    """A semicolon in a query is refused, since some servers split parameters there."""
     with pytest.raises(RequestRefusedError) as refused:
         parse_route(b"/v2/app/blobs/uploads/", query.encode())
     assert refused.value.status == 400
 
 
 async def test_what_is_asked_upstream_is_what_was_understood() -> None:
-    """A `from` without `mount` and what else a client adds to a session's address is not sent on."""
+    """Only the parameters that the proxy parsed reach the registry."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         location = await begin_upload(proxy, "app", params={"from": "secret/x"})
         await proxy.client.put(f"{location}?_state=forged&digest={DIGEST}", content=DATA)
@@ -80,10 +80,10 @@ async def test_what_is_asked_upstream_is_what_was_understood() -> None:
 
 @SPOOLS
 async def test_a_flagged_layer_is_not_uploaded_by_naming_it_last(tmp_path: Path, spooled: bool) -> None:
-    """Must-mount holds at the final PUT too, whether the bytes wait here or at the registry."""
+    """A blob that is flagged must-mount is refused at the last PUT too, spooled or relayed."""
     limits = ServerLimits(
         spool_bytes=len(DATA) - 1, grace=1
-    )  # what is spooled first goes straight through in the end
+    )  # the last bytes do not fit into the spool, so the upload is relayed
     async with (
         ScriptedRegistry() as registry,
         proxy_before(registry.url, spool=tmp_path if spooled else None, limits=limits) as proxy,
@@ -99,7 +99,7 @@ async def test_a_flagged_layer_is_not_uploaded_by_naming_it_last(tmp_path: Path,
 
 
 async def test_a_flagged_layer_is_mounted_at_the_final_put_if_it_can_be() -> None:
-    """Refused is only what cannot be mounted."""
+    """A flagged blob that can be mounted is mounted at the last PUT."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         registry.put_blob("base", DATA)
         await proxy.index.record([Sighting(DIGEST, proxy.repository("base"), must_mount=True)])
@@ -111,7 +111,7 @@ async def test_a_flagged_layer_is_mounted_at_the_final_put_if_it_can_be() -> Non
 
 
 async def test_a_flagged_layer_is_not_uploaded_with_credentials_that_the_proxy_cannot_use() -> None:
-    """It cannot mount for them, and that is no reason to upload."""
+    """A flagged blob is not uploaded for a caller that the proxy cannot act for."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         await flagged(proxy)
         foreign = {"Authorization": "Bearer eyJ.real.one"}
@@ -124,7 +124,7 @@ async def test_a_flagged_layer_is_not_uploaded_with_credentials_that_the_proxy_c
 
 
 async def test_a_flagged_layer_is_not_uploaded_because_its_mount_failed_otherwise(tmp_path: Path) -> None:
-    """No token for the mount, no answer to it: still not mounted."""
+    """A flagged blob is not uploaded when its mount fails for want of a token or an answer."""
     auth = TokenAuth(users={"bob": "pw"})
     async with (
         ScriptedRegistry(RegistryOptions(auth=auth)) as registry,
@@ -151,7 +151,7 @@ async def bearer(proxy: ProxyUnderTest, scope: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "GET", "DELETE"])
 async def test_a_pullers_token_does_not_go_on_with_an_upload(tmp_path: Path, method: str) -> None:
-    """The session is its owner's, but this token was not asked for to push: the registry's challenge says so."""
+    """A token for a pull cannot continue its owner's upload: the client gets the registry's challenge."""
     auth = TokenAuth(users={"bob": "pw"}, grants={"bob": (Grant("*", ANYTHING),)})
     async with (
         ScriptedRegistry(RegistryOptions(auth=auth)) as registry,
@@ -168,7 +168,7 @@ async def test_a_pullers_token_does_not_go_on_with_an_upload(tmp_path: Path, met
 
 
 async def test_mounts_that_become_uploads_count_as_uploads() -> None:
-    """A session that a failed mount opens takes the same room as any other."""
+    """A session that a failed mount opens counts against the limit like any other."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         proxy.app.core.sessions._limit_each = 3
         answers = [await proxy.client.post(f"/v2/a/blobs/uploads/?mount={DIGEST}&from=b") for _ in range(5)]
@@ -177,7 +177,7 @@ async def test_mounts_that_become_uploads_count_as_uploads() -> None:
 
 
 async def test_a_callers_agent_that_made_way_still_serves_the_requests_that_have_it(tmp_path: Path) -> None:
-    """Callers without number come by while one uploads: the upload is decided all the same."""
+    """An upload completes although so many callers come meanwhile that its agent is removed."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         registry.put_blob("base", DATA)
         await proxy.knows(DIGEST, "base")

@@ -76,13 +76,13 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 def test_a_client_with_an_empty_state_mounts_every_shared_layer(
     client: str, real: tuple[str, DockerRegistry, str], valkey: Server, tmp_path: Path
 ) -> None:
-    """The second repository's push uploads no layer, what came pulls back, and it works without the index."""
+    """A push into a second repository uploads no layer, its image can be pulled, and no index is needed."""
     kind, registry, user = real
     image = make_layout(tmp_path / "image", make_layers(LAYERS))
     if (client, kind) == (
         "oras-py",
         "token",
-    ):  # it can't alone either: it pushes with a pull token
+    ):  # its push fails without the proxy too: it uses a token for a pull
         with pytest.raises(AssertionError, match="authentication required"):
             oras_py(Push(image, registry.address, "team/one", tmp_path, user), backend="token")
         return
@@ -113,7 +113,7 @@ def test_a_client_with_an_empty_state_mounts_every_shared_layer(
 
 
 def test_two_stops_of_the_command(docker_registry: DockerRegistry, tmp_path: Path) -> None:
-    """SIGTERM ends it with status 0 while nothing is under way, promptly."""
+    """SIGTERM ends an idle proxy promptly with status 0."""
     with proxy_process(docker_registry.url, "off", tmp_path):
         begun = time.monotonic()
     assert time.monotonic() - begun < 20

@@ -1,4 +1,4 @@
-"""Connections that somebody holds on to: each has an end, and none takes more than its share of memory."""
+"""Connections that clients keep open: each ends, and none takes more than its share of memory."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ HEALTH = b"GET /_crossmount/healthz HTTP/1.1\r\nHost: x\r\n"
 
 
 def unreading(proxy: ProxyUnderTest, request: bytes) -> socket.socket:
-    """Send a request on a socket that takes little, and of which nobody reads."""
+    """Send a request on a socket with a small buffer, and never read from it."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(proxy.address)
@@ -44,7 +44,7 @@ async def has_room(proxy: ProxyUnderTest) -> None:
     ],
 )
 async def test_what_follows_an_answer_holds_the_connection_for_a_while_only(first: bytes, then: bytes) -> None:
-    """An empty line, the rest of a body, no HTTP at all: the clock that they stop is followed by another."""
+    """An empty line, the rest of a body or bytes that are not HTTP do not keep a connection open."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
         reader, writer = await asyncio.open_connection(*proxy.address)
         writer.write(first)
@@ -58,7 +58,7 @@ async def test_what_follows_an_answer_holds_the_connection_for_a_while_only(firs
 
 
 async def test_an_answer_that_nobody_reads_ends_with_its_connection() -> None:
-    """The proxy does not wait for what lies in its buffers to be read one day."""
+    """A connection ends if its client does not read a large answer."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=ALONE) as proxy:
         digest = registry.put_blob("a", bytes(20_000_000))
         with unreading(proxy, f"GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode()):
@@ -67,7 +67,7 @@ async def test_an_answer_that_nobody_reads_ends_with_its_connection() -> None:
 
 
 async def test_small_answers_that_nobody_reads_end_too() -> None:
-    """They fit into the proxy's own buffer, so each is answered as far as the application knows."""
+    """A connection ends if its client does not read many small answers, which all fit into the proxy's buffer."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=ALONE) as proxy:
         request = b"GET /_crossmount/metrics HTTP/1.1\r\nHost: x\r\n\r\n"
         with unreading(proxy, request * 1000):
@@ -76,7 +76,7 @@ async def test_small_answers_that_nobody_reads_end_too() -> None:
 
 
 async def test_trailers_are_bounded() -> None:
-    """A body that has ended is not followed by anything without end, be it many lines or one."""
+    """Trailers are bounded, in many lines or in one."""
     limits = ServerLimits(grace=0.5)
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=limits) as proxy:
         for line in (b"X-A: " + b"b" * 1000 + b"\r\n", b"b" * 1000):
@@ -94,7 +94,7 @@ async def test_trailers_are_bounded() -> None:
 
 
 async def test_a_trailer_is_no_header() -> None:
-    """What comes after the body says nothing of the request, also of one that had to wait for its turn."""
+    """A trailer never becomes a header, not even of a request that waits in the pipeline."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         reader, writer = await asyncio.open_connection(*proxy.address)
         writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -109,7 +109,7 @@ async def test_a_trailer_is_no_header() -> None:
     "then", [b"GET /v2/ HT", b"NONSENSE\r\n\r\n", b"GET /v2/ HTTP/1.1\r\nX: " + b"a" * 10_000]
 )
 async def test_no_refusal_gets_into_the_middle_of_an_answer(then: bytes) -> None:
-    """What is wrong after a request that is being answered cuts the answer, and never becomes a part of it."""
+    """A malformed request during an answer cuts that answer, and adds nothing to it."""
     limits = ServerLimits(header_seconds=0.3, header_bytes=8192, grace=0.5)
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=limits) as proxy:
         digest = registry.put_blob("a", bytes(20_000_000))
@@ -128,7 +128,7 @@ async def test_no_refusal_gets_into_the_middle_of_an_answer(then: bytes) -> None
 
 
 async def test_the_limit_is_how_many_are_served() -> None:
-    """With a limit of one, one is served; the next is told so by the specification's form."""
+    """With a limit of one connection, the second one gets an error of the specification."""
     async with (
         ScriptedRegistry() as registry,
         proxy_before(registry.url, limits=ServerLimits(connections=1, grace=0.5)) as proxy,
@@ -141,7 +141,7 @@ async def test_the_limit_is_how_many_are_served() -> None:
 
 
 async def test_far_above_the_limit_connections_are_hung_up_on() -> None:
-    """Those who only connect cannot take all of the proxy's file descriptors."""
+    """Idle connections cannot take all file descriptors of the proxy."""
     limits = ServerLimits(connections=2, grace=0.5)
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=limits) as proxy:
         opened = [await asyncio.open_connection(*proxy.address) for _ in range(80)]

@@ -1,4 +1,4 @@
-"""The event feed over HTTP: a service of its own, and a page of the proxy."""
+"""The receiver of events over HTTP: as a service of its own, and in the proxy."""
 
 import json
 from collections.abc import AsyncIterator, Iterable
@@ -68,7 +68,7 @@ def pushed(name: str, digest: Digest) -> bytes:
 
 
 async def test_an_event_is_taken_before_it_is_worked_on(scripted_registry: ScriptedRegistry, secret: Path) -> None:
-    """202 at once; then the layers are known."""
+    """An event is answered with 202 at once, and its layers are in the index later."""
     index = MemoryMountIndex()
     manifest = put_image(scripted_registry, "a", "1", [b"layer"])
     async with listening_for(scripted_registry.address, index, secret) as (client, feed):
@@ -81,7 +81,7 @@ async def test_an_event_is_taken_before_it_is_worked_on(scripted_registry: Scrip
 
 
 async def test_nobody_without_the_secret_is_listened_to(scripted_registry: ScriptedRegistry, secret: Path) -> None:
-    """401, whatever is asked; with it, what is no message is refused too."""
+    """A request without the secret gets a 401; with the secret, a malformed message is refused too."""
     async with listening_for(scripted_registry.address, MemoryMountIndex(), secret) as (client, feed):
         message = pushed("a", Digest.of(b"x"))
         for headers in ({}, {"Authorization": "Bearer wrong-wrong-wrong-wrong"}):
@@ -103,7 +103,7 @@ async def test_nobody_without_the_secret_is_listened_to(scripted_registry: Scrip
 async def test_a_queue_that_is_full_says_when_to_come_again(
     scripted_registry: ScriptedRegistry, secret: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """503 with Retry-After: registries send an event until it is taken."""
+    """A full queue is a 503 with Retry-After, since registries send an event until it is accepted."""
     monkeypatch.setattr("crossmount.discovery.feed.WAITING_MAX", 0)
     async with listening_for(scripted_registry.address, MemoryMountIndex(), secret) as (client, _):
         answer = await client.post("/", content=pushed("a", Digest.of(b"x")), headers=BEARER)
@@ -113,7 +113,7 @@ async def test_a_queue_that_is_full_says_when_to_come_again(
 async def test_an_index_that_is_away_says_when_to_come_again(
     scripted_registry: ScriptedRegistry, secret: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """503 with Retry-After, as with a full queue, and the log says that nothing is taken."""
+    """A failed index is a 503 with Retry-After, and the log says that no events are accepted."""
 
     class Away(MemoryMountIndex):
         async def record(self, sightings: Iterable[Sighting]) -> None:
@@ -132,7 +132,7 @@ async def test_an_index_that_is_away_says_when_to_come_again(
 
 
 async def test_without_a_secret_only_this_machine_is_listened_to() -> None:
-    """Elsewhere anybody could make the index forget."""
+    """Without a secret events are accepted on loopback only, since they can remove sources from the index."""
     settings = EventListenerSettings(registry="r.example", address=ListenAddress("0.0.0.0", 0))  # noqa: S104 that is the point
     with pytest.raises(InvalidInputError, match="--secret-file"):
         async with event_listener(settings, MemoryMountIndex()):
@@ -159,14 +159,14 @@ def skopeo_push(image: MadeImage, registry: DockerRegistry, name: str) -> None:
 async def test_a_push_past_crossmount_is_mountable_a_moment_later(
     start_docker_registry: StartRegistry, tmp_path: Path, secret: Path
 ) -> None:
-    """The real registry notifies; what was deleted is asked for, and only what is gone is forgotten."""
+    """A real registry's events add pushed layers, and remove deleted ones after a check at the registry."""
     image = make_layout(tmp_path / "image", make_layers(3))
     layers = [layer.digest for layer in image.layers]
     index = MemoryMountIndex()
     async with listening_for("registry.invalid", index, secret) as (client, _):
         gate = str(client.base_url)
         registry = notifying(start_docker_registry, gate)
-    # the registry's own port is known only now: the listener that it notifies stands where the first one stood
+    # the registry's port is known only now, so a second listener takes the address of the first
     address = ListenAddress("127.0.0.1", httpx.URL(gate).port or 0)
     settings = EventListenerSettings(registry=registry.address, address=address, secret=secret, options=PLAIN)
     async with event_listener(settings, index) as (_, feed):
@@ -200,7 +200,7 @@ def heads(registry: DockerRegistry, name: str) -> list[str]:
 
 
 async def test_the_proxy_takes_events_too(scripted_registry: ScriptedRegistry, secret: Path) -> None:
-    """At a page of its own, with the secret; without the option there is no such page."""
+    """The proxy receives events at an endpoint of its own if it has a file of secrets."""
     manifest = put_image(scripted_registry, "a", "1", [b"layer"])
     page = "/_crossmount/events"
     async with proxy_before(scripted_registry.url, events_secret=secret) as proxy:

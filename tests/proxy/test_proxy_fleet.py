@@ -1,4 +1,4 @@
-"""Many skopeo at once, through one proxy and through several, on a real Valkey and a real docker-registry."""
+"""Many skopeo at once, through one proxy and through several, with a real Valkey and a real docker-registry."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ SIZE, SHARED, CLIENTS = 1_500_000, 3, 6
 def test_clients_at_once_send_each_shared_layer_once(
     proxies: int, docker_registry: DockerRegistry, valkey: Server, tmp_path: Path
 ) -> None:
-    """Unchanged clients, an empty index, one new base: by the registry's log every layer arrives exactly once."""
+    """Unchanged clients with an empty index and a new base image upload every layer exactly once."""
     shared = make_layers(SHARED, size=SIZE)
     images = [
         make_layout(tmp_path / f"image-{i}", [*shared, *make_layers(1, size=SIZE, seed=f"own-{i}")])

@@ -1,4 +1,4 @@
-"""What the proxy passes on, and what it answers in between."""
+"""Requests that the proxy forwards, and the answers that it gives itself."""
 
 import gzip
 from pathlib import Path
@@ -14,7 +14,7 @@ DATA = bytes(range(256)) * 4096
 
 
 async def test_a_pull_passes_byte_for_byte_with_ranges_and_heads() -> None:
-    """Status, length, range and body are the registry's own."""
+    """A pull returns the registry's own status, length, range and body."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("team/app", DATA)
         path = f"/v2/team/app/blobs/{digest}"
@@ -31,7 +31,7 @@ async def test_a_pull_passes_byte_for_byte_with_ranges_and_heads() -> None:
 
 
 async def test_a_compressed_answer_is_not_decoded() -> None:
-    """Encoded bytes travel as they are, with their header."""
+    """A compressed body is forwarded as it is, with its header."""
     packed = gzip.compress(b"{}" * 1000)
     fault = Fault(
         path="*tags/list", action=Reply(status=200, body=packed, headers=(("Content-Encoding", "gzip"),))
@@ -44,7 +44,7 @@ async def test_a_compressed_answer_is_not_decoded() -> None:
 
 
 async def test_tags_pages_errors_and_deletes_pass() -> None:
-    """Whatever the proxy does not understand better is the registry's answer; page links stay on the proxy."""
+    """Tags, catalog pages, errors and deletes are the registry's answers; links to pages lead to the proxy."""
     async with ScriptedRegistry(RegistryOptions(page_size=1)) as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("a", b"{}")
         kind = "application/vnd.oci.image.manifest.v1+json"
@@ -70,7 +70,7 @@ async def test_tags_pages_errors_and_deletes_pass() -> None:
 
 
 async def test_a_redirect_to_storage_is_the_clients_to_follow() -> None:
-    """A signed URL elsewhere is passed as it is, and not fetched by the proxy."""
+    """A redirect to a signed URL elsewhere is forwarded unchanged, and not followed by the proxy."""
     away = Reply(status=307, headers=(("Location", "https://storage.test/x?sig=1"),))
     async with (
         ScriptedRegistry(faults=[Fault(method="GET", path="*blobs*", action=away)]) as registry,
@@ -81,7 +81,7 @@ async def test_a_redirect_to_storage_is_the_clients_to_follow() -> None:
 
 
 async def test_the_clients_forwarding_headers_do_not_reach_the_registry(tmp_path: Path) -> None:
-    """Nobody chooses where the registry's Locations, which the proxy follows, point."""
+    """The client's forwarding headers are dropped, since the registry would build its Locations from them."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         location = await begin_upload(proxy, "a", headers={"X-Forwarded-Host": "evil.test"})
         assert location.startswith("/v2/a/blobs/uploads/")
@@ -90,7 +90,7 @@ async def test_the_clients_forwarding_headers_do_not_reach_the_registry(tmp_path
 
 @pytest.mark.parametrize("fault", [CutBefore(), Reply(status=500)])
 async def test_a_registry_in_trouble_is_told_so(fault: CutBefore | Reply) -> None:
-    """No answer is a 502 of the specification's form; a bad answer is passed on."""
+    """No answer of the registry is a 502 with an error of the specification; an error answer is forwarded."""
     async with (
         ScriptedRegistry(faults=[Fault(path="*tags*", times=None, action=fault)]) as registry,
         proxy_before(registry.url) as proxy,
@@ -102,7 +102,7 @@ async def test_a_registry_in_trouble_is_told_so(fault: CutBefore | Reply) -> Non
 
 
 async def test_a_pull_that_the_registry_cuts_is_cut_for_the_client() -> None:
-    """A short body is never made to look whole."""
+    """A body that the registry cuts is cut for the client too, so it never looks complete."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("a", DATA)
         registry.play(Fault(method="GET", path="*blobs*", action=CutSending(after=1000)))
@@ -112,7 +112,7 @@ async def test_a_pull_that_the_registry_cuts_is_cut_for_the_client() -> None:
 
 
 async def test_nobody_listening_upstream_is_a_502() -> None:
-    """The proxy lives, is not ready, and says so."""
+    """Without a registry the proxy is alive, is not ready, and says so."""
     async with proxy_before("http://127.0.0.1:1") as proxy:
         answer = await proxy.client.get("/v2/")
         assert (answer.status_code, error_code(answer)) == (502, "UNAVAILABLE")
@@ -121,7 +121,7 @@ async def test_nobody_listening_upstream_is_a_502() -> None:
 
 
 async def test_own_pages() -> None:
-    """Alive, ready, metrics; others are not there."""
+    """The proxy's own endpoints are health, readiness and metrics; others are a 404."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         assert (await proxy.client.get("/_crossmount/readyz")).status_code == 200
         assert (await proxy.client.head("/_crossmount/healthz")).status_code == 200
@@ -132,7 +132,7 @@ async def test_own_pages() -> None:
 
 
 async def test_a_manifest_over_the_limit_is_refused_before_the_registry_sees_it() -> None:
-    """4 MiB, announced or not."""
+    """A manifest over 4 MiB is refused, with and without a Content-Length."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         large = b"x" * (4 * 1024 * 1024 + 1)
         announced = await proxy.client.put("/v2/a/manifests/t", content=large)
@@ -143,7 +143,7 @@ async def test_a_manifest_over_the_limit_is_refused_before_the_registry_sees_it(
 
 
 async def test_a_manifest_of_a_kind_of_its_own_passes() -> None:
-    """What we cannot read is the registry's to judge."""
+    """A manifest that crossmount cannot parse is forwarded, since the registry decides."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         answer = await proxy.client.put("/v2/a/manifests/t", content=b"{", headers={"Content-Type": "text/odd"})
         assert answer.status_code >= 400

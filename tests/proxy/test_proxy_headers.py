@@ -1,4 +1,4 @@
-"""Which headers travel, and where they point."""
+"""The headers that the proxy forwards, and how it rewrites Locations."""
 
 import httpx
 import pytest
@@ -27,20 +27,20 @@ ASKED = httpx.URL("https://registry.test/v2/a/blobs/uploads/")
     ],
 )
 def test_what_could_be_cut_differently_is_refused(headers: list[tuple[bytes, bytes]]) -> None:
-    """Request smuggling begins with two readings of one length."""
+    """Headers that two servers could read as different lengths are refused (request smuggling)."""
     with pytest.raises(RequestRefusedError) as refused:
         check_framing(headers)
     assert (refused.value.status, refused.value.close) == (400, True)
 
 
 def test_ordinary_framing_is_fine() -> None:
-    """One length, one encoding, or none."""
+    """A request with one length, one encoding, or neither is accepted."""
     check_framing([(b"host", b"a"), (b"content-length", b"12")])
     check_framing([(b"host", b"a"), (b"transfer-encoding", b"Chunked")])
 
 
 def test_headers_of_one_connection_and_of_forwarding_stay_behind() -> None:
-    """Hop-by-hop headers, those that Connection names, and what would let a client choose upstream's Locations."""
+    """Hop-by-hop headers, headers that Connection names, and forwarding headers do not reach the registry."""
     given = [
         (b"connection", b"keep-alive, X-Mine"),
         (b"x-mine", b"1"),
@@ -64,7 +64,7 @@ def test_headers_of_one_connection_and_of_forwarding_stay_behind() -> None:
 
 
 def test_an_answers_headers_come_back_but_for_those_of_the_connection() -> None:
-    """Unknown ones too; what would lead the client away from the proxy doesn't."""
+    """Unknown headers of an answer reach the client; those of the connection do not."""
     headers = httpx.Headers(
         [
             ("Connection", "close"),
@@ -99,7 +99,7 @@ def test_an_answers_headers_come_back_but_for_those_of_the_connection() -> None:
     ],
 )
 def test_a_location_on_the_registry_becomes_a_path(location: str, seen: str) -> None:
-    """Whatever form it has; storage elsewhere stays as it is."""
+    """A Location on the registry becomes a path, whatever its form; one elsewhere stays as it is."""
     assert rewritten_location(location, upstream=UPSTREAM, asked=ASKED) == seen
 
 
@@ -108,7 +108,7 @@ def test_a_location_on_the_registry_becomes_a_path(location: str, seen: str) -> 
     [("0-9", 0, 10), ("bytes 5-9/10", 5, 5), ("bytes=5-9", 5, None), ("7-6", 7, 0), ("7-7", 7, 0)],
 )
 def test_a_chunk_that_follows_is_taken(given: str, offset: int, length: int | None) -> None:
-    """In every spelling that clients have for it."""
+    """A chunk that follows the bytes before it is accepted, in each spelling that clients use."""
     check_content_range(given, offset=offset, length=length)
 
 
@@ -125,6 +125,6 @@ def test_a_chunk_that_follows_is_taken(given: str, offset: int, length: int | No
     ],
 )
 def test_a_chunk_that_does_not_follow_is_not(given: str, offset: int, length: int | None) -> None:
-    """Out of order, of another length, or no range at all."""
+    """A chunk that is out of order, has another length, or has a malformed range is refused."""
     with pytest.raises(ValueError, match=r"chunk|Content-Range"):
         check_content_range(given, offset=offset, length=length)

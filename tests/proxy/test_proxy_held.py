@@ -1,4 +1,4 @@
-"""Questions for a blob that somebody is uploading: held until it is there, for those who may know of it."""
+"""Requests for a blob that is being uploaded: they wait until it is there, if the caller may know of it."""
 
 import asyncio
 from pathlib import Path
@@ -29,7 +29,7 @@ from support.waiting import until
 
 
 async def test_a_mount_request_is_held_too(valkey: Server) -> None:
-    """A client that asks to mount from nowhere in particular is told when the layer is there."""
+    """A POST with `mount` and without `from` waits for an upload under way, and is answered 201."""
     async with ScriptedRegistry() as registry, proxy_on(valkey, registry.url) as proxy:
         async with another_uploads(valkey, proxy, "base") as turn:
             post = asyncio.create_task(proxy.client.post(f"/v2/app/blobs/uploads/?mount={DIGEST}"))
@@ -41,7 +41,7 @@ async def test_a_mount_request_is_held_too(valkey: Server) -> None:
 
 
 async def test_a_head_is_held_while_another_uploads(tmp_path: Path, valkey: Server) -> None:
-    """The client asks while the layer is on its way: it is told 200, and sends nothing."""
+    """A HEAD waits while another client uploads the layer, and is answered 200."""
     async with ScriptedRegistry() as registry, proxy_on(valkey, registry.url, spool=tmp_path) as proxy:
         async with another_uploads(valkey, proxy, "base") as turn:
             head = asyncio.create_task(proxy.client.head(f"/v2/app/blobs/{DIGEST}"))
@@ -54,7 +54,7 @@ async def test_a_head_is_held_while_another_uploads(tmp_path: Path, valkey: Serv
 
 
 async def test_a_head_is_held_for_an_upload_through_this_proxy() -> None:
-    """Without any server too: who uploads here is known here."""
+    """A HEAD waits for an upload through the same proxy, also without a Redis server."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         fleet = fleet_of(proxy)
         turn = await fleet.turn(DIGEST, proxy.repository("base"), len(DATA), slots=Slots(1))
@@ -69,7 +69,7 @@ async def test_a_head_is_held_for_an_upload_through_this_proxy() -> None:
 
 
 async def test_many_held_heads_keep_nobody_else_waiting() -> None:
-    """However many are held, a HEAD for another blob is answered at once."""
+    """Many waiting HEADs do not delay a HEAD for another blob."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         registry.put_blob("base", OTHER)
         fleet = fleet_of(proxy)
@@ -89,7 +89,7 @@ HIDES = Fault(path="/v2/secret/*", times=None, action=Reply(status=404, code="NA
 async def test_a_head_is_not_held_for_one_who_may_not_read_the_uploaders_repository(
     hides: bool, valkey: Server
 ) -> None:
-    """Nothing, a clock included, tells a caller of an upload into somebody's private repository."""
+    """A caller learns nothing of an upload into a repository that it may not read, not even from the time."""
     users = {"ann": "pw-ann", "bob": "pw-bob"}
     grants = {"ann": (Grant("*", ANYTHING),), "bob": (Grant("bob/*", ANYTHING),)}
     async with (
@@ -117,7 +117,7 @@ async def test_a_head_is_not_held_for_one_who_may_not_read_the_uploaders_reposit
 
 
 async def test_a_hold_is_bounded_whatever_the_registry_does(valkey: Server) -> None:
-    """A registry that takes its time with our question does not stretch the answer to the client's."""
+    """A slow registry does not make a HEAD wait longer than the limit."""
     slow = Fault(method="HEAD", path="/v2/base/*", times=None, delay=50.0)
     async with (
         ScriptedRegistry(faults=[slow]) as registry,
@@ -128,7 +128,7 @@ async def test_a_hold_is_bounded_whatever_the_registry_does(valkey: Server) -> N
 
 
 async def test_a_puller_is_never_held(valkey: Server) -> None:
-    """A token that was asked for to pull answers a HEAD at once: nothing is to be mounted for it."""
+    """A HEAD with a token for a pull does not wait, since nothing would be mounted for it."""
     auth = TokenAuth(users={}, grants={})
     async with (
         ScriptedRegistry(RegistryOptions(auth=auth)) as registry,
@@ -140,7 +140,7 @@ async def test_a_puller_is_never_held(valkey: Server) -> None:
 
 
 async def test_nobody_waits_for_an_upload_that_may_not_be_mounted_from(tmp_path: Path, valkey: Server) -> None:
-    """`--allow-source` holds for waiting: a HEAD is answered, and an upload goes on, as if nobody uploaded."""
+    """Nobody waits for an upload into a repository that `--allow-source` does not allow."""
     async with (
         ScriptedRegistry() as registry,
         proxy_on(valkey, registry.url, spool=tmp_path, allow_sources=("base/*",), hold=50.0) as proxy,
@@ -152,7 +152,7 @@ async def test_nobody_waits_for_an_upload_that_may_not_be_mounted_from(tmp_path:
 
 
 async def test_a_strangers_lease_holds_nobody_for_ever(tmp_path: Path, valkey: Server) -> None:
-    """Behind a lease without end a HEAD is told 404 in time, and an upload ends within its own patience."""
+    """Behind a lease that never ends a HEAD is answered 404 in time, and an upload ends within its own limit."""
     async with (
         ScriptedRegistry() as registry,
         proxy_on(valkey, registry.url, spool=tmp_path, wait=0.4, hold=0.2) as proxy,

@@ -1,4 +1,4 @@
-"""Clients that break the rules, slowly or fast, and a stop in the middle."""
+"""Clients that break the protocol, slowly or fast, and a stop during their requests."""
 
 import asyncio
 import contextlib
@@ -54,7 +54,7 @@ HURRIED = ServerLimits(idle=0.2, header_seconds=0.2, grace=0.5, header_bytes=819
     ],
 )
 async def test_smuggling_shapes_are_refused_and_end_the_connection(head: bytes) -> None:
-    """One 4xx, nothing after it, nothing upstream, and the proxy goes on."""
+    """A malformed request gets one 4xx, closes the connection, and does not reach the registry."""
     smuggled = b"GET /v2/_catalog HTTP/1.1\r\nHost: x\r\n\r\n"
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
         answer = await raw(proxy.address, head + smuggled)
@@ -73,7 +73,7 @@ async def test_smuggling_shapes_are_refused_and_end_the_connection(head: bytes) 
     ],
 )
 async def test_headers_have_a_limit(parts: tuple[bytes, ...]) -> None:
-    """431, whether they end or not."""
+    """Headers above the limit get a 431, whether they end or not."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
         answer = await raw(proxy.address, *parts)
         assert answer.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400")), answer
@@ -90,7 +90,7 @@ async def test_headers_have_a_limit(parts: tuple[bytes, ...]) -> None:
     ],
 )
 async def test_a_client_that_stops_in_the_middle_is_hung_up_on(part: bytes, status: bytes) -> None:
-    """Before, in, or after its headers: slow-loris holds nothing for long."""
+    """A client that stops before, in or after its headers is disconnected."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
         assert (await raw(proxy.address, part)).startswith(status)
         assert proxy.app.active == 0
@@ -105,7 +105,7 @@ async def test_a_client_that_stops_in_the_middle_is_hung_up_on(part: bytes, stat
     ],
 )
 async def test_small_bodies_that_drip_are_not_waited_for(head: bytes) -> None:
-    """A byte in time, again and again: never silent, and never done."""
+    """A small body that arrives byte by byte is refused after a while."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
         reader, writer = await asyncio.open_connection(*proxy.address)
         writer.write(head)
@@ -114,13 +114,13 @@ async def test_small_bodies_that_drip_are_not_waited_for(head: bytes) -> None:
             while not answer.done():
                 writer.write(b"x")
                 await asyncio.wait([answer], timeout=HURRIED.idle / 4)
-        with contextlib.suppress(ConnectionResetError):  # who still sends may lose the answer
+        with contextlib.suppress(ConnectionResetError):  # a client that is still sending may lose the answer
             assert answer.result().startswith(b"HTTP/1.1 408")
         writer.close()
 
 
 async def test_a_client_that_does_not_read_is_hung_up_on() -> None:
-    """A pull that nobody reads ends, and its connection upstream with it."""
+    """A pull that the client does not read ends, and its connection to the registry with it."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=HURRIED) as proxy:
         digest = registry.put_blob("a", DATA * 20)
         reader, writer = await asyncio.open_connection(*proxy.address, limit=1024)
@@ -135,7 +135,7 @@ async def test_a_client_that_does_not_read_is_hung_up_on() -> None:
 
 @pytest.mark.parametrize("spooled", [True, False])
 async def test_a_client_that_vanishes_leaves_nothing_at_work(tmp_path: Path, spooled: bool) -> None:
-    """In the middle of a PATCH: the session is free again, and only its own."""
+    """A client that vanishes during a PATCH leaves its session usable, and affects no other."""
     async with (
         ScriptedRegistry() as registry,
         proxy_before(registry.url, spool=tmp_path if spooled else None) as proxy,
@@ -148,7 +148,7 @@ async def test_a_client_that_vanishes_leaves_nothing_at_work(tmp_path: Path, spo
 
 
 async def test_expect_100_is_answered() -> None:
-    """A client that asks before it sends is told to go on."""
+    """A client that sends `Expect: 100-continue` is told to go on."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         head = (
             f"POST /v2/a/blobs/uploads/?digest={DIGEST} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
@@ -159,7 +159,7 @@ async def test_expect_100_is_answered() -> None:
 
 
 async def test_too_many_connections_are_told_so() -> None:
-    """Over the limit: 503, and room again afterwards."""
+    """Above the limit of connections a client gets a 503; later there is room again."""
     limits = ServerLimits(connections=3, grace=0.5)
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=limits) as proxy:
         opened = [await asyncio.open_connection(*proxy.address) for _ in range(3)]
@@ -171,7 +171,7 @@ async def test_too_many_connections_are_told_so() -> None:
 
 
 async def test_two_hundred_clients_at_once() -> None:
-    """No failure, and one mount for all of them."""
+    """Two hundred HEADs at once all succeed, with one mount."""
     async with ScriptedRegistry(RegistryOptions()) as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("base", b"layer")
         await proxy.knows(digest, "base")
@@ -183,7 +183,7 @@ async def test_two_hundred_clients_at_once() -> None:
 
 
 async def test_a_stop_lets_a_push_finish(tmp_path: Path) -> None:
-    """From the signal on no push begins; the one under way goes on, its next blob and its manifest included."""
+    """After SIGTERM no push starts; a push under way goes on, with its next blob and its manifest."""
     async with (
         ScriptedRegistry() as registry,
         proxy_before(registry.url, spool=tmp_path, limits=ServerLimits(grace=10)) as proxy,
@@ -203,7 +203,7 @@ async def test_a_stop_lets_a_push_finish(tmp_path: Path) -> None:
 
 
 async def test_a_stop_lets_a_push_of_mounts_finish(tmp_path: Path) -> None:
-    """What was mounted so far is a push under way; when it is tagged it is over, and nobody waits for more."""
+    """A push that has only mounted so far is under way too, and ends with its tag."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         await proxy.knows(registry.put_blob("base", DATA), "base")
         assert (await proxy.client.head(f"/v2/a/blobs/{DIGEST}")).status_code == 200
@@ -221,7 +221,7 @@ async def test_a_stop_lets_a_push_of_mounts_finish(tmp_path: Path) -> None:
 
 
 async def test_a_stop_leaves_no_session_at_the_registry(tmp_path: Path) -> None:
-    """An upload that its client left alone is cancelled at the registry too."""
+    """A stop cancels the registry's session of an abandoned upload."""
     async with ScriptedRegistry() as registry:
         async with proxy_before(registry.url, spool=tmp_path, limits=ServerLimits(grace=0)) as proxy:
             await begin_upload(proxy, "a")
@@ -230,7 +230,7 @@ async def test_a_stop_leaves_no_session_at_the_registry(tmp_path: Path) -> None:
 
 
 async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
-    """Whoever stops it twice means it."""
+    """A second signal stops the proxy at once."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         await begin_upload(proxy, "a")
         proxy.running.stop()

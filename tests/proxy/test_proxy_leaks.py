@@ -1,4 +1,4 @@
-"""What is left behind by those who begin and go away: no file, no memory, no task, no connection."""
+"""Abandoned requests and uploads leave no file, no memory, no task and no connection."""
 
 import asyncio
 import gc
@@ -28,7 +28,7 @@ def files() -> int:
 
 
 async def test_uploads_that_are_begun_do_not_take_all_files(tmp_path: Path) -> None:
-    """One caller with hundreds of sessions leaves the proxy enough to serve everybody."""
+    """One caller with hundreds of sessions leaves enough file descriptors for everybody else."""
     async with ScriptedRegistry() as registry:
         few = (needs("prlimit"), "--nofile=160:160")
         with proxy_process(registry.url, "off", tmp_path, within=few) as address:
@@ -46,7 +46,7 @@ async def test_uploads_that_are_begun_do_not_take_all_files(tmp_path: Path) -> N
 
 
 def test_a_spools_files_are_bounded_and_come_back(tmp_path: Path) -> None:
-    """Closing twice gives back once."""
+    """Spool files are bounded, and closing one twice releases it once."""
     area = SpoolFolder(tmp_path, limit=1000, files=2)
     first, second = area.open(), area.open()
     with pytest.raises(SpoolFullError):
@@ -63,7 +63,7 @@ def test_a_spools_files_are_bounded_and_come_back(tmp_path: Path) -> None:
 
 
 async def test_what_was_sent_of_an_upload_waits_on_disk(tmp_path: Path) -> None:
-    """Hundreds of uploads with almost a MiB each, none of which goes on, take no memory."""
+    """Hundreds of idle uploads with almost a MiB each take no memory."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         data = bytes(1_000_000)
         for location in [await begin_upload(proxy, "a") for _ in range(3)]:
@@ -82,7 +82,7 @@ async def test_what_was_sent_of_an_upload_waits_on_disk(tmp_path: Path) -> None:
 
 
 async def test_manifests_that_are_sent_slowly_take_a_bounded_share_of_memory() -> None:
-    """However many clients hold back the last byte of a large one; small ones pass all the while."""
+    """Large manifests whose last byte does not come take bounded memory, and small ones pass meanwhile."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         head = b"PUT /v2/a/manifests/t HTTP/1.1\r\nHost: x\r\nContent-Length: 3000001\r\n\r\n"
         data, writers = bytes(3_000_000), []
@@ -129,7 +129,7 @@ def pool_size(upstream: Upstream) -> int:
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["spooled", "straight"])
 async def test_hundreds_of_aborted_uploads_leave_nothing(tmp_path: Path, spooled: bool) -> None:
-    """Gone in the middle of what they send, or while it is mounted, uploaded, or asked for."""
+    """Clients that vanish during an upload, a mount or a wait leave nothing."""
     async with (
         ScriptedRegistry(RegistryOptions(latency=0.002)) as registry,
         proxy_before(registry.url, spool=tmp_path if spooled else None) as proxy,
@@ -167,6 +167,8 @@ async def test_hundreds_of_aborted_uploads_leave_nothing(tmp_path: Path, spooled
             await round_of_aborts()
         after = await settled()
         assert all(late <= early + 12 for early, late in zip(before, after, strict=True)), (before, after)
-        assert len(proxy.app.core.sessions) <= next(numbers)  # of mounts that became uploads, unheard
+        assert len(proxy.app.core.sessions) <= next(
+            numbers
+        )  # sessions of failed mounts, which their clients never used
         if proxy.app.core.spool is not None:
             assert proxy.app.core.spool.taken == 0

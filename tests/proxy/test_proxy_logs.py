@@ -1,4 +1,4 @@
-"""What the proxy writes about requests: nothing that is secret, nothing that a caller makes up."""
+"""The proxy's logs and metrics contain no secrets, and no text that a caller invents."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ DIGEST = Digest.of(b"x")
 
 @pytest.fixture
 def access_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """Take everything that is logged, at every level."""
+    """Capture all log records, at every level."""
     caplog.set_level(logging.DEBUG)
     return caplog
 
@@ -29,7 +29,7 @@ def access_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 async def test_neither_credentials_nor_sessions_get_into_a_log(
     tmp_path: Path, access_log: pytest.LogCaptureFixture
 ) -> None:
-    """Of requests that are answered, refused before they are understood, or meet trouble."""
+    """No log contains credentials or session names, of answered, refused or failed requests."""
     secrets = ("hunter2", "aHVudGVyOmh1bnRlcjI=", "topsecret")
     headers = {"Authorization": "Basic aHVudGVyOmh1bnRlcjI="}
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
@@ -50,13 +50,13 @@ async def test_neither_credentials_nor_sessions_get_into_a_log(
         await proxy.client.get("/v2/a/tags/list?signature=topsecret", headers=headers)
         await until(lambda: proxy.app.active == 0)
         ours = [record for record in access_log.records if not record.name.startswith(("httpx", "httpcore"))]
-        written = "\n".join(map(access_log.handler.format, ours))  # what this test's own client logs is not ours
+        written = "\n".join(map(access_log.handler.format, ours))  # without the log of this test's own client
         assert "tags/list" in written
         assert not [secret for secret in (*secrets, key) if secret in written]
 
 
 async def test_a_path_cannot_write_lines_of_its_own(access_log: pytest.LogCaptureFixture) -> None:
-    """Each request is one line of JSON, whatever its bytes."""
+    """Each request is one line of JSON in the access log, whatever its bytes."""
     async with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as url, proxy_before(url) as proxy:
         for path in (b'/v2/"},{"x":"', b"/v2/%0a%0d{}", b"/v2/\\n", b"/v2/" + b"a" * 5000):
             await raw(proxy.address, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -66,7 +66,7 @@ async def test_a_path_cannot_write_lines_of_its_own(access_log: pytest.LogCaptur
 
 
 async def test_labels_of_metrics_are_bounded_whatever_callers_and_registries_say() -> None:
-    """Methods, paths, statuses: a scrape does not grow with them."""
+    """Labels of metrics come from bounded sets, whatever methods, paths and statuses are sent."""
     odd = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n"
     async with answering(*(odd % status for status in range(590, 999))) as url, proxy_before(url) as proxy:
         for number in range(100):
@@ -79,7 +79,7 @@ async def test_labels_of_metrics_are_bounded_whatever_callers_and_registries_say
 async def test_wrong_passwords_do_not_take_the_threads_that_spool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Checking a password is slow on purpose: a crowd that guesses holds up nobody who was let in."""
+    """A crowd that guesses passwords, which are slow to check, does not delay permitted callers."""
     htpasswd, over = tmp_path / "htpasswd", threading.Event()
     htpasswd.write_text("zoe:" + bcrypt.hashpw(b"zoe-pw", bcrypt.gensalt(4)).decode() + "\n")
     data, zoe = bytes(3_000_000), ("zoe", "zoe-pw")

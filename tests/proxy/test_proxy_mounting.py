@@ -1,4 +1,4 @@
-"""HEAD and POST answered by mounting."""
+"""HEAD and POST requests that a mount answers."""
 
 import asyncio
 from pathlib import Path
@@ -13,7 +13,7 @@ DATA = b"layer" * 1000
 
 
 async def test_a_head_is_answered_by_a_mount() -> None:
-    """404 upstream, a source known: it is mounted, and the answer is what the registry then says."""
+    """After a 404 a known source is mounted, and the HEAD gets the registry's second answer."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("team/base", DATA)
         await proxy.knows(digest, "team/base")
@@ -27,7 +27,7 @@ async def test_a_head_is_answered_by_a_mount() -> None:
 
 
 async def test_concurrent_heads_mount_once() -> None:
-    """Thirty askers share one mount, and all are told."""
+    """Thirty HEADs at once share one mount, and all get its result."""
     async with ScriptedRegistry(RegistryOptions(latency=0.01)) as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("base", DATA)
         await proxy.knows(digest, "base")
@@ -37,7 +37,7 @@ async def test_concurrent_heads_mount_once() -> None:
 
 
 async def test_a_stale_index_is_a_404_and_leaves_no_session() -> None:
-    """The source is gone: the registry opened a session, which is let go, and the source is forgotten."""
+    """When the source is gone, the registry's session is cancelled and the source is removed from the index."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         digest = Digest.of(DATA)
         await proxy.knows(digest, "base")
@@ -47,7 +47,7 @@ async def test_a_stale_index_is_a_404_and_leaves_no_session() -> None:
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500])
 async def test_a_mount_that_is_refused_is_a_404(status: int) -> None:
-    """Whatever goes wrong, the client is told what the registry said first, and uploads."""
+    """When a mount fails, the client gets the registry's first answer, and uploads."""
     fault = Fault(method="POST", times=None, action=Reply(status=status))
     async with ScriptedRegistry(faults=[fault]) as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("base", DATA)
@@ -56,7 +56,7 @@ async def test_a_mount_that_is_refused_is_a_404(status: int) -> None:
 
 
 async def test_only_allowed_sources_are_mounted_from() -> None:
-    """`--allow-source` holds for our candidates, for the client's own `from`, and for what a registry finds."""
+    """`--allow-source` applies to the index's sources, the client's `from`, and sources that a registry finds."""
     async with (
         ScriptedRegistry(RegistryOptions(finds=True)) as registry,
         proxy_before(registry.url, allow_sources=("base/*",)) as proxy,
@@ -74,7 +74,7 @@ async def test_only_allowed_sources_are_mounted_from() -> None:
 
 
 async def test_a_post_without_from_is_answered_by_our_mount() -> None:
-    """201 with the blob's Location instead of a session."""
+    """A POST with `mount` and without `from` gets a 201 with the blob's Location, not a session."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("base", DATA)
         await proxy.knows(digest, "base")
@@ -86,7 +86,7 @@ async def test_a_post_without_from_is_answered_by_our_mount() -> None:
 
 
 async def test_the_clients_own_source_comes_first_and_ours_when_it_fails() -> None:
-    """A good `from` costs one request; a bad one is followed by ours, and its session is let go."""
+    """A valid `from` takes one request; after a failed one the index's sources are tried."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("base", DATA)
         registry.put_blob("mine", DATA)
@@ -102,7 +102,7 @@ async def test_the_clients_own_source_comes_first_and_ours_when_it_fails() -> No
 
 
 async def test_a_denied_source_is_a_session_and_not_a_failed_push() -> None:
-    """A registry says 401 to a denied `from`; the client gets the 202 that it can go on with."""
+    """When the registry answers 401 for a `from`, the client gets a 202 and can upload."""
     options = RegistryOptions(denied_sources=frozenset({"secret"}))
     async with ScriptedRegistry(options) as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("secret", DATA)
@@ -112,7 +112,7 @@ async def test_a_denied_source_is_a_session_and_not_a_failed_push() -> None:
 
 
 async def test_a_registry_that_finds_is_asked_without_from() -> None:
-    """Nothing known here: the client's own question reaches the registry as it was."""
+    """Without a known source the client's own request reaches the registry unchanged."""
     async with ScriptedRegistry(RegistryOptions(finds=True)) as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("somewhere", DATA)
         answer = await proxy.client.post(f"/v2/app/blobs/uploads/?mount={digest}")
@@ -121,7 +121,7 @@ async def test_a_registry_that_finds_is_asked_without_from() -> None:
 
 
 async def test_a_blob_posted_whole_is_mounted_instead(tmp_path: Path) -> None:
-    """`POST ?digest=` names what comes: if it can be mounted its bytes go nowhere."""
+    """A blob in the body of `POST ?digest=` is not read if it can be mounted."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         digest = registry.put_blob("base", DATA)
         await proxy.knows(digest, "base")
@@ -132,7 +132,7 @@ async def test_a_blob_posted_whole_is_mounted_instead(tmp_path: Path) -> None:
 
 
 async def test_must_mount_is_not_uploaded(tmp_path: Path) -> None:
-    """A layer flagged must-mount whose mount fails is refused at the POST and at the last PUT; a HEAD is a 404."""
+    """A must-mount layer whose mount fails is refused at the POST and at the last PUT; a HEAD is a 404."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         digest = Digest.of(DATA)
         await proxy.index.add_source(digest, proxy.repository("gone"), must_mount=True)

@@ -1,4 +1,4 @@
-"""What passes by is learnt; and what is told of it to those who run the proxy."""
+"""The sources that the proxy records, and its metrics and logs for operators."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ async def put(proxy: ProxyUnderTest, target: str, content: bytes, kind: str = OC
 
 
 async def test_a_manifests_layers_are_known_once_it_is_accepted() -> None:
-    """Config and layers, with their sizes; a refused manifest teaches nothing."""
+    """The config and layers of an accepted manifest are recorded with sizes; a refused one records nothing."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         assert await put(proxy, "t", manifest_of(LAYER)) >= 400
         assert await proxy.learnt(Digest.of(LAYER)) == set()
@@ -63,7 +63,7 @@ async def test_a_manifests_layers_are_known_once_it_is_accepted() -> None:
 
 
 async def test_foreign_layers_are_not_learnt() -> None:
-    """The registry does not hold them."""
+    """Foreign layers are not recorded, since the registry does not have them."""
     async with (
         ScriptedRegistry(RegistryOptions(checks_references=False)) as registry,
         proxy_before(registry.url) as proxy,
@@ -74,7 +74,7 @@ async def test_foreign_layers_are_not_learnt() -> None:
 
 
 async def test_an_index_teaches_through_its_children() -> None:
-    """Children that were pushed past the proxy are read with the caller's rights."""
+    """Children of an image index that were not pushed through the proxy are read with the caller's rights."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         for content in (LAYER, CONFIG):
             registry.put_blob("a", content)
@@ -93,7 +93,7 @@ async def test_an_index_teaches_through_its_children() -> None:
 
 
 async def test_children_that_cannot_be_read_are_no_failure() -> None:
-    """The push was accepted; only the learning ends there."""
+    """A push succeeds although the children of its image index cannot be read."""
     async with (
         ScriptedRegistry(RegistryOptions(checks_references=False)) as registry,
         proxy_before(registry.url) as proxy,
@@ -105,7 +105,7 @@ async def test_children_that_cannot_be_read_are_no_failure() -> None:
 
 
 async def test_a_registry_that_mounts_only_after_a_manifest_is_learnt_from_its_manifests(tmp_path: Path) -> None:
-    """An upload alone makes no source there."""
+    """At a registry that mounts only after a manifest, an upload alone records no source."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         registry.put_blob("a", CONFIG)
         await proxy.index.record_traits(proxy.registry, RegistryTraits(after_manifest=True))
@@ -118,7 +118,7 @@ async def test_a_registry_that_mounts_only_after_a_manifest_is_learnt_from_its_m
 
 
 class Broken(MemoryMountIndex):
-    """An index that does not serve."""
+    """An index that fails every call."""
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
         """Fail."""
@@ -132,7 +132,7 @@ class Broken(MemoryMountIndex):
 
 
 async def test_without_an_index_everything_still_passes(tmp_path: Path) -> None:
-    """Promise 2, at the proxy."""
+    """Without an index every push succeeds (promise 2)."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, index=Broken(), spool=tmp_path) as proxy:
         registry.put_blob("a", CONFIG)
         digest = Digest.of(LAYER)
@@ -145,7 +145,7 @@ async def test_without_an_index_everything_still_passes(tmp_path: Path) -> None:
 async def test_what_is_logged_and_counted_holds_no_secret(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line of JSON a request, without query, headers or a session's name; counters by outcome."""
+    """A request is one line of JSON without query, headers or session names, and blobs are counted by outcome."""
     caplog.set_level(logging.INFO, logger="crossmount.proxy.access")
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         digest = registry.put_blob("base", LAYER)
@@ -170,7 +170,7 @@ async def test_what_is_logged_and_counted_holds_no_secret(
 
 
 async def test_failures_are_counted_by_cause() -> None:
-    """A mount that the registry refuses shows in the metrics."""
+    """A mount that the registry refuses is counted as a failure."""
     fault = Fault(method="POST", times=None, action=Reply(status=403))
     async with ScriptedRegistry(faults=[fault]) as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("base", LAYER)
@@ -182,7 +182,7 @@ async def test_failures_are_counted_by_cause() -> None:
 
 
 async def test_more_than_can_be_recorded_is_dropped_and_counted() -> None:
-    """A slow index never holds up a push, nor fills the memory."""
+    """A slow index neither delays a push nor fills the memory."""
     metrics = Metrics()
     index = MemoryMountIndex()
     recorder = ProxyRecorder(GuardedIndex(index), metrics)
@@ -198,7 +198,7 @@ async def test_more_than_can_be_recorded_is_dropped_and_counted() -> None:
 
 
 async def test_whoever_runs_it_sees_that_the_index_does_not_serve(caplog: pytest.LogCaptureFixture) -> None:
-    """The push goes on, the log says so once, and each call that the index did not serve is counted."""
+    """When the index fails, the push goes on, the log says so once, and each unserved call is counted."""
     dead = open_index("redis://127.0.0.1:1/0")
     async with ScriptedRegistry() as registry, proxy_before(registry.url, index=dead) as proxy:
         digest = registry.put_blob("base", LAYER)
@@ -215,7 +215,7 @@ async def test_whoever_runs_it_sees_that_the_index_does_not_serve(caplog: pytest
 
 
 async def test_whoever_runs_it_sees_how_fast_the_registry_answers() -> None:
-    """Each request without a body is timed; an upload, which lasts as long as its bytes take, is not."""
+    """Requests without a body are timed; uploads are not, since they depend on the client."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         digest = registry.put_blob("base", LAYER)
         assert (await proxy.client.head(f"/v2/base/blobs/{digest}")).status_code == 200
@@ -227,7 +227,7 @@ async def test_whoever_runs_it_sees_how_fast_the_registry_answers() -> None:
 
 @pytest.mark.parametrize("spool", [True, False])
 async def test_the_room_for_uploads_is_shown(tmp_path: Path, *, spool: bool) -> None:
-    """What the spool may take stands beside what it takes; 0 says that there is none."""
+    """The metrics show the spool's limit beside its size; 0 means no spool."""
     folder, limits = tmp_path / "spool" if spool else None, ServerLimits(spool_bytes=1000)
     async with (
         ScriptedRegistry() as registry,
@@ -238,7 +238,7 @@ async def test_the_room_for_uploads_is_shown(tmp_path: Path, *, spool: bool) -> 
 
 
 async def test_an_index_that_raises_is_counted() -> None:
-    """Even one that is not guarded does not end the learning."""
+    """An index that raises is counted, and recording goes on."""
     metrics = Metrics()
     recorder = ProxyRecorder(Broken(), metrics)
     recorder.record_mount([Sighting(Digest.of(b"x"), ProxySettings(upstream="http://h:1").registry())])
@@ -248,7 +248,7 @@ async def test_an_index_that_raises_is_counted() -> None:
 
 
 async def test_sessions_are_bounded_and_run_out() -> None:
-    """In all, for each caller, and in time; a busy one doesn't run out."""
+    """Sessions are bounded in total and for each caller, and idle ones expire."""
     now = [0.0]
     sessions = ClientSessions(limit=3, limit_each=2, lifetime=10, clock=lambda: now[0])
     first = sessions.add("a", "n", "http://r/1")
@@ -279,7 +279,7 @@ async def test_sessions_are_bounded_and_run_out() -> None:
 
 
 async def test_agents_make_way_for_others() -> None:
-    """The least recently used one that is idle is let go; one at work stays."""
+    """Agents are bounded in number, and a caller without an agent may not push."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         agents = proxy.app._authenticator._agents  # type: ignore[attr-defined]  # a white-box check
         assert isinstance(agents, Agents)
@@ -293,7 +293,7 @@ async def test_agents_make_way_for_others() -> None:
 
 @pytest.mark.parametrize("upstream", ["registry", "ftp://r", "http://r/path", "http://u:p@r", "http://r?x=1"])
 def test_an_upstream_that_is_no_registrys_address_is_refused(upstream: str) -> None:
-    """Scheme, host and port, and nothing else; a password in it is not shown."""
+    """An upstream with other parts than scheme, host and port is refused, and its password is not shown."""
     with pytest.raises(ValueError, match="--upstream") as refused:
         ProxySettings(upstream=upstream).upstream_url()
     assert "u:p" not in str(refused.value)

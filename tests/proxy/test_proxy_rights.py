@@ -1,4 +1,4 @@
-"""Whose rights: tokens, passwords, two callers at one proxy, service mode."""
+"""Callers' rights: tokens, passwords, two callers at one proxy, service mode."""
 
 import base64
 import json
@@ -59,7 +59,7 @@ BASIC = RegistryOptions(auth=BasicAuth(users=USERS, grants=GRANTS))
 
 
 async def test_a_token_for_dest_alone_is_enough_to_mount() -> None:
-    """The client asked for its own repository only; the proxy asks for the sources with the same credentials."""
+    """A token for the destination is enough: the proxy requests the sources with the same credentials."""
     async with ScriptedRegistry(TOKENS) as registry, proxy_before(registry.url) as proxy:
         registry.put_blob("shared/base", DATA)
         await proxy.knows(DIGEST, "shared/base")
@@ -71,7 +71,7 @@ async def test_a_token_for_dest_alone_is_enough_to_mount() -> None:
 
 
 async def test_a_token_of_the_proxy_is_worth_nothing_elsewhere() -> None:
-    """The real one stays here, and the answer says nothing of it."""
+    """The registry's token stays in the proxy, and the answer contains nothing of it."""
     async with ScriptedRegistry(TOKENS) as registry, proxy_before(registry.url) as proxy:
         answer = await token(proxy, "bob", push("bob/app"))
         document = answer.json()
@@ -86,7 +86,7 @@ async def test_a_token_of_the_proxy_is_worth_nothing_elsewhere() -> None:
 
 
 async def test_wrong_credentials_get_no_token() -> None:
-    """The realm's own refusal is passed on."""
+    """Wrong credentials get the realm's own refusal."""
     async with ScriptedRegistry(TOKENS) as registry, proxy_before(registry.url) as proxy:
         answer = await token(proxy, "mallory", push("bob/app"))
         assert answer.status_code in {401, 403}
@@ -95,7 +95,7 @@ async def test_wrong_credentials_get_no_token() -> None:
 
 @pytest.mark.parametrize("options", [TOKENS, BASIC], ids=["token", "basic"])
 async def test_a_private_source_is_neither_mounted_nor_told_of(options: RegistryOptions) -> None:
-    """Bob may not read ann's repository: his HEAD of her layer is that of a layer that nobody has."""
+    """A HEAD of a layer in a repository that the caller may not read is like that of an unknown layer."""
     async with ScriptedRegistry(options) as registry, proxy_before(registry.url) as proxy:
         registry.put_blob("ann/secret", DATA)
         await proxy.knows(DIGEST, "ann/secret")
@@ -119,7 +119,7 @@ async def test_a_private_source_is_neither_mounted_nor_told_of(options: Registry
 
 @pytest.mark.parametrize("options", [TOKENS, BASIC], ids=["token", "basic"])
 async def test_a_read_only_callers_head_writes_nothing(options: RegistryOptions) -> None:
-    """Eve may only read bob's repository: nothing is mounted for her, whatever she asks for."""
+    """A caller that may only read gets no mount, with any request."""
     async with ScriptedRegistry(options) as registry, proxy_before(registry.url) as proxy:
         registry.put_blob("shared/base", DATA)
         await proxy.knows(DIGEST, "shared/base")
@@ -131,7 +131,7 @@ async def test_a_read_only_callers_head_writes_nothing(options: RegistryOptions)
 
 
 async def test_a_pullers_token_never_writes_though_its_owner_might() -> None:
-    """Bob's token asks for pull alone: the proxy does not ask for more in his name, not even by a POST."""
+    """A token for a pull never leads to a write, not even by a POST, though its owner might push."""
     async with ScriptedRegistry(TOKENS) as registry, proxy_before(registry.url) as proxy:
         registry.put_blob("shared/base", DATA)
         await proxy.knows(DIGEST, "shared/base")
@@ -141,7 +141,7 @@ async def test_a_pullers_token_never_writes_though_its_owner_might() -> None:
 
 
 async def test_a_push_with_tokens_from_first_to_last(tmp_path: Path) -> None:
-    """Upload, then manifest, spooled and decided with the caller's rights."""
+    """A whole push with tokens works: spooled uploads, then the manifest."""
     async with ScriptedRegistry(TOKENS) as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         bob = await bearer(proxy, "bob", push("bob/app"))
         location = await begin_upload(proxy, "bob/app", headers=bob)
@@ -152,7 +152,7 @@ async def test_a_push_with_tokens_from_first_to_last(tmp_path: Path) -> None:
 
 
 async def test_a_token_that_is_not_known_here_is_asked_for_anew() -> None:
-    """After a restart: the registry's challenge, turned to the proxy, and not a dead end."""
+    """A token that the proxy does not know, as after a restart, gets a challenge with the proxy's realm."""
     async with ScriptedRegistry(TOKENS) as registry, proxy_before(registry.url) as proxy:
         answer = await proxy.client.get(
             f"/v2/bob/app/blobs/{DIGEST}", headers={"Authorization": "Bearer cmp_forgotten"}
@@ -167,7 +167,7 @@ async def test_a_token_that_is_not_known_here_is_asked_for_anew() -> None:
 async def test_who_comes_to_a_session_without_a_name_is_asked_for_it(
     tmp_path: Path, options: RegistryOptions
 ) -> None:
-    """Clients that send credentials only when challenged, and those whose token ended, get a challenge."""
+    """A request on a session without credentials, or with an expired token, gets a challenge."""
     async with ScriptedRegistry(options) as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         bob = await bearer(proxy, "bob", push("bob/app")) if options is TOKENS else basic("bob")
         location = await begin_upload(proxy, "bob/app", headers=bob)
@@ -180,7 +180,7 @@ async def test_who_comes_to_a_session_without_a_name_is_asked_for_it(
 
 
 async def test_tokens_by_post() -> None:
-    """OAuth2: a password, and a refresh token that the realm knows."""
+    """A token can be requested by POST (OAuth2), with a password or a refresh token."""
     auth = TokenAuth(users=USERS, grants=GRANTS, identity_tokens={"idt": "bob"})
     async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry, proxy_before(registry.url) as proxy:
         registry.put_blob("shared/base", DATA)
@@ -198,7 +198,7 @@ async def test_tokens_by_post() -> None:
 
 
 async def test_credentials_never_go_to_a_strangers_realm() -> None:
-    """A registry that names a realm on a foreign host gets an error, and the realm no password."""
+    """Credentials are never sent to a realm on a foreign host; the client gets an error."""
     async with ScriptedRegistry() as stranger:
         realm = stranger.url.replace("127.0.0.1", "localhost") + "/token"
         auth = TokenAuth(users=USERS, grants=GRANTS, realm=realm)
@@ -209,13 +209,13 @@ async def test_credentials_never_go_to_a_strangers_realm() -> None:
 
 
 async def test_a_registry_without_tokens_gives_none() -> None:
-    """The page exists only where there is a realm."""
+    """The token endpoint is a 404 if the registry has no realm."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         assert (await proxy.client.get("/_crossmount/token")).status_code == 404
 
 
 async def test_a_foreign_authorization_is_passed_on_as_it_is() -> None:
-    """A registry's own bearer token, or a scheme that we do not know: no more and no less than that request."""
+    """A registry's own bearer token, or an unknown scheme, is forwarded with that request alone."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         registry.put_blob("base", DATA)
         await proxy.knows(DIGEST, "base")
@@ -227,7 +227,7 @@ async def test_a_foreign_authorization_is_passed_on_as_it_is() -> None:
 
 
 async def test_a_host_header_that_is_none_gets_no_challenge() -> None:
-    """Nothing of a caller's making gets into a realm unchecked; a public URL takes its place."""
+    """A malformed Host header gets no challenge; a public URL replaces the Host."""
     async with ScriptedRegistry(TOKENS) as registry:
         async with proxy_before(registry.url) as proxy:
             answer = await proxy.client.get("/v2/", headers={"Host": 'x" evil="'})
@@ -248,7 +248,7 @@ def _authfile(folder: Path, registry: str, user: str) -> Path:
 async def test_service_mode_lends_the_proxys_rights_to_those_let_in(
     tmp_path: Path, options: RegistryOptions
 ) -> None:
-    """Callers are known by password or token; the registry sees the proxy's credentials alone."""
+    """Callers are identified by password or token; the registry sees the proxy's credentials alone."""
     htpasswd, tokens = tmp_path / "htpasswd", tmp_path / "tokens"
     htpasswd.write_text("# people\nzoe:" + bcrypt.hashpw(b"zoe-pw", bcrypt.gensalt(4)).decode() + "\n")
     tokens.write_text("robot:t0ken-of-the-robot\n")
@@ -287,7 +287,7 @@ async def test_service_mode_lends_the_proxys_rights_to_those_let_in(
 
 @pytest.mark.parametrize("uses", [1, 2])
 async def test_service_mode_renews_a_token_that_the_registry_takes_no_more(tmp_path: Path, uses: int) -> None:
-    """Revoked before its time: what can be sent again is, once, and the client never hears of it."""
+    """A revoked token is renewed, and a request without a stream is sent again once, unseen by the client."""
     auth = TokenAuth(users=USERS, grants=GRANTS, uses=uses)
     async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry:
         digest = registry.put_blob("bob/app", DATA)
@@ -306,7 +306,7 @@ async def test_service_mode_renews_a_token_that_the_registry_takes_no_more(tmp_p
 
 
 async def test_a_token_that_was_refused_with_a_body_is_not_used_again(tmp_path: Path) -> None:
-    """A body that went by cannot be sent again; the client's next request has a new token all the same."""
+    """After a 401 to a streamed body, the client's next request has a new token."""
     auth = TokenAuth(users=USERS, grants=GRANTS, uses=1)
     async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry:
         client = ClientOptions(authfile=_authfile(tmp_path, registry.url, "bob"), retry=QUICK)
@@ -319,7 +319,7 @@ async def test_a_token_that_was_refused_with_a_body_is_not_used_again(tmp_path: 
 
 
 async def test_rights_that_are_not_there_are_asked_for_once(tmp_path: Path) -> None:
-    """A registry that says 401 to what the proxy may not do is not asked without end; the caller is told 403."""
+    """A 401 that a new token does not change is not repeated; the caller gets a 403."""
     async with ScriptedRegistry(TOKENS) as registry:
         client = ClientOptions(authfile=_authfile(tmp_path, registry.url, "eve"), retry=QUICK)
         async with proxy_before(registry.url, auth="service", options=client) as proxy:
@@ -328,7 +328,7 @@ async def test_rights_that_are_not_there_are_asked_for_once(tmp_path: Path) -> N
 
 
 async def test_service_mode_without_callers_is_for_loopback_alone() -> None:
-    """It refuses to lend its rights to a network."""
+    """Service mode without permitted callers is refused on all addresses but loopback."""
     with pytest.raises(InvalidInputError, match="--htpasswd"):
         async with proxy_before("http://127.0.0.1:1", auth="service", host="0.0.0.0"):  # noqa: S104 what is refused
             pass
@@ -350,7 +350,7 @@ async def test_service_mode_without_callers_is_for_loopback_alone() -> None:
     ],
 )
 def test_a_file_of_callers_that_is_none_is_refused(tmp_path: Path, name: str, content: str | None) -> None:
-    """An empty or mangled file must not let everybody in."""
+    """An empty or malformed file of callers is refused."""
     file = tmp_path / name
     if content is not None:
         file.write_text(content)

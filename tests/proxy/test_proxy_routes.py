@@ -1,4 +1,4 @@
-"""What a request means."""
+"""The routes of requests."""
 
 import pytest
 from hypothesis import given
@@ -35,7 +35,7 @@ TAG = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}", fullmatch=True)
 
 @given(NAME, TAG)
 def test_names_made_of_the_grammars_own_words_are_still_told_apart(name: str, tag: str) -> None:
-    """A repository may be called `blobs/uploads`: the last segments decide."""
+    """A repository may be named `blobs/uploads`: the last segments decide the route."""
     base = f"/v2/{name}"
     told: list[tuple[str, Route]] = [
         (f"{base}/blobs/{D}", BlobRoute(name, D)),
@@ -61,7 +61,7 @@ def judged(path: bytes, query: bytes) -> Route | RequestRefusedError:
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_whatever_comes_is_a_route_or_is_refused(path: bytes, query: bytes) -> None:
-    """No bytes make the grammar fail otherwise, and no name or digest outside the grammars gets through."""
+    """Any bytes are a route or a refusal, and every route has a valid repository name and digest."""
     for raw in (path, b"/" + path, b"/v2/" + path, b"/v2/a/blobs/uploads/" + path):
         told = judged(raw, query)
         if isinstance(told, RequestRefusedError):
@@ -75,12 +75,12 @@ def test_whatever_comes_is_a_route_or_is_refused(path: bytes, query: bytes) -> N
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/"])
 def test_the_base_has_two_spellings(path: str) -> None:
-    """`/v2` and `/v2/` are one."""
+    """`/v2` and `/v2/` are the same route."""
     assert parse_route(path.encode(), b"") == ApiBase()
 
 
 def test_the_catalog_own_pages_and_unknown_ones() -> None:
-    """What is no repository's is told by its first segment."""
+    """The catalog, the proxy's own endpoints and unknown paths have routes of their own."""
     assert parse_route(b"/v2/_catalog", b"n=5") == CatalogRoute()
     assert parse_route(b"/_crossmount/healthz", b"") == OwnEndpoint("healthz")
     assert parse_route(b"/v2/_oci/ext/discover", b"") == OtherRoute()
@@ -109,7 +109,7 @@ def test_the_catalog_own_pages_and_unknown_ones() -> None:
     ],
 )
 def test_paths_that_two_readers_could_understand_differently_are_refused(path: str) -> None:
-    """Traversal, encoded slashes, empty segments, other grammars: NAME_INVALID."""
+    """Traversal, encoded slashes, empty segments and invalid names are refused with NAME_INVALID."""
     with pytest.raises(RequestRefusedError) as refused:
         parse_route(path.encode(), b"")
     assert (refused.value.status, refused.value.code) == (400, "NAME_INVALID")
@@ -131,40 +131,40 @@ def test_paths_that_two_readers_could_understand_differently_are_refused(path: s
     ],
 )
 def test_a_bad_digest_tag_or_query_is_refused_with_its_code(path: str, query: str, code: str) -> None:
-    """The codes are the specification's."""
+    """An invalid digest, tag or query is refused with the specification's code."""
     with pytest.raises(RequestRefusedError) as refused:
         parse_route(path.encode(), query.encode())
     assert (refused.value.status, refused.value.code) == (400, code)
 
 
 def test_what_is_not_v2_is_not_served() -> None:
-    """Only the registry's interface is passed on, so that service rights reach nothing else of that host."""
+    """Only paths under `/v2/` are forwarded, so service credentials reach nothing else on that host."""
     with pytest.raises(RequestRefusedError) as refused:
         parse_route(b"/api/v2.0/projects", b"")
     assert refused.value.status == 404
 
 
 def test_a_target_that_is_too_long_is_refused() -> None:
-    """8 KiB of path and query are enough for anybody."""
+    """A path and query of more than 8 KiB are refused."""
     with pytest.raises(RequestRefusedError) as refused:
         parse_route(b"/v2/a/manifests/x", b"a=" + b"b" * 9000)
     assert refused.value.status == 414
 
 
 def test_an_unknown_session_name_is_an_unknown_session() -> None:
-    """A name that was never given is answered as one that ran out."""
+    """A session name that was never issued is answered like an expired one."""
     with pytest.raises(RequestRefusedError) as refused:
         parse_route(b"/v2/a/blobs/uploads/has.dots", b"")
     assert (refused.value.status, refused.value.code) == (404, "BLOB_UPLOAD_UNKNOWN")
 
 
 def test_a_digests_colon_may_be_encoded() -> None:
-    """Some clients write `%3A`."""
+    """A digest's colon may be encoded as `%3A`."""
     assert parse_route(b"/v2/a/blobs/" + D.replace(":", "%3A").encode(), b"") == BlobRoute("a", D)
 
 
 def test_the_mounts_query_is_made_anew() -> None:
-    """What is asked upstream is what was understood; an impossible `from` is a mount that fails."""
+    """The registry gets the query that was parsed; an invalid `from` is a mount that fails."""
     asked = parse_route(b"/v2/a/blobs/uploads/", f"from=b/c&mount={D}&x=1".encode())
     assert isinstance(asked, UploadsRoute)
     assert (asked.mount, asked.source, asked.digest) == (D, "b/c", None)

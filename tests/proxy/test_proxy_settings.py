@@ -1,4 +1,4 @@
-"""What a proxy cannot be started with: each is said in one line before anything listens."""
+"""Settings that a proxy refuses: one line each, before it listens."""
 
 import asyncio
 import base64
@@ -29,7 +29,7 @@ PLAIN = ProxySettings(upstream="http://127.0.0.1:1", port=0)
 
 
 async def refusal(**settings: Any) -> str:
-    """Return what is said of settings that can't be used."""
+    """Return the error message of invalid settings."""
     with pytest.raises((InvalidInputError, ListenError)) as caught:
         async with running(replace(PLAIN, **settings), MemoryMountIndex()):
             pass
@@ -55,7 +55,7 @@ async def refusal(**settings: Any) -> str:
     ],
 )
 async def test_settings_that_cannot_be_used(settings: dict[str, Any], words: str) -> None:
-    """Which option, what is wrong with it, and never a password."""
+    """An error names the option and the fault, and never a password."""
     said = await refusal(**settings)
     assert words in said
     assert "secret" not in said
@@ -65,7 +65,7 @@ async def test_settings_that_cannot_be_used(settings: dict[str, Any], words: str
 async def test_a_registry_that_does_not_serve_is_named_at_the_start(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever starts the proxy is told why; it serves all the same, and is not ready."""
+    """A proxy whose registry does not answer warns at the start, runs, and is not ready."""
     proxies: list[RunningProxy] = []
     async with ScriptedRegistry(faults=[Fault(times=None, action=html(404))]) as registry:
         upstream = "http://127.0.0.1:1" if kind == "nobody" else registry.url
@@ -83,7 +83,7 @@ async def test_a_registry_that_does_not_serve_is_named_at_the_start(
 async def test_credentials_of_the_proxys_own_that_do_not_work(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """In service mode the caller is not blamed: it is said, counted, logged without the secret, and not ready."""
+    """Rejected credentials of the proxy's own are logged without the secret and counted, and it is not ready."""
     auth = tmp_path / "auth.json"
     login = base64.b64encode(b"ann:wrong").decode()
     async with ScriptedRegistry(RegistryOptions(auth=BasicAuth(users={"ann": "pw"}, grants={}))) as registry:
@@ -99,13 +99,13 @@ async def test_credentials_of_the_proxys_own_that_do_not_work(
 
 
 async def test_a_port_in_use() -> None:
-    """Somebody else listens there."""
+    """A port that is in use is an error that names the address."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "cannot listen there" in await refusal(port=taken.getsockname()[1])
 
 
 async def test_certificates_that_cannot_be_used(tmp_path: Path) -> None:
-    """A key alone, a certificate without a key, one of another, no certificate at all, a key with a passphrase."""
+    """Each unusable certificate and key has its own error message."""
     (tmp_path / "other").mkdir()
     _, cert = self_signed(tmp_path)
     _, other = self_signed(tmp_path / "other")
@@ -128,7 +128,7 @@ async def test_certificates_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 async def test_the_access_log_names_callers_and_no_secret(caplog: pytest.LogCaptureFixture) -> None:
-    """A line of JSON a request with its time; the same caller has the same mark; probes are left out."""
+    """The access log has one line of JSON for each request, a stable name for each caller, and no probes."""
     caplog.set_level(logging.INFO, "crossmount.proxy.access")
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         path = f"/v2/a/blobs/{Digest.of(b'x')}"

@@ -1,4 +1,4 @@
-"""Callers who take turns and give nothing: nobody waits for one who may not upload, or for want of places."""
+"""Callers that acquire leases or connections and send nothing: nobody else waits for them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ PRIVATE = RegistryOptions(auth=BasicAuth(users={"bob": "pw"}))
 
 @asynccontextmanager
 async def dripping(proxy: ProxyUnderTest, *heads: str) -> AsyncIterator[None]:
-    """Send the heads of uploads and a few bytes of each, and then nothing."""
+    """Send the headers of uploads and a few bytes of each body, then nothing."""
     writers = []
     for head in heads:
         _, writer = await asyncio.open_connection(*proxy.address)
@@ -46,7 +46,7 @@ async def upload(proxy: ProxyUnderTest, name: str, **details: object) -> int:
 
 @pytest.mark.parametrize("way", ["POST", "PUT"])
 async def test_clients_that_send_slowly_take_no_place_from_the_others(tmp_path: Path, way: str) -> None:
-    """The places for uploads are for bytes that are here; what a client still sends has its connection."""
+    """Uploads that clients send slowly take no place from spooled uploads."""
     limits = ServerLimits(uploads=2, spool_bytes=len(DATA), grace=0.5)
     async with (
         ScriptedRegistry() as registry,
@@ -66,7 +66,7 @@ async def test_clients_that_send_slowly_take_no_place_from_the_others(tmp_path: 
 
 @pytest.mark.parametrize("authorization", ["", "Authorization: Basic bWFsbG9yeTp3cm9uZw==\r\n"])
 async def test_nobody_waits_for_one_who_may_not_upload(tmp_path: Path, authorization: str) -> None:
-    """A digest and an announced length are no turn: the registry has to have opened a session for them."""
+    """A digest and an announced length acquire no lease before the registry has opened a session."""
     async with ScriptedRegistry(PRIVATE) as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         head = f"POST /v2/app/blobs/uploads/?digest={DIGEST}"
         _, writer = await asyncio.open_connection(*proxy.address)
@@ -80,7 +80,7 @@ async def test_nobody_waits_for_one_who_may_not_upload(tmp_path: Path, authoriza
 
 
 async def test_one_who_may_not_upload_hears_of_it_before_sending() -> None:
-    """The registry's refusal of a blob that comes whole does not wait for its bytes."""
+    """A blob in a POST's body that the registry refuses is refused before its bytes are read."""
     async with ScriptedRegistry(PRIVATE) as registry, proxy_before(registry.url) as proxy:
         reader, writer = await asyncio.open_connection(*proxy.address)
         head = f"POST /v2/app/blobs/uploads/?digest={DIGEST} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(DATA)}"
@@ -92,7 +92,7 @@ async def test_one_who_may_not_upload_hears_of_it_before_sending() -> None:
 
 
 async def test_a_clients_pace_says_nothing_of_how_fast_uploads_are() -> None:
-    """How long others wait is reckoned from uploads that the proxy itself sent."""
+    """The wait for others is estimated from uploads that the proxy itself sent."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         assert await upload(proxy, "a") == 201
         await until(lambda: proxy.app.active == 0)

@@ -1,4 +1,4 @@
-"""Uploads of one layer through a proxy: one sends it, the others wait and mount."""
+"""Uploads of one layer through a proxy: one client uploads it, the others wait and mount."""
 
 import asyncio
 from pathlib import Path
@@ -30,7 +30,7 @@ LATER = 60.0
 
 
 async def test_one_layer_of_many_clients_is_uploaded_once(tmp_path: Path) -> None:
-    """Eight clients end the same upload in the same moment: one is sent on, seven are mounted."""
+    """When eight clients complete the same upload at once, one is uploaded and seven are mounted."""
     slow = Fault(method="PUT", delay=0.2)
     async with ScriptedRegistry(faults=[slow]) as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         answers = await asyncio.gather(*(push_spooled(proxy, f"app-{number}") for number in range(8)))
@@ -43,7 +43,7 @@ async def test_one_layer_of_many_clients_is_uploaded_once(tmp_path: Path) -> Non
 
 
 async def test_two_clients_of_one_repository_send_a_layer_once(tmp_path: Path) -> None:
-    """Who waits for an upload into its own repository finds the layer there."""
+    """A waiter for an upload into its own repository finds the layer there."""
     slow = Fault(method="PUT", delay=0.2)
     async with ScriptedRegistry(faults=[slow]) as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         answers = await asyncio.gather(*(push_spooled(proxy, "app") for _ in range(3)))
@@ -53,7 +53,7 @@ async def test_two_clients_of_one_repository_send_a_layer_once(tmp_path: Path) -
 
 
 async def test_an_upload_waits_for_another_process(tmp_path: Path, valkey: Server) -> None:
-    """Somebody else in the fleet uploads the layer: it is mounted when it is there, and not a byte is sent."""
+    """A layer that another process of the fleet uploads is mounted, and none of its bytes is sent again."""
     async with ScriptedRegistry() as registry, proxy_on(valkey, registry.url, spool=tmp_path) as proxy:
         async with another_uploads(valkey, proxy, "base") as turn:
             push = asyncio.create_task(push_spooled(proxy, "app"))
@@ -77,7 +77,7 @@ async def post_whole(proxy: ProxyUnderTest, name: str) -> httpx.Response:
 
 @pytest.mark.parametrize("way", [put_whole, post_whole])
 async def test_without_a_spool_a_blob_that_comes_whole_waits_in_its_client(way: Any, valkey: Server) -> None:
-    """Its digest is named before its bytes: one client's are sent on, the others' are not even kept."""
+    """When the digest comes before the bytes, one client's bytes are forwarded, and the others' are not read."""
     slow = Fault(method="PUT|POST", query="*digest=*", delay=0.3)
     async with ScriptedRegistry(faults=[slow]) as registry, proxy_on(valkey, registry.url) as proxy:
         answers = await asyncio.gather(*(way(proxy, f"app-{number}") for number in range(4)))
@@ -91,7 +91,7 @@ async def test_without_a_spool_a_blob_that_comes_whole_waits_in_its_client(way: 
 
 @pytest.mark.parametrize("way", [put_whole, post_whole])
 async def test_without_a_spool_a_refusal_is_the_registrys_own(way: Any) -> None:
-    """One that is refused hands over, and is told what the registry said."""
+    """A client whose upload is refused gets the registry's error, and the next one uploads."""
     refusal = Fault(method="PUT|POST", query="*digest=*", action=Reply(status=413, code="SIZE_INVALID"))
     async with ScriptedRegistry(faults=[refusal]) as registry, proxy_before(registry.url) as proxy:
         refused = await way(proxy, "app")
@@ -101,7 +101,7 @@ async def test_without_a_spool_a_refusal_is_the_registrys_own(way: Any) -> None:
 
 
 async def test_a_lease_ends_with_the_upload(tmp_path: Path, valkey: Server) -> None:
-    """What the proxy uploads is known to the whole fleet as soon as the lease is gone."""
+    """A layer that the proxy uploads is in the index as soon as its lease is released."""
     async with ScriptedRegistry() as registry, proxy_on(valkey, registry.url, spool=tmp_path) as proxy:
         assert (await push_spooled(proxy, "app")).status_code == 201
         assert lease_of(valkey, proxy) is None
@@ -110,7 +110,7 @@ async def test_a_lease_ends_with_the_upload(tmp_path: Path, valkey: Server) -> N
 
 
 async def test_an_upload_that_fails_hands_over(tmp_path: Path) -> None:
-    """The registry refuses the first: the second sends its own, without waiting for any lease to run out."""
+    """After a refused upload the second client uploads at once, without waiting for the lease to expire."""
     refusal = Fault(method="PUT", delay=0.2, action=Reply(status=413, code="SIZE_INVALID"))
     async with ScriptedRegistry(faults=[refusal]) as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         first = asyncio.create_task(push_spooled(proxy, "one"))
@@ -122,7 +122,7 @@ async def test_an_upload_that_fails_hands_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("data", "wait"), [(DATA, 0.0), (b"small", LATER)])
 async def test_what_is_not_waited_for(tmp_path: Path, valkey: Server, data: bytes, wait: float) -> None:
-    """With --wait 0 nothing is, and a small layer never is: it is uploaded though somebody else does that too."""
+    """With `--wait 0`, and for a small layer, nobody waits for another's upload."""
     async with ScriptedRegistry() as registry, proxy_on(valkey, registry.url, spool=tmp_path, wait=wait) as proxy:
         async with another_uploads(valkey, proxy, "base"):
             assert (await push_spooled(proxy, "app", data)).status_code == 201
@@ -131,7 +131,7 @@ async def test_what_is_not_waited_for(tmp_path: Path, valkey: Server, data: byte
 
 
 async def test_a_question_that_fails_is_no_failure(tmp_path: Path, valkey: Server) -> None:
-    """Somebody brought the layer into this very repository, and the registry does not say so: it is uploaded."""
+    """A waiter uploads the layer itself if the HEAD for it fails after the other's upload."""
     mute = Fault(method="HEAD", path="/v2/app/*", times=None, action=Reply(status=403, code="DENIED"))
     async with (
         ScriptedRegistry(faults=[mute]) as registry,
@@ -147,7 +147,7 @@ async def test_a_question_that_fails_is_no_failure(tmp_path: Path, valkey: Serve
 
 
 async def test_a_private_upload_is_no_source_for_others(tmp_path: Path) -> None:
-    """Who may not mount from where the layer was brought sends its own."""
+    """A caller that may not mount from the other client's repository uploads the layer."""
     users = {"ann": "pw-ann", "bob": "pw-bob"}
     grants = {"ann": (Grant("*", ANYTHING),), "bob": (Grant("bob/*", ANYTHING),)}
     options = RegistryOptions(auth=BasicAuth(users=users, grants=grants))
@@ -164,7 +164,7 @@ async def test_a_private_upload_is_no_source_for_others(tmp_path: Path) -> None:
 
 
 async def test_a_refusal_is_the_registrys_own(tmp_path: Path) -> None:
-    """An upload that took its turn and is refused says why."""
+    """A client gets the registry's reason when its upload is refused."""
     refusal = Fault(method="PUT", times=None, action=Reply(status=403, code="DENIED"))
     async with ScriptedRegistry(faults=[refusal]) as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         answer = await push_spooled(proxy, "app")

@@ -1,4 +1,4 @@
-"""Any sequence of requests on an upload session, beside a model of what the specification says."""
+"""Random sequences of requests on an upload session, compared with a model of the specification."""
 
 import asyncio
 import tempfile
@@ -29,7 +29,7 @@ class Step:
 
 @dataclass(slots=True)
 class Model:
-    """What an upload has come to."""
+    """The state of an upload."""
 
     content: bytearray = field(default_factory=bytearray)
     open: bool = True
@@ -114,7 +114,7 @@ async def compare(steps: list[Step], limit: int) -> None:
                             blob = await client.get(answer.headers["location"])
                             assert blob.content == model.content
                         if step.kind == "wrong" and len(model.content) > limit:
-                            return  # the registry's own session, which may live on
+                            return  # the registry's own session may still exist
                     assert app.core.spool is not None
                     assert app.core.spool.taken <= limit
                     assert model.open or (app.core.spool.taken, len(app.core.sessions)) == (0, 0)
@@ -123,12 +123,12 @@ async def compare(steps: list[Step], limit: int) -> None:
 @settings(max_examples=25, deadline=None)
 @given(STEPS)
 def test_a_spooled_upload_answers_as_the_specification_says(steps: list[Step]) -> None:
-    """Offsets, statuses, Locations, the blob itself, and nothing left once it is over."""
+    """Offsets, statuses, Locations and the blob follow the model, and nothing is left at the end."""
     asyncio.run(compare(steps, 1 << 20))
 
 
 @settings(max_examples=40, deadline=None)
 @given(STEPS, st.integers(0, 900))
 def test_an_upload_that_outgrows_the_spool_answers_the_same(steps: list[Step], limit: int) -> None:
-    """Wherever in a sequence of requests the room ends, the client cannot tell."""
+    """A full spool changes nothing for the client, at any point of a sequence of requests."""
     asyncio.run(compare(steps, limit))

@@ -1,4 +1,4 @@
-"""Upload sessions towards the client, spooled and straight through."""
+"""Upload sessions of clients, spooled and relayed."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ def spool(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
 
 
 async def test_a_monolithic_upload(spool: Path | None) -> None:
-    """POST, PUT with all bytes: 201 with the blob's Location, and the index knows."""
+    """POST, then PUT with all bytes: 201 with the blob's Location, and the index knows the source."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=spool) as proxy:
         location = await begin_upload(proxy, "a")
         answer = await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)
@@ -44,7 +44,7 @@ async def test_a_monolithic_upload(spool: Path | None) -> None:
 
 
 async def test_a_chunked_upload_with_status_requests(spool: Path | None) -> None:
-    """PATCHes with and without Content-Range, GET between them, an empty PUT at the end."""
+    """An upload in chunks works with and without Content-Range, with a GET between them and an empty last PUT."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=spool) as proxy:
         location = await begin_upload(proxy, "a")
         half = len(DATA) // 2
@@ -62,7 +62,7 @@ async def test_a_chunked_upload_with_status_requests(spool: Path | None) -> None
 
 
 async def test_a_wrong_digest_is_refused(spool: Path | None) -> None:
-    """DIGEST_INVALID; nothing is stored, and nothing of the upload is left."""
+    """Bytes with another digest are DIGEST_INVALID, and leave no blob and no session."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=spool) as proxy:
         location = await begin_upload(proxy, "a")
         answer = await proxy.client.put(f"{location}?digest={Digest.of(b'other')}", content=DATA)
@@ -74,7 +74,7 @@ async def test_a_wrong_digest_is_refused(spool: Path | None) -> None:
 
 
 async def test_an_upload_can_be_cancelled(spool: Path | None) -> None:
-    """DELETE: 204, here and at the registry; then the session is unknown."""
+    """DELETE ends the session with 204, at the proxy and at the registry."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=spool) as proxy:
         location = await begin_upload(proxy, "a")
         await proxy.client.patch(location, content=b"some")
@@ -85,7 +85,7 @@ async def test_an_upload_can_be_cancelled(spool: Path | None) -> None:
 
 
 async def test_a_spooled_upload_is_mounted_when_its_digest_is_named(tmp_path: Path) -> None:
-    """A client that only names the digest last: not a byte of it travels on."""
+    """An upload whose digest comes last is mounted, and none of its bytes reaches the registry."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         registry.put_blob("base", DATA)
         await proxy.knows(DIGEST, "base")
@@ -99,7 +99,7 @@ async def test_a_spooled_upload_is_mounted_when_its_digest_is_named(tmp_path: Pa
 
 
 async def test_sha512_is_checked_too(tmp_path: Path) -> None:
-    """The digest's algorithm is the client's choice."""
+    """A digest of another algorithm than sha256 is accepted."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         digest = Digest.of(DATA, algorithm="sha512")
         location = await begin_upload(proxy, "a")
@@ -110,7 +110,7 @@ async def test_sha512_is_checked_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [0, 1, 1024 * 1024, 2 * 1024 * 1024 + 5])
 async def test_over_the_limit_an_upload_goes_straight_through(tmp_path: Path, limit: int) -> None:
-    """Wherever the room ends, every byte arrives once and in order."""
+    """When the spool is full, every byte reaches the registry once and in order."""
     async with (
         ScriptedRegistry() as registry,
         proxy_before(registry.url, spool=tmp_path, limits=ServerLimits(spool_bytes=limit, grace=1)) as proxy,
@@ -131,7 +131,7 @@ async def test_over_the_limit_an_upload_goes_straight_through(tmp_path: Path, li
 
 
 async def test_a_full_disk_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk refuses a write: what was written, what was not, and what is still coming all arrive."""
+    """When the disk refuses a write, the bytes before and after it still reach the registry."""
     real = os.pwrite
     calls = iter(range(1000))
 
@@ -150,7 +150,7 @@ async def test_a_full_disk_is_no_failure(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_a_folder_that_is_gone_is_no_failure(tmp_path: Path) -> None:
-    """No spool can be opened: the upload goes straight through."""
+    """When no spool file can be created, the upload is relayed."""
     folder = tmp_path / "spool"
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=folder) as proxy:
         folder.rmdir()
@@ -169,7 +169,7 @@ async def test_a_folder_that_is_gone_is_no_failure(tmp_path: Path) -> None:
     ],
 )
 async def test_a_spooled_upload_survives_trouble_upstream(tmp_path: Path, fault: Fault) -> None:
-    """Retried and resumed by the proxy; the client sees one 201."""
+    """The proxy retries and resumes an upload to the registry; the client gets one 201."""
     async with ScriptedRegistry(faults=[fault]) as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         location = await begin_upload(proxy, "a")
         answer = await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)
@@ -178,7 +178,7 @@ async def test_a_spooled_upload_survives_trouble_upstream(tmp_path: Path, fault:
 
 
 async def test_a_registry_that_refuses_the_blob_is_heard(tmp_path: Path) -> None:
-    """Its status and its code, and nothing left behind."""
+    """The client gets the status and code of the registry's refusal, and nothing is left."""
     fault = Fault(method="PUT", times=None, action=Reply(status=413, code="SIZE_INVALID"))
     async with ScriptedRegistry(faults=[fault]) as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         location = await begin_upload(proxy, "a")
@@ -189,7 +189,7 @@ async def test_a_registry_that_refuses_the_blob_is_heard(tmp_path: Path) -> None
 
 
 async def test_a_registry_that_vanishes_is_a_502_and_leaves_nothing(spool: Path | None) -> None:
-    """In the middle of the last PUT, every time."""
+    """A registry that closes every connection is a 502, and no spooled bytes are left."""
     fault = Fault(path="*uploads/?*", times=None, action=CutBefore())
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=spool) as proxy:
         location = await begin_upload(proxy, "a")
@@ -205,7 +205,7 @@ async def test_a_registry_that_vanishes_is_a_502_and_leaves_nothing(spool: Path 
 
 
 async def test_a_client_that_vanishes_may_resume(tmp_path: Path) -> None:
-    """What came of a PATCH is kept; GET tells how much, and the rest follows from there."""
+    """The bytes of an interrupted PATCH stay; GET returns the offset, and the upload goes on from there."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         location = await begin_upload(proxy, "a")
         reader, writer = await asyncio.open_connection(*proxy.address)
@@ -237,7 +237,7 @@ async def test_a_client_that_vanishes_may_resume(tmp_path: Path) -> None:
     "options", [RegistryOptions(relative_locations=True), RegistryOptions(location_state=True)]
 )
 async def test_locations_of_every_form_stay_on_the_proxy(spool: Path | None, options: RegistryOptions) -> None:
-    """Relative, absolute, with a query that matters: the client sees none of them."""
+    """The client never sees the registry's Location, whatever its form."""
     async with ScriptedRegistry(options) as registry, proxy_before(registry.url, spool=spool) as proxy:
         location = await begin_upload(proxy, "a")
         assert httpx.URL(location).is_relative_url
@@ -247,7 +247,7 @@ async def test_locations_of_every_form_stay_on_the_proxy(spool: Path | None, opt
 
 
 async def test_a_location_on_another_host_gets_no_credentials() -> None:
-    """Bytes follow the registry's word to another port of its host; Authorization does not."""
+    """Bytes follow the registry's Location to another port of its host; Authorization does not."""
     async with ScriptedRegistry() as other:
         options = RegistryOptions(location_base=other.url)
         async with ScriptedRegistry(options) as registry, proxy_before(registry.url) as proxy:
@@ -261,7 +261,7 @@ async def test_a_location_on_another_host_gets_no_credentials() -> None:
 
 
 async def test_a_location_on_a_foreign_plain_host_is_refused() -> None:
-    """The registry cannot make the proxy speak http to others."""
+    """A Location with http on another host is refused."""
     options = RegistryOptions(location_base="http://169.254.169.254")
     async with ScriptedRegistry(options) as registry, proxy_before(registry.url) as proxy:
         answer = await proxy.client.post("/v2/a/blobs/uploads/")
@@ -269,7 +269,7 @@ async def test_a_location_on_a_foreign_plain_host_is_refused() -> None:
 
 
 async def test_a_session_is_one_callers_in_one_repository(spool: Path | None) -> None:
-    """Another caller, or another repository, is told that there is no such session."""
+    """A session is unknown to another caller and in another repository."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=spool) as proxy:
         mine = {"Authorization": "Basic YTpi"}
         location = await begin_upload(proxy, "a", headers=mine)
@@ -284,7 +284,7 @@ async def test_a_session_is_one_callers_in_one_repository(spool: Path | None) ->
 
 
 async def test_two_requests_on_one_session_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one waits for the first, and is told so when that is at work for long."""
+    """A second request on a session waits for the first, and is refused if that takes long."""
     monkeypatch.setattr("crossmount.proxy.uploads.sessions.BUSY_SECONDS", 0.1)
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         location = await begin_upload(proxy, "a")
@@ -317,7 +317,7 @@ async def ask(
 
 
 async def test_a_client_that_asks_on_at_once_is_served(spool: Path | None) -> None:
-    """A client may send its next request the moment that it has read the answer to the one before."""
+    """A client may send its next request as soon as it has read the previous answer."""
     body = b"x" * 100
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=spool) as proxy:
         for number in range(30):
@@ -336,7 +336,7 @@ async def test_a_client_that_asks_on_at_once_is_served(spool: Path | None) -> No
 
 
 async def test_bytes_of_a_relayed_upload_are_counted() -> None:
-    """PATCHes and an empty PUT: all of them are the blob's."""
+    """PATCHes and an empty PUT make one blob."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         location = await begin_upload(proxy, "a")
         for part in (DATA[:1000], DATA[1000:5000]):
@@ -348,7 +348,7 @@ async def test_bytes_of_a_relayed_upload_are_counted() -> None:
 
 
 async def test_other_methods_and_missing_digests_are_refused(tmp_path: Path) -> None:
-    """405 for a method that no session has, DIGEST_INVALID for a PUT without a digest."""
+    """An unknown method gets a 405, and a PUT without a digest DIGEST_INVALID."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         location = await begin_upload(proxy, "a")
         assert (await proxy.client.post(location)).status_code == 405
@@ -357,7 +357,7 @@ async def test_other_methods_and_missing_digests_are_refused(tmp_path: Path) -> 
 
 
 async def test_the_spool_gives_back_what_it_took(tmp_path: Path) -> None:
-    """Room is counted by upload, read back from any offset, free when it closes, and without a name on disk."""
+    """A spool file counts its bytes, can be read from any offset, and has no name on disk."""
     area = SpoolFolder(tmp_path, limit=4 * 1024 * 1024)
     spool = area.open()
     await spool.append(DATA[:1_500_000])
