@@ -5,7 +5,7 @@ from crossmount.oci import Digest
 from crossmount.testing import BasicAuth, Fault, Grant, RegistryOptions, Reply, TokenAuth
 from crossmount.testing.access_control import read_scopes
 from crossmount.testing.options import READ, WRITE
-from crossmount.testing.values import RequestRefusedError
+from crossmount.testing.values import DistributionError
 from support.scripted import code_of, push_blob, start_upload, talk_to
 
 USERS = {"ci": "secret"}
@@ -124,7 +124,7 @@ async def test_an_impossible_scope_fails_the_token() -> None:
     async with talk_to(RegistryOptions(auth=TokenAuth(users=USERS))) as (_, client):
         assert (await token(client, APP, "repository:UPPER:pull")).status_code == 400
     for text in ("team/app:pull", "repository:team/app", "robot:team/app:pull", "repository:team/app:"):
-        with pytest.raises(RequestRefusedError):
+        with pytest.raises(DistributionError):
             read_scopes([text])
 
 

@@ -10,13 +10,13 @@ from crossmount.testing.routes import (
     ListTags,
     MountBlob,
     PageRequest,
+    PostUpload,
     ReadManifest,
-    StartUpload,
     VersionCheck,
     WriteManifest,
     route,
 )
-from crossmount.testing.values import Request, RequestRefusedError
+from crossmount.testing.values import DistributionError, Request
 
 DIGEST = Digest.of(b"x")
 METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS")
@@ -31,9 +31,9 @@ METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS")
         ("GET", f"/v2/a/manifests/{DIGEST}", (), ReadManifest("a", DIGEST)),
         ("PUT", f"/v2/a/manifests/{DIGEST}", (("tag", "x"), ("tag", "y")), WriteManifest("a", DIGEST, ("x", "y"))),
         ("GET", "/v2/a/tags/list", (("n", "3"), ("last", "v")), ListTags("a", PageRequest(3, "v"))),
-        ("POST", "/v2/a/blobs/uploads/", (), StartUpload("a")),
-        ("POST", "/v2/a/blobs/uploads", (("from", "b"),), StartUpload("a")),
-        ("POST", "/v2/a/blobs/uploads/", (("digest", DIGEST),), StartUpload("a", DIGEST)),
+        ("POST", "/v2/a/blobs/uploads/", (), PostUpload("a")),
+        ("POST", "/v2/a/blobs/uploads", (("from", "b"),), PostUpload("a")),
+        ("POST", "/v2/a/blobs/uploads/", (("digest", DIGEST),), PostUpload("a", DIGEST)),
         ("POST", "/v2/a/blobs/uploads/", (("mount", DIGEST), ("from", "b/c")), MountBlob("a", DIGEST, "b/c")),
         ("POST", "/v2/a/blobs/uploads/", (("mount", DIGEST), ("from", "")), MountBlob("a", DIGEST)),
         ("PUT", "/v2/a/blobs/uploads/id-1", (("digest", DIGEST),), FinishUpload("a", "id-1", DIGEST)),
@@ -69,7 +69,7 @@ def test_what_is_no_operation_is_refused(
     method: str, path: str, query: tuple[tuple[str, str], ...], status: int, code: str
 ) -> None:
     """An invalid or unsupported request has the right status and error code."""
-    with pytest.raises(RequestRefusedError) as caught:
+    with pytest.raises(DistributionError) as caught:
         route(Request(method, path, query))
     assert (caught.value.status, caught.value.code) == (status, code)
 
@@ -81,5 +81,5 @@ def test_what_is_no_operation_is_refused(
 )
 def test_any_request_is_an_operation_or_refused(method: str, path: str, query: list[tuple[str, str]]) -> None:
     """Every text is either parsed or refused."""
-    with contextlib.suppress(RequestRefusedError):
+    with contextlib.suppress(DistributionError):
         route(Request(method, path, tuple(query)))

@@ -17,12 +17,12 @@ from crossmount.testing.routes import (
     ListTags,
     MountBlob,
     Operation,
+    PostUpload,
     ReadBlob,
     ReadManifest,
-    StartUpload,
     VersionCheck,
 )
-from crossmount.testing.values import Request, RequestRefusedError, Response, json_response
+from crossmount.testing.values import DistributionError, Request, Response, json_response
 
 TOKEN_PATH = "/token"
 
@@ -56,18 +56,18 @@ class AccessControl:
         """Return the operation to carry out: the requested one, or an upload in the place of a mount.
 
         Raises:
-            RequestRefusedError: 401 with a challenge, or 403 for a user without the right.
+            DistributionError: 401 with a challenge, or 403 for a user without the right.
         """
         hides_sources = self._auth is not None and self._auth.hides_sources
         try:
             self._check(request, needed_scopes(operation))
-        except RequestRefusedError as refused:
+        except DistributionError as refused:
             if not (hides_sources and isinstance(operation, MountBlob)):
                 raise
-            operation = StartUpload(operation.name)
+            operation = PostUpload(operation.name)
             try:
                 self._check(request, needed_scopes(operation))
-            except RequestRefusedError:
+            except DistributionError:
                 raise refused from None
         return operation
 
@@ -84,11 +84,11 @@ class AccessControl:
         """Answer a request to the token service.
 
         Raises:
-            RequestRefusedError: there is no token service, or the credentials or a scope are refused.
+            DistributionError: there is no token service, or the credentials or a scope are refused.
         """
         auth = self._auth
         if not isinstance(auth, TokenAuth):
-            raise RequestRefusedError(404, "NAME_UNKNOWN", "there is no token service here")
+            raise DistributionError(404, "NAME_UNKNOWN", "there is no token service here")
         match request.method:
             case "GET":
                 user = _basic_user(auth, request)
@@ -100,7 +100,7 @@ class AccessControl:
                 scopes = read_scopes(form.get("scope", "").split(" "))
                 return self._token_answer(auth, user, scopes, self._refresh(auth, form, user))
             case _:
-                raise RequestRefusedError(405, "UNSUPPORTED", "the token service does not support this method")
+                raise DistributionError(405, "UNSUPPORTED", "the token service does not support this method")
 
     def _token_answer(
         self, auth: TokenAuth, user: str | None, scopes: tuple[TokenScope, ...], more: Mapping[str, str]
@@ -117,7 +117,7 @@ class AccessControl:
     def _grant(self, auth: TokenAuth, user: str | None, scopes: tuple[TokenScope, ...]) -> tuple[TokenScope, ...]:
         granted = tuple(TokenScope(scope.kind, scope.name, auth.allowed(user, scope)) for scope in scopes)
         if auth.refuses_whole and granted != scopes:
-            raise RequestRefusedError(403, "DENIED", "a requested scope is refused")
+            raise DistributionError(403, "DENIED", "a requested scope is refused")
         return granted
 
     def _refresh(self, auth: TokenAuth, form: Mapping[str, str], user: str | None) -> dict[str, str]:
@@ -139,7 +139,7 @@ class AccessControl:
         if not all(any(_covers(has, scope) for has in token.granted) for scope in needed):
             raise self._challenge(auth, needed, "insufficient_scope")
 
-    def _challenge(self, auth: TokenAuth, needed: Iterable[TokenScope], error: str = "") -> RequestRefusedError:
+    def _challenge(self, auth: TokenAuth, needed: Iterable[TokenScope], error: str = "") -> DistributionError:
         scope = " ".join(str(scope) for scope in needed)
         parts = (
             ("realm", auth.realm or self.realm),
@@ -148,7 +148,7 @@ class AccessControl:
             ("error", error),
         )
         challenge = "Bearer " + ",".join(f'{key}="{value}"' for key, value in parts if value)
-        return RequestRefusedError(
+        return DistributionError(
             401, "UNAUTHORIZED", "authentication required", (("WWW-Authenticate", challenge),)
         )
 
@@ -174,7 +174,7 @@ def read_scopes(texts: Iterable[str]) -> tuple[TokenScope, ...]:
     """Read the scopes of a token request.
 
     Raises:
-        RequestRefusedError: a scope breaks the grammar; this refuses the whole token, as on Docker Hub.
+        DistributionError: a scope breaks the grammar; this refuses the whole token, as on Docker Hub.
     """
     return tuple(_read_scope(part) for text in texts for part in text.split(" ") if part)
 
@@ -183,7 +183,7 @@ def _read_scope(text: str) -> TokenScope:
     kind, _, rest = text.partition(":")
     name, _, actions = rest.rpartition(":")
     if kind not in {"repository", "registry"} or not is_repository_name(name) or not actions:
-        raise RequestRefusedError(400, "NAME_INVALID", f"not a scope: {text[:200]!r}")
+        raise DistributionError(400, "NAME_INVALID", f"not a scope: {text[:200]!r}")
     return TokenScope(kind, name, frozenset(actions.split(",")) & ANYTHING)
 
 
@@ -198,14 +198,14 @@ def _check_basic(auth: BasicAuth, request: Request, needed: tuple[TokenScope, ..
         return
     if user is None:
         raise _basic_challenge("authentication required")
-    raise RequestRefusedError(403, "DENIED", "not allowed")
+    raise DistributionError(403, "DENIED", "not allowed")
 
 
 def _basic_user(auth: Auth, request: Request) -> str | None:
     """Return the user of a request; None if it has no Authorization header.
 
     Raises:
-        RequestRefusedError: the header is not Basic, or the credentials are wrong.
+        DistributionError: the header is not Basic, or the credentials are wrong.
     """
     header = request.headers.get("authorization")
     if header is None:
@@ -227,8 +227,8 @@ def _form_user(auth: TokenAuth, form: Mapping[str, str]) -> str:
         case "refresh_token" if form.get("refresh_token") in auth.identity_tokens:
             return auth.identity_tokens[form["refresh_token"]]
         case _:
-            raise RequestRefusedError(401, "UNAUTHORIZED", "wrong credentials")
+            raise DistributionError(401, "UNAUTHORIZED", "wrong credentials")
 
 
-def _basic_challenge(message: str) -> RequestRefusedError:
-    return RequestRefusedError(401, "UNAUTHORIZED", message, (("WWW-Authenticate", 'Basic realm="registry"'),))
+def _basic_challenge(message: str) -> DistributionError:
+    return DistributionError(401, "UNAUTHORIZED", message, (("WWW-Authenticate", 'Basic realm="registry"'),))

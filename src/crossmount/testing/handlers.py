@@ -24,23 +24,23 @@ from crossmount.testing.routes import (
     ListTags,
     MountBlob,
     PageRequest,
+    PostUpload,
     ReadBlob,
     ReadManifest,
     ReadOperation,
-    StartUpload,
     UploadStatus,
     VersionCheck,
     WriteManifest,
     WriteOperation,
     route,
 )
-from crossmount.testing.sessions import Locations, UploadSessions
+from crossmount.testing.sessions import LocationWriter, UploadSessions
 from crossmount.testing.values import (
     Body,
+    DistributionError,
     Headers,
     Inline,
     Request,
-    RequestRefusedError,
     Response,
     error_response,
     json_response,
@@ -72,22 +72,22 @@ class Handlers:
             if request.path == TOKEN_PATH:
                 return self._authorizer.issue(request, await read_body(body))
             return await self._operate(request, body, self._locations(base))
-        except RequestRefusedError as refused:
+        except DistributionError as refused:
             return refused.response()
         except OSError as error:
             return error_response(500, "UNKNOWN", f"cannot store the blob: {error.strerror}")
 
-    async def _operate(self, request: Request, body: Body, locations: Locations) -> Response:
+    async def _operate(self, request: Request, body: Body, locations: LocationWriter) -> Response:
         operation = self._authorizer.check(request, route(request))
         match operation:
-            case WriteManifest() | StartUpload() | MountBlob() | AppendUpload() | FinishUpload():
+            case WriteManifest() | PostUpload() | MountBlob() | AppendUpload() | FinishUpload():
                 return await self._write(operation, request, body, locations)
             case DeleteManifest() | DeleteBlob() | CancelUpload():
                 return self._delete(operation, request)
             case _:
                 return self._read(operation, request, locations)
 
-    def _read(self, operation: ReadOperation, request: Request, locations: Locations) -> Response:
+    def _read(self, operation: ReadOperation, request: Request, locations: LocationWriter) -> Response:
         match operation:
             case VersionCheck():
                 return json_response({})
@@ -103,12 +103,12 @@ class Handlers:
                 assert_never(operation)
 
     async def _write(
-        self, operation: WriteOperation, request: Request, body: Body, locations: Locations
+        self, operation: WriteOperation, request: Request, body: Body, locations: LocationWriter
     ) -> Response:
         match operation:
             case WriteManifest():
                 return self._write_manifest(operation, request, await read_body(body), locations)
-            case StartUpload():
+            case PostUpload():
                 return await self._sessions.start(operation, body, locations)
             case MountBlob():
                 return self._sessions.mount(operation, locations)
@@ -123,7 +123,7 @@ class Handlers:
         if isinstance(operation, CancelUpload):
             return self._sessions.cancel(operation, request)
         if not self._options.deletes:
-            raise RequestRefusedError(405, "UNSUPPORTED", "this registry does not delete")
+            raise DistributionError(405, "UNSUPPORTED", "this registry does not delete")
         holding = self._holdings.find(operation.name)
         match operation:
             case DeleteBlob():
@@ -147,7 +147,7 @@ class Handlers:
                 return self._list_page("repositories", self._holdings.repositories, operation.page, request)
             case ListTags():
                 if operation.name not in self._holdings.repositories:
-                    raise RequestRefusedError(404, "NAME_UNKNOWN", f"no repository {operation.name}")
+                    raise DistributionError(404, "NAME_UNKNOWN", f"no repository {operation.name}")
                 tags = self._holdings.find(operation.name).tags
                 return self._list_page("tags", tags, operation.page, request, name=operation.name)
             case ListReferrers():
@@ -209,12 +209,12 @@ class Handlers:
         return Response(206, (*headers, part), content, start, end - start)
 
     def _write_manifest(
-        self, operation: WriteManifest, request: Request, content: bytes, locations: Locations
+        self, operation: WriteManifest, request: Request, content: bytes, locations: LocationWriter
     ) -> Response:
         target, media_type = operation.target, request.headers.get("content-type")
         digest = Digest.of(content, algorithm=target.algorithm if isinstance(target, Digest) else "sha256")
         if isinstance(target, Digest) and target != digest:
-            raise RequestRefusedError(400, "DIGEST_INVALID", f"the manifest has the digest {digest}")
+            raise DistributionError(400, "DIGEST_INVALID", f"the manifest has the digest {digest}")
         manifest = read_manifest(content, media_type=media_type, digest=digest)
         if self._options.checks_references:
             self._check_references(operation.name, manifest)
@@ -236,24 +236,24 @@ class Handlers:
     def _check_references(self, name: str, manifest: StoredManifest) -> None:
         missing = self._holdings.find(name).missing(manifest)
         if missing:
-            raise RequestRefusedError(400, "MANIFEST_BLOB_UNKNOWN", f"{name} lacks {', '.join(missing)}")
+            raise DistributionError(400, "MANIFEST_BLOB_UNKNOWN", f"{name} lacks {', '.join(missing)}")
 
-    def _locations(self, base: str) -> Locations:
+    def _locations(self, base: str) -> LocationWriter:
         own = "" if self._options.relative_locations else base
-        return Locations(self._options.location_base or own, self._options.location_state)
+        return LocationWriter(self._options.location_base or own, self._options.location_state)
 
 
 async def read_body(body: Body) -> bytes:
     """Read the body of a manifest or a form.
 
     Raises:
-        RequestRefusedError: it is larger than 4 MiB.
+        DistributionError: it is larger than 4 MiB.
     """
     content = bytearray()
     async for data in body:
         content += data
         if len(content) > MANIFEST_BYTES_MAX:
-            raise RequestRefusedError(413, "SIZE_INVALID", "manifest larger than 4 MiB")
+            raise DistributionError(413, "SIZE_INVALID", "manifest larger than 4 MiB")
     return bytes(content)
 
 
@@ -264,7 +264,7 @@ def read_range(text: str | None, size: int) -> tuple[int, int] | None:
         None if there is no range, or one that a server may ignore.
 
     Raises:
-        RequestRefusedError: 416, the range is outside of the blob.
+        DistributionError: 416, the range is outside of the blob.
     """
     match = _RANGE.fullmatch(text or "")
     if match is None or not (match[1] or match[2]):
@@ -274,13 +274,13 @@ def read_range(text: str | None, size: int) -> tuple[int, int] | None:
     else:
         start, end = max(size - int(match[2]), 0), size
     if start >= end:
-        raise RequestRefusedError(416, "SIZE_INVALID", "no such range", (("Content-Range", f"bytes */{size}"),))
+        raise DistributionError(416, "SIZE_INVALID", "no such range", (("Content-Range", f"bytes */{size}"),))
     return start, end
 
 
-def _blob_unknown(name: str, digest: Digest) -> RequestRefusedError:
-    return RequestRefusedError(404, "BLOB_UNKNOWN", f"{name} has no blob {digest}")
+def _blob_unknown(name: str, digest: Digest) -> DistributionError:
+    return DistributionError(404, "BLOB_UNKNOWN", f"{name} has no blob {digest}")
 
 
-def _manifest_unknown(name: str, target: str) -> RequestRefusedError:
-    return RequestRefusedError(404, "MANIFEST_UNKNOWN", f"{name} has no manifest {target}")
+def _manifest_unknown(name: str, target: str) -> DistributionError:
+    return DistributionError(404, "MANIFEST_UNKNOWN", f"{name} has no manifest {target}")

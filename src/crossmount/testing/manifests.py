@@ -7,7 +7,7 @@ from typing import Any
 from crossmount.errors import InvalidManifestError
 from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
 from crossmount.oci.digest import Digest
-from crossmount.testing.values import RequestRefusedError
+from crossmount.testing.values import DistributionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,12 @@ def read_manifest(content: bytes, *, media_type: str | None, digest: Digest) -> 
         digest: the digest of `content`.
 
     Raises:
-        RequestRefusedError: MANIFEST_INVALID.
+        DistributionError: MANIFEST_INVALID.
     """
     try:
         return _parse(content, media_type, digest)
     except InvalidManifestError as error:
-        raise RequestRefusedError(400, "MANIFEST_INVALID", str(error)) from None
+        raise DistributionError(400, "MANIFEST_INVALID", str(error)) from None
 
 
 def _parse(content: bytes, media_type: str | None, digest: Digest) -> StoredManifest:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from crossmount.errors import InvalidDigestError
 from crossmount.oci.digest import Digest
 from crossmount.oci.reference import is_repository_name, is_tag
-from crossmount.testing.values import Request, RequestRefusedError
+from crossmount.testing.values import DistributionError, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class DeleteBlob:
 
 
 @dataclass(frozen=True, slots=True)
-class StartUpload:
+class PostUpload:
     """`POST /v2/<name>/blobs/uploads/`: opens a session, or with `?digest=` uploads a whole blob."""
 
     name: str
@@ -139,7 +139,7 @@ class CancelUpload:
 
 
 ReadOperation = VersionCheck | ListRepositories | ListTags | ListReferrers | ReadManifest | ReadBlob | UploadStatus
-WriteOperation = WriteManifest | StartUpload | MountBlob | AppendUpload | FinishUpload
+WriteOperation = WriteManifest | PostUpload | MountBlob | AppendUpload | FinishUpload
 DeleteOperation = DeleteManifest | DeleteBlob | CancelUpload
 Operation = ReadOperation | WriteOperation | DeleteOperation
 
@@ -162,23 +162,23 @@ def route(request: Request) -> Operation:
     """Return the operation that a request asks for.
 
     Raises:
-        RequestRefusedError: there is no such endpoint (404) or method (405), or a part breaks its grammar (400).
+        DistributionError: there is no such endpoint (404) or method (405), or a part breaks its grammar (400).
     """
     for kind, shape in _SHAPES:
         match = shape.fullmatch(request.path)
         if match:
             parts = match.groupdict()
             return _operation(kind, request, parts.get("name", ""), parts.get("target", ""))
-    raise RequestRefusedError(404, "NAME_UNKNOWN", f"no endpoint at {request.path[:200]!r}")
+    raise DistributionError(404, "NAME_UNKNOWN", f"no endpoint at {request.path[:200]!r}")
 
 
 def _operation(kind: str, request: Request, name: str, target: str) -> Operation:
     if name and not is_repository_name(name):
-        raise RequestRefusedError(400, "NAME_INVALID", f"not a repository name: {name[:200]!r}")
+        raise DistributionError(400, "NAME_INVALID", f"not a repository name: {name[:200]!r}")
     method = "GET" if request.method == "HEAD" else request.method
     make = _ENDPOINTS.get((kind, method))
     if make is None:
-        raise RequestRefusedError(405, "UNSUPPORTED", f"{request.method[:20]} is not supported here")
+        raise DistributionError(405, "UNSUPPORTED", f"{request.method[:20]} is not supported here")
     return make(request, name, target)
 
 
@@ -190,13 +190,13 @@ def _finish_upload(request: Request, name: str, session: str) -> FinishUpload:
     return FinishUpload(name, session, _digest(request.param("digest") or ""))
 
 
-def _post(request: Request, name: str, _: str) -> StartUpload | MountBlob:
+def _post(request: Request, name: str, _: str) -> PostUpload | MountBlob:
     mount, source, digest = request.param("mount"), request.param("from"), request.param("digest")
     if mount is not None:
         if source and not is_repository_name(source):
-            raise RequestRefusedError(400, "NAME_INVALID", f"from is not a repository name: {source[:200]!r}")
+            raise DistributionError(400, "NAME_INVALID", f"from is not a repository name: {source[:200]!r}")
         return MountBlob(name, _digest(mount), source or None)
-    return StartUpload(name, _digest(digest) if digest is not None else None)
+    return PostUpload(name, _digest(digest) if digest is not None else None)
 
 
 _ENDPOINTS: dict[tuple[str, str], Callable[[Request, str, str], Operation]] = {
@@ -223,7 +223,7 @@ def _digest(text: str) -> Digest:
     try:
         return Digest(text)
     except InvalidDigestError as error:
-        raise RequestRefusedError(400, "DIGEST_INVALID", str(error)) from None
+        raise DistributionError(400, "DIGEST_INVALID", str(error)) from None
 
 
 def _target(text: str) -> str | Digest:
@@ -235,7 +235,7 @@ def _target(text: str) -> str | Digest:
 def _tag(text: str) -> str:
     if not is_tag(text):
         # The specification has no code for an invalid tag; distribution sends this one.
-        raise RequestRefusedError(400, "TAG_INVALID", f"not a tag: {text[:200]!r}")
+        raise DistributionError(400, "TAG_INVALID", f"not a tag: {text[:200]!r}")
     return text
 
 
@@ -244,5 +244,5 @@ def _page(request: Request) -> PageRequest:
     if count is None:
         return PageRequest(None, last)
     if not re.fullmatch(r"[0-9]{1,9}", count):
-        raise RequestRefusedError(400, "PAGINATION_NUMBER_INVALID", f"n is not a number: {count[:40]!r}")
+        raise DistributionError(400, "PAGINATION_NUMBER_INVALID", f"n is not a number: {count[:40]!r}")
     return PageRequest(int(count), last)

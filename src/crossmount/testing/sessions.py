@@ -14,17 +14,17 @@ from crossmount.testing.routes import (
     CancelUpload,
     FinishUpload,
     MountBlob,
-    StartUpload,
+    PostUpload,
     UploadStatus,
 )
 from crossmount.testing.storage import UploadBuffer
-from crossmount.testing.values import Body, Request, RequestRefusedError, Response
+from crossmount.testing.values import Body, DistributionError, Request, Response
 
 _CHUNK = re.compile(r"([0-9]{1,18})-([0-9]{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Locations:
+class LocationWriter:
     """Writes Location headers.
 
     Attributes:
@@ -104,7 +104,7 @@ class UploadSessions:
         """The ids of all open sessions."""
         return tuple(self._open)
 
-    async def start(self, operation: StartUpload, body: Body, locations: Locations) -> Response:
+    async def start(self, operation: PostUpload, body: Body, locations: LocationWriter) -> Response:
         """Open a session, or receive a whole blob in one request."""
         upload = self._begin(operation.name)
         if operation.digest is None:
@@ -116,15 +116,15 @@ class UploadSessions:
             raise
         return await self._commit(upload, operation.digest, locations)
 
-    def mount(self, operation: MountBlob, locations: Locations) -> Response:
+    def mount(self, operation: MountBlob, locations: LocationWriter) -> Response:
         """Mount a blob, or open an upload session instead.
 
         Raises:
-            RequestRefusedError: mounts from the source are denied.
+            DistributionError: mounts from the source are denied.
         """
         if operation.source in self._options.denied_sources:
             status = self._options.denied_status
-            raise RequestRefusedError(
+            raise DistributionError(
                 status, "UNAUTHORIZED" if status == 401 else "DENIED", "no access to the source"
             )
         source = self._source(operation)
@@ -135,12 +135,12 @@ class UploadSessions:
             self._tally.mounted(operation.digest)
         return _created(operation.name, operation.digest, locations)
 
-    def status(self, operation: UploadStatus, request: Request, locations: Locations) -> Response:
+    def status(self, operation: UploadStatus, request: Request, locations: LocationWriter) -> Response:
         """Return the number of received bytes."""
         return _progress(204, self._find(operation, request), locations)
 
     async def append(
-        self, operation: AppendUpload, request: Request, body: Body, locations: Locations
+        self, operation: AppendUpload, request: Request, body: Body, locations: LocationWriter
     ) -> Response:
         """Receive a chunk or a stream."""
         upload = self._find(operation, request)
@@ -150,7 +150,7 @@ class UploadSessions:
         return _progress(202, upload, locations)
 
     async def finish(
-        self, operation: FinishUpload, request: Request, body: Body, locations: Locations
+        self, operation: FinishUpload, request: Request, body: Body, locations: LocationWriter
     ) -> Response:
         """Receive the remaining bytes, if there are any, and store the blob."""
         upload = self._find(operation, request)
@@ -162,7 +162,7 @@ class UploadSessions:
     def cancel(self, operation: CancelUpload, request: Request) -> Response:
         """Cancel a session."""
         if not self._options.cancels:
-            raise RequestRefusedError(405, "UNSUPPORTED", "sessions cannot be cancelled here")
+            raise DistributionError(405, "UNSUPPORTED", "sessions cannot be cancelled here")
         self._drop(self._find(operation, request))
         return Response(204)
 
@@ -191,25 +191,23 @@ class UploadSessions:
     ) -> OpenUpload:
         upload = self._open.get(operation.session)
         if upload is None or upload.name != operation.name:
-            raise RequestRefusedError(404, "BLOB_UPLOAD_UNKNOWN", f"no session {operation.session[:100]!r} here")
+            raise DistributionError(404, "BLOB_UPLOAD_UNKNOWN", f"no session {operation.session[:100]!r} here")
         if self._options.location_state and not is_session_state(request.param("_state"), upload.session, None):
-            raise RequestRefusedError(404, "BLOB_UPLOAD_INVALID", "the Location's _state is missing or another's")
+            raise DistributionError(404, "BLOB_UPLOAD_INVALID", "the Location's _state is missing or another's")
         return upload
 
     def _check_state(self, request: Request, upload: OpenUpload) -> None:
         """Refuse an outdated Location, with the status and code of distribution 2.8."""
         state = request.param("_state")
         if self._options.location_state and not is_session_state(state, upload.session, upload.buffer.size):
-            raise RequestRefusedError(404, "BLOB_UPLOAD_INVALID", "the Location is not the session's newest")
+            raise DistributionError(404, "BLOB_UPLOAD_INVALID", "the Location is not the session's newest")
 
-    async def _commit(self, upload: OpenUpload, digest: Digest, locations: Locations) -> Response:
+    async def _commit(self, upload: OpenUpload, digest: Digest, locations: LocationWriter) -> Response:
         del self._open[upload.session]
         await asyncio.sleep(self._options.commit_seconds)
         if upload.buffer.digest(digest.algorithm) != digest:
             upload.buffer.discard()
-            raise RequestRefusedError(
-                400, "DIGEST_INVALID", f"what was uploaded does not have the digest {digest}"
-            )
+            raise DistributionError(400, "DIGEST_INVALID", f"what was uploaded does not have the digest {digest}")
         size = upload.buffer.size
         self._holdings.store.add(upload.buffer, digest)
         self._holdings.create(upload.name).blobs.add(digest)
@@ -227,26 +225,24 @@ async def _receive(upload: OpenUpload, body: Body) -> None:
         upload.buffer.write(data)
 
 
-def _check_chunk(request: Request, upload: OpenUpload, locations: Locations) -> None:
+def _check_chunk(request: Request, upload: OpenUpload, locations: LocationWriter) -> None:
     """Compare Content-Range with the session's offset and with Content-Length."""
     text = request.headers.get("content-range")
     if text is None:
         return
     match = _CHUNK.fullmatch(text)
     if match is None:
-        raise RequestRefusedError(
-            400, "BLOB_UPLOAD_INVALID", f"Content-Range is not <first>-<last>: {text[:60]!r}"
-        )
+        raise DistributionError(400, "BLOB_UPLOAD_INVALID", f"Content-Range is not <first>-<last>: {text[:60]!r}")
     first, last = int(match[1]), int(match[2])
     if first != upload.buffer.size or last < first - 1:
         headers = _progress(416, upload, locations).headers
-        raise RequestRefusedError(416, "BLOB_UPLOAD_INVALID", f"the session is at {upload.buffer.size}", headers)
+        raise DistributionError(416, "BLOB_UPLOAD_INVALID", f"the session is at {upload.buffer.size}", headers)
     length = request.headers.get("content-length")
     if length is not None and int(length) != last - first + 1:
-        raise RequestRefusedError(400, "SIZE_INVALID", f"Content-Range {text} with Content-Length {length}")
+        raise DistributionError(400, "SIZE_INVALID", f"Content-Range {text} with Content-Length {length}")
 
 
-def _progress(status: int, upload: OpenUpload, locations: Locations) -> Response:
+def _progress(status: int, upload: OpenUpload, locations: LocationWriter) -> Response:
     offset = upload.buffer.size
     return Response(
         status,
@@ -259,5 +255,5 @@ def _progress(status: int, upload: OpenUpload, locations: Locations) -> Response
     )
 
 
-def _created(name: str, digest: Digest, locations: Locations) -> Response:
+def _created(name: str, digest: Digest, locations: LocationWriter) -> Response:
     return Response(201, (("Location", locations.blob(name, digest)), ("Docker-Content-Digest", digest)))

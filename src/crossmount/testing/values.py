@@ -140,7 +140,7 @@ class RequestRecord:
     connection: int = 0
 
 
-class RequestRefusedError(Exception):
+class DistributionError(Exception):
     """A request is refused with an error of the distribution specification ("Error Codes").
 
     The server turns it into a response.
