@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossmount.oci import Repository
-from crossmount.registry.resume import Step, StepResult, UploadState, after, begin, read_range
+from crossmount.registry.resume import Step, StepResult, UploadState, initial_state, next_state, read_range
 from crossmount.registry.values import UploadSession
 
 DEST = Repository("r.example", "dest")
@@ -19,85 +19,85 @@ def run(state: UploadState, *outcomes: StepResult | tuple[StepResult, UploadSess
     steps = [state.step]
     for item in outcomes:
         outcome, found = item if isinstance(item, tuple) else (item, None)
-        state = after(state, outcome, found)
+        state = next_state(state, outcome, found)
         steps.append(state.step)
     return steps
 
 
 def test_one_request_if_nothing_goes_wrong() -> None:
     """PUT, done."""
-    assert run(begin(session(), 10, None), StepResult.STORED) == [Step.SEND_ALL, Step.DONE]
+    assert run(initial_state(session(), 10, None), StepResult.STORED) == [Step.SEND_ALL, Step.DONE]
 
 
 def test_chunks_then_an_empty_close() -> None:
     """PATCH from offset to offset, at least the session's minimum, then PUT."""
-    state = begin(session(min_chunk=4), 10, 3)
+    state = initial_state(session(min_chunk=4), 10, 3)
     assert (state.step, state.end) == (Step.SEND_CHUNK, 4)
-    state = after(state, StepResult.TOOK, session(4, min_chunk=4))
+    state = next_state(state, StepResult.ACCEPTED, session(4, min_chunk=4))
     assert state.end == 8
-    state = after(state, StepResult.TOOK, session(8, min_chunk=4))
+    state = next_state(state, StepResult.ACCEPTED, session(8, min_chunk=4))
     assert state.end == 10
-    state = after(state, StepResult.TOOK, session(10))
-    assert state.step is Step.CLOSE
-    assert after(state, StepResult.STORED).step is Step.DONE
+    state = next_state(state, StepResult.ACCEPTED, session(10))
+    assert state.step is Step.COMMIT
+    assert next_state(state, StepResult.STORED).step is Step.DONE
 
 
 def test_an_empty_blob_is_sent_in_one_request() -> None:
     """Also where chunks were asked for."""
-    assert begin(session(), 0, 5).step is Step.SEND_ALL
+    assert initial_state(session(), 0, 5).step is Step.SEND_ALL
 
 
 def test_a_lost_201_is_found() -> None:
     """After a cut the blob is looked for before anything is repeated."""
-    steps = run(begin(session(), 10, None), StepResult.TROUBLE, StepResult.STORED)
-    assert steps == [Step.SEND_ALL, Step.ASK_BLOB, Step.DONE]
+    steps = run(initial_state(session(), 10, None), StepResult.FAILED, StepResult.STORED)
+    assert steps == [Step.SEND_ALL, Step.HEAD_BLOB, Step.DONE]
 
 
 def test_a_cut_is_resumed_where_the_session_is() -> None:
     """HEAD, GET, PATCH the rest, PUT."""
     steps = run(
-        begin(session(), 10, None),
-        StepResult.TROUBLE,
+        initial_state(session(), 10, None),
+        StepResult.FAILED,
         StepResult.GONE,
-        (StepResult.TOOK, session(6)),
-        (StepResult.TOOK, session(10)),
+        (StepResult.ACCEPTED, session(6)),
+        (StepResult.ACCEPTED, session(10)),
         StepResult.STORED,
     )
-    assert steps == [Step.SEND_ALL, Step.ASK_BLOB, Step.ASK_OFFSET, Step.SEND_CHUNK, Step.CLOSE, Step.DONE]
+    assert steps == [Step.SEND_ALL, Step.HEAD_BLOB, Step.GET_OFFSET, Step.SEND_CHUNK, Step.COMMIT, Step.DONE]
 
 
 @pytest.mark.parametrize("offset", [0, 11])
 def test_an_offset_that_tells_nothing_begins_anew(offset: int) -> None:
     """`0-0` is none or one byte, more than the blob has is nonsense: a new session."""
     steps = run(
-        begin(session(), 10, 2),
-        StepResult.TROUBLE,
-        (StepResult.TOOK, session(offset)),
-        (StepResult.TOOK, session()),
+        initial_state(session(), 10, 2),
+        StepResult.FAILED,
+        (StepResult.ACCEPTED, session(offset)),
+        (StepResult.ACCEPTED, session()),
     )
-    assert steps == [Step.SEND_CHUNK, Step.ASK_OFFSET, Step.START_AGAIN, Step.SEND_CHUNK]
+    assert steps == [Step.SEND_CHUNK, Step.GET_OFFSET, Step.RESTART, Step.SEND_CHUNK]
 
 
 def test_a_session_that_is_gone() -> None:
     """404: done if the blob is there (a 201 was lost), else begun anew."""
-    state = begin(session(10), 10, None)
-    assert run(state, StepResult.GONE, StepResult.STORED) == [Step.CLOSE, Step.ASK_BLOB, Step.DONE]
-    steps = run(state, StepResult.GONE, StepResult.GONE, (StepResult.TOOK, session()))
-    assert steps == [Step.CLOSE, Step.ASK_BLOB, Step.START_AGAIN, Step.SEND_ALL]
+    state = initial_state(session(10), 10, None)
+    assert run(state, StepResult.GONE, StepResult.STORED) == [Step.COMMIT, Step.HEAD_BLOB, Step.DONE]
+    steps = run(state, StepResult.GONE, StepResult.GONE, (StepResult.ACCEPTED, session()))
+    assert steps == [Step.COMMIT, Step.HEAD_BLOB, Step.RESTART, Step.SEND_ALL]
 
 
 def test_416_asks_for_the_offset() -> None:
     """A chunk at the wrong offset goes on from the right one."""
-    steps = run(begin(session(4), 10, 2), StepResult.OUT_OF_STEP, (StepResult.TOOK, session(6)))
-    assert steps == [Step.SEND_CHUNK, Step.ASK_OFFSET, Step.SEND_CHUNK]
+    steps = run(initial_state(session(4), 10, 2), StepResult.OUT_OF_SYNC, (StepResult.ACCEPTED, session(6)))
+    assert steps == [Step.SEND_CHUNK, Step.GET_OFFSET, Step.SEND_CHUNK]
 
 
-@pytest.mark.parametrize("outcome", [StepResult.GONE, StepResult.OUT_OF_STEP])
+@pytest.mark.parametrize("outcome", [StepResult.GONE, StepResult.OUT_OF_SYNC])
 def test_a_session_that_cannot_tell_its_offset_is_begun_anew(outcome: StepResult) -> None:
     """Some registries serve no GET of a session."""
-    state = after(begin(session(4), 10, 2), StepResult.TROUBLE)
-    assert after(state, outcome).step is Step.START_AGAIN
-    assert after(begin(session(10), 10, None), StepResult.OUT_OF_STEP).step is Step.START_AGAIN
+    state = next_state(initial_state(session(4), 10, 2), StepResult.FAILED)
+    assert next_state(state, outcome).step is Step.RESTART
+    assert next_state(initial_state(session(10), 10, None), StepResult.OUT_OF_SYNC).step is Step.RESTART
 
 
 @given(
@@ -109,7 +109,7 @@ def test_whatever_happens_an_upload_ends_in_done_or_can_still_get_there(
     size: int, chunk: int | None, outcomes: list[tuple[StepResult, int]]
 ) -> None:
     """No outcome leads out of the table, chunks stay within the blob, and good answers always lead to the end."""
-    state = begin(session(), size, chunk)
+    state = initial_state(session(), size, chunk)
     for outcome, offset in outcomes:
         if state.step is Step.DONE:
             break
@@ -117,18 +117,18 @@ def test_whatever_happens_an_upload_ends_in_done_or_can_still_get_there(
             assert state.session.offset < state.end <= size
             at = min(max(offset, state.session.offset + 1), state.end)
         else:
-            at = 0 if state.step is Step.START_AGAIN else offset
-        state = after(state, outcome, session(at))
+            at = 0 if state.step is Step.RESTART else offset
+        state = next_state(state, outcome, session(at))
     for _ in range(2 * size + 8):
         match state.step:
             case Step.DONE:
                 return
             case Step.SEND_CHUNK:
-                state = after(state, StepResult.TOOK, session(state.end))
-            case Step.START_AGAIN | Step.ASK_OFFSET:
-                state = after(state, StepResult.TOOK, session())
+                state = next_state(state, StepResult.ACCEPTED, session(state.end))
+            case Step.RESTART | Step.GET_OFFSET:
+                state = next_state(state, StepResult.ACCEPTED, session())
             case _:
-                state = after(state, StepResult.STORED)
+                state = next_state(state, StepResult.STORED)
     raise AssertionError(f"it never ends: {state}")
 
 

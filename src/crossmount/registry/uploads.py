@@ -18,7 +18,7 @@ from crossmount.registry.http.location import resolve, with_query
 from crossmount.registry.http.requester import Call
 from crossmount.registry.http.retry import RetryBudget, is_transient
 from crossmount.registry.http.transport import NO_BODY, Answer, Body
-from crossmount.registry.resume import Step, StepResult, UploadState, after, begin, read_range
+from crossmount.registry.resume import Step, StepResult, UploadState, initial_state, next_state, read_range
 from crossmount.registry.values import Mounted, UploadSession
 
 OnProgress = Callable[[int], None]
@@ -95,13 +95,13 @@ class Uploads(RegistryMethods):
         Raises:
             InvalidLayoutError: the blob does not have the size in its descriptor.
         """
-        state = begin(session, blob.descriptor.size, chunk_size)
+        state = initial_state(session, blob.descriptor.size, chunk_size)
         budget = RetryBudget(self._requester.retrier, method="PUT", host=self._requester.origin.host)
         while state.step is not Step.DONE:
             outcome, found = await self._do(state, blob, on_progress, budget)
-            previous, state = state, after(state, outcome, found)
+            previous, state = state, next_state(state, outcome, found)
             budget.note_progress(state.session.offset)
-            if state.step is Step.START_AGAIN and previous.step is not Step.START_AGAIN:
+            if state.step is Step.RESTART and previous.step is not Step.RESTART:
                 await self.cancel_upload(state.session)
 
     async def _do(
@@ -111,12 +111,12 @@ class Uploads(RegistryMethods):
         session, digest = state.session, blob.descriptor.digest
         location = httpx.URL(session.location)
         match state.step:
-            case Step.ASK_BLOB:
-                return await self._ask_blob(session.repository, digest), None
-            case Step.ASK_OFFSET:
-                return await self._ask_offset(session)
-            case Step.START_AGAIN:
-                return StepResult.TOOK, await self.start_upload(session.repository)
+            case Step.HEAD_BLOB:
+                return await self._head_blob(session.repository, digest), None
+            case Step.GET_OFFSET:
+                return await self._get_offset(session)
+            case Step.RESTART:
+                return StepResult.ACCEPTED, await self.start_upload(session.repository)
             case Step.SEND_CHUNK:
                 body = _part(blob, session.offset, state.end, on_progress)
                 call = self._push_call("PATCH", location, session.repository, body)
@@ -129,35 +129,35 @@ class Uploads(RegistryMethods):
     async def _send(
         self, call: Call, state: UploadState, budget: RetryBudget
     ) -> tuple[StepResult, UploadSession | None]:
-        """Send bytes once; the next step after a failure is decided by `resume.after`."""
+        """Send bytes once; the next step after a failure is decided by `resume.next_state`."""
         try:
             answer = await self._requester.send(replace(call, repeat=False))
         except RegistryUnreachableError as error:
             await budget.spend(error)
-            return StepResult.TROUBLE, None
+            return StepResult.FAILED, None
         if answer.status == 201 or (answer.is_good and answer.status != 202 and call.method == "PUT"):
             return StepResult.STORED, None
         if answer.status == 202 and call.method == "PATCH":
-            return StepResult.TOOK, _moved(answer, state)
+            return StepResult.ACCEPTED, _moved(answer, state)
         if answer.status in {404, 416} or is_transient(answer) or (answer.status == 400 and state.resumed):
             await budget.spend(refusal(answer, call.method), answer)
             if answer.status in {400, 404}:  # 400: the resumed bytes are not the blob
                 return StepResult.GONE, None
-            return StepResult.TROUBLE if is_transient(answer) else StepResult.OUT_OF_STEP, None
+            return StepResult.FAILED if is_transient(answer) else StepResult.OUT_OF_SYNC, None
         raise refusal(answer, call.method)
 
-    async def _ask_blob(self, repository: Repository, digest: Digest) -> StepResult:
+    async def _head_blob(self, repository: Repository, digest: Digest) -> StepResult:
         call = self._push_call("HEAD", self._endpoints.blob(repository, digest), repository)
         return StepResult.STORED if (await self._requester.send(call)).status == 200 else StepResult.GONE
 
-    async def _ask_offset(self, session: UploadSession) -> tuple[StepResult, UploadSession | None]:
+    async def _get_offset(self, session: UploadSession) -> tuple[StepResult, UploadSession | None]:
         answer = await self._requester.send(
             self._push_call("GET", httpx.URL(session.location), session.repository)
         )
         if not answer.is_good:
-            return (StepResult.GONE if answer.status == 404 else StepResult.OUT_OF_STEP), None
+            return (StepResult.GONE if answer.status == 404 else StepResult.OUT_OF_SYNC), None
         offset = read_range(answer.headers.get("range")) or 0
-        return StepResult.TOOK, replace(session, location=_next_location(answer, session), offset=offset)
+        return StepResult.ACCEPTED, replace(session, location=_next_location(answer, session), offset=offset)
 
     def _push_call(self, method: str, url: httpx.URL, repository: Repository, body: Body | None = None) -> Call:
         wanted = Wanted((scope.push(repository),))

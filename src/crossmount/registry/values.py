@@ -1,27 +1,27 @@
-"""What a registry's answers come down to."""
+"""Results of `RegistryClient`'s methods."""
 
 from dataclasses import dataclass, field
 
 from crossmount.oci import Repository
 
 SIZE_UNKNOWN = -1
-"""What a HEAD says of a blob that is there and whose size the registry did not tell."""
+"""The size of a blob that exists and whose size the registry does not send."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """The registry mounted the blob: dest holds it (201)."""
+    """The registry mounted the blob into the destination (201)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadSession:
-    """An upload that a registry opened (202); it is used once.
+    """An upload session that a registry opened (202); it is used for one blob.
 
     Attributes:
-        repository: where the blob will be.
-        location: the absolute URL to go on with; it may be signed, so it is not shown.
-        offset: bytes that the registry has already.
-        min_chunk: the least bytes a chunk may have, the last one aside (`OCI-Chunk-Min-Length`).
+        repository: the repository that the blob is uploaded into.
+        location: the absolute URL of the next request; it may be signed, so it is not shown.
+        offset: the number of bytes that the session has.
+        min_chunk: the least bytes of a chunk, except the last one (`OCI-Chunk-Min-Length`).
     """
 
     repository: Repository
@@ -32,13 +32,13 @@ class UploadSession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ping:
-    """What a registry says when it is only greeted (`GET /v2/`, without credentials).
+    """A registry's answer to `GET /v2/` without credentials.
 
     Attributes:
-        status: 200, or 401 if it asks who we are.
-        version: its `Docker-Distribution-Api-Version` header, if it has one.
-        scheme: how it wants to be authorised.
-        realm_host: the host that gives tokens, for `bearer`.
+        status: 200, or 401 if it asks for credentials.
+        version: the `Docker-Distribution-Api-Version` header, if there is one.
+        scheme: the scheme of its challenge: `none`, `basic` or `bearer`.
+        realm_host: for `bearer`: the host of its token realm.
     """
 
     status: int
@@ -49,10 +49,10 @@ class Ping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What is known before the mounts into one repository begin.
+    """The result of `RegistryClient.prepare`.
 
     Attributes:
-        refused: sources that no token was given for; a mount from them is not worth much hope.
+        refused: sources that the realm gave no token for; mounting from them will probably fail.
     """
 
     refused: frozenset[Repository] = frozenset()

@@ -1,4 +1,4 @@
-"""`WWW-Authenticate`, read as RFC 9110 (11.6.1) writes it, and leniently where registries do not. No I/O."""
+"""A parser of `WWW-Authenticate` (RFC 9110, 11.6.1), lenient where registries break the grammar. No I/O."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,11 +21,11 @@ _NEXT = re.compile(r",|$")
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One way to be authorised that a server offers.
+    """One challenge of a server.
 
     Attributes:
         scheme: in lower case.
-        parameters: names in lower case; the first of a repeated name counts.
+        parameters: by name in lower case; of a repeated parameter the first is used.
     """
 
     scheme: str
@@ -34,16 +34,18 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class Basic:
-    """The registry wants a name and a password with each request."""
+    """The registry asks for a user name and a password with each request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """The registry wants a token, to be had at `realm` (distribution project, "Token Authentication").
+    """The registry asks for a token, which `realm` issues (distribution project, "Token Authentication").
 
     Attributes:
-        scopes: what it was asked for in vain; not part of who gives the token.
-        error: why a token that was sent did not do: `insufficient_scope`, `invalid_token`.
+        realm: the URL that issues tokens.
+        service: the registry's name at the realm.
+        scopes: the scopes of the refused request; not compared, because one realm issues all tokens.
+        error: why the sent token was refused (`insufficient_scope`, `invalid_token`); not compared.
     """
 
     realm: str
@@ -53,7 +55,7 @@ class Bearer:
 
 
 def parse_challenges(header: str) -> list[Challenge]:
-    """Return the challenges of one header's value, in order; what cannot be understood is passed over."""
+    """Return the challenges in one header's value, in order; text outside the grammar is skipped."""
     challenges: list[tuple[str, dict[str, str]]] = []
     for kind, name, value in _pieces(header[:_HEADER_MAX]):
         if kind == "scheme":
@@ -74,7 +76,7 @@ def _pieces(text: str) -> Iterator[tuple[str, str, str]]:
             at = parameter.end()
         elif (scheme := _TOKEN.match(text, at)) is not None:
             yield "scheme", scheme[0], ""
-            # `Negotiate abc==` carries one value without a name, which none of our schemes has
+            # `Negotiate abc==` has one value without a name; no scheme of ours has one
             at = _end(_TOKEN68.match(text, scheme.end()), scheme.end())
         else:
             at = _end(_NEXT.search(text, at + 1), len(text))
@@ -85,7 +87,7 @@ def _end(match: "re.Match[str] | None", otherwise: int) -> int:
 
 
 def choose(headers: Iterable[str]) -> Bearer | Basic | None:
-    """Return the way to be authorised that we take: a token if one is offered, else name and password."""
+    """Return the challenge to answer: the first for a token, else one for a password, or None."""
     challenges = [challenge for header in headers for challenge in parse_challenges(header)]
     for challenge in challenges:
         if challenge.scheme == "bearer" and challenge.parameters.get("realm"):

@@ -1,7 +1,7 @@
-"""The token flow of the distribution project, as a generator: it yields what to fetch and is sent the answers.
+"""The distribution project's token flow, as a generator that yields requests and receives answers. No I/O.
 
-GET with one `scope` parameter for each scope (Token Authentication Specification), or POST with an identity token
-and all scopes in one `scope` (OAuth2 Token Authentication). No I/O.
+It is a GET with one `scope` parameter for each scope (Token Authentication Specification), or a POST with an
+identity token and all scopes in one `scope` (OAuth2 Token Authentication).
 """
 
 import base64
@@ -22,7 +22,7 @@ from crossmount.registry.http.location import with_query
 from crossmount.registry.http.transport import Answer
 
 LIFETIME_DEFAULT = 60.0
-"""How many seconds a token lives that does not say."""
+"""The seconds that a token lives if the realm does not send its lifetime."""
 
 _LIFETIME_MAX = 1e9
 
@@ -32,10 +32,10 @@ _TOKEN = re.compile(r"[\x21-\x7e]{1,65536}")
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What to fetch from a realm; both secrets stay out of the repr.
+    """A request to a realm; its secrets are not in its repr.
 
     Attributes:
-        form: what to POST; None means GET.
+        form: the form to POST; None means GET.
         authorization: the header's value, if any.
     """
 
@@ -54,9 +54,9 @@ class Token:
     """A bearer token.
 
     Attributes:
-        asked: the scopes it was asked for; what a server grants less of them shows when it is used.
-        refused: optional scopes without which it had to be asked for.
-        lifetime: seconds from now on; None for ever.
+        asked: the scopes that it was requested with; a server may silently grant fewer.
+        refused: optional scopes that the realm refused.
+        lifetime: seconds from now on; None for a token that does not expire.
     """
 
     value: str = field(repr=False)
@@ -65,7 +65,7 @@ class Token:
     lifetime: float | None = None
 
     def satisfies(self, wanted: Wanted) -> bool:
-        """Tell whether asking again for `wanted` would gain nothing."""
+        """Return whether a new token for `wanted` would allow no more than this one."""
         return covers(self.asked, wanted.needed) and covers((*self.asked, *self.refused), wanted.optional)
 
 
@@ -78,23 +78,23 @@ def basic(credential: Credential) -> str:
 def token_flow(
     challenge: Bearer, wanted: Wanted, credential: Credential | None
 ) -> Generator[TokenRequest, Answer, Token]:
-    """Get a token for `wanted`, without its optional scopes if it is refused with them.
+    """Get a token for `wanted`, without the optional scopes if it is refused with them.
 
     Yields:
-        What to fetch; the answer is to be sent in.
+        A request; the caller sends its answer into the generator.
 
     Returns:
         The token.
 
     Raises:
         RegistryRefusedError: the realm refused; AccessDeniedError where it said 401 or 403.
-        InvalidAnswerError: the realm's answer holds no token.
+        InvalidAnswerError: the realm's answer has no token.
     """
     if credential is not None and credential.kind == "registry":
         return Token(credential.secret, asked=wanted.all)
     answer = yield from _ask(challenge, wanted.all, credential)
     refused: tuple[Scope, ...] = ()
-    if wanted.optional and _is_refusal(answer):  # whatever the status: the sources are but hints
+    if wanted.optional and _is_refusal(answer):  # whatever the status: the sources are only hints
         refused = wanted.optional
         wanted = wanted.without_optional()
         answer = yield from _ask(challenge, wanted.all, credential)
@@ -148,17 +148,17 @@ def _refusal(answer: Answer, wanted: Wanted, credential: Credential | None) -> R
 
 
 def _oauth_words(body: bytes) -> str:
-    """Read an error by RFC 6749 (5.2), or by the many servers that say `details` or `message`."""
+    """Return the error in a body of RFC 6749 (5.2), or of the many servers that send `details` or `message`."""
     document = json_object(body) or {}
     words = (document.get(key) for key in ("error", "error_description", "details", "message"))
     return one_line(": ".join(word for word in words if isinstance(word, str) and word))
 
 
 def read_token(answer: Answer) -> tuple[str, float]:
-    """Return a token and the seconds that it will still live.
+    """Return the token in a realm's answer, and the seconds until it expires.
 
     Raises:
-        InvalidAnswerError: there is none, or one that fits in no header.
+        InvalidAnswerError: there is no token, or it does not fit into a header.
     """
     document = json_object(answer.body) or {}
     value = document.get("token") or document.get("access_token")
@@ -172,6 +172,6 @@ def read_token(answer: Answer) -> tuple[str, float]:
 
 
 def _age(issued_at: object, date: str | None) -> float:
-    """Return how old a token is that a realm gave from a cache of its own, told by its own clock alone."""
+    """Return the age, by the realm's own clock, of a token that the realm took from its cache."""
     issued, sent = iso_date(str(issued_at)), http_date(date or "")
     return 0.0 if issued is None or sent is None else max(0.0, sent - issued)

@@ -1,8 +1,8 @@
-"""Who may be given a registry's credentials: a pure judgement of the realm that a challenge names.
+"""Whether a token realm may get the registry's credentials. No I/O.
 
-The realm is the other side's choice (oras-go CVE-2026-48978: credentials sent to whatever host it named). Allowed
-are the registry's own host, a host on its own registrable domain, and hosts that the user trusts by name. Without
-the public suffix list the registrable domain is judged narrowly: an error here costs the user one option.
+The other side chooses the realm (oras-go CVE-2026-48978: credentials were sent to any host that it named). Trusted
+are the registry's own host, a host on its registrable domain, and hosts that the user trusts by name. There is no
+public suffix list here, so the registrable domain is judged narrowly: a wrong refusal costs the user one option.
 """
 
 import enum
@@ -18,7 +18,7 @@ from crossmount.registry.http.location import Origin, is_plain
 _SECOND_LEVEL = frozenset(
     {"ac", "co", "com", "edu", "gob", "gov", "go", "id", "info", "mil", "ne", "net", "nom", "or", "org", "sch"}
 )
-"""Second labels under which countries register, as in `co.uk`."""
+"""Second labels under which countries register domains, as in `co.uk`."""
 
 _COUNTRY_LABEL = 2
 _SHORT_LABEL = 3
@@ -88,37 +88,37 @@ _SHARED = frozenset(
         "xip.io",
     }
 )
-"""Domains whose subdomains belong to strangers: there only the very host counts."""
+"""Domains whose subdomains have different owners: there only the same host is trusted."""
 
 _KNOWN_PAIRS = (
     (re.compile(r"registry\.hub\.docker\.com"), re.compile(r"auth\.docker\.io")),
     (re.compile(r"(?:.+\.)?scw\.cloud"), re.compile(r"api\.scaleway\.com")),
     (re.compile(r".+\.aliyuncs\.com"), re.compile(r"dockerauth[a-z-]*\.[a-z0-9-]+\.aliyuncs\.com")),
 )
-"""(registry's host, its realm's host) of one owner on two domains."""
+"""(registry's host, realm's host) of one owner on two domains."""
 
 
 class RealmTrust(enum.Enum):
-    """What may be sent to a realm."""
+    """How far a realm is trusted."""
 
     CREDENTIALS = enum.auto()
-    """The registry's credentials."""
+    """It may get the registry's credentials."""
     ANONYMOUS = enum.auto()
-    """A request without credentials: the host is a stranger."""
+    """It gets requests without credentials only: the host has another owner."""
     NOTHING = enum.auto()
-    """Not even that: it would leave https for http."""
+    """It gets no request: that would be a step from https to http."""
 
 
 def judge_realm(realm: httpx.URL, *, registry: httpx.URL, trusted: Collection[str] = ()) -> RealmTrust:
-    """Judge the realm that `registry`, which is any URL of the registry, names.
+    """Return how far the realm in a registry's challenge is trusted.
 
     Args:
-        realm: where a token is to be had.
-        registry: where the challenge came from.
-        trusted: hosts, `host` or `host:port`, that the user trusts with this registry's credentials.
+        realm: the realm's URL.
+        registry: any URL of the registry.
+        trusted: hosts (`host` or `host:port`) that the user trusts with this registry's credentials.
 
     Raises:
-        InvalidAnswerError: it is no http or https URL, or there is a user's name in it.
+        InvalidAnswerError: the realm is no http or https URL, or has a user name.
     """
     if not is_plain(realm):
         raise InvalidAnswerError(f"{registry.host}: its WWW-Authenticate names a realm that is not a plain URL")
@@ -132,7 +132,7 @@ def judge_realm(realm: httpx.URL, *, registry: httpx.URL, trusted: Collection[st
 
 
 def same_owner(registry: str, realm: str) -> bool:
-    """Tell whether two host names are of one owner, as far as can be told safely."""
+    """Return whether two host names surely have one owner."""
     if registry == realm:
         return True
     domain = registrable(registry)
@@ -142,14 +142,14 @@ def same_owner(registry: str, realm: str) -> bool:
 
 
 def registrable(host: str) -> str | None:
-    """Return the domain that somebody registered, or None where only the very host can be trusted."""
+    """Return the domain that a host's owner registered, or None if only the same host can be trusted."""
     labels = host.split(".")
     if len(labels) < 2 or _is_address(host) or "" in labels:
         return None
     if any(host == shared or host.endswith(f".{shared}") for shared in _SHARED):
         return None
     top, second = labels[-1], labels[-2]
-    # `example.co.uk`, and to be safe every short label under a country: better one label too many than one too few
+    # `example.co.uk`, and to be safe every short label under a country: one label too many is safe
     wide = len(top) == _COUNTRY_LABEL and (second in _SECOND_LEVEL or len(second) <= _SHORT_LABEL)
     count = 3 if wide or second in {"com", "net", "org", "co"} else 2
     return ".".join(labels[-count:]) if len(labels) >= count else None

@@ -1,4 +1,4 @@
-"""Scopes: what a token allows (distribution project, "Token Scope Documentation"). Values, no I/O."""
+"""Scopes: the permissions of a token (distribution project, "Token Scope Documentation"). Values, no I/O."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -12,11 +12,12 @@ _SCOPES_MAX = 16
 
 @dataclass(frozen=True, slots=True, order=True)
 class Scope:
-    """One resource and what may be done with it.
+    """One resource and the actions on it.
 
     Attributes:
         kind: `repository` or `registry`.
-        actions: in order of name, each once.
+        name: the resource's name.
+        actions: sorted, each once.
     """
 
     kind: str
@@ -29,7 +30,7 @@ class Scope:
 
     @property
     def resource(self) -> tuple[str, str]:
-        """What it is about, whatever may be done with it."""
+        """The resource, without the actions."""
         return self.kind, self.name
 
     def __str__(self) -> str:
@@ -37,26 +38,26 @@ class Scope:
 
 
 def pull(repository: Repository) -> Scope:
-    """To read from `repository`."""
+    """Return the scope for reading from `repository`."""
     return Scope("repository", repository.name, ("pull",))
 
 
 def push(repository: Repository) -> Scope:
-    """To write to `repository`, which takes reading too."""
+    """Return the scope for writing to `repository`, which includes reading."""
     return Scope("repository", repository.name, ("pull", "push"))
 
 
 def delete(repository: Repository) -> Scope:
-    """To delete from `repository`."""
+    """Return the scope for deleting from `repository`."""
     return Scope("repository", repository.name, ("delete",))
 
 
 CATALOG = Scope("registry", "catalog", ("*",))
-"""To list a registry's repositories."""
+"""The scope for listing a registry's repositories."""
 
 
 def parse_scopes(text: str) -> tuple[Scope, ...]:
-    """Read the scopes of a challenge, several of them separated by spaces (Harbor); others are passed over."""
+    """Return the scopes of a challenge, which are separated by spaces (Harbor); unknown ones are skipped."""
     found = (_SCOPE.fullmatch(word) for word in text.split()[:_SCOPES_MAX])
     return merge(Scope(m["kind"], m["name"], tuple(m["actions"].split(","))) for m in found if m is not None)
 
@@ -73,7 +74,7 @@ def merge(*groups: Iterable[Scope]) -> tuple[Scope, ...]:
 
 
 def covers(have: Collection[Scope], want: Iterable[Scope]) -> bool:
-    """Tell whether `have` allows all of `want`."""
+    """Return whether `have` allows all of `want`."""
     allowed = {scope.resource: set(scope.actions) for scope in merge(have)}
     return all(
         "*" in (actions := allowed.get(scope.resource, set())) or actions.issuperset(scope.actions)
@@ -83,24 +84,24 @@ def covers(have: Collection[Scope], want: Iterable[Scope]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request wants to be allowed.
+    """The scopes that a request asks for.
 
     Attributes:
-        needed: it cannot do without.
-        optional: it would rather have: a mount's sources. A token that is refused is asked for again without.
+        needed: the request fails without them.
+        optional: the scopes of a mount's sources. If a token is refused with them, it is requested without them.
     """
 
     needed: tuple[Scope, ...] = ()
     optional: tuple[Scope, ...] = ()
 
     def __or__(self, other: "Wanted") -> "Wanted":
-        """Return what both want, mine first; what one needs is not optional."""
+        """Return the scopes of both, this one's first; a scope that one of them needs is not optional."""
         needed = merge(self.needed, other.needed)
         optional = merge(self.optional, other.optional)
         return Wanted(needed, tuple(scope for scope in optional if not covers(needed, [scope])))
 
     def challenged_for(self, scopes: Collection[Scope]) -> "Wanted":
-        """Return this with the scopes just challenged for put first: some servers read only one.
+        """Return these scopes with those of a challenge first, because some servers read only one.
 
         A challenge for an optional resource leaves it optional.
         """
@@ -113,14 +114,14 @@ class Wanted:
         return first | self
 
     def without_optional(self) -> "Wanted":
-        """Return what it cannot do without."""
+        """Return the needed scopes alone."""
         return Wanted(self.needed)
 
     @property
     def all(self) -> tuple[Scope, ...]:
-        """Everything, in the order in which to ask for it."""
+        """All scopes, in the order of the token request."""
         return merge(self.needed, self.optional)
 
 
 NOTHING = Wanted()
-"""Nothing in particular."""
+"""No scopes."""

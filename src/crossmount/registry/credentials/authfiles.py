@@ -1,7 +1,7 @@
-"""Credential files of docker and podman, read and searched. No I/O.
+"""The format of docker's and podman's credential files. No I/O.
 
-`config.json` and `auth.json` are one format: `auths` by registry (podman's keys may go on with a path, the most
-specific wins), `credsStore` for all registries, `credHelpers` for one each.
+`config.json` and `auth.json` have one format: `auths` by registry (podman's keys may have a path, and the longest
+matching one is used), `credsStore` for all registries, `credHelpers` for single registries.
 """
 
 import base64
@@ -14,25 +14,27 @@ from typing import Any, Literal, Self
 from crossmount.errors import CredentialsError, InvalidReferenceError
 from crossmount.oci.reference import normalise_registry
 
-TOKEN_USER = "<token>"  # noqa: S105 the user's name that marks an identity token, not a secret
+TOKEN_USER = "<token>"  # noqa: S105 a user name that marks an identity token, not a secret
 _LEGACY_PATHS = frozenset({"", "v1", "v2"})
 
-Kind = Literal["password", "identity", "registry"]
+CredentialKind = Literal["password", "identity", "registry"]
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """Who we are to a registry.
+    """A credential for a registry.
 
     Attributes:
+        username: the user name; may be empty for a token.
+        secret: the password or token.
         kind: `password`; `identity`: the secret is a refresh token for the realm; `registry`: it is the bearer
             token itself.
-        origin: where it was found, in words that may be shown.
+        origin: the file, variable or helper that it comes from, for messages.
     """
 
     username: str
     secret: str = field(repr=False)
-    kind: Kind = "password"
+    kind: CredentialKind = "password"
     origin: str = field(default="given", compare=False)
 
 
@@ -41,9 +43,9 @@ class AuthFile:
     """One credential file.
 
     Attributes:
-        origin: what to call it.
-        auths: entries by (registry, path under it); the values may hold secrets.
-        store: the helper for every registry, if any.
+        origin: its name, for messages.
+        auths: entries by registry and path; the entries may have secrets.
+        store: the helper for all registries, if there is one.
         helpers: helpers by registry.
     """
 
@@ -54,10 +56,10 @@ class AuthFile:
 
     @classmethod
     def parse(cls, content: str | bytes, origin: str) -> Self:
-        """Read a file's content; keys that name no registry are passed over.
+        """Return the file with this content; keys that name no registry are skipped.
 
         Raises:
-            CredentialsError: it is not a JSON object of the known shape.
+            CredentialsError: the content is not a JSON object of this format.
         """
         try:
             document = json.loads(content)
@@ -67,30 +69,30 @@ class AuthFile:
             raise CredentialsError(f"{origin}: not a JSON object: fix it, or log in anew")
         auths: dict[tuple[str, str], Mapping[str, Any]] = {}
         for key, entry in _object(document, "auths", origin).items():
-            place = _place(key)
-            if place is not None and isinstance(entry, dict):
-                auths.setdefault(place, entry)
+            found = _registry_and_path(key)
+            if found is not None and isinstance(entry, dict):
+                auths.setdefault(found, entry)
         helpers: dict[str, str] = {}
         for key, name in _object(document, "credHelpers", origin).items():
-            place = _place(key)
-            if place is not None and isinstance(name, str) and name:
-                helpers.setdefault(place[0], name)
+            found = _registry_and_path(key)
+            if found is not None and isinstance(name, str) and name:
+                helpers.setdefault(found[0], name)
         store = document.get("credsStore")
         return cls(origin, auths, store if isinstance(store, str) and store else None, helpers)
 
     def helper(self, registry: str) -> str | None:
-        """Return the name of the helper that is asked for `registry`: its own, else the store."""
+        """Return the name of the helper for `registry`: its own, else the store."""
         return self.helpers.get(registry) or self.store
 
     def credential(self, registry: str, name: str) -> Credential | None:
-        """Return the entry for a repository, from its own path up to the registry.
+        """Return the credential in the most specific entry for a repository: from its own path up to the registry.
 
         Args:
             registry: the registry, normalised.
-            name: the repository's name on it, or "" for the registry as such.
+            name: the repository's name, or "" for the registry itself.
 
         Raises:
-            CredentialsError: the entry that counts cannot be read.
+            CredentialsError: the entry cannot be read.
         """
         for path in _paths(name):
             entry = self.auths.get((registry, path))
@@ -100,7 +102,7 @@ class AuthFile:
         return None
 
     def _read(self, entry: Mapping[str, Any], key: str) -> Credential | None:
-        """Read one entry; an empty one (docker's mark that a store has it) is none."""
+        """Return an entry's credential; an empty entry, docker's mark for "in the store", has none."""
         where = f"{self.origin}: auths: {key}"
         username, password = _text(entry, "username"), _text(entry, "password")
         if auth := _text(entry, "auth"):
@@ -113,7 +115,7 @@ class AuthFile:
 
 
 def credential(username: str, secret: str, origin: str) -> Credential:
-    """Return a credential by name and secret, where docker's `<token>` marks an identity token."""
+    """Return the credential of a user name and a secret; docker's user name `<token>` marks an identity token."""
     if username == TOKEN_USER:
         return Credential("", secret, "identity", origin)
     return Credential(username, secret, "password", origin)
@@ -130,8 +132,8 @@ def _decode(auth: str, where: str) -> tuple[str, str]:
     return username, password.rstrip("\x00")
 
 
-def _place(key: str) -> tuple[str, str] | None:
-    """Return (registry, path) for a key: a host, podman's host/path, or docker's URL, whose path means nothing."""
+def _registry_and_path(key: str) -> tuple[str, str] | None:
+    """Return the registry and path of a key: a host, podman's host/path, or docker's URL (its path is ignored)."""
     scheme, is_url, rest = key.partition("://")
     host, _, path = (rest if is_url else key).partition("/")
     path = path.strip("/")

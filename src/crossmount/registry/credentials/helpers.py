@@ -1,4 +1,4 @@
-"""Credential helpers: `docker-credential-<name> get`, run off the event loop, with a deadline, and never shown."""
+"""Credential helpers: `docker-credential-<name> get`, run with a deadline; their output is never shown."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from crossmount.oci.reference import DOCKER_HUB
 from crossmount.registry.credentials.authfiles import Credential, credential
 
 HELPER_SECONDS = 30.0
-"""How long a helper may take: some ask a cloud, some ask a person."""
+"""The seconds that a helper may take: some ask a cloud, some ask a person."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _OUTPUT_MAX = 64 * 1024
@@ -26,20 +26,20 @@ _NOT_FOUND = b"credentials not found"
 async def ask_helper(
     name: str, registry: str, *, env: Mapping[str, str], named_by: str, deadline: float = HELPER_SECONDS
 ) -> Credential | None:
-    """Ask a helper for a registry's credentials.
+    """Run a helper and return a registry's credential.
 
     Args:
-        name: the helper's name, as a credential file gives it.
+        name: the helper's name, as in the credential file.
         registry: the registry, normalised.
-        env: the environment to find it in, and to run it with.
-        named_by: the file that names it, for messages.
-        deadline: seconds it may take; then it is killed.
+        env: the helper's environment; its PATH is searched for the helper.
+        named_by: the file that names the helper, for messages.
+        deadline: the seconds after which the helper is killed.
 
     Returns:
-        What it gave, or None if it has nothing for this registry.
+        The credential, or None if the helper has none for this registry.
 
     Raises:
-        CredentialsError: it is not there, failed, took too long, or answered nonsense.
+        CredentialsError: the helper is missing, failed, took too long, or its output is not valid.
     """
     if not _NAME.fullmatch(name):
         raise CredentialsError(f"{named_by}: {name[:64]!r} is no helper's name: it may have letters, digits . _ -")
@@ -58,7 +58,7 @@ async def ask_helper(
 
 
 async def _run(path: str, registry: str, env: Mapping[str, str], deadline: float, who: str) -> tuple[int, bytes]:
-    """Run it in a session of its own, so that whatever it starts is killed with it."""
+    """Run a helper in its own session, so that its children are killed with it; return its status and output."""
     server = _HUB_KEY if registry == DOCKER_HUB else registry
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
@@ -68,7 +68,7 @@ async def _run(path: str, registry: str, env: Mapping[str, str], deadline: float
     try:
         process = await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # asyncio would kill the program alone, and wait for ever for a pipe that its children hold
+        # asyncio would kill the helper alone, and wait for ever for a pipe that its children keep open
         with contextlib.suppress(OSError):
             await _end(await starting)
         raise

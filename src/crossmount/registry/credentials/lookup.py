@@ -1,4 +1,4 @@
-"""Where credentials live: the environment, docker's and podman's files, and the helpers they name."""
+"""Sources of credentials: the environment, docker's and podman's files, and the helpers that these name."""
 
 import asyncio
 import os
@@ -17,23 +17,23 @@ ENV_CONTENT = "DOCKER_AUTH_CONFIG"
 
 
 class CredentialSource(Protocol):
-    """Whoever knows credentials."""
+    """A source of credentials."""
 
     async def find(self, registry: str, name: str = "") -> Credential | None:
-        """Return the credential for a repository of a registry, or None for an anonymous visit.
+        """Return the credential for a repository of a registry, or None if there is none.
 
         Args:
             registry: the registry, normalised.
-            name: the repository's name; "" for the registry as such.
+            name: the repository's name; "" for the registry itself.
 
         Raises:
-            CredentialsError: there is one, and it cannot be used.
+            CredentialsError: there is a credential, and it cannot be used.
         """
         ...
 
 
 class NoCredentials:
-    """Always an anonymous visit."""
+    """A source without credentials: all requests are anonymous."""
 
     async def find(self, registry: str, name: str = "") -> Credential | None:
         """Return None."""
@@ -42,7 +42,11 @@ class NoCredentials:
 
 
 class GivenCredentials:
-    """One credential, for one registry.
+    """A source of one credential for one registry.
+
+    Args:
+        registry: the registry's name.
+        credential: the credential.
 
     Raises:
         InvalidReferenceError: `registry` names no registry.
@@ -53,55 +57,56 @@ class GivenCredentials:
         self._credential = credential
 
     async def find(self, registry: str, name: str = "") -> Credential | None:
-        """Return the credential, if it is for this registry."""
+        """Return the credential if it is for this registry."""
         del name
         return self._credential if registry == self._registry else None
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A file in which credentials may be.
+class CredentialFile:
+    """A file that may have credentials.
 
     Attributes:
-        required: the user named it, so it must be there.
+        path: the file.
+        required: whether the user named it, so that it must exist.
     """
 
     path: Path
     required: bool = False
 
 
-def search_path(*, authfile: Path | None, env: Mapping[str, str], home: Path | None) -> Iterator[Place]:
-    """Yield the files to search, first to last; an `authfile`, else `REGISTRY_AUTH_FILE`, replaces the search."""
+def search_path(*, authfile: Path | None, env: Mapping[str, str], home: Path | None) -> Iterator[CredentialFile]:
+    """Yield the files to search in order; `authfile`, or else `REGISTRY_AUTH_FILE`, replaces them all."""
     named = authfile or (Path(env["REGISTRY_AUTH_FILE"]) if env.get("REGISTRY_AUTH_FILE") else None)
     if named is not None:
-        yield Place(named, required=True)
+        yield CredentialFile(named, required=True)
         return
     if folder := env.get("DOCKER_CONFIG"):
-        yield Place(Path(folder) / "config.json")
+        yield CredentialFile(Path(folder) / "config.json")
     elif home is not None:
-        yield Place(home / ".docker" / "config.json")
+        yield CredentialFile(home / ".docker" / "config.json")
     if folder := env.get("XDG_RUNTIME_DIR"):
-        yield Place(Path(folder) / "containers" / "auth.json")
+        yield CredentialFile(Path(folder) / "containers" / "auth.json")
     if folder := env.get("XDG_CONFIG_HOME"):
-        yield Place(Path(folder) / "containers" / "auth.json")
+        yield CredentialFile(Path(folder) / "containers" / "auth.json")
     elif home is not None:
-        yield Place(home / ".config" / "containers" / "auth.json")
+        yield CredentialFile(home / ".config" / "containers" / "auth.json")
 
 
 class StoredCredentials:
     """The credentials that docker and podman stored for this user.
 
-    Searched in this order, the first that has an answer wins: `DOCKER_AUTH_CONFIG` (JSON in the environment),
+    They are searched in this order until one has a credential: `DOCKER_AUTH_CONFIG` (JSON in the environment),
     `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`, `$XDG_RUNTIME_DIR/containers/auth.json`,
-    `$XDG_CONFIG_HOME/containers/auth.json` or `~/.config/containers/auth.json`. `REGISTRY_AUTH_FILE` replaces them
-    all, `authfile` that one too. In a file, a registry's own helper comes before the store, and both before
-    what is written in the file.
+    `$XDG_CONFIG_HOME/containers/auth.json` or `~/.config/containers/auth.json`. `REGISTRY_AUTH_FILE` replaces
+    them all, and `authfile` replaces that one. A registry's own helper is asked before the store, and both before
+    the file's own entries.
 
     Args:
-        authfile: the one file to read.
-        env: the environment; the process's own by default.
-        home: the user's home folder; found out by default.
-        helper_timeout: seconds that a helper may take.
+        authfile: the only file to read.
+        env: the environment; by default the process's own.
+        home: the user's home folder; by default the current user's.
+        helper_timeout: the seconds that a helper may take.
     """
 
     def __init__(
@@ -118,7 +123,15 @@ class StoredCredentials:
         self._helper_timeout = helper_timeout
 
     async def find(self, registry: str, name: str = "") -> Credential | None:
-        """See `CredentialSource.find`."""
+        """Return the first credential that is found for a repository of a registry, or None.
+
+        Args:
+            registry: the registry, normalised.
+            name: the repository's name; "" for the registry itself.
+
+        Raises:
+            CredentialsError: a file or a helper cannot be used.
+        """
         for load in self._loads():
             file = await asyncio.to_thread(load)
             if file is None:
@@ -135,29 +148,29 @@ class StoredCredentials:
         return None
 
     def _loads(self) -> Iterator[Callable[[], AuthFile | None]]:
-        """Yield what reads each place, in order."""
-        places = list(search_path(authfile=self._authfile, env=self._env, home=self._home or _own_home()))
+        """Yield one function for each place, in order, that reads it."""
+        files = list(search_path(authfile=self._authfile, env=self._env, home=self._home or _own_home()))
         content = self._env.get(ENV_CONTENT)
-        if content and not any(place.required for place in places):
+        if content and not any(file.required for file in files):
             yield partial(AuthFile.parse, content, f"{ENV_CONTENT} (environment)")
-        for place in places:
-            yield partial(_load, place)
+        for file in files:
+            yield partial(_load, file)
 
 
-def _load(place: Place) -> AuthFile | None:
+def _load(file: CredentialFile) -> AuthFile | None:
     try:
-        content = place.path.read_bytes()
+        content = file.path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        if place.required:
-            raise CredentialsError(f"{place.path}: no such credential file: log in, or name another") from None
+        if file.required:
+            raise CredentialsError(f"{file.path}: no such credential file: log in, or name another") from None
         return None
     except OSError as error:
-        raise CredentialsError(f"{place.path}: cannot be read: {error.strerror}") from error
-    return AuthFile.parse(content, str(place.path)) if content.strip() else None
+        raise CredentialsError(f"{file.path}: cannot be read: {error.strerror}") from error
+    return AuthFile.parse(content, str(file.path)) if content.strip() else None
 
 
 def _own_home() -> Path | None:
     try:
         return Path.home()
-    except RuntimeError:  # a user id without an entry, as in many containers
+    except RuntimeError:  # the user id has no entry, as in many containers
         return None

@@ -1,4 +1,4 @@
-"""How to talk to registries: values that a client is made with."""
+"""Options of a registry client. They stand apart so that `transport` and `retry` can both import them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,16 +46,16 @@ class ClientOptions:
     """How to reach a registry.
 
     Attributes:
-        plain_http: speak http; never done unasked, loopback registries included.
-        insecure: do not check the registry's certificate.
-        ca_file: a PEM file of authorities to trust instead of the system's.
-        authfile: the one credential file to read, instead of the usual places.
-        trusted_realms: hosts besides the registry's own domain that may be given its credentials.
+        plain_http: use http; it is never used without this option, not even for a loopback registry.
+        insecure: do not verify the registry's certificate.
+        ca_file: a PEM file of certificate authorities, instead of the system's.
+        authfile: the only credential file to read, instead of the usual ones.
+        trusted_realms: hosts outside the registry's domain that may get its credentials.
         connect_timeout: seconds to connect.
         read_timeout: seconds between two bytes of an answer.
-        max_connections: connections to one registry.
-        retry: when to give up.
-        rate: requests a second at most, all kinds and all attempts together; None sets no limit.
+        max_connections: the most connections to one registry.
+        retry: when a request is sent again.
+        rate: the most requests a second, all attempts included; None sets no limit.
 
     Raises:
         InvalidInputError: the rate is not above 0.
