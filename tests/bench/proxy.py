@@ -1,4 +1,4 @@
-"""How fast the proxy is, beside the same client going straight to the registry, in one run.
+"""The speed of pushes and HEADs through the proxy, and straight to the registry, in one run.
 
     python tests/bench/proxy.py [SIZE_MIB]
 
@@ -39,7 +39,7 @@ CLIENTS = 200
 
 @contextmanager
 def proxy(upstream: str, folder: Path, spool: str) -> Iterator[tuple[str, int]]:
-    """Run `crossmount proxy`; gives its address and its process id."""
+    """Run `crossmount proxy`; yield its address and its process id."""
     line = [sys.executable, "-m", "crossmount", "proxy", "--upstream", upstream, "--listen", "127.0.0.1:0"]
     line += ["--index", "embedded:", "--namespace", f"bench-{os.getpid()}", "--spool", spool, "--no-access-log"]
     environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "XDG_RUNTIME_DIR": str(folder / "state")}
@@ -51,7 +51,7 @@ def proxy(upstream: str, folder: Path, spool: str) -> Iterator[tuple[str, int]]:
 
 
 def big_layout(folder: Path, size: int, seed: int) -> Path:
-    """Write an image with one incompressible layer of `size` bytes, without holding it in memory."""
+    """Write an image with one incompressible layer of `size` bytes, without keeping it in memory."""
     layout = make_layout(folder / f"big-{seed}", make_layers(1)).path
     blobs = layout / "blobs" / "sha256"
     hasher = hashlib.sha256()
@@ -79,7 +79,7 @@ def big_layout(folder: Path, size: int, seed: int) -> Path:
 
 
 def skopeo(layout: Path, dest: str, folder: Path) -> float:
-    """Push with an empty cache; returns seconds."""
+    """Push with an empty cache, and return the seconds."""
     forget_skopeo()
     with tempfile.TemporaryDirectory(dir=folder) as home:
         begun = time.perf_counter()
@@ -95,12 +95,12 @@ def skopeo(layout: Path, dest: str, folder: Path) -> float:
 
 
 def wiped(folder: Path) -> None:
-    """Forget all that a registry holds."""
+    """Delete everything in a registry."""
     shutil.rmtree(folder / "registry" / "storage" / "docker", ignore_errors=True)
 
 
 def rss(pid: int) -> float:
-    """Return a process's memory now, and at its height, in MiB."""
+    """Return the current and the peak memory of a process, in MiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -121,7 +121,7 @@ def heads(address: str, paths: list[str]) -> float:
 
 
 async def crowd(address: str, digest: str, rounds: range) -> dict[int, int]:
-    """Let many clients HEAD at once, each for a repository of its own; returns the count of each status."""
+    """Send HEADs of many clients at once, each for its own repository; return the count of each status."""
     limits = httpx.Limits(max_connections=CLIENTS)
     async with httpx.AsyncClient(base_url=f"http://{address}", limits=limits, timeout=60) as client:
 
@@ -153,7 +153,7 @@ def main() -> None:
             proxy(registry.url, folder, "off") as (plain, plain_pid),
         ):
             times: dict[str, list[float]] = {"straight": [], "spool": [], "plain": []}
-            for number in range(ROUNDS):  # in turns, so that the machine's moods fall on all alike
+            for number in range(ROUNDS):  # in turns, so that the machine's load affects all alike
                 for way, address in (("straight", registry.address), ("spool", spooling), ("plain", plain)):
                     wiped(folder)
                     times[way].append(skopeo(big, f"{address}/big/n{number}:v", folder))

@@ -1,4 +1,4 @@
-"""deploy/ci: each file is one of its system, and its words start a proxy and push through it."""
+"""deploy/ci: each file is valid for its system, and its commands start a proxy and push through it."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ PORT = image().last("EXPOSE").text
 
 
 def proxies() -> Iterator[tuple[str, list[str] | None, dict[str, str]]]:
-    """Yield each proxy that a file starts: where, its arguments, and its variables."""
+    """Yield each proxy that a file starts: its place, its arguments, and its variables."""
     for name, job in document(GITHUB)["jobs"].items():
         yield f"github {name}", None, job["services"]["crossmount"]["env"]
     pipeline = document(GITLAB)
@@ -53,7 +53,7 @@ def proxies() -> Iterator[tuple[str, list[str] | None, dict[str, str]]]:
 
 
 def shells() -> Iterator[tuple[str, str]]:
-    """Yield each piece of shell in the files: where, and the text."""
+    """Yield each shell script in the files: its place and its text."""
     for name, job in document(GITHUB)["jobs"].items():
         yield f"github {name}", "\n".join(step["run"] for step in job["steps"] if "run" in step)
     for name, job in document(GITLAB).items():
@@ -71,27 +71,27 @@ def shells() -> Iterator[tuple[str, str]]:
 SHELLS = list(shells())
 
 JENKINS_SETS = {"NAME": "crossmount-1", "REGISTRY_USR": "ci", "REGISTRY_PSW": "secret"}
-"""What Jenkins gives the shell of Jenkinsfile.docker."""
+"""The variables that Jenkins sets for the shell of Jenkinsfile.docker."""
 
 
 def test_the_workflow_is_one_of_github() -> None:
-    """By the schema of GitHub's workflows."""
+    """The workflow is valid by the schema of GitHub's workflows."""
     assert not schema_errors("github-workflows", GITHUB)
 
 
 def test_the_pipeline_is_one_of_gitlab() -> None:
-    """By GitLab's own schema."""
+    """The pipeline is valid by GitLab's own schema."""
     assert not schema_errors("gitlab-ci", GITLAB, "--data-transform", "gitlab-ci")
 
 
 def test_the_agent_is_a_pod() -> None:
-    """By Kubernetes' own schema, once it has the name that Jenkins gives it."""
+    """The agent is a valid pod by the schema of Kubernetes, with the name that Jenkins sets."""
     pod = document(JENKINS)
     kubernetes_validate.validate({**pod, "metadata": {"name": "made-up"}}, "1.37", strict=True)
 
 
 def test_the_tasks_are_made_of_containers() -> None:
-    """Kubernetes' containers, but for a step's `script`; what they name of volumes and workspaces is declared."""
+    """Each step is a Kubernetes container apart from its `script`, and its volumes and workspaces are declared."""
     for task in documents(TEKTON):
         assert (task["apiVersion"], task["kind"]) == ("tekton.dev/v1", "Task")
         spec = task["spec"]
@@ -115,7 +115,7 @@ def test_the_tasks_are_made_of_containers() -> None:
 
 
 def test_the_jenkinsfiles_are_whole() -> None:
-    """Every bracket that opens closes, in order, outside of strings and comments."""
+    """Every bracket of a Jenkinsfile is closed, in order, outside strings and comments."""
     for path in (CI / "jenkins").glob("Jenkinsfile*"):
         text = re.sub(r"'''.*?'''", "", path.read_text(), flags=re.DOTALL)
         text = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"|//.*", "", text)
@@ -126,7 +126,7 @@ def test_the_jenkinsfiles_are_whole() -> None:
 
 @pytest.mark.parametrize(("where", "text"), SHELLS, ids=[where for where, _ in SHELLS])
 def test_the_shell_is_shell(where: str, text: str) -> None:
-    """A shell reads each piece without running it."""
+    """Each script is valid for its shell."""
     text = re.sub(r"\$\((workspaces|params)\.[\w.]+\)", "made-up", text)
     done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True, check=False)
     assert done.returncode == 0, (where, done.stderr)
@@ -134,7 +134,7 @@ def test_the_shell_is_shell(where: str, text: str) -> None:
 
 @pytest.mark.parametrize("path", [GITHUB, GITLAB], ids=["github", "gitlab"])
 def test_every_client_has_its_job(path: Path) -> None:
-    """docker, buildx, podman and kaniko, wherever there are jobs of a file."""
+    """Each file has a job for docker, buildx, podman and kaniko, where it has jobs."""
     found = document(path)
     jobs = found.get("jobs", {name for name, job in found.items() if isinstance(job, dict) and "script" in job})
     assert set(jobs) == CLIENTS
@@ -142,14 +142,14 @@ def test_every_client_has_its_job(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TEXTS, ids=[path.name for path in TEXTS])
 def test_no_file_holds_a_secret(path: Path) -> None:
-    """Passwords and the index's URL are variables of the system, in no file and on no command line."""
+    """Passwords and the index's URL are variables of the CI system, in no file and on no command line."""
     text = path.read_text()
     assert not names_secret(text)
     assert not re.search(r"--password[ =]", text)
 
 
 def test_images_are_pinned() -> None:
-    """Nothing is of whatever is latest."""
+    """Every image has a version."""
     for path in TEXTS:
         for name in re.findall(
             r"(?:image|name): ((?:docker\.io|quay\.io|registry\.example\.com)\S+)", path.read_text()
@@ -158,7 +158,7 @@ def test_images_are_pinned() -> None:
 
 
 def test_every_push_goes_to_the_proxy_and_says_that_it_is_not_encrypted() -> None:
-    """To its port; podman and kaniko are told, docker knows loopback and is told of any other."""
+    """Each push goes to the proxy's port; podman and kaniko get an http option, docker off loopback."""
     for where, text in SHELLS:
         if "podman push" in text:
             assert "podman push --tls-verify=false" in text, where
@@ -181,7 +181,7 @@ def test_every_push_goes_to_the_proxy_and_says_that_it_is_not_encrypted() -> Non
 def test_the_proxy_starts_as_the_file_says(
     arguments: list[str] | None, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """With the arguments and the variables that the file gives, it is ready."""
+    """The proxy is ready with the arguments and variables of each file."""
     with (
         running_registry() as registry,
         started(tmp_path, upstream=registry.url, arguments=arguments, environment=environment) as url,
@@ -190,7 +190,7 @@ def test_the_proxy_starts_as_the_file_says(
 
 
 def test_jenkins_logs_in_once_the_proxy_answers(tmp_path: Path) -> None:
-    """A container that was started does not listen yet, and docker login asks once."""
+    """The Jenkins job waits until the proxy listens, since docker login does not try again."""
     (script,) = (text for where, text in SHELLS if where == "Jenkinsfile.docker" and "docker run" in text)
     calls = tmp_path / "calls"
     answers = f'#!/bin/sh\necho "$1" >> {calls}\n[ "$1" != exec ] || [ "$(grep -c exec {calls})" = 3 ]\n'
@@ -203,13 +203,13 @@ def test_jenkins_logs_in_once_the_proxy_answers(tmp_path: Path) -> None:
 
 
 def test_jenkins_names_suit_docker() -> None:
-    """A build's tag has whatever its branch has, %2F for one; docker's names have not."""
+    """Names in the Jenkins job are valid for docker, whatever the branch is called (`%2F`)."""
     text = (CI / "jenkins" / "Jenkinsfile.docker").read_text()
     assert re.findall(r".*BUILD_TAG.*", text) == re.findall(r".* NAME = .*replaceAll.*", text)
 
 
 def test_whoever_shares_a_pod_with_the_proxy_waits_for_it() -> None:
-    """Jenkins and Tekton begin when all containers are ready: the proxy says when it is."""
+    """Pods of Jenkins and Tekton wait for a readiness probe of the proxy."""
     containers = [document(JENKINS)["spec"]["containers"][0]]
     containers += [side for task in documents(TEKTON) for side in task["spec"]["sidecars"]]
     probe = image().last("HEALTHCHECK").text.partition("CMD")[2]
@@ -219,13 +219,13 @@ def test_whoever_shares_a_pod_with_the_proxy_waits_for_it() -> None:
 
 
 def test_a_file_starts_a_proxy_in_each_system() -> None:
-    """Every system's files were found."""
+    """Each system has a file that starts a proxy."""
     assert len(list(proxies())) == 4 + 4 + 1 + 1 + 4
 
 
 @pytest.mark.timeout(120)
 def test_podman_s_lines_push_through_the_proxy(htpasswd_registry: DockerRegistry, tmp_path: Path) -> None:
-    """Login, build and push of GitHub's job by a real podman, word for word but for the port."""
+    """The login, build and push of GitHub's job work with a real podman; only the port differs."""
     needs("podman")
     job: dict[str, Any] = document(GITHUB)["jobs"]["podman"]
     script = "\n".join(step["run"] for step in job["steps"] if "run" in step)
@@ -267,7 +267,7 @@ def test_podman_s_lines_push_through_the_proxy(htpasswd_registry: DockerRegistry
 
 @pytest.mark.parametrize(("where", "text"), [found for found in SHELLS if "> /kaniko/.docker" in found[1]])
 def test_kaniko_s_lines_write_its_credentials(where: str, text: str, tmp_path: Path) -> None:
-    """As docker's configuration file has them, under the proxy's address, however long the password is."""
+    """Kaniko's credentials are written to docker's configuration file under the proxy's address."""
     lines = [line for line in text.splitlines() if "/kaniko/executor" not in line]
     file = tmp_path / "config.json"
     secret = "p" * 100 + "@:/"

@@ -1,4 +1,4 @@
-"""deploy/compose.yaml, as far as it can be known without a container engine."""
+"""deploy/compose.yaml, as far as it can be checked without a container engine."""
 
 import subprocess
 import sys
@@ -26,33 +26,35 @@ def services() -> dict[str, Any]:
 
 
 def test_the_file_is_a_compose_file() -> None:
-    """By the specification's own schema."""
+    """The file is valid by the specification's own schema."""
     line = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
     done = subprocess.run(line, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
 def test_every_volume_and_dependency_is_there(services: dict[str, Any]) -> None:
-    """What is named is declared, and whoever is waited for to be healthy can say so."""
+    """Each named volume and service is declared, and each service that must be healthy has a health check."""
     volumes = document(FILE)["volumes"]
     for service in services.values():
         assert {volume.partition(":")[0] for volume in service.get("volumes", [])} <= volumes.keys()
         for name, wanted in service.get("depends_on", {}).items():
-            healthy = "healthcheck" in services[name] or "build" in services[name]  # ours has one in its image
+            healthy = (
+                "healthcheck" in services[name] or "build" in services[name]
+            )  # the proxy's image has a health check
             assert wanted["condition"] == "service_started" or healthy
     build = services["proxy"]["build"]
     assert (FILE.parent / build["context"] / build["dockerfile"]).is_file()
 
 
 def test_images_are_pinned(services: dict[str, Any]) -> None:
-    """Nothing is of whatever is latest."""
+    """Every image has a version."""
     for service in services.values():
         tag = service["image"].rpartition(":")[2]
         assert any(letter.isdigit() for letter in tag), service["image"]
 
 
 def test_the_proxy_may_do_little(services: dict[str, Any]) -> None:
-    """It is published on loopback alone, writes to its spool alone, and has no capability."""
+    """The proxy is published on loopback alone, writes to its spool alone, and has no capabilities."""
     proxy = services["proxy"]
     assert all(port.startswith("127.0.0.1:") for port in proxy["ports"])
     assert proxy["read_only"] is True
@@ -63,9 +65,9 @@ def test_the_proxy_may_do_little(services: dict[str, Any]) -> None:
 
 
 def test_a_stop_leaves_uploads_their_time(services: dict[str, Any]) -> None:
-    """The engine waits longer than the proxy's own --grace may take."""
+    """The stop time-out is longer than the proxy's --grace can take."""
     period = float(services["proxy"]["stop_grace_period"].removesuffix("s"))
-    assert period >= 2 * ServerLimits().grace + 5  # uploads may take it, then connections
+    assert period >= 2 * ServerLimits().grace + 5  # once for uploads, once for connections
 
 
 def test_there_is_no_secret_in_it(services: dict[str, Any]) -> None:
@@ -85,7 +87,7 @@ def test_the_services_find_each_other(services: dict[str, Any]) -> None:
 def test_two_runs_of_the_job_upload_the_layers_once(
     services: dict[str, Any], start_server: StartServer, docker_registry: DockerRegistry, tmp_path: Path
 ) -> None:
-    """The index, the proxy and the job are started with the file's own words; only where they are is another."""
+    """With the file's arguments and variables, the job's second run mounts the layers that the first uploaded."""
     server, *options = services["index"]["command"]
     assert server == "valkey-server"
     index = start_server(*options)

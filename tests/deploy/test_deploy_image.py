@@ -1,4 +1,4 @@
-"""deploy/Dockerfile and its health check, as far as they can be known without a container engine."""
+"""deploy/Dockerfile and its health check, as far as they can be checked without a container engine."""
 
 import os
 import re
@@ -19,13 +19,13 @@ CHECK = DEPLOY / "healthcheck.py"
 
 
 def check(environment: Mapping[str, str]) -> int:
-    """Run the health check, with a proxy for HTTP that must not be asked."""
+    """Run the health check, with an HTTP proxy that it must not use."""
     env = {"PATH": os.environ["PATH"], "http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
     return subprocess.run([sys.executable, CHECK], env={**env, **environment}, check=False).returncode
 
 
 def test_bases_are_pinned_by_tag() -> None:
-    """Both stages are of one slim Python, named with its registry and its version."""
+    """Both stages use one slim Python image, with its registry and its version."""
     bases = [given.words[0] for given in image().all("FROM")]
     assert len(bases) == 2
     assert len(set(bases)) == 1
@@ -33,14 +33,14 @@ def test_bases_are_pinned_by_tag() -> None:
 
 
 def test_the_user_is_a_number_and_not_root() -> None:
-    """Kubernetes' runAsNonRoot can tell so only from a number."""
+    """The user is a number, which Kubernetes' runAsNonRoot needs, and not root."""
     user, _, group = image().last("USER").text.partition(":")
     assert int(user) > 0
     assert int(group) > 0
 
 
 def test_what_is_written_to_is_a_volume_of_the_user() -> None:
-    """The root filesystem can be read-only: the spool is all that is written to."""
+    """The spool is the only folder that the image writes to, so the root filesystem can be read-only."""
     made = image()
     spool = made.environment["CROSSMOUNT_PROXY_SPOOL"]
     assert made.last("VOLUME").words == [spool]
@@ -49,7 +49,7 @@ def test_what_is_written_to_is_a_volume_of_the_user() -> None:
 
 
 def test_only_wheels_are_installed() -> None:
-    """No code of others is built: the image needs no compiler, and no set-up script of anybody runs."""
+    """Only wheels are installed: the image needs no compiler, and no set-up script runs."""
     runs = [given.text for given in image().all("RUN")]
     installs = [line for run in runs for line in run.split("&&") if "pip install" in line]
     assert installs
@@ -57,7 +57,7 @@ def test_only_wheels_are_installed() -> None:
 
 
 def test_the_image_has_what_it_copies_and_nothing_else() -> None:
-    """What is sent to the builder is a list of what may be, and each COPY finds its source in it."""
+    """The build context is a list of permitted files, and contains the source of each COPY."""
     lines = re.findall(r"^[^#\n].*$", (TOP / ".dockerignore").read_text(), flags=re.MULTILINE)
     assert lines[0] == "*"
     sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
@@ -67,7 +67,7 @@ def test_the_image_has_what_it_copies_and_nothing_else() -> None:
 
 
 def test_no_secret_is_in_the_image() -> None:
-    """Neither credentials nor an index's URL are set by it, and it takes no build arguments."""
+    """The image sets no credentials and no URL of an index, and takes no build arguments."""
     made = image()
     assert not made.all("ARG")
     assert {name for name in made.environment if name.startswith("CROSSMOUNT_")} <= VARIABLES
@@ -75,7 +75,7 @@ def test_no_secret_is_in_the_image() -> None:
 
 
 def test_the_image_starts_a_proxy_with_two_variables_and_no_argument(tmp_path: Path) -> None:
-    """As a CI system starts a service: what it does for a push, it does."""
+    """A proxy that is started like a service of a CI system handles a push."""
     with running_registry() as registry, started(tmp_path, upstream=registry.url, environment=HERE) as url:
         assert httpx.get(f"{url}/_crossmount/readyz").status_code == 200
         assert httpx.get(f"{url}/v2/").status_code == 200
@@ -86,7 +86,7 @@ def test_the_image_starts_a_proxy_with_two_variables_and_no_argument(tmp_path: P
 
 
 def test_the_health_check_asks_a_proxy_with_a_certificate_of_its_own(tmp_path: Path) -> None:
-    """It is told by the same variables as the proxy, and does not judge the certificate."""
+    """The health check uses the proxy's variables, and does not verify the certificate."""
     tls = {"CROSSMOUNT_PROXY_TLS_CERT": "/tls/tls.crt", "CROSSMOUNT_PROXY_TLS_KEY": "/tls/tls.key"}
     with (
         running_registry() as registry,
@@ -98,7 +98,7 @@ def test_the_health_check_asks_a_proxy_with_a_certificate_of_its_own(tmp_path: P
 
 @pytest.mark.parametrize("tls", [False, True])
 def test_the_health_check_is_not_taken_in_by_whoever_else_listens(tmp_path: Path, *, tls: bool) -> None:
-    """A 404 is no health."""
+    """The health check fails on a 404."""
     context, _ = self_signed(tmp_path) if tls else (None, None)
     with running_registry(tls=context) as registry:
         variables = {"CROSSMOUNT_PROXY_LISTEN": f"127.0.0.1:{httpx.URL(registry.url).port}"}
@@ -106,7 +106,7 @@ def test_the_health_check_is_not_taken_in_by_whoever_else_listens(tmp_path: Path
 
 
 def test_the_health_check_is_what_the_image_runs() -> None:
-    """In the exec form: no shell, no curl."""
+    """The image runs the health check in the exec form, without a shell or curl."""
     made = image()
     health = made.last("HEALTHCHECK").text
     copied = next(given.words for given in made.all("COPY") if given.words[0] == "deploy/healthcheck.py")

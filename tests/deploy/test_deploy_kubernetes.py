@@ -1,4 +1,4 @@
-"""deploy/kubernetes: rendered by kubectl as `kubectl apply -k` would, checked, and its proxy started."""
+"""deploy/kubernetes: rendered like `kubectl apply -k`, checked, and its proxy started."""
 
 import re
 from copy import deepcopy
@@ -23,13 +23,13 @@ from support.servers import StartServer
 FOLDER = DEPLOY / "kubernetes"
 OVERLAYS = ("deployment", "daemonset", "example")
 VERSIONS = ("1.30", "1.34", "1.37")
-"""The oldest that the manifests are for (preStop sleep), one between, the newest whose schemas can be had."""
+"""The oldest supported version (preStop sleep), one between, and the newest with published schemas."""
 
 SCHEMALESS = {"ServiceMonitor"}
 
 
 class Rendered:
-    """What one overlay renders to."""
+    """The rendered objects of one overlay."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,7 +48,7 @@ class Rendered:
 
     @property
     def workload(self) -> dict[str, Any]:
-        """What runs the proxy."""
+        """The workload that runs the proxy."""
         (found,) = self.all("Deployment") + self.all("DaemonSet")
         return found
 
@@ -67,7 +67,7 @@ class Rendered:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the container is given, by the kubelet's rules; a secret's value is the secret's name."""
+        """The container's environment, by the kubelet's rules; a secret's value is the secret's name."""
         maps = {found["metadata"]["name"]: found["data"] for found in self.all("ConfigMap")}
         given: dict[str, str] = {}
         for source in self.proxy["envFrom"]:
@@ -83,7 +83,7 @@ _rendered: dict[str, Rendered] = {}
 
 @pytest.fixture(params=OVERLAYS)
 def overlay(request: pytest.FixtureRequest) -> Rendered:
-    """Give what each overlay renders to, in turn."""
+    """Return the rendered objects of each overlay, in turn."""
     return rendered(request.param)
 
 
@@ -95,12 +95,12 @@ def rendered(name: str) -> Rendered:
 
 
 def seconds(environment: dict[str, str], name: str) -> float:
-    """Return what a variable says."""
+    """Return the value of a variable."""
     return float(environment[name])
 
 
 def size(text: str) -> int:
-    """Return a Kubernetes quantity, or a size as crossmount writes it, in bytes."""
+    """Return a Kubernetes quantity, or a size in crossmount's notation, in bytes."""
     match = re.fullmatch(r"(\d+)(Mi|Gi)B?", text)
     assert match, text
     return int(match[1]) << {"Mi": 20, "Gi": 30}[match[2]]
@@ -108,14 +108,14 @@ def size(text: str) -> int:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_object_is_one_of_kubernetes(overlay: Rendered, version: str) -> None:
-    """By Kubernetes' own schemas, where nothing may be there that they do not know."""
+    """Every object is valid by Kubernetes' own schemas, which permit no unknown fields."""
     for found in overlay.objects:
         if found["kind"] not in SCHEMALESS:
             kubernetes_validate.validate(found, version, strict=True)
 
 
 def test_the_example_brings_all_that_is_asked_of_a_deployment(overlay: Rendered) -> None:
-    """Nothing is forgotten in a kustomization: each file of an overlay is rendered."""
+    """Each file of an overlay is rendered by its kustomization."""
     kinds = {found["kind"] for found in overlay.objects}
     assert kinds >= {"Namespace", "ServiceAccount", "ConfigMap"}
     if overlay.name != "daemonset":
@@ -126,7 +126,7 @@ def test_the_example_brings_all_that_is_asked_of_a_deployment(overlay: Rendered)
 
 
 def test_selectors_meet_their_labels(overlay: Rendered) -> None:
-    """Whoever selects the proxy's pods by labels finds them, and nothing else is selected by."""
+    """Each selector matches the labels of the proxy's pods."""
     labels = overlay.workload["spec"]["template"]["metadata"]["labels"].items()
     assert overlay.workload["spec"]["selector"]["matchLabels"].items() <= labels
     for budget in overlay.all("PodDisruptionBudget"):
@@ -141,13 +141,13 @@ def test_selectors_meet_their_labels(overlay: Rendered) -> None:
 
 
 def test_all_live_in_one_namespace(overlay: Rendered) -> None:
-    """The one that the overlay brings."""
+    """Every object is in the namespace that the overlay creates."""
     name = overlay.one("Namespace")["metadata"]["name"]
     assert {found["metadata"].get("namespace", name) for found in overlay.objects} == {name}
 
 
 def test_ports_meet(overlay: Rendered) -> None:
-    """Where the proxy listens is what the pod, the service, the policy and the monitor name."""
+    """The pod, the Service, the policy and the monitor name the port that the proxy listens on."""
     (port,) = overlay.proxy["ports"]
     assert overlay.environment["CROSSMOUNT_PROXY_LISTEN"].endswith(f":{port['containerPort']}")
     assert str(port["containerPort"]) == image().last("EXPOSE").text
@@ -162,7 +162,7 @@ def test_ports_meet(overlay: Rendered) -> None:
 
 
 def test_secrets_are_only_referred_to(overlay: Rendered) -> None:
-    """No object is a Secret, and no value has a password in it; the index's URL comes from one."""
+    """No object is a Secret, no value has a password, and the index's URL comes from a Secret."""
     assert not overlay.all("Secret")
     assert not names_secret(yaml.safe_dump_all(overlay.objects))
     index = next(variable for variable in overlay.proxy["env"] if variable["name"] == "CROSSMOUNT_INDEX")
@@ -170,7 +170,7 @@ def test_secrets_are_only_referred_to(overlay: Rendered) -> None:
 
 
 def test_the_pod_keeps_to_the_restricted_standard(overlay: Rendered) -> None:
-    """But for the node's network, where that is what it is for."""
+    """The pod meets the restricted standard, apart from the node's network in the DaemonSet."""
     pod, container = overlay.pod, overlay.proxy["securityContext"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -187,12 +187,12 @@ def test_the_pod_keeps_to_the_restricted_standard(overlay: Rendered) -> None:
 
 
 def test_service_links_do_not_set_the_proxy_s_variables(overlay: Rendered) -> None:
-    """A Service of the proxy's name would otherwise put CROSSMOUNT_PROXY_PORT and more into every pod."""
+    """Service links are off; a Service named like the proxy would set CROSSMOUNT_PROXY_PORT in every pod."""
     assert overlay.pod["enableServiceLinks"] is False
 
 
 def test_what_is_written_to_is_mounted(overlay: Rendered) -> None:
-    """The spool is a volume with more room than the proxy takes of it."""
+    """The spool is a volume with more space than the proxy's limit."""
     spool = overlay.environment["CROSSMOUNT_PROXY_SPOOL"]
     (mount,) = [found for found in overlay.proxy["volumeMounts"] if found["mountPath"] == spool]
     (volume,) = [found for found in overlay.pod["volumes"] if found["name"] == mount["name"]]
@@ -204,14 +204,14 @@ def test_what_is_written_to_is_mounted(overlay: Rendered) -> None:
 
 
 def test_resources_are_bounded(overlay: Rendered) -> None:
-    """Memory has a limit; the processor has none, which would only slow it down."""
+    """Memory has a limit; the processor has none, since a limit would only slow the proxy down."""
     resources = overlay.proxy["resources"]
     assert {"cpu", "memory", "ephemeral-storage"} == resources["requests"].keys()
     assert {"memory"} == resources["limits"].keys()
 
 
 def test_a_stop_leaves_uploads_their_time(overlay: Rendered) -> None:
-    """The kubelet waits longer than the pause and the proxy's own grace may take."""
+    """The kubelet waits longer than the pause and the proxy's grace can take."""
     pause = overlay.proxy.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     grace = seconds(overlay.environment, "CROSSMOUNT_PROXY_GRACE")
     assert grace >= ServerLimits().grace
@@ -221,7 +221,7 @@ def test_a_stop_leaves_uploads_their_time(overlay: Rendered) -> None:
 
 
 def test_uploads_stay_with_one_replica() -> None:
-    """Where there is more than one, the Service sends a client where it was before, for as long as it may push."""
+    """With several replicas the Service sends a client to the same pod for as long as a push may take."""
     overlay = rendered("deployment")
     assert overlay.workload["spec"]["replicas"] > 1
     service = overlay.one("Service")["spec"]
@@ -230,7 +230,7 @@ def test_uploads_stay_with_one_replica() -> None:
 
 
 def test_a_node_s_proxy_is_for_that_node_alone() -> None:
-    """It listens on the node's loopback, is probed there, and still finds services by name."""
+    """The node's proxy listens on loopback, is probed there, and still resolves services by name."""
     overlay = rendered("daemonset")
     assert overlay.pod["hostNetwork"] is True
     assert overlay.pod["dnsPolicy"] == "ClusterFirstWithHostNet"
@@ -243,7 +243,7 @@ def test_a_node_s_proxy_is_for_that_node_alone() -> None:
 
 
 def test_both_ways_run_the_same_proxy() -> None:
-    """What is not about where it listens is the same in the DaemonSet and in the Deployment."""
+    """The DaemonSet and the Deployment differ only in where the proxy listens."""
 
     def bare(overlay: Rendered) -> dict[str, Any]:
         pod = deepcopy(overlay.pod)
@@ -261,7 +261,7 @@ def test_both_ways_run_the_same_proxy() -> None:
 
 
 def test_the_proxy_starts_as_the_manifest_says_and_answers_its_probes(overlay: Rendered, tmp_path: Path) -> None:
-    """The same arguments and variables; the pages that are probed and scraped are there, by the scheme named."""
+    """With the manifest's arguments and variables, the probed and scraped pages answer by the named scheme."""
     pages = [overlay.proxy[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
     schemes = {page.get("scheme", "HTTP").lower() for page in pages}
     paths = [page["path"] for page in pages]
@@ -286,7 +286,7 @@ def test_the_proxy_starts_as_the_manifest_says_and_answers_its_probes(overlay: R
 def test_the_chart_s_user_may_do_all_that_the_proxy_needs(
     start_server: StartServer, docker_registry: DockerRegistry, tmp_path: Path
 ) -> None:
-    """With the rights of the values' user what one uploaded another mounts, and the server refuses no command."""
+    """With the rights of the chart's user one push uploads and another mounts, and no command is refused."""
     values = document(FOLDER / "valkey" / "values.yaml")
     file = tmp_path / "users.acl"
     users = values["auth"]["aclUsers"].items()
@@ -318,7 +318,7 @@ def test_the_chart_s_user_may_do_all_that_the_proxy_needs(
 
 
 def test_the_chart_s_user_may_do_all_that_our_scripts_do() -> None:
-    """Also what no test of a push comes by: a command new in a script is missed here."""
+    """The chart's user may run every command of our scripts, also those that no test of a push runs."""
     rights = document(FOLDER / "valkey" / "values.yaml")["auth"]["aclUsers"]["crossmount"]["permissions"].split()
     scripts = list(Path(crossmount.__file__).parent.rglob("*.lua"))
     called = {f"+{name.lower()}" for path in scripts for name in re.findall(r"call\('(\w+)'", path.read_text())}
@@ -327,7 +327,7 @@ def test_the_chart_s_user_may_do_all_that_our_scripts_do() -> None:
 
 
 def test_valkey_lets_in_whom_the_proxy_s_policy_lets_out() -> None:
-    """The proxy's pods may reach Valkey's, by its policy and by theirs, at the port of its Service."""
+    """The policies of the proxy's and of Valkey's pods permit connections to the port of Valkey's Service."""
     values = document(FOLDER / "valkey" / "values.yaml")
     overlay = rendered("deployment")
     labels = overlay.workload["spec"]["template"]["metadata"]["labels"].items()
@@ -343,7 +343,7 @@ def test_valkey_lets_in_whom_the_proxy_s_policy_lets_out() -> None:
 
 
 def test_valkey_s_values_hold_no_password_and_bound_its_memory() -> None:
-    """Passwords come from a Secret, and what Valkey may take is less than what its container may."""
+    """Passwords come from a Secret, and Valkey's memory bound is below its container's."""
     values = document(FOLDER / "valkey" / "values.yaml")
     assert values["auth"]["usersExistingSecret"]
     assert all(user.keys() == {"permissions"} for user in values["auth"]["aclUsers"].values())

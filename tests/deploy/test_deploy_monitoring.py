@@ -1,4 +1,4 @@
-"""deploy/grafana and deploy/prometheus: every metric, label and value that they ask for is one of the proxy's."""
+"""deploy/grafana and deploy/prometheus: the proxy has every metric, label and value that they query."""
 
 import json
 import re
@@ -21,12 +21,12 @@ from support.proxies import begin_upload, proxy_before
 RULES = document(DEPLOY / "prometheus" / "alerts.yaml")["groups"][0]["rules"]
 BOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "crossmount-proxy.json").read_text())
 PROMETHEUS = {"job", "instance"}
-"""Labels that Prometheus itself puts on what it scrapes."""
+"""Labels that Prometheus itself adds to scraped series."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a query asks for: a series' name, and matchers by label."""
+    """The series of a query: its name, and matchers by label."""
 
     name: str
     matchers: tuple[tuple[str, str], ...]
@@ -52,7 +52,7 @@ def selectors(found: Any) -> Iterator[promql_parser.VectorSelector]:
 
 
 def asked(query: str) -> list[Asked]:
-    """Parse a query; Grafana's variables stand for what Grafana puts there."""
+    """Parse a query, with sample values for Grafana's variables."""
     query = re.sub(r"\[\$__(?:rate_interval|range)\]", "[5m]", query)
     return [
         Asked(str(found.name), tuple((m.name, m.value) for m in found.matchers.matchers))
@@ -67,7 +67,7 @@ def grouped(query: str) -> set[str]:
 
 
 def queries() -> dict[str, str]:
-    """Return every query, by whose it is."""
+    """Return every query, by the name of its alert or panel."""
     alerts = {rule["alert"]: rule["expr"] for rule in RULES}
     panels = {f"{p['title']} {t['refId']}": t["expr"] for p in BOARD["panels"] for t in p["targets"]}
     return alerts | panels
@@ -78,7 +78,7 @@ QUERIES = queries()
 
 @pytest.fixture
 async def series(tmp_path: Path) -> dict[str, set[str]]:
-    """Scrape a proxy at which all went right and wrong once: the labels of each series."""
+    """Scrape a proxy on which everything has succeeded and failed once; return the labels of each series."""
     refused = Fault(method="POST", path="*/uploads/?mount*", times=1, action=Reply(status=403))
     index = open_index("memory://")
     async with (
@@ -101,7 +101,7 @@ async def series(tmp_path: Path) -> dict[str, set[str]]:
 
 
 async def test_every_query_asks_for_series_that_the_proxy_has(series: dict[str, set[str]]) -> None:
-    """Each parses as PromQL, and its names and labels are on the page that Prometheus reads."""
+    """Each query parses as PromQL, and its names and labels are among the proxy's metrics."""
     for whose, query in QUERIES.items():
         names = asked(query)
         assert names, whose
@@ -114,14 +114,14 @@ async def test_every_query_asks_for_series_that_the_proxy_has(series: dict[str, 
 
 
 async def test_every_series_of_the_proxy_is_shown(series: dict[str, set[str]]) -> None:
-    """What is counted for whoever runs it is on the dashboard; no metric is there for nobody."""
+    """Every metric of the proxy is on the dashboard."""
     shown = {found.name for p in BOARD["panels"] for t in p["targets"] for found in asked(t["expr"])}
     counted = {name for name in series if not name.endswith(("_created", "_count", "_sum"))}
     assert shown == counted
 
 
 def test_every_value_that_is_asked_for_can_be_there() -> None:
-    """A cause, an outcome, a route that nothing is ever counted under would never alarm anybody."""
+    """Every cause, outcome and route in a query can occur; an alert on another value would never fire."""
     causes = {word for _, word in telemetry._CAUSES} | {"other"}
     page = telemetry.Metrics().exposition()[0].decode()
     outcomes = set(re.findall(r'blobs_total\{outcome="(\w+)"', page))
@@ -135,7 +135,7 @@ def test_every_value_that_is_asked_for_can_be_there() -> None:
 
 
 def test_alerts_say_how_bad_and_what_it_means() -> None:
-    """Each has a severity and a summary whose templates name labels that the alert has."""
+    """Each alert has a severity, and a summary whose templates name labels of the alert."""
     assert len({rule["alert"] for rule in RULES}) == len(RULES)
     for rule in RULES:
         assert rule["labels"]["severity"] in {"warning", "critical"}
@@ -144,13 +144,13 @@ def test_alerts_say_how_bad_and_what_it_means() -> None:
 
 
 def test_the_alerts_that_were_asked_for_are_there() -> None:
-    """Down, index degraded, upstream failures, spool nearly full, uploads not learnt, p99 latency."""
+    """There are alerts for a down proxy, a degraded index, failures, a full spool, lost sources and latency."""
     words = ["Down", "IndexDegraded", "UpstreamFailing", "Slow", "SpoolNearlyFull", "NotLearning"]
     assert all(any(word in rule["alert"] for rule in RULES) for word in words)
 
 
 def test_the_job_is_called_as_the_service_monitor_calls_it() -> None:
-    """The name that the alerts know the job by is the label that the monitor takes it from."""
+    """The job name of the alerts is the label that the ServiceMonitor takes it from."""
     folder = DEPLOY / "kubernetes"
     label = document(folder / "components" / "monitoring" / "servicemonitor.yaml")["spec"]["jobLabel"]
     service = document(folder / "deployment" / "service.yaml")
@@ -165,7 +165,7 @@ def test_the_job_is_called_as_the_service_monitor_calls_it() -> None:
 
 
 def test_the_dashboard_can_be_imported() -> None:
-    """Panels have numbers and places of their own, and ask the data source that is chosen."""
+    """Panels have unique numbers and places, and use the selected data source."""
     panels = BOARD["panels"]
     assert [panel["id"] for panel in panels] == list(range(1, len(panels) + 1))
     cells = [

@@ -1,4 +1,4 @@
-"""The READMEs of deploy/: a reader can run what they say."""
+"""The READMEs of deploy/: their commands and references work."""
 
 import re
 import subprocess
@@ -13,13 +13,13 @@ READMES = sorted(DEPLOY.rglob("README.md"))
 
 @pytest.mark.parametrize("path", READMES, ids=[path.parent.name for path in READMES])
 def test_a_readme_starts_with_what_to_run(path: Path) -> None:
-    """A title, and then commands."""
+    """A README has a title, then commands."""
     assert re.match(r"# [^\n]+\n\n```sh\n\w", path.read_text())
 
 
 @pytest.mark.parametrize("path", READMES, ids=[path.parent.name for path in READMES])
 def test_what_a_readme_names_is_there(path: Path) -> None:
-    """Links, the files of its commands, and the variables of the proxy."""
+    """Links, files in commands, and variables of the proxy exist."""
     text = path.read_text()
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert (path.parent / link).exists(), link
@@ -30,7 +30,7 @@ def test_what_a_readme_names_is_there(path: Path) -> None:
 
 
 def test_the_copies_for_ci_are_made(tmp_path: Path) -> None:
-    """The commands put each system's files into a project that has none of its folders yet, by any shell."""
+    """The commands copy each system's files into a project without these folders, in any shell."""
     block = re.search(r"```sh\n(.*?)```", (DEPLOY / "ci" / "README.md").read_text(), flags=re.DOTALL)
     assert block is not None
     commands = "".join(line for line in block[1].splitlines(keepends=True) if not line.startswith("kubectl"))
@@ -43,12 +43,12 @@ def test_the_copies_for_ci_are_made(tmp_path: Path) -> None:
 
 
 def test_every_folder_has_one() -> None:
-    """Each part says how it is used."""
+    """Each folder has a README."""
     parts = {"ci", "grafana", "kubernetes", "prometheus", "redis"}
     assert {path.parent.name for path in READMES} >= parts
 
 
 def test_the_first_readme_leads_to_the_others() -> None:
-    """Whoever begins at deploy/README.md finds each part."""
+    """deploy/README.md links to every other README."""
     links = set(re.findall(r"\]\(([^)#]+)\)", (DEPLOY / "README.md").read_text()))
     assert links >= {f"{path.parent.name}/README.md" for path in READMES if path.parent != DEPLOY}

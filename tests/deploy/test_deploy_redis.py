@@ -1,4 +1,4 @@
-"""What deploy/redis says is done as it says: passwords, the configuration, who gets in."""
+"""deploy/redis works as it says: passwords, the configuration, logins."""
 
 import shutil
 import subprocess
@@ -17,12 +17,12 @@ from support.index_kit import layer, repo
 from support.servers import Server, start
 
 OVERRIDDEN = {"bind", "aclfile"}
-"""Settings of the file that a test's server gets otherwise."""
+"""Settings of the file that a test's server replaces."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Give a copy of deploy/redis, after what its README says to run first."""
+    """Copy deploy/redis, and run the commands that its README starts with."""
     copy = tmp_path / "deploy" / "redis"
     shutil.copytree(acl.USERS.parent, copy)
     commands = acl.readme_block("valkey-server valkey.conf").replace("valkey-server valkey.conf\n", "")
@@ -45,7 +45,7 @@ def password(folder: Path, user: str) -> str:
 
 
 async def test_a_pusher_gets_in_with_its_password_file(server: Server, folder: Path) -> None:
-    """The URL of the README works with what its commands made, and nobody gets in without."""
+    """The README's URL works after its commands, and nobody gets in without a password."""
     assert (folder / "crossmount.password").stat().st_mode & 0o077 == 0
     url = f"redis://crossmount@127.0.0.1:{server.port}?password_file={folder}/crossmount.password"
     async with open_index(url) as index:
@@ -58,7 +58,7 @@ async def test_a_pusher_gets_in_with_its_password_file(server: Server, folder: P
 
 
 def test_without_the_commands_nobody_gets_in(valkey_binary: Path, tmp_path: Path) -> None:
-    """The file as it is lets nobody in, by any name."""
+    """Before the README's commands nobody can log in, under any name."""
     shutil.copytree(acl.USERS.parent, tmp_path / "redis")
     started = start(valkey_binary, tmp_path / "redis", settings=(str(tmp_path / "redis" / "valkey.conf"),))
     try:
@@ -73,7 +73,7 @@ def test_without_the_commands_nobody_gets_in(valkey_binary: Path, tmp_path: Path
 
 
 def test_every_line_of_the_configuration_is_taken(server: Server, folder: Path) -> None:
-    """The server runs with what the file says; each setting is explained above it."""
+    """The server runs with each setting of the file, and each setting has a comment above it."""
     lines = (folder / "valkey.conf").read_text().splitlines()
     wanted = dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
     with redis.Redis(port=server.port, username="admin", password=password(folder, "admin")) as client:
@@ -85,7 +85,7 @@ def test_every_line_of_the_configuration_is_taken(server: Server, folder: Path) 
 
 
 async def test_a_full_server_lets_old_layers_go_and_keeps_flags_and_leases(server: Server, folder: Path) -> None:
-    """With the file's policy what is recorded last is there, a flag stays, and nothing is refused."""
+    """When memory is full, the newest layers and all flags stay, and no write is refused."""
     with redis.Redis(port=server.port, username="admin", password=password(folder, "admin")) as client:
         url = f"redis://crossmount@127.0.0.1:{server.port}?password_file={folder}/crossmount.password"
         async with open_index(url) as index:
