@@ -40,7 +40,7 @@ async def shown(valkey: Server, shell: Shell, *options: str) -> str:
         turn = await first.turn(LAYER, repository, 12_000_000, slots=Slots(1))
         assert isinstance(turn, UploadTurn)
         waiter = asyncio.create_task(second.turn(LAYER, repository.sibling("team/b"), 12_000_000, slots=Slots(1)))
-        await until(lambda: not second._queues.idle and bool(second._gateway.asked))
+        await until(lambda: not second._poller.queues.idle and bool(second._gateway.asked))
         while True:
             done = await asyncio.to_thread(shell, "fleet", "--index", valkey.url, *options)
             assert done.status == 0
@@ -100,9 +100,9 @@ def test_what_is_told() -> None:
     """Many waiters are summed up, and a lease that never ends is told apart from ours."""
     waiting = tuple(value(f"team/w{number}") for number in range(7))
     ours = ActiveUpload(
-        registry="r.example", layer=LAYER, holder=value("team/a", size=1), left=5.0, waiting=waiting
+        registry="r.example", layer=LAYER, holder=value("team/a", size=1), seconds_left=5.0, waiting=waiting
     )
-    odd = ActiveUpload(registry="r.example", layer=LAYER, holder=value(None), left=None, waiting=())
+    odd = ActiveUpload(registry="r.example", layer=LAYER, holder=value(None), seconds_left=None, waiting=())
     lines = render_uploads([ours, odd], now=160.0)
     assert lines[0] == "2 uploads underway, 7 waiting"
     assert lines[1].endswith("r.example/team/a by host:1, for 60.0 s")

@@ -35,14 +35,14 @@ async def test_the_listing_shows_who_uploads_and_who_waits(any_place: Place) -> 
         assert (found.layer, found.registry) == (LAYER, "r.example")
         assert (found.holder.dest, found.holder.size, found.holder.publishes) == (repo("a"), SIZE, "manifest")
         assert [each.dest for each in found.waiting] == [repo("b")]
-        assert found.left is not None
+        assert found.seconds_left is not None
         waiter.cancel()
         await asyncio.gather(waiter, return_exceptions=True)
     with any_place.client() as client:
         client.set(Keys().lease(LAYER, "r.example"), b"\xff no lease")
         client.set(Keys().lease(LAYER, "r.example").replace("r.example", "NOT A HOST"), b"{}", ex=60)
         (found,) = await listed(any_place)
-        assert (found.left, found.holder.holder, found.holder.dest) == (None, "", None)
+        assert (found.seconds_left, found.holder.holder, found.holder.dest) == (None, "", None)
         client.flushall()
 
 
@@ -75,7 +75,7 @@ async def test_a_lease_says_when_it_was_taken_and_who_waits_says_so_too(any_plac
         await asyncio.gather(*waits, ours)
 
 
-@pytest.mark.parametrize("question", ["answers", "show"])
+@pytest.mark.parametrize("question", ["claim", "show_waiters"])
 async def test_a_waiter_that_is_cancelled_is_not_shown_any_more(
     valkey: Place, monkeypatch: pytest.MonkeyPatch, question: str
 ) -> None:
@@ -96,8 +96,8 @@ async def test_a_waiter_that_is_cancelled_is_not_shown_any_more(
         waiter.cancel()
         await asyncio.gather(waiter, return_exceptions=True)
         left.set()
-        assert second._poller is not None
-        await second._poller
+        assert second._poller.task is not None
+        await second._poller.task
         assert waiting_on(valkey) == 0
 
 

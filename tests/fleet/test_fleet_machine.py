@@ -45,7 +45,7 @@ class Upload:
 class Process:
     """One process: its table, its uploads, and whether it is stopped."""
 
-    table: LayerQueues = field(default_factory=LayerQueues)
+    queues: LayerQueues = field(default_factory=LayerQueues)
     slots: Slots = field(default_factory=Slots)
     uploads: list[Upload] = field(default_factory=list)
     waiting: list[Waiter] = field(default_factory=list)
@@ -114,7 +114,7 @@ class FleetMachine(RuleBasedStateMachine):
         if process.runs:
             waiter = make_waiter(f"repo-{next(self.names)}", process.slots, layer=layer, watch_only=watch_only)
             process.waiting.append(waiter)
-            process.table.join(waiter)
+            process.queues.join(waiter)
 
     @rule(number=st.integers(0, 2))
     def poll(self, number: int) -> None:
@@ -122,13 +122,13 @@ class FleetMachine(RuleBasedStateMachine):
         process = self.processes[number]
         if not process.runs:
             return
-        claims, decisions = process.table.ask(self.server.now, None)
+        claims, decisions = process.queues.next_claims(self.server.now, None)
         self._carry_out(process, decisions)
         for claim in claims:
             answer = self.server.claim(claim)
             if isinstance(answer, LeaseAcquired):
                 self._check_alone(claim.waiter)
-            decisions = process.table.apply_answer(claim, answer, self.server.now, None)
+            decisions = process.queues.apply_answer(claim, answer, self.server.now, None)
             self._carry_out(process, decisions, healthy=isinstance(answer, LeaseAcquired))
 
     @rule(number=st.integers(0, 2))
@@ -137,14 +137,14 @@ class FleetMachine(RuleBasedStateMachine):
         process = self.processes[number]
         if not process.runs:
             return
-        claims, decisions = process.table.ask(self.server.now, None)
+        claims, decisions = process.queues.next_claims(self.server.now, None)
         self._carry_out(process, decisions)
         answers = [self.server.claim(claim) for claim in claims]
         for claim, answer in zip(claims, answers, strict=True):
             if claim.waiter in process.waiting:
                 process.waiting.remove(claim.waiter)
-                process.table.leave(claim.waiter)
-            self._carry_out(process, process.table.apply_answer(claim, answer, self.server.now, None))
+                process.queues.leave(claim.waiter)
+            self._carry_out(process, process.queues.apply_answer(claim, answer, self.server.now, None))
 
     @rule(number=st.integers(0, 2), which=st.integers(0, 3))
     def finish(self, number: int, which: int) -> None:
@@ -259,7 +259,7 @@ class FleetMachine(RuleBasedStateMachine):
                 case MountFrom() | GiveUp():
                     process.waiting.remove(waiter)
                 case ReturnSlot():
-                    waiter.put_slot_back()
+                    waiter.return_slot()
                 case ReleaseLease():
                     self.server.release(waiter)
 
@@ -267,15 +267,15 @@ class FleetMachine(RuleBasedStateMachine):
         waiter = upload.waiter
         if self.server.there:
             self.server.sources.setdefault(waiter.layer, set()).add(waiter.dest.name)
-        self._carry_out(process, process.table.published("r.example", waiter.layer, waiter.dest.name))
+        self._carry_out(process, process.queues.published("r.example", waiter.layer, waiter.dest.name))
         self._end(process, upload)
 
     def _end(self, process: Process, upload: Upload) -> None:
         process.uploads.remove(upload)
-        upload.waiter.put_slot_back()
+        upload.waiter.return_slot()
         if upload.leased:
             self.server.release(upload.waiter)
-        process.table.ended(upload.waiter)
+        process.queues.ended(upload.waiter)
 
 
 TestFleetMachine = FleetMachine.TestCase

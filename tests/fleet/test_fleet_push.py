@@ -255,11 +255,11 @@ async def test_a_push_that_is_cancelled_while_it_waits_leaves_nothing(
             turn = await fleet.turn(blob.digest, other, blob.size, slots=slots, excluded={gone})
             assert isinstance(turn, UploadTurn)
         pushing = asyncio.create_task(push_to(scripted_registry, "team/app", image, index, fleet=fleet))
-        await until(lambda: not fleet._queues.idle)
+        await until(lambda: not fleet._poller.queues.idle)
         pushing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pushing
-        assert fleet._queues.idle
+        assert fleet._poller.queues.idle
     assert scripted_registry.open_sessions == ()
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from crossmount.fleet import Fleet, MountTurn, Slots, Turn, UploadTurn
-from crossmount.fleet.environment import Environment
+from crossmount.fleet.poller import Environment
 from crossmount.index import MemoryMountIndex, RedisMountIndex, Sighting, null_index, open_index
 from crossmount.oci import Digest
 from support.fleets import LAYER, SIZE, fleet_on, turn_of, upload_of, waiting_on
@@ -18,17 +18,17 @@ class CountedClock:
     """A clock that stands, and counts how often it is looked at: each poll does."""
 
     def __init__(self) -> None:
-        self.watch_only = 0
+        self.reads = 0
 
     def __call__(self) -> float:
         """Return the time that it stands at."""
-        self.watch_only += 1
+        self.reads += 1
         return 0.0
 
-    async def looked_at(self, times: int) -> None:
+    async def read(self, times: int) -> None:
         """Wait until it was looked at so many times more."""
-        enough = self.watch_only + times
-        await until(lambda: self.watch_only >= enough)
+        enough = self.reads + times
+        await until(lambda: self.reads >= enough)
 
 
 @asynccontextmanager
@@ -95,7 +95,7 @@ async def test_tasks_of_one_process_share_one_attempt_without_any_server() -> No
         async with Fleet(index, environment=Environment(clock=clock)) as fleet:
             turn = await upload_of(fleet, "a")
             waiters = [asyncio.create_task(turn_of(fleet, name)) for name in ("b", "c")]
-            await clock.looked_at(8)  # some polls, of two looks each
+            await clock.read(8)  # some polls, of two looks each
             assert not any(waiter.done() for waiter in waiters)
             await turn.publish()
             await turn.release()

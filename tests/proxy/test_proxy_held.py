@@ -60,7 +60,7 @@ async def test_a_head_is_held_for_an_upload_through_this_proxy() -> None:
         turn = await fleet.turn(DIGEST, proxy.repository("base"), len(DATA), slots=Slots(1))
         assert isinstance(turn, UploadTurn)
         heads = [asyncio.create_task(proxy.client.head(f"/v2/{name}/blobs/{DIGEST}")) for name in ("a", "base")]
-        await until(lambda: len(fleet._turns) == 2)
+        await until(lambda: len(fleet._poller.turns) == 2)
         registry.put_blob("base", DATA)
         await turn.publish()
         await turn.release()
@@ -76,7 +76,7 @@ async def test_many_held_heads_keep_nobody_else_waiting() -> None:
         turn = await fleet.turn(DIGEST, proxy.repository("base"), len(DATA), slots=Slots(1))
         assert isinstance(turn, UploadTurn)
         heads = [asyncio.create_task(proxy.client.head(f"/v2/a-{i}/blobs/{DIGEST}")) for i in range(80)]
-        await until(lambda: len(fleet._turns) == 80)
+        await until(lambda: len(fleet._poller.turns) == 80)
         assert (await proxy.client.head(f"/v2/base/blobs/{Digest.of(OTHER)}")).status_code == 200
         await turn.release()
         assert {(await head).status_code for head in heads} == {404}

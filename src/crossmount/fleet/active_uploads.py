@@ -1,4 +1,4 @@
-"""Who uploads what now, and who waits for it, read from the leases."""
+"""The uploads that run now and their waiters, read from the leases."""
 
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from crossmount.redis.key_scan import walk
 from crossmount.redis.replies import Command
 
 LISTED_MAX = 10_000
-"""How many leases are looked at."""
+"""The most leases that are read."""
 
 _WAITERS_MAX = 1000
 
@@ -20,15 +20,15 @@ class ActiveUpload:
     """An upload that others may wait for.
 
     Attributes:
-        holder: who uploads; what a stranger wrote is a value with nothing in it.
-        left: seconds until the lease ends unless it is renewed; None if it never ends, as none of ours does.
-        waiting: who waits.
+        holder: the uploader; an empty value if the lease's text is not ours.
+        seconds_left: seconds until the lease expires unless it is renewed; None if it never expires.
+        waiting: the waiters.
     """
 
     registry: str
     layer: Digest
     holder: LeaseValue
-    left: float | None
+    seconds_left: float | None
     waiting: tuple[LeaseValue, ...]
 
 
@@ -38,10 +38,10 @@ _NOBODY = LeaseValue(token="", holder="", dest=None, size=0, since=0)
 async def active_uploads(server: Server) -> list[ActiveUpload]:
     """Read all leases of the namespace: the oldest first, then by layer.
 
-    It walks through all keys of the server, a thousand a round trip: for people, not for pushes.
+    This scans all keys of the server, a thousand in a round trip: for people, not for pushes.
 
     Raises:
-        IndexFailedError: the server does not serve.
+        IndexFailedError: the server did not answer, or refused a command.
     """
     names = await _leases(server)
     commands: list[Command] = []
@@ -54,7 +54,7 @@ async def active_uploads(server: Server) -> list[ActiveUpload]:
     found = []
     for number, (registry, layer) in enumerate(names):
         text, left, waiting = replies[3 * number : 3 * number + 3]
-        if isinstance(text, bytes) and text:  # else it ended since
+        if isinstance(text, bytes) and text:  # the lease may have ended since the scan
             values = (
                 [LeaseValue.from_text(each, registry) for each in waiting if isinstance(each, bytes)]
                 if isinstance(waiting, list)
@@ -65,7 +65,7 @@ async def active_uploads(server: Server) -> list[ActiveUpload]:
                     registry=registry,
                     layer=layer,
                     holder=LeaseValue.from_text(text, registry) or _NOBODY,
-                    left=left / 1000 if isinstance(left, int) and left >= 0 else None,
+                    seconds_left=left / 1000 if isinstance(left, int) and left >= 0 else None,
                     waiting=tuple(value for value in values if value is not None),
                 )
             )

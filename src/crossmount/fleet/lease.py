@@ -1,4 +1,4 @@
-"""A lease's value: who uploads a layer, as a small JSON text. Whatever is read back is untrusted."""
+"""The value of a lease: the uploader of a layer as a small JSON text. A value that is read back is untrusted."""
 
 import json
 import math
@@ -9,28 +9,28 @@ from crossmount.errors import InvalidReferenceError
 from crossmount.oci import Repository
 
 VALUE_MAX = 4096
-"""Bytes of a value that are looked at."""
+"""The bytes of a value that are read."""
 
 _HOLDER_MAX = 200
 _SIZE_MAX = 2**63 - 1
 _EPOCH_DIGITS = 12
 
 Publishes = Literal["blob", "manifest"]
-"""After what a holder names its repository as a source: the blob, or (ECR) the manifest that references it."""
+"""An uploader records its source after the blob, or (ECR) after a manifest that references the blob."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseValue:
-    """Who uploads a layer, or waits for it.
+    """An uploader of a layer, or a waiter for it.
 
     Attributes:
-        token: random; it makes the value its owner's alone.
+        token: random, so that the value is unique.
         holder: host and process, for people.
-        dest: the repository it goes into, or None if a stranger's value does not say.
+        dest: the destination repository; None if the value does not name a valid one.
         size: bytes of the layer.
-        since: when the push came to it (epoch seconds), by its own clock.
+        since: when the push reached the layer (epoch seconds), by the clock of its host.
         publishes: when waiters can expect the source.
-        taken: when the lease was taken (epoch seconds, by the server's clock); None for one who waits.
+        taken: when the lease was acquired (epoch seconds, by the server's clock); None for a waiter.
     """
 
     token: str
@@ -42,7 +42,7 @@ class LeaseValue:
     taken: float | None = None
 
     def to_text(self) -> str:
-        """Write it; the text as a whole is the proof of ownership."""
+        """Return the value as text; the whole text proves the ownership of a lease."""
         return json.dumps(
             {
                 "token": self.token,
@@ -57,9 +57,9 @@ class LeaseValue:
 
     @classmethod
     def from_text(cls, text: bytes, registry: str) -> Self | None:
-        """Read what somebody wrote under the lease's key on `registry`; None if it is no lease of ours.
+        """Parse the text of a lease's key on `registry`; None if it is not a lease of ours.
 
-        A lease that was taken has, on a second line, when that was: see claim.lua.
+        The second line of an acquired lease is the time of acquisition: see claim.lua.
         """
         value, _, taken = text[:VALUE_MAX].partition(b"\n")
         try:
@@ -69,8 +69,8 @@ class LeaseValue:
         if not isinstance(found, dict):
             return None
         return cls(
-            token=_words(found.get("token")),
-            holder=_words(found.get("holder")),
+            token=_printable(found.get("token")),
+            holder=_printable(found.get("holder")),
             dest=_repository(found.get("dest"), registry),
             size=int(_number(found.get("size"))),
             since=_number(found.get("since")),
@@ -79,7 +79,7 @@ class LeaseValue:
         )
 
 
-def _words(found: Any) -> str:
+def _printable(found: Any) -> str:
     if not isinstance(found, str):
         return ""
     return "".join(c for c in found[:_HOLDER_MAX] if c.isprintable())

@@ -1,4 +1,4 @@
-"""What a fleet asks the index and its server, patiently, and what it takes for an answer where there is none."""
+"""Calls of a fleet to the index and its server, which wait out a short outage and never raise."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
@@ -11,11 +11,11 @@ from crossmount.index.protocol import Sighting
 from crossmount.oci import Digest
 
 GRACE_SECONDS = 1.25
-"""How long a server that served until now may be silent before work goes on without it: time to restart; with what
-is uploaded then, all in all it costs a push less than two seconds (tests/bench/trouble.py)."""
+"""How long a server that answered before may be silent until work continues without it: enough for a restart. With
+the upload that follows, an outage costs a push less than two seconds in all (tests/bench/trouble.py)."""
 
 FIRST_SECONDS = 0.5
-"""How long the first question waits in any case."""
+"""The shortest wait for the answer to the first call."""
 
 T = TypeVar("T")
 
@@ -25,54 +25,54 @@ class LeaseGateway:
 
     Args:
         guard: the index.
-        leases: the leases on its server; None if it has none.
-        pause: seconds from one try to the next.
+        store: the leases on the index's server; None if the index has no server.
+        pause: returns the seconds between two tries.
 
     Attributes:
-        asked: whether the server was asked anything yet.
+        asked: whether the server was called before.
     """
 
-    def __init__(self, guard: GuardedIndex, leases: LeaseStore | None, *, pause: Callable[[], float]) -> None:
+    def __init__(self, guard: GuardedIndex, store: LeaseStore | None, *, pause: Callable[[], float]) -> None:
         self._guard = guard
-        self._leases = leases
+        self._store = store
         self._pause = pause
         self.asked = False
 
-    async def answers(self, claims: Sequence[Claim]) -> list[ClaimAnswer]:
-        """Ask for all claims; without a server, what the index itself knows by now is all there is to ask."""
-        leases = self._leases
-        if leases is None:
+    async def claim(self, claims: Sequence[Claim]) -> list[ClaimAnswer]:
+        """Send all claims; without a server the answers come from the sources in the index."""
+        store = self._store
+        if store is None:
             return [await self._from_index(claim) if claim.take else IndexDown() for claim in claims]
-        served = await self.ask(lambda: leases.claim(claims), ClaimAnswers([IndexDown() for _ in claims]))
-        if served.trouble is not None:
-            self._guard.note(served.trouble)
-        return served.answers
+        found = await self.ask(lambda: store.claim(claims), ClaimAnswers([IndexDown() for _ in claims]))
+        if found.refusal is not None:
+            self._guard.note(found.refusal)
+        return found.answers
 
-    async def holder(self, layer: Digest, registry: str) -> LeaseValue | None:
-        """Ask who uploads a layer now."""
-        leases = self._leases
-        return None if leases is None else await self.ask(lambda: leases.read(layer, registry), None)
+    async def read_holder(self, layer: Digest, registry: str) -> LeaseValue | None:
+        """Return the lease of the upload of a layer; None if there is no upload, or no server."""
+        store = self._store
+        return None if store is None else await self.ask(lambda: store.read(layer, registry), None)
 
-    async def show(self, waiting: Mapping[tuple[str, Digest], Sequence[str]]) -> None:
-        """Show who waits in this process."""
-        leases = self._leases
-        if leases is not None and waiting:
-            await self.ask(lambda: leases.show(waiting), None)
+    async def show_waiters(self, waiting: Mapping[tuple[str, Digest], Sequence[str]]) -> None:
+        """Write the waiters of this process to the server, for `crossmount fleet`."""
+        store = self._store
+        if store is not None and waiting:
+            await self.ask(lambda: store.show_waiters(waiting), None)
 
     async def record(self, sighting: Sighting) -> None:
-        """Tell everybody of a layer that was brought."""
+        """Record a new source in the index."""
         await self.ask(lambda: self._guard.unguarded.record([sighting]), None)
 
     async def ask(self, call: Callable[[], Awaitable[T]], otherwise: T, *, least: float = 0.0) -> T:
-        """Ask the index's server; one that served until now is asked again for a while before it counts as gone.
+        """Call the index's server; retry for a while if a server that answered before does not answer.
 
-        A server that restarts would otherwise cost an upload for each that waits at that moment. And the first
-        question is asked even if the server did not answer before: then it may have been us who were too slow.
+        Without the retries a server that restarts would cost an upload for each waiter. The first call waits even
+        if the server did not answer other callers: the cause may have been this process.
 
         Args:
-            call: asks.
-            otherwise: what to return if it does not serve.
-            least: seconds that it is asked in any case.
+            call: the call.
+            otherwise: the result if the server does not answer.
+            least: seconds during which the server is asked in any case.
         """
         least, self.asked = max(least, 0.0 if self.asked else FIRST_SECONDS), True
         return await self._guard.insist(call, otherwise, seconds=GRACE_SECONDS, pause=self._pause, least=least)

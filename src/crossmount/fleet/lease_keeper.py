@@ -1,4 +1,4 @@
-"""The leases that this process holds, renewed by a heartbeat from outside of their uploads' own tasks."""
+"""The leases that this process holds: a heartbeat renews them, whatever their uploads are doing."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,26 +9,26 @@ from crossmount.fleet.lease_store import Lease, LeaseStore
 T = TypeVar("T")
 
 LAST_SECONDS = 0.25
-"""How long the end of a push may take to release what a silent server kept."""
+"""How long the end of a push may wait for a silent server to release its leases."""
 
 
-class Asks(Protocol):
-    """Asks the index's server, and gives `otherwise` if it does not serve."""
+class PatientCall(Protocol):
+    """Calls the index's server, and returns `otherwise` if the server does not answer."""
 
     async def __call__(self, call: Callable[[], Awaitable[T]], otherwise: T, *, least: float = 0.0) -> T:
-        """Ask; for `least` seconds in any case, also one that did not answer just now."""
+        """Make the call; try it for `least` seconds even if the server did not answer just now."""
         ...
 
 
 class LeaseKeeper:
-    """Keeps leases alive until they are released.
+    """Renews leases until they are released.
 
     Args:
-        leases: where they lie; None if there is no server, and nothing to renew.
-        ask: asks the server.
-        seconds: from one renewal to the next.
-        life: seconds that a lease lives without any.
-        clock: seconds.
+        store: the leases on the server; None if there is no server, and nothing to renew.
+        ask: calls the server.
+        seconds: seconds between two renewals.
+        life: seconds until a lease expires without a renewal.
+        clock: monotonic seconds.
 
     Attributes:
         held: the leases by their values.
@@ -36,28 +36,28 @@ class LeaseKeeper:
 
     def __init__(
         self,
-        leases: LeaseStore | None,
+        store: LeaseStore | None,
         *,
-        ask: Asks,
+        ask: PatientCall,
         seconds: float,
         life: float,
         clock: Callable[[], float],
     ) -> None:
         self.held: dict[str, Lease] = {}
-        self._abandoned: dict[Lease, float] = {}  # could not be released; when they run out by themselves
-        self._leases = leases
+        self._unreleased: dict[Lease, float] = {}  # the server did not answer; when they expire by themselves
+        self._store = store
         self._ask = ask
         self._seconds = seconds
         self._life = life
         self._clock = clock
-        self._lock = asyncio.Lock()  # a renewal must not bring a lease back that is being released
-        self._beating: asyncio.Task[None] | None = None
-        self._ending = False
+        self._lock = asyncio.Lock()  # a renewal must not restore a lease that is being released
+        self._heartbeat: asyncio.Task[None] | None = None
+        self._closing = False
 
-    def hold(self, lease: Lease) -> None:
+    def add(self, lease: Lease) -> None:
         """Renew a lease from now on."""
         self.held[lease.value] = lease
-        self._start()
+        self._start_heartbeat()
 
     async def drop(self, value: str) -> None:
         """Release a lease, if it is still held."""
@@ -66,50 +66,49 @@ class LeaseKeeper:
             await self.release([lease])
 
     async def release(self, leases: Sequence[Lease], *, least: float = 0.0) -> None:
-        """End leases, and waits that are shown; where the server does not serve, that is made good later.
+        """Release leases, and remove entries of waiters; if the server does not answer, try again later.
 
         Args:
-            leases: which.
-            least: seconds for which the server is asked in any case.
+            leases: the leases, or the waiters' entries.
+            least: seconds during which the server is asked in any case.
         """
-        store = self._leases
+        store = self._store
         if store is None or not leases:
             return
-
         async with self._lock:
             done = await self._ask(lambda: store.release(leases), False, least=least)
         now = self._clock()
-        ends = {lease: self._abandoned.pop(lease, now + self._life) for lease in leases}
+        expiries = {lease: self._unreleased.pop(lease, now + self._life) for lease in leases}
         if not done:
-            self._abandoned |= {lease: end for lease, end in ends.items() if end > now}
-        self._start()
+            self._unreleased |= {lease: expiry for lease, expiry in expiries.items() if expiry > now}
+        self._start_heartbeat()
 
     async def aclose(self) -> None:
-        """Stop beating, and release what is still held."""
-        if self._beating is not None:
-            self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
-        self._ending = True
-        await self.release([*self.held.values(), *self._abandoned], least=LAST_SECONDS)
+        """Stop the heartbeat, and release all leases."""
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            await asyncio.gather(self._heartbeat, return_exceptions=True)
+        self._closing = True
+        await self.release([*self.held.values(), *self._unreleased], least=LAST_SECONDS)
 
-    def _start(self) -> None:
-        needed = self._leases is not None and not self._ending and (self.held or self._abandoned)
-        if needed and (self._beating is None or self._beating.done()):
-            self._beating = asyncio.create_task(self._beat())
+    def _start_heartbeat(self) -> None:
+        needed = self._store is not None and not self._closing and (self.held or self._unreleased)
+        if needed and (self._heartbeat is None or self._heartbeat.done()):
+            self._heartbeat = asyncio.create_task(self._beat())
 
     async def _beat(self) -> None:
-        """Renew all leases, one round trip a heartbeat, whatever their uploads are doing."""
-        while self.held or self._abandoned:
+        """Renew all leases in one round trip a heartbeat."""
+        while self.held or self._unreleased:
             await asyncio.sleep(self._seconds)
             async with self._lock:
                 await self._renew()
-            await self.release(list(self._abandoned))
+            await self.release(list(self._unreleased))
 
     async def _renew(self) -> None:
-        held, store = list(self.held.values()), self._leases
+        held, store = list(self.held.values()), self._store
         if store is None or not held:
             return
         ours = await self._ask(lambda: store.renew(held), [True] * len(held))
         for lease, still in zip(held, ours, strict=True):
-            if not still:  # its upload just goes on: a double one is harmless
+            if not still:  # its upload continues: uploading a layer twice is harmless
                 self.held.pop(lease.value, None)

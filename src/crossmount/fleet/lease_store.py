@@ -1,4 +1,4 @@
-"""Leases on the index's server: many in one round trip, each by one script."""
+"""The leases on the index's server: one script for each operation, many leases in one round trip."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from crossmount.redis.replies import Command, StartingError
 from crossmount.redis.scripts import Script, run_scripted, script
 
 WAITING_SECONDS = 3.0
-"""How long one who waits is shown as waiting after it last asked."""
+"""Seconds after its last call until a waiter is removed from the list of waiters."""
 
 _PACKAGE = "crossmount.fleet.scripts"
 _SCRIPTS = ("claim", "renew", "release", "show")
@@ -32,10 +32,10 @@ _SCRIPTS = ("claim", "renew", "release", "show")
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease that we think is ours.
+    """A lease of this process, as far as this process knows.
 
     Attributes:
-        value: its text, which proves it.
+        value: the lease's text, which proves the ownership.
     """
 
     registry: str
@@ -45,15 +45,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class ClaimAnswers:
-    """What came back.
+    """The answers to many claims.
 
     Attributes:
         answers: one for each claim, in order.
-        trouble: the first refusal that is an answer's reason, if any was refused.
+        refusal: the first error that the server returned for a claim, if any.
     """
 
     answers: list[ClaimAnswer]
-    trouble: IndexFailedError | None = None
+    refusal: IndexFailedError | None = None
 
 
 class LeaseStore:
@@ -61,7 +61,7 @@ class LeaseStore:
 
     Args:
         server: the index's server.
-        life: seconds that a lease lives after it was last renewed.
+        life: seconds until a lease expires after its last renewal.
     """
 
     def __init__(self, server: Server, *, life: float = LEASE_SECONDS) -> None:
@@ -70,10 +70,10 @@ class LeaseStore:
         self._life = round(life * 1000)
 
     async def claim(self, claims: Sequence[Claim]) -> ClaimAnswers:
-        """Ask about many layers in one round trip.
+        """Send claims for many layers in one round trip.
 
         Raises:
-            IndexFailedError: the server did not serve at all.
+            IndexFailedError: the server did not answer, or refused all commands.
         """
         claim = _script("claim")
         replies = await self._run(
@@ -96,17 +96,17 @@ class LeaseStore:
         )
         for reply in replies:
             if isinstance(reply, StartingError):
-                raise reply  # ask all again: what is ours by now stays ours
+                raise reply  # the caller sends all claims again; leases that were acquired stay ours
         return ClaimAnswers(
             [_answer(reply, asked) for reply, asked in zip(replies, claims, strict=True)],
             next((reply for reply in replies if isinstance(reply, IndexFailedError)), None),
         )
 
-    async def show(self, waiting: Mapping[tuple[str, Digest], Sequence[str]]) -> None:
-        """Show who waits in this process, by registry and layer, in one round trip.
+    async def show_waiters(self, waiting: Mapping[tuple[str, Digest], Sequence[str]]) -> None:
+        """Update the waiters of this process, by registry and layer, in one round trip.
 
         Raises:
-            IndexFailedError: the server did not serve at all.
+            IndexFailedError: the server did not answer, or refused all commands.
         """
         show, patience = _script("show"), round(WAITING_SECONDS * 1000)
         await self._run(
@@ -117,10 +117,10 @@ class LeaseStore:
         )
 
     async def read(self, layer: Digest, registry: str) -> LeaseValue | None:
-        """Return who uploads a layer to a registry now; None if nobody does, or none of us.
+        """Return the lease of a layer on a registry; None if there is none, or none of ours.
 
         Raises:
-            IndexFailedError: the server did not serve.
+            IndexFailedError: the server did not answer, or refused the command.
         """
         (text,) = await self._link.run([("GETRANGE", self._keys.lease(layer, registry), 0, VALUE_MAX - 1)])
         if isinstance(text, IndexFailedError):
@@ -128,10 +128,10 @@ class LeaseStore:
         return LeaseValue.from_text(text, registry) if isinstance(text, bytes) and text else None
 
     async def renew(self, leases: Sequence[Lease]) -> list[bool]:
-        """Make leases last, in one round trip; tell which are still ours.
+        """Extend leases in one round trip; return for each whether it is still ours.
 
         Raises:
-            IndexFailedError: the server did not serve at all.
+            IndexFailedError: the server did not answer, or refused all commands.
         """
         renew = _script("renew")
         replies = await self._run(
@@ -140,13 +140,13 @@ class LeaseStore:
                 for lease in leases
             ]
         )
-        return [reply != 0 for reply in replies]  # a refusal is no other's lease: try again
+        return [reply != 0 for reply in replies]  # an error does not mean that another holds the lease
 
     async def release(self, leases: Sequence[Lease]) -> bool:
-        """End leases and waits that are ours, in one round trip; tell whether that came through for all.
+        """Delete our leases and waiter entries in one round trip; return whether no command failed.
 
         Raises:
-            IndexFailedError: the server did not serve at all.
+            IndexFailedError: the server did not answer, or refused all commands.
         """
         release = _script("release")
         replies = await self._run(

@@ -1,31 +1,30 @@
-"""How long a waiter waits, by its own clock and what it has seen itself: nothing in a lease can stretch it."""
+"""How long a waiter waits: from its own clock and measurements, so that no text in a lease can extend a wait."""
 
 from dataclasses import dataclass
 
 LEASE_SECONDS = 10.0
-"""A lease's life: how long after a holder's death the next one takes over."""
+"""Seconds until a lease expires: a waiter takes over so long after its holder died."""
 
 HEARTBEAT_SECONDS = 3.0
-"""How often a holder renews: two heartbeats may be lost."""
+"""Seconds between renewals of a lease: two renewals may fail."""
 
 SMALL = 1024 * 1024
-"""Layers under this size, in bytes, are not worth a lease; tests/bench/wait_pays.py measures it."""
+"""Layers under this size in bytes take no lease: tests/bench/wait_pays.py measures from which size a wait pays."""
 
-
-_REMEMBERED = 600.0
+_REMEMBERED_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """When to wait, and how long at most.
+    """When to wait for another's upload, and how long.
 
     Attributes:
         limit: the longest wait in seconds, whatever the layer's size; 0 never waits.
         small: layers under this size in bytes are uploaded at once.
-        least: seconds; below that a dead holder's lease could not run out while one waits for it, and a link that
-            is full of other uploads would make all who wait upload too.
-        rate: bytes a second that an upload is thought to make while none was seen.
-        share: how many times longer than alone an upload may take: its holder has others beside it.
+        least: the least patience in seconds. With less, the lease of a dead holder could not expire during the
+            wait, and on a busy connection all waiters would lose patience and upload too.
+        rate: assumed bytes a second of an upload while none was measured.
+        share: how many times longer an upload may take than alone, since its holder uploads other layers too.
     """
 
     limit: float = 600.0
@@ -39,31 +38,31 @@ class Patience:
         return self.limit > 0 and size >= self.small
 
     def seconds(self, size: int, rate: float | None) -> float:
-        """Return how long to wait for `size` bytes, when `rate` bytes a second were seen (None: not yet)."""
+        """Return how long to wait for `size` bytes at a measured `rate` in bytes a second (None: not measured)."""
         return min(self.limit, max(self.least, self.share * size / (rate or self.rate)))
 
 
 class RateMeter:
-    """The rate that this process's uploads make, each by itself.
+    """Measures the mean rate of single uploads of this process.
 
-    Small ones are left out: they end in a socket's buffer, and tell nothing of the link. What was seen long ago
-    counts less and less.
+    Small uploads are ignored: they fit in a socket's buffer, so their time is not the connection's. Older uploads
+    count less.
     """
 
-    def __init__(self, *, counts: int = SMALL) -> None:
-        self._counts = counts
+    def __init__(self, *, min_size: int = SMALL) -> None:
+        self._min_size = min_size
         self._bytes = 0.0
         self._seconds = 0.0
 
     def add(self, size: int, seconds: float) -> None:
-        """Take in an upload of `size` bytes that the registry confirmed after `seconds`."""
-        if size >= self._counts and seconds > 0:
+        """Add an upload of `size` bytes that the registry confirmed after `seconds`."""
+        if size >= self._min_size and seconds > 0:
             self._bytes += size
             self._seconds += seconds
-            if self._seconds > _REMEMBERED:
+            if self._seconds > _REMEMBERED_SECONDS:
                 self._bytes, self._seconds = self._bytes / 2, self._seconds / 2
 
     @property
     def rate(self) -> float | None:
-        """Bytes a second, None while nothing was seen."""
+        """Bytes a second; None without any upload so far."""
         return self._bytes / self._seconds if self._seconds else None

@@ -1,22 +1,22 @@
-"""Who may upload, who waits: one process's view of it, as states and what follows from an answer. No I/O.
+"""The queues of one process: which waiter of a layer uploads, and which wait. State and decisions, no I/O.
 
-A layer on a registry has one `_LayerQueue`: its waiters of this process, first come first, and the one
-of them that uploads it, if any. While one of ours uploads, nobody is asked: the others wait for it here, with
-or without a server. Otherwise the first in line that has an upload slot, or else the first, asks the server for
-all (`ask`), and the answer (`apply_answer`) lets it upload, lets all mount, or leaves them waiting. Who leaves,
-fails or is cancelled hands over to the next.
+Each layer on a registry has a `_LayerQueue` with the waiters of this process, first come first, and the one that
+uploads, if any. While a waiter of this process uploads, the others wait for it, with or without a server.
+Otherwise the first waiter with a free upload slot (without any, the first waiter) asks the server for all
+(`next_claims`). The answer (`apply_answer`) starts its upload, lets all mount, or leaves all waiting. When a
+waiter leaves, fails or is cancelled, the next one takes its place.
 
-Why nobody waits in a circle:
+Why pushes never wait for each other in a circle:
 
-- On a registry that mounts as soon as the blob is there, a lease is taken only together with an upload slot, and
-  ends with that upload. A holder waits for no other lease in between, so every chain of waiters ends at an
-  upload that runs.
-- On one that mounts only after a manifest, a push keeps its leases until its manifest is accepted, and may wait
-  for others meanwhile. It asks for leases in the order of their digests, one after the other
-  (`transfer.turns`), so it waits only for a digest greater than all that it holds. In a circle of waiting pushes
-  look at the one that holds the greatest digest held in the circle: it waits for a greater one still, which some
-  push of the circle holds. That can't be.
-- Besides, each waits no longer than its own patience.
+- On a registry that mounts a blob as soon as it is uploaded, a lease is acquired only together with an upload
+  slot, and ends with the upload. Its holder waits for no other lease meanwhile, so every chain of waiters ends at
+  an upload that runs.
+- On a registry that mounts a blob only after a manifest references it, a push keeps its leases until its manifest
+  is accepted, and may wait for others meanwhile. It acquires leases in the order of their digests, one after the
+  other (`transfer.turns`), so it waits only for a digest greater than all that it holds. Suppose that pushes
+  waited in a circle: the one with the greatest held digest would wait for a greater digest, held by a push of the
+  circle. This is a contradiction.
+- In addition, each waiter's patience is limited.
 """
 
 from collections.abc import Iterable
@@ -44,58 +44,74 @@ from crossmount.oci import Digest, Repository
 
 @dataclass(slots=True)
 class _LayerQueue:
-    """One layer on one registry: who of this process uploads it, and who waits, the first first.
+    """One layer on one registry.
 
-    `busy` is what the server last said of another process that uploads it.
+    Attributes:
+        holder: the waiter of this process that uploads.
+        waiters: the waiters of this process, first come first.
+        busy: the server's last answer, if another process uploads.
     """
 
     holder: Waiter | None = None
-    line: list[Waiter] = field(default_factory=list)
+    waiters: list[Waiter] = field(default_factory=list)
     busy: LeaseBusy | None = None
 
     @property
     def into(self) -> str | None:
-        """The repository that it is being uploaded into, as far as that is known."""
+        """The repository that the layer is being uploaded into, if it is known."""
         if self.holder is not None:
             return self.holder.dest.name
         return None if self.busy is None else self.busy.into
 
-    def urgency(self, now: float, rate: float | None) -> int:
-        """Return a lesser number for those that should have a slot before others: they can most likely use it."""
-        return (
-            0 if any(waiter.is_out_of_patience(now, rate) for waiter in self.line) else 1 + (self.busy is not None)
-        )
+    def slot_order(self, now: float, rate: float | None) -> int:
+        """Return a sort key: queues that can most likely use an upload slot come first."""
+        if any(waiter.is_out_of_patience(now, rate) for waiter in self.waiters):
+            return 0
+        return 1 if self.busy is None else 2
 
 
 class LayerQueues:
-    """All layers that this process wants, waits for or uploads."""
+    """All layers that this process waits for or uploads."""
 
     def __init__(self) -> None:
-        self._places: dict[tuple[str, Digest], _LayerQueue] = {}
+        self._queues: dict[tuple[str, Digest], _LayerQueue] = {}
 
     @property
     def idle(self) -> bool:
-        """Whether nobody waits."""
-        return not any(place.line for place in self._places.values())
+        """Whether there are no waiters."""
+        return not any(queue.waiters for queue in self._queues.values())
 
     def join(self, waiter: Waiter) -> None:
-        """Stand in line."""
-        self._places.setdefault(waiter.place, _LayerQueue()).line.append(waiter)
+        """Add a waiter to the end of its queue."""
+        self._queues.setdefault(waiter.key, _LayerQueue()).waiters.append(waiter)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Remove a waiter from its queue, if it is there."""
+        queue = self._queues.get(waiter.key)
+        if queue is not None and waiter in queue.waiters:
+            queue.waiters.remove(waiter)
+            self._remove_if_empty(waiter)
+
+    def stop_waiting(self, dest: Repository) -> None:
+        """End the patience of all waiters that push into a repository."""
+        for queue in self._queues.values():
+            for waiter in queue.waiters:
+                waiter.stopped = waiter.stopped or waiter.dest == dest
 
     def waiting(self) -> dict[tuple[str, Digest], list[str]]:
-        """Return who waits for what another, here or elsewhere, uploads: by registry and layer, their values."""
+        """Return the lease values of all waiters that wait for an upload, by registry and layer."""
         return {
-            key: [waiter.value for waiter in place.line if waiter.busy_since is not None]
-            for key, place in self._places.items()
-            if any(waiter.busy_since is not None for waiter in place.line)
+            key: [waiter.value for waiter in queue.waiters if waiter.busy_since is not None]
+            for key, queue in self._queues.items()
+            if any(waiter.busy_since is not None for waiter in queue.waiters)
         }
 
     def take_unannounced(self) -> list[tuple[Waiter, Repository | None]]:
-        """Return who waits for another's upload and was not told yet, and the repository that it goes into."""
+        """Return the waiters whose wait was not announced yet, with the repository that is uploaded into."""
         began = [
-            (waiter, None if place.into is None else waiter.dest.sibling(place.into))
-            for place in self._places.values()
-            for waiter in place.line
+            (waiter, None if queue.into is None else waiter.dest.sibling(queue.into))
+            for queue in self._queues.values()
+            for waiter in queue.waiters
             if waiter.busy_since is not None and not waiter.announced
         ]
         for waiter, _ in began:
@@ -103,127 +119,114 @@ class LayerQueues:
         return began
 
     def uploader(self, registry: str, layer: Digest) -> Repository | None:
-        """Return the repository that this process uploads a layer into now, if it does."""
-        place = self._places.get((registry, layer))
-        return None if place is None or place.holder is None else place.holder.dest
+        """Return the repository that this process uploads a layer into now; None if it does not."""
+        queue = self._queues.get((registry, layer))
+        return None if queue is None or queue.holder is None else queue.holder.dest
 
-    def stop_waiting(self, dest: Repository) -> None:
-        """End the patience of all who would bring something into a repository."""
-        for place in self._places.values():
-            for waiter in place.line:
-                waiter.stopped = waiter.stopped or waiter.dest == dest
-
-    def leave(self, waiter: Waiter) -> None:
-        """Wait no more (cancelled): the next in line is the first."""
-        place = self._places.get(waiter.place)
-        if place is not None and waiter in place.line:
-            place.line.remove(waiter)
-            self._tidy(waiter)
-
-    def ask(self, now: float, rate: float | None) -> tuple[list[Claim], list[Decision]]:
-        """Say what to ask the server now, and who need not wait for an answer.
+    def next_claims(self, now: float, rate: float | None) -> tuple[list[Claim], list[Decision]]:
+        """Return the claims for the server, and the decisions that need no answer.
 
         Args:
-            now: seconds.
-            rate: bytes a second that uploads of this process make, None if none was seen.
+            now: monotonic seconds.
+            rate: bytes a second of this process's uploads; None if none was measured.
         """
         claims: list[Claim] = []
         decisions: list[Decision] = []
-        for place in sorted(self._places.values(), key=lambda place: place.urgency(now, rate)):
-            if place.holder is not None:
-                decisions.extend(self._wait(place, now, rate))
-            elif place.line:
-                able = next((waiter for waiter in place.line if waiter.takes_slot()), None)
-                claims.append(Claim(able or place.line[0], take=able is not None))
+        for queue in sorted(self._queues.values(), key=lambda queue: queue.slot_order(now, rate)):
+            if queue.holder is not None:
+                decisions.extend(self._wait(queue, now, rate))
+            elif queue.waiters:
+                with_slot = next((waiter for waiter in queue.waiters if waiter.take_slot()), None)
+                claims.append(Claim(with_slot or queue.waiters[0], take=with_slot is not None))
         return claims, decisions
 
     def apply_answer(self, claim: Claim, answer: ClaimAnswer, now: float, rate: float | None) -> list[Decision]:
-        """Fold the server's answer to a claim in."""
+        """Return the decisions that follow from the server's answer to a claim."""
         waiter = claim.waiter
-        place = self._places.get(waiter.place)
-        line = [] if place is None else place.line
+        queue = self._queues.get(waiter.key)
+        waiters = [] if queue is None else queue.waiters
         decisions: list[Decision] = []
-        if place is not None:
-            place.busy = answer if isinstance(answer, LeaseBusy) else None
+        if queue is not None:
+            queue.busy = answer if isinstance(answer, LeaseBusy) else None
         match answer:
-            case LeaseAcquired() | IndexDown() if claim.take and place is not None and waiter in line:
-                place.holder = waiter
-                line.remove(waiter)
+            case LeaseAcquired() | IndexDown() if claim.take and queue is not None and waiter in waiters:
+                queue.holder = waiter
+                waiters.remove(waiter)
                 return [StartUpload(waiter, leased=True)]
             case LeaseAcquired():
                 decisions.append(ReleaseLease(waiter))
             case SourcesFound():
-                decisions.extend(self._mount(place, answer.names))
+                decisions.extend(self._mount(queue, answer.names))
                 waiter.invalid_names |= answer.invalid_names
                 waiter.stopped = waiter.stopped or len(waiter.invalid_names) > INVALID_NAMES_MAX
             case LeaseFree() | IndexDown():
-                decisions.extend(self._give_up(line))
-            case LeaseBusy() if waiter not in line:
+                decisions.extend(self._give_up(waiters))
+            case LeaseBusy() if waiter not in waiters:
                 decisions.append(ReleaseLease(waiter))
             case LeaseBusy():
                 pass
-        if isinstance(answer, LeaseBusy | SourcesFound) and place is not None:
-            # the server was asked first: only what it did not offer is uploaded without a lease
-            kept = waiter if claim.take else None
-            done = self._wait(place, now, rate, kept=kept)
+        if isinstance(answer, LeaseBusy | SourcesFound) and queue is not None:
+            # only after the server's answer may a waiter upload without a lease
+            reserved = waiter if claim.take else None
+            done = self._wait(queue, now, rate, reserved=reserved)
             decisions.extend(done)
-            if kept is not None and StartUpload(kept, leased=False) in done:
+            if reserved is not None and StartUpload(reserved, leased=False) in done:
                 return decisions
         return [*decisions, ReturnSlot(waiter)] if claim.take else decisions
 
     def published(self, registry: str, layer: Digest, name: str) -> list[Decision]:
-        """A repository holds the layer by now and can be mounted from."""
-        return self._mount(self._places.get((registry, layer)), frozenset({name}))
+        """Return the mounts that are possible now that a repository holds the layer."""
+        return self._mount(self._queues.get((registry, layer)), frozenset({name}))
 
     def ended(self, waiter: Waiter) -> None:
-        """An upload ended, well or not: the next in line may ask."""
-        place = self._places.get(waiter.place)
-        if place is not None and place.holder is waiter:
-            place.holder = None
-            self._tidy(waiter)
+        """Remove an upload that succeeded or failed; the next waiter can claim the lease."""
+        queue = self._queues.get(waiter.key)
+        if queue is not None and queue.holder is waiter:
+            queue.holder = None
+            self._remove_if_empty(waiter)
 
-    def _mount(self, place: _LayerQueue | None, names: frozenset[str]) -> list[Decision]:
+    def _mount(self, queue: _LayerQueue | None, names: frozenset[str]) -> list[Decision]:
         decisions: list[Decision] = []
-        for waiter in list(place.line) if place is not None else ():
-            if helpful := names - waiter.excluded:
+        for waiter in list(queue.waiters) if queue is not None else ():
+            if untried := names - waiter.excluded:
                 self.leave(waiter)
-                decisions.append(MountFrom(waiter, helpful))
+                decisions.append(MountFrom(waiter, untried))
         return decisions
 
     def _give_up(self, waiters: Iterable[Waiter]) -> list[Decision]:
-        """Let those go who only look."""
-        looking = [waiter for waiter in waiters if waiter.watch_only]
-        for waiter in looking:
-            self.leave(waiter)
-        return [GiveUp(waiter) for waiter in looking]
+        """Remove the watchers among `waiters`."""
+        watchers = [waiter for waiter in waiters if waiter.watch_only]
+        for watcher in watchers:
+            self.leave(watcher)
+        return [GiveUp(watcher) for watcher in watchers]
 
     def _wait(
-        self, place: _LayerQueue, now: float, rate: float | None, *, kept: Waiter | None = None
+        self, queue: _LayerQueue, now: float, rate: float | None, *, reserved: Waiter | None = None
     ) -> list[Decision]:
-        """Let those in line wait for another's upload; those who would wait in vain, or no longer, do not.
+        """Let waiters wait for another's upload; start or remove those that cannot use it, or waited too long.
 
         Args:
-            place: what they wait for.
-            now: seconds.
-            rate: bytes a second that uploads make.
-            kept: one for whom a slot is kept already.
+            queue: their queue.
+            now: monotonic seconds.
+            rate: bytes a second of this process's uploads.
+            reserved: the waiter that has an upload slot already.
         """
         done: list[Decision] = []
-        into = place.into
-        for waiter in list(place.line):
+        into = queue.into
+        for waiter in list(queue.waiters):
             if waiter.busy_since is None:
                 waiter.busy_since = now
-            hopeless = into is not None and not waiter.accepts(into)
-            if not hopeless and not waiter.is_out_of_patience(now, rate):
+            useless = into is not None and not waiter.accepts(into)
+            if not useless and not waiter.is_out_of_patience(now, rate):
                 continue
             if waiter.watch_only:
                 done.extend(self._give_up([waiter]))
-            elif waiter is kept or waiter.takes_slot():
+            elif waiter is reserved or waiter.take_slot():
                 self.leave(waiter)
                 done.append(StartUpload(waiter, leased=False))
         return done
 
-    def _tidy(self, waiter: Waiter) -> None:
-        place = self._places.get(waiter.place)
-        if place is not None and place.holder is None and not place.line:
-            del self._places[waiter.place]
+    def _remove_if_empty(self, waiter: Waiter) -> None:
+        queue = self._queues.get(waiter.key)
+        if queue is not None and queue.holder is None and not queue.waiters:
+            del self._queues[waiter.key]

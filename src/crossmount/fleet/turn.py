@@ -1,4 +1,4 @@
-"""What a push is told about a layer that its repository lacks."""
+"""The turn of a push for a layer that its repository lacks: mount it, or upload it with an upload slot."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,48 +11,48 @@ from crossmount.oci import Repository
 
 
 class UploadSlots(Protocol):
-    """How many blobs of one push may be on their way at once."""
+    """Limits the concurrent uploads of one push."""
 
     def try_acquire(self) -> bool:
-        """Take a slot if that needs no waiting."""
+        """Take a slot, if one is free now."""
         ...
 
     def return_unused(self) -> None:
-        """Free a slot that was taken and not used: nothing changed that anybody should look at."""
+        """Free a slot that was not used; other waiters are not informed."""
         ...
 
     def release(self) -> None:
-        """Free a slot that was used."""
+        """Free a slot after its use."""
         ...
 
 
 class Slots:
-    """Upload slots on a semaphore: see `UploadSlots`.
+    """Upload slots on a semaphore.
 
     Args:
-        count: how many.
-        on_release: called whenever one is free again.
+        count: the number of slots.
+        on_release: called whenever a slot is free again.
     """
 
     def __init__(self, count: int, *, on_release: Callable[[], None] = lambda: None) -> None:
         self._semaphore = asyncio.Semaphore(count)
-        self._freed = on_release
+        self._on_release = on_release
 
     def try_acquire(self) -> bool:
-        """See `UploadSlots`."""
+        """Take a slot, if one is free now."""
         if self._semaphore.locked():
             return False
-        run_now(self._semaphore.acquire())  # it is free, so this does not suspend
+        run_now(self._semaphore.acquire())  # a slot is free, so this does not suspend
         return True
 
     def return_unused(self) -> None:
-        """See `UploadSlots`."""
+        """Free a slot that was not used, without a call of `on_release`."""
         self._semaphore.release()
 
     def release(self) -> None:
-        """See `UploadSlots`."""
+        """Free a slot after its use, and call `on_release`."""
         self._semaphore.release()
-        self._freed()
+        self._on_release()
 
     async def acquire(self) -> None:
         """Wait for a slot and take it."""
@@ -70,8 +70,8 @@ class MountTurn:
     """The layer can be mounted now.
 
     Attributes:
-        sources: from where, dest itself among them if somebody else brought it there.
-        waited: seconds that another's upload was waited for.
+        sources: the repositories that hold the layer; dest is among them if somebody else pushed it there.
+        waited: seconds that the caller waited for another's upload.
     """
 
     sources: frozenset[Repository]
@@ -80,16 +80,16 @@ class MountTurn:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class UploadTurn:
-    """The layer is to be uploaded, by the one who has this; a slot for it is taken.
+    """The caller uploads the layer; an upload slot is taken.
 
-    The caller uploads within `uploading`, then calls `finish` as soon as the layer can be mounted from its
-    repository, or `release` if that will never be.
+    The caller uploads within `uploading`. Then it calls `finish` as soon as the layer can be mounted from its
+    repository, or `release` if the layer never will be.
 
     Attributes:
-        waited: seconds that another's upload was waited for.
-        slots: where its slot is from.
-        publish: tells everybody that dest holds the layer.
-        release: lets others take their turn. Doing it twice is harmless.
+        slots: the slots that its slot belongs to.
+        publish: records in the index that dest holds the layer.
+        release: releases the lease, and lets others take their turn. A second call has no effect.
+        waited: seconds that the caller waited for another's upload.
     """
 
     slots: UploadSlots = field(repr=False)
@@ -99,7 +99,7 @@ class UploadTurn:
 
     @asynccontextmanager
     async def uploading(self) -> AsyncIterator[None]:
-        """Upload in this block: its slot is free after it, and if it fails others take their turn at once."""
+        """Free the slot after the block; release the lease at once if the block fails."""
         try:
             try:
                 yield
@@ -110,7 +110,7 @@ class UploadTurn:
             raise
 
     async def finish(self) -> None:
-        """Publish, then end the lease, whatever became of that."""
+        """Publish the source, then release the lease even if that failed."""
         try:
             await self.publish()
         finally:

@@ -1,4 +1,4 @@
-"""One who wants a layer, the question for it, the server's answers, and what follows from them: values."""
+"""A waiter for a layer, its claim, the answers of the server, and the decisions that follow: values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,69 +7,35 @@ from crossmount.fleet.patience import Patience
 from crossmount.fleet.turn import UploadSlots
 from crossmount.oci import Digest, Repository
 
-
-@dataclass(frozen=True, slots=True)
-class SourcesFound:
-    """The index knows sources by now. `invalid_names` are members that are no repository names."""
-
-    names: frozenset[str]
-    invalid_names: frozenset[bytes] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseAcquired:
-    """The lease is ours."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseBusy:
-    """Another holds the lease; `into` is the repository that it says it uploads into, if it says one."""
-
-    into: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseFree:
-    """Nobody holds it, and we did not want it yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class IndexDown:
-    """There is no index, or it does not serve: nothing is known of others, so nobody waits for them."""
-
-
-ClaimAnswer = SourcesFound | LeaseAcquired | LeaseBusy | LeaseFree | IndexDown
-
 INVALID_NAMES_MAX = 512
-"""After so many members that are no names nobody waits for a layer: its set is a stranger's."""
+"""With more invalid members in a layer's set of sources nobody waits for the layer: a stranger writes the set."""
 
 OnWait = Callable[[Repository | None], None]
-"""Is told of the repository that another uploads the layer into; None if that is not known."""
+"""Receives the repository that another uploads the layer into; None if it is not known."""
 
 
 def ignore_wait(into: Repository | None) -> None:
-    """Care not for whose upload is waited for."""
+    """Default callback: does nothing."""
     del into
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Waiter:
-    """One who wants to bring a layer into a repository.
+    """A push that lacks a layer in a repository.
 
     Attributes:
-        value: the text of its lease; its own alone.
-        excluded: repositories that the index may name and that are no help, since they were tried.
+        value: the unique text of its lease.
+        excluded: names of repositories that it cannot mount from, since it tried them.
         patience: how long it waits.
-        slots: its upload slots; None for one who only looks: it would mount, never uploads, and is told as soon as
-            there is nothing to wait for.
+        slots: its upload slots; None for a watcher, which mounts or gives up, and never uploads.
         accepts: tells whether an upload into a repository is worth waiting for.
-        jitter: what part of its patience it has, 0.8 to 1: not all end in the same moment, so that the first to
-            upload can spare the others.
-        invalid_names: members of the layer's set that are no names at all.
-        stopped: its patience was ended for it.
-        on_wait: told, once, of the repository that another uploads the layer into meanwhile.
-        announced: whether it was.
-        busy_since: when it first could not go on because of another's upload; None if that never was.
+        on_wait: called once with the repository that another uploads the layer into.
+        jitter: the part of its patience that it has, 0.8 to 1: the first waiter to lose patience uploads, and the
+            others can still mount.
+        stopped: whether `Fleet.stop_waiting` ended its patience.
+        announced: whether `on_wait` was called.
+        busy_since: when it first had to wait for another's upload; None if it never had to.
+        invalid_names: members of the layer's set of sources that are not repository names.
     """
 
     layer: Digest
@@ -88,26 +54,26 @@ class Waiter:
     invalid_names: set[bytes] = field(default_factory=set)
 
     @property
-    def place(self) -> tuple[str, Digest]:
-        """Where it stands in line."""
+    def key(self) -> tuple[str, Digest]:
+        """The registry and the layer."""
         return self.dest.registry, self.layer
 
     @property
     def watch_only(self) -> bool:
-        """Whether it only looks."""
+        """Whether it never uploads."""
         return self.slots is None
 
-    def takes_slot(self) -> bool:
+    def take_slot(self) -> bool:
         """Take one of its upload slots, if one is free now."""
         return self.slots is not None and self.slots.try_acquire()
 
-    def put_slot_back(self) -> None:
-        """Give a slot back that was not used."""
+    def return_slot(self) -> None:
+        """Return a slot that was not used."""
         if self.slots is not None:
             self.slots.return_unused()
 
     def is_out_of_patience(self, now: float, rate: float | None) -> bool:
-        """Tell whether its patience has ended."""
+        """Tell whether it has waited long enough."""
         if self.busy_since is None:
             return False
         if self.stopped:
@@ -117,15 +83,51 @@ class Waiter:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A question to the server; `take` the lease if it is free (an upload slot is kept for it meanwhile)."""
+    """A question to the server: may this waiter upload? `take` acquires the lease if it is free.
+
+    A claim that takes the lease has an upload slot reserved.
+    """
 
     waiter: Waiter
     take: bool
 
 
 @dataclass(frozen=True, slots=True)
+class SourcesFound:
+    """Answer: the index has sources. `invalid_names` are members that are not repository names."""
+
+    names: frozenset[str]
+    invalid_names: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAcquired:
+    """Answer: the lease is ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseBusy:
+    """Answer: another holds the lease, and uploads into the repository `into`, if its lease names one."""
+
+    into: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFree:
+    """Answer: nobody holds the lease, and the claim did not take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDown:
+    """Answer: there is no server, or it does not answer. Nobody waits for uploads of other processes."""
+
+
+ClaimAnswer = SourcesFound | LeaseAcquired | LeaseBusy | LeaseFree | IndexDown
+
+
+@dataclass(frozen=True, slots=True)
 class StartUpload:
-    """A waiter's turn to upload, with a slot; without a lease if its patience ended (`leased`)."""
+    """Decision: the waiter uploads now, with a slot, and with a lease if `leased`."""
 
     waiter: Waiter
     leased: bool
@@ -133,7 +135,7 @@ class StartUpload:
 
 @dataclass(frozen=True, slots=True)
 class MountFrom:
-    """A waiter can mount from these repositories."""
+    """Decision: the waiter mounts from the repositories `names`."""
 
     waiter: Waiter
     names: frozenset[str]
@@ -141,21 +143,21 @@ class MountFrom:
 
 @dataclass(frozen=True, slots=True)
 class ReturnSlot:
-    """The slot that was kept for a waiter's claim is not needed."""
+    """Decision: return the slot that was reserved for the waiter's claim."""
 
     waiter: Waiter
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseLease:
-    """What a waiter's claim took or noted, the lease or that it waits, is not needed: it left meanwhile."""
+    """Decision: release the lease, or remove the entry, of a waiter that left while its claim was in flight."""
 
     waiter: Waiter
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """One who only looks need not wait any more: nobody uploads the layer, or not soon enough."""
+    """Decision: the watcher stops, since nobody uploads the layer, or its time is over."""
 
     waiter: Waiter
 

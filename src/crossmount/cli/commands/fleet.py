@@ -102,14 +102,14 @@ def _who(found: ActiveUpload, value: LeaseValue, now: float) -> str:
 
 def _odd(found: ActiveUpload) -> str:
     """Say what no lease of ours is like."""
-    return " (its lease NEVER ends: not one of ours)" if found.left is None else ""
+    return " (its lease NEVER ends: not one of ours)" if found.seconds_left is None else ""
 
 
 def _document(found: ActiveUpload) -> dict[str, Any]:
     return {
         "layer": str(found.layer),
         "registry": found.registry,
-        "lease_seconds": found.left,
+        "lease_seconds": found.seconds_left,
         **_person(found.holder),
         "size": found.holder.size,
         "publishes": found.holder.publishes,
