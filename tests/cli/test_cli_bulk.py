@@ -17,9 +17,9 @@ def test_the_embedded_index_can_be_looked_after(here: Here, shell: Shell, monkey
     saved = shell.folder / "saved.jsonl"
     here("add", layer(1), "r.example/team/a")
     assert here("index", "info", "--json").document["layers"] == 1
-    assert here("index", "export", str(saved)).err == "exported 1 layer, in 1 place\n"
+    assert here("index", "export", str(saved)).err == "exported 1 layer, 1 source\n"
     here("forget", layer(1), "r.example/team/a")
-    assert here("index", "import", str(saved)).out == "imported 1 layer, in 1 place\n"
+    assert here("index", "import", str(saved)).out == "imported 1 layer, 1 source\n"
     assert here("locate", layer(1)).out == "r.example/team/a\n"
 
 

@@ -15,7 +15,7 @@ from crossmount.cli.demo import registry as demo_registry
 from crossmount.cli.demo.images import IMAGES, DemoImage, make_images
 from crossmount.cli.demo.processes import child
 from crossmount.cli.demo.pushes import Pushed, Pushes
-from crossmount.cli.progress.transfer import INDEX_WARNING
+from crossmount.cli.progress.transfer import index_warning
 from crossmount.oci import Repository
 from crossmount.oci.layout import load_image
 from support.commands import SECONDS, Here, Shell
@@ -94,7 +94,7 @@ def test_the_demo_needs_an_index_that_can_be_shared(here: Here, url: str) -> Non
     """Without one there would be nothing to show."""
     done = here("demo", "--index", url)
     assert done.status == 2
-    assert "leave --index out" in done.complaint
+    assert "omit --index" in done.complaint
 
 
 def test_an_index_that_does_not_serve_is_told_before_anything_is_pushed(here: Here, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_ctrl_c_leaves_no_process_and_no_file(shell: Shell, tmp_path: Path) ->
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 130
-    assert err == "crossmount: interrupted: the demo's processes and files are gone\n"
+    assert err == "crossmount: interrupted: the demo's processes and files are removed\n"
     assert left(tmp_path) == []
     assert processes_that_name(str(temporary)) == []
 
@@ -194,11 +194,11 @@ PUSHED = Pushed(
 
 def test_an_index_that_served_in_part_is_told_at_the_end() -> None:
     """The numbers are not sold for more than they are."""
-    outcome = demo.Outcome(registry="r", namespace="n", received=1, pushes=[PUSHED])
+    outcome = demo.DemoResult(registry="r", namespace="n", received=1, pushes=[PUSHED])
     lines = demo._closing(outcome, embedded=False)
     words = " ".join(lines)
-    assert "The index did not serve 1 push all the time: index at x does not answer. This machine" in words
-    assert "the index had 0.5 s to answer. Run it again." in words
+    assert "The index failed during 1 push: index at x does not answer. This machine" in words
+    assert "the index has 0.5 s to answer. Run it again." in words
     assert all(len(line) <= 80 for line in lines)
     assert not any("times less" in line or "index stop" in line for line in lines)
 
@@ -206,11 +206,11 @@ def test_an_index_that_served_in_part_is_told_at_the_end() -> None:
 def test_a_push_s_warning_is_the_demo_s_cause() -> None:
     """What a push says of the index on standard error is found among its other lines."""
     images = DemoImage("api", 100)
-    said = f"a line\n{INDEX_WARNING}gone\n"
+    said = f"a line\n{index_warning('gone')}\n"
     report = {"bytes": {"uploaded": 1, "mounted": 0}, "index": "degraded", "seconds": 1.0, "blobs": []}
     repository = Repository("r.example", "demo/api")
-    assert demo_pushes._read(images, repository, report, said).trouble == "gone"
-    assert demo_pushes._read(images, repository, report, "a line\n").trouble == ""
+    assert demo_pushes._parse_report(images, repository, report, said).trouble == "gone"
+    assert demo_pushes._parse_report(images, repository, report, "a line\n").trouble == ""
 
 
 def test_proxies_of_the_environment_do_not_lead_the_demo_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ async def test_a_registry_that_says_nothing_is_given_up(tmp_path: Path, monkeypa
         "_command",
         lambda _: ("docker-registry", [sys.executable, "-c", "import signal; signal.pause()"]),
     )
-    with pytest.raises(click.ClickException, match="it says nothing"):
+    with pytest.raises(click.ClickException, match="no output"):
         async with demo_registry.demo_registry(tmp_path / "registry"):
             pass
 
@@ -254,7 +254,7 @@ async def test_the_counter_lets_a_connection_go_when_the_registry_is_gone() -> N
     port = closed.sockets[0].getsockname()[1]
     closed.close()
     await closed.wait_closed()
-    async with demo_registry._counter(demo_registry.Counted("none"), port) as counted:
+    async with demo_registry._counter(demo_registry.CountedRegistry("none"), port) as counted:
         reader, writer = await asyncio.open_connection(*counted.address.split(":"))
         try:
             assert await reader.read() == b""

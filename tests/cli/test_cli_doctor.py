@@ -17,7 +17,7 @@ USERS = {"ci": "hidden"}
 
 
 def authfile(tmp_path: Path, address: str, **entry: str) -> str:
-    """Write a file of credentials and return its path."""
+    """Write a credential file and return its path."""
     file = tmp_path / "auth.json"
     file.write_text(json.dumps({"auths": {address: entry or {"username": "ci", "password": "hidden"}}}))
     return str(file)
@@ -28,7 +28,7 @@ def test_without_a_destination_the_index_is_looked_at(here: Here, valkey: Server
     done = here("doctor", "--index", valkey.url)
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(f"index        ok      redis://127.0.0.1:{valkey.port}/0, valkey 9")
-    assert done.out.endswith("Name a DEST, as for push, to have its registry looked at too.\n")
+    assert done.out.endswith("Name a DEST, as for push, to check its registry too.\n")
 
 
 def test_the_embedded_index_is_started_to_be_looked_at(here: Here) -> None:
@@ -54,7 +54,7 @@ def test_a_namespace_that_is_not_ours_is_no_healthy_index(
     assert here(*command, "--index", restricted.url).status == 0
     done = here(*command, "--index", restricted.url, "--namespace", "other")
     assert done.status == 1
-    assert "is --namespace the one that this user may use?" in done.out + done.err
+    assert "may this user use this --namespace?" in done.out + done.err
 
 
 def test_an_open_registry_is_healthy(here: Here, valkey: Server, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_an_open_registry_is_healthy(here: Here, valkey: Server, tmp_path: Path)
         for name in ("team/one", "team/two"):
             assert here("push", image, f"{registry.address}/{name}", "--plain-http", *index).status == 0
         words = here("doctor", f"{registry.address}/team/app", "--plain-http", *index).out
-    assert f"mounts       ok      {registry.address} was seen to mount\n" in words
+    assert f"mounts       ok      {registry.address} has mounted layers\n" in words
 
 
 @pytest.mark.parametrize("auth", [BasicAuth(users=USERS), TokenAuth(users=USERS)])
@@ -97,7 +97,9 @@ def test_credentials_are_named_and_never_shown(here: Here, tmp_path: Path, auth:
     is_token = isinstance(auth, TokenAuth)
     assert document["registry"]["login"] == ("bearer" if is_token else "basic")
     assert document["access"]["verdict"] == "ok"
-    assert ("it gave a token" if is_token else "shows with the first push") in document["access"]["words"]
+    assert ("was granted" if is_token else "the first push shows whether writing does") in document["access"][
+        "words"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_credentials_are_named_and_never_shown(here: Here, tmp_path: Path, auth:
         ({"identitytoken": "hidden"}, "an identity token, from"),
         ({"identitytoken": "hidden", "username": "ci"}, "ci, with an identity token, from"),
         ({"registrytoken": "hidden"}, "a token for the registry, from"),
-        ({"username": "", "password": "hidden"}, "a password without a name, from"),
+        ({"username": "", "password": "hidden"}, "a password without a user name, from"),
     ],
 )
 def test_each_kind_of_credential_has_its_words(
@@ -178,17 +180,17 @@ def test_what_is_no_registry_is_told(here: Here) -> None:
     [
         (
             RegistryTraits(mounts=True, finds=True),
-            "r was seen to mount, and finds layers without being told where",
+            "r has mounted layers, and finds sources by itself",
         ),
         (
             RegistryTraits(mounts=True, after_manifest=True),
-            "r was seen to mount, only what a manifest already names",
+            "r has mounted layers, only those that a manifest names",
         ),
         (
             RegistryTraits(mounts=False),
-            "r held a layer and did not mount it: layers are uploaded there for some hours",
+            "r had a layer and did not mount it, so layers are uploaded there for some hours",
         ),
-        (RegistryTraits(), "not seen yet on r: the first push with a known source shows"),
+        (RegistryTraits(), "not known yet for r: the first push with a known source shows it"),
     ],
 )
 def test_what_the_registry_was_seen_to_do_is_told(traits: RegistryTraits, words: str) -> None:

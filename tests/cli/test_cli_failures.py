@@ -85,20 +85,23 @@ UNTRUSTED = "r: odd: its certificate is not trusted; name its authority's file"
             caused(errors.RegistryUnreachableError(UNTRUSTED), mismatch(62)),
             "r: odd: use the name that its certificate is for, or --insecure",
         ),
-        (errors.RegistryUnreachableError("r: refused"), "r: refused: is the registry up, and the address right?"),
+        (
+            errors.RegistryUnreachableError("r: refused"),
+            "r: refused: is the registry running, and is the address right?",
+        ),
         (errors.CredentialsError("r: trust the realm x by name"), "x by name: --trusted-realm"),
         (errors.CredentialsError("file: not JSON"), "file: not JSON"),
-        (errors.IndexUnavailableError("index at x does not answer"), "is it up, and --index right?"),
-        (errors.IndexUnavailableError("index at rediss://x does not answer"), "does it speak TLS"),
+        (errors.IndexUnavailableError("index at x does not answer"), "is it running, and is --index right?"),
+        (errors.IndexUnavailableError("index at rediss://x does not answer"), "does it use TLS"),
         (
             errors.IndexUnavailableError("index at redis://x does not answer: (104, 'Connection reset by peer')"),
-            "is it up, and --index right? if it wants TLS, give a rediss:// URL",
+            "is it running, and is --index right? if it needs TLS, give a rediss:// URL",
         ),
         (errors.IndexUnavailableError("the embedded index: gone"), "the embedded index: gone"),
         (errors.IndexRefusedError("two\nlines"), "two lines: check the user, password and database in --index"),
         (
             errors.IndexRefusedError("index at x refused: No permissions to access a key"),
-            "access a key: is --namespace the one that this user may use?",
+            "access a key: may this user use this --namespace?",
         ),
         (OSError(28, "No space left on device", "/tmp/x"), "/tmp/x: No space left on device"),  # noqa: S108 a name
         (OSError("odd"), "odd"),

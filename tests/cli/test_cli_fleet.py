@@ -107,7 +107,7 @@ def test_what_is_told() -> None:
     assert lines[0] == "2 uploads underway, 7 waiting"
     assert lines[1].endswith("r.example/team/a by host:1, for 60.0 s")
     assert lines[7] == "    and 2 more wait"
-    assert lines[8].endswith("r.example by somebody unknown (its lease NEVER ends: not one of ours)")
+    assert lines[8].endswith("r.example by unknown (its lease never expires: not set by crossmount)")
 
 
 def test_what_a_terminal_cannot_show_is_cut() -> None:

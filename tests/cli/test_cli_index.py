@@ -65,7 +65,7 @@ def test_the_embedded_index_starts_when_it_is_needed_and_stops_when_it_is_told(h
     os.kill(document["pid"], 0)
     words = here("index", "status").out
     assert words.startswith("embedded index: running\n")
-    for part in (f"process {document['pid']}", document["server"], "1 layer in all namespaces", "written 0."):
+    for part in (f"process {document['pid']}", document["server"], "layers   1 in all namespaces", "written 0."):
         assert part in words
     assert here("index", "stop").out == "embedded index: stopped\n"
     assert here("index", "stop").out == "embedded index: it was not running\n"
@@ -137,7 +137,7 @@ def test_only_an_operator_sees_who_uploads(here: Here, request: pytest.FixtureRe
 
 @pytest.mark.parametrize(
     ("forbidden", "status", "words"),
-    [("-info", 0, "a server that does not say what it is"), ("-ping", 1, "refused")],
+    [("-info", 0, "a server of unknown kind"), ("-ping", 1, "refused")],
 )
 def test_an_acl_may_forbid_who_it_is_but_not_that_it_answers(
     here: Here, start_server: StartServer, forbidden: str, status: int, words: str
@@ -186,14 +186,14 @@ def test_a_server_that_wants_tls_is_suspected(here: Here, secured: Secured) -> N
     """One that hangs up on a plain greeting may speak TLS alone."""
     done = here("index", "status", "--index", f"redis://127.0.0.1:{secured.port}")
     assert done.status == 1
-    assert done.complaint.endswith("is it up, and --index right? if it wants TLS, give a rediss:// URL")
+    assert done.complaint.endswith("is it running, and is --index right? if it needs TLS, give a rediss:// URL")
 
 
 def test_tls_to_a_server_that_has_none_is_suspected(here: Here, valkey: Server) -> None:
     """A greeting that is never answered may mean that the server does not speak TLS."""
     done = here("index", "status", "--index", f"rediss://127.0.0.1:{valkey.port}")
     assert done.status == 1
-    assert "does it speak TLS" in done.complaint
+    assert "does it use TLS" in done.complaint
 
 
 def test_a_remote_index_that_is_gone_is_a_failure(here: Here) -> None:
@@ -205,7 +205,7 @@ def test_a_remote_index_that_is_gone_is_a_failure(here: Here) -> None:
 
 @pytest.mark.parametrize(
     ("url", "words"),
-    [("off", "index: off\n"), ("memory://", "index: in the memory of one process, gone with it\n")],
+    [("off", "index: off\n"), ("memory://", "index: in the memory of one process, lost when it ends\n")],
 )
 def test_an_index_that_is_no_server_has_a_state_too(here: Here, url: str, words: str) -> None:
     """`off` and `memory:` are told as what they are."""

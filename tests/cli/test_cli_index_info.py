@@ -86,7 +86,7 @@ def test_info_tells_what_is_odd() -> None:
     lines = render_info(info)
     assert "  must-mount  2, 1 WITHOUT a source" in lines
     assert "  renewed     never" in lines
-    assert "  hit rate    nobody looked yet" in lines
+    assert "  hit rate    no look-ups yet" in lines
     assert "  underway    1 upload" in lines
-    assert "  keys        7, of a size that the server does not tell" in lines
+    assert "  keys        7, of unknown size" in lines
     assert lines[-1] == "  and 5 more registries"

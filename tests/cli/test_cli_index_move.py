@@ -25,7 +25,7 @@ def test_an_export_is_imported(here: Here, shell: Shell, valkey: Server, monkeyp
     here("add", layer(1), "r.example/team/a", "--must-mount")
     here("add", layer(2), "r.example/team/b")
     piped = shell("index", "export", CROSSMOUNT_INDEX=valkey.url)
-    assert (piped.status, piped.err) == (0, "exported 2 layers, 1 of them must-mount, in 2 places\n")
+    assert (piped.status, piped.err) == (0, "exported 2 layers, 1 of them must-mount, 2 sources\n")
     saved = shell.folder / "saved.jsonl"
     assert here("index", "export", str(saved)).out == ""
     header, *rest = map(json.loads, saved.read_text().splitlines())
@@ -82,7 +82,7 @@ def test_an_index_that_fails_in_the_middle_says_how_far_it_came(here: Here, shel
     done = here("index", "import", str(saved))
     assert done.status == 1
     first, second = done.err.splitlines()
-    assert first == "1024 layers imported until then: importing them again does no harm"
+    assert first == "1024 layers imported so far: importing again is safe"
     assert "holds something else under a key of ours" in second
 
 
@@ -110,4 +110,4 @@ def test_an_import_that_waits_for_a_terminal_can_be_interrupted(shell: Shell, va
         process.wait()
     assert process.returncode == 130
     assert said.startswith("crossmount: interrupted: ")
-    assert ": 1 layer imported until then" in said or ": 2 layers imported until then" in said
+    assert ": 1 layer imported so far" in said or ": 2 layers imported so far" in said

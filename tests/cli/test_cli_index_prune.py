@@ -26,7 +26,7 @@ from support.waiting import until_now
 
 pytestmark = pytest.mark.usefixtures("valkey_index")
 STRANDED = (
-    "1 layer may only be mounted and has no source left: nobody can push what needs it "
+    "1 must-mount layer without a source, images with it cannot be pushed "
     "(crossmount add, or crossmount must-mount --clear)"
 )
 
@@ -62,7 +62,7 @@ def test_prune_forgets_what_is_gone(here: Here, registry: ScriptedRegistry, valk
     assert done.out.splitlines()[:-1] == [
         "looked at 5 sources",
         "         3 still there",
-        "         2 gone, and forgotten",
+        "         2 gone, removed from the index",
         f"{STRANDED}:",
         f"  {layer(0)}",
     ]
@@ -74,7 +74,7 @@ def test_a_choice_that_nothing_fits_is_told(here: Here) -> None:
     """A slip in a registry's or a repository's name does not look like an index in which all is well."""
     done = here("index", "prune", "--registry", "nosuch.example", "--repository", "x/*", "--plain-http")
     assert done.status == 0
-    assert done.out.splitlines()[0] == "nothing in the index fits --registry nosuch.example --repository x/*"
+    assert done.out.splitlines()[0] == "nothing in the index matches --registry nosuch.example --repository x/*"
     empty = here("index", "prune", "--repository", "")
     assert empty.status == 2
     assert "a pattern of repositories is empty" in empty.complaint
@@ -164,7 +164,7 @@ def test_a_prune_that_is_interrupted_says_how_to_go_on(shell: Shell, valkey: Ser
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=50)
     assert process.returncode == 130
-    assert "0 gone and forgotten: run the same command again to go on" in err
+    assert "0 gone and removed: run the same command again to resume" in err
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
@@ -174,8 +174,8 @@ def test_a_prune_that_stops_early_says_what_it_did(*, dry_run: bool) -> None:
     tracker.apply(verified("gone"), now=0.0)
     left = prune_so_far(tracker, dry_run=dry_run)
     assert left.startswith("looked at 1 source, 1 gone")
-    assert ("forgotten" in left) is not dry_run
-    assert left.endswith("run the same command again to go on")
+    assert ("removed" in left) is not dry_run
+    assert left.endswith("run the same command again to resume")
 
 
 def verified(verdict: events.Verdict, registry: str = "r.example", cause: str = "") -> events.SourceVerified:
@@ -239,15 +239,15 @@ def test_the_summary_of_a_prune_tells_what_is_odd() -> None:
     )
     lines = render_prune(report)
     assert lines[:7] == [
-        "looked at 21 sources, after those of a prune that was not finished",
+        "looked at 21 sources, resuming an unfinished prune",
         "         1 still there",
-        "         2 gone, and left in the index",
-        "         4 that we may not read, kept",
-        "         3 that may be hidden from us, kept",
+        "         2 gone, kept by the dry run",
+        "         4 not readable with our credentials, kept",
+        "         3 maybe hidden from our credentials, kept",
         "         5 not verified, kept",
         "         6 on registries that do not answer, kept",
     ]
-    assert lines[7].startswith("25 layers may only be mounted and have no source left")
+    assert lines[7].startswith("25 must-mount layers without a source, images with them")
     assert lines[-2:] == ["  and 5 more", "took 1.5 s"]
 
 

@@ -46,7 +46,7 @@ def test_a_layer_that_dest_holds_is_not_mountable(here: Here) -> None:
     assert done.out == ""
     assert done.err.splitlines() == [
         "no source is known on r.example",
-        f"{DEST} is known to hold it already",
+        f"{DEST} is known to have it already",
     ]
     here("add", LAYER, "r.example/team/base", "--must-mount")
     assert here("sources", LAYER, DEST, "--json").document["mountable"] is False
@@ -55,7 +55,7 @@ def test_a_layer_that_dest_holds_is_not_mountable(here: Here) -> None:
 
 def test_locate_lists_all_registries(here: Here) -> None:
     """Every repository that is known holds it, on whatever registry."""
-    assert here("locate", OTHER).err == f"no repository is known to hold {OTHER}\n"
+    assert here("locate", OTHER).err == f"no repository is known to have {OTHER}\n"
     here("add", OTHER, "b.example/x")
     here("add", OTHER, "alpine")
     assert here("locate", OTHER).out == "b.example/x\ndocker.io/library/alpine\n"
@@ -112,8 +112,8 @@ def test_a_flag_that_was_not_set_is_not_lifted(here: Here) -> None:
 def test_the_help_says_when_the_flag_does_not_count(here: Here) -> None:
     """The flag is the index's, and no push without it learns of it."""
     words = " ".join(here("add", "--help").out.split()).replace("- ", "-")
-    assert "with this index while it serves" in words
-    assert "With 'off', or while it does not serve, must-mount flags do not count." in words
+    assert "by every push that reaches this index" in words
+    assert "Without an index, or while it is unreachable, must-mount flags have no effect." in words
 
 
 def test_namespaces_do_not_see_each_other(here: Here) -> None:
@@ -127,7 +127,7 @@ def test_namespaces_do_not_see_each_other(here: Here) -> None:
     ("arguments", "status", "words"),
     [
         (("--index", "redis://127.0.0.1:1"), 1, "index at redis://127.0.0.1:1 does not answer"),
-        (("--index", "redis://me:hidden@127.0.0.1:1"), 1, "is it up, and --index right?"),
+        (("--index", "redis://me:hidden@127.0.0.1:1"), 1, "is it running, and is --index right?"),
         (("--index", "ftp://x"), 2, "not an index URL"),
         (("--index", "redis://x:nonsense"), 2, "index URL"),
         (("--index", "off"), 2, "this needs an index, and it is off"),

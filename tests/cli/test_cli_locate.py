@@ -27,7 +27,7 @@ def test_a_layers_registry_can_be_chosen(here: Here) -> None:
     here("add", layer, "b.example/y")
     done = here("locate", layer, "--for", "b.example", "--for", "c.example")
     assert done.out == "b.example/y\n"
-    assert done.err == f"no repository on c.example is known to hold {layer}\n"
+    assert done.err == f"no repository on c.example is known to have {layer}\n"
     assert here("locate", layer, "--for", "b.example", "--json").document == {
         "layer": layer,
         "locations": ["b.example/y"],

@@ -182,7 +182,10 @@ def test_no_command_is_a_question_for_help(here: Here, arguments: tuple[str, ...
     ("arguments", "words"),
     [
         (("pusch",), "no command 'pusch': did you mean push?: see crossmount --help"),
-        (("index", "xyzzy"), "no command 'xyzzy': there are status, info, prune, export, import, stop: see"),
+        (
+            ("index", "xyzzy"),
+            "no command 'xyzzy': the commands are status, info, prune, export, import, stop: see",
+        ),
         (("push",), "missing argument 'SOURCE': see crossmount push --help"),
         (("push", "a", "b", "c"), "got unexpected extra argument (c): see crossmount push --help"),
         (("--ca-file", "/absent", "demo"), "invalid value for '--ca-file'"),

@@ -12,7 +12,7 @@ from crossmount import events
 from crossmount.cli.progress import transfer
 from crossmount.cli.progress.display import LineDisplay, progress_display
 from crossmount.cli.progress.screen import ScreenDisplay
-from crossmount.cli.progress.transfer import INDEX_WARNING, TransferTracker
+from crossmount.cli.progress.transfer import TransferTracker, index_warning
 from crossmount.cli.text import short
 from crossmount.errors import RegistryError
 from crossmount.oci import Digest, Reference, Repository
@@ -59,7 +59,7 @@ def test_what_becomes_of_a_blob_is_told_in_words() -> None:
     """Waiting, uploading with its speed, checked by the registry, and each outcome have words of their own."""
     happened: list[events.Event] = [started(1), sent(1, 250), sent(1, 500), sent(1, 1000)]
     words = [state_after(*happened[: n + 1]).blobs[None, digest(1)].status(3.0) for n in range(4)]
-    assert words == ["waiting", "uploading, 125 B/s", "uploading, 250 B/s", "the registry checks it"]
+    assert words == ["waiting", "uploading, 125 B/s", "uploading, 250 B/s", "the registry verifies it"]
     outcomes: tuple[events.Outcome, ...] = ("existing", "mounted", "uploaded")
     ends = [state_after(started(1), finished(1, kind)) for kind in outcomes]
     assert [end.blobs[None, digest(1)].status(3.0) for end in ends] == [
@@ -109,10 +109,10 @@ def test_what_went_wrong_in_a_copy_is_told() -> None:
     assert told == [
         (
             f"crossmount: source a.example/x of {short(digest(1))}: "
-            "it gave bytes that do not have the digest, left alone"
+            "its bytes do not match the digest, not used again"
         ),
         None,
-        "crossmount: warning: the cache does not serve, going on past it: /cache: No space left on device",
+        "crossmount: warning: cache /cache: No space left on device: copying without the cache",
         "crossmount: not copied: a.example/x:1 to b.example/x:1: why",
     ]
 
@@ -143,7 +143,7 @@ def retrying(wait: float) -> events.Retrying:
     return events.Retrying(method="HEAD", host="r", cause="503", attempt=2, wait=wait)
 
 
-WARNING = INDEX_WARNING.removeprefix("crossmount: ")
+WARNING = index_warning("gone").removeprefix("crossmount: ")
 DROPPED = events.SourceDropped(layer=digest(1), source=SOURCE, reason="gone")
 
 
@@ -152,8 +152,8 @@ DROPPED = events.SourceDropped(layer=digest(1), source=SOURCE, reason="gone")
     [
         (
             events.IndexDegraded(cause="gone"),
-            f"{WARNING}gone",
-            f"{WARNING}gone",
+            WARNING,
+            WARNING,
         ),
         (retrying(0.1), None, "HEAD r: 503: attempt 2 failed, again in 0.1 s"),
         (
@@ -164,7 +164,7 @@ DROPPED = events.SourceDropped(layer=digest(1), source=SOURCE, reason="gone")
         (
             DROPPED,
             None,
-            "source r.example/team/base of 000000000001: it lacks the layer, forgotten for everybody",
+            "source r.example/team/base of 000000000001: it no longer has the layer, removed from the index",
         ),
         (started(1), None, None),
     ],
@@ -237,7 +237,7 @@ def test_it_says_whose_upload_is_waited_for() -> None:
             lines.observe(event)
     assert stream.getvalue().splitlines() == [
         "000000000001   1.00 kB  waiting for the upload into team/other",
-        "000000000002   1.00 kB  waiting for another's upload",
+        "000000000002   1.00 kB  waiting for another pusher's upload",
         "000000000001   1.00 kB  mounted from team/base",
     ]
     state = state_after(started(1), into, started(2))
@@ -254,8 +254,7 @@ def test_lines_warn_of_the_index() -> None:
     stream = io.StringIO()
     LineDisplay(stream, TransferTracker()).observe(events.IndexDegraded(cause="two\nlines\x1b[2J"))
     assert stream.getvalue() == (
-        "crossmount: warning: the index does not serve, going on without it, "
-        "must-mount flags do not count meanwhile: two lines [2J\n"
+        "crossmount: warning: two lines [2J: going on without the index, must-mount flags have no effect\n"
     )
 
 
@@ -331,7 +330,7 @@ def test_bars_end_as_the_push_ended_and_notices_stand_above_them() -> None:
         bars.observe(events.IndexDegraded(cause="[bold]gone[/bold] for now, " + "and so on " * 10))
         bars.observe(finished(1))
     last = stream.getvalue()
-    assert "meanwhile: [bold]gone[/bold]" in last
+    assert "warning: [bold]gone[/bold]" in last
     assert last.rindex("uploaded") > last.rindex("gone[/bold]")
     assert "1 of 1 blob, 1.00 kB of 1.00 kB" in last[last.rindex("uploaded") :]
 

@@ -34,9 +34,7 @@ def test_a_signal_in_the_middle_of_an_upload_leaves_nothing_behind(
         out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + number
     assert out == ""
-    assert err.splitlines()[-1].endswith(
-        f"{registry.address}/a was not pushed: push again to go on from what has arrived"
-    )
+    assert err.splitlines()[-1].endswith(f"{registry.address}/a was not pushed: push again to resume")
     assert "Traceback" not in err
     assert registry.open_sessions == ()
     assert not registry.holdings.find("a").tags
@@ -67,7 +65,7 @@ def test_the_last_step_is_neither_here_nor_there(
         until_now(lambda: not registry.unplayed)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=SECONDS)
-    words = f"in the last step: {registry.address}/a:1 may be there or not, push again to be sure"
+    words = f"during the last step: {registry.address}/a:1 may or may not exist, push again to be sure"
     assert err.splitlines()[-1] == f"crossmount: interrupted: {words}"
 
 
@@ -106,7 +104,7 @@ def test_a_full_disk_under_standard_output_is_one_line(
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "crossmount: standard output cannot be written: No space left on device: "
-        f"{registry.address}/a:latest was pushed all the same"
+        f"{registry.address}/a:latest was pushed nevertheless"
     )
     assert "Exception ignored" not in done.stderr
 

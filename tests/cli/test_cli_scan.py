@@ -47,7 +47,7 @@ def test_a_whole_registry_is_scanned(here: Here, registry: ScriptedRegistry) -> 
         "repositories  5",
         "tags          5",
         "manifests     5 fetched",
-        "layers        15 told to the index",
+        "layers        15 recorded in the index",
     ]
     assert len(here("locate", Digest.of(BASE)).out.splitlines()) == 5
     again = here("scan", registry.address, "--plain-http", "--since-last", "--json")
@@ -98,13 +98,13 @@ def test_a_scan_of_nothing_says_why(here: Here, registry: ScriptedRegistry, tmp_
     """Nothing fits, or the catalogue is empty: a remark. A file without names is wrong usage."""
     done = here("scan", f"{registry.address}/zzz*", "--plain-http")
     assert done.status == 0
-    assert done.err == f"crossmount: no repository of {registry.address} fits zzz*: 5 repositories looked at\n"
-    assert "looked at" in here("scan", f"{registry.address}/zzz*", "--plain-http", "--json").err
+    assert done.err == f"crossmount: no repository of {registry.address} matches zzz*: 5 repositories listed\n"
+    assert "listed" in here("scan", f"{registry.address}/zzz*", "--plain-http", "--json").err
     with running_registry() as empty:
         done = here("scan", empty.address, "--plain-http")
         assert (done.status, done.err) == (
             0,
-            f"crossmount: the catalogue of {empty.address} is empty: logged in?\n",
+            f"crossmount: the catalogue of {empty.address} is empty: are you logged in?\n",
         )
     file = tmp_path / "names"
     file.write_text("# none\n\n")
@@ -253,7 +253,7 @@ def test_a_scan_that_is_interrupted_says_how_to_go_on(shell: Shell, valkey: Serv
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=50)
         assert process.returncode == 130
-        assert "scanned and kept: run the same command again to go on" in err
+        assert "scanned and recorded: run the same command again to resume" in err
         assert redis.Redis(unix_socket_path=str(valkey.socket)).exists(
             f"crossmount:default:{{{Digest.of(BASE)}}}:flags"
         )
@@ -355,9 +355,9 @@ def test_the_summary_tells_what_is_odd() -> None:
     )
     assert render_scan(report) == [
         "scanned r.example",
-        "repositories  3, 4 were done before, 10 not readable by us, 11 failed",
+        "repositories  3, 4 done before, 10 not readable, 11 failed",
         "tags          5",
         "manifests     6 fetched, 7 known before, 9 skipped",
-        "layers        8 told to the index",
+        "layers        8 recorded in the index",
         "took 1.5 s",
     ]

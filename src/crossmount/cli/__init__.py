@@ -1,1 +1,1 @@
-"""The `crossmount` command: thin layers of options, words and progress around the library."""
+"""The `crossmount` command: options, output and progress around the library."""

@@ -1,4 +1,4 @@
-"""From the common options to the library: the index they name, and how registries are reached."""
+"""Turns the common options into an open index and into options for registry clients."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,10 +16,10 @@ DEFAULT_NAMESPACE = Keys().namespace
 
 
 def index_url(settings: Settings) -> str:
-    """Return the URL of the index, or `off`; whatever else is made of it may rely on its grammar.
+    """Return the URL of the index, or `off`.
 
     Raises:
-        InvalidIndexURLError: it names no index.
+        InvalidIndexURLError: the URL breaks the grammar.
     """
     url = settings.index or DEFAULT_URL
     if url != OFF:
@@ -28,11 +28,11 @@ def index_url(settings: Settings) -> str:
 
 
 def client_options(settings: Settings, *, patient: bool = True) -> ClientOptions:
-    """Return how registries are reached.
+    """Return the options for registry clients.
 
     Args:
         settings: the common options.
-        patient: wait and try again, as a push does; otherwise a few seconds and one attempt must do.
+        patient: retry as a push does; otherwise one attempt of a few seconds.
     """
     if not patient:
         return replace(
@@ -52,11 +52,11 @@ def client_options(settings: Settings, *, patient: bool = True) -> ClientOptions
 
 @asynccontextmanager
 async def opened_index(settings: Settings) -> AsyncIterator[MountIndex]:
-    """Open the index for a command that is about it; its errors are the command's.
+    """Open the index for a command that cannot work without it. Errors of the index propagate.
 
     Raises:
-        click.UsageError: it is off.
-        InvalidInputError: its URL, or the namespace, breaks the grammar.
+        click.UsageError: the index is off.
+        InvalidInputError: the URL or the namespace breaks the grammar.
     """
     if index_url(settings) == OFF:
         raise click.UsageError("this needs an index, and it is off: give --index another value")
@@ -69,10 +69,10 @@ async def opened_index(settings: Settings) -> AsyncIterator[MountIndex]:
 
 @asynccontextmanager
 async def index_for_push(settings: Settings) -> AsyncIterator[MountIndex | None]:
-    """Open the index for a push, or give None if it is off; nothing connects yet, and a push goes on without it.
+    """Open the index for a push or a copy, which works without it; None if it is off. Nothing connects yet.
 
     Raises:
-        InvalidInputError: its URL, or the namespace, breaks the grammar.
+        InvalidInputError: the URL or the namespace breaks the grammar.
     """
     if index_url(settings) == OFF:
         yield None

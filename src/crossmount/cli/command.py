@@ -1,4 +1,4 @@
-"""The kinds of click commands that all of crossmount's are made of."""
+"""The base classes of crossmount's commands and of their groups."""
 
 import difflib
 import gc
@@ -20,21 +20,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 class _Common(click.Command):
-    """Takes the common options, and shows them in a section of their own."""
+    """Adds the common options, which have their own section in the help."""
 
     def __init__(self, name: str | None, **details: Any) -> None:
         super().__init__(name, **{"context_settings": _CONTEXT, **details})
         self.params.extend(common_options())
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run it; a Ctrl-C outside of the event loop ends like one inside."""
+        """Run the command; Ctrl-C outside the event loop ends it as one inside does."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's own options first, the common ones after them."""
+        """Write the command's own options, then the common ones."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Common options": []}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
@@ -50,8 +50,8 @@ class Command(_Common):
     """One command."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run it, with the log if that is wanted."""
-        if not gc.isenabled():  # see `entry`: all is loaded now, and stays
+        """Run the command, with the log on standard error if `-vv` is given."""
+        if not gc.isenabled():  # `entry` disables it while modules are loaded; they are loaded now, and stay
             gc.freeze()
             gc.enable()
         with library_log(settings_of(ctx).verbose):
@@ -60,11 +60,11 @@ class Command(_Common):
 
 @dataclass(frozen=True, slots=True)
 class LazyCommand:
-    """A command that is imported when it is called for.
+    """A command that is imported on first use.
 
     Attributes:
-        module: the module that has it.
-        name: what it is called there.
+        module: the module that defines it.
+        name: its name in that module.
         help: its line in the list of commands.
     """
 
@@ -74,26 +74,26 @@ class LazyCommand:
 
 
 class LazyGroup(_Common, click.Group):
-    """A group whose list of commands costs no import."""
+    """A group that lists its commands without importing them."""
 
     def __init__(self, name: str | None, *, lazy: Mapping[str, LazyCommand], **details: Any) -> None:
         super().__init__(name, no_args_is_help=False, **details)
         self._lazy = lazy
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the arguments; none at all is a question for help, and a wrong usage."""
+        """Parse the arguments. Without any, print the help and exit with the status of a usage error."""
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(USAGE)
         return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names, in the order of the table."""
+        """Return the names of the commands, in the order of the table."""
         del ctx
         return list(self._lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command."""
+        """Import a command and return it, None for an unknown name."""
         del ctx
         entry = self._lazy.get(cmd_name)
         if entry is None:
@@ -104,16 +104,16 @@ class LazyGroup(_Common, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command by its name; a slip of the finger is told what may be meant."""
+        """Find a command by its name; the error for an unknown name suggests a similar one."""
         name = args[0]
         if name in self._lazy or name.startswith("-"):
             return super().resolve_command(ctx, args)
         close = difflib.get_close_matches(name, self._lazy)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(self._lazy)}"
+        hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(self._lazy)}"
         raise click.UsageError(f"no command {name!r}: {hint}", ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands from the table."""
+        """Write the list of commands."""
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in self._lazy.items()])

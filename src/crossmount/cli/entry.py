@@ -1,4 +1,4 @@
-"""Where the `crossmount` command begins. Nothing but the standard library is needed to get here."""
+"""The entry point of the `crossmount` command. It needs the standard library only."""
 
 import gc
 import os
@@ -8,13 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 NEEDED = ("click", "rich")
-"""What the extra `cli` brings."""
+"""The libraries of the extra `cli`."""
 
 
 def main() -> None:
     """Run the command line of this process and exit with its status."""
-    if sys.stderr is None:  # closed by whoever started us: then nobody wants to be told
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 it lasts as long as we
+    if sys.stderr is None:  # the parent closed it, so nobody reads it
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 open until the process ends
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         sys.stderr.write(
@@ -22,13 +22,13 @@ def main() -> None:
             "pip install 'crossmount[cli]'\n"
         )
         sys.exit(1)
-    gc.disable()  # until the command is loaded: that makes much, and none of it is garbage
+    gc.disable()  # loading modules allocates much and frees nothing
     try:
         status = import_module("crossmount.cli.run").run(sys.argv[1:])
-    except KeyboardInterrupt:  # before or after there is anything that could be put away
+    except KeyboardInterrupt:  # while the command is loaded, or after it ended
         sys.stderr.write("crossmount: interrupted\n")
         status = 130
     finally:
-        gc.freeze()  # what is left ends with the process: looking for garbage in it took a fifth of a short run
+        gc.freeze()  # the process ends: a last collection took a fifth of a short run
         gc.enable()
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""What an error means for whoever called the command: an exit status and one line. Pure."""
+"""The exit status and the message of an error: one line, with what went wrong, where, and what to do."""
 
 import signal
 import ssl
@@ -23,15 +23,16 @@ from crossmount.errors import (
 
 DONE, FAILED, USAGE, MUST_MOUNT, DENIED = 0, 1, 2, 3, 4
 
-LOG_IN = "log in (docker login, skopeo login), or name a file of credentials with --authfile"
+LOG_IN = "log in (docker login, skopeo login), or give a credential file with --authfile"
 
 _USAGE_ERRORS = (click.UsageError, InvalidDigestError, InvalidReferenceError, InvalidIndexURLError)
 
 
-class Interrupted(Exception):  # noqa: N818 not an error: somebody wanted it to end
-    """A signal ended the work, and everything was put away.
+class Interrupted(Exception):  # noqa: N818 a user wanted it, so it is no error
+    """A signal ended the command, which has cleaned up.
 
     Attributes:
+        number: of the signal.
         status: the exit status, 128 + the signal's number.
     """
 
@@ -46,12 +47,12 @@ class Interrupted(Exception):  # noqa: N818 not an error: somebody wanted it to 
         return ": ".join(filter(None, self.args))
 
     def with_note(self, words: str) -> "Interrupted":
-        """Return this with what became of the work."""
+        """Return the same with a note on what was done until then."""
         return Interrupted(self.number, words)
 
 
 def status_of(error: BaseException) -> int:
-    """Return the exit status that an error stands for."""
+    """Return the exit status for an error."""
     if isinstance(error, CopyFailedError):
         statuses = {status_of(failure.error) for failure in error.report.failures}
         return statuses.pop() if len(statuses) == 1 else FAILED
@@ -68,12 +69,12 @@ def status_of(error: BaseException) -> int:
 
 
 def _is_usage(error: click.UsageError | InvalidInputError) -> bool:
-    """Tell whether what was given on the command line is wrong, rather than what it names."""
+    """Whether the command line itself is wrong, and not a file or an image that it names."""
     return type(error) is InvalidInputError or isinstance(error, _USAGE_ERRORS)
 
 
 def message_of(error: BaseException) -> str:
-    """Return an error in one line: what, where, what to do."""
+    """Return the one-line message for an error."""
     match error:
         case Interrupted():
             words = str(error)
@@ -84,7 +85,7 @@ def message_of(error: BaseException) -> str:
         case CopyFailedError():
             words = _copy_message(error)
         case CrossmountError():
-            words = _words(error)
+            words = _library_message(error)
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             words = f"{where}{error.strerror or error}"
@@ -94,13 +95,13 @@ def message_of(error: BaseException) -> str:
 
 
 def image_message(error: BaseException) -> str:
-    """Return why one image of a copy did not arrive: a copy has a remedy that a push has not."""
-    remedy = "; or copy it all the same with --allow-transfer" if isinstance(error, MountRequiredError) else ""
+    """Return why one image was not copied. For a must-mount layer, a copy has a remedy that a push lacks."""
+    remedy = "; or transfer it with --allow-transfer" if isinstance(error, MountRequiredError) else ""
     return f"{message_of(error)}{remedy}"
 
 
 def _copy_message(error: CopyFailedError) -> str:
-    """Return why the one image was not copied; of many only the number, each was told when it failed."""
+    """Return why the one image was not copied; for many only their number, each has had its own line."""
     asked, failures = len(error.report.images), error.report.failures
     if asked > 1:
         return f"{len(failures)} of {asked} images not copied"
@@ -109,7 +110,7 @@ def _copy_message(error: CopyFailedError) -> str:
 
 
 def _sentence(words: str) -> str:
-    """Return click's sentence in the shape of ours."""
+    """Return a message of click in our style: no capital letter, no full stop."""
     words = words.removesuffix(".")
     return words[:1].lower() + words[1:]
 
@@ -118,8 +119,8 @@ def _help_of(error: click.UsageError) -> str:
     return f": see {error.ctx.command_path} --help" if error.ctx is not None else ""
 
 
-def _words(error: CrossmountError) -> str:
-    """Return the library's words, with the option that helps where it can only name the remedy."""
+def _library_message(error: CrossmountError) -> str:
+    """Return the library's message, and the option that helps."""
     words = str(error)
     match error:
         case AccessDeniedError():
@@ -129,13 +130,13 @@ def _words(error: CrossmountError) -> str:
         case RegistryUnreachableError():
             words, advice = _on_registry(words, _tls_failure(error))
         case IndexUnavailableError() if "index at rediss" in words:
-            advice = "is it up, does it speak TLS, and is --index right?"
+            advice = "is it running, does it use TLS, and is --index right?"
         case IndexUnavailableError() if "index at redis" in words and any(s in words for s in _HUNG_UP):
-            advice = "is it up, and --index right? if it wants TLS, give a rediss:// URL"
+            advice = "is it running, and is --index right? if it needs TLS, give a rediss:// URL"
         case IndexUnavailableError() if "index at " in words:
-            advice = "is it up, and --index right?"
+            advice = "is it running, and is --index right?"
         case IndexRefusedError() if "access a key" in words:
-            advice = "is --namespace the one that this user may use?"
+            advice = "may this user use this --namespace?"
         case IndexRefusedError() if type(error) is IndexRefusedError and not any(
             s in words for s in (*_OF_ITS_STATE, *_ADVISED)
         ):
@@ -146,23 +147,23 @@ def _words(error: CrossmountError) -> str:
 
 
 _OF_ITS_STATE = ("read only", "memory", "loading")
-"""In what a server says that refuses for now, though the URL is right."""
+"""Words of a server that refuses because of its state, though the URL is right."""
 
 
 _HUNG_UP = ("closed by server", "reset by peer")
-"""What a server that speaks TLS alone does at a plain greeting, among others."""
+"""Words of a connection that was cut, as by a server that expects TLS and gets none."""
 
 _ADVISED = ("give a redis", "in the URL")
-"""In a refusal that says itself what is wrong with the URL."""
+"""Words of a message that already says what is wrong with the URL."""
 
 
 def _on_registry(words: str, tls: ssl.SSLError | None) -> tuple[str, str]:
-    """Return the words, and what to do about a registry that is not reached."""
+    """Return the message for an unreachable registry, and what to do."""
     match tls:
         case None:
-            return words, "is the registry up, and the address right?"
+            return words, "is the registry running, and is the address right?"
         case ssl.SSLCertVerificationError(verify_code=code) if code in _WRONG_NAME:
-            # the library speaks of the authority here, which is not what is wrong
+            # the message is about the authority, but only the name is wrong
             return words.partition(": its certificate")[
                 0
             ], "use the name that its certificate is for, or --insecure"
@@ -176,7 +177,7 @@ _WRONG_NAME = frozenset({62, 64})
 
 
 def _tls_failure(error: BaseException) -> ssl.SSLError | None:
-    """Return the failure of TLS that an error comes from, if it does."""
+    """Return the TLS failure that caused an error, None if there is none."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__

@@ -1,4 +1,4 @@
-"""What can be said of the index that a run would use."""
+"""The kind, the display name and the round trip of the index that the options name."""
 
 import statistics
 import time
@@ -13,20 +13,20 @@ from crossmount.oci import Digest
 from crossmount.redis.url import address_of
 
 PINGS = 5
-"""Of how many round trips the median is told."""
+"""How many round trips are measured; the median counts."""
 
 _LAYERS = [Digest.of(b"%d" % number) for number in range(16)]
-"""Layers that are asked for as a push would ask. A part of a Cluster, or a server that forbids our namespace,
-answers PING and refuses these; so many do not all lie in one shard."""
+"""Layers to look up as a push would. A server that forbids our namespace, and a Cluster of which a part is down,
+answer PING and refuse these. There are enough of them to reach every shard."""
 
 Kind = Literal["embedded", "memory", "remote", "off"]
 
 
 def index_kind(index: str) -> Kind:
-    """Return what kind of index a URL names, or `off`.
+    """Return the kind of index that a URL names, or `off`.
 
     Raises:
-        InvalidIndexURLError: it names no index.
+        InvalidIndexURLError: the URL breaks the grammar.
     """
     if index == OFF:
         return "off"
@@ -35,7 +35,7 @@ def index_kind(index: str) -> Kind:
 
 
 def display_url(index: str) -> str:
-    """Return an index's URL without what may be secret in it: user, password, parameters."""
+    """Return the URL of an index without the parts that may be secret: user, password, parameters."""
     return address_of(index).shown if index_kind(index) == "remote" else index
 
 
@@ -45,7 +45,7 @@ class ServerProbe:
 
     Attributes:
         server: its name and version.
-        round_trip: seconds, the median of a few.
+        round_trip: the median round trip, in seconds.
     """
 
     server: str
@@ -53,15 +53,15 @@ class ServerProbe:
 
 
 async def probe_server(index: MountIndex, *, clock: Callable[[], float] = time.perf_counter) -> ServerProbe | None:
-    """Ask the index's server who it is, whether it serves us, and how far away it is; None if it is no server.
+    """Measure the server of an index, and read from it as a push would. None if the index has no server.
 
     Raises:
-        IndexFailedError: it does not answer, or refuses.
+        IndexFailedError: the server does not answer, or refuses a command.
     """
     server = server_of(index)
     if server is None:
         return None
-    (info,) = await server.link.run([("INFO", "server")])  # opens the connection, too
+    (info,) = await server.link.run([("INFO", "server")])  # opens the connection
     times = []
     for _ in range(PINGS):
         started = clock()
@@ -76,9 +76,9 @@ async def probe_server(index: MountIndex, *, clock: Callable[[], float] = time.p
 
 
 def _server(info: object) -> str:
-    """Read the name and the version from INFO, which an ACL may forbid."""
+    """Return the name and version from a reply to INFO, which an ACL may forbid."""
     fields = info if isinstance(info, dict) else {}
     version = fields.get("valkey_version") or fields.get("redis_version")
     if not version:
-        return "a server that does not say what it is"
+        return "a server of unknown kind"
     return f"{fields.get('server_name') or 'redis'} {version}"

@@ -12,56 +12,33 @@ from crossmount.transfer import Limits
 F = TypeVar("F", bound=Callable[..., Any])
 
 _LIMITS = Limits()
-_PATIENCE = Patience()
 
 
 def limit_options(*, images: bool = False) -> Callable[[F], F]:
-    """Return what adds the options for how much goes on side by side; `images` is for a copy of many."""
+    """Return a decorator that adds `--uploads`, `--requests` and `--wait`; with `images`, also `--images`."""
     options = [
-        click.option(
-            "--uploads",
-            type=Between(1, 64),
-            default=_LIMITS.uploads,
-            metavar="N",
-            envvar="CROSSMOUNT_UPLOADS",
-            show_envvar=True,
-            show_default=True,
-            help="Upload at most N blobs at once.",
-        ),
-        click.option(
+        _count_option("--uploads", 64, _LIMITS.uploads, "CROSSMOUNT_UPLOADS", "Upload at most N blobs at once."),
+        _count_option(
             "--requests",
-            type=Between(1, 256),
-            default=_LIMITS.requests,
-            metavar="N",
-            envvar="CROSSMOUNT_REQUESTS",
-            show_envvar=True,
-            show_default=True,
-            help="Ask the registry about, or to mount, at most N blobs at once.",
+            256,
+            _LIMITS.requests,
+            "CROSSMOUNT_REQUESTS",
+            "Send at most N HEAD and mount requests at once.",
         ),
         click.option(
             "--wait",
             type=click.FloatRange(min=0),
-            default=_PATIENCE.limit,
+            default=Patience().limit,
             metavar="SECONDS",
             envvar="CROSSMOUNT_WAIT",
             show_envvar=True,
             show_default=True,
-            help="Wait at most this long for another's upload of the same blob, to mount it then; 0 never waits.",
+            help="Wait at most this long while another pusher uploads the blob, then mount it; 0 never waits.",
         ),
     ]
     if images:
         options.insert(
-            0,
-            click.option(
-                "--images",
-                type=Between(1, 64),
-                default=_LIMITS.images,
-                metavar="N",
-                envvar="CROSSMOUNT_IMAGES",
-                show_envvar=True,
-                show_default=True,
-                help="Have at most N images on their way at once.",
-            ),
+            0, _count_option("--images", 64, _LIMITS.images, "CROSSMOUNT_IMAGES", "Copy at most N images at once.")
         )
 
     def add(command: F) -> F:
@@ -73,28 +50,35 @@ def limit_options(*, images: bool = False) -> Callable[[F], F]:
 
 
 def pace_options(command: str, *, requests: int) -> Callable[[F], F]:
-    """Return a decorator that adds `--requests` and `--rate`.
+    """Return a decorator that adds `--requests` and `--rate` to a scan or a prune.
 
     Args:
-        command: whose options they are: variables of the environment are named after it.
+        command: the command's name, which is part of the names of the environment variables.
         requests: the default of `--requests`.
     """
-    at_once = click.option(
-        "--requests",
-        type=Between(1, 256),
-        default=requests,
-        metavar="N",
-        envvar=f"CROSSMOUNT_{command.upper()}_REQUESTS",
-        show_envvar=True,
-        show_default=True,
-        help="Have at most N requests on their way at once.",
+    variable = f"CROSSMOUNT_{command.upper()}"
+    at_once = _count_option(
+        "--requests", 256, requests, f"{variable}_REQUESTS", "Send at most N requests at once."
     )
-    a_second = click.option(
+    rate = click.option(
         "--rate",
         type=click.FloatRange(min=0, min_open=True),
         metavar="N",
-        envvar=f"CROSSMOUNT_{command.upper()}_RATE",
+        envvar=f"{variable}_RATE",
         show_envvar=True,
-        help="Send a registry at most N requests a second. Default: no limit but its own Retry-After.",
+        help="Send each registry at most N requests a second. Default: no limit except its Retry-After.",
     )
-    return lambda function: at_once(a_second(function))
+    return lambda function: at_once(rate(function))
+
+
+def _count_option(flag: str, most: int, default: int, variable: str, words: str) -> Callable[[F], F]:
+    return click.option(
+        flag,
+        type=Between(1, most),
+        default=default,
+        metavar="N",
+        envvar=variable,
+        show_envvar=True,
+        show_default=True,
+        help=words,
+    )

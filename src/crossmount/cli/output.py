@@ -1,4 +1,4 @@
-"""What goes to standard output: lines for people, or one document for scripts."""
+"""Standard output (lines for people, or one document for scripts), notes and logs on standard error."""
 
 import json
 import logging
@@ -14,40 +14,40 @@ import click
 from crossmount.cli.text import one_line
 
 VERBOSE_LOG = 2
-"""From this number of `-v` on, the log and tracebacks are shown."""
+"""The number of `-v` that shows the log and tracebacks."""
 
 
 class OutputFailedError(click.ClickException):
-    """Standard output took not all that was to be said."""
+    """Standard output could not be written completely."""
 
     def with_note(self, words: str) -> "OutputFailedError":
-        """Return this with what was done all the same."""
+        """Return the same with a note on what was done nevertheless."""
         return OutputFailedError(f"{self.message}: {words}")
 
 
 def document(content: Mapping[str, Any]) -> None:
-    """Print one JSON document, and nothing beside it."""
+    """Print one JSON document."""
     _print(json.dumps(content, indent=2))
 
 
 def lines(words: Iterable[str]) -> None:
-    """Print lines; none of them can move a terminal's cursor."""
+    """Print lines. Control characters in them become spaces."""
     for line in words:
         _print(_harmless(line))
 
 
 def note(words: str) -> None:
-    """Say something beside the answer, on standard error."""
+    """Print one line on standard error."""
     click.echo(one_line(words), err=True)
 
 
 def width() -> int | None:
-    """Return how many columns the terminal has that standard output is, None if it is none."""
+    """Return the number of columns of standard output, None if it is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
 
 
 def is_one_terminal() -> bool:
-    """Tell whether standard output and standard error are the same terminal: one reader sees both."""
+    """Whether standard output and standard error are the same terminal, so that a reader sees both."""
     if sys.stdout is None or sys.stderr is None or not (sys.stdout.isatty() and sys.stderr.isatty()):
         return False
     return os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
@@ -57,8 +57,8 @@ def _print(words: str) -> None:
     """Print to standard output.
 
     Raises:
-        BrokenPipeError: whoever read it has left, and is to be told nothing.
-        OutputFailedError: it was not written.
+        BrokenPipeError: the reader closed the pipe; the command ends without a message.
+        OutputFailedError: it could not be written.
     """
     if sys.stdout is None:
         raise OutputFailedError("standard output is closed")
@@ -77,7 +77,7 @@ def _harmless(line: str) -> str:
 
 @contextmanager
 def library_log(verbose: int) -> Iterator[None]:
-    """Show what crossmount itself logs, and nothing of other libraries: they may log what is secret."""
+    """Print crossmount's log on standard error, with `-vv`. Other libraries are left out: they may log secrets."""
     if verbose < VERBOSE_LOG:
         yield
         return
@@ -95,7 +95,7 @@ def library_log(verbose: int) -> Iterator[None]:
 
 
 def start_service_log(verbose: int, *, access: bool) -> None:
-    """Log to standard error for as long as this process lives: a service's troubles, and its access log."""
+    """Log a service's warnings, and its access log, to standard error until the process ends."""
     handler, access_level = logging.StreamHandler(), logging.DEBUG if verbose else logging.INFO
     handler.setFormatter(logging.Formatter("%(message)s"))
     for name, level in (

@@ -1,4 +1,4 @@
-"""Values on the command line, checked by the library's own grammars before anything else happens."""
+"""Types of values on the command line. The library's own grammars check them before a command runs."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from crossmount.oci.reference import normalise_registry
 T = TypeVar("T")
 
 _LINE_MAX = 64 * 1024
-"""No list of ours has a longer line, in characters."""
+"""Most characters in a line of a list."""
 
 _SIZE = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 
@@ -22,14 +22,14 @@ _AUTHORITY = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:\s]+)):
 
 
 class Checked(click.ParamType, Generic[T]):  # type: ignore[type-arg]  # generic in new releases of click only
-    """A value that a function of the library makes from text."""
+    """A value that a function of the library parses."""
 
     def __init__(self, name: str, make: Callable[[str], T]) -> None:
         self.name = name
         self._make = make
 
     def convert(self, value: str | T, param: click.Parameter | None, ctx: click.Context | None) -> T:
-        """Make the value; what breaks the grammar is a wrong usage."""
+        """Parse the value; a value that breaks the grammar is a usage error."""
         if not isinstance(value, str) or isinstance(value, Digest):
             return value  # type: ignore[return-value]  # click converts a default once more
         try:
@@ -39,14 +39,14 @@ class Checked(click.ParamType, Generic[T]):  # type: ignore[type-arg]  # generic
 
 
 class Between(click.IntRange):
-    """A whole number from `least` to `most`; whatever else is given, the message says which numbers may be."""
+    """A whole number from `least` to `most`; the error for any other value names both."""
 
     def __init__(self, least: int, most: int) -> None:
         super().__init__(least, most)
         self._words = f"give a whole number from {least} to {most}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Make the number."""
+        """Parse the number."""
         try:
             return int(super().convert(value, param, ctx))
         except click.BadParameter:
@@ -54,10 +54,10 @@ class Between(click.IntRange):
 
 
 def read_size(words: str) -> int:
-    """Return the bytes that `500`, `512MiB` or `8G` are; all units are powers of 1024.
+    """Return the number of bytes of a size such as `500`, `512MiB` or `8G`. Units are powers of 1024.
 
     Raises:
-        InvalidInputError: it is no size.
+        InvalidInputError: it is not a size.
     """
     match = _SIZE.fullmatch(words.strip())
     if match is None:
@@ -71,7 +71,7 @@ class _Listen(click.ParamType[tuple[str, int]]):
     def convert(
         self, value: str | tuple[str, int], param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, int]:
-        """Read `host:port` or `[IPv6]:port`."""
+        """Parse `host:port` or `[IPv6]:port`."""
         if isinstance(value, tuple):
             return value
         match = _AUTHORITY.fullmatch(value)
@@ -89,10 +89,10 @@ FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
 
 def read_lines(file: TextIO) -> Iterator[str]:
-    """Yield the lines of a list, without what follows a `#`, so that some are empty.
+    """Yield the lines of a list for `--from`, without comments (from `#` on). Some are empty.
 
     Raises:
-        InvalidInputError: it is no text.
+        InvalidInputError: the file is not text, or a line is too long.
     """
     try:
         while line := file.readline(_LINE_MAX + 1):
@@ -100,4 +100,4 @@ def read_lines(file: TextIO) -> Iterator[str]:
                 raise InvalidInputError(f"{file.name}: not a list: a line has more than {_LINE_MAX} characters")
             yield line.partition("#")[0].strip()
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{file.name}: not a list: it is no text") from error
+        raise InvalidInputError(f"{file.name}: not a list: it is not text") from error

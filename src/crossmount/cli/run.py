@@ -17,37 +17,47 @@ from crossmount.errors import CrossmountError
 
 COMMANDS = {
     "push": LazyCommand(
-        "crossmount.cli.commands.push", "push", "Push an image: mount what the registry holds, upload the rest."
+        "crossmount.cli.commands.push",
+        "push",
+        "Push an image: mount what the registry has, upload the rest.",
     ),
     "copy": LazyCommand(
         "crossmount.cli.commands.copy", "copy", "Copy images between registries, each layer once."
     ),
-    "scan": LazyCommand("crossmount.cli.commands.scan", "scan", "Tell the index what a registry holds already."),
+    "scan": LazyCommand(
+        "crossmount.cli.commands.scan", "scan", "Record in the index which layers a registry has."
+    ),
     "events": LazyCommand(
-        "crossmount.cli.commands.events", "events", "Keep the index true by what a registry tells of itself."
+        "crossmount.cli.commands.events", "events", "Update the index from the events that a registry sends."
     ),
     "sources": LazyCommand(
-        "crossmount.cli.commands.layers", "sources", "List where a layer could be mounted from."
+        "crossmount.cli.commands.layers", "sources", "List the repositories that a layer could be mounted from."
     ),
     "locate": LazyCommand(
-        "crossmount.cli.commands.locate", "locate", "Say where a layer is, or an image, and how much of it."
+        "crossmount.cli.commands.locate", "locate", "Show which registries have a layer, or how much of an image."
     ),
     "add": LazyCommand(
-        "crossmount.cli.commands.layers", "add", "Tell the index of a repository that holds a layer."
+        "crossmount.cli.commands.layers", "add", "Add a repository to the index as a source of a layer."
     ),
-    "forget": LazyCommand("crossmount.cli.commands.layers", "forget", "Drop a repository as a source of a layer."),
+    "forget": LazyCommand(
+        "crossmount.cli.commands.layers", "forget", "Remove a repository from the index as a source of a layer."
+    ),
     "must-mount": LazyCommand(
-        "crossmount.cli.commands.layers", "must_mount", "Show or lift a layer's must-mount flag."
+        "crossmount.cli.commands.layers", "must_mount", "Show or clear a layer's must-mount flag."
     ),
     "fleet": LazyCommand(
-        "crossmount.cli.commands.fleet", "fleet", "Show who uploads what right now, and who waits."
+        "crossmount.cli.commands.fleet",
+        "fleet",
+        "Show the uploads in progress, and the pushers that wait.",
     ),
-    "index": LazyCommand("crossmount.cli.commands.index", "index", "Look at the index and after it, or stop it."),
+    "index": LazyCommand("crossmount.cli.commands.index", "index", "Inspect and maintain the index."),
     "doctor": LazyCommand(
-        "crossmount.cli.commands.doctor", "doctor", "Say what is reachable, as whom, and what it can do."
+        "crossmount.cli.commands.doctor",
+        "doctor",
+        "Check the index, the registry, the credentials and mounts.",
     ),
     "proxy": LazyCommand(
-        "crossmount.cli.commands.proxy", "proxy", "Stand before a registry and mount for any client."
+        "crossmount.cli.commands.proxy", "proxy", "Run a proxy that mounts layers for any client."
     ),
     "demo": LazyCommand(
         "crossmount.cli.demo.command", "demo", "Push eight images that share layers, and count the bytes."
@@ -74,34 +84,34 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 def crossmount() -> None:
     """Push each layer once per fleet: layers that the registry already holds are mounted, not uploaded.
 
-    An index shared by many pushers remembers which repository holds which layer. It only hints: the
-    registry decides every time, and a push never fails for the index.
+    An index that many pushers share records which repository has which layer. It only gives hints: the
+    registry decides every time, and a failure of the index never fails a push.
 
-    Exit status: 0 done, 1 failed, 2 wrong usage, 3 a must-mount layer could not be mounted, 4 not allowed by
-    the registry, 130 interrupted.
+    Exit status: 0 done, 1 failed, 2 wrong usage, 3 a must-mount layer could not be mounted, 4 denied by the
+    registry, 130 interrupted.
     """
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run `crossmount ARGUMENTS` in this process and return its exit status; every error is told here."""
+    """Run `crossmount ARGUMENTS` in this process, print its error if there is one, and return the exit status."""
     this = Invocation()
     try:
         status = crossmount.main(list(arguments), prog_name="crossmount", standalone_mode=False, obj=this)
     except (CrossmountError, click.ClickException, Interrupted) as error:
         return _complain(error, this)
-    except Exception as error:  # noqa: BLE001 the last place: whatever it is becomes one line and a status
+    except Exception as error:  # noqa: BLE001 a defect, too, ends in one line and a status
         return _complain(error, this)
     return status if isinstance(status, int) else DONE
 
 
 def _complain(error: Exception, this: Invocation) -> int:
-    with contextlib.suppress(OSError):  # nobody can be told that nobody can be told
+    with contextlib.suppress(OSError):  # standard error is closed or full
         if this.settings.verbose >= VERBOSE_LOG:
             traceback.print_exception(error)
         sys.stderr.write(f"crossmount: {message_of(error)}\n")
         sys.stderr.flush()
         if sys.stdout is not None and isinstance(
             error, (OSError, OutputFailedError)
-        ):  # of standard output, maybe: Python's own last flush must not fail again
+        ):  # maybe of standard output: then Python's own flush at exit must not fail again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status_of(error)

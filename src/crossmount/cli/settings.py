@@ -1,4 +1,4 @@
-"""The options common to all commands, as one value and as click options that may stand anywhere."""
+"""The options that all commands have, before and after the command's name, and their values."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,17 +8,17 @@ import click
 from click.core import ParameterSource
 
 OFF = "off"
-"""What `--index` is given to do without one."""
+"""The value of `--index` for no index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the common options say.
+    """Values of the common options.
 
     Attributes:
-        index: an index's URL, `off`, or None: the embedded one.
-        namespace: the tenant's part of the index; None is the library's default.
-        trusted_realms: hosts that may be given a registry's credentials besides its own domain.
+        index: an index's URL or `off`; None for the embedded index.
+        namespace: the tenant's part of the index; None for the library's default.
+        trusted_realms: hosts outside a registry's domain that may get its credentials.
         verbose: how often `-v` was given.
     """
 
@@ -34,22 +34,22 @@ class Settings:
 
 @dataclass(slots=True)
 class Invocation:
-    """One run of the command: what all its contexts share as `ctx.obj`."""
+    """State of one run of the command, shared by all its contexts as `ctx.obj`."""
 
     settings: Settings = field(default_factory=Settings)
 
 
 def settings_of(ctx: click.Context) -> Settings:
-    """Return what the common options of this run say."""
+    """Return the values of the common options."""
     return ctx.ensure_object(Invocation).settings
 
 
 class CommonOption(click.Option):
-    """An option that every command takes, before and after the command's name."""
+    """An option that every command has."""
 
 
 def common_options() -> list[click.Parameter]:
-    """Return fresh common options for one command."""
+    """Return new common options for one command."""
     file = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     return [
         _option(
@@ -58,42 +58,45 @@ def common_options() -> list[click.Parameter]:
             metavar="URL",
             help="The index: redis://, redis+cluster://, redis+sentinel:// (rediss with TLS), unix://, memory:// "
             "or embedded:, or 'off' for none. "
-            "Default: the embedded one. With 'off', or while it does not serve, must-mount flags do not count.",
+            "Default: embedded:. Without an index, or while it is unreachable, must-mount flags have no effect.",
         ),
         _option(
             ["--namespace"],
             "NAMESPACE",
             metavar="NAME",
-            help="The tenant's part of the index: one sees only what it recorded itself.",
+            help="The tenant's part of the index. A tenant sees only what it recorded itself.",
         ),
         _option(
             ["--plain-http"],
             "PLAIN_HTTP",
             is_flag=True,
-            help="Speak http to the registry. Never done unasked, not even on localhost.",
+            help="Use http for the registry. Without this option https is used, even on localhost.",
         ),
-        _option(["--insecure"], "INSECURE", is_flag=True, help="Do not check the registry's certificate."),
+        _option(["--insecure"], "INSECURE", is_flag=True, help="Do not verify the registry's certificate."),
         _option(
-            ["--ca-file"], "CA_FILE", type=file, help="Trust the authorities in this PEM file, not the system's."
+            ["--ca-file"],
+            "CA_FILE",
+            type=file,
+            help="Trust the authorities in this PEM file instead of the system's.",
         ),
         _option(
             ["--authfile"],
             "AUTHFILE",
             type=file,
-            help="Take credentials from this file, not from docker's and podman's usual places.",
+            help="Read credentials from this file instead of the default files of docker and podman.",
         ),
         _option(
             ["--trusted-realm", "trusted_realms"],
             "TRUSTED_REALMS",
             multiple=True,
             metavar="HOST",
-            help="Let this host, of another domain than the registry's, be given its credentials. Repeatable.",
+            help="Send the registry's credentials to this token server in another domain. Repeatable.",
         ),
         _option(
             ["-v", "--verbose"],
             "VERBOSE",
             count=True,
-            help="Say more: -v tells of retries and dropped sources, -vv adds a log and tracebacks.",
+            help="Print more: -v prints retries and dropped sources, -vv adds a log and tracebacks.",
         ),
     ]
 
@@ -110,13 +113,13 @@ def _option(names: list[str], variable: str, **details: Any) -> CommonOption:
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Take an option into the run's settings; a variable counts once, and never over what was given."""
+    """Store an option's value in the run's settings. A variable counts once, and an option overrides it."""
     name = str(param.name)
     given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     run = ctx.ensure_object(Invocation)
     if value and (given or ctx.parent is None):
         before = getattr(run.settings, name)
-        # what can be repeated adds up, before and after the command's name
+        # repeatable options add up, before and after the command's name
         run.settings = replace(run.settings, **{name: before + value if name in _ADD_UP and given else value})
     return value
 

@@ -1,4 +1,4 @@
-"""How things are said to people: sizes, counts, times, one line. Pure."""
+"""Formats sizes, counts and times for people."""
 
 from collections.abc import Iterable
 
@@ -27,18 +27,18 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 
 def short(digest: str) -> str:
-    """Return the first twelve hex digits of a digest, which tell blobs apart for a reader."""
+    """Return the first twelve hex digits of a digest, enough for a reader to distinguish blobs."""
     return digest.partition(":")[2][:_SHORT_HEX]
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a round trip: `0.4 ms`, `23 ms`."""
+    """Return a round trip as `0.4 ms`, `23 ms`."""
     value = seconds * 1000
     return f"{value:.1f} ms" if value < 9.95 else f"{value:.0f} ms"
 
 
 def duration(seconds: float) -> str:
-    """Return how long something lasts: `0.4 s`, `3 min`, `5 h`, `2 d`."""
+    """Return a duration as `0.4 s`, `3 min`, `5 h`, `2 d`."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

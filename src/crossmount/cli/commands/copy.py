@@ -39,7 +39,7 @@ from crossmount.transfer.image_copier import FROM_CACHE
     "listed",
     type=click.File(encoding="utf-8"),
     metavar="FILE",
-    help="Copy what FILE lists, lines of SOURCE DEST [DEST...], # begins a comment; - is standard input.",
+    help="Copy the images in FILE: lines of SOURCE DEST [DEST...]; # starts a comment; - is standard input.",
 )
 @click.option(
     "--prefer",
@@ -48,7 +48,7 @@ from crossmount.transfer.image_copier import FROM_CACHE
     metavar="REGISTRY",
     envvar="CROSSMOUNT_PREFER",
     show_envvar=True,
-    help="Fetch layers from here if it has them, however far away. Repeatable, the best first.",
+    help="Fetch layers from this registry if it has them, even from far away. Repeatable, best first.",
 )
 @click.option(
     "--cache",
@@ -56,7 +56,7 @@ from crossmount.transfer.image_copier import FROM_CACHE
     metavar="DIR",
     envvar="CROSSMOUNT_CACHE",
     show_envvar=True,
-    help="Let layers cross through this folder, which other processes may use too.",
+    help="Cache layers in this folder, which several processes may share.",
 )
 @click.option(
     "--cache-size",
@@ -66,25 +66,25 @@ from crossmount.transfer.image_copier import FROM_CACHE
     envvar="CROSSMOUNT_CACHE_SIZE",
     show_envvar=True,
     show_default=True,
-    help="What the cache may have; what was not used for longest leaves first.",
+    help="Most bytes in the cache; the least recently used layers are removed first.",
 )
-@click.option("--referrers", is_flag=True, help="Bring signatures, SBOMs and whatever else refers to an image.")
 @click.option(
-    "--allow-transfer", is_flag=True, help="Bring a must-mount layer that cannot be mounted this way too."
+    "--referrers", is_flag=True, help="Also copy signatures, SBOMs and other artifacts that refer to an image."
 )
+@click.option("--allow-transfer", is_flag=True, help="Transfer must-mount layers that cannot be mounted.")
 @click.option(
     "--plain-http-for",
     type=REGISTRY,
     multiple=True,
     metavar="REGISTRY",
-    help="Speak http to this registry alone. Repeatable.",
+    help="Use http for this registry only. Repeatable.",
 )
 @click.option(
     "--insecure-for",
     type=REGISTRY,
     multiple=True,
     metavar="REGISTRY",
-    help="Do not check this registry's certificate. Repeatable.",
+    help="Do not verify this registry's certificate. Repeatable.",
 )
 @limit_options(images=True)
 @click.pass_context
@@ -107,13 +107,14 @@ def copy(
     images: int,
     wait: float,
 ) -> None:
-    """Copy the image SOURCE from one registry to DEST, on others or the same, byte for byte.
+    """Copy the image SOURCE to DEST, on other registries or the same, byte for byte.
 
-    Each layer comes in the cheapest way: it is there; it is mounted on DEST's registry; somebody else is bringing
-    it; or it is fetched from the nearest registry that has it, and sent on. Without a tag SOURCE is "latest", and
-    DEST has SOURCE's tag. One image that fails does not stop the others; the exit status says that one did.
+    Each layer takes the cheapest way: it exists; it is mounted on DEST's registry; another worker copies it, and
+    then it is mounted; or it is fetched from the nearest registry that has it, and uploaded. The default tag of
+    SOURCE is "latest"; the default tag of DEST is SOURCE's. If one image fails, the others are still copied, and
+    the exit status is not 0.
 
-    Registries that only the index names are asked over https alone, unless --plain-http-for names them.
+    Registries that only the index names are contacted over https, except those in --plain-http-for.
 
     \b
     Examples:
@@ -122,7 +123,7 @@ def copy(
       crossmount copy --from images.txt --cache /var/cache/crossmount
     """  # noqa: D301 \b is click's mark for a paragraph that keeps its lines
     if cache is None and ctx.get_parameter_source("cache_size") is ParameterSource.COMMANDLINE:
-        raise click.UsageError("--cache-size is of a cache: give --cache too", ctx)
+        raise click.UsageError("--cache-size needs --cache", ctx)
     jobs = _jobs(places, listed, all_tags=all_tags)
     settings = settings_of(ctx)
     display = progress_display(sys.stderr, TransferTracker(names_dest=True), verbose=settings.verbose)
@@ -166,10 +167,10 @@ def copy(
 
 
 def _jobs(places: tuple[str, ...], listed: TextIO | None, *, all_tags: bool) -> list[CopyJob]:
-    """Return what is to be copied.
+    """Return the images to copy.
 
     Raises:
-        click.UsageError: nothing, or too little to know where.
+        click.UsageError: SOURCE or DEST is missing, or the list is empty.
         InvalidInputError: a reference breaks its grammar.
     """
     if listed is None:
@@ -185,14 +186,14 @@ def _jobs(places: tuple[str, ...], listed: TextIO | None, *, all_tags: bool) -> 
 
 
 def _is_one(jobs: list[CopyJob]) -> bool:
-    """Tell whether this is about one image and one place, so that the command's last word says it all."""
+    """Whether one image goes to one repository, so that the command's error says all."""
     return len(jobs) == 1 and len(jobs[0].dests) == 1 and not jobs[0].all_tags
 
 
 def _special(
     options: ClientOptions, plain_http: tuple[str, ...], insecure: tuple[str, ...]
 ) -> dict[str, ClientOptions]:
-    """Return how to reach the registries that have options of their own."""
+    """Return the options for registries that have options of their own."""
     special: dict[str, ClientOptions] = {}
     for registry in plain_http:
         special[registry] = replace(options, plain_http=True)
@@ -202,7 +203,7 @@ def _special(
 
 
 def _print_report(report: CopyReport, tracker: TransferTracker, *, as_json: bool) -> None:
-    """Print what a copy did, also one that failed in part."""
+    """Print the report of a copy, also if some images failed."""
     try:
         if as_json:
             output.document(report.to_json())
@@ -211,16 +212,16 @@ def _print_report(report: CopyReport, tracker: TransferTracker, *, as_json: bool
             output.lines(render_copy(report, names=names, index_failed_first=tracker.index_failed_first))
     except output.OutputFailedError as error:
         copied = text.count(len(report.copied), "image")
-        raise error.with_note(f"{copied} of {len(report.images)} copied all the same") from error
+        raise error.with_note(f"{copied} of {len(report.images)} copied nevertheless") from error
 
 
 def render_copy(report: CopyReport, *, names: bool = True, index_failed_first: bool = False) -> list[str]:
-    """Return what a finished copy is to a reader.
+    """Return the lines that report a copy.
 
     Args:
-        report: what it did.
-        names: whether each image has its line here too; it had one on standard error when it arrived.
-        index_failed_first: whether the index served nothing.
+        report: of the copy.
+        names: include a line for each image; it had one on standard error when it was copied.
+        index_failed_first: whether the index failed before the first blob.
     """
     index = index_status(report.index, failed_first=index_failed_first)
     groups = (("mounted", "mounted"), ("already there", "existing"), ("uploaded", "uploaded"))
@@ -247,6 +248,6 @@ def _place(fetched_from: str) -> str:
 
 
 def _so_far(tracker: TransferTracker) -> str:
-    """Say what an interrupted copy left behind."""
+    """Return what an interrupted copy has done."""
     copied = text.count(tracker.images, "image")
-    return f"{copied} copied, the others not: copy again to go on from what has arrived"
+    return f"{copied} copied, the others not: copy again to resume"

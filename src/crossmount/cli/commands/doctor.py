@@ -27,9 +27,9 @@ from crossmount.registry.credentials.lookup import StoredCredentials
 _MARKS = {"ok": "ok", "unknown": "-", "failed": "FAILED"}
 
 PINGS = 5
-"""Of how many round trips the median is told."""
+"""How many round trips are measured; the median counts."""
 
-Verdict = Literal["ok", "unknown", "failed"]
+CheckResult = Literal["ok", "unknown", "failed"]
 
 FOUND = ": found, not checked"
 _NO_BYTES = Digest.of(b"")
@@ -37,21 +37,22 @@ _NO_BYTES = Digest.of(b"")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found out about one thing.
+    """The result of one check.
 
     Attributes:
-        words: for people, in plain words.
-        facts: the same for scripts.
+        about: the name of the check.
+        words: the result for people.
+        facts: the result for scripts.
     """
 
     about: str
-    verdict: Verdict
+    verdict: CheckResult
     words: str
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 def failed(about: str, error: CrossmountError) -> Finding:
-    """Return the finding that something does not work."""
+    """Return the finding for a check that failed."""
     return Finding(about, "failed", message_of(error))
 
 
@@ -60,10 +61,10 @@ def failed(about: str, error: CrossmountError) -> Finding:
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, dest: Reference | None, as_json: bool) -> None:
-    """Say what is reachable and how far away, whose credentials are used, and whether the registry mounts.
+    """Check the index, DEST's registry, its round trip, the credentials, and whether the registry mounts layers.
 
-    Without DEST only the index is looked at, which starts the embedded one. Nothing is uploaded, and no password
-    is shown. Exit status: 0 if all that is needed works, 1 if not.
+    Without DEST only the index is checked; this starts the embedded index. Nothing is uploaded, and no password is
+    shown. Exit status: 0 if everything that a push needs works, 1 if not.
     """
     findings = run_async(examine(settings_of(ctx), dest))
     if as_json:
@@ -75,7 +76,7 @@ def doctor(ctx: click.Context, dest: Reference | None, as_json: bool) -> None:
 
 
 def as_document(findings: list[Finding]) -> dict[str, object]:
-    """Return the findings for scripts."""
+    """Return the findings as a JSON document."""
     document: dict[str, object] = {"ok": all(finding.verdict != "failed" for finding in findings)}
     for finding in findings:
         document[finding.about] = {"verdict": finding.verdict, "words": finding.words, **finding.facts}
@@ -83,14 +84,14 @@ def as_document(findings: list[Finding]) -> dict[str, object]:
 
 
 def as_lines(findings: list[Finding], dest: Reference | None, *, width: int | None) -> list[str]:
-    """Return the findings for people, folded at `width` columns; None leaves each on one line."""
+    """Return the findings as lines, wrapped at `width` columns; not wrapped if it is None."""
     lines = [
         line
         for finding in findings
         for line in _folded(f"{finding.about:<12} {_MARKS[finding.verdict]:<7} ", finding.words, width)
     ]
     if dest is None:
-        lines.append("Name a DEST, as for push, to have its registry looked at too.")
+        lines.append("Name a DEST, as for push, to check its registry too.")
     return lines
 
 
@@ -103,27 +104,27 @@ def _folded(head: str, words: str, width: int | None) -> list[str]:
 
 
 async def check_index(settings: Settings, dest: Reference | None) -> tuple[Finding, RegistryTraits]:
-    """See whether the index serves, and read what it knows of dest's registry."""
+    """Check whether the index works, and read what it knows about dest's registry."""
     url = index_url(settings)
     if url == OFF:
-        words = "off: nothing is known of earlier pushes, all that the registry lacks is uploaded"
+        words = "off: earlier pushes are unknown, every layer that the repository lacks is uploaded"
         return Finding("index", "unknown", words, {"url": OFF}), RegistryTraits()
     facts = {"url": display_url(url)}
     try:
         async with opened_index(settings) as index:
-            reached = await probe_server(index)
+            probe = await probe_server(index)
             traits = RegistryTraits() if dest is None else (await index.look_up([], dest)).traits
     except CrossmountError as error:
         return Finding("index", "failed", message_of(error), facts), RegistryTraits()
-    return _served(url, reached, facts), traits
+    return _index_finding(url, probe, facts), traits
 
 
-def _served(url: str, reached: ServerProbe | None, facts: dict[str, Any]) -> Finding:
-    if reached is None:
-        return Finding("index", "ok", "in the memory of one process, gone with it", facts)
+def _index_finding(url: str, probe: ServerProbe | None, facts: dict[str, Any]) -> Finding:
+    if probe is None:
+        return Finding("index", "ok", "in the memory of one process, lost when it ends", facts)
     name = "the embedded one" if index_kind(url) == "embedded" else display_url(url)
-    words = f"{name}, {reached.server}, {text.milliseconds(reached.round_trip)} away"
-    more = {"server": reached.server, "round_trip_ms": _ms(reached.round_trip)}
+    words = f"{name}, {probe.server}, {text.milliseconds(probe.round_trip)} away"
+    more = {"server": probe.server, "round_trip_ms": _ms(probe.round_trip)}
     return Finding("index", "ok", words, facts | more)
 
 
@@ -142,10 +143,10 @@ async def check_registry(
         return failed("registry", error), None
     away = statistics.median(times)
     how = {
-        "none": "asks for no login",
-        "basic": "asks for a name and a password",
-        "bearer": f"asks for a token from {ping.realm_host}",
-    }.get(ping.scheme, f"asks for {ping.scheme}")
+        "none": "needs no login",
+        "basic": "needs a user name and a password",
+        "bearer": f"needs a token from {ping.realm_host}",
+    }.get(ping.scheme, f"needs {ping.scheme} authentication")
     scheme = "plain http" if plain_http else "https"
     return (
         Finding(
@@ -164,13 +165,13 @@ async def check_registry(
 
 
 async def check_credentials(settings: Settings, dest: Reference, ping: Ping | None) -> Finding:
-    """See whose credentials would be used; the secret is never looked at."""
+    """Find the credentials that a push would use. The secret is not read."""
     try:
         found = await StoredCredentials(authfile=settings.authfile).find(dest.registry, dest.name)
     except CrossmountError as error:
         return failed("credentials", error)
     if found is None:
-        return Finding("credentials", "ok", f"none are stored for {dest.registry}: a visitor without a name")
+        return Finding("credentials", "ok", f"none are stored for {dest.registry}: anonymous")
     is_needed = ping is None or ping.scheme != "none"
     state = FOUND if is_needed else ", not needed here"
     facts = {"user": found.username or None, "kind": found.kind, "from": found.origin}
@@ -179,7 +180,7 @@ async def check_credentials(settings: Settings, dest: Reference, ping: Ping | No
 
 
 def proven(credentials: Finding, access: Finding) -> Finding:
-    """Return what is to be said of credentials once they were shown to a registry that asks for them."""
+    """Return the finding about credentials after a registry that needs them was accessed with them."""
     if credentials.verdict != "unknown" or access.verdict != "ok":
         return credentials
     words = f"{credentials.words.removesuffix(FOUND)}, accepted"
@@ -189,12 +190,12 @@ def proven(credentials: Finding, access: Finding) -> Finding:
 def _who(found: Credential) -> str:
     kind = {"password": "", "identity": "an identity token", "registry": "a token for the registry"}[found.kind]
     if not found.username:
-        return kind or "a password without a name"
+        return kind or "a password without a user name"
     return f"{found.username}, with {kind}" if kind else found.username
 
 
 async def check_access(client: RegistryClient, dest: Reference, ping: Ping) -> Finding:
-    """See whether dest may be read, and as far as a token tells, written."""
+    """Check whether dest can be read and, as far as a token shows, written."""
     repository = dest.repository
     try:
         await client.prepare(repository, ())
@@ -202,29 +203,29 @@ async def check_access(client: RegistryClient, dest: Reference, ping: Ping) -> F
     except CrossmountError as error:
         return failed("access", error)
     if ping.scheme == "bearer":
-        words = f"asked to read and write {repository.name}, it gave a token, and reading works"
+        words = f"a token to read and write {repository.name} was granted, and reading works"
         return Finding("access", "ok", words, {"read": True, "write_token": True})
-    words = f"reading {repository.name} works; whether it may be written shows with the first push"
+    words = f"reading {repository.name} works; the first push shows whether writing does"
     return Finding("access", "ok", words, {"read": True})
 
 
 def check_mounts(registry: str, traits: RegistryTraits) -> Finding:
-    """Say what the index remembers of how this registry mounts."""
+    """Return what the index has recorded about mounts on this registry."""
     facts = {"mounts": traits.mounts, "finds": traits.finds, "after_manifest": traits.after_manifest}
-    finds = ", and finds layers without being told where" if traits.finds else ""
-    late = ", only what a manifest already names" if traits.after_manifest else ""
+    finds = ", and finds sources by itself" if traits.finds else ""
+    late = ", only those that a manifest names" if traits.after_manifest else ""
     match traits.mounts:
         case True:
-            return Finding("mounts", "ok", f"{registry} was seen to mount{late}{finds}", facts)
+            return Finding("mounts", "ok", f"{registry} has mounted layers{late}{finds}", facts)
         case False:
-            words = f"{registry} held a layer and did not mount it: layers are uploaded there for some hours"
+            words = f"{registry} had a layer and did not mount it, so layers are uploaded there for some hours"
             return Finding("mounts", "unknown", words, facts)
-    words = f"not seen yet on {registry}: the first push with a known source shows{finds}"
+    words = f"not known yet for {registry}: the first push with a known source shows it{finds}"
     return Finding("mounts", "unknown", words, facts)
 
 
 async def examine(settings: Settings, dest: Reference | None) -> list[Finding]:
-    """Look at everything that a push to `dest` needs, or without one at the index alone."""
+    """Check everything that a push to `dest` needs; without `dest`, the index only."""
     index, traits = await check_index(settings, dest)
     if dest is None:
         return [index]

@@ -32,7 +32,7 @@ except ModuleNotFoundError as error:
     show_envvar=True,
     required=True,
     metavar="REGISTRY",
-    help="Whose events come, as clients call it; what an event calls it does not count.",
+    help="The registry that sends the events, by the name that clients use; names inside events are ignored.",
 )
 @click.option(
     "--listen",
@@ -42,7 +42,7 @@ except ModuleNotFoundError as error:
     default="127.0.0.1:5001",
     show_default=True,
     metavar="HOST:PORT",
-    help="Where to listen; port 0 lets the system choose.",
+    help="The address to listen on; port 0 takes a free port.",
 )
 @click.option(
     "--secret-file",
@@ -51,7 +51,7 @@ except ModuleNotFoundError as error:
     show_envvar=True,
     type=FILE,
     metavar="FILE",
-    help="Take events from whoever shows a secret of this file, one a line. Needed off loopback.",
+    help="Accept events that come with a secret from this file, one a line. Required except on loopback.",
 )
 @click.option("--tls-cert", type=FILE, help="Serve https with this certificate (PEM).")
 @click.option("--tls-key", type=FILE, help="The certificate's key (PEM), if it is not in the same file.")
@@ -64,12 +64,12 @@ def events(
     tls_cert: Path | None,
     tls_key: Path | None,
 ) -> None:
-    """Keep the index true by what REGISTRY tells of itself, also of pushes that crossmount never saw.
+    """Update the index from the events that REGISTRY sends, also about pushes without crossmount.
 
-    Understood are distribution's notifications, Harbor's webhooks, Quay's repo_push and ECR's events from
-    EventBridge, sent with POST to / or /_crossmount/events. The secret is shown as a Bearer token, as the
-    password of Basic, or as the whole Authorization header. Pushed manifests are fetched with the credentials
-    found here; what was deleted is asked for, and forgotten only if it is gone. SIGTERM stops it.
+    It accepts distribution's notifications, Harbor's webhooks, Quay's repo_push and ECR's events from EventBridge,
+    by POST to / or /_crossmount/events. The secret is a Bearer token, the password of Basic authentication, or the
+    whole Authorization header. Pushed manifests are fetched with the credentials found on this host. A deleted
+    manifest is removed from the index only if a request to the registry shows that it is gone. SIGTERM stops it.
     """
     settings = settings_of(ctx)
     start_service_log(settings.verbose, access=False)
@@ -83,9 +83,9 @@ def events(
 
 
 async def _serve(made: EventListenerSettings, settings: Settings) -> None:
-    def tell(service: RunningServer) -> None:
+    def announce(service: RunningServer) -> None:
         click.echo(f"crossmount events: {service.url} for {made.registry}")
         sys.stdout.flush()
 
     async with opened_index(settings) as index:
-        await serve_events(made, index, ready=tell)
+        await serve_events(made, index, ready=announce)

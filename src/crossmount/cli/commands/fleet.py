@@ -1,4 +1,4 @@
-"""`crossmount fleet`: who uploads what right now, since when, and who waits for it."""
+"""`crossmount fleet`: the uploads in progress, and the pushers that wait for them."""
 
 import asyncio
 import shutil
@@ -27,26 +27,26 @@ _CLEAR = "\x1b[H\x1b[2J"
 
 @click.command(cls=Command)
 @json_option
-@click.option("--once", is_flag=True, help="Print it once and end, on a terminal too.")
+@click.option("--once", is_flag=True, help="Print once and exit, also on a terminal.")
 @click.pass_context
 def fleet(ctx: click.Context, as_json: bool, once: bool) -> None:
-    """Show who uploads what right now, since when, and who waits for it.
+    """Show the uploads in progress: the layer, the pusher, since when, and the pushers that wait for it.
 
     On a terminal it refreshes every second until Ctrl-C; elsewhere it prints once.
     """
     settings = settings_of(ctx)
     if as_json:
-        output.document({"uploads": [_document(each) for each in run_async(_read(settings))]})
+        output.document({"uploads": [_document(each) for each in run_async(_find_uploads(settings))]})
     elif once or not sys.stdout.isatty():
-        output.lines(render_uploads(run_async(_read(settings)), now=time.time()))
+        output.lines(render_uploads(run_async(_find_uploads(settings)), now=time.time()))
     else:
         try:
             run_async(_follow(settings))
-        except Interrupted:  # that is how one stops looking
+        except Interrupted:  # the way to leave
             return
 
 
-async def _read(settings: Settings) -> list[ActiveUpload]:
+async def _find_uploads(settings: Settings) -> list[ActiveUpload]:
     async with opened_index(settings) as index:
         server = server_of(index)
         return [] if server is None else await active_uploads(server)
@@ -67,7 +67,7 @@ async def _follow(settings: Settings) -> None:
 
 
 def render_uploads(found: list[ActiveUpload], *, now: float) -> list[str]:
-    """Return what is underway, to a reader."""
+    """Return the lines that show the uploads in progress."""
     waiting = sum(len(each.waiting) for each in found)
     lines = [f"{text.count(len(found), 'upload')} underway, {waiting} waiting"]
     for each in found:
@@ -81,7 +81,7 @@ def render_uploads(found: list[ActiveUpload], *, now: float) -> list[str]:
 
 
 def fitted(lines: list[str], width: int, height: int) -> list[str]:
-    """Return what of some lines a terminal can show, cut at its edge; the last one says how many are left."""
+    """Cut lines to the size of a terminal. If some do not fit, the last line says how many."""
     room = max(height - 1, 1)  # the cursor's own line
     if len(lines) > room:
         left = len(lines) - (room - 1)
@@ -97,12 +97,12 @@ def _who(found: ActiveUpload, value: LeaseValue, now: float) -> str:
     where = str(value.dest) if value.dest is not None else found.registry
     began = value.since if value.taken is None else value.taken
     since = f", for {text.duration(max(now - began, 0))}" if began else ""
-    return f"{where} by {value.holder or 'somebody unknown'}{since}"
+    return f"{where} by {value.holder or 'unknown'}{since}"
 
 
 def _odd(found: ActiveUpload) -> str:
-    """Say what no lease of ours is like."""
-    return " (its lease NEVER ends: not one of ours)" if found.seconds_left is None else ""
+    """Return a warning about a lease without an expiry, which crossmount never sets."""
+    return " (its lease never expires: not set by crossmount)" if found.seconds_left is None else ""
 
 
 def _document(found: ActiveUpload) -> dict[str, Any]:

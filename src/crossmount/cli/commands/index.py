@@ -16,29 +16,33 @@ from crossmount.embedded.lifecycle import EmbeddedStatus
 
 COMMANDS = {
     "status": LazyCommand(
-        "crossmount.cli.commands.index", "status", "Say whether the index serves, and what it holds."
+        "crossmount.cli.commands.index", "status", "Show whether the index works, and what it contains."
     ),
     "info": LazyCommand(
-        "crossmount.cli.commands.index_info", "info", "Count what it holds, and how often it knew a layer."
+        "crossmount.cli.commands.index_info", "info", "Count layers and sources, and show the hit rate."
     ),
-    "prune": LazyCommand("crossmount.cli.commands.index_prune", "prune", "Forget what registries no longer hold."),
+    "prune": LazyCommand(
+        "crossmount.cli.commands.index_prune", "prune", "Remove sources that registries no longer have."
+    ),
     "export": LazyCommand(
-        "crossmount.cli.commands.index_export", "export", "Write all that it knows as JSON lines."
+        "crossmount.cli.commands.index_export", "export", "Write all layers and sources as JSON lines."
     ),
-    "import": LazyCommand("crossmount.cli.commands.index_export", "import_", "Add what was exported."),
+    "import": LazyCommand(
+        "crossmount.cli.commands.index_export", "import_", "Add layers and sources from an export."
+    ),
     "stop": LazyCommand(
-        "crossmount.cli.commands.index", "stop", "End the embedded index; what it holds stays on disk."
+        "crossmount.cli.commands.index", "stop", "Stop the embedded index; its data stays on disk."
     ),
 }
 
 
 @click.command(cls=LazyGroup, lazy=COMMANDS)
 def index() -> None:
-    """Look at the index, and after it; or stop the embedded one.
+    """Inspect and maintain the index; stop the embedded one.
 
-    The embedded index is a server of your own on this host, started by the first command that needs it,
-    reached by a unix socket, and kept on disk: in $CROSSMOUNT_STATE_DIR/embedded if that variable is set, else
-    where `crossmount index status` says. Commands that have the same folder share it.
+    The embedded index is a server of your own on this host. The first command that needs it starts it, commands
+    reach it by a unix socket, and its data is in $CROSSMOUNT_STATE_DIR/embedded if that variable is set, else
+    in the folder that `crossmount index status` prints. Commands with the same folder share it.
     """
 
 
@@ -46,16 +50,16 @@ def index() -> None:
 @json_option
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
-    """Say whether the index serves, how far away it is, and what it holds.
+    """Show whether the index works, its round trip, and what it contains.
 
-    Asking does not start the embedded index. An index elsewhere that does not answer is a failure.
+    This does not start the embedded index. The command fails if a remote index does not answer.
     """
     settings = settings_of(ctx)
     match index_kind(index_url(settings)):
         case "off":
             document, lines = {"index": "off"}, ["index: off"]
         case "memory":
-            document, lines = {"index": "memory"}, ["index: in the memory of one process, gone with it"]
+            document, lines = {"index": "memory"}, ["index: in the memory of one process, lost when it ends"]
         case "embedded":
             document, lines = _embedded(embedded.status(), now=time.time())
         case "remote":
@@ -70,7 +74,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def stop(ctx: click.Context, as_json: bool) -> None:
-    """End the embedded index. What it holds stays on disk, and the next command that needs it starts it again."""
+    """Stop the embedded index. Its data stays on disk, and the next command that needs it starts it again."""
     url = index_url(settings_of(ctx))
     if index_kind(url) != "embedded":
         raise click.UsageError(f"only the embedded index can be stopped from here, not {display_url(url)}", ctx)
@@ -94,14 +98,14 @@ def _embedded(state: EmbeddedStatus, *, now: float) -> tuple[dict[str, Any], lis
         f"  server   {state.server}, {process}, up {text.duration(state.uptime)}",
         f"  folder   {state.folder}",
         f"  socket   {state.socket}",
-        f"  holds    {text.count(state.layers, 'layer')} in all namespaces",
+        f"  layers   {state.layers} in all namespaces",
         f"  memory   {text.size(state.memory)} of at most {text.size(state.memory_bound)}",
         f"  on disk  {_saved(state, now)}",
     ]
 
 
 def _as_document(state: EmbeddedStatus) -> dict[str, Any]:
-    """Return the state for scripts, units in the names; what only a running server knows is null without one."""
+    """Return the state as a JSON document. Values that only a running server has are null without one."""
     asked = state if state.running else None
     return {
         "index": "embedded",
@@ -129,23 +133,23 @@ def _saved(state: EmbeddedStatus, now: float) -> str:
 
 def _remote(settings: Settings) -> tuple[dict[str, Any], list[str]]:
     url = display_url(index_url(settings))
-    reached = run_async(_reach(settings))
+    probe = run_async(_probe(settings))
     document = {
         "index": url,
         "running": True,
-        "server": reached.server,
-        "round_trip_ms": round(reached.round_trip * 1000, 3),
+        "server": probe.server,
+        "round_trip_ms": round(probe.round_trip * 1000, 3),
     }
     return document, [
         f"index: {url} answers",
-        f"  server      {reached.server}",
-        f"  round trip  {text.milliseconds(reached.round_trip)}",
+        f"  server      {probe.server}",
+        f"  round trip  {text.milliseconds(probe.round_trip)}",
     ]
 
 
-async def _reach(settings: Settings) -> ServerProbe:
+async def _probe(settings: Settings) -> ServerProbe:
     async with opened_index(settings) as opened:
-        reached = await probe_server(opened)
-    if reached is None:
+        probe = await probe_server(opened)
+    if probe is None:
         raise AssertionError("a remote index is a server")
-    return reached
+    return probe

@@ -30,13 +30,13 @@ _FILE = click.Path(dir_okay=False, path_type=Path, allow_dash=True)
 @click.argument("file", type=_FILE, default=_STANDARD, metavar="[FILE]")
 @click.pass_context
 def export(ctx: click.Context, file: Path) -> None:
-    """Write all that the index knows of layers into FILE, as JSON lines; '-', the default, is standard output.
+    """Write all layers and sources of the index to FILE, as JSON lines; '-', the default, is standard output.
 
-    The first line is a header, then comes a line for each layer: its size, whether it may only be mounted, and the
-    repositories that hold it by registry, with the seconds for which that is still believed.
+    The first line is a header. Then each layer has a line: its size, whether it must be mounted, and for each
+    registry the repositories that have it and the seconds until they expire.
     """
     settings = settings_of(ctx)
-    with _written(file) as opened:
+    with _opened_for_writing(file) as opened:
         report = run_async(_export(settings, opened))
     output.note(f"exported {_counted(report)}")
 
@@ -46,10 +46,10 @@ def export(ctx: click.Context, file: Path) -> None:
 @json_option
 @click.pass_context
 def import_(ctx: click.Context, file: Path, as_json: bool) -> None:
-    """Add what `crossmount index export` wrote into FILE to the index; '-', the default, is standard input.
+    """Add the layers and sources in FILE, from `crossmount index export`; '-', the default, is standard input.
 
-    It is added to what is known, in the namespace that --namespace says: nothing is cut short, no flag is lifted.
-    A line that breaks the format ends it; what was read before that stays.
+    They are added to the namespace that --namespace names. Existing sources keep their expiry if it is later, and
+    existing must-mount flags stay. An invalid line stops the import; the lines before it stay imported.
     """
     settings = settings_of(ctx)
     moved = events.LayersMoved(layers=0, sources=0)
@@ -60,7 +60,7 @@ def import_(ctx: click.Context, file: Path, as_json: bool) -> None:
             moved = event
 
     try:
-        with _read(file) as opened:
+        with _opened_for_reading(file) as opened:
             report = _import(settings, opened, observe, name="standard input" if file == _STANDARD else str(file))
     except KeyboardInterrupt:
         raise Interrupted().with_note(_so_far(moved)) from None
@@ -79,7 +79,7 @@ async def _export(settings: Settings, file: IO[bytes]) -> MoveReport:
 
 
 def _import(settings: Settings, file: IO[bytes], observer: events.Observer, *, name: str) -> MoveReport:
-    """Import without an event loop: standard input may be a terminal, and Ctrl-C has to end a read."""
+    """Import without an event loop, so that Ctrl-C ends a read from a terminal."""
     url = index_url(settings)
     if url == OFF:
         raise click.UsageError("this needs an index, and it is off: give --index another value")
@@ -88,8 +88,8 @@ def _import(settings: Settings, file: IO[bytes], observer: events.Observer, *, n
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to be written, which takes the place of one that is there only when all is written."""
+def _opened_for_writing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing. It replaces an existing file only when it is complete."""
     if path == _STANDARD or (path.exists() and not path.is_file()):
         if path != _STANDARD:
             with path.open("wb") as special:
@@ -102,12 +102,12 @@ def _written(path: Path) -> Iterator[IO[bytes]]:
     try:
         handle, made = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        error.filename = str(path)  # what was asked for, not the file beside it that we would have renamed
+        error.filename = str(path)  # the file that was asked for, not our temporary one
         raise
     try:
-        with open(handle, "wb") as file:  # noqa: PTH123 a descriptor
+        with open(handle, "wb") as file:  # noqa: PTH123 a file descriptor
             yield file
-        os.replace(made, path)  # noqa: PTH105 both are texts
+        os.replace(made, path)  # noqa: PTH105 mkstemp returns a str
     except BaseException:
         with suppress(OSError):
             os.unlink(made)  # noqa: PTH108 see above
@@ -115,7 +115,7 @@ def _written(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _read(path: Path) -> Iterator[IO[bytes]]:
+def _opened_for_reading(path: Path) -> Iterator[IO[bytes]]:
     if path != _STANDARD:
         with path.open("rb") as file:
             yield file
@@ -126,9 +126,9 @@ def _read(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _so_far(moved: events.LayersMoved) -> str:
-    return f"{text.count(moved.layers, 'layer')} imported until then: importing them again does no harm"
+    return f"{text.count(moved.layers, 'layer')} imported so far: importing again is safe"
 
 
 def _counted(report: MoveReport) -> str:
     flagged = f", {report.flagged} of them must-mount" if report.flagged else ""
-    return f"{text.count(report.layers, 'layer')}{flagged}, in {text.count(report.sources, 'place')}"
+    return f"{text.count(report.layers, 'layer')}{flagged}, {text.count(report.sources, 'source')}"

@@ -20,16 +20,16 @@ SAMPLE_MAX = 1_000_000_000
     "--sample",
     type=Between(1, SAMPLE_MAX),
     metavar="N",
-    help="Look at about N keys only, and estimate the rest. Default: at all of them.",
+    help="Read about N keys only, and estimate the rest. Default: all keys.",
 )
 @json_option
 @click.pass_context
 def info(ctx: click.Context, sample: int | None, as_json: bool) -> None:
-    """Say what the index holds: layers, sources, bytes, how old they are, how often it knew a layer.
+    """Show what the index contains: layers, sources, bytes, their age, and the hit rate.
 
-    It looks at all keys of the namespace, a thousand at a time, which takes seconds for each million, and a user
-    who may: crossmount-operator in deploy/redis. The hit rate counts layers that pushers asked for in the last two
-    weeks and that were there already or could be mounted.
+    It reads all keys of the namespace, a thousand at a time. This takes seconds for each million keys, and a Redis
+    user that is allowed to: crossmount-operator in deploy/redis. The hit rate is the share of the layers that
+    pushers looked up in the last two weeks and that existed already or could be mounted.
     """
     settings = settings_of(ctx)
     found = run_async(_info(settings, sample))
@@ -46,7 +46,7 @@ async def _info(settings: Settings, sample: int | None) -> IndexInfo:
 
 
 def render_info(found: IndexInfo) -> list[str]:
-    """Return what an index holds, to a reader."""
+    """Return the lines that show what an index contains."""
     about = "about " if found.estimated else ""
     lines = [
         f"  layers      {about}{found.layers}, {text.size(found.size)}{_unsized(found)}",
@@ -90,14 +90,11 @@ def _ages(found: IndexInfo) -> str:
 
 def _hit_rate(found: IndexInfo) -> str:
     if found.hit_rate is None:
-        return "nobody looked yet"
+        return "no look-ups yet"
     asked = text.count(found.asked or 0, "layer")
     return f"{100 * found.hit_rate:.1f} % of {asked} that pushers asked for in two weeks"
 
 
 def _memory(found: IndexInfo) -> str:
-    if found.memory is None:
-        ours = "of a size that the server does not tell"
-    else:
-        ours = f"about {text.size(found.memory)}"
+    ours = "of unknown size" if found.memory is None else f"about {text.size(found.memory)}"
     return ours if found.server_memory is None else f"{ours} of the server's {text.size(found.server_memory)}"

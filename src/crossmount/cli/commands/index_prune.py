@@ -23,7 +23,7 @@ from crossmount.oci.reference import normalise_registry
 
 STRANDED_SHOWN = 20
 
-_AGAIN = "run the same command again to go on"
+_AGAIN = "run the same command again to resume"
 
 
 @click.command(cls=Command)
@@ -31,25 +31,25 @@ _AGAIN = "run the same command again to go on"
     "--registry",
     type=Checked("registry", normalise_registry),
     metavar="REGISTRY",
-    help="Verify what is on this registry. Default: on all that the index names.",
+    help="Verify sources on this registry. Default: on all registries in the index.",
 )
 @click.option(
     "--repository",
     "patterns",
     multiple=True,
     metavar="PATTERN",
-    help="Verify what is in repositories whose name fits, as in 'team/*'. Repeatable.",
+    help="Verify sources whose repository matches, such as 'team/*'. Repeatable.",
 )
 @click.option(
     "--sample",
     type=click.FloatRange(min=0, max=100, min_open=True),
     default=100.0,
     metavar="PERCENT",
-    help="Verify only so many percent, chosen by chance.",
+    help="Verify a random sample of this many percent.",
 )
 @pace_options("prune", requests=REQUESTS)
-@click.option("--dry-run", is_flag=True, help="Say what is gone, and forget nothing.")
-@click.option("--afresh", is_flag=True, help="Do not go on with a prune that was not finished, begin again.")
+@click.option("--dry-run", is_flag=True, help="Show what is gone, and remove nothing.")
+@click.option("--afresh", is_flag=True, help="Start again instead of resuming an unfinished prune.")
 @json_option
 @click.pass_context
 def prune(
@@ -64,13 +64,14 @@ def prune(
     afresh: bool,
     as_json: bool,
 ) -> None:
-    """Ask registries whether they still hold what the index says, and forget what is gone, for everybody.
+    """Ask registries whether they still have the sources in the index, and remove those that are gone.
 
-    Each source is asked for with a HEAD, with the credentials that are stored for its registry. What may not be
-    read, or may be hidden from whoever asks, stays, and so do must-mount flags. Nothing is changed on a registry.
+    Each source is checked with a HEAD request and the credentials stored for its registry. Sources that
+    cannot be read, or that the registry may hide from these credentials, stay, and so do must-mount flags. Nothing
+    is changed on a registry.
 
-    A prune that was killed goes on where it was if the same command is run again within a day. It looks at all
-    keys of the index's server, a few at a time: that takes a user who may, crossmount-operator in deploy/redis.
+    If a prune was killed, the same command resumes it within a day. It reads all keys of the index's server, a few
+    at a time. This takes a Redis user that is allowed to: crossmount-operator in deploy/redis.
     """
     settings = settings_of(ctx)
     display = progress_display(sys.stderr, PruneTracker(), verbose=settings.verbose)
@@ -100,21 +101,20 @@ def prune(
 
 
 def render_prune(report: PruneReport, chosen: str = "") -> list[str]:
-    """Return what a finished prune is to a reader; `chosen` are the options that said what to look at."""
+    """Return the lines that report a prune; `chosen` are the options that selected the sources."""
     counts = report.counts
     odd = [
-        (counts["denied"], "that we may not read, kept"),
-        (counts["unseen"], "that may be hidden from us, kept"),
+        (counts["denied"], "not readable with our credentials, kept"),
+        (counts["unseen"], "maybe hidden from our credentials, kept"),
         (counts["failed"], "not verified, kept"),
         (counts["unreachable"], "on registries that do not answer, kept"),
     ]
-    gone = "gone, and left in the index" if report.dry_run else "gone, and forgotten"
+    gone = "gone, kept by the dry run" if report.dry_run else "gone, removed from the index"
     looked = sum(counts.values())
     if not looked and chosen and not report.resumed:
-        return [f"nothing in the index fits {chosen}", f"took {text.duration(report.seconds)}"]
+        return [f"nothing in the index matches {chosen}", f"took {text.duration(report.seconds)}"]
     lines = [
-        f"looked at {text.count(looked, 'source')}"
-        + (", after those of a prune that was not finished" if report.resumed else ""),
+        f"looked at {text.count(looked, 'source')}" + (", resuming an unfinished prune" if report.resumed else ""),
         f"  {counts['held']:>8} still there",
         f"  {counts['gone']:>8} {gone}",
         *(f"  {number:>8} {words}" for number, words in odd if number),
@@ -122,9 +122,8 @@ def render_prune(report: PruneReport, chosen: str = "") -> list[str]:
     if report.stranded:
         one = len(report.stranded) == 1
         lines.append(
-            f"{text.count(len(report.stranded), 'layer')} may only be mounted and {'has' if one else 'have'} no "
-            "source left: nobody can push what needs "
-            f"{'it' if one else 'them'} (crossmount add, or crossmount must-mount --clear):"
+            f"{text.count(len(report.stranded), 'must-mount layer')} without a source, images with "
+            f"{'it' if one else 'them'} cannot be pushed (crossmount add, or crossmount must-mount --clear):"
         )
         lines.extend(f"  {layer}" for layer in report.stranded[:STRANDED_SHOWN])
         if len(report.stranded) > STRANDED_SHOWN:
@@ -133,6 +132,6 @@ def render_prune(report: PruneReport, chosen: str = "") -> list[str]:
 
 
 def prune_so_far(tracker: PruneTracker, *, dry_run: bool) -> str:
-    """Say what a prune that was not finished left behind."""
-    gone = f"{tracker.verdicts['gone']} gone" + ("" if dry_run else " and forgotten")
+    """Return what an unfinished prune has done."""
+    gone = f"{tracker.verdicts['gone']} gone" + ("" if dry_run else " and removed")
     return f"looked at {text.count(tracker.verdicts.total(), 'source')}, {gone}: {_AGAIN}"

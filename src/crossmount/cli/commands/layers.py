@@ -1,4 +1,4 @@
-"""`crossmount sources`, `add`, `forget` and `must-mount`: what the index knows of one layer."""
+"""`crossmount sources`, `add`, `forget` and `must-mount`: the index's entry of one layer."""
 
 import click
 
@@ -20,7 +20,7 @@ from crossmount.oci import Digest, Reference, Repository
 def sources(ctx: click.Context, layer: Digest, dest: Reference, as_json: bool) -> None:
     """List the repositories that LAYER, a digest, could be mounted from into DEST.
 
-    They are on DEST's registry, and never DEST itself. They are hints: the registry decides.
+    They are on DEST's registry, and DEST is not among them. They are hints: the registry decides.
     """
     known = run_async(_known(settings_of(ctx), layer, dest.repository))
     if as_json:
@@ -45,7 +45,7 @@ def sources(ctx: click.Context, layer: Digest, dest: Reference, as_json: bool) -
 @click.option(
     "--must-mount",
     is_flag=True,
-    help="Let LAYER only be mounted from now on, never uploaded, by all who push with this index while it serves.",
+    help="Allow LAYER only to be mounted, never uploaded, by every push that reaches this index.",
 )
 @json_option
 @click.pass_context
@@ -56,11 +56,11 @@ def add(
     must_mount: bool,
     as_json: bool,
 ) -> None:
-    """Tell the index that the repository of REFERENCE holds LAYER, a digest. Nobody checks it.
+    """Record in the index that the repository of REFERENCE has LAYER, a digest. This is not verified.
 
-    A tag or a digest in REFERENCE plays no part. The must-mount flag stays until it is lifted with
-    `crossmount must-mount LAYER --clear`. Only who asks the index learns of it: a push with --index off, or
-    while the index does not serve, uploads LAYER all the same.
+    A tag or a digest in REFERENCE is ignored. The must-mount flag stays until `crossmount must-mount LAYER
+    --clear` clears it. Only pushes that read the index obey it: a push with --index off, or while the index is
+    unreachable, uploads LAYER nevertheless.
     """
     flagged = run_async(_add(settings_of(ctx), layer, reference.repository, must_mount=must_mount))
     if as_json:
@@ -76,7 +76,7 @@ def add(
 @json_option
 @click.pass_context
 def forget(ctx: click.Context, layer: Digest, reference: Reference, as_json: bool) -> None:
-    """Drop the repository of REFERENCE as a source of LAYER, a digest, for everybody who shares the index."""
+    """Remove the repository of REFERENCE as a source of LAYER, a digest, for everybody who shares the index."""
     known = run_async(_forget(settings_of(ctx), layer, reference.repository))
     if as_json:
         output.document({"layer": layer, "source": str(reference.repository), "was_known": known})
@@ -88,11 +88,11 @@ def forget(ctx: click.Context, layer: Digest, reference: Reference, as_json: boo
 
 @click.command(cls=Command)
 @click.argument("layer", type=DIGEST)
-@click.option("--clear", is_flag=True, help="Lift the flag: LAYER may be uploaded again.")
+@click.option("--clear", is_flag=True, help="Clear the flag: LAYER may be uploaded again.")
 @json_option
 @click.pass_context
 def must_mount(ctx: click.Context, layer: Digest, clear: bool, as_json: bool) -> None:
-    """Say whether LAYER, a digest, may only be mounted and never uploaded; with --clear lift that.
+    """Show whether LAYER, a digest, must be mounted and never uploaded; with --clear, clear that flag.
 
     The flag is set together with a source: `crossmount add LAYER REFERENCE --must-mount`.
     """
@@ -140,7 +140,7 @@ def _remarks(known: LayerKnowledge, dest: Repository) -> list[str]:
     if not known.sources:
         remarks.append(f"no source is known on {dest.registry}")
     if known.in_dest:
-        remarks.append(f"{dest} is known to hold it already")
+        remarks.append(f"{dest} is known to have it already")
     if known.elsewhere:
         remarks.append(f"known on other registries too: {', '.join(known.elsewhere)}")
     if known.must_mount:

@@ -1,4 +1,4 @@
-"""`crossmount locate`: where a layer is, or the layers of an image, and how much of it which registry has."""
+"""`crossmount locate`: the registries and repositories that have a layer, or the layers of an image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ REPOSITORIES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Locations:
-    """What the index knows of some blobs.
+class BlobLocations:
+    """Where some blobs are, as far as the index knows.
 
     Attributes:
-        sizes: bytes; None where nobody knows.
-        holders: by blob, in order.
-        registries: all that hold any, or those that were asked for.
+        sizes: bytes of each blob; None if unknown.
+        holders: the repositories that have each blob, in order.
+        registries: all that have any of the blobs, or those that were asked for.
     """
 
     sizes: Mapping[Digest, int | None]
@@ -38,47 +38,49 @@ class Locations:
         return [blob for blob, found in self.holders.items() if any(where.registry == registry for where in found)]
 
     def bytes(self, blobs: Sequence[Digest]) -> int:
-        """Return how many bytes blobs have, as far as that is known."""
+        """Return the sum of the known sizes of blobs."""
         return sum(self.sizes[blob] or 0 for blob in blobs)
 
 
-def _read(text: str) -> Digest | Reference | str:
-    """Tell a layer, a reference and an image layout apart."""
+def _parse_target(text: str) -> Digest | Reference | str:
+    """Parse a digest, an image layout or a reference."""
     if text.startswith(("sha256:", "sha512:")):
         return Digest(text)
     return text if is_layout(text) else Reference.parse(text)
 
 
 @click.command(cls=Command)
-@click.argument("what", metavar="LAYER|IMAGE", type=Checked("layer or image", _read))
+@click.argument("what", metavar="LAYER|IMAGE", type=Checked("layer or image", _parse_target))
 @click.option(
     "--for",
     "registries",
     type=Checked("registry", normalise_registry),
     multiple=True,
     metavar="REGISTRY",
-    help="Look on this registry only, and say what it has. Repeatable.",
+    help="Look at this registry only. Repeatable.",
 )
 @json_option
 @click.pass_context
 def locate(ctx: click.Context, what: Digest | Reference | str, registries: tuple[str, ...], as_json: bool) -> None:
-    """Say on which registries and in which repositories LAYER is, a digest, or every layer of IMAGE.
+    """Show the registries and repositories that have LAYER, a digest, or each layer of IMAGE.
 
     IMAGE is a reference, whose manifests are fetched, or an image layout: oci:DIR[:TAG], oci-archive:FILE[:TAG],
-    or the path of either. How many bytes of it each registry has already tells where it is warm. All platforms
-    of an image count. What is said is what the index knows: hints.
+    or the path of either. For an image, it also shows how many of its bytes each registry has. All platforms of
+    an image count. The answers come from the index, so they are hints.
     """
     names = tuple(dict.fromkeys(registries)) or None
     found = run_async(_locate(settings_of(ctx), what, names))
     if isinstance(what, Digest):
-        _tell_layer(what, found, asked=names is not None, as_json=as_json)
+        _print_layer(what, found, asked=names is not None, as_json=as_json)
     elif as_json:
         output.document(document(str(what), found))
     else:
         output.lines(render_image(found))
 
 
-async def _locate(settings: Settings, what: Digest | Reference | str, names: tuple[str, ...] | None) -> Locations:
+async def _locate(
+    settings: Settings, what: Digest | Reference | str, names: tuple[str, ...] | None
+) -> BlobLocations:
     async with opened_index(settings) as index:
         sizes: dict[Digest, int | None] = {}
         if isinstance(what, Digest):
@@ -88,10 +90,10 @@ async def _locate(settings: Settings, what: Digest | Reference | str, names: tup
             sizes |= await blobs_of(what, options=client_options(settings))
         known = await holders(index, list(sizes), names)
         seen = {where.registry for found in known.values() for where in found}
-        return Locations(sizes, known, names or tuple(sorted(seen)))
+        return BlobLocations(sizes, known, names or tuple(sorted(seen)))
 
 
-def _tell_layer(layer: Digest, found: Locations, *, asked: bool, as_json: bool) -> None:
+def _print_layer(layer: Digest, found: BlobLocations, *, asked: bool, as_json: bool) -> None:
     where = [str(repository) for repository in found.holders[layer]]
     size = found.sizes[layer]
     if as_json:
@@ -101,13 +103,13 @@ def _tell_layer(layer: Digest, found: Locations, *, asked: bool, as_json: bool) 
     output.lines(where)
     for name in found.registries if asked else ():
         if not found.on(name):
-            output.note(f"no repository on {name} is known to hold {layer}")
+            output.note(f"no repository on {name} is known to have {layer}")
     if not asked and not where:
-        output.note(f"no repository is known to hold {layer}")
+        output.note(f"no repository is known to have {layer}")
 
 
-def document(image: str, found: Locations) -> dict[str, Any]:
-    """Return what is known of an image, for scripts."""
+def document(image: str, found: BlobLocations) -> dict[str, Any]:
+    """Return where an image's blobs are, as a JSON document."""
     return {
         "image": image,
         "size": found.bytes(list(found.sizes)),
@@ -121,8 +123,8 @@ def document(image: str, found: Locations) -> dict[str, Any]:
     }
 
 
-def render_image(found: Locations) -> list[str]:
-    """Return what is known of an image, for people: a line for each blob, then one for each registry."""
+def render_image(found: BlobLocations) -> list[str]:
+    """Return where an image's blobs are: a line for each blob, then one for each registry."""
     lines = [
         f"{text.short(blob)} {text.size(size or 0):>9}  {_some(found.holders[blob])}"
         for blob, size in found.sizes.items()

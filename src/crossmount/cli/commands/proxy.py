@@ -39,7 +39,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
-    """Make an option that `CROSSMOUNT_PROXY_NAME` sets too: what runs beside a CI job often takes no arguments."""
+    """Return an option with a variable `CROSSMOUNT_PROXY_NAME`, for service containers that take no arguments."""
     name = names[0] if names else flag.removeprefix("--").replace("-", "_")
     variable = f"CROSSMOUNT_PROXY_{name.upper()}"
     return click.option(flag, *names, **{"envvar": variable, "show_envvar": True, **details})
@@ -53,23 +53,27 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     default="127.0.0.1:5000",
     show_default=True,
     metavar="HOST:PORT",
-    help="Where to listen; port 0 lets the system choose.",
+    help="The address to listen on; port 0 takes a free port.",
 )
 @_option(
     "--auth",
     type=click.Choice(["client", "service"]),
     default="client",
     show_default=True,
-    help="Whose rights count: each caller's own, or the proxy's own for callers that it lets in.",
+    help="Act with the rights of each caller, or with the proxy's own for callers that it knows.",
 )
-@_option("--spool", metavar="DIR", help="Where uploads wait for their digest, or 'off'. [default: the cache]")
+@_option(
+    "--spool",
+    metavar="DIR",
+    help="Folder for uploads whose digest is not yet known, or 'off'. [default: the cache]",
+)
 @_option(
     "--spool-limit",
     type=SIZE,
     default="8GiB",
     show_default=True,
     metavar="SIZE",
-    help="How much of the disk they may take together; above it they go straight through.",
+    help="Most bytes in the spool; beyond that, uploads are streamed to the registry.",
 )
 @_option(
     "--wait",
@@ -78,7 +82,7 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     default=_PLAIN.wait,
     show_default=True,
     metavar="SECONDS",
-    help="How long an upload waits at most for another's of the same layer; 0 never.",
+    help="Wait at most this long while another pusher uploads the same layer; 0 never waits.",
 )
 @_option(
     "--hold",
@@ -86,25 +90,27 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     default=_PLAIN.hold,
     show_default=True,
     metavar="SECONDS",
-    help="How long a HEAD is held at most while another uploads the layer; 0 never.",
+    help="Delay the answer to a HEAD at most this long while another pusher uploads the layer; 0 never.",
 )
 @_option(
     "--allow-source",
     "allow_sources",
     multiple=True,
     metavar="PATTERN",
-    help="Mount only from repositories that fit, as in 'base/*'. Repeatable. Default: all.",
+    help="Mount only from repositories that match, such as 'base/*'. Repeatable. Default: all.",
 )
-@_option("--public-url", metavar="URL", help="What callers call this proxy, if a terminator stands before it.")
+@_option(
+    "--public-url", metavar="URL", help="The URL that callers use, if a TLS terminator is in front of the proxy."
+)
 @_option("--tls-cert", type=FILE, help="Serve https with this certificate (PEM).")
 @_option("--tls-key", type=FILE, help="The certificate's key (PEM), if it is not in the same file.")
-@_option("--htpasswd", type=FILE, help="Callers that 'service' lets in: name:bcrypt hash a line.")
-@_option("--tokens", type=FILE, help="Bearer tokens that 'service' lets in: name:token a line.")
+@_option("--htpasswd", type=FILE, help="Callers for '--auth service': a line of name:bcrypt-hash for each.")
+@_option("--tokens", type=FILE, help="Bearer tokens for '--auth service': a line of name:token for each.")
 @_option(
     "--events-secret-file",
     type=FILE,
     metavar="FILE",
-    help="Take the registry's events at /_crossmount/events from whoever shows a secret of this file.",
+    help="Accept the registry's events at /_crossmount/events with a secret from this file.",
 )
 @_option(
     "--connections",
@@ -120,7 +126,7 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     default=_LIMITS.idle,
     show_default=True,
     metavar="SECONDS",
-    help="Hang up on a client that sends or reads nothing for so long.",
+    help="Close the connection of a client that sends and reads nothing for this long.",
 )
 @_option(
     "--grace",
@@ -128,9 +134,9 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     default=_LIMITS.grace,
     show_default=True,
     metavar="SECONDS",
-    help="How long a stop waits for uploads under way.",
+    help="Wait at most this long for uploads in progress when the proxy stops.",
 )
-@_option("--no-access-log", is_flag=True, help="Do not write a line of JSON for each request.")
+@_option("--no-access-log", is_flag=True, help="Do not log a line of JSON for each request.")
 @click.pass_context
 def proxy(  # noqa: PLR0917 click passes options by name
     ctx: click.Context,
@@ -153,10 +159,10 @@ def proxy(  # noqa: PLR0917 click passes options by name
     grace: float,
     no_access_log: bool,
 ) -> None:
-    """Stand between any client and its registry, and mount what the client would upload.
+    """Run a proxy between any client and its registry. It mounts layers that the client would upload.
 
-    Point docker, podman, buildah, skopeo, crane, oras … at this address instead of the registry's. SIGTERM
-    stops it: uploads under way may finish.
+    Use this address instead of the registry's in docker, podman, buildah, skopeo, crane, oras … SIGTERM stops the
+    proxy after the uploads in progress.
     """
     settings = settings_of(ctx)
     if auth == "client" and (htpasswd or tokens):
@@ -185,16 +191,16 @@ def proxy(  # noqa: PLR0917 click passes options by name
 
 
 async def _serve(made: ProxySettings, settings: Settings) -> None:
-    def tell(running: RunningProxy) -> None:
+    def announce(running: RunningProxy) -> None:
         click.echo(f"crossmount proxy: {running.url} -> {made.upstream_url()}")
         sys.stdout.flush()
 
     async with index_for_push(settings) as index:
-        await serve(made, null_index() if index is None else index, ready=tell)
+        await serve(made, null_index() if index is None else index, ready=announce)
 
 
 def _raise_files_limit() -> None:
-    """Let the process open as many files as it may ask for: connections and spooled uploads are files."""
+    """Raise the limit of open files: each connection and each spooled upload is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -36,10 +36,10 @@ def push(
     requests: int,
     wait: float,
 ) -> None:
-    """Push the image SOURCE to the reference DEST: mount what the registry holds already, upload the rest.
+    """Push the image SOURCE to the reference DEST: mount the layers that the registry has, upload the rest.
 
-    SOURCE is an image layout: oci:DIR[:TAG], oci-archive:FILE[:TAG], or the bare path of either. DEST is
-    [REGISTRY/]NAME[:TAG]; without a tag it is "latest".
+    SOURCE is an image layout: oci:DIR[:TAG], oci-archive:FILE[:TAG], or the path of either. DEST is
+    [REGISTRY/]NAME[:TAG]; the default tag is "latest".
 
     Progress goes to standard error, the result to standard output.
 
@@ -68,7 +68,7 @@ def push(
         else:
             output.lines(render_push(report, index_failed_first=display.tracker.index_failed_first))
     except output.OutputFailedError as error:
-        raise error.with_note(f"{report.reference} was pushed all the same") from error
+        raise error.with_note(f"{report.reference} was pushed nevertheless") from error
 
 
 async def _push(
@@ -92,7 +92,7 @@ async def _push(
 
 
 def render_push(report: PushReport, *, index_failed_first: bool = False) -> list[str]:
-    """Return what a finished push is to a reader; a warning has told him why the index did not serve."""
+    """Return the lines that report a push. A failure of the index has had its own warning."""
     index = index_status(report.index, failed_first=index_failed_first)
     groups = (("mounted", "mounted"), ("already there", "existing"), ("uploaded", "uploaded"))
     return [
@@ -104,19 +104,19 @@ def render_push(report: PushReport, *, index_failed_first: bool = False) -> list
 
 
 def index_status(state: IndexState, *, failed_first: bool) -> str:
-    """Say whether the index served."""
+    """Return whether the index worked. `failed_first`: it failed before the first blob."""
     words = {
         "ok": "ok",
-        "degraded": "did not serve" if failed_first else "did not serve all the time",
+        "degraded": "failed" if failed_first else "failed at times",
         "off": "off",
     }
     return words[state]
 
 
 def _so_far(tracker: TransferTracker, dest: Reference) -> str:
-    """Say what an interrupted push left behind."""
+    """Return what an interrupted push left on the registry."""
     if tracker.tagged:
         return f"after {dest} was pushed"
     if tracker.blobs and all(blob.outcome for blob in tracker.blobs.values()):
-        return f"in the last step: {dest} may be there or not, push again to be sure"
-    return f"{dest} was not pushed: push again to go on from what has arrived"
+        return f"during the last step: {dest} may or may not exist, push again to be sure"
+    return f"{dest} was not pushed: push again to resume"

@@ -29,12 +29,12 @@ _GLOB = frozenset("*?[")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """What is to be scanned.
+    """The repositories to scan.
 
     Attributes:
         registry: any repository of the registry.
-        names: the repositories; None asks the catalogue.
-        patterns: which of them; none means all.
+        names: the repositories; None reads them from the catalogue.
+        patterns: select some of them; if empty, all.
     """
 
     registry: Repository
@@ -49,15 +49,15 @@ class Targets:
     "names",
     type=click.File("r", encoding="utf-8"),
     metavar="FILE",
-    help="Take the repositories' names from this file, one a line; '-' is standard input.",
+    help="Read the repositories' names from this file, one a line; '-' is standard input.",
 )
 @pace_options("scan", requests=REQUESTS)
 @click.option(
     "--since-last",
     is_flag=True,
-    help="Fetch no manifest that an earlier scan saw: ask each tag for its digest only.",
+    help="Skip manifests that an earlier scan fetched: only the digest of each tag is read.",
 )
-@click.option("--afresh", is_flag=True, help="Do not go on with a scan that was not finished, begin again.")
+@click.option("--afresh", is_flag=True, help="Start again instead of resuming an unfinished scan.")
 @json_option
 @click.pass_context
 def scan(
@@ -70,12 +70,12 @@ def scan(
     afresh: bool,
     as_json: bool,
 ) -> None:
-    """Tell the index which layers a registry holds already, and in which repositories.
+    """Record in the index which layers a registry has, and in which repositories.
 
-    REGISTRY alone scans all that its catalogue lists; REGISTRY/REPOSITORY only that one; with * or ? in
-    REPOSITORY those of the catalogue that fit. Nothing is changed on the registry.
+    REGISTRY alone scans all repositories in its catalogue; REGISTRY/REPOSITORY only that one; with * or ? in
+    REPOSITORY, those in the catalogue that match. Nothing is changed on the registry.
 
-    A scan that was killed goes on where it was if the same command is run again within a day.
+    If a scan was killed, the same command resumes it within a day.
 
     \b
     Examples:
@@ -107,7 +107,7 @@ def scan(
         output.document(report.to_json())
     else:
         output.lines(render_scan(report))
-        for words in report.remarks[report.failed :]:  # those that failed were told when they did
+        for words in report.remarks[report.failed :]:  # those that failed have had their own lines
             output.note(f"crossmount: {words}")
     if nothing := _nothing(report, wanted.patterns):
         output.note(f"crossmount: {nothing}")
@@ -119,14 +119,15 @@ def scan(
 
 
 def read_targets(given: Sequence[str], names: Iterable[str] | None) -> Targets:
-    """Read what is to be scanned; all of it is on one registry.
+    """Parse the repositories to scan, which are on one registry.
 
     Args:
-        given: `REGISTRY`, `REGISTRY/REPOSITORY`, or a pattern in the repository's place.
-        names: repositories from a file, if there is one; then only patterns of `given` choose among them.
+        given: `REGISTRY`, `REGISTRY/REPOSITORY`, or `REGISTRY/PATTERN`.
+        names: repositories from a file, None without one; patterns in `given` select some of them.
 
     Raises:
-        click.UsageError, InvalidReferenceError: that is not what was given.
+        click.UsageError: there is no registry, more than one, or a repository beside a file.
+        InvalidReferenceError: a name breaks its grammar.
     """
     registries, parts = set(), []
     for target in given:
@@ -151,11 +152,11 @@ def read_targets(given: Sequence[str], names: Iterable[str] | None) -> Targets:
 
 
 def read_names(file: TextIO) -> list[str]:
-    """Read repositories' names, one a line; blank lines and what follows a # are passed over.
+    """Return the repositories' names in a file, one a line. Blank lines and comments are skipped.
 
     Raises:
-        InvalidInputError: it is no text, or has too many lines.
-        click.UsageError: it names none.
+        InvalidInputError: the file is not text, or has too many lines.
+        click.UsageError: it has no name.
     """
     names = []
     for name in filter(None, read_lines(file)):
@@ -168,9 +169,9 @@ def read_names(file: TextIO) -> list[str]:
 
 
 def render_scan(report: ScanReport) -> list[str]:
-    """Return what a finished scan is to a reader."""
-    before = f", {report.before} were done before" if report.resumed else ""
-    odd = [(report.unreadable, "not readable by us"), (report.failed, "failed")]
+    """Return the lines that report a scan."""
+    before = f", {report.before} done before" if report.resumed else ""
+    odd = [(report.unreadable, "not readable"), (report.failed, "failed")]
     more = "".join(f", {number} {words}" for number, words in odd if number)
     known = f", {report.known} known before" if report.known else ""
     skipped = f", {report.skipped} skipped" if report.skipped else ""
@@ -179,29 +180,29 @@ def render_scan(report: ScanReport) -> list[str]:
         f"repositories  {report.repositories}{before}{more}",
         f"tags          {report.tags}",
         f"manifests     {report.fetched} fetched{known}{skipped}",
-        f"layers        {report.layers} told to the index",
+        f"layers        {report.layers} recorded in the index",
         f"took {text.duration(report.seconds)}",
     ]
 
 
 def _nothing(report: ScanReport, patterns: Sequence[str]) -> str | None:
-    """Say why there was nothing to scan, if so."""
+    """Return why there was nothing to scan; None if there was something."""
     if report.fitting:
         return None
     if not report.listed:
-        return f"the catalogue of {report.registry} is empty: logged in?"
+        return f"the catalogue of {report.registry} is empty: are you logged in?"
     listed = text.count(report.listed, "repository", "repositories")
-    return f"no repository of {report.registry} fits {', '.join(patterns)}: {listed} looked at"
+    return f"no repository of {report.registry} matches {', '.join(patterns)}: {listed} listed"
 
 
 def scan_so_far(tracker: ScanTracker) -> str:
-    """Say what a scan that was not finished left behind."""
+    """Return what an unfinished scan has done."""
     scanned = text.count(tracker.scanned, "repository", "repositories")
-    return f"{scanned} scanned and kept: run the same command again to go on"
+    return f"{scanned} scanned and recorded: run the same command again to resume"
 
 
 def _name(registry: Repository, text: str) -> str:
-    """Return a repository's name, given with its registry before it or without."""
+    """Return the name of a repository that is given with or without its registry."""
     for own in (registry.registry, registry.address):
         text = text.removeprefix(f"{own}/")
     try:

@@ -16,7 +16,7 @@ from crossmount.cli.access import index_url, opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.demo.images import FIRST, IMAGES, OWN, SHARED, DemoImage, make_images
 from crossmount.cli.demo.pushes import Pushed, Pushes
-from crossmount.cli.demo.registry import Counted, demo_registry
+from crossmount.cli.demo.registry import CountedRegistry, demo_registry
 from crossmount.cli.failures import Interrupted
 from crossmount.cli.index_state import display_url, index_kind
 from crossmount.cli.running import run_async
@@ -29,12 +29,12 @@ COLUMNS = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How the demo went.
+class DemoResult:
+    """The result of the demo.
 
     Attributes:
-        registry: which program served.
-        received: bytes that reached it, counted in front of it, requests and all.
+        registry: the program that was the registry.
+        received: bytes that clients sent to it, headers included.
     """
 
     registry: str
@@ -44,12 +44,12 @@ class Outcome:
 
     @property
     def size(self) -> int:
-        """Bytes of all images: what would have travelled if each push had sent its image whole."""
+        """Bytes of all images: the bytes that plain pushes would have sent."""
         return sum(pushed.size for pushed in self.pushes)
 
     @property
     def uploaded(self) -> int:
-        """Bytes that the pushes say they uploaded."""
+        """Bytes that the pushes report as uploaded."""
         return sum(pushed.uploaded for pushed in self.pushes)
 
 
@@ -57,33 +57,33 @@ class Outcome:
 @json_option
 @click.pass_context
 def demo(ctx: click.Context, as_json: bool) -> None:
-    """Push eight images that share layers into eight repositories, from eight processes, and count the bytes.
+    """Push eight images that share layers to eight repositories, from eight processes, and count the bytes.
 
-    One image goes first, as a build of the day before; the other seven are pushed at once. The registry is the
-    demo's own (docker-registry if it is installed) and goes away with its data, about 120 MB on disk meanwhile.
-    The index is the embedded one, or the one that --index names; what the demo writes to it is in a namespace of
-    its own and forgotten at the end.
+    One image is pushed first, as yesterday's build; then the other seven at once. The demo starts its own registry
+    (docker-registry if it is installed), and removes it and its data, about 120 MB on disk, at the end. The index
+    is the embedded one or the one that --index names; the demo uses its own namespace in it, and empties that at
+    the end.
     """
     settings = settings_of(ctx)
     if index_kind(index_url(settings)) in {"off", "memory"}:
-        raise click.UsageError("the demo needs an index that processes can share: leave --index out", ctx)
+        raise click.UsageError("the demo needs an index that processes can share: omit --index", ctx)
     say: Callable[[str], None] = (lambda _: None) if as_json else (lambda line: output.lines([line]))
     try:
-        outcome = run_async(_run(settings, say))
+        result = run_async(_run(settings, say))
     except Interrupted as interrupted:
-        raise interrupted.with_note("the demo's processes and files are gone") from None
+        raise interrupted.with_note("the demo's processes and files are removed") from None
     if as_json:
-        output.document(_as_document(outcome))
+        output.document(_as_document(result))
     else:
-        output.lines(_closing(outcome, embedded=index_kind(index_url(settings)) == "embedded"))
+        output.lines(_closing(result, embedded=index_kind(index_url(settings)) == "embedded"))
 
 
-async def _run(settings: Settings, say: Callable[[str], None]) -> Outcome:
+async def _run(settings: Settings, say: Callable[[str], None]) -> DemoResult:
     namespace = f"demo-{secrets.token_hex(4)}"
     settings = replace(settings, namespace=namespace)
     done: list[Pushed] = []
 
-    def told(pushed: Pushed) -> None:
+    def on_pushed(pushed: Pushed) -> None:
         done.append(pushed)
         say(_row(pushed))
         if pushed.image == FIRST:
@@ -93,22 +93,24 @@ async def _run(settings: Settings, say: Callable[[str], None]) -> Outcome:
         layout = Path(folder, "images")
         images = await asyncio.to_thread(make_images, layout)
         async with demo_registry(Path(folder, "registry")) as registry, opened_index(settings) as index:
-            await index.look_up([], Repository(registry.address, "demo"))  # if it does not serve, that is told now
+            await index.look_up(
+                [], Repository(registry.address, "demo")
+            )  # if the index does not work, the demo fails here
             for line in _opening(images, registry, index_url(settings)):
                 say(line)
             pushes = Pushes(
                 layout=layout, address=registry.address, index=index_url(settings), namespace=namespace
             )
             try:
-                await pushes.run(images, told)
+                await pushes.run(images, on_pushed)
             finally:
                 for pushed in done:
                     for blob in pushed.blobs:
                         await index.forget(blob, pushed.repository)
-        return Outcome(registry=registry.kind, namespace=namespace, received=registry.received, pushes=done)
+        return DemoResult(registry=registry.kind, namespace=namespace, received=registry.received, pushes=done)
 
 
-def _opening(images: tuple[DemoImage, ...], registry: Counted, index: str) -> list[str]:
+def _opening(images: tuple[DemoImage, ...], registry: CountedRegistry, index: str) -> list[str]:
     shared = ", ".join(f"{name} {text.size(size)}" for name, size in SHARED.items())
     total = sum(image.size for image in images)
     return [
@@ -117,7 +119,7 @@ def _opening(images: tuple[DemoImage, ...], registry: Counted, index: str) -> li
         f"Registry: {registry.kind} at {registry.address}, the demo's own.",
         f"Index: {_name(index)}.",
         "",
-        "Yesterday's build, nothing known of it:",
+        "Yesterday's build, with an empty index:",
     ]
 
 
@@ -130,33 +132,33 @@ def _row(pushed: Pushed) -> str:
     return f"  {pushed.image:<8} {_bar(pushed.uploaded, pushed.size)} {sizes}, {text.duration(pushed.seconds)}"
 
 
-def _closing(outcome: Outcome, *, embedded: bool) -> list[str]:
-    less = f", {outcome.size / outcome.uploaded:.1f} times less" if outcome.uploaded else ""
+def _closing(result: DemoResult, *, embedded: bool) -> list[str]:
+    less = f", {result.size / result.uploaded:.1f} times less" if result.uploaded else ""
     lines = [
         "",
-        f"without mounts  {_bar(outcome.size, outcome.size)} {text.size(outcome.size):>7} would have travelled",
-        f"with crossmount {_bar(outcome.uploaded, outcome.size)} {text.size(outcome.uploaded):>7} travelled{less}",
-        f"counted in front of the registry, requests and all: {text.size(outcome.received)}",
+        f"without mounts  {_bar(result.size, result.size)} {text.size(result.size):>7} would have been uploaded",
+        f"with crossmount {_bar(result.uploaded, result.size)} {text.size(result.uploaded):>7} uploaded{less}",
+        f"received by the registry, headers included: {text.size(result.received)}",
         "",
     ]
-    lines += _index_trouble(outcome.pushes)
+    lines += _index_trouble(result.pushes)
     lines.append(f"Every layer that today's builds share was in yesterday's: {FIRST} has them all.")
-    lines.append("The registry and all files are gone, and the index has forgotten the demo.")
+    lines.append("The registry, all files and the demo's entries in the index are removed.")
     if embedded:
-        lines.append("The embedded index itself goes on, it is yours: crossmount index stop ends it.")
+        lines.append("The embedded index keeps running: crossmount index stop stops it.")
     return lines
 
 
 def _index_trouble(pushes: list[Pushed]) -> list[str]:
-    """Say why the numbers are not what they might be. The index served before the pushes began."""
+    """Return why more was uploaded than necessary: the index failed after the pushes began."""
     degraded = [pushed for pushed in pushes if pushed.index != "ok"]
     if not degraded:
         return []
     causes = {pushed.trouble: None for pushed in degraded if pushed.trouble}
     why = f": {', '.join(causes)}" if causes else ""
     words = (
-        f"The index did not serve {text.count(len(degraded), 'push', 'pushes')} all the time{why}. "
-        f"This machine may be too busy: the index had {text.duration(TIMEOUT_SECONDS)} to answer. Run it again."
+        f"The index failed during {text.count(len(degraded), 'push', 'pushes')}{why}. "
+        f"This machine may be too busy: the index has {text.duration(TIMEOUT_SECONDS)} to answer. Run it again."
     )
     return textwrap.wrap(words, COLUMNS, break_on_hyphens=False)
 
@@ -166,10 +168,10 @@ def _bar(part: int, whole: int) -> str:
     return "#" * filled + "." * (BAR_WIDTH - filled)
 
 
-def _as_document(outcome: Outcome) -> dict[str, Any]:
+def _as_document(result: DemoResult) -> dict[str, Any]:
     return {
-        "registry": outcome.registry,
-        "namespace": outcome.namespace,
+        "registry": result.registry,
+        "namespace": result.namespace,
         "images": [
             {
                 "reference": f"{pushed.repository}:1",
@@ -177,7 +179,7 @@ def _as_document(outcome: Outcome) -> dict[str, Any]:
                 "index": pushed.index,
                 "seconds": pushed.seconds,
             }
-            for pushed in outcome.pushes
+            for pushed in result.pushes
         ],
-        "bytes": {"images": outcome.size, "uploaded": outcome.uploaded, "received": outcome.received},
+        "bytes": {"images": result.size, "uploaded": result.uploaded, "received": result.received},
     }

@@ -1,4 +1,4 @@
-"""The demo's images: an image layout with eight of them, made the same way each time."""
+"""The demo's images: an image layout with eight images, the same bytes each time."""
 
 import hashlib
 import io
@@ -16,13 +16,13 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 MB = 1000 * 1000
 
 SHARED = {"base": 24 * MB, "runtime": 16 * MB, "libraries": 12 * MB}
-"""Layers that several images have, and their bytes of content."""
+"""Bytes of the layers that several images share."""
 
 OWN = 1 * MB
-"""The bytes of each image's own layer."""
+"""Bytes of each image's own layer."""
 
 FIRST = "api"
-"""The image that was there the day before; it has every shared layer."""
+"""Yesterday's image; it has every shared layer."""
 
 IMAGES = {
     FIRST: ("base", "runtime", "libraries"),
@@ -34,7 +34,7 @@ IMAGES = {
     "reports": ("base", "runtime", "libraries"),
     "gateway": ("base", "runtime"),
 }
-"""Which shared layers each image has, below its own one."""
+"""The shared layers of each image, below its own layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class DemoImage:
 
     Attributes:
         name: its tag in the layout.
-        size: the bytes of its blobs, each counted.
+        size: bytes of its blobs.
     """
 
     name: str
@@ -51,7 +51,7 @@ class DemoImage:
 
 
 def make_images(folder: Path) -> tuple[DemoImage, ...]:
-    """Write the layout into `folder`, which is made, and return its images."""
+    """Write the layout into the new folder `folder`, and return its images."""
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     layers = {name: _write(blobs, LAYER, _layer(name, size)) for name, size in SHARED.items()}
@@ -70,9 +70,9 @@ def make_images(folder: Path) -> tuple[DemoImage, ...]:
 
 
 def _layer(name: str, size: int) -> bytes:
-    """Return a tar with one file of bytes that no compression makes smaller."""
+    """Return a tar with one file that cannot be compressed."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest())
-    content = random.Random(seed).randbytes(size)  # noqa: S311 the same bytes each time are the point
+    content = random.Random(seed).randbytes(size)  # noqa: S311 the same bytes each time
     whole = io.BytesIO()
     with tarfile.open(fileobj=whole, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         entry = tarfile.TarInfo(f"opt/{name}/data")

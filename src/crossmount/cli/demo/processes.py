@@ -1,4 +1,4 @@
-"""Processes that a command starts: never left behind."""
+"""Child processes, which are always ended."""
 
 import asyncio
 import shutil
@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 END_SECONDS = 5.0
-"""How long a process may take to end when it is asked."""
+"""Seconds that a process may take to end after SIGTERM."""
 
 
 @asynccontextmanager
 async def child(
     command: Sequence[str], *, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Start a process with its output in pipes; on the way out it is asked to end, then made to.
+    """Start a process with its output in pipes; at the end send it SIGTERM, and SIGKILL if that is not enough.
 
-    On Linux the kernel ends it too, should this process be killed.
+    On Linux the kernel sends it SIGTERM if this process is killed.
 
     Raises:
         OSError: it cannot be started.
@@ -38,7 +38,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.terminate()
         try:
-            # what it still says is read, or it could not end for a full pipe
+            # communicate reads its output, so that a full pipe does not block it
             await asyncio.wait_for(process.communicate(), END_SECONDS)
         except TimeoutError:
             process.kill()

@@ -1,4 +1,4 @@
-"""The demo's eight pushes, each a `crossmount push` in a process of its own."""
+"""The demo's eight pushes, each a `crossmount push` in its own process."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ import click
 
 from crossmount.cli.demo.images import FIRST, DemoImage
 from crossmount.cli.demo.processes import child
-from crossmount.cli.progress.transfer import INDEX_WARNING
+from crossmount.cli.progress.transfer import index_failure
 from crossmount.cli.text import one_line
 from crossmount.oci import Digest, Repository
 
@@ -25,10 +25,10 @@ class Pushed:
     """One image that was pushed.
 
     Attributes:
-        size: the bytes of its blobs.
-        uploaded: the bytes of those that were uploaded.
-        blobs: its blobs' digests.
-        trouble: why the index did not serve, if it did not.
+        size: bytes of its blobs.
+        uploaded: bytes of the blobs that were uploaded.
+        blobs: the digests of its blobs.
+        trouble: why the index failed, empty if it did not.
     """
 
     image: str
@@ -47,10 +47,10 @@ class Pushes:
     """How the demo's images are pushed.
 
     Attributes:
-        layout: the folder that holds them.
-        address: the registry.
+        layout: the folder with the images.
+        address: of the registry.
         index: the index's URL.
-        namespace: the demo's own part of it.
+        namespace: the demo's own namespace in the index.
     """
 
     layout: Path
@@ -58,8 +58,8 @@ class Pushes:
     index: str
     namespace: str
 
-    async def run(self, images: tuple[DemoImage, ...], told: Callable[[Pushed], None]) -> list[Pushed]:
-        """Push the first image, then all the others at once; `told` is called as each is done.
+    async def run(self, images: tuple[DemoImage, ...], on_pushed: Callable[[Pushed], None]) -> list[Pushed]:
+        """Push the first image, then all others at once; call `on_pushed` after each.
 
         Raises:
             click.ClickException: a push failed.
@@ -67,7 +67,7 @@ class Pushes:
 
         async def one(image: DemoImage) -> Pushed:
             pushed = await self._push(image)
-            told(pushed)
+            on_pushed(pushed)
             return pushed
 
         first = next(image for image in images if image.name == FIRST)
@@ -87,7 +87,7 @@ class Pushes:
         if process.returncode != 0:
             words = one_line(complaint.decode(errors="replace")).removeprefix("crossmount: ")
             raise click.ClickException(f"pushing {repository}: {words or f'it ended with {process.returncode}'}")
-        return _read(image, repository, json.loads(answer), complaint.decode(errors="replace"))
+        return _parse_report(image, repository, json.loads(answer), complaint.decode(errors="replace"))
 
     def _command(self, image: DemoImage, repository: Repository) -> list[str]:
         return [
@@ -104,18 +104,13 @@ class Pushes:
         ]
 
     def _environment(self) -> dict[str, str]:
-        """Return our environment, without what would lead the demo's requests elsewhere."""
+        """Return our environment; requests to the demo's registry use no HTTP proxy."""
         ours = {name: value for name, value in os.environ.items() if name not in {"NO_PROXY", "no_proxy"}}
         around = os.environ.get("NO_PROXY") or os.environ.get("no_proxy")
         return {**ours, "NO_PROXY": f"{around},{_LOCAL}" if around else _LOCAL}
 
 
-def _trouble(line: str) -> str:
-    """Return the cause from a push's warning that the index does not serve."""
-    return one_line(line.removeprefix(INDEX_WARNING)) if line.startswith(INDEX_WARNING) else ""
-
-
-def _read(image: DemoImage, repository: Repository, report: dict[str, Any], said: str) -> Pushed:
+def _parse_report(image: DemoImage, repository: Repository, report: dict[str, Any], said: str) -> Pushed:
     sizes = report["bytes"]
     return Pushed(
         image=image.name,
@@ -126,5 +121,5 @@ def _read(image: DemoImage, repository: Repository, report: dict[str, Any], said
         index=report["index"],
         seconds=report["seconds"],
         blobs=tuple(Digest(blob["digest"]) for blob in report["blobs"]),
-        trouble=next((words for words in map(_trouble, said.splitlines()) if words), ""),
+        trouble=next((words for words in map(index_failure, said.splitlines()) if words), ""),
     )

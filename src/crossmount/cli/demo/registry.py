@@ -1,4 +1,4 @@
-"""The demo's registry: a process of its own, and a counter in front of it."""
+"""The demo's registry: its own process, and a byte counter in front of it."""
 
 import asyncio
 import contextlib
@@ -23,13 +23,13 @@ _LISTENS = re.compile(rb"(?:listening on |http://)127\.0\.0\.1:(?P<port>[0-9]+)"
 
 
 @dataclass(slots=True)
-class Counted:
-    """A registry, and what reached it.
+class CountedRegistry:
+    """A registry with a counter of the bytes that clients send.
 
     Attributes:
-        kind: which program it is.
-        address: `host:port` of the counter in front of it.
-        received: bytes that clients have sent to it, requests and all.
+        kind: the program.
+        address: `host:port` of the counter.
+        received: bytes that clients have sent, headers included.
     """
 
     kind: str
@@ -38,21 +38,21 @@ class Counted:
 
 
 @asynccontextmanager
-async def demo_registry(folder: Path) -> AsyncIterator[Counted]:
+async def demo_registry(folder: Path) -> AsyncIterator[CountedRegistry]:
     """Run `docker-registry` if it is installed, the registry of `crossmount.testing` otherwise, behind a counter.
 
     Args:
-        folder: for its data; made here.
+        folder: for its data; created here.
 
     Raises:
-        click.ClickException: it does not start.
+        click.ClickException: the registry does not start.
     """
     kind, command = _command(folder)
     async with child(command) as process:
         port, output = await _port_of(process, kind)
         reading = asyncio.create_task(_read_all(output))
         try:
-            async with _counter(Counted(kind), port) as registry:
+            async with _counter(CountedRegistry(kind), port) as registry:
                 yield registry
         finally:
             reading.cancel()
@@ -87,7 +87,7 @@ def _command(folder: Path) -> tuple[str, list[str]]:
 
 
 async def _port_of(process: asyncio.subprocess.Process, kind: str) -> tuple[int, asyncio.StreamReader]:
-    """Wait until the registry says where it listens; return the port, and what to go on reading."""
+    """Wait until the registry prints its port. Return the port, and the stream of its remaining output."""
     output = process.stderr if kind == "docker-registry" else process.stdout
     if output is None:
         raise AssertionError("children have pipes")
@@ -99,18 +99,18 @@ async def _port_of(process: asyncio.subprocess.Process, kind: str) -> tuple[int,
                     return int(found["port"]), output
                 said = line
     words = one_line(said.decode(errors="replace"))[-200:]
-    raise click.ClickException(f"the demo's registry, {kind}, does not start: {words or 'it says nothing'}")
+    raise click.ClickException(f"the demo's registry, {kind}, does not start: {words or 'no output'}")
 
 
 async def _read_all(output: asyncio.StreamReader) -> None:
-    """Read on, so that the registry never waits for its log."""
+    """Read and discard the registry's output, so that it never blocks on a full pipe."""
     while await output.read(_PIECE):
         pass
 
 
 @asynccontextmanager
-async def _counter(registry: Counted, port: int) -> AsyncIterator[Counted]:
-    """Listen in front of the registry, pass everything on, and count what clients send."""
+async def _counter(registry: CountedRegistry, port: int) -> AsyncIterator[CountedRegistry]:
+    """Listen in front of the registry, forward everything, and count the bytes that clients send."""
     connections: set[asyncio.Task[None]] = set()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool) -> None:
@@ -121,7 +121,7 @@ async def _counter(registry: Counted, port: int) -> AsyncIterator[Counted]:
                 writer.write(piece)
                 await writer.drain()
         except OSError:
-            pass  # one of the two is gone: so is the connection
+            pass  # one side closed the connection
         finally:
             writer.close()
 

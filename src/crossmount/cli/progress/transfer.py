@@ -9,10 +9,8 @@ from crossmount.cli.failures import image_message
 from crossmount.cli.progress.tracker import Bar, Tracker, View
 from crossmount.oci import Digest, Repository
 
-INDEX_WARNING = (
-    "crossmount: warning: the index does not serve, going on without it, must-mount flags do not count meanwhile: "
-)
-"""The start of the warning; the cause follows."""
+_WARNING = "crossmount: warning: "
+_WITHOUT_INDEX = ": going on without the index, must-mount flags have no effect"
 
 LARGE_BYTES = 64 * 1000 * 1000
 """A log gets status lines about the upload of a blob of at least this size."""
@@ -27,12 +25,12 @@ LINES_BESIDE = 4
 _COLOURS = {"existing": "cyan", "mounted": "green", "uploaded": "yellow", None: "blue"}
 
 _DROPPED = {
-    "gone": "it lacks the layer, forgotten for everybody",
-    "unreadable": "we may not read it",
+    "gone": "it no longer has the layer, removed from the index",
+    "unreadable": "not readable with our credentials",
     "unmountable": "it has the layer, and the registry did not mount it",
-    "wrong": "it gave bytes that do not have the digest, left alone",
-    "cut": "it did not give the layer to its end",
-    "unreachable": "its registry does not answer, left alone",
+    "wrong": "its bytes do not match the digest, not used again",
+    "cut": "it stopped in the middle of the layer",
+    "unreachable": "its registry does not answer, not used again",
 }
 
 
@@ -87,7 +85,7 @@ class BlobState:
         if self.upload_started is None:
             return "waiting" if self.waiting is None else waiting_text(self.waiting)
         if self.sent >= self.size:
-            return "the registry checks it"
+            return "the registry verifies it"
         return f"uploading, {text.size(int(self.speed(now)))}/s"
 
     def bar(self, now: float) -> Bar:
@@ -102,9 +100,23 @@ class BlobState:
         )
 
 
+def index_warning(cause: str) -> str:
+    """Return the warning that the index failed."""
+    return f"{_WARNING}{cause}{_WITHOUT_INDEX}"
+
+
+def index_failure(line: str) -> str:
+    """Return the cause in a line that `index_warning` made, empty for any other line."""
+    if line.startswith(_WARNING) and line.endswith(_WITHOUT_INDEX):
+        return line.removeprefix(_WARNING).removesuffix(_WITHOUT_INDEX)
+    return ""
+
+
 def waiting_text(event: events.BlobWaiting) -> str:
     """Return which upload is waited for."""
-    return f"waiting for the upload into {event.into.name}" if event.into else "waiting for another's upload"
+    return (
+        f"waiting for the upload into {event.into.name}" if event.into else "waiting for another pusher's upload"
+    )
 
 
 @dataclass(slots=True)
@@ -217,9 +229,9 @@ class TransferTracker(Tracker):
         """Return the line for trouble with the index, the cache or a source, and for an image of a copy."""
         match event:
             case events.IndexDegraded():
-                return f"{INDEX_WARNING}{event.cause}"
+                return index_warning(event.cause)
             case events.CacheDegraded():
-                return f"crossmount: warning: the cache does not serve, going on past it: {event.cause}"
+                return f"{_WARNING}cache {event.cause}: copying without the cache"
             case events.SourceDropped() if verbose or event.reason == "wrong":
                 cause = f": {event.cause}" if event.cause else ""
                 source = f"source {event.source} of {text.short(event.layer)}"
