@@ -70,7 +70,7 @@ async def test_a_head_is_held_for_an_upload_through_this_proxy() -> None:
 
 async def test_many_held_heads_keep_nobody_else_waiting() -> None:
     """Many waiting HEADs do not delay a HEAD for another blob."""
-    async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, hold=60.0) as proxy:
         registry.put_blob("base", OTHER)
         fleet = fleet_of(proxy)
         turn = await fleet.turn(DIGEST, proxy.repository("base"), len(DATA), slots=Slots(1))
