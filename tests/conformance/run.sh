@@ -1,10 +1,10 @@
 #!/bin/sh
-# Hold our registry for tests against the specification's own conformance suite (a Go program).
+# Run the conformance suite of the distribution specification (a Go program) against the scripted registry.
 #
 #   sh tests/conformance/run.sh [options of python -m crossmount.testing]
 #
-# Needs Go and the Go module proxy; builds and writes in a folder of its own, kept in
-# CROSSMOUNT_CONFORMANCE_DIR if that is set. OCI_* variables reach the suite (its README names them).
+# Needs Go and the Go module proxy. Builds and writes in a temporary folder, or in CROSSMOUNT_CONFORMANCE_DIR if
+# that is set. The suite reads the OCI_* variables that its README lists.
 set -eu
 
 SUITE=github.com/opencontainers/distribution-spec/conformance

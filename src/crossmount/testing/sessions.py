@@ -143,20 +143,14 @@ class UploadSessions:
         self, operation: AppendUpload, request: Request, body: Body, locations: LocationWriter
     ) -> Response:
         """Receive a chunk or a stream."""
-        upload = self._find(operation, request)
-        _check_chunk(request, upload, locations)
-        self._check_state(request, upload)
-        await _receive(upload, body)
+        upload = await self._receive_next(operation, request, body, locations)
         return _progress(202, upload, locations)
 
     async def finish(
         self, operation: FinishUpload, request: Request, body: Body, locations: LocationWriter
     ) -> Response:
         """Receive the remaining bytes, if there are any, and store the blob."""
-        upload = self._find(operation, request)
-        _check_chunk(request, upload, locations)
-        self._check_state(request, upload)
-        await _receive(upload, body)
+        upload = await self._receive_next(operation, request, body, locations)
         return await self._commit(upload, operation.digest, locations)
 
     def cancel(self, operation: CancelUpload, request: Request) -> Response:
@@ -194,6 +188,16 @@ class UploadSessions:
             raise DistributionError(404, "BLOB_UPLOAD_UNKNOWN", f"no session {operation.session[:100]!r} here")
         if self._options.location_state and not is_session_state(request.param("_state"), upload.session, None):
             raise DistributionError(404, "BLOB_UPLOAD_INVALID", "the Location's _state is missing or another's")
+        return upload
+
+    async def _receive_next(
+        self, operation: AppendUpload | FinishUpload, request: Request, body: Body, locations: LocationWriter
+    ) -> OpenUpload:
+        """Receive a request's body at the end of a session, and return the session."""
+        upload = self._find(operation, request)
+        _check_chunk(request, upload, locations)
+        self._check_state(request, upload)
+        await _receive(upload, body)
         return upload
 
     def _check_state(self, request: Request, upload: OpenUpload) -> None:
