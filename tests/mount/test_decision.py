@@ -6,12 +6,12 @@ from crossmount.mount.decision import (
     Finish,
     MountAnswer,
     MountState,
+    MountStatus,
     OpenSession,
     RequestMount,
     apply_answer,
     next_step,
 )
-from crossmount.mount.status import MountStatus
 from crossmount.oci import Repository
 from crossmount.registry import Mounted, UploadSession
 

@@ -55,10 +55,3 @@ def test_a_plan_stays_within_one_token(sources: dict[Digest, list[Repository]], 
 def test_every_layer_gets_its_best_before_any_gets_its_second(sources: dict[Digest, list[Repository]]) -> None:
     """With room for one repository a layer, no layer with sources is left without a candidate."""
     assert set(plan(sources, {}, dest=DEST, repositories=len(LAYERS))) == set(sources)
-
-
-def test_what_is_known_to_be_denied_is_left_out() -> None:
-    """A source to avoid is no candidate."""
-    denied = repository("team/web/secret")
-    chosen = plan({LAYERS[0]: [denied, repository("base")]}, {}, dest=DEST, avoid={denied})
-    assert chosen == {LAYERS[0]: (repository("base"),)}

@@ -1,36 +1,74 @@
-"""What to do next in a mount, given what the registry answered: states and steps, no I/O.
+"""The status of a mount, and the next step after each answer of the registry: values, no I/O.
 
 The mounter carries out `next_step(state)` and passes the answer to `apply_answer`. The first session that is
 opened is kept for the upload; every other one is cancelled.
 """
 
+import enum
 from dataclasses import dataclass, replace
 
 from crossmount.errors import CrossmountError, RegistryRefusedError, RegistryUnreachableError
-from crossmount.mount.status import MountStatus
-from crossmount.oci import Repository
+from crossmount.oci import Digest, Repository
 from crossmount.registry import Mounted, UploadSession
 from crossmount.registry.http.retry import RETRIED_STATUSES
 
+
+class MountStatus(enum.IntEnum):
+    """How a mount ended."""
+
+    SKIPPED = 0
+    """No source is known on any registry; an upload session is open."""
+    MOUNTED = 1
+    """The registry mounted the layer."""
+    UNAVAILABLE = 2
+    """Sources are known, none of them on this registry; an upload session is open."""
+    PUSH_STARTED = 3
+    """The registry opened an upload session instead of a mount."""
+    MOUNT_REQUIRED = 4
+    """The layer is flagged must-mount, so it must not be uploaded, and no mount succeeded."""
+    FAILURE = 5
+    """The mount failed, and no upload session is open; `error` is the cause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountResult:
+    """The result of the mount of one layer.
+
+    Attributes:
+        source: the repository that it was mounted from; None if the registry found the layer by itself.
+        session: the open upload session; the caller uploads into it or cancels it.
+        attempts: the number of mount requests that named a source.
+        error: the cause, with `FAILURE` and `MOUNT_REQUIRED`.
+    """
+
+    status: MountStatus
+    layer: Digest
+    dest: Repository
+    source: Repository | None = None
+    session: UploadSession | None = None
+    attempts: int = 0
+    error: CrossmountError | None = None
+
+
 MountAnswer = Mounted | UploadSession | CrossmountError
-"""201, 202, or anything else."""
+"""The answer to a step: 201, 202, or an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestMount:
-    """Send the mount request: from `source`, or without `from` if None."""
+    """Step: send a mount request, without `from` if `source` is None."""
 
     source: Repository | None
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """Open a plain upload session: this registry wants no `mount` without `from`."""
+    """Step: open a plain upload session; this registry answers no mount request without `from`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """It is decided."""
+    """Step: end the mount with a status."""
 
     status: MountStatus
 
@@ -40,20 +78,20 @@ MountStep = RequestMount | OpenSession | Finish
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountState:
-    """One layer's mount, so far.
+    """The state of the mount of one layer.
 
     Attributes:
-        candidates: sources not yet asked for, best first.
-        status_without_source: the status that says why no source is asked for, when there is none.
-        must_mount: whether an upload is out of the question.
+        candidates: sources that were not tried yet, best first.
+        status_without_source: the final status if no source was tried.
+        must_mount: whether the layer must not be uploaded.
         finds: False if this registry is known not to find a layer by its digest alone.
-        session: the upload session in hand.
+        session: the open upload session.
         spare_session: a session to cancel now.
-        mounted: whether the registry mounted it, `source` says from where.
-        attempts: requests that named a source.
-        asked_without_source: whether the registry was asked without `from`.
-        error: the last answer that was no answer to build on.
-        exhausted: whether nothing more can be asked of this registry.
+        mounted: whether the registry mounted the layer, from `source` if that is set.
+        attempts: the number of requests that named a source.
+        asked_without_source: whether a request without `from` was sent.
+        error: the last error.
+        exhausted: whether further requests to this registry are useless.
     """
 
     candidates: tuple[Repository, ...]
@@ -71,7 +109,7 @@ class MountState:
 
 
 def next_step(state: MountState) -> MountStep:
-    """Decide what to do now."""
+    """Return the next step."""
     if state.mounted:
         return Finish(MountStatus.MOUNTED)
     if state.exhausted:
@@ -98,23 +136,23 @@ def _ended_early(state: MountState) -> MountStatus:
 
 
 def apply_answer(state: MountState, step: RequestMount | OpenSession, answer: MountAnswer) -> MountState:
-    """Fold the registry's `answer` to `step` into the state."""
+    """Return the state after the registry's `answer` to `step`."""
     state = replace(state, spare_session=None)
     match step:
         case RequestMount(source=Repository() as source):
             state = replace(state, candidates=state.candidates[1:], attempts=state.attempts + 1)
             if isinstance(answer, Mounted):
                 return replace(state, mounted=True, source=source, session=None, spare_session=state.session)
-            return _folded(state, answer)
+            return _with_answer(state, answer)
         case RequestMount():
-            return _folded(replace(state, asked_without_source=True), answer)
+            return _with_answer(replace(state, asked_without_source=True), answer)
         case OpenSession():
-            state = _folded(state, answer)
+            state = _with_answer(state, answer)
             return replace(state, exhausted=state.session is None)
 
 
-def _folded(state: MountState, answer: MountAnswer) -> MountState:
-    """Keep the first session, mark the next as superfluous; remember an error, or that it is mounted."""
+def _with_answer(state: MountState, answer: MountAnswer) -> MountState:
+    """Keep the first session, mark any other for cancellation; note an error or the mount."""
     match answer:
         case UploadSession() if state.session is None:
             return replace(state, session=answer)
@@ -127,7 +165,7 @@ def _folded(state: MountState, answer: MountAnswer) -> MountState:
 
 
 def _is_about_the_registry(answer: CrossmountError, state: MountState) -> bool:
-    """Tell whether asking for the next source would only wait as long: no answer, or trouble in all attempts."""
+    """Tell whether requests for other sources would fail likewise: no answer, or an overloaded registry."""
     if isinstance(answer, RegistryRefusedError) and answer.status in RETRIED_STATUSES:
         return not state.must_mount
     return isinstance(answer, RegistryUnreachableError)

@@ -1,14 +1,13 @@
-"""The mount of one layer, step by step, against a real registry and a real index."""
+"""`Mounter`: carries out the steps of a mount with a registry, and corrects the index."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, assert_never
 
 from crossmount import events
 from crossmount._closing import Closing
-from crossmount.errors import AccessDeniedError, CrossmountError, InvalidInputError, RegistryError
+from crossmount.errors import InvalidInputError, RegistryError
 from crossmount.index.adapt import widen
 from crossmount.index.protocol import (
     Knowledge,
@@ -19,26 +18,24 @@ from crossmount.index.protocol import (
     Sighting,
 )
 from crossmount.mount import decision
-from crossmount.mount.presence import Presence, check_presence
+from crossmount.mount.decision import MountAnswer, MountResult, MountStatus
+from crossmount.mount.presence import SourceChecks
 from crossmount.mount.ranking import plan
-from crossmount.mount.status import MountResult, MountStatus
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import Mounted, RegistryClient, UploadSession
 
-UNREADABLE_SECONDS = 3600.0
-"""How long a source that we may not read, or not see, is left alone."""
-
 _SETTLE_SECONDS = 2.0
+"""How long `aclose` waits for background checks and cancellations."""
 
 
 class Mounter(Closing):
-    """Mounts layers on one registry, and keeps the index true while doing so.
+    """Mounts layers on one registry, and corrects the index where the registry contradicts it.
 
     Args:
-        client: the registry's client; whoever made it closes it.
-        index: where sources are known from, and told to.
-        observer: told of sources that did not serve.
-        clock: seconds, for how long a denied source is left alone.
+        client: the client of the registry; the caller closes it.
+        index: the index of sources.
+        observer: receives a `SourceDropped` for each source that could not be mounted from.
+        clock: monotonic seconds, for how long an unreadable source is not tried again.
     """
 
     def __init__(
@@ -51,15 +48,11 @@ class Mounter(Closing):
     ) -> None:
         self._client = client
         self._index: MountIndex = widen(index)
-        self._observer = observer
-        self._clock = clock
-        self._unreadable: dict[Repository, float] = {}
-        self._hidden: dict[tuple[Digest, Repository], float] = {}
-        self._has_mounted = False
+        self._checks = SourceChecks(client, self._index, observer=observer, clock=clock)
         self._background: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
-        """Let what goes on aside end: inquiries and cancels; those that take too long are given up."""
+        """Wait for background checks and cancellations, and cancel those that take too long."""
         if self._background:
             _, late = await asyncio.wait(self._background, timeout=_SETTLE_SECONDS)
             for task in late:
@@ -67,14 +60,14 @@ class Mounter(Closing):
             await asyncio.gather(*late, return_exceptions=True)
 
     async def mount(self, layer: Digest, dest: Located) -> MountResult:
-        """Mount `layer` into `dest` from wherever the index knows it, and record what was proven.
+        """Mount `layer` into `dest` from a source in the index, and record the confirmed sources.
 
         Returns:
-            The result; unless it is MOUNTED or MOUNT_REQUIRED its session, if any, is the caller's.
+            The result. The caller uploads into its session, if there is one, or cancels it.
 
         Raises:
             InvalidInputError: `dest` is on another registry than the client.
-            IndexFailedError: the index did not serve, and is not guarded.
+            IndexFailedError: the index failed, and is not guarded.
         """
         repository = self._checked(dest)
         knowledge = await self._index.look_up([layer], repository)
@@ -86,13 +79,13 @@ class Mounter(Closing):
         return result
 
     async def prepare(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
-        """Choose which sources are worth asking for, best first, and see that one token serves them all.
+        """Choose the sources to try, best first, and get one token that covers all of them.
 
         Returns:
-            The candidates of each layer that has any; those that no token is given for are left out.
+            The candidates of each layer that has any, without those that the token does not cover.
 
         Raises:
-            RegistryError, CredentialsError: not even a token for `dest` is to be had.
+            RegistryError, CredentialsError: no token for `dest` was granted.
         """
         planned = self.candidates(knowledge, dest)
         sources = dict.fromkeys(source for candidates in planned.values() for source in candidates)
@@ -103,19 +96,15 @@ class Mounter(Closing):
         }
 
     def candidates(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
-        """Choose which sources are worth asking for, for each layer that has any, best first."""
-        now = self._clock()
-        self._unreadable = {source: until for source, until in self._unreadable.items() if until > now}
-        self._hidden = {pair: until for pair, until in self._hidden.items() if until > now}
+        """Choose the sources to try for each layer that has any, best first."""
         return plan(
             {
-                layer: [source for source in known.sources if (layer, source) not in self._hidden]
+                layer: self._checks.without_unusable(layer, known.sources)
                 for layer, known in knowledge.layers.items()
-                if knowledge.traits.mounts is not False or known.must_mount  # a hint fails no push
+                if knowledge.traits.mounts is not False or known.must_mount  # a wrong trait must not fail a push
             },
             {layer: known.size for layer, known in knowledge.layers.items()},
             dest=dest,
-            avoid=self._unreadable,
         )
 
     async def attempt(
@@ -127,19 +116,19 @@ class Mounter(Closing):
         *,
         fresh: bool = False,
     ) -> MountResult:
-        """Ask the registry, candidate after candidate; the index is neither read nor told what was proven.
+        """Try one candidate after the other; this neither reads the index nor records sources.
 
         Args:
-            layer: what to mount.
-            dest: where to.
-            candidates: from where, best first.
-            knowledge: what the index said.
-            fresh: the candidates were published just now, maybe before any manifest there references it.
+            layer: the layer.
+            dest: the destination repository.
+            candidates: the sources to try, best first.
+            knowledge: the answer of the index.
+            fresh: whether the candidates were published just now, maybe before a manifest references the layer.
         """
         known = knowledge.of(layer)
         state = decision.MountState(
             candidates=tuple(candidates),
-            status_without_source=_why_not(known),
+            status_without_source=_status_without_source(known),
             must_mount=known.must_mount,
             finds=knowledge.traits.finds,
         )
@@ -149,15 +138,10 @@ class Mounter(Closing):
                     case decision.Finish(status):
                         break
                     case decision.RequestMount() | decision.OpenSession() as step:
-                        answer = await self._shielded(self._do(step, layer, dest))
+                        answer = await self._shielded(self._send(step, layer, dest))
                         state = decision.apply_answer(state, step, answer)
-                        self._has_mounted = self._has_mounted or (state.mounted and state.source is not None)
-                        if (
-                            isinstance(step, decision.RequestMount)
-                            and step.source
-                            and not isinstance(answer, Mounted)
-                        ):
-                            self._inquire(layer, step.source, answer, knowledge.traits, fresh=fresh)
+                        if isinstance(step, decision.RequestMount) and step.source:
+                            self._after_attempt(layer, step.source, answer, knowledge.traits, fresh=fresh)
                         self.cancel_later(state.spare_session)
                     case unexpected:
                         assert_never(unexpected)
@@ -179,7 +163,7 @@ class Mounter(Closing):
         )
 
     async def record_traits(self, traits: RegistryTraits, results: Iterable[MountResult]) -> None:
-        """Tell the index what mounts taught about the registry, if it is news."""
+        """Record in the index what mounts showed about the registry, if it is not known yet."""
         mounted = [result for result in results if result.status is MountStatus.MOUNTED]
         seen = RegistryTraits(
             mounts=True if any(result.source for result in mounted) else None,
@@ -189,7 +173,7 @@ class Mounter(Closing):
             await self._index.record_traits(self._client.registry, seen)
 
     def cancel_later(self, session: UploadSession | None) -> None:
-        """Cancel a session that nobody will use, off the critical path."""
+        """Cancel an unused upload session in the background."""
         if session is not None:
             self._run_in_background(self._client.cancel_upload(session))
 
@@ -198,11 +182,11 @@ class Mounter(Closing):
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _shielded(self, asking: Coroutine[Any, Any, decision.MountAnswer]) -> decision.MountAnswer:
-        """Await `asking`; cancelled meanwhile, let go of the session that the registry may be opening."""
-        task = asyncio.create_task(asking)
+    async def _shielded(self, request: Coroutine[Any, Any, MountAnswer]) -> MountAnswer:
+        """Await `request`; if the caller is cancelled, cancel the session that the registry may be opening."""
+        task = asyncio.create_task(request)
 
-        async def let_go_of_it() -> None:
+        async def cancel_session() -> None:
             answer = await task
             if isinstance(answer, UploadSession):
                 await self._client.cancel_upload(answer)
@@ -210,12 +194,12 @@ class Mounter(Closing):
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            self._run_in_background(let_go_of_it())
+            self._run_in_background(cancel_session())
             raise
 
-    async def _do(
+    async def _send(
         self, step: decision.RequestMount | decision.OpenSession, layer: Digest, dest: Repository
-    ) -> decision.MountAnswer:
+    ) -> MountAnswer:
         try:
             if isinstance(step, decision.RequestMount):
                 return await self._client.mount_blob(dest, layer, step.source)
@@ -223,56 +207,14 @@ class Mounter(Closing):
         except RegistryError as error:
             return error
 
-    def _inquire(
-        self,
-        layer: Digest,
-        source: Repository,
-        answer: decision.MountAnswer,
-        traits: RegistryTraits,
-        *,
-        fresh: bool,
+    def _after_attempt(
+        self, layer: Digest, source: Repository, answer: MountAnswer, traits: RegistryTraits, *, fresh: bool
     ) -> None:
-        """Find out, off the critical path, why a source did not serve."""
-        self._run_in_background(self._quietly(self._find_out(layer, source, answer, traits, fresh=fresh)))
-
-    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run an inquiry, which nobody waits for: an index that fails under it teaches nothing."""
-        with contextlib.suppress(CrossmountError):
-            await work
-
-    async def _find_out(
-        self,
-        layer: Digest,
-        source: Repository,
-        answer: decision.MountAnswer,
-        traits: RegistryTraits,
-        *,
-        fresh: bool,
-    ) -> None:
-        try:
-            presence = await check_presence(self._client, layer, source)
-        except AccessDeniedError:
-            self._unreadable[source] = self._clock() + UNREADABLE_SECONDS
-            self._observer(events.SourceDropped(layer=layer, source=source, reason="unreadable"))
-        except CrossmountError:
-            return  # nothing was learnt: the source stays what it was, a hint
+        """Find out in the background why a mount failed."""
+        if isinstance(answer, Mounted):
+            self._checks.has_mounted = True
         else:
-            if presence is Presence.HIDDEN:  # it may serve others, and in time it is forgotten
-                self._hidden[layer, source] = self._clock() + UNREADABLE_SECONDS
-                self._observer(events.SourceDropped(layer=layer, source=source, reason="unreadable"))
-            elif presence is Presence.GONE:
-                self._observer(events.SourceDropped(layer=layer, source=source, reason="gone"))
-                await self._index.forget(layer, source)
-            elif (
-                traits.mounts is None
-                and not traits.after_manifest
-                and not self._has_mounted  # one refusal among mounts that succeed says nothing of the registry
-                and not isinstance(answer, CrossmountError)
-            ):
-                self._observer(events.SourceDropped(layer=layer, source=source, reason="unmountable"))
-                # it has the layer and does not mount it: never, or only once a manifest there references it
-                seen = RegistryTraits(after_manifest=True) if fresh else RegistryTraits(mounts=False)
-                await self._index.record_traits(self._client.registry, seen)
+            self._run_in_background(self._checks.check(layer, source, answer, traits, fresh=fresh))
 
     def _checked(self, dest: Located) -> Repository:
         repository = dest.repository
@@ -282,12 +224,12 @@ class Mounter(Closing):
 
 
 def confirmed_sightings(result: MountResult, size: int | None) -> list[Sighting]:
-    """Return what a mount that succeeded proves: dest holds the layer, and so does the source."""
+    """Return what a successful mount confirms: dest and the source hold the layer."""
     holders = [result.dest] if result.source is None else [result.dest, result.source]
     return [Sighting(result.layer, repository, size) for repository in holders]
 
 
-def _why_not(known: LayerKnowledge) -> MountStatus:
-    if known.sources:  # known, and none worth asking: denied before, or a registry that does not mount
+def _status_without_source(known: LayerKnowledge) -> MountStatus:
+    if known.sources:  # none of them is usable: unreadable, or the registry does not mount
         return MountStatus.PUSH_STARTED
     return MountStatus.UNAVAILABLE if known.elsewhere else MountStatus.SKIPPED

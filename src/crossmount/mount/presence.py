@@ -1,25 +1,34 @@
-"""Whether a repository still holds a layer, by the registry's word, and what a 404 is worth."""
+"""Whether a source still has a layer, whether a 404 can be trusted, and why a mount from the source failed."""
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
+from typing import Literal
 
+from crossmount import events
+from crossmount.errors import AccessDeniedError, CrossmountError
+from crossmount.index.protocol import MountIndex, RegistryTraits
+from crossmount.mount.decision import MountAnswer
 from crossmount.oci import Digest, Repository
 from crossmount.registry import RegistryClient
 
+UNREADABLE_SECONDS = 3600.0
+"""How long a source is not tried again after the registry denied us access to it, or hid the layer."""
+
 
 class Presence(Enum):
-    """What a registry says of a source.
+    """Whether a repository has a layer.
 
     Attributes:
-        PRESENT: it is there.
-        GONE: it is certainly not there, for nobody.
-        HIDDEN: it is not there for us. Some registries hide behind a 404 what one may not read, so this says
-            nothing for others.
+        PRESENT: it has the layer.
+        GONE: it does not have the layer.
+        HIDDEN: the registry answers 404 to us. Some registries do so for repositories that an account must not
+            read, so other accounts may see the layer.
     """
 
-    PRESENT = "held"
+    PRESENT = "present"
     GONE = "gone"
-    HIDDEN = "unseen"
+    HIDDEN = "hidden"
 
 
 async def check_presence(
@@ -29,19 +38,102 @@ async def check_presence(
     *,
     is_readable: Callable[[Repository], Awaitable[bool]] | None = None,
 ) -> Presence:
-    """Ask a registry whether `source` holds `layer`.
+    """Ask a registry whether `source` has `layer`.
 
     Args:
-        client: the registry's.
-        layer: which.
-        source: where it is thought to be.
-        is_readable: tells whether a 404 there means what it says; the client's own way by default.
+        client: the client of the registry.
+        layer: the layer.
+        source: the repository.
+        is_readable: tells whether a 404 from a repository can be trusted; the client's method by default.
 
     Raises:
-        AccessDeniedError: `source` may not be read by us.
-        RegistryError: the registry did not say.
+        AccessDeniedError: we must not read `source`.
+        RegistryError: the registry did not answer, or not clearly.
     """
     if await client.head_blob(source, layer) is not None:
         return Presence.PRESENT
     certain = await (is_readable or client.is_readable)(source)
     return Presence.GONE if certain else Presence.HIDDEN
+
+
+class SourceChecks:
+    """Finds out why mounts from sources failed, and remembers the sources that this account cannot use.
+
+    Args:
+        client: the client of the registry.
+        index: it forgets sources that are gone, and remembers what the registry does not mount.
+        observer: receives a `SourceDropped` for each source that is not tried again.
+        clock: monotonic seconds.
+
+    Attributes:
+        has_mounted: whether the registry has mounted from a source before.
+    """
+
+    def __init__(
+        self,
+        client: RegistryClient,
+        index: MountIndex,
+        *,
+        observer: events.Observer,
+        clock: Callable[[], float],
+    ) -> None:
+        self.has_mounted = False
+        self._client = client
+        self._index = index
+        self._observer = observer
+        self._clock = clock
+        self._unreadable: dict[Repository, float] = {}
+        self._hidden: dict[tuple[Digest, Repository], float] = {}
+
+    def without_unusable(self, layer: Digest, sources: Iterable[Repository]) -> list[Repository]:
+        """Return `sources` without those that this account cannot read, or from which `layer` is hidden."""
+        now = self._clock()
+        self._unreadable = {source: until for source, until in self._unreadable.items() if until > now}
+        self._hidden = {pair: until for pair, until in self._hidden.items() if until > now}
+        return [
+            source for source in sources if source not in self._unreadable and (layer, source) not in self._hidden
+        ]
+
+    async def check(
+        self, layer: Digest, source: Repository, answer: MountAnswer, traits: RegistryTraits, *, fresh: bool
+    ) -> None:
+        """Find out why a mount failed; a failure of the check itself changes nothing.
+
+        Args:
+            layer: the layer.
+            source: the repository that it was not mounted from.
+            answer: the registry's answer to the mount request.
+            traits: the known traits of the registry.
+            fresh: whether the source was published just now, maybe before any manifest there references the layer.
+        """
+        try:
+            presence = await check_presence(self._client, layer, source)
+        except AccessDeniedError:
+            self._unreadable[source] = self._clock() + UNREADABLE_SECONDS
+            self._drop(layer, source, "unreadable")
+            return
+        except CrossmountError:
+            return  # nothing is known: the source remains a candidate
+        with contextlib.suppress(CrossmountError):  # an index that fails here only learns nothing
+            if presence is Presence.HIDDEN:  # other accounts may see it
+                self._hidden[layer, source] = self._clock() + UNREADABLE_SECONDS
+                self._drop(layer, source, "unreadable")
+            elif presence is Presence.GONE:
+                self._drop(layer, source, "gone")
+                await self._index.forget(layer, source)
+            elif (
+                traits.mounts is None
+                and not traits.after_manifest
+                and not self.has_mounted  # one refusal among successful mounts is not a trait of the registry
+                and not isinstance(answer, CrossmountError)
+            ):
+                self._drop(layer, source, "unmountable")
+                # it has the layer and did not mount it: never mounts, or only after a manifest references the
+                # layer
+                seen = RegistryTraits(after_manifest=True) if fresh else RegistryTraits(mounts=False)
+                await self._index.record_traits(self._client.registry, seen)
+
+    def _drop(
+        self, layer: Digest, source: Repository, reason: Literal["gone", "unreadable", "unmountable"]
+    ) -> None:
+        self._observer(events.SourceDropped(layer=layer, source=source, reason=reason))

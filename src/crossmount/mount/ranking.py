@@ -1,18 +1,18 @@
-"""Which sources to try, in which order: pure, total, and the same for whoever asks."""
+"""The order in which sources are tried: pure functions, a total order, the same for every caller."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from crossmount.oci import Digest, Repository
 
 SOURCES_PER_TOKEN = 16
-"""How many repositories one token may be asked for besides dest: its request must stay a sane URL."""
+"""The most sources that one token covers: its request is a URL, which must not get too long."""
 
 _SMALL, _LARGE = 128 * 1024, 8 * 1024 * 1024
 
 
 def attempts_for(size: int | None) -> int:
-    """Return how many sources are worth a round trip each for a layer of `size` bytes (None: not known)."""
+    """Return how many sources to try, one round trip each, for a layer of `size` bytes (None: unknown)."""
     if size is None:
         return 3
     if size < _SMALL:
@@ -21,11 +21,11 @@ def attempts_for(size: int | None) -> int:
 
 
 def rank(sources: Iterable[Repository], *, dest: Repository) -> list[Repository]:
-    """Order `sources` by how likely a mount from them succeeds and how evenly it spreads the asking.
+    """Order `sources`: those first from which a mount most likely succeeds.
 
-    First those that share the longest leading path with `dest`: whoever may push there can most likely read
-    them. Among equals a hash of (dest, source) decides, so that one repository isn't hit by all; the name is
-    the last key, which makes the order total.
+    1. The longest leading path shared with `dest`: an account that can push to dest can most likely read them.
+    2. A hash of (dest, source), so that different destinations use different sources.
+    3. The name, which makes the order total.
     """
     return sorted(sources, key=lambda source: (-_shared_path(dest, source), _hash(dest, source), source.name))
 
@@ -35,7 +35,6 @@ def plan(
     sizes: Mapping[Digest, int | None],
     *,
     dest: Repository,
-    avoid: Collection[Repository] = (),
     repositories: int = SOURCES_PER_TOKEN,
 ) -> dict[Digest, tuple[Repository, ...]]:
     """Choose the candidates of all layers of an image so that one token covers them.
@@ -43,22 +42,18 @@ def plan(
     Args:
         sources: the known sources of each layer.
         sizes: each layer's size in bytes, if known.
-        dest: where the image goes.
-        avoid: sources that are known not to be readable.
-        repositories: how many different ones may be named in all.
+        dest: the destination repository.
+        repositories: the most different sources of the whole image.
 
     Returns:
         The candidates of each layer that has any, best first. A layer's best is chosen before any layer's second.
     """
-    ranked = {
-        layer: rank((s for s in known if s not in avoid), dest=dest)[: attempts_for(sizes.get(layer))]
-        for layer, known in sources.items()
-    }
+    ranked = {layer: rank(known, dest=dest)[: attempts_for(sizes.get(layer))] for layer, known in sources.items()}
     allowed: set[Repository] = set()
-    for place in range(max((len(candidates) for candidates in ranked.values()), default=0)):
+    for position in range(max((len(candidates) for candidates in ranked.values()), default=0)):
         for candidates in ranked.values():
-            if place < len(candidates) and len(allowed) < repositories:
-                allowed.add(candidates[place])
+            if position < len(candidates) and len(allowed) < repositories:
+                allowed.add(candidates[position])
     chosen = {layer: tuple(s for s in candidates if s in allowed) for layer, candidates in ranked.items()}
     return {layer: candidates for layer, candidates in chosen.items() if candidates}
 

@@ -2,10 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from crossmount import events
 from crossmount.errors import InvalidLayoutError, MountRequiredError, RegistryRefusedError
@@ -30,7 +29,7 @@ class _LastMount:
 
     def replace(self, result: MountResult) -> None:
         """Cancel the earlier session, and keep this one."""
-        self.cancel()
+        self.close()
         self._result = result
 
     def take(self) -> MountResult | None:
@@ -38,18 +37,10 @@ class _LastMount:
         result, self._result = self._result, None
         return result
 
-    def cancel(self) -> None:
+    def close(self) -> None:
         """Cancel the session, if there is one."""
         if (result := self.take()) is not None:
             self._mounter.cancel_later(result.session)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,7 +111,7 @@ class BlobPusher:
         digest, size = blob.descriptor.digest, blob.descriptor.size
         self.observer(events.BlobStarted(digest=digest, size=size, dest=self.dest))
         try:
-            with _LastMount(self.mounter) as last:
+            with closing(_LastMount(self.mounter)) as last:
                 if await self._existing_or_mounted(blob, last) is None:
                     await self._mount_or_upload_in_turn(blob, last)
         finally:
@@ -153,7 +144,7 @@ class BlobPusher:
             return await self.turns.take(blob, excluded)
 
         async def mount(turn: MountTurn, waited: float) -> BlobReport | None:
-            last.cancel()
+            last.close()
             return await self._mount_new(blob, turn, last, waited)
 
         async def upload(turn: UploadTurn | None, waited: float) -> BlobReport:
@@ -162,7 +153,7 @@ class BlobPusher:
                 async with self.uploads:
                     return await self._upload_into_session(blob, last, waited)
             if turn.waited:
-                last.cancel()  # its session may have expired by now
+                last.close()  # its session may have expired by now
             return await self.turns.upload(turn, size, lambda: self._upload_into_session(blob, last, waited))
 
         excluded = set(self._candidates.get(digest, ()))
