@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
 
-from crossmount._blocking import Bridge
 from crossmount.errors import CrossmountError
 
 if TYPE_CHECKING:  # imported where a portal is started: it would be a tenth of what importing crossmount costs
@@ -145,40 +144,38 @@ def blocking_function(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable
     return call
 
 
-def method(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Bridge[P, T]:
-    """Make a coroutine method blocking."""
+def method(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
+    """Return a blocking method of an `OnPortal` from a coroutine method of its twin."""
 
-    def bind(instance: object) -> Callable[P, T]:
-        return blocking_function(functools.partial(function, _twin(instance)))
+    @functools.wraps(function)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        twin = self.asynchronous
+        return PORTAL.call(lambda: function(twin, *args, **kwargs))
 
-    return Bridge(bind, function)
-
-
-def iterator(function: Callable[Concatenate[Any, P], AsyncIterator[T]]) -> Bridge[P, Iterator[T]]:
-    """Make a method that returns an asynchronous iterator return a plain one."""
-
-    def bind(instance: object) -> Callable[P, Iterator[T]]:
-        def iterate(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-            items = function(_twin(instance), *args, **kwargs)
-            ended = object()
-
-            async def following() -> object:
-                return await anext(items, ended)
-
-            async def close() -> None:
-                if isinstance(items, AsyncGenerator):
-                    await items.aclose()
-
-            try:
-                while (item := PORTAL.call(following)) is not ended:
-                    yield cast("T", item)
-            finally:
-                PORTAL.call(close)
-
-        return iterate
-
-    return Bridge(bind, function)
+    return call
 
 
-def _twin(instance: object) -> Any:
-    return cast("OnPortal[Any]", instance).asynchronous
+def iterator(
+    function: Callable[Concatenate[Any, P], AsyncIterator[T]],
+) -> Callable[Concatenate[Any, P], Iterator[T]]:
+    """Return a method of an `OnPortal` that returns a plain iterator, from one that returns an async one."""
+
+    @functools.wraps(function)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        items = function(self.asynchronous, *args, **kwargs)
+        ended = object()
+
+        async def following() -> object:
+            return await anext(items, ended)
+
+        async def close() -> None:
+            if isinstance(items, AsyncGenerator):
+                await items.aclose()
+
+        try:
+            while (item := PORTAL.call(following)) is not ended:
+                yield cast("T", item)
+        finally:
+            PORTAL.call(close)
+
+    return call

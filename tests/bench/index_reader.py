@@ -64,7 +64,7 @@ def blocking(url: str, *, bare: bool) -> None:
     def ask_bare(layers: Sequence[crossmount.Digest]) -> object:
         with client.pipeline(transaction=False) as pipeline:
             for command in commands(layers):
-                pipeline.execute_command(*command)
+                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's own gap
             return pipeline.execute()
 
     def ask_index(layers: Sequence[crossmount.Digest]) -> object:

@@ -1,16 +1,23 @@
 """Commands on the wire, and a connection that keeps no reply of a call that ended early."""
 
 import signal
+import socket
 import threading
+import time
+from contextlib import ExitStack
 from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis.backoff import NoBackoff
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
 
 import redis
 from crossmount._blocking import run_now
-from crossmount.redis.pipeline import packed
+from crossmount.redis.pipeline import TIMEOUT_SECONDS, exchange_each, packed
+from crossmount.redis.redis_py import Pool
 from support.links import async_link, blocking_link, blocking_link_to
 from support.servers import Server
 
@@ -45,6 +52,44 @@ async def test_many_commands_in_one_exchange(valkey: Server) -> None:
     assert run_now(other.run(echoes)) == expected
     await one.aclose()
     await other.aclose()
+
+
+def test_silent_servers_share_one_time_out(valkey: Server) -> None:
+    """Several silent servers take as long as one, new or connected, and the others' replies are all read."""
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        ports = [valkey.port, *(each.getsockname()[1] for each in silent), valkey.port]
+        pools = [made_pool(port) for port in ports]
+        for _ in range(2):
+            started = time.monotonic()
+            outcomes = exchange_each([(pool, [("ECHO", "x" * 100_000)] * 30) for pool in pools])
+            assert time.monotonic() - started < 2 * TIMEOUT_SECONDS
+            assert outcomes[0] == outcomes[-1] == [b"x" * 100_000] * 30
+            assert [type(each) for each in outcomes[1:-1]] == [RedisTimeoutError] * 4
+
+
+def test_servers_are_connected_to_at_once() -> None:
+    """Servers that accept and do not answer the login take as long as one."""
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        pools = [made_pool(each.getsockname()[1], password="x") for each in silent]
+        started = time.monotonic()
+        outcomes = exchange_each([(pool, [("PING",)]) for pool in pools])
+        assert time.monotonic() - started < 2 * TIMEOUT_SECONDS
+        assert all(isinstance(each, RedisTimeoutError) for each in outcomes)
+
+
+def made_pool(port: int, **options: str) -> Pool:
+    """Make a pool with the client's time-outs, without a retry."""
+    return Pool(  # type: ignore[no-untyped-call]  # redis-py's own gap
+        host="127.0.0.1",
+        port=port,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+        **options,
+    )
 
 
 def test_an_interrupted_call_leaves_no_reply_behind(valkey: Server) -> None:

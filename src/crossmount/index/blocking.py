@@ -1,11 +1,12 @@
-"""The index, blocking: made from the asynchronous classes over links that never suspend."""
+"""The index, blocking: the asynchronous classes over links that never suspend, run without an event loop."""
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, cast, runtime_checkable
 
 from redis.credentials import CredentialProvider
 
@@ -168,20 +169,20 @@ def open_index(
 
 
 def inline(index: MountableLayers) -> protocol.MountableLayers:
-    """See a blocking index as an asynchronous one whose coroutines never suspend."""
+    """Return a blocking index as an asynchronous one whose coroutines never suspend."""
     return _adapted(index, _at_once)
 
 
 def threaded(index: MountableLayers) -> protocol.MountableLayers:
-    """See a blocking index as an asynchronous one that works in threads, for an event loop."""
+    """Return a blocking index as an asynchronous one for event loops, which works in threads."""
     return _adapted(index, asyncio.to_thread)
 
 
 class Run(Protocol):
-    """How a blocking call is awaited."""
+    """A way to await a blocking call."""
 
     def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        """Call it, and give its result."""
+        """Call the function and return its result."""
         ...
 
 
@@ -197,28 +198,31 @@ def _adapted(index: MountableLayers, run: Run) -> protocol.MountableLayers:
     return AdaptedIndex(index, run) if isinstance(index, MountIndex) else AdaptedLayers(index, run)
 
 
+Method = Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]
+
+
+def _awaitable(function: Method[P, T]) -> Method[P, T]:
+    """Return a coroutine method that runs the adapted index's blocking method of the same name."""
+    name = function.__name__
+
+    @functools.wraps(function)
+    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return cast("T", await self.run(getattr(self.layers, name), *args, **kwargs))
+
+    return call
+
+
 class AdaptedLayers:
     """The four methods of a blocking index, awaitable."""
 
     def __init__(self, layers: MountableLayers, run: Run) -> None:
-        self._layers = layers
-        self._run = run
+        self.layers = layers
+        self.run = run
 
-    async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
-        """See `MountableLayers`."""
-        await self._run(self._layers.add_source, layer, source, must_mount=must_mount)
-
-    async def is_mountable(self, layer: Digest, dest: Located) -> bool:
-        """See `MountableLayers`."""
-        return await self._run(self._layers.is_mountable, layer, dest)
-
-    async def must_mount(self, layer: Digest) -> bool:
-        """See `MountableLayers`."""
-        return await self._run(self._layers.must_mount, layer)
-
-    async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
-        """See `MountableLayers`."""
-        return await self._run(self._layers.sources, layer, dest)
+    add_source = _awaitable(protocol.MountableLayers.add_source)
+    is_mountable = _awaitable(protocol.MountableLayers.is_mountable)
+    must_mount = _awaitable(protocol.MountableLayers.must_mount)
+    sources = _awaitable(protocol.MountableLayers.sources)
 
 
 class AdaptedIndex(AdaptedLayers):
@@ -229,42 +233,25 @@ class AdaptedIndex(AdaptedLayers):
         self._index = index
         self._link: ThreadedLink | None = None
 
-    async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """See `MountIndex`."""
-        return await self._run(self._index.look_up, layers, dest)
+    look_up = _awaitable(protocol.MountIndex.look_up)
+    record = _awaitable(protocol.MountIndex.record)
+    forget = _awaitable(protocol.MountIndex.forget)
+    clear_must_mount = _awaitable(protocol.MountIndex.clear_must_mount)
+    locations = _awaitable(protocol.MountIndex.locations)
+    record_traits = _awaitable(protocol.MountIndex.record_traits)
 
-    async def record(self, sightings: Iterable[Sighting]) -> None:
-        """See `MountIndex`."""
-        await self._run(self._index.record, sightings)
-
-    async def forget(self, layer: Digest, *sources: Located) -> None:
-        """See `MountIndex`."""
-        await self._run(self._index.forget, layer, *sources)
-
-    async def clear_must_mount(self, layer: Digest) -> None:
-        """See `MountIndex`."""
-        await self._run(self._index.clear_must_mount, layer)
-
-    async def locations(self, layer: Digest) -> tuple[Repository, ...]:
-        """See `MountIndex`."""
-        return await self._run(self._index.locations, layer)
-
-    async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
-        """See `MountIndex`."""
-        await self._run(self._index.record_traits, registry, traits)
+    async def aclose(self) -> None:
+        """Close the blocking index."""
+        await self.run(self._index.close)
 
     def server(self) -> Server | None:
-        """See `Served`: that of the blocking index, its link awaitable."""
+        """Return the server of the blocking index; None if it has none."""
         server = server_of(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
-        if server is None or not isinstance(server.link, BlockingLink) or self._run is _at_once:
+        if server is None or not isinstance(server.link, BlockingLink) or self.run is _at_once:
             return server
         self._link = self._link or ThreadedLink(server.link.client)
         return Server(self._link, server.keys)
 
     def local_entries(self) -> Sequence[LayerEntry] | None:
-        """See `Listable`."""
+        """Return what the blocking index has in this process; None if it lies on a server alone."""
         return local_entries_of(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
-
-    async def aclose(self) -> None:
-        """See `MountIndex`."""
-        await self._run(self._index.close)

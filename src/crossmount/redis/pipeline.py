@@ -44,7 +44,10 @@ def packed(commands: Sequence[Arguments]) -> bytes:
     for command in commands:
         parts.append(b"*%d\r\n" % len(command))
         for argument in command:
-            data = argument if isinstance(argument, bytes) else str(argument).encode()
+            if type(argument) is str:  # most are; this runs for every argument, so it is worth a case
+                data = argument.encode()
+            else:
+                data = argument if isinstance(argument, bytes) else str(argument).encode()
             parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
     return b"".join(parts)
 

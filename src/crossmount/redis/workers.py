@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -17,7 +18,8 @@ T = TypeVar("T")
 IDLE_SECONDS = 5.0
 """A thread without work ends after so long: nobody has to close what was forgotten."""
 
-Job = Callable[[], None]
+Job = Callable[[], Callable[[], object] | None]
+"""Does the work, and returns a function that hands the result over; None where nobody waits for it any more."""
 
 
 class Workers:
@@ -48,16 +50,13 @@ class Workers:
             else:
                 future.set_exception(error)
 
-        def job() -> None:
+        def job() -> Callable[[], object] | None:
             if future.done():
-                return
-            result, failure = None, None
+                return None
             try:
-                result = function()
+                return partial(loop.call_soon_threadsafe, settle, function(), None)
             except BaseException as error:  # noqa: BLE001 it is raised where the caller waits
-                failure = error
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(settle, result, failure)
+                return partial(loop.call_soon_threadsafe, settle, None, error)
 
         self._mine().add(job)
         return await future
@@ -108,11 +107,16 @@ class _Crew:
                     return
                 continue
             if job is None:
+                with self._lock:
+                    self._threads -= 1
                 return
-            job()
-            del job  # what it holds is not held while nothing is to do
-            with self._lock:
+            hand_over = job()
+            with self._lock:  # first, so that whoever gets the result finds this thread free
                 self._open -= 1
+            if hand_over is not None:
+                with suppress(RuntimeError):  # the event loop is closed: nobody waits
+                    hand_over()
+            del job, hand_over  # nothing stays referenced while there is nothing to do
 
     def _may_leave(self) -> bool:
         with self._lock:
