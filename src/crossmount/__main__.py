@@ -1,4 +1,4 @@
-"""`python -m crossmount` is `crossmount`."""
+"""Runs the `crossmount` command as `python -m crossmount`."""
 
 from crossmount.cli.entry import main
 

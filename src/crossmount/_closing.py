@@ -1,4 +1,4 @@
-"""What is closed at the end of its `async with` block."""
+"""Objects that are closed at the end of an `async with` block."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -6,11 +6,11 @@ from typing import Self
 
 
 class Closing(ABC):
-    """Is itself inside the block, and closed after it."""
+    """Base class: `async with` returns the object itself and closes it at the end."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Let go of what is held: connections, tasks."""
+        """Close connections and end tasks."""
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
-"""The blocking flavour of what needs an event loop: one loop in one background thread a process.
+"""Blocking counterparts of asynchronous functions and classes, on one event loop in one background thread.
 
-A call runs a coroutine there and waits for it, from any thread, whether or not that thread has a running loop
-of its own. A forked child starts a loop of its own on first use, and makes its own clients on it.
+A call runs a coroutine on that loop and waits for the result. Any thread may call, also one with a running event
+loop. A forked child starts its own loop, with its own clients, on first use.
 """
 
 import functools
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 
 from crossmount.errors import CrossmountError
 
-if TYPE_CHECKING:  # imported where a portal is started: it would be a tenth of what importing crossmount costs
+if TYPE_CHECKING:  # imported when the portal starts: it is a tenth of the time to import crossmount
     from anyio.from_thread import BlockingPortal
 
 P = ParamSpec("P")
@@ -22,19 +22,19 @@ T = TypeVar("T")
 A = TypeVar("A", bound="Closable")
 
 _CLEAN_UP_SECONDS = 10.0
-"""How long an interrupted call may take to clean up before the interrupt goes on without it."""
+"""Seconds that an interrupted call may take to clean up."""
 
 
 class Closable(Protocol):
-    """What is closed in the end."""
+    """An object with connections or tasks to close."""
 
     async def aclose(self) -> None:
-        """Let go of what it holds."""
+        """Close connections and end tasks."""
         ...
 
 
 class Portal:
-    """A background event loop for this process, started on first use."""
+    """The background event loop of this process, started on first use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -42,9 +42,12 @@ class Portal:
         self._thread_id: int | None = None
 
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Await what `function` returns, on the loop, and return its result or raise its error.
+        """Await the result of `function` on the loop, and return it or raise its error.
 
-        An interrupt (Ctrl-C) in the waiting thread cancels it, lets it clean up, and is raised then.
+        An interrupt (Ctrl-C) in the calling thread cancels it, waits until it has cleaned up, and is raised.
+
+        Raises:
+            CrossmountError: the caller runs on the loop itself, and would wait for itself.
         """
         ended = threading.Event()
 
@@ -69,7 +72,7 @@ class Portal:
             raise
 
     def forked(self) -> None:
-        """Forget, in a forked child, a lock and a loop whose thread stayed with the parent."""
+        """Reset in a forked child, which does not have the parent's background thread."""
         self._lock = threading.Lock()
         self._running = None
         self._thread_id = None
@@ -78,7 +81,7 @@ class Portal:
         with self._lock:
             if self._running is None:
                 ready: Future[BlockingPortal] = Future()
-                # a daemon: it ends with the process
+                # a daemon thread ends with the process
                 threading.Thread(target=_serve, args=(ready,), name="crossmount", daemon=True).start()
                 self._running = ready.result()
                 self._thread_id = self._running.call(threading.get_ident)
@@ -86,10 +89,10 @@ class Portal:
 
 
 def _serve(ready: "Future[BlockingPortal]") -> None:
-    """Be the portal, for good.
+    """Run the portal until the process ends.
 
-    anyio's `start_blocking_portal` would be stopped when its generator is collected, which a forked child, where
-    that thread does not run, would wait for without end.
+    anyio's `start_blocking_portal` stops when its generator is collected. In a forked child, where its thread does
+    not run, that would wait for ever.
     """
     import anyio  # noqa: PLC0415 see above
     from anyio.from_thread import BlockingPortal  # noqa: PLC0415 see above
@@ -107,7 +110,7 @@ os.register_at_fork(after_in_child=PORTAL.forked)
 
 
 class OnPortal(Generic[A]):
-    """The blocking twin of an asynchronous object, which is made on first use, once in each process."""
+    """Base of the blocking counterpart of an asynchronous object, which is made on first use in each process."""
 
     def __init__(self, make: Callable[[], A]) -> None:
         self._make = make
@@ -115,12 +118,12 @@ class OnPortal(Generic[A]):
 
     @property
     def asynchronous(self) -> A:
-        """The object that does the work, on the portal's loop."""
+        """The asynchronous object, which works on the portal's loop."""
         made = self._made.get(os.getpid())
         return self._made.setdefault(os.getpid(), self._make()) if made is None else made
 
     def close(self) -> None:
-        """Let go of what it holds in this process; using it again takes hold again."""
+        """Close connections and end tasks in this process. The object can be used again."""
         made = self._made.pop(os.getpid(), None)
         if made is not None:
             PORTAL.call(made.aclose)
@@ -135,7 +138,7 @@ class OnPortal(Generic[A]):
 
 
 def blocking_function(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Make a coroutine function blocking."""
+    """Return the blocking counterpart of a coroutine function."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -145,12 +148,12 @@ def blocking_function(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable
 
 
 def method(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
-    """Return a blocking method of an `OnPortal` from a coroutine method of its twin."""
+    """Return the blocking counterpart of a coroutine method."""
 
     @functools.wraps(function)
     def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        twin = self.asynchronous
-        return PORTAL.call(lambda: function(twin, *args, **kwargs))
+        counterpart = self.asynchronous
+        return PORTAL.call(lambda: function(counterpart, *args, **kwargs))
 
     return call
 
@@ -158,7 +161,7 @@ def method(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> C
 def iterator(
     function: Callable[Concatenate[Any, P], AsyncIterator[T]],
 ) -> Callable[Concatenate[Any, P], Iterator[T]]:
-    """Return a method of an `OnPortal` that returns a plain iterator, from one that returns an async one."""
+    """Return the blocking counterpart of a method that returns an asynchronous iterator."""
 
     @functools.wraps(function)
     def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:

@@ -1,108 +1,108 @@
-"""Every error that crosses crossmount's API, as one tree.
+"""The errors that crossmount raises, as one tree.
 
     CrossmountError
-    ├── InvalidInputError            what was given breaks a grammar or a rule (also a ValueError)
+    ├── InvalidInputError            an argument breaks a grammar or a rule (also a ValueError)
     │   ├── InvalidDigestError
     │   ├── InvalidReferenceError
     │   ├── InvalidManifestError
     │   ├── InvalidLayoutError
     │   └── InvalidIndexURLError
-    ├── ListenError                  an address cannot be listened on
+    ├── ListenError                  a server cannot listen on an address
     ├── MissingExtraError            an optional part of crossmount is not installed
-    ├── IndexFailedError             the index did not serve (a push goes on without it)
-    │   ├── IndexUnavailableError    … no answer: refused, silent, gone
-    │   └── IndexRefusedError        … a bad answer: READONLY, OOM, NOPERM, WRONGTYPE …
+    ├── IndexFailedError             the index failed (a push continues without it)
+    │   ├── IndexUnavailableError    … no answer: connection refused, time-out, cut
+    │   └── IndexRefusedError        … an error reply: READONLY, OOM, NOPERM, WRONGTYPE …
     ├── CredentialsError             a credential file or helper cannot be used
-    ├── RegistryError                the registry did not do what was asked
+    ├── RegistryError                a request to a registry failed
     │   ├── RegistryUnreachableError … no answer
     │   ├── InvalidAnswerError       … an answer that breaks the distribution specification
-    │   ├── BlobUnavailableError     … no registry gave a blob's bytes, whole and right
-    │   └── RegistryRefusedError     … a status that says no, with the registry's own words
+    │   ├── BlobUnavailableError     … no registry delivered a blob with the right bytes
+    │   └── RegistryRefusedError     … an error status, with the registry's own message
     │       ├── AccessDeniedError    … 401 or 403
     │       └── BlobUnknownError     … a manifest names a blob that the repository lacks
     ├── MountRequiredError           must-mount is set on a layer and no mount succeeded
-    └── CopyFailedError              not all images of a copy arrived
+    └── CopyFailedError              some images of a copy failed
 
-A message is one line: what happened, where, and what to do. Nothing of redis-py or httpx appears here.
+A message is one line: what went wrong, where, and what to do. Exceptions of redis-py and httpx are never raised.
 """
 
 from typing import Any
 
 
 class CrossmountError(Exception):
-    """The root of every error that crossmount raises on purpose."""
+    """Base class of all errors that crossmount raises."""
 
 
 class InvalidInputError(CrossmountError, ValueError):
-    """What was given breaks a grammar or a rule."""
+    """An argument breaks a grammar or a rule."""
 
 
 class InvalidDigestError(InvalidInputError):
-    """Not a digest by the image specification's grammar, or of an algorithm that is not registered there."""
+    """Not a digest in the image specification's grammar, or its algorithm is not registered there."""
 
 
 class InvalidReferenceError(InvalidInputError):
-    """Not a reference by the distribution specification's grammar."""
+    """Not a reference in the distribution specification's grammar."""
 
 
 class InvalidManifestError(InvalidInputError):
-    """Not a manifest or an index that crossmount can follow."""
+    """Not a manifest or an index that crossmount can read."""
 
 
 class InvalidLayoutError(InvalidInputError):
-    """An image layout that cannot be read, or that lacks what it names."""
+    """An image layout cannot be read, or lacks a blob that it names."""
 
 
 class InvalidIndexURLError(InvalidInputError):
-    """An index URL that names no index."""
+    """The URL of an index breaks the grammar."""
 
 
 class ListenError(CrossmountError):
-    """An address cannot be listened on: it is in use, not this machine's, or not allowed."""
+    """A server cannot listen on an address: it is in use, not local, or not allowed."""
 
 
 class MissingExtraError(CrossmountError):
-    """An optional part of crossmount is needed and not installed; the message names the extra."""
+    """A library of an extra is not installed; the message names the extra."""
 
 
 class IndexFailedError(CrossmountError):
-    """The index did not serve. It only hints, so whoever pushes goes on without it."""
+    """The index failed. It only gives hints, so a push continues without it."""
 
 
 class IndexUnavailableError(IndexFailedError):
-    """The index gave no answer in time."""
+    """The index did not answer in time."""
 
 
 class IndexRefusedError(IndexFailedError):
-    """The index answered, and the answer was an error."""
+    """The index answered with an error."""
 
 
 class CredentialsError(CrossmountError):
-    """A credential file or helper exists and cannot be used."""
+    """A credential file or helper cannot be used."""
 
 
 class RegistryError(CrossmountError):
-    """The registry did not do what was asked."""
+    """A request to a registry failed."""
 
 
 class RegistryUnreachableError(RegistryError):
-    """The registry gave no answer: refused, timed out, cut, or not trusted by TLS."""
+    """The registry did not answer: connection refused, time-out, cut, or a TLS failure."""
 
 
 class InvalidAnswerError(RegistryError):
-    """The registry's answer breaks the distribution specification, or a limit of ours."""
+    """The registry's answer breaks the distribution specification, or exceeds a limit."""
 
 
 class BlobUnavailableError(RegistryError):
-    """No registry that should hold a blob gave its bytes, whole and right; the message names each and why."""
+    """No registry delivered a blob with the right bytes; the message names each registry and why."""
 
 
 class RegistryRefusedError(RegistryError):
-    """The registry answered no.
+    """The registry answered with an error status.
 
     Attributes:
         status: the HTTP status.
-        codes: the registry's own error codes (distribution specification, "Error Codes"), maybe none.
+        codes: the registry's error codes (distribution specification, "Error Codes"), maybe empty.
     """
 
     def __init__(self, message: str, *, status: int, codes: tuple[str, ...] = ()) -> None:
@@ -111,7 +111,7 @@ class RegistryRefusedError(RegistryError):
         self.codes = codes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive pickling between processes: keyword-only arguments are not in `args`."""
+        """Support pickling: keyword-only arguments are not in `args`."""
         return _rebuild_refused, (type(self), str(self), self.status, self.codes)
 
 
@@ -122,22 +122,22 @@ def _rebuild_refused(
 
 
 class AccessDeniedError(RegistryRefusedError):
-    """The registry does not allow it: 401 or 403."""
+    """The registry denied access: 401 or 403."""
 
 
 class BlobUnknownError(RegistryRefusedError):
-    """A manifest was refused because the repository lacks a blob that it names."""
+    """The registry refused a manifest because the repository lacks a blob that it names."""
 
 
 class MountRequiredError(CrossmountError):
-    """A layer is flagged must-mount and no mount succeeded, so it was not uploaded."""
+    """A layer with the must-mount flag could not be mounted, and was not uploaded."""
 
 
 class CopyFailedError(CrossmountError):
-    """Not all images of a copy arrived; the others did.
+    """Some images of a copy failed; the others were copied.
 
     Attributes:
-        report: the `CopyReport`, whose `failures` say which did not, and why.
+        report: the `CopyReport`; its `failures` name the images that failed, and why.
     """
 
     def __init__(self, message: str, *, report: Any) -> None:
@@ -145,7 +145,7 @@ class CopyFailedError(CrossmountError):
         self.report = report
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive pickling between processes: keyword-only arguments are not in `args`."""
+        """Support pickling: keyword-only arguments are not in `args`."""
         return _rebuild_copy_failed, (str(self), self.report)
 
 

@@ -1,4 +1,7 @@
-"""One frozen event for each thing that happened; progress bars, logs, metrics and reports observe them."""
+"""Events: one frozen value for each thing that happens during a push, a copy, a scan or a prune.
+
+An observer is a function that is called with each event. Progress bars, logs, metrics and reports are observers.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,18 +11,18 @@ from crossmount.errors import CrossmountError
 from crossmount.oci import Digest, Reference, Repository
 
 Outcome = Literal["existing", "mounted", "uploaded"]
-"""How a blob came to be in its repository."""
+"""How a blob got into its repository: it existed, it was mounted, or it was uploaded."""
 
 ScanOutcome = Literal["scanned", "gone", "unreadable", "failed"]
-"""How a scan is through with a repository."""
+"""How the scan of a repository ended. `gone`: the registry does not have it."""
 
 Verdict = Literal["held", "gone", "unseen", "denied", "failed", "unreachable"]
-"""What a registry said of a source; see `SourceVerified`."""
+"""Result of verifying a source. `SourceVerified` explains each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobStarted:
-    """A blob's turn has come."""
+    """Work on a blob has started."""
 
     digest: Digest
     size: int
@@ -28,7 +31,11 @@ class BlobStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobWaiting:
-    """Another uploads a blob already, into the repository `into` if that is known; it is waited for. Said once."""
+    """Another pusher is uploading the blob, and this one waits for it. Sent once for each blob.
+
+    Attributes:
+        into: the repository of the other upload; None if unknown.
+    """
 
     digest: Digest
     size: int
@@ -38,7 +45,7 @@ class BlobWaiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobProgress:
-    """Bytes of a blob are on their way: `sent` of its size so far."""
+    """Bytes of a blob were sent: `sent` so far."""
 
     digest: Digest
     sent: int
@@ -47,7 +54,11 @@ class BlobProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobFinished:
-    """A blob is in its repository."""
+    """A blob is in its repository.
+
+    Attributes:
+        source: the repository it was mounted from; None if it was not mounted or the registry chose the source.
+    """
 
     digest: Digest
     size: int
@@ -66,7 +77,7 @@ class ManifestPushed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying:
-    """A request failed for now and is sent again after `wait` seconds."""
+    """A request failed and is sent again after `wait` seconds. `attempt` is the number of the one that failed."""
 
     method: str
     host: str
@@ -77,14 +88,14 @@ class Retrying:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceDropped:
-    """A source did not serve.
-
-    It is `gone` (forgotten by all), `unreadable` or hidden to us, or its registry does not mount (`unmountable`);
-    or it was to be fetched from, and gave `wrong` bytes, or not all of them (`cut`), or its registry does not
-    answer at all (`unreachable`, said once).
+    """A source could not be mounted or fetched from.
 
     Attributes:
-        cause: why it was cut.
+        reason: `gone`: it no longer has the layer, and the index removed it. `unreadable`: it may be hidden from
+            these credentials. `unmountable`: it has the layer, and the registry did not mount it. In a copy also
+            `wrong`: its bytes do not match the digest; `cut`: the download broke off; `unreachable`: its registry
+            does not answer (sent once).
+        cause: why the download broke off.
     """
 
     layer: Digest
@@ -95,24 +106,24 @@ class SourceDropped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexDegraded:
-    """The index does not serve; work goes on without it. Said once, or again after an `IndexRestored`."""
+    """The index failed, and work continues without it. Sent once, and again after an `IndexRestored`."""
 
     cause: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexRestored:
-    """The index answers again. Said only to who runs for long."""
+    """The index answers again. Only long-running processes send this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositoryScanned:
-    """A scan is through with a repository: to its end, or because it is `gone`, `unreadable` by us, or `failed`.
+    """The scan of a repository ended.
 
     Attributes:
-        tags: how many were followed.
-        manifests: how many were fetched, or remembered.
-        layers: how many were told to the index.
+        tags: number of tags that were read.
+        manifests: number of manifests that were fetched, or known from an earlier scan.
+        layers: number of layers that were recorded in the index.
         cause: why it failed.
     """
 
@@ -126,14 +137,14 @@ class RepositoryScanned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheDegraded:
-    """The blob cache does not serve; bytes go past it. Said once a copy."""
+    """The blob cache failed, and the copy continues without it. Sent once a copy."""
 
     cause: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageCopied:
-    """An image of a copy is at its destination, tag and all."""
+    """An image of a copy is at its destination, with its tag."""
 
     source: Reference
     dest: Reference
@@ -141,7 +152,7 @@ class ImageCopied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFailed:
-    """An image of a copy will not arrive; the others go on."""
+    """An image could not be copied. The other images of the copy continue."""
 
     source: Reference
     dest: Reference
@@ -150,12 +161,13 @@ class ImageFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceVerified:
-    """A source of a layer was verified: only one that is `gone` is forgotten.
+    """A source of a layer was verified.
 
     Attributes:
-        verdict: `held`; `gone`; `unseen`, which is not there for us and may be hidden from us; `denied` to us;
-            `failed` to be told; `unreachable`, and maybe not asked for any more.
-        cause: of the last three.
+        verdict: `held`: the repository has the layer. `gone`: it does not, and the source is removed. `unseen`:
+            the registry answers 404, which may hide the layer from these credentials. `denied`: not readable.
+            `failed`: the request failed. `unreachable`: the registry does not answer, and may not be asked again.
+        cause: why it is denied, failed or unreachable.
     """
 
     layer: Digest
@@ -166,7 +178,7 @@ class SourceVerified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexWalked:
-    """A walk through the index is so far: about `keys` keys of `total`, if that is known."""
+    """About `keys` keys of the index were read, of `total`; None if that is unknown."""
 
     keys: int
     total: int | None
@@ -174,7 +186,7 @@ class IndexWalked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayersMoved:
-    """So many layers, with so many sources, were written out or taken in so far."""
+    """Numbers of layers and sources that were exported or imported so far."""
 
     layers: int
     sources: int
@@ -202,5 +214,5 @@ Observer = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Observe nothing."""
+    """Do nothing: the default observer."""
     del event
