@@ -1,4 +1,4 @@
-"""Objects that are closed at the end of an `async with` block."""
+"""The base class of what `async with` closes. It stands alone because eight packages share it."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Closing(ABC):
-    """Base class: `async with` returns the object itself and closes it at the end."""
+    """Base class: `async with` returns the object, and closes it at the end of the block."""
 
     @abstractmethod
     async def aclose(self) -> None:

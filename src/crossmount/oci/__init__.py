@@ -1,4 +1,4 @@
-"""Values of the OCI specifications. No network, no state."""
+"""Values of the OCI specifications: digests, references, descriptors, manifests, layouts. No network."""
 
 from crossmount.oci.blob import BlobSource, BytesBlob, FileBlob
 from crossmount.oci.descriptor import Descriptor

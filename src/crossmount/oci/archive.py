@@ -1,4 +1,4 @@
-"""An image layout in a tar: its table is read once, nothing is extracted, a blob is a part of the file."""
+"""An image layout in a tar: its headers are read once, nothing is extracted, a blob is a part of the file."""
 
 import posixpath
 import tarfile
@@ -11,7 +11,7 @@ from crossmount.errors import InvalidLayoutError
 from crossmount.oci.layout_files import Extent, reading
 
 MEMBERS_MAX = 100_000
-"""More files than any image has; a table of more is not worth the memory."""
+"""More files than any image has; the list of more would take too much memory."""
 
 _LINKS_MAX = 16
 _NOT_A_TAR = (tarfile.TarError, EOFError, ArithmeticError, LookupError)
@@ -25,10 +25,13 @@ _COMPRESSED = {
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """One entry of the table.
+    """One member of the tar.
 
     Attributes:
-        link: the name that a link stands for; None where it leads out of the archive.
+        start: the position of its first byte.
+        size: its size in bytes.
+        is_link: whether it is a link.
+        link: the name of a link's target; None if the target is outside the archive.
         trouble: why it cannot be read as a file; empty if it can.
     """
 
@@ -41,7 +44,7 @@ class _Member:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFiles:
-    """A layout that is a tar; where two members have one name the last counts, as in extracting."""
+    """A layout in a tar; if two members have one name the last one is used, as in extracting."""
 
     path: Path
     members: Mapping[str, _Member]
@@ -49,10 +52,10 @@ class ArchiveFiles:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Read the table of a tar.
+        """Read the headers of a tar.
 
         Raises:
-            InvalidLayoutError: it is no tar, compressed, or has members that lead out of it.
+            InvalidLayoutError: the file is no tar, is compressed, or has members with names outside of it.
         """
         with reading(path):
             if not path.is_file():
@@ -70,11 +73,15 @@ class ArchiveFiles:
 
     @property
     def where(self) -> str:
-        """The archive; a name that is missing in a torn one is no wonder."""
+        """The archive's name in errors, which says if the archive is cut off."""
         return str(self.path) if self.is_whole else f"{self.path} (damaged or cut off: no end mark)"
 
     def find(self, name: str) -> Extent | None:
-        """Find a member; links are followed inside the archive."""
+        """Return the position of a member, or None; links are followed inside the archive.
+
+        Raises:
+            InvalidLayoutError: the member is not a readable file, or a link out of the archive.
+        """
         current = name
         for _ in range(_LINKS_MAX):
             member = self.members.get(current)
@@ -90,7 +97,7 @@ class ArchiveFiles:
         raise InvalidLayoutError(f"{self.where}: {name}: links that lead to each other")
 
     def folder_with(self, name: str) -> str | None:
-        """Look into every folder."""
+        """Return a folder at any depth that has the file `name`."""
         return next((found[: -len(name) - 1] for found in self.members if found.endswith(f"/{name}")), None)
 
 
@@ -106,7 +113,7 @@ def _refuse_foreign_head(path: Path, head: bytes) -> None:
 
 
 def _table(path: Path, tar: tarfile.TarFile, length: int) -> dict[str, _Member]:
-    """Read the table as far as it goes: where it is torn, the blob that is missing then can be named."""
+    """Return the members up to the first broken header; a missing blob can then be named in the error."""
     members: dict[str, _Member] = {}
     for _ in range(MEMBERS_MAX):
         info = _next(tar)
@@ -124,7 +131,7 @@ def _table(path: Path, tar: tarfile.TarFile, length: int) -> dict[str, _Member]:
 def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
     try:
         return tar.next()
-    except _NOT_A_TAR:  # the first header was good, or there would be no TarFile
+    except _NOT_A_TAR:  # a header after the first: the first is good, because TarFile was made
         return None
 
 
@@ -143,13 +150,13 @@ def _member(name: str, info: tarfile.TarInfo, length: int) -> _Member:
 
 
 def _inside(name: str) -> str | None:
-    """Return a member's name in one spelling, None if it is absolute or climbs out."""
+    """Return a member's name normalised, or None if it is absolute or above the archive."""
     plain = posixpath.normpath(name)
     return None if plain.startswith(("/", "../")) or plain == ".." else plain
 
 
 def _has_end_mark(path: Path, offset: int) -> bool:
-    """Tell whether the table was read to a block of zeros, which ends a tar, and not to the end of the file."""
+    """Return whether the headers end with a block of zeros, as a complete tar's do."""
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)

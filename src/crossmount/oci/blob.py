@@ -1,4 +1,4 @@
-"""Where a blob's bytes come from: opened only if they are needed, and again if they are needed again."""
+"""Sources of a blob's bytes. They are opened only when the bytes are needed, as often as needed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,25 +13,30 @@ READ_BYTES = 1024 * 1024
 
 
 class BlobSource(Protocol):
-    """A blob whose bytes can be read, from any offset, as often as needed."""
+    """A blob whose bytes can be read from any offset, as often as needed."""
 
     @property
     def descriptor(self) -> Descriptor:
-        """What the bytes are: their digest and their size."""
+        """The blob's media type, digest and size."""
         ...
 
     def stream(self, offset: int = 0) -> AsyncIterator[bytes]:
-        """Yield the bytes from `offset` to the end."""
+        """Yield the bytes from `offset` to the end.
+
+        Args:
+            offset: the first byte's position.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FileBlob:
-    """A blob that lies in a file, whole or as a part of an archive.
+    """A blob in a file: the whole file, or a part of an archive.
 
     Attributes:
+        descriptor: the blob's media type, digest and size.
         path: the file.
-        start: where in the file the blob's first byte is.
+        start: the position of the blob's first byte in the file.
     """
 
     descriptor: Descriptor
@@ -39,14 +44,14 @@ class FileBlob:
     start: int = 0
 
     async def stream(self, offset: int = 0) -> AsyncIterator[bytes]:
-        """Yield the bytes from `offset` on, a MiB at a time, read off the event loop.
+        """Yield the bytes from `offset` on, up to 1 MiB at a time; a thread reads them.
 
         Raises:
-            InvalidLayoutError: the file is gone, unreadable or shorter than it was.
+            InvalidLayoutError: the file is gone, unreadable or too short.
         """
         left = self.descriptor.size - offset
         try:
-            # opened on the loop: a cancel while a thread opens it would lose the file
+            # opened on the event loop: a cancellation while a thread opens it would leak the file
             with self.path.open("rb", buffering=0) as file:
                 file.seek(self.start + offset)
                 while left:
@@ -63,7 +68,7 @@ class FileBlob:
 
 @dataclass(frozen=True, slots=True)
 class BytesBlob:
-    """A small blob that is in memory."""
+    """A small blob in memory."""
 
     descriptor: Descriptor
     content: bytes

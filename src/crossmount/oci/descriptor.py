@@ -1,4 +1,4 @@
-"""Descriptors (image specification, descriptor.md) and the media types that are followed."""
+"""Descriptors (image specification, descriptor.md) and the supported media types."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,10 +23,14 @@ _SIZE_MAX = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A content's address: its type, its digest and its size in bytes.
+    """The address of some content.
 
     Attributes:
-        urls: where else the content may be fetched; never followed, it only marks a foreign layer.
+        media_type: the content's type.
+        digest: its digest.
+        size: its size in bytes.
+        urls: other places of the content; never followed, they only mark a foreign layer.
+        annotations: the descriptor's annotations.
     """
 
     media_type: str
@@ -41,7 +45,7 @@ class Descriptor:
 
         Args:
             document: the decoded JSON.
-            where: what to call the place in an error.
+            where: the place of the descriptor, for errors.
 
         Raises:
             InvalidManifestError: a property is missing, or breaks its grammar.

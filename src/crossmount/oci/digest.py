@@ -13,22 +13,22 @@ _GRAMMAR = {
 
 
 class Hasher(Protocol):
-    """What `hashlib` gives: fed with `update`, read with `hexdigest`."""
+    """A hash of `hashlib`."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None:
         """Add bytes."""
         ...
 
     def hexdigest(self) -> str:
-        """Return what was added, hashed, in lower-case hex."""
+        """Return the hash of the added bytes in lower-case hex."""
         ...
 
 
 class Digest(str):
-    """A checked digest, `sha256:<64 hex>` or `sha512:<128 hex>`; it is its own text.
+    """A valid digest, `sha256:<64 hex>` or `sha512:<128 hex>`, as a string.
 
     Raises:
-        InvalidDigestError: for any other text.
+        InvalidDigestError: the text is not a digest.
     """
 
     __slots__ = ()
@@ -54,18 +54,18 @@ class Digest(str):
 
     @property
     def encoded(self) -> str:
-        """The hex part, which is a blob's file name in an image layout."""
+        """The hex part: a blob's file name in an image layout."""
         return self[7:]
 
     def hasher(self) -> Hasher:
-        """Return a fresh hash of this digest's algorithm."""
+        """Return a new hash of this digest's algorithm."""
         return hashlib.new(self.algorithm)
 
     def matches(self, hasher: Hasher) -> bool:
-        """Tell whether what `hasher` was fed has this digest."""
+        """Return whether the bytes added to `hasher` have this digest."""
         return hasher.hexdigest() == self.encoded
 
 
 def _shown(text: str) -> str:
-    """Quote hostile text for a one-line message."""
+    """Return untrusted text quoted and shortened for a message of one line."""
     return repr(text if len(text) <= 100 else text[:100] + "…")

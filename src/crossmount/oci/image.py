@@ -1,4 +1,4 @@
-"""A whole image read from a layout, and checked before a byte of it is sent."""
+"""An image in a layout: its manifests and blobs, checked before any of them is sent."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,13 +17,12 @@ _FOREIGN_MARKS = (".foreign.", ".nondistributable.")
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image, with all it takes to push it.
+    """An image with everything that a push of it sends.
 
     Attributes:
         root: the manifest, or the index of a multi-platform image.
         manifests: every manifest and index, each digest once, children before their parents; `root` is the last.
-        blobs: every config and layer of all of them, each digest once; foreign layers that are not there are left
-            out.
+        blobs: every config and layer of the manifests, each digest once, without absent foreign layers.
     """
 
     root: Manifest
@@ -34,15 +33,15 @@ class Image:
 def read_image(files: LayoutFiles, descriptor: Descriptor) -> Image:
     """Read an image from a layout.
 
-    Every manifest's bytes are checked against its digest, and every blob is there, readable, and of the size that
-    its descriptor names. Layers are not hashed here: whoever takes them does.
+    Each manifest's bytes are checked against its digest. Each blob must exist, be readable, and have the size in
+    its descriptor. Layers are not hashed here; the receiver of their bytes verifies them.
 
     Args:
         files: the layout.
         descriptor: the image's entry in the layout's `index.json`.
 
     Raises:
-        InvalidLayoutError: a blob is missing, or is not what its descriptor says.
+        InvalidLayoutError: a blob is missing, or does not match its descriptor.
         InvalidManifestError: a manifest cannot be followed.
     """
     reader = _LayoutReader(files)
@@ -55,8 +54,9 @@ class _LayoutReader:
     """Reads one image of a layout.
 
     Attributes:
+        files: the layout.
         named: each manifest's descriptor, and the manifest or file that names it.
-        sizes: bytes of everything that was named so far.
+        sizes: the size of each digest that is named so far.
     """
 
     files: LayoutFiles
@@ -66,7 +66,7 @@ class _LayoutReader:
     def read(self, root: Descriptor) -> tuple[Manifest, ...]:
         """Read the root and all manifests below it; return children before the indexes that name them.
 
-        It ends: an index cannot name its own digest, since digests are checked, and depth is bounded.
+        This ends: an index cannot name its own digest, because digests are checked, and the depth is limited.
         """
         found: dict[Digest, Manifest] = {}
         walk = ManifestWalk(limit=None, exceeded=self._exceeded)
@@ -148,10 +148,10 @@ class _LayoutReader:
 
 
 def _called(manifest: Manifest) -> str:
-    """Return what errors call a manifest."""
+    """Return a manifest's name in errors."""
     return f"{'index' if manifest.descriptor.is_index else 'manifest'} {manifest.descriptor.digest}"
 
 
 def is_foreign(descriptor: Descriptor) -> bool:
-    """Tell whether a layer may be missing from a layout, to be fetched elsewhere, which crossmount never does."""
+    """Return whether a layer may be absent, to be fetched from another server; crossmount never fetches it."""
     return bool(descriptor.urls) or any(mark in descriptor.media_type for mark in _FOREIGN_MARKS)

@@ -1,7 +1,7 @@
-"""Image layouts (image specification, image-layout.md), as a directory and as a tar.
+"""Image layouts (image specification, image-layout.md) in a directory or a tar.
 
-A tar is what `docker save` (25 and later), `docker buildx build --output type=oci`, skopeo and podman write.
-All of this blocks for a few small files; from an event loop call it with `asyncio.to_thread`.
+`docker save` (25 and later), `docker buildx build --output type=oci`, skopeo and podman write such tars. These
+functions block while they read a few small files; from an event loop call them with `asyncio.to_thread`.
 """
 
 import json
@@ -33,7 +33,8 @@ class NamedImage:
     """An entry of a layout's `index.json`.
 
     Attributes:
-        names: the tags and full names that the layout gives it, maybe none.
+        descriptor: the entry.
+        names: the entry's tags and full names; may be empty.
     """
 
     descriptor: Descriptor
@@ -45,11 +46,12 @@ class NamedImage:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A layout that was opened.
+    """An open layout.
 
     Attributes:
-        images: what it holds, each digest once.
-        tag: the image that its source named, if it did.
+        images: its images, each digest once.
+        tag: the tag in the layout's source, or None.
+        files: its files.
     """
 
     images: tuple[NamedImage, ...]
@@ -60,11 +62,11 @@ class Layout:
         """Read one image.
 
         Args:
-            tag: a tag, a full name, or a digest; None is the one that the layout's source named, or the only one.
+            tag: a tag, a full name, or a digest; None selects the tag in the layout's source, or the only image.
 
         Raises:
-            InvalidLayoutError: no image is meant by that, or several, or the image is not whole.
-            InvalidManifestError: a manifest of it cannot be followed.
+            InvalidLayoutError: no image or several match, or the image is not complete.
+            InvalidManifestError: one of its manifests cannot be followed.
         """
         wanted = self.tag if tag is None else tag
         found = self.images if wanted is None else self._named(wanted)
@@ -79,7 +81,7 @@ class Layout:
         raise InvalidLayoutError(f"{self.files.where}: {wanted!r:.300} {many}: {held}")
 
     def _named(self, wanted: str) -> tuple[NamedImage, ...]:
-        """Find images by the name as it stands; else by what the name means."""
+        """Return the images with exactly this name, or else those whose name means the same reference."""
         exact = tuple(i for i in self.images if wanted in i.names or wanted == i.descriptor.digest)
         return exact or tuple(i for i in self.images if any(_means(name, wanted) for name in i.names))
 
@@ -88,11 +90,11 @@ def open_layout(source: str | Path) -> Layout:
     """Open an image layout.
 
     Args:
-        source: `oci:DIRECTORY[:TAG]`, `oci-archive:FILE[:TAG]`, or the path alone of a directory or a tar. As for
-            skopeo, the tag begins at the first colon; but where only a path with a colon exists, that is meant.
+        source: `oci:DIRECTORY[:TAG]`, `oci-archive:FILE[:TAG]`, or only the path of a directory or a tar. As in
+            skopeo the tag begins at the first colon, unless only a path with that colon exists.
 
     Raises:
-        InvalidLayoutError: there is no layout, or none that can be read.
+        InvalidLayoutError: there is no readable layout.
     """
     scheme, path, tag = _parse_source(source)
     if not (path.exists() or path.is_symlink()):
@@ -107,11 +109,14 @@ def open_layout(source: str | Path) -> Layout:
 
 
 def load_image(source: str | Path) -> Image:
-    """Open a layout and read the image that `source` names, or its only one: `open_layout`, then `select`.
+    """Open a layout and read the image with the tag in `source`, or the only image.
+
+    Args:
+        source: a source as for `open_layout`.
 
     Raises:
-        InvalidLayoutError: there is no such layout or image, or it is not whole.
-        InvalidManifestError: a manifest of it cannot be followed.
+        InvalidLayoutError: there is no such layout or image, or it is not complete.
+        InvalidManifestError: one of its manifests cannot be followed.
     """
     return open_layout(source).select()
 
@@ -131,7 +136,7 @@ def _parse_source(source: str | Path) -> tuple[Literal["oci", "oci-archive", ""]
 
 
 def _split_tag(text: str) -> tuple[str, str]:
-    """Split at the first colon before which something exists; else leave it whole if that exists."""
+    """Split at the first colon after an existing path; otherwise keep the whole text if it is a path."""
     colons = [at for at, c in enumerate(text) if c == ":"]
     for at in colons:
         if Path(text[:at]).exists():
@@ -142,7 +147,7 @@ def _split_tag(text: str) -> tuple[str, str]:
 
 
 def _source_hint(source: str | Path, path: Path) -> str:
-    """Say what may have been meant by a bare path that is not there."""
+    """Return a hint for a path that does not exist."""
     text = str(source)
     if text.startswith(tuple(f"{scheme}:" for scheme in _SCHEMES)):
         return ""
@@ -208,7 +213,7 @@ def _names(descriptor: Descriptor) -> Iterator[str]:
 
 
 def _means(name: str, wanted: str) -> bool:
-    """Tell whether a name in a layout and a wanted one mean the same: by the tag alone, or as references."""
+    """Return whether a name in a layout has the wanted tag, or is the wanted reference."""
     try:
         full = Reference.parse(name)
     except InvalidInputError:

@@ -1,4 +1,4 @@
-"""The files of an image layout, wherever they lie: a name in, a place of bytes out."""
+"""The files of an image layout, in a directory or an archive: by name, where their bytes are."""
 
 import os
 import stat
@@ -13,12 +13,12 @@ from crossmount.errors import InvalidLayoutError
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Where a file's bytes are.
+    """The position of a file's bytes.
 
     Attributes:
-        path: the file itself, or the archive that holds it.
-        start: where in `path` its first byte is.
-        size: how many bytes it has.
+        path: the file itself, or the archive that it is in.
+        start: the position of its first byte in `path`.
+        size: its size in bytes.
     """
 
     path: Path
@@ -31,34 +31,38 @@ class LayoutFiles(Protocol):
 
     @property
     def where(self) -> str:
-        """What to call the layout in an error."""
+        """The layout's name in errors."""
         ...
 
     def find(self, name: str) -> Extent | None:
-        """Return where the file `name` (`blobs/sha256/…`) is, None if there is none.
+        """Return the position of the file `name` (`blobs/sha256/…`), or None if there is none.
 
         Raises:
-            InvalidLayoutError: there is something under that name that cannot be read as a file.
+            InvalidLayoutError: the name exists, and is not a readable file.
         """
         ...
 
     def folder_with(self, name: str) -> str | None:
-        """Return a folder inside that holds the file `name`, for an error that helps."""
+        """Return a folder in the layout that has the file `name`, for a hint in an error."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryFiles:
-    """A layout that is a directory; `root` has no symbolic link left in it."""
+    """A layout in a directory.
+
+    Attributes:
+        root: the directory, with all symbolic links resolved.
+    """
 
     root: Path
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Find the directory.
+        """Return the files of a layout's directory.
 
         Raises:
-            InvalidLayoutError: it cannot be reached.
+            InvalidLayoutError: the directory cannot be reached.
         """
         with reading(path):
             return cls(path.resolve(strict=True))
@@ -69,7 +73,11 @@ class DirectoryFiles:
         return str(self.root)
 
     def find(self, name: str) -> Extent | None:
-        """Find a file; links are followed as long as they stay inside."""
+        """Return the position of a file, or None; links are followed inside the layout.
+
+        Raises:
+            InvalidLayoutError: it is not a readable file, or a link out of the layout.
+        """
         path = self.root / name
         try:
             with reading(path):
@@ -82,25 +90,25 @@ class DirectoryFiles:
             raise InvalidLayoutError(
                 f"{path}: a link that leads out of the layout: copy the layout with cp -rL to have it whole"
             )
-        with reading(path):  # a pipe in its place must not be opened: that would wait for a writer
+        with reading(path):  # a named pipe must not be opened: that would wait for a writer
             if not stat.S_ISREG(real.stat().st_mode):
                 raise InvalidLayoutError(f"{path}: not a file")
             with real.open("rb", buffering=0) as file:
                 return Extent(real, 0, os.fstat(file.fileno()).st_size)
 
     def folder_with(self, name: str) -> str | None:
-        """Look one level down."""
+        """Return a folder one level down that has the file `name`."""
         with reading(self.root):
             return next((folder.parent.name for folder in sorted(self.root.glob(f"*/{name}"))), None)
 
 
 def read(files: LayoutFiles, name: str, *, limit: int) -> bytes | None:
-    """Return a small file's bytes, None if there is none.
+    """Return a small file's bytes, or None if there is no such file.
 
     Args:
         files: the layout.
-        name: the file.
-        limit: how many bytes it may have.
+        name: the file's name.
+        limit: the most bytes that it may have.
 
     Raises:
         InvalidLayoutError: it is too large, or cannot be read.
@@ -114,7 +122,11 @@ def read(files: LayoutFiles, name: str, *, limit: int) -> bytes | None:
 
 
 def read_extent(extent: Extent, *, what: str) -> bytes:
-    """Return the bytes of a file that is known to be small.
+    """Return the bytes of a small file.
+
+    Args:
+        extent: the file's position.
+        what: its name in errors.
 
     Raises:
         InvalidLayoutError: it cannot be read, or has become shorter.
@@ -129,10 +141,14 @@ def read_extent(extent: Extent, *, what: str) -> bytes:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors into ours."""
+    """Turn the operating system's errors into an InvalidLayoutError that names the path."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links is a RuntimeError, a NUL a ValueError
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # a loop of links raises RuntimeError, a NUL byte ValueError
         if isinstance(error, InvalidLayoutError):
             raise
         cause = error.strerror if isinstance(error, OSError) else str(error)

@@ -1,4 +1,4 @@
-"""Manifests and indexes (image specification, manifest.md and image-index.md): parsed once, kept as bytes."""
+"""Manifests and indexes (image specification, manifest.md and image-index.md): parsed values with their bytes."""
 
 import json
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from crossmount.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, OC
 from crossmount.oci.digest import Digest
 
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024
-"""What a registry must accept at most (distribution specification, "Pushing Manifests")."""
+"""The largest manifest that a registry must accept (distribution specification, "Pushing Manifests")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One manifest or index with the bytes its digest is of.
+    """One manifest or index with its bytes.
 
     Attributes:
         descriptor: its own type, digest and size.
@@ -33,16 +33,16 @@ class Manifest:
     def parse(
         cls, content: bytes, *, media_type: str | None = None, digest: Digest | None = None, where: str
     ) -> Self:
-        """Read a manifest's or an index's bytes.
+        """Parse the bytes of a manifest or an index.
 
         Args:
             content: the bytes, at most `MANIFEST_BYTES_MAX`.
-            media_type: the type that its descriptor or the Content-Type names; else its own `mediaType` counts.
-            digest: what the bytes must hash to; else their sha256 is taken.
-            where: what to call it in an error.
+            media_type: the type in its descriptor or the Content-Type; without one its own `mediaType` is used.
+            digest: the digest that the bytes must have; without one their sha256 is computed.
+            where: its name in errors.
 
         Raises:
-            InvalidManifestError: wrong digest, too large, no JSON object, or a type that is not followed.
+            InvalidManifestError: wrong digest, too large, no JSON object, or an unsupported type.
         """
         if len(content) > MANIFEST_BYTES_MAX:
             raise InvalidManifestError(f"{where}: {len(content)} bytes, a manifest may have 4 MiB")
@@ -78,7 +78,7 @@ def _json_object(content: bytes, where: str) -> dict[str, Any]:
 
 
 def _refuse_both(kind: str, document: dict[str, Any], where: str) -> None:
-    """Refuse a document that others could read as the other kind (CVE-2021-41190)."""
+    """Refuse a document that other clients could read as the other kind (CVE-2021-41190)."""
     other = ("config", "layers") if kind in INDEX_TYPES else ("manifests",) if kind in MANIFEST_TYPES else ()
     found = [key for key in other if document.get(key)]
     if found:
@@ -86,7 +86,7 @@ def _refuse_both(kind: str, document: dict[str, Any], where: str) -> None:
 
 
 def _guess_type(document: dict[str, Any]) -> str:
-    """Tell the type where nothing names it: an OCI document may leave `mediaType` out."""
+    """Return the type of a document without `mediaType`, which OCI documents may omit."""
     if "config" in document or "layers" in document:
         return OCI_MANIFEST
     return OCI_INDEX if "manifests" in document else ""

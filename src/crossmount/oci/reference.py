@@ -1,7 +1,7 @@
 """Registries, repositories and references (distribution specification, "Pulling manifests").
 
-Two spellings of one registry are one value: case is folded, default ports are dropped, IPv6 hosts are
-compressed, and Docker Hub's three names are `docker.io`, where a one-word repository is under `library/`.
+All spellings of one registry give one value: lower case, no default port, compressed IPv6 addresses, and
+`docker.io` for Docker Hub's three names. A one-word repository on Docker Hub is under `library/`.
 """
 
 import ipaddress
@@ -29,12 +29,12 @@ _REFERENCE_MAX = 4096
 
 @dataclass(frozen=True, slots=True, order=True)
 class Repository:
-    """A repository on a registry; tag and digest play no part.
+    """A repository on a registry.
 
     Attributes:
-        registry: who the registry is: normalised, what is compared and what the index is keyed by.
-        name: the repository's name on it, `team/app`.
-        address: `host[:port]` where the registry is reached; not compared.
+        registry: the registry's normalised name, which is compared and is a part of the index's keys.
+        name: the repository's name on the registry, like `team/app`.
+        address: `host[:port]` of the registry for connections; not compared.
     """
 
     registry: str
@@ -42,7 +42,7 @@ class Repository:
     address: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Normalise the registry, and the name where it is Docker Hub's, and check both grammars."""
+        """Normalise the registry, and a name on Docker Hub, and check both grammars."""
         registry, address = _normalise(self.address or self.registry)
         if self.address and registry != self.registry:
             raise InvalidReferenceError(f"address {self.address!r} is not of registry {self.registry!r}")
@@ -57,7 +57,7 @@ class Repository:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `registry/name`; a missing registry is Docker Hub, as everywhere in the field.
+        """Parse `registry/name`; without a registry it is on Docker Hub, as in all clients.
 
         Raises:
             InvalidReferenceError: `text` has a tag or a digest, or breaks the grammar.
@@ -68,9 +68,10 @@ class Repository:
         return cls(reference.registry, reference.name, reference.repository.address)
 
     def sibling(self, name: str) -> "Repository":
-        """Return another repository of the same registry; `name` was checked by `is_repository_name`.
+        """Return another repository on the same registry. This is fast, because nothing is normalised again.
 
-        Reading an index makes many of these, so the registry is not normalised again for each.
+        Args:
+            name: a name that `is_repository_name` accepts.
         """
         other = object.__new__(Repository)
         object.__setattr__(other, "registry", self.registry)
@@ -80,16 +81,19 @@ class Repository:
 
     @classmethod
     def on(cls, registry: "str | Located") -> "Repository":
-        """Return any repository of a registry, which is named, or on which something lies.
+        """Return some repository on a registry.
+
+        Args:
+            registry: the registry's name, or a repository or reference on it.
 
         Raises:
-            InvalidReferenceError: it names no registry.
+            InvalidReferenceError: `registry` names no registry.
         """
         return cls(registry, "any") if isinstance(registry, str) else registry.repository
 
     @property
     def repository(self) -> "Repository":
-        """Itself, so that whoever needs a repository takes a reference too."""
+        """This repository; a `Reference` has the same property."""
         return self
 
     def __str__(self) -> str:
@@ -97,11 +101,11 @@ class Repository:
 
 
 class Located(Protocol):
-    """Anything that lies in a repository: a `Repository` or a `Reference`."""
+    """A `Repository` or a `Reference`."""
 
     @property
     def repository(self) -> Repository:
-        """The repository it lies in."""
+        """The repository."""
         ...
 
 
@@ -122,7 +126,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `[registry/]name[:tag][@digest]`.
+        """Parse `[registry/]name[:tag][@digest]`.
 
         Raises:
             InvalidReferenceError, InvalidDigestError: `text` breaks the grammar.
@@ -162,7 +166,7 @@ class Reference:
 
     @property
     def target(self) -> str | None:
-        """What a manifest request names: the digest if there is one, else the tag."""
+        """The last part of a manifest's URL: the digest if there is one, else the tag."""
         return self.digest or self.tag
 
     def with_tag(self, tag: str) -> "Reference":
@@ -185,41 +189,41 @@ def referrers_tag(digest: Digest) -> str:
 
 
 def is_repository_name(name: str) -> bool:
-    """Tell whether `name` is a repository name by the distribution specification's grammar."""
+    """Return whether `name` is a repository name by the distribution specification's grammar."""
     return len(name) <= _NAME_MAX and _NAME.fullmatch(name) is not None
 
 
 def is_tag(tag: str) -> bool:
-    """Tell whether `tag` is a tag by the distribution specification's grammar."""
+    """Return whether `tag` is a tag by the distribution specification's grammar."""
     return _TAG.fullmatch(tag) is not None
 
 
 def normalise_registry(text: str) -> str:
-    """Return the one spelling of a registry.
+    """Return the normalised name of a registry.
 
     Raises:
-        InvalidReferenceError: `text` is no `host[:port]`.
+        InvalidReferenceError: `text` is not `host[:port]`.
     """
     return _normalise(text)[0]
 
 
 def _split_registry(text: str) -> tuple[str, str]:
-    """Tell a leading registry from a first path component, by the rule that all clients share."""
+    """Split off a leading registry, by the rule that all clients use; without one it is Docker Hub."""
     first, slash, rest = text.partition("/")
     is_registry = slash and (any(c in first for c in ".:[") or first.lower() == "localhost")
     return (first, rest) if is_registry else (DOCKER_HUB, text)
 
 
 def _names_a_registry(text: str) -> bool:
-    """Tell whether a text without a slash reads like a registry whose repository was forgotten."""
+    """Return whether a text without a slash looks like a registry without a repository."""
     host, _, port = text.partition(":")
     return text.startswith("[") or ("/" not in text and port.isdigit() and (host == "localhost" or "." in host))
 
 
 def _normalise(authority: str) -> tuple[str, str]:
-    """Return (what the registry is called, `host[:port]` to reach it)."""
+    """Return the registry's normalised name, and its `host[:port]` for connections."""
     match = _AUTHORITY.fullmatch(authority)
-    if match is None or not authority.isascii():  # lower() makes an ASCII letter of some others
+    if match is None or not authority.isascii():  # lower() turns some other letters into ASCII letters
         raise InvalidReferenceError(f"not a registry: {authority[:300]!r}: give host or host:port")
     host, port = _normalise_host(match["host"].lower()), match["port"]
     if port is not None and not 0 < int(port) < 65536:
@@ -240,7 +244,7 @@ def _normalise_host(host: str) -> str:
             address = ipaddress.IPv6Address(host[1:-1])
         except ipaddress.AddressValueError:
             raise InvalidReferenceError(f"not a registry: {host[:300]!r} is not an IPv6 address") from None
-        mapped = address.ipv4_mapped  # Python 3.13 began to write these in another way
+        mapped = address.ipv4_mapped  # Python 3.13 writes these in another way than earlier ones
         return f"[::ffff:{mapped}]" if mapped else f"[{address.compressed}]"
     if len(host) > _NAME_MAX or not _HOST.fullmatch(host):
         raise InvalidReferenceError(f"not a registry: {host[:300]!r} is not a host name")

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
 from functools import partial
+from typing import Self
 
+from crossmount._closing import Closing
 from crossmount._parsing import decimal
 from crossmount.errors import InvalidAnswerError, RegistryUnreachableError
 from crossmount.oci import Digest, Repository
@@ -13,7 +14,7 @@ from crossmount.registry.auth.scope import Wanted
 from crossmount.registry.endpoints import RegistryMethods
 from crossmount.registry.http.errors import refusal, translated
 from crossmount.registry.http.location import Origin, shown
-from crossmount.registry.http.requester import Call
+from crossmount.registry.http.requester import RegistryRequest
 from crossmount.registry.http.retry import RetryBudget
 from crossmount.registry.http.transport import Answer, raw_bytes
 from crossmount.registry.values import SIZE_UNKNOWN
@@ -25,7 +26,7 @@ OpenBlob = Callable[[int], Awaitable[tuple[Answer, int]]]
 """Requests a blob from an offset on; returns the answer, and how many of its first bytes to skip."""
 
 
-class BlobStream:
+class BlobStream(Closing):
     """A blob's bytes, read once, from an offset to the end; a cut connection is opened again where it was.
 
     The bytes are verified if they are read from the first to the last. Wrong bytes raise an InvalidAnswerError
@@ -52,7 +53,11 @@ class BlobStream:
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._parts
 
-    async def open(self) -> None:
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def _open(self) -> None:
         """Request the bytes from the stream's offset on."""
         await self._close_answer()
         self._answer, self._skip = await self._opening(self._at)
@@ -80,7 +85,7 @@ class BlobStream:
             except RegistryUnreachableError as error:
                 self._budget.note_progress(self._at)
                 await self._budget.spend(error)
-                await self.open()
+                await self._open()
                 answer = self._answer
         if self._hasher is not None and not self._digest.matches(self._hasher):
             raise InvalidAnswerError(f"blob {self._digest}: {self._at} bytes came, and they have another digest")
@@ -121,11 +126,10 @@ class Blobs(RegistryMethods):
             return SIZE_UNKNOWN  # the registry has it, and its storage accepts signed GETs only
         raise refusal(answer, "HEAD")
 
-    @asynccontextmanager
-    async def stream_blob(
+    def stream_blob(
         self, repository: Repository, digest: Digest, *, offset: int = 0, verify: bool = True
-    ) -> AsyncGenerator[BlobStream]:
-        """Read a blob: `async with … as stream`, then `async for part in stream`.
+    ) -> BlobStream:
+        """Read a blob: `async with client.stream_blob(…) as stream`, then `async for part in stream`.
 
         A cut connection is opened again at the byte where it ended.
 
@@ -139,16 +143,13 @@ class Blobs(RegistryMethods):
             RegistryRefusedError: on entering; with status 404 if the repository does not have the blob.
             InvalidAnswerError: at the end: the bytes have another digest.
         """
-        stream = BlobStream(
+        return BlobStream(
             digest,
             offset=offset,
             verify=verify,
             opening=partial(self._open_blob, repository, digest),
             budget=RetryBudget(self._requester.retrier, method="GET", host=self._requester.origin.host),
         )
-        await stream.open()
-        async with aclosing(stream):
-            yield stream
 
     async def _open_blob(self, repository: Repository, digest: Digest, offset: int) -> tuple[Answer, int]:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
@@ -174,8 +175,8 @@ class Blobs(RegistryMethods):
         *,
         headers: dict[str, str] | None = None,
         streamed: bool = False,
-    ) -> Call:
-        return Call(
+    ) -> RegistryRequest:
+        return RegistryRequest(
             method=method,
             url=self._endpoints.blob(repository, digest),
             name=repository.name,

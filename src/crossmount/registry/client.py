@@ -21,7 +21,7 @@ from crossmount.registry.endpoints import Endpoints
 from crossmount.registry.http.errors import refusal
 from crossmount.registry.http.location import Origin, parse_url, shown
 from crossmount.registry.http.options import ClientOptions
-from crossmount.registry.http.requester import Call, Requester
+from crossmount.registry.http.requester import RegistryRequest, Requester
 from crossmount.registry.http.retry import Retrier
 from crossmount.registry.http.transport import make_client
 from crossmount.registry.listings import Listings
@@ -92,7 +92,7 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
         Raises:
             InvalidAnswerError: the answer is not a registry's.
         """
-        answer = await self._requester.send_anonymously(Call(method="GET", url=self._endpoints.root()))
+        answer = await self._requester.send_anonymously(RegistryRequest(method="GET", url=self._endpoints.root()))
         if answer.status not in {200, 401}:
             raise refusal(answer, "GET")
         version = answer.headers.get("docker-distribution-api-version")

@@ -16,7 +16,7 @@ from crossmount.registry.auth.scope import Wanted
 from crossmount.registry.endpoints import RegistryMethods
 from crossmount.registry.http.errors import refusal
 from crossmount.registry.http.location import Origin, resolve, shown, with_query
-from crossmount.registry.http.requester import Call
+from crossmount.registry.http.requester import RegistryRequest
 from crossmount.registry.http.transport import Answer
 
 PAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -39,12 +39,14 @@ class Listings(RegistryMethods):
             repository: the repository.
         """
         wanted = Wanted((scope.pull(repository),))
-        call = Call(method="GET", url=self._endpoints.tags(repository), name=repository.name, wanted=wanted)
+        call = RegistryRequest(
+            method="GET", url=self._endpoints.tags(repository), name=repository.name, wanted=wanted
+        )
         return self._pages(call, "tags", is_tag)
 
     def catalog(self) -> AsyncIterator[str]:
         """Yield the names of the registry's repositories, page after page; many registries refuse this."""
-        call = Call(method="GET", url=self._endpoints.catalog(), wanted=Wanted((scope.CATALOG,)))
+        call = RegistryRequest(method="GET", url=self._endpoints.catalog(), wanted=Wanted((scope.CATALOG,)))
         return self._pages(call, "repositories", is_repository_name)
 
     async def is_readable(self, repository: Repository) -> bool:
@@ -65,7 +67,7 @@ class Listings(RegistryMethods):
         url = with_query(self._endpoints.tags(repository), "n=1")
         wanted = Wanted((scope.pull(repository),))
         answer = await self._requester.send(
-            Call(method="GET", url=url, name=repository.name, wanted=wanted, limit=PAGE_BYTES_MAX)
+            RegistryRequest(method="GET", url=url, name=repository.name, wanted=wanted, limit=PAGE_BYTES_MAX)
         )
         if answer.status in {401, 403}:
             raise refusal(answer, "GET")
@@ -84,7 +86,9 @@ class Listings(RegistryMethods):
         """
         wanted = Wanted((scope.pull(repository),))
         url = self._endpoints.referrers(repository, digest)
-        call = Call(method="GET", url=url, name=repository.name, wanted=wanted, headers={"Accept": OCI_INDEX})
+        call = RegistryRequest(
+            method="GET", url=url, name=repository.name, wanted=wanted, headers={"Accept": OCI_INDEX}
+        )
         found: dict[Digest, Descriptor] = {}
         try:
             async for answer in self._answers(call, {200} | _NO_SUCH_API):
@@ -98,14 +102,18 @@ class Listings(RegistryMethods):
             raise InvalidAnswerError(f"GET {shown(url)}: {error}") from error
         return tuple(found.values())
 
-    async def _pages(self, first: Call, key: str, is_valid: Callable[[str], bool]) -> AsyncIterator[str]:
+    async def _pages(
+        self, first: RegistryRequest, key: str, is_valid: Callable[[str], bool]
+    ) -> AsyncIterator[str]:
         """Yield the valid items of the list `key` on all pages; an invalid name could not be requested."""
         async for answer in self._answers(first):
             for item in _items(answer, key):
                 if isinstance(item, str) and is_valid(item):
                     yield item
 
-    async def _answers(self, first: Call, good: Collection[int] = frozenset({200})) -> AsyncIterator[Answer]:
+    async def _answers(
+        self, first: RegistryRequest, good: Collection[int] = frozenset({200})
+    ) -> AsyncIterator[Answer]:
         """Yield page after page; a status outside `good` is an error."""
         url: httpx.URL | None = first.url
         seen: set[int] = set()  # hashes, because there may be very many pages with long names

@@ -11,7 +11,7 @@ from crossmount.registry.auth.scope import Wanted, pull, push
 from crossmount.registry.endpoints import RegistryMethods
 from crossmount.registry.http.errors import refusal
 from crossmount.registry.http.location import shown
-from crossmount.registry.http.requester import Call
+from crossmount.registry.http.requester import RegistryRequest
 from crossmount.registry.http.transport import Answer, Body
 
 
@@ -86,7 +86,7 @@ class Manifests(RegistryMethods):
             raise InvalidInputError(f"{reference}: the manifest to put has the digest {digest}")
         url = self._endpoints.manifest(reference, reference.tag or digest)
         answer = await self._requester.send(
-            Call(
+            RegistryRequest(
                 method="PUT",
                 url=url,
                 name=reference.name,
@@ -102,10 +102,10 @@ class Manifests(RegistryMethods):
             raise InvalidAnswerError(f"PUT {shown(url)}: the registry stored {sent} instead of {digest}")
         return digest
 
-    def _pull_call(self, method: str, reference: Reference) -> Call:
+    def _pull_call(self, method: str, reference: Reference) -> RegistryRequest:
         if reference.target is None:
             raise InvalidInputError(f"{reference}: name a tag or a digest")
-        return Call(
+        return RegistryRequest(
             method=method,
             url=self._endpoints.manifest(reference, reference.target),
             name=reference.name,

@@ -15,7 +15,7 @@ from crossmount.registry.auth.scope import Wanted
 from crossmount.registry.endpoints import RegistryMethods
 from crossmount.registry.http.errors import refusal
 from crossmount.registry.http.location import resolve, with_query
-from crossmount.registry.http.requester import Call
+from crossmount.registry.http.requester import RegistryRequest
 from crossmount.registry.http.retry import RetryBudget, is_transient
 from crossmount.registry.http.transport import NO_BODY, Answer, Body
 from crossmount.registry.resume import Step, StepResult, UploadState, initial_state, next_state, read_range
@@ -46,7 +46,7 @@ class Uploads(RegistryMethods):
         Returns:
             `Mounted` (201), or the upload session that the registry opened instead (202).
         """
-        call = Call(
+        call = RegistryRequest(
             method="POST",
             url=self._endpoints.mount(dest, digest, source),
             name=dest.name,
@@ -127,7 +127,7 @@ class Uploads(RegistryMethods):
         return await self._send(replace(call, headers=_OCTETS), state, budget)
 
     async def _send(
-        self, call: Call, state: UploadState, budget: RetryBudget
+        self, call: RegistryRequest, state: UploadState, budget: RetryBudget
     ) -> tuple[StepResult, UploadSession | None]:
         """Send bytes once; the next step after a failure is decided by `resume.next_state`."""
         try:
@@ -159,9 +159,11 @@ class Uploads(RegistryMethods):
         offset = read_range(answer.headers.get("range")) or 0
         return StepResult.ACCEPTED, replace(session, location=_next_location(answer, session), offset=offset)
 
-    def _push_call(self, method: str, url: httpx.URL, repository: Repository, body: Body | None = None) -> Call:
+    def _push_call(
+        self, method: str, url: httpx.URL, repository: Repository, body: Body | None = None
+    ) -> RegistryRequest:
         wanted = Wanted((scope.push(repository),))
-        return Call(method=method, url=url, name=repository.name, wanted=wanted, body=body)
+        return RegistryRequest(method=method, url=url, name=repository.name, wanted=wanted, body=body)
 
 
 def _session(answer: Answer, repository: Repository) -> UploadSession:

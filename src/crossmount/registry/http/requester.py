@@ -33,7 +33,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class RegistryRequest:
     """One request before it is authorized.
 
     Attributes:
@@ -125,7 +125,7 @@ class Requester:
         self._client = client
         self._rate_limiter = RateLimiter(rate, clock=retrier.clock)
 
-    async def send(self, call: Call) -> Answer:
+    async def send(self, call: RegistryRequest) -> Answer:
         """Send a request and return the answer, whatever its status.
 
         Raises:
@@ -140,7 +140,7 @@ class Requester:
             raise refusal(answer, call.method)
         return answer
 
-    async def send_anonymously(self, call: Call) -> Answer:
+    async def send_anonymously(self, call: RegistryRequest) -> Answer:
         """Send a request without Authorization; redirects are followed."""
         return await self._retried(call, partial(self._redirected, call, None))
 
@@ -149,7 +149,7 @@ class Requester:
         headers = {"Accept": "application/json"}
         if request.form is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-        call = Call(
+        call = RegistryRequest(
             method=request.method,
             url=request.url,
             headers=headers,
@@ -157,7 +157,7 @@ class Requester:
         )
         return await self._retried(call, partial(self._once, call, request.authorization))
 
-    async def _retried(self, call: Call, send: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _retried(self, call: RegistryRequest, send: Callable[[], Awaitable[Answer]]) -> Answer:
         """Run `send`, again if it fails and the call may be repeated."""
         host = call.url.host
         with translated(call.method, call.url):
@@ -171,7 +171,7 @@ class Requester:
             )
         return answer
 
-    async def _authorized(self, call: Call) -> Answer:
+    async def _authorized(self, call: RegistryRequest) -> Answer:
         """Send once, and after a 401 once more if there is another authorization to try."""
         if Origin.of(call.url) != self.origin:
             return await self._redirected(call, None)
@@ -185,7 +185,7 @@ class Requester:
                 answer = await self._redirected(call, used.header)
         return answer if used is ANONYMOUS else replace(answer, sent_with=used.sent_with)
 
-    async def _redirected(self, call: Call, authorization: str | None) -> Answer:
+    async def _redirected(self, call: RegistryRequest, authorization: str | None) -> Answer:
         """Send once, and follow the redirects of GET and HEAD; Authorization never leaves the registry."""
         for _ in range(REDIRECTS_MAX):
             if Origin.of(call.url) != self.origin:
@@ -197,7 +197,7 @@ class Requester:
             call = replace(call, url=url)
         raise InvalidAnswerError(f"{call.method} {shown(call.url)}: more than {REDIRECTS_MAX} redirects in a row")
 
-    async def _once(self, call: Call, authorization: str | None) -> Answer:
+    async def _once(self, call: RegistryRequest, authorization: str | None) -> Answer:
         """Send one request within its rate and its time."""
         headers = dict(call.headers)
         if authorization is not None:
