@@ -19,7 +19,7 @@ from support.index_kit import layer, repo
 from support.servers import Server, StartServer
 
 SOURCE = Path(crossmount.__file__).parent
-ROOMS = ("index", "fleet", "cli", "mount", "transfer", "proxy", "discovery", "maintenance", "redis")
+PACKAGES = ("index", "fleet", "cli", "mount", "transfer", "proxy", "discovery", "maintenance", "redis")
 LOOKING = {
     "key_scan.py",
     "active_uploads.py",
@@ -78,7 +78,7 @@ def allowed(user: str) -> set[str]:
 
 def test_every_command_is_allowed_and_no_other(valkey: Server) -> None:
     """A command that the code begins to use, or stops using, fails here until users.acl says so."""
-    modules = [path for room in ROOMS for path in (SOURCE / room).rglob("*.py")]
+    modules = [path for package in PACKAGES for path in (SOURCE / package).rglob("*.py")]
     with valkey.client() as client:
         looking = known(client, {name for path in modules if is_looking(path) for name in in_python(path)})
         pushing = known(client, {name for path in modules if not is_looking(path) for name in in_python(path)})
