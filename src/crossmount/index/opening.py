@@ -6,8 +6,7 @@ from pathlib import Path
 
 from redis.credentials import CredentialProvider
 
-from crossmount.embedded.lifecycle import ensure_running
-from crossmount.embedded.on_demand import OnDemandClient
+from crossmount.embedded.lifecycle import OnDemandClient, ensure_running
 from crossmount.errors import InvalidInputError
 from crossmount.index.keys import Keys
 from crossmount.index.memory import MemoryMountIndex

@@ -11,8 +11,9 @@ from crossmount.cli.command import Command, LazyCommand, LazyGroup, json_option
 from crossmount.cli.index_state import ServerProbe, display_url, index_kind, probe_server
 from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
-from crossmount.embedded import lifecycle as embedded
-from crossmount.embedded.lifecycle import EmbeddedStatus
+from crossmount.embedded import lifecycle
+from crossmount.embedded import status as embedded_status
+from crossmount.embedded.status import EmbeddedStatus
 
 COMMANDS = {
     "status": LazyCommand(
@@ -61,7 +62,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
         case "memory":
             document, lines = {"index": "memory"}, ["index: in the memory of one process, lost when it ends"]
         case "embedded":
-            document, lines = _embedded(embedded.status(), now=time.time())
+            document, lines = _embedded(embedded_status.status(), now=time.time())
         case "remote":
             document, lines = _remote(settings)
     if as_json:
@@ -78,7 +79,7 @@ def stop(ctx: click.Context, as_json: bool) -> None:
     url = index_url(settings_of(ctx))
     if index_kind(url) != "embedded":
         raise click.UsageError(f"only the embedded index can be stopped from here, not {display_url(url)}", ctx)
-    stopped = embedded.stop()
+    stopped = lifecycle.stop()
     if as_json:
         output.document({"index": "embedded", "stopped": stopped})
     else:
