@@ -106,7 +106,7 @@ def test_wrong_bytes_are_told_unasked(shell: Shell, a: ScriptedRegistry, b: Scri
     done = shell("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF)
     assert done.status == 1
     assert f"crossmount: source {a.address}/team/app of " in done.err
-    assert f"{a.address}/team/app gave bytes that do not have the digest sha256:" in done.err.splitlines()[-1]
+    assert f"{a.address}/team/app sent bytes that do not have the digest sha256:" in done.err.splitlines()[-1]
 
 
 def test_must_mount_is_status_3_unless_it_may_be_transferred(
@@ -192,8 +192,8 @@ def test_http_is_allowed_registry_by_registry(here: Here, a: ScriptedRegistry, b
         (["docker://a/b:1", "b/c"], "leave docker:// out"),
         (["a/b", "b/c", "--cache-size", "much"], "is not a size"),
         (["a/b", "b/c", "--cache-size", "1GB"], "--cache-size needs --cache"),
-        (["oci:dir", "b/c:1"], "copy goes between registries: crossmount push for a layout"),
-        (["a/b", "oci:/some/dir:1"], "copy goes between registries: crossmount push for a layout"),
+        (["oci:dir", "b/c:1"], "copy works between registries: use crossmount push for a layout"),
+        (["a/b", "oci:/some/dir:1"], "copy works between registries: use crossmount push for a layout"),
         (["a/b", "b/c", "--prefer", "a b"], "not a registry"),
         (["a/b", "b/c", "--images", "0"], "give a whole number"),
     ],

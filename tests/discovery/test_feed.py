@@ -266,7 +266,7 @@ async def test_waiting_events_of_a_closed_feed_are_logged_as_lost(
     await feed.accept(event("push", "a", Digest.of(BASE), "application/octet-stream"))
     await until(lambda: feed.holds)
     await feed.aclose()
-    assert "1 events were not worked on: scan the registry" in caplog.text
+    assert "1 events were not processed: scan the registry" in caplog.text
 
 
 async def test_a_missing_manifest_is_skipped(feed: EventFeed) -> None:
@@ -305,5 +305,5 @@ async def test_a_closed_feed_stops(
         await feed.accept(pushed("a", Digest.of(b"%d" % number)))
     await asyncio.sleep(0)
     await feed.aclose()
-    assert "were not worked on: scan the registry" in caplog.text
+    assert "were not processed: scan the registry" in caplog.text
     assert feed.waiting == 0

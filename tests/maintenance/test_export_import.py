@@ -177,9 +177,9 @@ def file_of(*documents: object) -> io.BytesIO:
 
 WRONG: list[tuple[object, str]] = [
     ([], "not a JSON object"),
-    ({}, "layer: null: give a text"),
+    ({}, "layer: null: give a string"),
     ({**LINE, "layer": "sha256:0"}, "not a digest: 'sha256:0'"),
-    ({**LINE, "layer": ["sha256"]}, "layer: a list: give a text"),
+    ({**LINE, "layer": ["sha256"]}, "layer: a list: give a string"),
     ({**LINE, "more": 1}, "unknown field 'more'"),
     ({**LINE, "size": -1}, "size: -1: give a whole number from 0 to 9223372036854775807"),
     ({**LINE, "size": 2**63}, "size: 9223372036854775808: give a whole number"),
@@ -190,7 +190,7 @@ WRONG: list[tuple[object, str]] = [
     ({**LINE, "must_mount": None}, "must_mount: null: give true or false"),
     ({**LINE, "sources": ["team/a"]}, "sources and expires_in: give an object"),
     ({**LINE, "sources": {"r.example": "team/a"}}, "sources: give a list of repositories"),
-    ({**LINE, "sources": {"r.example": [{}]}}, "sources: an object: give a text"),
+    ({**LINE, "sources": {"r.example": [{}]}}, "sources: an object: give a string"),
     ({**LINE, "sources": {"r.example": ["UPPER"]}}, "not a repository name: 'UPPER'"),
     ({**LINE, "sources": {"r.example": ["a\x1b[2J\n"]}}, "not a repository name"),
     ({**LINE, "sources": {"no registry": ["a"]}}, "not a registry: 'no registry'"),
@@ -220,13 +220,13 @@ async def test_an_invalid_line_is_reported_with_its_number(document: object, wor
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "f:1: not an exported index: its first line is no header"),
+        (b"", "f:1: not an exported index: its first line is not a header"),
         (b"\n" * 100, "f:1: not an exported index"),
         (b"\x00\xff\xfe" * 100, "f:1: not an exported index"),
         (json.dumps(LINE).encode(), "f:1: not an exported index"),
-        (b'{"crossmount": "index", "version": 2}', "f:1: of version 2: this crossmount reads version 1"),
-        (b'{"crossmount": "index", "version": true}', "f:1: of version true"),
-        (b'{"crossmount": "index"}', "f:1: of version null"),
+        (b'{"crossmount": "index", "version": 2}', "f:1: version 2: this crossmount reads version 1"),
+        (b'{"crossmount": "index", "version": true}', "f:1: version true"),
+        (b'{"crossmount": "index"}', "f:1: version null"),
         (HEADER + b"\n", "f:2: an empty line"),
         (HEADER + b"[" * 200_000, "f:2: not a JSON object"),
         (HEADER + b'{"a":' * 200_000, "f:2: not a JSON object"),

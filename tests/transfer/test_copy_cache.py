@@ -93,7 +93,7 @@ async def test_wrong_bytes_are_never_cached(
     """A source that sends wrong bytes fails the copy, and nothing is cached."""
     layer = image.layers[0].digest
     a.play(Fault(method="GET", path=f"*/blobs/{layer}", action=Alter(corrupt=True), times=None))
-    with pytest.raises(CopyFailedError, match=f"{a.address}/team/app gave bytes .* {layer}"):
+    with pytest.raises(CopyFailedError, match=f"{a.address}/team/app sent bytes .* {layer}"):
         await through(tmp_path / "cache", a, b)
     assert layer.encoded not in cached(tmp_path / "cache")
     assert list((tmp_path / "cache" / "incoming").iterdir()) == []

@@ -21,7 +21,7 @@ async def test_wrong_bytes_fail_the_copy(a: ScriptedRegistry, b: ScriptedRegistr
     with pytest.raises(CopyFailedError) as raised:
         await copied(a, b)
     said = str(raised.value)
-    assert f"{a.address}/team/app gave bytes that do not have the digest {layer}" in said
+    assert f"{a.address}/team/app sent bytes that do not have the digest {layer}" in said
     assert b.holdings.find("mirror/app").tags == {}
     assert b.holdings.blob("mirror/app", layer) is None
     assert b.uploads(layer) == 0

@@ -144,7 +144,7 @@ async def test_the_error_names_each_origin_and_the_blob() -> None:
     with pytest.raises(BlobUnavailableError) as raised:
         await _read(blob)
     said = str(raised.value)
-    assert "liar gave bytes that do not have the digest" in said
+    assert "liar sent bytes that do not have the digest" in said
     assert "dead was cut" in said
     assert said.count(BLOB.digest) >= 1
 

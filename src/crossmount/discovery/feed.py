@@ -138,7 +138,7 @@ class EventFeed(Closing):
         self._workers = []
         self._waiting.clear()
         if lost:
-            _log.warning("%d events were not worked on: scan the registry", lost)
+            _log.warning("%d events were not processed: scan the registry", lost)
         await self._stack.aclose()
 
     async def _work(self) -> None:
@@ -195,7 +195,7 @@ class EventFeed(Closing):
 
         walked = await self._walker.walk(repository, [target], take)
         for reason in walked.reasons:
-            _log.info("passed over: %s", reason)
+            _log.info("skipped: %s", reason)
 
     async def _deleted(self, repository: Repository, digest: Digest) -> None:
         """Check what may be gone: the blob itself, or the blobs of the manifest that it was.

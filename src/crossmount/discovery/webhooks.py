@@ -83,7 +83,7 @@ def read_webhook(body: bytes, registry: Repository) -> tuple[RegistryChange, ...
     for change in _changes(document, _Names(registry)):
         found.append(change)
         if len(found) > EVENTS_MAX:
-            raise InvalidInputError(f"not an event: it says more than {EVENTS_MAX} things")
+            raise InvalidInputError(f"not an event: it has more than {EVENTS_MAX} changes")
     return tuple(dict.fromkeys(found))
 
 
@@ -218,12 +218,12 @@ class WebhookSecrets:
             with path.open("rb") as file:
                 content = file.read(_FILE_MAX)
         except OSError as error:
-            raise InvalidInputError(f"{path}: the file of secrets cannot be read: {error.strerror}") from error
+            raise InvalidInputError(f"{path}: the secrets file cannot be read: {error.strerror}") from error
         values = tuple(
             line.strip() for line in content.splitlines() if line.strip() and not line.strip().startswith(b"#")
         )
         if not values or any(len(value) < SECRET_MIN for value in values):
-            raise InvalidInputError(f"{path}: give a secret of at least {SECRET_MIN} characters a line")
+            raise InvalidInputError(f"{path}: give one secret of at least {SECRET_MIN} characters per line")
         return cls(values)
 
     def accept(self, authorization: str | None) -> bool:

@@ -44,10 +44,10 @@ class ExportHeader:
         """
         document = json_object(line) or {}
         if document.get("crossmount") != "index":
-            raise InvalidLineError("not an exported index: its first line is no header")
+            raise InvalidLineError("not an exported index: its first line is not a header")
         version = document.get("version")
         if version != VERSION or isinstance(version, bool):
-            raise InvalidLineError(f"of version {_shown(version)}: this crossmount reads version {VERSION}")
+            raise InvalidLineError(f"version {_shown(version)}: this crossmount reads version {VERSION}")
         namespace = document.get("namespace")
         return cls(namespace if isinstance(namespace, str) else None)
 
@@ -135,7 +135,7 @@ def _held(sources: Mapping[str, Any], lives: Mapping[str, Any], life: int) -> di
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise InvalidLineError(f"{name}: {_shown(value)}: give a text")
+        raise InvalidLineError(f"{name}: {_shown(value)}: give a string")
     return value
 
 

@@ -107,7 +107,7 @@ async def prune(
     if not 0 < sample <= 100:
         raise InvalidInputError(f"sample: {sample}: give percent, above 0 and at most 100")
     if not all(patterns := tuple(dict.fromkeys(patterns))):
-        raise InvalidInputError("a pattern of repositories is empty: nothing fits it; give one as in 'team/*'")
+        raise InvalidInputError("a pattern of repositories is empty and matches nothing; give one as in 'team/*'")
     selection = PruneSelection(
         registry=None if registry is None else normalise_registry(registry),
         patterns=patterns,

@@ -199,7 +199,7 @@ class _CacheFetch:
     async def _fetch(self) -> None:
         descriptor = self.blob.descriptor
         if descriptor.size > self.cache.limit:
-            raise CacheFailedError(f"blob {descriptor.digest} is larger than the cache may be")
+            raise CacheFailedError(f"blob {descriptor.digest} is larger than the cache's limit")
         incoming = await self._first()
         if incoming is None:
             return
@@ -232,7 +232,7 @@ class _CacheFetch:
             if touched != last:  # only a change counts: the file may be written by another host's clock
                 last, seen = touched, now
             if now - seen > STUCK_SECONDS or now - began > STUCK_SECONDS + descriptor.size / SLOWEST:
-                raise CacheFailedError(f"another process fetches {descriptor.digest} and does not get on")
+                raise CacheFailedError(f"another process fetches {descriptor.digest} and makes no progress")
             await asyncio.sleep(POLL_SECONDS)
 
     async def _download(self, incoming: Incoming) -> None:
@@ -254,10 +254,10 @@ class _CacheFetch:
         since = self.now()
         while (is_room := await run_to_end(self.cache.make_room)) is None:
             if self.now() - since > STUCK_SECONDS:
-                raise CacheFailedError(f"another process makes room in {self.cache.folder} and does not get on")
+                raise CacheFailedError(f"{self.cache.folder}: another process evicts blobs and makes no progress")
             await asyncio.sleep(POLL_SECONDS)
         if not is_room:
-            raise CacheFailedError(f"{self.cache.folder} is full of blobs that are being fetched")
+            raise CacheFailedError(f"{self.cache.folder} is full of incomplete blobs")
 
     def _close_if_done(self) -> None:
         """Close the file after the fetch and its last reader have ended."""

@@ -85,7 +85,7 @@ def _parse(reference: str | Reference) -> Reference:
         return reference
     if _LAYOUT.match(reference):
         raise InvalidInputError(
-            f"{reference[:300]}: copy goes between registries: crossmount push for a layout "
+            f"{reference[:300]}: copy works between registries: use crossmount push for a layout "
             "(docker.io/library/oci for an image of that name)"
         )
     return Reference.parse(reference)

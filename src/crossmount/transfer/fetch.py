@@ -208,7 +208,7 @@ class FetchedBlob:
         if len(givers) == 1:
             if not await givers[0].gave_wrong(self.descriptor):
                 self._drop(
-                    givers[0], f"{givers[0]} gave bytes that do not have the digest {self.descriptor.digest}"
+                    givers[0], f"{givers[0]} sent bytes that do not have the digest {self.descriptor.digest}"
                 )
         else:
             self._alone = True

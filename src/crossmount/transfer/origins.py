@@ -107,7 +107,7 @@ class RegistryOrigin:
         async for part in parts:
             waited, came = waited + clock() - asked, came + len(part)
             if waited > SLOW_SECONDS and came < (waited - SLOW_SECONDS) * SLOWEST:
-                raise RegistryUnreachableError(f"{self.repository}: blob {descriptor.digest} comes too slowly")
+                raise RegistryUnreachableError(f"{self.repository}: blob {descriptor.digest} arrives too slowly")
             yield part
             asked = clock()
 
@@ -164,7 +164,7 @@ class Origins:
         if not left:
             raise BlobUnavailableError(
                 f"blob {descriptor.digest} could not be fetched: "
-                f"{', '.join(map(str, ranked))} gave bytes that do not have that digest"
+                f"{', '.join(map(str, ranked))} sent bytes that do not have that digest"
             )
         return [RegistryOrigin(repository, self.registries.client(repository), self) for repository in left]
 
