@@ -17,6 +17,9 @@ from crossmount.errors import IndexUnavailableError
 CALL_SECONDS = 1.5
 """How long a call may take from its turn on, its retry included. After that a push goes on without the index."""
 
+FIRST_TURNS = 8
+"""How many calls may be in flight before one is answered."""
+
 
 class Call:
     """One call, as all parts of the client see it.
@@ -69,6 +72,9 @@ def current_call() -> Call | None:
 class Turns:
     """Limits how many calls of one client are in flight.
 
+    The limit begins low and grows with each answered call, since each of the first calls opens a connection: many
+    TLS handshakes at once would make each other late. It falls back when a call gets no answer.
+
     Safe to share by threads, and by a process and its forks.
 
     Args:
@@ -77,9 +83,14 @@ class Turns:
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._begin()
+
+    def _begin(self) -> None:
         self._pid = os.getpid()
-        self._free = threading.Semaphore(most)
-        self._silence: tuple[float, IndexUnavailableError] | None = None
+        self._changed = threading.Condition(threading.Lock())
+        self._limit = min(FIRST_TURNS, self._most)
+        self._in_flight = 0
+        self._silence: tuple[float, str] | None = None
 
     @contextmanager
     def turn(self, call: Call) -> Iterator[None]:
@@ -88,21 +99,38 @@ class Turns:
         Raises:
             IndexUnavailableError: while this call waited, another one got no answer.
         """
-        if self._pid != os.getpid():  # the turns of a parent's threads, which a fork does not have
-            self._pid, self._free, self._silence = os.getpid(), threading.Semaphore(self._most), None
-        with self._free:
-            silence = self._silence
-            if silence is not None and silence[0] >= call.asked:
-                raise IndexUnavailableError(str(silence[1]))
-            call.begin()
-            token = _current.set(call)
-            try:
-                yield
-            except IndexUnavailableError as error:
-                if not call.cancelled:
-                    self._silence = time.monotonic(), error
-                raise
-            else:
+        if self._pid != os.getpid():  # after a fork: the calls in flight are the parent's
+            self._begin()
+        with self._changed:
+            while self._in_flight >= self._limit:
+                self._check_silence(call)
+                self._changed.wait(CALL_SECONDS)  # so long at most, since an interrupted thread passes nothing on
+            self._check_silence(call)
+            self._in_flight += 1
+        call.begin()
+        token = _current.set(call)
+        silence = None
+        try:
+            yield
+        except IndexUnavailableError as error:
+            silence = error
+            raise
+        finally:
+            _current.reset(token)
+            self._end(call, silence)
+
+    def _end(self, call: Call, silence: IndexUnavailableError | None) -> None:
+        with self._changed:
+            self._in_flight -= 1
+            if silence is None:
                 self._silence = None
-            finally:
-                _current.reset(token)
+                self._limit = min(self._limit + 1, self._most)
+            elif not call.cancelled:
+                self._silence = time.monotonic(), str(silence)
+                self._limit = min(FIRST_TURNS, self._most)
+                self._changed.notify_all()
+            self._changed.notify(2)
+
+    def _check_silence(self, call: Call) -> None:
+        if self._silence is not None and self._silence[0] >= call.asked:
+            raise IndexUnavailableError(self._silence[1])
