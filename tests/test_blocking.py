@@ -1,4 +1,4 @@
-"""The blocking flavour, wherever a worker may call it from."""
+"""The blocking API from threads, event loops and forked processes."""
 
 import asyncio
 import os
@@ -30,20 +30,20 @@ def image(tmp_path: Path) -> MadeImage:
 
 
 def push_with(valkey: Server, registry: ScriptedRegistry, image: MadeImage, name: str) -> crossmount.PushReport:
-    """Push with an index of its own."""
+    """Push with a new index object."""
     with crossmount.open_index(valkey.url) as index:
         return crossmount.push(image.path, f"{registry.address}/{name}:1", index=index, options=OPTIONS)
 
 
 def test_push_blocks(valkey: Server, image: MadeImage) -> None:
-    """The same push, the same report, without an event loop."""
+    """A blocking push returns the report of an asynchronous one."""
     with running_registry() as registry:
         assert push_with(valkey, registry, image, "team/a").bytes("uploaded") > 0
         assert push_with(valkey, registry, image, "team/b").bytes("uploaded") == 0
 
 
 def test_copy_blocks(valkey: Server, image: MadeImage, tmp_path: Path) -> None:
-    """The same copy through the same cache, with clients that threads share."""
+    """Blocking copies in threads share a cache, registries and a fleet."""
     cache = crossmount.BlobCache(tmp_path / "cache")
     with (
         running_registry() as a,
@@ -74,7 +74,7 @@ def test_copy_blocks(valkey: Server, image: MadeImage, tmp_path: Path) -> None:
 
 
 def test_a_thread_pool_shares_one_index(valkey: Server, image: MadeImage) -> None:
-    """Threads push side by side through one index object."""
+    """Threads can push at once through one index object."""
     with running_registry() as registry, crossmount.open_index(valkey.url) as index, ThreadPoolExecutor(4) as pool:
         reports = list(
             pool.map(
@@ -89,13 +89,13 @@ def test_a_thread_pool_shares_one_index(valkey: Server, image: MadeImage) -> Non
 
 
 async def test_a_running_event_loop_can_block_on_it(valkey: Server, image: MadeImage) -> None:
-    """Code that happens to run on a loop may still call the blocking flavour."""
+    """The blocking API can be called from a running event loop."""
     with running_registry() as registry:
         assert push_with(valkey, registry, image, "team/a").index == "ok"
 
 
 def test_a_forked_process_goes_on(valkey: Server, image: MadeImage) -> None:
-    """A child forked after the first use pushes with the objects of its parent."""
+    """A child that is forked after the first use can push with the objects of its parent."""
     with (
         running_registry() as registry,
         crossmount.open_index(valkey.url) as index,
@@ -116,7 +116,7 @@ def test_a_forked_process_goes_on(valkey: Server, image: MadeImage) -> None:
 
 
 def test_mounter_and_client_block(image: MadeImage) -> None:
-    """The client's and the mounter's methods return what their twins do."""
+    """The methods of the client and the mounter return what their asynchronous counterparts return."""
     content = b"content"
     with (
         running_registry() as registry,
@@ -139,7 +139,7 @@ def test_mounter_and_client_block(image: MadeImage) -> None:
 
 
 def test_an_observer_that_calls_back_is_told_so(image: MadeImage) -> None:
-    """The blocking flavour called from its own loop would wait for itself: it is an error that says what to do."""
+    """A call on crossmount's own loop, which would wait for itself, is an error that says what to do."""
     raised: list[Exception] = []
 
     def observer(event: events.Event) -> None:
@@ -155,13 +155,13 @@ def test_an_observer_that_calls_back_is_told_so(image: MadeImage) -> None:
 
 
 def test_errors_come_through_as_they_are(tmp_path: Path) -> None:
-    """What the coroutine raises is what the caller gets."""
+    """The caller gets the exception of the coroutine."""
     with pytest.raises(crossmount.InvalidLayoutError):
         crossmount.push(tmp_path / "nowhere", "r.example/a:1")
 
 
 def test_a_coroutine_that_waits_is_refused() -> None:
-    """What is driven without a loop must not need one: a defect is told, not waited for."""
+    """A coroutine that needs an event loop, and has none, is an error."""
     with pytest.raises(RuntimeError, match="no event loop"):
         run_now(_waiting())
 
@@ -171,14 +171,14 @@ async def _waiting() -> None:
 
 
 class _Pending:
-    """What waits without asking whether there is a loop."""
+    """An awaitable that suspends without a loop."""
 
     def __await__(self) -> Generator[None, None, None]:
         yield
 
 
 def test_an_interrupt_cancels_and_cleans_up(image: MadeImage, tmp_path: Path) -> None:
-    """Ctrl-C in a blocking push ends it, leaves no session behind, and the interpreter exits."""
+    """Ctrl-C ends a blocking push and cancels its upload session, and the interpreter exits."""
     script = tmp_path / "interrupted.py"
     script.write_text(
         """
@@ -210,7 +210,7 @@ crossmount.push(sys.argv[1], sys.argv[2], options=options, observer=observer)
 
 
 def test_the_portal_is_one_thread(image: MadeImage) -> None:
-    """However many threads call, one loop serves them."""
+    """All threads use one background loop."""
     del image
     names = [PORTAL.call(_thread_name) for _ in range(3)]
     assert set(names) == {"crossmount"}

@@ -1,4 +1,4 @@
-"""What the command's tests share: an image, a registry, and an index on a server."""
+"""Fixtures for the tests of the command: an image, a registry, and an index on a server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,19 +13,19 @@ from support.servers import Server
 
 @pytest.fixture
 def image(tmp_path: Path) -> MadeImage:
-    """Give an image of three layers."""
+    """An image of three layers."""
     return make_layout(tmp_path / "image", make_layers(3, size=2000))
 
 
 @pytest.fixture
 def registry() -> Iterator[ScriptedRegistry]:
-    """Give an empty registry that mounts."""
+    """An empty registry that mounts."""
     with running_registry() as registry:
         yield registry
 
 
 @pytest.fixture
 def valkey_index(valkey: Server, monkeypatch: pytest.MonkeyPatch, here: Here) -> None:
-    """Let the index of the commands be an empty Valkey."""
+    """The commands use an empty Valkey as their index."""
     del here  # it takes all variables of ours away first
     monkeypatch.setenv("CROSSMOUNT_INDEX", valkey.unix_url)

@@ -1,4 +1,4 @@
-"""What `crossmount index info`, `prune`, `export` and `import` have in common: any index, and who may."""
+"""Promises that `crossmount index info`, `prune`, `export` and `import` have in common."""
 
 import os
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("valkey_index")
 
 
 def test_the_embedded_index_can_be_looked_after(here: Here, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As any other: counted, written out, emptied, taken in."""
+    """Info, export and import work on the embedded index as on any other."""
     monkeypatch.delenv("CROSSMOUNT_INDEX")
     saved = shell.folder / "saved.jsonl"
     here("add", layer(1), "r.example/team/a")
@@ -27,7 +27,7 @@ def test_the_embedded_index_can_be_looked_after(here: Here, shell: Shell, monkey
 def test_who_may_not_look_at_all_keys_is_told_who_may(
     here: Here, restricted: Place, arguments: tuple[str, ...]
 ) -> None:
-    """One line that names the user; a pusher may import."""
+    """A Redis user that may not list keys gets one line that names the user that may; import works for both."""
     done = here("index", *arguments, "--index", restricted.url)
     assert done.status == 1
     assert "crossmount-operator in deploy/redis/users.acl" in done.complaint
@@ -36,7 +36,7 @@ def test_who_may_not_look_at_all_keys_is_told_who_may(
 
 @pytest.mark.parametrize("arguments", [("info",), ("export",), ("prune",), ("import", os.devnull)])
 def test_an_index_that_is_off_or_gone_is_told(here: Here, arguments: tuple[str, ...]) -> None:
-    """There is nothing to look after."""
+    """Without an index the command is a usage error; an unreachable index is a failure."""
     done = here("index", *arguments, "--index", "off")
     assert done.status == 2
     assert "this needs an index" in done.complaint

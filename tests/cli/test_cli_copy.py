@@ -1,4 +1,4 @@
-"""`crossmount copy`, as it is typed."""
+"""`crossmount copy`."""
 
 import os
 import pty
@@ -24,7 +24,7 @@ OFF = ("--index", "off", "--plain-http")
 
 @pytest.fixture
 def a(image: MadeImage) -> Iterator[ScriptedRegistry]:
-    """A registry that holds the image as team/app:1 and :2."""
+    """A registry with the image as team/app:1 and team/app:2."""
     with running_registry() as registry:
         for tag in ("1", "2"):
             push(image.path, f"{registry.address}/team/app:{tag}", options=ClientOptions(plain_http=True))
@@ -39,7 +39,7 @@ def b() -> Iterator[ScriptedRegistry]:
 
 
 def test_a_copy_is_told_in_lines(here: Here, a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
-    """What was copied, its digest, what became of its blobs, and where their bytes came from."""
+    """The output has the image, its digest, the outcomes of its blobs, and where their bytes came from."""
     source, dest = f"{a.address}/team/app:1", f"{b.address}/mirror/app"
     done = here("copy", source, dest, *OFF)
     assert done.status == 0
@@ -55,7 +55,7 @@ def test_a_copy_is_told_in_lines(here: Here, a: ScriptedRegistry, b: ScriptedReg
 
 
 def test_a_copy_is_told_as_a_document(here: Here, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
-    """`--json` prints one document, of all images."""
+    """`--json` prints one document about all images."""
     done = here("copy", f"{a.address}/team/app", f"{b.address}/mirror/app", "--all-tags", "--json", *OFF)
     document = done.document
     assert [image["reference"] for image in document["images"]] == [f"{b.address}/mirror/app:{n}" for n in "12"]
@@ -64,7 +64,7 @@ def test_a_copy_is_told_as_a_document(here: Here, a: ScriptedRegistry, b: Script
 
 
 def test_a_list_is_copied(here: Here, a: ScriptedRegistry, b: ScriptedRegistry, tmp_path: Path) -> None:
-    """Lines of a source and its destinations; comments and empty lines are passed over."""
+    """`--from` takes lines of a source and its destinations, with comments and empty lines."""
     listed = tmp_path / "list"
     listed.write_text(
         f"# what we mirror\n\n{a.address}/team/app:1 {b.address}/one {b.address}/two:x\n"
@@ -80,7 +80,7 @@ def test_a_list_is_copied(here: Here, a: ScriptedRegistry, b: ScriptedRegistry, 
 def test_one_that_fails_is_named_and_the_others_arrive(
     shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry
 ) -> None:
-    """The document has the others; standard error says which failed, and why; the status is 1."""
+    """If one image fails, standard error names it and why, the document has the others, and the status is 1."""
     b.play(Fault(method="PUT", path="*/two/manifests/*", action=Reply(status=400), times=None))
     done = shell("copy", f"{a.address}/team/app:1", f"{b.address}/one", f"{b.address}/two", *OFF, "--json")
     assert done.status == 1
@@ -91,7 +91,7 @@ def test_one_that_fails_is_named_and_the_others_arrive(
 
 
 def test_the_one_that_fails_says_why_at_the_end(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
-    """Its last line names source, destination and cause, once; the status is that of the cause."""
+    """If the only image fails, the last line has source, destination and cause, and the status fits the cause."""
     b.play(Fault(method="POST", action=Reply(status=403), times=None))
     done = shell("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF)
     assert done.status == 4
@@ -101,7 +101,7 @@ def test_the_one_that_fails_says_why_at_the_end(shell: Shell, a: ScriptedRegistr
 
 
 def test_wrong_bytes_are_told_unasked(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
-    """A registry that gives other bytes than the digest says is named, with repository and layer."""
+    """A registry whose bytes do not match the digest is named with repository and layer, even without -v."""
     a.play(Fault(method="GET", path="*/blobs/*", action=Alter(corrupt=True), times=None))
     done = shell("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF)
     assert done.status == 1
@@ -112,7 +112,7 @@ def test_wrong_bytes_are_told_unasked(shell: Shell, a: ScriptedRegistry, b: Scri
 def test_must_mount_is_status_3_unless_it_may_be_transferred(
     shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, tmp_path: Path
 ) -> None:
-    """As in a push; `--allow-transfer` brings it, through the cache too."""
+    """A must-mount layer without a mount is status 3; `--allow-transfer` copies it, with or without a cache."""
     layer = image.layers[0].digest
     shell("add", layer, f"{b.address}/elsewhere", "--must-mount")
     command = ("copy", f"{a.address}/team/app:1", f"{b.address}/app", "--plain-http")
@@ -130,7 +130,7 @@ def test_must_mount_is_status_3_unless_it_may_be_transferred(
 def test_somebodys_layout_is_no_cache(
     here: Here, a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """It is refused before anything is asked, and keeps its blobs."""
+    """An image layout that is not a cache is refused before any request, and keeps its blobs."""
     before = sorted(image.path.rglob("*"))
     done = here("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF, "--cache", str(image.path))
     assert done.status == 2
@@ -141,14 +141,14 @@ def test_somebodys_layout_is_no_cache(
 def test_a_size_from_the_environment_needs_no_cache(
     shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry
 ) -> None:
-    """It is there for whichever copies have a cache."""
+    """CROSSMOUNT_CACHE_SIZE is accepted by a copy without a cache."""
     command = ("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF)
     assert shell(*command, CROSSMOUNT_CACHE_SIZE="1GB").status == 0
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
 def test_one_terminal_is_told_once(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry, term: str) -> None:
-    """What standard error said of an image is not said again where the same reader sees it."""
+    """On one terminal, an image that standard error named is not named again on standard output."""
     ours, theirs = pty.openpty()
     dests = [f"{b.address}/one", f"{b.address}/two"]
     command = [sys.executable, "-m", "crossmount", "copy", f"{a.address}/team/app:1", *dests, *OFF]
@@ -168,7 +168,7 @@ def test_one_terminal_is_told_once(shell: Shell, a: ScriptedRegistry, b: Scripte
 def test_a_cache_that_does_not_serve_is_one_warning(
     here: Here, a: ScriptedRegistry, b: ScriptedRegistry, tmp_path: Path
 ) -> None:
-    """The copy goes on past it."""
+    """If the cache fails, one warning is printed and the copy continues without it."""
     (tmp_path / "parent").write_text("a file")
     where = tmp_path / "parent" / "cache"
     done = here("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF, "--cache", str(where))
@@ -177,7 +177,7 @@ def test_a_cache_that_does_not_serve_is_one_warning(
 
 
 def test_http_is_allowed_registry_by_registry(here: Here, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
-    """`--plain-http-for` is for those that it names."""
+    """`--plain-http-for` allows http only for the registries that it names."""
     command = ("copy", f"{a.address}/team/app:1", f"{b.address}/app", "--index", "off")
     both = ("--plain-http-for", a.address, "--plain-http-for", b.address)
     assert here(*command, *both).status == 0
@@ -199,14 +199,14 @@ def test_http_is_allowed_registry_by_registry(here: Here, a: ScriptedRegistry, b
     ],
 )
 def test_wrong_usage_is_told(here: Here, arguments: list[str], said: str) -> None:
-    """Before anything is asked of anybody."""
+    """Wrong usage is status 2 and one line, before any request."""
     done = here("copy", *arguments)
     assert done.status == 2
     assert said in done.complaint
 
 
 def test_a_wrong_list_is_told_with_its_line(here: Here, tmp_path: Path) -> None:
-    """The file and the line are named; an empty list is no work; a list and places at once are too much."""
+    """An error in a list names file and line; an empty list, and a list beside arguments, are usage errors."""
     listed = tmp_path / "list"
     listed.write_text("a/b:1 b/c\n\na/b:1\n")
     assert f"{listed}:3: " in here("copy", "--from", str(listed)).complaint
@@ -221,7 +221,7 @@ def test_a_wrong_list_is_told_with_its_line(here: Here, tmp_path: Path) -> None:
 
 
 def test_an_interrupt_says_how_far_it_came(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
-    """Ctrl-C: sessions are cancelled, and the last line counts what arrived."""
+    """Ctrl-C cancels upload sessions, and the last line counts the copied images."""
     b.play(Fault(method="PUT", path="*/two/*", delay=30.0, times=None))
     process = shell.start("copy", f"{a.address}/team/app:1", f"{b.address}/one", f"{b.address}/two", *OFF)
     assert process.stderr is not None
@@ -240,19 +240,19 @@ def test_an_interrupt_says_how_far_it_came(shell: Shell, a: ScriptedRegistry, b:
     [("1000", 1000), ("10GB", 10 * 2**30), ("2GiB", 2 * 2**30), (" 5 mb ", 5 * 2**20), ("4k", 4096)],
 )
 def test_sizes_are_read(words: str, size: int) -> None:
-    """Units are powers of 1024, in large and small letters."""
+    """Units of sizes are powers of 1024, in upper or lower case."""
     assert read_size(words) == size
 
 
 @pytest.mark.parametrize("words", ["", "-1", "x", "1 XB", "1e9", "9" * 30])
 def test_what_is_no_size_is_refused(words: str) -> None:
-    """Nothing is guessed."""
+    """Anything else is refused as a size."""
     with pytest.raises(InvalidInputError):
         read_size(words)
 
 
 def test_lists_name_all_tags_or_images() -> None:
-    """With all tags each line is about repositories."""
+    """With `--all-tags`, the lines of a list name repositories."""
     (job,) = read_list(["a.example/x b.example/y"], where="list", all_tags=True)
     assert job.all_tags
     with pytest.raises(InvalidInputError, match="list:1: "):
@@ -260,7 +260,7 @@ def test_lists_name_all_tags_or_images() -> None:
 
 
 def test_errors_of_a_copy_survive_pickling() -> None:
-    """Workers hand their errors to the process that started them."""
+    """A CopyFailedError can be pickled and sent to another process."""
     import pickle  # noqa: PLC0415 beside its use
 
     for error in (CopyFailedError("words", report=None), RegistryUnreachableError("words")):

@@ -25,7 +25,7 @@ from support.registries import run
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Let the demo of this process have small layers, and all temporary files a place that can be looked at."""
+    """The demo has small layers, and its temporary files are in a folder of the test."""
     monkeypatch.setattr("crossmount.cli.demo.images.SHARED", dict.fromkeys(("base", "runtime", "libraries"), 9000))
     monkeypatch.setattr("crossmount.cli.demo.images.OWN", 1000)
     (tmp_path / "temporary").mkdir()
@@ -33,12 +33,12 @@ def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def left(tmp_path: Path) -> list[str]:
-    """Return the demo's files that are still there."""
+    """Return the remaining files of the demo."""
     return [path.name for path in (tmp_path / "temporary").iterdir()]
 
 
 def test_the_images_are_real_and_the_same_each_time(tmp_path: Path) -> None:
-    """Skopeo reads them, and two runs make the same bytes."""
+    """Skopeo can read the images, and two runs make the same bytes."""
     images = make_images(tmp_path / "one")
     make_images(tmp_path / "two")
     assert [image.name for image in images] == list(IMAGES)
@@ -53,7 +53,7 @@ def test_the_images_are_real_and_the_same_each_time(tmp_path: Path) -> None:
 def test_the_demo_counts_what_travels(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Every byte is uploaded once, whichever registry serves; the rest is mounted, and nothing is left."""
+    """With either registry every byte is uploaded once, the rest is mounted, and no file or process remains."""
     if kind == "docker-registry":
         needs(kind)
     else:
@@ -78,7 +78,7 @@ def test_the_demo_counts_what_travels(
 
 
 def test_the_demo_is_told_in_eighty_columns(here: Here) -> None:
-    """For a reader: what was pushed, what travelled, what would have, and what stays."""
+    """The output fits eighty columns and has the pushes, the bytes with and without mounts, and what remains."""
     done = here("demo")
     assert (done.status, done.err) == (0, "")
     lines = done.out.splitlines()
@@ -91,14 +91,14 @@ def test_the_demo_is_told_in_eighty_columns(here: Here) -> None:
 
 @pytest.mark.parametrize("url", ["off", "memory://"])
 def test_the_demo_needs_an_index_that_can_be_shared(here: Here, url: str) -> None:
-    """Without one there would be nothing to show."""
+    """Without an index, or with one in memory, the demo is a usage error."""
     done = here("demo", "--index", url)
     assert done.status == 2
     assert "omit --index" in done.complaint
 
 
 def test_an_index_that_does_not_serve_is_told_before_anything_is_pushed(here: Here, tmp_path: Path) -> None:
-    """One line, status 1, and nothing is left."""
+    """An unreachable index is one line and status 1, and no file remains."""
     done = here("demo", "--index", "redis://127.0.0.1:1")
     assert done.status == 1
     assert "does not answer" in done.complaint
@@ -108,7 +108,7 @@ def test_an_index_that_does_not_serve_is_told_before_anything_is_pushed(here: He
 def test_a_registry_that_does_not_start_is_told(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own last words are in the line."""
+    """If the registry does not start, the error has the last line of its output."""
     broken = tmp_path / "docker-registry"
     broken.write_text("#!/bin/sh\necho no storage today >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -120,7 +120,7 @@ def test_a_registry_that_does_not_start_is_told(
 
 
 def test_a_ctrl_c_leaves_no_process_and_no_file(shell: Shell, tmp_path: Path) -> None:
-    """The registry, the pushes and the files are gone when the demo is."""
+    """After Ctrl-C the registry, the pushes and the files are gone."""
     temporary = tmp_path / "temporary"
     with shell.start("demo", TMPDIR=str(temporary)) as process:
         assert process.stdout is not None
@@ -135,7 +135,7 @@ def test_a_ctrl_c_leaves_no_process_and_no_file(shell: Shell, tmp_path: Path) ->
 
 
 def processes_that_name(text: str) -> list[str]:
-    """Return the command lines that hold `text`."""
+    """Return the command lines that contain `text`."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
@@ -149,7 +149,7 @@ def processes_that_name(text: str) -> list[str]:
 
 
 async def test_a_push_that_fails_ends_the_demo_with_its_words(tmp_path: Path, shell: Shell) -> None:
-    """Whatever the push said is the demo's error, and the others are ended."""
+    """The error of a failed push is the error of the demo, and the other pushes are ended."""
     del shell
     images = make_images(tmp_path / "images")
     pushes = Pushes(layout=tmp_path / "absent", address="127.0.0.1:1", index="off", namespace="demo")
@@ -162,7 +162,7 @@ async def test_a_push_that_fails_ends_the_demo_with_its_words(tmp_path: Path, sh
 async def test_one_failure_of_the_seven_is_the_failure(
     tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first of them to fail cancels the rest."""
+    """The first of the parallel pushes to fail cancels the others."""
     del shell
 
     async def pushed(self: Pushes, image: DemoImage) -> Pushed:
@@ -193,7 +193,7 @@ PUSHED = Pushed(
 
 
 def test_an_index_that_served_in_part_is_told_at_the_end() -> None:
-    """The numbers are not sold for more than they are."""
+    """If the index failed during a push, the output says that the numbers are not typical, and why."""
     outcome = demo.DemoResult(registry="r", namespace="n", received=1, pushes=[PUSHED])
     lines = demo._closing(outcome, embedded=False)
     words = " ".join(lines)
@@ -204,7 +204,7 @@ def test_an_index_that_served_in_part_is_told_at_the_end() -> None:
 
 
 def test_a_push_s_warning_is_the_demo_s_cause() -> None:
-    """What a push says of the index on standard error is found among its other lines."""
+    """The cause of an index failure is found in a push's standard error."""
     images = DemoImage("api", 100)
     said = f"a line\n{index_warning('gone')}\n"
     report = {"bytes": {"uploaded": 1, "mounted": 0}, "index": "degraded", "seconds": 1.0, "blobs": []}
@@ -214,7 +214,7 @@ def test_a_push_s_warning_is_the_demo_s_cause() -> None:
 
 
 def test_proxies_of_the_environment_do_not_lead_the_demo_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo's registry is on this host, whatever NO_PROXY says."""
+    """The pushes reach the registry directly, even if the environment names an HTTP proxy."""
     pushes = Pushes(layout=Path(), address="127.0.0.1:1", index="off", namespace="demo")
     monkeypatch.setenv("no_proxy", "x.example")
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -224,7 +224,7 @@ def test_proxies_of_the_environment_do_not_lead_the_demo_away(monkeypatch: pytes
 
 
 async def test_a_child_that_does_not_end_is_made_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked first, killed then, and never left."""
+    """A child process that ignores SIGTERM is killed."""
     monkeypatch.setattr(processes, "END_SECONDS", 0.05)
     stubborn = (
         "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
@@ -236,7 +236,7 @@ async def test_a_child_that_does_not_end_is_made_to(monkeypatch: pytest.MonkeyPa
 
 
 async def test_a_registry_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wait for it has an end."""
+    """The wait for a registry that prints nothing ends with an error."""
     monkeypatch.setattr(demo_registry, "START_SECONDS", 0.05)
     monkeypatch.setattr(
         demo_registry,
@@ -249,7 +249,7 @@ async def test_a_registry_that_says_nothing_is_given_up(tmp_path: Path, monkeypa
 
 
 async def test_the_counter_lets_a_connection_go_when_the_registry_is_gone() -> None:
-    """Whoever connects then is hung up on."""
+    """If the registry is gone, the counter closes new connections."""
     closed = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     port = closed.sockets[0].getsockname()[1]
     closed.close()

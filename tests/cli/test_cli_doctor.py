@@ -24,7 +24,7 @@ def authfile(tmp_path: Path, address: str, **entry: str) -> str:
 
 
 def test_without_a_destination_the_index_is_looked_at(here: Here, valkey: Server) -> None:
-    """The index alone is enough for a healthy answer."""
+    """Without DEST only the index is checked, and the status is 0 if it works."""
     done = here("doctor", "--index", valkey.url)
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(f"index        ok      redis://127.0.0.1:{valkey.port}/0, valkey 9")
@@ -32,13 +32,13 @@ def test_without_a_destination_the_index_is_looked_at(here: Here, valkey: Server
 
 
 def test_the_embedded_index_is_started_to_be_looked_at(here: Here) -> None:
-    """The default works from nothing."""
+    """The check starts the embedded index."""
     assert here("doctor").out.startswith("index        ok      the embedded one, ")
     assert here("index", "status", "--json").document["running"] is True
 
 
 def test_a_part_of_a_cluster_is_no_healthy_index(here: Here, cluster: Cluster) -> None:
-    """One of its servers answers, and pushes could not use it: that is told, with the URL that is meant."""
+    """A URL of one server of a Cluster is a failure that names the right URL."""
     for node in cluster.masters():
         done = here("doctor", "--index", node.url)
         assert (done.status, done.err) == (1, "")
@@ -50,7 +50,7 @@ def test_a_part_of_a_cluster_is_no_healthy_index(here: Here, cluster: Cluster) -
 def test_a_namespace_that_is_not_ours_is_no_healthy_index(
     here: Here, restricted: Fronted, command: tuple[str, ...]
 ) -> None:
-    """A server that lets us in, and not to these keys, does not serve us."""
+    """A server that forbids our keys is a failure, though it answers."""
     assert here(*command, "--index", restricted.url).status == 0
     done = here(*command, "--index", restricted.url, "--namespace", "other")
     assert done.status == 1
@@ -58,7 +58,7 @@ def test_a_namespace_that_is_not_ours_is_no_healthy_index(
 
 
 def test_an_open_registry_is_healthy(here: Here, valkey: Server, tmp_path: Path) -> None:
-    """Everything is told, and nothing is written to the registry."""
+    """With an open registry every check is reported, and nothing is written to the registry."""
     index = ("--index", valkey.unix_url)
     with running_registry() as registry:
         done = here("doctor", f"{registry.address}/team/app", "--plain-http", *index, "--json")
@@ -80,7 +80,7 @@ def test_an_open_registry_is_healthy(here: Here, valkey: Server, tmp_path: Path)
 
 @pytest.mark.parametrize("auth", [BasicAuth(users=USERS), TokenAuth(users=USERS)])
 def test_credentials_are_named_and_never_shown(here: Here, tmp_path: Path, auth: BasicAuth | TokenAuth) -> None:
-    """Whose they are and where they are from, in both outputs, without the secret."""
+    """Both outputs have the credentials' user and file, and not the secret."""
     with running_registry(RegistryOptions(auth=auth)) as registry:
         dest, file = f"{registry.address}/team/app", authfile(tmp_path, registry.address)
         arguments = ("doctor", dest, "--plain-http", "--index", "off", "--authfile", file)
@@ -114,7 +114,7 @@ def test_credentials_are_named_and_never_shown(here: Here, tmp_path: Path, auth:
 def test_each_kind_of_credential_has_its_words(
     here: Here, tmp_path: Path, entry: dict[str, str], who: str
 ) -> None:
-    """A token is no password, and one that an open registry does not ask for is said to be that."""
+    """The output distinguishes passwords from tokens, and says if a registry does not need them."""
     with running_registry() as registry:
         file = authfile(tmp_path, registry.address, **entry)
         arguments = ("doctor", f"{registry.address}/a", "--plain-http", "--index", "off", "--authfile", file)
@@ -125,7 +125,7 @@ def test_each_kind_of_credential_has_its_words(
 
 
 def test_wrong_credentials_are_not_healthy(here: Here, tmp_path: Path) -> None:
-    """A visitor whom the registry turns away gets status 1 and a word on how to log in."""
+    """If the registry denies access, the status is 1 and the output says how to log in."""
     auth = BasicAuth(users={"ci": "changed"}, anonymous=(Grant(actions=frozenset()),))
     with running_registry(RegistryOptions(auth=auth)) as registry:
         file = authfile(tmp_path, registry.address)
@@ -138,7 +138,7 @@ def test_wrong_credentials_are_not_healthy(here: Here, tmp_path: Path) -> None:
 
 
 def test_credentials_that_cannot_be_read_are_not_healthy(here: Here, tmp_path: Path) -> None:
-    """A broken file is told, whatever the registry asks for."""
+    """A broken credential file is a failure, even if the registry needs no login."""
     file = tmp_path / "auth.json"
     file.write_text("{hidden")
     with running_registry() as registry:
@@ -151,7 +151,7 @@ def test_credentials_that_cannot_be_read_are_not_healthy(here: Here, tmp_path: P
 
 
 def test_trouble_is_told_thing_by_thing(here: Here) -> None:
-    """An index and a registry that are both away are two findings, and status 1."""
+    """An unreachable index and an unreachable registry are two failures, and the status is 1."""
     done = here("doctor", "127.0.0.1:1/a", "--plain-http", "--index", "redis://127.0.0.1:1")
     assert (done.status, done.err) == (1, "")
     about = [line.split()[:2] for line in done.out.splitlines()]
@@ -159,7 +159,7 @@ def test_trouble_is_told_thing_by_thing(here: Here) -> None:
 
 
 def test_a_registry_without_tls_is_told_with_the_option(here: Here) -> None:
-    """The doctor names the option as the push does."""
+    """For a registry without TLS the output names --plain-http, as a push does."""
     with running_registry() as registry:
         done = here("doctor", f"{registry.address}/a", "--index", "memory://")
     assert done.status == 1
@@ -168,7 +168,7 @@ def test_a_registry_without_tls_is_told_with_the_option(here: Here) -> None:
 
 
 def test_what_is_no_registry_is_told(here: Here) -> None:
-    """A web page is not healthy."""
+    """A web server that is not a registry is a failure."""
     with running_registry(faults=[Fault(action=html(404), times=None)]) as registry:
         done = here("doctor", f"{registry.address}/a", "--plain-http", "--index", "off")
     assert done.status == 1
@@ -194,12 +194,12 @@ def test_what_is_no_registry_is_told(here: Here) -> None:
     ],
 )
 def test_what_the_registry_was_seen_to_do_is_told(traits: RegistryTraits, words: str) -> None:
-    """Each trait that the index knows has its words."""
+    """The output describes each known trait of a registry."""
     assert check_mounts("r", traits).words == words
 
 
 def test_findings_are_folded_on_a_terminal() -> None:
-    """On eighty columns what follows stands under what it belongs to."""
+    """On eighty columns, long findings are wrapped and indented."""
     lines = as_lines([Finding("index", "ok", "word " * 40)], None, width=80)
     assert all(len(line) <= 80 for line in lines)
     assert lines[1].startswith(" " * 21 + "word")

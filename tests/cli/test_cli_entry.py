@@ -12,7 +12,7 @@ from support.commands import Here, Shell
 
 
 def test_the_version_needs_none_of_the_heavy_libraries(shell: Shell) -> None:
-    """`crossmount --version` starts at once: neither redis, httpx, rich nor asyncio is loaded."""
+    """`crossmount --version` imports neither redis, httpx, rich nor asyncio."""
     code = (
         "import sys\nfrom crossmount.cli.run import run\nstatus = run(['--version'])\n"
         "sys.exit(status or ' '.join({'redis', 'httpx', 'rich', 'asyncio'} & set(sys.modules)) or 0)"
@@ -24,7 +24,7 @@ def test_the_version_needs_none_of_the_heavy_libraries(shell: Shell) -> None:
 
 
 def test_the_module_and_the_script_are_the_command(shell: Shell) -> None:
-    """`python -m crossmount` and `crossmount` are one thing."""
+    """`python -m crossmount` and the script `crossmount` do the same."""
     script = Path(sys.executable).with_name("crossmount")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, env=dict(shell.env), check=False)
     assert shell("--version").out == done.stdout == f"crossmount {version('crossmount')}\n"
@@ -32,7 +32,7 @@ def test_the_module_and_the_script_are_the_command(shell: Shell) -> None:
 
 @pytest.mark.parametrize("absent", ["click", "rich"])
 def test_a_missing_extra_is_named(shell: Shell, absent: str) -> None:
-    """Without the extra there is one line that says what to install."""
+    """Without the extra, one line says what to install."""
     code = f"import sys; sys.modules[{absent!r}] = None; from crossmount.cli.entry import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=dict(shell.env), check=False
@@ -45,7 +45,7 @@ def test_a_missing_extra_is_named(shell: Shell, absent: str) -> None:
 
 
 def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch, here: Here) -> None:
-    """The status of the run is the status of the process."""
+    """The process exits with the status of the run."""
     del here
     monkeypatch.setattr(sys, "argv", ["crossmount", "locate", "sha256:nonsense"])
     with pytest.raises(SystemExit) as ended:
@@ -56,7 +56,7 @@ def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch, here: Here)
 def test_garbage_is_collected_while_a_command_works(
     monkeypatch: pytest.MonkeyPatch, here: Here, capsys: "pytest.CaptureFixture[str]"
 ) -> None:
-    """The collector rests only while the command is loaded, and at the end of the process."""
+    """The garbage collector is off only while the command is loaded, and at the end of the process."""
     del here
     working: list[bool] = []
 
@@ -74,7 +74,7 @@ def test_garbage_is_collected_while_a_command_works(
 
 
 def test_main_names_a_missing_extra(monkeypatch: pytest.MonkeyPatch, capsys: "pytest.CaptureFixture[str]") -> None:
-    """Both of its libraries are named when both are missing."""
+    """If both libraries of the extra are missing, both are named."""
     monkeypatch.setattr(entry, "find_spec", lambda _: None)
     with pytest.raises(SystemExit) as ended:
         entry.main()
@@ -85,7 +85,7 @@ def test_main_names_a_missing_extra(monkeypatch: pytest.MonkeyPatch, capsys: "py
 def test_a_ctrl_c_while_loading_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: "pytest.CaptureFixture[str]"
 ) -> None:
-    """An impatient user sees no traceback."""
+    """Ctrl-C while the command is loaded prints one line and no traceback."""
 
     def interrupted(name: str) -> None:
         raise KeyboardInterrupt(name)
@@ -98,7 +98,7 @@ def test_a_ctrl_c_while_loading_is_one_line(
 
 
 def test_completion_for_shells_is_there(shell: Shell) -> None:
-    """The shell's own completion can be set up, as with every command made with click."""
+    """Click's shell completion works."""
     done = shell(_CROSSMOUNT_COMPLETE="bash_source")
     assert done.status == 0
     assert "complete" in done.out

@@ -1,4 +1,4 @@
-"""`crossmount events`, and the proxy's page for events."""
+"""`crossmount events`, and the proxy's endpoint for events."""
 
 import json
 import signal
@@ -24,7 +24,7 @@ LAYER = b"layer"
 def test_events_are_taken_until_it_is_told_to_stop(
     shell: Shell, valkey: Server, tmp_path: Path, command: str
 ) -> None:
-    """It says where it listens, records what it is told, and ends well on SIGTERM."""
+    """The service prints its address, records the layers of an event, and exits with status 0 on SIGTERM."""
     secret = tmp_path / "secret"
     secret.write_text(SECRET)
     with running_registry() as registry:
@@ -63,7 +63,7 @@ def test_events_are_taken_until_it_is_told_to_stop(
     ],
 )
 def test_wrong_settings_are_told_at_once(shell: Shell, arguments: tuple[str, ...], words: str) -> None:
-    """One line, status 2."""
+    """A wrong setting is one line and status 2."""
     done = shell("events", *arguments)
     assert done.status == 2
     assert words in done.complaint

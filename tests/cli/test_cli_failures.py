@@ -45,7 +45,7 @@ from support.commands import Here
     ],
 )
 def test_every_error_has_its_status(error: Exception, status: int) -> None:
-    """1 failed, 2 usage, 3 must-mount, 4 not allowed, 128 and a signal's number."""
+    """The statuses are 1 failed, 2 usage, 3 must-mount, 4 denied, and 128 plus a signal's number."""
     assert failures.status_of(error) == status
     assert "\n" not in failures.message_of(error)
 
@@ -60,7 +60,7 @@ def caused(error: Exception, *causes: Exception) -> Exception:
 
 
 def mismatch(code: int) -> ssl.SSLCertVerificationError:
-    """Return what OpenSSL's verification says, by its number."""
+    """Return an OpenSSL verification error with a number."""
     error = ssl.SSLCertVerificationError(1, "verify failed")
     error.verify_code = code
     return error
@@ -111,7 +111,7 @@ UNTRUSTED = "r: odd: its certificate is not trusted; name its authority's file"
     ],
 )
 def test_errors_say_what_to_do(error: Exception, words: str) -> None:
-    """An option that helps is named where there is one."""
+    """The message names the option that helps, if there is one."""
     assert words in failures.message_of(error)
 
 
@@ -125,12 +125,12 @@ def test_errors_say_what_to_do(error: Exception, words: str) -> None:
     ],
 )
 def test_a_refusal_that_is_not_for_the_url_gives_no_advice_on_it(error: Exception) -> None:
-    """A full, a read-only and a shared server are reached by the right URL."""
+    """The message of a full, read-only or shared server does not suggest a change of the URL."""
     assert failures.message_of(error) == str(error)
 
 
 def test_a_defect_is_one_line_and_its_traceback_comes_with_vv(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even what nobody thought of is told in one line."""
+    """An unexpected exception is one line and status 1; -vv adds a traceback."""
 
     def broken(ctx: click.Context) -> None:
         raise ssl.SSLError(f"odd {ctx.command_path}")
@@ -147,7 +147,7 @@ def test_a_defect_is_one_line_and_its_traceback_comes_with_vv(here: Here, monkey
 
 
 def test_a_failure_after_a_signal_is_the_signal(tmp_path: Path) -> None:
-    """Whatever breaks while the work is put away, the user's Ctrl-C is the reason."""
+    """An error during the clean-up after a signal does not hide the signal."""
 
     async def work() -> None:
         os.kill(os.getpid(), signal.SIGTERM)

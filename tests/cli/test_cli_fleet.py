@@ -23,7 +23,7 @@ LAYER = Digest.of(b"a layer")
 
 
 def value(name: str | None, since: float = 100.0, size: int = 0) -> LeaseValue:
-    """Return one who uploads or waits."""
+    """Return the lease value of an uploader or a waiter."""
     dest = None if name is None else Repository.parse(f"r.example/{name}")
     return LeaseValue(token="t", holder="host:1" if name else "", dest=dest, size=size, since=since if name else 0)
 
@@ -53,7 +53,7 @@ async def shown(valkey: Server, shell: Shell, *options: str) -> str:
 
 
 async def test_fleet_shows_who_uploads_and_who_waits(valkey: Server, shell: Shell) -> None:
-    """Off a terminal it is printed once: the layer, its size, who brings it where, and who waits."""
+    """Off a terminal it prints once: the layer, its size, the uploader, the destination and the waiters."""
     lines = (await shown(valkey, shell)).splitlines()
     assert lines[0] == "1 upload underway, 1 waiting"
     assert "r.example/team/app by " in lines[1]
@@ -62,7 +62,7 @@ async def test_fleet_shows_who_uploads_and_who_waits(valkey: Server, shell: Shel
 
 
 async def test_fleet_as_a_document(valkey: Server, shell: Shell) -> None:
-    """--json has the same for scripts."""
+    """`--json` prints the same for scripts."""
     (upload,) = json.loads(await shown(valkey, shell, "--json"))["uploads"]
     assert (upload["layer"], upload["registry"], upload["size"]) == (LAYER, "r.example", 12_000_000)
     assert upload["dest"] == "r.example/team/app"
@@ -72,14 +72,14 @@ async def test_fleet_as_a_document(valkey: Server, shell: Shell) -> None:
 
 
 def test_nothing_underway(valkey: Server, here: Here) -> None:
-    """No lease is nothing to show, and no failure; an index in memory has none."""
+    """Without an upload the list is empty and the status is 0, also for an index in memory."""
     for url in (valkey.url, "memory://"):
         assert here("fleet", "--index", url).out == "0 uploads underway, 0 waiting\n"
         assert here("fleet", "--index", url, "--json").document == {"uploads": []}
 
 
 def test_fleet_refreshes_on_a_terminal_until_it_is_interrupted(valkey: Server, shell: Shell) -> None:
-    """On a terminal the list is drawn again and again, and Ctrl-C is how one stops looking."""
+    """On a terminal the list is redrawn until Ctrl-C."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "crossmount", "fleet", "--index", valkey.url], stdout=theirs, env=dict(shell.env)
@@ -97,7 +97,7 @@ def test_fleet_refreshes_on_a_terminal_until_it_is_interrupted(valkey: Server, s
 
 
 def test_what_is_told() -> None:
-    """Many waiters are summed up, and a lease that never ends is told apart from ours."""
+    """Many waiters are counted, and a lease without an expiry is marked."""
     waiting = tuple(value(f"team/w{number}") for number in range(7))
     ours = ActiveUpload(
         registry="r.example", layer=LAYER, holder=value("team/a", size=1), seconds_left=5.0, waiting=waiting
@@ -111,7 +111,7 @@ def test_what_is_told() -> None:
 
 
 def test_what_a_terminal_cannot_show_is_cut() -> None:
-    """No line wraps, and what does not fit is counted: the heading stays in sight."""
+    """Lines are cut at the width of the terminal, and lines that do not fit are counted below the first ones."""
     lines = ["x" * 100, *map(str, range(30))]
     shown = fitted(lines, 80, 24)
     assert len(shown) == 23
@@ -121,7 +121,7 @@ def test_what_a_terminal_cannot_show_is_cut() -> None:
 
 
 def test_push_waits_as_long_as_it_is_told(valkey: Server, here: Here, tmp_path: Path) -> None:
-    """--wait bounds the wait behind a lease that never ends, and 0 asks nobody."""
+    """`--wait` limits the wait for a lease that never expires, and 0 does not wait."""
     image = make_layout(tmp_path / "image", make_layers(1, size=1_100_000))
     with running_registry() as registry:
         for number, wait in enumerate(("0.3", "0")):
@@ -140,7 +140,7 @@ def test_push_waits_as_long_as_it_is_told(valkey: Server, here: Here, tmp_path: 
 
 
 def lend(valkey: Server, key: str) -> None:
-    """Write a stranger's lease."""
+    """Write a lease that crossmount did not acquire."""
     import redis  # noqa: PLC0415 a bare client, for one line
 
     with redis.Redis(unix_socket_path=str(valkey.socket)) as client:
@@ -148,7 +148,7 @@ def lend(valkey: Server, key: str) -> None:
 
 
 def forget(valkey: Server) -> None:
-    """Empty the server, so that the second push knows nothing of the first."""
+    """Empty the server, so that the second push has no source."""
     import redis  # noqa: PLC0415 the same
 
     with redis.Redis(unix_socket_path=str(valkey.socket)) as client:

@@ -19,10 +19,10 @@ LAYER = "sha256:" + "a" * 64
 
 
 class Web(socketserver.BaseRequestHandler):
-    """Answers like a web server, whatever is asked."""
+    """A server that answers in http to anything."""
 
     def handle(self) -> None:
-        """Read a little, refuse, and wait until the other side has left."""
+        """Read a little, refuse, and wait until the client disconnects."""
         self.request.recv(1024)
         self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
         while self.request.recv(1024):
@@ -31,7 +31,7 @@ class Web(socketserver.BaseRequestHandler):
 
 @pytest.fixture
 def web() -> Iterator[int]:
-    """Give the port of a server that speaks http."""
+    """The port of a server that speaks http."""
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Web) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -41,7 +41,7 @@ def web() -> Iterator[int]:
 
 
 def test_asking_does_not_start_the_embedded_index(here: Here, shell: Shell) -> None:
-    """`index status` looks, and touches nothing."""
+    """`index status` does not start the embedded index or create a file."""
     done = here("index", "status")
     assert done.status == 0
     assert done.out.splitlines()[0] == "embedded index: not running, the next command that needs it starts it"
@@ -55,7 +55,7 @@ def test_asking_does_not_start_the_embedded_index(here: Here, shell: Shell) -> N
 
 
 def test_the_embedded_index_starts_when_it_is_needed_and_stops_when_it_is_told(here: Here, shell: Shell) -> None:
-    """Used, shown, stopped, and what it holds is there again the next time."""
+    """The embedded index starts on first use, can be stopped, and has its data again after the next start."""
     assert here("add", LAYER, "r.example/a").status == 0
     document = here("index", "status", "--json").document
     assert document["running"] is True
@@ -75,7 +75,7 @@ def test_the_embedded_index_starts_when_it_is_needed_and_stops_when_it_is_told(h
 
 
 def test_a_silent_embedded_index_is_told_and_can_be_ended(here: Here) -> None:
-    """One that hangs is a failure that says how to end it."""
+    """An embedded index that hangs is a failure that says how to end it."""
     here("add", LAYER, "r.example/a")
     pid = here("index", "status", "--json").document["pid"]
     os.kill(pid, signal.SIGSTOP)
@@ -88,7 +88,7 @@ def test_a_silent_embedded_index_is_told_and_can_be_ended(here: Here) -> None:
 
 
 def test_a_folder_that_others_may_write_is_refused(here: Here, shell: Shell) -> None:
-    """Whoever could put a socket there could be the index."""
+    """A folder that other users may write is refused, since they could replace the socket."""
     folder = shell.folder / "state" / "embedded"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
@@ -99,7 +99,7 @@ def test_a_folder_that_others_may_write_is_refused(here: Here, shell: Shell) -> 
 
 
 def test_a_remote_index_is_reached_and_its_distance_told(here: Here, redis_server: Server) -> None:
-    """Name, version and round trip of whatever server it is."""
+    """For a remote index the output has the name, version and round trip of its server."""
     done = here("index", "status", "--index", redis_server.url)
     assert done.status == 0
     lines = done.out.splitlines()
@@ -112,7 +112,7 @@ def test_a_remote_index_is_reached_and_its_distance_told(here: Here, redis_serve
 
 @pytest.mark.parametrize("kind", ["cluster", "sentinels", "secured", "restricted"])
 def test_an_index_of_any_topology_is_reached(here: Here, request: pytest.FixtureRequest, kind: str) -> None:
-    """Status and doctor look at a Cluster and the others as at one server, and show no login."""
+    """Status and doctor work with a Cluster and with Sentinel as with one server, and print no password."""
     place: Place = request.getfixturevalue(kind)
     where = address_of(place.url).shown
     done = here("index", "status", "--index", place.operator_url)
@@ -127,7 +127,7 @@ def test_an_index_of_any_topology_is_reached(here: Here, request: pytest.Fixture
 
 @pytest.mark.parametrize("kind", ["cluster", "sentinels", "restricted"])
 def test_only_an_operator_sees_who_uploads(here: Here, request: pytest.FixtureRequest, kind: str) -> None:
-    """A pusher may not list keys, and is told so; an operator's list is empty."""
+    """`fleet` fails for a Redis user that may not list keys, and works for an operator."""
     place: Place = request.getfixturevalue(kind)
     assert here("fleet", "--index", place.operator_url, "--json").document == {"uploads": []}
     done = here("fleet", "--index", place.url)
@@ -142,7 +142,7 @@ def test_only_an_operator_sees_who_uploads(here: Here, request: pytest.FixtureRe
 def test_an_acl_may_forbid_who_it_is_but_not_that_it_answers(
     here: Here, start_server: StartServer, forbidden: str, status: int, words: str
 ) -> None:
-    """An index serves though it hides its version; what cannot even be greeted does not serve."""
+    """A server that forbids INFO works as an index; a server that forbids PING fails."""
     server = start_server()
     with redis.Redis(unix_socket_path=str(server.socket)) as client:
         client.execute_command("ACL", "SETUSER", "default", forbidden)
@@ -156,7 +156,7 @@ def test_an_acl_may_forbid_who_it_is_but_not_that_it_answers(
     "url", ["redis://me:hidden@localhost:99999", "embedded:x", "redis://[::1", "redis+sentinel://:hidden@h"]
 )
 def test_a_url_that_names_no_index_is_wrong_usage(here: Here, arguments: tuple[str, ...], url: str) -> None:
-    """Commands that show the URL say what is wrong with it, as those that open it do."""
+    """A URL that breaks the grammar is a usage error in each command that prints it."""
     done = here(*arguments, "--index", url)
     assert done.status == 2
     assert "index URL" in done.complaint
@@ -164,13 +164,13 @@ def test_a_url_that_names_no_index_is_wrong_usage(here: Here, arguments: tuple[s
 
 
 def test_the_help_says_where_the_embedded_index_is(here: Here) -> None:
-    """Its folder has a variable, and the help of the group names it."""
+    """The group's help names the variable for the embedded index's folder."""
     assert "$CROSSMOUNT_STATE_DIR" in here("index", "--help").out
 
 
 @pytest.mark.parametrize("fault", ["/99", "password", "http"])
 def test_a_refusal_advises_to_look_at_the_url(here: Here, valkey: Server, web: int, fault: str) -> None:
-    """A wrong database, a wrong password and a server of another kind are one mistake, with one advice."""
+    """A wrong database, a wrong password and a server of another kind all advise to check --index."""
     url = {
         "/99": f"redis://127.0.0.1:{valkey.port}/99",
         "password": f"redis://:hidden@127.0.0.1:{valkey.port}",
@@ -183,21 +183,21 @@ def test_a_refusal_advises_to_look_at_the_url(here: Here, valkey: Server, web: i
 
 
 def test_a_server_that_wants_tls_is_suspected(here: Here, secured: Secured) -> None:
-    """One that hangs up on a plain greeting may speak TLS alone."""
+    """If a server closes a connection without TLS, the message suggests a rediss:// URL."""
     done = here("index", "status", "--index", f"redis://127.0.0.1:{secured.port}")
     assert done.status == 1
     assert done.complaint.endswith("is it running, and is --index right? if it needs TLS, give a rediss:// URL")
 
 
 def test_tls_to_a_server_that_has_none_is_suspected(here: Here, valkey: Server) -> None:
-    """A greeting that is never answered may mean that the server does not speak TLS."""
+    """If a TLS greeting is not answered, the message asks whether the server uses TLS."""
     done = here("index", "status", "--index", f"rediss://127.0.0.1:{valkey.port}")
     assert done.status == 1
     assert "does it use TLS" in done.complaint
 
 
 def test_a_remote_index_that_is_gone_is_a_failure(here: Here) -> None:
-    """One line, status 1."""
+    """An unreachable remote index is one line and status 1."""
     done = here("index", "status", "--index", "redis://127.0.0.1:1", "--json")
     assert done.status == 1
     assert "does not answer" in done.complaint
@@ -208,14 +208,14 @@ def test_a_remote_index_that_is_gone_is_a_failure(here: Here) -> None:
     [("off", "index: off\n"), ("memory://", "index: in the memory of one process, lost when it ends\n")],
 )
 def test_an_index_that_is_no_server_has_a_state_too(here: Here, url: str, words: str) -> None:
-    """`off` and `memory:` are told as what they are."""
+    """`index status` works with `off` and `memory://`."""
     assert here("index", "status", "--index", url).out == words
     assert here("index", "status", "--index", url, "--json").document["index"] in {"off", "memory"}
 
 
 @pytest.mark.parametrize("url", ["off", "memory://", "redis://me:hidden@x.example:1/0"])
 def test_only_the_embedded_index_can_be_stopped(here: Here, url: str) -> None:
-    """Somebody else's server is not ours to end."""
+    """`index stop` refuses a remote index."""
     done = here("index", "stop", "--index", url)
     assert done.status == 2
     assert "only the embedded index can be stopped" in done.complaint
@@ -236,17 +236,17 @@ def test_only_the_embedded_index_can_be_stopped(here: Here, url: str) -> None:
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url: str, words: str) -> None:
-    """No user, password or parameter of an index's URL is ever printed."""
+    """The displayed URL of an index has no user, password or parameter."""
     assert display_url(url) == words
 
 
 async def test_a_memory_index_is_not_reached() -> None:
-    """There is no way to it, so there is no distance."""
+    """An index in memory has no server and no round trip."""
     assert await probe_server(open_index("memory://")) is None
 
 
 async def test_the_round_trip_is_the_median(valkey: Server) -> None:
-    """One slow answer of five says nothing."""
+    """One slow answer of five does not change the round trip."""
     times = iter([0, 1, 2, 3, 4, 5, 6, 107, 200, 201])
     index = open_index(valkey.unix_url)
     assert isinstance(index, RedisMountIndex)

@@ -15,7 +15,7 @@ A, B = repo("team/a"), repo("team/b")
 
 
 def test_info_says_what_the_index_holds(here: Here, valkey: Server) -> None:
-    """In words and as JSON."""
+    """The output has the numbers of the index, as lines and as JSON."""
     with crossmount.open_index(valkey.unix_url) as index:
         index.look_up([layer(1)], A)
         index.record([Sighting(layer(1), A, 1000), Sighting(layer(1), B), Sighting(layer(2), A, must_mount=True)])
@@ -56,7 +56,7 @@ def test_info_says_what_the_index_holds(here: Here, valkey: Server) -> None:
 
 
 def test_info_of_a_sample_says_that_it_is_one(here: Here, valkey: Server) -> None:
-    """What is estimated is told so."""
+    """Estimated numbers are marked as estimates."""
     with crossmount.open_index(valkey.unix_url) as index:
         index.record([Sighting(layer(number), A, 1) for number in range(3000)])
     lines = here("index", "info", "--sample", "1000").out.splitlines()
@@ -66,7 +66,7 @@ def test_info_of_a_sample_says_that_it_is_one(here: Here, valkey: Server) -> Non
 
 
 def test_info_tells_what_is_odd() -> None:
-    """Flagged layers that nobody can push, what a server does not tell, and more registries than one reads."""
+    """The output marks flagged layers without a source, unknown sizes, and registries that are not listed."""
     info = IndexInfo(
         layers=3,
         sources=2,

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("valkey_index")
 
 
 def test_an_export_is_imported(here: Here, shell: Shell, valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through files and through pipes, into the namespace that is named."""
+    """An export can be imported, through files and pipes, into another namespace."""
     here("add", layer(1), "r.example/team/a", "--must-mount")
     here("add", layer(2), "r.example/team/b")
     piped = shell("index", "export", CROSSMOUNT_INDEX=valkey.url)
@@ -42,7 +42,7 @@ def test_an_export_is_imported(here: Here, shell: Shell, valkey: Server, monkeyp
 
 
 def test_an_export_that_fails_leaves_what_was_there(here: Here, shell: Shell) -> None:
-    """A good export is not lost to a bad one, and nothing half is left behind."""
+    """A failed export does not replace an existing file and leaves no temporary file."""
     saved = shell.folder / "saved.jsonl"
     saved.write_text("precious")
     done = here("index", "export", str(saved), "--index", "redis://127.0.0.1:1")
@@ -56,7 +56,7 @@ def test_an_export_that_fails_leaves_what_was_there(here: Here, shell: Shell) ->
 
 
 def test_a_file_that_is_no_export_is_told_with_its_line(here: Here, shell: Shell) -> None:
-    """FILE:LINE and what is wrong, how many layers were imported, status 2."""
+    """An invalid file is status 2, with file, line, cause and the number of imported layers."""
     saved = shell.folder / "saved.jsonl"
     header = {"crossmount": "index", "version": 1}
     good = {"layer": layer(1), "sources": {"r.example": ["team/a"]}}
@@ -71,7 +71,7 @@ def test_a_file_that_is_no_export_is_told_with_its_line(here: Here, shell: Shell
 
 
 def test_an_index_that_fails_in_the_middle_says_how_far_it_came(here: Here, shell: Shell, valkey: Server) -> None:
-    """What was imported stays, and it can be imported again."""
+    """If the index fails during an import, the output has the number of imported layers, and they stay."""
     saved = shell.folder / "saved.jsonl"
     with crossmount.open_index("memory:") as index, saved.open("wb") as file:
         index.record([Sighting(layer(number), repo("team/a")) for number in range(1500)])
@@ -87,7 +87,7 @@ def test_an_index_that_fails_in_the_middle_says_how_far_it_came(here: Here, shel
 
 
 def test_an_import_that_waits_for_a_terminal_can_be_interrupted(shell: Shell, valkey: Server) -> None:
-    """Ctrl-C ends a read that would wait for ever."""
+    """Ctrl-C ends an import that waits for input."""
     with (
         redis.Redis(unix_socket_path=str(valkey.socket)) as client,
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""`crossmount index prune`, and what it shows on its way."""
+"""`crossmount index prune` and its progress."""
 
 import io
 import signal
@@ -32,7 +32,7 @@ STRANDED = (
 
 
 def fill(url: str, registry: ScriptedRegistry, held: int, gone: int) -> Repository:
-    """Let the index know layers in a repository, of which the registry holds some."""
+    """Record layers of a repository in the index; the registry has some of them."""
     place = Repository(registry.address, "team/app")
     there = [registry.put_blob(place.name, b"%d" % number) for number in range(held)]
     with crossmount.open_index(url) as index:
@@ -42,7 +42,7 @@ def fill(url: str, registry: ScriptedRegistry, held: int, gone: int) -> Reposito
 
 
 def test_prune_forgets_what_is_gone(here: Here, registry: ScriptedRegistry, valkey: Server) -> None:
-    """The summary adds up, in words and as JSON; a dry run comes first."""
+    """Gone sources are removed, but not by a dry run, and the report counts all."""
     place = fill(valkey.unix_url, registry, 3, 2)
     here("add", layer(0), str(place), "--must-mount")
     dry = here("index", "prune", "--plain-http", "--dry-run", "--json")
@@ -71,7 +71,7 @@ def test_prune_forgets_what_is_gone(here: Here, registry: ScriptedRegistry, valk
 
 
 def test_a_choice_that_nothing_fits_is_told(here: Here) -> None:
-    """A slip in a registry's or a repository's name does not look like an index in which all is well."""
+    """If no source matches the options, the output says so."""
     done = here("index", "prune", "--registry", "nosuch.example", "--repository", "x/*", "--plain-http")
     assert done.status == 0
     assert done.out.splitlines()[0] == "nothing in the index matches --registry nosuch.example --repository x/*"
@@ -83,7 +83,7 @@ def test_a_choice_that_nothing_fits_is_told(here: Here) -> None:
 def test_what_was_not_verified_is_told_and_the_status_says_so(
     here: Here, registry: ScriptedRegistry, valkey: Server
 ) -> None:
-    """A registry that does not answer has one line, however many layers it has; all of it stays."""
+    """An unreachable registry is one line, its sources stay, and the status is 1."""
     fill(valkey.unix_url, registry, 3, 2)
     with crossmount.open_index(valkey.unix_url) as index:
         index.record([Sighting(layer(number), Repository("127.0.0.1:1", "a")) for number in range(50)])
@@ -99,7 +99,7 @@ def test_what_was_not_verified_is_told_and_the_status_says_so(
 
 
 def test_only_what_is_chosen_is_pruned(here: Here, registry: ScriptedRegistry, valkey: Server) -> None:
-    """By registry, by repository."""
+    """`--registry` and `--repository` limit the prune."""
     fill(valkey.unix_url, registry, 3, 2)
     here("add", layer(7), "r.example/team/app")
     chosen = here(
@@ -122,14 +122,14 @@ def test_only_what_is_chosen_is_pruned(here: Here, registry: ScriptedRegistry, v
     ],
 )
 def test_wrong_usage_of_prune_is_told(here: Here, arguments: tuple[str, ...], words: str) -> None:
-    """One line, status 2."""
+    """Wrong usage is one line and status 2."""
     done = here("index", "prune", *arguments)
     assert done.status == 2
     assert words in done.complaint
 
 
 def test_a_prune_killed_in_the_middle_is_gone_on_with(shell: Shell, valkey: Server) -> None:
-    """Kill -9: what was verified until then is not asked for again, a page aside, and nothing is left out."""
+    """After kill -9 the next prune verifies the remaining sources, and at most one page again."""
     total = 1200
     with running_registry(RegistryOptions(latency=0.005)) as registry:
         fill(valkey.url, registry, total, 0)
@@ -155,7 +155,7 @@ def test_a_prune_killed_in_the_middle_is_gone_on_with(shell: Shell, valkey: Serv
 
 
 def test_a_prune_that_is_interrupted_says_how_to_go_on(shell: Shell, valkey: Server) -> None:
-    """Status 130."""
+    """An interrupted prune is status 130 and says how to resume."""
     with running_registry(RegistryOptions(latency=0.05)) as registry:
         fill(valkey.url, registry, 500, 0)
         arguments = ("index", "prune", "--plain-http", "--requests", "2")
@@ -169,7 +169,7 @@ def test_a_prune_that_is_interrupted_says_how_to_go_on(shell: Shell, valkey: Ser
 
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_a_prune_that_stops_early_says_what_it_did(*, dry_run: bool) -> None:
-    """A dry run never claims to have forgotten anything."""
+    """The note of an unfinished dry run does not say that sources were removed."""
     tracker = PruneTracker()
     tracker.apply(verified("gone"), now=0.0)
     left = prune_so_far(tracker, dry_run=dry_run)
@@ -179,12 +179,12 @@ def test_a_prune_that_stops_early_says_what_it_did(*, dry_run: bool) -> None:
 
 
 def verified(verdict: events.Verdict, registry: str = "r.example", cause: str = "") -> events.SourceVerified:
-    """Let a source be verified."""
+    """Return the event that a source was verified."""
     return events.SourceVerified(layer=layer(1), source=Repository(registry, "a"), verdict=verdict, cause=cause)
 
 
 def test_lines_say_how_far_a_prune_is() -> None:
-    """Now and then; failures at once, a lost registry once, the rest only with -v."""
+    """A log gets a status line now and then, each failure, and each unreachable registry once; more with -v."""
     times = iter(range(0, 1000, 4))
     stream = io.StringIO()
     with LineDisplay(stream, PruneTracker(), clock=lambda: float(next(times))) as lines:
@@ -208,7 +208,7 @@ def test_lines_say_how_far_a_prune_is() -> None:
 
 
 def test_a_terminal_gets_one_bar_for_a_prune() -> None:
-    """It fills with the keys that were looked at, where the server says how many there are."""
+    """The bar shows the share of keys if the server knows their number."""
     for total in (400, None):
         stream = io.StringIO()
         console = Console(file=stream, force_terminal=True, width=90, highlight=False)
@@ -219,7 +219,7 @@ def test_a_terminal_gets_one_bar_for_a_prune() -> None:
 
 
 def test_the_summary_of_a_prune_tells_what_is_odd() -> None:
-    """Only where it is."""
+    """The report has a line for each kind of source that was kept."""
     counts: dict[events.Verdict, int] = {
         "held": 1,
         "gone": 2,
@@ -252,7 +252,7 @@ def test_the_summary_of_a_prune_tells_what_is_odd() -> None:
 
 
 def test_the_help_names_what_a_prune_takes(here: Here) -> None:
-    """Options have their variables, and the user who may is named."""
+    """The help has the options' variables and the Redis user that is needed."""
     words = " ".join(here("index", "prune", "--help").out.split())
     for part in ("CROSSMOUNT_PRUNE_REQUESTS", "CROSSMOUNT_PRUNE_RATE", "crossmount-operator"):
         assert part in words

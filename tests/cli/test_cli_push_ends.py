@@ -1,4 +1,4 @@
-"""`crossmount push` cut short by a signal, and what it does with outputs that are closed, full or a terminal."""
+"""`crossmount push` that is ended by a signal, or whose output is closed, full or a terminal."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ from support.waiting import until_now
 def test_a_signal_in_the_middle_of_an_upload_leaves_nothing_behind(
     shell: Shell, image: MadeImage, registry: ScriptedRegistry, number: signal.Signals
 ) -> None:
-    """One line, 128 and the signal's number; sessions are cancelled, nothing is tagged, nothing recorded."""
+    """The status is 128 plus the signal's number, sessions are cancelled, and nothing is tagged or recorded."""
     registry.play(*(Fault(method="PUT", path="*/uploads/*", delay=SECONDS) for _ in image.blobs))
     arguments = ("push", str(image.path), *plain(registry, "a"), "--index", "off")
     with shell.start(*arguments) as process:
@@ -43,7 +43,7 @@ def test_a_signal_in_the_middle_of_an_upload_leaves_nothing_behind(
 def test_an_interrupted_push_says_how_far_it_was(
     here: Here, image: MadeImage, registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the last step nobody knows whether the registry took it, and that is said."""
+    """A signal after the tag was pushed is reported as such."""
 
     async def pushed_and_interrupted(*arguments: object, **options: object) -> None:
         await push_image(*arguments, **options)  # type: ignore[arg-type]  # passed on as they are
@@ -56,10 +56,10 @@ def test_an_interrupted_push_says_how_far_it_was(
     assert done.err.splitlines()[-1] == f"crossmount: interrupted: after {registry.address}/a was pushed"
 
 
-def test_the_last_step_is_neither_here_nor_there(
+def test_a_signal_in_the_last_step_leaves_the_tag_uncertain(
     shell: Shell, image: MadeImage, registry: ScriptedRegistry
 ) -> None:
-    """Blobs that are all there, and no tag seen: the words leave it open."""
+    """A signal while the manifest is pushed says that the tag may or may not exist."""
     registry.play(Fault(method="PUT", path="*/manifests/*", delay=SECONDS))
     with shell.start("push", str(image.path), *plain(registry, "a:1"), "--index", "off") as process:
         until_now(lambda: not registry.unplayed)
@@ -72,7 +72,7 @@ def test_the_last_step_is_neither_here_nor_there(
 def pushed_with_output_to(
     output: int | IO[str], shell: Shell, image: MadeImage, registry: ScriptedRegistry
 ) -> "subprocess.CompletedProcess[str]":
-    """Push an image in a process of its own, whose standard output is `output`."""
+    """Push an image in its own process, with `output` as its standard output."""
     return subprocess.run(
         [sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a"), "--index", "off"],
         stdout=output,
@@ -85,7 +85,7 @@ def pushed_with_output_to(
 
 
 def test_a_reader_that_is_gone_is_no_traceback(shell: Shell, image: MadeImage, registry: ScriptedRegistry) -> None:
-    """A closed pipe ends the command quietly; the image is pushed all the same."""
+    """A closed pipe ends the command without a message; the image is pushed."""
     reading, writing = os.pipe()
     os.close(reading)
     done = pushed_with_output_to(writing, shell, image, registry)
@@ -98,7 +98,7 @@ def test_a_reader_that_is_gone_is_no_traceback(shell: Shell, image: MadeImage, r
 def test_a_full_disk_under_standard_output_is_one_line(
     shell: Shell, image: MadeImage, registry: ScriptedRegistry
 ) -> None:
-    """The report that could not be written is an error, told once."""
+    """If the report cannot be written, one line says so and that the image was pushed."""
     with Path("/dev/full").open("w") as full:
         done = pushed_with_output_to(full, shell, image, registry)
     assert done.returncode == 1
@@ -113,7 +113,7 @@ def test_a_full_disk_under_standard_output_is_one_line(
 def test_a_closed_output_is_no_success_unless_nothing_was_to_be_said_there(
     shell: Shell, image: MadeImage, registry: ScriptedRegistry, closed: int
 ) -> None:
-    """Without standard output the answer is lost, which is status 1; without standard error only the progress."""
+    """Closed standard output is status 1; with closed standard error only the progress is lost."""
     command = shlex.join([sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a")])
     done = subprocess.run(
         ["sh", "-c", f"{command} --index off {closed}>&-"],
@@ -133,7 +133,7 @@ def test_a_closed_output_is_no_success_unless_nothing_was_to_be_said_there(
 
 
 def test_a_terminal_gets_bars(shell: Shell, image: MadeImage, registry: ScriptedRegistry) -> None:
-    """On a terminal each blob has a bar, and standard output stays clean."""
+    """On a terminal each blob has a bar, and standard output has the report only."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a"), "--json"]
     env = {**shell.env, "TERM": "xterm", "COLUMNS": "80", "LINES": "24", "CROSSMOUNT_INDEX": "off"}

@@ -1,4 +1,4 @@
-"""`crossmount scan`."""
+"""`crossmount scan` and its progress."""
 
 import io
 import signal
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("valkey_index")
 
 @pytest.fixture
 def registry() -> Iterator[ScriptedRegistry]:
-    """Give a registry with five repositories."""
+    """A registry with five repositories."""
     with running_registry(RegistryOptions(page_size=2)) as registry:
         for name in ("team/a", "team/b", "team/c", "other/d", "e"):
             put_image(registry, name, "1", [BASE, name.encode()])
@@ -39,7 +39,7 @@ def registry() -> Iterator[ScriptedRegistry]:
 
 
 def test_a_whole_registry_is_scanned(here: Here, registry: ScriptedRegistry) -> None:
-    """The summary adds up, in words and in JSON, and the layers are located afterwards."""
+    """The report adds up, as lines and as JSON, and the layers can be located afterwards."""
     done = here("scan", registry.address, "--plain-http")
     assert (done.status, done.err) == (0, "")
     assert done.out.splitlines()[:-1] == [
@@ -83,7 +83,7 @@ def test_what_is_scanned_is_what_was_named(
     names: str | None,
     expected: int,
 ) -> None:
-    """Repositories, patterns, a file of names."""
+    """Repositories, patterns and a file of names select what is scanned."""
     given = [target.replace("R", registry.address) for target in targets]
     if names is not None:
         file = tmp_path / "names"
@@ -95,7 +95,7 @@ def test_what_is_scanned_is_what_was_named(
 
 
 def test_a_scan_of_nothing_says_why(here: Here, registry: ScriptedRegistry, tmp_path: Path) -> None:
-    """Nothing fits, or the catalogue is empty: a remark. A file without names is wrong usage."""
+    """A pattern without a match and an empty catalogue are remarks; an empty file is a usage error."""
     done = here("scan", f"{registry.address}/zzz*", "--plain-http")
     assert done.status == 0
     assert done.err == f"crossmount: no repository of {registry.address} matches zzz*: 5 repositories listed\n"
@@ -114,7 +114,7 @@ def test_a_scan_of_nothing_says_why(here: Here, registry: ScriptedRegistry, tmp_
 
 
 def test_a_repository_and_a_file_are_not_given_both(here: Here, tmp_path: Path) -> None:
-    """The names of a file are never passed over in silence; a pattern chooses among them."""
+    """A repository beside a file of names is a usage error; a pattern selects names of the file."""
     file = tmp_path / "names"
     file.write_text("team/a\n")
     for targets in (("r.example/team/b",), ("r.example/team/*", "r.example/e")):
@@ -126,7 +126,7 @@ def test_a_repository_and_a_file_are_not_given_both(here: Here, tmp_path: Path) 
 def test_names_come_from_standard_input_too(
     here: Here, registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `--from -`, with the registry before them or without."""
+    """`--from -` reads standard input; names may include the registry."""
     names = f"team/a\n{registry.address}/e\n".encode()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(names)))
     done = here("scan", registry.address, "--from", "-", "--plain-http", "--json")
@@ -150,14 +150,14 @@ def test_names_come_from_standard_input_too(
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_asked(here: Here, arguments: tuple[str, ...], words: str) -> None:
-    """One line, status 2."""
+    """Wrong usage is one line and status 2, before any request."""
     done = here("scan", *arguments)
     assert done.status == 2
     assert words.lower() in done.complaint.lower()
 
 
 def test_a_name_in_a_file_that_is_none_is_told(here: Here, tmp_path: Path) -> None:
-    """Before anything is asked."""
+    """An invalid name in a file is an error before any request."""
     file = tmp_path / "names"
     file.write_text("team/a\nteam/a:1\n")
     done = here("scan", "r.example", "--from", str(file))
@@ -168,7 +168,7 @@ def test_a_name_in_a_file_that_is_none_is_told(here: Here, tmp_path: Path) -> No
 
 
 def test_repositories_that_fail_are_told_and_the_status_says_so(here: Here, registry: ScriptedRegistry) -> None:
-    """The others are scanned all the same."""
+    """If a repository fails, it is named, the others are scanned, and the status is 1."""
     registry.play(Fault(path="/v2/team/b/*", action=Reply(status=400), times=None))
     done = here("scan", registry.address, "--plain-http")
     assert done.status == 1
@@ -178,7 +178,7 @@ def test_repositories_that_fail_are_told_and_the_status_says_so(here: Here, regi
 
 
 def test_a_repository_that_needs_a_login_says_so_once(here: Here, registry: ScriptedRegistry) -> None:
-    """Status 4 and the advice, if nothing else failed."""
+    """If all failures are denied access, the status is 4, and one line says how to log in."""
     registry.play(Fault(path="/v2/team/b/*", action=Reply(status=403, code="DENIED"), times=None))
     done = here("scan", f"{registry.address}/team/b", f"{registry.address}/team/a", "--plain-http")
     assert done.status == 4
@@ -190,7 +190,7 @@ def test_a_repository_that_needs_a_login_says_so_once(here: Here, registry: Scri
 
 
 def test_a_registry_without_a_catalogue_says_what_to_give(here: Here, registry: ScriptedRegistry) -> None:
-    """One line that names the remedy."""
+    """For a registry without a catalogue, one line says to give --from."""
     registry.play(Fault(path="/v2/_catalog", action=Reply(status=404, code="NOT_FOUND"), times=None))
     done = here("scan", registry.address, "--plain-http")
     assert done.status == 1
@@ -199,14 +199,14 @@ def test_a_registry_without_a_catalogue_says_what_to_give(here: Here, registry: 
 
 
 def test_an_index_that_does_not_serve_is_a_failure(here: Here, registry: ScriptedRegistry) -> None:
-    """It is what a scan is for."""
+    """A scan fails if the index fails."""
     done = here("scan", registry.address, "--plain-http", "--index", "redis://127.0.0.1:1")
     assert done.status == 1
     assert "index at redis://127.0.0.1:1 does not answer" in done.complaint
 
 
 def test_a_scan_killed_in_the_middle_is_gone_on_with(shell: Shell, valkey: Server) -> None:
-    """Kill -9: what was done until then is not asked for again, and in the end everything is known."""
+    """After kill -9 the next scan skips what was done, and at the end every layer is recorded."""
     arguments = ("--plain-http", "--requests", "2", "--json")
     with running_registry(RegistryOptions(latency=0.02)) as registry:
         for number in range(60):
@@ -242,7 +242,7 @@ def test_a_scan_killed_in_the_middle_is_gone_on_with(shell: Shell, valkey: Serve
 
 
 def test_a_scan_that_is_interrupted_says_how_to_go_on(shell: Shell, valkey: Server) -> None:
-    """Status 130, and what was scanned is kept."""
+    """An interrupted scan is status 130, keeps its records, and says how to resume."""
     with running_registry(RegistryOptions(latency=0.05)) as registry:
         for number in range(60):
             put_image(registry, f"r/{number:02}", "1", [BASE])
@@ -276,20 +276,20 @@ def test_targets_are_read_by_their_form() -> None:
 
 
 def through(name: str, outcome: events.ScanOutcome = "scanned", cause: str = "") -> events.RepositoryScanned:
-    """Let a repository be done with."""
+    """Return the event that the scan of a repository ended."""
     return events.RepositoryScanned(
         repository=Repository("r.example", name), outcome=outcome, tags=2, manifests=2, layers=7, cause=cause
     )
 
 
 def ticking(step: float) -> Callable[[], float]:
-    """Return a clock that goes on each time it is read."""
+    """Return a clock that advances on each call."""
     times = iter(range(1_000_000))
     return lambda: next(times) * step
 
 
 def test_lines_say_now_and_then_how_far_it_is() -> None:
-    """Every ten seconds one, failures at once, each repository only with -v."""
+    """A log gets a status line every ten seconds and each failure; with -v each repository."""
     stream = io.StringIO()
     with LineDisplay(stream, ScanTracker(), clock=ticking(4.0)) as lines:
         for number in range(4):
@@ -316,7 +316,7 @@ def test_lines_say_now_and_then_how_far_it_is() -> None:
 
 
 def test_a_terminal_gets_one_bar() -> None:
-    """With the whole known it fills, otherwise it moves; notices stand above it."""
+    """The bar shows the share if the number of repositories is known, and pulses otherwise."""
     for total in (4, None):
         stream = io.StringIO()
         console = Console(file=stream, force_terminal=True, width=80, highlight=False)
@@ -329,12 +329,12 @@ def test_a_terminal_gets_one_bar() -> None:
 
 
 def test_lines_are_for_what_is_no_terminal() -> None:
-    """A file gets no bar."""
+    """A file gets lines."""
     assert isinstance(progress_display(io.StringIO(), ScanTracker(), verbose=0), LineDisplay)
 
 
 def test_the_summary_tells_what_is_odd() -> None:
-    """Only where it is."""
+    """The report has counts that are not 0 only."""
     report = ScanReport(
         registry="r.example",
         resumed=True,

@@ -21,18 +21,18 @@ from crossmount.cli import text
     ],
 )
 def test_sizes_have_three_digits(count: int, words: str) -> None:
-    """A size is told in three digits and a decimal unit."""
+    """A size has three digits and a decimal unit."""
     assert text.size(count) == words
 
 
 @given(st.integers(0, 2**63))
 def test_a_size_is_short(count: int) -> None:
-    """No size takes more than eight columns."""
+    """A size has at most eight characters."""
     assert len(text.size(count)) <= 8
 
 
 def test_one_of_a_thing_has_no_plural() -> None:
-    """Counts agree with their nouns."""
+    """A count of one has a singular noun."""
     assert [text.count(n, "blob") for n in (0, 1, 2)] == ["0 blobs", "1 blob", "2 blobs"]
     assert text.count(3, "push", "pushes") == "3 pushes"
 
@@ -42,24 +42,24 @@ def test_one_of_a_thing_has_no_plural() -> None:
     [(0.44, "0.4 s"), (119, "119.0 s"), (120, "2 min"), (7200, "2 h"), (200_000, "2 d")],
 )
 def test_durations_have_the_unit_that_fits(seconds: float, words: str) -> None:
-    """Seconds turn into minutes, hours and days when there are two of them."""
+    """A duration has the largest unit of which there are two."""
     assert text.duration(seconds) == words
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.00041, "0.4 ms"), (0.0234, "23 ms")])
 def test_round_trips_are_in_milliseconds(seconds: float, words: str) -> None:
-    """A tenth of a millisecond counts only where there are few."""
+    """A round trip has a decimal place below ten milliseconds."""
     assert text.milliseconds(seconds) == words
 
 
 @given(st.text())
 def test_a_line_is_one_line_that_no_terminal_obeys(words: str) -> None:
-    """Whatever somebody else said, it stays on one line and moves no cursor."""
+    """A line has no line breaks and no control characters."""
     line = text.one_line(words)
     assert line.isprintable()
     assert line == line.strip()
 
 
 def test_a_digest_is_shortened_to_what_tells_blobs_apart() -> None:
-    """Twelve digits, without the algorithm."""
+    """A short digest has twelve digits and no algorithm."""
     assert text.short("sha256:0123456789abcdef") == "0123456789ab"
