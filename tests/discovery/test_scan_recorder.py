@@ -74,7 +74,7 @@ async def test_a_cancelled_flush_is_repeated_by_the_next(
     index: Gate, noted: Noted, recorder: ScanRecorder
 ) -> None:
     """A cancelled flush's findings are recorded by the next one, before they count as finished."""
-    await recorder.saw(APP, MANIFEST)
+    await recorder.add_manifest(APP, MANIFEST)
     flushing = asyncio.create_task(recorder.flush())
     await index.asked.wait()
     flushing.cancel()
@@ -88,7 +88,7 @@ async def test_a_cancelled_flush_is_repeated_by_the_next(
 
 async def test_a_failed_flush_is_repeated_by_the_next(index: Gate, noted: Noted, recorder: ScanRecorder) -> None:
     """The findings of a failed flush are recorded by the next one."""
-    await recorder.saw(APP, MANIFEST)
+    await recorder.add_manifest(APP, MANIFEST)
     index.fails = True
     with pytest.raises(IndexUnavailableError):
         await recorder.flush()
@@ -102,7 +102,7 @@ async def test_a_failed_flush_is_repeated_by_the_next(index: Gate, noted: Noted,
 async def test_pending_tags_are_limited(index: Gate, noted: Noted, recorder: ScanRecorder) -> None:
     """Pending tags are limited, also if they all have one manifest."""
     index.open.set()
-    await recorder.saw(APP, MANIFEST)
+    await recorder.add_manifest(APP, MANIFEST)
     tags: Sequence[str] = [f"t{number}" for number in range(BATCH)]
     await recorder.tags_done(APP, tags)
     assert noted.tags == tags

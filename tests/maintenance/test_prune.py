@@ -136,7 +136,7 @@ def test_a_selection_is_the_same_for_the_same_salt() -> None:
     place = Repository("r.example", "a")
     for percent in (3, 10, 60):
         first, again, other = (
-            [PruneSelection(percent=percent).takes(layer(number), place, salt) for number in range(20_000)]
+            [PruneSelection(percent=percent).selects(layer(number), place, salt) for number in range(20_000)]
             for salt in ("a", "a", "b")
         )
         assert first == again != other

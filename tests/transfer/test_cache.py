@@ -145,7 +145,7 @@ class Gated:
     async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
         """Do nothing."""
 
-    async def gave_wrong(self, descriptor: Descriptor) -> bool:
+    async def sent_wrong_bytes(self, descriptor: Descriptor) -> bool:
         """Return False: another read gives the same bytes."""
         del descriptor
         return False

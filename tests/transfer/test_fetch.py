@@ -49,7 +49,7 @@ class Scripted:
     async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
         """Do nothing."""
 
-    async def gave_wrong(self, descriptor: Descriptor) -> bool:
+    async def sent_wrong_bytes(self, descriptor: Descriptor) -> bool:
         """Return False: another read gives the same bytes."""
         del descriptor
         return False
@@ -118,7 +118,7 @@ def test_only_correct_bytes_complete(
     """For any behaviour of origins and uploads, a complete blob is correct, and a wrong one never completes."""
     sources = [Scripted(f"o{n}", data, list(cut), part) for n, (data, cut, part) in enumerate(scripts)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fetch, "KEPT_BYTES", kept)
+        patch.setattr(fetch, "BUFFER_BYTES", kept)
         whole, wasted = asyncio.run(upload(fetched(*sources), list(interruptions)))
     assert all(len(part) < len(DATA) for part in wasted)
     if whole is None:

@@ -17,7 +17,7 @@ _NO_CATALOGUE = frozenset({400, 401, 403, 404, 405, 501})
 T = TypeVar("T")
 
 
-async def wanted(
+async def select_repositories(
     client: RegistryClient,
     where: Repository,
     given: Sequence[str] | None,

@@ -12,7 +12,7 @@ from crossmount import events
 from crossmount.discovery.manifest_cache import manifest_cache_of
 from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.discovery.manifest_walker import ManifestWalker, WalkResult
-from crossmount.discovery.repository_selection import batches, wanted
+from crossmount.discovery.repository_selection import batches, select_repositories
 from crossmount.discovery.scan_checkpoint import ScanCheckpoint
 from crossmount.discovery.scan_recorder import ScanRecorder
 from crossmount.discovery.scan_report import ScanCounts, ScanReport
@@ -145,7 +145,7 @@ class _Scan:
     async def names(self, given: Sequence[str] | None, patterns: Sequence[str]) -> AsyncGenerator[Repository]:
         """Yield the repositories that match and are not finished."""
         counts = self.counts
-        found = wanted(self.client, self.where, given, patterns, listed=self._count_listed)
+        found = select_repositories(self.client, self.where, given, patterns, listed=self._count_listed)
         if not self.resumed:
             async for repository in found:
                 counts.fitting += 1
@@ -207,7 +207,7 @@ class _Scan:
 
         async def take(manifest: ManifestSummary) -> None:
             one.count(manifest)
-            await self.recorder.saw(repository, manifest)
+            await self.recorder.add_manifest(repository, manifest)
 
         listed = 0  # finished tags count too: a registry may list the same ones endlessly
         async with aclosing(batches(self.client.list_tags(repository), _BATCH)) as pages:

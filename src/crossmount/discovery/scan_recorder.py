@@ -68,7 +68,7 @@ class ScanRecorder:
         self._since: float | None = None
         self._pending = _Pending()
 
-    async def saw(self, repository: Repository, manifest: ManifestSummary) -> None:
+    async def add_manifest(self, repository: Repository, manifest: ManifestSummary) -> None:
         """Add a manifest of `repository`, and all the blobs that it names."""
         self._pending.manifests[manifest.digest] = manifest
         for seen in manifest.sightings(repository):

@@ -47,7 +47,7 @@ class PruneSelection:
     patterns: tuple[str, ...] = ()
     percent: float = 100.0
 
-    def takes(self, layer: Digest, source: Repository, salt: str) -> bool:
+    def selects(self, layer: Digest, source: Repository, salt: str) -> bool:
         """Return whether a source is selected; the same `salt` draws the same sample."""
         if self.registry is not None and source.registry != self.registry:
             return False
@@ -221,7 +221,7 @@ class _Prune:
                 for entry in entries
                 for registry, held in entry.registries.items()
                 for source in (Repository(registry, name) for name in held.names)
-                if self.selection.takes(entry.layer, source, self.salt)
+                if self.selection.selects(entry.layer, source, self.salt)
             ]
         )
         gone: dict[Digest, list[Repository]] = {}

@@ -12,7 +12,7 @@ from crossmount.errors import BlobUnavailableError, CrossmountError
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.transfer.cache import BlobCache, Incoming
 from crossmount.transfer.concurrency import run_to_end
-from crossmount.transfer.fetch import SLOWEST, FetchedBlob
+from crossmount.transfer.fetch import SLOWEST_RATE, FetchedBlob
 
 PIECE_BYTES = 1024 * 1024
 POLL_SECONDS = 0.05
@@ -123,7 +123,7 @@ class CacheOrigin:
     async def failed(self, descriptor: Descriptor, error: CrossmountError) -> None:
         """Do nothing: the cache was bypassed already."""
 
-    async def gave_wrong(self, descriptor: Descriptor) -> bool:
+    async def sent_wrong_bytes(self, descriptor: Descriptor) -> bool:
         """Remove the damaged file; return True the first time, so that it is fetched again."""
         again, self._was_wrong = not self._was_wrong, True
         try:
@@ -231,7 +231,7 @@ class _CacheFetch:
             now, touched = self.now(), self.cache.touched(descriptor)
             if touched != last:  # only a change counts: the file may be written by another host's clock
                 last, seen = touched, now
-            if now - seen > STUCK_SECONDS or now - began > STUCK_SECONDS + descriptor.size / SLOWEST:
+            if now - seen > STUCK_SECONDS or now - began > STUCK_SECONDS + descriptor.size / SLOWEST_RATE:
                 raise CacheFailedError(f"another process fetches {descriptor.digest} and makes no progress")
             await asyncio.sleep(POLL_SECONDS)
 

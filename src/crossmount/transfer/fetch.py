@@ -14,13 +14,13 @@ from crossmount.errors import BlobUnavailableError, CrossmountError, InvalidAnsw
 from crossmount.oci import Descriptor, Repository
 from crossmount.oci.digest import Hasher
 
-KEPT_BYTES = 4 * 1024 * 1024
+BUFFER_BYTES = 4 * 1024 * 1024
 """How many of the yielded bytes are stored, so that a resumed upload gets the same bytes again."""
 
 RESTARTS_MAX = 3
 """How often a blob is read again from its start because an upload resumes before the stored bytes."""
 
-SLOWEST = 64 * 1024
+SLOWEST_RATE = 64 * 1024
 """Bytes per second below which another origin is used."""
 
 _CAUSES_SHOWN = 4
@@ -46,12 +46,12 @@ class BlobOrigin(Protocol):
         """Note that a read failed."""
         ...
 
-    async def gave_wrong(self, descriptor: Descriptor) -> bool:
+    async def sent_wrong_bytes(self, descriptor: Descriptor) -> bool:
         """Note that its bytes were wrong; return whether another read may give the right ones."""
         ...
 
 
-Find = Callable[[Descriptor], Awaitable[Sequence[BlobOrigin]]]
+FindOrigins = Callable[[Descriptor], Awaitable[Sequence[BlobOrigin]]]
 """Returns a blob's origins, the best first."""
 
 
@@ -63,13 +63,13 @@ class FetchedBlob:
     bytes, and the hash would be of those.
 
     Attributes:
-        finds: return the origins; each is called when all origins of the one before have failed.
+        find_origins: functions that return origins; one is called when all origins of the previous one failed.
         taken: bytes that each repository sent.
         through: the same blob without the cache, if this one reads the cache.
     """
 
     descriptor: Descriptor
-    finds: Sequence[Find]
+    find_origins: Sequence[FindOrigins]
     taken: dict[Repository, int] = field(default_factory=dict)
     through: "FetchedBlob | None" = None
     _origins: list[BlobOrigin] = field(default_factory=list, init=False)
@@ -79,9 +79,9 @@ class FetchedBlob:
     _restarts: int = field(default=0, init=False)
     _at: int = field(default=0, init=False)
     _hasher: Hasher = field(init=False)
-    _givers: set[BlobOrigin] = field(default_factory=set, init=False)
-    _kept: deque[bytes] = field(default_factory=deque, init=False)
-    _kept_from: int = field(default=0, init=False)
+    _senders: set[BlobOrigin] = field(default_factory=set, init=False)
+    _buffer: deque[bytes] = field(default_factory=deque, init=False)
+    _buffer_from: int = field(default=0, init=False)
     _is_right: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -102,37 +102,37 @@ class FetchedBlob:
             BlobUnavailableError: every origin failed.
             StartOverError: the yielded bytes are wrong, and another origin is left.
         """
-        self._go_back(offset)
-        held, at = b"", self._kept_from
-        for part in list(self._kept):
-            if held:
-                yield held
-            held, at = part[max(offset - at, 0) :], at + len(part)
+        self._rewind(offset)
+        pending, at = b"", self._buffer_from
+        for part in list(self._buffer):
+            if pending:
+                yield pending
+            pending, at = part[max(offset - at, 0) :], at + len(part)
         if not self._is_right:
             async with aclosing(self._read()) as parts:
                 async for part in parts:
-                    if held:
-                        yield held
-                    held = part
+                    if pending:
+                        yield pending
+                    pending = part
             if self._at != self.descriptor.size or not self.descriptor.digest.matches(self._hasher):
                 await self._start_over()
             self._is_right = True
-        if held:
-            yield held
+        if pending:
+            yield pending
 
     def release(self) -> None:
         """Free the stored bytes: the upload has ended."""
-        self._begin_anew()
+        self._reset()
 
-    def _go_back(self, offset: int) -> None:
+    def _rewind(self, offset: int) -> None:
         """Prepare to yield the bytes from `offset` on.
 
         Raises:
             StartOverError: they are not stored any more, and the upload must start again.
         """
-        if self._kept_from <= offset <= self._at:
+        if self._buffer_from <= offset <= self._at:
             return
-        self._begin_anew()
+        self._reset()
         if offset:
             self._restarts += 1
             if self._restarts > RESTARTS_MAX:
@@ -141,31 +141,31 @@ class FetchedBlob:
                 )
             raise StartOverError(f"{self.descriptor.digest}: its bytes before {offset} are gone")
 
-    def _begin_anew(self) -> None:
-        self._at = self._kept_from = 0
+    def _reset(self) -> None:
+        self._at = self._buffer_from = 0
         self._hasher = self.descriptor.digest.hasher()
-        self._givers.clear()
-        self._kept.clear()
+        self._senders.clear()
+        self._buffer.clear()
         self._is_right = False
 
     def _take(self, origin: BlobOrigin, part: bytes) -> None:
         """Hash, count and store the next bytes."""
-        self._givers.add(origin)
+        self._senders.add(origin)
         if origin.repository is not None:
             self.taken[origin.repository] = self.taken.get(origin.repository, 0) + len(part)
         self._hasher.update(part)
         self._at += len(part)
-        self._kept.append(part)
-        while self._at - self._kept_from - len(self._kept[0]) >= KEPT_BYTES:
-            self._kept_from += len(self._kept.popleft())
+        self._buffer.append(part)
+        while self._at - self._buffer_from - len(self._buffer[0]) >= BUFFER_BYTES:
+            self._buffer_from += len(self._buffer.popleft())
 
     async def _read(self) -> AsyncGenerator[bytes]:
         """Yield the next bytes, from the next origin after a failure; never more than the blob has."""
         size = self.descriptor.size
         while self._at < size:
             origin = await self._best()
-            if self._alone and self._givers - {origin}:
-                self._begin_anew()
+            if self._alone and self._senders - {origin}:
+                self._reset()
                 raise StartOverError(f"{self.descriptor.digest}: each origin is read alone")
             try:
                 async with aclosing(origin.read(self.descriptor, self._at)) as parts:
@@ -181,7 +181,7 @@ class FetchedBlob:
             except BlobUnavailableError:  # the cache has tried every other origin already
                 raise
             except StartOverError:
-                self._begin_anew()
+                self._reset()
                 raise
             except CrossmountError as error:
                 await origin.failed(self.descriptor, error)
@@ -193,8 +193,8 @@ class FetchedBlob:
         Raises:
             BlobUnavailableError: every origin failed.
         """
-        while not self._origins and self._asked < len(self.finds):
-            find = self.finds[self._asked]
+        while not self._origins and self._asked < len(self.find_origins):
+            find = self.find_origins[self._asked]
             self._asked += 1
             self._origins.extend(await find(self.descriptor))
         if not self._origins:
@@ -203,12 +203,12 @@ class FetchedBlob:
 
     async def _start_over(self) -> None:
         """Drop the origin that sent wrong bytes, or read each origin alone to find it, then start over."""
-        givers = list(self._givers)
-        self._begin_anew()
-        if len(givers) == 1:
-            if not await givers[0].gave_wrong(self.descriptor):
+        senders = list(self._senders)
+        self._reset()
+        if len(senders) == 1:
+            if not await senders[0].sent_wrong_bytes(self.descriptor):
                 self._drop(
-                    givers[0], f"{givers[0]} sent bytes that do not have the digest {self.descriptor.digest}"
+                    senders[0], f"{senders[0]} sent bytes that do not have the digest {self.descriptor.digest}"
                 )
         else:
             self._alone = True

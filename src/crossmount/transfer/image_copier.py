@@ -184,8 +184,8 @@ def _with_origin(report: BlobReport, blob: FetchedBlob) -> BlobReport:
     """Add to the report where the blob's bytes were fetched from."""
     if report.outcome != "uploaded":
         return report
-    givers = [str(repository) for repository in blob.fetched]
-    return replace(report, fetched_from=givers[-1] if givers else FROM_CACHE, fetched=sum(blob.fetched.values()))
+    senders = [str(repository) for repository in blob.fetched]
+    return replace(report, fetched_from=senders[-1] if senders else FROM_CACHE, fetched=sum(blob.fetched.values()))
 
 
 def _proven(blobs: Iterable[FetchedBlob]) -> list[Sighting]:

@@ -20,7 +20,7 @@ from crossmount.errors import (
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.registry import RegistryClient
-from crossmount.transfer.fetch import SLOWEST
+from crossmount.transfer.fetch import SLOWEST_RATE
 from crossmount.transfer.registries import FAR_AWAY, Registries
 
 REGISTRIES_MAX = 4
@@ -30,7 +30,7 @@ REPOSITORIES_MAX = 2
 """How many repositories of each of them are tried."""
 
 SLOW_SECONDS = 10.0
-"""How long one of them may be slower than `SLOWEST`."""
+"""How long one of them may be slower than `SLOWEST_RATE`."""
 
 
 def rank(
@@ -96,17 +96,17 @@ class RegistryOrigin:
                 )
             parts = aiter(stream)
             if not self.origins.registries.is_named(self.repository):
-                parts = self._brisk(parts, descriptor)
+                parts = self._fast_enough(parts, descriptor)
             async for part in parts:
                 yield part
 
-    async def _brisk(self, parts: AsyncIterator[bytes], descriptor: Descriptor) -> AsyncIterator[bytes]:
+    async def _fast_enough(self, parts: AsyncIterator[bytes], descriptor: Descriptor) -> AsyncIterator[bytes]:
         """Yield the parts while they arrive fast enough; the time that the consumer takes does not count."""
         clock, waited, came = self.origins.registries.clock, 0.0, 0
         asked = clock()
         async for part in parts:
             waited, came = waited + clock() - asked, came + len(part)
-            if waited > SLOW_SECONDS and came < (waited - SLOW_SECONDS) * SLOWEST:
+            if waited > SLOW_SECONDS and came < (waited - SLOW_SECONDS) * SLOWEST_RATE:
                 raise RegistryUnreachableError(f"{self.repository}: blob {descriptor.digest} arrives too slowly")
             yield part
             asked = clock()
@@ -115,9 +115,9 @@ class RegistryOrigin:
         """Note a failed read: the index forgets a source that is gone, this copy one that it may not read."""
         await self.origins.failed(self, descriptor.digest, error)
 
-    async def gave_wrong(self, descriptor: Descriptor) -> bool:
+    async def sent_wrong_bytes(self, descriptor: Descriptor) -> bool:
         """Note wrong bytes; return False, since the repository is not asked for this blob again."""
-        self.origins.gave_wrong(self.repository, descriptor.digest)
+        self.origins.sent_wrong_bytes(self.repository, descriptor.digest)
         return False
 
 
@@ -184,7 +184,7 @@ class Origins:
         cause = str(error) if reason == "cut" else ""
         self.observer(events.SourceDropped(layer=digest, source=repository, reason=reason, cause=cause))
 
-    def gave_wrong(self, repository: Repository, digest: Digest) -> None:
+    def sent_wrong_bytes(self, repository: Repository, digest: Digest) -> None:
         """Note that a repository sent wrong bytes for a blob."""
         self._wrong.add((repository, digest))
         self._avoid(repository)
