@@ -27,6 +27,7 @@ from crossmount.index.backing_server import server_of
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import MountableLayers, Sighting
 from crossmount.oci import Digest, Located, Repository
+from crossmount.oci.manifest_walk import ManifestWalk
 from crossmount.redis.replies import StartingError
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.transfer.concurrency import run_all
@@ -203,15 +204,15 @@ class EventFeed(Closing):
         A deleted manifest cannot be fetched, so its blobs come from the cache, where its push or a scan stored
         them. If the cache lacks it, the first mount that fails there makes the index forget the source.
         """
-        blobs: dict[Digest, int | None] = {digest: None}
-        level: Iterable[Digest] = [digest]
-        while level and len(blobs) < VERIFIED_MAX:
-            manifests = (await self._cache.load(level)).values()
-            for manifest in manifests:
-                blobs.update(manifest.blobs)
-            level = [child for manifest in manifests for child in manifest.children if child not in blobs]
-            blobs.update(dict.fromkeys(level))
-        wanted = list(blobs)[:VERIFIED_MAX]
+        found: dict[Digest, None] = {}
+        walk = ManifestWalk(limit=VERIFIED_MAX, exceeded=lambda *_: None)  # the index only hints: a part will do
+        walk.want([digest])
+        while len(found) < VERIFIED_MAX and (level := walk.next_level()):
+            found.update(dict.fromkeys(level))
+            for manifest in (await self._cache.load(level)).values():
+                found.update((blob, None) for blob, _ in manifest.blobs)
+                walk.add(manifest.digest, manifest.children)
+        wanted = list(found)[:VERIFIED_MAX]
         known = await self._waiter.ask(lambda: self._index.look_up(wanted, repository))
         gone: list[Digest] = []
         await run_all([partial(self._verify, repository, blob, gone) for blob in wanted if known.of(blob).in_dest])
