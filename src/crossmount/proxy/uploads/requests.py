@@ -6,18 +6,17 @@ spooled session from the moment that the spool is full.
 """
 
 import re
+from dataclasses import dataclass
 
 from crossmount.errors import RegistryRefusedError
 from crossmount.oci import Descriptor, Digest
 from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.errors import RequestRefusedError, digest_invalid, upload_invalid
 from crossmount.proxy.http.exchange import Exchange
-from crossmount.proxy.http.headers import HeaderPairs
 from crossmount.proxy.http.routes import SessionRoute
 from crossmount.proxy.uploads.core import Core, refuse_must_mount
 from crossmount.proxy.uploads.mounting import MountAttempt
-from crossmount.proxy.uploads.relay import relay, relay_spooled, settle_must_mount
-from crossmount.proxy.uploads.sessions import ClientSession
+from crossmount.proxy.uploads.relay import SessionRequest
 from crossmount.proxy.uploads.spool import SpooledBlob, SpoolFile, SpoolFullError
 from crossmount.proxy.uploads.turns import OCTET_STREAM, BlobOutcome
 from crossmount.registry.auth.scope import push
@@ -36,23 +35,12 @@ async def continue_upload(core: Core, exchange: Exchange, route: SessionRoute, c
         await _require_credentials(core, exchange, route)
     async with core.sessions.acquire(route.session, caller.key, route.name) as session:
         if session.spool is None:
-            await relay(core, exchange, route, caller, session)
+            await SessionRequest(core, exchange, route, caller, session).relay()
             return
         if not caller.may_push(route.name):
             await _require_credentials(core, exchange, route)
             raise RequestRefusedError(403, "DENIED", "an upload goes on with the right to push")
-        match exchange.method:
-            case "GET":
-                await exchange.answer(204, _session_headers(session, session.spool.size))
-            case "PATCH":
-                await _patch(core, exchange, route, caller, session, session.spool)
-            case "PUT":
-                await _put(core, exchange, route, caller, session, session.spool)
-            case "DELETE":
-                await core.drop_session(session)
-                await exchange.answer(204)
-            case _:
-                raise RequestRefusedError(405, "UNSUPPORTED", "a session takes GET, PATCH, PUT and DELETE")
+        await _SpooledRequest(core, exchange, route, caller, session, session.spool).answer()
 
 
 async def _require_credentials(core: Core, exchange: Exchange, route: SessionRoute) -> None:
@@ -73,109 +61,108 @@ async def _require_credentials(core: Core, exchange: Exchange, route: SessionRou
     )
 
 
-def _session_headers(session: ClientSession, size: int) -> HeaderPairs:
-    return [
-        (b"location", session.path.encode()),
-        (b"docker-upload-uuid", session.key.encode()),
-        (b"range", f"0-{max(0, size - 1)}".encode()),
-    ]
+@dataclass(frozen=True, slots=True)
+class _SpooledRequest(SessionRequest):
+    """A request on a session whose bytes are spooled.
 
-
-async def _patch(
-    core: Core, exchange: Exchange, route: SessionRoute, caller: Caller, session: ClientSession, spool: SpoolFile
-) -> None:
-    _check_content_range(exchange, session, spool)
-    if await _fill(exchange, spool):
-        await exchange.answer(202, _session_headers(session, spool.size))
-    else:
-        await relay_spooled(core, exchange, route, caller, session, spool)
-
-
-def _check_content_range(exchange: Exchange, session: ClientSession, spool: SpoolFile) -> None:
-    """Refuse a chunk that does not follow the spooled bytes."""
-    given = exchange.header(b"content-range")
-    if given is None:
-        return
-    try:
-        check_content_range(given, offset=spool.size, length=exchange.content_length)
-    except ValueError as error:
-        raise upload_invalid(416, str(error), _session_headers(session, spool.size)) from None
-
-
-async def _fill(exchange: Exchange, spool: SpoolFile) -> bool:
-    """Append the request's body to the spool; return False if there is no room, with the rest of the body unread.
-
-    Bytes that came before a client hung up stay: the client may ask for the offset and go on.
+    Attributes:
+        spool: the bytes so far.
     """
-    try:
+
+    spool: SpoolFile
+
+    async def answer(self) -> None:
+        """Answer the request."""
+        match self.exchange.method:
+            case "GET":
+                await self.exchange.answer(204, self.session.headers(self.spool.size))
+            case "PATCH":
+                await self._patch()
+            case "PUT":
+                await self._put()
+            case "DELETE":
+                await self.core.drop_session(self.session)
+                await self.exchange.answer(204)
+            case _:
+                raise RequestRefusedError(405, "UNSUPPORTED", "a session takes GET, PATCH, PUT and DELETE")
+
+    async def _patch(self) -> None:
+        self._check_content_range()
+        if await self._append_body():
+            await self.exchange.answer(202, self.session.headers(self.spool.size))
+        else:
+            await self.relay_spooled(self.spool)
+
+    async def _put(self) -> None:
+        """Append the last bytes, check the digest, then mount the blob or upload it."""
+        digest = self.route.digest
+        if digest is None:
+            raise digest_invalid("name the digest that completes the upload: ?digest=")
+        self._check_content_range()
+        if not await self._append_body():
+            if not await self.mount_flagged(digest):
+                await self.relay_spooled(self.spool)
+            return
+        if not await self.spool.matches(digest):
+            await self.core.drop_session(self.session)
+            raise digest_invalid(f"the uploaded bytes do not have the digest {digest}")
+        await self._mount_or_upload(digest)
+
+    def _check_content_range(self) -> None:
+        """Refuse a chunk that does not follow the spooled bytes."""
+        given, offset = self.exchange.header(b"content-range"), self.spool.size
+        if given is None:
+            return
         try:
-            async for data in exchange.body():
-                await spool.append(data)
-        finally:  # no bytes stay in memory between two requests
-            await spool.flush()
-    except SpoolFullError:
-        return False
-    return True
+            check_content_range(given, offset=offset, length=self.exchange.content_length)
+        except ValueError as error:
+            raise upload_invalid(416, str(error), self.session.headers(offset)) from None
 
+    async def _append_body(self) -> bool:
+        """Append the request's body to the spool; return False if there is no room, with the rest of it unread.
 
-async def _put(
-    core: Core, exchange: Exchange, route: SessionRoute, caller: Caller, session: ClientSession, spool: SpoolFile
-) -> None:
-    """Append the last bytes, check the digest, then mount the blob or upload it."""
-    digest = route.digest
-    if digest is None:
-        raise digest_invalid("name the digest that completes the upload: ?digest=")
-    _check_content_range(exchange, session, spool)
-    if not await _fill(exchange, spool):
-        if not await settle_must_mount(core, exchange, caller, session, digest):
-            await relay_spooled(core, exchange, route, caller, session, spool)
-        return
-    if not await spool.matches(digest):
-        await core.drop_session(session)
-        raise digest_invalid(f"the uploaded bytes do not have the digest {digest}")
-    await _mount_or_upload(core, exchange, caller, session, spool, digest)
+        Bytes that came before a client hung up stay: the client may ask for the offset and go on.
+        """
+        try:
+            try:
+                async for data in self.exchange.body():
+                    await self.spool.append(data)
+            finally:  # no bytes stay in memory between two requests
+                await self.spool.flush()
+        except SpoolFullError:
+            return False
+        return True
 
+    async def _mount_or_upload(self, digest: Digest) -> None:
+        """Mount the blob; else wait for another's upload of it, or upload it."""
+        blob = SpooledBlob(Descriptor(OCTET_STREAM, digest, self.spool.size), self.spool)
+        self.core.metrics.count_blob("spooled", self.spool.size)
+        attempt = await self.core.mounter.mount(self.caller, self.dest, digest)
+        if attempt.refused:
+            await self.core.drop_session(self.session)
+            refuse_must_mount(attempt)
+        outcome = BlobOutcome(mounted=attempt) if attempt.mounted else await self._upload(blob, attempt)
+        # an upload ends the registry's session; after a mount it is useless
+        await self.core.drop_session(self.session, cancel=outcome.label != "uploaded")
+        await self.core.answer_created(self.exchange, attempt, outcome, blob.descriptor.size)
 
-async def _mount_or_upload(
-    core: Core, exchange: Exchange, caller: Caller, session: ClientSession, spool: SpoolFile, digest: Digest
-) -> None:
-    """Mount the blob; else wait for another's upload of it, or upload it."""
-    dest = core.repository(session.name)
-    blob = SpooledBlob(Descriptor(OCTET_STREAM, digest, spool.size), spool)
-    core.metrics.count_blob("spooled", spool.size)
-    attempt = await core.mounter.mount(caller, dest, digest)
-    if attempt.refused:
-        await core.drop_session(session)
-        refuse_must_mount(attempt)
-    if attempt.mounted:
-        outcome = BlobOutcome(mounted=attempt)
-    else:
-        outcome = await _upload(core, caller, session, blob, attempt)
-    # an upload ends the registry's session; after a mount it is useless
-    await core.drop_session(session, cancel=outcome.label != "uploaded")
-    await core.answer_created(exchange, attempt, outcome, blob.descriptor.size)
+    async def _upload(self, blob: SpooledBlob, attempt: MountAttempt) -> BlobOutcome:
+        core, agent = self.core, self.caller.agent
+        if agent is None:
+            raise RequestRefusedError(401, "UNAUTHORIZED", "the rights under which this upload began are gone")
 
+        async def upload() -> None:
+            await agent.client.upload_blob(core.upload_session(self.session), blob)
 
-async def _upload(
-    core: Core, caller: Caller, session: ClientSession, blob: SpooledBlob, attempt: MountAttempt
-) -> BlobOutcome:
-    agent = caller.agent
-    if agent is None:
-        raise RequestRefusedError(401, "UNAUTHORIZED", "the rights under which this upload began are gone")
-
-    async def upload() -> None:
-        await agent.client.upload_blob(core.upload_session(session), blob)
-
-    try:
-        return await core.turns.mount_or_upload(caller, blob.descriptor, attempt, upload=upload)
-    except BaseException as error:
-        await core.drop_session(session, cancel=False)
-        if isinstance(error, RegistryRefusedError):
-            code = error.codes[0] if error.codes else "BLOB_UPLOAD_INVALID"
-            raise RequestRefusedError(
-                error.status, code, f"the registry refused the blob: {error.status}"
-            ) from error
-        raise
+        try:
+            return await core.turns.mount_or_upload(self.caller, blob.descriptor, attempt, upload=upload)
+        except BaseException as error:
+            await core.drop_session(self.session, cancel=False)
+            if isinstance(error, RegistryRefusedError):
+                code = error.codes[0] if error.codes else "BLOB_UPLOAD_INVALID"
+                message = f"the registry refused the blob: {error.status}"
+                raise RequestRefusedError(error.status, code, message) from error
+            raise
 
 
 def check_content_range(given: str, *, offset: int, length: int | None) -> None:

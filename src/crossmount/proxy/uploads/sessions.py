@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from crossmount.proxy.auth.callers import Agent
 from crossmount.proxy.http.errors import unavailable, upload_invalid, upload_unknown
+from crossmount.proxy.http.headers import HeaderPairs
 from crossmount.proxy.uploads.spool import SpoolFile
 
 SESSIONS_MAX = 4096
@@ -63,6 +64,11 @@ class ClientSession:
     def path(self) -> str:
         """The path of its Location for the client."""
         return f"/v2/{self.name}/blobs/uploads/{self.key}"
+
+    def headers(self, size: int | None = None) -> HeaderPairs:
+        """Return the headers that name it to the client, with the range of the `size` bytes so far if given."""
+        named = [(b"location", self.path.encode()), (b"docker-upload-uuid", self.key.encode())]
+        return named if size is None else [*named, (b"range", f"0-{max(0, size - 1)}".encode())]
 
 
 class ClientSessions:
