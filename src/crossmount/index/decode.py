@@ -1,4 +1,4 @@
-"""What an index server answered, as values. All of it is untrusted: what breaks a grammar is ignored."""
+"""Replies of the index's server, parsed into values. They are untrusted: invalid parts are ignored."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from crossmount.oci.reference import DOCKER_HUB, is_repository_name, normalise_r
 
 TRAITS = ("mounts", "finds", "after_manifest")
 REGISTRIES_MAX = 128
-"""How many registries of one layer are looked at."""
+"""The most registries of one layer that are read."""
 
 _NUMBER_MAX = 2**63 - 1
 _NUMBER_DIGITS = len(str(_NUMBER_MAX))
@@ -18,16 +18,16 @@ _TRUTH = {b"1": True, b"0": False}
 
 
 def registry_field(registry: str) -> str:
-    """Name a registry's field in a layer's flags: its value says when its sources run out (epoch seconds)."""
+    """Return a registry's field in a layer's flags; its value is when the sources expire (epoch seconds)."""
     return f"@{registry}"
 
 
 class Decoder:
-    """Reads the answers to one look-up. Layers share repositories and registries, so each is checked once.
+    """Parses the replies to one look-up. Layers share repositories and registries, so each is checked once.
 
     Args:
-        dest: for whom they are read.
-        now: epoch seconds; registries whose sources ran out by then are left out.
+        dest: the destination of the look-up.
+        now: epoch seconds; registries whose sources have expired are left out.
     """
 
     def __init__(self, dest: Repository, now: float) -> None:
@@ -38,7 +38,7 @@ class Decoder:
         self._registries: dict[bytes, str | None] = {}
 
     def layer(self, members: Any, flags: Any) -> LayerKnowledge:
-        """Read a layer's set of sources on dest's registry, and its flags."""
+        """Return the entry of a layer from its set of sources on dest's registry and its flags."""
         key = _texts(members)
         if key not in self._holders:
             self._holders[key] = self._read_holders(key)
@@ -64,12 +64,12 @@ class Decoder:
 
 
 def live_registries(fields: Mapping[bytes, bytes], now: float, checked: dict[bytes, str | None]) -> list[str]:
-    """Return the registries whose sources have not run out, in order.
+    """Return the registries whose sources have not expired, in order.
 
     Args:
         fields: a layer's flags.
         now: epoch seconds.
-        checked: what the fields looked at so far name; None where it is no registry.
+        checked: a cache of the registry that each field names; None if it names none.
     """
     found = []
     for field, value in fields.items():
@@ -95,7 +95,7 @@ def repository_names(members: Any, registry: str) -> list[str]:
 
 
 def as_map(reply: Any) -> Mapping[bytes, bytes]:
-    """Return a hash's fields, which come as a map or as fields and values in turn; none for anything else."""
+    """Return a hash's fields from a map, or a list of alternating fields and values; else an empty map."""
     if isinstance(reply, list):
         items = iter(reply)
         pairs: Iterable[tuple[Any, Any]] = zip(items, items, strict=False)
@@ -107,18 +107,18 @@ def as_map(reply: Any) -> Mapping[bytes, bytes]:
 
 
 def truth(reply: Any) -> bool:
-    """Read whether something is there, which comes as a number or as a truth value."""
+    """Parse a yes or no, which is a number or a boolean."""
     return type(reply) in {int, bool} and reply != 0
 
 
 def traits_of(reply: Any) -> RegistryTraits:
-    """Read what a registry was seen to do."""
+    """Parse the traits of a registry."""
     fields = as_map(reply)
     return RegistryTraits(**{name: _TRUTH.get(fields.get(name.encode(), b"")) for name in TRAITS})
 
 
 def traits_fields(traits: RegistryTraits) -> Iterable[str]:
-    """Write what a registry was seen to do, as fields and values."""
+    """Return the traits of a registry as alternating fields and values."""
     for name in TRAITS:
         value = getattr(traits, name)
         if value is not None:
@@ -126,7 +126,7 @@ def traits_fields(traits: RegistryTraits) -> Iterable[str]:
 
 
 def number(value: bytes | None) -> int | None:
-    """Read a number of at most 63 bits."""
+    """Parse a number of at most 63 bits."""
     if value is None or not value.isdigit() or len(value) > _NUMBER_DIGITS:
         return None
     read = int(value)

@@ -1,4 +1,4 @@
-"""Everything that an index holds, layer by layer: to be counted, verified, taken elsewhere and brought back."""
+"""All entries of an index, layer by layer: for counts, verification and export."""
 
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -18,22 +18,22 @@ from crossmount.redis.key_scan import pages
 from crossmount.redis.replies import Command
 
 NAMES_MAX = 1024
-"""How many repositories of one layer on one registry are looked at; the index's own bound is far below."""
+"""The most repositories of one layer on one registry that are read; the index's own limit is far lower."""
 
 _BATCH = 256
-"""How many keys are read in one round trip."""
+"""The number of keys that are read in one round trip."""
 
 
 async def entries_of(index: object, *, clock: Callable[[], float] = time.time) -> AsyncGenerator[LayerEntry, None]:
-    """Yield all that an index holds; a layer that was changed meanwhile may come twice.
+    """Yield all entries of an index; a layer that changes meanwhile may come twice.
 
     Args:
-        index: made by `open_index`, or laid over such a one.
+        index: an index that `open_index` returned, or one over it.
         clock: epoch seconds.
 
     Raises:
-        InvalidInputError: the index can't be listed.
-        IndexFailedError: the index does not serve, or does not allow to look at all keys.
+        InvalidInputError: the index cannot be listed.
+        IndexFailedError: the server does not answer, or does not allow a scan of all keys.
     """
     here, server = require_listable(index), server_of(index)
     for entry in here or ():
@@ -48,10 +48,10 @@ async def entries_of(index: object, *, clock: Callable[[], float] = time.time) -
 
 
 def require_listable(index: object) -> Sequence[LayerEntry] | None:
-    """Return what an index holds in this process; None if it lies on a server alone.
+    """Return the entries of an index in this process; None if all its entries are on a server.
 
     Raises:
-        InvalidInputError: it neither can be listed nor lies on a server.
+        InvalidInputError: the index can list no entries, and has no server.
     """
     here = local_entries_of(index)
     if here is None and server_of(index) is None:
@@ -60,18 +60,18 @@ def require_listable(index: object) -> Sequence[LayerEntry] | None:
 
 
 async def read_entries(server: Server, keys: Sequence[bytes], now: float) -> list[LayerEntry]:
-    """Read what some keys of a server tell: two round trips for each few hundred.
+    """Return the entries of some keys of a server, in two round trips for each few hundred keys.
 
-    A layer's flags tell all about it. A set of sources that the flags do not mention, because they made way
-    when the server was full, tells of itself. Keys of other kinds tell nothing.
+    The flags of a layer list its registries. A full server may evict the flags and keep a set of sources: such a
+    set yields an entry of its own. Keys of other kinds yield nothing.
 
     Args:
         server: the server, or the Cluster.
-        keys: as a walk found them.
+        keys: keys that a scan returned.
         now: epoch seconds.
 
     Raises:
-        IndexFailedError: the server does not serve.
+        IndexFailedError: the server does not answer.
     """
     found: list[LayerEntry] = []
     for start in range(0, len(keys), _BATCH):
@@ -81,10 +81,14 @@ async def read_entries(server: Server, keys: Sequence[bytes], now: float) -> lis
 
 @dataclass(slots=True)
 class _Pending:
-    """A layer whose sets of sources are still to be read; `left` by registry, None where its set says it."""
+    """A layer whose sets of sources are not read yet.
+
+    Attributes:
+        seconds_left: by registry; None if the set's own TTL has to be read.
+    """
 
     layer: Digest
-    left: dict[str, int | None]
+    seconds_left: dict[str, int | None]
     size: int | None = None
     must_mount: bool = False
 
@@ -95,7 +99,7 @@ async def _read(server: Server, keys: Sequence[bytes], now: float) -> list[Layer
     ]
     commands: list[Command] = []
     for each in named:
-        assert each.layer is not None  # noqa: S101 these kinds are about layers
+        assert each.layer is not None  # noqa: S101 these kinds have a layer
         flags = server.keys.flags(each.layer)
         commands.append(
             ("HGETALL", flags) if each.kind == "flags" else ("HGET", flags, registry_field(each.registry))
@@ -105,13 +109,13 @@ async def _read(server: Server, keys: Sequence[bytes], now: float) -> list[Layer
     for each, reply in zip(named, await ask(server.link, commands), strict=True):
         assert each.layer is not None  # noqa: S101 see above
         if each.kind == "flags":
-            pending.append(_told_by_flags(each.layer, as_map(reply), now, checked))
+            pending.append(_from_flags(each.layer, as_map(reply), now, checked))
         elif not isinstance(reply, bytes) or (number(reply) or 0) <= now:
             pending.append(_Pending(each.layer, {each.registry: None}))
     return await _with_sources(server, pending)
 
 
-def _told_by_flags(
+def _from_flags(
     layer: Digest, fields: Mapping[bytes, bytes], now: float, checked: dict[bytes, str | None]
 ) -> _Pending:
     left: dict[str, int | None] = {
@@ -124,15 +128,15 @@ def _told_by_flags(
 async def _with_sources(server: Server, pending: Sequence[_Pending]) -> list[LayerEntry]:
     commands: list[Command] = []
     for each in pending:
-        for registry, left in each.left.items():
+        for registry, left in each.seconds_left.items():
             commands += _sources_of(server.keys, each.layer, registry, with_life=left is None)
     replies = iter(await ask(server.link, commands))
     found = []
     for each in pending:
         held = {}
-        for registry, told in each.left.items():
+        for registry, known in each.seconds_left.items():
             names = tuple(repository_names(next(replies), registry))
-            left = _life(next(replies)) if told is None else told
+            left = _life(next(replies)) if known is None else known
             if names and left > 0:
                 held[registry] = RegistrySources(names, min(left, LIFE_MAX))
         if held or each.must_mount:
@@ -147,7 +151,7 @@ def _sources_of(keys: Keys, layer: Digest, registry: str, *, with_life: bool) ->
 
 
 def _life(milliseconds: Any) -> int:
-    """Read how many seconds a set lives; one that would live for ever is not of our making."""
+    """Return the seconds that a set lives; a set without an expiry is not ours, and gets the usual one."""
     if not isinstance(milliseconds, int) or milliseconds == -2:
         return 0
     return TTL_SECONDS if milliseconds < 0 else milliseconds // 1000

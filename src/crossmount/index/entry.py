@@ -1,4 +1,4 @@
-"""All that an index knows of one layer, as a value, and the optional abilities of indexes that deal in it."""
+"""All that an index knows of one layer, as a value, and optional protocols of indexes that list or add entries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from crossmount.oci import Digest
 
 LIFE_MAX = 100 * 365 * 24 * 3600
-"""For how many seconds a source is believed at most, whatever somebody wrote."""
+"""The longest life of a source in seconds, even if a stranger wrote a longer one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +46,25 @@ class LayerEntry:
 
 @runtime_checkable
 class Listable(Protocol):
-    """An index that can list what it holds in this process."""
+    """An index that can list its entries in this process."""
 
     def local_entries(self) -> Sequence[LayerEntry] | None:
-        """Return that; None if it cannot be listed after all."""
+        """Return the entries; None if they cannot be listed after all."""
         ...
 
 
 def local_entries_of(index: object) -> Sequence[LayerEntry] | None:
-    """Return what an index holds in this process; None if it cannot list that."""
+    """Return the entries of an index in this process; None if it cannot list them."""
     return index.local_entries() if isinstance(index, Listable) else None
 
 
 @runtime_checkable
 class Restorable(Protocol):
-    """An index that takes whole entries."""
+    """An index that accepts whole entries."""
 
     async def restore(self, entries: Sequence[LayerEntry]) -> None:
-        """Add entries to what is known, in one round trip: nothing is cut short, and no flag is lifted.
+        """Add entries in one round trip: no life is shortened, and no flag is removed.
 
-        Sources live as long as their entry says, and no longer than if they were recorded now.
+        Sources live as long as their entry says, and no longer than sources that are recorded now.
         """
         ...

@@ -1,7 +1,8 @@
 """The one place that names Redis keys.
 
-The digest is the hash tag: all keys of a layer lie in one slot, so a script serves a layer on a Cluster too,
-and layers fill the slots evenly. The namespace is what separates tenants and what an ACL pattern grants.
+The digest is the hash tag: all keys of a layer are in one slot, so that a script can use them on a Cluster too,
+and layers are spread evenly over the slots. The namespace separates tenants; an ACL pattern can grant one
+namespace.
 """
 
 import re
@@ -24,12 +25,12 @@ _OF_A_REGISTRY: dict[str, KeyKind] = {name: name for name in ("sources", "lease"
 
 @dataclass(frozen=True, slots=True)
 class ParsedKey:
-    """What a key is.
+    """The parts of a key.
 
     Attributes:
-        kind: `other` is no less ours, and about no layer.
-        layer: the layer, or the manifest, that it is about.
-        registry: the registry that it is about, where it is about one.
+        kind: `other` is a key of this namespace without a layer.
+        layer: the layer, or the manifest.
+        registry: the registry; empty if the key has none.
     """
 
     kind: KeyKind
@@ -48,7 +49,7 @@ class Keys:
     namespace: str = "default"
 
     def __post_init__(self) -> None:
-        """Check the namespace: it must mean nothing to a hash tag or to a pattern."""
+        """Check the namespace: it must not contain characters of hash tags or patterns."""
         if not _NAMESPACE.fullmatch(self.namespace):
             raise InvalidInputError(
                 f"not a namespace: {self.namespace[:100]!r}: give at most 64 letters, digits, _ . -, "
@@ -56,63 +57,63 @@ class Keys:
             )
 
     def sources(self, layer: Digest, registry: str) -> str:
-        """Name the set of repositories on `registry` that hold `layer`."""
+        """Return the key of the set of repositories on `registry` that hold `layer`."""
         return f"crossmount:{self.namespace}:{{{layer}}}:sources:{registry}"
 
     def flags(self, layer: Digest) -> str:
-        """Name the hash of what is known of `layer` itself."""
+        """Return the key of the hash of facts about `layer` itself."""
         return f"crossmount:{self.namespace}:{{{layer}}}:flags"
 
     def lease(self, layer: Digest, registry: str) -> str:
-        """Name the string that says who uploads `layer` to `registry` now."""
+        """Return the key of the string with the lease of the upload of `layer` to `registry`."""
         return f"crossmount:{self.namespace}:{{{layer}}}:lease:{registry}"
 
     def waiters(self, layer: Digest, registry: str) -> str:
-        """Name the sorted set of those who wait for that upload, by when they last asked (epoch ms)."""
+        """Return the key of the sorted set of waiters for that upload, by their last call (epoch milliseconds)."""
         return f"crossmount:{self.namespace}:{{{layer}}}:waiters:{registry}"
 
     def all_leases(self) -> str:
-        """Return the pattern that the keys of all leases of this namespace match."""
+        """Return the pattern of all leases of this namespace."""
         return f"crossmount:{self.namespace}:{{*}}:lease:*"
 
     def all_layers(self) -> str:
-        """Return the pattern that the keys of flags and of sources match."""
+        """Return the pattern of all flags and all sets of sources of this namespace."""
         return f"crossmount:{self.namespace}:{{*}}:[fs]*"
 
     def all_keys(self) -> str:
-        """Return the pattern that all keys of this namespace match."""
+        """Return the pattern of all keys of this namespace."""
         return f"crossmount:{self.namespace}:*"
 
     def manifest(self, digest: Digest) -> str:
-        """Name the string that says which blobs and manifests the manifest `digest` names."""
+        """Return the key of the string that lists the blobs and manifests of the manifest `digest`."""
         return f"crossmount:{self.namespace}:{{{digest}}}:manifest"
 
     def scan(self, registry: str, scope: str) -> str:
-        """Name the hash of how far the unfinished scan of `scope` on `registry` is."""
+        """Return the key of the hash with the progress of the unfinished scan of `scope` on `registry`."""
         return f"crossmount:{self.namespace}:scan:{scope}:{registry}"
 
     def scan_done(self, run: str) -> str:
-        """Name the set of repositories that the scan `run` is done with."""
+        """Return the key of the set of repositories that the scan `run` has finished."""
         return f"crossmount:{self.namespace}:scan:{run}:"
 
     def scan_tags(self, repository: Repository, run: str) -> str:
-        """Name the set of tags that the scan `run` is done with in a repository that it is not done with."""
+        """Return the key of the set of tags that the scan `run` has finished in an unfinished repository."""
         return f"crossmount:{self.namespace}:scan:{run}:{repository}"
 
     def traits(self, registry: str) -> str:
-        """Name the hash of what `registry` was seen to do."""
+        """Return the key of the hash of the traits of `registry`."""
         return f"crossmount:{self.namespace}:registry:{registry}"
 
     def stats(self, day: str) -> str:
-        """Name the hash of how many layers were asked for on a day (`2026-11-24`), and how many were known."""
+        """Return the key of the hash of look-ups on a day (`2026-11-24`): layers looked up, and layers known."""
         return f"crossmount:{self.namespace}:stats:{day}"
 
     def prune(self, scope: str) -> str:
-        """Name the hash of how far a prune that is not finished is."""
+        """Return the key of the hash with the progress of an unfinished prune."""
         return f"crossmount:{self.namespace}:prune:{scope}"
 
     def parse(self, key: bytes) -> ParsedKey | None:
-        """Say what a key is; None if it is not of this namespace, or only looks like one of ours."""
+        """Return the parts of a key; None if it is not a key of this namespace."""
         text = key.decode("ascii", "replace")
         start = f"crossmount:{self.namespace}:"
         if not text.startswith(start):

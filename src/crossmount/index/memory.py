@@ -1,4 +1,4 @@
-"""The index in memory: of one process, alone or laid over another index."""
+"""The index in the memory of one process, alone or over another index."""
 
 import random
 import threading
@@ -24,8 +24,8 @@ from crossmount.oci.reference import normalise_registry
 
 
 @dataclass(slots=True)
-class _Held:
-    """The repositories on one registry that hold a layer, and until when that is believed (epoch seconds)."""
+class _RegistrySources:
+    """The repositories on one registry that hold a layer, and when these sources expire (epoch seconds)."""
 
     names: set[str] = field(default_factory=set)
     until: float = 0.0
@@ -33,28 +33,28 @@ class _Held:
 
 @dataclass(slots=True)
 class _Layer:
-    """All that is known of one layer."""
+    """One layer."""
 
-    held: dict[str, _Held] = field(default_factory=dict)
+    registries: dict[str, _RegistrySources] = field(default_factory=dict)
     size: int | None = None
     must_mount: bool = False
 
-    def live(self, now: float) -> dict[str, _Held]:
-        return {registry: held for registry, held in self.held.items() if held.until > now}
+    def live(self, now: float) -> dict[str, _RegistrySources]:
+        return {registry: sources for registry, sources in self.registries.items() if sources.until > now}
 
 
 class MemoryMountIndex(SingleLayerMethods, Closing):
-    """An index in this process, by itself or over another one.
+    """An index in this process, alone or over a backing index.
 
-    Over a backing index it answers with what either knows. What is added stays in memory: the backing index is
-    only read, and told what turned out to be wrong (`forget`, `clear_must_mount`).
+    Answers combine both indexes. New entries stay in memory; `forget` and `clear_must_mount` also apply to the
+    backing index.
 
     Args:
-        backing: the index below, whose closing stays with whoever made it.
-        ttl: seconds that what is known of a layer on a registry lives after it was last recorded.
-        bound: how many sources a layer keeps on one registry; with 0 nothing at all is kept.
+        backing: the backing index; the caller closes it.
+        ttl: seconds until the sources of a layer on a registry expire after the last record.
+        bound: the most sources of a layer on one registry; with 0 the index keeps nothing at all.
         clock: epoch seconds.
-        rng: chooses which old source makes way past the bound.
+        rng: chooses the old source that a new one replaces at the bound.
     """
 
     def __init__(
@@ -70,19 +70,19 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         self._ttl = ttl
         self._bound = bound
         self._clock = clock
-        self._rng = rng or random.Random()  # noqa: S311 no secret hangs on it
+        self._rng = rng or random.Random()  # noqa: S311 not used for secrets
         self._lock = threading.Lock()
         self._layers: dict[Digest, _Layer] = {}
         self._traits: dict[str, tuple[RegistryTraits, float]] = {}
 
     async def must_mount(self, layer: Digest) -> bool:
-        """See `MountableLayers`."""
+        """Tell whether `layer` may only be mounted."""
         with self._lock:
             here = (known := self._known(layer)) is not None and known.must_mount
         return here or (self._backing is not None and await self._backing.must_mount(layer))
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """See `MountIndex`."""
+        """Read everything about many layers, and about dest's registry."""
         wanted = list(dict.fromkeys(layers))
         repository = dest.repository
         with self._lock:
@@ -99,19 +99,19 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         )
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
-        """See `MountIndex`."""
+        """Record many sightings; each renews the life of the sources on its registry."""
         if not self._bound:
             return
         with self._lock:
             until = int(self._clock()) + self._ttl
             for seen in sightings:
                 layer = self._known(seen.layer) or self._layers.setdefault(seen.layer, _Layer())
-                self._hold(layer, seen.repository.registry, seen.repository.name, until)
+                self._add(layer, seen.repository.registry, seen.repository.name, until)
                 layer.size = layer.size if seen.size is None else seen.size
                 layer.must_mount = layer.must_mount or seen.must_mount
 
     async def restore(self, entries: Sequence[LayerEntry]) -> None:
-        """See `Restorable`."""
+        """Add whole entries; sources that live longer already are not shortened."""
         if not self._bound:
             return
         with self._lock:
@@ -120,23 +120,23 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
                 if not entry.registries and not entry.must_mount:
                     continue
                 layer = self._known(entry.layer) or self._layers.setdefault(entry.layer, _Layer())
-                for registry, held in entry.registries.items():
-                    for name in held.names:
-                        self._hold(layer, registry, name, now + min(held.seconds_left, self._ttl))
+                for registry, sources in entry.registries.items():
+                    for name in sources.names:
+                        self._add(layer, registry, name, now + min(sources.seconds_left, self._ttl))
                 layer.size = layer.size if entry.size is None else entry.size
                 layer.must_mount = layer.must_mount or entry.must_mount
-                self._drop_if_empty(entry.layer)
+                self._remove_if_empty(entry.layer)
 
     def local_entries(self) -> Sequence[LayerEntry] | None:
-        """See `Listable`; what an index below holds in this process is told too."""
+        """Return the entries of this process, including those of a backing index in memory."""
         with self._lock:
             now = int(self._clock())
             here = [
                 LayerEntry(
                     layer=layer,
                     registries={
-                        registry: RegistrySources(tuple(sorted(held.names)), int(held.until) - now)
-                        for registry, held in sorted(known.held.items())
+                        registry: RegistrySources(tuple(sorted(sources.names)), int(sources.until) - now)
+                        for registry, sources in sorted(known.registries.items())
                     },
                     size=known.size,
                     must_mount=known.must_mount,
@@ -147,40 +147,40 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         return [*here, *(local_entries_of(self._backing) or ())]
 
     async def forget(self, layer: Digest, *sources: Located) -> None:
-        """See `MountIndex`; the backing index is told too."""
+        """Remove repositories as sources of `layer`, also from the backing index."""
         with self._lock:
             known = self._known(layer)
             for source in sources:
-                held = known.held.get(source.repository.registry) if known is not None else None
+                held = known.registries.get(source.repository.registry) if known is not None else None
                 if known is not None and held is not None:
                     held.names.discard(source.repository.name)
                     if not held.names:
-                        del known.held[source.repository.registry]
-            self._drop_if_empty(layer)
+                        del known.registries[source.repository.registry]
+            self._remove_if_empty(layer)
         if self._backing is not None:
             await self._backing.forget(layer, *sources)
 
     async def clear_must_mount(self, layer: Digest) -> None:
-        """See `MountIndex`; the backing index is told too."""
+        """Remove the must-mount flag, also from the backing index."""
         with self._lock:
             known = self._known(layer)
             if known is not None:
                 known.must_mount = False
-                self._drop_if_empty(layer)
+                self._remove_if_empty(layer)
         if self._backing is not None:
             await self._backing.clear_must_mount(layer)
 
     async def locations(self, layer: Digest) -> tuple[Repository, ...]:
-        """See `MountIndex`."""
+        """Return every repository, on every registry, that holds `layer`, in order."""
         with self._lock:
             known = self._known(layer)
             live = {} if known is None else known.live(self._clock())
-            here = {Repository(registry, name) for registry, held in live.items() for name in held.names}
+            here = {Repository(registry, name) for registry, sources in live.items() for name in sources.names}
         below = () if self._backing is None else await self._backing.locations(layer)
         return tuple(sorted(here.union(below)))
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
-        """See `MountIndex`."""
+        """Record the traits of a registry for some hours; `None` leaves the known trait."""
         name = normalise_registry(registry)
         if traits == RegistryTraits() or not self._bound:
             return
@@ -188,44 +188,44 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
             self._traits[name] = self._live_traits(name).updated(traits), self._clock() + TRAITS_SECONDS
 
     def server(self) -> Server | None:
-        """See `Served`: that of the index below."""
+        """Return the server of the backing index; None if there is none."""
         return server_of(self._backing)
 
     async def aclose(self) -> None:
-        """Do nothing: there is nothing to let go of."""
+        """Do nothing: this index has no connections."""
 
     def _known(self, layer: Digest) -> _Layer | None:
-        """Return what is known of `layer`; what has run out is dropped on the way."""
+        """Return the entry of `layer` after removal of its expired sources."""
         known = self._layers.get(layer)
         if known is not None:
-            known.held = known.live(self._clock())
-            self._drop_if_empty(layer)
+            known.registries = known.live(self._clock())
+            self._remove_if_empty(layer)
         return self._layers.get(layer)
 
-    def _hold(self, layer: _Layer, registry: str, name: str, until: float) -> None:
-        """Add a source; what lives longer already is not cut short."""
-        held = layer.live(self._clock()).get(registry) or _Held()
-        layer.held[registry] = held
-        held.names.add(name)
-        while len(held.names) > self._bound:
-            held.names.remove(self._rng.choice(sorted(held.names - {name})))
-        held.until = max(held.until, until)
+    def _add(self, layer: _Layer, registry: str, name: str, until: float) -> None:
+        """Add a source; sources that live longer already are not shortened."""
+        sources = layer.live(self._clock()).get(registry) or _RegistrySources()
+        layer.registries[registry] = sources
+        sources.names.add(name)
+        while len(sources.names) > self._bound:
+            sources.names.remove(self._rng.choice(sorted(sources.names - {name})))
+        sources.until = max(sources.until, until)
 
-    def _drop_if_empty(self, layer: Digest) -> None:
+    def _remove_if_empty(self, layer: Digest) -> None:
         known = self._layers.get(layer)
-        if known is not None and not known.held and not known.must_mount:
+        if known is not None and not known.registries and not known.must_mount:
             del self._layers[layer]
 
     def _knowledge(self, layer: Digest, dest: Repository) -> LayerKnowledge:
         known = self._known(layer)
         if known is None:
             return LayerKnowledge()
-        here = known.held.get(dest.registry)
+        here = known.registries.get(dest.registry)
         names = set() if here is None else here.names
         return LayerKnowledge(
             sources=tuple(dest.sibling(name) for name in sorted(names - {dest.name})),
             in_dest=dest.name in names,
-            elsewhere=tuple(sorted(known.held.keys() - {dest.registry})),
+            elsewhere=tuple(sorted(known.registries.keys() - {dest.registry})),
             must_mount=known.must_mount,
             size=known.size,
         )

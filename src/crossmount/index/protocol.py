@@ -1,6 +1,6 @@
-"""What an index of mount sources is: the seed's four methods, and what the mount needs on top of them.
+"""The protocols of an index of mount sources, and the values that an index returns and records.
 
-An index only hints. Nothing here grants access or proves that a blob exists: the registry decides.
+An index only gives hints. It grants no access and does not prove that a blob exists: the registry decides.
 """
 
 from abc import abstractmethod
@@ -13,12 +13,12 @@ from crossmount.oci import Digest, Located, Repository
 
 @dataclass(frozen=True, slots=True)
 class LayerKnowledge:
-    """What the index knows of one layer, as seen from one destination.
+    """The entry of one layer in the index, for one destination.
 
     Attributes:
-        sources: repositories on dest's registry that hold the layer, dest itself left out, in order of name.
-        in_dest: whether dest itself is known to hold it.
-        elsewhere: other registries on which it is known, in order of name.
+        sources: repositories on dest's registry that hold the layer, without dest, in order of name.
+        in_dest: whether dest holds the layer.
+        elsewhere: other registries with sources of the layer, in order of name.
         must_mount: whether the layer may only be mounted, never uploaded.
         size: its size in bytes, if known.
     """
@@ -32,12 +32,12 @@ class LayerKnowledge:
 
 @dataclass(frozen=True, slots=True)
 class RegistryTraits:
-    """What a registry was seen to do; `None` where nothing was seen yet.
+    """The observed behaviour of a registry; `None` if not observed yet.
 
     Attributes:
-        mounts: it mounts from a repository that is named.
-        finds: it mounts without being told from where ("automatic mount origin discovery").
-        after_manifest: it mounts only what a manifest in the source repository references.
+        mounts: it mounts from a source that the request names.
+        finds: it mounts without a named source ("automatic mount origin discovery").
+        after_manifest: it mounts only blobs that a manifest in the source repository references.
     """
 
     mounts: bool | None = None
@@ -45,7 +45,7 @@ class RegistryTraits:
     after_manifest: bool | None = None
 
     def updated(self, newer: Self) -> "RegistryTraits":
-        """Return these traits with what `newer` saw laid over them."""
+        """Return these traits, replaced by `newer` ones where observed."""
         return RegistryTraits(
             mounts=self.mounts if newer.mounts is None else newer.mounts,
             finds=self.finds if newer.finds is None else newer.finds,
@@ -55,18 +55,18 @@ class RegistryTraits:
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """One read of the index for a whole image.
+    """The result of one look-up for a whole image.
 
     Attributes:
-        layers: an entry for each layer that was asked for.
-        traits: what dest's registry was seen to do.
+        layers: an entry for each layer of the look-up.
+        traits: the traits of dest's registry.
     """
 
     layers: Mapping[Digest, LayerKnowledge] = field(default_factory=dict)
     traits: RegistryTraits = RegistryTraits()
 
     def of(self, layer: Digest) -> LayerKnowledge:
-        """Return what is known of `layer`, which may be nothing."""
+        """Return the entry of `layer`, empty if there is none."""
         return self.layers.get(layer, NOTHING_KNOWN)
 
 
@@ -78,8 +78,8 @@ class Sighting:
     """A layer that was seen in a repository.
 
     Attributes:
-        size: its size in bytes; None leaves what is known.
-        must_mount: set the sticky flag; False leaves it as it is.
+        size: its size in bytes; None leaves the known size.
+        must_mount: sets the must-mount flag; False leaves the flag as it is.
     """
 
     layer: Digest
@@ -90,10 +90,10 @@ class Sighting:
 
 @runtime_checkable
 class MountableLayers(Protocol):
-    """The least an index can be: what the mount needs to find a candidate."""
+    """The smallest index: the methods that a mount needs to find a source."""
 
     async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
-        """Add a repository that holds `layer`; `must_mount` sets the sticky flag, False never lifts it."""
+        """Add a repository that holds `layer`; `must_mount` sets the must-mount flag, and never removes it."""
         ...
 
     async def is_mountable(self, layer: Digest, dest: Located) -> bool:
@@ -111,37 +111,37 @@ class MountableLayers(Protocol):
 
 @runtime_checkable
 class MountIndex(MountableLayers, Protocol):
-    """A whole index: many layers in one round trip, forgetting, and what registries were seen to do."""
+    """A full index: many layers in one round trip, removal of sources, and traits of registries."""
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
         """Read everything about many layers, and about dest's registry, in one round trip."""
         ...
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
-        """Record many sightings in one round trip; each renews the life of what it touches.
+        """Record many sightings in one round trip; each renews the life of its sources.
 
-        Only what a registry confirmed belongs here (201 on mount or upload, 200 on HEAD, a manifest accepted).
+        Record only what a registry confirmed: 201 on mount or upload, 200 on HEAD, or an accepted manifest.
         """
         ...
 
     async def forget(self, layer: Digest, *sources: Located) -> None:
-        """Drop repositories as sources of `layer`, for everybody."""
+        """Remove repositories as sources of `layer`, for all users of the index."""
         ...
 
     async def clear_must_mount(self, layer: Digest) -> None:
-        """Lift the sticky flag."""
+        """Remove the must-mount flag of `layer`."""
         ...
 
     async def locations(self, layer: Digest) -> tuple[Repository, ...]:
-        """Return every repository, on every registry, that is known to hold `layer`, in order."""
+        """Return every repository, on every registry, that holds `layer`, in order."""
         ...
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
-        """Remember for some hours what a registry was seen to do; `None` leaves what is known."""
+        """Record the traits of a registry for some hours; `None` leaves the known trait."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...
 
 
@@ -157,7 +157,7 @@ class SingleLayerMethods:
         """Record many sightings."""
 
     async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
-        """Add a repository that holds `layer`; `must_mount` sets the sticky flag, False never lifts it."""
+        """Add a repository that holds `layer`; `must_mount` sets the must-mount flag, and never removes it."""
         await self.record([Sighting(layer, source.repository, must_mount=must_mount)])
 
     async def is_mountable(self, layer: Digest, dest: Located) -> bool:

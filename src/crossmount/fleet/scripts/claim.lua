@@ -1,22 +1,22 @@
--- One question of one who would upload a layer: may I, must I wait, or is it there to be mounted by now?
--- A claim and a look at the sources in one, so that nobody takes a lease between its holder's last two steps
--- (publish, release) and uploads once more.
--- Of each answer's writes the one that needs memory comes first: after any other write a server that is full lets
--- a script go on, and leases would work where no source can be recorded: all would upload, one after the other.
--- KEYS: the layer's set of sources on one registry, its lease there, those who wait for it
--- ARGV: '1' to take the lease if it is free, our lease's value, its life (ms), how long we count as waiting (ms),
---       the most members of the set to look at, then repositories that are no help to us
--- A lease is its holder's value, a line end, and when it was taken (epoch seconds by this server's clock).
+-- A waiter's claim for a layer: can it mount, may it upload, or must it wait?
+-- One script reads the sources and takes the lease, so that nobody takes a lease between the holder's last two
+-- steps (publish, release) and uploads once more.
+-- In each branch the write that needs memory comes first. After any other write a full server lets a script
+-- continue, and leases would work although no source can be recorded: all would upload, one after the other.
+-- KEYS: the layer's set of sources on one registry, its lease there, its waiters there
+-- ARGV: '1' to take the lease if it is free, our lease's value, its life (ms), life of a waiter's entry (ms),
+--       the most members of the set to read, then repositories that we exclude
+-- A lease is its holder's value, a line end, and the time of acquisition (epoch seconds by this server's clock).
 -- Returns: {'appeared', repository ...} | {'held'} | {'busy', the lease} | {'free'}
 local sources, lease, waiters = KEYS[1], KEYS[2], KEYS[3]
 local take, value, life, patience = ARGV[1] == '1', ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-local no_help, found = {}, {'appeared'}
+local excluded, found = {}, {'appeared'}
 for i = 6, #ARGV do
-  no_help[ARGV[i]] = true
+  excluded[ARGV[i]] = true
 end
 for _, repository in ipairs(redis.call('SRANDMEMBER', sources, ARGV[5])) do
-  if not no_help[repository] then
+  if not excluded[repository] then
     found[#found + 1] = repository
   end
 end
@@ -25,7 +25,7 @@ if #found > 1 then
   return found
 end
 
--- no more than what a lease of ours can be: a stranger's value may be huge
+-- at most the length of a lease of ours: a stranger's value may be huge
 local there = redis.call('EXISTS', lease) == 1
 local holder = there and redis.call('GETRANGE', lease, 0, 4095)
 local time = redis.call('TIME')

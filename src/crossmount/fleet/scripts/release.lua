@@ -1,5 +1,5 @@
--- Ends a lease, or a wait, if it is ours.
--- KEYS: the lease, those who wait for it
+-- Deletes a lease and a waiter's entry, if they are ours.
+-- KEYS: the lease, its waiters
 -- ARGV: our value
 -- Returns: 1 if the lease was ours
 redis.call('ZREM', KEYS[2], ARGV[1])

@@ -1,5 +1,5 @@
--- Makes a lease last: ours is extended; one that went away and that nobody took since (the server lost it, its
--- holder was paused) is taken again; another's is left alone.
+-- Renews a lease: ours is extended. A lease that expired or was lost, and that nobody took since, is taken again.
+-- Another's lease is not changed.
 -- KEYS: the lease
 -- ARGV: its value, its life (ms)
 -- Returns: 1 if it is ours, 0 if it is another's

@@ -1,6 +1,6 @@
--- Shows those who wait for a layer within one process, of whom only one asks.
--- KEYS: those who wait for it
--- ARGV: how long they count as waiting (ms), then their values
+-- Writes the entries of all waiters of one process, since only one of them sends claims.
+-- KEYS: the layer's waiters
+-- ARGV: life of an entry (ms), then the waiters' values
 local waiters, patience = KEYS[1], tonumber(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,6 +1,6 @@
--- Counts look-ups of a day.
+-- Counts the look-ups of a day.
 -- KEYS: the day's hash
--- ARGV: seconds to live, how many layers were asked for, how many of them were known
+-- ARGV: seconds to live, number of layers looked up, number of known layers
 redis.call('HINCRBY', KEYS[1], 'asked', ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'known', ARGV[3])
 redis.call('EXPIRE', KEYS[1], tonumber(ARGV[1]))

@@ -1,4 +1,4 @@
--- Drops repositories as sources of a layer, and with the last one all that only they justified.
+-- Removes repositories as sources of a layer; with the last source of a layer also its flags.
 -- KEYS: the layer's set of sources on one registry, the layer's flags
 -- ARGV: now (epoch seconds), the registry's field, then the repositories
 local sources, flags, now = KEYS[1], KEYS[2], tonumber(ARGV[1])

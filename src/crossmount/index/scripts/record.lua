@@ -1,13 +1,13 @@
--- Records that a repository holds a layer. What lives longer already, by another's time to live, is not cut short,
--- so that the order of recording plays no part.
+-- Records that a repository holds a layer. A longer life, from a client with a longer TTL, is not shortened, so
+-- that the order of records does not matter.
 -- KEYS: the layer's set of sources on one registry, the layer's flags
 -- ARGV: repository, the registry's field, seconds to live, when that ends (epoch seconds), the set's bound,
 --       the size in bytes or '', '1' to set must-mount or ''
 local sources, flags = KEYS[1], KEYS[2]
 local repository, field, ttl, ends, bound = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 
--- Room is made before the new one is added: a set that grows past the bound for a moment is never compact again.
--- Of a set that somebody bloated only some goes each time, so that no call takes long.
+-- Old members are removed before the new one is added: a set that exceeds the bound once never becomes compact
+-- again. From a set that is far too large only some members are removed in each call, so that no call takes long.
 local over = redis.call('SCARD', sources) + 1 - redis.call('SISMEMBER', sources, repository) - bound
 if over > 0 then
   redis.call('SPOP', sources, math.min(over, 1000))

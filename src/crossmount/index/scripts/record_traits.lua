@@ -1,4 +1,4 @@
--- Remembers what a registry was seen to do.
+-- Records the traits of a registry.
 -- KEYS: the registry's hash
 -- ARGV: seconds to live, then fields and values
 for i = 2, #ARGV, 2 do
