@@ -18,7 +18,7 @@ def auth(pair: str) -> dict[str, str]:
 
 
 def parse(document: Any) -> AuthFile:
-    """Return the file that holds this document."""
+    """Return the credential file with this document."""
     return AuthFile.parse(json.dumps(document), "config.json")
 
 
@@ -37,7 +37,7 @@ def parse(document: Any) -> AuthFile:
     ],
 )
 def test_a_key_names_a_registry_in_any_of_its_spellings(key: str, registry: str) -> None:
-    """Scheme, docker's path, case, default port and Docker Hub's names make no difference."""
+    """A key's scheme, docker's path, case, default port and Docker Hub's other names make no difference."""
     found = parse({"auths": {key: auth("user:pass:word")}}).credential(registry, "team/app")
     assert found == Credential("user", "pass:word")
     assert found is not None
@@ -45,7 +45,7 @@ def test_a_key_names_a_registry_in_any_of_its_spellings(key: str, registry: str)
 
 
 def test_the_most_specific_path_wins() -> None:
-    """Podman's keys go on with a path: the longest that leads to the repository counts."""
+    """Of podman's keys with a path, the longest that is a prefix of the repository is used."""
     file = parse({"auths": {"r.io": auth("r:1"), "r.io/a": auth("a:2"), "r.io/a/b": auth("b:3")}})
     names = ["x", "a", "a/b", "a/b/c", "ab", ""]
     assert [getattr(file.credential("r.io", name), "username", None) for name in names] == list("rabbrr")
@@ -53,7 +53,7 @@ def test_the_most_specific_path_wins() -> None:
 
 
 def test_the_kinds_of_secrets() -> None:
-    """identitytoken, registrytoken, the user `<token>`, plain fields, and an empty mark of a store."""
+    """Every kind of entry is read: identity token, registry token, user `<token>`, plain fields, an empty mark."""
     file = parse(
         {
             "auths": {
@@ -75,15 +75,15 @@ def test_the_kinds_of_secrets() -> None:
 
 
 def test_helpers_by_registry_come_before_the_store() -> None:
-    """credHelpers[host] before credsStore; wrong types name none."""
+    """A registry's own helper is used before the store; a value of a wrong type names no helper."""
     file = parse({"credsStore": "store", "credHelpers": {"https://one.io": "ecr-login", "two.io": 7, "@": "x"}})
     assert file.helper("one.io") == "ecr-login"
     assert file.helper("two.io") == "store"
     assert parse({"credsStore": 1}).helper("one.io") is None
 
 
-def test_keys_that_name_no_registry_are_passed_over() -> None:
-    """A strange key, of another tool maybe, does not spoil the file."""
+def test_keys_that_name_no_registry_are_skipped() -> None:
+    """A key that names no registry does not make the file invalid."""
     assert parse({"auths": {"ftp://r.io": auth("a:b"), "": {}, "é": {}}}).auths == {}
 
 
@@ -98,7 +98,7 @@ def test_keys_that_name_no_registry_are_passed_over() -> None:
     ],
 )
 def test_a_broken_file_is_named_with_what_is_wrong(content: str, words: str) -> None:
-    """The error names the file and the fault on one line."""
+    """The error names the file and its fault on one line."""
     with pytest.raises(CredentialsError, match=words) as caught:
         AuthFile.parse(content, "/home/u/.docker/config.json")
     assert str(caught.value).startswith("/home/u/.docker/config.json: ")
@@ -107,7 +107,7 @@ def test_a_broken_file_is_named_with_what_is_wrong(content: str, words: str) -> 
 
 @pytest.mark.parametrize("secret", ["hunter2%", base64.b64encode(b"hunter2").decode(), "/w=="])
 def test_a_broken_entry_is_named_without_its_secret(secret: str) -> None:
-    """What is wrong is said, what is secret is not."""
+    """The error names the broken entry and does not show its secret."""
     with pytest.raises(CredentialsError, match=r"auths: r\.io: its auth") as caught:
         parse({"auths": {"r.io": {"auth": secret}}}).credential("r.io", "")
     assert secret not in str(caught.value)
@@ -115,7 +115,7 @@ def test_a_broken_entry_is_named_without_its_secret(secret: str) -> None:
 
 
 def test_a_credential_hides_its_secret() -> None:
-    """No repr shows it, of the credential or of the file."""
+    """The secret is in no repr, neither of the credential nor of the file."""
     file = parse({"auths": {"r.io": {"username": "u", "password": "hunter2"}}})
     assert "hunter2" not in repr(file)
     assert "hunter2" not in repr(file.credential("r.io", ""))
@@ -129,8 +129,8 @@ DOCUMENTS = st.recursive(
 
 
 @given(DOCUMENTS)
-def test_any_json_is_read_or_refused_in_our_own_words(document: Any) -> None:
-    """Whatever JSON the file holds: a credential, none, or a CredentialsError."""
+def test_any_json_is_read_or_refused(document: Any) -> None:
+    """Any JSON in the file gives a credential, no credential or a CredentialsError."""
     words = "config.json"
     try:
         file = parse(document)

@@ -27,19 +27,19 @@ def written(challenge: Challenge) -> str:
 
 @given(CHALLENGES)
 def test_what_is_written_by_the_grammar_is_read_back(challenges: list[Challenge]) -> None:
-    """Several challenges in one header, with quotes and escapes in them, come back as they were."""
+    """Several challenges in one header, with quotes and escapes, are parsed to the same values."""
     assert parse_challenges(", ".join(map(written, challenges))) == challenges
 
 
 @given(st.text(max_size=300))
 def test_no_header_breaks_the_parser(text: str) -> None:
-    """Any text gives some list of challenges."""
+    """Any text gives a list of challenges."""
     for challenge in parse_challenges(text):
         assert challenge.scheme == challenge.scheme.lower()
 
 
 def test_docker_hub() -> None:
-    """The commonest challenge is read."""
+    """Docker Hub's challenge is parsed."""
     header = (
         'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",'
         'scope="repository:library/alpine:pull,push",error="insufficient_scope"'
@@ -52,7 +52,7 @@ def test_docker_hub() -> None:
 
 
 def test_harbor_names_two_scopes() -> None:
-    """A scope parameter may hold two scopes with a space between them."""
+    """A scope parameter may have two scopes with a space between them."""
     bearer = choose(
         ['Bearer realm="https://h/service/token",scope="repository:a/b:pull,push repository:c/d:pull"']
     )
@@ -61,19 +61,19 @@ def test_harbor_names_two_scopes() -> None:
 
 
 def test_values_without_quotes_are_read() -> None:
-    """Registries that forget the quotes are understood."""
+    """A challenge without quotes is parsed."""
     assert choose(["bearer realm=https://r.example/token,service=r"]) == Bearer("https://r.example/token", "r")
 
 
 def test_a_token_is_preferred_to_a_password() -> None:
-    """Of Basic and Bearer, in whatever order and header, Bearer is taken."""
+    """Of Basic and Bearer, in any order and header, Bearer is chosen."""
     assert isinstance(choose(['Basic realm="x", Bearer realm="https://r/t"']), Bearer)
     assert isinstance(choose(['Basic realm="x"', 'Bearer realm="https://r/t"']), Bearer)
     assert choose(['Bearer service="no realm", Basic realm="x"']) == Basic()
 
 
-def test_what_we_do_not_speak_is_passed_over() -> None:
-    """Negotiate with its bare value, and no header at all, choose nothing."""
+def test_an_unknown_scheme_is_skipped() -> None:
+    """Negotiate with its bare value, and no header at all, give no choice."""
     assert choose(["Negotiate YWJjZA=="]) is None
     assert choose([]) is None
     assert choose(["Negotiate YWJjZA==, Basic realm=x"]) == Basic()
@@ -86,5 +86,5 @@ def test_the_first_of_a_repeated_parameter_counts() -> None:
 
 
 def test_an_unfinished_quote_ends_nothing_else() -> None:
-    """What follows a broken parameter is still read."""
+    """The text after a broken parameter is still parsed."""
     assert choose(['Bearer realm="https://a/t", scope="never closed, Basic realm=x']) is not None

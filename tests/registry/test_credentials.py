@@ -33,13 +33,13 @@ def helper(folder: Path, name: str, script: str) -> dict[str, str]:
 
 
 async def user_of(source: StoredCredentials, name: str = "a/b") -> str | None:
-    """Return whose credential is found."""
+    """Return the user name of the found credential."""
     found = await source.find(REGISTRY, name)
     return None if found is None else found.username
 
 
 async def test_places_are_searched_in_their_order(tmp_path: Path) -> None:
-    """DOCKER_AUTH_CONFIG, docker's file, then podman's two; each only if those before have nothing."""
+    """DOCKER_AUTH_CONFIG, docker's file and podman's two files are searched in this order."""
     home = tmp_path / "home"
     env = {
         "DOCKER_AUTH_CONFIG": written(tmp_path / "content", "environment").read_text(),
@@ -67,7 +67,7 @@ async def test_places_are_searched_in_their_order(tmp_path: Path) -> None:
 
 
 async def test_a_named_file_replaces_the_search(tmp_path: Path) -> None:
-    """REGISTRY_AUTH_FILE replaces every place, `authfile` that one too."""
+    """REGISTRY_AUTH_FILE replaces the usual files, and `authfile` replaces that one."""
     home = tmp_path / "home"
     written(home / ".docker/config.json", "home")
     env = {
@@ -81,15 +81,15 @@ async def test_a_named_file_replaces_the_search(tmp_path: Path) -> None:
     assert await user_of(StoredCredentials(authfile=given, env=env, home=home)) is None
 
 
-async def test_a_named_file_must_be_there(tmp_path: Path) -> None:
-    """A file that the user named and that is missing is an error; the usual places may be empty."""
+async def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    """A missing file is an error if the user named it, and no error if it is a usual one."""
     with pytest.raises(CredentialsError, match=r"absent\.json: no such credential file"):
         await StoredCredentials(authfile=tmp_path / "absent.json", env={}).find(REGISTRY)
     assert await StoredCredentials(env={}, home=tmp_path).find(REGISTRY) is None
 
 
 async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """A directory in its place, or broken JSON, names the path."""
+    """The error for a directory or broken JSON names the path."""
     (tmp_path / ".docker/config.json").mkdir(parents=True)
     with pytest.raises(CredentialsError, match=r"config\.json: cannot be read"):
         await StoredCredentials(env={}, home=tmp_path).find(REGISTRY)
@@ -98,14 +98,14 @@ async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 async def test_an_empty_file_is_no_file(tmp_path: Path) -> None:
-    """Podman leaves one behind after a logout."""
+    """An empty file, which podman leaves after a logout, has no credentials and is no error."""
     (tmp_path / ".docker").mkdir()
     (tmp_path / ".docker/config.json").write_text("\n")
     assert await StoredCredentials(env={}, home=tmp_path).find(REGISTRY) is None
 
 
 async def test_a_helper_comes_before_the_file_and_a_helper_without_an_answer_does_not(tmp_path: Path) -> None:
-    """CredHelpers and credsStore before auths; "not found" goes on to auths."""
+    """Helpers are asked before `auths` is read, and `auths` is read if a helper finds nothing."""
     answer = 'cat > "$OUT"; echo \'{"Username":"helped","Secret":"s3cret"}\''
     env = helper(tmp_path / "bin", "good", answer) | {"OUT": str(tmp_path / "asked")}
     helper(tmp_path / "bin", "empty", "echo credentials not found in native keychain; exit 1")
@@ -120,7 +120,7 @@ async def test_a_helper_comes_before_the_file_and_a_helper_without_an_answer_doe
 
 
 async def test_docker_hub_is_asked_for_by_its_old_name(tmp_path: Path) -> None:
-    """Helpers keep Docker Hub under https://index.docker.io/v1/."""
+    """A helper is asked for Docker Hub by its key https://index.docker.io/v1/."""
     answer = """echo '{"Username":"<token>","Secret":"t"}'"""
     script = f'read -r server || true; [ "$server" = https://index.docker.io/v1/ ] && {answer}'
     env = helper(tmp_path, "hub", script)
@@ -129,14 +129,14 @@ async def test_docker_hub_is_asked_for_by_its_old_name(tmp_path: Path) -> None:
 
 
 async def test_an_answer_without_name_and_secret_is_none(tmp_path: Path) -> None:
-    """Some helpers answer with empty strings for what they do not know."""
+    """A helper's answer with empty strings is no credential."""
     env = helper(tmp_path, "blank", """cat >/dev/null; echo '{"Username":"","Secret":""}'""")
     assert await ask_helper("blank", REGISTRY, env=env, named_by="config.json") is None
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", "-x", "a b", "x" * 100, "a\\b", "."])
 async def test_a_helpers_name_is_checked(name: str) -> None:
-    """A name that could leave the PATH is refused before anything is looked for."""
+    """A helper's name that could leave the PATH is refused before the PATH is searched."""
     with pytest.raises(CredentialsError, match="no helper's name"):
         await ask_helper(name, REGISTRY, env={}, named_by="config.json")
 
@@ -154,7 +154,7 @@ async def test_a_helpers_name_is_checked(name: str) -> None:
 async def test_a_failing_helper_is_named_and_not_quoted(
     tmp_path: Path, script: str, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The error names helper and file; what the helper wrote, on either stream, is nowhere."""
+    """The error names the helper and the file, and shows none of the helper's output."""
     env = helper(tmp_path, "bad", f"cat >/dev/null; {script}")
     with pytest.raises(CredentialsError, match=words) as caught:
         await ask_helper("bad", REGISTRY, env=env, named_by="/x/config.json")
@@ -165,7 +165,7 @@ async def test_a_failing_helper_is_named_and_not_quoted(
 
 
 async def test_a_missing_or_unusable_helper_is_named(tmp_path: Path) -> None:
-    """Not on the PATH, or not a program: the error says so."""
+    """The error says that a helper is not on the PATH or is no program."""
     with pytest.raises(CredentialsError, match="docker-credential-none, named by c, is not on the PATH"):
         await ask_helper("none", REGISTRY, env={"PATH": str(tmp_path)}, named_by="c")
     file = tmp_path / "docker-credential-junk"
@@ -176,7 +176,7 @@ async def test_a_missing_or_unusable_helper_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_silent_helper_has_a_deadline(tmp_path: Path) -> None:
-    """Past it the push goes on with an error that names the helper."""
+    """A helper that does not answer within its deadline is an error that names it."""
     env = helper(tmp_path, "slow", "sleep 1000")
     with pytest.raises(
         CredentialsError, match=r"docker-credential-slow, named by c, gave no answer within 0\.05 s"
@@ -184,8 +184,8 @@ async def test_a_silent_helper_has_a_deadline(tmp_path: Path) -> None:
         await ask_helper("slow", REGISTRY, env=env, named_by="c", deadline=0.05)
 
 
-async def test_a_helper_that_is_given_up_is_killed_with_all_it_started(tmp_path: Path) -> None:
-    """Nothing of it is left, its children included."""
+async def test_a_cancelled_helper_is_killed_with_its_children(tmp_path: Path) -> None:
+    """A cancelled helper and its children are killed."""
     file = tmp_path / "child"
     env = helper(tmp_path, "slow", f"sleep 1000 & echo $! > {file}.new; mv {file}.new {file}; wait")
     asking = asyncio.create_task(ask_helper("slow", REGISTRY, env=env, named_by="c"))
@@ -205,10 +205,10 @@ async def test_a_helper_that_is_given_up_is_killed_with_all_it_started(tmp_path:
     await until(is_dead)
 
 
-async def test_a_helper_that_is_given_up_while_it_starts_is_killed_too(
+async def test_a_helper_cancelled_while_it_starts_is_killed_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cancelled between its start and our knowing of it, nothing of it is left either, and nobody waits for it."""
+    """A helper that is cancelled while it starts is killed with its children, without a wait."""
     file = tmp_path / "child"
     env = helper(tmp_path, "slow", f"sleep 1000 & echo $! > {file}.new; mv {file}.new {file}; wait")
     real, started, known = asyncio.create_subprocess_exec, asyncio.Event(), asyncio.Event()
@@ -233,7 +233,7 @@ async def test_a_helper_that_is_given_up_while_it_starts_is_killed_too(
 
 
 async def test_a_helper_leaves_the_event_loop_free(tmp_path: Path) -> None:
-    """While a helper thinks, other tasks go on: here one lets the helper end."""
+    """Other tasks run while a helper runs; here one of them lets the helper end."""
     gate = tmp_path / "gate"
     env = helper(
         tmp_path, "wait", f"""while [ ! -e {gate} ]; do sleep 0.01; done; echo '{{"Username":"u","Secret":"s"}}'"""
@@ -245,7 +245,7 @@ async def test_a_helper_leaves_the_event_loop_free(tmp_path: Path) -> None:
 
 
 async def test_given_and_no_credentials() -> None:
-    """A given credential is for its registry alone."""
+    """A given credential is used for its own registry only."""
     source = GivenCredentials("R.example.org:443", Credential("u", "s"))
     assert await source.find(REGISTRY, "a") == Credential("u", "s")
     assert await source.find("other.example.org", "a") is None

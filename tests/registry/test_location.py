@@ -20,7 +20,7 @@ HERE = httpx.URL("https://r.example.org/v2/a/b/blobs/uploads/?mount=x&from=y")
     ],
 )
 def test_a_location_is_resolved_against_the_request(location: str, url: str | None) -> None:
-    """Absolute, relative to the host, relative to the path; the query stays, a fragment goes."""
+    """A Location may be absolute or relative to host or path; its query stays and its fragment is dropped."""
     assert str(resolve(location, request=HERE)) == (url or location)
 
 
@@ -30,13 +30,13 @@ def test_a_location_is_resolved_against_the_request(location: str, url: str | No
      "https://[::1/u", "x" * 20_000, "file:///etc/passwd", "https://r.example.org:99999/u"],
 )  # fmt: skip
 def test_what_may_not_be_followed_is_refused(location: str | None) -> None:
-    """No URL, another scheme, a user's name, or http after https: an invalid answer."""
+    """A Location that is no URL, has another scheme or a user name, or leaves https, is an invalid answer."""
     with pytest.raises(InvalidAnswerError, match=r"^https://r\.example\.org: "):
         resolve(location, request=HERE)
 
 
 def test_plain_http_may_change_the_port_of_its_host_only() -> None:
-    """From http to the same host or to https anywhere, but not to http on another host."""
+    """From http a Location may lead to the same host or to any https host, not to http on another host."""
     here = httpx.URL("http://127.0.0.1:5000/v2/")
     assert str(resolve("http://127.0.0.1:5001/u", request=here)) == "http://127.0.0.1:5001/u"
     assert str(resolve("https://store.example.net/u", request=here)) == "https://store.example.net/u"
@@ -45,7 +45,7 @@ def test_plain_http_may_change_the_port_of_its_host_only() -> None:
 
 
 def test_an_origin_is_scheme_host_and_port() -> None:
-    """Case, a final dot and the scheme's own port make no difference; all else does."""
+    """Case, a final dot and the scheme's default port do not change an origin; everything else does."""
     one = Origin.of(httpx.URL("https://R.example.org.:443/x"))
     assert one == Origin.of(httpx.URL("https://r.example.org/y"))
     assert one != Origin.of(httpx.URL("http://r.example.org/"))
@@ -55,7 +55,7 @@ def test_an_origin_is_scheme_host_and_port() -> None:
 
 @given(st.text(st.sampled_from("abc%2F+=&~._-:/?"), max_size=30))
 def test_the_query_is_kept_byte_for_byte(query: str) -> None:
-    """Adding the digest encodes nothing anew, so a signed query stays valid."""
+    """Adding the digest keeps the bytes of the query, so that a signature stays valid."""
     url = httpx.URL("https://r.example.org/u").copy_with(query=query.encode())
     assert with_query(url, "digest=sha256:ab").query.endswith(b"digest=sha256:ab")
     assert with_query(url, "digest=sha256:ab").query.startswith(url.query)

@@ -1,4 +1,4 @@
-"""How often a registry is asked."""
+"""The rate of requests to one registry."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from support.registry_kit import client_of
 
 
 async def test_requests_are_spread_evenly() -> None:
-    """Each comes a gap after the one before it; a pause is not made up for."""
+    """Each request is sent one gap after the last; time without requests is not made up for."""
     clock, waits = Clock(100.0), []
 
     async def sleep(seconds: float) -> None:
@@ -28,8 +28,8 @@ async def test_requests_are_spread_evenly() -> None:
     assert waits == [0.25, 0.5, 0.25]
 
 
-async def test_without_a_rate_nobody_waits() -> None:
-    """Then all go at once."""
+async def test_without_a_rate_no_request_waits() -> None:
+    """Without a rate no request waits."""
 
     async def sleep(seconds: float) -> None:
         raise AssertionError(seconds)
@@ -39,8 +39,8 @@ async def test_without_a_rate_nobody_waits() -> None:
         await limiter.acquire()
 
 
-async def test_every_attempt_of_a_client_has_its_turn(scripted_registry: ScriptedRegistry) -> None:
-    """Retries too."""
+async def test_the_rate_limits_retries_too(scripted_registry: ScriptedRegistry) -> None:
+    """Each attempt of a request counts for the rate, retries included."""
     scripted_registry.play(Fault(action=Reply(status=503), times=2))
     layer = scripted_registry.put_blob("a", b"x")
     async with client_of(scripted_registry.address, options={"rate": 1000.0}) as client:
@@ -58,6 +58,6 @@ async def test_every_attempt_of_a_client_has_its_turn(scripted_registry: Scripte
 
 @pytest.mark.parametrize("rate", [0, -1.0, float("nan")])
 def test_a_rate_is_above_zero(rate: float) -> None:
-    """Or it would be for ever."""
+    """A rate of 0 or less, or NaN, is refused."""
     with pytest.raises(InvalidInputError, match="rate"):
         ClientOptions(rate=rate)

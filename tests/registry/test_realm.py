@@ -43,18 +43,18 @@ STRANGERS = [
 
 @pytest.mark.parametrize(("registry", "realm"), OWN)
 def test_a_realm_of_the_registrys_own_domain_gets_credentials(registry: str, realm: str) -> None:
-    """The registry's own host, and hosts on its registrable domain, may be given its credentials."""
+    """The registry's own host and hosts on its registrable domain may get the credentials."""
     assert judge_realm(httpx.URL(realm), registry=httpx.URL(registry)) is RealmTrust.CREDENTIALS
 
 
 @pytest.mark.parametrize(("registry", "realm"), STRANGERS)
-def test_a_stranger_gets_none(registry: str, realm: str) -> None:
-    """Any other host may be asked anonymously only, neighbours on a shared domain included."""
+def test_a_realm_of_another_owner_gets_none(registry: str, realm: str) -> None:
+    """Any other host gets anonymous requests only, also a neighbour on a shared domain."""
     assert judge_realm(httpx.URL(realm), registry=httpx.URL(registry)) is RealmTrust.ANONYMOUS
 
 
 def test_a_realm_that_is_trusted_by_name_gets_credentials() -> None:
-    """Trust is by host, or by host and port; case does not matter."""
+    """A realm is trusted by host, or by host and port, whatever the case."""
     registry, realm = httpx.URL("https://r.example.org"), httpx.URL("https://sso.example.net/token")
     assert judge_realm(realm, registry=registry, trusted=["SSO.example.net"]) is RealmTrust.CREDENTIALS
     assert judge_realm(realm, registry=registry, trusted=["sso.example.net:443"]) is RealmTrust.CREDENTIALS
@@ -63,20 +63,20 @@ def test_a_realm_that_is_trusted_by_name_gets_credentials() -> None:
 
 
 def test_https_is_never_left_for_http() -> None:
-    """A realm on http gets nothing from a registry on https, trusted or not."""
+    """A realm on http gets no request for a registry on https, even if it is trusted."""
     registry, realm = httpx.URL("https://r.example.org"), httpx.URL("http://r.example.org/token")
     assert judge_realm(realm, registry=registry, trusted=["r.example.org"]) is RealmTrust.NOTHING
 
 
 @pytest.mark.parametrize("realm", ["/token", "ftp://r.example.org/", "https://user:pw@r.example.org/", "https://"])
 def test_a_realm_must_be_a_plain_url(realm: str) -> None:
-    """Anything else is an invalid answer."""
+    """A realm that is no http or https URL, or has a user name, is an invalid answer."""
     with pytest.raises(InvalidAnswerError, match="realm"):
         judge_realm(httpx.URL(realm), registry=httpx.URL("https://r.example.org"))
 
 
 def test_the_registrable_domain_is_judged_narrowly() -> None:
-    """One label too many rather than one too few."""
+    """In doubt the registrable domain has one label more."""
     assert registrable("a.b.example.org") == "example.org"
     assert registrable("a.example.co.uk") == "example.co.uk"
     assert registrable("example.co.uk") == "example.co.uk"

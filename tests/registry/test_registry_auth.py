@@ -1,17 +1,27 @@
-"""Tokens: the real registry with a token server, and the scripted one for what a real one does too rarely."""
+"""Tokens: from a real registry with a token server, and from a scripted one for rare cases."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from crossmount.errors import AccessDeniedError, RegistryRefusedError
+from crossmount.index import MemoryMountIndex
 from crossmount.oci import Digest, Reference, Repository
-from crossmount.registry import Credential, GivenCredentials, Mounted, RegistryClient, UploadSession
+from crossmount.registry import (
+    Credential,
+    GivenCredentials,
+    Mounted,
+    RegistryClient,
+    UploadSession,
+)
 from crossmount.registry.credentials.lookup import CredentialSource
 from crossmount.testing import BasicAuth, Fault, Grant, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
+from crossmount.transfer import push
+from support.images import make_layers, make_layout
 from support.registries import PASSWORD, USER, TokenRegistry
-from support.registry_kit import blob, client_of, manifest
+from support.registry_kit import PLAIN, blob, client_of, manifest
 
 DIGEST = blob().descriptor.digest
 
@@ -30,7 +40,7 @@ async def put(client: RegistryClient, repository: Repository, data: bytes) -> Di
 
 
 async def test_a_push_of_many_layers_asks_for_one_token(token_registry: TokenRegistry) -> None:
-    """Prepared once, mounted and uploaded side by side: one token for dest and all sources."""
+    """After `prepare` one token covers the mounts and uploads of all layers."""
     address = token_registry.registry.address
     dest, sources = Repository(address, "team/app"), [Repository(address, f"base/{n}") for n in range(4)]
     async with client_to(address) as client:
@@ -54,7 +64,7 @@ async def test_a_push_of_many_layers_asks_for_one_token(token_registry: TokenReg
 
 
 async def test_a_known_registry_is_asked_for_its_token_up_front(token_registry: TokenRegistry) -> None:
-    """After one challenge no request is sent in vain: `prepare` fetches, the mount goes through at once."""
+    """After one challenge `prepare` fetches the token, and the mount is not refused first."""
     address = token_registry.registry.address
     dest, source = Repository(address, "team/app"), Repository(address, "team/base")
     async with client_to(address) as client:
@@ -69,7 +79,7 @@ async def test_a_known_registry_is_asked_for_its_token_up_front(token_registry: 
 
 
 async def test_refused_for_its_sources_dest_gets_a_token_of_its_own(token_registry: TokenRegistry) -> None:
-    """The whole token is refused: again without the sources; the caller learns which were not granted."""
+    """A token that is refused with the sources is requested without them; the caller gets the refused ones."""
     address, tokens = token_registry.registry.address, token_registry.tokens
     dest, source = Repository(address, "team/app"), Repository(address, "secret/base")
     tokens.refuses_whole = True
@@ -85,7 +95,7 @@ async def test_refused_for_its_sources_dest_gets_a_token_of_its_own(token_regist
 
 
 async def test_a_source_that_is_silently_not_granted_is_denied_once(token_registry: TokenRegistry) -> None:
-    """The registry says insufficient_scope to a token that was asked for all: no further token."""
+    """After insufficient_scope for a token that was requested with all scopes, no further token is requested."""
     address, tokens = token_registry.registry.address, token_registry.tokens
     dest, source = Repository(address, "team/app"), Repository(address, "secret/base")
     async with client_to(address) as client:
@@ -102,7 +112,7 @@ async def test_a_source_that_is_silently_not_granted_is_denied_once(token_regist
 
 @pytest.mark.parametrize("oauth", [True, False])
 async def test_an_identity_token(token_registry: TokenRegistry, oauth: bool) -> None:
-    """It is exchanged by POST; where there is none, GET shows it as docker does."""
+    """An identity token is exchanged by POST; if the realm has no POST it is sent by GET, as docker does."""
     address, tokens = token_registry.registry.address, token_registry.tokens
     tokens.identity_tokens["refresh"] = USER
     tokens.users["<token>"] = "refresh"
@@ -113,7 +123,7 @@ async def test_an_identity_token(token_registry: TokenRegistry, oauth: bool) -> 
 
 
 async def test_anonymous_tokens(token_registry: TokenRegistry) -> None:
-    """Without credentials a token is asked for in nobody's name; pushing is denied, pulling is not."""
+    """Without credentials an anonymous token is requested; a push is denied, a pull is not."""
     address = token_registry.registry.address
     repository = Repository(address, "team/app")
     async with client_to(address) as client:
@@ -125,7 +135,7 @@ async def test_anonymous_tokens(token_registry: TokenRegistry) -> None:
 
 
 async def test_wrong_credentials_name_their_origin(token_registry: TokenRegistry) -> None:
-    """The realm's refusal says whose credentials did not do."""
+    """The realm's refusal names the origin of the credentials."""
     address = token_registry.registry.address
     async with client_to(address, Credential(USER, "hunter2", origin="config.json: auths: x")) as client:
         with pytest.raises(AccessDeniedError, match=r"credentials from config\.json: auths: x") as caught:
@@ -134,15 +144,15 @@ async def test_wrong_credentials_name_their_origin(token_registry: TokenRegistry
 
 
 async def test_many_at_once_on_an_unknown_registry_ask_for_one_token(token_registry: TokenRegistry) -> None:
-    """Ten first requests, ten challenges, one token."""
+    """Ten first requests at once get ten challenges and request one token."""
     address = token_registry.registry.address
     async with client_to(address) as client:
         await asyncio.gather(*(client.start_upload(Repository(address, "team/app")) for _ in range(10)))
     assert len(token_registry.tokens.requests) == 1
 
 
-async def test_a_token_that_ends_in_the_middle_is_replaced_and_the_upload_goes_on() -> None:
-    """401 to a chunk: a new token, once, and the chunk again."""
+async def test_a_token_that_expires_in_an_upload_is_replaced() -> None:
+    """After a 401 to a chunk one new token is requested and the chunk is sent again."""
     auth = TokenAuth(users={USER: PASSWORD}, uses=2)
     async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry, client_to(registry.address) as client:
         repository = Repository(registry.address, "team/app")
@@ -155,7 +165,7 @@ async def test_a_token_that_ends_in_the_middle_is_replaced_and_the_upload_goes_o
 
 
 async def test_a_401_that_stays_is_no_loop() -> None:
-    """With or without a reason given: one new token at most, then it is a denial."""
+    """After at most one new token a second 401 is a denial."""
     auth = TokenAuth(users={USER: PASSWORD}, grants={USER: (Grant(actions=frozenset({"pull"})),)})
     async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry, client_to(registry.address) as client:
         repository = Repository(registry.address, "team/app")
@@ -173,7 +183,7 @@ async def test_a_401_that_stays_is_no_loop() -> None:
 
 @pytest.mark.parametrize("expires_in", [None, 300])
 async def test_a_realm_that_reads_one_scope_only(expires_in: int | None) -> None:
-    """What was just challenged for is asked for first, so such a realm still serves."""
+    """The challenge's scopes are requested first, so that a realm that reads only one is of use."""
     auth = TokenAuth(users={USER: PASSWORD}, reads_first_scope=True, expires_in=expires_in)
     async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry, client_to(registry.address) as client:
         dest, source = Repository(registry.address, "team/app"), Repository(registry.address, "team/base")
@@ -183,7 +193,7 @@ async def test_a_realm_that_reads_one_scope_only(expires_in: int | None) -> None
 
 
 class Rotating:
-    """Gives a better secret from the second time on, as a cloud's helper does."""
+    """A source whose second secret is valid, like a cloud's helper after an expiry."""
 
     def __init__(self, *secrets: str) -> None:
         self.secrets = list(secrets)
@@ -197,8 +207,8 @@ class Rotating:
         return Credential(USER, self.secrets[min(self.asked, len(self.secrets)) - 1])
 
 
-async def test_a_password_that_ran_out_is_asked_for_anew() -> None:
-    """Basic with a helper's short-lived password: refused, looked up anew, sent again."""
+async def test_an_expired_password_is_looked_up_again() -> None:
+    """A helper's expired password is looked up again after a 401, and the request is sent again."""
     now = [100.0]
     source: CredentialSource = Rotating("old", PASSWORD)
     async with (
@@ -215,7 +225,7 @@ async def test_a_password_that_ran_out_is_asked_for_anew() -> None:
 
 
 async def test_one_helper_is_asked_once_however_many_wait(token_registry: TokenRegistry) -> None:
-    """Twenty requests that need credentials at the same moment look them up once."""
+    """Twenty requests at once look the credentials up once."""
     address, source = token_registry.registry.address, Rotating(PASSWORD)
     async with client_of(address, credentials=source) as client:
         await asyncio.gather(*(client.start_upload(Repository(address, "team/app")) for _ in range(20)))
@@ -223,7 +233,7 @@ async def test_one_helper_is_asked_once_however_many_wait(token_registry: TokenR
 
 
 async def test_a_registry_token_goes_to_the_registry_itself() -> None:
-    """`registrytoken` is the bearer token, for a challenge of either kind."""
+    """A `registrytoken` is sent as the bearer token after a challenge of either kind."""
     for scheme in ("Basic realm=x", 'Bearer realm="https://nowhere.example/token"'):
         async with ScriptedRegistry() as registry:
             challenge = Reply(status=401, headers=(("WWW-Authenticate", scheme),))
@@ -234,8 +244,8 @@ async def test_a_registry_token_goes_to_the_registry_itself() -> None:
 
 
 @pytest.mark.parametrize("header", [(), (("WWW-Authenticate", "Negotiate"),)])
-async def test_a_401_without_a_way_in_is_a_denial(header: tuple[tuple[str, str], ...]) -> None:
-    """No challenge, or none that we speak: no credentials are sent on a guess."""
+async def test_a_401_without_a_known_challenge_is_a_denial(header: tuple[tuple[str, str], ...]) -> None:
+    """Without a challenge of a known scheme no credentials are sent."""
     async with ScriptedRegistry() as registry, client_to(registry.address) as client:
         registry.play(Fault(action=Reply(status=401, headers=header), times=None))
         with pytest.raises(AccessDeniedError):
@@ -243,8 +253,8 @@ async def test_a_401_without_a_way_in_is_a_denial(header: tuple[tuple[str, str],
         assert [record.auth_scheme for record in registry.requests] == [""]
 
 
-async def test_a_realm_in_trouble_is_asked_again() -> None:
-    """Tokens are retried as other requests are."""
+async def test_a_request_for_a_token_is_retried() -> None:
+    """A failed request for a token is sent again like any other."""
     async with (
         ScriptedRegistry(RegistryOptions(auth=TokenAuth(users={USER: PASSWORD}))) as registry,
         client_to(registry.address) as client,
@@ -255,3 +265,15 @@ async def test_a_realm_in_trouble_is_asked_again() -> None:
         with pytest.raises(RegistryRefusedError) as caught:
             await client.start_upload(Repository(registry.address, "other/app"))
         assert caught.value.status == 400
+
+
+async def test_a_realm_that_breaks_on_a_source_fails_no_push(tmp_path: Path) -> None:
+    """If a realm answers 500 to a token with the index's sources, the token is requested without them."""
+    image = make_layout(tmp_path / "image", make_layers(2, size=5000))
+    async with ScriptedRegistry(RegistryOptions(auth=TokenAuth(anonymous=(Grant(),)))) as registry:
+        index = MemoryMountIndex()
+        for blob in image.blobs:
+            await index.add_source(blob.digest, Repository.parse(f"{registry.address}/team/hostile"))
+        registry.play(Fault(method="GET", query="*hostile*", times=None, action=Reply(status=500)))
+        report = await push(image.path, f"{registry.address}/team/a:1", index=index, options=PLAIN)
+    assert report.count("uploaded") == len(image.blobs)

@@ -1,4 +1,4 @@
-"""Against Debian's docker-registry: what it does is what counts."""
+"""The client against a real registry, Debian's docker-registry."""
 
 import hashlib
 from pathlib import Path
@@ -34,10 +34,10 @@ async def push_blob(client: RegistryClient, repository: Repository, data: bytes 
 
 
 @pytest.mark.parametrize("relative", [False, True])
-async def test_a_blob_goes_up_is_found_mounted_and_comes_back(
+async def test_a_blob_is_uploaded_found_mounted_and_read(
     start_docker_registry: StartRegistry, relative: bool
 ) -> None:
-    """Upload, HEAD, mount, GET, with absolute and with relative Locations."""
+    """Upload, HEAD, mount and GET work with absolute and with relative Locations."""
     registry = start_docker_registry(relative=relative)
     one, two = (Repository(registry.address, name) for name in ("team/one", "team/two"))
     async with client_of(registry.address) as client:
@@ -62,7 +62,7 @@ async def test_a_blob_goes_up_is_found_mounted_and_comes_back(
 
 @pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 5000])
 async def test_chunks_arrive_whole(docker_registry: DockerRegistry, size: int) -> None:
-    """Blobs of any size go up in chunks, also of one byte and of none."""
+    """Blobs of any size, also of one byte and of none, are uploaded in chunks."""
     item = blob(DATA[:1] * size)
     repository = Repository(docker_registry.address, "team/app")
     async with client_of(docker_registry.address) as client:
@@ -71,8 +71,8 @@ async def test_chunks_arrive_whole(docker_registry: DockerRegistry, size: int) -
         assert await client.head_blob(repository, item.descriptor.digest) == size
 
 
-async def test_a_file_goes_up_in_pieces(docker_registry: DockerRegistry, tmp_path: Path) -> None:
-    """Many MiB from a file, read piece by piece, told piece by piece."""
+async def test_a_file_is_uploaded_piece_by_piece(docker_registry: DockerRegistry, tmp_path: Path) -> None:
+    """Many MiB of a file are read piece by piece, and the progress is reported piece by piece."""
     data = b"layer" * 1_000_000
     (tmp_path / "file").write_bytes(data)
     item = FileBlob(Descriptor("x/y", Digest.of(data), len(data)), tmp_path / "file")
@@ -91,7 +91,7 @@ async def test_a_file_goes_up_in_pieces(docker_registry: DockerRegistry, tmp_pat
 
 
 async def test_manifests_by_tag_and_by_digest(docker_registry: DockerRegistry) -> None:
-    """Put, HEAD, get, list; absent ones are None or 404."""
+    """A manifest is put, found, fetched and listed; an absent one is None or a 404."""
     repository = Repository(docker_registry.address, "team/app")
     tagged = Reference(repository, tag="v1")
     item = manifest(blob())
@@ -113,7 +113,7 @@ async def test_manifests_by_tag_and_by_digest(docker_registry: DockerRegistry) -
 
 
 async def test_a_manifest_whose_blob_is_missing(docker_registry: DockerRegistry) -> None:
-    """The registry's refusal is BlobUnknownError, with its words."""
+    """The refusal of a manifest with an absent blob is BlobUnknownError with the registry's words."""
     reference = Reference(Repository(docker_registry.address, "team/app"), tag="v1")
     async with client_of(docker_registry.address) as client:
         with pytest.raises(BlobUnknownError, match="MANIFEST_BLOB_UNKNOWN"):
@@ -123,7 +123,7 @@ async def test_a_manifest_whose_blob_is_missing(docker_registry: DockerRegistry)
 async def test_wrong_bytes_are_refused_with_the_registrys_words(
     docker_registry: DockerRegistry, tmp_path: Path
 ) -> None:
-    """A digest that the bytes do not have: DIGEST_INVALID, and nothing is stored."""
+    """Bytes with another digest are refused with DIGEST_INVALID, and nothing is stored."""
     (tmp_path / "file").write_bytes(b"other bytes")
     item = FileBlob(Descriptor("x/y", ABSENT, 11), tmp_path / "file")
     repository = Repository(docker_registry.address, "team/app")
@@ -134,8 +134,8 @@ async def test_wrong_bytes_are_refused_with_the_registrys_words(
         assert await client.head_blob(repository, ABSENT) is None
 
 
-async def test_cancelling_lets_go_and_never_fails(docker_registry: DockerRegistry) -> None:
-    """A session is gone after it; doing it again, or on a dead registry, is no error."""
+async def test_a_cancelled_session_is_gone_and_a_cancel_never_fails(docker_registry: DockerRegistry) -> None:
+    """A cancelled session is gone; a second cancel, or one at an absent registry, is no error."""
     repository = Repository(docker_registry.address, "team/app")
     async with client_of(docker_registry.address) as client:
         session = await client.start_upload(repository)
@@ -147,14 +147,14 @@ async def test_cancelling_lets_go_and_never_fails(docker_registry: DockerRegistr
 
 
 async def test_an_open_registry_takes_one_round_trip(docker_registry: DockerRegistry) -> None:
-    """No greeting, no token: a request is a request."""
+    """On a registry without auth a request is one round trip."""
     async with client_of(docker_registry.address) as client:
         await client.head_blob(Repository(docker_registry.address, "team/app"), ABSENT)
     assert [(a.method, a.status) for a in docker_registry.accesses()] == [("HEAD", 404)]
 
 
 async def test_basic_auth(htpasswd_registry: DockerRegistry) -> None:
-    """One challenge, then name and password up front with every request."""
+    """After one challenge each request is sent with user name and password."""
     repository = Repository(htpasswd_registry.address, "team/app")
     async with client_of(htpasswd_registry.address, credentials=given(htpasswd_registry)) as client:
         assert (await client.ping()).scheme == "basic"
@@ -167,7 +167,7 @@ async def test_basic_auth(htpasswd_registry: DockerRegistry) -> None:
 
 @pytest.mark.parametrize("password", ["wrong", None])
 async def test_denied_by_basic_auth(htpasswd_registry: DockerRegistry, password: str | None) -> None:
-    """Wrong or no credentials: AccessDeniedError that says whose they were, and no loop."""
+    """Wrong or no credentials raise AccessDeniedError with their origin, after one repetition at most."""
     repository = Repository(htpasswd_registry.address, "team/app")
     more = {} if password is None else {"credentials": given(htpasswd_registry, password)}
     async with client_of(htpasswd_registry.address, **more) as client:
@@ -180,7 +180,7 @@ async def test_denied_by_basic_auth(htpasswd_registry: DockerRegistry, password:
 
 
 async def test_ping(docker_registry: DockerRegistry, token_registry: TokenRegistry) -> None:
-    """What a registry is, and how it wants to be authorised."""
+    """`ping` returns the registry's version and its kind of auth."""
     async with client_of(docker_registry.address) as client:
         greeting = await client.ping()
         assert (greeting.status, greeting.version, greeting.scheme) == (200, "registry/2.0", "none")
@@ -190,15 +190,15 @@ async def test_ping(docker_registry: DockerRegistry, token_registry: TokenRegist
     assert token_registry.tokens.requests == []
 
 
-async def test_nobody_answers() -> None:
-    """A dead port is RegistryUnreachableError, with the place."""
+async def test_no_answer() -> None:
+    """A port without a listener raises RegistryUnreachableError with the address."""
     async with client_of("127.0.0.1:9") as client:
         with pytest.raises(RegistryUnreachableError, match=r"^GET http://127\.0\.0\.1:9/v2/: "):
             await client.ping()
 
 
-async def test_what_lies_on_another_registry_is_refused(docker_registry: DockerRegistry) -> None:
-    """A client serves one registry; a source elsewhere cannot be mounted from."""
+async def test_a_repository_on_another_registry_is_refused(docker_registry: DockerRegistry) -> None:
+    """A client refuses repositories on other registries, also as a mount's source."""
     here, there = Repository(docker_registry.address, "a"), Repository("other.example.org", "a")
     async with client_of(docker_registry.address) as client:
         with pytest.raises(InvalidInputError, match="is not on"):
@@ -217,7 +217,7 @@ async def test_what_lies_on_another_registry_is_refused(docker_registry: DockerR
 
 
 async def test_docker_hub_is_reached_at_its_address() -> None:
-    """docker.io is registry-1.docker.io on the wire."""
+    """Requests to docker.io are sent to registry-1.docker.io."""
     async with RegistryClient("docker.io") as client:
         assert client.registry == "docker.io"
         assert client._endpoints.base == "https://registry-1.docker.io"

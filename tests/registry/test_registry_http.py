@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -13,7 +14,8 @@ from crossmount.errors import (
     RegistryError,
     RegistryUnreachableError,
 )
-from crossmount.registry import ClientOptions
+from crossmount.oci import Digest, Repository
+from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
 from crossmount.registry.http.errors import describe, translated
 from crossmount.registry.http.location import shown
 from crossmount.registry.http.transport import (
@@ -48,7 +50,7 @@ def made(kind: type[Exception]) -> Exception:
 
 @pytest.mark.parametrize("kind", all_exceptions())
 def test_every_exception_of_httpx_is_translated(kind: type[Exception]) -> None:
-    """None that httpx exports crosses as itself; each becomes a RegistryError with its place, without a query."""
+    """Each exception that httpx exports becomes a RegistryError with the URL and without its query."""
     error = made(kind)
     with pytest.raises(RegistryError) as caught, translated("GET", URL):
         raise error
@@ -71,22 +73,22 @@ def test_every_exception_of_httpx_is_translated(kind: type[Exception]) -> None:
         (httpx.TooManyRedirects("x"), InvalidAnswerError),
     ],
 )
-def test_no_answer_is_told_from_a_bad_one(error: Exception, kind: type[RegistryError]) -> None:
-    """A user can catch the one and not the other."""
+def test_no_answer_and_a_bad_one_are_two_errors(error: Exception, kind: type[RegistryError]) -> None:
+    """No answer and an invalid answer are different exception classes."""
     with pytest.raises(kind), translated("GET", URL):
         raise error
 
 
-def test_what_could_not_be_sent_is_not_quoted() -> None:
-    """h11 quotes a header that it refuses, which may be the Authorization."""
+def test_a_header_that_could_not_be_sent_is_not_quoted() -> None:
+    """A header that h11 refuses and quotes, which may be Authorization, is not in our error."""
     with pytest.raises(RegistryError) as caught, translated("GET", URL):
         raise httpx.LocalProtocolError("Illegal header value b'Bearer hunter2'")
     assert "hunter2" not in str(caught.value)
     assert describe(httpx.WriteError("")) == "the connection was cut"
 
 
-def test_distrust_says_what_to_do() -> None:
-    """A certificate that is not trusted, and a port that speaks no TLS, get different advice."""
+def test_a_tls_error_says_what_to_do() -> None:
+    """An untrusted certificate and a port without TLS get different advice."""
     error = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED]")
     error.__cause__ = ssl.SSLCertVerificationError("x")
     with pytest.raises(RegistryUnreachableError, match="certificate is not trusted"), translated("GET", URL):
@@ -98,14 +100,14 @@ def test_distrust_says_what_to_do() -> None:
 
 
 def test_our_own_errors_pass_as_they_are() -> None:
-    """Only foreign exceptions are translated."""
+    """Our own errors are not translated."""
     with pytest.raises(InvalidInputError), translated("GET", URL):
         raise InvalidInputError("ours")
     assert shown(URL) == "https://r.example.org/v2/x"
 
 
-async def test_what_a_request_says_of_us() -> None:
-    """User-Agent with the version, no compression, no cookies kept, no Authorization."""
+async def test_the_headers_of_each_request() -> None:
+    """A request has a User-Agent with the version and no compression, cookie or Authorization."""
     transport = Recorder(lambda _: httpx.Response(200, headers={"Set-Cookie": "sid=1"}))
     async with make_client(ClientOptions(), transport=transport) as client:
         for _ in range(2):
@@ -117,7 +119,7 @@ async def test_what_a_request_says_of_us() -> None:
         assert "authorization" not in request.headers
 
 
-async def test_a_netrc_file_gives_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_netrc_file_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials for the host in ~/.netrc or $NETRC are not sent."""
     for name in (".netrc", "_netrc"):
         (tmp_path / name).write_text("machine r.example.org login u password hunter2\n")
@@ -131,7 +133,7 @@ async def test_a_netrc_file_gives_nothing_away(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_broken_proxy_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables are named; the value, which may hold a password, is not."""
+    """The error for an invalid proxy names the variables and not the value, which may have a password."""
     monkeypatch.setenv("HTTPS_PROXY", "bogus://u:hunter2@proxy")
     with pytest.raises(InvalidInputError, match="HTTPS_PROXY") as caught:
         make_client(ClientOptions())
@@ -139,7 +141,7 @@ def test_a_broken_proxy_of_the_environment_is_named(monkeypatch: pytest.MonkeyPa
 
 
 async def test_authorities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is no PEM is named; insecure needs none; without the system's, httpx's own serve."""
+    """A file that is no PEM is named; `insecure` needs none; httpx's authorities stand in for the system's."""
     junk = tmp_path / "ca.pem"
     junk.write_text("junk")
     for file in (junk, tmp_path / "absent.pem"):
@@ -156,7 +158,7 @@ Serve = Callable[[bytes], Awaitable[httpx.URL]]
 
 @pytest.fixture
 async def serve() -> AsyncGenerator[Serve]:
-    """Answer every connection with the same bytes, and read what is sent."""
+    """Serve the same bytes to every connection, and read its request."""
     servers: list[asyncio.Server] = []
     writers: list[asyncio.StreamWriter] = []
 
@@ -182,8 +184,8 @@ async def serve() -> AsyncGenerator[Serve]:
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_a_body_over_its_limit_is_not_read_on(serve: Serve, announced: bool) -> None:
-    """With a Content-Length nothing is read, without one no more than shows that it is too long."""
+async def test_a_body_over_its_limit_is_not_read_further(serve: Serve, announced: bool) -> None:
+    """A body with a Content-Length over the limit is not read; another is read up to the limit."""
     size = 8 * ERROR_BYTES_MAX
     length = f"Content-Length: {1 << 40}\r\n" if announced else ""
     url = await serve(f"HTTP/1.1 500 No\r\n{length}Connection: close\r\n\r\n".encode() + b"x" * size)
@@ -193,7 +195,7 @@ async def test_a_body_over_its_limit_is_not_read_on(serve: Serve, announced: boo
 
 
 async def test_what_is_not_http_is_an_invalid_answer(serve: Serve) -> None:
-    """A server of another protocol is told from one that is away."""
+    """A server of another protocol is an invalid answer, not an absent one."""
     url = await serve(b"220 smtp.example.org ESMTP\r\n\r\n")
     async with make_client(ClientOptions()) as client:
         with pytest.raises(InvalidAnswerError), translated("GET", url):
@@ -201,7 +203,7 @@ async def test_what_is_not_http_is_an_invalid_answer(serve: Serve) -> None:
 
 
 async def test_a_body_that_is_cut_off_is_closed() -> None:
-    """What a request read from is closed whether or not it was read to its end."""
+    """A request's body is closed even if it was not read to its end."""
     closed = []
 
     async def read() -> AsyncGenerator[bytes]:
@@ -224,17 +226,17 @@ async def test_a_body_that_is_cut_off_is_closed() -> None:
 
 
 async def test_logs_of_other_users_of_httpx_go_on(caplog: pytest.LogCaptureFixture) -> None:
-    """Our filter drops our own lines only."""
+    """The log filter drops only the lines of our own requests."""
     caplog.set_level(logging.DEBUG)
     async with make_client(ClientOptions(), transport=Recorder(lambda _: httpx.Response(200))) as client:
         await client.get("https://r.example.org/their-own")
     assert "their-own" in caplog.text
 
 
-async def test_a_client_for_plain_http_trusts_as_any_other_when_it_meets_https(
+async def test_a_client_for_plain_http_verifies_certificates_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its authorities are loaded with the first TLS connection: only a certificate that they know is accepted."""
+    """A client for plain http loads the authorities with its first TLS connection and verifies the certificate."""
     context, authority = self_signed(tmp_path)
     options = ClientOptions(plain_http=True)
     async with ScriptedRegistry(tls=context) as registry:
@@ -246,3 +248,32 @@ async def test_a_client_for_plain_http_trusts_as_any_other_when_it_meets_https(
         async with make_client(options) as client:
             for _ in range(2):
                 assert (await exchange(client, "GET", url, headers={"Connection": "close"})).status == 200
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "start", [b"404 Not Found\r\nX: ", b"200 OK\r\nX: ", b"500 X\r\nContent-Length: 9999\r\n\r\n"]
+)
+async def test_a_registry_that_drips_its_answer_is_given_up_at_the_timeout(start: bytes) -> None:
+    """An answer whose head, or whose error, comes byte by byte is given up at the request's timeout."""
+    handlers: list[asyncio.Task[None] | None] = []
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.append(asyncio.current_task())
+        writer.write(b"HTTP/1.1 " + start)
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b"a")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    options = ClientOptions(plain_http=True, read_timeout=1, retry=RetryPolicy(timeout=0.5, outage=0.0))
+    async with await asyncio.start_server(drip, "127.0.0.1") as server:
+        where = Repository.parse(f"127.0.0.1:{server.sockets[0].getsockname()[1]}/a")
+        async with RegistryClient(where, options=options) as client:
+            if not start.startswith(b"500"):  # the body of a HEAD's answer is not read
+                with pytest.raises(RegistryUnreachableError):
+                    await client.head_blob(where, Digest.of(b"layer"))
+            with pytest.raises(RegistryUnreachableError):
+                await client.stream_blob(where, Digest.of(b"layer")).__aenter__()
+        await asyncio.gather(*filter(None, handlers))

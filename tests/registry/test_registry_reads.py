@@ -1,4 +1,4 @@
-"""Blobs, manifests and lists as they are read: cut, altered, or not there."""
+"""Reads of blobs, manifests and lists that are cut, altered or absent."""
 
 import json
 from typing import Any
@@ -26,8 +26,8 @@ async def read(client: RegistryClient, repository: Repository, digest: Digest, o
 
 
 @pytest.mark.parametrize("offset", [0, 7, 100_000])
-async def test_a_cut_blob_is_read_on_where_it_was(offset: int) -> None:
-    """Three cuts, and every byte comes once."""
+async def test_a_cut_blob_is_resumed_where_it_was(offset: int) -> None:
+    """After three cuts each byte of the blob has come once."""
     async with ScriptedRegistry() as registry, client_of(registry.address) as client:
         digest = registry.put_blob("a", BIG)
         registry.play(Fault(method="GET", action=CutSending(30_000), times=3))
@@ -37,8 +37,8 @@ async def test_a_cut_blob_is_read_on_where_it_was(offset: int) -> None:
         assert ranges[-1] is not None
 
 
-async def test_a_registry_without_ranges_is_read_past_what_is_known() -> None:
-    """200 to a Range: the first bytes are passed over."""
+async def test_a_registry_without_ranges_is_read_from_the_start() -> None:
+    """If a Range is answered by 200, the first bytes are skipped."""
     handler = lambda _: httpx.Response(200, content=DATA)  # noqa: E731 shorter than a function
     client, _ = recorded(handler)
     async with client:
@@ -46,7 +46,7 @@ async def test_a_registry_without_ranges_is_read_past_what_is_known() -> None:
 
 
 async def test_bytes_that_were_not_asked_for_are_refused() -> None:
-    """206 from another offset would make a wrong blob."""
+    """A 206 from another offset than requested is an invalid answer."""
     headers = {"Content-Range": "bytes 5-9/1024"}
     client, _ = recorded(lambda _: httpx.Response(206, headers=headers, content=b"x"))
     async with client:
@@ -57,7 +57,7 @@ async def test_bytes_that_were_not_asked_for_are_refused() -> None:
 
 
 async def test_altered_bytes_are_noticed() -> None:
-    """A blob that was read whole is verified; the error names it."""
+    """The bytes of a blob that is read whole are verified, and the error names the blob."""
     async with ScriptedRegistry() as registry, client_of(registry.address) as client:
         digest = registry.put_blob("a", DATA)
         registry.play(Fault(method="GET", action=Alter(corrupt=True)))
@@ -65,8 +65,8 @@ async def test_altered_bytes_are_noticed() -> None:
             await read(client, Repository(registry.address, "a"), digest)
 
 
-async def test_a_blob_that_is_not_there_is_said_on_entering() -> None:
-    """404 before the first byte; a stream that is left early is closed."""
+async def test_an_absent_blob_is_an_error_on_entering() -> None:
+    """An absent blob is a 404 on entering; a stream that is left early is closed."""
     async with ScriptedRegistry() as registry, client_of(registry.address) as client:
         repository = Repository(registry.address, "a")
         with pytest.raises(RegistryRefusedError) as caught:
@@ -82,7 +82,7 @@ async def test_a_blob_that_is_not_there_is_said_on_entering() -> None:
 
 
 async def test_cuts_without_progress_end_in_an_error() -> None:
-    """The same place again and again is given up."""
+    """Repeated cuts at the same byte end in an error."""
     async with ScriptedRegistry() as registry, client_of(registry.address) as client:
         digest = registry.put_blob("a", BIG)
         registry.play(Fault(method="GET", action=CutSending(0), times=None))
@@ -94,8 +94,8 @@ async def test_cuts_without_progress_end_in_an_error() -> None:
     ("headers", "size"),
     [({"Content-Length": "12"}, 12), ({}, SIZE_UNKNOWN), ({"Content-Length": "x"}, SIZE_UNKNOWN)],
 )
-async def test_the_size_that_a_head_tells(headers: dict[str, str], size: int) -> None:
-    """Content-Length is only a should: without it the blob is there, of unknown size."""
+async def test_the_size_in_the_answer_to_a_head(headers: dict[str, str], size: int) -> None:
+    """A HEAD without a Content-Length is a blob of unknown size."""
     client, _ = recorded(lambda _: httpx.Response(200, headers=headers, stream=httpx.ByteStream(b"")))
     async with client:
         assert await client.head_blob(DEST, DIGEST) == size
@@ -103,7 +103,7 @@ async def test_the_size_that_a_head_tells(headers: dict[str, str], size: int) ->
 
 @pytest.mark.parametrize(("status", "size"), [(200, 5), (404, None), (403, SIZE_UNKNOWN)])
 async def test_a_head_that_is_sent_to_the_storage(status: int, size: int | None) -> None:
-    """A registry that redirects has the blob, even if its storage serves no HEAD."""
+    """A blob exists if the registry redirects its HEAD, even if the storage refuses the HEAD."""
 
     def handler(request: httpx.Request) -> httpx.Response:
         if request.url.host == HOST:
@@ -117,7 +117,7 @@ async def test_a_head_that_is_sent_to_the_storage(status: int, size: int | None)
 
 @pytest.mark.parametrize("status", [400, 401, 403, 500])
 async def test_a_head_that_is_refused(status: int) -> None:
-    """Anything but 200 and 404 from the registry itself is an error."""
+    """Any status except 200 and 404 from the registry itself is an error."""
     client, _ = recorded(lambda _: httpx.Response(status))
     async with client:
         with pytest.raises(RegistryRefusedError) as caught:
@@ -140,7 +140,7 @@ def answering(content: bytes, status: int = 200, /, **headers: str) -> RegistryC
 
 
 async def test_a_head_without_its_headers_is_asked_with_get() -> None:
-    """Digest, length and type of a manifest are shoulds: the manifest itself tells them."""
+    """If a manifest's HEAD lacks a recommended header, the manifest itself is fetched."""
     item = manifest(blob())
     async with answering(item.content) as client:
         assert await client.head_manifest(TAGGED) == item.descriptor
@@ -149,7 +149,7 @@ async def test_a_head_without_its_headers_is_asked_with_get() -> None:
 
 
 async def test_a_head_for_a_digest_answered_with_another() -> None:
-    """What is asked for by digest cannot have another."""
+    """A HEAD by digest that is answered with another digest is an error."""
     headers = {"Docker_Content_Digest": DIGEST, "Content_Type": OCI_MANIFEST, "Content_Length": "9"}
     async with answering(b"", **headers) as client:
         with pytest.raises(InvalidAnswerError, match="answered for"):
@@ -167,21 +167,21 @@ async def test_a_head_for_a_digest_answered_with_another() -> None:
     ],
 )
 async def test_a_manifest_that_is_none(content: bytes, headers: dict[str, str]) -> None:
-    """Another digest than was told, not a manifest, a wrong type: an invalid answer."""
+    """Wrong digest, wrong type and bytes that are no manifest are invalid answers."""
     async with answering(content, **headers) as client:
         with pytest.raises(InvalidAnswerError):
             await client.get_manifest(TAGGED)
 
 
 async def test_a_manifest_under_a_vague_type_is_read() -> None:
-    """application/json says nothing; its own mediaType does."""
+    """With Content-Type application/json the manifest's own mediaType is used."""
     item = manifest(blob())
     async with answering(item.content, Content_Type="application/json; charset=utf-8") as client:
         assert await client.get_manifest(TAGGED) == item
 
 
 async def test_a_manifest_that_was_stored_as_another() -> None:
-    """The registry says which digest it stored: another than ours is an error, another algorithm is not."""
+    """A stored digest that differs from ours is an error, unless it is of another algorithm."""
     item = manifest(blob())
     async with answering(b"", 201, Docker_Content_Digest=DIGEST) as client:
         with pytest.raises(InvalidAnswerError, match="stored"):
@@ -193,7 +193,7 @@ async def test_a_manifest_that_was_stored_as_another() -> None:
 
 
 async def test_a_web_page_is_no_registry() -> None:
-    """Greeted or asked for a manifest, a web page is named as what it is."""
+    """A web page in answer to a ping or a manifest's GET is called a web page in the error."""
     async with ScriptedRegistry() as registry, client_of(registry.address) as client:
         registry.play(Fault(action=html(200), times=None))
         with pytest.raises(InvalidAnswerError):
@@ -207,14 +207,14 @@ async def test_a_web_page_is_no_registry() -> None:
 
 
 async def test_a_ping_with_a_strange_realm() -> None:
-    """A realm that is no URL has no host to show."""
+    """A realm that is no URL has no host in the result of `ping`."""
     for realm in ("https://x:y/", "nonsense"):
         async with answering(b"", 401, WWW_Authenticate=f'Bearer realm="{realm}"') as client:
             assert (await client.ping()).realm_host is None
 
 
 async def test_lists_come_page_by_page() -> None:
-    """Link leads on, on this registry, until there is none."""
+    """The pages of a list are followed by their Link headers to the last one."""
     async with ScriptedRegistry(RegistryOptions(page_size=2)) as registry, client_of(registry.address) as client:
         item = manifest(blob())
         registry.put_blob("team/app", DATA)
@@ -226,8 +226,8 @@ async def test_lists_come_page_by_page() -> None:
         assert [name async for name in client.catalog()] == ["team/app"]
 
 
-async def test_what_breaks_its_grammar_is_not_listed() -> None:
-    """Names that could not be asked for, and things that are no names, are left out; null is none."""
+async def test_an_invalid_name_is_not_listed() -> None:
+    """Invalid names and items that are no strings are skipped; null is an empty list."""
     listed: list[Any] = ["ok", "../x", 7, "", "UPPER", "a b"]
     async with answering(json.dumps({"tags": listed}).encode()) as client:
         assert [tag async for tag in client.list_tags(DEST)] == ["ok", "UPPER"]
@@ -239,14 +239,14 @@ async def test_what_breaks_its_grammar_is_not_listed() -> None:
 
 @pytest.mark.parametrize("content", [b"<html>", b"[]", b"{}", b'{"tags": "x"}', b"[" * 100_000])
 async def test_a_list_that_is_none(content: bytes) -> None:
-    """Anything but a JSON list of them is an invalid answer."""
+    """Anything except a JSON list is an invalid answer."""
     async with answering(content) as client:
         with pytest.raises(InvalidAnswerError, match="JSON list of tags"):
             [tag async for tag in client.list_tags(DEST)]
 
 
 async def test_pages_that_lead_to_themselves_end() -> None:
-    """A Link to the same page is an error, not a loop; a refusal is one."""
+    """A Link to the same page is an error, and so is a page that is refused."""
     link = f'<https://{HOST}/v2/team/app/tags/list>; rel="next"'
     async with answering(b'{"tags": ["x"]}', Link=link) as client:
         with pytest.raises(InvalidAnswerError, match="do not end"):
@@ -257,7 +257,7 @@ async def test_pages_that_lead_to_themselves_end() -> None:
 
 
 async def test_pages_that_lead_in_a_circle_end() -> None:
-    """A Link to any page that was there before is an error, after each page was asked for once."""
+    """A Link to an earlier page is an error, after each page was requested once."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         assert len(sent.requests) <= 3
@@ -273,7 +273,7 @@ async def test_pages_that_lead_in_a_circle_end() -> None:
 
 
 async def test_a_manifest_may_have_4_mib_and_no_more() -> None:
-    """The largest that the specification allows is read."""
+    """A manifest of 4 MiB is read, and a larger one is an error."""
     item = manifest(blob())
     padded = item.content[:-1] + b" " * (MANIFEST_BYTES_MAX - len(item.content)) + b"}"
     async with answering(padded) as client:

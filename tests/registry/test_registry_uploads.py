@@ -1,4 +1,4 @@
-"""Uploads in trouble: what the scripted registry does, and that the blob still arrives, once."""
+"""Failing uploads to a scripted registry: each blob still arrives once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -36,7 +36,7 @@ PIECE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """A blob that comes in small pieces, and says from where it was read."""
+    """A blob that is read in small pieces, and records the offsets of its reads."""
 
     descriptor: Descriptor
     content: bytes
@@ -56,7 +56,7 @@ def pieces(size: int = SIZE) -> Pieces:
 
 
 async def upload(registry: ScriptedRegistry, item: Pieces, chunk_size: int | None = None) -> list[Event]:
-    """Upload, and check that it arrived once and no session is left."""
+    """Upload a blob, and check that it arrived once and that no session is left."""
     events: list[Event] = []
     async with client_of(registry.address, observer=events.append) as client:
         session = await client.start_upload(Repository(registry.address, "team/app"))
@@ -72,8 +72,8 @@ PUT, PATCH = "PUT", "PATCH"
 
 
 @pytest.mark.parametrize("chunk_size", CHUNKS)
-async def test_without_trouble_no_request_is_superfluous(chunk_size: int | None) -> None:
-    """One PUT with all bytes, or PATCHes and one PUT."""
+async def test_without_failures_no_request_is_superfluous(chunk_size: int | None) -> None:
+    """An upload without failures is one PUT, or PATCHes and one PUT."""
     async with ScriptedRegistry() as registry:
         await upload(registry, pieces(), chunk_size)
         methods = [record.method for record in registry.requests]
@@ -83,8 +83,8 @@ async def test_without_trouble_no_request_is_superfluous(chunk_size: int | None)
         assert last.headers["content-type"] == "application/octet-stream"
 
 
-async def test_a_cut_upload_goes_on_where_it_was() -> None:
-    """Half the bytes arrived: HEAD, GET, the other half, and no byte of the first half again."""
+async def test_a_cut_upload_is_resumed_where_it_was() -> None:
+    """After half of the bytes only the other half is sent."""
     async with ScriptedRegistry() as registry:
         registry.play(Fault(method=PUT, action=CutReceiving(60_000)))
         item = pieces()
@@ -97,7 +97,7 @@ async def test_a_cut_upload_goes_on_where_it_was() -> None:
 
 
 async def test_a_lost_201_is_success() -> None:
-    """The blob is there and the answer is not: it is not sent again."""
+    """If the blob exists after a lost answer, it is not sent again."""
     async with ScriptedRegistry() as registry:
         registry.play(Fault(method=PUT, action=LoseAnswer()))
         item = pieces()
@@ -106,7 +106,7 @@ async def test_a_lost_201_is_success() -> None:
 
 
 async def test_an_unknown_upload_after_a_lost_201_is_success() -> None:
-    """The closing PUT is answered 404 because the one before it was carried out."""
+    """A 404 to the repeated last PUT is success if the blob exists."""
     async with ScriptedRegistry() as registry:
         registry.play(
             Fault(method=PUT, action=LoseAnswer()),
@@ -123,8 +123,8 @@ async def test_an_unknown_upload_after_a_lost_201_is_success() -> None:
 
 @pytest.mark.parametrize("chunk_size", CHUNKS)
 @pytest.mark.parametrize("status", [500, 502, 503, 429, 408])
-async def test_a_passing_refusal_is_borne(chunk_size: int | None, status: int) -> None:
-    """A status that may be otherwise next time does not end an upload."""
+async def test_a_transient_refusal_is_no_error(chunk_size: int | None, status: int) -> None:
+    """A transient status does not end an upload."""
     async with ScriptedRegistry() as registry:
         fault = Fault(method="PUT|PATCH", action=Reply(status=status))
         registry.play(fault)
@@ -132,8 +132,8 @@ async def test_a_passing_refusal_is_borne(chunk_size: int | None, status: int) -
 
 
 @pytest.mark.parametrize("action", [CutBefore(), CutReceiving(10_000), LoseAnswer(), Reply(status=416)])
-async def test_a_chunk_in_trouble_is_resumed(action: CutBefore | CutReceiving | LoseAnswer | Reply) -> None:
-    """The session is asked for its offset; nothing that it has is sent again."""
+async def test_a_failed_chunk_is_resumed(action: CutBefore | CutReceiving | LoseAnswer | Reply) -> None:
+    """After a failed chunk the session's offset is requested, and no stored byte is sent again."""
     async with ScriptedRegistry() as registry:
         registry.play(Fault(method=PATCH, skip=1, action=action))
         item = pieces()
@@ -143,16 +143,16 @@ async def test_a_chunk_in_trouble_is_resumed(action: CutBefore | CutReceiving | 
 
 
 @pytest.mark.parametrize("chunk_size", CHUNKS)
-async def test_a_session_that_is_gone_is_begun_anew(chunk_size: int | None) -> None:
-    """404 in the middle and the blob is not there: a new session, from the first byte."""
+async def test_a_session_that_is_gone_is_replaced(chunk_size: int | None) -> None:
+    """If the session is gone and the blob does not exist, a new session gets all bytes."""
     async with ScriptedRegistry() as registry:
         registry.play(Fault(method="PUT|PATCH", action=Reply(status=404, code="BLOB_UPLOAD_UNKNOWN")))
         await upload(registry, pieces(), chunk_size)
         assert [record.method for record in registry.requests].count("POST") == 2
 
 
-async def test_an_ambiguous_offset_is_begun_anew() -> None:
-    """`Range: 0-0` is none or one byte: the old session is cancelled, a new one takes all."""
+async def test_an_ambiguous_offset_restarts_the_upload() -> None:
+    """After `Range: 0-0`, which is no byte or one, the session is cancelled and a new one gets all bytes."""
     async with ScriptedRegistry() as registry:
         registry.play(
             Fault(method=PUT, action=CutBefore()),
@@ -165,14 +165,14 @@ async def test_an_ambiguous_offset_is_begun_anew() -> None:
 
 
 async def test_a_patch_answer_without_location_keeps_the_last() -> None:
-    """ECR's PATCH may lack it."""
+    """If the answer to a PATCH has no Location, as ECR's may, the old one is used again."""
     async with ScriptedRegistry(RegistryOptions(location_state=False)) as registry:
         registry.play(Fault(method=PATCH, action=Alter(drop=("Location", "Range")), times=None))
         await upload(registry, pieces(), 30_000)
 
 
-async def test_a_registry_that_took_less_of_a_chunk_gets_the_rest() -> None:
-    """The next chunk begins where the answer's Range says, unless that cannot be."""
+async def test_a_registry_that_stored_a_part_of_a_chunk_gets_the_rest() -> None:
+    """The next chunk begins at the end of the answer's Range, unless that is impossible."""
     ranges = iter(["0-9999", "0-99999999", "5-7", "nonsense"])
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -188,8 +188,8 @@ async def test_a_registry_that_took_less_of_a_chunk_gets_the_rest() -> None:
     assert sent == ["0-29999", "10000-39999", "40000-69999", "70000-99999"]
 
 
-async def test_the_sessions_smallest_chunk_counts() -> None:
-    """OCI-Chunk-Min-Length is kept to; nonsense in it is not."""
+async def test_the_sessions_smallest_chunk_is_respected() -> None:
+    """OCI-Chunk-Min-Length is respected, and ignored if it is no number."""
     async with ScriptedRegistry() as registry:
         registry.play(Fault(method="POST", action=Alter(set_headers=(("OCI-Chunk-Min-Length", "40000"),))))
         await upload(registry, pieces(), 10)
@@ -199,8 +199,8 @@ async def test_the_sessions_smallest_chunk_counts() -> None:
             assert (await client.start_upload(Repository(registry.address, "a"))).min_chunk == 0
 
 
-async def test_trouble_without_end_is_an_error_in_the_end() -> None:
-    """So many failures without progress: the last is raised."""
+async def test_failures_without_end_end_in_an_error() -> None:
+    """After too many failures without progress the last one is raised."""
     async with ScriptedRegistry() as registry:
         registry.play(Fault(method=PUT, action=CutBefore(), times=None))
         with pytest.raises(RegistryUnreachableError, match=r"^PUT http://127\.0\.0\.1"):
@@ -214,7 +214,7 @@ async def test_trouble_without_end_is_an_error_in_the_end() -> None:
 
 @pytest.mark.parametrize("status", [400, 403, 413])
 async def test_a_final_refusal_is_raised_at_once(status: int) -> None:
-    """It is not worth another byte."""
+    """A refusal that is not transient is raised without another request."""
     async with ScriptedRegistry() as registry:
         registry.play(Fault(method=PUT, action=Reply(status=status, code="DENIED")))
         with pytest.raises(RegistryRefusedError) as caught:
@@ -224,8 +224,8 @@ async def test_a_final_refusal_is_raised_at_once(status: int) -> None:
         assert len(registry.matching(method=PUT)) == 1
 
 
-async def test_what_was_resumed_wrongly_is_begun_anew() -> None:
-    """400 to the end of a resumed upload may be the resumption's fault: once more from the first byte."""
+async def test_a_wrongly_resumed_upload_is_restarted() -> None:
+    """After a 400 to the last PUT of a resumed upload, all bytes are sent once more."""
     async with ScriptedRegistry() as registry:
         registry.play(
             Fault(method=PUT, action=CutReceiving(60_000)),
@@ -241,7 +241,7 @@ async def test_what_was_resumed_wrongly_is_begun_anew() -> None:
 @pytest.mark.parametrize("size", [SIZE - 1, SIZE + 1, SIZE + PIECE, 0])
 @pytest.mark.parametrize("chunk_size", CHUNKS)
 async def test_a_blob_of_another_size_is_refused(size: int, chunk_size: int | None) -> None:
-    """Too few or too many bytes: the error names the blob, and nothing is stored."""
+    """A blob with too few or too many bytes is an error that names it, and nothing is stored."""
     wrong = Pieces(Descriptor("x/y", Digest.of(b"right"), SIZE), b"x" * size, [])
     async with ScriptedRegistry() as registry:
         with pytest.raises(InvalidLayoutError, match=wrong.descriptor.digest):
@@ -250,7 +250,7 @@ async def test_a_blob_of_another_size_is_refused(size: int, chunk_size: int | No
 
 
 async def test_a_cancelled_upload_ends_at_once() -> None:
-    """Ctrl-C in the middle: the error is the cancellation, and the client still works."""
+    """A cancelled upload raises the cancellation, and the client still works."""
     begun = asyncio.Event()
     item = pieces()
 
@@ -273,7 +273,7 @@ async def test_a_cancelled_upload_ends_at_once() -> None:
 
 
 async def test_mounts_and_their_answers() -> None:
-    """201 is Mounted, 202 is a session, and anything else is an error with its status."""
+    """A 201 is Mounted, a 202 is a session, and any other status is an error."""
     async with ScriptedRegistry(RegistryOptions(denied_sources=frozenset({"secret/base"}))) as registry:
         digest = registry.put_blob("team/base", b"x")
         registry.put_blob("secret/base", b"x")
@@ -292,8 +292,8 @@ async def test_mounts_and_their_answers() -> None:
                 await client.start_upload(dest)
 
 
-async def test_a_lost_mount_is_asked_for_again() -> None:
-    """A mount may be repeated."""
+async def test_a_mount_without_an_answer_is_retried() -> None:
+    """A mount without an answer is sent again."""
     async with ScriptedRegistry() as registry, client_of(registry.address) as client:
         digest = registry.put_blob("team/base", b"x")
         registry.play(Fault(method="POST", action=LoseAnswer()))

@@ -15,7 +15,7 @@ def session(offset: int = 0, *, min_chunk: int = 0, location: str = "https://r.e
 
 
 def run(state: UploadState, *outcomes: StepResult | tuple[StepResult, UploadSession]) -> list[Step]:
-    """Return the steps of an upload whose steps come to these outcomes."""
+    """Return the steps of an upload whose steps have these results."""
     steps = [state.step]
     for item in outcomes:
         outcome, found = item if isinstance(item, tuple) else (item, None)
@@ -25,12 +25,12 @@ def run(state: UploadState, *outcomes: StepResult | tuple[StepResult, UploadSess
 
 
 def test_one_request_if_nothing_goes_wrong() -> None:
-    """PUT, done."""
+    """An upload without failures is one PUT."""
     assert run(initial_state(session(), 10, None), StepResult.STORED) == [Step.SEND_ALL, Step.DONE]
 
 
-def test_chunks_then_an_empty_close() -> None:
-    """PATCH from offset to offset, at least the session's minimum, then PUT."""
+def test_chunks_then_an_empty_put() -> None:
+    """Chunks are PATCHed from offset to offset, at least of the session's minimum, and a PUT follows."""
     state = initial_state(session(min_chunk=4), 10, 3)
     assert (state.step, state.end) == (Step.SEND_CHUNK, 4)
     state = next_state(state, StepResult.ACCEPTED, session(4, min_chunk=4))
@@ -43,18 +43,18 @@ def test_chunks_then_an_empty_close() -> None:
 
 
 def test_an_empty_blob_is_sent_in_one_request() -> None:
-    """Also where chunks were asked for."""
+    """An empty blob is one PUT even if chunks were requested."""
     assert initial_state(session(), 0, 5).step is Step.SEND_ALL
 
 
 def test_a_lost_201_is_found() -> None:
-    """After a cut the blob is looked for before anything is repeated."""
+    """After a cut the blob is looked for before anything is sent again."""
     steps = run(initial_state(session(), 10, None), StepResult.FAILED, StepResult.STORED)
     assert steps == [Step.SEND_ALL, Step.HEAD_BLOB, Step.DONE]
 
 
 def test_a_cut_is_resumed_where_the_session_is() -> None:
-    """HEAD, GET, PATCH the rest, PUT."""
+    """After a cut the steps are HEAD, GET, PATCH of the rest, PUT."""
     steps = run(
         initial_state(session(), 10, None),
         StepResult.FAILED,
@@ -67,8 +67,8 @@ def test_a_cut_is_resumed_where_the_session_is() -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 11])
-def test_an_offset_that_tells_nothing_begins_anew(offset: int) -> None:
-    """`0-0` is none or one byte, more than the blob has is nonsense: a new session."""
+def test_an_unusable_offset_restarts_the_upload(offset: int) -> None:
+    """The ambiguous offset 0 and an offset past the blob's end lead to a new session."""
     steps = run(
         initial_state(session(), 10, 2),
         StepResult.FAILED,
@@ -79,7 +79,7 @@ def test_an_offset_that_tells_nothing_begins_anew(offset: int) -> None:
 
 
 def test_a_session_that_is_gone() -> None:
-    """404: done if the blob is there (a 201 was lost), else begun anew."""
+    """After a 404 an upload is done if the blob exists, and restarted if not."""
     state = initial_state(session(10), 10, None)
     assert run(state, StepResult.GONE, StepResult.STORED) == [Step.COMMIT, Step.HEAD_BLOB, Step.DONE]
     steps = run(state, StepResult.GONE, StepResult.GONE, (StepResult.ACCEPTED, session()))
@@ -87,14 +87,14 @@ def test_a_session_that_is_gone() -> None:
 
 
 def test_416_asks_for_the_offset() -> None:
-    """A chunk at the wrong offset goes on from the right one."""
+    """After a chunk at a wrong offset the right one is requested."""
     steps = run(initial_state(session(4), 10, 2), StepResult.OUT_OF_SYNC, (StepResult.ACCEPTED, session(6)))
     assert steps == [Step.SEND_CHUNK, Step.GET_OFFSET, Step.SEND_CHUNK]
 
 
 @pytest.mark.parametrize("outcome", [StepResult.GONE, StepResult.OUT_OF_SYNC])
-def test_a_session_that_cannot_tell_its_offset_is_begun_anew(outcome: StepResult) -> None:
-    """Some registries serve no GET of a session."""
+def test_a_session_without_an_offset_is_replaced(outcome: StepResult) -> None:
+    """A session whose GET is refused is replaced by a new one."""
     state = next_state(initial_state(session(4), 10, 2), StepResult.FAILED)
     assert next_state(state, outcome).step is Step.RESTART
     assert next_state(initial_state(session(10), 10, None), StepResult.OUT_OF_SYNC).step is Step.RESTART
@@ -108,7 +108,7 @@ def test_a_session_that_cannot_tell_its_offset_is_begun_anew(outcome: StepResult
 def test_whatever_happens_an_upload_ends_in_done_or_can_still_get_there(
     size: int, chunk: int | None, outcomes: list[tuple[StepResult, int]]
 ) -> None:
-    """No outcome leads out of the table, chunks stay within the blob, and good answers always lead to the end."""
+    """After any results chunks stay within the blob, and good results lead to the end."""
     state = initial_state(session(), size, chunk)
     for outcome, offset in outcomes:
         if state.step is Step.DONE:
@@ -138,5 +138,5 @@ def test_whatever_happens_an_upload_ends_in_done_or_can_still_get_there(
      ("0", None), ("0-" + "9" * 30, None), ("0-٣", None)],
 )  # fmt: skip
 def test_a_range_is_read(text: str | None, offset: int | None) -> None:
-    """`0-<last>` is last + 1 bytes, `0-0` counts as none, anything else says nothing."""
+    """`0-<last>` is last + 1 bytes, `0-0` is none, and any other text is no range."""
     assert read_range(text) == offset

@@ -12,6 +12,8 @@ from tenacity import AsyncRetrying, RetryCallState
 
 from crossmount.errors import InvalidInputError, RegistryRefusedError, RegistryUnreachableError
 from crossmount.events import Event, Retrying
+from crossmount.oci import Digest, Repository
+from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.registry.http.options import RetryPolicy
 from crossmount.registry.http.retry import (
     RETRIED_STATUSES,
@@ -22,6 +24,7 @@ from crossmount.registry.http.retry import (
     wait_as_asked,
 )
 from crossmount.registry.http.transport import Answer
+from crossmount.testing import Fault, Reply, ScriptedRegistry
 
 POLICY = RetryPolicy(attempts=4, outage=0.0, wait_initial=1.0, wait_max=3.0, timeout=100.0)
 
@@ -33,7 +36,7 @@ def answer(status: int, **headers: str) -> Answer:
 
 
 class World:
-    """A clock that sleeping moves, and what was told."""
+    """A retrier whose clock is moved by its sleeps, and its events."""
 
     def __init__(self, policy: RetryPolicy = POLICY) -> None:
         self.now = 50.0
@@ -49,13 +52,13 @@ class World:
         )
 
     async def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move the clock."""
         self.slept.append(seconds)
         self.now += seconds
         await asyncio.sleep(0)
 
     def sender(self, *outcomes: Answer | Exception, took: float = 0.0) -> Callable[[], "asyncio.Future[Answer]"]:
-        """Return what comes to these outcomes, one after another."""
+        """Return a function that has these outcomes, one after another."""
         left = list(outcomes)
 
         async def send() -> Answer:
@@ -69,8 +72,8 @@ class World:
 
 
 @pytest.mark.parametrize("status", sorted(RETRIED_STATUSES))
-async def test_what_is_worth_it_is_sent_again(status: int) -> None:
-    """Each of the six statuses, and a connection that fails: the next answer counts, and waits are told."""
+async def test_a_transient_failure_is_sent_again(status: int) -> None:
+    """After each of the six statuses and a failed connection the request is sent again; a wait is an event."""
     world = World()
     send = world.sender(answer(status), httpx.ConnectError("refused"), answer(200))
     assert (await world.retrier.run("GET", "r.example", send)).status == 200
@@ -84,7 +87,7 @@ async def test_what_is_worth_it_is_sent_again(status: int) -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202, 301, 400, 401, 403, 404, 405, 416, 501, 505])
 async def test_any_other_status_is_final(status: int) -> None:
-    """It is returned at once."""
+    """Any other status is returned at once."""
     world = World()
     assert (await world.retrier.run("GET", "h", world.sender(answer(status)))).status == status
     assert not world.slept
@@ -108,20 +111,20 @@ async def test_any_other_status_is_final(status: int) -> None:
         (asyncio.CancelledError(), False),
     ],
 )
-def test_which_errors_are_worth_it(error: BaseException, passing: bool) -> None:
-    """Connections that fail or are cut; not answers that are no HTTP, and nothing of ours."""
+def test_which_errors_are_transient(error: BaseException, passing: bool) -> None:
+    """Failed and cut connections are transient; answers that are no HTTP and our own errors are not."""
     assert is_transient(error) is passing
 
 
-def test_distrust_is_not_worth_it() -> None:
-    """A certificate does not get better by asking again."""
+def test_a_tls_error_is_not_transient() -> None:
+    """An untrusted certificate is not retried."""
     error = httpx.ConnectError("certificate verify failed")
     error.__cause__ = ssl.SSLCertVerificationError()
     assert not is_transient(error)
 
 
 async def test_attempts_come_to_an_end() -> None:
-    """The last answer is returned, the last error raised as it was."""
+    """After the last attempt the last answer is returned, or the last error is raised as it was."""
     world = World()
     assert (await world.retrier.run("GET", "h", world.sender(*[answer(503)] * 4))).status == 503
     assert len(world.slept) == 3
@@ -129,8 +132,8 @@ async def test_attempts_come_to_an_end() -> None:
         await world.retrier.run("GET", "h", world.sender(*[httpx.ReadError("x")] * 4))
 
 
-async def test_a_host_that_never_answered_is_given_up_sooner() -> None:
-    """A wrong name or port is told in a moment; more attempts than the policy has are never made."""
+async def test_a_host_that_never_answered_gets_fewer_attempts() -> None:
+    """A host that never answered gets five attempts, or fewer if the policy has fewer."""
     for attempts, made in ((8, 5), (3, 3)):
         world = World(replace(POLICY, attempts=attempts, outage=50.0))
         with pytest.raises(httpx.ConnectError):
@@ -140,7 +143,7 @@ async def test_a_host_that_never_answered_is_given_up_sooner() -> None:
 
 @pytest.mark.parametrize("taken", [False, True])
 async def test_a_host_that_answered_is_given_the_time_of_a_restart(*, taken: bool) -> None:
-    """Attempts without an answer do not count before it is over; it counts for a request and for a transfer."""
+    """A request and a transfer to a host that has answered go on at least for the time of an outage."""
     world = World(replace(POLICY, outage=40.0))
     budget = RetryBudget(world.retrier, method="PUT", host="h")
     await world.retrier.run("GET", "h", world.sender(answer(200)))
@@ -160,8 +163,8 @@ async def test_a_host_that_answered_is_given_the_time_of_a_restart(*, taken: boo
     assert (await world.retrier.run("GET", "h", world.sender(*[answer(500)] * 4))).status == 500
 
 
-async def test_the_deadline_counts_attempts_and_waits() -> None:
-    """No attempt begins past it."""
+async def test_the_timeout_includes_attempts_and_waits() -> None:
+    """No attempt begins after the timeout."""
     world = World()
     send = world.sender(answer(500), answer(500), answer(200), took=49.9)
     assert (await world.retrier.run("GET", "h", send)).status == 500
@@ -203,19 +206,19 @@ def test_a_jitter_is_a_share(jitter: float) -> None:
     ],
 )
 def test_retry_after_is_read_in_seconds_and_as_a_date(headers: dict[str, str], seconds: float | None) -> None:
-    """A date counts from the server's own Date if it has one, else from our clock."""
+    """A date in Retry-After is relative to the answer's Date, or to our clock if there is none."""
     assert retry_after(answer(429, **headers), now=1_000_000.0) == seconds
 
 
 async def test_retry_after_is_honoured() -> None:
-    """The wait is what was asked for, a little jitter on top."""
+    """The wait is the Retry-After and a little jitter."""
     world = World()
     await world.retrier.run("GET", "h", world.sender(answer(429, retry_after="20"), answer(200)))
     assert 20.0 <= sum(world.slept) <= 21.0
 
 
-async def test_a_retry_after_past_the_deadline_is_not_waited_for() -> None:
-    """The refusal is returned at once; and a later request to that host is not even sent."""
+async def test_a_retry_after_past_the_timeout_is_not_waited_for() -> None:
+    """A refusal whose Retry-After outlasts the timeout is returned at once, and a later request is not sent."""
     world = World()
     assert (await world.retrier.run("GET", "h", world.sender(answer(429, retry_after="3600")))).status == 429
     assert not world.slept
@@ -226,7 +229,7 @@ async def test_a_retry_after_past_the_deadline_is_not_waited_for() -> None:
 
 
 async def test_a_pause_is_shared_by_all_requests_to_its_host() -> None:
-    """Another request waits before it is sent the first time."""
+    """A host's Retry-After delays the first attempt of other requests too."""
     world = World()
     world.retrier.note_answer("h", answer(503, retry_after="10"))
     world.retrier.note_answer("h", answer(200, retry_after="99"))
@@ -235,8 +238,8 @@ async def test_a_pause_is_shared_by_all_requests_to_its_host() -> None:
     assert world.now >= 60.0
 
 
-async def test_patience_is_renewed_by_progress_and_ends_without() -> None:
-    """So many failures in a row at one place; further than ever, they count from the start."""
+async def test_a_budget_is_reset_by_progress_and_ends_without() -> None:
+    """Failures in a row at one offset use up the budget, and progress resets it."""
     world = World()
     budget = RetryBudget(world.retrier, method="PUT", host="h")
     trouble = RegistryUnreachableError("cut")
@@ -251,8 +254,8 @@ async def test_patience_is_renewed_by_progress_and_ends_without() -> None:
     assert {event.cause for event in world.events if isinstance(event, Retrying)} == {"cut"}
 
 
-async def test_patience_ends_at_the_deadline() -> None:
-    """Seconds since the first failure count, those of the transfer before do not."""
+async def test_a_budget_ends_at_the_timeout() -> None:
+    """A budget's time begins with the first failure, not with the transfer."""
     world = World()
     budget = RetryBudget(world.retrier, method="PUT", host="h")
     world.now += 10_000
@@ -260,3 +263,17 @@ async def test_patience_ends_at_the_deadline() -> None:
     world.now += 100
     with pytest.raises(RegistryUnreachableError):
         await budget.spend(RegistryUnreachableError("cut"), answer(503))
+
+
+async def test_a_retry_after_of_a_year_is_forgotten_after_a_while(
+    scripted_registry: ScriptedRegistry,
+) -> None:
+    """An absurd Retry-After is respected for a limited time only."""
+    now = 0.0
+    scripted_registry.play(Fault(action=Reply(status=503, retry_after=365 * 24 * 3600)))
+    where = Repository.parse(f"{scripted_registry.address}/team/a")
+    async with RegistryClient(where, options=ClientOptions(plain_http=True), clock=lambda: now) as client:
+        with pytest.raises(RegistryRefusedError):
+            await client.head_blob(where, Digest.of(b"layer"))
+        now += 3601.0
+        assert await client.head_blob(where, Digest.of(b"layer")) is None

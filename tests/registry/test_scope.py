@@ -14,13 +14,13 @@ SCOPES = st.builds(
 
 
 def test_a_scope_is_written_as_the_specification_says() -> None:
-    """Kind, name and actions, with colons and commas."""
+    """A scope is written as kind, name and actions, with colons and commas."""
     assert str(push(DEST)) == "repository:dest:pull,push"
     assert str(CATALOG) == "registry:catalog:*"
 
 
 def test_what_was_challenged_for_comes_first_and_dest_before_sources() -> None:
-    """The order of a token request: the challenge, dest, the sources, each once."""
+    """A token is requested for challenge, destination and sources, in this order, each scope once."""
     wanted = Wanted((push(DEST),), (pull(ONE), pull(TWO)))
     assert [str(scope) for scope in wanted.all] == [
         "repository:dest:pull,push",
@@ -32,13 +32,13 @@ def test_what_was_challenged_for_comes_first_and_dest_before_sources() -> None:
 
 
 def test_a_challenge_for_a_source_leaves_it_optional() -> None:
-    """A source that was challenged for can still be left out of a token."""
+    """The scope of a source stays optional after a challenge for it."""
     wanted = Wanted((push(DEST),), (pull(ONE), pull(TWO))).challenged_for([pull(TWO)])
     assert wanted == Wanted((push(DEST),), (pull(TWO), pull(ONE)))
 
 
 def test_an_optional_scope_that_is_needed_anyway_is_not_repeated() -> None:
-    """Mounting within one repository asks for it once."""
+    """A mount within one repository requests its scope once."""
     both = Wanted((push(DEST),)) | Wanted((), (pull(DEST), pull(ONE)))
     assert both == Wanted((push(DEST),), (pull(ONE),))
 
@@ -53,7 +53,7 @@ def test_scopes_of_names_with_ports_are_read() -> None:
 
 @given(st.lists(SCOPES, max_size=6), st.lists(SCOPES, max_size=6))
 def test_merging_keeps_every_action_and_each_resource_once(one: list[Scope], two: list[Scope]) -> None:
-    """A merged list covers both, and no resource is in it twice."""
+    """A merged list covers both lists, with each resource once."""
     merged = merge(one, two)
     assert covers(merged, one)
     assert covers(merged, two)
@@ -62,6 +62,6 @@ def test_merging_keeps_every_action_and_each_resource_once(one: list[Scope], two
 
 
 def test_a_star_covers_every_action() -> None:
-    """`*` allows what is not named."""
+    """The action `*` covers all others."""
     assert covers([Scope("repository", "a", ("*",))], [Scope("repository", "a", ("delete",))])
     assert not covers([Scope("repository", "a", ("pull",))], [Scope("repository", "a", ("pull", "push"))])

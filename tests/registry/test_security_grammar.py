@@ -1,4 +1,4 @@
-"""What others say is checked by grammar and by length before it is used: digests (CVE-2024-3727), bodies."""
+"""Text of others is checked by grammar and by length before it is used: digests (CVE-2024-3727), bodies."""
 
 import json
 
@@ -18,7 +18,7 @@ from support.registry_kit import DATA, DEST, HOST, SOURCE, client_of, recorded
     "digest", ["sha256:../../x", "sha256:" + "a" * 63, "md5:" + "a" * 32, "", "sha256:" + "A" * 64]
 )
 async def test_no_digest_reaches_a_url_unchecked(digest: str) -> None:
-    """CVE-2024-3727: also one that was smuggled past the types."""
+    """A text that is no digest is refused even if the type checker was bypassed (CVE-2024-3727)."""
     client, transport = recorded(lambda _: httpx.Response(200))
     async with client:
         with pytest.raises(InvalidDigestError):
@@ -30,13 +30,13 @@ async def test_no_digest_reaches_a_url_unchecked(digest: str) -> None:
 
 @pytest.mark.parametrize("name", ["../etc", "a//b", "a/../b", "a?mount=x", "a%2fb", "a b", "A", "a/", "a\n"])
 def test_no_name_reaches_a_url_unchecked(name: str) -> None:
-    """A repository's name is checked where it is made."""
+    """A repository's name is checked when the value is made."""
     with pytest.raises(InvalidReferenceError):
         Repository(HOST, name)
 
 
 async def test_from_is_percent_encoded() -> None:
-    """The mount's query holds what it was given and nothing else."""
+    """The query of a mount has the given values and nothing else."""
     client, transport = recorded(lambda _: httpx.Response(201))
     async with client:
         await client.mount_blob(DEST, DIGEST, SOURCE)
@@ -48,7 +48,7 @@ async def test_from_is_percent_encoded() -> None:
 
 @pytest.mark.parametrize("text", ["sha256:zz", "x", "sha256:" + "a" * 64 + "/../x"])
 async def test_a_digest_in_an_answer_is_checked(text: str) -> None:
-    """What a registry calls a digest is one, or its answer is invalid."""
+    """A digest in an answer that breaks the grammar makes the answer invalid."""
     client, _ = recorded(lambda _: httpx.Response(200, headers={"Docker-Content-Digest": text}))
     async with client:
         with pytest.raises(InvalidAnswerError, match="Docker-Content-Digest"):
@@ -56,7 +56,7 @@ async def test_a_digest_in_an_answer_is_checked(text: str) -> None:
 
 
 async def test_foreign_urls_of_a_layer_are_never_fetched() -> None:
-    """A manifest that points elsewhere makes nobody go there."""
+    """The `urls` in a manifest are never requested."""
     layer = {"mediaType": "x/y", "digest": DIGEST, "size": len(DATA), "urls": [f"https://{EVIL}/layer"]}
     document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": layer, "layers": [layer]}
     content = json.dumps(document).encode()
@@ -79,7 +79,7 @@ async def test_foreign_urls_of_a_layer_are_never_fetched() -> None:
 
 
 async def test_a_token_answer_over_64_kib_is_refused() -> None:
-    """A realm cannot fill our memory."""
+    """A realm's answer is read up to 64 KiB."""
     auth = TokenAuth(users={"ci": SECRET})
     async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry:
         huge = json.dumps({"token": "x" * ERROR_BYTES_MAX}).encode()
@@ -89,8 +89,8 @@ async def test_a_token_answer_over_64_kib_is_refused() -> None:
                 await client.start_upload(Repository(registry.address, "team/app"))
 
 
-async def test_an_error_body_over_64_kib_is_not_read_on() -> None:
-    """The status counts; the words are left where they are."""
+async def test_an_error_body_over_64_kib_is_not_read_further() -> None:
+    """A refusal with a long body has its status and none of its words."""
     async with ScriptedRegistry() as registry, client_of(registry.address) as client:
         registry.play(Fault(action=Reply(status=400, body=b"x" * (ERROR_BYTES_MAX + 1))))
         with pytest.raises(RegistryRefusedError, match="too long to read") as caught:

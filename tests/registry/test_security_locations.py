@@ -1,4 +1,4 @@
-"""Where bytes go that a registry sends elsewhere: no credentials go along (CVE-2026-50151)."""
+"""Locations and redirects to other hosts: bytes may be sent there, credentials never (CVE-2026-50151)."""
 
 import httpx
 import pytest
@@ -18,7 +18,7 @@ FOREIGN = [f"https://{EVIL}/u?sig=1", f"https://{HOST}:8443/u?sig=1", f"https://
 @pytest.mark.parametrize("location", FOREIGN)
 @pytest.mark.parametrize("chunk_size", [None, 100])
 async def test_a_foreign_location_gets_no_authorization(location: str, chunk_size: int | None) -> None:
-    """oras-go CVE-2026-50151: bytes may go to a storage elsewhere, who we are may not."""
+    """A Location on another host gets the bytes and no Authorization (oras-go CVE-2026-50151)."""
 
     def handler(request: httpx.Request) -> httpx.Response:
         statuses = {"POST": 202, "PATCH": 202, "PUT": 201}
@@ -34,7 +34,7 @@ async def test_a_foreign_location_gets_no_authorization(location: str, chunk_siz
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 async def test_a_foreign_location_cannot_ask_for_credentials(status: int) -> None:
-    """Its 401 with a challenge is a refusal, not a question."""
+    """A challenge of another host is a refusal, and no credentials are sent to it."""
 
     def handler(request: httpx.Request) -> httpx.Response:
         if request.url.host == EVIL:
@@ -54,7 +54,7 @@ async def test_a_foreign_location_cannot_ask_for_credentials(status: int) -> Non
     "location", [f"http://{HOST}/u", f"http://{EVIL}/u", f"https://ci:x@{HOST}/u", "file:///x"]
 )
 async def test_a_location_off_https_is_refused(location: str) -> None:
-    """No fall from https to http; nor is a user's name in a URL taken for credentials."""
+    """A Location from https to http, or with a user name, is refused."""
     client, transport = recorded(lambda _: httpx.Response(202, headers={"Location": location}))
     async with client:
         with pytest.raises(InvalidAnswerError, match="Location"):
@@ -63,7 +63,7 @@ async def test_a_location_off_https_is_refused(location: str) -> None:
 
 
 async def test_another_port_of_a_plain_http_host_gets_no_authorization() -> None:
-    """Two real servers on one host: the second gets the bytes without Authorization."""
+    """A second server on the same host gets the bytes and no Authorization."""
     auth = BasicAuth(users={"ci": SECRET})
     async with ScriptedRegistry() as storage:
         async with client_of(storage.address) as other:
@@ -80,15 +80,15 @@ async def test_another_port_of_a_plain_http_host_gets_no_authorization() -> None
 
 
 async def test_another_host_on_plain_http_is_refused() -> None:
-    """A client on plain http agreed to that one host only."""
+    """A client on plain http follows no Location to http on another host."""
     async with ScriptedRegistry() as registry, client_of(registry.address) as client:
         registry.play(Fault(method="POST", action=Alter(location_base="http://127.0.0.2:5000")))
         with pytest.raises(InvalidAnswerError, match="another host must be on https"):
             await client.start_upload(Repository(registry.address, "team/app"))
 
 
-async def test_a_session_of_elsewhere_gets_no_authorization() -> None:
-    """A session that was made by hand, or kept from before, is judged by where it points."""
+async def test_a_session_on_another_host_gets_no_authorization() -> None:
+    """A session that the caller made is judged by its URL."""
 
     def handler(request: httpx.Request) -> httpx.Response:
         return httpx.Response(201 if request.url.host == EVIL else 404)
@@ -104,8 +104,8 @@ async def test_a_session_of_elsewhere_gets_no_authorization() -> None:
     assert "authorization" not in carried(transport.to(EVIL)).lower()
 
 
-async def test_the_query_of_a_location_comes_back_as_it_was() -> None:
-    """A `params=` of httpx would replace it; a signature or a `_state` must survive."""
+async def test_the_query_of_a_location_keeps_its_bytes() -> None:
+    """A signature or a `_state` in a Location's query is sent back unchanged."""
     location = "/u/1?_state=a%2Fb%3D%3D&sig=x+y%20z"
     answers = {"POST": httpx.Response(202, headers={"Location": location}), "PUT": httpx.Response(201)}
     client, transport = recorded(lambda request: answers[request.method])
@@ -119,7 +119,7 @@ async def test_the_query_of_a_location_comes_back_as_it_was() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_redirect_to_another_origin_goes_without_authorization(method: str) -> None:
-    """Not there, and not on any later hop, should it lead back."""
+    """After a redirect to another origin no request has Authorization, even if it leads back."""
     hops = {
         f"/v2/team/app/blobs/{DIGEST}": f"https://{EVIL}/1",
         "/1": f"https://{HOST}/back",
@@ -147,7 +147,7 @@ async def test_a_redirect_to_another_origin_goes_without_authorization(method: s
 
 
 async def test_a_redirect_within_the_registry_keeps_authorization() -> None:
-    """The same origin is the same registry."""
+    """A redirect to the same origin keeps Authorization."""
 
     def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path != "/moved":
@@ -162,7 +162,7 @@ async def test_a_redirect_within_the_registry_keeps_authorization() -> None:
 
 @pytest.mark.parametrize("location", [f"http://{HOST}/x", f"http://{EVIL}/x", "ftp://x/", None])
 async def test_a_redirect_off_https_is_refused(location: str | None) -> None:
-    """No fall from https to http, nor to anything else."""
+    """A redirect from https to http or another scheme is refused."""
     headers = {} if location is None else {"Location": location}
     client, transport = recorded(lambda _: httpx.Response(302, headers=headers))
     async with client:
@@ -172,8 +172,8 @@ async def test_a_redirect_off_https_is_refused(location: str | None) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_what_changes_something_is_not_redirected(status: int) -> None:
-    """POST, PUT and PATCH go where they were sent, or nowhere: no bytes to a redirect's target."""
+async def test_a_request_that_changes_something_is_not_redirected(status: int) -> None:
+    """POST, PUT and PATCH are not sent to a redirect's target."""
     client, transport = recorded(lambda _: httpx.Response(status, headers={"Location": f"https://{EVIL}/x"}))
     async with client:
         with pytest.raises(RegistryRefusedError):
@@ -187,7 +187,7 @@ async def test_what_changes_something_is_not_redirected(status: int) -> None:
 
 
 async def test_redirects_end() -> None:
-    """A circle is an error."""
+    """Redirects in a circle are an error."""
     client, transport = recorded(lambda request: httpx.Response(302, headers={"Location": str(request.url)}))
     async with client:
         with pytest.raises(InvalidAnswerError, match="redirects in a row"):
@@ -197,7 +197,7 @@ async def test_redirects_end() -> None:
 
 @pytest.mark.parametrize("link", [f"https://{EVIL}/v2/x", f"http://{HOST}/v2/x", f"https://{HOST}:8443/v2/x"])
 async def test_a_link_to_another_origin_is_not_followed(link: str) -> None:
-    """Pages come from the registry itself."""
+    """Pages are requested from the registry itself only."""
     headers = {"Link": f'<{link}>; rel="next"'}
     client, transport = recorded(lambda _: httpx.Response(200, headers=headers, json={"tags": ["a"]}))
     async with client:

@@ -1,4 +1,4 @@
-"""Who is given credentials: their registry, if it asks, and a realm of its own or trusted (CVE-2026-48978)."""
+"""Credentials are sent to their registry after a challenge, and to its own or a trusted realm (CVE-2026-48978)."""
 
 import re
 
@@ -13,7 +13,7 @@ from support.registry_kit import DEST, HOST, recorded
 
 @pytest.mark.parametrize("kind", ["password", "identity"])
 async def test_a_foreign_realm_gets_no_credentials_and_the_error_names_it(kind: str) -> None:
-    """oras-go CVE-2026-48978: a challenge that names a stranger gets nothing, and the error says whom to trust."""
+    """A realm on another domain gets no credentials, and the error names it (oras-go CVE-2026-48978)."""
     source = GivenCredentials(HOST, Credential("ci", SECRET, "password" if kind == "password" else "identity"))
     client, transport = recorded(lambda _: bearer(f"https://{EVIL}/token"), credentials=source)
     async with client:
@@ -23,7 +23,7 @@ async def test_a_foreign_realm_gets_no_credentials_and_the_error_names_it(kind: 
 
 
 async def test_a_realm_trusted_by_name_gets_the_credentials() -> None:
-    """`ClientOptions.trusted_realms` is the user's word."""
+    """A realm in `ClientOptions.trusted_realms` gets the credentials."""
 
     def handler(request: httpx.Request) -> httpx.Response:
         if request.url.host == EVIL:
@@ -38,8 +38,8 @@ async def test_a_realm_trusted_by_name_gets_the_credentials() -> None:
     assert [request.headers["authorization"] for request in transport.to(EVIL)] == [BASIC]
 
 
-async def test_a_foreign_realm_may_be_asked_in_nobodys_name() -> None:
-    """Without credentials there is nothing to lose: an anonymous token may come from elsewhere."""
+async def test_a_foreign_realm_gets_anonymous_requests() -> None:
+    """Without credentials a token is requested from a realm on another domain."""
 
     def handler(request: httpx.Request) -> httpx.Response:
         if request.url.host == EVIL:
@@ -54,7 +54,7 @@ async def test_a_foreign_realm_may_be_asked_in_nobodys_name() -> None:
 
 @pytest.mark.parametrize("trusted", [(), (HOST,)])
 async def test_a_realm_on_http_gets_nothing(trusted: tuple[str, ...]) -> None:
-    """A registry on https cannot have its credentials fetched over http, trusted or not."""
+    """A registry on https cannot move its credentials to http, even if the realm is trusted."""
     options = {"trusted_realms": trusted}
     client, transport = recorded(lambda _: bearer(f"http://{HOST}/token"), credentials=given(), options=options)
     async with client:
@@ -68,7 +68,7 @@ async def test_a_realm_on_http_gets_nothing(trusted: tuple[str, ...]) -> None:
     "realm", [f"https://ci:x@{HOST}/t", "ftp://x/t", "/token", "https://x:y/", f"https://{HOST}:99999/"]
 )
 async def test_a_realm_that_is_no_plain_url_gets_nothing(realm: str) -> None:
-    """An invalid answer, before anything is sent."""
+    """A realm that is no plain URL is an invalid answer, and nothing is sent."""
     client, transport = recorded(lambda _: bearer(realm), credentials=given())
     async with client:
         with pytest.raises(InvalidAnswerError, match="realm"):
@@ -77,7 +77,7 @@ async def test_a_realm_that_is_no_plain_url_gets_nothing(realm: str) -> None:
 
 
 async def test_a_realm_that_redirects_is_not_followed() -> None:
-    """The realm's own Location cannot pass the credentials on."""
+    """A realm's redirect is not followed with the credentials."""
 
     def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/token":
@@ -92,7 +92,7 @@ async def test_a_realm_that_redirects_is_not_followed() -> None:
 
 
 async def test_credentials_are_for_their_registry_alone() -> None:
-    """Another registry's challenge does not get them."""
+    """Another registry's challenge does not get the credentials."""
     client, transport = recorded(
         lambda _: httpx.Response(401, headers={"WWW-Authenticate": "Basic realm=x"}),
         credentials=given("other.example.org"),
@@ -104,7 +104,7 @@ async def test_credentials_are_for_their_registry_alone() -> None:
 
 
 async def test_no_credentials_are_sent_unasked() -> None:
-    """A registry that asks for none is given none, and none are looked up."""
+    """A registry that sends no challenge gets no credentials, and none are looked up."""
 
     class Untouched:
         async def find(self, registry: str, name: str = "") -> Credential | None:

@@ -1,4 +1,4 @@
-"""No log, no error, no repr and no client's own headers show a secret."""
+"""No log, error, repr or header of the httpx client shows a secret."""
 
 import logging
 import pickle
@@ -15,7 +15,7 @@ from support.registry_kit import DEST, HOST, TLS, Recorder, blob, client_of, rec
 
 
 async def test_signed_urls_and_headers_reach_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Not httpx's INFO, nor httpcore's DEBUG: neither the Location's signature nor the token."""
+    """Neither a Location's signature nor a token is in httpx's or httpcore's logs."""
     caplog.set_level(logging.DEBUG)
     auth = TokenAuth(users={"ci": SECRET})
     async with (
@@ -33,7 +33,7 @@ async def test_signed_urls_and_headers_reach_no_log(caplog: pytest.LogCaptureFix
 
 
 async def test_no_error_shows_a_secret_or_a_signature() -> None:
-    """Neither the location's query, nor what was sent, is in any message or repr."""
+    """Neither a Location's query nor a request's secrets are in a message or a repr."""
     location = f"https://{HOST}/u?X-Signature=s3cr3t"
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -54,8 +54,8 @@ async def test_no_error_shows_a_secret_or_a_signature() -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == text  # noqa: S301 our own
 
 
-async def test_the_client_holds_no_credentials() -> None:
-    """A client's headers go to every host in httpx: ours has no Authorization, cookie or auth."""
+async def test_the_client_has_no_credentials() -> None:
+    """The httpx client, whose headers go to every host, has no Authorization, cookie or auth."""
     transport = Recorder(
         authorised(lambda _: httpx.Response(404, headers={"Set-Cookie": f"sid=1; Domain={HOST}"}))
     )
@@ -71,7 +71,7 @@ async def test_the_client_holds_no_credentials() -> None:
 
 
 async def test_a_secret_that_fits_in_no_header_is_not_quoted() -> None:
-    """h11 would quote it in its exception; ours does not."""
+    """A secret that h11 refuses and quotes is not in our error."""
     async with ScriptedRegistry() as registry:
         registry.play(Fault(action=Reply(status=401, headers=(("WWW-Authenticate", "Basic realm=x"),))))
         source = GivenCredentials(registry.address, Credential("", f"{SECRET}\r\nX-Evil: 1", "registry"))

@@ -43,7 +43,7 @@ def drive(
 
 
 def test_get_repeats_the_scope_parameter() -> None:
-    """One `scope` for each scope, after the realm's own query, with Basic."""
+    """A GET has one `scope` for each scope, after the realm's own query, and Basic auth."""
     token, [request] = drive(WANTED, PASSWORD, lambda _: answer())
     assert request.method == "GET"
     assert request.url.params.get_list("scope") == ["repository:team/app:pull,push", "repository:team/base:pull"]
@@ -54,13 +54,13 @@ def test_get_repeats_the_scope_parameter() -> None:
 
 
 def test_an_anonymous_token_is_asked_for_without_authorization() -> None:
-    """No credentials: the same request, without a header."""
+    """Without credentials the request for a token has no Authorization."""
     _, [request] = drive(WANTED, None, lambda _: answer())
     assert request.authorization is None
 
 
 def test_an_identity_token_is_posted_with_one_joined_scope() -> None:
-    """OAuth2: one `scope`, space-joined, and nothing secret in the URL."""
+    """A POST has one `scope` with all scopes, and no secret in its URL."""
     _, [request] = drive(WANTED, IDENTITY, lambda _: answer())
     assert request.method == "POST"
     assert request.form is not None
@@ -77,7 +77,7 @@ def test_an_identity_token_is_posted_with_one_joined_scope() -> None:
 
 @pytest.mark.parametrize("status", [404, 405])
 def test_a_realm_without_post_is_asked_with_get(status: int) -> None:
-    """404 and 405 to the POST: GET, with the identity token as docker's `<token>`."""
+    """After 404 or 405 to the POST, a GET sends the identity token as docker's `<token>`."""
     token, requests = drive(WANTED, IDENTITY, lambda r: answer(status) if r.method == "POST" else answer())
     assert [request.method for request in requests] == ["POST", "GET"]
     assert requests[1].authorization == "Basic " + base64.b64encode(b"<token>:refresh-me").decode()
@@ -86,7 +86,7 @@ def test_a_realm_without_post_is_asked_with_get(status: int) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 403])
 def test_a_refusal_is_asked_again_without_the_sources(status: int) -> None:
-    """One refused scope may fail the whole token: dest alone is asked for, and the token says so."""
+    """A token that is refused with the sources is requested without them, and names the refused ones."""
     token, requests = drive(
         WANTED, PASSWORD, lambda r: answer(status) if "base" in str(r.url) else answer(200, {"access_token": "t1"})
     )
@@ -97,8 +97,8 @@ def test_a_refusal_is_asked_again_without_the_sources(status: int) -> None:
     assert not token.satisfies(Wanted((push(DEST),), (Scope("repository", "third", ("pull",)),)))
 
 
-def test_trouble_is_not_taken_for_a_refusal() -> None:
-    """A realm that is overloaded is not asked for less."""
+def test_an_overloaded_realm_is_no_refusal() -> None:
+    """An overloaded realm is not asked for fewer scopes."""
     with pytest.raises(RegistryRefusedError) as caught:
         drive(WANTED, PASSWORD, lambda _: answer(503))
     assert caught.value.status == 503
@@ -118,7 +118,7 @@ def test_trouble_is_not_taken_for_a_refusal() -> None:
     ],
 )
 def test_a_refusal_says_where_whose_and_why(status: int, document: Any, words: str) -> None:
-    """Realm, scopes, where the credentials are from, and the realm's own words; never the secret."""
+    """A refusal names realm, scopes, origin of the credentials and the realm's words, and never the secret."""
     with pytest.raises(AccessDeniedError) as caught:
         drive(Wanted((push(DEST),)), PASSWORD, lambda _: answer(status, document))
     text = str(caught.value)
@@ -131,7 +131,7 @@ def test_a_refusal_says_where_whose_and_why(status: int, document: Any, words: s
 
 
 def test_an_anonymous_refusal_advises_to_log_in() -> None:
-    """Without credentials the advice is to log in; 400 is no denial, a redirect no answer."""
+    """A refusal without credentials says to log in; a 400 is no denial, a redirect no answer."""
     with pytest.raises(RegistryRefusedError, match="log in") as caught:
         drive(Wanted(), None, lambda _: answer(400, {}))
     assert not isinstance(caught.value, AccessDeniedError)
@@ -140,7 +140,7 @@ def test_an_anonymous_refusal_advises_to_log_in() -> None:
 
 
 def test_a_registry_token_is_used_as_it_is() -> None:
-    """`registrytoken` needs no request."""
+    """A `registrytoken` needs no request."""
     token, requests = drive(WANTED, Credential("", "bearer", "registry"), lambda _: answer())
     assert (token.value, token.lifetime, requests) == ("bearer", None, [])
 
@@ -151,7 +151,7 @@ def test_a_registry_token_is_used_as_it_is() -> None:
      {"access_token": None}],
 )  # fmt: skip
 def test_a_token_that_fits_in_no_header_is_an_invalid_answer(document: Any) -> None:
-    """Nothing but a printable word is taken for a token."""
+    """A token with other than printable characters is an invalid answer."""
     with pytest.raises(InvalidAnswerError, match="no usable token"):
         read_token(answer(200, document))
 
@@ -172,7 +172,7 @@ def test_a_token_that_fits_in_no_header_is_an_invalid_answer(document: Any) -> N
     ],
 )
 def test_how_long_a_token_lives(document: dict[str, Any], date: str | None, lifetime: float) -> None:
-    """expires_in, else 60 seconds; its age is told by the realm's own clock, never by ours."""
+    """A token lives for `expires_in` or 60 seconds, less its age by the realm's own clock."""
     headers = {} if date is None else {"date": date}
     assert read_token(answer(200, {"token": "t", **document}, **headers)) == ("t", lifetime)
 

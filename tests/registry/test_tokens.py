@@ -10,7 +10,7 @@ A, B, C = (Scope("repository", name, ("pull",)) for name in "abc")
 
 
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that the test moves."""
 
     now = 1000.0
 
@@ -20,7 +20,7 @@ class Clock:
 
 
 class Realm:
-    """Gives tokens, when it is let."""
+    """A realm that gives a token when the test lets it."""
 
     def __init__(self, *, lifetime: float | None = 100.0, refused: tuple[Scope, ...] = ()) -> None:
         self.asked: list[Wanted] = []
@@ -45,8 +45,8 @@ async def get(cache: TokenCache, realm: Realm, wanted: Wanted, owner: str = "me"
     return (await cache.get(owner, wanted, lambda: realm.give(wanted))).value
 
 
-async def test_a_token_serves_whatever_it_covers_until_shortly_before_its_end() -> None:
-    """One fetch for the scopes and any part of them; a new one within the margin of its end."""
+async def test_a_token_is_used_for_all_it_covers_until_it_nearly_expires() -> None:
+    """One token is used for its scopes and any part of them until shortly before its expiry."""
     clock, realm = Clock(), Realm()
     cache = TokenCache(clock=clock)
     assert await get(cache, realm, Wanted((A, B))) == "t1"
@@ -59,7 +59,7 @@ async def test_a_token_serves_whatever_it_covers_until_shortly_before_its_end() 
 
 
 async def test_a_short_life_has_a_short_margin_and_an_endless_one_none() -> None:
-    """A fifth of a short life; a token without end never ends."""
+    """The margin is a fifth of a short life; a token without a lifetime does not expire."""
     clock, realm = Clock(), Realm(lifetime=10.0)
     cache = TokenCache(clock=clock)
     await get(cache, realm, Wanted((A,)))
@@ -73,8 +73,8 @@ async def test_a_short_life_has_a_short_margin_and_an_endless_one_none() -> None
     assert cache.find("me", Wanted((A,)))
 
 
-async def test_many_who_need_the_same_token_ask_once() -> None:
-    """Single flight: also for those who need only a part of what is under way."""
+async def test_many_callers_share_one_fetch() -> None:
+    """Callers whose scopes are covered by a fetch in flight wait for it."""
     realm, cache = Realm(), TokenCache(clock=Clock())
     realm.open.clear()
     asking = [
@@ -86,8 +86,8 @@ async def test_many_who_need_the_same_token_ask_once() -> None:
     assert len(realm.asked) == 1
 
 
-async def test_who_is_cancelled_does_not_take_the_fetch_away() -> None:
-    """The first to ask goes away; the others get the token that it asked for."""
+async def test_a_cancelled_caller_does_not_cancel_the_fetch() -> None:
+    """If the first caller is cancelled, the others get the token of its fetch."""
     realm, cache = Realm(), TokenCache(clock=Clock())
     realm.open.clear()
     first, second = (asyncio.create_task(get(cache, realm, Wanted((A,)))) for _ in range(2))
@@ -101,8 +101,8 @@ async def test_who_is_cancelled_does_not_take_the_fetch_away() -> None:
         await first
 
 
-async def test_a_failed_fetch_fails_those_who_wait_and_is_not_kept() -> None:
-    """Everybody hears of the failure; the next to ask tries anew."""
+async def test_a_failed_fetch_fails_its_callers_and_is_not_cached() -> None:
+    """A failed fetch fails all waiting callers, and the next caller fetches again."""
     realm, cache = Realm(), TokenCache(clock=Clock())
     realm.open.clear()
     realm.error = ValueError("no")
@@ -115,15 +115,15 @@ async def test_a_failed_fetch_fails_those_who_wait_and_is_not_kept() -> None:
 
 
 async def test_what_was_refused_is_not_asked_for_again_as_an_option() -> None:
-    """A token without its sources serves them as options, and not as a need."""
+    """A token without its sources is used where they are optional, and not where they are needed."""
     realm, cache = Realm(refused=(B,)), TokenCache(clock=Clock())
     assert await get(cache, realm, Wanted((A,), (B,))) == "t1"
     assert await get(cache, realm, Wanted((A,), (B,))) == "t1"
     assert await get(cache, realm, Wanted((A, B))) == "t2"
 
 
-async def test_a_flight_that_came_back_with_less_is_followed_by_ones_own() -> None:
-    """Who needs what another had as an option asks for it, if the option was refused."""
+async def test_a_fetch_that_returned_too_little_is_followed_by_another() -> None:
+    """A caller that needs a scope which was optional, and refused, in another's fetch fetches again."""
     realm, cache = Realm(refused=(B,)), TokenCache(clock=Clock())
     realm.open.clear()
     one = asyncio.create_task(get(cache, realm, Wanted((A,), (B,))))
@@ -135,8 +135,8 @@ async def test_a_flight_that_came_back_with_less_is_followed_by_ones_own() -> No
     assert await two == "t2"
 
 
-async def test_tokens_are_kept_by_owner_and_dropped_by_value() -> None:
-    """Nobody gets another's token; one that was not accepted is forgotten."""
+async def test_tokens_are_cached_by_owner_and_dropped_by_value() -> None:
+    """A token is used for its own owner only, and a refused one is dropped."""
     realm, cache = Realm(), TokenCache(clock=Clock())
     assert await get(cache, realm, Wanted((A,)), "me") == "t1"
     assert await get(cache, realm, Wanted((A,)), "you") == "t2"
@@ -146,8 +146,8 @@ async def test_tokens_are_kept_by_owner_and_dropped_by_value() -> None:
     assert await get(cache, realm, Wanted((A,)), "you") == "t2"
 
 
-async def test_closing_gives_up_what_is_under_way() -> None:
-    """No task outlives the cache."""
+async def test_closing_cancels_the_fetches() -> None:
+    """No fetch outlives the cache."""
     realm, cache = Realm(), TokenCache(clock=Clock())
     realm.open.clear()
     asking = asyncio.create_task(get(cache, realm, Wanted((A,))))

@@ -26,7 +26,7 @@ def errors(*pairs: tuple[str, str]) -> dict[str, Any]:
 
 
 def test_the_registrys_own_words_are_in_the_error() -> None:
-    """Method, place, status, codes and messages on one line; no query."""
+    """The error has method, URL without query, status, codes and messages on one line."""
     error = refusal(answer(400, errors(("MANIFEST_INVALID", "no\r\nconfig\x1b[31m"))), "PUT")
     assert isinstance(error, RegistryRefusedError)
     assert str(error) == "PUT https://r.example.org/v2/a/manifests/t: 400: MANIFEST_INVALID: no config [31m"
@@ -34,8 +34,8 @@ def test_the_registrys_own_words_are_in_the_error() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_denial_names_whose_credentials_did_not_do(status: int) -> None:
-    """401 and 403 are AccessDeniedError, with where the credentials came from."""
+def test_a_denial_names_the_origin_of_the_credentials(status: int) -> None:
+    """401 and 403 are AccessDeniedError with the origin of the credentials."""
     error = refusal(answer(status, {}, sent_with="credentials from a file"), "GET")
     assert isinstance(error, AccessDeniedError)
     assert str(error).endswith("(credentials from a file)")
@@ -43,7 +43,7 @@ def test_a_denial_names_whose_credentials_did_not_do(status: int) -> None:
 
 @pytest.mark.parametrize("code", ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"])
 def test_a_manifest_that_names_an_unknown_blob(code: str) -> None:
-    """Both codes are BlobUnknownError on a manifest, and on nothing else."""
+    """Both error codes for an unknown blob are BlobUnknownError for a manifest, and for nothing else."""
     refused = answer(404, errors(("OTHER", ""), (code, "sha256:…")))
     assert isinstance(refusal(refused, "PUT", manifest=True), BlobUnknownError)
     assert not isinstance(refusal(refused, "PUT"), BlobUnknownError)
@@ -58,14 +58,14 @@ def test_a_web_page_is_no_registry(status: int) -> None:
 
 
 def test_a_gateways_page_is_a_refusal() -> None:
-    """502 with HTML is what a proxy says: the status counts."""
+    """A 502 with HTML is a refusal with its status."""
     error = refusal(answer(502, b"<html>", kind="text/html"), "GET")
     assert isinstance(error, RegistryRefusedError)
     assert str(error).endswith("502: Bad Gateway")
 
 
 def test_an_answer_without_words_gets_some() -> None:
-    """Every refusal says something, and says if it was cut."""
+    """Each refusal has some words, and says if the body was too long."""
     assert str(refusal(answer(599, b""), "GET")).endswith("599: no reason given")
     assert "too long to read" in str(refusal(answer(500, b"", too_long=True), "GET"))
     assert str(refusal(answer(400, {"errors": [{}]}), "GET")).endswith("an error without words")
@@ -82,19 +82,19 @@ DOCUMENTS = st.recursive(
 
 @given(st.binary(max_size=200) | DOCUMENTS.map(lambda document: json.dumps(document).encode()))
 def test_any_body_is_read(body: bytes) -> None:
-    """No body breaks the reading, and the words are one line."""
+    """Any body can be read, and the words are one line."""
     assert "\n" not in read_errors(body).words
     assert "\n" not in str(refusal(answer(400, body), "GET"))
 
 
 @given(st.text(max_size=2000))
-def test_foreign_words_are_made_fit(text: str) -> None:
-    """One line, no control characters, cut."""
+def test_words_of_others_are_one_short_line(text: str) -> None:
+    """The other side's words become one line without control characters and of limited length."""
     line = one_line(text)
     assert line.isprintable()
     assert len(line) <= 301
 
 
-def test_deep_json_is_no_trouble() -> None:
-    """A body that is nested without end says nothing."""
+def test_deep_json_has_no_words() -> None:
+    """A body that is nested too deep has no errors."""
     assert read_errors(b"[" * 60_000).codes == ()
