@@ -1,10 +1,10 @@
-"""A push whose 20 layers can all be mounted, over a link with 50 ms a round trip.
+"""A push of an image whose 20 layers can all be mounted, over a link with 50 ms a round trip.
 
     python tests/bench/push_mounts.py
 
-Beside it, in the same run and over the same link: skopeo with an empty cache, and oras-py, which both upload.
-Their registries hold the same other repository. A round trip is counted as wall time ÷ 50 ms, less what the same
-push takes without the link, so that it does not matter how fast this machine is.
+In the same run, over the same link and to the same registry, skopeo (with an empty cache) and oras-py push the
+image too; both upload it. The number of round trips is the time over the link, less the time without the link,
+divided by 50 ms, so that the speed of the machine does not matter.
 """
 
 import asyncio
@@ -40,16 +40,16 @@ assert registry.upload_manifest(manifest, container).status_code in (200, 201)
 """
 
 
-async def known_by(index: MountableLayers, image: MadeImage, address: str) -> None:
-    """Make the index know that the first repository has it all, under the name that the link gives it."""
+async def record_sources(index: MountableLayers, image: MadeImage, address: str) -> None:
+    """Record in the index that the first repository has all blobs, under the registry's address of the link."""
     for blob in image.blobs:
         await index.add_source(blob.digest, Repository.parse(f"{address}/first/image"))
 
 
 async def crossmount_seconds(image: MadeImage, address: str, name: str) -> float:
-    """Return from first byte to tagged."""
+    """Return the seconds of a push that mounts all layers."""
     index = MemoryMountIndex()
-    await known_by(index, image, address)
+    await record_sources(index, image, address)
     started = time.perf_counter()
     report = await push(image.path, f"{address}/{name}:1", index=index, options=ClientOptions(plain_http=True))
     taken = time.perf_counter() - started
@@ -58,7 +58,7 @@ async def crossmount_seconds(image: MadeImage, address: str, name: str) -> float
 
 
 def skopeo_seconds(image: MadeImage, address: str, name: str, home: Path) -> float:
-    """Return what skopeo takes with an empty cache."""
+    """Return the seconds of skopeo with an empty cache."""
     home.mkdir()
     forget_skopeo()
     return run(
@@ -69,13 +69,13 @@ def skopeo_seconds(image: MadeImage, address: str, name: str, home: Path) -> flo
 
 
 def oras_seconds(image: MadeImage, address: str, name: str) -> float:
-    """Return what oras-py takes, without its start."""
+    """Return the seconds of oras-py without its import."""
     started = run(sys.executable, "-c", "import oras.client").seconds
     return run(sys.executable, "-c", ORAS, image.path, f"{address}/{name}:1", image.root.digest).seconds - started
 
 
 def main() -> None:
-    """Measure near and far, in turns, and print the table."""
+    """Measure without and with the link in turns, and print the table."""
     with tempfile.TemporaryDirectory() as text, registry(Path(text) / "registry") as real:
         folder = Path(text)
         layers = [os.urandom(LAYER_BYTES) for _ in range(LAYERS)]

@@ -1,4 +1,4 @@
-"""One new layer of 1 GiB: wall time and memory of `crossmount push` beside `skopeo copy`, in turns.
+"""One new layer of 1 GiB: time and memory of `crossmount push` and of `skopeo copy`, in turns.
 
 python tests/bench/upload_large.py [--runs 3]
 """
@@ -23,7 +23,7 @@ GIB = 2**30
 def make_image(folder: Path) -> MadeImage:
     """Make an image with one layer of 1 GiB that does not compress.
 
-    In a process of its own: a child's peak memory begins with what its parent held when it forked.
+    Another process makes it, because the peak memory of a child begins with the memory of its parent at the fork.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_made, folder).result()
@@ -34,7 +34,7 @@ def _made(folder: Path) -> MadeImage:
 
 
 def main() -> None:
-    """Take turns, each time into an empty registry, and print the table."""
+    """Push with both tools in turns, each time to an empty registry, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs

@@ -1,4 +1,4 @@
-"""Image layouts in a tar: read in place, whatever odd members it has."""
+"""Image layouts in a tar, which are read in place."""
 
 import asyncio
 import bz2
@@ -25,17 +25,17 @@ Change = Callable[[tarfile.TarInfo, tarfile.TarFile], tarfile.TarInfo | None]
 
 @pytest.fixture
 def made(tmp_path: Path) -> MadeImage:
-    """Make a layout with one image of two layers, tagged `latest`."""
+    """Make a layout of one image with two layers, tagged `latest`."""
     return make_layout(tmp_path / "layout", make_layers(2, size=3000))
 
 
 def member(digest: str) -> str:
-    """Return a blob's name in an archive."""
+    """Return the name of a blob's member in an archive."""
     return f"blobs/{digest[:6]}/{digest[7:]}"
 
 
 def pack(made: MadeImage, name: str, info: tarfile.TarInfo, *, kind: int = tarfile.PAX_FORMAT) -> Path:
-    """Pack a layout, with `info` in the place of the member `name`."""
+    """Pack a layout into a tar, with `info` instead of the member `name`."""
     target = made.path.parent / "packed.tar"
     with tarfile.open(target, "w", format=kind) as tar:
         for path in sorted(made.path.rglob("*")):
@@ -60,7 +60,7 @@ async def collect(blob: BlobSource) -> bytes:
 
 
 async def test_blobs_are_read_in_place(made: MadeImage) -> None:
-    """Nothing is extracted: each blob is a part of the archive, read side by side with the others, and again."""
+    """Nothing is extracted: blobs are read from the archive, several at once and more than once."""
     archive = to_archive(made.path, made.path.parent / "a.tar")
     for source in (archive, str(archive), f"oci-archive:{archive}", f"oci-archive:{archive}:latest"):
         image = load_image(source)
@@ -74,7 +74,7 @@ async def test_blobs_are_read_in_place(made: MadeImage) -> None:
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("prefix", ["", "./"])
 def test_every_dialect_of_tar(made: MadeImage, kind: int, prefix: str) -> None:
-    """The three dialects, with and without a leading dot, hold the same image."""
+    """The three dialects of tar, with and without a leading dot, give the same image."""
     target = made.path.parent / "a.tar"
     with tarfile.open(target, "w", format=kind) as tar:
         for item in made.path.iterdir():
@@ -87,7 +87,7 @@ def test_every_dialect_of_tar(made: MadeImage, kind: int, prefix: str) -> None:
     [(tarfile.SYMTYPE, "../../moved"), (tarfile.SYMTYPE, "./../../moved"), (tarfile.LNKTYPE, "moved")],
 )
 def test_links_are_followed_inside(made: MadeImage, kind: bytes, target: str) -> None:
-    """Symbolic and hard links lead to other members, as `docker save` has them."""
+    """Symbolic and hard links to other members, which `docker save` writes, are followed."""
     name = member(made.layers[0].digest)
     (made.path / "moved").write_bytes(made.blob_path(made.layers[0].digest).read_bytes())
     image = load_image(pack(made, name, link(name, target, kind)))
@@ -109,8 +109,8 @@ def test_links_are_followed_inside(made: MadeImage, kind: bytes, target: str) ->
         (tarfile.CHRTYPE, "", "not a file"),
     ],
 )
-def test_member_that_is_no_file_is_told(made: MadeImage, kind: bytes, target: str, message: str) -> None:
-    """A link that leads out, nowhere or in a circle, a folder and a device are errors that name the blob."""
+def test_member_that_is_no_file_is_an_error(made: MadeImage, kind: bytes, target: str, message: str) -> None:
+    """A link out of the archive, to nothing or in a circle, a folder and a device are errors naming the blob."""
     name = member(made.layers[0].digest)
     source = pack(made, name, link(name, target.replace("SELF", name), kind))
     with pytest.raises(
@@ -119,8 +119,8 @@ def test_member_that_is_no_file_is_told(made: MadeImage, kind: bytes, target: st
         load_image(source)
 
 
-def test_sparse_member_is_told(made: MadeImage) -> None:
-    """A blob whose bytes are not in one piece is refused, with what to do."""
+def test_sparse_member_is_an_error(made: MadeImage) -> None:
+    """A sparse member is refused, and the error says what to do."""
     name = member(made.layers[0].digest)
     info = tarfile.TarInfo(name)
     info.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.map": "0,0"}
@@ -129,7 +129,7 @@ def test_sparse_member_is_told(made: MadeImage) -> None:
 
 
 def test_last_of_two_members_counts(made: MadeImage) -> None:
-    """Where a name is there twice, it is read as it would be extracted: the last one counts."""
+    """Of two members with one name the last is read, as in extracting."""
     archive = to_archive(made.path, made.path.parent / "a.tar")
     make_layout(made.path, make_layers(1, seed="other"), tag="other")
     with tarfile.open(archive, "a") as tar:
@@ -139,8 +139,8 @@ def test_last_of_two_members_counts(made: MadeImage) -> None:
 
 
 @pytest.mark.parametrize("name", ["../index.json", "/index.json", "blobs/../../x"])
-def test_member_that_climbs_out_is_refused(made: MadeImage, name: str) -> None:
-    """An archive with a member outside of it is not what an image tool writes."""
+def test_member_outside_the_archive_is_refused(made: MadeImage, name: str) -> None:
+    """A member whose name leads out of the archive is refused."""
     archive = to_archive(made.path, made.path.parent / "a.tar")
     with tarfile.open(archive, "a") as tar:
         tar.addfile(tarfile.TarInfo(name))
@@ -149,7 +149,7 @@ def test_member_that_climbs_out_is_refused(made: MadeImage, name: str) -> None:
 
 
 def test_missing_and_wrong_blobs_are_named(made: MadeImage) -> None:
-    """A blob that is not in the archive, or has another size there, is named as in a directory."""
+    """A blob that is absent or has another size is named as in a directory."""
     path = made.blob_path(made.layers[0].digest)
     path.write_bytes(b"short")
     with pytest.raises(
@@ -161,8 +161,8 @@ def test_missing_and_wrong_blobs_are_named(made: MadeImage) -> None:
         load_image(to_archive(made.path, made.path.parent / "a.tar"))
 
 
-def test_archive_that_is_cut_anywhere_is_told(made: MadeImage) -> None:
-    """A download that broke off is an error at every length, unless only padding is lost; never a crash."""
+def test_archive_that_is_cut_anywhere_is_an_error(made: MadeImage) -> None:
+    """A cut archive is an error at every length, unless only padding is missing."""
     archive = to_archive(made.path, made.path.parent / "a.tar")
     content = archive.read_bytes()
     with tarfile.open(archive) as tar:
@@ -179,7 +179,7 @@ def test_archive_that_is_cut_anywhere_is_told(made: MadeImage) -> None:
 
 
 def test_blob_that_is_cut_off_is_named(made: MadeImage, tmp_path: Path) -> None:
-    """When the archive ends within a layer, the layer and the manifest that names it are in the error."""
+    """If the archive ends within a layer, the error names the layer and its manifest."""
     rest = {path for path in made.path.rglob("*") if path.is_file()} - {made.blob_path(made.layers[1].digest)}
     archive = tmp_path / "a.tar"
     with tarfile.open(archive, "w") as tar:
@@ -194,7 +194,7 @@ def test_blob_that_is_cut_off_is_named(made: MadeImage, tmp_path: Path) -> None:
 
 
 def test_cut_archive_is_called_one(made: MadeImage) -> None:
-    """Where something is missing from an archive without an end mark, the error says that too."""
+    """If something is missing from an archive without an end mark, the error says that it is cut off."""
     archive = to_archive(made.path, made.path.parent / "a.tar")
     with tarfile.open(archive) as tar:
         index = tar.getmember("index.json")
@@ -217,8 +217,8 @@ def test_cut_archive_is_called_one(made: MadeImage) -> None:
     ],
     ids=["empty", "short", "text", "zeros", "gzip", "bzip2", "xz", "zstd"],
 )
-def test_file_that_is_no_tar_is_told(tmp_path: Path, content: bytes, message: str) -> None:
-    """What is not a plain tar is an error that says what it is and what to do."""
+def test_file_that_is_no_tar_is_an_error(tmp_path: Path, content: bytes, message: str) -> None:
+    """A file that is no plain tar is an error that says what it is and what to do."""
     path = tmp_path / "file"
     path.write_bytes(content)
     with pytest.raises(InvalidLayoutError, match=message):
@@ -226,15 +226,15 @@ def test_file_that_is_no_tar_is_told(tmp_path: Path, content: bytes, message: st
 
 
 def test_todays_docker_save_is_a_layout(made: MadeImage) -> None:
-    """What `docker save` writes since 25 has the old files beside the layout's, and is read as a layout."""
+    """An archive of `docker save` 25 or later is read as a layout."""
     for name in ("manifest.json", "repositories"):
         (made.path / name).write_text("[]")
     assert load_image(to_archive(made.path, made.path.parent / "a.tar")).root.descriptor == made.root
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "repositories"])
-def test_legacy_docker_archive_is_told_how_to_convert(tmp_path: Path, name: str) -> None:
-    """What `docker save` wrote before version 25 gets the command that converts it."""
+def test_legacy_docker_archive_gets_a_hint(tmp_path: Path, name: str) -> None:
+    """The error for an archive of an older `docker save` has the command that converts it."""
     path = tmp_path / "old.tar"
     with tarfile.open(path, "w") as tar:
         info = tarfile.TarInfo(name)
@@ -244,8 +244,8 @@ def test_legacy_docker_archive_is_told_how_to_convert(tmp_path: Path, name: str)
         open_layout(path)
 
 
-def test_layout_in_a_folder_of_the_archive_is_told(made: MadeImage) -> None:
-    """An archive of the directory instead of its content gets a hint."""
+def test_layout_in_a_folder_of_the_archive_gets_a_hint(made: MadeImage) -> None:
+    """The error for an archive of the layout's folder, not of its content, has a hint."""
     target = made.path.parent / "a.tar"
     with tarfile.open(target, "w") as tar:
         tar.add(made.path, "some/layout")
@@ -253,8 +253,8 @@ def test_layout_in_a_folder_of_the_archive_is_told(made: MadeImage) -> None:
         open_layout(target)
 
 
-def test_table_without_end_is_refused(made: MadeImage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tar with more members than any image is refused while its table is read."""
+def test_archive_of_too_many_members_is_refused(made: MadeImage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tar with more members than any image is refused while its headers are read."""
     monkeypatch.setattr(archive_module, "MEMBERS_MAX", 3)
     with pytest.raises(InvalidLayoutError, match="3 members and more"):
         open_layout(to_archive(made.path, made.path.parent / "a.tar"))
@@ -263,7 +263,7 @@ def test_table_without_end_is_refused(made: MadeImage, monkeypatch: pytest.Monke
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6))
 def test_no_damage_crashes(made: MadeImage, changes: list[tuple[float, int]]) -> None:
-    """Whatever bytes of an archive are damaged, the answer is an image or an error of ours."""
+    """An archive with any damaged bytes is an image or one of our errors."""
     path = to_archive(made.path, made.path.parent / "a.tar")
     content = bytearray(path.read_bytes())
     for where, byte in changes:
@@ -282,7 +282,7 @@ KEYS = ("size", "path", "linkpath", "GNU.sparse.major", "GNU.sparse.map", "GNU.s
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(header=st.fixed_dictionaries({}, optional={key: st.text(max_size=12) for key in KEYS}))
 def test_no_extended_header_crashes(made: MadeImage, header: dict[str, str]) -> None:
-    """Whatever a pax header claims, the answer is an image or an error of ours."""
+    """An archive with any pax header is an image or one of our errors."""
     name = member(made.layers[0].digest)
     info = tarfile.TarInfo(name)
     info.pax_headers = header

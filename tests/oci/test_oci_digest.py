@@ -16,7 +16,7 @@ EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
 
 
 def test_digest_is_its_own_text() -> None:
-    """A digest compares, hashes and prints as its text, and shows its parts."""
+    """A digest compares, hashes and prints as a string, and has its parts as properties."""
     digest = Digest(EMPTY)
     assert digest == EMPTY
     assert f"{digest}" == EMPTY
@@ -26,7 +26,7 @@ def test_digest_is_its_own_text() -> None:
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 def test_both_registered_algorithms(algorithm: str) -> None:
-    """The digest of bytes can be taken by both algorithms, at once and piece by piece."""
+    """Bytes can be hashed by both algorithms, at once and piece by piece."""
     digest = Digest.of(b"content", algorithm=algorithm)
     assert digest.encoded == hashlib.new(algorithm, b"content").hexdigest()
     hasher = digest.hasher()
@@ -56,13 +56,13 @@ def test_both_registered_algorithms(algorithm: str) -> None:
     ],
 )
 def test_anything_else_is_refused(text: str) -> None:
-    """No other text becomes a digest, and so none reaches a URL, a key or a path."""
+    """Any other text is refused, so that it reaches no URL, key or path."""
     with pytest.raises(InvalidDigestError, match="not a digest"):
         Digest(text)
 
 
 def test_long_text_is_not_repeated() -> None:
-    """An error shows the beginning of a long text, on one line."""
+    """The error for a long text shows its beginning on one line."""
     with pytest.raises(InvalidDigestError) as caught:
         Digest("x\n" * 5000)
     assert len(str(caught.value)) < 400
@@ -78,7 +78,7 @@ def test_no_text_crashes(text: str) -> None:
 
 @given(st.binary(), st.sampled_from(["sha256", "sha512"]))
 def test_digest_survives_pickling(data: bytes, algorithm: str) -> None:
-    """A digest goes between processes and is a digest there."""
+    """A pickled digest is a digest again."""
     digest = Digest.of(data, algorithm=algorithm)
     for other in (pickle.loads(pickle.dumps(digest)), copy.deepcopy(digest)):  # noqa: S301 our own bytes
         assert other == digest

@@ -1,4 +1,4 @@
-"""Image layouts as directories: what is found in them, and which image is meant."""
+"""Image layouts in directories: their images, and how one is selected."""
 
 import re
 from pathlib import Path
@@ -16,12 +16,12 @@ FOREIGN_TYPE = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 
 @pytest.fixture
 def made(tmp_path: Path) -> MadeImage:
-    """Make a layout with one image of two layers, tagged `latest`."""
+    """Make a layout of one image with two layers, tagged `latest`."""
     return make_layout(tmp_path / "layout")
 
 
 def test_image_is_read_whole(made: MadeImage) -> None:
-    """The manifest is the root, and each blob is there with where its bytes are."""
+    """The manifest is the root, and each blob has the position of its bytes."""
     image = load_image(made.path)
     assert image.root.descriptor == made.root
     assert image.manifests == (image.root,)
@@ -42,8 +42,8 @@ def test_index_comes_with_all_its_children(tmp_path: Path) -> None:
     assert len(image.blobs) == len(made.blobs)
 
 
-def test_attestation_manifests_come_along(tmp_path: Path) -> None:
-    """What buildx puts beside a platform's manifest is pushed as well."""
+def test_attestation_manifests_are_included(tmp_path: Path) -> None:
+    """The attestations that buildx adds to a platform's manifest are a part of the image."""
     layout = tmp_path / "l"
     attestation = write_manifest(layout, write(layout, b"{}", "application/vnd.in-toto+json"))
     attestation["platform"] = {"architecture": "unknown", "os": "unknown"}
@@ -53,7 +53,7 @@ def test_attestation_manifests_come_along(tmp_path: Path) -> None:
 
 
 def test_manifest_that_two_indexes_name_is_pushed_once(tmp_path: Path) -> None:
-    """In nested indexes each digest comes once, before all that name it."""
+    """In nested indexes each digest is listed once, before all indexes that name it."""
     layout = tmp_path / "l"
     manifest = write_manifest(layout, write(layout, b"layer"))
     inner = write_index(layout, manifest)
@@ -64,7 +64,7 @@ def test_manifest_that_two_indexes_name_is_pushed_once(tmp_path: Path) -> None:
 
 
 def test_sha512_is_followed(tmp_path: Path) -> None:
-    """Blobs and manifests may have digests of the other algorithm."""
+    """Blobs and manifests may have sha512 digests."""
     layout = tmp_path / "l"
     manifest = write_manifest(layout, write(layout, b"layer", algorithm="sha512"), algorithm="sha512")
     image = load_image(write_root(layout, manifest))
@@ -74,7 +74,7 @@ def test_sha512_is_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mark", [{"mediaType": FOREIGN_TYPE}, {"urls": ["https://example.com/x"]}])
 def test_foreign_layer_may_be_missing(tmp_path: Path, mark: Entry) -> None:
-    """A foreign layer that is not there is left out; one that is there is kept."""
+    """A foreign layer is left out if it is absent, and included if it exists."""
     layout = tmp_path / "l"
     here, away = write(layout, b"here"), write(layout, b"away")
     path = layout / "blobs" / "sha256" / away["digest"][7:]
@@ -94,7 +94,7 @@ def test_link_inside_the_layout_is_followed(made: MadeImage) -> None:
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """Make a layout as `docker save` writes it for three images, one of them under two names."""
+    """Make a layout as `docker save` writes it for three images, one of them with two names."""
     layout = tmp_path / "many"
     images = [write_manifest(layout, write(layout, text)) for text in (b"one", b"two", b"three")]
     return write_root(
@@ -120,7 +120,7 @@ def many(tmp_path: Path) -> Path:
     ],
 )
 def test_image_is_chosen_by_tag_or_name(many: Path, tag: str, which: int) -> None:
-    """A tag, a full name and its other spellings find the image."""
+    """A tag, a full name and its other spellings select the image."""
     layout = open_layout(f"oci:{many}:{tag}")
     assert layout.tag == tag
     expected = layout.images[which].descriptor.digest
@@ -130,7 +130,7 @@ def test_image_is_chosen_by_tag_or_name(many: Path, tag: str, which: int) -> Non
 
 
 def test_names_of_one_image_are_gathered(many: Path) -> None:
-    """An image that is listed under two names is one image with both."""
+    """Two entries of one image are one image with both names."""
     names = [image.names for image in open_layout(many).images]
     assert names[2] == ("docker.io/library/busybox:latest", "latest", "ghcr.io/o/busybox:v1")
     assert len(names) == 3
@@ -145,14 +145,14 @@ def test_names_of_one_image_are_gathered(many: Path) -> None:
         ("not a name", "names no image of it"),
     ],
 )
-def test_choice_that_is_not_one_image_is_told(many: Path, tag: str | None, message: str) -> None:
-    """None, several and unknown are errors that list what there is."""
+def test_choice_of_no_single_image_is_an_error(many: Path, tag: str | None, message: str) -> None:
+    """No image, several images and an unknown name are errors that list the images."""
     with pytest.raises(InvalidLayoutError, match=re.escape(message)):
         open_layout(many).select(tag)
 
 
-def test_odd_names_only_match_as_they_stand(tmp_path: Path) -> None:
-    """A name that is no reference is found by its exact text, and a nameless image by its digest."""
+def test_odd_names_match_exactly(tmp_path: Path) -> None:
+    """A name that is no reference is matched by its exact text, and an image without names by its digest."""
     layout = tmp_path / "l"
     one, two = (write_manifest(layout, write(layout, text)) for text in (b"1", b"2"))
     write_root(layout, named(one, "An Odd Name!"), two)
@@ -161,8 +161,8 @@ def test_odd_names_only_match_as_they_stand(tmp_path: Path) -> None:
         open_layout(layout).select("odd")
 
 
-def test_layout_without_images_is_told(tmp_path: Path) -> None:
-    """A layout whose list is empty has no image to push, by any name."""
+def test_layout_without_images_is_an_error(tmp_path: Path) -> None:
+    """A layout with an empty list has no image, by any name."""
     layout = write_root(tmp_path / "l")
     for tag in (None, "latest"):
         with pytest.raises(InvalidLayoutError, match="without an image"):
@@ -170,7 +170,7 @@ def test_layout_without_images_is_told(tmp_path: Path) -> None:
 
 
 def test_colons_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tag begins at the first colon, as for skopeo, unless only a path with a colon is there."""
+    """The tag begins at the first colon, as in skopeo, unless only a path with that colon exists."""
     odd = make_layout(tmp_path / "a:b", tag="t").path
     for source in (f"oci:{odd}", f"oci:{odd}:t", odd, str(odd)):
         assert len(load_image(source).manifests) == 1
@@ -200,21 +200,21 @@ def test_colons_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("oci-archive:/", "a directory: write oci:/"),
     ],
 )
-def test_source_that_is_no_layout_is_told(source: str, message: str) -> None:
-    """What cannot be meant is an error that says what to write."""
+def test_source_that_is_no_layout_is_an_error(source: str, message: str) -> None:
+    """The error for an invalid source says what to write."""
     with pytest.raises(InvalidLayoutError, match=message) as caught:
         open_layout(source)
     assert "\n" not in str(caught.value)
 
 
-def test_tag_at_a_bare_path_is_told(made: MadeImage) -> None:
-    """Who writes a tag behind a bare path learns the form that takes one."""
+def test_tag_at_a_bare_path_gets_a_hint(made: MadeImage) -> None:
+    """The error for a tag after a bare path has the form that takes a tag."""
     with pytest.raises(InvalidLayoutError, match=f"by its tag write oci:{made.path}:latest"):
         open_layout(f"{made.path}:latest")
 
 
-def test_link_that_leads_nowhere_is_told(tmp_path: Path) -> None:
-    """A dangling link, and links in a circle, are errors of one line."""
+def test_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
+    """A dangling link and links in a circle are errors of one line."""
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "circle").symlink_to("circle")
     for name in ("dangling", "circle"):
@@ -223,7 +223,7 @@ def test_link_that_leads_nowhere_is_told(tmp_path: Path) -> None:
 
 
 async def test_blob_of_an_image_can_be_streamed(made: MadeImage) -> None:
-    """What was found is what is read."""
+    """A blob of an image yields its bytes."""
     for blob in load_image(made.path).blobs:
         data = b"".join([piece async for piece in blob.stream()])
         assert blob.descriptor == Descriptor(blob.descriptor.media_type, Digest.of(data), len(data))

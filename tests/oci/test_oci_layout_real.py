@@ -1,4 +1,4 @@
-"""Layouts and archives that skopeo wrote, from a real registry too."""
+"""Layouts and archives that skopeo wrote, also from a real registry."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def made(tmp_path: Path) -> MadeImage:
 
 @pytest.mark.parametrize("form", ["oci", "oci-archive"])
 def test_image_that_skopeo_copied(made: MadeImage, tmp_path: Path, form: str) -> None:
-    """An image that skopeo copied into either form is found by its tag, whole, with its digest."""
+    """An image that skopeo copied into a directory or an archive is found by its tag, complete."""
     source = f"{form}:{tmp_path / 'copy'}:registry.example:5000/team/app:v2"
     run("skopeo", "copy", "--all", f"oci:{made.path}:v1", source)
     image = load_image(source)
@@ -31,7 +31,7 @@ def test_image_that_skopeo_copied(made: MadeImage, tmp_path: Path, form: str) ->
 
 
 async def test_image_from_a_registry(made: MadeImage, tmp_path: Path, docker_registry: DockerRegistry) -> None:
-    """What went through a real registry comes back as the same image, every blob with its digest."""
+    """An image that was pushed to and pulled from a real registry is the same image."""
     remote = f"docker://{docker_registry.address}/team/app:v1"
     run("skopeo", "copy", "--all", "--dest-tls-verify=false", f"oci:{made.path}:v1", remote)
     run("skopeo", "copy", "--all", "--src-tls-verify=false", remote, f"oci-archive:{tmp_path / 'back.tar'}:v1")
@@ -42,7 +42,7 @@ async def test_image_from_a_registry(made: MadeImage, tmp_path: Path, docker_reg
 
 
 def test_several_tags_of_one_layout(made: MadeImage, tmp_path: Path) -> None:
-    """Two images that skopeo copied into one layout are told apart by tag."""
+    """Two images that skopeo copied into one layout are selected by tag."""
     other = make_layout(tmp_path / "other", make_layers(1, seed="other"), tag="x")
     run("skopeo", "copy", "--all", f"oci:{made.path}:v1", f"oci:{tmp_path / 'both'}:a")
     run("skopeo", "copy", f"oci:{other.path}:x", f"oci:{tmp_path / 'both'}:b")
@@ -52,8 +52,8 @@ def test_several_tags_of_one_layout(made: MadeImage, tmp_path: Path) -> None:
         load_image(tmp_path / "both")
 
 
-def test_what_skopeo_writes_in_other_forms(made: MadeImage, tmp_path: Path) -> None:
-    """A real docker-archive and a real dir get their hint, and the hint's command converts them."""
+def test_other_forms_of_skopeo_get_a_hint(made: MadeImage, tmp_path: Path) -> None:
+    """The command in the error for a real docker-archive, or a real dir, converts it."""
     source = f"oci:{made.path}:v1"
     for form, hint in (("docker-archive", "legacy docker-archive"), ("dir", "own format")):
         path = tmp_path / form

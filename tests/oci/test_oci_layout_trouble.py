@@ -1,4 +1,4 @@
-"""Image layouts that are broken, hostile or something else: refused before a byte is sent."""
+"""Image layouts that are broken or hostile, and other formats: all are refused."""
 
 import json
 import os
@@ -23,12 +23,12 @@ from support.layouts import write, write_index, write_manifest, write_root
 
 @pytest.fixture
 def made(tmp_path: Path) -> MadeImage:
-    """Make a layout with one image of two layers, tagged `latest`."""
+    """Make a layout of one image with two layers, tagged `latest`."""
     return make_layout(tmp_path / "layout")
 
 
 def rewritten(name: str, content: bytes) -> Callable[[Path], None]:
-    """Return a change of one file of a layout."""
+    """Return a function that replaces a file of a layout."""
 
     def change(layout: Path) -> None:
         (layout / name).write_bytes(content)
@@ -37,12 +37,12 @@ def rewritten(name: str, content: bytes) -> Callable[[Path], None]:
 
 
 def removed(name: str) -> Callable[[Path], None]:
-    """Return the removal of one file of a layout."""
+    """Return a function that removes a file of a layout."""
     return lambda layout: (layout / name).unlink()
 
 
 def made_a_folder(layout: Path) -> None:
-    """Put a folder in the place of index.json."""
+    """Replace index.json by a folder."""
     (layout / "index.json").unlink()
     (layout / "index.json").mkdir()
 
@@ -67,15 +67,15 @@ A_MANIFEST = json.dumps({"config": {"mediaType": "x", "digest": Digest.of(b""), 
         (made_a_folder, "index.json: not a file"),
     ],
 )
-def test_broken_layout_is_told(made: MadeImage, change: Callable[[Path], None], message: str) -> None:
-    """Each file that a layout must have is checked, and named."""
+def test_broken_layout_is_an_error(made: MadeImage, change: Callable[[Path], None], message: str) -> None:
+    """Each required file of a layout is checked, and named in the error."""
     change(made.path)
     with pytest.raises(InvalidLayoutError, match=message):
         open_layout(made.path)
 
 
-def test_other_formats_are_told_how_to_convert(tmp_path: Path) -> None:
-    """A directory of skopeo's own, an unpacked docker-archive, and a layout one level down each get their hint."""
+def test_other_formats_get_a_hint(tmp_path: Path) -> None:
+    """Skopeo's dir, an unpacked docker-archive and a layout one level down each get a hint."""
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(InvalidLayoutError, match="skopeo copy docker-archive:"):
         open_layout(tmp_path)
@@ -88,7 +88,7 @@ def test_other_formats_are_told_how_to_convert(tmp_path: Path) -> None:
 
 
 def test_missing_blob_is_named(made: MadeImage) -> None:
-    """A layer that is not there is named, and so is the manifest that names it."""
+    """The error for an absent layer names it and its manifest."""
     made.blob_path(made.layers[1].digest).unlink()
     message = f"{made.path}: blob {made.layers[1].digest} is missing, manifest {made.root.digest} names it"
     with pytest.raises(InvalidLayoutError, match=message):
@@ -97,7 +97,7 @@ def test_missing_blob_is_named(made: MadeImage) -> None:
 
 @pytest.mark.parametrize(("change", "what"), [(-1, "truncated"), (1, "too long")])
 def test_blob_of_the_wrong_size_is_named(made: MadeImage, change: int, what: str) -> None:
-    """A layer that is shorter or longer than its descriptor says is named with both sizes."""
+    """The error for a layer that is shorter or longer than its descriptor says has both sizes."""
     layer = made.layers[0]
     os.truncate(made.blob_path(layer.digest), layer.size + change)
     message = (
@@ -107,8 +107,8 @@ def test_blob_of_the_wrong_size_is_named(made: MadeImage, change: int, what: str
         load_image(made.path)
 
 
-def test_what_is_no_file_in_a_blobs_place_is_told(made: MadeImage) -> None:
-    """A directory or a pipe where a blob should be is an error, not a wait."""
+def test_blob_that_is_no_file_is_an_error(made: MadeImage) -> None:
+    """A directory or a pipe instead of a blob is an error at once."""
     path = made.blob_path(made.layers[0].digest)
     path.unlink()
     path.mkdir()
@@ -120,8 +120,8 @@ def test_what_is_no_file_in_a_blobs_place_is_told(made: MadeImage) -> None:
         load_image(made.path)
 
 
-def test_unreadable_blob_is_told(made: MadeImage) -> None:
-    """What the system says of a blob that cannot be opened is passed on, with its path."""
+def test_unreadable_blob_is_an_error(made: MadeImage) -> None:
+    """The error for a blob that cannot be opened has the system's words and its path."""
     path = made.blob_path(made.layers[0].digest)
     path.unlink()
     path.symlink_to(path)
@@ -142,8 +142,8 @@ except InvalidLayoutError as error:
 """
 
 
-def test_forbidden_blob_is_told() -> None:
-    """A blob without permission is told before anything is sent."""
+def test_forbidden_blob_is_an_error() -> None:
+    """A blob without read permission is an error before anything is sent."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         made = make_layout(Path(folder, "image"), make_layers(1))
@@ -154,7 +154,7 @@ def test_forbidden_blob_is_told() -> None:
 
 
 def test_link_out_of_the_layout_is_refused(made: MadeImage, tmp_path: Path) -> None:
-    """A layout cannot make us send a file from elsewhere."""
+    """A link in a layout cannot lead to a file outside of it."""
     path = made.blob_path(made.layers[0].digest)
     path.rename(tmp_path / "secret")
     path.symlink_to(tmp_path / "secret")
@@ -163,7 +163,7 @@ def test_link_out_of_the_layout_is_refused(made: MadeImage, tmp_path: Path) -> N
 
 
 def test_manifest_with_other_bytes_is_refused(made: MadeImage) -> None:
-    """A manifest is checked against its digest."""
+    """A manifest's bytes must have its digest."""
     path = made.blob_path(made.root.digest)
     path.write_bytes(
         path.read_bytes().replace(b"linux", b"plan9").replace(b'"schemaVersion":2', b'"schemaVersion":3')
@@ -172,8 +172,8 @@ def test_manifest_with_other_bytes_is_refused(made: MadeImage) -> None:
         load_image(made.path)
 
 
-def test_missing_platform_is_told(tmp_path: Path) -> None:
-    """An index that was saved with a part of its manifests is refused, with a way out."""
+def test_missing_platform_gets_a_hint(tmp_path: Path) -> None:
+    """An index with an absent manifest is refused, and the error says what to do."""
     made = make_layout(tmp_path / "l", platforms=["linux/amd64", "linux/arm64"])
     made.blob_path(made.manifests[1].digest).unlink()
     message = (
@@ -184,7 +184,7 @@ def test_missing_platform_is_told(tmp_path: Path) -> None:
 
 
 def test_one_digest_has_one_size(tmp_path: Path) -> None:
-    """Two manifests that give one blob two sizes are refused, as are two indexes and one manifest."""
+    """A digest with two sizes is refused, in two manifests and in two indexes."""
     layout = tmp_path / "l"
     layer = write(layout, b"layer")
     good, bad = write_manifest(layout, layer), write_manifest(layout, {**layer, "size": 6})
@@ -197,7 +197,7 @@ def test_one_digest_has_one_size(tmp_path: Path) -> None:
 
 
 def test_index_that_names_itself_is_refused(tmp_path: Path) -> None:
-    """An index in its own place cannot have its digest, and so never loops."""
+    """An index that names itself does not have its digest, and so cannot loop."""
     layout = tmp_path / "l"
     own = {"mediaType": OCI_INDEX, "digest": str(Digest.of(b"itself")), "size": 0}
     content = b""
@@ -211,7 +211,7 @@ def test_index_that_names_itself_is_refused(tmp_path: Path) -> None:
 
 
 def test_indexes_nest_to_a_bound(tmp_path: Path) -> None:
-    """As many indexes as are allowed may nest, by every way down, and not one more."""
+    """Indexes may nest to the limit, by every path, and no deeper."""
     layout = tmp_path / "l"
     chain = [write_manifest(layout, write(layout, b"layer"))]
     for _ in range(INDEX_DEPTH_MAX + 1):
@@ -224,22 +224,22 @@ def test_indexes_nest_to_a_bound(tmp_path: Path) -> None:
 
 
 def test_manifest_that_is_too_large_is_not_read(tmp_path: Path) -> None:
-    """A manifest of more than 4 MiB is refused by its descriptor alone."""
+    """A manifest of more than 4 MiB is refused by its descriptor, before it is read."""
     layout = tmp_path / "l"
     manifest = write_manifest(layout, write(layout, b"layer"))
     with pytest.raises(InvalidLayoutError, match="a manifest may have 4 MiB"):
         load_image(write_root(layout, {**manifest, "size": MANIFEST_BYTES_MAX + 1}))
 
 
-def test_schema_1_is_told_how_to_convert(tmp_path: Path) -> None:
-    """An image of Docker's first format gets an error that says what to do."""
+def test_schema_1_gets_a_hint(tmp_path: Path) -> None:
+    """The error for an image of Docker's schema 1 says what to do."""
     layout = tmp_path / "l"
     kind = "application/vnd.docker.distribution.manifest.v1+prettyjws"
     with pytest.raises(InvalidManifestError, match="schema 1: convert it"):
         load_image(write_root(layout, write(layout, b'{"schemaVersion": 1, "fsLayers": []}', kind)))
 
 
-def test_file_that_became_shorter_is_told(tmp_path: Path) -> None:
+def test_file_that_became_shorter_is_an_error(tmp_path: Path) -> None:
     """A manifest that is cut while it is read is an error."""
     (tmp_path / "m").write_bytes(b"12")
     with pytest.raises(InvalidLayoutError, match="m ends 1 bytes early"):

@@ -1,4 +1,4 @@
-"""Descriptors, manifests and indexes: read once, refused in plain words."""
+"""Descriptors, manifests and indexes: their parsing and their errors."""
 
 import contextlib
 import json
@@ -41,12 +41,12 @@ JSON = st.recursive(
 
 
 def parse(document: object, **how: Any) -> Manifest:
-    """Read a document's bytes."""
+    """Parse a document's bytes."""
     return Manifest.parse(json.dumps(document).encode(), where="here", **how)
 
 
 def test_descriptor_of_the_specification() -> None:
-    """The specification's own example is read, urls and all."""
+    """The specification's example of a descriptor is parsed, `urls` included."""
     found = Descriptor.from_json(SPEC_DESCRIPTOR, where="here")
     assert (found.size, found.urls) == (7682, ("https://example.com/example-manifest",))
     assert found.is_manifest
@@ -56,7 +56,7 @@ def test_descriptor_of_the_specification() -> None:
 
 
 def test_descriptors_annotations_are_texts() -> None:
-    """Annotations are kept; what is not a text is left out; nonsense is none."""
+    """Annotations that are strings are kept, and others are left out."""
     document = {**LAYER, "annotations": {"a": "b", "c": 1}, "urls": "no"}
     assert Descriptor.from_json(document, where="here").annotations == {"a": "b"}
     assert Descriptor.from_json({**LAYER, "annotations": [1]}, where="here").annotations == {}
@@ -81,21 +81,21 @@ def test_descriptors_annotations_are_texts() -> None:
     ],
 )
 def test_broken_descriptor_is_refused(change: dict[str, Any], message: str) -> None:
-    """Each property that is missing or wrong is named, with the place."""
+    """The error for a missing or invalid property names it and the descriptor's place."""
     with pytest.raises(InvalidManifestError, match=rf"^here: layers\[1\]: .*{message}"):
         parse({**MANIFEST, "layers": [LAYER, {**LAYER, **change}]})
 
 
 @given(JSON)
 def test_no_json_crashes_a_descriptor(document: object) -> None:
-    """Any JSON is a descriptor or an error of ours."""
+    """Any JSON is a descriptor or one of our errors."""
     with contextlib.suppress(InvalidManifestError):
         Descriptor.from_json(document, where="here")
 
 
 @pytest.mark.parametrize("kind", [OCI_MANIFEST, DOCKER_MANIFEST])
 def test_manifest_names_its_blobs(kind: str) -> None:
-    """A manifest of either family gives its config and layers, each digest once, in order."""
+    """A manifest of either media type has its config and layers, each digest once, in order."""
     found = parse({**MANIFEST, "mediaType": kind, "layers": [LAYER, CONFIG, LAYER]})
     assert [blob.digest for blob in found.blobs] == [CONFIG["digest"], LAYER["digest"]]
     assert found.children == ()
@@ -105,15 +105,15 @@ def test_manifest_names_its_blobs(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [OCI_INDEX, DOCKER_LIST])
 def test_index_names_its_children(kind: str) -> None:
-    """An index of either family gives its manifests, and no blobs."""
+    """An index of either media type has its manifests and no blobs."""
     found = parse({**INDEX, "mediaType": kind})
     assert [child.digest for child in found.children] == [Digest.of(b"m")]
     assert found.blobs == ()
     assert found.descriptor.is_index
 
 
-def test_type_is_told_by_what_points_at_it_or_by_itself_or_by_its_form() -> None:
-    """The type comes from outside, else from the document, else from its form."""
+def test_type_is_given_or_its_own_or_guessed() -> None:
+    """The type is the given one, else the document's `mediaType`, else guessed by its properties."""
     for document, kind in ((MANIFEST, OCI_MANIFEST), (INDEX, OCI_INDEX)):
         bare = {key: value for key, value in document.items() if key != "mediaType"}
         assert parse(bare).descriptor.media_type == kind
@@ -124,7 +124,7 @@ def test_type_is_told_by_what_points_at_it_or_by_itself_or_by_its_form() -> None
 
 
 def test_document_that_is_both_kinds_is_refused() -> None:
-    """What one client would read as a manifest and another as an index is not passed on."""
+    """A document that is both a manifest and an index is refused."""
     with pytest.raises(InvalidManifestError, match="yet it has manifests"):
         parse({**MANIFEST, "manifests": INDEX["manifests"]})
     with pytest.raises(InvalidManifestError, match="yet it has layers"):
@@ -132,7 +132,7 @@ def test_document_that_is_both_kinds_is_refused() -> None:
 
 
 def test_digest_is_checked() -> None:
-    """Bytes that do not have the digest they should are refused, by either algorithm."""
+    """Bytes that do not have the given digest are refused, for either algorithm."""
     content = json.dumps(MANIFEST).encode()
     digest = Digest.of(content, algorithm="sha512")
     assert Manifest.parse(content, digest=digest, where="here").descriptor.digest == digest
@@ -141,7 +141,7 @@ def test_digest_is_checked() -> None:
 
 
 def test_one_digest_has_one_size() -> None:
-    """A manifest that gives one blob two sizes is refused."""
+    """A manifest with two sizes for one digest is refused."""
     with pytest.raises(InvalidManifestError, match="has two sizes, 5 and 6"):
         parse({**MANIFEST, "layers": [LAYER, {**LAYER, "size": 6}]})
 
@@ -163,8 +163,8 @@ def test_one_digest_has_one_size() -> None:
         (b" " * (MANIFEST_BYTES_MAX + 1), "may have 4 MiB"),
     ],
 )
-def test_what_is_no_manifest_is_told(content: bytes, message: str) -> None:
-    """What cannot be followed is refused in one line that says why."""
+def test_bytes_that_are_no_manifest_are_an_error(content: bytes, message: str) -> None:
+    """An unsupported document is refused in one line that says why."""
     with pytest.raises(InvalidManifestError, match=message) as caught:
         Manifest.parse(content, where="here")
     assert "\n" not in str(caught.value)
@@ -172,14 +172,14 @@ def test_what_is_no_manifest_is_told(content: bytes, message: str) -> None:
 
 @given(st.binary() | JSON.map(lambda document: json.dumps(document).encode()))
 def test_no_bytes_crash_a_manifest(content: bytes) -> None:
-    """Any bytes are a manifest or an error of ours."""
+    """Any bytes are a manifest or one of our errors."""
     with contextlib.suppress(InvalidInputError):
         Manifest.parse(content, where="here")
 
 
 @given(JSON, st.sampled_from(["config", "layers", "manifests", "mediaType", "schemaVersion"]))
 def test_no_part_crashes_a_manifest(part: object, key: str) -> None:
-    """Whatever stands in a good manifest's or index's place, the answer is a value or an error of ours."""
+    """A manifest or index with any value in a property is a value or one of our errors."""
     for document in (MANIFEST, INDEX):
         with contextlib.suppress(InvalidInputError):
             parse({**document, key: part})

@@ -1,4 +1,4 @@
-"""Registries, repositories and references: one value for all spellings of one thing."""
+"""Registries, repositories and references: all spellings of one give one value."""
 
 import pickle
 import string
@@ -61,7 +61,7 @@ REFERENCES = st.builds(
     ],
 )
 def test_spelling_of_a_reference(text: str, registry: str, address: str, name: str, tag: str | None) -> None:
-    """The parts of a reference, as all clients of the field split it."""
+    """A reference has the parts that all clients find in it."""
     found = Reference.parse(text)
     assert (found.registry, found.repository.address, found.name, found.tag) == (registry, address, name, tag)
     assert Reference.parse(f"{text}@{DIGEST}") == Reference(found.repository, tag, DIGEST)
@@ -119,21 +119,21 @@ def test_spelling_of_a_reference(text: str, registry: str, address: str, name: s
     ],
 )
 def test_what_breaks_the_grammar_is_refused(text: str) -> None:
-    """Nothing hostile becomes a reference; the error is one line of bearable length."""
+    """A text that breaks the grammar is refused in one line of limited length."""
     with pytest.raises((InvalidReferenceError, InvalidDigestError)) as caught:
         Reference.parse(text)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1500
 
 
-def test_wrong_digest_is_told_as_one() -> None:
-    """What follows the @ must be a digest."""
+def test_wrong_digest_is_refused() -> None:
+    """The text after @ must be a digest."""
     with pytest.raises(InvalidDigestError):
         Reference.parse("reg.example/a@sha256:12")
 
 
 def test_target_prefers_the_digest() -> None:
-    """A manifest request names the digest if there is one, else the tag, else nothing."""
+    """The target of a reference is its digest, else its tag, else None."""
     assert Reference.parse(f"a:t@{DIGEST}").target == DIGEST
     assert Reference.parse("a:t").target == "t"
     assert Reference.parse("a").target is None
@@ -141,7 +141,7 @@ def test_target_prefers_the_digest() -> None:
 
 
 def test_repository_is_a_reference_without_tag_and_digest() -> None:
-    """A repository reads like a reference, and refuses a tag or a digest."""
+    """A repository is parsed like a reference, and refuses a tag or a digest."""
     assert (
         Repository.parse("alpine")
         == Repository("docker.io", "library/alpine")
@@ -154,7 +154,7 @@ def test_repository_is_a_reference_without_tag_and_digest() -> None:
 
 
 def test_address_is_kept_and_not_compared() -> None:
-    """Two ways to reach one registry are one repository; each is reached as it was written."""
+    """Two addresses of one registry are equal repositories, and each keeps its own address."""
     one, two = Repository.parse("reg.example:443/a"), Repository.parse("reg.example/a")
     assert one == two
     assert hash(one) == hash(two)
@@ -163,21 +163,21 @@ def test_address_is_kept_and_not_compared() -> None:
 
 
 def test_address_of_another_registry_is_refused() -> None:
-    """A repository cannot be reached at somebody else's address."""
+    """A repository cannot have the address of another registry."""
     with pytest.raises(InvalidReferenceError, match="is not of registry"):
         Repository("reg.example", "a", "evil.example")
 
 
 @given(REFERENCES)
-def test_text_and_value_say_the_same(reference: Reference) -> None:
-    """Reading what was written gives the value back, also by way of a pickle."""
+def test_text_and_pickle_give_the_same_value(reference: Reference) -> None:
+    """The text of a reference, and its pickle, give the same reference."""
     assert Reference.parse(str(reference)) == reference
     assert pickle.loads(pickle.dumps(reference)) == reference  # noqa: S301 our own bytes
 
 
 @given(REGISTRIES)
 def test_normalising_is_done_once(registry: str) -> None:
-    """A normalised registry is its own normal form, and case does not count."""
+    """A normalised registry stays the same when it is normalised again, and case does not matter."""
     normal = normalise_registry(registry)
     assert normalise_registry(normal) == normal
     assert normalise_registry(registry.swapcase()) == normal
@@ -188,7 +188,7 @@ def test_normalising_is_done_once(registry: str) -> None:
 @example("[::1%25eth0]:80/a")
 @example("İ.example/a")
 def test_no_text_crashes(text: str) -> None:
-    """Any text is a reference that can be written and read again, or an error of ours."""
+    """Any text is a reference that survives its text, or one of our errors."""
     try:
         reference = Reference.parse(text)
     except InvalidInputError:
@@ -208,14 +208,14 @@ def test_tags_are_ascii_and_short(text: str) -> None:
 
 
 def test_a_reference_that_names_nothing_is_latest() -> None:
-    """A tag or a digest stays what it is."""
+    """A reference without tag and digest gets the tag `latest`; others stay the same."""
     for text in ("r.example/a:1", f"r.example/a@{DIGEST}"):
         assert Reference.parse(text).or_latest() == Reference.parse(text)
     assert str(Reference.parse("r.example/a").or_latest()) == "r.example/a:latest"
 
 
-def test_a_registry_is_named_or_lain_on() -> None:
-    """Whoever is about the registry alone takes its name, a repository or a reference."""
+def test_a_registry_by_its_name_or_a_repository() -> None:
+    """A registry can be given by its name, a repository or a reference."""
     reference = Reference.parse("r.example:80/a:1")
     assert Repository.on(reference) is reference.repository
     named = Repository.on("R.example:80")
