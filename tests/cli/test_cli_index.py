@@ -10,7 +10,7 @@ import pytest
 import redis
 from crossmount.cli.index_state import display_url, probe_server
 from crossmount.index import RedisMountIndex, open_index
-from crossmount.redis.url import address_of
+from crossmount.redis.url import parse_url
 from support.commands import Here, Shell
 from support.places import Place, Secured
 from support.servers import Server, StartServer
@@ -114,7 +114,7 @@ def test_a_remote_index_is_reached_and_its_distance_told(here: Here, redis_serve
 def test_an_index_of_any_topology_is_reached(here: Here, request: pytest.FixtureRequest, kind: str) -> None:
     """Status and doctor work with a Cluster and with Sentinel as with one server, and print no password."""
     place: Place = request.getfixturevalue(kind)
-    where = address_of(place.url).shown
+    where = parse_url(place.url).shown
     done = here("index", "status", "--index", place.operator_url)
     assert done.status == 0
     assert done.out.splitlines()[0] == f"index: {where} answers"

@@ -15,7 +15,7 @@ from crossmount.asyncio import (
     open_index,
 )
 from crossmount.discovery.scan_checkpoint import ScanCheckpoint
-from crossmount.index.backing_server import server_of
+from crossmount.index.backing_server import backing_server
 from crossmount.testing import CutBefore, Fault, Reply, ScriptedRegistry
 from support.holdings import put_image, put_index
 from support.scans import BASE, known, scanned
@@ -213,7 +213,7 @@ async def test_finished_tags_count_towards_the_limit(
         put_image(scripted_registry, "a", f"t{number}", [BASE])
     where = Repository(scripted_registry.address, "a")
     async with open_index(valkey.unix_url) as index:
-        checkpoint = ScanCheckpoint(server_of(index), where.registry, [], run="0" * 16)
+        checkpoint = ScanCheckpoint(backing_server(index), where.registry, [], run="0" * 16)
         await checkpoint.save([], {where: [f"t{number}" for number in range(120)]})
         report = await scanned(scripted_registry, index)
     assert (report.resumed, report.tags, report.skipped) == (True, 0, 1)

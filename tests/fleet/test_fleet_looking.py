@@ -9,7 +9,7 @@ from crossmount.fleet.active_uploads import ActiveUpload, active_uploads
 from crossmount.fleet.lease import LeaseValue
 from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.index import Keys, open_index
-from crossmount.index.backing_server import server_of
+from crossmount.index.backing_server import backing_server
 from crossmount.oci import Digest
 from support.fleets import LAYER, SIZE, fleet_on, turn_of, upload_of, waiting_on
 from support.index_kit import repo
@@ -20,7 +20,7 @@ from support.waiting import until
 async def listed(server: Place) -> list[ActiveUpload]:
     """List what is underway, as one who may look at all keys."""
     async with open_index(server.operator_url) as index:
-        found = server_of(index)
+        found = backing_server(index)
         assert found is not None
         return await active_uploads(found)
 
@@ -49,7 +49,7 @@ async def test_the_listing_shows_who_uploads_and_who_waits(any_place: Place) -> 
 async def test_a_thousand_leases_are_listed(any_place: Place) -> None:
     """However many there are, they are read in a few round trips."""
     async with open_index(any_place.url) as index:
-        server = server_of(index)
+        server = backing_server(index)
         assert server is not None
         leases = [Lease("r.example", Digest.of(b"%d" % i), "{}") for i in range(1000)]
         assert await LeaseStore(server).renew(leases) == [True] * 1000

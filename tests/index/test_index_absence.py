@@ -7,10 +7,10 @@ import pytest
 
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.address import Node
-from crossmount.redis.cluster import ALONE_SECONDS, RELEARN_SECONDS, ClusterClient
-from crossmount.redis.pools import Ask
-from crossmount.redis.replies import Command, Reader
-from crossmount.redis.routing import ASK_MAP
+from crossmount.redis.cluster import BREAKER_SECONDS, MAP_SECONDS, ClusterClient
+from crossmount.redis.pools import ServerRequest
+from crossmount.redis.replies import Command, ReplyReader
+from crossmount.redis.routing import CLUSTER_SLOTS
 from redis import exceptions
 from support.index_kit import Clock
 
@@ -33,14 +33,14 @@ class MadeUp:
         self.low = A
         self.asked: list[Node] = []
 
-    def exchange(self, asks: Sequence[Ask]) -> list[list[Any] | Exception]:
+    def exchange(self, requests: Sequence[ServerRequest]) -> list[list[Any] | Exception]:
         """Answer for those that are not silent."""
-        self.asked += [stop.node for stop, commands in asks if commands != [ASK_MAP]]
+        self.asked += [target.node for target, commands in requests if commands != [CLUSTER_SLOTS]]
         return [
             exceptions.TimeoutError()
-            if stop.node in self.silent
-            else [self._reply(stop.node, each) for each in commands]
-            for stop, commands in asks
+            if target.node in self.silent
+            else [self._reply(target.node, each) for each in commands]
+            for target, commands in requests
         ]
 
     def pause(self, seconds: float) -> None:
@@ -53,7 +53,7 @@ class MadeUp:
         """Close nothing."""
 
     def _reply(self, node: Node, command: Command) -> Any:
-        if command == ASK_MAP:
+        if command == CLUSTER_SLOTS:
             return [[0, 7999, [*self.low]], [8000, 16383, [*B]]]
         return node[1]
 
@@ -64,10 +64,10 @@ class Linked:
     def __init__(self) -> None:
         self.servers = MadeUp()
         self.clock = Clock(100.0)
-        self.client = ClusterClient(self.servers, [A, B], Reader("made up", {}, ()), clock=self.clock)
+        self.client = ClusterClient(self.servers, [A, B], ReplyReader("made up", {}, ()), clock=self.clock)
 
     def run(self) -> list[Any]:
-        """Ask both halves for something."""
+        """Request both halves for something."""
         return self.client.run([LOW, HIGH])
 
     def times_asked(self, node: Node) -> int:
@@ -86,7 +86,7 @@ def linked() -> Linked:
 def test_a_silent_server_is_left_alone_ever_longer(linked: Linked) -> None:
     """It is asked twice, then once each time that it was left alone for twice as long; the other answers."""
     linked.servers.silent = {A}
-    for times, seconds in ((2, ALONE_SECONDS), (1, 2 * ALONE_SECONDS), (1, 4 * ALONE_SECONDS)):
+    for times, seconds in ((2, BREAKER_SECONDS), (1, 2 * BREAKER_SECONDS), (1, 4 * BREAKER_SECONDS)):
         for asked in (times, 0):
             refused, answered = linked.run()
             assert isinstance(refused, IndexRefusedError)
@@ -100,7 +100,7 @@ def test_a_server_that_is_back_is_asked_as_before(linked: Linked) -> None:
     linked.servers.silent = {A}
     linked.run()
     linked.servers.silent = set()
-    linked.clock.now += ALONE_SECONDS
+    linked.clock.now += BREAKER_SECONDS
     assert linked.run() == [1, 2]
     linked.times_asked(A)
     linked.servers.silent = {A}
@@ -114,6 +114,6 @@ def test_whoever_takes_its_place_is_found(linked: Linked) -> None:
     linked.run()
     linked.servers.low = C
     assert isinstance((linked.run())[0], IndexRefusedError)
-    linked.clock.now += 2 * RELEARN_SECONDS
+    linked.clock.now += 2 * MAP_SECONDS
     assert linked.run() == [3, 2]
     assert linked.run() == [3, 2]

@@ -13,7 +13,7 @@ import redis
 from crossmount.errors import IndexRefusedError
 from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting, open_index
-from crossmount.index.backing_server import server_of
+from crossmount.index.backing_server import backing_server
 from support import acl
 from support.index_kit import layer, repo
 from support.servers import Server, StartServer
@@ -126,7 +126,7 @@ async def fill(server: Server) -> None:
         async with open_index(url(server, user), namespace=namespace) as index:
             await index.record([Sighting(ONE, A, size=7, must_mount=True)])
             await index.record_traits("r.example", RegistryTraits(mounts=True))
-            found = server_of(index)
+            found = backing_server(index)
             assert found is not None
             assert await LeaseStore(found, life=3600).renew([Lease("r.example", ONE, "{}")]) == [True]
             assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge((A,), must_mount=True, size=7)

@@ -10,8 +10,8 @@ from crossmount.index import (
     MountIndex,
     RegistryTraits,
     Sighting,
+    adapt,
     null_index,
-    widen,
 )
 from support.guards import CALLS, DEST, ONE, A
 from support.index_kit import FourMethods, layer, repo
@@ -34,8 +34,8 @@ async def test_no_index_knows_nothing(call: str) -> None:
 
 async def test_four_methods_are_enough() -> None:
     """An index with the seed's four methods serves as a whole one, as far as those carry."""
-    index = widen(FourMethods())
-    assert widen(index) is index
+    index = adapt(FourMethods())
+    assert adapt(index) is index
     await index.add_source(ONE, A)
     await index.record([Sighting(ONE, DEST, size=3, must_mount=True)])
     known = (await index.look_up([ONE, layer(2)], DEST)).of(ONE)

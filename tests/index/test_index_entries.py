@@ -8,7 +8,7 @@ import pytest
 
 import redis
 from crossmount.errors import IndexRefusedError, InvalidInputError
-from crossmount.index import Keys, MemoryMountIndex, RedisMountIndex, Sighting, open_index, widen
+from crossmount.index import Keys, MemoryMountIndex, RedisMountIndex, Sighting, adapt, open_index
 from crossmount.index import blocking as blocking_index
 from crossmount.index.entries import NAMES_MAX, entries_of
 from crossmount.index.entry import LayerEntry, RegistrySources, Restorable
@@ -97,7 +97,7 @@ async def test_what_cannot_be_listed_says_so() -> None:
     """An index without an end to look at is no empty one."""
     with pytest.raises(InvalidInputError, match="cannot be listed"):
         await listed(FourMethods())
-    assert not isinstance(widen(FourMethods()), Restorable)
+    assert not isinstance(adapt(FourMethods()), Restorable)
 
 
 async def test_sources_whose_flags_made_way_are_listed(redis_server: Server) -> None:

@@ -43,7 +43,7 @@ class Insisting:
             await self.link.run([("PING",)])
             return "served"
 
-        return await self.index.insist(call, "not served", seconds=3.5, pause=lambda: 0.0, least=least)
+        return await self.index.call_patiently(call, "not served", seconds=3.5, pause=lambda: 0.0, least=least)
 
 
 async def test_a_silence_is_borne_once() -> None:
@@ -80,7 +80,7 @@ async def test_who_asked_later_waits_no_longer_than_who_asked_first() -> None:
         raise IndexUnavailableError("silent")
 
     guard = GuardedIndex(RedisMountIndex(asked.link), clock=asked.clock, deadline=None)
-    answers = [guard.insist(call, "not served", seconds=3600, pause=lambda: 0.0) for call in (hang, fail)]
+    answers = [guard.call_patiently(call, "not served", seconds=3600, pause=lambda: 0.0) for call in (hang, fail)]
     assert await asyncio.gather(*answers) == ["not served"] * 2  # else this would wait for an hour
 
 

@@ -16,7 +16,7 @@ import redis
 from crossmount import events
 from crossmount.asyncio import MoveReport, export_index, import_index
 from crossmount.errors import IndexRefusedError, InvalidInputError
-from crossmount.index import Keys, MemoryMountIndex, RedisMountIndex, Sighting, open_index, widen
+from crossmount.index import Keys, MemoryMountIndex, RedisMountIndex, Sighting, adapt, open_index
 from crossmount.index.entries import entries_of
 from crossmount.index.entry import LayerEntry, RegistrySources
 from crossmount.maintenance.export_format import LINE_MAX, layer_lines, parse_layer
@@ -290,9 +290,9 @@ async def test_a_file_in_text_mode_is_refused() -> None:
 async def test_an_index_that_cannot_import_is_refused() -> None:
     """An import into an index that cannot import raises an error."""
     with pytest.raises(InvalidInputError, match="nothing can be imported"):
-        await import_index(widen(FourMethods()), file_of(LINE))
+        await import_index(adapt(FourMethods()), file_of(LINE))
     with pytest.raises(InvalidInputError, match="cannot be listed"):
-        await export_index(widen(FourMethods()), io.BytesIO())
+        await export_index(adapt(FourMethods()), io.BytesIO())
 
 
 async def test_an_index_that_refuses_ends_the_import(valkey: Server) -> None:

@@ -13,10 +13,10 @@ from crossmount.index import (
     RedisMountIndex,
     RegistryTraits,
     Sighting,
+    adapt,
     open_index,
-    widen,
 )
-from crossmount.index.backing_server import server_of
+from crossmount.index.backing_server import backing_server
 from crossmount.index.entry import LayerEntry, RegistrySources
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.maintenance.layer_counts import LayerCounts
@@ -49,7 +49,7 @@ async def fill(index: RedisMountIndex) -> None:
     await index.restore([LayerEntry(layer=THREE, size=5, must_mount=True)])
     await index.record([Sighting(ONE, A)])
     await index.record_traits("r.example", RegistryTraits(mounts=True))
-    server = server_of(index)
+    server = backing_server(index)
     assert server is not None
     await LeaseStore(server, life=3600).renew([Lease("r.example", ONE, "{}")])
 
@@ -181,7 +181,7 @@ async def test_missing_server_numbers_are_unknown(
 async def test_an_index_that_cannot_be_listed_says_so() -> None:
     """An index that cannot be listed raises an error."""
     with pytest.raises(InvalidInputError, match="cannot be listed"):
-        await index_info(widen(FourMethods()))
+        await index_info(adapt(FourMethods()))
 
 
 def test_the_blocking_flavour_counts_too(valkey: Server) -> None:

@@ -7,7 +7,7 @@ import pytest
 import crossmount
 import redis
 from crossmount.asyncio import IndexRefusedError, InvalidInputError, MemoryMountIndex, Repository, open_index
-from crossmount.index import RedisMountIndex, Sighting, widen
+from crossmount.index import RedisMountIndex, Sighting, adapt
 from crossmount.maintenance.prune import PAGE, PruneSelection
 from crossmount.oci import Digest
 from crossmount.redis.replies import Command
@@ -182,7 +182,7 @@ async def test_an_invalid_sample_is_refused(sample: float) -> None:
     with pytest.raises(InvalidInputError, match="not a registry"):
         await pruned(MemoryMountIndex(), registry="no registry")
     with pytest.raises(InvalidInputError, match="cannot be listed"):
-        await pruned(widen(FourMethods()))
+        await pruned(adapt(FourMethods()))
 
 
 def test_the_blocking_flavour_prunes_too(valkey: Server) -> None:

@@ -15,10 +15,10 @@ from crossmount.oci import Digest
 from crossmount.redis.cluster import ClusterClient
 from crossmount.redis.connection import connect
 from crossmount.redis.link import BlockingLink, Link, ThreadedLink
-from crossmount.redis.pools import Ask
+from crossmount.redis.pools import ServerRequest
 from crossmount.redis.replies import Command
-from crossmount.redis.routing import Stop
-from crossmount.redis.url import address_of
+from crossmount.redis.routing import Target
+from crossmount.redis.url import parse_url
 from support.cluster import Cluster
 from support.cluster_kit import another, in_step, slot
 from support.index_kit import layer, repo
@@ -37,18 +37,18 @@ class Watched:
     """A link to a Cluster that remembers whom it asked what; each entry of `rounds` is one round trip."""
 
     def __init__(self, url: str, flavour: str) -> None:
-        client = connect(address_of(url))
+        client = connect(parse_url(url))
         assert isinstance(client, ClusterClient)
         self.servers: Any = client._servers
         self.link: Link = ThreadedLink(client) if flavour == "async" else BlockingLink(client)
         self.index = RedisMountIndex(self.link)
-        self.rounds: list[list[tuple[Stop, list[Command]]]] = []
+        self.rounds: list[list[tuple[Target, list[Command]]]] = []
         self._flavour = flavour
-        exchange: Callable[[Sequence[Ask]], list[list[Any] | Exception]] = self.servers.exchange
+        exchange: Callable[[Sequence[ServerRequest]], list[list[Any] | Exception]] = self.servers.exchange
 
-        def watch(asks: Sequence[Ask]) -> list[list[Any] | Exception]:
-            self.rounds.append([(stop, list(commands)) for stop, commands in asks])
-            return exchange(asks)
+        def watch(requests: Sequence[ServerRequest]) -> list[list[Any] | Exception]:
+            self.rounds.append([(target, list(commands)) for target, commands in requests])
+            return exchange(requests)
 
         self.servers.exchange = watch  # type: ignore[method-assign]  # what is asked is what is tested
 
@@ -58,7 +58,7 @@ class Watched:
 
     def names(self) -> list[list[str]]:
         """Return the commands' names, round by round."""
-        return [[str(command[0]) for _, commands in asks for command in commands] for asks in self.rounds]
+        return [[str(command[0]) for _, commands in requests for command in commands] for requests in self.rounds]
 
 
 @asynccontextmanager
@@ -91,7 +91,7 @@ async def test_forty_layers_are_one_round_trip_to_each_server(cluster: Cluster, 
         await link.do(link.index.record([Sighting(one, B) for one in FORTY]))
         assert all(knowledge.of(one) == LayerKnowledge((A,), size=1) for one in FORTY)
         ports = sorted(server.port for server in cluster.masters())
-        assert [sorted(stop.node[1] for stop, _ in asks) for asks in link.rounds] == [ports, ports]
+        assert [sorted(target.node[1] for target, _ in requests) for requests in link.rounds] == [ports, ports]
 
 
 @both
@@ -118,8 +118,8 @@ async def test_a_slot_that_moved_is_followed_at_the_cost_of_one_round_trip(clust
             link.rounds.clear()
             assert await link.do(link.index.sources(ONE, DEST)) == (A,)
             assert len(link.rounds) == 2
-            ((stop, commands),) = link.rounds[1]
-            assert stop.node[1] == target.port
+            ((asked, commands),) = link.rounds[1]
+            assert asked.node[1] == target.port
             assert commands[0] == ("CLUSTER", "SLOTS")
             link.rounds.clear()
             await link.do(link.index.record([Sighting(ONE, B)]))  # brings the scripts there
@@ -142,11 +142,11 @@ async def test_a_slot_that_is_being_moved_is_served(cluster: Cluster, flavour: s
                 link.rounds.clear()
                 known = await link.do(link.index.look_up([old], DEST))
                 assert known.of(old) == LayerKnowledge((A,), size=7)
-                assert any(("ASKING",) in commands for asks in link.rounds for _, commands in asks)
+                assert any(("ASKING",) in commands for requests in link.rounds for _, commands in requests)
                 link.rounds.clear()
                 await link.do(link.index.clear_must_mount(new))
-                (stop, commands) = link.rounds[-1][-1]
-                assert stop.node[1] == target.port
+                (asked, commands) = link.rounds[-1][-1]
+                assert asked.node[1] == target.port
                 assert [str(command[0]) for command in commands][-2:] == ["ASKING", "EVALSHA"]
                 assert ("SCRIPT", "LOAD") in [command[:2] for command in commands]
             assert await link.do(link.index.sources(old, DEST)) == (A,)
@@ -229,7 +229,7 @@ async def test_a_master_that_is_gone_takes_only_its_own_layers_along(
                 assert isinstance(refused, IndexRefusedError)
                 assert f"127.0.0.1:{gone.port}, which holds the key, does not answer" in str(refused)
                 assert answered == 0
-            asked = {stop.node[1] for asks in link.rounds[-1:] for stop, _ in asks}
+            asked = {target.node[1] for requests in link.rounds[-1:] for target, _ in requests}
             assert asked == {other.port}
             known = await link.do(link.index.look_up(FORTY, DEST))
             assert known.of(ONE) == LayerKnowledge()

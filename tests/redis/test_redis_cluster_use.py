@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from crossmount.index import Keys, Sighting, open_index
-from crossmount.index.backing_server import server_of
+from crossmount.index.backing_server import backing_server
 from crossmount.index.blocking import inline, threaded
 from crossmount.index.blocking import open_index as open_blocking
-from crossmount.redis.key_scan import walk
+from crossmount.redis.key_scan import scan_keys
 from support.cluster import Cluster
 from support.cluster_kit import another, in_step, slot
 from support.index_kit import layer, repo
@@ -70,9 +70,9 @@ async def test_all_servers_are_walked(cluster: Cluster, flavour: str) -> None:
     opened = open_index if flavour == "async" else lambda url: threaded(open_blocking(url))
     index: Any = opened(cluster.operator_url)
     await index.record([Sighting(one, A) for one in FORTY])
-    server = server_of(index)
+    server = backing_server(index)
     assert server is not None
-    found = {key async for key in walk(server.link, "crossmount:default:{*}:flags", count=5)}
+    found = {key async for key in scan_keys(server.link, "crossmount:default:{*}:flags", count=5)}
     assert found == {KEYS.flags(one).encode() for one in FORTY}
     await index.aclose()
 

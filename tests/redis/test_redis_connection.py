@@ -16,7 +16,7 @@ from crossmount.index import RedisMountIndex, Sighting
 from crossmount.redis.call import CALL_SECONDS
 from crossmount.redis.link import Link
 from crossmount.redis.pipeline import TIMEOUT_SECONDS
-from crossmount.redis.replies import Command, Reader, ScriptMissingError, WrongTypeError
+from crossmount.redis.replies import Command, ReplyReader, ScriptMissingError, WrongTypeError
 from redis import exceptions
 from support.index_kit import layer, repo
 from support.links import async_link, blocking_link
@@ -266,7 +266,7 @@ def foreign() -> list[Exception]:
 @pytest.mark.parametrize("error", foreign(), ids=lambda error: type(error).__name__)
 def test_no_foreign_exception_passes(error: Exception) -> None:
     """Every foreign exception becomes one of ours; its cause stays behind it unless it tells a secret."""
-    with pytest.raises(IndexFailedError) as caught, Reader("here", {}, [SECRET]).errors():
+    with pytest.raises(IndexFailedError) as caught, ReplyReader("here", {}, [SECRET]).errors():
         raise error
     assert caught.value.__cause__ is (None if SECRET in str(error) else error)
     assert "here" in str(caught.value)
@@ -275,5 +275,5 @@ def test_no_foreign_exception_passes(error: Exception) -> None:
 
 def test_our_own_defects_pass() -> None:
     """A defect is not an index that fails."""
-    with pytest.raises(KeyError), Reader("here", {}, ()).errors():
+    with pytest.raises(KeyError), ReplyReader("here", {}, ()).errors():
         raise KeyError

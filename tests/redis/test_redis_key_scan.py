@@ -8,10 +8,10 @@ import pytest
 
 import redis
 from crossmount.index import Keys, open_index
-from crossmount.index.backing_server import server_of
+from crossmount.index.backing_server import backing_server
 from crossmount.index.blocking import open_index as open_blocking
 from crossmount.index.blocking import threaded
-from crossmount.redis.key_scan import Page, WalkForbiddenError, pages, walk
+from crossmount.redis.key_scan import KeyPage, ScanForbiddenError, scan_keys, scan_pages
 from crossmount.redis.link import Link
 from crossmount.redis.replies import Command
 from support.index_kit import CountingLink, layer
@@ -30,9 +30,9 @@ async def test_all_matching_keys_are_walked(valkey: Server, flavour: str) -> Non
         for key in wanted:
             raw.expire(key, 600)
     index = open_index(valkey.url) if flavour == "async" else threaded(open_blocking(valkey.url))
-    server = server_of(index)
+    server = backing_server(index)
     assert server is not None
-    assert {key async for key in walk(server.link, KEYS.all_leases(), count=10)} == wanted
+    assert {key async for key in scan_keys(server.link, KEYS.all_leases(), count=10)} == wanted
     await server.link.aclose()
 
 
@@ -41,7 +41,7 @@ async def test_a_walk_may_end_early(valkey: Server) -> None:
     with redis.Redis.from_url(valkey.unix_url) as raw:
         raw.mset({f"k{i}": "x" for i in range(100)})
     link = async_link(valkey.url)
-    async with aclosing(walk(link, "k*", count=10)) as keys:
+    async with aclosing(scan_keys(link, "k*", count=10)) as keys:
         async for key in keys:
             assert key.startswith(b"k")
             break
@@ -54,8 +54,8 @@ async def test_a_walk_that_is_not_allowed_is_told(start_server: StartServer) -> 
     with redis.Redis.from_url(server.url) as raw:
         raw.execute_command("ACL", "SETUSER", "ci", "on", ">secret", "~*", "+@all", "-scan")
     link = async_link(f"redis://ci:secret@127.0.0.1:{server.port}/0")
-    with pytest.raises(WalkForbiddenError, match=r"ermission.*crossmount-operator in deploy/redis"):
-        assert [key async for key in walk(link, "*")]
+    with pytest.raises(ScanForbiddenError, match=r"ermission.*crossmount-operator in deploy/redis"):
+        assert [key async for key in scan_keys(link, "*")]
     await link.aclose()
 
 
@@ -66,12 +66,12 @@ async def test_a_walk_can_be_gone_on_with(valkey: Server) -> None:
         raw.mset(dict.fromkeys(wanted, "x"))
     link = async_link(valkey.url)
     first = []
-    async with aclosing(pages(link, "k*", count=50)) as some:
+    async with aclosing(scan_pages(link, "k*", count=50)) as some:
         async for page in some:
             first.append(page)
             if len(first) == 3:
                 break
-    rest = [page async for page in pages(link, "k*", count=50, cursor=first[-1].cursor)]
+    rest = [page async for page in scan_pages(link, "k*", count=50, cursor=first[-1].cursor)]
     assert rest[-1].cursor == 0
     assert {key for page in (*first, *rest) for key in page.keys} == wanted
     assert max(len(page.keys) for page in (*first, *rest)) < 100
@@ -109,13 +109,13 @@ class Slow:
 async def test_a_slow_server_is_let_breathe() -> None:
     """A walk pauses after a page that took long and longer than others; one that is only far away is not slow."""
     slow = Slow(0.001, 0.015, 0.5, 3.0, 0.001, 100)
-    assert [page async for page in pages(slow, "*", clock=lambda: slow.now, sleep=slow.sleep)] == [
-        *[Page((), 1)] * 5,
-        Page((), 0),
+    assert [page async for page in scan_pages(slow, "*", clock=lambda: slow.now, sleep=slow.sleep)] == [
+        *[KeyPage((), 1)] * 5,
+        KeyPage((), 0),
     ]
     assert slow.slept == pytest.approx([0.5, 1.0])
     far = Slow(0.2, 0.21, 0.2, 100)
-    assert len([page async for page in pages(far, "*", clock=lambda: far.now, sleep=far.sleep)]) == 4
+    assert len([page async for page in scan_pages(far, "*", clock=lambda: far.now, sleep=far.sleep)]) == 4
     assert far.slept == []
 
 
@@ -124,6 +124,6 @@ async def test_a_walk_is_many_short_scans_and_nothing_else(valkey: Server) -> No
     link = CountingLink(async_link(valkey.url))
     with redis.Redis.from_url(valkey.unix_url) as raw:
         raw.mset({f"k{number}": "x" for number in range(100)})
-    assert len([page async for page in pages(link, "k*", count=10)]) >= 5
+    assert len([page async for page in scan_pages(link, "k*", count=10)]) >= 5
     assert {(command[0], command[-1]) for run in link.runs for command in run} == {("SCAN", 10)}
     await link.aclose()

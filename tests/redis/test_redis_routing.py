@@ -6,7 +6,7 @@ import pytest
 
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.replies import Command
-from crossmount.redis.routing import ASK_MAP, HOPS, TRIES, Batch, Errand, Stop
+from crossmount.redis.routing import ATTEMPTS, CLUSTER_SLOTS, ROUNDS_MAX, Batch, CommandRouting, Target
 from crossmount.redis.slots import Shard, SlotMap, slot_of
 from redis import exceptions
 
@@ -17,9 +17,9 @@ HIGH: Command = ("HGETALL", "{a}")  # slot 15495
 LOAD: Command = ("SCRIPT", "LOAD", "x")
 
 
-def asked(batches: list[Batch]) -> dict[Stop, list[Command]]:
+def asked(batches: list[Batch]) -> dict[Target, list[Command]]:
     """Return what each server is asked."""
-    return {batch.stop: batch.commands for batch in batches}
+    return {batch.target: batch.commands for batch in batches}
 
 
 def only(batches: list[Batch]) -> Batch:
@@ -78,125 +78,125 @@ def test_what_is_no_map_is_refused(reply: Any) -> None:
 
 def test_each_server_is_asked_once_and_replies_are_put_in_order() -> None:
     """Commands are grouped by server; what has no key goes to all of them, and a refusal of it counts."""
-    errand = Errand([HIGH, LOAD, LOW])
-    batches = errand.batches(MAP)
-    assert asked(batches) == {Stop(A): [LOAD, LOW], Stop(B): [LOAD, HIGH]}
-    errand.answered(batches[0], [b"sha", b"low"])
-    assert asked(errand.batches(MAP)) == {Stop(B): [LOAD, HIGH]}
+    routing = CommandRouting([HIGH, LOAD, LOW])
+    batches = routing.batches(MAP)
+    assert asked(batches) == {Target(A): [LOAD, LOW], Target(B): [LOAD, HIGH]}
+    routing.add_replies(batches[0], [b"sha", b"low"])
+    assert asked(routing.batches(MAP)) == {Target(B): [LOAD, HIGH]}
     refusal = exceptions.NoPermissionError("no")
-    errand.answered(batches[1], [refusal, b"high"])
-    assert errand.done
-    assert errand.replies == [b"high", refusal, b"low"]
+    routing.add_replies(batches[1], [refusal, b"high"])
+    assert routing.done
+    assert routing.replies == [b"high", refusal, b"low"]
 
 
 def test_what_has_no_key_at_all_goes_to_one_master() -> None:
     """A PING is answered by a master, by another one if that does not answer."""
-    errand = Errand([("PING",)])
-    batch = only(errand.batches(MAP))
-    assert batch.stop == Stop(A)
-    errand.unanswered(batch, exceptions.ConnectionError())
-    assert errand.map_wanted
-    batch = only(errand.batches(MAP))
-    assert batch.stop == Stop(B)
-    errand.answered(batch, [b"PONG"])
-    assert errand.replies == [b"PONG"]
+    routing = CommandRouting([("PING",)])
+    batch = only(routing.batches(MAP))
+    assert batch.target == Target(A)
+    routing.add_failure(batch, exceptions.ConnectionError())
+    assert routing.needs_map
+    batch = only(routing.batches(MAP))
+    assert batch.target == Target(B)
+    routing.add_replies(batch, [b"PONG"])
+    assert routing.replies == [b"PONG"]
 
 
 def test_moved_goes_on_with_the_map_and_ask_with_leave() -> None:
     """MOVED brings a new map along; ASK is for this once; a server without a name is where it was asked."""
-    errand = Errand([LOW, HIGH])
-    low, high = errand.batches(MAP)
-    errand.answered(low, [exceptions.MovedError("3300 h:3")])
-    errand.answered(high, [exceptions.AskError("15495 :4")])
-    batches = errand.batches(MAP)
-    assert asked(batches) == {Stop(C): [ASK_MAP, LOW], Stop(R): [("ASKING",), HIGH]}
-    errand.answered(batches[0], [[[0, 1, [b"h", 3]]], b"low"])
-    assert errand.map_told == ([[0, 1, [b"h", 3]]], C)
-    errand.answered(batches[1], [b"OK", exceptions.TryAgainError("wait")])
-    assert errand.pause_wanted
-    assert asked(errand.batches(MAP)) == {Stop(B): [HIGH]}
+    routing = CommandRouting([LOW, HIGH])
+    low, high = routing.batches(MAP)
+    routing.add_replies(low, [exceptions.MovedError("3300 h:3")])
+    routing.add_replies(high, [exceptions.AskError("15495 :4")])
+    batches = routing.batches(MAP)
+    assert asked(batches) == {Target(C): [CLUSTER_SLOTS, LOW], Target(R): [("ASKING",), HIGH]}
+    routing.add_replies(batches[0], [[[0, 1, [b"h", 3]]], b"low"])
+    assert routing.new_map == ([[0, 1, [b"h", 3]]], C)
+    routing.add_replies(batches[1], [b"OK", exceptions.TryAgainError("wait")])
+    assert routing.needs_pause
+    assert asked(routing.batches(MAP)) == {Target(B): [HIGH]}
 
 
 def test_a_redirection_without_end_is_the_reply() -> None:
     """Servers that point at each other are left after some hops."""
-    errand = Errand([LOW])
+    routing = CommandRouting([LOW])
     rounds = 0
-    while not errand.done:
+    while not routing.done:
         rounds += 1
-        batch = only(errand.batches(MAP))
-        away = "h:3" if batch.stop.node == A else "h:1"
-        errand.answered(batch, [exceptions.MovedError(f"3300 {away}") for _ in batch.commands])
-    assert rounds == HOPS
-    assert isinstance(errand.replies[0], exceptions.MovedError)
+        batch = only(routing.batches(MAP))
+        away = "h:3" if batch.target.node == A else "h:1"
+        routing.add_replies(batch, [exceptions.MovedError(f"3300 {away}") for _ in batch.commands])
+    assert rounds == ROUNDS_MAX
+    assert isinstance(routing.replies[0], exceptions.MovedError)
 
 
 def test_a_server_that_does_not_answer_is_asked_again_with_a_new_map() -> None:
     """What a master holds that fails twice is refused, or at once if it was gone before, and so is a login."""
-    errand = Errand([LOW])
-    batch = only(errand.batches(MAP))
-    for _ in range(TRIES - 1):
-        errand.unanswered(batch, exceptions.TimeoutError())
-        assert errand.map_wanted
-        assert errand.lost == {A}
-        batch = only(errand.batches(MAP))
-    errand.unanswered(batch, exceptions.TimeoutError())
-    assert errand.done
-    assert errand.gone == {A}
-    assert "h:1, which holds the key, does not answer" in str(errand.replies[0])
-    errand = Errand([LOW], suspects={A})
-    errand.unanswered(only(errand.batches(MAP)), exceptions.TimeoutError())
-    assert errand.gone == {A}
-    errand = Errand([LOW])
+    routing = CommandRouting([LOW])
+    batch = only(routing.batches(MAP))
+    for _ in range(ATTEMPTS - 1):
+        routing.add_failure(batch, exceptions.TimeoutError())
+        assert routing.needs_map
+        assert routing.silent == {A}
+        batch = only(routing.batches(MAP))
+    routing.add_failure(batch, exceptions.TimeoutError())
+    assert routing.done
+    assert routing.given_up == {A}
+    assert "h:1, which holds the key, does not answer" in str(routing.replies[0])
+    routing = CommandRouting([LOW], failing={A})
+    routing.add_failure(only(routing.batches(MAP)), exceptions.TimeoutError())
+    assert routing.given_up == {A}
+    routing = CommandRouting([LOW])
     with pytest.raises(exceptions.AuthenticationError):
-        errand.unanswered(only(errand.batches(MAP)), exceptions.AuthenticationError())
+        routing.add_failure(only(routing.batches(MAP)), exceptions.AuthenticationError())
 
 
 def test_a_server_that_is_left_alone_is_not_asked() -> None:
     """What it holds is refused unasked; what has no key is asked of the others, and of it if there are none."""
-    errand = Errand([LOW, LOAD, HIGH])
-    batch = only(errand.batches(MAP, absent={A}))
-    assert (batch.stop, batch.commands) == (Stop(B), [LOAD, HIGH])
-    errand.answered(batch, [b"sha", b"high"])
-    assert errand.done
-    assert "h:1, which holds the key" in str(errand.replies[0])
-    assert errand.replies[1:] == [b"sha", b"high"]
-    assert only(Errand([("PING",)]).batches(MAP, absent={A})).stop == Stop(B)
-    assert only(Errand([("PING",)]).batches(MAP, absent={A, B})).stop == Stop(A)
-    assert only(Errand([LOW], replicas=True).batches(MAP, absent={A})).stop == Stop(R, replica=True)
+    routing = CommandRouting([LOW, LOAD, HIGH])
+    batch = only(routing.batches(MAP, excluded={A}))
+    assert (batch.target, batch.commands) == (Target(B), [LOAD, HIGH])
+    routing.add_replies(batch, [b"sha", b"high"])
+    assert routing.done
+    assert "h:1, which holds the key" in str(routing.replies[0])
+    assert routing.replies[1:] == [b"sha", b"high"]
+    assert only(CommandRouting([("PING",)]).batches(MAP, excluded={A})).target == Target(B)
+    assert only(CommandRouting([("PING",)]).batches(MAP, excluded={A, B})).target == Target(A)
+    assert only(CommandRouting([LOW], replicas=True).batches(MAP, excluded={A})).target == Target(R, replica=True)
 
 
 def test_what_has_no_key_fails_with_the_last_master() -> None:
     """Where none of them answers, the failure is the call's."""
-    errand = Errand([("PING",)], suspects={A})
-    errand.unanswered(only(errand.batches(MAP, absent={A})), exceptions.TimeoutError())  # B's first
+    routing = CommandRouting([("PING",)], failing={A})
+    routing.add_failure(only(routing.batches(MAP, excluded={A})), exceptions.TimeoutError())  # B's first
     with pytest.raises(exceptions.TimeoutError):
-        errand.unanswered(only(errand.batches(MAP, absent={A})), exceptions.TimeoutError())
+        routing.add_failure(only(routing.batches(MAP, excluded={A})), exceptions.TimeoutError())
 
 
 def test_a_master_that_is_none_any_more_makes_the_map_old() -> None:
     """READONLY is answered with a new map, and asked again."""
-    errand = Errand([LOW])
-    errand.answered(only(errand.batches(MAP)), [exceptions.ReadOnlyError("no")])
-    assert errand.map_wanted
-    assert not errand.done
+    routing = CommandRouting([LOW])
+    routing.add_replies(only(routing.batches(MAP)), [exceptions.ReadOnlyError("no")])
+    assert routing.needs_map
+    assert not routing.done
 
 
 def test_replicas_take_turns_and_a_master_stands_in() -> None:
     """Look-ups ask replicas as such; one that is cut off, or gone, is passed over, and the master comes last."""
-    stops = [only(Errand([LOW], replicas=True, turn=turn).batches(MAP)).stop for turn in range(3)]
-    assert stops == [Stop(R, replica=True), Stop(C, replica=True), Stop(R, replica=True)]
-    errand = Errand([LOW], replicas=True)
-    batch = only(errand.batches(MAP))
+    stops = [only(CommandRouting([LOW], replicas=True, turn=turn).batches(MAP)).target for turn in range(3)]
+    assert stops == [Target(R, replica=True), Target(C, replica=True), Target(R, replica=True)]
+    routing = CommandRouting([LOW], replicas=True)
+    batch = only(routing.batches(MAP))
     assert batch.commands == [("READONLY",), LOW]
-    errand.answered(batch, [b"OK", exceptions.MasterDownError("cut off")])
-    batch = only(errand.batches(MAP))
-    assert batch.stop == Stop(C, replica=True)
-    errand.unanswered(batch, exceptions.TimeoutError())
-    assert only(errand.batches(MAP)).stop == Stop(A)
+    routing.add_replies(batch, [b"OK", exceptions.MasterDownError("cut off")])
+    batch = only(routing.batches(MAP))
+    assert batch.target == Target(C, replica=True)
+    routing.add_failure(batch, exceptions.TimeoutError())
+    assert only(routing.batches(MAP)).target == Target(A)
 
 
 def test_a_replica_that_may_not_be_asked_is_told() -> None:
     """A user without READONLY gets the server's words."""
-    errand = Errand([LOW], replicas=True)
+    routing = CommandRouting([LOW], replicas=True)
     with pytest.raises(exceptions.NoPermissionError):
-        errand.answered(only(errand.batches(MAP)), [exceptions.NoPermissionError("no"), b""])
+        routing.add_replies(only(routing.batches(MAP)), [exceptions.NoPermissionError("no"), b""])

@@ -9,7 +9,7 @@ from crossmount.index import blocking as blocking_index
 from crossmount.index import open_index
 from crossmount.redis.address import Address, Login, Tls
 from crossmount.redis.link import Link
-from crossmount.redis.url import address_of
+from crossmount.redis.url import parse_url
 from support.links import async_link, blocking_link
 
 SECRET = "hunter2secret"
@@ -126,7 +126,7 @@ def test_all_that_a_url_says_is_read() -> None:
     """Every option has its place, percent-encoded or not; a secret is in no representation."""
     tls = "ca_file=/ca&cert_file=/c%20rt&key_file=/key&check_hostname=no"
     login = f"client_name=ci&db=4&read_from=replica&sentinel_username=s&sentinel_password={SECRET}"
-    address = address_of(f"rediss+sentinel://us%40er:{SECRET}%2F@a:1,b:2/main?{tls}&{login}")
+    address = parse_url(f"rediss+sentinel://us%40er:{SECRET}%2F@a:1,b:2/main?{tls}&{login}")
     assert address == Address(
         scheme="rediss+sentinel",
         nodes=(("a", 1), ("b", 2)),
@@ -143,7 +143,7 @@ def test_all_that_a_url_says_is_read() -> None:
 
 def test_a_certificate_that_is_not_checked_needs_no_name() -> None:
     """Without a check of the certificate its name is not looked at either."""
-    tls = address_of("rediss://h?check_certificate=no&check_hostname=yes").tls
+    tls = parse_url("rediss://h?check_certificate=no&check_hostname=yes").tls
     assert tls == Tls(check_hostname=False, check_certificate=False)
 
 

@@ -6,21 +6,21 @@ import redis
 from crossmount.redis.client import ServerClient
 from crossmount.redis.connection import connect
 from crossmount.redis.link import BlockingLink, ThreadedLink
-from crossmount.redis.url import address_of
+from crossmount.redis.url import parse_url
 
 
 def async_link(
     url: str, *, credentials: CredentialProvider | None = None, for_look_ups: bool = False
 ) -> ThreadedLink:
     """Make a link for an event loop."""
-    return ThreadedLink(connect(address_of(url), credentials=credentials, for_look_ups=for_look_ups))
+    return ThreadedLink(connect(parse_url(url), credentials=credentials, for_look_ups=for_look_ups))
 
 
 def blocking_link(
     url: str, *, credentials: CredentialProvider | None = None, for_look_ups: bool = False
 ) -> BlockingLink:
     """Make a link that never suspends."""
-    return BlockingLink(connect(address_of(url), credentials=credentials, for_look_ups=for_look_ups))
+    return BlockingLink(connect(parse_url(url), credentials=credentials, for_look_ups=for_look_ups))
 
 
 def blocking_link_to(client: redis.Redis) -> BlockingLink:

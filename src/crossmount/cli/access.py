@@ -9,7 +9,7 @@ import click
 from crossmount.cli.settings import OFF, Settings
 from crossmount.index import Keys, MountIndex, open_index
 from crossmount.index.opening import DEFAULT_URL
-from crossmount.redis.url import address_of
+from crossmount.redis.url import parse_url
 from crossmount.registry import ClientOptions, RetryPolicy
 
 DEFAULT_NAMESPACE = Keys().namespace
@@ -23,7 +23,7 @@ def index_url(settings: Settings) -> str:
     """
     url = settings.index or DEFAULT_URL
     if url != OFF:
-        address_of(url)
+        parse_url(url)
     return url
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crossmount.cli.settings import OFF
-from crossmount.index.backing_server import server_of
+from crossmount.index.backing_server import backing_server
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Digest
-from crossmount.redis.url import address_of
+from crossmount.redis.url import parse_url
 
 PINGS = 5
 """How many round trips are measured; the median counts."""
@@ -30,13 +30,13 @@ def index_kind(index: str) -> Kind:
     """
     if index == OFF:
         return "off"
-    topology = address_of(index).topology
+    topology = parse_url(index).topology
     return topology if topology in {"embedded", "memory"} else "remote"
 
 
 def display_url(index: str) -> str:
     """Return the URL of an index without the parts that may be secret: user, password, parameters."""
-    return address_of(index).shown if index_kind(index) == "remote" else index
+    return parse_url(index).shown if index_kind(index) == "remote" else index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ async def probe_server(index: MountIndex, *, clock: Callable[[], float] = time.p
     Raises:
         IndexFailedError: the server does not answer, or refuses a command.
     """
-    server = server_of(index)
+    server = backing_server(index)
     if server is None:
         return None
     (info,) = await server.link.run([("INFO", "server")])  # opens the connection

@@ -23,7 +23,7 @@ from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.discovery.manifest_walker import ManifestWalker
 from crossmount.discovery.webhooks import BlobArrived, Deleted, ManifestArrived, RegistryChange, read_webhook
 from crossmount.errors import CrossmountError, IndexUnavailableError
-from crossmount.index.backing_server import server_of
+from crossmount.index.backing_server import backing_server
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import MountableLayers, Sighting
 from crossmount.oci import Digest, Located, Repository
@@ -79,7 +79,7 @@ class EventFeed(Closing):
         self._index = guard.unguarded
         self._waiter = _IndexWaiter(guard)
         cache = manifest_cache_of(self._index)
-        self._cache = cache if server_of(self._index) is None else _WaitingManifestCache(cache, self._waiter)
+        self._cache = cache if backing_server(self._index) is None else _WaitingManifestCache(cache, self._waiter)
         self._stack = AsyncExitStack()
         if client is None:
             client = RegistryClient(self._registry, options=options, observer=observer)
@@ -251,7 +251,7 @@ class _IndexWaiter:
     @property
     def waits(self) -> bool:
         """Whether the index is known not to answer, so that more work would only wait."""
-        return self._callers > 0 or self._guard.left_alone
+        return self._callers > 0 or self._guard.breaker_open
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat `call` until it is answered; it may take effect more than once.
@@ -264,7 +264,7 @@ class _IndexWaiter:
         try:
             while True:
                 try:
-                    return await self._guard.ask(call)
+                    return await self._guard.call(call)
                 except (IndexUnavailableError, StartingError):
                     self._callers += not waits
                     waits = True

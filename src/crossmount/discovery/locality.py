@@ -7,7 +7,7 @@ from pathlib import Path
 
 from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.discovery.manifest_walker import ManifestWalker
-from crossmount.index.adapt import widen
+from crossmount.index.adapt import adapt
 from crossmount.index.protocol import Knowledge, MountableLayers, MountIndex
 from crossmount.oci import Digest, Reference, Repository
 from crossmount.oci.layout import Image, load_image
@@ -51,7 +51,7 @@ async def locality(
     names = {given: normalise_registry(given) for given in registries}
     blobs = await blobs_of(image, client=client, options=options)
     start = Repository.on(next(iter(names.values()), _NOWHERE))
-    knowledge = await widen(index).look_up(blobs, start)
+    knowledge = await adapt(index).look_up(blobs, start)
     present = {name: bytes_on(name, blobs, knowledge, start) for name in names.values()}
     return {given: present[name] for given, name in names.items()}
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from crossmount.discovery.manifest_summary import TEXT_MAX, ManifestSummary
-from crossmount.index.backing_server import Server, server_of
+from crossmount.index.backing_server import BackingServer, backing_server
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Digest
-from crossmount.redis.execute import write
+from crossmount.redis.execute import run_writes
 
 LOCAL_MAX = 4096
 
@@ -32,14 +32,14 @@ class ManifestCache(Protocol):
 
 def manifest_cache_of(index: object) -> ManifestCache:
     """Return a cache on the index's server, or in this process if the index has no server."""
-    server = server_of(index)
+    server = backing_server(index)
     return LocalManifestCache() if server is None else ServerManifestCache(server)
 
 
 class ServerManifestCache:
     """A cache on the server of an index."""
 
-    def __init__(self, server: Server, *, ttl: int = TTL_SECONDS) -> None:
+    def __init__(self, server: BackingServer, *, ttl: int = TTL_SECONDS) -> None:
         self._link = server.link
         self._keys = server.keys
         self._ttl = ttl
@@ -63,7 +63,7 @@ class ServerManifestCache:
     async def store(self, manifests: Iterable[ManifestSummary]) -> None:
         """Store summaries, without those that are too long."""
         texts = {manifest.digest: manifest.text() for manifest in manifests}
-        await write(
+        await run_writes(
             self._link,
             [
                 ("SET", self._keys.manifest(digest), text, "EX", self._ttl)

@@ -23,8 +23,8 @@ from crossmount.errors import (
     RegistryRefusedError,
     RegistryUnreachableError,
 )
-from crossmount.index.adapt import widen
-from crossmount.index.backing_server import server_of
+from crossmount.index.adapt import adapt
+from crossmount.index.backing_server import backing_server
 from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import ClientOptions, RegistryClient
@@ -91,10 +91,10 @@ async def scan(
     where = Repository.on(registry)
     given = tuple(dict.fromkeys(patterns))
     named = None if repositories is None else list(repositories)
-    whole = widen(index)
+    whole = adapt(index)
     cache = manifest_cache_of(whole)
     choice = [*given, *([] if named is None else ["", *named])]
-    checkpoint = ScanCheckpoint(server_of(whole), where.registry, choice, run=secrets.token_hex(8))
+    checkpoint = ScanCheckpoint(backing_server(whole), where.registry, choice, run=secrets.token_hex(8))
     async with AsyncExitStack() as stack:
         if client is None:
             made = replace(options, max_connections=min(requests, options.max_connections))

@@ -6,10 +6,10 @@ progress. The names of these sets contain the run, so deleting the checkpoint al
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from crossmount.index.backing_server import Server
+from crossmount.index.backing_server import BackingServer
 from crossmount.index.checkpoint import CHECKPOINT_SECONDS, Checkpoint, scope_of
 from crossmount.oci import Repository
-from crossmount.redis.execute import ask
+from crossmount.redis.execute import run_reads
 from crossmount.redis.replies import Command
 
 
@@ -23,7 +23,7 @@ class ScanCheckpoint:
         run: 16 hex digits that identify this scan, unless it resumes an earlier one.
     """
 
-    def __init__(self, server: Server | None, registry: str, choice: Iterable[str], *, run: str) -> None:
+    def __init__(self, server: BackingServer | None, registry: str, choice: Iterable[str], *, run: str) -> None:
         self._stored = None
         if server is not None:
             self._stored = Checkpoint(server, server.keys.scan(registry, scope_of(sorted(choice))), run=run)
@@ -71,7 +71,7 @@ class ScanCheckpoint:
 
 
 async def _members(stored: Checkpoint, key: str, names: Sequence[str]) -> list[bool]:
-    (reply,) = await ask(stored.server.link, [("SMISMEMBER", key, *names)])
+    (reply,) = await run_reads(stored.server.link, [("SMISMEMBER", key, *names)])
     if isinstance(reply, list) and len(reply) == len(names):
         return [each == 1 for each in reply]
     return [False] * len(names)

@@ -4,9 +4,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from crossmount.fleet.lease import VALUE_MAX, LeaseValue
-from crossmount.index.backing_server import Server
+from crossmount.index.backing_server import BackingServer
 from crossmount.oci import Digest
-from crossmount.redis.key_scan import walk
+from crossmount.redis.key_scan import scan_keys
 from crossmount.redis.replies import Command
 
 LISTED_MAX = 10_000
@@ -35,7 +35,7 @@ class ActiveUpload:
 _NOBODY = LeaseValue(token="", holder="", dest=None, size=0, since=0)
 
 
-async def active_uploads(server: Server) -> list[ActiveUpload]:
+async def active_uploads(server: BackingServer) -> list[ActiveUpload]:
     """Read all leases of the namespace: the oldest first, then by layer.
 
     This scans all keys of the server, a thousand in a round trip: for people, not for pushes.
@@ -72,10 +72,10 @@ async def active_uploads(server: Server) -> list[ActiveUpload]:
     return sorted(found, key=lambda each: (each.holder.since, each.layer, each.registry))
 
 
-async def _leases(server: Server) -> list[tuple[str, Digest]]:
+async def _leases(server: BackingServer) -> list[tuple[str, Digest]]:
     """Return registry and layer of each lease."""
     found: set[tuple[str, Digest]] = set()
-    async with aclosing(walk(server.link, server.keys.all_leases())) as keys:
+    async with aclosing(scan_keys(server.link, server.keys.all_leases())) as keys:
         async for key in keys:
             named = server.keys.parse(key)
             if named is not None and named.layer is not None:

@@ -12,7 +12,7 @@ from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS, Patience
 from crossmount.fleet.poller import Environment, Poller
 from crossmount.fleet.turn import MountTurn, Slots, Turn, UploadTurn
 from crossmount.fleet.waiting import OnWait, Waiter, ignore_wait
-from crossmount.index.backing_server import server_of
+from crossmount.index.backing_server import backing_server
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Digest, Repository
@@ -47,7 +47,7 @@ class Fleet(Closing):
         self.meter = RateMeter()
         self._environment = environment or Environment()
         guard = index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer)
-        server = server_of(index)
+        server = backing_server(index)
         store = None if server is None else LeaseStore(server, life=life)
         self._gateway = LeaseGateway(guard, store, pause=self._environment.tick)
         self._keeper = LeaseKeeper(

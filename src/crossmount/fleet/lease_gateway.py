@@ -45,7 +45,7 @@ class LeaseGateway:
             return [await self._from_index(claim) if claim.take else IndexDown() for claim in claims]
         found = await self.ask(lambda: store.claim(claims), ClaimAnswers([IndexDown() for _ in claims]))
         if found.refusal is not None:
-            self._guard.note(found.refusal)
+            self._guard.report(found.refusal)
         return found.answers
 
     async def read_holder(self, layer: Digest, registry: str) -> LeaseValue | None:
@@ -75,7 +75,9 @@ class LeaseGateway:
             least: seconds during which the server is asked in any case.
         """
         least, self.asked = max(least, 0.0 if self.asked else FIRST_SECONDS), True
-        return await self._guard.insist(call, otherwise, seconds=GRACE_SECONDS, pause=self._pause, least=least)
+        return await self._guard.call_patiently(
+            call, otherwise, seconds=GRACE_SECONDS, pause=self._pause, least=least
+        )
 
     async def _from_index(self, claim: Claim) -> ClaimAnswer:
         waiter = claim.waiter

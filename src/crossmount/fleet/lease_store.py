@@ -16,12 +16,12 @@ from crossmount.fleet.waiting import (
     LeaseFree,
     SourcesFound,
 )
-from crossmount.index.backing_server import Server
+from crossmount.index.backing_server import BackingServer
 from crossmount.index.decode import repositories
 from crossmount.index.redis_index import SOURCES_MAX
 from crossmount.oci import Digest
+from crossmount.redis.execute import Script, load_script, run_scripted
 from crossmount.redis.replies import Command, StartingError
-from crossmount.redis.scripts import Script, run_scripted, script
 
 WAITING_SECONDS = 3.0
 """Seconds after its last call until a waiter is removed from the list of waiters."""
@@ -64,7 +64,7 @@ class LeaseStore:
         life: seconds until a lease expires after its last renewal.
     """
 
-    def __init__(self, server: Server, *, life: float = LEASE_SECONDS) -> None:
+    def __init__(self, server: BackingServer, *, life: float = LEASE_SECONDS) -> None:
         self._link = server.link
         self._keys = server.keys
         self._life = round(life * 1000)
@@ -162,7 +162,7 @@ class LeaseStore:
 
 
 def _script(name: str) -> Script:
-    return script(name, _PACKAGE)
+    return load_script(name, _PACKAGE)
 
 
 def _answer(reply: Any, claim: Claim) -> ClaimAnswer:

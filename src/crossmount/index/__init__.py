@@ -1,6 +1,6 @@
 """Who holds which layer: the protocol and its stores."""
 
-from crossmount.index.adapt import widen
+from crossmount.index.adapt import adapt
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.keys import Keys
 from crossmount.index.memory import MemoryMountIndex, null_index
@@ -26,7 +26,7 @@ __all__ = [
     "RedisMountIndex",
     "RegistryTraits",
     "Sighting",
+    "adapt",
     "null_index",
     "open_index",
-    "widen",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from crossmount.errors import InvalidInputError
-from crossmount.index.backing_server import Server, server_of
+from crossmount.index.backing_server import BackingServer, backing_server
 from crossmount.index.protocol import (
     Knowledge,
     LayerKnowledge,
@@ -15,7 +15,7 @@ from crossmount.index.protocol import (
 from crossmount.oci import Digest, Located, Repository
 
 
-def widen(layers: MountableLayers) -> MountIndex:
+def adapt(layers: MountableLayers) -> MountIndex:
     """Return `layers` itself if it is a whole index, else one that asks it layer by layer.
 
     Raises:
@@ -25,10 +25,10 @@ def widen(layers: MountableLayers) -> MountIndex:
         raise InvalidInputError(
             f"not an index: {type(layers).__name__}: give what open_index(url) returns, or None"
         )
-    return layers if isinstance(layers, MountIndex) else WidenedIndex(layers)
+    return layers if isinstance(layers, MountIndex) else FourMethodIndex(layers)
 
 
-class WidenedIndex:
+class FourMethodIndex:
     """The four methods of another index, and the rest as far as those four carry it.
 
     What they cannot say is not known: other registries, sizes, traits. What they cannot do is left undone: a
@@ -86,9 +86,9 @@ class WidenedIndex:
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
         """Leave it: the four methods know layers only."""
 
-    def server(self) -> Server | None:
-        """See `Served`: that of the index below."""
-        return server_of(self._layers)
+    def server(self) -> BackingServer | None:
+        """See `ServerBacked`: that of the index below."""
+        return backing_server(self._layers)
 
     async def aclose(self) -> None:
         """Leave it: whoever made the index below closes it."""

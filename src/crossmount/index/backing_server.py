@@ -8,7 +8,7 @@ from crossmount.redis.link import Link
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class BackingServer:
     """The server of an index.
 
     Attributes:
@@ -21,14 +21,14 @@ class Server:
 
 
 @runtime_checkable
-class Served(Protocol):
+class ServerBacked(Protocol):
     """An index that can say which server it lies on."""
 
-    def server(self) -> Server | None:
+    def server(self) -> BackingServer | None:
         """Return the server, or None if there is none after all."""
         ...
 
 
-def server_of(index: object) -> Server | None:
+def backing_server(index: object) -> BackingServer | None:
     """Return the server of an index; None if it has none, or cannot say."""
-    return index.server() if isinstance(index, Served) else None
+    return index.server() if isinstance(index, ServerBacked) else None

@@ -15,7 +15,7 @@ from crossmount._blocking import Driven, driven
 from crossmount.errors import InvalidInputError
 from crossmount.index import guard, memory, opening, protocol
 from crossmount.index import redis_index as redis
-from crossmount.index.backing_server import Server, server_of
+from crossmount.index.backing_server import BackingServer, backing_server
 from crossmount.index.entry import LayerEntry, local_entries_of
 from crossmount.index.keys import Keys
 from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
@@ -244,13 +244,13 @@ class AdaptedIndex(AdaptedLayers):
         """Close the blocking index."""
         await self.run(self._index.close)
 
-    def server(self) -> Server | None:
+    def server(self) -> BackingServer | None:
         """Return the server of the blocking index; None if it has none."""
-        server = server_of(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
+        server = backing_server(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
         if server is None or not isinstance(server.link, BlockingLink) or self.run is _at_once:
             return server
         self._link = self._link or ThreadedLink(server.link.client)
-        return Server(self._link, server.keys)
+        return BackingServer(self._link, server.keys)
 
     def local_entries(self) -> Sequence[LayerEntry] | None:
         """Return what the blocking index has in this process; None if it lies on a server alone."""

@@ -8,9 +8,9 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from crossmount.index.backing_server import Server
+from crossmount.index.backing_server import BackingServer
 from crossmount.index.decode import as_map
-from crossmount.redis.execute import ask, write
+from crossmount.redis.execute import run_reads, run_writes
 from crossmount.redis.replies import Command
 
 CHECKPOINT_SECONDS = 24 * 3600
@@ -38,7 +38,7 @@ class Checkpoint:
         resumed: whether an unfinished run is resumed.
     """
 
-    def __init__(self, server: Server, key: str, *, run: str) -> None:
+    def __init__(self, server: BackingServer, key: str, *, run: str) -> None:
         self.server = server
         self.run = self._own_run = run
         self.resumed = False
@@ -53,7 +53,7 @@ class Checkpoint:
         Raises:
             IndexFailedError: the server did not answer, or refused.
         """
-        (reply,) = (None,) if afresh else await ask(self.server.link, [("HGETALL", self._key)])
+        (reply,) = (None,) if afresh else await run_reads(self.server.link, [("HGETALL", self._key)])
         fields = {_text(name): _text(value) for name, value in as_map(reply).items()}
         run = fields.pop(_RUN_FIELD, "")
         if _RUN.fullmatch(run):
@@ -75,7 +75,7 @@ class Checkpoint:
             IndexFailedError: the server did not answer, or refused.
         """
         pairs = [text for item in fields.items() for text in item]
-        await write(
+        await run_writes(
             self.server.link,
             [
                 ("HSET", self._key, _RUN_FIELD, self.run, *pairs),
@@ -86,7 +86,7 @@ class Checkpoint:
 
     async def end(self, *others: str) -> None:
         """Delete it, and other keys: the work is finished."""
-        await write(self.server.link, [("DEL", key) for key in (self._key, *others)])
+        await run_writes(self.server.link, [("DEL", key) for key in (self._key, *others)])
 
 
 def _text(value: bytes) -> str:

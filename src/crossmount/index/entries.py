@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossmount.errors import InvalidInputError
-from crossmount.index.backing_server import Server, server_of
+from crossmount.index.backing_server import BackingServer, backing_server
 from crossmount.index.decode import as_map, live_registries, number, registry_field, repository_names
 from crossmount.index.entry import LIFE_MAX, LayerEntry, RegistrySources, local_entries_of
 from crossmount.index.keys import Keys
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Digest
-from crossmount.redis.execute import ask
-from crossmount.redis.key_scan import pages
+from crossmount.redis.execute import run_reads
+from crossmount.redis.key_scan import scan_pages
 from crossmount.redis.replies import Command
 
 NAMES_MAX = 1024
@@ -35,13 +35,13 @@ async def entries_of(index: object, *, clock: Callable[[], float] = time.time) -
         InvalidInputError: the index cannot be listed.
         IndexFailedError: the server does not answer, or does not allow a scan of all keys.
     """
-    here, server = require_listable(index), server_of(index)
+    here, server = require_listable(index), backing_server(index)
     for entry in here or ():
         yield entry
     if server is None:
         return
     for part in await server.link.parts():
-        async with aclosing(pages(part, server.keys.all_layers())) as found:
+        async with aclosing(scan_pages(part, server.keys.all_layers())) as found:
             async for page in found:
                 for entry in await read_entries(server, page.keys, clock()):
                     yield entry
@@ -54,12 +54,12 @@ def require_listable(index: object) -> Sequence[LayerEntry] | None:
         InvalidInputError: the index can list no entries, and has no server.
     """
     here = local_entries_of(index)
-    if here is None and server_of(index) is None:
+    if here is None and backing_server(index) is None:
         raise InvalidInputError("this index cannot be listed: give what open_index returns")
     return here
 
 
-async def read_entries(server: Server, keys: Sequence[bytes], now: float) -> list[LayerEntry]:
+async def read_entries(server: BackingServer, keys: Sequence[bytes], now: float) -> list[LayerEntry]:
     """Return the entries of some keys of a server, in two round trips for each few hundred keys.
 
     The flags of a layer list its registries. A full server may evict the flags and keep a set of sources: such a
@@ -93,7 +93,7 @@ class _Pending:
     must_mount: bool = False
 
 
-async def _read(server: Server, keys: Sequence[bytes], now: float) -> list[LayerEntry]:
+async def _read(server: BackingServer, keys: Sequence[bytes], now: float) -> list[LayerEntry]:
     named = [
         each for each in map(server.keys.parse, keys) if each is not None and each.kind in {"flags", "sources"}
     ]
@@ -106,7 +106,7 @@ async def _read(server: Server, keys: Sequence[bytes], now: float) -> list[Layer
         )
     pending: list[_Pending] = []
     checked: dict[bytes, str | None] = {}
-    for each, reply in zip(named, await ask(server.link, commands), strict=True):
+    for each, reply in zip(named, await run_reads(server.link, commands), strict=True):
         assert each.layer is not None  # noqa: S101 see above
         if each.kind == "flags":
             pending.append(_from_flags(each.layer, as_map(reply), now, checked))
@@ -125,12 +125,12 @@ def _from_flags(
     return _Pending(layer, left, number(fields.get(b"size")), b"must_mount" in fields)
 
 
-async def _with_sources(server: Server, pending: Sequence[_Pending]) -> list[LayerEntry]:
+async def _with_sources(server: BackingServer, pending: Sequence[_Pending]) -> list[LayerEntry]:
     commands: list[Command] = []
     for each in pending:
         for registry, left in each.seconds_left.items():
             commands += _sources_of(server.keys, each.layer, registry, with_life=left is None)
-    replies = iter(await ask(server.link, commands))
+    replies = iter(await run_reads(server.link, commands))
     found = []
     for each in pending:
         held = {}

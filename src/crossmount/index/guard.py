@@ -13,8 +13,8 @@ from typing import Literal, TypeVar
 
 from crossmount import events
 from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
-from crossmount.index.adapt import widen
-from crossmount.index.backing_server import Server, server_of
+from crossmount.index.adapt import adapt
+from crossmount.index.backing_server import BackingServer, backing_server
 from crossmount.index.protocol import Knowledge, MountableLayers, MountIndex, RegistryTraits, Sighting
 from crossmount.oci import Digest, Located, Repository
 from crossmount.redis.breaker import Breaker
@@ -60,11 +60,11 @@ class GuardedIndex:
         deadline: float | None = DEADLINE_SECONDS,
         lasting: bool = False,
     ) -> None:
-        self._index = widen(index)
+        self._index = adapt(index)
         self._lasting = lasting
         self._told = False
         self._deadline = deadline
-        self._bounds_itself = server_of(index) is not None
+        self._bounds_itself = backing_server(index) is not None
         self._observer = observer
         self._clock = clock
         self._breaker = Breaker(OPEN_SECONDS, factor=1.0 if lasting else 2.0)
@@ -118,9 +118,9 @@ class GuardedIndex:
         """Record them, if the index serves."""
         await self._try(lambda: self._index.record_traits(registry, traits), None)
 
-    def server(self) -> Server | None:
-        """See `Served`: that of the index below."""
-        return server_of(self._index)
+    def server(self) -> BackingServer | None:
+        """See `ServerBacked`: that of the index below."""
+        return backing_server(self._index)
 
     async def aclose(self) -> None:
         """Close the index below, whatever the breaker says."""
@@ -129,7 +129,7 @@ class GuardedIndex:
         except IndexFailedError as error:
             self._degrade(error)
 
-    async def insist(
+    async def call_patiently(
         self,
         call: Callable[[], Awaitable[T]],
         otherwise: T,
@@ -184,11 +184,11 @@ class GuardedIndex:
         """The index that is guarded."""
         return self._index
 
-    def note(self, error: IndexFailedError) -> None:
+    def report(self, error: IndexFailedError) -> None:
         """Take in that something on the index's server was refused."""
         self._degrade(error)
 
-    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, call: Callable[[], Awaitable[T]]) -> T:
         """Ask the index something behind the same breaker, for who can wait: what fails is raised.
 
         Raises:
@@ -198,12 +198,12 @@ class GuardedIndex:
         return await self._ask(call, probe=self._deadline)
 
     @property
-    def left_alone(self) -> bool:
+    def breaker_open(self) -> bool:
         """Whether the index gave no answer, and is not asked for now."""
         return self._breaker.is_open(self._clock())
 
     async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        if not self.left_alone:
+        if not self.breaker_open:
             try:
                 return await self._ask(call, probe=PROBE_SECONDS)
             except (IndexFailedError, MissingExtraError) as error:

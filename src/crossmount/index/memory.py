@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from crossmount._closing import Closing
-from crossmount.index.adapt import widen
-from crossmount.index.backing_server import Server, server_of
+from crossmount.index.adapt import adapt
+from crossmount.index.backing_server import BackingServer, backing_server
 from crossmount.index.entry import LayerEntry, RegistrySources, local_entries_of
 from crossmount.index.protocol import (
     Knowledge,
@@ -66,7 +66,7 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
-        self._backing = None if backing is None else widen(backing)
+        self._backing = None if backing is None else adapt(backing)
         self._ttl = ttl
         self._bound = bound
         self._clock = clock
@@ -187,9 +187,9 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         with self._lock:
             self._traits[name] = self._live_traits(name).updated(traits), self._clock() + TRAITS_SECONDS
 
-    def server(self) -> Server | None:
+    def server(self) -> BackingServer | None:
         """Return the server of the backing index; None if there is none."""
-        return server_of(self._backing)
+        return backing_server(self._backing)
 
     async def aclose(self) -> None:
         """Do nothing: this index has no connections."""

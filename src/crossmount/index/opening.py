@@ -15,7 +15,7 @@ from crossmount.redis.address import Address
 from crossmount.redis.client import Client
 from crossmount.redis.connection import connect
 from crossmount.redis.link import ThreadedLink
-from crossmount.redis.url import address_of
+from crossmount.redis.url import parse_url
 
 DEFAULT_URL = "embedded:"
 URL_VARIABLE = "CROSSMOUNT_INDEX"
@@ -57,7 +57,7 @@ def clients_of(url: str | None, credentials: CredentialProvider | None) -> list[
         InvalidIndexURLError: the URL names no index, or a file that cannot be read.
         InvalidInputError: nobody asks for the credentials.
     """
-    address = address_of(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)
+    address = parse_url(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)
     if not address.is_remote and credentials is not None:
         raise InvalidInputError("credentials are for an index on a server, and this one asks for none")
     if address.topology == "memory":

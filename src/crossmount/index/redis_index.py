@@ -9,7 +9,7 @@ from typing import Any
 
 from crossmount._closing import Closing
 from crossmount.errors import IndexRefusedError
-from crossmount.index.backing_server import Server
+from crossmount.index.backing_server import BackingServer
 from crossmount.index.decode import (
     Decoder,
     as_map,
@@ -26,9 +26,9 @@ from crossmount.index.keys import Keys
 from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting, SingleLayerMethods
 from crossmount.oci import Digest, Located, Repository
 from crossmount.oci.reference import normalise_registry
+from crossmount.redis.execute import Script, load_script, run_scripted
 from crossmount.redis.link import Link
 from crossmount.redis.replies import Command, WrongTypeError
-from crossmount.redis.scripts import Script, run_scripted, script
 
 TTL_SECONDS = 14 * 24 * 3600
 SOURCES_MAX = 128
@@ -164,9 +164,9 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         if fields := tuple(traits_fields(traits)):
             await self._write([_script("record_traits").call((key,), TRAITS_SECONDS, *fields)])
 
-    def server(self) -> Server:
-        """See `Served`."""
-        return Server(self.link, self._keys)
+    def server(self) -> BackingServer:
+        """See `ServerBacked`."""
+        return BackingServer(self.link, self._keys)
 
     async def aclose(self) -> None:
         """See `MountIndex`."""
@@ -220,4 +220,4 @@ class RedisMountIndex(SingleLayerMethods, Closing):
 
 
 def _script(name: str) -> Script:
-    return script(name, "crossmount.index.scripts")
+    return load_script(name, "crossmount.index.scripts")

@@ -10,7 +10,7 @@ from typing import IO, Any
 from crossmount import events
 from crossmount._blocking import run_now
 from crossmount.errors import InvalidInputError
-from crossmount.index.backing_server import server_of
+from crossmount.index.backing_server import backing_server
 from crossmount.index.blocking import DrivenIndex, MountableLayers
 from crossmount.index.entries import entries_of
 from crossmount.index.entry import LayerEntry, Restorable
@@ -73,7 +73,7 @@ async def export_index(
         IndexFailedError: the index did not answer, refused, or its user may not list keys.
         OSError: the file could not be written.
     """
-    server = server_of(index)
+    server = backing_server(index)
     report = MoveReport()
     waiting = [ExportHeader(None if server is None else server.keys.namespace).text()]
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crossmount.errors import IndexFailedError, InvalidInputError
-from crossmount.index.backing_server import Server, server_of
+from crossmount.index.backing_server import BackingServer, backing_server
 from crossmount.index.decode import as_map, number
 from crossmount.index.entries import read_entries, require_listable
 from crossmount.index.hit_counter import days
 from crossmount.maintenance.layer_counts import LayerCounts, RegistryInfo
-from crossmount.redis.execute import ask
-from crossmount.redis.key_scan import pages
+from crossmount.redis.execute import run_reads
+from crossmount.redis.key_scan import scan_pages
 from crossmount.redis.link import Link
 
 MEASURED = 500
@@ -111,7 +111,7 @@ async def index_info(
     counted = LayerCounts()
     for entry in require_listable(index) or ():
         counted.add(entry)
-    server = server_of(index)
+    server = backing_server(index)
     if server is None:
         return _info(counted, _KeyCounts())
     seen = _KeyCounts()
@@ -187,7 +187,7 @@ class _ServerCounts:
         measured: sizes in memory of some keys, in bytes; None if the server does not say.
     """
 
-    server: Server
+    server: BackingServer
     part: Link
     clock: Callable[[], float]
     budget: int | None
@@ -207,7 +207,7 @@ class _ServerCounts:
         # a sample takes keys of any owner, since only their total is known
         pattern = self.server.keys.all_keys() if self.budget is None else "*"
         done = False
-        async with aclosing(pages(self.part, pattern)) as found:
+        async with aclosing(scan_pages(self.part, pattern)) as found:
             async for page in found:
                 await self._look_at(page.keys)
                 done = not page.cursor
@@ -251,9 +251,9 @@ class _ServerCounts:
             self.measured += [reply for reply in replies if isinstance(reply, int)]
 
 
-async def _look_ups(server: Server, now: float) -> tuple[int, int]:
+async def _look_ups(server: BackingServer, now: float) -> tuple[int, int]:
     """Return how many layers were looked up on the stored days, and how many of those were known."""
-    replies = await ask(server.link, [("HGETALL", server.keys.stats(day)) for day in days(now)])
+    replies = await run_reads(server.link, [("HGETALL", server.keys.stats(day)) for day in days(now)])
     fields = [as_map(reply) for reply in replies]
     asked, known = (sum(number(each.get(name)) or 0 for each in fields) for name in (b"asked", b"known"))
     return asked, min(known, asked)

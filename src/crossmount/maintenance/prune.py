@@ -11,8 +11,8 @@ from functools import partial
 
 from crossmount import events
 from crossmount.errors import InvalidInputError
-from crossmount.index.adapt import widen
-from crossmount.index.backing_server import Server, server_of
+from crossmount.index.adapt import adapt
+from crossmount.index.backing_server import BackingServer, backing_server
 from crossmount.index.entries import read_entries, require_listable
 from crossmount.index.entry import LayerEntry
 from crossmount.index.protocol import MountableLayers, MountIndex
@@ -21,7 +21,7 @@ from crossmount.maintenance.prune_report import PruneReport, VerdictCounts
 from crossmount.maintenance.verifier import Verifier
 from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry
-from crossmount.redis.key_scan import pages
+from crossmount.redis.key_scan import scan_pages
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.transfer.concurrency import run_all
 
@@ -114,12 +114,12 @@ async def prune(
         percent=sample,
     )
     made = replace(options, max_connections=min(requests, options.max_connections))
-    here, server = require_listable(index) or (), server_of(index)
+    here, server = require_listable(index) or (), backing_server(index)
     async with Verifier(
         connect or (lambda name: RegistryClient(name, options=made, observer=observer))
     ) as verifier:
         work = _Prune(
-            index=widen(index),
+            index=adapt(index),
             selection=selection,
             verifier=verifier,
             requests=requests,
@@ -158,7 +158,7 @@ def _ends(entries: Iterable[LayerEntry], now: float) -> dict[_LayerOnRegistry, i
 
 
 async def _renewed(
-    server: Server,
+    server: BackingServer,
     wall: Callable[[], float],
     before: Mapping[_LayerOnRegistry, int],
     layers: Iterable[Digest],
@@ -182,7 +182,7 @@ class _Prune:
     verdicts: VerdictCounts
     flagged: dict[Digest, set[Repository]] = field(default_factory=dict)
 
-    async def walk(self, server: Server, wall: Callable[[], float], *, afresh: bool) -> bool:
+    async def walk(self, server: BackingServer, wall: Callable[[], float], *, afresh: bool) -> bool:
         """Verify all layers on a server, page by page; return whether an unfinished prune was resumed."""
         chosen = self.selection
         choice = ["" if chosen.registry is None else chosen.registry, str(chosen.percent), str(self.dry_run)]
@@ -193,7 +193,7 @@ class _Prune:
         for walk in walks:
             if walk.done:
                 continue
-            found = pages(walk.part, server.keys.all_layers(), count=PAGE, cursor=walk.cursor)
+            found = scan_pages(walk.part, server.keys.all_layers(), count=PAGE, cursor=walk.cursor)
             async with aclosing(found):
                 async for page in found:
                     now = wall()

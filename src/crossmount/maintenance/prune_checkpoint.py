@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from crossmount._parsing import decimal
-from crossmount.index.backing_server import Server
+from crossmount.index.backing_server import BackingServer
 from crossmount.index.checkpoint import Checkpoint, scope_of
 from crossmount.redis.link import Link
 
@@ -58,7 +58,7 @@ class PruneCheckpoint:
         salt: draws the sample, unless an earlier prune is resumed; 32 hex digits.
     """
 
-    def __init__(self, server: Server, choice: Iterable[str], *, salt: str) -> None:
+    def __init__(self, server: BackingServer, choice: Iterable[str], *, salt: str) -> None:
         self._link = server.link
         self._stored = Checkpoint(server, server.keys.prune(scope_of(choice)), run=salt)
 

@@ -8,7 +8,7 @@ from typing import Any, assert_never
 from crossmount import events
 from crossmount._closing import Closing
 from crossmount.errors import InvalidInputError, RegistryError
-from crossmount.index.adapt import widen
+from crossmount.index.adapt import adapt
 from crossmount.index.protocol import (
     Knowledge,
     LayerKnowledge,
@@ -47,7 +47,7 @@ class Mounter(Closing):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
-        self._index: MountIndex = widen(index)
+        self._index: MountIndex = adapt(index)
         self._checks = SourceChecks(client, self._index, observer=observer, clock=clock)
         self._background: set[asyncio.Task[None]] = set()
 

@@ -12,7 +12,7 @@ import redis
 from crossmount.redis.call import Call, Turns
 from crossmount.redis.login import Secrets
 from crossmount.redis.pipeline import exchange
-from crossmount.redis.replies import Command, Reader
+from crossmount.redis.replies import Command, ReplyReader
 
 CONNECTIONS = 64
 """How many calls of one client may be in flight, each on a connection of its own. They are opened when needed."""
@@ -55,7 +55,7 @@ class Client(Protocol):
 class Caller:
     """What all calls of one client share: how many may be in flight, and whose errors come out."""
 
-    def __init__(self, reader: Reader, turns: Turns) -> None:
+    def __init__(self, reader: ReplyReader, turns: Turns) -> None:
         self.reader = reader
         self._turns = turns
 
@@ -87,7 +87,7 @@ class ServerClient:
         self._client = client
         self._clients = client, *also
         words = Secrets(str(client.connection_pool.connection_kwargs.get("password") or ""))
-        reader = Reader(where, client.response_callbacks, words if secrets is None else secrets)
+        reader = ReplyReader(where, client.response_callbacks, words if secrets is None else secrets)
         self._caller = Caller(reader, Turns(CONNECTIONS))
 
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:

@@ -5,7 +5,7 @@ are not sent, unless another server has taken its place by then.
 
 redis-py's own Cluster client is not used. Its pipeline is all or nothing: with one silent master of three it knew
 0 layers of 40, this one 28. It connects when it is made and asks for the list of all commands first (70 ms; this
-one 3 ms), sends what was redirected one by one, and takes a time-out for each silent server.
+one 3 ms), sends redirected commands one by one, and waits a time-out for each silent server.
 """
 
 import itertools
@@ -19,19 +19,19 @@ from crossmount.redis.breaker import Breaker
 from crossmount.redis.call import Call, Turns
 from crossmount.redis.client import CONNECTIONS, Caller, Client
 from crossmount.redis.pools import Servers
-from crossmount.redis.replies import Command, Reader
-from crossmount.redis.routing import ASK_MAP, Batch, Errand, Stop
+from crossmount.redis.replies import Command, ReplyReader
+from crossmount.redis.routing import CLUSTER_SLOTS, Batch, CommandRouting, Target
 from crossmount.redis.slots import SlotMap
 from redis import exceptions
 
 PAUSE_SECONDS = 0.05
-"""Before a command on keys that are just being moved is sent again."""
+"""How long to wait before a command whose keys are just being moved is sent again."""
 
-ALONE_SECONDS = 5.0
-"""How long a server is left alone that did not answer; each time that it still does not, twice as long."""
+BREAKER_SECONDS = 5.0
+"""How long no commands are sent to a server after it did not answer; twice as long after each failed probe."""
 
-RELEARN_SECONDS = 0.5
-"""How often the others are asked meanwhile whether one of them has taken its place."""
+MAP_SECONDS = 0.5
+"""How often the other servers are asked meanwhile whether one of them has taken its place."""
 
 
 class ClusterClient:
@@ -39,17 +39,17 @@ class ClusterClient:
 
     Args:
         servers: connections to them.
-        seeds: servers to learn the others from.
+        seeds: the servers of the URL, which know the others.
         reader: reads replies.
-        replicas: whether replicas may answer; then it is for reading alone.
-        clock: seconds, for how long a server is left alone.
+        replicas: whether replicas may answer; such a client is for reads only.
+        clock: seconds, for the breakers.
     """
 
     def __init__(
         self,
         servers: Servers,
         seeds: Sequence[Node],
-        reader: Reader,
+        reader: ReplyReader,
         *,
         replicas: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -63,40 +63,42 @@ class ClusterClient:
         self._map: SlotMap | None = None
         self._clock = clock
         self._breakers: dict[Node, Breaker] = {}
-        self._learnt = float("-inf")
+        self._fetched = float("-inf")
 
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
-        """Send each command to its server; one without a key goes to every server asked, and has one reply."""
-        errand = Errand(commands, replicas=self._replicas, turn=next(self._turns), suspects=tuple(self._breakers))
+        """Send each command to the server of its key; one without a key goes to all servers, and has one reply."""
+        routing = CommandRouting(
+            commands, replicas=self._replicas, turn=next(self._turns), failing=tuple(self._breakers)
+        )
         call = call or Call()
         with self._caller.calling(call):
-            while not errand.done:
-                if errand.pause_wanted:
+            while not routing.done:
+                if routing.needs_pause:
                     self._servers.pause(PAUSE_SECONDS)
                 slots = self._map
-                absent = self._absent()
-                if slots is None or errand.map_wanted or (absent and self._is_map_old()):
-                    slots = self._learn(errand.lost | absent)
-                batches = errand.batches(slots, absent=absent)
+                excluded = self._excluded()
+                if slots is None or routing.needs_map or (excluded and self._is_map_due()):
+                    slots = self._fetch_map(routing.silent | excluded)
+                batches = routing.batches(slots, excluded=excluded)
                 self._probe(batches)
-                outcomes = self._servers.exchange([(batch.stop, batch.commands) for batch in batches])
+                outcomes = self._servers.exchange([(batch.target, batch.commands) for batch in batches])
                 if call.cancelled:
                     call.check()
                 for batch, outcome in zip(batches, outcomes, strict=True):
                     if isinstance(outcome, Exception):
-                        errand.unanswered(batch, outcome)
+                        routing.add_failure(batch, outcome)
                     else:
-                        errand.answered(batch, outcome)
-                        self._breakers.pop(batch.stop.node, None)
-                self._leave_alone(errand.gone)
-                if errand.map_told is not None:
-                    self._take(SlotMap.from_reply(*errand.map_told))
-            return self._caller.reader.read(commands, errand.replies)
+                        routing.add_replies(batch, outcome)
+                        self._breakers.pop(batch.target.node, None)
+                self._open_breakers(routing.given_up)
+                if routing.new_map is not None:
+                    self._use_map(SlotMap.from_reply(*routing.new_map))
+            return self._caller.reader.read(commands, routing.replies)
 
     def parts(self) -> Sequence[Client]:
         """Return a client for each master."""
         with self._caller.calling(None):
-            slots = self._learn(set())
+            slots = self._fetch_map(set())
         return [_NodeClient(self._servers, node, self._caller) for node in slots.masters]
 
     def close(self) -> None:
@@ -104,50 +106,50 @@ class ClusterClient:
         with self._caller.reader.errors():
             self._servers.close()
 
-    def _absent(self) -> set[Node]:
+    def _excluded(self) -> set[Node]:
         now = self._clock()
         return {node for node, breaker in list(self._breakers.items()) if breaker.is_open(now)}
 
-    def _is_map_old(self) -> bool:
-        return self._clock() - self._learnt > RELEARN_SECONDS
+    def _is_map_due(self) -> bool:
+        return self._clock() - self._fetched > MAP_SECONDS
 
     def _probe(self, batches: Sequence[Batch]) -> None:
-        """Note which silent servers are asked again: other calls leave them alone meanwhile."""
+        """Note which failed servers get a batch: no other call asks them meanwhile."""
         now = self._clock()
         for batch in batches:
-            breaker = self._breakers.get(batch.stop.node)
-            if breaker is not None and not batch.stop.replica:
+            breaker = self._breakers.get(batch.target.node)
+            if breaker is not None and not batch.target.replica:
                 breaker.probe(now)
 
-    def _leave_alone(self, gone: set[Node]) -> None:
+    def _open_breakers(self, given_up: set[Node]) -> None:
         now = self._clock()
-        for node in gone:
-            self._breakers.setdefault(node, Breaker(ALONE_SECONDS)).fail(now)
+        for node in given_up:
+            self._breakers.setdefault(node, Breaker(BREAKER_SECONDS)).fail(now)
 
-    def _learn(self, lost: set[Node]) -> SlotMap:
-        """Ask one server after another who serves what, those that did not answer before last."""
+    def _fetch_map(self, silent: set[Node]) -> SlotMap:
+        """Ask one server after another for the map of the slots, the silent ones last."""
         known = dict.fromkeys((*(() if self._map is None else self._map.nodes), *self._seeds))
         trouble: Exception | None = None
-        for node in sorted(known, key=lambda node: node in lost):
-            (outcome,) = self._servers.exchange([(Stop(node), [ASK_MAP])])
+        for node in sorted(known, key=lambda node: node in silent):
+            (outcome,) = self._servers.exchange([(Target(node), [CLUSTER_SLOTS])])
             reply = outcome if isinstance(outcome, Exception) else outcome[0]
             if isinstance(reply, exceptions.AuthenticationError | exceptions.ResponseError):
                 is_login = isinstance(reply, exceptions.AuthenticationError | exceptions.NoPermissionError)
                 hint = "" if is_login else ": if it is no Cluster, give a redis:// URL"
-                raise IndexRefusedError(f"{self._said(reply)}{hint}") from None
+                raise IndexRefusedError(f"{self._message(reply)}{hint}") from None
             if not isinstance(reply, Exception):
-                return self._take(SlotMap.from_reply(reply, node))
+                return self._use_map(SlotMap.from_reply(reply, node))
             trouble = reply
         if trouble is None:
             raise IndexRefusedError(f"index at {self.where}: no server is named")
         raise trouble
 
-    def _said(self, reply: Exception) -> str:
-        (error,) = self._caller.reader.read([ASK_MAP], [reply])
+    def _message(self, reply: Exception) -> str:
+        (error,) = self._caller.reader.read([CLUSTER_SLOTS], [reply])
         return str(error)
 
-    def _take(self, slots: SlotMap) -> SlotMap:
-        self._map, self._learnt = slots, self._clock()
+    def _use_map(self, slots: SlotMap) -> SlotMap:
+        self._map, self._fetched = slots, self._clock()
         self._servers.keep({*slots.nodes, *self._seeds})
         return slots
 
@@ -164,7 +166,7 @@ class _NodeClient:
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
         """Send commands to this server and return their replies."""
         with self._caller.calling(call):
-            (outcome,) = self._servers.exchange([(Stop(self._node), commands)])
+            (outcome,) = self._servers.exchange([(Target(self._node), commands)])
             if isinstance(outcome, Exception):
                 raise outcome
             return self._caller.reader.read(commands, outcome)

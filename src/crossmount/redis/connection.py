@@ -12,12 +12,12 @@ from crossmount.redis.address import Address, Node
 from crossmount.redis.call import CALL_SECONDS
 from crossmount.redis.client import CONNECTIONS, Client, ServerClient
 from crossmount.redis.cluster import ClusterClient
-from crossmount.redis.login import Secrets, provider_of
+from crossmount.redis.login import Secrets, credential_provider
 from crossmount.redis.pipeline import TIMEOUT_SECONDS
 from crossmount.redis.pools import Pools
 from crossmount.redis.redis_py import Pool, SentinelPool, Sentinels, bound_by_call
-from crossmount.redis.replies import Reader
-from crossmount.redis.tls import settle, tls_settings
+from crossmount.redis.replies import ReplyReader
+from crossmount.redis.tls import take_session_tickets, tls_settings
 
 _SETTINGS: dict[str, Any] = {
     "socket_connect_timeout": TIMEOUT_SECONDS,
@@ -61,7 +61,7 @@ class _Maker:
             **self._common,
             "db": address.database,
             "client_name": address.client_name or None,
-            **self._login(provider_of(address.login, secrets, credentials)),
+            **self._login(credential_provider(address.login, secrets, credentials)),
             "timeout": CALL_SECONDS,  # for a free connection; there is one for each call that has its turn
             "max_connections": CONNECTIONS,
         }
@@ -71,7 +71,7 @@ class _Maker:
         address = self._address
         match address.topology:
             case "cluster":
-                reader = Reader(address.where, redis.Redis(protocol=2).response_callbacks, self._secrets)
+                reader = ReplyReader(address.where, redis.Redis(protocol=2).response_callbacks, self._secrets)
                 pools = Pools(lambda node: self._pool(node, retries=0))
                 return ClusterClient(pools, address.nodes, reader, replicas=from_replicas)
             case "sentinel":
@@ -86,7 +86,7 @@ class _Maker:
 
     def _login(self, provider: CredentialProvider | None) -> dict[str, Any]:
         if provider is None and self._address.tls is not None:
-            return {"redis_connect_func": settle}
+            return {"redis_connect_func": take_session_tickets}
         return {"credential_provider": provider}
 
     def _server_client(self, pool: Pool, sentinels: Sentinels | None = None) -> ServerClient:
@@ -121,7 +121,7 @@ class _Maker:
             sentinel_kwargs={
                 **self._common,
                 **secure,
-                **self._login(provider_of(address.sentinel_login, self._secrets)),
+                **self._login(credential_provider(address.sentinel_login, self._secrets)),
                 "retry": Retry(NoBackoff(), 0),
             },
         )

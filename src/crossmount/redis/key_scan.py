@@ -17,12 +17,12 @@ SLOW_SECONDS = 0.02
 PAUSE_MAX = 1.0
 
 
-class WalkForbiddenError(IndexRefusedError):
+class ScanForbiddenError(IndexRefusedError):
     """The user may not look at all keys, which an access list rightly keeps from pushers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class KeyPage:
     """What a server found in one round trip.
 
     Attributes:
@@ -34,7 +34,7 @@ class Page:
     cursor: int
 
 
-async def pages(
+async def scan_pages(
     part: Link,
     pattern: str,
     *,
@@ -42,7 +42,7 @@ async def pages(
     cursor: int = 0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> AsyncGenerator[Page, None]:
+) -> AsyncGenerator[KeyPage, None]:
     """Yield what one server finds, page after page, and let it breathe in between when it is slow.
 
     Args:
@@ -67,14 +67,14 @@ async def pages(
         cursor, keys = reply
         if not isinstance(keys, list):
             raise IndexRefusedError(f"index at {part.where} answers SCAN with something else")
-        yield Page(tuple([key for key in keys if isinstance(key, bytes)]), cursor)
+        yield KeyPage(tuple([key for key in keys if isinstance(key, bytes)]), cursor)
         if not cursor:
             return
         if took > max(SLOW_SECONDS, 2 * fastest):
             await sleep(min(took, PAUSE_MAX))
 
 
-async def walk(link: Link, pattern: str, count: int = COUNT) -> AsyncGenerator[bytes, None]:
+async def scan_keys(link: Link, pattern: str, count: int = COUNT) -> AsyncGenerator[bytes, None]:
     """Yield the keys that match `pattern`, on every server that holds some of them.
 
     What is there from the walk's start to its end is told at least once, and maybe twice (SCAN's own promise); on
@@ -89,7 +89,7 @@ async def walk(link: Link, pattern: str, count: int = COUNT) -> AsyncGenerator[b
         IndexFailedError: a server does not serve, or does not allow SCAN.
     """
     for part in await link.parts():
-        async for page in pages(part, pattern, count=count):
+        async for page in scan_pages(part, pattern, count=count):
             for key in page.keys:
                 yield key
 
@@ -97,7 +97,7 @@ async def walk(link: Link, pattern: str, count: int = COUNT) -> AsyncGenerator[b
 def _forbidden(reply: IndexRefusedError) -> IndexRefusedError:
     if "permission" not in str(reply).lower():
         return reply
-    return WalkForbiddenError(
+    return ScanForbiddenError(
         f"{reply}: only a user who may look at all keys can do this, such as crossmount-operator in "
         "deploy/redis/users.acl: name that one in the index's URL"
     )

@@ -1,8 +1,11 @@
-"""Logging in to an index's servers: where name and password come from, and never a word of them in a message."""
+"""Logging in to servers: user name and password from a URL, from files that it names, or from a provider."""
 
 import asyncio
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError
@@ -10,58 +13,57 @@ from redis.exceptions import AuthenticationError
 from crossmount.errors import InvalidIndexURLError, InvalidInputError
 from crossmount.redis.address import Login
 from crossmount.redis.call import current_call
-from crossmount.redis.files import open_again, why
 
 Credentials = tuple[str] | tuple[str, str]
 
-_KEPT = 8
+_SECRETS_MAX = 8
 _FILE_MAX = 64 * 1024
 
 
 class Secrets:
-    """The passwords used lately: a server may repeat one in an answer, and we never do."""
+    """The passwords that were used lately. A server may repeat one in a reply; our messages never do."""
 
     def __init__(self, *words: str) -> None:
         self._words = tuple(word for word in words if word)
 
     def add(self, word: object) -> None:
-        """Take in one more, in place of the oldest; a provider of another's making may return what is no text."""
+        """Add a password, in place of the oldest; a user's provider may return one that is no text."""
         text = word.decode(errors="replace") if isinstance(word, bytes) else str(word or "")
         if text and text not in self._words:
-            self._words = (*self._words, text)[-_KEPT:]
+            self._words = (*self._words, text)[-_SECRETS_MAX:]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._words)
 
 
-class FromLogin(CredentialProvider):
-    """What a URL says; files are read for each connection, so that a password can be changed under a process."""
+class LoginProvider(CredentialProvider):
+    """The login of a URL. Its files are read for each connection, so a password can be changed while we run."""
 
     def __init__(self, login: Login, secrets: Secrets) -> None:
         self._login = login
         self._secrets = secrets
 
     def get_credentials(self) -> Credentials:
-        """Return what to log in with."""
+        """Return the name, if there is one, and the password."""
         try:
             name, password = read(self._login)
         except (OSError, ValueError) as error:
-            raise AuthenticationError(f"a file of the index URL's login cannot be read: {why(error)}") from None
+            raise AuthenticationError(f"a file of the index URL's login cannot be read: {reason(error)}") from None
         self._secrets.add(password)
         return (name, password) if name else (password,)
 
 
-class FromProvider(CredentialProvider):
-    """What a credential provider of the caller's own says; its failures are a login that is refused."""
+class UserProvider(CredentialProvider):
+    """A user's own credential provider. Its errors count as a refused login."""
 
     def __init__(self, provider: CredentialProvider, secrets: Secrets) -> None:
         self._provider = provider
         self._secrets = secrets
 
     def get_credentials(self) -> Credentials:
-        """Return what the provider returns.
+        """Return the credentials of the provider.
 
-        Where an event loop waits for the call, a provider that is asynchronous runs on that loop.
+        Where an event loop waits for the call, an asynchronous provider runs on that loop.
         """
         provider, call = self._provider, current_call()
         try:
@@ -84,10 +86,10 @@ class FromProvider(CredentialProvider):
         return credentials
 
 
-def provider_of(
+def credential_provider(
     login: Login, secrets: Secrets, given: CredentialProvider | None = None
 ) -> CredentialProvider | None:
-    """Return what redis-py asks for each connection's login; None where there is none.
+    """Return the provider that redis-py asks for each connection's login; None without a login.
 
     Raises:
         InvalidInputError: `given` is no credential provider, or the URL has a login as well.
@@ -100,15 +102,15 @@ def provider_of(
             raise InvalidInputError(
                 f"not a credential provider of redis-py: {type(given).__name__}: give a redis.CredentialProvider"
             )
-        return FromProvider(given, secrets)
+        return UserProvider(given, secrets)
     if not login.given:
         return None
     try:
         _, password = read(login)
     except (OSError, ValueError) as error:
-        raise InvalidIndexURLError(f"the index URL's {_files(login)} cannot be read: {why(error)}") from None
+        raise InvalidIndexURLError(f"the index URL's {_files(login)} cannot be read: {reason(error)}") from None
     secrets.add(password)
-    return FromLogin(login, secrets)
+    return LoginProvider(login, secrets)
 
 
 def _files(login: Login) -> str:
@@ -121,21 +123,21 @@ def read(login: Login) -> tuple[str, str]:
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: it holds no text, or nothing, or far too much.
+        ValueError: a file is empty, too large, or not a text.
     """
     name = login.username if login.username_file is None else _content(login.username_file)
     return name, login.password if login.password_file is None else _content(login.password_file)
 
 
 def _content(path: Path) -> str:
-    with open_again(path) as file:
-        held = file.read(_FILE_MAX + 1)
+    with open_regular_file(path) as file:
+        content = file.read(_FILE_MAX + 1)
     try:
-        text = held.decode()
+        text = content.decode()
     except UnicodeDecodeError:
         raise ValueError("it holds no text") from None
     text = text.removesuffix("\n").removesuffix("\r")
-    if not text or len(held) > _FILE_MAX:
+    if not text or len(content) > _FILE_MAX:
         raise ValueError("it is empty" if not text else "it is too large")
     return text
 
@@ -146,3 +148,23 @@ async def _coroutine(provider: CredentialProvider) -> Credentials:
 
 def _failed(error: Exception) -> AuthenticationError:
     return AuthenticationError(f"the credential provider failed with {type(error).__name__}")
+
+
+def open_regular_file(path: Path) -> BinaryIO:
+    """Open a file that the URL names; it must be one that can be read again for each new connection.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is a pipe, a device or the like.
+    """
+    # O_NONBLOCK, since opening a pipe would wait for a writer without end
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError("it is no file that can be read again")
+    return file
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Return the reason of an error without the path: in a URL with a mistake it could be the password."""
+    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)

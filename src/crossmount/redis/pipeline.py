@@ -1,7 +1,7 @@
 """Commands out in one write and their replies in, on connections of redis-py's pools.
 
-This is what redis-py's pipeline does, without what it does for each command besides: on a server nearby that took
-longer than the server's own work. Connecting, logging in, time-outs and retries stay redis-py's.
+This is what redis-py's pipeline does, without its extra work for each command, which took longer than the server
+when that was nearby. Connecting, logging in, time-outs and retries are redis-py's.
 """
 
 import contextvars
@@ -19,10 +19,10 @@ from crossmount.redis.redis_py import Pool
 from redis import exceptions
 
 TIMEOUT_SECONDS = 0.5
-"""To connect, and between two bytes of a reply; with one retry a silent server costs twice that."""
+"""Time-out to connect, and between two bytes of a reply; with one retry a silent server costs twice that."""
 
 Arguments = Sequence[str | bytes | int]
-Asked = tuple[Pool, Sequence[Arguments]]
+PoolRequest = tuple[Pool, Sequence[Arguments]]
 """Connections to a server, and the commands for it."""
 
 FOREIGN = (
@@ -30,12 +30,12 @@ FOREIGN = (
     exceptions.RedisClusterException,  # these two are no RedisError
     exceptions.ChildDeadlockedError,
     OSError,
-    UnicodeError,  # a host name that cannot be asked for
+    UnicodeError,  # a host name that cannot be encoded
 )
-"""All that redis-py, and what lies below it, raises on purpose."""
+"""All that redis-py, and the modules below it, raise on purpose."""
 
-STUMBLES = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
-"""What redis-py and hiredis raise by chance, where a server or a sentinel sends what they did not expect."""
+UNEXPECTED = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+"""Errors that redis-py and hiredis raise by chance over a reply that they did not expect."""
 
 
 def packed(commands: Sequence[Arguments]) -> bytes:
@@ -55,7 +55,7 @@ def packed(commands: Sequence[Arguments]) -> bytes:
 def exchange(pool: redis.ConnectionPool, commands: Sequence[Arguments]) -> list[Any]:
     """Send commands to one server and return a reply for each, a `ResponseError` where one was refused."""
     data, count = packed(commands), len(commands)
-    with _understood():
+    with _protocol_errors():
         return _exchange(pool, data, count)
 
 
@@ -77,7 +77,7 @@ def _exchange(pool: redis.ConnectionPool, data: bytes, count: int) -> list[Any]:
     return replies
 
 
-def exchange_each(asked: Sequence[Asked]) -> list[list[Any] | Exception]:
+def exchange_each(requests: Sequence[PoolRequest]) -> list[list[Any] | Exception]:
     """Send commands to several servers at once, then read from each. Nothing is sent twice.
 
     The servers share one time-out: all must begin to answer within `TIMEOUT_SECONDS`, so that silent servers cost
@@ -88,7 +88,7 @@ def exchange_each(asked: Sequence[Asked]) -> list[list[Any] | Exception]:
     Returns:
         For each server its replies, or the error in their place.
     """
-    exchanges = [_Exchange(pool, packed(commands), len(commands)) for pool, commands in asked]
+    exchanges = [_Exchange(pool, packed(commands), len(commands)) for pool, commands in requests]
     try:
         _at_once([each.connect for each in exchanges if each.pool.must_connect])
         for each in exchanges:
@@ -146,7 +146,7 @@ class _Exchange:
     def _step(self, step: Callable[[], None]) -> None:
         if not isinstance(self.outcome, Exception):
             try:
-                with _understood():
+                with _protocol_errors():
                     step()
             except FOREIGN as error:
                 self.outcome = error
@@ -173,13 +173,13 @@ def _at_once(functions: Sequence[Callable[[], None]]) -> None:
 
 
 @contextmanager
-def _understood() -> Iterator[None]:
-    """Turn what redis-py raises by chance over an answer that it cannot read into one of its own errors."""
+def _protocol_errors() -> Iterator[None]:
+    """Turn errors that redis-py raises by chance over an unreadable reply into one of its own."""
     try:
         yield
     except FOREIGN:
         raise
-    except STUMBLES as error:
+    except UNEXPECTED as error:
         raise InvalidResponse("it answers with what is no reply of Redis's") from error
 
 

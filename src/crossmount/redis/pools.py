@@ -1,4 +1,4 @@
-"""Connections to the servers of a Cluster: a pool for each server."""
+"""Connections to the servers of a Cluster: a pool of redis-py's for each."""
 
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -8,15 +8,16 @@ from crossmount.redis.address import Node
 from crossmount.redis.pipeline import exchange_each
 from crossmount.redis.redis_py import Pool
 from crossmount.redis.replies import Command
-from crossmount.redis.routing import Stop
+from crossmount.redis.routing import Target
 
-Ask = tuple[Stop, Sequence[Command]]
+ServerRequest = tuple[Target, Sequence[Command]]
+"""A server, and commands for it."""
 
 
 class Servers(Protocol):
-    """The servers of one Cluster, whichever they are by now."""
+    """Connections to the servers of a Cluster."""
 
-    def exchange(self, asks: Sequence[Ask]) -> list[list[Any] | Exception]:
+    def exchange(self, requests: Sequence[ServerRequest]) -> list[list[Any] | Exception]:
         """Ask several servers at once; return for each its replies, or the error in their place."""
         ...
 
@@ -45,11 +46,11 @@ class Pools:
 
     def __init__(self, make: Callable[[Node], Pool]) -> None:
         self._make = make
-        self._pools: dict[Stop, Pool] = {}
+        self._pools: dict[Target, Pool] = {}
 
-    def exchange(self, asks: Sequence[Ask]) -> list[list[Any] | Exception]:
+    def exchange(self, requests: Sequence[ServerRequest]) -> list[list[Any] | Exception]:
         """Ask several servers at once; return for each its replies, or the error in their place."""
-        return exchange_each([(self._pool(stop), commands) for stop, commands in asks])
+        return exchange_each([(self._pool(target), commands) for target, commands in requests])
 
     def pause(self, seconds: float) -> None:
         """Wait."""
@@ -65,10 +66,10 @@ class Pools:
         for pool in self._take_out(()):
             pool.disconnect()
 
-    def _pool(self, stop: Stop) -> Pool:
-        pool = self._pools.get(stop)
-        return self._pools.setdefault(stop, self._make(stop.node)) if pool is None else pool
+    def _pool(self, target: Target) -> Pool:
+        pool = self._pools.get(target)
+        return self._pools.setdefault(target, self._make(target.node)) if pool is None else pool
 
     def _take_out(self, nodes: Collection[Node]) -> list[Pool]:
-        gone = [stop for stop in list(self._pools) if stop.node not in nodes]
-        return [pool for stop in gone if (pool := self._pools.pop(stop, None)) is not None]
+        gone = [target for target in list(self._pools) if target.node not in nodes]
+        return [pool for target in gone if (pool := self._pools.pop(target, None)) is not None]

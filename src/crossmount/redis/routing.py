@@ -1,9 +1,9 @@
-"""One run's commands on their way through a Cluster: who is asked next, and what came back. No I/O.
+"""The commands of one call to a Cluster, and the servers that they go to. No I/O.
 
-In the good case each server that holds some of the keys is asked once, all at the same time. A server that no
-longer holds a key says who does (MOVED, ASK: Redis Cluster specification, "Redirection and resharding"), and those
-commands alone go there. One that does not answer is asked once more, with a new map of the slots; then what it
-holds is refused, and all else has its reply.
+In the good case each server that has some of the keys is asked once, all at the same time. A server that does not
+have a key any more names the one that does (MOVED and ASK: Redis Cluster specification, "Redirection and
+resharding"), and only those commands go there. A server that does not answer is asked once more, with a new map of
+the slots; then the commands for its keys are refused, and all others have their replies.
 """
 
 from collections import Counter
@@ -16,26 +16,27 @@ from crossmount.redis.replies import Command
 from crossmount.redis.slots import SlotMap, slot_of
 from redis import exceptions
 
-HOPS = 6
-"""How often a command is sent on before a redirection counts as its reply."""
+ROUNDS_MAX = 6
+"""After so many rounds a redirection is the command's reply."""
 
-TRIES = 2
+ATTEMPTS = 2
 """How often a server that does not answer is asked."""
 
-_MAP = -1
-_NOBODY = -2
-ASK_MAP: Command = ("CLUSTER", "SLOTS")
-_ELSEWHERE = (
-    exceptions.AskError,  # a MovedError is one
+CLUSTER_SLOTS: Command = ("CLUSTER", "SLOTS")
+
+_MAP_PLACE = -1
+_NO_PLACE = -2
+_REDIRECTIONS = (
+    exceptions.AskError,  # MovedError is a subclass
     exceptions.TryAgainError,
     exceptions.ReadOnlyError,
     exceptions.MasterDownError,
 )
-_REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+_REFUSALS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Stop:
+class Target:
     """A server, and whether it is asked as a replica."""
 
     node: Node
@@ -44,46 +45,46 @@ class Stop:
 
 @dataclass(slots=True)
 class Batch:
-    """What one server is asked at once.
+    """The commands for one server in one round.
 
     Attributes:
-        places: for each command whose reply is whose.
+        places: for each command, the place of its reply in the call's replies.
     """
 
-    stop: Stop
+    target: Target
     commands: list[Command] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
 
     def add(self, command: Command, place: int) -> None:
-        """Ask one thing more."""
+        """Add a command."""
         self.commands.append(command)
         self.places.append(place)
 
 
 @dataclass(frozen=True, slots=True)
-class _Hop:
-    """Where a command was sent on to, and whether only this once."""
+class _Redirection:
+    """The server that a command was redirected to, and whether only for this command (ASK)."""
 
     node: Node
     once: bool
 
 
-class Errand:
-    """The commands of one run, until each has its reply.
+class CommandRouting:
+    """The commands of one call, until each has its reply.
 
     Args:
-        commands: what was asked for; those without a key go to every server that is asked at all.
+        commands: the commands; one without a key goes to every server that is asked.
         replicas: whether replicas may answer.
-        turn: a number that differs from run to run, so that replicas take turns.
-        suspects: servers that did not answer when they were last asked: they are asked only once.
+        turn: a number that differs from call to call, so that replicas take turns.
+        failing: servers that did not answer the last call; they are asked only once.
 
     Attributes:
         replies: one for each command, once it is `done`.
-        lost: servers that did not answer.
-        gone: masters among them that are not asked any more.
-        map_wanted: the map of the slots is old, or was not known.
-        map_told: the answer to CLUSTER SLOTS that came along, and from whom.
-        pause_wanted: slots are just moving (TRYAGAIN): ask again in a moment.
+        silent: servers that did not answer.
+        given_up: masters among them that are not asked any more.
+        needs_map: the next round needs a new map of the slots.
+        new_map: a reply to CLUSTER SLOTS and the server that sent it, if one came with the last round.
+        needs_pause: keys of a command are just being moved (TRYAGAIN), so the next round should wait a moment.
     """
 
     def __init__(
@@ -92,91 +93,91 @@ class Errand:
         *,
         replicas: bool = False,
         turn: int = 0,
-        suspects: Collection[Node] = (),
+        failing: Collection[Node] = (),
     ) -> None:
         self.replies: list[Any] = [None] * len(commands)
-        self.lost: set[Node] = set()
-        self.gone: set[Node] = set()
-        self.map_wanted = False
-        self.map_told: tuple[Any, Node] | None = None
-        self.pause_wanted = False
+        self.silent: set[Node] = set()
+        self.given_up: set[Node] = set()
+        self.needs_map = False
+        self.new_map: tuple[Any, Node] | None = None
+        self.needs_pause = False
         self._commands = commands
         self._slots = [slot_of(command) for command in commands]
         self._keyless = [place for place, slot in enumerate(self._slots) if slot is None]
         self._open = {place for place, slot in enumerate(self._slots) if slot is not None} or set(self._keyless)
-        self._hops: dict[int, _Hop] = {}
+        self._redirections: dict[int, _Redirection] = {}
         self._replicas = replicas
         self._turn = turn
         self._round = 0
-        self._failures = Counter(dict.fromkeys(suspects, TRIES - 1))
+        self._failures = Counter(dict.fromkeys(failing, ATTEMPTS - 1))
 
     @property
     def done(self) -> bool:
         """Whether every command has its reply."""
         return not self._open
 
-    def batches(self, slots: SlotMap, *, absent: Collection[Node] = ()) -> list[Batch]:
-        """Return whom to ask what, all at once; masters that are `absent` are not asked."""
+    def batches(self, slots: SlotMap, *, excluded: Collection[Node] = ()) -> list[Batch]:
+        """Return the batches of the next round, to be sent at the same time; `excluded` masters get none."""
         self._round += 1
-        self.map_wanted = self.pause_wanted = False
-        self.map_told = None
-        batches: dict[Stop, Batch] = {}
+        self.needs_map = self.needs_pause = False
+        self.new_map = None
+        batches: dict[Target, Batch] = {}
         for place in sorted(self._open):
-            hop = self._hops.get(place)
-            stop = Stop(hop.node) if hop else self._stop(self._slots[place], slots, absent)
-            if place not in self._keyless and not stop.replica and stop.node in absent:
-                self._refuse(place, stop.node)
+            redirection = self._redirections.get(place)
+            target = Target(redirection.node) if redirection else self._target(self._slots[place], slots, excluded)
+            if place not in self._keyless and not target.replica and target.node in excluded:
+                self._refuse(place, target.node)
                 continue
-            if stop not in batches:
-                batches[stop] = self._batch(stop, moved=hop is not None and not hop.once)
+            if target not in batches:
+                batches[target] = self._new_batch(target, moved=redirection is not None and not redirection.once)
             if place in self._keyless:
                 continue
-            if hop is not None and hop.once:
-                batches[stop].add(("ASKING",), _NOBODY)
-            batches[stop].add(self._commands[place], place)
-        return [batches[stop] for stop in sorted(batches)]  # in one order, so that threads never wait in a circle
+            if redirection is not None and redirection.once:
+                batches[target].add(("ASKING",), _NO_PLACE)
+            batches[target].add(self._commands[place], place)
+        return [batches[target] for target in sorted(batches)]
 
-    def answered(self, batch: Batch, replies: Sequence[Any]) -> None:
-        """Take in what a server answered.
+    def add_replies(self, batch: Batch, replies: Sequence[Any]) -> None:
+        """Take in a server's replies.
 
         Raises:
-            RedisError: it does not let us ask.
+            RedisError: the server refuses READONLY or ASKING.
         """
         for place, reply in zip(batch.places, replies, strict=True):
-            if place == _MAP:
-                self.map_told = (reply, batch.stop.node) if isinstance(reply, list) else None
-            elif place == _NOBODY:
+            if place == _MAP_PLACE:
+                self.new_map = (reply, batch.target.node) if isinstance(reply, list) else None
+            elif place == _NO_PLACE:
                 if isinstance(reply, Exception):
                     raise reply
             elif self._slots[place] is None:
-                self._shared(place, reply)
-            elif isinstance(reply, _ELSEWHERE) and self._round < HOPS:
-                self._send_on(place, reply, batch.stop.node)
+                self._add_shared_reply(place, reply)
+            elif isinstance(reply, _REDIRECTIONS) and self._round < ROUNDS_MAX:
+                self._redirect(place, reply, batch.target.node)
             else:
                 self._open.discard(place)
                 self.replies[place] = reply
 
-    def unanswered(self, batch: Batch, error: Exception) -> None:
-        """Take in that no answer came.
+    def add_failure(self, batch: Batch, error: Exception) -> None:
+        """Take in that a server did not answer.
 
         Raises:
-            Exception: the error, if nobody can be asked, or a login is refused.
+            Exception: the error, if no other server can be asked, or a login is refused.
         """
-        node = batch.stop.node
+        node = batch.target.node
         self._failures[node] += 1
-        is_gone = not batch.stop.replica and self._failures[node] >= TRIES
-        holds = [place for place in batch.places if place >= 0 and self._slots[place] is not None]
-        if isinstance(error, _REFUSED) or (is_gone and not holds):
+        is_given_up = not batch.target.replica and self._failures[node] >= ATTEMPTS
+        with_keys = [place for place in batch.places if place >= 0 and self._slots[place] is not None]
+        if isinstance(error, _REFUSALS) or (is_given_up and not with_keys):
             raise error
-        self.lost.add(node)
+        self.silent.add(node)
         for place in batch.places:
-            self._hops.pop(place, None)
-        if is_gone:
-            self.gone.add(node)
-            for place in holds:
+            self._redirections.pop(place, None)
+        if is_given_up:
+            self.given_up.add(node)
+            for place in with_keys:
                 self._refuse(place, node)
         else:
-            self.map_wanted = True
+            self.needs_map = True
 
     def _refuse(self, place: int, node: Node) -> None:
         self._open.discard(place)
@@ -184,40 +185,40 @@ class Errand:
             f"{node[0]}:{node[1]}, which holds the key, does not answer"
         )
 
-    def _batch(self, stop: Stop, *, moved: bool) -> Batch:
-        """Begin a batch: what has no key goes along, since a script may have to be loaded there."""
-        batch = Batch(stop)
-        if stop.replica:
-            batch.add(("READONLY",), _NOBODY)
+    def _new_batch(self, target: Target, *, moved: bool) -> Batch:
+        """Begin a batch. It has the commands without a key, since the server may need a script to be loaded."""
+        batch = Batch(target)
+        if target.replica:
+            batch.add(("READONLY",), _NO_PLACE)
         if moved:
-            batch.add(ASK_MAP, _MAP)
+            batch.add(CLUSTER_SLOTS, _MAP_PLACE)
         for place in self._keyless:
             batch.add(self._commands[place], place)
         return batch
 
-    def _stop(self, slot: int | None, slots: SlotMap, absent: Collection[Node]) -> Stop:
+    def _target(self, slot: int | None, slots: SlotMap, excluded: Collection[Node]) -> Target:
         shard = None if slot is None else slots.shard_of(slot)
-        if shard is None:  # anybody can answer, or say that nobody serves the slot
-            standing = [master for master in slots.masters if master not in self.lost and master not in absent]
-            return Stop((standing or slots.masters)[0])
-        replicas = [node for node in shard.replicas if node not in self.lost] if self._replicas else []
-        return Stop(replicas[self._turn % len(replicas)], replica=True) if replicas else Stop(shard.master)
+        if shard is None:  # any server can answer, or refuse because no server has the slot
+            usable = [master for master in slots.masters if master not in self.silent and master not in excluded]
+            return Target((usable or slots.masters)[0])
+        replicas = [node for node in shard.replicas if node not in self.silent] if self._replicas else []
+        return Target(replicas[self._turn % len(replicas)], replica=True) if replicas else Target(shard.master)
 
-    def _shared(self, place: int, reply: Any) -> None:
-        """Keep one reply of many to a command without a key: a refusal, if there is one."""
+    def _add_shared_reply(self, place: int, reply: Any) -> None:
+        """Keep one of the replies to a command that went to every server: a refusal, if there is one."""
         self._open.discard(place)
         if not isinstance(self.replies[place], Exception):
             self.replies[place] = reply
 
-    def _send_on(self, place: int, reply: Exception, asked: Node) -> None:
-        """Decide where a command goes that its server did not carry out."""
-        self._hops.pop(place, None)
+    def _redirect(self, place: int, reply: Exception, node: Node) -> None:
+        """Choose the next server for a command that `node` did not run."""
+        self._redirections.pop(place, None)
         if isinstance(reply, exceptions.AskError):
-            node = (reply.host or asked[0], int(reply.port))
-            self._hops[place] = _Hop(node, once=not isinstance(reply, exceptions.MovedError))
+            other = (reply.host or node[0], int(reply.port))
+            self._redirections[place] = _Redirection(other, once=not isinstance(reply, exceptions.MovedError))
         elif isinstance(reply, exceptions.TryAgainError):
-            self.pause_wanted = True
-        elif isinstance(reply, exceptions.MasterDownError):  # a replica that is cut off, and may not answer
-            self.lost.add(asked)
-        else:  # READONLY: the server is a master no more, and does not know yet whose replica it is
-            self.map_wanted = True
+            self.needs_pause = True
+        elif isinstance(reply, exceptions.MasterDownError):  # a replica without its master, which may not answer
+            self.silent.add(node)
+        else:  # READONLY: the server is not a master any more, and does not know its master yet
+            self.needs_map = True

@@ -6,7 +6,7 @@ from typing import Any
 
 from crossmount.errors import InvalidIndexURLError
 from crossmount.redis.address import Tls
-from crossmount.redis.files import open_again, why
+from crossmount.redis.login import open_regular_file, reason
 
 
 def tls_settings(tls: Tls) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def tls_settings(tls: Tls) -> dict[str, Any]:
             wrong = "cert_file holds no key, or is no PEM file: give key_file too"
         raise InvalidIndexURLError(f"the index URL's {wrong}") from error
     except (OSError, ValueError) as error:
-        raise InvalidIndexURLError(f"the index URL's {about} cannot be read: {why(error)}") from None
+        raise InvalidIndexURLError(f"the index URL's {about} cannot be read: {reason(error)}") from None
     settings: dict[str, Any] = {
         "ssl_cert_reqs": "required" if tls.check_certificate else "none",
         "ssl_check_hostname": tls.check_hostname,
@@ -39,7 +39,7 @@ def tls_settings(tls: Tls) -> dict[str, Any]:
     return settings | {name: str(path) for name, path in files.items() if path is not None}
 
 
-def settle(connection: Any) -> None:
+def take_session_tickets(connection: Any) -> None:
     """Read what a TLS server sends after the handshake by asking it something.
 
     redis-py 8 with hiredis takes session tickets (RFC 8446, section 4.6.1) for a reply that nobody asked for, and
@@ -51,7 +51,7 @@ def settle(connection: Any) -> None:
 
 
 def _readable(path: Path) -> str:
-    with open_again(path):  # its own error says why not, and OpenSSL's does not
+    with open_regular_file(path):  # its error has the reason, and OpenSSL's has not
         return str(path)
 
 

@@ -42,7 +42,7 @@ _HINT = "percent-encode / ? # @ : in a password"
 _WITHOUT_ADDRESS = {f"{scheme}:{slashes}": scheme for scheme in ("memory", "embedded") for slashes in ("", "//")}
 
 
-def address_of(url: str) -> Address:
+def parse_url(url: str) -> Address:
     """Read the URL of an index. No I/O.
 
     Raises:

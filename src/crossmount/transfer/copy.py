@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from crossmount import events
 from crossmount.errors import CopyFailedError
 from crossmount.fleet import Fleet, Patience
-from crossmount.index.adapt import widen
+from crossmount.index.adapt import adapt
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.memory import MemoryMountIndex
 from crossmount.index.protocol import MountableLayers
@@ -120,7 +120,7 @@ async def copy_all(jobs: Iterable[CopyJob], settings: CopySettings) -> CopyRepor
     started, jobs = clock(), list(jobs)
     if cache is not None:
         await asyncio.to_thread(cache.check)
-    guard = None if settings.index is None else GuardedIndex(widen(settings.index), observer=observer)
+    guard = None if settings.index is None else GuardedIndex(adapt(settings.index), observer=observer)
     preferred = tuple(map(normalise_registry, settings.prefer))
     async with AsyncExitStack() as stack:
         index = MemoryMountIndex() if guard is None else guard

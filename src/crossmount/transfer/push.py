@@ -9,7 +9,7 @@ from pathlib import Path
 from crossmount import events
 from crossmount.errors import InvalidInputError
 from crossmount.fleet import Fleet, Patience
-from crossmount.index.adapt import widen
+from crossmount.index.adapt import adapt
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.memory import null_index
 from crossmount.index.protocol import MountableLayers
@@ -59,7 +59,7 @@ async def push(
         raise InvalidInputError(
             f"{reference}: the image has the digest {image.root.descriptor.digest}: give that one, or none"
         )
-    guard = None if index is None else GuardedIndex(widen(index), observer=observer)
+    guard = None if index is None else GuardedIndex(adapt(index), observer=observer)
     async with AsyncExitStack() as stack:
         if client is None:
             client = await stack.enter_async_context(RegistryClient(reference, options=options, observer=observer))

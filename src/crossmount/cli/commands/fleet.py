@@ -17,7 +17,7 @@ from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import IndexUnavailableError
 from crossmount.fleet.active_uploads import ActiveUpload, active_uploads
 from crossmount.fleet.lease import LeaseValue
-from crossmount.index.backing_server import server_of
+from crossmount.index.backing_server import backing_server
 
 REFRESH_SECONDS = 1.0
 WAITING_SHOWN = 5
@@ -48,13 +48,13 @@ def fleet(ctx: click.Context, as_json: bool, once: bool) -> None:
 
 async def _find_uploads(settings: Settings) -> list[ActiveUpload]:
     async with opened_index(settings) as index:
-        server = server_of(index)
+        server = backing_server(index)
         return [] if server is None else await active_uploads(server)
 
 
 async def _follow(settings: Settings) -> None:
     async with opened_index(settings) as index:
-        server = server_of(index)
+        server = backing_server(index)
         while True:
             try:
                 found = [] if server is None else await active_uploads(server)
