@@ -81,9 +81,8 @@ async def test_what_is_asked_upstream_is_what_was_understood() -> None:
 @SPOOLS
 async def test_a_flagged_layer_is_not_uploaded_by_naming_it_last(tmp_path: Path, spooled: bool) -> None:
     """A blob that is flagged must-mount is refused at the last PUT too, spooled or relayed."""
-    limits = ServerLimits(
-        spool_bytes=len(DATA) - 1, grace=1
-    )  # the last bytes do not fit into the spool, so the upload is relayed
+    # the last bytes do not fit into the spool, so the upload is relayed
+    limits = ServerLimits(spool_bytes=len(DATA) - 1, grace=1)
     async with (
         ScriptedRegistry() as registry,
         proxy_before(registry.url, spool=tmp_path if spooled else None, limits=limits) as proxy,

@@ -218,7 +218,7 @@ def _authenticator(
 
 def _service_authenticator(settings: ProxySettings, agents: Agents) -> ServiceAuthenticator:
     callers = AllowedCallers.read(settings.htpasswd, settings.tokens)
-    if callers.anybody and not is_loopback(settings.host):
+    if callers.permits_everyone and not is_loopback(settings.host):
         raise InvalidInputError(
             f"--auth service on {settings.host} would lend the proxy's rights to anybody: give --htpasswd or "
             "--tokens, or listen on 127.0.0.1"

@@ -53,12 +53,10 @@ class ClientAuthenticator:
             return self._opaque(header)
         if not self._broker.issued(value.strip()):
             return self._opaque(header)
-        grant = self._broker.find(value.strip())
-        if grant is None:
-            return self._caller(
-                None, None, has_agent=False
-            )  # the registry's challenge then makes the client ask anew
-        return self._caller(grant.credential, f"Bearer {grant.token}", scopes_of=grant.scopes)
+        issued = self._broker.find(value.strip())
+        if issued is None:  # without an Authorization the registry answers a challenge, and the client asks anew
+            return self._caller(None, None, has_agent=False)
+        return self._caller(issued.credential, f"Bearer {issued.token}", scopes_of=issued.scopes)
 
     def own_caller(self) -> None:
         """Return None: the proxy has no credentials of its own."""

@@ -40,7 +40,7 @@ class AllowedCallers:
     tokens: Mapping[bytes, str] = field(default_factory=dict, repr=False)
 
     @property
-    def anybody(self) -> bool:
+    def permits_everyone(self) -> bool:
         """Whether every caller may use the proxy."""
         return not self.passwords and not self.tokens
 
@@ -113,7 +113,7 @@ class ServiceAuthenticator:
         Raises:
             RequestRefusedError: the caller is not one of them (401).
         """
-        name = "" if self._callers.anybody else await self._name(exchange)
+        name = "" if self._callers.permits_everyone else await self._name(exchange)
         if name is None:
             raise RequestRefusedError(
                 401, "UNAUTHORIZED", "this proxy wants to know who asks", headers=[BASIC_CHALLENGE]

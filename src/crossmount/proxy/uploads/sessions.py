@@ -97,9 +97,8 @@ class ClientSessions:
         self._clock = clock
         self._make_key = make_key
         self._open: OrderedDict[str, ClientSession] = OrderedDict()
-        self._pushes: OrderedDict[tuple[str, str], float] = (
-            OrderedDict()
-        )  # by owner and repository: when the push was last active
+        # by owner and repository: when the push was last active
+        self._pushes: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._open)
