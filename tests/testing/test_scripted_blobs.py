@@ -240,9 +240,11 @@ async def test_an_upload_may_take_long_to_become_a_blob() -> None:
         put = location.copy_add_param("digest", DIGEST)
         with pytest.raises(httpx.ReadTimeout):
             await client.put(put, content=DATA, timeout=0.1)
+        assert registry.underway == 1
         assert (await client.head(f"/v2/{NAME}/blobs/{DIGEST}")).status_code == 404
         assert (await client.get(location)).status_code == 404
-        await until(lambda: registry.uploads(DIGEST) == 1)
+        await until(lambda: registry.underway == 0)
+        assert registry.uploads(DIGEST) == 1
         assert (await client.head(f"/v2/{NAME}/blobs/{DIGEST}")).status_code == 200
 
 

@@ -42,6 +42,7 @@ class ScriptedRegistry:
 
     Attributes:
         requests: a record of each request, in the order of the answers.
+        underway: how many requests have no record yet.
         holdings: its repositories; tests may read and change them.
     """
 
@@ -65,6 +66,7 @@ class ScriptedRegistry:
         """
         self.options = options or RegistryOptions()
         self.requests: list[RequestRecord] = []
+        self.underway = 0
         self.holdings = Holdings(FolderBlobs(self.options.root) if self.options.root else MemoryBlobs())
         self._tally = UploadCounts()
         self._sessions = UploadSessions(self.holdings, self.options, self._tally)
@@ -227,6 +229,7 @@ class ScriptedRegistry:
         action = fault.action
         body = IncomingBody(connection, cut_after=action.after if isinstance(action, CutReceiving) else None)
         response: Response | None = None
+        self.underway += 1
         try:
             await asyncio.sleep(self.options.latency + fault.delay)
             if not isinstance(action, CutBefore):
@@ -236,6 +239,7 @@ class ScriptedRegistry:
                 response = None
                 connection.abort()
             self._record(connection, request, response, body, fault)
+            self.underway -= 1
         if response is not None:
             cut_after = action.after if isinstance(action, CutSending) else None
             await connection.send(response, is_head=request.method == "HEAD", cut_after=cut_after)
