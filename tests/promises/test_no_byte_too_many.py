@@ -1,0 +1,60 @@
+"""What is uploaded is at most what this caller could not have mounted from any repository that the index knows."""
+
+import asyncio
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from hypothesis import given
+
+from crossmount.asyncio import Digest
+from promises.image import content_of
+from promises.known import Oracle, excluded, tried
+from promises.play import Ending, mountable, push_with_index, push_without
+from promises.worlds import HOSTILE, Family, World, worlds
+from support.servers import Server
+
+ORACLE: Oracle = "no byte too many"
+UNPROMISED = frozenset(
+    {
+        Family.INDEX_OFF,
+        Family.INDEX_GONE,
+        Family.INDEX_SILENT,
+        Family.STRANGE_TYPES,
+        Family.WRONG_TRAITS,
+    }
+)
+"""Without the index's true word on sources and on the registry a push may upload what it could have mounted."""
+
+
+@tried(ORACLE, 50)
+@given(world=worlds(without=excluded(ORACLE), never=HOSTILE | UNPROMISED))
+def test_nothing_is_uploaded_that_can_be_mounted(world: World, valkey_process: Server) -> None:
+    """Other blobs arrive once; the one whose upload is cut may arrive once more."""
+    content = content_of(world)
+    can_mount, ours, should_succeed = asyncio.run(_push(world, valkey_process))
+    in_dest = {digest for layer, (digest, _) in zip(world.layers, content.layers, strict=True) if layer.in_dest}
+    sizes = {digest: len(data) for digest, data in content.blobs.items()}
+    needed = sizes.keys() - in_dest - can_mount
+    cut = content.layers[world.cut % len(content.layers)][0] if Family.CUT in world else None
+    twice = sizes[cut] if cut in needed else 0
+    in_vain = {digest: count for digest, count in ours.uploads.items() if digest not in needed and count}
+    assert not in_vain
+    assert ours.received <= sum(sizes[digest] for digest in needed) + twice
+    assert ours.error is None or not should_succeed
+
+
+async def _push(world: World, server: Server) -> tuple[frozenset[Digest], Ending, bool]:
+    """Return what can be mounted, how our push ended, and whether it has all that it takes to succeed."""
+    content = content_of(world)
+    can_mount = await mountable(world, content)
+    with tempfile.TemporaryDirectory(prefix="cm-world-") as folder:
+        ours = await push_with_index(world, content, server, Path(folder))
+    whole = replace(world, layers=tuple(replace(layer, missing=False) for layer in world.layers))
+    should_succeed = all(
+        digest in can_mount or layer.in_dest or not layer.missing
+        for layer, (digest, _) in zip(world.layers, content.layers, strict=True)
+    )
+    if should_succeed and ours.error is not None:
+        should_succeed = (await push_without(whole, content)).error is None
+    return can_mount, ours, should_succeed
