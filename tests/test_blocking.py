@@ -138,7 +138,7 @@ def test_mounter_and_client_block(image: MadeImage) -> None:
         assert list(client.list_tags(dest)) == ["1"]
 
 
-def test_an_observer_that_calls_back_is_told_so(image: MadeImage) -> None:
+def test_an_observer_that_calls_back_is_reported_so(image: MadeImage) -> None:
     """A call on crossmount's own loop, which would wait for itself, is an error that says what to do."""
     raised: list[Exception] = []
 

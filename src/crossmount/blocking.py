@@ -161,7 +161,7 @@ def push(
     fleet: Fleet | None = None,
     observer: events.Observer = events.ignore,
 ) -> PushReport:
-    """Push an image: mount what the registry already holds, upload the rest.
+    """Push an image: mount the layers that the registry has, upload the rest.
 
     Arguments, report and errors are those of `crossmount.asyncio.push`.
     """
@@ -191,7 +191,7 @@ def scan(
     afresh: bool = False,
     observer: events.Observer = events.ignore,
 ) -> ScanReport:
-    """Record in the index which layers a registry holds.
+    """Record in the index which layers a registry has.
 
     Arguments, report and errors are those of `crossmount.asyncio.scan`.
     """
@@ -247,7 +247,7 @@ def prune(
     afresh: bool = False,
     observer: events.Observer = events.ignore,
 ) -> PruneReport:
-    """Ask registries whether they still hold the sources in the index, and remove those that are gone.
+    """Ask registries whether they still have the sources in the index, and remove those that are gone.
 
     Arguments, report and errors are those of `crossmount.asyncio.prune`.
     """

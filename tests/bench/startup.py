@@ -1,4 +1,4 @@
-"""What starting costs: importing crossmount beside importing redis and httpx, and `crossmount --version`.
+"""Start-up times: importing crossmount, compared with importing redis and httpx, and `crossmount --version`.
 
 python tests/bench/startup.py
 """
@@ -13,14 +13,14 @@ RUNS = 15
 
 
 def seconds(*command: str) -> float:
-    """Return how long a command takes."""
+    """Return the seconds that a command takes."""
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 
 def main() -> None:
-    """Take turns, so that whatever else the machine does hits all alike; print medians and ratios."""
+    """Run the commands in turns, so that other load affects all alike; print medians and ratios."""
     crossmount = str(Path(sys.executable).with_name("crossmount"))
     commands = {
         "python -c pass": (sys.executable, "-c", "pass"),

@@ -24,7 +24,7 @@ def test_the_embedded_index_can_be_looked_after(here: Here, shell: Shell, monkey
 
 
 @pytest.mark.parametrize("arguments", [("info",), ("export",), ("prune",)])
-def test_who_may_not_look_at_all_keys_is_told_who_may(
+def test_who_may_not_look_at_all_keys_is_reported_who_may(
     here: Here, restricted: Place, arguments: tuple[str, ...]
 ) -> None:
     """A Redis user that may not list keys gets one line that names the user that may; import works for both."""
@@ -35,7 +35,7 @@ def test_who_may_not_look_at_all_keys_is_told_who_may(
 
 
 @pytest.mark.parametrize("arguments", [("info",), ("export",), ("prune",), ("import", os.devnull)])
-def test_an_index_that_is_off_or_gone_is_told(here: Here, arguments: tuple[str, ...]) -> None:
+def test_an_index_that_is_off_or_gone_is_reported(here: Here, arguments: tuple[str, ...]) -> None:
     """Without an index the command is a usage error; an unreachable index is a failure."""
     done = here("index", *arguments, "--index", "off")
     assert done.status == 2

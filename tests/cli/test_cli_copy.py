@@ -38,7 +38,9 @@ def b() -> Iterator[ScriptedRegistry]:
         yield registry
 
 
-def test_a_copy_is_told_in_lines(here: Here, a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage) -> None:
+def test_a_copy_is_printed_in_lines(
+    here: Here, a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage
+) -> None:
     """The output has the image, its digest, the outcomes of its blobs, and where their bytes came from."""
     source, dest = f"{a.address}/team/app:1", f"{b.address}/mirror/app"
     done = here("copy", source, dest, *OFF)
@@ -54,7 +56,7 @@ def test_a_copy_is_told_in_lines(here: Here, a: ScriptedRegistry, b: ScriptedReg
     assert told[-1] == f"copied {source} to {dest}:1"
 
 
-def test_a_copy_is_told_as_a_document(here: Here, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
+def test_a_copy_is_printed_as_a_document(here: Here, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
     """`--json` prints one document about all images."""
     done = here("copy", f"{a.address}/team/app", f"{b.address}/mirror/app", "--all-tags", "--json", *OFF)
     document = done.document
@@ -100,7 +102,7 @@ def test_the_one_that_fails_says_why_at_the_end(shell: Shell, a: ScriptedRegistr
     assert sum("not copied" in line for line in lines) == 1
 
 
-def test_wrong_bytes_are_told_unasked(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
+def test_wrong_bytes_are_reported_unasked(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
     """A registry whose bytes do not match the digest is named with repository and layer, even without -v."""
     a.play(Fault(method="GET", path="*/blobs/*", action=Alter(corrupt=True), times=None))
     done = shell("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF)
@@ -147,7 +149,9 @@ def test_a_size_from_the_environment_needs_no_cache(
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
-def test_one_terminal_is_told_once(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry, term: str) -> None:
+def test_one_terminal_prints_each_image_once(
+    shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry, term: str
+) -> None:
     """On one terminal, an image that standard error named is not named again on standard output."""
     ours, theirs = pty.openpty()
     dests = [f"{b.address}/one", f"{b.address}/two"]
@@ -198,14 +202,14 @@ def test_http_is_allowed_registry_by_registry(here: Here, a: ScriptedRegistry, b
         (["a/b", "b/c", "--images", "0"], "give a whole number"),
     ],
 )
-def test_wrong_usage_is_told(here: Here, arguments: list[str], said: str) -> None:
+def test_wrong_usage_is_reported(here: Here, arguments: list[str], said: str) -> None:
     """Wrong usage is status 2 and one line, before any request."""
     done = here("copy", *arguments)
     assert done.status == 2
     assert said in done.complaint
 
 
-def test_a_wrong_list_is_told_with_its_line(here: Here, tmp_path: Path) -> None:
+def test_a_wrong_list_is_reported_with_its_line(here: Here, tmp_path: Path) -> None:
     """An error in a list names file and line; an empty list, and a list beside arguments, are usage errors."""
     listed = tmp_path / "list"
     listed.write_text("a/b:1 b/c\n\na/b:1\n")

@@ -50,7 +50,7 @@ def test_the_images_are_real_and_the_same_each_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["docker-registry", "crossmount.testing"])
-def test_the_demo_counts_what_travels(
+def test_the_demo_counts_uploaded_bytes(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """With either registry every byte is uploaded once, the rest is mounted, and no file or process remains."""
@@ -77,7 +77,7 @@ def test_the_demo_counts_what_travels(
     assert state["running"] is True
 
 
-def test_the_demo_is_told_in_eighty_columns(here: Here) -> None:
+def test_the_demo_is_printed_in_eighty_columns(here: Here) -> None:
     """The output fits eighty columns and has the pushes, the bytes with and without mounts, and what remains."""
     done = here("demo")
     assert (done.status, done.err) == (0, "")
@@ -97,7 +97,7 @@ def test_the_demo_needs_an_index_that_can_be_shared(here: Here, url: str) -> Non
     assert "omit --index" in done.complaint
 
 
-def test_an_index_that_does_not_serve_is_told_before_anything_is_pushed(here: Here, tmp_path: Path) -> None:
+def test_an_index_that_does_not_serve_is_reported_before_anything_is_pushed(here: Here, tmp_path: Path) -> None:
     """An unreachable index is one line and status 1, and no file remains."""
     done = here("demo", "--index", "redis://127.0.0.1:1")
     assert done.status == 1
@@ -105,7 +105,7 @@ def test_an_index_that_does_not_serve_is_told_before_anything_is_pushed(here: He
     assert left(tmp_path) == []
 
 
-def test_a_registry_that_does_not_start_is_told(
+def test_a_registry_that_does_not_start_is_reported(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the registry does not start, the error has the last line of its output."""
@@ -192,7 +192,7 @@ PUSHED = Pushed(
 )
 
 
-def test_an_index_that_served_in_part_is_told_at_the_end() -> None:
+def test_an_index_that_failed_in_between_is_reported_at_the_end() -> None:
     """If the index failed during a push, the output says that the numbers are not typical, and why."""
     outcome = demo.DemoResult(registry="r", namespace="n", received=1, pushes=[PUSHED])
     lines = demo._closing(outcome, embedded=False)
@@ -248,7 +248,7 @@ async def test_a_registry_that_says_nothing_is_given_up(tmp_path: Path, monkeypa
             pass
 
 
-async def test_the_counter_lets_a_connection_go_when_the_registry_is_gone() -> None:
+async def test_the_counter_closes_a_connection_when_the_registry_is_gone() -> None:
     """If the registry is gone, the counter closes new connections."""
     closed = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     port = closed.sockets[0].getsockname()[1]

@@ -150,7 +150,7 @@ def test_credentials_that_cannot_be_read_are_not_healthy(here: Here, tmp_path: P
     assert "hidden" not in done.out
 
 
-def test_trouble_is_told_thing_by_thing(here: Here) -> None:
+def test_trouble_is_reported_check_by_check(here: Here) -> None:
     """An unreachable index and an unreachable registry are two failures, and the status is 1."""
     done = here("doctor", "127.0.0.1:1/a", "--plain-http", "--index", "redis://127.0.0.1:1")
     assert (done.status, done.err) == (1, "")
@@ -158,7 +158,7 @@ def test_trouble_is_told_thing_by_thing(here: Here) -> None:
     assert about == [["index", "FAILED"], ["registry", "FAILED"], ["credentials", "ok"]]
 
 
-def test_a_registry_without_tls_is_told_with_the_option(here: Here) -> None:
+def test_a_registry_without_tls_is_reported_with_the_option(here: Here) -> None:
     """For a registry without TLS the output names --plain-http, as a push does."""
     with running_registry() as registry:
         done = here("doctor", f"{registry.address}/a", "--index", "memory://")
@@ -167,7 +167,7 @@ def test_a_registry_without_tls_is_told_with_the_option(here: Here) -> None:
     assert "--plain-http" in done.out
 
 
-def test_what_is_no_registry_is_told(here: Here) -> None:
+def test_what_is_no_registry_is_reported(here: Here) -> None:
     """A web server that is not a registry is a failure."""
     with running_registry(faults=[Fault(action=html(404), times=None)]) as registry:
         done = here("doctor", f"{registry.address}/a", "--plain-http", "--index", "off")
@@ -193,7 +193,7 @@ def test_what_is_no_registry_is_told(here: Here) -> None:
         (RegistryTraits(), "not known yet for r: the first push with a known source shows it"),
     ],
 )
-def test_what_the_registry_was_seen_to_do_is_told(traits: RegistryTraits, words: str) -> None:
+def test_what_the_registry_was_seen_to_do_is_reported(traits: RegistryTraits, words: str) -> None:
     """The output describes each known trait of a registry."""
     assert check_mounts("r", traits).words == words
 

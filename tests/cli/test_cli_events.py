@@ -21,9 +21,7 @@ LAYER = b"layer"
 
 
 @pytest.mark.parametrize("command", ["events", "proxy"])
-def test_events_are_taken_until_it_is_told_to_stop(
-    shell: Shell, valkey: Server, tmp_path: Path, command: str
-) -> None:
+def test_events_are_taken_until_sigterm(shell: Shell, valkey: Server, tmp_path: Path, command: str) -> None:
     """The service prints its address, records the layers of an event, and exits with status 0 on SIGTERM."""
     secret = tmp_path / "secret"
     secret.write_text(SECRET)
@@ -62,7 +60,7 @@ def test_events_are_taken_until_it_is_told_to_stop(
         (("--registry", "r.example", "--index", "off"), "this needs an index"),
     ],
 )
-def test_wrong_settings_are_told_at_once(shell: Shell, arguments: tuple[str, ...], words: str) -> None:
+def test_wrong_settings_are_reported_at_once(shell: Shell, arguments: tuple[str, ...], words: str) -> None:
     """A wrong setting is one line and status 2."""
     done = shell("events", *arguments)
     assert done.status == 2

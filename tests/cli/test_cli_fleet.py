@@ -96,7 +96,7 @@ def test_fleet_refreshes_on_a_terminal_until_it_is_interrupted(valkey: Server, s
     os.close(ours)
 
 
-def test_what_is_told() -> None:
+def test_what_is_reported() -> None:
     """Many waiters are counted, and a lease without an expiry is marked."""
     waiting = tuple(value(f"team/w{number}") for number in range(7))
     ours = ActiveUpload(
@@ -120,7 +120,7 @@ def test_what_a_terminal_cannot_show_is_cut() -> None:
     assert fitted(["a", "b"], 80, 24) == ["a", "b"]
 
 
-def test_push_waits_as_long_as_it_is_told(valkey: Server, here: Here, tmp_path: Path) -> None:
+def test_push_waits_at_most_as_long_as_given(valkey: Server, here: Here, tmp_path: Path) -> None:
     """`--wait` limits the wait for a lease that never expires, and 0 does not wait."""
     image = make_layout(tmp_path / "image", make_layers(1, size=1_100_000))
     with running_registry() as registry:

@@ -54,7 +54,7 @@ def test_asking_does_not_start_the_embedded_index(here: Here, shell: Shell) -> N
     assert not (shell.folder / "state").exists()
 
 
-def test_the_embedded_index_starts_when_it_is_needed_and_stops_when_it_is_told(here: Here, shell: Shell) -> None:
+def test_the_embedded_index_starts_when_it_is_needed_and_stops_on_request(here: Here, shell: Shell) -> None:
     """The embedded index starts on first use, can be stopped, and has its data again after the next start."""
     assert here("add", LAYER, "r.example/a").status == 0
     document = here("index", "status", "--json").document
@@ -74,7 +74,7 @@ def test_the_embedded_index_starts_when_it_is_needed_and_stops_when_it_is_told(h
     assert here("index", "stop", "--json").document == {"index": "embedded", "stopped": True}
 
 
-def test_a_silent_embedded_index_is_told_and_can_be_ended(here: Here) -> None:
+def test_a_silent_embedded_index_is_reported_and_can_be_ended(here: Here) -> None:
     """An embedded index that hangs is a failure that says how to end it."""
     here("add", LAYER, "r.example/a")
     pid = here("index", "status", "--json").document["pid"]
@@ -98,7 +98,7 @@ def test_a_folder_that_others_may_write_is_refused(here: Here, shell: Shell) -> 
     assert "others may write" in done.complaint
 
 
-def test_a_remote_index_is_reached_and_its_distance_told(here: Here, redis_server: Server) -> None:
+def test_a_remote_index_is_reached_and_its_distance_shown(here: Here, redis_server: Server) -> None:
     """For a remote index the output has the name, version and round trip of its server."""
     done = here("index", "status", "--index", redis_server.url)
     assert done.status == 0

@@ -65,7 +65,7 @@ def test_info_of_a_sample_says_that_it_is_one(here: Here, valkey: Server) -> Non
     assert here("index", "info", "--sample", "0").status == 2
 
 
-def test_info_tells_what_is_odd() -> None:
+def test_info_marks_exceptions() -> None:
     """The output marks flagged layers without a source, unknown sizes, and registries that are not listed."""
     info = IndexInfo(
         layers=3,

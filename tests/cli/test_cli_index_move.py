@@ -55,7 +55,7 @@ def test_an_export_that_fails_leaves_what_was_there(here: Here, shell: Shell) ->
     assert here("index", "export", str(shell.folder)).status == 2
 
 
-def test_a_file_that_is_no_export_is_told_with_its_line(here: Here, shell: Shell) -> None:
+def test_a_file_that_is_no_export_is_reported_with_its_line(here: Here, shell: Shell) -> None:
     """An invalid file is status 2, with file, line, cause and the number of imported layers."""
     saved = shell.folder / "saved.jsonl"
     header = {"crossmount": "index", "version": 1}

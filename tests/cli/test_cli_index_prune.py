@@ -70,7 +70,7 @@ def test_prune_forgets_what_is_gone(here: Here, registry: ScriptedRegistry, valk
     assert here("index", "prune", "--plain-http", "--json").document["sources"]["gone"] == 0
 
 
-def test_a_choice_that_nothing_fits_is_told(here: Here) -> None:
+def test_a_choice_that_nothing_fits_is_reported(here: Here) -> None:
     """If no source matches the options, the output says so."""
     done = here("index", "prune", "--registry", "nosuch.example", "--repository", "x/*", "--plain-http")
     assert done.status == 0
@@ -80,7 +80,7 @@ def test_a_choice_that_nothing_fits_is_told(here: Here) -> None:
     assert "a pattern of repositories is empty" in empty.complaint
 
 
-def test_what_was_not_verified_is_told_and_the_status_says_so(
+def test_what_was_not_verified_is_reported_and_the_status_says_so(
     here: Here, registry: ScriptedRegistry, valkey: Server
 ) -> None:
     """An unreachable registry is one line, its sources stay, and the status is 1."""
@@ -121,14 +121,14 @@ def test_only_what_is_chosen_is_pruned(here: Here, registry: ScriptedRegistry, v
         (("--rate", "0"), "--rate"),
     ],
 )
-def test_wrong_usage_of_prune_is_told(here: Here, arguments: tuple[str, ...], words: str) -> None:
+def test_wrong_usage_of_prune_is_reported(here: Here, arguments: tuple[str, ...], words: str) -> None:
     """Wrong usage is one line and status 2."""
     done = here("index", "prune", *arguments)
     assert done.status == 2
     assert words in done.complaint
 
 
-def test_a_prune_killed_in_the_middle_is_gone_on_with(shell: Shell, valkey: Server) -> None:
+def test_a_prune_killed_in_the_middle_is_resumed(shell: Shell, valkey: Server) -> None:
     """After kill -9 the next prune verifies the remaining sources, and at most one page again."""
     total = 1200
     with running_registry(RegistryOptions(latency=0.005)) as registry:
@@ -154,7 +154,7 @@ def test_a_prune_killed_in_the_middle_is_gone_on_with(shell: Shell, valkey: Serv
         assert list(client.scan_iter("crossmount:*:prune:*")) == []
 
 
-def test_a_prune_that_is_interrupted_says_how_to_go_on(shell: Shell, valkey: Server) -> None:
+def test_a_prune_that_is_interrupted_says_how_to_resume(shell: Shell, valkey: Server) -> None:
     """An interrupted prune is status 130 and says how to resume."""
     with running_registry(RegistryOptions(latency=0.05)) as registry:
         fill(valkey.url, registry, 500, 0)
@@ -218,7 +218,7 @@ def test_a_terminal_gets_one_bar_for_a_prune() -> None:
         assert ("50 % of the index, 1 source, 1 gone" if total else "  1 source, 1 gone") in stream.getvalue()
 
 
-def test_the_summary_of_a_prune_tells_what_is_odd() -> None:
+def test_the_summary_of_a_prune_marks_exceptions() -> None:
     """The report has a line for each kind of source that was kept."""
     counts: dict[events.Verdict, int] = {
         "held": 1,

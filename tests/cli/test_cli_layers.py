@@ -147,7 +147,7 @@ def test_trouble_with_the_index_is_one_line(
     assert "hidden" not in done.err
 
 
-def test_a_server_that_refuses_is_told(here: Here, valkey: Server) -> None:
+def test_a_server_that_refuses_is_reported(here: Here, valkey: Server) -> None:
     """A server's refusal is part of the message."""
     done = here("locate", LAYER, "--index", f"redis://me:hidden@127.0.0.1:{valkey.port}")
     assert done.status == 1

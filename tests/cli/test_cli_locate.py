@@ -61,7 +61,7 @@ def test_every_layer_of_a_layout_is_located(here: Here, image: MadeImage) -> Non
     assert document["blobs"][1] == {"digest": base, "size": image.layers[0].size, "locations": ["b.example/x"]}
 
 
-def test_an_image_that_nobody_has_is_told(here: Here, image: MadeImage) -> None:
+def test_an_image_that_nobody_has_is_reported(here: Here, image: MadeImage) -> None:
     """An image that no registry has is not a failure."""
     done = here("locate", str(image.path))
     assert done.status == 0
@@ -94,6 +94,6 @@ def test_a_reference_is_resolved_on_its_registry(here: Here) -> None:
         (("r.example/a", "--for", "no registry"), "not a registry"),
     ],
 )
-def test_what_names_nothing_is_told(here: Here, arguments: tuple[str, ...], words: str) -> None:
+def test_what_names_nothing_is_reported(here: Here, arguments: tuple[str, ...], words: str) -> None:
     """An argument that names nothing is one line."""
     assert words in here("locate", *arguments).complaint

@@ -55,7 +55,7 @@ def steps() -> Callable[[], float]:
     return lambda: float(next(times))
 
 
-def test_what_becomes_of_a_blob_is_told_in_words() -> None:
+def test_what_becomes_of_a_blob_is_printed_in_words() -> None:
     """A blob that waits, is uploaded or is verified has its own text, and so does each outcome."""
     happened: list[events.Event] = [started(1), sent(1, 250), sent(1, 500), sent(1, 1000)]
     words = [state_after(*happened[: n + 1]).blobs[None, digest(1)].status(3.0) for n in range(4)]
@@ -93,7 +93,7 @@ def test_images_of_a_copy_are_counted_and_their_blobs_kept_no_more() -> None:
     assert state.total() == "1 image copied, 1 of 2 blobs, 1.00 kB of 2.00 kB"
 
 
-def test_what_went_wrong_in_a_copy_is_told() -> None:
+def test_what_went_wrong_in_a_copy_is_reported() -> None:
     """A source with wrong bytes, a failed cache and a failed image are reported without -v."""
     source, dest = Reference.parse("a.example/x:1"), Reference.parse("b.example/x:1")
     state = TransferTracker()
@@ -175,7 +175,7 @@ def test_notices_come_when_they_matter(event: events.Event, unasked: str | None,
     assert said == [words and f"crossmount: {words}" for words in (unasked, asked)]
 
 
-def test_requests_that_retry_together_are_told_once() -> None:
+def test_requests_that_retry_together_are_reported_once() -> None:
     """Retries with the same cause are one line while the first one waits."""
     state = TransferTracker()
     said = [state.notice(retrying(4), now=now, verbose=0) is not None for now in (1.0, 1.1, 4.9, 5.0)]
@@ -215,7 +215,7 @@ def test_an_index_that_fails_before_the_first_blob_is_noticed() -> None:
     assert not state_after(started(1), degraded).index_failed_first
 
 
-def test_lines_tell_each_blob_once() -> None:
+def test_lines_name_each_blob_once() -> None:
     """Off a terminal each finished blob is one line, and nothing else is printed."""
     stream = io.StringIO()
     with LineDisplay(stream, TransferTracker()) as lines:
@@ -258,7 +258,7 @@ def test_lines_warn_of_the_index() -> None:
     )
 
 
-def test_a_large_upload_tells_now_and_then_how_far_it_is() -> None:
+def test_a_large_upload_is_reported_now_and_then() -> None:
     """A log gets a line about a large upload now and then, but not for each event."""
     stream = io.StringIO()
     size = 4 * transfer.LARGE_BYTES

@@ -161,7 +161,7 @@ def test_credentials_come_from_the_file_that_is_named(shell: Shell, image: MadeI
     assert done.complaint == f"{file}: not JSON: fix it, or log in anew"
 
 
-def test_a_registry_without_tls_is_told_with_the_option(
+def test_a_registry_without_tls_is_reported_with_the_option(
     shell: Shell, image: MadeImage, registry: ScriptedRegistry
 ) -> None:
     """Http is not used without the option, even on this host, and the error names the option."""
@@ -170,7 +170,7 @@ def test_a_registry_without_tls_is_told_with_the_option(
     assert done.complaint.endswith(": --plain-http")
 
 
-def test_a_certificate_that_is_not_trusted_is_told_with_the_options(
+def test_a_certificate_that_is_not_trusted_is_reported_with_the_options(
     shell: Shell, image: MadeImage, tmp_path: Path
 ) -> None:
     """For an untrusted certificate the error names --ca-file and --insecure, and both work."""
@@ -185,7 +185,9 @@ def test_a_certificate_that_is_not_trusted_is_told_with_the_options(
         assert shell(*arguments, "--ca-file", str(image.path / "index.json")).status == 2
 
 
-def test_a_certificate_for_another_name_is_told_as_that(shell: Shell, image: MadeImage, tmp_path: Path) -> None:
+def test_a_certificate_for_another_name_is_reported_as_that(
+    shell: Shell, image: MadeImage, tmp_path: Path
+) -> None:
     """For a certificate of another name the error does not suggest --ca-file."""
     tls, authority = self_signed(tmp_path)
     with running_registry(tls=tls) as registry:
@@ -223,7 +225,7 @@ def test_a_registry_that_refuses_is_one_line(
     assert done.err.splitlines()[-1].startswith("crossmount: ")
 
 
-def test_a_retry_is_told_with_v(here: Here, image: MadeImage, registry: ScriptedRegistry) -> None:
+def test_a_retry_is_reported_with_v(here: Here, image: MadeImage, registry: ScriptedRegistry) -> None:
     """With -v each cause of retries is one line."""
     registry.play(Fault(action=Reply(status=503), method="HEAD"))
     done = here("push", str(image.path), *plain(registry, "a"), "--index", "off", "-v")

@@ -149,14 +149,16 @@ def test_names_come_from_standard_input_too(
         (("r.example", "--index", "off"), "this needs an index"),
     ],
 )
-def test_wrong_usage_is_told_before_anything_is_asked(here: Here, arguments: tuple[str, ...], words: str) -> None:
+def test_wrong_usage_is_reported_before_anything_is_asked(
+    here: Here, arguments: tuple[str, ...], words: str
+) -> None:
     """Wrong usage is one line and status 2, before any request."""
     done = here("scan", *arguments)
     assert done.status == 2
     assert words.lower() in done.complaint.lower()
 
 
-def test_a_name_in_a_file_that_is_none_is_told(here: Here, tmp_path: Path) -> None:
+def test_a_name_in_a_file_that_is_none_is_reported(here: Here, tmp_path: Path) -> None:
     """An invalid name in a file is an error before any request."""
     file = tmp_path / "names"
     file.write_text("team/a\nteam/a:1\n")
@@ -167,7 +169,7 @@ def test_a_name_in_a_file_that_is_none_is_told(here: Here, tmp_path: Path) -> No
     assert "not a list" in here("scan", "r.example", "--from", str(file)).complaint
 
 
-def test_repositories_that_fail_are_told_and_the_status_says_so(here: Here, registry: ScriptedRegistry) -> None:
+def test_repositories_that_fail_are_named_and_the_status_says_so(here: Here, registry: ScriptedRegistry) -> None:
     """If a repository fails, it is named, the others are scanned, and the status is 1."""
     registry.play(Fault(path="/v2/team/b/*", action=Reply(status=400), times=None))
     done = here("scan", registry.address, "--plain-http")
@@ -205,7 +207,7 @@ def test_an_index_that_does_not_serve_is_a_failure(here: Here, registry: Scripte
     assert "index at redis://127.0.0.1:1 does not answer" in done.complaint
 
 
-def test_a_scan_killed_in_the_middle_is_gone_on_with(shell: Shell, valkey: Server) -> None:
+def test_a_scan_killed_in_the_middle_is_resumed(shell: Shell, valkey: Server) -> None:
     """After kill -9 the next scan skips what was done, and at the end every layer is recorded."""
     arguments = ("--plain-http", "--requests", "2", "--json")
     with running_registry(RegistryOptions(latency=0.02)) as registry:
@@ -241,7 +243,7 @@ def test_a_scan_killed_in_the_middle_is_gone_on_with(shell: Shell, valkey: Serve
             assert shell("locate", Digest.of(b"%d 1" % number), CROSSMOUNT_INDEX=valkey.url).out
 
 
-def test_a_scan_that_is_interrupted_says_how_to_go_on(shell: Shell, valkey: Server) -> None:
+def test_a_scan_that_is_interrupted_says_how_to_resume(shell: Shell, valkey: Server) -> None:
     """An interrupted scan is status 130, keeps its records, and says how to resume."""
     with running_registry(RegistryOptions(latency=0.05)) as registry:
         for number in range(60):
@@ -333,7 +335,7 @@ def test_lines_are_for_what_is_no_terminal() -> None:
     assert isinstance(progress_display(io.StringIO(), ScanTracker(), verbose=0), LineDisplay)
 
 
-def test_the_summary_tells_what_is_odd() -> None:
+def test_the_summary_marks_exceptions() -> None:
     """The report has counts that are not 0 only."""
     report = ScanReport(
         registry="r.example",

@@ -60,6 +60,6 @@ def test_a_line_is_one_line_that_no_terminal_obeys(words: str) -> None:
     assert line == line.strip()
 
 
-def test_a_digest_is_shortened_to_what_tells_blobs_apart() -> None:
+def test_a_digest_is_shortened() -> None:
     """A short digest has twelve digits and no algorithm."""
     assert text.short("sha256:0123456789abcdef") == "0123456789ab"

@@ -82,7 +82,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Print the version and exit.",
 )
 def crossmount() -> None:
-    """Push each layer once per fleet: layers that the registry already holds are mounted, not uploaded.
+    """Push each layer once per fleet: layers that the registry already has are mounted, not uploaded.
 
     An index that many pushers share records which repository has which layer. It only gives hints: the
     registry decides every time, and a failure of the index never fails a push.

@@ -71,10 +71,9 @@ def render_uploads(found: list[ActiveUpload], *, now: float) -> list[str]:
     waiting = sum(len(each.waiting) for each in found)
     lines = [f"{text.count(len(found), 'upload')} underway, {waiting} waiting"]
     for each in found:
-        lines.append(
-            f"{text.short(each.layer)}  {_size(each.holder):>8}  {_who(each, each.holder, now)}{_odd(each)}"
-        )
-        lines.extend(f"    waits: {_who(each, waiter, now)}" for waiter in each.waiting[:WAITING_SHOWN])
+        layer = f"{text.short(each.layer)}  {_size(each.holder):>8}"
+        lines.append(f"{layer}  {_describe(each, each.holder, now)}{_expiry_warning(each)}")
+        lines.extend(f"    waits: {_describe(each, waiter, now)}" for waiter in each.waiting[:WAITING_SHOWN])
         if len(each.waiting) > WAITING_SHOWN:
             lines.append(f"    and {len(each.waiting) - WAITING_SHOWN} more wait")
     return lines
@@ -93,14 +92,14 @@ def _size(value: LeaseValue) -> str:
     return text.size(value.size) if value.size else "?"
 
 
-def _who(found: ActiveUpload, value: LeaseValue, now: float) -> str:
+def _describe(found: ActiveUpload, value: LeaseValue, now: float) -> str:
     where = str(value.dest) if value.dest is not None else found.registry
     began = value.since if value.taken is None else value.taken
     since = f", for {text.duration(max(now - began, 0))}" if began else ""
     return f"{where} by {value.holder or 'unknown'}{since}"
 
 
-def _odd(found: ActiveUpload) -> str:
+def _expiry_warning(found: ActiveUpload) -> str:
     """Return a warning about a lease without an expiry, which crossmount never sets."""
     return " (its lease never expires: not set by crossmount)" if found.seconds_left is None else ""
 
@@ -110,14 +109,14 @@ def _document(found: ActiveUpload) -> dict[str, Any]:
         "layer": str(found.layer),
         "registry": found.registry,
         "lease_seconds": found.seconds_left,
-        **_person(found.holder),
+        **_participant(found.holder),
         "size": found.holder.size,
         "publishes": found.holder.publishes,
-        "waiting": [_person(waiter) for waiter in found.waiting],
+        "waiting": [_participant(waiter) for waiter in found.waiting],
     }
 
 
-def _person(value: LeaseValue) -> dict[str, Any]:
+def _participant(value: LeaseValue) -> dict[str, Any]:
     return {
         "holder": value.holder,
         "dest": None if value.dest is None else str(value.dest),

@@ -55,7 +55,7 @@ class _Reported:
 
 @dataclass(slots=True)
 class RetryLog:
-    """Selects the retries that are worth a line: many requests often fail together for one reason."""
+    """Selects the retries that get a line, since many requests often fail together for one reason."""
 
     _reported: dict[tuple[str, str], _Reported] = field(default_factory=dict)
 
@@ -79,7 +79,7 @@ class RetryLog:
         )
 
     def remaining(self) -> list[str]:
-        """Return a line for each cause with retries that were only counted, and start anew."""
+        """Return a line for each cause with retries that were only counted, and forget all."""
         lines = [
             f"crossmount: {host}: {cause}{_and_more(reported.suppressed)}"
             for (host, cause), reported in self._reported.items()
