@@ -20,7 +20,7 @@ from crossmount._blocking import run_now
 from crossmount.index import MemoryMountIndex as AsyncIndex
 from crossmount.index import MountableLayers, MountIndex, Sighting
 from crossmount.index.blocking import (
-    AdaptedIndex,
+    AwaitableIndex,
     DrivenIndex,
     MemoryMountIndex,
     RedisMountIndex,
@@ -178,7 +178,7 @@ def test_what_has_four_methods_is_adapted_to_four() -> None:
     adapted = inline(four)
     assert isinstance(adapted, MountableLayers)
     assert not isinstance(adapted, MountIndex)
-    assert isinstance(inline(MemoryMountIndex()), AdaptedIndex)
+    assert isinstance(inline(MemoryMountIndex()), AwaitableIndex)
     assert run_now(adapted.sources(ONE, DEST)) == (A,)
     over = MemoryMountIndex(four)
     over.add_source(ONE, repo("team/b"))

@@ -1,4 +1,4 @@
-"""A whole index made of the seed's four methods, for indexes of our users' own."""
+"""A whole index made of the four methods of `MountableLayers`, for users' own indexes."""
 
 from collections.abc import Iterable
 
@@ -16,10 +16,10 @@ from crossmount.oci import Digest, Located, Repository
 
 
 def adapt(layers: MountableLayers) -> MountIndex:
-    """Return `layers` itself if it is a whole index, else one that asks it layer by layer.
+    """Return `layers` itself if it is a whole index, else a whole index over its four methods.
 
     Raises:
-        InvalidInputError: it has not even the four methods.
+        InvalidInputError: it lacks one of the four methods.
     """
     if not isinstance(layers, MountableLayers):
         raise InvalidInputError(
@@ -29,33 +29,32 @@ def adapt(layers: MountableLayers) -> MountIndex:
 
 
 class FourMethodIndex:
-    """The four methods of another index, and the rest as far as those four carry it.
+    """A whole index over one with four methods.
 
-    What they cannot say is not known: other registries, sizes, traits. What they cannot do is left undone: a
-    source is not forgotten, the flag is not lifted.
+    Other registries, sizes and traits are unknown. Forgetting a source and lifting the flag do nothing.
     """
 
     def __init__(self, layers: MountableLayers) -> None:
         self._layers = layers
 
     async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
-        """See `MountableLayers`."""
+        """Add a source."""
         await self._layers.add_source(layer, source, must_mount=must_mount)
 
     async def is_mountable(self, layer: Digest, dest: Located) -> bool:
-        """See `MountableLayers`."""
+        """Return whether another repository of the registry has the layer, and dest has not."""
         return await self._layers.is_mountable(layer, dest)
 
     async def must_mount(self, layer: Digest) -> bool:
-        """See `MountableLayers`."""
+        """Return whether the layer may only be mounted."""
         return await self._layers.must_mount(layer)
 
     async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
-        """See `MountableLayers`."""
+        """Return the repositories on the registry of dest that have the layer, without dest."""
         return await self._layers.sources(layer, dest)
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """See `MountIndex`; three questions a layer, since that is what the four methods offer."""
+        """Look layers up, with three calls for each."""
         return Knowledge(
             {
                 layer: LayerKnowledge(
@@ -68,27 +67,27 @@ class FourMethodIndex:
         )
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
-        """See `MountIndex`."""
+        """Add the sources, with one call for each; sizes are lost."""
         for seen in sightings:
             await self._layers.add_source(seen.layer, seen.repository, must_mount=seen.must_mount)
 
     async def forget(self, layer: Digest, *sources: Located) -> None:
-        """Leave it: the four methods only add."""
+        """Do nothing: the four methods only add."""
 
     async def clear_must_mount(self, layer: Digest) -> None:
-        """Leave it: the four methods only add."""
+        """Do nothing: the four methods only add."""
 
     async def locations(self, layer: Digest) -> tuple[Repository, ...]:
-        """Return nothing: the four methods answer for one destination's registry only."""
+        """Return nothing: the four methods know the registry of one destination only."""
         del layer
         return ()
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
-        """Leave it: the four methods know layers only."""
+        """Do nothing: the four methods know layers only."""
 
     def server(self) -> BackingServer | None:
-        """See `ServerBacked`: that of the index below."""
+        """Return the server of the index; None if it has none."""
         return backing_server(self._layers)
 
     async def aclose(self) -> None:
-        """Leave it: whoever made the index below closes it."""
+        """Do nothing: the four methods have no close."""

@@ -1,4 +1,4 @@
-"""An optional ability of an index: it lies on a server, on which more than the index can be kept (leases)."""
+"""The server of an index, where it has one: leases and checkpoints are stored there too."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -12,8 +12,8 @@ class BackingServer:
     """The server of an index.
 
     Attributes:
-        link: the way to it, for an event loop; whoever made it closes it.
-        keys: the names that are ours there.
+        link: a link to it, for event loops; the index closes it.
+        keys: the keys of the index's namespace.
     """
 
     link: Link
@@ -22,13 +22,13 @@ class BackingServer:
 
 @runtime_checkable
 class ServerBacked(Protocol):
-    """An index that can say which server it lies on."""
+    """An index that may have a server."""
 
     def server(self) -> BackingServer | None:
-        """Return the server, or None if there is none after all."""
+        """Return the server; None if there is none."""
         ...
 
 
 def backing_server(index: object) -> BackingServer | None:
-    """Return the server of an index; None if it has none, or cannot say."""
+    """Return the server of an index; None if it has none."""
     return index.server() if isinstance(index, ServerBacked) else None

@@ -29,31 +29,31 @@ T = TypeVar("T")
 
 @runtime_checkable
 class MountableLayers(Protocol):
-    """The least an index can be, blocking; see `crossmount.asyncio.MountableLayers`."""
+    """The least that an index must do, blocking; the twin of `crossmount.asyncio.MountableLayers`."""
 
     def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
-        """Add a repository that holds `layer`; `must_mount` sets the sticky flag, False never lifts it."""
+        """Add a repository that has `layer`; `must_mount` sets the sticky flag, False never lifts it."""
         ...
 
     def is_mountable(self, layer: Digest, dest: Located) -> bool:
-        """Tell whether another repository on dest's registry holds `layer` and dest itself does not."""
+        """Return whether another repository on the registry of dest has `layer`, and dest has not."""
         ...
 
     def must_mount(self, layer: Digest) -> bool:
-        """Tell whether `layer` may only be mounted."""
+        """Return whether `layer` may only be mounted."""
         ...
 
     def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
-        """Return the repositories on dest's registry that hold `layer`, never dest's own, in order of name."""
+        """Return the repositories on the registry of dest that have `layer`, without dest, in order of name."""
         ...
 
 
 @runtime_checkable
 class MountIndex(MountableLayers, Protocol):
-    """A whole index, blocking; see `crossmount.asyncio.MountIndex`."""
+    """A whole index, blocking; the twin of `crossmount.asyncio.MountIndex`."""
 
     def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Read everything about many layers, and about dest's registry, in one round trip."""
+        """Look many layers up, and the traits of the registry of dest, in one round trip."""
         ...
 
     def record(self, sightings: Iterable[Sighting]) -> None:
@@ -61,7 +61,7 @@ class MountIndex(MountableLayers, Protocol):
         ...
 
     def forget(self, layer: Digest, *sources: Located) -> None:
-        """Drop repositories as sources of `layer`, for everybody."""
+        """Forget repositories as sources of `layer`, for all clients."""
         ...
 
     def clear_must_mount(self, layer: Digest) -> None:
@@ -69,20 +69,20 @@ class MountIndex(MountableLayers, Protocol):
         ...
 
     def locations(self, layer: Digest) -> tuple[Repository, ...]:
-        """Return every repository, on every registry, that is known to hold `layer`."""
+        """Return all repositories, on all registries, that are known to have `layer`."""
         ...
 
     def record_traits(self, registry: str, traits: RegistryTraits) -> None:
-        """Remember for some hours what a registry was seen to do."""
+        """Record for some hours what a registry was seen to do."""
         ...
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...
 
 
 class DrivenIndex(Driven[protocol.MountIndex]):
-    """A whole index whose work an asynchronous one does, without ever suspending."""
+    """A blocking index over an asynchronous one whose coroutines never suspend."""
 
     add_source = driven(protocol.MountIndex.add_source)
     is_mountable = driven(protocol.MountIndex.is_mountable)
@@ -106,7 +106,7 @@ class DrivenIndex(Driven[protocol.MountIndex]):
 
 
 class RedisMountIndex(DrivenIndex):
-    """An index on Redis or Valkey, over links that never suspend; see `crossmount.asyncio.RedisMountIndex`."""
+    """An index on Redis or Valkey, over blocking links; the twin of `crossmount.asyncio.RedisMountIndex`."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class RedisMountIndex(DrivenIndex):
 
 
 class MemoryMountIndex(DrivenIndex):
-    """An index in this process, by itself or over another one; see `crossmount.asyncio.MemoryMountIndex`."""
+    """An index in this process, alone or over another one; the twin of `crossmount.asyncio.MemoryMountIndex`."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class MemoryMountIndex(DrivenIndex):
 
 
 class GuardedIndex(DrivenIndex):
-    """An index that never raises; see `crossmount.asyncio.GuardedIndex`."""
+    """An index whose calls never fail; the twin of `crossmount.asyncio.GuardedIndex`."""
 
     def __init__(
         self,
@@ -152,14 +152,14 @@ class GuardedIndex(DrivenIndex):
 
     @property
     def state(self) -> Literal["ok", "degraded"]:
-        """Whether every call was served so far."""
+        """`ok` as long as no call failed."""
         return self._guarded.state
 
 
 def open_index(
     url: str | None = None, *, namespace: str = "default", credentials: CredentialProvider | None = None
 ) -> DrivenIndex:
-    """Open an index; see `crossmount.asyncio.open_index`."""
+    """Open an index for threads, with the arguments and errors of `crossmount.asyncio.open_index`."""
     keys = Keys(namespace)
     clients = opening.clients_of(url, credentials)
     if not clients:
@@ -195,7 +195,7 @@ def _adapted(index: MountableLayers, run: Run) -> protocol.MountableLayers:
         raise InvalidInputError(
             f"not an index: {type(index).__name__}: give what open_index(url) returns, or None"
         )
-    return AdaptedIndex(index, run) if isinstance(index, MountIndex) else AdaptedLayers(index, run)
+    return AwaitableIndex(index, run) if isinstance(index, MountIndex) else AwaitableLayers(index, run)
 
 
 Method = Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]
@@ -212,7 +212,7 @@ def _awaitable(function: Method[P, T]) -> Method[P, T]:
     return call
 
 
-class AdaptedLayers:
+class AwaitableLayers:
     """The four methods of a blocking index, awaitable."""
 
     def __init__(self, layers: MountableLayers, run: Run) -> None:
@@ -225,7 +225,7 @@ class AdaptedLayers:
     sources = _awaitable(protocol.MountableLayers.sources)
 
 
-class AdaptedIndex(AdaptedLayers):
+class AwaitableIndex(AwaitableLayers):
     """A whole blocking index, awaitable."""
 
     def __init__(self, index: MountIndex, run: Run) -> None:

@@ -1,7 +1,7 @@
-"""Promise 2: the index never fails a push, and never holds it up for long.
+"""The guard of an index: a failed index never fails a push, and never delays it for long.
 
-A failed call is answered as if nothing were known. After one that got no answer a breaker opens: for some
-seconds calls return at once, then one call probes whether the index is back.
+A failed call returns as if the index were empty. After an unanswered call a breaker opens: for some seconds calls
+return at once, then one call probes whether the index answers again.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from crossmount.redis.breaker import Breaker
 from crossmount.redis.replies import StartingError
 
 OPEN_SECONDS = 5.0
-"""How long the index is left alone after it gave no answer; each time that it still gives none, twice as long."""
+"""How long the breaker stays open after an unanswered call; twice as long after each failed probe."""
 
 PROBE_SECONDS = 0.25
-"""What a call may take that finds out whether a silent index is back: somebody may wait for it."""
+"""How long a probe may take; a push may wait for it."""
 
 DEADLINE_SECONDS = 5.0
-"""How long a call may take on an index of a user's own. One on a server ends its calls itself, and sooner."""
+"""How long a call may take on a user's own index. The client of an index on a server ends calls earlier itself."""
 
 _log = logging.getLogger("crossmount.index")
 
@@ -35,20 +35,20 @@ T = TypeVar("T")
 
 
 class GuardedIndex:
-    """An index that never fails: for whoever must go on without it.
+    """An index whose calls never fail, for callers that can do without it.
 
     Args:
-        index: what is guarded; whoever made it closes it.
-        observer: told once, with an `IndexDegraded`, that the index does not serve.
-        clock: seconds, for how long the breaker stays open.
-        deadline: seconds after which a call is given up; None where nothing can interrupt it (no event loop). On
-            an index that lies on a server it bounds nothing but probes: the client bounds each call itself, from
-            its turn on, and a call that waits for its turn must not count as an unanswered one.
-        lasting: for who runs for long: tell each time that it goes silent, and when it answers again, and never
-            leave it alone for longer than the first time.
+        index: the index to guard.
+        observer: receives an `IndexDegraded` when the index first fails.
+        clock: seconds, for the breaker.
+        deadline: seconds that a call may take; None where nothing can interrupt it (no event loop). For an index
+            on a server this limits probes only: the client limits each call itself, from its turn on, and a call
+            that waits for its turn must not count as unanswered.
+        lasting: for long-running processes: report each outage and its end, and keep the breaker open no longer
+            after a failed probe.
 
     Attributes:
-        unserved: how many calls were answered as if nothing were known.
+        unserved: how many calls returned as if the index were empty.
     """
 
     def __init__(
@@ -62,68 +62,68 @@ class GuardedIndex:
     ) -> None:
         self._index = adapt(index)
         self._lasting = lasting
-        self._told = False
+        self._reported = False
         self._deadline = deadline
         self._bounds_itself = backing_server(index) is not None
         self._observer = observer
         self._clock = clock
         self._breaker = Breaker(OPEN_SECONDS, factor=1.0 if lasting else 2.0)
         self._since: float | None = None
-        self._waits: dict[asyncio.Timeout, float] = {}  # those who insist, and their patience
+        self._waits: dict[asyncio.Timeout, float] = {}  # the patient calls, and the seconds of each
         self._cause: str | None = None
         self.unserved = 0
 
     @property
     def state(self) -> Literal["ok", "degraded"]:
-        """Whether every call was served so far."""
+        """`ok` as long as no call failed."""
         return "ok" if self._cause is None else "degraded"
 
     async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
-        """Add it, if the index serves."""
+        """Add a source; do nothing if the index fails."""
         await self._try(lambda: self._index.add_source(layer, source, must_mount=must_mount), None)
 
     async def is_mountable(self, layer: Digest, dest: Located) -> bool:
-        """Answer False if the index does not serve."""
+        """Return the answer of the index; False if it fails."""
         return await self._try(lambda: self._index.is_mountable(layer, dest), otherwise=False)
 
     async def must_mount(self, layer: Digest) -> bool:
-        """Answer False if the index does not serve."""
+        """Return the answer of the index; False if it fails."""
         return await self._try(lambda: self._index.must_mount(layer), otherwise=False)
 
     async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
-        """Answer none if the index does not serve."""
+        """Return the answer of the index; nothing if it fails."""
         return await self._try(lambda: self._index.sources(layer, dest), ())
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Answer with nothing known if the index does not serve."""
+        """Return the answer of the index; an empty one if it fails."""
         return await self._try(lambda: self._index.look_up(layers, dest), Knowledge())
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
-        """Record it, if the index serves."""
+        """Record sightings; do nothing if the index fails."""
         await self._try(lambda: self._index.record(sightings), None)
 
     async def forget(self, layer: Digest, *sources: Located) -> None:
-        """Forget it, if the index serves."""
+        """Forget sources; do nothing if the index fails."""
         await self._try(lambda: self._index.forget(layer, *sources), None)
 
     async def clear_must_mount(self, layer: Digest) -> None:
-        """Lift it, if the index serves."""
+        """Lift the flag; do nothing if the index fails."""
         await self._try(lambda: self._index.clear_must_mount(layer), None)
 
     async def locations(self, layer: Digest) -> tuple[Repository, ...]:
-        """Answer none if the index does not serve."""
+        """Return the answer of the index; nothing if it fails."""
         return await self._try(lambda: self._index.locations(layer), ())
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
-        """Record them, if the index serves."""
+        """Record traits; do nothing if the index fails."""
         await self._try(lambda: self._index.record_traits(registry, traits), None)
 
     def server(self) -> BackingServer | None:
-        """See `ServerBacked`: that of the index below."""
+        """Return the server of the guarded index; None if it has none."""
         return backing_server(self._index)
 
     async def aclose(self) -> None:
-        """Close the index below, whatever the breaker says."""
+        """Close the guarded index, also while the breaker is open."""
         try:
             await self._index.aclose()
         except IndexFailedError as error:
@@ -138,15 +138,15 @@ class GuardedIndex:
         pause: Callable[[], float],
         least: float = 0.0,
     ) -> T:
-        """Ask the index's server something else, behind the same breaker, and more patiently.
+        """Make a call behind the same breaker, and repeat it for some seconds while it gets no answer.
 
         Args:
-            call: asks it; it may be carried out more than once.
-            otherwise: what to return if it does not serve.
-            seconds: how long a server is asked again before it counts as gone. It counts from the first call
-                that it left without an answer, whosever that was: a silence is borne once.
-            pause: seconds from one time to the next.
-            least: seconds for which it is asked in any case, also while the breaker is open.
+            call: makes the call; it may run more than once.
+            otherwise: the result if the index fails.
+            seconds: how long the call is repeated. Counted from the first unanswered call of any caller, so an
+                outage is waited out once.
+            pause: returns the seconds between two attempts.
+            least: seconds for which the call is attempted in any case, also while the breaker is open.
         """
         if self._breaker.failed and not least:
             return await self._try(call, otherwise)
@@ -163,56 +163,56 @@ class GuardedIndex:
             except (IndexUnavailableError, StartingError) as error:
                 trouble = error
             except (IndexFailedError, MissingExtraError) as error:
-                self._answered()
+                self._note_answered()
                 self._degrade(error)
                 self.unserved += 1
                 return otherwise
             else:
-                self._answered()
+                self._note_answered()
                 return answer
             finally:
                 self._waits.pop(wait, None)
-            self._missed(began)
+            self._note_unanswered(began)
             await asyncio.sleep(max(0.0, min(pause(), self._left(seconds))))
         if trouble is not None:
-            self._leave_alone(trouble)
+            self._open_breaker(trouble)
         self.unserved += 1
         return otherwise
 
     @property
     def unguarded(self) -> MountIndex:
-        """The index that is guarded."""
+        """The guarded index itself."""
         return self._index
 
     def report(self, error: IndexFailedError) -> None:
-        """Take in that something on the index's server was refused."""
+        """Count an error that a caller got from the index's server."""
         self._degrade(error)
 
     async def call(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Ask the index something behind the same breaker, for who can wait: what fails is raised.
+        """Make a call behind the same breaker, for callers that can wait; errors propagate.
 
         Raises:
-            IndexFailedError: it did not serve; while it is left alone, at once.
-            MissingExtraError: there is no server to be started.
+            IndexFailedError: the index failed, or the breaker is open.
+            MissingExtraError: the embedded server is not installed.
         """
-        return await self._ask(call, probe=self._deadline)
+        return await self._call_once(call, probe=self._deadline)
 
     @property
     def breaker_open(self) -> bool:
-        """Whether the index gave no answer, and is not asked for now."""
+        """Whether the breaker is open: a call got no answer, and no calls are made for now."""
         return self._breaker.is_open(self._clock())
 
     async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
         if not self.breaker_open:
             try:
-                return await self._ask(call, probe=PROBE_SECONDS)
+                return await self._call_once(call, probe=PROBE_SECONDS)
             except (IndexFailedError, MissingExtraError) as error:
                 self._degrade(error)
         self.unserved += 1
         return otherwise
 
-    async def _ask(self, call: Callable[[], Awaitable[T]], *, probe: float | None) -> T:
-        """Ask once, and let the breaker know; the call that probes a silent index may take `probe` seconds."""
+    async def _call_once(self, call: Callable[[], Awaitable[T]], *, probe: float | None) -> T:
+        """Make one call and update the breaker; a probe may take `probe` seconds."""
         now = self._clock()
         if self._breaker.is_open(now):
             raise IndexUnavailableError(self._cause or "the index is left alone")
@@ -224,25 +224,25 @@ class GuardedIndex:
             async with nullcontext() if deadline is None else asyncio.timeout(deadline):
                 answer = await call()
         except TimeoutError:
-            self._missed(now)
-            self._leave_alone(error := _too_late())
+            self._note_unanswered(now)
+            self._open_breaker(error := _too_late())
             raise error from None
-        except (IndexUnavailableError, MissingExtraError) as error:  # no answer; or no server to be started
-            self._missed(now)
-            self._leave_alone(error)
+        except (IndexUnavailableError, MissingExtraError) as error:  # no answer, or no server to start
+            self._note_unanswered(now)
+            self._open_breaker(error)
             raise
         except StartingError as error:
-            self._missed(now)
+            self._note_unanswered(now)
             self._degrade(error)
             raise
         except IndexFailedError:
-            self._answered()
+            self._note_answered()
             raise
-        self._answered()
+        self._note_answered()
         return answer
 
-    def _missed(self, began: float) -> None:
-        """Take in that a call which began then was left without an answer."""
+    def _note_unanswered(self, began: float) -> None:
+        """Note that a call which began then got no answer."""
         self._since = began if self._since is None else min(self._since, began)
         for wait, seconds in self._waits.items():
             ends = asyncio.get_running_loop().time() + self._left(seconds)
@@ -250,34 +250,34 @@ class GuardedIndex:
                 wait.reschedule(ends)
 
     def _patience(self, left: float) -> float | None:
-        """Return for how many seconds a patient call may wait; None as long as no call was left unanswered."""
+        """Return how many seconds a patient call may take; None as long as all calls are answered."""
         if self._bounds_itself and self._since is None:
             return None
         return left if self._deadline is None else min(left, self._deadline)
 
     def _left(self, seconds: float) -> float:
-        """Return what is left of a patience of so many seconds."""
+        """Return how many of so many seconds are left, counted from the first unanswered call."""
         now = self._clock()
         return (now if self._since is None else self._since) + seconds - now
 
-    def _leave_alone(self, error: CrossmountError) -> None:
+    def _open_breaker(self, error: CrossmountError) -> None:
         """Open the breaker."""
         self._breaker.fail(self._clock())
         self._degrade(error)
 
-    def _answered(self) -> None:
-        """Close the breaker, if this call was the probe or a call from before it opened came through."""
+    def _note_answered(self) -> None:
+        """Close the breaker: the probe, or a call from before it opened, was answered."""
         self._since, was_silent = None, self._breaker.failed
         self._breaker.succeed()
-        if was_silent and self._lasting and self._told:
-            self._told = False
+        if was_silent and self._lasting and self._reported:
+            self._reported = False
             self._observer(events.IndexRestored())
 
     def _degrade(self, error: CrossmountError) -> None:
-        """Say it once, whatever else fails."""
+        """Report the first error to the observer."""
         self._cause = str(error)
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             _log.debug("going on without the index: %s", self._cause)
             self._observer(events.IndexDegraded(cause=self._cause))
 

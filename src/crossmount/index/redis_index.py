@@ -1,6 +1,6 @@
-"""The index in Redis: sources in sets by registry and digest, what is known of a layer in a hash.
+"""The index in Redis: a set of sources for each digest and registry, and a hash of flags for each digest.
 
-Everything read back is untrusted: what breaks a grammar is ignored, it never raises.
+All that is read back is untrusted: a value that breaks a grammar is ignored.
 """
 
 import time
@@ -38,14 +38,14 @@ _SCRIPTS = ("record", "forget", "clear_must_mount", "record_traits", "count")
 
 
 class RedisMountIndex(SingleLayerMethods, Closing):
-    """An index on Redis or Valkey, shared by whoever has its address and namespace.
+    """An index on Redis or Valkey, shared by all clients of one server and namespace.
 
     Args:
-        link: the way to the server; `open_index` makes one from a URL.
-        hints: the way to what may answer look-ups in its place, a moment late: replicas.
+        link: a link to the server; `open_index` makes one from a URL.
+        hints: a link for look-ups, such as to replicas, whose answers may be a moment old; `link` by default.
         keys: the namespace.
-        ttl: seconds that a layer's entry lives after it was last recorded.
-        bound: how many sources a layer keeps on one registry.
+        ttl: seconds until an entry expires, counted from when it was last recorded.
+        bound: the most sources of a layer on one registry.
         clock: epoch seconds.
     """
 
@@ -68,11 +68,11 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         self._hits = HitCounter()
 
     async def must_mount(self, layer: Digest) -> bool:
-        """See `MountableLayers`."""
+        """Return whether the layer may only be mounted."""
         return truth((await self._read([("HEXISTS", self._keys.flags(layer), "must_mount")]))[0])
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """See `MountIndex`; a key of a wrong type under one of our names makes that layer an unknown one."""
+        """Look layers up in one round trip. A layer whose key has a value of another type is unknown."""
         dest_repository = dest.repository
         registry = dest_repository.registry
         wanted = list(dict.fromkeys(layers))
@@ -91,10 +91,10 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         return Knowledge(known, traits_of(replies[0]))
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
-        """See `MountIndex`.
+        """Record sightings in one round trip.
 
         Raises:
-            IndexRefusedError: the server refused some; the others are recorded.
+            IndexRefusedError: the server refused some sightings; the others are recorded.
         """
         now = int(self._clock())
         await self._write(
@@ -103,10 +103,10 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         )
 
     async def restore(self, entries: Sequence[LayerEntry]) -> None:
-        """See `Restorable`.
+        """Restore exported entries.
 
         Raises:
-            IndexRefusedError: the server refused some; the others are restored.
+            IndexRefusedError: the server refused some entries; the others are restored.
         """
         now = int(self._clock())
         commands: list[Command] = []
@@ -123,7 +123,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         await self._write(commands)
 
     async def forget(self, layer: Digest, *sources: Located) -> None:
-        """See `MountIndex`."""
+        """Forget sources of a layer, for all clients."""
         by_registry: dict[str, list[str]] = {}
         for source in sources:
             by_registry.setdefault(source.repository.registry, []).append(source.repository.name)
@@ -141,12 +141,12 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         )
 
     async def clear_must_mount(self, layer: Digest) -> None:
-        """See `MountIndex`."""
+        """Lift the flag."""
         call = _script("clear_must_mount").call((self._keys.flags(layer),), int(self._clock()))
         await self._write([call])
 
     async def locations(self, layer: Digest) -> tuple[Repository, ...]:
-        """See `MountIndex`; two round trips, since the registries are known only after the first."""
+        """Return the sources on all registries, in two round trips: the first one finds the registries."""
         (flags,) = await self._read([("HGETALL", self._keys.flags(layer))])
         registries = live_registries(as_map(flags), self._clock(), {})
         replies = await self._read(
@@ -159,23 +159,23 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         )
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
-        """See `MountIndex`."""
+        """Record what a registry was seen to do."""
         key = self._keys.traits(normalise_registry(registry))
         if fields := tuple(traits_fields(traits)):
             await self._write([_script("record_traits").call((key,), TRAITS_SECONDS, *fields)])
 
     def server(self) -> BackingServer:
-        """See `ServerBacked`."""
+        """Return the server, for leases and checkpoints."""
         return BackingServer(self.link, self._keys)
 
     async def aclose(self) -> None:
-        """See `MountIndex`."""
+        """Close the links."""
         for link in (self.link, self._hints):
             if link is not None:
                 await link.aclose()
 
     async def _run(self, commands: Sequence[Command]) -> list[Any]:
-        """Run `commands`; load the scripts and run those again that wanted one the server does not know."""
+        """Run commands that call scripts."""
         return await run_scripted(self.link, commands, [_script(name) for name in _SCRIPTS])
 
     def _record(self, seen: Sighting, now: int, ttl: int) -> Command:
@@ -192,19 +192,19 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         )
 
     def _count(self, now: int) -> list[Command]:
-        """Return the command that tells how often look-ups knew a layer, if there were any."""
+        """Return the command that stores the hit counter, if there were look-ups."""
         asked, known = self._hits.take()
         return [_script("count").call((self._keys.stats(day(now)),), STATS_SECONDS, asked, known)] if asked else []
 
     async def _write(self, commands: Sequence[Command], also: Sequence[Command] = ()) -> None:
-        """Run `commands`, and in the same round trip what may be refused without harm."""
+        """Run `commands`, and in the same round trip others whose refusal does not matter."""
         replies = await self._run([*commands, *also]) if commands else []
         for reply in replies[: len(commands)]:
             if isinstance(reply, IndexRefusedError):
                 raise reply
 
     async def _read(self, commands: Sequence[Command]) -> list[Any]:
-        """Run `commands`, none of which is a script; the reply is None where one was refused.
+        """Run commands that call no script; a reply is None where one was refused.
 
         Raises:
             IndexRefusedError: all were refused, and not because of what somebody wrote under our keys.

@@ -1,1 +1,1 @@
-"""Talk to Redis and Valkey: addresses, connections, Cluster routing, Sentinel, scripts. It knows no layers."""
+"""The client of Redis and Valkey: addresses, connections, Cluster routing, Sentinel, scripts, key scan."""

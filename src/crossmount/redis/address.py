@@ -1,4 +1,4 @@
-"""Where an index's servers are and how to log in there: what an index URL says, as values."""
+"""The address of an index, as values: servers, login, TLS. `crossmount.redis.url` reads it from a URL."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ SCHEMES: dict[str, Topology] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """Name and password, each as words or as a file that holds it; files are read anew for each connection."""
+    """User name and password, each as text or as a file that contains it."""
 
     username: str = ""
     password: str = field(default="", repr=False)
@@ -33,7 +33,7 @@ class Login:
 
     @property
     def given(self) -> bool:
-        """Whether there is anything to log in with."""
+        """Whether there is a name or a password."""
         return self != NO_LOGIN
 
 
@@ -42,14 +42,14 @@ NO_LOGIN = Login()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """How servers prove who they are, and how we do.
+    """The certificates of both sides.
 
     Attributes:
-        ca_file: the authorities to trust (PEM); None is the system's.
+        ca_file: the trusted authorities (PEM); None means the system's.
         cert_file: our certificate (PEM), for servers that ask for one.
-        key_file: its key; None is in `cert_file`.
-        check_hostname: whether a certificate must be for the name that was asked for.
-        check_certificate: whether it must come from an authority that is trusted.
+        key_file: its key (PEM); None means that `cert_file` contains it.
+        check_hostname: whether the server's certificate must be for its host name.
+        check_certificate: whether it must come from a trusted authority.
     """
 
     ca_file: Path | None = None
@@ -61,18 +61,18 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """What an index URL names.
+    """The address of an index.
 
     Attributes:
-        scheme: as in the URL.
-        nodes: the server; for a Cluster some of its servers, for Sentinel its sentinels.
-        path: the unix socket.
-        service: the name under which sentinels know the master.
-        database: the database's number.
-        login: for the index's servers.
-        sentinel_login: for the sentinels, which are given no other.
+        scheme: the scheme of its URL.
+        nodes: the server, some servers of a Cluster, or the sentinels.
+        path: the path of the unix socket.
+        service: the name that sentinels have for the master.
+        database: the number of the database.
+        login: the login for the servers.
+        sentinel_login: the login for the sentinels, which never get the other one.
         tls: None without TLS.
-        client_name: what the server is told that we are.
+        client_name: the name of our connections (CLIENT SETNAME).
         from_replicas: whether look-ups may be answered by replicas.
     """
 
@@ -107,7 +107,7 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """The same for people, with the database's number."""
+        """The address for people, with the number of the database."""
         return f"{self.where}/{self.database}" if self.topology == "server" else self.where
 
 

@@ -1,4 +1,4 @@
-"""Walking through the keys of an index's server, or of all servers of a Cluster: for people, never for pushes."""
+"""Scan the keys of a server, or of all servers of a Cluster. Operators' commands do this; pushes never do."""
 
 import asyncio
 import time
@@ -9,25 +9,25 @@ from crossmount.errors import IndexRefusedError
 from crossmount.redis.link import Link
 
 COUNT = 1000
-"""How many keys a server looks at in one round trip; more would hold up the others who ask it."""
+"""How many keys a server examines in one round trip; more would delay its other clients."""
 
 SLOW_SECONDS = 0.02
-"""A round trip that took longer, and twice as long as the fastest, is of a server that has much else to do."""
+"""A round trip that takes longer, and twice as long as the fastest one, means that the server is busy."""
 
 PAUSE_MAX = 1.0
 
 
 class ScanForbiddenError(IndexRefusedError):
-    """The user may not look at all keys, which an access list rightly keeps from pushers."""
+    """The user may not scan keys. An access list rightly forbids that to pushers."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPage:
-    """What a server found in one round trip.
+    """The result of one SCAN command.
 
     Attributes:
-        keys: those that match, maybe none.
-        cursor: where to go on from here; 0 after the last page. It holds as long as the server's process lives.
+        keys: the keys that match, which may be none.
+        cursor: where the next page begins, 0 after the last page. It is valid until the server restarts.
     """
 
     keys: tuple[bytes, ...]
@@ -43,18 +43,18 @@ async def scan_pages(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncGenerator[KeyPage, None]:
-    """Yield what one server finds, page after page, and let it breathe in between when it is slow.
+    """Yield the keys of one server, page by page, with a pause after a page when the server is busy.
 
     Args:
-        part: the way to one server; see `Link.parts`.
-        pattern: as SCAN takes it, of `Keys`' making.
-        count: about how many keys are looked at in one round trip.
-        cursor: where an earlier walk of the same process of the server was.
-        clock: seconds, from any start.
-        sleep: waits that many seconds.
+        part: a link to one server, from `Link.parts`.
+        pattern: a pattern of SCAN.
+        count: about how many keys the server examines in one round trip.
+        cursor: the cursor of an earlier page, from the same process of the server.
+        clock: seconds.
+        sleep: waits for some seconds.
 
     Raises:
-        IndexFailedError: the server does not serve, or does not allow SCAN.
+        IndexFailedError: no answer, or the server does not allow SCAN.
     """
     fastest = float("inf")
     while True:
@@ -75,18 +75,18 @@ async def scan_pages(
 
 
 async def scan_keys(link: Link, pattern: str, count: int = COUNT) -> AsyncGenerator[bytes, None]:
-    """Yield the keys that match `pattern`, on every server that holds some of them.
+    """Yield the keys that match `pattern`, from all servers.
 
-    What is there from the walk's start to its end is told at least once, and maybe twice (SCAN's own promise); on
-    a Cluster whose slots move meanwhile a key that moves may be missed.
+    A key that exists from the start to the end is yielded at least once, and maybe twice (a promise of SCAN). On a
+    Cluster, a key whose slot moves meanwhile may be missed.
 
     Args:
-        link: the way to the server, or to the Cluster.
-        pattern: as SCAN takes it, of `Keys`' making.
-        count: how many keys are looked at in one round trip.
+        link: a link to the server, or to the Cluster.
+        pattern: a pattern of SCAN.
+        count: about how many keys a server examines in one round trip.
 
     Raises:
-        IndexFailedError: a server does not serve, or does not allow SCAN.
+        IndexFailedError: a server does not answer, or does not allow SCAN.
     """
     for part in await link.parts():
         async for page in scan_pages(part, pattern, count=count):

@@ -1,4 +1,4 @@
-"""Which server of a Cluster holds which slot, read from CLUSTER SLOTS, and in which slot a key is. Pure."""
+"""The slots of a Cluster: the slot of a key, and the servers of a slot, read from CLUSTER SLOTS. No I/O."""
 
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -15,11 +15,11 @@ _PORT_MAX = 65535
 
 _KEYLESS = frozenset({"PING", "ECHO", "INFO", "SCRIPT", "SCAN", "DBSIZE", "TIME", "CLIENT", "CLUSTER"})
 _KEY_AT = {"EVALSHA": 3, "MEMORY": 2, "OBJECT": 2}
-"""Where a command's first key stands, where it is not what follows the command's name."""
+"""The place of the first key in commands that do not have it right after their name."""
 
 
 def slot_of(command: tuple[str | bytes | int, ...]) -> int | None:
-    """Return the slot of a command's keys; None for a command without keys. All keys of ours share one slot."""
+    """Return the slot of a command's keys, which all share one; None for a command without keys."""
     name = str(command[0])
     if name in _KEYLESS:
         return None
@@ -29,7 +29,7 @@ def slot_of(command: tuple[str | bytes | int, ...]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A range of slots, and who serves it."""
+    """A range of slots and its servers."""
 
     first: int
     last: int
@@ -38,10 +38,10 @@ class Shard:
 
 
 class SlotMap:
-    """Who serves which slot.
+    """The servers of all slots.
 
     Args:
-        shards: ranges of slots, in any order; what none of them has is served by nobody.
+        shards: ranges of slots, in any order; some slots may have no server.
     """
 
     def __init__(self, shards: Iterable[Shard]) -> None:
@@ -53,10 +53,10 @@ class SlotMap:
 
     @classmethod
     def from_reply(cls, reply: Any, asked: Node) -> Self:
-        """Read the answer to CLUSTER SLOTS; a server that does not know its own name is where it was `asked`.
+        """Read a reply to CLUSTER SLOTS of the server `asked`, whose own host name may be missing in it.
 
         Raises:
-            IndexRefusedError: it is no such answer, or no slot is served.
+            IndexRefusedError: the reply has another shape, or lists no slot.
         """
         try:
             shards = [
@@ -75,20 +75,20 @@ class SlotMap:
         return cls(shards)
 
     def shard_of(self, slot: int) -> Shard | None:
-        """Return who serves a slot; None if nobody does."""
+        """Return the servers of a slot; None if it has none."""
         at = bisect_right(self._firsts, slot) - 1
         return self._shards[at] if at >= 0 and slot <= self._shards[at].last else None
 
 
-def _node(told: Any, asked: Node) -> Node:
-    host, port = told[0], told[1]
+def _node(entry: Any, asked: Node) -> Node:
+    host, port = entry[0], entry[1]
     name = host.decode() if isinstance(host, bytes) else host
     if not isinstance(name, str | None):
         raise TypeError("no host")
     return (asked[0] if name in {None, "", "?"} else str(name)), _number(port, _PORT_MAX)
 
 
-def _number(told: Any, most: int) -> int:
-    if type(told) is not int or not 0 <= told <= most:
+def _number(value: Any, most: int) -> int:
+    if type(value) is not int or not 0 <= value <= most:
         raise ValueError("no number, or out of range")
-    return told
+    return value

@@ -1,4 +1,4 @@
-"""TLS to an index's servers. Its files are read before anything connects, so that a mistake is told as one."""
+"""TLS to servers. Its files are checked before anything connects, so a mistake in them is an error of the URL."""
 
 import ssl
 from pathlib import Path
@@ -10,10 +10,10 @@ from crossmount.redis.login import open_regular_file, reason
 
 
 def tls_settings(tls: Tls) -> dict[str, Any]:
-    """Return what redis-py's connections are told of TLS.
+    """Return redis-py's settings for TLS connections.
 
     Raises:
-        InvalidIndexURLError: a file cannot be read, or holds no certificate or key of ours.
+        InvalidIndexURLError: a file cannot be read, or has no certificate or key.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
@@ -40,10 +40,10 @@ def tls_settings(tls: Tls) -> dict[str, Any]:
 
 
 def take_session_tickets(connection: Any) -> None:
-    """Read what a TLS server sends after the handshake by asking it something.
+    """Read the session tickets that a TLS server sends after the handshake, by waiting for the reply to a PING.
 
-    redis-py 8 with hiredis takes session tickets (RFC 8446, section 4.6.1) for a reply that nobody asked for, and
-    the connection for a broken one. A login's reply comes after them, so this is for connections without one.
+    redis-py 8 with hiredis takes session tickets (RFC 8446, section 4.6.1) for an unexpected reply, and closes the
+    connection. The reply to a login comes after them, so only connections without a login need this.
     """
     connection.on_connect()
     connection.send_command("PING", check_health=False)

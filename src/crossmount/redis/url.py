@@ -1,7 +1,7 @@
-"""The URL of an index server: checked wholly before anything connects, so that a mistake is told as one.
+"""Read the URL of an index. All of it is checked before anything connects.
 
-Parts of a URL may be a secret, also those that only look like an option or a port because a password was not
-percent-encoded. So a message repeats hosts and ports, and never anything else.
+Any part of a URL may be a secret: a password that is not percent-encoded may look like an option or a port. So a
+message repeats hosts and ports, and nothing else.
 """
 
 import difflib
@@ -30,7 +30,7 @@ _REDIS_PY = {
     "ssl_check_hostname": "check_hostname",
     "ssl_cert_reqs": "check_certificate",
 }
-"""What redis-py calls some of these in its own URLs."""
+"""redis-py's names of some options."""
 
 _TRUTH = {"yes": True, "true": True, "no": False, "false": False}
 _HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]*))(?::(?P<port>.*))?", re.DOTALL)
@@ -92,7 +92,7 @@ def _scheme(url: str) -> tuple[str, Topology]:
 
 
 def _options(query: str, known: tuple[str, ...]) -> dict[str, str]:
-    """Read the options, none of which may be unknown or twice there."""
+    """Read the options; an unknown or repeated one is an error."""
     try:
         pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if query else []
     except ValueError:
@@ -109,7 +109,7 @@ def _options(query: str, known: tuple[str, ...]) -> dict[str, str]:
 
 
 def _advice(name: str, known: tuple[str, ...]) -> str:
-    """Say what an unknown option could be, without repeating it."""
+    """Return advice on an unknown option, without repeating it."""
     close = [_REDIS_PY[name]] if _REDIS_PY.get(name) in known else difflib.get_close_matches(name, known, 1, 0.8)
     if close:
         return f"called {close[0]} here"
