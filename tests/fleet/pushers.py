@@ -1,12 +1,12 @@
-"""Real processes that push in the same moment, by hand.
+"""Start real pushers at the same moment; run this by hand.
 
     python tests/fleet/pushers.py [--processes 32] [--times 20] [--proxies N] [--trouble KIND]
 
-Each run: a fresh Valkey and docker-registry, all processes held at a gate and released at once, images of 4
+Each run has a fresh Valkey and docker-registry; all processes start at the same moment and push images of 4
 shared layers and one of their own. They are `crossmount push`, or with --proxies skopeo spread over so many
 `crossmount proxy`. Prints, by the registry's log, how often each layer was uploaded.
 
-KIND is what happens meanwhile: `kill` (-9, three pushers at random moments), `pause` (three are stopped for longer
+KIND is the trouble during the run: `kill` (-9, three pushers at random moments), `pause` (three are stopped for longer
 than a lease lives), `restart` (the server, empty), `gone` (the server).
 """
 
@@ -61,7 +61,7 @@ os.execv(skopeo, ["skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One run: how many layers were uploaded how often, and how many pushes ended well."""
+    """One run: how often each layer was uploaded, and how many pushes succeeded."""
 
     shared: Counter[int]
     own: Counter[int]
@@ -72,12 +72,12 @@ class Outcome:
 
     @property
     def beyond(self) -> int:
-        """Uploads beyond one a layer."""
+        """Uploads beyond the first of each layer."""
         return sum((times - 1) * count for times, count in (self.shared + self.own).items() if times > 1)
 
 
 def trouble(kind: str | None, processes: "Sequence[subprocess.Popen[str]]", valkey: Server) -> set[int]:
-    """Make trouble; return which processes were killed."""
+    """Cause the chosen trouble; return the processes that were killed."""
     if kind is None:
         return set()
     time.sleep(random.uniform(0.2, 1.5))  # noqa: S311 any moment will do
@@ -99,7 +99,7 @@ def trouble(kind: str | None, processes: "Sequence[subprocess.Popen[str]]", valk
 
 
 def start_one(code: str, image: MadeImage, reference: str, index: str, home: Path) -> "subprocess.Popen[str]":
-    """Start a pusher that waits at the gate."""
+    """Start a pusher that waits for the common start."""
     home.mkdir()
     home.chmod(0o777)
     return subprocess.Popen(
@@ -113,7 +113,7 @@ def start_one(code: str, image: MadeImage, reference: str, index: str, home: Pat
 
 
 def once(folder: Path, count: int, proxies: int, kind: str | None) -> Outcome:
-    """Release `count` pushers and wait for all."""
+    """Start `count` pushers at the same moment and wait for all."""
     folder.chmod(0o755)
     shared = [os.urandom(SIZE) for _ in range(SHARED)]
     images = [make_layout(folder / f"image-{i}", [*shared, os.urandom(SIZE)]) for i in range(count)]
@@ -164,7 +164,7 @@ def once(folder: Path, count: int, proxies: int, kind: str | None) -> Outcome:
 
 
 def main() -> None:
-    """Run it as often as asked."""
+    """Run as often as requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=32)
     parser.add_argument("--times", type=int, default=20)

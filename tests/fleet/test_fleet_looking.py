@@ -1,4 +1,4 @@
-"""Those who only look: for a layer to mount, and at who uploads and who waits."""
+"""Watchers, which mount and never upload; and the list of uploads and waiters."""
 
 import asyncio
 from typing import Any
@@ -18,15 +18,15 @@ from support.waiting import until
 
 
 async def listed(server: Place) -> list[ActiveUpload]:
-    """List what is underway, as one who may look at all keys."""
+    """List the active uploads, as an operator."""
     async with open_index(server.operator_url) as index:
         found = backing_server(index)
         assert found is not None
         return await active_uploads(found)
 
 
-async def test_the_listing_shows_who_uploads_and_who_waits(any_place: Place) -> None:
-    """Holder, size, since when, and the waiters; a stranger's lease without end is told apart."""
+async def test_the_list_shows_uploads_and_waiters(any_place: Place) -> None:
+    """The list shows holder, size, start and waiters, and marks a lease that never expires."""
     async with fleet_on(any_place) as first, fleet_on(any_place) as second:
         await upload_of(first, "a", publishes="manifest")
         waiter = asyncio.create_task(turn_of(second, "b"))
@@ -47,7 +47,7 @@ async def test_the_listing_shows_who_uploads_and_who_waits(any_place: Place) -> 
 
 
 async def test_a_thousand_leases_are_listed(any_place: Place) -> None:
-    """However many there are, they are read in a few round trips."""
+    """A thousand leases are read in a few round trips."""
     async with open_index(any_place.url) as index:
         server = backing_server(index)
         assert server is not None
@@ -58,8 +58,8 @@ async def test_a_thousand_leases_are_listed(any_place: Place) -> None:
         assert await listed(any_place) == []
 
 
-async def test_a_lease_says_when_it_was_taken_and_who_waits_says_so_too(any_place: Place) -> None:
-    """After a takeover it counts from the takeover; of one process all who wait are listed, not only who asks."""
+async def test_the_list_shows_the_time_of_a_lease_and_all_waiters(any_place: Place) -> None:
+    """The time of a lease starts at a takeover, and all waiters of a process are listed."""
     async with fleet_on(any_place) as first, fleet_on(any_place) as second:
         turn = await upload_of(first, "a")
         waits = [asyncio.create_task(turn_of(second, name)) for name in ("b", "c", "d")]
@@ -76,10 +76,10 @@ async def test_a_lease_says_when_it_was_taken_and_who_waits_says_so_too(any_plac
 
 
 @pytest.mark.parametrize("question", ["claim", "show_waiters"])
-async def test_a_waiter_that_is_cancelled_is_not_shown_any_more(
+async def test_a_waiter_that_is_cancelled_during_a_call_is_not_listed(
     valkey: Place, monkeypatch: pytest.MonkeyPatch, question: str
 ) -> None:
-    """Nobody is listed as waiting who left, also while the question that lists it was on its way."""
+    """A waiter that leaves while the call that lists it is in flight is removed from the list."""
     async with fleet_on(valkey) as first, fleet_on(valkey) as second:
         await upload_of(first, "a")
         asking, left = asyncio.Event(), asyncio.Event()
@@ -101,8 +101,8 @@ async def test_a_waiter_that_is_cancelled_is_not_shown_any_more(
         assert waiting_on(valkey) == 0
 
 
-async def test_a_waiter_that_is_cancelled_is_taken_down(any_place: Place) -> None:
-    """Nobody is listed as waiting who left."""
+async def test_a_cancelled_waiter_is_not_listed(any_place: Place) -> None:
+    """A cancelled waiter is removed from the list."""
     async with fleet_on(any_place) as first, fleet_on(any_place) as second:
         await upload_of(first, "a")
         waiter = asyncio.create_task(turn_of(second, "b"))
@@ -112,8 +112,8 @@ async def test_a_waiter_that_is_cancelled_is_taken_down(any_place: Place) -> Non
         await until(lambda: waiting_on(any_place) == 0)
 
 
-async def test_who_only_looks_is_told_where_to_mount_from(any_place: Place) -> None:
-    """A look at nobody's upload ends at once; at another's it lasts until the layer is published."""
+async def test_a_watcher_gets_the_sources_to_mount_from(any_place: Place) -> None:
+    """A watcher returns at once if nobody uploads, and otherwise when the layer is published."""
     async with fleet_on(any_place) as first, fleet_on(any_place) as second:
         assert await second.uploader(LAYER, "r.example") is None
         assert await second.watch(LAYER, repo("b"), seconds=60) is None
@@ -130,8 +130,8 @@ async def test_who_only_looks_is_told_where_to_mount_from(any_place: Place) -> N
         await turn.release()
 
 
-async def test_a_look_ends_in_time(any_place: Place) -> None:
-    """A stranger's lease without end is looked at for as long as was asked for; what it says is checked."""
+async def test_a_watch_ends_in_time(any_place: Place) -> None:
+    """A watcher behind a lease that never expires returns after the requested time."""
     async with fleet_on(any_place) as fleet:
         with any_place.client() as client:
             for value in (b"x", LeaseValue(token="t", holder="h", dest=None, size=1, since=0).to_text()):

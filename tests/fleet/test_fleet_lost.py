@@ -1,4 +1,4 @@
-"""Holders and servers that are lost while others wait: killed, stopped, empty, full, silent."""
+"""Holders and servers that fail while others wait: killed, stopped, empty, full, silent."""
 
 import asyncio
 import signal
@@ -38,7 +38,7 @@ asyncio.run(main())
 
 @asynccontextmanager
 async def holder(server: Place, name: str) -> AsyncIterator[Process]:
-    """Run a process that holds the lease of LAYER; a line on its standard input lets it publish and end."""
+    """Run a process that holds the lease of LAYER; a line on its standard input makes it publish and end."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", HOLDER, server.url, LAYER, str(repo(name)), str(LIFE), str(HEARTBEAT)),
         stdin=PIPE,
@@ -55,7 +55,7 @@ async def holder(server: Place, name: str) -> AsyncIterator[Process]:
 
 
 async def test_kill_9_of_the_holder(any_place: Place) -> None:
-    """The lease of a process that is no more runs out, and the next one takes over."""
+    """The lease of a killed process expires, and the next waiter takes over."""
     async with holder(any_place, "a") as process, fleet_on(any_place) as fleet:
         waiter = asyncio.create_task(turn_of(fleet, "b"))
         await until(lambda: waiting_on(any_place) == 1)
@@ -66,7 +66,7 @@ async def test_kill_9_of_the_holder(any_place: Place) -> None:
 
 
 async def test_a_holder_paused_past_its_lease_finishes_harmlessly(any_place: Place) -> None:
-    """Stopped for longer than its lease another takes over; going on it ends well, and the other's lease stays."""
+    """A holder that was stopped for longer than its lease finishes, and leaves the new holder's lease alone."""
     async with holder(any_place, "a") as process, fleet_on(any_place) as fleet:
         process.send_signal(signal.SIGSTOP)
         turn = await upload_of(fleet, "b")
@@ -83,7 +83,7 @@ async def test_a_holder_paused_past_its_lease_finishes_harmlessly(any_place: Pla
 
 
 async def test_a_server_that_restarts_empty_gets_the_lease_back(valkey: Server) -> None:
-    """The holder writes its lease again, and who waited goes on waiting: nothing is uploaded twice."""
+    """After a restart the holder writes its lease again, waiters keep waiting, and nothing is uploaded twice."""
     async with fleet_on(valkey, life=30) as first, fleet_on(valkey) as second:
         turn = await upload_of(first, "a")
         valkey.restart()
@@ -95,8 +95,8 @@ async def test_a_server_that_restarts_empty_gets_the_lease_back(valkey: Server) 
         assert isinstance(await waiter, MountTurn)
 
 
-async def test_a_server_that_goes_lets_everybody_upload(valkey: Server) -> None:
-    """Who waits for an upload that nobody can tell of any more uploads."""
+async def test_without_a_server_every_process_uploads(valkey: Server) -> None:
+    """When the server fails, waiters for uploads of other processes upload themselves."""
     async with fleet_on(valkey) as first, fleet_on(valkey) as second:
         turn = await upload_of(first, "a")
         waiter = asyncio.create_task(turn_of(second, "b"))
@@ -109,7 +109,7 @@ async def test_a_server_that_goes_lets_everybody_upload(valkey: Server) -> None:
 
 @pytest.fixture
 def full(redis_server: Server) -> Iterator[Callable[[], None]]:
-    """Call it to leave a server without memory for anything new."""
+    """Return a function that fills the memory of a server."""
     with redis_server.client() as client:
         yield lambda: client.config_set("maxmemory", 1)
         client.config_set("maxmemory", 0)
@@ -119,7 +119,7 @@ def full(redis_server: Server) -> Iterator[Callable[[], None]]:
 async def test_a_full_server_lets_everybody_upload(
     redis_server: Server, full: Callable[[], None], *, after: bool
 ) -> None:
-    """Where no source can be recorded nobody waits for one, whether the server was full before or is since."""
+    """On a server that is full, or becomes full, nobody waits for a source that cannot be recorded."""
     async with fleet_on(redis_server, life=3600) as first, fleet_on(redis_server) as second:
         if not after:
             full()
@@ -134,7 +134,7 @@ async def test_a_full_server_lets_everybody_upload(
 
 
 async def test_a_lease_that_could_not_be_released_is_released_in_the_end(valkey: Server) -> None:
-    """A server that was silent when an upload ended, and answers when its push does, keeps nobody waiting."""
+    """A lease that a silent server could not release is released at the end of the push."""
     async with fleet_on(valkey, life=3600) as second:
         async with fleet_on(valkey, life=3600) as first:
             turn = await upload_of(first, "a")
@@ -149,7 +149,7 @@ async def test_a_lease_that_could_not_be_released_is_released_in_the_end(valkey:
 async def test_a_lease_that_could_not_be_released_is_released_by_a_heartbeat(
     valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that goes on after a silence makes good what it could not release meanwhile."""
+    """A lease that a silent server could not release is released by the next heartbeat."""
     monkeypatch.setattr("crossmount.index.guard.OPEN_SECONDS", 0.1)
     async with fleet_on(valkey, life=3600) as first, fleet_on(valkey, life=3600) as second:
         turn = await upload_of(first, "a")
@@ -162,7 +162,7 @@ async def test_a_lease_that_could_not_be_released_is_released_by_a_heartbeat(
 
 
 async def test_without_a_server_from_the_start(unused_tcp_port: int) -> None:
-    """A server that never was costs one question, and then everybody in this process shares one attempt."""
+    """A server that never answers costs one call; then all tasks of this process share one upload."""
     async with open_index(f"redis://127.0.0.1:{unused_tcp_port}/0") as index, Fleet(index) as fleet:
         turn = await upload_of(fleet, "a")
         waiter = asyncio.create_task(turn_of(fleet, "b"))

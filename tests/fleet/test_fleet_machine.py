@@ -1,4 +1,4 @@
-"""The table of turns, in a state machine of processes on a model of the server."""
+"""`LayerQueues` in a state machine: several processes with a model of the server."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ TICK = 0.25
 
 @dataclass(eq=False)
 class Upload:
-    """An upload that runs; `healthy` as long as the server knows its lease and its holder renews it."""
+    """A running upload; `healthy` while the server has its lease and its holder renews it."""
 
     waiter: Waiter
     leased: bool
@@ -43,7 +43,7 @@ class Upload:
 
 @dataclass
 class Process:
-    """One process: its table, its uploads, and whether it is stopped."""
+    """One process: its queues, its uploads, and whether it is stopped."""
 
     queues: LayerQueues = field(default_factory=LayerQueues)
     slots: Slots = field(default_factory=Slots)
@@ -53,13 +53,13 @@ class Process:
 
     @property
     def runs(self) -> bool:
-        """Whether it does anything."""
+        """Whether the process runs."""
         return not self.paused
 
 
 @dataclass
 class Model:
-    """The server: what the Lua scripts do, on a clock of ours."""
+    """A model of the server and its Lua scripts, with a clock of its own."""
 
     now: float = 0.0
     there: bool = True
@@ -67,12 +67,12 @@ class Model:
     sources: dict[Digest, set[str]] = field(default_factory=dict)
 
     def holder(self, layer: Digest) -> str | None:
-        """Return whose the lease is, if it lives."""
+        """Return the holder of a lease that has not expired."""
         value, until = self.leases.get(layer, ("", 0.0))
         return value if until > self.now else None
 
     def claim(self, claim: Claim) -> ClaimAnswer:
-        """As claim.lua."""
+        """Do what claim.lua does."""
         waiter = claim.waiter
         if not self.there:
             return IndexDown()
@@ -86,22 +86,22 @@ class Model:
         return LeaseAcquired()
 
     def renew(self, waiter: Waiter) -> None:
-        """As renew.lua."""
+        """Do what renew.lua does."""
         if self.there and self.holder(waiter.layer) in {None, waiter.value}:
             self.leases[waiter.layer] = waiter.value, self.now + LEASE_SECONDS
 
     def release(self, waiter: Waiter) -> None:
-        """As release.lua."""
+        """Do what release.lua does."""
         if self.there and self.holder(waiter.layer) == waiter.value:
             del self.leases[waiter.layer]
 
 
 class FleetMachine(RuleBasedStateMachine):
-    """Processes that push the same layers, die, stop and go on, on a server that goes and comes back."""
+    """Processes that push the same layers, die, stop and continue, with a server that fails and comes back."""
 
     @initialize()
     def begin(self) -> None:
-        """Three processes."""
+        """Start three processes."""
         self.server = Model()
         self.processes = [Process() for _ in range(3)]
         self.names = count()
@@ -109,7 +109,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 2), layer=st.sampled_from(LAYERS), watch_only=st.booleans())
     def want(self, number: int, layer: Digest, watch_only: bool) -> None:
-        """A push comes to a layer, or one who would only mount it."""
+        """Add a push, or a watcher, of a layer."""
         process = self.processes[number]
         if process.runs:
             waiter = make_waiter(f"repo-{next(self.names)}", process.slots, layer=layer, watch_only=watch_only)
@@ -118,7 +118,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 2))
     def poll(self, number: int) -> None:
-        """One tick of a process: ask, carry out; nobody who could go is late after it."""
+        """Run one tick of a process; afterwards no waiter that could continue is out of patience."""
         process = self.processes[number]
         if not process.runs:
             return
@@ -133,7 +133,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 2))
     def poll_with_a_leaver(self, number: int) -> None:
-        """A tick in whose middle, between question and answer, a waiter is cancelled."""
+        """Cancel a waiter between a claim and its answer."""
         process = self.processes[number]
         if not process.runs:
             return
@@ -148,37 +148,37 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 2), which=st.integers(0, 3))
     def finish(self, number: int, which: int) -> None:
-        """An upload ends well: publish, then release."""
+        """End an upload successfully: publish, then release."""
         process = self.processes[number]
         if process.runs and which < len(process.uploads):
             self._finish(process, process.uploads[which])
 
     @rule(number=st.integers(0, 2), which=st.integers(0, 3))
     def fail(self, number: int, which: int) -> None:
-        """An upload fails: release alone."""
+        """Let an upload fail: release without publish."""
         process = self.processes[number]
         if process.runs and which < len(process.uploads):
             self._end(process, process.uploads[which])
 
     @rule(number=st.integers(0, 2))
     def kill(self, number: int) -> None:
-        """A process dies (-9): what it held stays until it runs out."""
+        """Kill a process: its leases stay until they expire."""
         self.processes[number] = Process()
 
     @rule(number=st.integers(0, 2), paused=st.booleans())
     def pause(self, number: int, paused: bool) -> None:
-        """A process is stopped, or goes on."""
+        """Stop a process, or let it continue."""
         self.processes[number].paused = paused
         self._not_healthy([self.processes[number]])
 
     @rule(seconds=st.sampled_from([TICK, 1.0, HEARTBEAT_SECONDS]))
     def pass_time(self, seconds: float) -> None:
-        """Time goes on, and with it every heartbeat of a process that runs."""
+        """Advance the clock; all running processes renew their leases."""
         self._pass(seconds)
 
     @rule(there=st.booleans())
     def lose_server(self, there: bool) -> None:
-        """The server goes, with all it held, or comes back empty."""
+        """Stop the server with all its data, or start it empty."""
         if not there and self.server.there:
             self.server.leases.clear()
             self.server.sources.clear()
@@ -187,25 +187,25 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule(layer=st.sampled_from(LAYERS))
     def stranger(self, layer: Digest) -> None:
-        """A stranger writes a lease with a year's life."""
+        """Write a stranger's lease that lives for a year."""
         if self.server.there and self.server.holder(layer) is None:
             self.server.leases[layer] = "stranger", self.server.now + 365 * 86400
 
     @invariant()
     def slots_are_kept(self) -> None:
-        """Between ticks a slot is taken by an upload and by nothing else: nobody waits with one."""
+        """Between ticks only uploads have slots; no waiter has one."""
         for process in getattr(self, "processes", ()):
             assert process.slots.free == 2 - len(process.uploads)
 
     @invariant()
     def one_of_ours_at_a_time(self) -> None:
-        """One process uploads a layer twice at once only for one whose patience ended."""
+        """A process uploads a layer twice at once only for a waiter whose patience has ended."""
         for process in getattr(self, "processes", ()):
             for layer in LAYERS:
                 assert sum(each.waiter.layer == layer and each.leased for each in process.uploads) <= 1
 
     def teardown(self) -> None:
-        """No wake-up is lost: with nothing but ticks everybody who waits comes to a turn within its patience."""
+        """Every waiter gets a turn within its patience, by ticks alone."""
         if not hasattr(self, "processes"):
             return
         for process in self.processes:
@@ -227,7 +227,7 @@ class FleetMachine(RuleBasedStateMachine):
         assert [process.waiting for process in self.processes] == [[], [], []]
 
     def _check_alone(self, waiter: Waiter) -> None:
-        """Never two uploads while a healthy holder lives."""
+        """Check that no second upload runs while a healthy holder lives."""
         uploads = [each for process in self.processes for each in process.uploads]
         assert not [each for each in uploads if each.healthy and each.waiter.layer == waiter.layer]
 

@@ -1,10 +1,10 @@
-"""How long one waits, by a layer's size and what uploads were seen to make."""
+"""The longest wait, from a layer's size and the measured rate of uploads."""
 
 from crossmount.fleet.patience import LEASE_SECONDS, Patience, RateMeter
 
 
 def test_a_rate_of_long_ago_counts_less() -> None:
-    """A process that runs for weeks follows its link."""
+    """Old measurements count less, so that a long-running process follows changes of its connection."""
     meter = RateMeter()
     for _ in range(100):
         meter.add(100 * 1024 * 1024, 100)
@@ -15,7 +15,7 @@ def test_a_rate_of_long_ago_counts_less() -> None:
 
 
 def test_patience_follows_size_and_rate() -> None:
-    """Longer for more bytes, shorter on a fast link, never under a lease's life, never over the limit."""
+    """The wait grows with size, shrinks with rate, and stays between a lease's life and the limit."""
     patience, meter = Patience(), RateMeter()
     assert meter.rate is None
     assert patience.seconds(1024 * 1024, None) == patience.least > LEASE_SECONDS

@@ -1,4 +1,4 @@
-"""Pushes that take turns, on the scripted registry and a real Valkey."""
+"""Pushes that take turns, with the scripted registry and a real Valkey."""
 
 import asyncio
 from pathlib import Path
@@ -27,7 +27,7 @@ EAGER = Patience(small=100, limit=20)
 
 @pytest.fixture
 def image(tmp_path: Path) -> MadeImage:
-    """An image of four layers and a config, each worth waiting for."""
+    """An image of four layers and a config, each large enough to wait for."""
     return make_layout(tmp_path / "image", make_layers(4, size=5000))
 
 
@@ -54,7 +54,7 @@ async def push_to(
 
 
 async def runner(registry: ScriptedRegistry, name: str, image: MadeImage, any_place: Place) -> PushReport:
-    """Push as a process of its own would: with its own connections."""
+    """Push with own connections, like a separate process."""
     async with open_index(any_place.url) as index:
         return await push_to(registry, name, image, index)
 
@@ -67,7 +67,7 @@ def digests(image: MadeImage) -> list[Digest]:
 async def test_each_blob_is_uploaded_once(
     scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place
 ) -> None:
-    """Pushes in the same moment upload each blob once; who waited says how long, who did not says nothing."""
+    """Concurrent pushes upload each blob once, and the reports of those that waited say for how long."""
     scripted_registry.play(Fault(method="PUT", path="*/blobs/*", delay=0.1, times=None))
     reports = await asyncio.gather(
         *(runner(scripted_registry, f"team/app-{i}", image, any_place) for i in range(6))
@@ -80,10 +80,10 @@ async def test_each_blob_is_uploaded_once(
     assert scripted_registry.open_sessions == ()
 
 
-async def test_who_waits_is_told_for_whom(
+async def test_a_waiting_push_names_the_uploaders_repository(
     scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place
 ) -> None:
-    """A push that waits says once for each blob into which repository another uploads it."""
+    """A waiting push emits one event for each blob, with the repository that another uploads into."""
     told: list[events.Event] = []
     layer = image.layers[0]
     async with open_index(any_place.url) as index, Fleet(index) as fleet:
@@ -112,7 +112,7 @@ async def test_who_waits_is_told_for_whom(
 async def test_pushes_into_one_repository_share_an_upload(
     scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place
 ) -> None:
-    """Who waited for a push into its own repository finds the blob there."""
+    """A push that waited for another push into its own repository finds the blob there."""
     scripted_registry.play(Fault(method="PUT", path="*/blobs/*", delay=0.1, times=None))
     reports = await asyncio.gather(*(runner(scripted_registry, "team/app", image, any_place) for _ in range(3)))
     assert [scripted_registry.uploads(digest) for digest in digests(image)] == [1] * len(image.blobs)
@@ -123,7 +123,7 @@ async def test_pushes_into_one_repository_share_an_upload(
 async def test_waiting_can_be_turned_off_and_small_blobs_never_wait(
     scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place, patience: Patience
 ) -> None:
-    """Without patience, or for blobs under the bound, nobody asks for a lease."""
+    """Without patience, and for small blobs, no lease is requested."""
     async with open_index(any_place.url) as index, Fleet(index) as fleet:
         await push_to(scripted_registry, "team/app", image, index, patience=patience, fleet=fleet)
         assert not fleet._gateway.asked
@@ -132,7 +132,7 @@ async def test_waiting_can_be_turned_off_and_small_blobs_never_wait(
 async def test_on_a_registry_that_mounts_after_the_manifest_the_lease_lasts_until_then(
     image: MadeImage, any_place: Place
 ) -> None:
-    """Many pushes of the same layers neither upload any twice nor wait for each other in a circle."""
+    """Pushes of the same layers upload none twice, and do not wait for each other in a circle."""
     async with ScriptedRegistry(RegistryOptions(after_manifest=True)) as registry:
         registry.play(Fault(method="PUT", path="*/blobs/*", delay=0.05, times=None))
         async with open_index(any_place.url) as index:
@@ -145,7 +145,7 @@ async def test_on_a_registry_that_mounts_after_the_manifest_the_lease_lasts_unti
 async def test_crossing_needs_end_on_a_registry_that_mounts_after_the_manifest(
     tmp_path: Path, any_place: Place
 ) -> None:
-    """Images whose layers overlap pairwise, as in a ring, all arrive, each layer once, one upload slot each."""
+    """Images whose layers overlap in a ring are all pushed, each layer once, with one upload slot each."""
     layers = make_layers(4, size=5000)
     async with ScriptedRegistry(RegistryOptions(after_manifest=True)) as registry:
         registry.play(Fault(method="PUT", path="*/blobs/*", delay=0.05, times=None))
@@ -167,8 +167,8 @@ async def test_crossing_needs_end_on_a_registry_that_mounts_after_the_manifest(
         assert [registry.uploads(Digest.of(layer)) for layer in layers] == [1] * 4
 
 
-async def test_a_failed_push_lets_the_others_go_on(image: MadeImage, any_place: Place) -> None:
-    """One that may not push releases what it held; what it did upload may be mounted from."""
+async def test_a_failed_push_lets_the_others_continue(image: MadeImage, any_place: Place) -> None:
+    """A failed push releases its leases, and others can mount what it did upload."""
     denied = Fault(method="PUT", path="*/app-0/manifests/*", action=Reply(status=403), times=None)
     async with ScriptedRegistry(RegistryOptions(after_manifest=True), faults=[denied]) as registry:
         async with open_index(any_place.url) as index:
@@ -187,7 +187,7 @@ async def test_a_failed_push_lets_the_others_go_on(image: MadeImage, any_place: 
 
 
 async def test_a_registry_is_found_to_mount_only_after_the_manifest(image: MadeImage, any_place: Place) -> None:
-    """What was published after its blob, is there, and does not mount, is remembered for next time."""
+    """If a published blob exists and does not mount, the trait `after_manifest` is recorded."""
     async with ScriptedRegistry(RegistryOptions(after_manifest=True)) as registry:
         async with open_index(any_place.url) as index, Fleet(index) as fleet:
             digest, size = image.layers[0].digest, image.layers[0].size
@@ -209,7 +209,7 @@ async def test_a_registry_is_found_to_mount_only_after_the_manifest(image: MadeI
 async def test_stale_sources_leave_the_session_to_the_upload(
     scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place
 ) -> None:
-    """A mount that was refused has opened a session: the turn that follows at once uses it."""
+    """An upload without a wait uses the session that a refused mount opened."""
     async with open_index(any_place.url) as index:
         gone = Repository.parse(f"{scripted_registry.address}/team/gone")
         await index.record([Sighting(digest, gone) for digest in digests(image)])
@@ -219,10 +219,10 @@ async def test_stale_sources_leave_the_session_to_the_upload(
     assert scripted_registry.open_sessions == ()
 
 
-async def test_sources_that_never_serve_end_in_an_upload(
+async def test_sources_that_never_mount_end_in_an_upload(
     scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place
 ) -> None:
-    """Who is told of new sources again and again, none of which serves, uploads after a few."""
+    """A push whose mounts from new sources fail again and again uploads after a few rounds."""
     scripted_registry.play(Fault(method="POST", query="*from=*", action=Reply(status=401), times=None))
     async with open_index(any_place.url) as index, Fleet(index) as fleet:
         base = Repository.parse(f"{scripted_registry.address}/team/base")
@@ -245,7 +245,7 @@ async def test_sources_that_never_serve_end_in_an_upload(
 async def test_a_push_that_is_cancelled_while_it_waits_leaves_nothing(
     scripted_registry: ScriptedRegistry, image: MadeImage, any_place: Place
 ) -> None:
-    """Ctrl-C while waiting: no session stays open, nobody is left in line."""
+    """A push that is cancelled while it waits leaves no open session and no waiter."""
     async with open_index(any_place.url) as index, Fleet(index) as fleet:
         gone = Repository.parse(f"{scripted_registry.address}/team/gone")
         await index.record([Sighting(digest, gone) for digest in digests(image)])
@@ -263,10 +263,10 @@ async def test_a_push_that_is_cancelled_while_it_waits_leaves_nothing(
     assert scripted_registry.open_sessions == ()
 
 
-async def test_tasks_share_an_attempt_without_an_index_server(
+async def test_tasks_share_an_upload_without_an_index_server(
     scripted_registry: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """One fleet for a process is enough: pushes side by side upload each blob once, with memory alone."""
+    """Concurrent pushes with one fleet and an index in memory upload each blob once."""
     scripted_registry.play(Fault(method="PUT", path="*/blobs/*", delay=0.1, times=None))
     index = MemoryMountIndex()
     async with Fleet(index) as fleet:
@@ -277,7 +277,7 @@ async def test_tasks_share_an_attempt_without_an_index_server(
 
 
 def test_the_blocking_flavour_takes_turns(image: MadeImage, any_place: Place) -> None:
-    """A thread pool with one fleet pushes each blob once."""
+    """Threads with one fleet push each blob once."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 beside its use
 
     with (

@@ -1,4 +1,4 @@
-"""The table of turns, in scripted interleavings."""
+"""`LayerQueues` in scripted interleavings."""
 
 from crossmount.fleet.queues import LayerQueues
 from crossmount.fleet.waiting import (
@@ -18,14 +18,14 @@ from support.waiters import LAYERS, Slots, make_waiter
 
 
 def asked(queues: LayerQueues, now: float = 0) -> Claim:
-    """Return the one claim that a table has."""
+    """Return the only claim."""
     (claim,), decisions = queues.next_claims(now, None)
     assert decisions == []
     return claim
 
 
 def test_the_first_asks_for_all() -> None:
-    """Of those in one process that want a layer one asks, and what appeared serves all of them."""
+    """The first waiter of a layer asks the server, and the sources in the answer are for all waiters."""
     queues, slots = LayerQueues(), Slots()
     first, second = make_waiter("a", slots), make_waiter("b", slots)
     queues.join(first)
@@ -42,7 +42,7 @@ def test_the_first_asks_for_all() -> None:
 
 
 def test_a_leader_that_ends_hands_over() -> None:
-    """While one of ours uploads nobody asks; when it ends without having published, the next one asks."""
+    """While a waiter of this process uploads, the server is not asked; after a failed upload the next one asks."""
     queues, slots = LayerQueues(), Slots()
     first, second = make_waiter("a", slots), make_waiter("b", slots)
     queues.join(first)
@@ -53,8 +53,8 @@ def test_a_leader_that_ends_hands_over() -> None:
     assert asked(queues).waiter is second
 
 
-def test_a_published_layer_is_mounted_by_those_who_wait_here() -> None:
-    """The leader's repository is the others' source, with no server in between."""
+def test_a_published_layer_is_mounted_by_waiters_of_the_process() -> None:
+    """Waiters of the same process mount from the uploader's repository, without a server."""
     queues, slots = LayerQueues(), Slots()
     first, second = make_waiter("a", slots), make_waiter("b", slots)
     queues.join(first)
@@ -63,8 +63,8 @@ def test_a_published_layer_is_mounted_by_those_who_wait_here() -> None:
     assert queues.published("r.example", LAYERS[0], "a") == [MountFrom(second, frozenset({"a"}))]
 
 
-def test_who_has_a_slot_goes_before_who_has_none() -> None:
-    """A first in line without an upload slot does not keep the others from taking the lease."""
+def test_a_waiter_with_a_slot_goes_first() -> None:
+    """A first waiter without an upload slot does not block the next one with a slot."""
     queues, full = LayerQueues(), Slots(0)
     first, second = make_waiter("a", full), make_waiter("b", Slots())
     queues.join(first)
@@ -74,7 +74,7 @@ def test_who_has_a_slot_goes_before_who_has_none() -> None:
 
 
 def test_without_a_slot_nothing_is_taken() -> None:
-    """Free, busy and no index at all leave one without a slot where it is."""
+    """A waiter without a slot waits, if the lease is free or busy and also without an index."""
     queues = LayerQueues()
     waiter = make_waiter("a", Slots(0))
     queues.join(waiter)
@@ -84,7 +84,7 @@ def test_without_a_slot_nothing_is_taken() -> None:
 
 
 def test_slots_go_where_they_can_be_used() -> None:
-    """Layers that others upload do not keep the last slot, tick after tick, from one that is free."""
+    """Layers that others upload do not take the last slot from a layer with a free lease."""
     queues, slots = LayerQueues(), Slots(1)
     busy, free = make_waiter("a", slots), make_waiter("a", slots, layer=LAYERS[1])
     queues.join(busy)
@@ -98,8 +98,8 @@ def test_slots_go_where_they_can_be_used() -> None:
     assert claims == [Claim(free, take=True), Claim(busy, take=False)]
 
 
-def test_a_lease_that_comes_too_late_is_given_back() -> None:
-    """Who left while its claim was on its way gives lease and slot back, and the next one asks."""
+def test_a_lease_that_comes_too_late_is_released() -> None:
+    """If a waiter leaves during its claim, its lease and slot are returned, and the next waiter asks."""
     queues, slots = LayerQueues(), Slots()
     first, second = make_waiter("a", slots), make_waiter("b", slots)
     queues.join(first)
@@ -111,8 +111,8 @@ def test_a_lease_that_comes_too_late_is_given_back() -> None:
     assert asked(queues).waiter is second
 
 
-def test_who_is_noted_as_waiting_too_late_is_taken_down() -> None:
-    """Who left while its claim was on its way does not stay among those who wait."""
+def test_a_late_entry_of_a_waiter_is_removed() -> None:
+    """If a waiter leaves during its claim, its entry in the list of waiters is removed."""
     queues, slots = LayerQueues(), Slots()
     waiter = make_waiter("a", slots)
     queues.join(waiter)
@@ -121,8 +121,8 @@ def test_who_is_noted_as_waiting_too_late_is_taken_down() -> None:
     assert queues.apply_answer(claim, LeaseBusy(), 0, None) == [ReleaseLease(waiter), ReturnSlot(waiter)]
 
 
-def test_what_is_no_name_is_left_out_from_then_on() -> None:
-    """A hostile member of a set neither serves as a source nor hides the lease for ever."""
+def test_an_invalid_name_is_excluded_from_then_on() -> None:
+    """An invalid member of a set is neither a source nor hides the lease for ever."""
     queues, slots = LayerQueues(), Slots()
     waiter = make_waiter("a", slots)
     queues.join(waiter)
@@ -132,7 +132,7 @@ def test_what_is_no_name_is_left_out_from_then_on() -> None:
 
 
 def test_patience_ends_with_an_upload_of_ones_own() -> None:
-    """Behind a lease that never ends one waits as long as one's patience, whatever the lease says."""
+    """Behind a lease that never expires a waiter uploads when its own patience ends."""
     queues, slots = LayerQueues(), Slots()
     waiter = make_waiter("a", slots)
     queues.join(waiter)
@@ -143,7 +143,7 @@ def test_patience_ends_with_an_upload_of_ones_own() -> None:
 
 
 def test_patience_ends_behind_one_of_ours_too() -> None:
-    """An upload in this process that hangs does not hold the others for longer than their patience."""
+    """A hanging upload of the same process delays waiters no longer than their patience."""
     queues, slots = LayerQueues(), Slots()
     first, second = make_waiter("a", slots), make_waiter("b", slots)
     queues.join(first)
@@ -153,8 +153,8 @@ def test_patience_ends_behind_one_of_ours_too() -> None:
     assert queues.next_claims(21, None) == ([], [StartUpload(second, leased=False)])
 
 
-def test_who_only_looks_never_takes_a_slot_or_a_lease() -> None:
-    """One that would only mount asks without taking, and goes as soon as nobody uploads, or nobody can tell."""
+def test_a_watcher_never_takes_a_slot_or_a_lease() -> None:
+    """A watcher takes no slot and no lease, and gives up if nobody uploads or the index is down."""
     for answer in (LeaseFree(), IndexDown()):
         queues = LayerQueues()
         waiter = make_waiter("a", Slots(), watch_only=True)
@@ -165,8 +165,8 @@ def test_who_only_looks_never_takes_a_slot_or_a_lease() -> None:
         assert queues.idle
 
 
-def test_who_only_looks_mounts_what_another_brings() -> None:
-    """Behind another process, or one of ours, a looker waits and is told where to mount from."""
+def test_a_watcher_mounts_what_another_uploads() -> None:
+    """A watcher mounts what this process or another one has uploaded."""
     queues, slots = LayerQueues(), Slots()
     looker, pusher = make_waiter("a", Slots(), watch_only=True), make_waiter("b", slots)
     queues.join(looker)
@@ -182,8 +182,8 @@ def test_who_only_looks_mounts_what_another_brings() -> None:
     assert queues.uploader("r.example", LAYERS[0]) is None
 
 
-def test_who_only_looks_goes_when_its_patience_ends() -> None:
-    """Past its patience a looker is told no, and uploads nothing."""
+def test_a_watcher_gives_up_when_its_patience_ends() -> None:
+    """A watcher gives up when its patience ends, and uploads nothing."""
     queues, slots = LayerQueues(), Slots()
     pusher, looker = make_waiter("b", slots), make_waiter("a", Slots(), watch_only=True)
     queues.join(pusher)
@@ -193,8 +193,8 @@ def test_who_only_looks_goes_when_its_patience_ends() -> None:
     assert queues.next_claims(21, None) == ([], [GiveUp(looker)])
 
 
-def test_nobody_waits_for_an_upload_that_is_no_use() -> None:
-    """Behind one into a repository that may not be mounted from, here or elsewhere, each goes its own way."""
+def test_nobody_waits_for_an_upload_that_cannot_be_mounted() -> None:
+    """Nobody waits for an upload into a repository that it must not mount from."""
     for busy in (True, False):
         queues, slots = LayerQueues(), Slots()
         picky = make_waiter("a", slots, accepts=lambda name: name == "base")
@@ -215,8 +215,8 @@ def test_nobody_waits_for_an_upload_that_is_no_use() -> None:
         assert decisions == [StartUpload(picky, leased=False), GiveUp(looker)]
 
 
-def test_who_is_hurried_waits_no_more() -> None:
-    """Those of one repository go at once, behind whomever they waited; the others go on waiting."""
+def test_waiters_of_one_repository_can_be_stopped() -> None:
+    """`stop_waiting` lets the waiters of one repository upload at once, and no others."""
     queues, slots = LayerQueues(), Slots()
     first, second = make_waiter("a", slots), make_waiter("b", slots)
     queues.join(first)
@@ -230,8 +230,8 @@ def test_who_is_hurried_waits_no_more() -> None:
     ]
 
 
-def test_a_hostile_set_is_not_asked_for_ever() -> None:
-    """After some hundreds of members that are no names its layer is uploaded without more questions."""
+def test_a_hostile_set_ends_the_claims() -> None:
+    """After some hundred invalid members the layer is uploaded without further claims."""
     queues, slots = LayerQueues(), Slots()
     waiter = make_waiter("a", slots)
     queues.join(waiter)

@@ -1,4 +1,4 @@
-"""Pushers released at once, on a real Valkey and a real docker-registry, counted by the registry's own log."""
+"""Concurrent pushers with a real Valkey and a real docker-registry, counted in the registry's log."""
 
 import asyncio
 import os
@@ -16,13 +16,13 @@ SIZE = 1_500_000
 
 
 def make_fleet(folder: Path, count: int, *, shared: int = 4) -> tuple[list[bytes], list[MadeImage]]:
-    """Make images that share `shared` layers and have one of their own each, none of which any other test has."""
+    """Make images that share `shared` layers and have one own layer each, unknown to other tests."""
     base = [os.urandom(SIZE) for _ in range(shared)]
     return base, [make_layout(folder / f"image-{i}", [*base, os.urandom(SIZE)]) for i in range(count)]
 
 
 async def push_one(image: MadeImage, address: str, number: int, valkey: Server) -> PushReport:
-    """Push as a runner of its own: own connections, own client, nothing shared but the index."""
+    """Push like a separate runner: own connections and client, only the index is shared."""
     async with open_index(valkey.url) as index:
         return await push(image.path, f"{address}/team/app-{number}:1", index=index, options=OPTIONS)
 
@@ -30,7 +30,7 @@ async def push_one(image: MadeImage, address: str, number: int, valkey: Server) 
 async def test_pushers_released_at_once_upload_each_shared_layer_once(
     docker_registry: DockerRegistry, valkey: Server, tmp_path: Path
 ) -> None:
-    """By the registry's log every layer arrives exactly once, however many push it in the same moment."""
+    """In the registry's log every layer arrives exactly once, however many push it at the same moment."""
     _, images = make_fleet(tmp_path, 8)
     reports = await asyncio.gather(
         *(push_one(image, docker_registry.address, number, valkey) for number, image in enumerate(images))

@@ -1,4 +1,4 @@
-"""What strangers write among a fleet's leases and sources: nobody is held by it, and nothing of it is believed."""
+"""Values that strangers write among leases and sources: they block nobody, and are not trusted."""
 
 import pytest
 
@@ -20,8 +20,8 @@ from support.places import Place
         LeaseValue(token="t", holder="h", dest=None, size=1, since=0).to_text().encode(),
     ],
 )
-async def test_nobody_is_held_hostage(any_place: Place, value: bytes) -> None:
-    """A lease that never ends, whatever is in it, is waited for as long as one's own patience, and no longer."""
+async def test_a_lease_without_an_expiry_blocks_nobody(any_place: Place, value: bytes) -> None:
+    """A lease that never expires delays a waiter no longer than its own patience."""
     with any_place.client() as client:
         client.set(Keys().lease(LAYER, "r.example"), value, ex=365 * 86400)
         async with fleet_on(any_place) as fleet:
@@ -33,7 +33,7 @@ async def test_nobody_is_held_hostage(any_place: Place, value: bytes) -> None:
 
 
 async def test_keys_of_another_type_are_no_reason_to_wait(any_place: Place) -> None:
-    """A stranger's list under the lease's name, or under the sources', makes the upload a plain one."""
+    """A key of a wrong type in place of the lease or the sources leads to a plain upload."""
     with any_place.client() as client:
         for key in (Keys().lease(LAYER, "r.example"), Keys().sources(LAYER, "r.example")):
             client.flushall()
@@ -44,7 +44,7 @@ async def test_keys_of_another_type_are_no_reason_to_wait(any_place: Place) -> N
 
 
 async def test_hostile_members_are_no_sources(any_place: Place) -> None:
-    """What is no repository's name is left out, and the lease is taken."""
+    """Invalid repository names are ignored, and the lease is taken."""
     with any_place.client() as client:
         client.sadd(Keys().sources(LAYER, "r.example"), b"../../etc", b"\xff\xfe", b"UPPER")
         client.expire(Keys().sources(LAYER, "r.example"), 60)
@@ -52,8 +52,8 @@ async def test_hostile_members_are_no_sources(any_place: Place) -> None:
         await upload_of(fleet, "b")
 
 
-def test_a_value_that_a_stranger_wrote_is_read_as_far_as_it_makes_sense() -> None:
-    """What has a wrong type, is too long or is no repository is left out."""
+def test_invalid_parts_of_a_strangers_value_are_ignored() -> None:
+    """Parts of a lease with a wrong type, that are too long or no repository, are ignored."""
     text = b'{"token":1,"holder":"h\\u0007ost","dest":"../x","size":-1,"since":1e400,"publishes":"never"}'
     value = LeaseValue.from_text(text, "r.example")
     assert value == LeaseValue(token="", holder="host", dest=None, size=0, since=0)

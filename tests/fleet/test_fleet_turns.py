@@ -1,4 +1,4 @@
-"""Turns among fleets, and among the tasks of one: one uploads, the others mount, whoever leaves hands over."""
+"""Turns of several fleets, and of tasks of one fleet: one uploads, the others mount, the next one takes over."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,18 +15,18 @@ from support.waiting import until
 
 
 class CountedClock:
-    """A clock that stands, and counts how often it is looked at: each poll does."""
+    """A clock that stands still and counts its reads: each poll reads it."""
 
     def __init__(self) -> None:
         self.reads = 0
 
     def __call__(self) -> float:
-        """Return the time that it stands at."""
+        """Return the time."""
         self.reads += 1
         return 0.0
 
     async def read(self, times: int) -> None:
-        """Wait until it was looked at so many times more."""
+        """Wait for so many more reads."""
         enough = self.reads + times
         await until(lambda: self.reads >= enough)
 
@@ -42,7 +42,7 @@ async def counted_fleet_on(server: Place) -> AsyncIterator[tuple[Fleet, Counting
 
 
 async def test_one_uploads_and_the_others_mount(any_place: Place) -> None:
-    """The first takes the lease; the others wait without a slot, and mount when it is published."""
+    """The first takes the lease; the others wait without a slot, and mount when the layer is published."""
     async with fleet_on(any_place) as first, fleet_on(any_place) as second:
         turn = await upload_of(first, "a")
         slots = Slots(1)
@@ -60,8 +60,8 @@ async def test_one_uploads_and_the_others_mount(any_place: Place) -> None:
         assert not list(client.scan_iter("*:lease:*"))
 
 
-async def test_a_holder_that_fails_says_so(any_place: Place) -> None:
-    """Released without being published, the next takes over long before the lease would have run out."""
+async def test_after_a_failed_upload_the_next_one_takes_over(any_place: Place) -> None:
+    """After a release without a publication the next waiter takes over before the lease would have expired."""
     async with fleet_on(any_place, life=3600) as first, fleet_on(any_place, life=3600) as second:
         turn = await upload_of(first, "a")
         waiter = asyncio.create_task(turn_of(second, "b"))
@@ -71,7 +71,7 @@ async def test_a_holder_that_fails_says_so(any_place: Place) -> None:
 
 
 async def test_a_healthy_holder_keeps_its_lease(any_place: Place) -> None:
-    """The heartbeat carries a lease far past its life, whatever the upload's own task does."""
+    """The heartbeat renews a lease beyond its life, whatever the upload's own task does."""
     async with fleet_on(any_place, life=0.5) as first, fleet_on(any_place) as second:
         turn = await upload_of(first, "a")
         waiter = asyncio.create_task(turn_of(second, "b"))
@@ -82,14 +82,14 @@ async def test_a_healthy_holder_keeps_its_lease(any_place: Place) -> None:
 
 
 async def test_sources_that_were_tried_are_no_reason_to_mount(any_place: Place) -> None:
-    """A source that did not serve, and dest itself when the index was wrong about it, leave the lease to us."""
+    """Excluded sources, and dest itself, do not keep a push from the lease."""
     async with open_index(any_place.url) as index, Fleet(index) as fleet:
         await index.record([Sighting(LAYER, repo("dead")), Sighting(LAYER, repo("b"))])
         await upload_of(fleet, "b", excluded={repo("dead"), repo("b")})
 
 
-async def test_tasks_of_one_process_share_one_attempt_without_any_server() -> None:
-    """With one fleet for the process, and nobody to ask, a second task waits and mounts."""
+async def test_tasks_of_one_process_share_one_upload_without_a_server() -> None:
+    """With one fleet and no server, a second task waits and mounts."""
     for index in (null_index(), MemoryMountIndex()):
         clock = CountedClock()
         async with Fleet(index, environment=Environment(clock=clock)) as fleet:
@@ -105,8 +105,8 @@ async def test_tasks_of_one_process_share_one_attempt_without_any_server() -> No
                 assert mount.sources == {repo("a")}
 
 
-async def test_a_late_task_finds_what_an_index_in_memory_learnt() -> None:
-    """One that comes after the leader's end mounts as well: the index is asked where there is no server."""
+async def test_a_late_task_mounts_from_an_index_in_memory() -> None:
+    """A task that starts after the upload mounts as well: without a server the index is asked."""
     async with Fleet(MemoryMountIndex()) as fleet:
         turn = await upload_of(fleet, "a")
         await turn.publish()
@@ -118,7 +118,7 @@ async def test_a_late_task_finds_what_an_index_in_memory_learnt() -> None:
 
 
 async def test_a_cancelled_leader_hands_over(any_place: Place) -> None:
-    """Cancelled before or after its turn came, a task gives it to the next one, and its slot back."""
+    """A task that is cancelled before or after its turn passes the turn on, and returns its slot."""
     async with fleet_on(any_place, life=3600) as fleet:
         slots = Slots(1)
         for settle in (0.0, 0.5):
@@ -139,14 +139,14 @@ async def test_a_cancelled_leader_hands_over(any_place: Place) -> None:
 
 
 async def upload_from(task: "asyncio.Task[Turn]") -> UploadTurn:
-    """Return the upload that a task waited for."""
+    """Return the upload turn that a task waited for."""
     turn = await task
     assert isinstance(turn, UploadTurn)
     return turn
 
 
 async def test_an_image_asks_in_one_round_trip(any_place: Place) -> None:
-    """Layers that come at once are claimed in one pipeline."""
+    """Concurrent layers are claimed in one pipeline."""
     async with counted_fleet_on(any_place) as (fleet, link):
         slots = Slots(20)
         turns = await asyncio.gather(
@@ -158,7 +158,7 @@ async def test_an_image_asks_in_one_round_trip(any_place: Place) -> None:
 
 
 async def test_without_a_slot_a_lease_is_not_taken(any_place: Place) -> None:
-    """A push that could not upload now leaves the lease to one that can."""
+    """A push that cannot upload now leaves the lease to another that can."""
     async with counted_fleet_on(any_place) as (first, link), fleet_on(any_place) as second:
         full = Slots(1, on_release=first.kick)
         await full.__aenter__()

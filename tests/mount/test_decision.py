@@ -23,12 +23,12 @@ ANSWERS = st.sampled_from(["mounted", "session", "denied", "gone"])
 
 
 def session(number: int = 0) -> UploadSession:
-    """Return an upload session that is told from others by its number."""
+    """Return an upload session with a number."""
     return UploadSession(repository=DEST, location=f"https://r.example/v2/dest/blobs/uploads/{number}")
 
 
 def answer_for(word: str, number: int) -> MountAnswer:
-    """Return the answer that `word` stands for."""
+    """Return the answer that a word stands for."""
     answers: dict[str, MountAnswer] = {
         "mounted": Mounted(),
         "session": session(number),
@@ -39,7 +39,7 @@ def answer_for(word: str, number: int) -> MountAnswer:
 
 
 def run(state: MountState, *answers: MountAnswer) -> tuple[MountState, MountStatus, list[UploadSession]]:
-    """Drive a state with scripted answers; return where it ended and the sessions to cancel."""
+    """Apply scripted answers to a state; return the final state, the status and the sessions to cancel."""
     cancelled: list[UploadSession] = []
     script = iter(answers)
     while not isinstance(step := next_step(state), Finish):
@@ -51,7 +51,7 @@ def run(state: MountState, *answers: MountAnswer) -> tuple[MountState, MountStat
 
 
 def test_the_first_source_mounts() -> None:
-    """A 201 ends it, and the source is told."""
+    """A 201 ends the mount, and the result names the source."""
     state, status, cancelled = run(MountState(candidates=SOURCES), Mounted())
     assert (status, state.source, state.attempts, cancelled) == (MountStatus.MOUNTED, SOURCES[0], 1, [])
 
@@ -64,20 +64,20 @@ def test_a_session_is_kept_while_the_next_source_is_tried_and_cancelled_when_tha
 
 
 def test_one_session_is_kept_and_the_others_cancelled() -> None:
-    """A push needs one session: the first stays in hand."""
+    """The first session is kept for the upload, every other one is cancelled."""
     sessions = [session(number) for number in range(3)]
     state, status, cancelled = run(MountState(candidates=SOURCES), *sessions)
     assert (status, state.session, cancelled) == (MountStatus.PUSH_STARTED, sessions[0], sessions[1:])
 
 
 def test_a_denied_source_is_its_own_failure() -> None:
-    """After an error the next candidate is asked, then the registry itself, without a source."""
+    """After an error the next candidate is tried, then a request without a source."""
     state, status, _ = run(MountState(candidates=SOURCES[:2]), DENIED, DENIED, session(1))
     assert (status, state.session, state.asked_without_source) == (MountStatus.PUSH_STARTED, session(1), True)
 
 
 def test_without_any_source_the_session_is_opened_by_asking_without_from() -> None:
-    """No round trip is lost when nothing is known."""
+    """Without a source, one request finds the layer or opens the session."""
     state, status, _ = run(MountState(candidates=()), session(1))
     assert (status, state.session) == (MountStatus.SKIPPED, session(1))
 
@@ -89,7 +89,7 @@ def test_a_registry_may_find_the_layer_by_itself() -> None:
 
 
 def test_a_registry_that_wants_no_mount_without_from_gets_a_plain_post() -> None:
-    """What is known of the registry, or its error, leads to a plain upload session."""
+    """A known trait, or an error, leads to a plain upload session."""
     assert next_step(MountState(candidates=(), finds=False)) == OpenSession()
     state, status, _ = run(
         MountState(candidates=(), status_without_source=MountStatus.UNAVAILABLE), DENIED, session(1)
@@ -98,20 +98,20 @@ def test_a_registry_that_wants_no_mount_without_from_gets_a_plain_post() -> None
 
 
 def test_must_mount_ends_without_a_session() -> None:
-    """An upload is out of the question: the status says so, and nothing but a mount was asked for."""
+    """A must-mount layer ends in MOUNT_REQUIRED, and no plain upload session is requested."""
     state, status, _ = run(MountState(candidates=SOURCES[:1], must_mount=True), DENIED, DENIED)
     assert (status, state.session) == (MountStatus.MOUNT_REQUIRED, None)
 
 
 def test_no_answer_at_all_is_not_asked_for_again() -> None:
-    """A silent registry costs one wait, not one for each candidate."""
+    """A registry that does not answer is asked once, not once for each candidate."""
     assert run(MountState(candidates=SOURCES), GONE)[1] is MountStatus.FAILURE
     assert run(MountState(candidates=SOURCES), session(1), GONE)[1] is MountStatus.PUSH_STARTED
     assert run(MountState(candidates=SOURCES, must_mount=True), GONE)[1] is MountStatus.MOUNT_REQUIRED
 
 
 def test_a_refused_session_is_a_failure_with_its_error() -> None:
-    """Who may not push learns why."""
+    """If the registry opens no upload session, the result has its error."""
     state, status, _ = run(MountState(candidates=()), DENIED, DENIED)
     assert (status, state.error) == (MountStatus.FAILURE, DENIED)
 
@@ -120,7 +120,7 @@ def test_a_refused_session_is_a_failure_with_its_error() -> None:
 def test_every_run_ends_and_accounts_for_every_session(
     candidates: int, must_mount: bool, finds: bool | None, words: list[str]
 ) -> None:
-    """Whatever a registry answers: it ends, and each session opened is kept, cancelled, or to be cancelled."""
+    """Whatever a registry answers, the mount ends, and each session is kept or cancelled."""
     state = MountState(candidates=SOURCES[:candidates], must_mount=must_mount, finds=finds)
     opened: list[UploadSession] = []
     cancelled: list[UploadSession] = []

@@ -1,4 +1,4 @@
-"""Registries that hide what a caller may not read behind a 404: one caller's 404 is not everybody's."""
+"""Registries that answer 404 for repositories that a caller must not read: other callers may see them."""
 
 import dataclasses
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ HIDDEN = (
 
 @dataclasses.dataclass
 class Bench:
-    """A private registry, an index that knows LAYER in ann/secret, and bob's mounter between them."""
+    """A private registry, an index with LAYER in ann/secret, and bob's mounter."""
 
     registry: ScriptedRegistry
     index: MemoryMountIndex
@@ -40,7 +40,7 @@ class Bench:
     seen: list[events.Event]
 
     async def mount(self, layer: Digest = LAYER) -> tuple[MountStatus, int]:
-        """Mount a layer; return the status, and how many sources were asked for."""
+        """Mount a layer; return the status and the number of sources tried."""
         result = await self.mounter.mount(layer, Repository(self.registry.address, "bob/app"))
         await self.mounter.aclose()
         return result.status, result.attempts
@@ -64,7 +64,7 @@ async def bench(*faults: Fault) -> AsyncIterator[Bench]:
 
 
 async def test_a_source_that_is_hidden_from_one_is_not_forgotten_for_all() -> None:
-    """Who may not read it is told 404; those who may still find it in the index, and this one asks no more."""
+    """A source that answers 404 to one account stays in the index, and this account does not try it again."""
     async with bench(*HIDDEN) as at:
         assert await at.mount() == (MountStatus.PUSH_STARTED, 1)
         assert at.secret in await at.index.locations(LAYER)
@@ -72,8 +72,8 @@ async def test_a_source_that_is_hidden_from_one_is_not_forgotten_for_all() -> No
         assert await at.mount() == (MountStatus.PUSH_STARTED, 0)
 
 
-async def test_what_was_not_seen_of_one_layer_says_nothing_of_another() -> None:
-    """A repository without tags is not hidden for that: its other layers are still mounted from it."""
+async def test_a_hidden_layer_does_not_exclude_other_layers() -> None:
+    """A repository without tags is not hidden by that: its other layers are still mounted."""
     async with bench() as at:
         at.registry.put_blob("ann/secret", b"other")
         at.registry.play(Fault(path="*tags/list", times=None, action=Reply(status=404, code="NAME_UNKNOWN")))
@@ -82,7 +82,7 @@ async def test_what_was_not_seen_of_one_layer_says_nothing_of_another() -> None:
 
 
 async def test_a_source_that_lost_a_layer_is_forgotten_where_its_tags_can_be_listed() -> None:
-    """On a registry with passwords too: a repository that shows its tags would show the layer."""
+    """A 404 is trusted, also on a private registry, if the account can list the repository's tags."""
     async with bench() as at:
         at.registry.put_blob("ann/secret", b"{}")
         assert await at.mount() == (MountStatus.PUSH_STARTED, 1)
@@ -90,8 +90,8 @@ async def test_a_source_that_lost_a_layer_is_forgotten_where_its_tags_can_be_lis
         assert events.SourceDropped(layer=LAYER, source=at.secret, reason="gone") in at.seen
 
 
-async def test_a_repository_whose_tags_are_denied_is_left_alone() -> None:
-    """403 for the tags says more than the 404 for the layer."""
+async def test_a_repository_whose_tags_are_denied_is_unreadable() -> None:
+    """A 403 for the tags means that the repository is unreadable, whatever the 404 for the layer."""
     denied = Fault(path="*tags/list", times=None, action=Reply(status=403, code="DENIED"))
     async with bench(denied) as at:
         at.registry.put_blob("ann/secret", b"other")

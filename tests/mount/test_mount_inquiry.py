@@ -12,16 +12,16 @@ from crossmount.testing import ScriptedRegistry
 
 
 class _Dying(MemoryMountIndex):
-    """An index that is gone when a source is to be forgotten."""
+    """An index that fails when it should forget a source."""
 
     async def forget(self, layer: Digest, *sources: Located) -> None:
         raise IndexUnavailableError(f"gone, with {layer} and {sources}")
 
 
-async def test_an_index_that_dies_under_an_inquiry_leaves_no_unread_error(
+async def test_an_index_that_fails_in_a_background_check_leaves_no_unread_error(
     scripted_registry: ScriptedRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An unguarded index that fails after the mount is nobody's unretrieved task exception."""
+    """An unguarded index that fails in a background check leaves no unretrieved task exception."""
     index, layer, at = _Dying(), Digest.of(b"layer"), scripted_registry.address
     await index.add_source(layer, Repository.parse(f"{at}/team/gone"))
     async with (

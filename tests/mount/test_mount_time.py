@@ -13,7 +13,7 @@ POLICY = RetryPolicy(attempts=3, outage=0.0, wait_initial=0.01, wait_max=0.02)
 async def test_mounts_that_only_break_are_given_up_after_one_source(
     scripted_registry: ScriptedRegistry, tmp_path: Path
 ) -> None:
-    """A registry that breaks on mounts costs one request's patience a layer, not one for each known source."""
+    """A registry that breaks on mounts costs a layer the retries of one request, not of one for each source."""
     image = make_layout(tmp_path / "image", make_layers(2, size=5000))
     index = MemoryMountIndex()
     for blob in image.blobs:

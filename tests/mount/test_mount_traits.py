@@ -13,7 +13,7 @@ OPTIONS = ClientOptions(plain_http=True)
 async def test_one_mount_refused_among_many_that_succeeded_condemns_no_registry(
     scripted_registry: ScriptedRegistry, tmp_path: Path
 ) -> None:
-    """A registry that mounted in this very push is not remembered as one that does not mount."""
+    """A registry that mounted in this push is not recorded as one that does not mount."""
     image = make_layout(tmp_path / "image", make_layers(4, size=5000))
     index = MemoryMountIndex()
     await push(image.path, f"{scripted_registry.address}/team/a:1", index=index, options=OPTIONS)
@@ -29,7 +29,7 @@ async def test_one_mount_refused_among_many_that_succeeded_condemns_no_registry(
 async def test_a_hint_that_the_registry_does_not_mount_fails_no_must_mount(
     scripted_registry: ScriptedRegistry, tmp_path: Path
 ) -> None:
-    """A must-mount layer is asked for although the index says that this registry does not mount."""
+    """A must-mount layer is requested even if the index says that this registry does not mount."""
     image = make_layout(tmp_path / "image", make_layers(1, size=5000))
     index = MemoryMountIndex()
     source = Repository.parse(f"{scripted_registry.address}/team/a")

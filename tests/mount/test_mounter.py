@@ -21,7 +21,7 @@ QUICK = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=2, outage=0.0,
 
 @dataclass
 class Bench:
-    """A registry, an index, and a mounter between them."""
+    """A registry, an index, and a mounter."""
 
     registry: ScriptedRegistry
     index: MemoryMountIndex
@@ -31,28 +31,28 @@ class Bench:
 
     @property
     def dest(self) -> Repository:
-        """Where layers are mounted into."""
+        """The destination of mounts."""
         return self.repository("team/dest")
 
     def repository(self, name: str) -> Repository:
-        """Name a repository of the registry."""
+        """Return a repository of the registry."""
         return Repository.parse(f"{self.registry.address}/{name}")
 
     async def add(self, name: str, *, content: bytes | None = CONTENT, must_mount: bool = False) -> Repository:
-        """Make the index know a source, which really holds the layer unless `content` is None."""
+        """Add a source to the index; the registry has the layer there unless `content` is None."""
         if content is not None:
             self.registry.put_blob(name, content)
         await self.index.add_source(LAYER, self.repository(name), must_mount=must_mount)
         return self.repository(name)
 
     async def settled(self) -> None:
-        """Wait until inquiries about failed sources have ended."""
+        """Wait until background checks have ended."""
         await self.mounter.aclose()
 
 
 @asynccontextmanager
 async def bench(*faults: Fault, options: RegistryOptions | None = None) -> AsyncIterator[Bench]:
-    """Start a registry of these traits, with an empty index."""
+    """Start a registry with these options, and an empty index."""
     seen: list[events.Event] = []
     async with (
         ScriptedRegistry(options or RegistryOptions(), faults=faults) as registry,
@@ -64,7 +64,7 @@ async def bench(*faults: Fault, options: RegistryOptions | None = None) -> Async
 
 
 async def test_a_known_source_is_mounted_and_dest_becomes_one() -> None:
-    """MOUNTED in one request, and the next pusher can mount from dest."""
+    """MOUNTED with one request, and dest is a source from then on."""
     async with bench() as at:
         source = await at.add("team/base")
         result = await at.mounter.mount(LAYER, at.dest)
@@ -74,7 +74,7 @@ async def test_a_known_source_is_mounted_and_dest_becomes_one() -> None:
 
 
 async def test_an_unknown_layer_is_skipped_with_its_session_open() -> None:
-    """SKIPPED: no source is known, and the one request opened the session that the upload needs."""
+    """SKIPPED: no source is known, and the only request opened the session for the upload."""
     async with bench() as at:
         result = await at.mounter.mount(LAYER, at.dest)
         assert result.status is MountStatus.SKIPPED
@@ -85,7 +85,7 @@ async def test_an_unknown_layer_is_skipped_with_its_session_open() -> None:
 
 
 async def test_a_source_on_another_registry_only_is_unavailable() -> None:
-    """UNAVAILABLE: somebody holds it, nobody here."""
+    """UNAVAILABLE: sources are known, none on this registry."""
     async with bench() as at:
         await at.index.add_source(LAYER, Repository.parse("elsewhere.example/team/base"))
         result = await at.mounter.mount(LAYER, at.dest)
@@ -94,7 +94,7 @@ async def test_a_source_on_another_registry_only_is_unavailable() -> None:
 
 
 async def test_a_registry_that_refuses_every_mount_starts_the_push() -> None:
-    """PUSH_STARTED: its 202 is the session to upload into, and only one session is left open."""
+    """PUSH_STARTED: the 202 is the session for the upload, and no other session stays open."""
     async with bench(options=RegistryOptions(mounts=False)) as at:
         for number in range(3):
             await at.add(f"team/base-{number}")
@@ -107,7 +107,7 @@ async def test_a_registry_that_refuses_every_mount_starts_the_push() -> None:
 
 
 async def test_must_mount_is_never_turned_into_a_session() -> None:
-    """MOUNT_REQUIRED: no mount succeeded, and no session is left behind."""
+    """MOUNT_REQUIRED: no mount succeeded, and no session stays open."""
     async with bench() as at:
         await at.add("team/base", content=None, must_mount=True)
         result = await at.mounter.mount(LAYER, at.dest)
@@ -116,7 +116,7 @@ async def test_must_mount_is_never_turned_into_a_session() -> None:
 
 
 async def test_a_registry_that_opens_no_session_at_all_is_a_failure() -> None:
-    """FAILURE: every request was refused, and the result says with what."""
+    """FAILURE: every request was refused, and the result has the error."""
     refusal = Fault(method="POST", action=Reply(status=403), times=None)
     async with bench(refusal) as at:
         await at.add("team/base")
@@ -127,7 +127,7 @@ async def test_a_registry_that_opens_no_session_at_all_is_a_failure() -> None:
 
 
 async def test_a_registry_that_finds_layers_by_itself_mounts_without_a_source() -> None:
-    """MOUNTED without `from`, and that this registry can do so is remembered and shared."""
+    """MOUNTED without `from`, and the trait is recorded in the index."""
     async with bench(options=RegistryOptions(finds=True)) as at:
         at.registry.put_blob("somebody/else", CONTENT)
         result = await at.mounter.mount(LAYER, at.dest)
@@ -136,7 +136,7 @@ async def test_a_registry_that_finds_layers_by_itself_mounts_without_a_source() 
 
 
 async def test_a_source_that_lost_the_layer_is_forgotten_by_all() -> None:
-    """404 at the source: the index drops it; the next candidate serves."""
+    """After a 404 at the source the index forgets it, and the next candidate mounts."""
     async with bench() as at:
         gone = await at.add("team/dest-old", content=None)
         kept = await at.add("far/away")
@@ -147,8 +147,8 @@ async def test_a_source_that_lost_the_layer_is_forgotten_by_all() -> None:
         assert events.SourceDropped(layer=LAYER, source=gone, reason="gone") in at.seen
 
 
-async def test_a_source_that_we_may_not_read_is_left_alone_by_this_process_only() -> None:
-    """401 at the source: it stays in the index for others, and this mounter doesn't ask it again."""
+async def test_an_unreadable_source_is_excluded_by_this_process_only() -> None:
+    """After a 401 at the source it stays in the index, and this mounter does not try it again."""
     options = RegistryOptions(denied_sources=frozenset({"secret/base"}))
     denied = Fault(method="HEAD", path="/v2/secret/base/*", action=Reply(status=401), times=None)
     async with bench(denied, options=options) as at:
@@ -163,7 +163,7 @@ async def test_a_source_that_we_may_not_read_is_left_alone_by_this_process_only(
 
 
 async def test_a_registry_that_does_not_mount_is_remembered_and_that_is_shared() -> None:
-    """200 at the source and 202 for the mount: nobody asks this registry to mount for a while."""
+    """If the source has the layer and the mount gets a 202, `mounts=False` is recorded in the index."""
     async with bench(options=RegistryOptions(mounts=False)) as at:
         await at.add("team/base")
         await at.mounter.mount(LAYER, at.dest)
@@ -174,8 +174,8 @@ async def test_a_registry_that_does_not_mount_is_remembered_and_that_is_shared()
         assert (result.status, result.attempts) == (MountStatus.PUSH_STARTED, 0)
 
 
-async def test_a_registry_that_was_seen_to_mount_is_not_written_off_for_one_refusal() -> None:
-    """A single 202 of a registry that does mount is no proof that it doesn't."""
+async def test_one_refusal_does_not_change_the_trait_of_a_registry() -> None:
+    """A single 202 does not change the trait of a registry that has mounted."""
     async with bench(options=RegistryOptions(after_manifest=True)) as at:
         await at.index.record_traits(at.registry.address, RegistryTraits(mounts=True))
         source = await at.add("team/base")
@@ -185,8 +185,8 @@ async def test_a_registry_that_was_seen_to_mount_is_not_written_off_for_one_refu
         assert source in await at.index.sources(LAYER, at.dest)
 
 
-async def test_an_inquiry_without_an_answer_changes_nothing() -> None:
-    """A registry in trouble teaches nothing about a source."""
+async def test_a_background_check_without_an_answer_changes_nothing() -> None:
+    """A failed background check changes nothing in the index."""
     options = RegistryOptions(mounts=False)
     async with bench(Fault(method="HEAD", action=Reply(status=500), times=None), options=options) as at:
         source = await at.add("team/base")
@@ -196,8 +196,8 @@ async def test_an_inquiry_without_an_answer_changes_nothing() -> None:
         assert (await at.index.look_up([LAYER], at.dest)).traits == RegistryTraits()
 
 
-class Told(RegistryClient):
-    """A client that tells when it is asked to mount for the n-th time."""
+class SignallingClient(RegistryClient):
+    """A client that sets an event when it sends the n-th mount request."""
 
     def __init__(self, registry: str, *, nth: int) -> None:
         super().__init__(registry, options=QUICK)
@@ -207,7 +207,7 @@ class Told(RegistryClient):
     async def mount_blob(
         self, dest: Repository, digest: Digest, source: Repository | None
     ) -> Mounted | UploadSession:
-        """Mount, as ever."""
+        """Set the event, and mount."""
         self._left -= 1
         if self._left == 0:
             asyncio.get_running_loop().call_soon(self.reached.set)
@@ -215,12 +215,12 @@ class Told(RegistryClient):
 
 
 async def test_a_cancelled_mount_leaves_no_session() -> None:
-    """What was opened on the way is cancelled when the mount itself is."""
+    """When a mount is cancelled, the sessions that it opened are cancelled."""
     held = Fault(method="POST", skip=1, delay=30.0, times=None)
     async with bench(held, options=RegistryOptions(mounts=False)) as at:
         await at.add("team/base-1")
         await at.add("team/base-2")
-        async with Told(at.registry.address, nth=2) as client, Mounter(client, at.index) as mounter:
+        async with SignallingClient(at.registry.address, nth=2) as client, Mounter(client, at.index) as mounter:
             task = asyncio.create_task(mounter.mount(LAYER, at.dest))
             await client.reached.wait()
             assert [*at.registry.open_sessions] != []
@@ -231,7 +231,7 @@ async def test_a_cancelled_mount_leaves_no_session() -> None:
 
 
 async def test_a_mounter_serves_its_own_registry_only() -> None:
-    """Another registry's repository is refused before anything is sent."""
+    """A repository on another registry is refused before any request."""
     async with bench() as at:
         with pytest.raises(InvalidInputError, match="is not on"):
             await at.mounter.mount(LAYER, Repository.parse("other.example/team/app"))
@@ -239,10 +239,10 @@ async def test_a_mounter_serves_its_own_registry_only() -> None:
 
 
 async def test_a_session_that_is_being_opened_when_the_mount_is_cancelled_is_cancelled_too() -> None:
-    """A session whose Location is still on its way is not left behind either."""
+    """A session that the registry is opening during the cancellation is cancelled too."""
     late = Fault(method="POST", delay=0.3)
     async with bench(late, options=RegistryOptions(mounts=False)) as at:
-        async with Told(at.registry.address, nth=1) as client, Mounter(client, at.index) as mounter:
+        async with SignallingClient(at.registry.address, nth=1) as client, Mounter(client, at.index) as mounter:
             task = asyncio.create_task(mounter.mount(LAYER, at.dest))
             await client.reached.wait()
             task.cancel()
@@ -253,7 +253,7 @@ async def test_a_session_that_is_being_opened_when_the_mount_is_cancelled_is_can
 
 
 async def test_a_denied_source_is_asked_again_when_its_time_is_over() -> None:
-    """Rights change: after an hour the source is a candidate again."""
+    """After an hour an unreadable source is a candidate again."""
     now = 0.0
     denied = Fault(method="HEAD", path="/v2/secret/base/*", action=Reply(status=401))
     options = RegistryOptions(denied_sources=frozenset({"secret/base"}))

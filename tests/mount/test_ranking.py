@@ -12,40 +12,40 @@ MIB = 1024 * 1024
 
 
 def repository(name: str) -> Repository:
-    """Name a repository of the one registry."""
+    """Return a repository of the registry."""
     return Repository("r.example", name)
 
 
 def test_the_longest_shared_path_comes_first() -> None:
-    """A repository of the same team is more likely to be readable than a stranger's."""
+    """A repository of the same team comes before others, since it is more likely readable."""
     ranked = rank([repository("other/app"), repository("team/x"), repository("team/web/y")], dest=DEST)
     assert [source.name for source in ranked] == ["team/web/y", "team/x", "other/app"]
 
 
 @given(st.lists(REPOSITORIES, unique=True), st.randoms())
 def test_the_order_is_total(sources: list[Repository], random: object) -> None:
-    """The answer never depends on the order in which sources were given."""
+    """The result does not depend on the order of the sources."""
     shuffled = list(sources)
     random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
     assert rank(shuffled, dest=DEST) == rank(sources, dest=DEST)
 
 
 def test_equals_are_spread_over_destinations() -> None:
-    """Different destinations ask different sources first, so that one repository isn't hit by all."""
+    """Different destinations try different sources first."""
     sources = [repository(f"source-{number}") for number in range(8)]
     firsts = {rank(sources, dest=repository(f"dest-{number}"))[0] for number in range(40)}
     assert len(firsts) > 4
 
 
 def test_the_larger_the_layer_the_more_attempts() -> None:
-    """A round trip more is worth it only for what is costly to upload."""
+    """More sources are tried for larger layers."""
     assert attempts_for(10) < attempts_for(MIB) < attempts_for(100 * MIB)
     assert attempts_for(None) == attempts_for(MIB)
 
 
 @given(st.dictionaries(st.sampled_from(LAYERS), st.lists(REPOSITORIES, unique=True)), st.integers(0, 3))
 def test_a_plan_stays_within_one_token(sources: dict[Digest, list[Repository]], limit: int) -> None:
-    """All candidates of an image together name at most as many repositories as one token may cover."""
+    """The candidates of an image name at most as many repositories as one token covers."""
     chosen = plan(sources, {}, dest=DEST, repositories=limit)
     assert len({source for candidates in chosen.values() for source in candidates}) <= limit
     assert all(set(candidates) <= set(sources[layer]) for layer, candidates in chosen.items())
@@ -53,5 +53,5 @@ def test_a_plan_stays_within_one_token(sources: dict[Digest, list[Repository]], 
 
 @given(st.dictionaries(st.sampled_from(LAYERS), st.lists(REPOSITORIES, unique=True, min_size=1)))
 def test_every_layer_gets_its_best_before_any_gets_its_second(sources: dict[Digest, list[Repository]]) -> None:
-    """With room for one repository a layer, no layer with sources is left without a candidate."""
+    """With room for one repository a layer, every layer with sources has a candidate."""
     assert set(plan(sources, {}, dest=DEST, repositories=len(LAYERS))) == set(sources)
