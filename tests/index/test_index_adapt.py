@@ -1,4 +1,4 @@
-"""Less than a whole index: none at all, and one of the seed's four methods, widened."""
+"""Smaller indexes: the null index, and an index with only four methods."""
 
 import pytest
 
@@ -18,8 +18,8 @@ from support.index_kit import FourMethods, layer, repo
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_no_index_knows_nothing(call: str) -> None:
-    """The index that stands for none answers as one that knows nothing, and keeps nothing."""
+async def test_the_null_index_knows_nothing(call: str) -> None:
+    """The null index knows nothing and keeps nothing."""
     index = null_index()
     assert isinstance(index, MountIndex)
     await index.record([Sighting(ONE, A, must_mount=True)])
@@ -33,7 +33,7 @@ async def test_no_index_knows_nothing(call: str) -> None:
 
 
 async def test_four_methods_are_enough() -> None:
-    """An index with the seed's four methods serves as a whole one, as far as those carry."""
+    """An index with four methods works as a full index, as far as these methods allow."""
     index = adapt(FourMethods())
     assert adapt(index) is index
     await index.add_source(ONE, A)
@@ -53,7 +53,7 @@ async def test_four_methods_are_enough() -> None:
 
 
 async def test_four_methods_under_a_guard_and_under_memory() -> None:
-    """Such an index can be guarded, and lie under one in memory."""
+    """An index with four methods can be guarded, and back an index in memory."""
     four = FourMethods()
     await four.add_source(ONE, A)
     for index in (GuardedIndex(four), MemoryMountIndex(four)):

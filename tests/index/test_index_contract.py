@@ -1,4 +1,4 @@
-"""What every index promises, whatever keeps it: one suite, all stores, both flavours."""
+"""The contract of every index: one suite for all stores and both flavours."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ ONE, TWO, UNKNOWN = layer(1), layer(2), layer(3)
 
 
 async def test_an_empty_index_knows_nothing(index: MountIndex) -> None:
-    """What was never recorded is unknown, by every method."""
+    """Every method of an empty index returns that nothing is known."""
     assert await index.sources(UNKNOWN, DEST) == ()
     assert await index.locations(UNKNOWN) == ()
     assert not await index.is_mountable(UNKNOWN, DEST)
@@ -46,7 +46,7 @@ async def test_a_source_can_be_mounted_from(index: MountIndex) -> None:
 
 
 async def test_dest_is_never_its_own_source(index: MountIndex) -> None:
-    """A layer that dest holds itself is not mounted into it, whoever else holds it."""
+    """A layer that dest holds is not mountable into dest, whatever other sources it has."""
     await index.add_source(ONE, DEST)
     assert await index.sources(ONE, DEST) == ()
     assert not await index.is_mountable(ONE, DEST)
@@ -58,8 +58,8 @@ async def test_dest_is_never_its_own_source(index: MountIndex) -> None:
     assert known.sources == (A,)
 
 
-async def test_tags_and_digests_play_no_part(index: MountIndex) -> None:
-    """References of one repository are one source, and one destination, whatever they point at."""
+async def test_tags_and_digests_are_ignored(index: MountIndex) -> None:
+    """All references to one repository are one source, and one destination."""
     tagged = Reference.parse("r.example/team/a:v1")
     pinned = Reference.parse(f"r.example/team/a@{layer(9)}")
     await index.add_source(ONE, tagged)
@@ -72,7 +72,7 @@ async def test_tags_and_digests_play_no_part(index: MountIndex) -> None:
 
 
 async def test_docker_hubs_names_are_one(index: MountIndex) -> None:
-    """Docker Hub is one registry by its three names, and a one-word repository is under library/."""
+    """The three names of Docker Hub are one registry, and a one-word repository there is under library/."""
     await index.add_source(ONE, Repository.parse("index.docker.io/alpine"))
     hub = Repository.parse("registry-1.docker.io/team/app")
     assert await index.sources(ONE, hub) == (Repository("docker.io", "library/alpine"),)
@@ -80,20 +80,20 @@ async def test_docker_hubs_names_are_one(index: MountIndex) -> None:
 
 
 async def test_registries_compare_without_case_and_default_port(index: MountIndex) -> None:
-    """Another spelling of a registry is the same registry."""
+    """Registries are compared without case and without the default port."""
     await index.add_source(ONE, Repository.parse("R.Example:443/team/a"))
     assert await index.sources(ONE, DEST) == (A,)
 
 
 async def test_a_found_source_is_reached_as_dest_is(index: MountIndex) -> None:
-    """A source carries the address by which dest's registry was named."""
+    """A source has the address by which dest's registry was named."""
     await index.add_source(ONE, A)
     (source,) = await index.sources(ONE, Repository.parse("r.example:443/team/dest"))
     assert source.address == "r.example:443"
 
 
 async def test_other_registries_are_elsewhere(index: MountIndex) -> None:
-    """A source on another registry is told as elsewhere, and is no source."""
+    """A source on another registry is in `elsewhere`, and not in `sources`."""
     await index.add_source(ONE, OTHER)
     await index.add_source(ONE, Repository.parse("[2001:db8::1]:5000/x"))
     known = (await index.look_up([ONE], DEST)).of(ONE)
@@ -110,14 +110,14 @@ async def test_locations_are_on_all_registries(index: MountIndex) -> None:
 
 
 async def test_sources_are_in_order(index: MountIndex) -> None:
-    """Sources come in order of name, whatever the order of recording."""
+    """Sources are in order of name, whatever the order of records."""
     for place in (B, C, A, B):
         await index.add_source(ONE, place)
     assert await index.sources(ONE, DEST) == (C, A, B)
 
 
 async def test_must_mount_is_sticky(index: MountIndex) -> None:
-    """Whoever adds a plain source never lifts another's flag."""
+    """A plain source does not remove the must-mount flag of another client."""
     await index.add_source(ONE, A, must_mount=True)
     await index.add_source(ONE, A, must_mount=False)
     await index.add_source(ONE, B)
@@ -127,7 +127,7 @@ async def test_must_mount_is_sticky(index: MountIndex) -> None:
 
 
 async def test_must_mount_can_be_cleared(index: MountIndex) -> None:
-    """Clearing lifts the flag and leaves the sources and the size."""
+    """Clearing removes the flag, and keeps the sources and the size."""
     await index.record([Sighting(ONE, A, size=7, must_mount=True)])
     await index.clear_must_mount(ONE)
     await index.clear_must_mount(ONE)
@@ -138,7 +138,7 @@ async def test_must_mount_can_be_cleared(index: MountIndex) -> None:
 
 
 async def test_must_mount_outlives_its_sources(index: MountIndex) -> None:
-    """Forgetting all sources leaves the flag: then nothing can be mounted, and must be."""
+    """The flag stays after all sources are forgotten."""
     await index.record([Sighting(ONE, A, must_mount=True)])
     await index.forget(ONE, A)
     assert await index.must_mount(ONE)
@@ -147,8 +147,8 @@ async def test_must_mount_outlives_its_sources(index: MountIndex) -> None:
     assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
 
 
-async def test_order_of_recording_plays_no_part(index: MountIndex) -> None:
-    """The same sightings in another order give the same answer."""
+async def test_the_order_of_records_does_not_matter(index: MountIndex) -> None:
+    """The order of records does not change the answer."""
     seen = [Sighting(ONE, A), Sighting(ONE, B, must_mount=True), Sighting(ONE, OTHER), Sighting(ONE, DEST, size=5)]
     await index.record(seen)
     await index.record([Sighting(TWO, s.repository, s.size, s.must_mount) for s in reversed(seen)])
@@ -158,7 +158,7 @@ async def test_order_of_recording_plays_no_part(index: MountIndex) -> None:
 
 
 async def test_many_layers_at_once(index: MountIndex) -> None:
-    """All layers of an image are recorded and read together, each told apart, asked twice or not."""
+    """All layers of an image are recorded and read in one call, also with duplicates."""
     layers = [layer(i) for i in range(40)]
     await index.record(Sighting(one, A if i % 2 else B, size=i) for i, one in enumerate(layers))
     knowledge = await index.look_up(iter([*layers, layers[0], layer(99)]), DEST)
@@ -175,7 +175,7 @@ async def test_nothing_recorded_and_nothing_asked(index: MountIndex) -> None:
 
 
 async def test_sha512_layers(index: MountIndex) -> None:
-    """A layer may be named by sha512."""
+    """A layer can have a sha512 digest."""
     long = Digest.of(b"x", algorithm="sha512")
     await index.add_source(long, A)
     assert await index.sources(long, DEST) == (A,)
@@ -183,14 +183,14 @@ async def test_sha512_layers(index: MountIndex) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 2**31, 2**53 + 1, 2**63 - 1])
 async def test_sizes_are_kept(index: MountIndex, size: int) -> None:
-    """A size is kept exactly, and a sighting without one leaves it."""
+    """A size is stored exactly, and a sighting without a size keeps it."""
     await index.record([Sighting(ONE, A, size=size)])
     await index.record([Sighting(ONE, B)])
     assert (await index.look_up([ONE], DEST)).of(ONE).size == size
 
 
 async def test_forgetting_a_source(index: MountIndex) -> None:
-    """A forgotten source is gone for every destination, and the others stay."""
+    """A forgotten source is unknown for every destination, and the others stay."""
     await index.record([Sighting(ONE, place, size=3) for place in (A, B, OTHER)])
     await index.forget(ONE, A)
     await index.forget(ONE, A, C)
@@ -200,15 +200,15 @@ async def test_forgetting_a_source(index: MountIndex) -> None:
     assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
 
 
-async def test_the_last_source_of_a_registry_takes_the_registry_along(index: MountIndex) -> None:
-    """A registry without sources is not elsewhere any more, and the size stays while another source does."""
+async def test_a_registry_without_sources_is_not_elsewhere(index: MountIndex) -> None:
+    """A registry without sources is not in `elsewhere`; the size stays while another source exists."""
     await index.record([Sighting(ONE, A, size=3), Sighting(ONE, OTHER)])
     await index.forget(ONE, OTHER)
     assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge(sources=(A,), size=3)
 
 
 async def test_forgetting_what_is_unknown(index: MountIndex) -> None:
-    """Forgetting a source that nobody recorded changes nothing."""
+    """Forgetting an unknown source changes nothing."""
     await index.add_source(ONE, A)
     await index.forget(UNKNOWN, A)
     await index.forget(ONE, OTHER)
@@ -216,7 +216,7 @@ async def test_forgetting_what_is_unknown(index: MountIndex) -> None:
 
 
 async def test_a_forgotten_source_can_come_back(index: MountIndex) -> None:
-    """What is recorded again after it was forgotten is known again."""
+    """A source that is recorded after it was forgotten is known again."""
     await index.add_source(ONE, A)
     await index.forget(ONE, A)
     await index.add_source(ONE, A)
@@ -224,7 +224,7 @@ async def test_a_forgotten_source_can_come_back(index: MountIndex) -> None:
 
 
 async def test_traits_of_a_registry(index: MountIndex) -> None:
-    """What is seen of a registry adds up, the newer word counts, and other registries have their own."""
+    """Traits of a registry are merged, newer ones replace older ones, and registries are independent."""
     await index.record_traits("r.example", RegistryTraits(mounts=True))
     await index.record_traits("R.EXAMPLE:443", RegistryTraits(finds=False, after_manifest=True))
     await index.record_traits("r.example", RegistryTraits(after_manifest=False))
@@ -235,14 +235,14 @@ async def test_traits_of_a_registry(index: MountIndex) -> None:
 
 
 async def test_traits_of_no_registry(index: MountIndex) -> None:
-    """A registry's name is checked before it becomes part of a key, whatever is to be said of it."""
+    """The name of a registry is validated before it becomes part of a key."""
     for traits in (RegistryTraits(), RegistryTraits(mounts=True)):
         with pytest.raises(InvalidReferenceError):
             await index.record_traits("no{registry}", traits)
 
 
 async def test_used_by_many_tasks_at_once(index: MountIndex) -> None:
-    """Calls that overlap do not disturb each other."""
+    """Concurrent calls do not disturb each other."""
     layers = [layer(i) for i in range(30)]
     await asyncio.gather(*(index.record([Sighting(one, A), Sighting(one, OTHER)]) for one in layers))
     found = await asyncio.gather(*(index.locations(one) for one in layers))
@@ -250,8 +250,8 @@ async def test_used_by_many_tasks_at_once(index: MountIndex) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fake", "valkey"])
-async def test_memory_over_redis_answers_with_what_either_knows(kind: str, request: pytest.FixtureRequest) -> None:
-    """Over a backing index the answer is the union; what is added stays above, what was wrong is told below."""
+async def test_memory_over_redis_merges_both(kind: str, request: pytest.FixtureRequest) -> None:
+    """A backing index and the one in memory are merged; new entries stay in memory, corrections reach both."""
     server = fakeredis.FakeServer()
     link = (
         async_link_to(fakeredis.FakeRedis(server=server))

@@ -1,4 +1,4 @@
-"""Everything that an index holds, wherever it is kept."""
+"""Lists of all entries of an index, in memory and on servers."""
 
 import time
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def ordered(entries: list[LayerEntry]) -> list[LayerEntry]:
 
 
 async def test_all_is_listed_from_every_place(any_place: Place) -> None:
-    """Each layer with its sources by registry, their life, its size and flag; on a Cluster from every server."""
+    """Every layer is listed with its sources, their life, its size and flag, from every server of a Cluster."""
     clock = Clock()
     async with RedisMountIndex(async_link(any_place.url), keys=KEYS, ttl=TTL, clock=clock) as index:
         await index.record([*SEEN, *(Sighting(layer(number), A) for number in range(100, 400))])
@@ -66,7 +66,7 @@ async def test_all_is_listed_from_every_place(any_place: Place) -> None:
 
 @pytest.mark.parametrize("flavour", ["async", "blocking", "over another"])
 async def test_an_index_in_memory_is_listed_too(flavour: str) -> None:
-    """In both flavours, and with what the one below it holds."""
+    """An index in memory is listed in both flavours, with its backing index."""
     clock = Clock()
     memory = MemoryMountIndex(ttl=TTL, clock=clock)
     await memory.record(SEEN)
@@ -85,7 +85,7 @@ async def test_an_index_in_memory_is_listed_too(flavour: str) -> None:
 
 
 async def test_an_index_over_a_server_lists_both(valkey: Server) -> None:
-    """What lies in memory, and what lies on the server."""
+    """The entries in memory and those on the server are listed."""
     async with open_index(valkey.unix_url) as below:
         await below.record([Sighting(ONE, A)])
         above = MemoryMountIndex(below)
@@ -93,15 +93,15 @@ async def test_an_index_over_a_server_lists_both(valkey: Server) -> None:
         assert {entry.layer for entry in await listed(above)} == {ONE, TWO}
 
 
-async def test_what_cannot_be_listed_says_so() -> None:
-    """An index without an end to look at is no empty one."""
+async def test_an_index_that_cannot_be_listed_is_an_error() -> None:
+    """A list of an index with only four methods is an error, not an empty list."""
     with pytest.raises(InvalidInputError, match="cannot be listed"):
         await listed(FourMethods())
     assert not isinstance(adapt(FourMethods()), Restorable)
 
 
-async def test_sources_whose_flags_made_way_are_listed(redis_server: Server) -> None:
-    """A full server may drop a layer's flags and keep its sources: they still serve, and live as they did."""
+async def test_sources_without_their_flags_are_listed(redis_server: Server) -> None:
+    """If a full server evicted the flags of a layer, its sources are still listed with their life."""
     async with open_index(redis_server.unix_url) as index:
         await index.record([Sighting(ONE, A, size=3), Sighting(ONE, OTHER)])
         with redis_server.client() as raw:
@@ -112,8 +112,8 @@ async def test_sources_whose_flags_made_way_are_listed(redis_server: Server) -> 
     assert found["r.example"].seconds_left <= 100 < TTL_SECONDS - 60 < found["[::1]:5000"].seconds_left
 
 
-async def test_what_ran_out_and_what_is_hostile_is_not_listed(valkey: Server) -> None:
-    """Names that break a grammar, other types under our keys, other namespaces, values that are no numbers."""
+async def test_expired_and_hostile_values_are_not_listed(valkey: Server) -> None:
+    """Expired sources, invalid names, keys of wrong types and other namespaces are not listed."""
     clock = Clock()
     async with RedisMountIndex(async_link(valkey.unix_url), keys=KEYS, ttl=TTL, clock=clock) as index:
         await index.record([Sighting(ONE, A), Sighting(TWO, B)])
@@ -135,8 +135,8 @@ async def test_what_ran_out_and_what_is_hostile_is_not_listed(valkey: Server) ->
             assert await listed(index, clock) == []
 
 
-async def test_a_bloated_set_is_looked_at_only_so_far(valkey: Server) -> None:
-    """However large somebody made it."""
+async def test_a_bloated_set_is_read_in_part(valkey: Server) -> None:
+    """Only a limited number of members of a set is read."""
     async with open_index(valkey.unix_url) as index:
         await index.record([Sighting(ONE, A)])
         with redis.Redis.from_url(valkey.unix_url) as raw:
@@ -146,8 +146,8 @@ async def test_a_bloated_set_is_looked_at_only_so_far(valkey: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "valkey", "redis7", "cluster"])
-async def test_entries_come_back_as_they_were(kind: str, request: pytest.FixtureRequest) -> None:
-    """Restored elsewhere, an index knows the same, for as long, the flag of a layer without sources included."""
+async def test_entries_are_restored_as_they_were(kind: str, request: pytest.FixtureRequest) -> None:
+    """A restored index has the same entries with the same life, also flags of layers without sources."""
     clock = Clock()
     place = None if kind == "memory" else request.getfixturevalue(kind)
     index = (
@@ -167,8 +167,8 @@ async def test_entries_come_back_as_they_were(kind: str, request: pytest.Fixture
 
 
 @pytest.mark.parametrize("kind", ["memory", "valkey"])
-async def test_restoring_merges_and_cuts_nothing_short(kind: str, valkey: Server) -> None:
-    """Known sources stay, a longer life stays, a set flag stays; no life is longer than the index gives."""
+async def test_a_restore_merges_and_shortens_nothing(kind: str, valkey: Server) -> None:
+    """A restore keeps known sources, longer lives and flags, and exceeds no usual life."""
     clock = Clock()
     index = (
         MemoryMountIndex(ttl=TTL, clock=clock)
@@ -199,7 +199,7 @@ async def test_restoring_merges_and_cuts_nothing_short(kind: str, valkey: Server
 
 
 async def test_a_pusher_may_restore_and_not_list(restricted: Place) -> None:
-    """Listing looks at all keys, which the access list keeps from pushers; the error says who may."""
+    """The access list lets pushers restore and not list, and the error says who can list."""
     async with open_index(restricted.url) as index:
         await index.restore(KNOWN)
         with pytest.raises(IndexRefusedError, match="crossmount-operator"):

@@ -1,4 +1,4 @@
-"""How often the index knew what pushers asked for."""
+"""Counts of looked-up and known layers."""
 
 from collections.abc import AsyncIterator
 
@@ -19,21 +19,21 @@ A, DEST = repo("team/a"), repo("team/dest")
 
 @pytest.fixture
 async def link(valkey: Server) -> AsyncIterator[CountingLink]:
-    """Count round trips to an empty Valkey."""
+    """Count the round trips to an empty Valkey."""
     made = CountingLink(async_link(valkey.unix_url))
     yield made
     await made.aclose()
 
 
 def stats(server: Server, name: str = "2026-11-24") -> dict[bytes, bytes]:
-    """Return a day's numbers."""
+    """Return the counts of a day."""
     with server.client() as client:
         found: dict[bytes, bytes] = client.hgetall(KEYS.stats(name))
         return found
 
 
-async def test_look_ups_are_told_with_what_is_recorded(valkey: Server, link: CountingLink) -> None:
-    """Reading writes nothing; a recording tells of it in one command more and no round trip more."""
+async def test_counts_are_sent_with_the_next_record(valkey: Server, link: CountingLink) -> None:
+    """A look-up writes nothing; the next record sends the counts in the same round trip."""
     index = RedisMountIndex(link, keys=KEYS, clock=Clock(NOON))
     await index.record([Sighting(layer(1), A), Sighting(layer(2), DEST)])
     link.runs.clear()
@@ -46,8 +46,8 @@ async def test_look_ups_are_told_with_what_is_recorded(valkey: Server, link: Cou
     assert stats(valkey) == {b"asked": b"3", b"known": b"2"}
 
 
-async def test_numbers_add_up_by_day_and_run_out(valkey: Server, link: CountingLink) -> None:
-    """Many pushers count into one hash a day, which lives for two weeks."""
+async def test_counts_add_up_by_day_and_expire(valkey: Server, link: CountingLink) -> None:
+    """Many pushes count in one hash a day, which expires after two weeks."""
     clock = Clock(NOON)
     one, other = (RedisMountIndex(link, keys=KEYS, clock=clock) for _ in range(2))
     for index in (one, other, one):
@@ -63,7 +63,7 @@ async def test_numbers_add_up_by_day_and_run_out(valkey: Server, link: CountingL
 
 
 async def test_a_count_that_is_refused_costs_nothing(valkey: Server, link: CountingLink) -> None:
-    """Somebody's value under the name of our numbers does not keep what is recorded from being recorded."""
+    """A stranger's value in place of the counts does not stop the record."""
     with redis.Redis.from_url(valkey.unix_url) as raw:
         raw.set(KEYS.stats("2026-11-24"), "x", ex=600)
     index = RedisMountIndex(link, keys=KEYS, clock=Clock(NOON))
@@ -72,8 +72,8 @@ async def test_a_count_that_is_refused_costs_nothing(valkey: Server, link: Count
     assert await index.sources(layer(1), DEST) == (A,)
 
 
-def test_what_is_not_told_does_not_grow() -> None:
-    """Who only looks keeps the newest thousand look-ups in mind."""
+def test_unsent_counts_do_not_grow() -> None:
+    """A client that never records keeps the counts of its last thousand look-ups."""
     tally = HitCounter()
     for _ in range(5000):
         tally.add([LayerKnowledge(in_dest=True), LayerKnowledge(elsewhere=("r.example",))])
@@ -84,7 +84,7 @@ def test_what_is_not_told_does_not_grow() -> None:
 
 
 def test_days_are_those_that_are_kept() -> None:
-    """Two weeks, the newest first, and the day on which that began."""
+    """The days of two weeks are listed, newest first, with the day on which they began."""
     assert day(NOON) == "2026-11-24"
     assert days(NOON)[0] == "2026-11-24"
     assert days(NOON)[-1] == "2026-11-10"

@@ -1,4 +1,4 @@
-"""The names of keys."""
+"""Names of keys."""
 
 import pytest
 from hypothesis import given
@@ -13,8 +13,8 @@ from support.index_kit import layer, repo
 ONE = layer(1)
 
 
-def test_the_names_are_the_designs() -> None:
-    """Keys are spelled as the design writes them: others grant access by these patterns."""
+def test_keys_have_the_documented_names() -> None:
+    """Keys have the documented names: operators grant access by these patterns."""
     keys = Keys("ns")
     assert keys.sources(ONE, "[::1]:5000") == f"crossmount:ns:{{{ONE}}}:sources:[::1]:5000"
     assert keys.flags(ONE) == f"crossmount:ns:{{{ONE}}}:flags"
@@ -30,7 +30,7 @@ def test_the_names_are_the_designs() -> None:
 
 @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", fullmatch=True))
 def test_a_namespace_never_moves_a_layer(namespace: str) -> None:
-    """Whatever the namespace, a layer's slot is that of its digest."""
+    """In every namespace the slot of a layer is that of its digest."""
     keys = Keys(namespace)
     assert (
         key_slot(keys.flags(ONE).encode()) == key_slot(keys.sources(ONE, "x").encode()) == key_slot(ONE.encode())
@@ -41,13 +41,13 @@ def test_a_namespace_never_moves_a_layer(namespace: str) -> None:
     "namespace", ["", "a{b}", "a:b", "a*", "a b", "é", ".a", "-a", "a\n", "a" * 65, "[a]", "a/b"]
 )
 def test_other_namespaces_are_refused(namespace: str) -> None:
-    """What means something to a pattern, a hash tag or a reader is no namespace."""
+    """A namespace with characters of patterns or hash tags is refused."""
     with pytest.raises(InvalidInputError, match="not a namespace"):
         Keys(namespace)
 
 
-def test_keys_are_read_as_they_are_named() -> None:
-    """What names a key and what reads one agree."""
+def test_keys_are_parsed_as_they_are_named() -> None:
+    """`Keys.parse` is the inverse of the methods that return keys."""
     keys = Keys("ns")
     for registry in ("r.example", "[::1]:5000", "docker.io"):
         assert keys.parse(keys.sources(ONE, registry).encode()) == ParsedKey("sources", ONE, registry)
@@ -81,6 +81,6 @@ def test_keys_are_read_as_they_are_named() -> None:
         b"",
     ],
 )
-def test_what_only_looks_like_a_key_of_ours_is_none(key: bytes) -> None:
-    """Another namespace's keys, and whatever somebody else wrote."""
+def test_other_keys_are_not_parsed(key: bytes) -> None:
+    """Keys of other namespaces and unknown keys are not parsed."""
     assert Keys("ns").parse(key) is None

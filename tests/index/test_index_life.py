@@ -1,4 +1,4 @@
-"""How long an index believes what it was told: the part of every index's contract that takes time."""
+"""Expiry of entries: the part of the contract of every index that depends on time."""
 
 from crossmount.index import (
     LayerKnowledge,
@@ -12,8 +12,8 @@ OTHER = repo("other.example:5000/team/a")
 ONE = layer(1)
 
 
-async def test_what_is_not_renewed_runs_out(store: Store) -> None:
-    """After its time to live a layer is unknown again, its size and its registries too."""
+async def test_entries_expire(store: Store) -> None:
+    """After its time to live a layer is unknown, with its size and its registries."""
     index = store.index
     await index.record([Sighting(ONE, A, size=3), Sighting(ONE, OTHER)])
     store.age(TTL - 100)
@@ -24,7 +24,7 @@ async def test_what_is_not_renewed_runs_out(store: Store) -> None:
 
 
 async def test_recording_again_renews(store: Store) -> None:
-    """Each recording gives a registry's sources their whole life again, and no other registry's."""
+    """A record renews the sources of its registry, and of no other."""
     index = store.index
     await index.record([Sighting(ONE, A, size=3), Sighting(ONE, OTHER)])
     store.age(TTL - 100)
@@ -34,8 +34,8 @@ async def test_recording_again_renews(store: Store) -> None:
     assert await index.locations(ONE) == (A, B)
 
 
-async def test_a_size_goes_with_the_last_live_source(store: Store) -> None:
-    """Forgetting the last source that has not run out forgets the size too."""
+async def test_a_size_is_removed_with_the_last_live_source(store: Store) -> None:
+    """When the last live source is forgotten, the size is removed too."""
     index = store.index
     await index.record([Sighting(ONE, OTHER, size=3)])
     store.age(TTL - 100)
@@ -45,8 +45,8 @@ async def test_a_size_goes_with_the_last_live_source(store: Store) -> None:
     assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
 
 
-async def test_must_mount_does_not_run_out(store: Store) -> None:
-    """The flag stays when its sources have run out; cleared then, nothing is left."""
+async def test_must_mount_does_not_expire(store: Store) -> None:
+    """The flag outlives its sources; when it is cleared then, nothing is left."""
     index = store.index
     await index.record([Sighting(ONE, A, size=3, must_mount=True)])
     store.age(TTL * 100)
@@ -55,8 +55,8 @@ async def test_must_mount_does_not_run_out(store: Store) -> None:
     assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
 
 
-async def test_cleared_layers_run_out(store: Store) -> None:
-    """A layer whose flag was cleared lives as long as its sources, no longer."""
+async def test_cleared_layers_expire(store: Store) -> None:
+    """A layer whose flag was cleared lives as long as its sources."""
     index = store.index
     await index.record([Sighting(ONE, A, size=3, must_mount=True)])
     store.age(TTL - 100)
@@ -66,8 +66,8 @@ async def test_cleared_layers_run_out(store: Store) -> None:
     assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
 
 
-async def test_traits_run_out(store: Store) -> None:
-    """What was seen of a registry is believed for some hours."""
+async def test_traits_expire(store: Store) -> None:
+    """Traits of a registry expire after some hours."""
     await store.index.record_traits("r.example", RegistryTraits(mounts=True))
     store.age(5 * 3600)
     assert (await store.index.look_up([], DEST)).traits.mounts

@@ -1,4 +1,4 @@
-"""What the index in memory promises beyond the contract."""
+"""Promises of the index in memory beyond the contract of all indexes."""
 
 import random
 
@@ -8,8 +8,8 @@ from support.index_kit import layer, repo
 ONE, DEST = layer(1), repo("team/dest")
 
 
-async def test_past_the_bound_an_old_source_makes_way_in_memory() -> None:
-    """A layer keeps as many sources a registry as the bound says; the newest is always among them."""
+async def test_at_the_bound_a_new_source_replaces_an_old_one() -> None:
+    """At the bound a new source replaces an old one, and is never the one removed."""
     index = MemoryMountIndex(bound=3, rng=random.Random(7))  # noqa: S311 no secret hangs on it
     for number in range(20):
         newest = repo(f"team/n{number:02}")
@@ -22,7 +22,7 @@ async def test_past_the_bound_an_old_source_makes_way_in_memory() -> None:
 
 
 async def test_chance_is_an_argument() -> None:
-    """With the same randomness the same sources make way."""
+    """With the same random generator the same sources are replaced."""
     kept = []
     for _ in range(2):
         index = MemoryMountIndex(bound=3, rng=random.Random(11))  # noqa: S311 no secret hangs on it
