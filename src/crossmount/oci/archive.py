@@ -32,14 +32,14 @@ class _Member:
         size: its size in bytes.
         is_link: whether it is a link.
         link: the name of a link's target; None if the target is outside the archive.
-        trouble: why it cannot be read as a file; empty if it can.
+        defect: why it cannot be read as a file; empty if it can.
     """
 
     start: int
     size: int
     is_link: bool = False
     link: str | None = None
-    trouble: str = ""
+    defect: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,8 @@ class ArchiveFiles:
             member = self.members.get(current)
             if member is None:
                 return None
-            if member.trouble:
-                raise InvalidLayoutError(f"{self.where}: {current}: {member.trouble}")
+            if member.defect:
+                raise InvalidLayoutError(f"{self.where}: {current}: {member.defect}")
             if not member.is_link:
                 return Extent(self.path, member.start, member.size)
             if member.link is None:
@@ -141,11 +141,11 @@ def _member(name: str, info: tarfile.TarInfo, length: int) -> _Member:
     if info.issym():
         return _Member(0, 0, is_link=True, link=_inside(posixpath.join(posixpath.dirname(name), info.linkname)))
     if info.issparse():
-        return _Member(0, 0, trouble="a sparse member, whose bytes are not in one piece: make the tar without -S")
+        return _Member(0, 0, defect="a sparse member, whose bytes are not in one piece: make the tar without -S")
     if not info.isreg():
-        return _Member(0, 0, trouble="not a file")
+        return _Member(0, 0, defect="not a file")
     if info.offset_data + info.size > length:
-        return _Member(0, 0, trouble="cut off: the archive ends before it does")
+        return _Member(0, 0, defect="cut off: the archive ends before it does")
     return _Member(info.offset_data, info.size)
 
 

@@ -72,13 +72,13 @@ class Layout:
         found = self.images if wanted is None else self._named(wanted)
         if len(found) == 1:
             return read_image(self.files, found[0].descriptor)
-        held = ", ".join(str(image) for image in (found or self.images)[:20])
+        names = ", ".join(str(image) for image in (found or self.images)[:20])
         if not self.images:
             raise InvalidLayoutError(f"{self.files.where}: a layout without an image")
         if wanted is None:
-            raise InvalidLayoutError(f"{self.files.where}: several images, choose one by its tag: {held}")
+            raise InvalidLayoutError(f"{self.files.where}: several images, choose one by its tag: {names}")
         many = "is the name of several images" if found else "names no image of it; it has"
-        raise InvalidLayoutError(f"{self.files.where}: {wanted!r:.300} {many}: {held}")
+        raise InvalidLayoutError(f"{self.files.where}: {wanted!r:.300} {many}: {names}")
 
     def _named(self, wanted: str) -> tuple[NamedImage, ...]:
         """Return the images with exactly this name, or else those whose name means the same reference."""

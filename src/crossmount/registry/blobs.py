@@ -159,8 +159,8 @@ class Blobs(RegistryMethods):
         if answer.status == 200:
             return answer, offset
         if answer.status == 206 and offset:
-            told = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
-            if told is not None and int(told[1]) == offset:
+            content_range = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
+            if content_range is not None and int(content_range[1]) == offset:
                 return answer, 0
         if answer.stream is not None:
             await answer.stream.aclose()
@@ -192,8 +192,8 @@ def _length(answer: Answer) -> int:
 
 
 def _whole_size(answer: Answer) -> int | None:
-    told = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
+    content_range = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
     if answer.status == 206:
-        return int(told[2]) if told is not None and told[2] != "*" else None
+        return int(content_range[2]) if content_range is not None and content_range[2] != "*" else None
     size = _length(answer)
     return None if size == SIZE_UNKNOWN else size

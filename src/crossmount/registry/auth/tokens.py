@@ -40,9 +40,9 @@ class TokenCache:
     def find(self, owner: Hashable, wanted: Wanted) -> Token | None:
         """Return the newest cached token of `owner` that covers `wanted`, or None."""
         now = self._clock()
-        held = [entry for entry in self._cached.get(owner, ()) if entry.until > now]
-        self._cached[owner] = held
-        return next((entry.token for entry in reversed(held) if entry.token.satisfies(wanted)), None)
+        cached = [entry for entry in self._cached.get(owner, ()) if entry.until > now]
+        self._cached[owner] = cached
+        return next((entry.token for entry in reversed(cached) if entry.token.satisfies(wanted)), None)
 
     async def get(self, owner: Hashable, wanted: Wanted, fetch: Callable[[], Awaitable[Token]]) -> Token:
         """Return a token that covers `wanted`: from the cache, from a fetch in flight, or from a new fetch.
@@ -60,10 +60,10 @@ class TokenCache:
 
     def drop(self, owner: Hashable, value: str, *, with_older: bool = False) -> None:
         """Drop a token that was refused; with `with_older` also the tokens that were issued before it."""
-        held = self._cached.get(owner, [])
-        place = next((at for at, entry in enumerate(held) if entry.token.value == value), None)
+        cached = self._cached.get(owner, [])
+        place = next((at for at, entry in enumerate(cached) if entry.token.value == value), None)
         if place is not None:
-            self._cached[owner] = held[place + 1 :] if with_older else held[:place] + held[place + 1 :]
+            self._cached[owner] = cached[place + 1 :] if with_older else cached[:place] + cached[place + 1 :]
 
     async def aclose(self) -> None:
         """Cancel the fetches in flight."""
@@ -102,6 +102,6 @@ class TokenCache:
     def _add(self, owner: Hashable, token: Token) -> None:
         life = float("inf") if token.lifetime is None else token.lifetime
         until = self._clock() + life - min(MARGIN_MAX, life / 5)
-        held = self._cached.setdefault(owner, [])
-        held.append(_CachedToken(token, until))
-        del held[:-_TOKENS_MAX]
+        cached = self._cached.setdefault(owner, [])
+        cached.append(_CachedToken(token, until))
+        del cached[:-_TOKENS_MAX]
