@@ -52,7 +52,7 @@ class Client(Protocol):
         ...
 
 
-class Caller:
+class CallRunner:
     """What all calls of one client share: how many may be in flight, and whose errors come out."""
 
     def __init__(self, reader: ReplyReader, turns: Turns) -> None:
@@ -88,7 +88,7 @@ class ServerClient:
         self._clients = client, *also
         words = Secrets(str(client.connection_pool.connection_kwargs.get("password") or ""))
         reader = ReplyReader(where, client.response_callbacks, words if secrets is None else secrets)
-        self._caller = Caller(reader, Turns(CONNECTIONS))
+        self._caller = CallRunner(reader, Turns(CONNECTIONS))
 
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
         """Send commands to the server and return their replies; a failure is tried again once."""

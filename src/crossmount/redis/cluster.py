@@ -17,7 +17,7 @@ from crossmount.errors import IndexRefusedError
 from crossmount.redis.address import Node
 from crossmount.redis.breaker import Breaker
 from crossmount.redis.call import Call, Turns
-from crossmount.redis.client import CONNECTIONS, Caller, Client
+from crossmount.redis.client import CONNECTIONS, CallRunner, Client
 from crossmount.redis.pools import Servers
 from crossmount.redis.replies import Command, ReplyReader
 from crossmount.redis.routing import CLUSTER_SLOTS, Batch, CommandRouting, Target
@@ -57,7 +57,7 @@ class ClusterClient:
         self.where = reader.where
         self._servers = servers
         self._seeds = seeds
-        self._caller = Caller(reader, Turns(CONNECTIONS))
+        self._caller = CallRunner(reader, Turns(CONNECTIONS))
         self._replicas = replicas
         self._turns = itertools.count()
         self._map: SlotMap | None = None
@@ -157,7 +157,7 @@ class ClusterClient:
 class _NodeClient:
     """A client of one server of a Cluster, which follows no redirection."""
 
-    def __init__(self, servers: Servers, node: Node, caller: Caller) -> None:
+    def __init__(self, servers: Servers, node: Node, caller: CallRunner) -> None:
         self.where = caller.reader.where
         self._servers = servers
         self._node = node
