@@ -1,4 +1,4 @@
-"""Whatever an index server answers: values of ours or an error of ours, never anything else."""
+"""Any answer of an index server becomes valid values or an error of ours."""
 
 import socket
 import threading
@@ -54,7 +54,7 @@ replies = st.recursive(
 
 
 class AnsweringLink:
-    """A link that answers with given replies, whatever is asked."""
+    """A link with scripted replies."""
 
     where = "nowhere"
 
@@ -62,15 +62,15 @@ class AnsweringLink:
         self._replies = replies
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Answer."""
+        """Return the scripted replies."""
         return [self._replies[i % len(self._replies)] for i in range(len(commands))]
 
     async def parts(self) -> Sequence[Link]:
-        """Be the only one."""
+        """Return itself as the only part."""
         return [self]
 
     async def aclose(self) -> None:
-        """Hold nothing."""
+        """Do nothing."""
 
 
 @settings(deadline=None)
@@ -127,7 +127,7 @@ READERS = {"redis-py": _RESP2Parser, "hiredis": _HiredisParser}
 
 @pytest.fixture(params=READERS)
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make links read with one of redis-py's parsers."""
+    """Make clients parse replies with one of redis-py's parsers."""
     monkeypatch.setitem(connection._SETTINGS, "parser_class", READERS[request.param])
 
 
@@ -158,7 +158,7 @@ def server_that_says(answer: bytes) -> Iterator[str]:
 @pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("answer", SHAPES)
 async def test_any_shape_on_the_wire_async(answer: bytes) -> None:
-    """A server that answers in the wrong shape is read as knowing nothing, or told as a failed index."""
+    """An answer of a wrong shape means that nothing is known, or is an error of the index."""
     with server_that_says(answer) as url:
         async with RedisMountIndex(async_link(url)) as index:
             with suppress(IndexFailedError):
@@ -172,7 +172,7 @@ async def test_any_shape_on_the_wire_async(answer: bytes) -> None:
 @pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("answer", SHAPES)
 def test_any_shape_on_the_wire_blocking(answer: bytes) -> None:
-    """The same, blocking."""
+    """The blocking flavour handles answers of a wrong shape in the same way."""
     with server_that_says(answer) as url, blocking_index.RedisMountIndex(blocking_link(url)) as index:
         with suppress(IndexFailedError):
             assert isinstance(index.look_up([ONE], DEST).of(ONE), LayerKnowledge)
@@ -200,7 +200,7 @@ STATE = b"$4\r\nname\r\n$4\r\nmain\r\n$5\r\nflags\r\n"
     ],
 )
 async def test_any_shape_from_a_sentinel(answer: bytes) -> None:
-    """A sentinel that answers in the wrong shape is told as a failed index, in both flavours."""
+    """An answer of a wrong shape from a sentinel is an error of the index, in both flavours."""
     with server_that_says(answer) as place:
         url = f"{place.replace('redis://', 'redis+sentinel://')}/main"
         async with RedisMountIndex(async_link(url)) as index:
@@ -220,8 +220,8 @@ async def test_any_shape_from_a_sentinel(answer: bytes) -> None:
         b"*2\r\n$1\r\n0\r\n*2\r\n:5\r\n*0\r\n",
     ],
 )
-async def test_any_shape_to_one_who_looks_at_all_keys(reply: bytes) -> None:
-    """What is no page of keys, and no text about the server, is read as nothing or told as a failed index."""
+async def test_any_shape_of_an_answer_to_a_scan(reply: bytes) -> None:
+    """An answer to SCAN or INFO of a wrong shape yields nothing, or is an error of the index."""
     with server_that_says(reply) as url:
         async with RedisMountIndex(async_link(url)) as index:
             with suppress(IndexFailedError):
@@ -245,7 +245,7 @@ async def test_any_shape_to_one_who_looks_at_all_keys(reply: bytes) -> None:
     ],
 )
 async def test_any_shape_about_leases(reply: bytes) -> None:
-    """What is no answer about a lease is none: nobody holds it, and nothing appeared."""
+    """An invalid answer about a lease counts as no answer."""
     with server_that_says(reply) as url:
         async with RedisMountIndex(async_link(url)) as index:
             leases = LeaseStore(index.server())

@@ -1,4 +1,4 @@
-"""Redis and memory are one index: whatever is done to both, in any order, both answer the same."""
+"""The Redis and the memory index return the same after any sequence of calls."""
 
 import itertools
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ sightings = st.builds(
 
 
 class Machine(RuleBasedStateMachine):
-    """Does the same to an index on a server and to one in memory."""
+    """Applies the same calls to an index on a server and to one in memory."""
 
     url: ClassVar[str]
     numbers: ClassVar[Iterator[int]] = itertools.count()
@@ -61,32 +61,32 @@ class Machine(RuleBasedStateMachine):
 
     @rule(one=layers, gone=st.lists(places, max_size=3))
     def forget(self, one: Digest, gone: list[Repository]) -> None:
-        """Forget some."""
+        """Forget some sources."""
         for index in (self.redis, self.memory):
             index.forget(one, *gone)
 
     @rule(one=layers)
     def clear(self, one: Digest) -> None:
-        """Lift the flag."""
+        """Clear the must-mount flag."""
         for index in (self.redis, self.memory):
             index.clear_must_mount(one)
 
     @rule(place=places, seen=traits)
     def learn(self, place: Repository, seen: RegistryTraits) -> None:
-        """See what a registry does."""
+        """Record traits of a registry."""
         for index in (self.redis, self.memory):
             index.record_traits(place.registry, seen)
 
     @rule(seconds=st.sampled_from([300, 700, 6 * 3600 + 100]))
     def pass_time(self, seconds: int) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.clock.now += seconds
         with redis.Redis.from_url(self.url) as raw:
             age_keys(raw, seconds, f"crossmount:{self.namespace}:*")
 
     @invariant()
     def same_answers(self) -> None:
-        """Both answer every question alike."""
+        """Compare the answers of both."""
         for dest in PLACES:
             assert self.redis.look_up(LAYERS, dest) == self.memory.look_up(LAYERS, dest)
         for one in LAYERS:
@@ -101,8 +101,8 @@ class Machine(RuleBasedStateMachine):
         self.redis.close()
 
 
-def test_redis_is_memory(valkey: Server) -> None:
-    """Below the bound no sequence of calls and of time tells the two apart."""
+def test_redis_and_memory_agree(valkey: Server) -> None:
+    """Below the bound, no sequence of calls and expiries leads to different answers."""
     run_state_machine_as_test(
         type("Bound", (Machine,), {"url": valkey.unix_url}),
         settings=settings(

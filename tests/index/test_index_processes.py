@@ -33,13 +33,13 @@ with RedisMountIndex(patient_link(sys.argv[1]), keys=Keys("many"), bound={BOUND}
 
 
 def patient_link(url: str) -> BlockingLink:
-    """Make a link as ours, with time for a machine on which all writers run at once."""
+    """Return a client with deadlines long enough for a machine on which all writers run at once."""
     pool = redis.BlockingConnectionPool.from_url(url, max_connections=16, timeout=20, socket_timeout=20)
     return blocking_link_to(redis.Redis.from_pool(pool))
 
 
 def test_processes_that_write_at_once(redis_server: Server) -> None:
-    """Processes that record the same layers at once leave whole entries: full sets, never past the bound."""
+    """Concurrent records of the same layers leave complete entries: full sets, never above the bound."""
     paths = [path for path in sys.path if path]
     writers = [
         subprocess.Popen(

@@ -213,6 +213,6 @@ class OnDemandClient:
         return [self]
 
     def close(self) -> None:
-        """Close the connections; the server goes on running."""
+        """Close the connections; the server continues to run."""
         for client in list(self._clients.values()):
             client.close()

@@ -167,11 +167,11 @@ def _script(name: str) -> Script:
 
 def _answer(reply: Any, claim: Claim) -> ClaimAnswer:
     match reply:
-        case [b"appeared", *members] if all(isinstance(member, bytes) for member in members):
+        case [b"sources", *members] if all(isinstance(member, bytes) for member in members):
             names = {found.name for found in repositories(members, claim.waiter.dest.registry)}
             invalid_names = (member for member in members if member.decode("ascii", "replace") not in names)
             return SourcesFound(frozenset(names), frozenset(invalid_names))
-        case [b"held"]:
+        case [b"acquired"]:
             return LeaseAcquired()
         case [b"busy", bytes(value)]:
             holder = LeaseValue.from_text(value, claim.waiter.dest.registry)

@@ -7,11 +7,11 @@
 -- ARGV: '1' to take the lease if it is free, our lease's value, its life (ms), life of a waiter's entry (ms),
 --       the most members of the set to read, then repositories that we exclude
 -- A lease is its holder's value, a line end, and the time of acquisition (epoch seconds by this server's clock).
--- Returns: {'appeared', repository ...} | {'held'} | {'busy', the lease} | {'free'}
+-- Returns: {'sources', repository ...} | {'acquired'} | {'busy', the lease} | {'free'}
 local sources, lease, waiters = KEYS[1], KEYS[2], KEYS[3]
 local take, value, life, patience = ARGV[1] == '1', ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-local excluded, found = {}, {'appeared'}
+local excluded, found = {}, {'sources'}
 for i = 6, #ARGV do
   excluded[ARGV[i]] = true
 end
@@ -43,4 +43,4 @@ if not take then
 end
 redis.call('SET', lease, there and holder or value .. '\n' .. time[1], 'PX', life)
 redis.call('ZREM', waiters, value)
-return {'held'}
+return {'acquired'}
