@@ -1,10 +1,10 @@
-"""The breaker: how long a server that does not answer is left alone."""
+"""The breaker: how long no calls are made after a failure."""
 
 from crossmount.redis.breaker import Breaker
 
 
 def test_it_is_closed_until_a_call_fails() -> None:
-    """A server that never failed is never left alone, and asking it is no probe."""
+    """Without a failure the breaker is closed, and a probe does not open it."""
     breaker = Breaker(5)
     breaker.probe(0)
     assert not breaker.failed
@@ -12,7 +12,7 @@ def test_it_is_closed_until_a_call_fails() -> None:
 
 
 def test_it_opens_for_some_seconds() -> None:
-    """After a failure the server is left alone until the seconds are over."""
+    """After a failure it stays open until the seconds are over."""
     breaker = Breaker(5)
     breaker.fail(100)
     assert breaker.is_open(104.9)
@@ -21,7 +21,7 @@ def test_it_opens_for_some_seconds() -> None:
 
 
 def test_other_calls_leave_the_server_alone_during_a_probe() -> None:
-    """One call finds out whether the server is back; a second probe beside it changes nothing."""
+    """While one call probes, the breaker is open; a second probe at the same time changes nothing."""
     breaker = Breaker(5)
     breaker.fail(100)
     breaker.probe(105)

@@ -1,4 +1,4 @@
-"""A call's turn and its deadline: waiting for a turn is no silence, and a silence is not waited for twice."""
+"""A call's turn and its deadline."""
 
 import threading
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def test_a_cancelled_call_goes_no_further() -> None:
 
 
 class Waiting:
-    """Turns of which the only one is taken, and calls that wait for it."""
+    """A single turn that is taken, and calls that wait for it."""
 
     def __init__(self) -> None:
         self.turns = Turns(1)
@@ -61,7 +61,7 @@ class Waiting:
             return str(error)
 
     def outcomes(self, error: Exception | None) -> list[str]:
-        """Let the first call end so, and return how the waiting ones ended."""
+        """End the first call with an error or without, and return how the waiting ones ended."""
         with ThreadPoolExecutor(4) as threads:
             first = threads.submit(self.take, error)
             assert self.taken.wait(10)
@@ -73,7 +73,7 @@ class Waiting:
 
 
 def test_calls_that_waited_behind_a_silence_end_with_it() -> None:
-    """When a call gets no answer, the calls that were made before that do not find it out one by one."""
+    """When a call gets no answer, the calls that were made before that fail with it."""
     waiting = Waiting()
     assert waiting.outcomes(IndexUnavailableError("silent")) == ["silent"] * 3
     assert waiting.wait(Call()) == "served"
@@ -81,12 +81,12 @@ def test_calls_that_waited_behind_a_silence_end_with_it() -> None:
 
 @pytest.mark.parametrize("error", [None, IndexRefusedError("no")])
 def test_calls_that_waited_behind_an_answer_are_served(error: Exception | None) -> None:
-    """An answer, also one that refuses, says nothing against those who wait."""
+    """After an answer or a refusal, waiting calls get their turn."""
     assert Waiting().outcomes(error) == ["served"] * 3
 
 
 def test_an_answer_ends_the_silence() -> None:
-    """A call that waited since before a silence is served if another one was answered after it."""
+    """A call that was made before an unanswered one gets its turn if a later call was answered."""
     turns, call = Turns(2), Call()
     with pytest.raises(IndexUnavailableError), turns.turn(Call()):
         raise IndexUnavailableError("silent")
@@ -97,7 +97,7 @@ def test_an_answer_ends_the_silence() -> None:
 
 
 def test_a_cancelled_call_is_no_silence() -> None:
-    """A call that ends without an answer because nobody waits for it says nothing about the server."""
+    """A cancelled call without an answer does not make waiting calls fail."""
     turns, waiting, cancelled = Turns(1), Call(), Call()
     cancelled.cancel()
     with pytest.raises(IndexUnavailableError), turns.turn(cancelled):

@@ -1,4 +1,4 @@
-"""The index on a Cluster: round trips, redirections, failovers, and masters that are not there."""
+"""The index on a Cluster: round trips, redirections, failovers, and masters that do not answer."""
 
 import contextlib
 import itertools
@@ -34,7 +34,7 @@ both = pytest.mark.parametrize("flavour", ["async", "blocking"])
 
 
 class Watched:
-    """A link to a Cluster that remembers whom it asked what; each entry of `rounds` is one round trip."""
+    """A link to a Cluster that records the commands for each server; each entry of `rounds` is one round trip."""
 
     def __init__(self, url: str, flavour: str) -> None:
         client = connect(parse_url(url))
@@ -53,7 +53,7 @@ class Watched:
         self.servers.exchange = watch  # type: ignore[method-assign]  # what is asked is what is tested
 
     async def do(self, call: Coroutine[Any, Any, T]) -> T:
-        """Await a call, or drive it in the blocking flavour."""
+        """Await a call, or run it without an event loop in the blocking flavour."""
         return await call if self._flavour == "async" else run_now(call)
 
     def names(self) -> list[list[str]]:
@@ -96,7 +96,7 @@ async def test_forty_layers_are_one_round_trip_to_each_server(cluster: Cluster, 
 
 @both
 async def test_scripts_are_loaded_again_where_they_are_gone(cluster: Cluster, flavour: str) -> None:
-    """A server that lost its scripts gets them again, and every call is carried out."""
+    """Scripts are loaded again on a server that lost them, and every command runs."""
     async with watched(cluster, flavour) as link:
         await link.do(link.index.record([Sighting(one, A) for one in FORTY]))
         with cluster.masters()[1].client() as client:
@@ -108,7 +108,7 @@ async def test_scripts_are_loaded_again_where_they_are_gone(cluster: Cluster, fl
 
 @both
 async def test_a_slot_that_moved_is_followed_at_the_cost_of_one_round_trip(cluster: Cluster, flavour: str) -> None:
-    """MOVED sends what was refused on, the new map comes along, and the next call goes straight there."""
+    """After MOVED the command and a request for the map go to the new server; the next call goes there at once."""
     async with watched(cluster, flavour) as link:
         await link.do(link.index.record([Sighting(ONE, A)]))
         source = cluster.owner_of(slot(ONE))
@@ -131,7 +131,7 @@ async def test_a_slot_that_moved_is_followed_at_the_cost_of_one_round_trip(clust
 
 @both
 async def test_a_slot_that_is_being_moved_is_served(cluster: Cluster, flavour: str) -> None:
-    """ASK is followed for what is not here any more, and brings the scripts that the other server lacks."""
+    """After ASK a command goes to the new server once, together with the scripts that it needs."""
     old, new = two_in_a_slot()
     async with watched(cluster, flavour) as link:
         await link.do(link.index.record([Sighting(old, A, size=7)]))
@@ -156,7 +156,7 @@ async def test_a_slot_that_is_being_moved_is_served(cluster: Cluster, flavour: s
 
 @both
 async def test_a_layer_whose_keys_are_on_two_servers_is_waited_for(cluster: Cluster, flavour: str) -> None:
-    """A script needs all its keys in one place: TRYAGAIN is asked again in a moment, and a refusal if it stays."""
+    """After TRYAGAIN a script is called again in a moment; if TRYAGAIN persists, it is refused."""
     async with watched(cluster, flavour) as link:
         await link.do(link.index.record([Sighting(ONE, A)]))
         source = cluster.owner_of(slot(ONE))
@@ -188,7 +188,7 @@ async def test_a_layer_whose_keys_are_on_two_servers_is_waited_for(cluster: Clus
 
 @both
 async def test_a_failover_is_followed(cluster: Cluster, flavour: str) -> None:
-    """After a replica took its master's place, both answer as before, by the same link."""
+    """After failovers the same link reads and records as before."""
     async with watched(cluster, flavour) as link:
         await link.do(link.index.record([Sighting(one, A) for one in FORTY]))
         for master in cluster.masters():
@@ -201,7 +201,7 @@ async def test_a_failover_is_followed(cluster: Cluster, flavour: str) -> None:
 
 
 def test_a_cluster_is_whole_for_the_next_test(cluster: Cluster) -> None:
-    """After a failover, the client of the tests knows the masters that there are."""
+    """After a failover the tests' own client knows the new masters."""
     cluster.fail_over(cluster.masters()[0])
     cluster.flush()
     with cluster.client() as client:
@@ -210,10 +210,8 @@ def test_a_cluster_is_whole_for_the_next_test(cluster: Cluster) -> None:
 
 @both
 @pytest.mark.parametrize("trouble", ["stop", "pause"])
-async def test_a_master_that_is_gone_takes_only_its_own_layers_along(
-    cluster: Cluster, flavour: str, trouble: str
-) -> None:
-    """What it holds is refused in time and all else answered, in one call; then it is not asked for a while."""
+async def test_a_dead_master_affects_only_its_own_layers(cluster: Cluster, flavour: str, trouble: str) -> None:
+    """A call refuses the keys of that master in time and answers for all others; then it gets no commands."""
     async with watched(cluster, flavour) as link:
         await link.do(link.index.record([Sighting(one, A) for one in FORTY]))
         gone = cluster.owner_of(slot(ONE))

@@ -1,4 +1,4 @@
-"""What stands behind a Cluster's URL: some of its servers, none, no Cluster, one that refuses the login."""
+"""URLs of a Cluster that name dead servers, no Cluster, or a wrong login."""
 
 import pytest
 
@@ -18,7 +18,7 @@ both = pytest.mark.parametrize("flavour", ["async", "blocking"])
 
 
 async def test_a_dead_seed_is_passed_over(cluster: Cluster, unused_tcp_port: int) -> None:
-    """One server of the URL that is not there does not matter, in whatever order they are named."""
+    """A dead server in the URL is skipped, whether it is named first or last."""
     for url in (
         cluster.url.replace("127.0.0.1:", f"127.0.0.1:{unused_tcp_port},127.0.0.1:", 1),
         f"{cluster.url},127.0.0.1:{unused_tcp_port}",
@@ -29,7 +29,7 @@ async def test_a_dead_seed_is_passed_over(cluster: Cluster, unused_tcp_port: int
 
 @both
 async def test_no_server_at_all(flavour: str, unused_tcp_port: int) -> None:
-    """Where no server of the URL answers the index is unavailable, and says where that was."""
+    """If no server of the URL answers, the index is unavailable, and the error names the servers."""
     url = f"redis+cluster://u:hunter2secret@127.0.0.1:{unused_tcp_port}"
     link = async_link(url) if flavour == "async" else blocking_link(url)
     with pytest.raises(IndexUnavailableError, match=r"redis\+cluster://127\.0\.0\.1") as caught:
@@ -42,7 +42,7 @@ async def test_no_server_at_all(flavour: str, unused_tcp_port: int) -> None:
 
 @both
 async def test_a_server_that_is_no_cluster_is_told(valkey: Server, flavour: str) -> None:
-    """A single server behind a Cluster's URL is a refusal that says which URL is meant."""
+    """A single server is refused, and the error names the scheme to use."""
     url = valkey.url.replace("redis://", "redis+cluster://")
     link = async_link(url) if flavour == "async" else blocking_link(url)
     with pytest.raises(IndexRefusedError, match="disabled: if it is no Cluster, give a redis:// URL"):
@@ -51,7 +51,7 @@ async def test_a_server_that_is_no_cluster_is_told(valkey: Server, flavour: str)
 
 
 async def test_a_part_of_a_cluster_behind_a_single_url_is_told(cluster: Cluster) -> None:
-    """What is elsewhere is a refusal that names the URL to use."""
+    """A server of a Cluster refuses keys of other servers, and the error names the scheme to use."""
     port = another(cluster, cluster.owner_of(slot(ONE))).port
     async with open_index(f"redis://127.0.0.1:{port}") as index:
         with pytest.raises(IndexRefusedError, match=r"give a redis\+cluster:// URL"):
@@ -60,7 +60,7 @@ async def test_a_part_of_a_cluster_behind_a_single_url_is_told(cluster: Cluster)
 
 @both
 async def test_a_wrong_password_is_told(cluster: Cluster, flavour: str) -> None:
-    """A login that is refused is a refusal, at once, and the password is not repeated."""
+    """A wrong password is a refusal at once, whose message does not contain it."""
     url = cluster.url.replace("a%20pass", "hunter2secret")
     link = async_link(url) if flavour == "async" else blocking_link(url)
     with pytest.raises(IndexRefusedError, match="invalid username-password") as caught:

@@ -1,4 +1,4 @@
-"""An index on a Cluster in use: replicas, all servers walked, and many callers of one link."""
+"""An index on a Cluster: replicas, scans of all servers, and many callers of one link."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ both = pytest.mark.parametrize("flavour", ["async", "blocking"])
 
 @both
 async def test_look_ups_go_to_replicas_on_request(cluster: Cluster, flavour: str) -> None:
-    """With read_from=replica look-ups ask replicas, also one by one; what is recorded goes to masters."""
+    """With read_from=replica look-ups go to replicas, also of one layer; records go to masters."""
     opened = open_index if flavour == "async" else lambda url: inline(open_blocking(url))
     index: Any = opened(f"{cluster.url}?read_from=replica")
     await index.record([Sighting(one, A, must_mount=True) for one in FORTY])
@@ -45,13 +45,13 @@ async def test_look_ups_go_to_replicas_on_request(cluster: Cluster, flavour: str
 
 
 def called(server: Server) -> int:
-    """Return how often a server was asked for a hash."""
+    """Return how many HGETALL commands a server received."""
     with server.client() as client:
         return int(client.info("commandstats").get("cmdstat_hgetall", {}).get("calls", 0))
 
 
 async def test_a_replica_that_is_gone_is_replaced_by_its_master(cluster: Cluster) -> None:
-    """A look-up that no replica answers goes to the master, in the same call."""
+    """If no replica answers, the same call asks the master."""
     async with open_index(f"{cluster.url}?read_from=replica") as index:
         await index.record([Sighting(one, A) for one in FORTY])
         for master in cluster.masters():
@@ -66,7 +66,7 @@ async def test_a_replica_that_is_gone_is_replaced_by_its_master(cluster: Cluster
 
 @both
 async def test_all_servers_are_walked(cluster: Cluster, flavour: str) -> None:
-    """A walk goes through the keys of every master."""
+    """A scan yields the keys of every master."""
     opened = open_index if flavour == "async" else lambda url: threaded(open_blocking(url))
     index: Any = opened(cluster.operator_url)
     await index.record([Sighting(one, A) for one in FORTY])
@@ -78,7 +78,7 @@ async def test_all_servers_are_walked(cluster: Cluster, flavour: str) -> None:
 
 
 async def test_more_calls_than_connections(cluster: Cluster) -> None:
-    """Calls beyond the pools wait for their turn."""
+    """More calls than connections wait for their turn."""
     async with open_index(cluster.url) as index:
         await index.record([Sighting(one, A) for one in FORTY])
         found = await asyncio.gather(*(index.look_up(FORTY[:6], DEST) for _ in range(100)))
@@ -86,7 +86,7 @@ async def test_more_calls_than_connections(cluster: Cluster) -> None:
 
 
 def test_threads_share_one_index(cluster: Cluster) -> None:
-    """Threads, more than there are connections to a server, lose nothing, while a slot moves to and fro."""
+    """More threads than connections record without a loss while a slot moves to another server and back."""
     source = cluster.owner_of(slot(ONE))
     target = another(cluster, source)
     with open_blocking(cluster.url) as index, ThreadPoolExecutor(80) as pool:
@@ -100,7 +100,7 @@ def test_threads_share_one_index(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_a_cancelled_call_leaves_no_reply_behind(cluster: Cluster, turns: int) -> None:
-    """A call ends when it is cancelled, at whatever moment, and the next one gets its own replies."""
+    """A call that is cancelled at any moment ends at once, and the next call gets its own replies."""
     async with open_index(cluster.url) as index:
         await index.record([Sighting(one, A, size=n) for n, one in enumerate(FORTY)])
         call = asyncio.create_task(index.look_up(FORTY, DEST))

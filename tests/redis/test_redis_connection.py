@@ -1,4 +1,4 @@
-"""Servers that do not serve: whatever is wrong, the error is ours, says what, and holds no secret."""
+"""Servers that fail: the error is ours, names the cause, and contains no secret."""
 
 import socket
 import ssl
@@ -27,7 +27,7 @@ SECRET = "hunter2secret"
 
 
 async def ask(url: str, flavour: str, commands: list[Command] = PING) -> IndexFailedError:
-    """Send commands to a server that does not serve, and return the error."""
+    """Send commands to a server that fails, and return the error."""
     link: Link = async_link(url) if flavour == "async" else blocking_link(url)
     try:
         with pytest.raises(IndexFailedError) as caught:
@@ -52,7 +52,7 @@ both = pytest.mark.parametrize("flavour", ["async", "blocking"])
 
 
 class Peer:
-    """A TCP server that answers whatever comes with fixed bytes, or with nothing.
+    """A TCP server that answers any request with fixed bytes, or with nothing.
 
     Attributes:
         accepted: how many connections were made.
@@ -69,12 +69,12 @@ class Peer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Its URL."""
         return f"redis://user:{SECRET}@127.0.0.1:{self.port}/0"
 
     @property
     def plain_url(self) -> str:
-        """Where it listens, without asking for a login."""
+        """Its URL without a login."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ def peer(answer: bytes = b"") -> Iterator[Peer]:
 
 @both
 async def test_a_refused_port(flavour: str) -> None:
-    """Where nobody listens, the index is unavailable."""
+    """If nothing listens on the port, the index is unavailable."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
     error = await ask(f"redis://user:{SECRET}@127.0.0.1:{port}/0", flavour)
@@ -118,20 +118,20 @@ async def test_a_refused_port(flavour: str) -> None:
 
 @both
 async def test_a_missing_socket(flavour: str, tmp_path: Path) -> None:
-    """A unix socket that is not there is an index that is unavailable."""
+    """If the unix socket does not exist, the index is unavailable."""
     assert isinstance(await ask(f"unix://{tmp_path}/none", flavour), IndexUnavailableError)
 
 
 @both
 @pytest.mark.parametrize("host", ["nowhere.invalid", "xn--a.invalid"])
 async def test_an_unknown_host(flavour: str, host: str) -> None:
-    """A name that means nothing is an index that is unavailable."""
+    """If the host name cannot be resolved, the index is unavailable."""
     assert isinstance(await ask(f"redis://{host}/0", flavour), IndexUnavailableError)
 
 
 @both
 async def test_a_silent_server_is_asked_twice_and_left(flavour: str) -> None:
-    """A server that accepts and says nothing costs two time-outs: one try and one more, on a fresh connection."""
+    """A silent server costs two time-outs: one attempt, and a second one on a new connection."""
     with peer() as silent:
         assert isinstance(await ask(silent.plain_url, flavour), IndexUnavailableError)
         assert silent.accepted == 2
@@ -140,7 +140,7 @@ async def test_a_silent_server_is_asked_twice_and_left(flavour: str) -> None:
 
 @both
 async def test_a_server_that_closes_at_once(flavour: str, start_server: StartServer) -> None:
-    """A server that was stopped is unavailable, and serves again once it is back, by the same link."""
+    """A stopped server is unavailable; after a restart the same link works again."""
     server = start_server()
     link: Link = async_link(server.url) if flavour == "async" else blocking_link(server.url)
 
@@ -159,7 +159,7 @@ async def test_a_server_that_closes_at_once(flavour: str, start_server: StartSer
 @both
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad\r\n\r\n", b"\x15\x03\x01\x00\x02", b"*-7\r\n", b"$x\r\n"])
 async def test_a_server_of_another_kind(flavour: str, answer: bytes) -> None:
-    """What does not speak the protocol is an index that fails, whatever it says."""
+    """A server of another protocol is an index error, whatever it answers."""
     with peer(answer) as other:
         await ask(other.plain_url, flavour)
 
@@ -184,7 +184,7 @@ async def test_a_server_of_another_kind(flavour: str, answer: bytes) -> None:
     ],
 )
 async def test_what_a_server_refuses(flavour: str, answer: bytes, kind: type[IndexFailedError]) -> None:
-    """A server's no is told as a refusal, in its own words, on one line without control characters."""
+    """An error reply is a refusal with the server's own words, on one line, without control characters."""
     with peer(answer) as refusing:
         error = await ask(refusing.plain_url, flavour)
     assert isinstance(error, kind)
@@ -193,14 +193,14 @@ async def test_what_a_server_refuses(flavour: str, answer: bytes, kind: type[Ind
 
 @both
 async def test_a_password_that_a_server_repeats(flavour: str) -> None:
-    """A server that repeats the login does not make us write the password down."""
+    """If an error reply repeats the password, our message does not."""
     with peer(f"-ERR unknown command AUTH, args: user {SECRET}\r\n".encode()) as chatty:
         assert "***" in str(await ask(chatty.url, flavour))
 
 
 @both
 async def test_a_wrong_password(flavour: str, start_server: StartServer) -> None:
-    """A login that is refused, or missing, is a refusal."""
+    """A wrong or missing login is a refusal."""
     server = start_server("--requirepass", "right")
     wrong = await ask(f"redis://:{SECRET}@127.0.0.1:{server.port}/0", flavour)
     assert isinstance(wrong, IndexRefusedError)
@@ -215,7 +215,7 @@ async def test_no_such_database(flavour: str, valkey: Server) -> None:
 
 @both
 async def test_a_full_server(flavour: str, start_server: StartServer) -> None:
-    """A server without memory to spare refuses what is recorded, and still answers what is asked."""
+    """A server that is out of memory refuses records, and still answers look-ups."""
     server = start_server("--maxmemory", "1", "--maxmemory-policy", "noeviction")
     link: Link = async_link(server.url) if flavour == "async" else blocking_link(server.url)
     index = RedisMountIndex(link)
@@ -234,7 +234,7 @@ async def test_a_full_server(flavour: str, start_server: StartServer) -> None:
 
 @both
 async def test_a_replica(flavour: str, start_server: StartServer, valkey: Server) -> None:
-    """A replica takes no recording, and says so."""
+    """A replica refuses records."""
     server = start_server()
     with redis.Redis.from_url(server.url) as raw:
         raw.replicaof("127.0.0.1", valkey.port)
@@ -244,13 +244,13 @@ async def test_a_replica(flavour: str, start_server: StartServer, valkey: Server
 
 @both
 async def test_tls_to_a_plain_server(flavour: str, valkey: Server) -> None:
-    """A server without TLS cannot be reached by rediss."""
+    """A server without TLS is unavailable under a rediss:// URL."""
     error = await ask(f"rediss://127.0.0.1:{valkey.port}/0", flavour)
     assert isinstance(error, IndexUnavailableError)
 
 
 def foreign() -> list[Exception]:
-    """Return one of each exception of redis-py, and of what lies below it."""
+    """Return one of each exception of redis-py and of the modules below it."""
     kinds = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     made: list[Exception] = []
     for kind in kinds:
@@ -265,7 +265,7 @@ def foreign() -> list[Exception]:
 
 @pytest.mark.parametrize("error", foreign(), ids=lambda error: type(error).__name__)
 def test_no_foreign_exception_passes(error: Exception) -> None:
-    """Every foreign exception becomes one of ours; its cause stays behind it unless it tells a secret."""
+    """Every foreign exception becomes one of ours, and is its cause unless it contains a secret."""
     with pytest.raises(IndexFailedError) as caught, ReplyReader("here", {}, [SECRET]).errors():
         raise error
     assert caught.value.__cause__ is (None if SECRET in str(error) else error)
@@ -274,6 +274,6 @@ def test_no_foreign_exception_passes(error: Exception) -> None:
 
 
 def test_our_own_defects_pass() -> None:
-    """A defect is not an index that fails."""
+    """An exception that only a defect raises is not translated."""
     with pytest.raises(KeyError), ReplyReader("here", {}, ()).errors():
         raise KeyError

@@ -1,4 +1,4 @@
-"""Crowds: more callers than there are connections, before a server that is well, and before one that is silent."""
+"""More callers than connections, with a healthy server and with a silent one."""
 
 import asyncio
 import socket
@@ -22,7 +22,7 @@ DEST = repo("team/dest")
 
 @contextmanager
 def slow_server(seconds: float) -> Iterator[str]:
-    """Serve each connection, answering with nothing known after some seconds; give the URL."""
+    """Run a server that answers each command with an empty list after some seconds; yield its URL."""
 
     def serve(connection: socket.socket) -> None:
         with connection:
@@ -52,7 +52,7 @@ def slow_server(seconds: float) -> Iterator[str]:
 async def test_a_queue_of_our_own_is_no_silence(
     monkeypatch: pytest.MonkeyPatch, guarded: Literal["bare", "guarded", "lasting"]
 ) -> None:
-    """Callers who wait for a turn longer than a call may take are answered, and the guard stays closed."""
+    """Callers that wait for a turn longer than a call may take are answered, and the breaker stays closed."""
     for module in (client, link):
         monkeypatch.setattr(module, "CONNECTIONS", 2)
     with slow_server(0.2) as url:
@@ -83,7 +83,7 @@ def test_threads_queue_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_crowd_gives_a_silent_server_up_together() -> None:
-    """However many ask a server that says nothing, all go on without it in the time of two calls."""
+    """All callers of a silent server continue without it within the time of two calls."""
     with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
         async with RedisMountIndex(async_link(f"redis://127.0.0.1:{listener.getsockname()[1]}")) as index:
             guard = GuardedIndex(index)

@@ -1,4 +1,4 @@
-"""The guard against indexes that neither answer nor fail."""
+"""Calls that neither return nor fail end at a deadline."""
 
 import asyncio
 import socket
@@ -22,7 +22,7 @@ ONE, DEST = layer(1), repo("team/dest")
 
 
 class HangingIndex(MemoryMountIndex):
-    """An index of a user's own that waits for something which does not come."""
+    """A user's own index whose calls never return."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class HangingIndex(MemoryMountIndex):
 
 @contextmanager
 def dripping(listener: socket.socket) -> Iterator[None]:
-    """Serve a reply one byte at a time, each soon enough for a time-out between two bytes, and never its end."""
+    """Send an endless reply byte by byte, each byte before the time-out between two bytes."""
     done = threading.Event()
 
     def serve() -> None:
@@ -78,7 +78,7 @@ def dripping_server() -> Iterator[str]:
 
 
 async def test_an_index_that_hangs_is_given_up() -> None:
-    """A call that takes longer than the deadline is cancelled, answered with nothing known, and told once."""
+    """A call longer than the deadline is cancelled, returns an empty result, and is reported once."""
     seen: list[events.Event] = []
     clock, hanging = Clock(), HangingIndex()
     guarded = GuardedIndex(hanging, observer=seen.append, clock=clock, deadline=0.01)
@@ -94,7 +94,7 @@ async def test_an_index_that_hangs_is_given_up() -> None:
 
 
 async def test_a_cancelled_push_is_no_failure_of_the_index() -> None:
-    """Whoever cancels a call is not answered, and the index is not blamed."""
+    """A call that its caller cancels raises, and does not count as a failure of the index."""
     hanging = HangingIndex()
     guarded = GuardedIndex(hanging)
     task = asyncio.create_task(guarded.must_mount(ONE))
@@ -106,7 +106,7 @@ async def test_a_cancelled_push_is_no_failure_of_the_index() -> None:
 
 
 async def test_a_server_that_drips_is_given_up() -> None:
-    """A server whose reply never ends cannot hold a call, however often it sends a byte."""
+    """A reply that never ends does not keep a call beyond its deadline, however often a byte comes."""
     with dripping_server() as url:
         async with RedisMountIndex(async_link(url)) as index:
             guarded = GuardedIndex(index, deadline=10)
@@ -115,7 +115,7 @@ async def test_a_server_that_drips_is_given_up() -> None:
 
 
 async def test_a_dripping_server_behind_a_blocking_index_is_given_up() -> None:
-    """A blocking index in a thread is given up too; its thread ends with the connection."""
+    """A blocking index in a thread ends the call at the deadline too."""
     with dripping_server() as url:
         index = blocking_index.RedisMountIndex(blocking_link(url))
         guarded = GuardedIndex(blocking_index.threaded(index), deadline=0.5)
@@ -127,7 +127,7 @@ async def test_a_dripping_server_behind_a_blocking_index_is_given_up() -> None:
 @pytest.mark.timeout(8)
 @pytest.mark.parametrize("over", ["tcp", "unix"])
 def test_a_dripping_server_does_not_hold_a_blocking_caller(over: str, tmp_path: Path) -> None:
-    """A reply that comes a byte at a time is given up, though no single wait is long, over TCP and a socket."""
+    """A reply that comes byte by byte ends at the deadline, over TCP and over a unix socket."""
     if over == "tcp":
         listener = socket.create_server(("127.0.0.1", 0))
         url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
@@ -141,7 +141,7 @@ def test_a_dripping_server_does_not_hold_a_blocking_caller(over: str, tmp_path: 
 
 
 def test_the_blocking_guard_needs_no_event_loop() -> None:
-    """Without an event loop nothing can interrupt a call, and nothing needs one."""
+    """The blocking guard works without an event loop."""
     index = blocking_index.GuardedIndex(blocking_index.MemoryMountIndex())
     index.record([Sighting(ONE, repo("team/a"))])
     assert index.sources(ONE, DEST) == (repo("team/a"),)
@@ -149,7 +149,7 @@ def test_the_blocking_guard_needs_no_event_loop() -> None:
 
 
 async def test_a_time_out_of_the_index_itself_counts_as_no_answer() -> None:
-    """A TimeoutError that a user's index lets out is no answer in time, like any other."""
+    """A TimeoutError of a user's own index counts as an unanswered call."""
 
     class TimesOut(MemoryMountIndex):
         async def locations(self, layer: Digest) -> tuple[Located, ...]:  # type: ignore[override]  # never returns

@@ -1,4 +1,4 @@
-"""Walking through all keys, whatever else lies on the server."""
+"""Scans of the keys of a server that has other keys too."""
 
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -23,7 +23,7 @@ KEYS = Keys("walked")
 
 @pytest.mark.parametrize("flavour", ["async", "blocking"])
 async def test_all_matching_keys_are_walked(valkey: Server, flavour: str) -> None:
-    """Keys of the namespace are told, in many small steps, and no other key."""
+    """A scan yields the keys of the namespace, in many pages, and no other key."""
     wanted = {KEYS.lease(layer(i), "r.example").encode() for i in range(300)}
     with redis.Redis.from_url(valkey.unix_url) as raw:
         raw.mset(dict.fromkeys([*wanted, *(f"other:{i}" for i in range(300))], "x"))
@@ -36,8 +36,8 @@ async def test_all_matching_keys_are_walked(valkey: Server, flavour: str) -> Non
     await server.link.aclose()
 
 
-async def test_a_walk_may_end_early(valkey: Server) -> None:
-    """Whoever has seen enough leaves."""
+async def test_a_scan_may_end_early(valkey: Server) -> None:
+    """A scan can be closed before its end."""
     with redis.Redis.from_url(valkey.unix_url) as raw:
         raw.mset({f"k{i}": "x" for i in range(100)})
     link = async_link(valkey.url)
@@ -49,7 +49,7 @@ async def test_a_walk_may_end_early(valkey: Server) -> None:
 
 
 async def test_a_walk_that_is_not_allowed_is_told(start_server: StartServer) -> None:
-    """A user who may not SCAN gets the server's own words, and is told which user may."""
+    """If the user may not SCAN, the error has the server's words and names a user who may."""
     server = start_server()
     with redis.Redis.from_url(server.url) as raw:
         raw.execute_command("ACL", "SETUSER", "ci", "on", ">secret", "~*", "+@all", "-scan")
@@ -60,7 +60,7 @@ async def test_a_walk_that_is_not_allowed_is_told(start_server: StartServer) -> 
 
 
 async def test_a_walk_can_be_gone_on_with(valkey: Server) -> None:
-    """What two walks found, one from where the other ended, is all; and no page is large."""
+    """Two scans, the second from the first one's cursor, yield all keys, and no page is large."""
     wanted = {b"k%d" % number for number in range(500)}
     with redis.Redis.from_url(valkey.unix_url) as raw:
         raw.mset(dict.fromkeys(wanted, "x"))
@@ -79,7 +79,7 @@ async def test_a_walk_can_be_gone_on_with(valkey: Server) -> None:
 
 
 class Slow:
-    """A server that answers SCAN with two pages, the second after as many seconds as it is told."""
+    """A link whose server sends two pages, the second after some seconds."""
 
     where = "a slow server"
 
@@ -99,15 +99,15 @@ class Slow:
         return [self]
 
     async def aclose(self) -> None:
-        """Hold nothing."""
+        """Do nothing."""
 
     async def sleep(self, seconds: float) -> None:
-        """Remember it."""
+        """Record the pause."""
         self.slept.append(seconds)
 
 
-async def test_a_slow_server_is_let_breathe() -> None:
-    """A walk pauses after a page that took long and longer than others; one that is only far away is not slow."""
+async def test_a_busy_server_gets_pauses() -> None:
+    """A scan pauses after a page that took long, compared with the others; a distant server is not slow."""
     slow = Slow(0.001, 0.015, 0.5, 3.0, 0.001, 100)
     assert [page async for page in scan_pages(slow, "*", clock=lambda: slow.now, sleep=slow.sleep)] == [
         *[KeyPage((), 1)] * 5,
@@ -119,8 +119,8 @@ async def test_a_slow_server_is_let_breathe() -> None:
     assert far.slept == []
 
 
-async def test_a_walk_is_many_short_scans_and_nothing_else(valkey: Server) -> None:
-    """Neither KEYS nor a script: the server is held up for a page at a time."""
+async def test_a_scan_is_many_short_commands(valkey: Server) -> None:
+    """A scan uses SCAN only, so it blocks the server for one page at a time."""
     link = CountingLink(async_link(valkey.url))
     with redis.Redis.from_url(valkey.unix_url) as raw:
         raw.mset({f"k{number}": "x" for number in range(100)})

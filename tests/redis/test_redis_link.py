@@ -1,4 +1,4 @@
-"""Calls over one link: cancelled, more than there are connections, from another event loop, to a fake."""
+"""Calls over one link: cancelled, more than connections, from several event loops, to a fake server."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ PING: list[Command] = [("PING",)]
 
 @pytest.mark.parametrize("turns", range(8))
 async def test_a_cancelled_call_leaves_no_reply_behind(valkey: Server, turns: int) -> None:
-    """A call ends when it is cancelled, at whatever moment, and the next one gets its own reply."""
+    """A call that is cancelled at any moment ends at once, and the next call gets its own reply."""
     link = async_link(valkey.unix_url)
     await link.run(PING)
     call = asyncio.create_task(link.run([("BLPOP", "nothing", 5), ("ECHO", "old")]))
@@ -29,7 +29,7 @@ async def test_a_cancelled_call_leaves_no_reply_behind(valkey: Server, turns: in
 
 
 def test_one_event_loop_after_another(valkey: Server) -> None:
-    """A link works in a second event loop, closed in the first one or not."""
+    """A link works in one event loop after another, closed in between or not."""
 
     async def use(*, close: bool) -> None:
         assert await link.run(PING) == [True]
@@ -42,14 +42,14 @@ def test_one_event_loop_after_another(valkey: Server) -> None:
 
 
 async def test_more_calls_than_connections(valkey: Server) -> None:
-    """Calls beyond the pool wait for their turn."""
+    """More calls than connections wait for their turn."""
     link = async_link(valkey.unix_url)
     assert await asyncio.gather(*(link.run(PING) for _ in range(100))) == [[True]] * 100
     await link.aclose()
 
 
 async def test_fakes_serve() -> None:
-    """A link takes any client of redis-py, as users' tests with fakeredis do."""
+    """A link works over fakeredis, as users' tests need it."""
     link = blocking_link_to(fakeredis.FakeRedis(server=fakeredis.FakeServer()))
     assert run_now(link.run(PING)) == [True]
     await link.aclose()

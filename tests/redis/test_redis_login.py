@@ -1,4 +1,4 @@
-"""Logging in to the index: names and passwords from URLs, files and providers, and what goes wrong with them."""
+"""Logins from URLs, files and credential providers, and their errors."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ both = pytest.mark.parametrize("flavour", ["async", "blocking"])
 
 @pytest.fixture
 def locked(start_server: StartServer) -> Server:
-    """Give a server that lets `ci` in with SECRET, and nobody else."""
+    """Start a server on which only the user `ci` can log in, with SECRET."""
     server = start_server()
     with server.client() as client:
         client.execute_command("ACL SETUSER", "ci", "on", f">{SECRET}", "~*", "+@all")
@@ -48,11 +48,11 @@ class Asked:
         self.link: Link = connect(url, credentials=provider)
 
     async def run(self) -> list[object]:
-        """Ask for a sign of life."""
+        """Send a PING."""
         return await self.link.run(PING) if self._flavour == "async" else run_now(self.link.run(PING))
 
     async def error(self) -> IndexFailedError:
-        """Return the error that comes instead, and holds no secret, nor does what is behind it."""
+        """Return the error, after a check that neither it nor a cause of it contains the secret."""
         with pytest.raises(IndexFailedError) as caught:
             await self.run()
         await self.link.aclose()
@@ -65,7 +65,7 @@ class Asked:
 
 @both
 async def test_a_password_file_is_read_for_each_connection(locked: Server, flavour: str, tmp_path: Path) -> None:
-    """A password that is changed in its file counts from the next connection on; a missing file is told."""
+    """A new password in the file is used from the next connection on; a missing file is an error."""
     word = tmp_path / "password"
     word.write_text(f"{SECRET}\n")
     asked = Asked(f"redis://ci@{place(locked)}?password_file={word}", flavour)
@@ -85,7 +85,7 @@ async def test_a_password_file_is_read_for_each_connection(locked: Server, flavo
 
 @both
 async def test_a_name_in_a_file(locked: Server, flavour: str, tmp_path: Path) -> None:
-    """Name and password may each be in a file, as a mounted secret has them; a line's end is no part of it."""
+    """User name and password may each be in a file, whose final line end does not count."""
     name, word = tmp_path / "name", tmp_path / "word"
     name.write_text("ci\r\n")
     word.write_text(SECRET)
@@ -97,7 +97,7 @@ async def test_a_name_in_a_file(locked: Server, flavour: str, tmp_path: Path) ->
 @both
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * 70_000, b"\n"])
 async def test_a_file_that_holds_no_password(locked: Server, flavour: str, tmp_path: Path, content: bytes) -> None:
-    """What is no text, far too long or nothing is told at the beginning, and refused where it comes later."""
+    """A file that is binary, too long or empty is an error of the URL, and a refusal if it becomes so later."""
     word = tmp_path / "word"
     word.write_bytes(SECRET.encode())
     url = f"redis://ci@{place(locked)}?password_file={word}"
@@ -109,7 +109,7 @@ async def test_a_file_that_holds_no_password(locked: Server, flavour: str, tmp_p
 
 
 class Provider(redis.CredentialProvider):
-    """A provider of a user's own."""
+    """A user's own provider."""
 
     def __init__(self, *credentials: str, error: Exception | None = None) -> None:
         self.credentials = credentials
@@ -117,7 +117,7 @@ class Provider(redis.CredentialProvider):
         self.calls = 0
 
     def get_credentials(self) -> tuple[str, str]:
-        """Return what it was made with."""
+        """Return its credentials."""
         self.calls += 1
         if self.error is not None:
             raise self.error
@@ -126,10 +126,10 @@ class Provider(redis.CredentialProvider):
 
 
 class AsyncProvider(Provider):
-    """One that can be awaited."""
+    """An asynchronous provider."""
 
     async def get_credentials_async(self) -> tuple[str, str]:
-        """Return what it was made with."""
+        """Return its credentials."""
         await asyncio.sleep(0)
         return self.get_credentials()
 
@@ -137,7 +137,7 @@ class AsyncProvider(Provider):
 @both
 @pytest.mark.parametrize("kind", [Provider, AsyncProvider])
 async def test_a_credential_provider_logs_in(locked: Server, flavour: str, kind: type[Provider]) -> None:
-    """redis-py's way to log in works in both flavours, and is asked for each connection, awaitable or not."""
+    """A credential provider, asynchronous or not, is asked once for each connection in both flavours."""
     provider = kind("ci", SECRET)
     asked = Asked(f"redis://{place(locked)}", flavour, provider)
     assert await asked.run() == [True]
@@ -150,7 +150,7 @@ async def test_a_credential_provider_logs_in(locked: Server, flavour: str, kind:
 async def test_a_provider_that_fails_is_a_login_that_is_refused(
     locked: Server, flavour: str, kind: type[Provider]
 ) -> None:
-    """Whatever a provider raises is an index that does not serve: no push may fail for it."""
+    """Any exception of a provider is a refused login, and so an index error."""
     asked = Asked(f"redis://{place(locked)}", flavour, kind(error=KeyError("token")))
     error = await asked.error()
     assert isinstance(error, IndexRefusedError)
@@ -163,7 +163,7 @@ async def test_a_provider_that_fails_is_a_login_that_is_refused(
 async def test_a_provider_that_returns_anything_is_a_login_that_is_refused(
     locked: Server, flavour: str, word: object
 ) -> None:
-    """A password need be no text for its refusal to be told as one."""
+    """A provider that returns a password of another type leads to a refusal."""
     provider = Provider("ci", cast("str", word))
     error = await Asked(f"redis://{place(locked)}", flavour, provider).error()
     assert isinstance(error, IndexRefusedError)
@@ -171,7 +171,7 @@ async def test_a_provider_that_returns_anything_is_a_login_that_is_refused(
 
 @both
 async def test_a_password_file_that_cannot_be_read_again(locked: Server, flavour: str, tmp_path: Path) -> None:
-    """A pipe is told at the beginning, and is no wait without end where it takes the file's place later."""
+    """A pipe in place of a password file is an error, first and later; it is never waited for."""
     word = tmp_path / "word"
     url = f"redis://ci@{place(locked)}?password_file={word}"
     word.write_text(SECRET)
@@ -185,7 +185,7 @@ async def test_a_password_file_that_cannot_be_read_again(locked: Server, flavour
 
 @both
 async def test_a_wrong_password_is_a_refusal(locked: Server, flavour: str) -> None:
-    """From a URL, a provider or nowhere: the server's words, without the password."""
+    """A wrong login from a URL, a provider or nowhere is a refusal in the server's words, without the password."""
     for asked in (
         Asked(f"redis://ci:hunter2%20s%C3%A9cret!@{place(locked)}", flavour),
         Asked(f"redis://{place(locked)}?username=ci&password=wrong", flavour),
@@ -196,7 +196,7 @@ async def test_a_wrong_password_is_a_refusal(locked: Server, flavour: str) -> No
 
 
 async def test_open_index_takes_a_provider(locked: Server) -> None:
-    """The index is opened with a provider in both flavours."""
+    """`open_index` takes a provider in both flavours."""
     provider = Provider("ci", SECRET)
     async with open_index(f"redis://{place(locked)}", credentials=provider) as index:
         await index.add_source(layer(), repo("a"))

@@ -1,4 +1,4 @@
-"""Commands on the wire, and a connection that keeps no reply of a call that ended early."""
+"""Commands as bytes, and connections after calls that ended early."""
 
 import signal
 import socket
@@ -93,7 +93,7 @@ def made_pool(port: int, **options: str) -> Pool:
 
 
 def test_an_interrupted_call_leaves_no_reply_behind(valkey: Server) -> None:
-    """A Ctrl-C in the middle of a call costs its connection: the next call reads its own reply."""
+    """After a Ctrl-C in the middle of a call the next call reads its own reply."""
     client = redis.Redis.from_url(valkey.unix_url, socket_timeout=20)
     link = blocking_link_to(client)
     caller = threading.main_thread().ident

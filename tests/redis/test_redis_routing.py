@@ -1,4 +1,4 @@
-"""What is asked of whom on a Cluster, without one: the map of the slots, and a run's way through it."""
+"""The routing of commands on a Cluster, without servers: the map of the slots, and the batches of each round."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ LOAD: Command = ("SCRIPT", "LOAD", "x")
 
 
 def asked(batches: list[Batch]) -> dict[Target, list[Command]]:
-    """Return what each server is asked."""
+    """Return the commands for each server."""
     return {batch.target: batch.commands for batch in batches}
 
 
@@ -38,13 +38,13 @@ def only(batches: list[Batch]) -> Batch:
     ],
 )
 def test_a_command_goes_by_its_first_key(command: Command, key: str) -> None:
-    """The slot is that of the hash tag, wherever the key stands."""
+    """The slot is that of the hash tag, at any place of the key in a command."""
     assert slot_of(command) == slot_of(("GET", key)) == 3300
     assert slot_of(("PING",)) is slot_of(LOAD) is None
 
 
 def test_the_map_is_read_from_cluster_slots() -> None:
-    """Hosts may be texts, unknown, or asked for; ports and ranges are as told; gaps are served by nobody."""
+    """Hosts may be texts, bytes or missing; slots outside all ranges have no server."""
     reply = [
         [5, 9, [b"m", 7000, b"id"], [b"r", 7001, b"id", []]],
         [10, 10, [b"", 7002, b"id"], [None, 7003, b"id"], [b"?", 7004, b"id"]],
@@ -71,13 +71,13 @@ NO_MAPS: list[Any] = [
 
 @pytest.mark.parametrize("reply", [[], None, 7, [7], [[1, 2]], [[1, 2, []]], [[1, 2, [b"h", b"port"]]], *NO_MAPS])
 def test_what_is_no_map_is_refused(reply: Any) -> None:
-    """Whatever else comes is a refusal of ours."""
+    """A reply of any other shape is a refusal."""
     with pytest.raises(IndexRefusedError):
         SlotMap.from_reply(reply, A)
 
 
 def test_each_server_is_asked_once_and_replies_are_put_in_order() -> None:
-    """Commands are grouped by server; what has no key goes to all of them, and a refusal of it counts."""
+    """Commands are grouped by server; one without a key goes to all servers, and one refusal is its reply."""
     routing = CommandRouting([HIGH, LOAD, LOW])
     batches = routing.batches(MAP)
     assert asked(batches) == {Target(A): [LOAD, LOW], Target(B): [LOAD, HIGH]}
@@ -90,7 +90,7 @@ def test_each_server_is_asked_once_and_replies_are_put_in_order() -> None:
 
 
 def test_what_has_no_key_at_all_goes_to_one_master() -> None:
-    """A PING is answered by a master, by another one if that does not answer."""
+    """A command without a key goes to a master, and to another one if that does not answer."""
     routing = CommandRouting([("PING",)])
     batch = only(routing.batches(MAP))
     assert batch.target == Target(A)
@@ -103,7 +103,7 @@ def test_what_has_no_key_at_all_goes_to_one_master() -> None:
 
 
 def test_moved_goes_on_with_the_map_and_ask_with_leave() -> None:
-    """MOVED brings a new map along; ASK is for this once; a server without a name is where it was asked."""
+    """MOVED asks for a new map; ASK counts once; a redirection without a host means the same host."""
     routing = CommandRouting([LOW, HIGH])
     low, high = routing.batches(MAP)
     routing.add_replies(low, [exceptions.MovedError("3300 h:3")])
@@ -118,7 +118,7 @@ def test_moved_goes_on_with_the_map_and_ask_with_leave() -> None:
 
 
 def test_a_redirection_without_end_is_the_reply() -> None:
-    """Servers that point at each other are left after some hops."""
+    """After some rounds of redirections the redirection is the reply."""
     routing = CommandRouting([LOW])
     rounds = 0
     while not routing.done:
@@ -131,7 +131,7 @@ def test_a_redirection_without_end_is_the_reply() -> None:
 
 
 def test_a_server_that_does_not_answer_is_asked_again_with_a_new_map() -> None:
-    """What a master holds that fails twice is refused, or at once if it was gone before, and so is a login."""
+    """Keys of a master that fails twice are refused, or after once if it failed before; a refused login is raised."""
     routing = CommandRouting([LOW])
     batch = only(routing.batches(MAP))
     for _ in range(ATTEMPTS - 1):
@@ -152,7 +152,7 @@ def test_a_server_that_does_not_answer_is_asked_again_with_a_new_map() -> None:
 
 
 def test_a_server_that_is_left_alone_is_not_asked() -> None:
-    """What it holds is refused unasked; what has no key is asked of the others, and of it if there are none."""
+    """Keys of an excluded master are refused; commands without a key go to others, or to it if there are none."""
     routing = CommandRouting([LOW, LOAD, HIGH])
     batch = only(routing.batches(MAP, excluded={A}))
     assert (batch.target, batch.commands) == (Target(B), [LOAD, HIGH])
@@ -166,7 +166,7 @@ def test_a_server_that_is_left_alone_is_not_asked() -> None:
 
 
 def test_what_has_no_key_fails_with_the_last_master() -> None:
-    """Where none of them answers, the failure is the call's."""
+    """If no server answers a command without a key, the failure is raised."""
     routing = CommandRouting([("PING",)], failing={A})
     routing.add_failure(only(routing.batches(MAP, excluded={A})), exceptions.TimeoutError())  # B's first
     with pytest.raises(exceptions.TimeoutError):
@@ -174,7 +174,7 @@ def test_what_has_no_key_fails_with_the_last_master() -> None:
 
 
 def test_a_master_that_is_none_any_more_makes_the_map_old() -> None:
-    """READONLY is answered with a new map, and asked again."""
+    """After READONLY the command is sent again with a new map."""
     routing = CommandRouting([LOW])
     routing.add_replies(only(routing.batches(MAP)), [exceptions.ReadOnlyError("no")])
     assert routing.needs_map
@@ -182,7 +182,7 @@ def test_a_master_that_is_none_any_more_makes_the_map_old() -> None:
 
 
 def test_replicas_take_turns_and_a_master_stands_in() -> None:
-    """Look-ups ask replicas as such; one that is cut off, or gone, is passed over, and the master comes last."""
+    """Reads go to replicas with READONLY; failed replicas are skipped, and the master is the last resort."""
     stops = [only(CommandRouting([LOW], replicas=True, turn=turn).batches(MAP)).target for turn in range(3)]
     assert stops == [Target(R, replica=True), Target(C, replica=True), Target(R, replica=True)]
     routing = CommandRouting([LOW], replicas=True)
@@ -196,7 +196,7 @@ def test_replicas_take_turns_and_a_master_stands_in() -> None:
 
 
 def test_a_replica_that_may_not_be_asked_is_told() -> None:
-    """A user without READONLY gets the server's words."""
+    """If the user may not send READONLY, the refusal is raised."""
     routing = CommandRouting([LOW], replicas=True)
     with pytest.raises(exceptions.NoPermissionError):
         routing.add_replies(only(routing.batches(MAP)), [exceptions.NoPermissionError("no"), b""])

@@ -1,4 +1,4 @@
-"""The index under Sentinel: discovery, failover, logins of its own, and sentinels that are not there."""
+"""The index under Sentinel: discovery, failover, logins, and sentinels that do not answer."""
 
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -32,11 +32,11 @@ class Opened:
         self.index = RedisMountIndex(connect(url), hints=hints)
 
     async def do(self, call: Coroutine[Any, Any, T]) -> T:
-        """Await a call, or drive it in the blocking flavour."""
+        """Await a call, or run it without an event loop in the blocking flavour."""
         return await call if self._flavour == "async" else run_now(call)
 
     async def refused(self) -> IndexFailedError:
-        """Ask something, and return the error that came."""
+        """Make a call, and return its error."""
         try:
             with pytest.raises(IndexFailedError) as caught:
                 await self.do(self.index.sources(ONE, DEST))
@@ -49,7 +49,7 @@ class Opened:
 
 @both
 async def test_a_failover_is_followed(sentinels: Sentinels, flavour: str) -> None:
-    """After another server became the master it is read and recorded there, by the same link."""
+    """After a failover the same link reads and records on the new master."""
     opened = Opened(sentinels.url, flavour)
     await opened.do(opened.index.add_source(ONE, A))
     with sentinels.client() as client:
@@ -64,7 +64,7 @@ async def test_a_failover_is_followed(sentinels: Sentinels, flavour: str) -> Non
 
 @both
 async def test_a_master_that_was_demoted_is_left(sentinels: Sentinels, flavour: str) -> None:
-    """A connection to what is a replica by now is given up: READONLY leads to the sentinels again."""
+    """After READONLY the connection is closed, and the sentinels are asked again."""
     opened = Opened(sentinels.url, flavour)
     await opened.do(opened.index.add_source(ONE, A))
     old, new = sentinels.master(), sentinels.replicas()[0]
@@ -81,7 +81,7 @@ async def test_a_master_that_was_demoted_is_left(sentinels: Sentinels, flavour: 
 
 @both
 async def test_a_sentinel_that_is_gone_is_passed_over(sentinels: Sentinels, flavour: str) -> None:
-    """One that refuses and one that is silent leave enough time for the third."""
+    """With a dead and a silent sentinel there is enough time to ask the third one."""
     sentinels.sentinels[0].stop()
     sentinels.sentinels[1].pause()
     opened = Opened(sentinels.url, flavour)
@@ -91,7 +91,7 @@ async def test_a_sentinel_that_is_gone_is_passed_over(sentinels: Sentinels, flav
 
 @both
 async def test_no_sentinel_at_all(flavour: str, unused_tcp_port: int) -> None:
-    """Where no sentinel answers the index is unavailable, in words for people."""
+    """If no sentinel answers, the index is unavailable, and the error says so in plain words."""
     url = f"redis+sentinel://u:hunter2secret@127.0.0.1:{unused_tcp_port}/main"
     error = await Opened(url, flavour).refused()
     assert isinstance(error, IndexUnavailableError)
@@ -101,7 +101,7 @@ async def test_no_sentinel_at_all(flavour: str, unused_tcp_port: int) -> None:
 
 @both
 async def test_a_service_that_nobody_knows(sentinels: Sentinels, flavour: str) -> None:
-    """A misspelt service is told by its name, which is in the address."""
+    """If no sentinel knows the service, the error names it."""
     error = await Opened(sentinels.url.replace("/main", "/mian"), flavour).refused()
     assert isinstance(error, IndexUnavailableError)
     assert "/mian" in str(error)
@@ -110,7 +110,7 @@ async def test_a_service_that_nobody_knows(sentinels: Sentinels, flavour: str) -
 
 @both
 async def test_a_server_that_is_no_sentinel(sentinels: Sentinels, flavour: str) -> None:
-    """Who names a plain server as a sentinel, or a sentinel as a server, is told which URL is meant."""
+    """A server named as a sentinel, or a sentinel as a server, is an error that names the scheme to use."""
     plain, sentinel = sentinels.servers[0].port, sentinels.sentinels[0].port
     error = await Opened(f"redis+sentinel://127.0.0.1:{plain}/main", flavour).refused()
     assert isinstance(error, IndexRefusedError)
@@ -122,14 +122,14 @@ async def test_a_server_that_is_no_sentinel(sentinels: Sentinels, flavour: str) 
 
 @both
 async def test_a_wrong_password_for_the_servers(sentinels: Sentinels, flavour: str) -> None:
-    """A login that the master refuses is a refusal."""
+    """A login that the master rejects is a refusal."""
     error = await Opened(sentinels.url.replace("a%20pass", "hunter2secret"), flavour).refused()
     assert isinstance(error, IndexRefusedError)
 
 
 @both
 async def test_sentinels_have_a_login_of_their_own(sentinels: Sentinels, flavour: str) -> None:
-    """Sentinels that ask for a login get the one for sentinels, never the servers'; without it that is told."""
+    """Sentinels get their own login, never the servers'; without one the error names the option."""
     for sentinel in sentinels.sentinels:
         with sentinel.client() as client:
             client.execute_command("ACL SETUSER", "watcher", "on", ">sentinels own", "+@all", "allchannels")
@@ -156,7 +156,7 @@ async def test_sentinels_have_a_login_of_their_own(sentinels: Sentinels, flavour
 
 @both
 async def test_look_ups_go_to_replicas_on_request(sentinels: Sentinels, flavour: str) -> None:
-    """With read_from=replica look-ups ask a replica, and go on at the master where there is none."""
+    """With read_from=replica look-ups go to replicas, and to the master if there are none."""
     opened = Opened(f"{sentinels.url}?read_from=replica", flavour)
     await opened.do(opened.index.record([Sighting(ONE, A)]))
     with sentinels.client() as client:
@@ -174,6 +174,6 @@ async def test_look_ups_go_to_replicas_on_request(sentinels: Sentinels, flavour:
 
 
 def called(server: Server) -> int:
-    """Return how often a server was asked for a hash."""
+    """Return how many HGETALL commands a server received."""
     with server.client() as client:
         return int(client.info("commandstats").get("cmdstat_hgetall", {}).get("calls", 0))

@@ -1,4 +1,4 @@
-"""TLS to the index: who is trusted, and who is let in."""
+"""TLS: server certificates and client certificates."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ both = pytest.mark.parametrize("flavour", ["async", "blocking"])
 
 
 async def ask(url: str, flavour: str) -> list[object]:
-    """Ask a server for a sign of life."""
+    """Send a PING to a server."""
     link: Link = async_link(url) if flavour == "async" else blocking_link(url)
     try:
         return await link.run(PING) if flavour == "async" else run_now(link.run(PING))
@@ -32,14 +32,14 @@ async def ask(url: str, flavour: str) -> list[object]:
 
 @both
 async def test_a_client_certificate_lets_us_in(secured: Secured, flavour: str) -> None:
-    """With the right files a server behind TLS answers, again and again on new connections."""
+    """With the right files a server behind TLS answers, on ten new connections."""
     for _ in range(10):
         assert await ask(secured.url, flavour) == [True]
 
 
 @both
 async def test_without_a_certificate_nobody_is_let_in(secured: Secured, flavour: str) -> None:
-    """A server that asks for a certificate, and gets none, is unavailable."""
+    """Without the client certificate that it requires, a server is unavailable."""
     url = f"rediss://127.0.0.1:{secured.port}?ca_file={secured.authority.file}"
     with pytest.raises(IndexUnavailableError):
         await ask(url, flavour)
@@ -49,7 +49,7 @@ async def test_without_a_certificate_nobody_is_let_in(secured: Secured, flavour:
 async def test_an_authority_that_nobody_named_is_not_trusted(
     secured: Secured, flavour: str, tmp_path: Path
 ) -> None:
-    """Neither the system's authorities nor another's vouch for it; unchecked on request alone."""
+    """A certificate of an unknown authority is rejected, unless check_certificate=no."""
     mine = f"cert_file={secured.client_certificate.certificate}&key_file={secured.client_certificate.key}"
     other = Authority(tmp_path)
     for more in ("", f"&ca_file={other.file}"):
@@ -59,7 +59,7 @@ async def test_an_authority_that_nobody_named_is_not_trusted(
 
 
 def test_a_certificate_whose_key_is_nowhere_asks_for_it(secured: Secured) -> None:
-    """A file that has the certificate alone is told apart from one that is broken."""
+    """A cert_file without a key is an error that asks for key_file."""
     url = f"rediss://h?cert_file={secured.client_certificate.certificate}"
     with pytest.raises(InvalidIndexURLError, match="cert_file holds no key, or is no PEM file: give key_file too"):
         blocking_link(url)
@@ -67,7 +67,7 @@ def test_a_certificate_whose_key_is_nowhere_asks_for_it(secured: Secured) -> Non
 
 @both
 async def test_a_certificate_is_for_its_name(secured: Secured, flavour: str, tmp_path: Path) -> None:
-    """One for another address is not accepted, unless the name is not to be checked."""
+    """A certificate for another host is rejected, unless check_hostname=no."""
     authority = Authority(tmp_path)
     mine = authority.issue("client")
     files = f"ca_file={authority.file}&cert_file={mine.certificate}&key_file={mine.key}"
@@ -80,7 +80,7 @@ async def test_a_certificate_is_for_its_name(secured: Secured, flavour: str, tmp
 @both
 @pytest.mark.parametrize("name", ["ca_file", "cert_file"])
 async def test_a_pipe_is_no_certificate(flavour: str, name: str, tmp_path: Path) -> None:
-    """What can be read once, if ever, is refused at the beginning and not waited for."""
+    """A pipe in place of a certificate is an error of the URL, and is not waited for."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(InvalidIndexURLError, match=f"{name}.* cannot be read: it is no file"):
@@ -89,7 +89,7 @@ async def test_a_pipe_is_no_certificate(flavour: str, name: str, tmp_path: Path)
 
 @both
 async def test_a_real_servers_own_tls(start_server: StartServer, flavour: str, tmp_path: Path) -> None:
-    """Redis itself, with TLS and client certificates of its own, on a Cluster of one too."""
+    """Redis's own TLS with client certificates works, also on a Cluster."""
     authority = Authority(tmp_path)
     server, mine = authority.issue("server"), authority.issue("client")
     port = free_port()

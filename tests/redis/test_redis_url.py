@@ -1,4 +1,4 @@
-"""What an index URL may say, what is wrong with one that says something else, and that no secret is ever told."""
+"""Index URLs: their parts, their errors, and no secret in any message."""
 
 from pathlib import Path
 
@@ -86,7 +86,7 @@ BAD_URLS = {
 
 @pytest.mark.parametrize("url", BAD_URLS)
 def test_a_bad_url_says_what_is_wrong(url: str) -> None:
-    """A mistake is found before anything connects, in both flavours, and nothing that may be secret is told."""
+    """A mistake is found before anything connects, in both flavours, and its message contains no secret."""
     for connect in (async_link, blocking_link, open_index, blocking_index.open_index):
         if url:
             with pytest.raises(InvalidIndexURLError, match=BAD_URLS[url]) as caught:
@@ -115,7 +115,7 @@ def test_a_bad_url_says_what_is_wrong(url: str) -> None:
     ],
 )
 async def test_a_good_url_is_named_without_its_login(url: str, where: str) -> None:
-    """A good URL makes a link in both flavours, whose name is where it leads, and connects to nothing."""
+    """A good URL makes a link in both flavours that is named by its address, and nothing connects."""
     links: tuple[Link, ...] = (async_link(url), blocking_link(url))
     for link in links:
         assert link.where == where
@@ -123,7 +123,7 @@ async def test_a_good_url_is_named_without_its_login(url: str, where: str) -> No
 
 
 def test_all_that_a_url_says_is_read() -> None:
-    """Every option has its place, percent-encoded or not; a secret is in no representation."""
+    """Every option of a URL is read, percent-encoded or not, and `repr` shows no secret."""
     tls = "ca_file=/ca&cert_file=/c%20rt&key_file=/key&check_hostname=no"
     login = f"client_name=ci&db=4&read_from=replica&sentinel_username=s&sentinel_password={SECRET}"
     address = parse_url(f"rediss+sentinel://us%40er:{SECRET}%2F@a:1,b:2/main?{tls}&{login}")
@@ -142,14 +142,14 @@ def test_all_that_a_url_says_is_read() -> None:
 
 
 def test_a_certificate_that_is_not_checked_needs_no_name() -> None:
-    """Without a check of the certificate its name is not looked at either."""
+    """check_certificate=no turns check_hostname off too."""
     tls = parse_url("rediss://h?check_certificate=no&check_hostname=yes").tls
     assert tls == Tls(check_hostname=False, check_certificate=False)
 
 
 @pytest.mark.parametrize("url", ["memory:", "embedded:"])
 def test_credentials_are_for_a_server(url: str) -> None:
-    """A credential provider that nobody would ever ask is a mistake, and told as one."""
+    """A credential provider for an index without a login is an error."""
     import redis  # noqa: PLC0415 beside its use
 
     provider = redis.UsernamePasswordCredentialProvider("u", "p")

@@ -73,7 +73,7 @@ async def test_a_thread_without_work_ends(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_an_error_is_raised_where_it_is_awaited() -> None:
-    """What a function raises is the caller's, and the thread goes on."""
+    """An exception of the function is raised at the caller, and the thread continues."""
     workers = Workers(1)
 
     def fail() -> None:
@@ -86,7 +86,7 @@ async def test_an_error_is_raised_where_it_is_awaited() -> None:
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_does_not_run() -> None:
-    """A cancelled call ends at once; its function is left out if it did not begin."""
+    """A cancelled call ends at once, and a function that did not begin does not run."""
     workers, go, ran = Workers(1), threading.Event(), []
     running = asyncio.create_task(workers.run(lambda: go.wait(10)))
     waiting = asyncio.create_task(workers.run(lambda: ran.append(1)))
@@ -102,7 +102,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_does_not_run() -> None:
 
 
 def test_a_loop_that_is_closed_before_the_end_gets_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """A function that ends after its event loop was closed disturbs nobody, and the next loop is served."""
+    """A function that ends after its event loop was closed causes no error, and the next loop works."""
     workers, began, go, done = Workers(1), threading.Event(), threading.Event(), threading.Event()
 
     def slow() -> None:
