@@ -131,7 +131,7 @@ def test_a_redirection_without_end_is_the_reply() -> None:
 
 
 def test_a_server_that_does_not_answer_is_asked_again_with_a_new_map() -> None:
-    """Keys of a master that fails twice are refused, or after once if it failed before; a refused login is raised."""
+    """Keys of a master that fails twice are refused, or once if it failed before; a refused login is raised."""
     routing = CommandRouting([LOW])
     batch = only(routing.batches(MAP))
     for _ in range(ATTEMPTS - 1):

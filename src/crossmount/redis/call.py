@@ -1,7 +1,7 @@
 """One call to the servers: it waits for its turn, then its deadline begins.
 
-Waiting for a turn is no silence of the server, so a call's deadline counts from its turn. A crowd in front of a
-silent server must end all the same: when a call gets no answer, the calls that waited meanwhile end with it.
+Time in our own queue says nothing about the server, so a call's deadline counts from its turn. The queue of a
+silent server must still end soon: when a call gets no answer, the calls that waited meanwhile fail with its error.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ FIRST_TURNS = 8
 
 
 class Call:
-    """One call, as all parts of the client see it.
+    """One call: when it was made, its deadline, and whether it is cancelled.
 
     Args:
-        loop: the event loop that waits for it; None where a thread waits.
+        loop: the event loop whose task waits for the call; None if a thread waits.
 
     Attributes:
         asked: when it was made (monotonic seconds).
-        cancelled: whether nobody waits for it any more; what it meets then means nothing about the servers.
+        cancelled: whether its caller is gone. Its errors then say nothing about the servers.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -43,7 +43,7 @@ class Call:
         self._until = time.monotonic() + CALL_SECONDS
 
     def cancel(self) -> None:
-        """End the call where it next looks: nobody waits for it any more. Any thread may call this."""
+        """End the call at its next check. Any thread may call this."""
         self.cancelled = True
 
     @property
@@ -52,10 +52,10 @@ class Call:
         return 0.0 if self.cancelled else max(0.0, self._until - time.monotonic())
 
     def check(self) -> None:
-        """Go on only if there is time left.
+        """Raise if the call must end.
 
         Raises:
-            TimeoutError: there is none, or the call is cancelled.
+            TimeoutError: the deadline is over, or the call is cancelled.
         """
         if not self.left:
             raise TimeoutError("too late")
@@ -65,7 +65,7 @@ _current: ContextVar[Call | None] = ContextVar("crossmount_redis_call", default=
 
 
 def current_call() -> Call | None:
-    """Return the call that this thread works on; None outside of one."""
+    """Return the call that this thread runs; None outside of a call."""
     return _current.get()
 
 
@@ -94,17 +94,19 @@ class Turns:
 
     @contextmanager
     def turn(self, call: Call) -> Iterator[None]:
-        """Wait for a turn, and do what is inside within the call's deadline.
+        """Wait for a turn, then run the body within the call's deadline.
 
         Raises:
-            IndexUnavailableError: while this call waited, another one got no answer.
+            IndexUnavailableError: another call got no answer while this one waited.
         """
         if self._pid != os.getpid():  # after a fork: the calls in flight are the parent's
             self._begin()
         with self._changed:
             while self._in_flight >= self._limit:
                 self._check_silence(call)
-                self._changed.wait(CALL_SECONDS)  # so long at most, since an interrupted thread passes nothing on
+                self._changed.wait(
+                    CALL_SECONDS
+                )  # with a limit, since an interrupted waiter does not pass its wake-up on
             self._check_silence(call)
             self._in_flight += 1
         call.begin()

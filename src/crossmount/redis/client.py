@@ -1,7 +1,7 @@
 """The client: commands to a server and their replies, one round trip a run. It blocks.
 
-There is one client for both flavours of the library. A thread calls it directly; an event loop has it run in a few
-threads (`crossmount.redis.link.ThreadedLink`, which says why).
+Both flavours of the library use it: a thread calls it directly, an event loop runs it in threads
+(`crossmount.redis.link.ThreadedLink`; that module has the reasons).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ CONNECTIONS = 64
 
 
 class Client(Protocol):
-    """A way to one server, or to one Cluster; safe to share by threads, and by a process and its forks."""
+    """A client of one server or Cluster. Threads may share it, and so may a process and its forks."""
 
     @property
     def where(self) -> str:
@@ -31,11 +31,11 @@ class Client(Protocol):
 
         Args:
             commands: what to send.
-            call: the call that this is for; a new one by default.
+            call: the call that these commands belong to; a new one by default.
 
         Raises:
             IndexUnavailableError: no answer in time.
-            IndexRefusedError: the server refused all of it: wrong password, no such database.
+            IndexRefusedError: the server refused all commands: wrong password, no such database.
         """
         ...
 
@@ -53,7 +53,7 @@ class Client(Protocol):
 
 
 class CallRunner:
-    """What all calls of one client share: how many may be in flight, and whose errors come out."""
+    """What all calls of one client have in common: turns, a deadline, and our errors."""
 
     def __init__(self, reader: ReplyReader, turns: Turns) -> None:
         self.reader = reader
@@ -61,13 +61,13 @@ class CallRunner:
 
     @contextmanager
     def calling(self, call: Call | None) -> Iterator[None]:
-        """Do what is inside in the call's turn and within its deadline; errors are ours."""
+        """Run the body in the call's turn and within its deadline; errors are translated into ours."""
         with self._turns.turn(call or Call()), self.reader.errors():
             yield
 
 
 class ServerClient:
-    """A client of one server, or of the one that the sentinels name.
+    """A client of one server, which may be the one that the sentinels name.
 
     Args:
         client: any client of redis-py; this one closes it.

@@ -32,7 +32,7 @@ from crossmount.redis.workers import Workers
 
 
 class Link(Protocol):
-    """A way to one server, or to one Cluster."""
+    """A connection to one server or Cluster, as coroutines."""
 
     @property
     def where(self) -> str:
@@ -44,7 +44,7 @@ class Link(Protocol):
 
         Raises:
             IndexUnavailableError: no answer in time.
-            IndexRefusedError: the server refused all of it: wrong password, no such database.
+            IndexRefusedError: the server refused all commands: wrong password, no such database.
         """
         ...
 
@@ -69,7 +69,7 @@ class BlockingLink:
         self.where = client.where
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Send all commands at once, and block until their replies are there."""
+        """Send all commands at once, and block until all replies have arrived."""
         return self.client.run(commands)
 
     async def parts(self) -> "Sequence[BlockingLink]":
@@ -82,14 +82,14 @@ class BlockingLink:
 
 
 class ThreadedLink:
-    """A link for event loops, of which several may use it one after another: the client blocks threads of its own.
+    """A link for event loops, one after another. The client runs in the link's own threads.
 
-    A call that is cancelled ends in its thread too: at once while it waits for its turn, else where it next looks
-    at its deadline, and then its connection is closed.
+    A cancelled call ends in its thread too: before its turn at once, else at the next check of its deadline, and
+    then its connection is closed.
 
     Args:
         client: the client; closed with the link.
-        workers: the threads, those of another link to the same servers by default of its own.
+        workers: threads to share with another link; its own by default.
     """
 
     def __init__(self, client: Client, workers: Workers | None = None) -> None:

@@ -4,7 +4,7 @@ Tried with redis-py 6.2.0 and 8.1.0. `tests/redis/test_redis_py.py` fails where 
 
 - `Connection._connect`, which returns the socket, and `Connection._sock`;
 - `ConnectionPool.reset`, which a fork's first use calls;
-- `BlockingConnectionPool.pool`, a queue whose `queue` lists the connections that nobody uses, and `_connections`;
+- `BlockingConnectionPool.pool`, a queue whose `queue` lists the unused connections, and `_connections`;
 - `SentinelConnectionPool`, which chooses its connections' class itself and works over any pool.
 """
 
@@ -21,20 +21,20 @@ class Pool(redis.BlockingConnectionPool):
     """Connections to one server. A process and its forks may use a pool, each on connections of its own."""
 
     def reset(self) -> None:
-        """Begin anew, as in a child after a fork: close the child's ends of its parent's connections."""
+        """Forget all connections, as in a child after a fork, and close the child's ends of them."""
         for connection in getattr(self, "_connections", ()):  # redis-py's constructor calls this too
-            connection.disconnect()  # in another process than its own this closes the descriptor and no more
+            connection.disconnect()  # in a child this closes the descriptor, without a shutdown of the connection
         super().reset()  # type: ignore[no-untyped-call]  # redis-py's own gap
 
     def disconnect_idle(self) -> None:
-        """Close the connections that nobody uses. Public in redis-py from version 7 on."""
+        """Close the unused connections. redis-py has a public way from version 7 on."""
         for connection in list(self.pool.queue):
             if connection is not None:
                 connection.disconnect()
 
     @property
     def must_connect(self) -> bool:
-        """Whether the next call has to open a connection first, as far as can be seen from here."""
+        """Whether the next call must probably open a connection first."""
         idle = list(self.pool.queue)
         return not idle or idle[-1] is None or idle[-1]._sock is None  # noqa: SLF001 see above; the queue is last in, first out
 
@@ -43,7 +43,7 @@ class SentinelPool(redis.sentinel.SentinelConnectionPool, Pool):
     """Connections to the server that the sentinels name as the master, or to its replicas."""
 
     def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close all connections, or those that nobody uses."""
+        """Close all connections, or the unused ones."""
         if inuse_connections:
             super().disconnect()
         else:
@@ -51,7 +51,7 @@ class SentinelPool(redis.sentinel.SentinelConnectionPool, Pool):
 
 
 class Sentinels(redis.sentinel.Sentinel):
-    """The sentinels, whose errors show nothing of redis-py's objects."""
+    """The sentinels, with errors that do not show redis-py's objects."""
 
     def discover_master(self, service_name: str) -> Any:
         """Return the master's address.
@@ -71,10 +71,10 @@ class Sentinels(redis.sentinel.Sentinel):
 
 
 def bound_by_call(pool: redis.ConnectionPool) -> None:
-    """Make all connections that `pool` opens from now on respect the deadline of the call they work for.
+    """Make the connections of `pool` respect the deadline of the current call.
 
-    A socket's own time-out begins anew with each byte, so a server that sends a byte now and then would never be
-    given up. Opening a connection is checked too, since there may be several servers to try.
+    A socket's own time-out begins anew with each byte, so a server that sends single bytes could delay a call
+    without end. Opening a connection is checked too, since there may be several servers to try.
     """
     kind: Any = pool.connection_class
 

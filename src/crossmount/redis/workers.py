@@ -1,7 +1,7 @@
 """Threads that run blocking functions for event loops.
 
-Not a `concurrent.futures.ThreadPoolExecutor`: its threads do not survive a fork, keep the process alive until they
-are done, and stay for good where nobody closes it.
+This is not a `concurrent.futures.ThreadPoolExecutor`: that one does not work after a fork, keeps the process alive
+until its threads are done, and keeps its threads until it is closed.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 IDLE_SECONDS = 5.0
-"""A thread without work ends after so long: nobody has to close what was forgotten."""
+"""A thread ends after so long without work, so workers that are never closed leave no threads."""
 
 Job = Callable[[], Callable[[], object] | None]
-"""Does the work, and returns a function that hands the result over; None where nobody waits for it any more."""
+"""Does the work, and returns a function that delivers the result; None if the caller is gone."""
 
 
 class Workers:
@@ -36,8 +36,8 @@ class Workers:
     async def run(self, function: Callable[[], T]) -> T:
         """Return what the function returns, or raise its error.
 
-        When this is cancelled before the function began, the function does not run. What it returns or raises
-        after a cancellation, or after the event loop was closed, is dropped.
+        A function that did not begin before a cancellation does not run. Its result is dropped after a
+        cancellation, or after the event loop was closed.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -62,7 +62,7 @@ class Workers:
         return await future
 
     def close(self) -> None:
-        """End the threads once they have done what is waiting; new ones start for what comes after."""
+        """End the threads after the waiting functions; later calls start new ones."""
         crew, self._crew = self._mine(), _Crew(self._most)
         crew.end()
 
@@ -110,13 +110,13 @@ class _Crew:
                 with self._lock:
                     self._threads -= 1
                 return
-            hand_over = job()
+            deliver = job()
             with self._lock:  # first, so that whoever gets the result finds this thread free
                 self._open -= 1
-            if hand_over is not None:
+            if deliver is not None:
                 with suppress(RuntimeError):  # the event loop is closed: nobody waits
-                    hand_over()
-            del job, hand_over  # nothing stays referenced while there is nothing to do
+                    deliver()
+            del job, deliver  # nothing stays referenced while there is nothing to do
 
     def _may_leave(self) -> bool:
         with self._lock:
