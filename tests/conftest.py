@@ -5,6 +5,7 @@ import signal
 from hypothesis import settings
 
 settings.register_profile("crossmount", deadline=None)  # no timed assertions, Hypothesis's own included
+settings.register_profile("nightly", deadline=None)  # --hypothesis-profile=nightly: see tests/promises/known.py
 settings.load_profile("crossmount")
 
 pytest_plugins = ["support.registries", "support.commands", "support.servers", "support.places"]

@@ -76,6 +76,18 @@ _UPLOADS_AND_HEADS = tuple(
 KNOWN_FAULTS: tuple[KnownFault, ...] = (
     *_UPLOADS_AND_HEADS,
     _known(
+        "with = without",
+        {Family.FALSE_MOUNTS, Family.UNCHECKED},
+        "a 201 to a mount is believed: an image is tagged, and its layer is absent",
+        Layer(readable=_OPEN),
+    ),
+    _known(
+        "with = without",
+        {Family.FALSE_SHA512, Family.UNCHECKED},
+        "the same for layers named by sha512, as distribution answers",
+        Layer(algorithm="sha512", readable=_OPEN),
+    ),
+    _known(
         "no byte too many",
         {Family.MANY_SOURCES},
         "a push mounts from sixteen repositories at most",

@@ -80,7 +80,7 @@ def _auth(world: World, hidden: frozenset[str], stranger: str) -> BasicAuth | To
         hides_sources=hides,
         refuses_whole=Family.REFUSES_WHOLE in world,
         reads_first_scope=Family.FIRST_SCOPE in world,
-        uses=12 if Family.SHORT_TOKENS in world else None,
+        uses=30 if Family.SHORT_TOKENS in world else None,
         realm=f"{stranger}/token" if Family.STRANGER_REALM in world else None,
         prefix=TOKENS,
     )
@@ -103,12 +103,12 @@ def faults_of(world: World, content: Content, stranger: str) -> list[Fault]:
         faults.append(Fault(method="PUT", path=UPLOADS, query=query, action=CutReceiving(len(data) // 2)))
         offset = ("Range", f"0-{max(0, len(data) // 2 - 1)}")
         if Family.REFUSED_PARTS in world:
-            faults.append(Fault(method="PATCH", path=UPLOADS, action=Reply(status=world.part_status), times=None))
+            faults.append(Fault(method="PATCH", path=UPLOADS, action=_odd(world.part_status), times=None))
         if Family.PART_NOT_TAKEN in world:
             part = Reply(status=202, headers=(offset,), body=b"", media_type="application/json")
             faults.append(Fault(method="PATCH", path=UPLOADS, action=part, times=None))
     if Family.REFUSED_MOUNTS in world:
-        refusal = Reply(status=world.mount_status)
+        refusal = _odd(world.mount_status)
         faults.append(Fault(method="POST", path=UPLOADS, query="*mount=*", action=refusal, times=None))
     no_length = ("Content-Length",)
     heads: dict[Family, Action] = {
@@ -122,6 +122,11 @@ def faults_of(world: World, content: Content, stranger: str) -> list[Fault]:
         if family in world
     ]
     return faults
+
+
+def _odd(status: int) -> Reply:
+    """Return an answer without effect; a status that says yes has no body."""
+    return Reply(status=status, body=b"" if status < 300 else None, media_type="application/json")
 
 
 @asynccontextmanager

@@ -39,7 +39,7 @@ class Family(enum.StrEnum):
     TOKEN = "the registry wants a token"
     REFUSES_WHOLE = "a token is refused if one of its scopes is"
     FIRST_SCOPE = "of the scopes of a token only the first is granted"
-    SHORT_TOKENS = "a token is accepted twelve times"
+    SHORT_TOKENS = "a token is accepted thirty times"
     UNREADABLE = "the index names repositories that hold layers and that the caller may not read"
     HIDDEN = "a mount from a repository that the caller may not read opens an upload session"
     NO_DELETE = "the caller may not cancel an upload session"
