@@ -20,7 +20,7 @@ from crossmount.redis.url import parse_url
 DEFAULT_URL = "embedded:"
 URL_VARIABLE = "CROSSMOUNT_INDEX"
 
-START_SECONDS = 5.0
+EMBEDDED_START_SECONDS = 5.0
 """How long a call waits for the embedded server to start before a push goes on without the index."""
 
 
@@ -63,7 +63,7 @@ def clients_of(url: str | None, credentials: CredentialProvider | None) -> list[
     if address.topology == "memory":
         return []
     if address.topology == "embedded":
-        return [OnDemandClient(partial(ensure_running, timeout=START_SECONDS), _connect)]
+        return [OnDemandClient(partial(ensure_running, timeout=EMBEDDED_START_SECONDS), _connect)]
     client = connect(address, credentials=credentials)
     if not address.from_replicas:
         return [client]

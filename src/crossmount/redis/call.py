@@ -86,11 +86,11 @@ class Turns:
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._changed = threading.Condition(threading.Lock())
         self._limit = min(FIRST_TURNS, self._most)
         self._in_flight = 0
         self._silence: tuple[float, str] | None = None
+        self._pid = os.getpid()  # last: until then another thread of a child begins anew as well
 
     @contextmanager
     def turn(self, call: Call) -> Iterator[None]:
