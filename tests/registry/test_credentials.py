@@ -191,7 +191,7 @@ async def test_a_cancelled_helper_is_killed_with_its_children(tmp_path: Path) ->
     asking = asyncio.create_task(ask_helper("slow", REGISTRY, env=env, named_by="c"))
     await until(file.exists)
     command = Path("/proc") / file.read_text().strip() / "cmdline"
-    assert b"sleep" in command.read_bytes()
+    await until(lambda: b"sleep" in command.read_bytes())  # before its exec the child is the shell
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
