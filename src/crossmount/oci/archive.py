@@ -3,15 +3,20 @@
 import posixpath
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from crossmount.errors import InvalidLayoutError
+from crossmount.oci.bounded_tar import BoundedTar
 from crossmount.oci.layout_files import Extent, reading
+from crossmount.oci.open_file import OpenFile
 
 MEMBERS_MAX = 100_000
 """More files than any image has; the list of more would take too much memory."""
+
+NAMES_MAX = 8 * 1024 * 1024
+"""More letters than all names in an image's tar have together."""
 
 _LINKS_MAX = 16
 _NOT_A_TAR = (tarfile.TarError, EOFError, ArithmeticError, LookupError)
@@ -44,32 +49,45 @@ class _Member:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFiles:
-    """A layout in a tar; if two members have one name the last one is used, as in extracting."""
+    """A layout in a tar; if two members have one name the last one is used, as in extracting.
+
+    Attributes:
+        path: the tar's name in errors.
+        whole: the position of the tar itself.
+        members: its members, by name.
+        is_whole: whether it ends as a complete tar does.
+    """
 
     path: Path
+    whole: Extent
     members: Mapping[str, _Member]
     is_whole: bool
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, spooled: OpenFile | None = None) -> Self:
         """Read the headers of a tar.
+
+        Args:
+            path: the tar, or its name in errors.
+            spooled: the tar itself, if it has no path.
 
         Raises:
             InvalidLayoutError: the file is no tar, is compressed, or has members with names outside of it.
         """
         with reading(path):
-            if not path.is_file():
+            if spooled is None and not path.is_file():
                 raise InvalidLayoutError(f"{path}: neither a directory nor a file")
-            with path.open("rb") as file:
-                head, length = file.read(8), file.seek(0, 2)
-            _refuse_foreign_head(path, head)
+            real = path.resolve(strict=True) if spooled is None else path
+            file = spooled or OpenFile.at(real, links=False)
+            length = file.size
+            _refuse_foreign_head(path, file.read(8, 0))
             try:
-                with tarfile.open(path, "r:") as tar:
+                with file.buffered() as data, BoundedTar(str(path), fileobj=data) as tar:
                     members = _table(path, tar, length)
-                    is_whole = _has_end_mark(path, tar.offset)
+                    is_whole = file.read(tarfile.BLOCKSIZE, tar.offset) == bytes(tarfile.BLOCKSIZE)
             except _NOT_A_TAR as error:
                 raise InvalidLayoutError(f"{path}: not a tar: {error}") from error
-        return cls(path, members, is_whole)
+        return cls(path, Extent(real, 0, length, checked_size=length, file=spooled), members, is_whole)
 
     @property
     def where(self) -> str:
@@ -90,7 +108,7 @@ class ArchiveFiles:
             if member.defect:
                 raise InvalidLayoutError(f"{self.where}: {current}: {member.defect}")
             if not member.is_link:
-                return Extent(self.path, member.start, member.size)
+                return replace(self.whole, start=member.start, size=member.size)
             if member.link is None:
                 raise InvalidLayoutError(f"{self.where}: {current}: a link that leads out of the archive")
             current = member.link
@@ -115,10 +133,16 @@ def _refuse_foreign_head(path: Path, head: bytes) -> None:
 def _table(path: Path, tar: tarfile.TarFile, length: int) -> dict[str, _Member]:
     """Return the members up to the first broken header; a missing blob can then be named in the error."""
     members: dict[str, _Member] = {}
+    left = NAMES_MAX
     for _ in range(MEMBERS_MAX):
         info = _next(tar)
         if info is None:
             return members
+        left -= len(info.name) + len(info.linkname)
+        if left < 0:
+            raise InvalidLayoutError(
+                f"{path}: the names in it have more than {NAMES_MAX} letters: not an image layout"
+            )
         name = _inside(info.name)
         if name is None:
             raise InvalidLayoutError(
@@ -153,10 +177,3 @@ def _inside(name: str) -> str | None:
     """Return a member's name normalised, or None if it is absolute or above the archive."""
     plain = posixpath.normpath(name)
     return None if plain.startswith(("/", "../")) or plain == ".." else plain
-
-
-def _has_end_mark(path: Path, offset: int) -> bool:
-    """Return whether the headers end with a block of zeros, as a complete tar's do."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)

@@ -23,6 +23,10 @@ class Hasher(Protocol):
         """Return the hash of the added bytes in lower-case hex."""
         ...
 
+    def copy(self) -> Self:
+        """Return another hash with the same bytes."""
+        ...
+
 
 class Digest(str):
     """A valid digest, `sha256:<64 hex>` or `sha512:<128 hex>`, as a string.

@@ -34,7 +34,7 @@ def read_image(files: LayoutFiles, descriptor: Descriptor) -> Image:
     """Read an image from a layout.
 
     Each manifest's bytes are checked against its digest. Each blob must exist, be readable, and have the size in
-    its descriptor. Layers are not hashed here; the receiver of their bytes verifies them.
+    its descriptor. Layers are not hashed here; they are hashed while they are sent.
 
     Args:
         files: the layout.
@@ -92,7 +92,9 @@ class _LayoutReader:
                 extent = self._find(descriptor, named_by)
                 if extent is not None:
                     self._check_size(descriptor, extent, named_by)
-                    blobs[descriptor.digest] = FileBlob(descriptor, extent.path, extent.start)
+                    blobs[descriptor.digest] = FileBlob(
+                        descriptor, extent.path, extent.start, extent.checked_size, extent.file
+                    )
                 elif not is_foreign(descriptor):
                     raise InvalidLayoutError(
                         f"{self.files.where}: blob {descriptor.digest} is missing, {named_by} names it: "

@@ -1,7 +1,5 @@
 """The files of an image layout, in a directory or an archive: by name, where their bytes are."""
 
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from crossmount.errors import InvalidLayoutError
+from crossmount.oci.open_file import OpenFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +18,24 @@ class Extent:
         path: the file itself, or the archive that it is in.
         start: the position of its first byte in `path`.
         size: its size in bytes.
+        checked_size: the size of the file at `path`, which has no links in it; None if that is not checked.
+        file: the file at `path` itself, if it has no path.
     """
 
     path: Path
     start: int
     size: int
+    checked_size: int | None = None
+    file: OpenFile | None = None
+
+    def open(self) -> OpenFile:
+        """Open the file.
+
+        Raises:
+            InvalidLayoutError: it is not the file that was checked.
+            OSError: it cannot be opened.
+        """
+        return self.file or OpenFile.at(self.path, links=self.checked_size is None, size=self.checked_size)
 
 
 class LayoutFiles(Protocol):
@@ -90,11 +102,9 @@ class DirectoryFiles:
             raise InvalidLayoutError(
                 f"{path}: a link that leads out of the layout: copy the layout with cp -rL to have it whole"
             )
-        with reading(path):  # a named pipe must not be opened: that would wait for a writer
-            if not stat.S_ISREG(real.stat().st_mode):
-                raise InvalidLayoutError(f"{path}: not a file")
-            with real.open("rb", buffering=0) as file:
-                return Extent(real, 0, os.fstat(file.fileno()).st_size)
+        with reading(path):
+            size = OpenFile.at(real, links=False).size
+            return Extent(real, 0, size, checked_size=size)
 
     def folder_with(self, name: str) -> str | None:
         """Return a folder one level down that has the file `name`."""
@@ -131,9 +141,8 @@ def read_extent(extent: Extent, *, what: str) -> bytes:
     Raises:
         InvalidLayoutError: it cannot be read, or has become shorter.
     """
-    with reading(extent.path), extent.path.open("rb") as file:
-        file.seek(extent.start)
-        content = file.read(extent.size)
+    with reading(extent.path):
+        content = extent.open().read(extent.size, extent.start)
     if len(content) != extent.size:
         raise InvalidLayoutError(f"{what} ends {extent.size - len(content)} bytes early")
     return content

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from crossmount import events
-from crossmount.errors import InvalidLayoutError, MountRequiredError, RegistryRefusedError
+from crossmount.errors import MountRequiredError
 from crossmount.fleet import MountTurn, Slots, Turn, UploadTurn, mount_or_upload
 from crossmount.index.protocol import Knowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
@@ -211,8 +211,9 @@ class BlobPusher:
         def progress(sent: int) -> None:
             self.observer(events.BlobProgress(digest=digest, sent=sent, dest=self.dest))
 
+        source = blob.reading() if isinstance(blob, FileBlob) else blob
         try:
-            while not await self._upload_once(session, blob, progress):
+            while not await self._upload_once(session, source, progress):
                 session = await self.client.start_upload(self.dest)
         finally:
             if isinstance(blob, FetchedBlob):
@@ -228,12 +229,6 @@ class BlobPusher:
             await asyncio.shield(self.client.cancel_upload(session))
             if isinstance(error, StartOverError):
                 return False
-            refused = isinstance(error, RegistryRefusedError) and "DIGEST_INVALID" in error.codes
-            if refused and isinstance(blob, FileBlob):
-                raise InvalidLayoutError(
-                    f"blob {blob.descriptor.digest} is damaged: the layout's bytes have another digest, says "
-                    f"{self.dest.registry}"
-                ) from error
             raise
         return True
 
