@@ -186,10 +186,11 @@ async def push(stage: Stage, observer: Observer = ignore) -> crossmount.PushRepo
 async def push_without(world: World, content: Content) -> Ending:
     """Push a world's image as a plain client does, which knows no index and mounts nothing."""
     async with registry_of(world, content, slow=False) as registry, calling(registry, login_of(world)) as client:
-        pairs = zip(world.layers, content.layers, strict=True)
+        pairs = list(zip(world.layers, content.layers, strict=True))
         missing = {digest for layer, (digest, _) in pairs if layer.missing}
-        blobs = [(digest, None if digest in missing else data) for digest, data in content.blobs.items()]
-        pushed = await push_plainly(client, blobs, (MANIFEST_KIND, content.manifest), TAG)
+        blobs = {digest: data for digest, data in content.blobs.items() if digest not in missing}
+        is_whole = all(layer.in_dest or not layer.missing for layer in world.layers)
+        pushed = is_whole and await push_plainly(client, blobs, (MANIFEST_KIND, content.manifest), TAG)
         return _ending(registry, content, None if pushed else "refused", [])
 
 

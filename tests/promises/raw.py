@@ -1,7 +1,7 @@
 """A client of registries that shares nothing with ours: what a plain push does, and which mounts succeed."""
 
 import ssl
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -79,18 +79,18 @@ async def calling(registry: ScriptedRegistry, login: Login | None) -> AsyncItera
 
 
 async def push_plainly(
-    client: RawClient, blobs: Iterable[tuple[Digest, bytes | None]], manifest: tuple[str, bytes], tag: str
+    client: RawClient, blobs: Mapping[Digest, bytes], manifest: tuple[str, bytes], tag: str
 ) -> bool:
     """Upload each blob whole, in one POST and one PUT, then the manifest; return whether the registry took all.
 
     Args:
         client: of the registry.
-        blobs: digests and bytes; None for a blob that is not at hand, which the registry must hold.
+        blobs: those that are at hand; the destination holds the others.
         manifest: media type and bytes.
         tag: where to.
     """
-    for digest, data in blobs:
-        if data is not None and not await _upload(client, digest, data):
+    for digest, data in blobs.items():
+        if not await _upload(client, digest, data):
             return False
     kind, content = manifest
     return await client.send("PUT", f"/v2/{DEST}/manifests/{tag}", content=content, kind=kind) == 201
