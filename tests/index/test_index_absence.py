@@ -1,14 +1,14 @@
 """A server of a Cluster that does not answer, over servers that are made up: how often it is asked."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.address import Node
 from crossmount.redis.cluster import BREAKER_SECONDS, MAP_SECONDS, ClusterClient
-from crossmount.redis.pools import ServerRequest
+from crossmount.redis.pools import Pools, ServerRequest
 from crossmount.redis.replies import Command, ReplyReader
 from crossmount.redis.routing import CLUSTER_SLOTS
 from redis import exceptions
@@ -64,7 +64,9 @@ class Linked:
     def __init__(self) -> None:
         self.servers = MadeUp()
         self.clock = Clock(100.0)
-        self.client = ClusterClient(self.servers, [A, B], ReplyReader("made up", {}, ()), clock=self.clock)
+        self.client = ClusterClient(
+            cast("Pools", self.servers), [A, B], ReplyReader("made up", {}, ()), clock=self.clock
+        )
 
     def run(self) -> list[Any]:
         """Request both halves for something."""

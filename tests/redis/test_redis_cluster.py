@@ -39,7 +39,7 @@ class Watched:
     def __init__(self, url: str, flavour: str) -> None:
         client = connect(parse_url(url))
         assert isinstance(client, ClusterClient)
-        self.servers: Any = client._servers
+        self.servers: Any = client._pools
         self.link: Link = ThreadedLink(client) if flavour == "async" else BlockingLink(client)
         self.index = RedisMountIndex(self.link)
         self.rounds: list[list[tuple[Target, list[Command]]]] = []

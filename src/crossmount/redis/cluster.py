@@ -18,7 +18,7 @@ from crossmount.redis.address import Node
 from crossmount.redis.breaker import Breaker
 from crossmount.redis.call import Call, Turns
 from crossmount.redis.client import CONNECTIONS, CallRunner, Client
-from crossmount.redis.pools import Servers
+from crossmount.redis.pools import Pools
 from crossmount.redis.replies import Command, ReplyReader
 from crossmount.redis.routing import CLUSTER_SLOTS, Batch, CommandRouting, Target
 from crossmount.redis.slots import SlotMap
@@ -38,7 +38,7 @@ class ClusterClient:
     """A client of all servers of a Cluster.
 
     Args:
-        servers: connections to them.
+        pools: connections to them.
         seeds: the servers of the URL, which know the others.
         reader: reads replies.
         replicas: whether replicas may answer; such a client is for reads only.
@@ -47,7 +47,7 @@ class ClusterClient:
 
     def __init__(
         self,
-        servers: Servers,
+        pools: Pools,
         seeds: Sequence[Node],
         reader: ReplyReader,
         *,
@@ -55,7 +55,7 @@ class ClusterClient:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.where = reader.where
-        self._servers = servers
+        self._pools = pools
         self._seeds = seeds
         self._caller = CallRunner(reader, Turns(CONNECTIONS))
         self._replicas = replicas
@@ -74,14 +74,14 @@ class ClusterClient:
         with self._caller.calling(call):
             while not routing.done:
                 if routing.needs_pause:
-                    self._servers.pause(PAUSE_SECONDS)
+                    self._pools.pause(PAUSE_SECONDS)
                 slots = self._map
                 excluded = self._excluded()
                 if slots is None or routing.needs_map or (excluded and self._is_map_due()):
                     slots = self._fetch_map(routing.silent | excluded)
                 batches = routing.batches(slots, excluded=excluded)
                 self._probe(batches)
-                outcomes = self._servers.exchange([(batch.target, batch.commands) for batch in batches])
+                outcomes = self._pools.exchange([(batch.target, batch.commands) for batch in batches])
                 if call.cancelled:
                     call.check()
                 for batch, outcome in zip(batches, outcomes, strict=True):
@@ -99,12 +99,12 @@ class ClusterClient:
         """Return a client for each master."""
         with self._caller.calling(None):
             slots = self._fetch_map(set())
-        return [_NodeClient(self._servers, node, self._caller) for node in slots.masters]
+        return [_NodeClient(self._pools, node, self._caller) for node in slots.masters]
 
     def close(self) -> None:
         """Close the connections to all servers."""
         with self._caller.reader.errors():
-            self._servers.close()
+            self._pools.close()
 
     def _excluded(self) -> set[Node]:
         now = self._clock()
@@ -131,7 +131,7 @@ class ClusterClient:
         known = dict.fromkeys((*(() if self._map is None else self._map.nodes), *self._seeds))
         trouble: Exception | None = None
         for node in sorted(known, key=lambda node: node in silent):
-            (outcome,) = self._servers.exchange([(Target(node), [CLUSTER_SLOTS])])
+            (outcome,) = self._pools.exchange([(Target(node), [CLUSTER_SLOTS])])
             reply = outcome if isinstance(outcome, Exception) else outcome[0]
             if isinstance(reply, exceptions.AuthenticationError | exceptions.ResponseError):
                 is_login = isinstance(reply, exceptions.AuthenticationError | exceptions.NoPermissionError)
@@ -150,23 +150,23 @@ class ClusterClient:
 
     def _use_map(self, slots: SlotMap) -> SlotMap:
         self._map, self._fetched = slots, self._clock()
-        self._servers.keep({*slots.nodes, *self._seeds})
+        self._pools.keep({*slots.nodes, *self._seeds})
         return slots
 
 
 class _NodeClient:
     """A client of one server of a Cluster, which follows no redirection."""
 
-    def __init__(self, servers: Servers, node: Node, caller: CallRunner) -> None:
+    def __init__(self, pools: Pools, node: Node, caller: CallRunner) -> None:
         self.where = caller.reader.where
-        self._servers = servers
+        self._pools = pools
         self._node = node
         self._caller = caller
 
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
         """Send commands to this server and return their replies."""
         with self._caller.calling(call):
-            (outcome,) = self._servers.exchange([(Target(self._node), commands)])
+            (outcome,) = self._pools.exchange([(Target(self._node), commands)])
             if isinstance(outcome, Exception):
                 raise outcome
             return self._caller.reader.read(commands, outcome)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from crossmount.redis.address import Node
 from crossmount.redis.pipeline import exchange_each
@@ -12,26 +12,6 @@ from crossmount.redis.routing import Target
 
 ServerRequest = tuple[Target, Sequence[Command]]
 """A server, and commands for it."""
-
-
-class Servers(Protocol):
-    """Connections to the servers of a Cluster."""
-
-    def exchange(self, requests: Sequence[ServerRequest]) -> list[list[Any] | Exception]:
-        """Ask several servers at once; return for each its replies, or the error in their place."""
-        ...
-
-    def pause(self, seconds: float) -> None:
-        """Wait."""
-        ...
-
-    def keep(self, nodes: Collection[Node]) -> None:
-        """Close the idle connections to all servers but these."""
-        ...
-
-    def close(self) -> None:
-        """Close all connections."""
-        ...
 
 
 class Pools:
