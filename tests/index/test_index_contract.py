@@ -234,6 +234,15 @@ async def test_traits_of_a_registry(index: MountIndex) -> None:
     assert (await index.look_up([], OTHER)).traits == RegistryTraits()
 
 
+async def test_a_registry_that_was_untruthful_once_stays_so(index: MountIndex) -> None:
+    """A true 201 does not make up for one that was not; other traits are recorded on."""
+    await index.record_traits("r.example", RegistryTraits(truthful=True))
+    assert (await index.look_up([], DEST)).traits.truthful is True
+    await index.record_traits("r.example", RegistryTraits(truthful=False))
+    await index.record_traits("r.example", RegistryTraits(mounts=True, truthful=True))
+    assert (await index.look_up([], DEST)).traits == RegistryTraits(mounts=True, truthful=False)
+
+
 async def test_traits_of_no_registry(index: MountIndex) -> None:
     """The name of a registry is validated before it becomes part of a key."""
     for traits in (RegistryTraits(), RegistryTraits(mounts=True)):

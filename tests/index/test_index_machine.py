@@ -23,7 +23,7 @@ PLACES = [
 ]
 layers, places = st.sampled_from(LAYERS), st.sampled_from(PLACES)
 maybe = st.none() | st.booleans()
-traits = st.builds(RegistryTraits, maybe, maybe, maybe)
+traits = st.builds(RegistryTraits, maybe, maybe, maybe, maybe)
 sightings = st.builds(
     Sighting,
     layers,

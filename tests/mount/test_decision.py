@@ -1,8 +1,10 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crossmount.errors import AccessDeniedError, CrossmountError, RegistryUnreachableError
 from crossmount.mount.decision import (
+    FalseMount,
     Finish,
     MountAnswer,
     MountState,
@@ -19,7 +21,7 @@ DEST = Repository("r.example", "dest")
 SOURCES = tuple(Repository("r.example", f"source-{number}") for number in range(3))
 DENIED = AccessDeniedError("denied", status=401)
 GONE = RegistryUnreachableError("gone")
-ANSWERS = st.sampled_from(["mounted", "session", "denied", "gone"])
+ANSWERS = st.sampled_from(["mounted", "false", "session", "denied", "gone"])
 
 
 def session(number: int = 0) -> UploadSession:
@@ -31,6 +33,7 @@ def answer_for(word: str, number: int) -> MountAnswer:
     """Return the answer that a word stands for."""
     answers: dict[str, MountAnswer] = {
         "mounted": Mounted(),
+        "false": FalseMount(),
         "session": session(number),
         "denied": DENIED,
         "gone": GONE,
@@ -145,3 +148,16 @@ def test_every_run_ends_and_accounts_for_every_session(
     if step.status in {MountStatus.PUSH_STARTED, MountStatus.SKIPPED, MountStatus.UNAVAILABLE}:
         assert kept
     assert isinstance(next_step(state), RequestMount) is False
+
+
+@pytest.mark.parametrize(("must_mount", "tries"), [(False, 1), (True, 3)])
+def test_after_a_201_that_is_not_true_only_a_must_mount_layer_tries_other_sources(
+    must_mount: bool, tries: int
+) -> None:
+    """A plain layer goes to an upload session at once; a must-mount layer tries all sources."""
+    state = MountState(candidates=SOURCES, must_mount=must_mount)
+    answers = [FalseMount()] * tries + ([] if must_mount else [session()])
+    state, status, cancelled = run(state, *answers)
+    assert status is (MountStatus.MOUNT_REQUIRED if must_mount else MountStatus.PUSH_STARTED)
+    assert (state.attempts, cancelled) == (tries, [])
+    assert "201" in str(state.error)

@@ -145,3 +145,39 @@ async def test_must_mount_is_not_uploaded(tmp_path: Path) -> None:
         assert registry.uploads() == 0
         assert proxy.app.core.spool is not None
         assert proxy.app.core.spool.taken == 0
+
+
+LIES = RegistryOptions(false_mounts=("sha512:*",))
+
+
+@pytest.mark.parametrize("query", ["?mount={digest}&from=base", "?mount={digest}"])
+async def test_a_mount_that_the_registry_only_claims_is_a_session(query: str) -> None:
+    """A 201 without the blob, to the client's request or to ours, ends in a 202, and dest becomes no source."""
+    async with ScriptedRegistry(LIES) as registry, proxy_before(registry.url) as proxy:
+        digest = registry.put_blob("base", DATA, algorithm="sha512")
+        await proxy.knows(digest, "base")
+        answer = await proxy.client.post(f"/v2/app/blobs/uploads/{query.format(digest=digest)}")
+        assert answer.status_code == 202
+        assert await proxy.learnt(digest) == {"base"}
+
+
+async def test_a_claimed_mount_without_source_is_a_session() -> None:
+    """Where the registry claims to have found the blob and lacks it, the client gets a session."""
+    options = RegistryOptions(false_mounts=("sha512:*",), finds=True)
+    async with ScriptedRegistry(options) as registry, proxy_before(registry.url) as proxy:
+        digest = registry.put_blob("somewhere", DATA, algorithm="sha512")
+        answer = await proxy.client.post(f"/v2/app/blobs/uploads/?mount={digest}")
+        assert answer.status_code == 202
+        assert await proxy.learnt(digest) == set()
+
+
+async def test_a_head_after_a_false_mount_is_a_404_and_makes_the_registry_untruthful() -> None:
+    """A sha256 mount that was believed and is absent is asked for from then on."""
+    digest = Digest.of(DATA)
+    options = RegistryOptions(false_mounts=(digest,))
+    async with ScriptedRegistry(options) as registry, proxy_before(registry.url) as proxy:
+        registry.put_blob("base", DATA)
+        await proxy.knows(digest, "base")
+        assert (await proxy.client.head(f"/v2/app/blobs/{digest}")).status_code == 404
+        knowledge = await proxy.index.look_up([], proxy.repository("app"))
+        assert knowledge.traits.truthful is False

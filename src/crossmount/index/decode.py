@@ -8,7 +8,7 @@ from crossmount.index.protocol import LayerKnowledge, RegistryTraits
 from crossmount.oci import Repository
 from crossmount.oci.reference import DOCKER_HUB, is_repository_name, normalise_registry
 
-TRAITS = ("mounts", "finds", "after_manifest")
+TRAITS = ("mounts", "finds", "after_manifest", "truthful")
 REGISTRIES_MAX = 128
 """The most registries of one layer that are read."""
 

@@ -38,18 +38,22 @@ class RegistryTraits:
         mounts: it mounts from a source that the request names.
         finds: it mounts without a named source ("automatic mount origin discovery").
         after_manifest: it mounts only blobs that a manifest in the source repository references.
+        truthful: False if it once answered 201 to a mount and then did not have the blob; True if it was asked
+            for mounted blobs and had them.
     """
 
     mounts: bool | None = None
     finds: bool | None = None
     after_manifest: bool | None = None
+    truthful: bool | None = None
 
     def updated(self, newer: Self) -> "RegistryTraits":
-        """Return these traits, replaced by `newer` ones where observed."""
+        """Return these traits, replaced by `newer` ones where observed. Once untruthful is untruthful."""
         return RegistryTraits(
             mounts=self.mounts if newer.mounts is None else newer.mounts,
             finds=self.finds if newer.finds is None else newer.finds,
             after_manifest=self.after_manifest if newer.after_manifest is None else newer.after_manifest,
+            truthful=self.truthful if newer.truthful is None or self.truthful is False else newer.truthful,
         )
 
 

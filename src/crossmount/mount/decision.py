@@ -7,10 +7,12 @@ opened is kept for the upload; every other one is cancelled.
 import enum
 from dataclasses import dataclass, replace
 
-from crossmount.errors import CrossmountError, RegistryRefusedError, RegistryUnreachableError
+from crossmount.errors import CrossmountError, InvalidAnswerError, RegistryRefusedError, RegistryUnreachableError
 from crossmount.oci import Digest, Repository
 from crossmount.registry import Mounted, UploadSession
 from crossmount.registry.http.retry import RETRIED_STATUSES
+
+_FALSE_MOUNT = "the registry answered 201 to the mount, and does not have the blob"
 
 
 class MountStatus(enum.IntEnum):
@@ -50,8 +52,13 @@ class MountResult:
     error: CrossmountError | None = None
 
 
-MountAnswer = Mounted | UploadSession | CrossmountError
-"""The answer to a step: 201, 202, or an error."""
+@dataclass(frozen=True, slots=True)
+class FalseMount:
+    """The registry answered 201 to a mount request, and does not have the blob."""
+
+
+MountAnswer = Mounted | FalseMount | UploadSession | CrossmountError
+"""The answer to a step: 201, a 201 that is not true, 202, or an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +167,11 @@ def _with_answer(state: MountState, answer: MountAnswer) -> MountState:
             return replace(state, spare_session=answer)
         case CrossmountError():
             return replace(state, error=answer, exhausted=_is_about_the_registry(answer, state))
+        case FalseMount():  # other sources would very probably be answered likewise
+            candidates = state.candidates if state.must_mount else ()
+            return replace(
+                state, candidates=candidates, asked_without_source=True, error=InvalidAnswerError(_FALSE_MOUNT)
+            )
         case Mounted():
             return replace(state, mounted=True)
 

@@ -1,13 +1,14 @@
 """`Mounter`: carries out the steps of a mount with a registry, and corrects the index."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, assert_never
 
 from crossmount import events
 from crossmount._closing import Closing
-from crossmount.errors import InvalidInputError, RegistryError
+from crossmount.errors import CrossmountError, InvalidInputError, RegistryError
 from crossmount.index.adapt import adapt
 from crossmount.index.protocol import (
     Knowledge,
@@ -18,8 +19,8 @@ from crossmount.index.protocol import (
     Sighting,
 )
 from crossmount.mount import decision
-from crossmount.mount.decision import MountAnswer, MountResult, MountStatus
-from crossmount.mount.presence import SourceChecks
+from crossmount.mount.decision import FalseMount, MountAnswer, MountResult, MountStatus
+from crossmount.mount.presence import SourceChecks, needs_proof
 from crossmount.mount.ranking import plan
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import Mounted, RegistryClient, UploadSession
@@ -50,6 +51,7 @@ class Mounter(Closing):
         self._index: MountIndex = adapt(index)
         self._checks = SourceChecks(client, self._index, observer=observer, clock=clock)
         self._background: set[asyncio.Task[None]] = set()
+        self._seen = RegistryTraits()  # whether its 201s were true
 
     async def aclose(self) -> None:
         """Wait for background checks and cancellations, and cancel those that take too long."""
@@ -138,7 +140,7 @@ class Mounter(Closing):
                     case decision.Finish(status):
                         break
                     case decision.RequestMount() | decision.OpenSession() as step:
-                        answer = await self._shielded(self._send(step, layer, dest))
+                        answer = await self._shielded(self._send(step, layer, dest, knowledge.traits))
                         state = decision.apply_answer(state, step, answer)
                         if isinstance(step, decision.RequestMount) and step.source:
                             self._after_attempt(layer, step.source, answer, knowledge.traits, fresh=fresh)
@@ -168,9 +170,16 @@ class Mounter(Closing):
         seen = RegistryTraits(
             mounts=True if any(result.source for result in mounted) else None,
             finds=True if any(not result.source for result in mounted) else None,
+            truthful=self._seen.truthful,
         )
         if traits.updated(seen) != traits:
             await self._index.record_traits(self._client.registry, seen)
+
+    async def record_false_mount(self) -> None:
+        """Record in the index that a 201 to a mount was not true; mounts there need proof from now on."""
+        if self._seen.truthful is not False:
+            self._seen = RegistryTraits(truthful=False)
+            await self._index.record_traits(self._client.registry, self._seen)
 
     def cancel_later(self, session: UploadSession | None) -> None:
         """Cancel an unused upload session in the background."""
@@ -198,14 +207,30 @@ class Mounter(Closing):
             raise
 
     async def _send(
-        self, step: decision.RequestMount | decision.OpenSession, layer: Digest, dest: Repository
+        self,
+        step: decision.RequestMount | decision.OpenSession,
+        layer: Digest,
+        dest: Repository,
+        traits: RegistryTraits,
     ) -> MountAnswer:
         try:
-            if isinstance(step, decision.RequestMount):
-                return await self._client.mount_blob(dest, layer, step.source)
-            return await self._client.start_upload(dest)
+            if isinstance(step, decision.OpenSession):
+                return await self._client.start_upload(dest)
+            answer = await self._client.mount_blob(dest, layer, step.source)
+            if isinstance(answer, Mounted) and needs_proof(layer, traits.updated(self._seen)):
+                return await self._prove(layer, dest)
         except RegistryError as error:
             return error
+        return answer
+
+    async def _prove(self, layer: Digest, dest: Repository) -> Mounted | FalseMount:
+        """Ask for a blob whose mount was answered with 201."""
+        if await self._client.head_blob(dest, layer) is not None:
+            self._seen = self._seen.updated(RegistryTraits(truthful=True))
+            return Mounted()
+        with contextlib.suppress(CrossmountError):  # an index that fails here only learns nothing
+            await self.record_false_mount()
+        return FalseMount()
 
     def _after_attempt(
         self, layer: Digest, source: Repository, answer: MountAnswer, traits: RegistryTraits, *, fresh: bool

@@ -8,7 +8,7 @@ from typing import Literal
 from crossmount import events
 from crossmount.errors import AccessDeniedError, CrossmountError
 from crossmount.index.protocol import MountIndex, RegistryTraits
-from crossmount.mount.decision import MountAnswer
+from crossmount.mount.decision import FalseMount, MountAnswer
 from crossmount.oci import Digest, Repository
 from crossmount.registry import RegistryClient
 
@@ -54,6 +54,14 @@ async def check_presence(
         return Presence.PRESENT
     certain = await (is_readable or client.is_readable)(source)
     return Presence.GONE if certain else Presence.HIDDEN
+
+
+def needs_proof(layer: Digest, traits: RegistryTraits) -> bool:
+    """Tell whether a registry's 201 to the mount of `layer` is believed only after it was asked for the blob.
+
+    distribution answers 201 to the mount of a sha512 digest, and does not have the blob under it.
+    """
+    return layer.algorithm != "sha256" or traits.truthful is False
 
 
 class SourceChecks:
@@ -125,7 +133,7 @@ class SourceChecks:
                 traits.mounts is None
                 and not traits.after_manifest
                 and not self.has_mounted  # one refusal among successful mounts is not a trait of the registry
-                and not isinstance(answer, CrossmountError)
+                and not isinstance(answer, CrossmountError | FalseMount)
             ):
                 self._drop(layer, source, "unmountable")
                 # it has the layer and did not mount it: never mounts, or only after a manifest references the

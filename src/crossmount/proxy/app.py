@@ -166,6 +166,8 @@ class App:
                 exchange.note, exchange.waited = outcome.label, outcome.waited
                 async with core.heads:
                     head = await self._ask_head(exchange, dest, caller)
+                if head.status == 404 and outcome.mounted is not None:
+                    await core.recorder.record_false_mount(dest.registry)
         if head.status == 200:
             core.metrics.count_blob(exchange.note or "existing", head.size)
             core.recorder.record_blob(dest, route.digest, head.size)

@@ -61,8 +61,18 @@ class ProxyRecorder:
         self._record([Sighting(digest, repository, size)])
 
     def record_client_mount(self, agent: Agent | None, digest: Digest, *holders: Repository) -> None:
-        """Record and count a blob that the registry mounted on a client's own request; a HEAD asks its size."""
+        """Record and count a blob that the registry mounted on a client's own request; a HEAD asks its size.
+
+        A blob that the registry does not have after all is not recorded.
+        """
         self._start(self._record_with_size(agent, digest, holders))
+
+    async def record_false_mount(self, registry: str) -> None:
+        """Record that the registry's 201 to a mount was not true; its mounts need proof from now on."""
+        if self._traits.truthful is not False:
+            seen = RegistryTraits(truthful=False)
+            self.update_traits(seen)
+            await self._index.record_traits(registry, seen)
 
     def record_manifest(self, agent: Agent | None, repository: Repository, manifest: Manifest) -> None:
         """Record the blobs of a manifest that the registry accepted, and of the children of an image index."""
@@ -108,6 +118,9 @@ class ProxyRecorder:
         if agent is not None:
             with contextlib.suppress(CrossmountError):  # the blob is counted without its size
                 size = await agent.client.head_blob(holders[0], digest)
+                if size is None:
+                    await self.record_false_mount(holders[0].registry)
+                    return
         known = None if size in {None, SIZE_UNKNOWN} else size
         self._metrics.count_blob("mounted", known)
         self._record([Sighting(digest, holder, known) for holder in holders])

@@ -246,6 +246,8 @@ class BlobPusher:
     async def _forget_sources(self, digest: Digest) -> None:
         """Remove dest, and the source the blob was mounted from, from the index: they do not hold the blob."""
         mounted = self._mounts.pop(digest, None)
+        if mounted is not None:
+            await self.mounter.record_false_mount()
         wrong = [self.dest] if mounted is None or mounted.source is None else [self.dest, mounted.source]
         await self.index.forget(digest, *wrong)
 

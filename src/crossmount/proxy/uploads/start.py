@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from crossmount.mount.presence import needs_proof
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.exchange import Exchange
-from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers
+from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers, request_headers
 from crossmount.proxy.http.routes import SessionRoute, UploadsRoute
 from crossmount.proxy.http.upstream import RequestBody, read_bounded
 from crossmount.proxy.uploads.core import Core, body_to_forward, refuse_must_mount
@@ -73,11 +74,12 @@ class _StartRequest:
         answer: _RegistryAnswer | None = None
         if route.source is not None and policy.allows(route.source):
             answer = await self._ask(route.query())
-            if answer.status == 201:
+            believed = answer.status == 201 and await self._is_mounted(digest)
+            if believed:
                 source = core.repository(route.source)
                 core.recorder.record_client_mount(self.caller.agent, digest, self.dest, source)
                 self.exchange.note = "mounted"
-            if answer.status not in {202, 400, 401, 403, 404, 405}:
+            if believed or answer.status not in {201, 202, 400, 401, 403, 404, 405}:
                 await self._send(answer)
                 return
         tried = () if route.source is None else (route.source,)
@@ -93,6 +95,8 @@ class _StartRequest:
             # Without `from` the registry may find a source by itself, which is fine if every source is allowed.
             finds = answer is None and route.source is None and policy.unlimited
             answer = await self._ask(route.query() if finds else route.rest)
+            if finds and answer.status == 201 and not await self._is_mounted(digest):
+                answer = await self._ask(route.rest)
         await self._answer_with(answer)
 
     async def upload_whole(self, digest: Digest) -> None:
@@ -133,6 +137,23 @@ class _StartRequest:
         finally:
             if core.sessions.has(session.key, caller.key, name):
                 await core.drop_session(session)  # no client knows its name
+
+    async def _is_mounted(self, digest: Digest) -> bool:
+        """Tell whether the registry's 201 to a mount is true; where it needs proof, ask for the blob."""
+        recorder = self.core.recorder
+        if not needs_proof(digest, recorder.traits):
+            return True
+        upstream = self.core.upstream
+        async with upstream.request(
+            "HEAD",
+            upstream.target(f"/v2/{self.route.name}/blobs/{digest}".encode(), b""),
+            headers=request_headers(self.exchange.headers),
+            authorize=self.caller.authorization_for(self.dest, "HEAD"),
+        ) as response:
+            status = response.status_code
+        if status == 404:
+            await recorder.record_false_mount(self.dest.registry)
+        return status < 400  # a redirect leads to the bytes
 
     async def _ask(self, query: str, body: RequestBody | None = None) -> _RegistryAnswer:
         """Send the request to the registry with the caller's rights, and return the answer.
