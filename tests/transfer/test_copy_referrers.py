@@ -68,6 +68,13 @@ async def list_under_tag(address: str, subject: Descriptor, *listed: Descriptor)
         await client.put_manifest(tag, Manifest.parse(content, where="a test's list"))
 
 
+def listing_of(*listed: Descriptor) -> Reply:
+    """Return an answer of the referrers API."""
+    entries = [{"mediaType": one.media_type, "digest": str(one.digest), "size": one.size} for one in listed]
+    content = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
+    return Reply(status=200, body=content, media_type=OCI_INDEX)
+
+
 async def copied(source: str, dest: str, **how: Any) -> CopyReport:
     """Copy team/app:1 with its referrers."""
     return await copy(
@@ -125,6 +132,29 @@ async def test_between_registries_without_the_api_tags_list_them(
     await list_under_tag(a.address, image.root, another)
     await copied(a.address, b.address)
     assert await listed_at(b.address, image.root) == {one.digest, another.digest}
+
+
+@pytest.mark.parametrize("api", [False, True])
+async def test_a_tag_that_answers_with_the_subject_lists_no_referrers(
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, api: bool
+) -> None:
+    """Where a referrers tag is answered with the manifest of that digest, its platforms are not its referrers."""
+    one = await attach(a.address, image.root, "one")
+    for registry in (a, b):
+        if api and registry is a:
+            path = f"*/referrers/{image.root.digest}"
+            registry.play(Fault(path=path, action=listing_of(one, image.root), times=None))
+        registry.play(NO_API)
+        for manifest in (image.root, *image.manifests):
+            content = image.blob_path(manifest.digest).read_bytes()
+            answer = Reply(status=200, body=content, media_type=manifest.media_type)
+            path = f"*/manifests/sha256-{manifest.digest.encoded}"
+            registry.play(Fault(method="GET", path=path, action=answer, times=None))
+    report = await copied(a.address, b.address)
+    assert set(report.copied[0].referrers) == ({one.digest} if api else set())
+    tags = set(b.holdings.find("mirror/app").tags)
+    assert tags == {"1"} | ({f"sha256-{image.root.digest.encoded}"} if api else set())
+    assert len(report.copied[0].blobs) == len(image.blobs) + (2 if api else 0)
 
 
 async def test_the_tag_is_written_only_if_something_is_new(

@@ -22,7 +22,7 @@ class ManifestSummary:
         digest: the manifest's own.
         blobs: config and layers with their sizes in bytes, each once, without foreign layers, which a registry
             need not store.
-        children: the manifests of an index.
+        children: the manifests of an index; a build cache of BuildKit is an index of blobs.
     """
 
     digest: Digest

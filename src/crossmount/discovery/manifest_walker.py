@@ -33,12 +33,14 @@ class WalkResult:
         fetched: manifests that the registry sent.
         known: manifests that the cache had, and that were not requested.
         skipped: manifests and tags that were left out.
+        build_caches: fetched indexes that are build caches of BuildKit.
         reasons: why, for the first few.
     """
 
     fetched: int = 0
     known: int = 0
     skipped: int = 0
+    build_caches: int = 0
     reasons: list[str] = field(default_factory=list)
 
     def skip(self, reason: str) -> None:
@@ -52,6 +54,7 @@ class WalkResult:
         self.fetched += other.fetched
         self.known += other.known
         self.skipped += other.skipped
+        self.build_caches += other.build_caches
         self.reasons.extend(other.reasons[: _REASONS_MAX - len(self.reasons)])
 
 
@@ -137,7 +140,7 @@ class ManifestWalker:
         )
         async with self._gate:  # also while it is passed on: fetched manifests must not pile up
             try:
-                manifest = ManifestSummary.of(await self._client.get_manifest(reference))
+                found = await self._client.get_manifest(reference)
             except InvalidAnswerError as error:
                 one.result.skip(str(error))
                 return
@@ -147,7 +150,8 @@ class ManifestWalker:
                 one.result.skip(f"{reference}: not there")
                 return
             one.result.fetched += 1
-            await one.pass_on(manifest)
+            one.result.build_caches += found.is_build_cache
+            await one.pass_on(ManifestSummary.of(found))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ class ScanReport:
         known: manifests and indexes that an earlier scan had read, and that were not fetched.
         layers: recorded layers, configs included, counted once for each repository.
         skipped: tags and manifests that are not of an image, or were missing.
+        build_caches: fetched indexes that are build caches of BuildKit; their layers are recorded too.
         unreadable: repositories that the account may not read.
         failed: repositories that were not finished.
         denied: how many of the failed ones the account may not read.
@@ -47,6 +48,7 @@ class ScanReport:
     denied: int
     remarks: tuple[str, ...]
     seconds: float
+    build_caches: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that `crossmount scan --json` prints."""
@@ -61,6 +63,7 @@ class ScanReport:
             },
             "tags": self.tags,
             "manifests": {"fetched": self.fetched, "known": self.known, "skipped": self.skipped},
+            **({"build_caches": self.build_caches} if self.build_caches else {}),
             "layers": self.layers,
             "remarks": list(self.remarks),
             "seconds": round(self.seconds, 3),
@@ -107,4 +110,5 @@ class ScanCounts:
             denied=self.denied,
             remarks=tuple([*self.remarks, *self.walked.reasons][:REMARKS_MAX]),
             seconds=seconds,
+            build_caches=self.walked.build_caches,
         )

@@ -14,6 +14,16 @@ DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
+BUILD_CACHE = "application/vnd.buildkit.cacheconfig.v0"
+"""The config of a build cache of BuildKit, which is an index of blobs unless `image-manifest=true` was given."""
+
+_BLOB_TYPES = (
+    BUILD_CACHE,
+    "application/vnd.oci.image.config.",
+    "application/vnd.oci.image.layer.",
+    "application/vnd.docker.container.image.",
+    "application/vnd.docker.image.rootfs.",
+)
 ACCEPT = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST))
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -74,6 +84,11 @@ class Descriptor:
     def is_manifest(self) -> bool:
         """Whether this is an image manifest."""
         return self.media_type in MANIFEST_TYPES
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether this is a config or a layer by its type; one of a type that is not known may be either."""
+        return self.media_type.startswith(_BLOB_TYPES)
 
 
 def _strings(value: Any) -> tuple[str, ...]:

@@ -6,7 +6,15 @@ from functools import partial
 from typing import Any, Self
 
 from crossmount.errors import InvalidManifestError
-from crossmount.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST, Descriptor, each_once
+from crossmount.oci.descriptor import (
+    BUILD_CACHE,
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+    each_once,
+)
 from crossmount.oci.digest import Digest
 
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024
@@ -20,7 +28,7 @@ class Manifest:
     Attributes:
         descriptor: its own type, digest and size.
         content: the exact bytes.
-        blobs: config and layers of a manifest, each digest once, in order; nothing for an index.
+        blobs: config and layers, each digest once, in order. An index has none, unless it is a build cache.
         children: the manifests of an index; nothing for a manifest.
     """
 
@@ -57,14 +65,22 @@ class Manifest:
             )
         _refuse_both(kind, document, where)
         descriptor = Descriptor(kind, digest or Digest.of(content), len(content))
+        disagree = partial(_two_sizes, where)
         if descriptor.is_index:
-            return cls(descriptor, content, children=_descriptors(document, "manifests", where))
+            named = _descriptors(document, "manifests", where)
+            blobs = each_once((one for one in named if one.is_blob), disagree=disagree)
+            return cls(descriptor, content, blobs, tuple(one for one in named if not one.is_blob))
         if descriptor.is_manifest:
             config = Descriptor.from_json(document.get("config"), where=f"{where}: config")
             layers = _descriptors(document, "layers", where)
-            blobs = each_once((config, *layers), disagree=partial(_two_sizes, where))
-            return cls(descriptor, content, blobs=blobs)
+            blobs = each_once((config, *layers), disagree=disagree)
+            return cls(descriptor, content, blobs)
         raise InvalidManifestError(f"{where}: {_unfollowed(kind, document)}")
+
+    @property
+    def is_build_cache(self) -> bool:
+        """Whether this is a build cache as BuildKit writes it without `image-manifest=true`: an index of blobs."""
+        return self.descriptor.is_index and any(blob.media_type == BUILD_CACHE for blob in self.blobs)
 
 
 def _json_object(content: bytes, where: str) -> dict[str, Any]:

@@ -31,7 +31,8 @@ class StoredRepository:
     def missing(self, manifest: StoredManifest) -> tuple[Digest, ...]:
         """Return the blobs and manifests that a manifest names and the repository lacks."""
         blobs = (digest for digest in manifest.blobs if digest not in self.blobs)
-        children = (digest for digest in manifest.children if digest not in self.manifests)
+        held = self.blobs | self.manifests.keys()  # as distribution: a build cache's index names blobs
+        children = (digest for digest in manifest.children if digest not in held)
         return tuple(dict.fromkeys((*blobs, *children)))
 
     def referrers(self, digest: Digest, artifact_type: str | None) -> list[StoredManifest]:

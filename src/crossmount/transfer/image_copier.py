@@ -99,6 +99,7 @@ class ImageCopier:
             referrers=one.referrers,
             index=self.state(),
             seconds=self.pusher.clock() - started,
+            build_cache=remote.root.is_build_cache,
         )
         self.pusher.observer(events.ImageCopied(source=source, dest=dest))
 

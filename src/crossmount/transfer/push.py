@@ -80,4 +80,5 @@ async def push(
         blobs=blobs.reports(),
         index="off" if guard is None else guard.state,
         seconds=clock() - started,
+        build_cache=image.root.is_build_cache,
     )

@@ -115,10 +115,10 @@ class ReferrerCopier:
 
     async def _referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
         listed = await self.source_client.list_referrers(self.source, subject)
-        if listed is not None:
-            return listed
-        index = await _under_tag(self.source_client, self.source, subject)
-        return () if index is None else index.children[:REFERRERS_MAX]
+        if listed is None:
+            index = await _under_tag(self.source_client, self.source, subject)
+            listed = () if index is None else index.children[:REFERRERS_MAX]
+        return tuple(one for one in listed if one.digest != subject)
 
     async def _push(self, referrer: _FoundReferrer) -> None:
         tag = referrer.tag
@@ -159,12 +159,17 @@ def with_entries(index: bytes | None, entries: Iterable[dict[str, Any]]) -> byte
 
 
 async def _under_tag(client: RegistryClient, repository: Repository, subject: Digest) -> Manifest | None:
+    """Return the index of referrers under a subject's tag, if there is one.
+
+    Some registries answer such a tag with the manifest of that digest: the subject itself, no list.
+    """
     try:
-        return await client.get_manifest(Reference(repository, referrers_tag(subject)))
+        index = await client.get_manifest(Reference(repository, referrers_tag(subject)))
     except RegistryRefusedError as error:
         if error.status == 404:
             return None
         raise
+    return None if index.descriptor.digest == subject else index
 
 
 def _entry(manifest: Manifest) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class PushReport:
         digest: the digest of the manifest or index that the reference names.
         blobs: each blob once, in the order of the manifests.
         seconds: wall time.
+        build_cache: whether it is a build cache of BuildKit, an index of blobs.
     """
 
     reference: Reference
@@ -62,6 +63,7 @@ class PushReport:
     blobs: tuple[BlobReport, ...]
     index: IndexState
     seconds: float
+    build_cache: bool = False
 
     def count(self, outcome: Outcome) -> int:
         """Return how many blobs had this outcome."""
@@ -76,6 +78,7 @@ class PushReport:
         return {
             "reference": str(self.reference),
             "digest": str(self.digest),
+            **({"build_cache": True} if self.build_cache else {}),
             "blobs": [blob.to_json() for blob in self.blobs],
             "bytes": {
                 "existing": self.bytes("existing"),

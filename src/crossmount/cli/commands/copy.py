@@ -230,10 +230,12 @@ def render_copy(report: CopyReport, *, names: bool = True, index_failed_first: b
         if blob.fetched_from is not None:
             number, size = fetched.get(blob.fetched_from, (0, 0))
             fetched[blob.fetched_from] = number + 1, size + blob.size
+    caches = sum(image.build_cache for image in report.copied)
     digests = {str(image.digest) for image in report.copied}
     return [
         *(f"copied {image.source} to {image.reference}" for image in report.copied if names),
         *(f"digest {digest}" for digest in digests if len(digests) == 1),
+        *([f"{text.count(caches, 'build cache')} of BuildKit"] if caches else []),
         *text.summary((words, report.count(kind), report.bytes(kind)) for words, kind in groups),  # type: ignore[arg-type]
         *(
             f"  {text.count(number, 'blob')}, {text.size(size)}, from {_place(place)}"

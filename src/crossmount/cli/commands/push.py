@@ -96,7 +96,7 @@ def render_push(report: PushReport, *, index_failed_first: bool = False) -> list
     index = index_status(report.index, failed_first=index_failed_first)
     groups = (("mounted", "mounted"), ("already there", "existing"), ("uploaded", "uploaded"))
     return [
-        f"pushed {report.reference}",
+        f"pushed {report.reference}{', a build cache of BuildKit' if report.build_cache else ''}",
         f"digest {report.digest}",
         *text.summary((words, report.count(kind), report.bytes(kind)) for words, kind in groups),  # type: ignore[arg-type]
         f"took {text.duration(report.seconds)}, index: {index}",

@@ -180,6 +180,7 @@ def render_scan(report: ScanReport) -> list[str]:
         f"repositories  {report.repositories}{before}{more}",
         f"tags          {report.tags}",
         f"manifests     {report.fetched} fetched{known}{skipped}",
+        *([f"build caches  {report.build_caches} of BuildKit"] if report.build_caches else []),
         f"layers        {report.layers} recorded in the index",
         f"took {text.duration(report.seconds)}",
     ]
