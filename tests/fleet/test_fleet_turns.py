@@ -160,7 +160,7 @@ async def test_an_image_asks_in_one_round_trip(any_place: Place) -> None:
 async def test_without_a_slot_a_lease_is_not_taken(any_place: Place) -> None:
     """A push that cannot upload now leaves the lease to another that can."""
     async with counted_fleet_on(any_place) as (first, link), fleet_on(any_place) as second:
-        full = Slots(1, on_release=first.kick)
+        full = Slots(1, on_release=first.wake)
         await full.__aenter__()
         waiter = asyncio.create_task(turn_of(first, "a", slots=full))
         await until(lambda: len(link.runs) > 2)  # it has asked: two may have been needed to load the script

@@ -60,9 +60,9 @@ class Fleet(Closing):
         await self._poller.aclose()
         await self._keeper.aclose()
 
-    def kick(self) -> None:
+    def wake(self) -> None:
         """Ask the server again at once: an upload slot or a layer became available."""
-        self._poller.kick()
+        self._poller.wake()
 
     async def turn(
         self,
@@ -158,7 +158,7 @@ class Fleet(Closing):
     def stop_waiting(self, dest: Repository) -> None:
         """End the patience of all waiters that push into `dest`."""
         self._poller.queues.stop_waiting(dest)
-        self.kick()
+        self.wake()
 
     def _lease_value(self, dest: Repository, size: int, publishes: Publishes) -> str:
         value = LeaseValue(

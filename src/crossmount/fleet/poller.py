@@ -86,14 +86,14 @@ class Poller:
         self._keeper = keeper
         self._meter = meter
         self._environment = environment
-        self._kicked = asyncio.Event()
+        self._woken = asyncio.Event()
         self._show_at = float("-inf")
 
     async def aclose(self) -> None:
         """Stop polling, and cancel all waiters."""
         if self.task is not None:
             if self.queues.idle:  # it ends by itself after its last call, which may have taken a lease
-                self.kick()
+                self.wake()
             else:
                 self.task.cancel()
             await asyncio.gather(self.task, return_exceptions=True)
@@ -101,16 +101,16 @@ class Poller:
         for turn in self.turns.values():
             turn.cancel()
 
-    def kick(self) -> None:
+    def wake(self) -> None:
         """Poll at once."""
-        self._kicked.set()
+        self._woken.set()
 
     async def wait(self, waiter: Waiter) -> Turn | None:
         """Wait for a waiter's turn; None if a watcher gives up."""
         turn: asyncio.Future[Turn | None] = asyncio.get_running_loop().create_future()
         self.turns[waiter] = turn
         self.queues.join(waiter)
-        self.kick()
+        self.wake()
         if self.task is None or self.task.done():
             self.task = asyncio.create_task(self._poll())
         try:
@@ -129,13 +129,13 @@ class Poller:
             await self._end_upload(waiter)
         elif waiter.busy_since is not None:
             await self._keeper.release([_lease(waiter)])  # removes it from the list of waiters
-        self.kick()
+        self.wake()
 
     async def _poll(self) -> None:
         """Ask the server for all waiters, in one round trip a tick, while there are any."""
         try:
             while True:
-                self._kicked.clear()
+                self._woken.clear()
                 await self._ask_for_all()
                 self._announce_waits()
                 await self._show_waiters()
@@ -143,7 +143,7 @@ class Poller:
                     return
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._environment.tick()):
-                        await self._kicked.wait()
+                        await self._woken.wait()
         except Exception as error:
             # a defect: the waiters must fail, since nothing polls for them any more
             for turn in self.turns.values():
@@ -228,7 +228,7 @@ class Poller:
         try:
             await self._keeper.drop(waiter.value)
         finally:
-            self.kick()
+            self.wake()
 
     def _waited(self, waiter: Waiter) -> float:
         return 0.0 if waiter.busy_since is None else self._environment.clock() - waiter.busy_since

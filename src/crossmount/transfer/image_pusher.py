@@ -78,7 +78,7 @@ class ImagePusher:
             index=index,
             fleet=fleet,
             requests=asyncio.Semaphore(limits.requests),
-            slots=Slots(limits.uploads, on_release=_nothing if fleet is None else fleet.kick),
+            slots=Slots(limits.uploads, on_release=_nothing if fleet is None else fleet.wake),
             patience=patience,
             observer=observer,
             clock=clock,

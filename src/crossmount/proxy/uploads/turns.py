@@ -80,8 +80,8 @@ class ProxyTurns:
         self._recorder = recorder
         self._patience = patience
         self._hold = min(hold, patience.limit)
-        self._slots = Slots(uploads, on_release=fleet.kick)
-        self._paced = Slots(PACED_MAX, on_release=fleet.kick)
+        self._slots = Slots(uploads, on_release=fleet.wake)
+        self._paced = Slots(PACED_MAX, on_release=fleet.wake)
         self._clock = clock
         self._deferred = DeferredLeases(fleet, clock=clock)
 
