@@ -3,6 +3,7 @@ import random
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
@@ -187,6 +188,26 @@ def test_a_jitter_is_a_share(jitter: float) -> None:
     """A jitter outside 0 to 1 is refused."""
     with pytest.raises(InvalidInputError, match="jitter"):
         RetryPolicy(jitter=jitter)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("first_wait", "wait_initial"), ("longest_wait", "wait_max"), ("deadline", "timeout")]
+)
+def test_a_policy_accepts_the_old_word_for_a_setting(old: str, new: str) -> None:
+    """The words of release 0.1.0 set the new attributes, with a warning that names the new word."""
+    settings: dict[str, Any] = {old: 7.5}
+    with pytest.warns(DeprecationWarning, match=f"{old} is now named {new}") as warned:
+        policy = RetryPolicy(attempts=2, **settings)
+    assert warned[0].filename == __file__
+    assert policy == RetryPolicy(attempts=2, **{new: 7.5})
+    assert replace(policy, attempts=3) == RetryPolicy(attempts=3, **{new: 7.5})
+
+
+@pytest.mark.parametrize("value", [0.2, 3.0])
+def test_a_policy_refuses_an_old_word_beside_the_new_one(value: float) -> None:
+    """One setting given twice is refused, also with the value that is the default."""
+    with pytest.raises(InvalidInputError, match="first_wait and wait_initial"):
+        RetryPolicy(wait_initial=value, first_wait=1.0)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Options of a registry client. They stand apart so that `transport` and `retry` can both import them."""
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import KW_ONLY, InitVar, dataclass, fields
 from pathlib import Path
 
 from crossmount.errors import InvalidInputError
+
+_OLD_WORDS = {"first_wait": "wait_initial", "longest_wait": "wait_max", "deadline": "timeout"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +27,11 @@ class RetryPolicy:
         outage: registries restart, so a host that has answered before gets at least this long from the first
             attempt without an answer, even if `attempts` is exceeded.
 
+    The words of release 0.1.0 are still accepted, with a DeprecationWarning: `first_wait` for `wait_initial`,
+    `longest_wait` for `wait_max`, `deadline` for `timeout`.
+
     Raises:
-        InvalidInputError: the jitter is not between 0 and 1.
+        InvalidInputError: the jitter is not between 0 and 1, or an old word stands beside its new one.
     """
 
     attempts: int = 8
@@ -34,9 +40,22 @@ class RetryPolicy:
     jitter: float = 1.0
     timeout: float = 120.0
     outage: float = 20.0
+    _: KW_ONLY
+    first_wait: InitVar[float | None] = None
+    longest_wait: InitVar[float | None] = None
+    deadline: InitVar[float | None] = None
 
-    def __post_init__(self) -> None:
-        """Check the jitter."""
+    def __post_init__(self, first_wait: float | None, longest_wait: float | None, deadline: float | None) -> None:
+        """Take over the old words, and check the jitter."""
+        defaults = {field.name: field.default for field in fields(self)}
+        for old, value in zip(_OLD_WORDS, (first_wait, longest_wait, deadline), strict=True):
+            if value is None:
+                continue
+            new = _OLD_WORDS[old]
+            if getattr(self, new) is not defaults[new]:
+                raise InvalidInputError(f"{old} and {new} are one setting: give {new} alone")
+            warnings.warn(f"{old} is now named {new}", DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, new, value)  # the value is frozen for everybody else
         if not 0.0 <= self.jitter <= 1.0:
             raise InvalidInputError(f"jitter: {self.jitter!r}: give a share between 0 and 1")
 
