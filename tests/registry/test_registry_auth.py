@@ -17,6 +17,7 @@ from crossmount.registry import (
     UploadSession,
 )
 from crossmount.registry.credentials.lookup import CredentialSource
+from crossmount.registry.http.requester import housekeeping
 from crossmount.testing import BasicAuth, Fault, Grant, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
 from crossmount.transfer import push
 from support.images import make_layers, make_layout
@@ -277,3 +278,38 @@ async def test_a_realm_that_breaks_on_a_source_fails_no_push(tmp_path: Path) -> 
         registry.play(Fault(method="GET", query="*hostile*", times=None, action=Reply(status=500)))
         report = await push(image.path, f"{registry.address}/team/a:1", index=index, options=PLAIN)
     assert report.count("uploaded") == len(image.blobs)
+
+
+async def test_housekeeping_costs_no_other_request_its_token() -> None:
+    """A cancel that is not allowed, and a question about a hidden source, drop no token of a push."""
+    rights = {USER: (Grant("team/*", frozenset({"pull", "push"})),)}
+    auth = TokenAuth(users={USER: PASSWORD}, refuses_whole=True, grants=rights)
+    async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry, client_to(registry.address) as client:
+        dest, hidden = Repository(registry.address, "team/app"), Repository(registry.address, "secret/base")
+        sessions = [await client.start_upload(dest) for _ in range(4)]
+        tokens = len(registry.matching(path="/token"))
+
+        async def ask_about_a_source() -> None:
+            with housekeeping(), pytest.raises(AccessDeniedError):
+                await client.head_blob(hidden, DIGEST)
+
+        await asyncio.gather(
+            *(client.cancel_upload(session) for session in sessions[1:]),
+            ask_about_a_source(),
+            client.upload_blob(sessions[0], blob()),
+        )
+        refused = registry.matching(path="/token")[tokens:]
+        assert refused
+        assert {record.status for record in refused} <= {401, 403}
+        await client.start_upload(dest)
+        assert len(registry.matching(path="/token")) == tokens + len(refused)
+
+
+async def test_a_cancel_that_is_allowed_gets_a_token_of_its_own() -> None:
+    """Where the account may delete, the session is cancelled."""
+    auth = TokenAuth(users={USER: PASSWORD}, grants={USER: (Grant("*", frozenset({"pull", "push", "delete"})),)})
+    async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry, client_to(registry.address) as client:
+        dest = Repository(registry.address, "team/app")
+        await client.cancel_upload(await client.start_upload(dest))
+        assert registry.open_sessions == ()
+        assert registry.matching(method="DELETE")

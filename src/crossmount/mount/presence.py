@@ -11,6 +11,7 @@ from crossmount.index.protocol import MountIndex, RegistryTraits
 from crossmount.mount.decision import FalseMount, MountAnswer
 from crossmount.oci import Digest, Repository
 from crossmount.registry import RegistryClient
+from crossmount.registry.http.requester import housekeeping
 
 UNREADABLE_SECONDS = 3600.0
 """How long a source is not tried again after the registry denied us access to it, or hid the layer."""
@@ -115,7 +116,8 @@ class SourceChecks:
             fresh: whether the source was published just now, maybe before any manifest there references the layer.
         """
         try:
-            presence = await check_presence(self._client, layer, source)
+            with housekeeping():
+                presence = await check_presence(self._client, layer, source)
         except AccessDeniedError:
             self._unreadable[source] = self._clock() + UNREADABLE_SECONDS
             self._drop(layer, source, "unreadable")

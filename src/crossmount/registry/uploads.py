@@ -15,7 +15,7 @@ from crossmount.registry.auth.scope import Wanted
 from crossmount.registry.endpoints import RegistryMethods
 from crossmount.registry.http.errors import refusal
 from crossmount.registry.http.location import resolve, with_query
-from crossmount.registry.http.requester import RegistryRequest
+from crossmount.registry.http.requester import RegistryRequest, housekeeping
 from crossmount.registry.http.retry import RetryBudget, is_transient
 from crossmount.registry.http.transport import NO_BODY, Answer, Body
 from crossmount.registry.resume import Step, StepResult, UploadState, initial_state, next_state, read_range
@@ -72,7 +72,10 @@ class Uploads(RegistryMethods):
             session: the session.
         """
         call = self._push_call("DELETE", httpx.URL(session.location), session.repository)
-        with contextlib.suppress(CrossmountError, TimeoutError):  # the registry expires the session some day
+        with (
+            housekeeping(),
+            contextlib.suppress(CrossmountError, TimeoutError),
+        ):  # the registry expires the session some day
             async with asyncio.timeout(CANCEL_SECONDS):
                 await self._requester.send(replace(call, repeat=False))
 

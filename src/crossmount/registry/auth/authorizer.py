@@ -9,12 +9,16 @@
    requests to send.
 
 Credentials are looked up by `_credential`, and only after a challenge.
+
+Housekeeping (to cancel a session, to ask why a source failed) may want scopes that this account does not have. It
+uses the tokens at hand, and fetches others `apart`, so that their refusal concerns no other request.
 """
 
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 import httpx
 
@@ -89,6 +93,7 @@ class Authorizer:
         self._trusted = trusted
         self._fetch = fetch
         self._tokens = TokenCache(clock=clock)
+        self._apart = TokenCache(clock=clock)
         self._clock = clock
         self._found: dict[str, tuple[Credential | None, float]] = {}
         self._lookup = asyncio.Lock()
@@ -100,12 +105,13 @@ class Authorizer:
         """The registry's last challenge, or None if it has sent none."""
         return self._challenge
 
-    async def authorize(self, name: str, wanted: Wanted) -> Authorization:
+    async def authorize(self, name: str, wanted: Wanted, *, apart: bool = False) -> Authorization:
         """Return what authorizes a request, as far as the registry's challenge is known.
 
         Args:
             name: the repository whose credentials are used, "" for the registry itself.
             wanted: the scopes that the request needs.
+            apart: the request is housekeeping: a new token for it is not shared.
 
         Raises:
             CredentialsError: credentials cannot be used, or would go to an untrusted host.
@@ -116,10 +122,19 @@ class Authorizer:
         credential = await self._credential(name)
         if isinstance(self._challenge, Basic):
             return ANONYMOUS if credential is None else Authorization(_header(credential), credential)
+        if apart:
+            token = self._tokens.find((self._challenge, credential), wanted)
+            return await self._token_apart(self._challenge, wanted, credential, token)
         return await self._token_for(self._challenge, self._with_announced(wanted), credential)
 
     async def reauthorize(
-        self, name: str, wanted: Wanted, used: Authorization, headers: Collection[str]
+        self,
+        name: str,
+        wanted: Wanted,
+        used: Authorization,
+        headers: Collection[str],
+        *,
+        apart: bool = False,
     ) -> Authorization | None:
         """Return what to try after a 401, or None if there is nothing else to try.
 
@@ -128,7 +143,10 @@ class Authorizer:
             wanted: the scopes that the request needs.
             used: the authorization that was refused.
             headers: the answer's WWW-Authenticate headers.
+            apart: the request is housekeeping: no token is dropped for it, and a new one is not shared.
         """
+        if apart and self._challenge is not None:
+            return await self._reauthorize_apart(name, wanted, used, headers)
         challenge = self.learn(headers)
         if challenge is None:
             return None
@@ -147,6 +165,26 @@ class Authorizer:
             revoked = challenge.error != "insufficient_scope"  # then the older ones are probably revoked too
             self._tokens.drop((challenge, credential), used.token.value, with_older=revoked)
         return await self._token_for(challenge, wanted, credential)
+
+    async def _reauthorize_apart(
+        self, name: str, wanted: Wanted, used: Authorization, headers: Collection[str]
+    ) -> Authorization | None:
+        challenge = choose(headers)
+        if not isinstance(challenge, Bearer):
+            return None
+        credential = await self._credential(name)
+        if used.token is not None:
+            self._apart.drop((challenge, credential), used.token.value)
+        return await self._token_apart(challenge, wanted.challenged_for(challenge.scopes), credential, None)
+
+    async def _token_apart(
+        self, challenge: Bearer, wanted: Wanted, credential: Credential | None, token: Token | None
+    ) -> Authorization:
+        """Authorize housekeeping: with `token` if there is one, else with one that no other request uses."""
+        if token is None:
+            owner, fetch = (challenge, credential), partial(self._fetch_token, challenge, wanted, credential)
+            token = await self._apart.get(owner, wanted, fetch)
+        return Authorization(f"Bearer {token.value}", credential, token)
 
     def learn(self, headers: Collection[str]) -> Bearer | Basic | None:
         """Read and remember the challenge in an answer's WWW-Authenticate headers; None if there is none."""
@@ -218,6 +256,7 @@ class Authorizer:
     async def aclose(self) -> None:
         """Cancel the requests for tokens."""
         await self._tokens.aclose()
+        await self._apart.aclose()
 
 
 def _header(credential: Credential) -> str:

@@ -11,7 +11,9 @@ same HTTP client and translation of errors, and for the proxy's own credentials 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -30,6 +32,17 @@ from crossmount.registry.http.transport import ERROR_BYTES_MAX, Answer, Body, ex
 
 REDIRECTS_MAX = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_housekeeping: ContextVar[bool] = ContextVar("crossmount_housekeeping", default=False)
+
+
+@contextmanager
+def housekeeping() -> Iterator[None]:
+    """Mark the requests inside the block as housekeeping: they cost no other request its token."""
+    reset = _housekeeping.set(True)
+    try:
+        yield
+    finally:
+        _housekeeping.reset(reset)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,11 +188,12 @@ class Requester:
         """Send once, and after a 401 once more if there is another authorization to try."""
         if Origin.of(call.url) != self.origin:
             return await self._redirected(call, None)
-        used = await self.authorizer.authorize(call.name, call.wanted)
+        apart = _housekeeping.get()
+        used = await self.authorizer.authorize(call.name, call.wanted, apart=apart)
         answer = await self._redirected(call, used.header)
         if answer.status == 401 and Origin.of(answer.url) == self.origin:
             challenges = answer.headers.get_list("www-authenticate")
-            better = await self.authorizer.reauthorize(call.name, call.wanted, used, challenges)
+            better = await self.authorizer.reauthorize(call.name, call.wanted, used, challenges, apart=apart)
             if better is not None:
                 used = better
                 answer = await self._redirected(call, used.header)
