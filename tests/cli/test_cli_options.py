@@ -79,6 +79,7 @@ def test_common_options_stand_before_and_after_the_command(tmp_path: Path) -> No
     file.touch()
     options = [
         *("--index", "redis://x", "--namespace", "ci", "--plain-http", "--insecure", "--ca-file", str(file)),
+        *("--cert-file", str(file), "--key-file", str(file)),
         *("--authfile", str(file), "--trusted-realm", "a", "--trusted-realm", "b", "-vv"),
     ]
     expected = Settings(
@@ -87,6 +88,8 @@ def test_common_options_stand_before_and_after_the_command(tmp_path: Path) -> No
         plain_http=True,
         insecure=True,
         ca_file=file,
+        cert_file=file,
+        key_file=file,
         authfile=file,
         trusted_realms=("a", "b"),
         verbose=2,
@@ -112,6 +115,8 @@ def test_environment_stands_for_options_and_yields_to_them(
         "PLAIN_HTTP": "1",
         "INSECURE": "true",
         "CA_FILE": str(file),
+        "CERT_FILE": str(file),
+        "KEY_FILE": str(file),
         "AUTHFILE": str(file),
         "TRUSTED_REALMS": "a b",
         "VERBOSE": "1",
@@ -124,6 +129,8 @@ def test_environment_stands_for_options_and_yields_to_them(
         plain_http=True,
         insecure=True,
         ca_file=file,
+        cert_file=file,
+        key_file=file,
         authfile=file,
         trusted_realms=("a", "b"),
         verbose=1,
@@ -142,7 +149,16 @@ def test_every_option_of_every_command_has_help_and_the_common_ones_a_variable(h
     assert done.err == ""
     assert all(len(line) <= 80 for line in done.out.splitlines())
     assert "Common options:" in done.out
-    for variable in ("INDEX", "NAMESPACE", "PLAIN_HTTP", "INSECURE", "CA_FILE", "AUTHFILE", "VERBOSE"):
+    for variable in (
+        "INDEX",
+        "NAMESPACE",
+        "PLAIN_HTTP",
+        "INSECURE",
+        "CA_FILE",
+        "CERT_FILE",
+        "KEY_FILE",
+        "VERBOSE",
+    ):
         assert f"CROSSMOUNT_{variable}" in done.out
     group, _, leaf = name.partition(" ")
     found = run.crossmount.get_command(click.Context(run.crossmount), group)

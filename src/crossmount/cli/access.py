@@ -33,6 +33,9 @@ def client_options(settings: Settings, *, patient: bool = True) -> ClientOptions
     Args:
         settings: the common options.
         patient: retry as a push does; otherwise one attempt of a few seconds.
+
+    Raises:
+        click.UsageError: a client certificate is given without its key, or a key without its certificate.
     """
     if not patient:
         return replace(
@@ -41,10 +44,15 @@ def client_options(settings: Settings, *, patient: bool = True) -> ClientOptions
             read_timeout=10.0,
             retry=RetryPolicy(attempts=1, outage=0.0),
         )
+    if (settings.cert_file is None) != (settings.key_file is None):
+        given, lacks = ("--cert-file", "--key-file") if settings.cert_file else ("--key-file", "--cert-file")
+        raise click.UsageError(f"{given} needs {lacks} too (one PEM file may be both)")
     return ClientOptions(
         plain_http=settings.plain_http,
         insecure=settings.insecure,
         ca_file=settings.ca_file,
+        cert_file=settings.cert_file,
+        key_file=settings.key_file,
         authfile=settings.authfile,
         trusted_realms=settings.trusted_realms,
     )

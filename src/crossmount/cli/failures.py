@@ -159,6 +159,9 @@ _ADVISED = ("give a redis", "in the URL")
 
 def _on_registry(words: str, tls: ssl.SSLError | None) -> tuple[str, str]:
     """Return the message for an unreachable registry, and what to do."""
+    advice = next((advice for said, advice in _SAID_BY_THE_LIBRARY.items() if said in words), None)
+    if advice is not None:
+        return words, advice
     match tls:
         case None:
             return words, "is the registry running, and is the address right?"
@@ -171,6 +174,13 @@ def _on_registry(words: str, tls: ssl.SSLError | None) -> tuple[str, str]:
             return words, "--ca-file, --insecure"
     return words, "--plain-http"
 
+
+_SAID_BY_THE_LIBRARY = {
+    "it speaks TLS": "--plain-http (CROSSMOUNT_PLAIN_HTTP)",
+    "client certificate": "--cert-file, --key-file",
+    "the proxy ": "is the proxy running? NO_PROXY exempts hosts from it",
+}
+"""Advice by words of the library's message (importing its module would load httpx for each command)."""
 
 _WRONG_NAME = frozenset({62, 64})
 """OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""

@@ -27,6 +27,8 @@ class Settings:
     plain_http: bool = False
     insecure: bool = False
     ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
     authfile: Path | None = None
     trusted_realms: tuple[str, ...] = ()
     verbose: int = 0
@@ -78,6 +80,18 @@ def common_options() -> list[click.Parameter]:
             "CA_FILE",
             type=file,
             help="Trust the authorities in this PEM file instead of the system's.",
+        ),
+        _option(
+            ["--cert-file"],
+            "CERT_FILE",
+            type=file,
+            help="Show the registry this client certificate (PEM) instead of the one in certs.d.",
+        ),
+        _option(
+            ["--key-file"],
+            "KEY_FILE",
+            type=file,
+            help="The key of --cert-file (PEM, without a passphrase).",
         ),
         _option(
             ["--authfile"],

@@ -38,6 +38,7 @@ from crossmount.registry.credentials.lookup import StoredCredentials
 from crossmount.registry.http import transport as http
 from crossmount.registry.http.errors import translated
 from crossmount.registry.http.httpx_internals import unlogged
+from crossmount.registry.http.location import Origin
 from crossmount.registry.http.options import ClientOptions
 
 _SWEEP_SECONDS = 30.0
@@ -131,7 +132,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
     metrics.spool_limit.set(0 if settings.spool is None else settings.limits.spool_bytes)
     recorder = ProxyRecorder(guarded, metrics)
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(http.make_client(options))
+        client = await stack.enter_async_context(http.make_client(options, registry=Origin.of(base)))
         agents = Agents(registry, options=options, index=guarded, connections=client)
         stack.push_async_callback(agents.aclose)
         await stack.enter_async_context(recorder.running())

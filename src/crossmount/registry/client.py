@@ -69,7 +69,7 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
     ) -> None:
         self._endpoints = Endpoints.of(registry, plain_http=options.plain_http)
         self.registry = self._endpoints.registry
-        self._http = make_client(options, transport=transport)
+        self._http = make_client(options, registry=Origin.of(self._endpoints.root()), transport=transport)
         self._requester = Requester(
             self.registry,
             self._endpoints.root(),

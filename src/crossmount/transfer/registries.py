@@ -101,6 +101,8 @@ class Registries(Closing):
                     options,
                     plain_http=False,
                     insecure=False,
+                    cert_file=None,
+                    key_file=None,
                     connect_timeout=3.0,
                     read_timeout=min(options.read_timeout, 10.0),
                     retry=_HINT_RETRY,

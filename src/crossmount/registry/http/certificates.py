@@ -4,6 +4,7 @@ A folder named as the registry, with its port if it has one, holds `*.crt` (auth
 system's) and pairs of `NAME.cert` and `NAME.key` (what the registry is shown).
 """
 
+import contextlib
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -53,24 +54,22 @@ def folders(environment: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def find(names: Iterable[str], places: Iterable[Path]) -> Certificates:
-    """Return the certificates of a registry, from the first folder that there is for it.
+    """Return the certificates of a registry, from the first folder that there is for it and that may be read.
 
     Args:
         names: how the registry may be spelt: with its port, and without a default one.
         places: `certs.d` folders, the most specific first.
 
     Raises:
-        InvalidInputError: the folder cannot be read, or one file of a pair is missing.
+        InvalidInputError: one file of a pair is missing.
     """
     spellings = tuple(dict.fromkeys(names))
     for place in places:
         for name in spellings:
             folder = place / name
-            try:
+            with contextlib.suppress(PermissionError):  # podman and docker skip such a folder too
                 if folder.is_dir():
                     return _read(folder)
-            except PermissionError as error:
-                raise InvalidInputError(f"{folder}: may not be read: {error.strerror}") from error
     return Certificates()
 
 

@@ -1,42 +1,67 @@
 """How each request of a client connects: straight or through a proxy, and with which certificates.
 
 One client speaks to a registry, its token service and its storage. Each of them may lie behind a proxy or not
-(`outbound_proxy`), and only the registry itself is shown the client certificates that are kept for it.
+(`outbound_proxy`), and only the registry itself is shown the client certificate that is kept for it (`trust`).
+
+A registry that cuts the first connection may have been spoken to in the wrong way. One TLS handshake then shows
+whether plain http was used with a server that speaks TLS, or whether the server wants a client certificate.
 """
 
+import asyncio
 import importlib.util
-from collections.abc import Callable
-from ssl import SSLContext
+import ssl
+from collections.abc import Awaitable, Callable
 
 import httpx
 
 from crossmount.errors import MissingExtraError
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.outbound_proxy import ProxyRules
+from crossmount.registry.http.tls_probe import TlsProbe, probe_tls
+from crossmount.registry.http.trust import TrustStore
 
-Trust = SSLContext | bool
-"""A TLS context; True for httpx's own authorities, False to check no certificate."""
+PROBE_SECONDS = 3.0
+"""The seconds that the handshake may take that finds out why the first connection was cut."""
+
+_CUT = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+
+Route = tuple[str, bool, httpx.URL | None]
+"""The scheme, whether it leads to the registry itself, and the proxy."""
+
+
+class TlsExpectedError(httpx.UnsupportedProtocol):
+    """Plain http was spoken to a server that speaks TLS. Another attempt would not change that."""
 
 
 class Connections(httpx.AsyncBaseTransport):
     """Connections to a registry and to the other hosts that it sends its clients to.
 
     Args:
-        registry: the registry's origin.
+        registry: the registry's origin; None for a client that serves no particular registry.
         rules: the proxies of the environment.
-        trust: makes the TLS context for the registry (True) or for any other host (False). It is called when the
-            first such connection is made.
+        trust: the TLS contexts; they are loaded when the first TLS connection is made.
         limits: for the connections that go the same way.
+        probe: makes one TLS handshake.
     """
 
     def __init__(
-        self, registry: Origin, *, rules: ProxyRules, trust: Callable[[bool], Trust], limits: httpx.Limits
+        self,
+        registry: Origin | None,
+        *,
+        rules: ProxyRules,
+        trust: TrustStore,
+        limits: httpx.Limits,
+        probe: Callable[[Origin], Awaitable[TlsProbe]] | None = None,
     ) -> None:
         self._registry = registry
         self._rules = rules
         self._trust = trust
         self._limits = limits
-        self._transports: dict[tuple[bool, httpx.URL | None], httpx.AsyncHTTPTransport] = {}
+        self._probe = probe or self._handshake
+        self._transports: dict[Route, httpx.AsyncHTTPTransport] = {}
+        self._has_answered = False
+        self._probed: TlsProbe | None = None
+        self._probing = asyncio.Lock()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request the way that its URL wants.
@@ -44,39 +69,113 @@ class Connections(httpx.AsyncBaseTransport):
         Raises:
             httpx.ConnectError: besides what httpx means by it, the proxy cannot be reached; then the message
                 names the proxy.
+            TlsExpectedError: the registry speaks TLS, and the URL is an http one.
             MissingExtraError: the proxy speaks SOCKS and the extra for it is not installed.
         """
+        try:
+            return await self._send(request)
+        except ssl.SSLError as error:  # an alert that comes after the handshake: httpcore lets it pass
+            raise httpx.ConnectError(str(error)) from error
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
         proxy = self._rules.proxy_for(request.url)
-        transport = self._transport(Origin.of(request.url) == self._registry, proxy)
-        if proxy is None:
+        origin = Origin.of(request.url)
+        transport = self._transport((origin.scheme, origin == self._registry, proxy))
+        if proxy is not None:
+            return await _through(proxy, transport, request)
+        if origin != self._registry or self._has_answered:
             return await transport.handle_async_request(request)
         try:
-            return await transport.handle_async_request(request)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            # a failed TLS handshake is with the host behind the proxy, unless the proxy speaks TLS itself
-            raise type(error)(
-                f"through the proxy {_shown(proxy)}: {str(error) or 'no connection in time'}"
-            ) from error
+            response = await transport.handle_async_request(request)
+        except _CUT as error:
+            await self._explain(origin, error)
+            raise
+        if response.status_code != 400:
+            self._has_answered = True
+        elif origin.scheme == "http" and await self._wants_tls(origin, transport):
+            await response.aclose()
+            raise TlsExpectedError("it speaks TLS")
+        return response
 
     async def aclose(self) -> None:
         """Close all connections."""
         for transport in self._transports.values():
             await transport.aclose()
 
-    def _transport(self, to_registry: bool, proxy: httpx.URL | None) -> httpx.AsyncHTTPTransport:
-        way = (to_registry, proxy)
-        if way not in self._transports:
-            if proxy is not None and proxy.scheme.startswith("socks") and not importlib.util.find_spec("socksio"):
-                raise MissingExtraError(
-                    f"the proxy {_shown(proxy)} speaks SOCKS, which needs: pip install 'crossmount[socks]' "
-                    "(or name the registry in NO_PROXY)"
-                )
-            self._transports[way] = httpx.AsyncHTTPTransport(
-                verify=self._trust(to_registry), trust_env=False, limits=self._limits, proxy=proxy
+    def _transport(self, route: Route) -> httpx.AsyncHTTPTransport:
+        if route not in self._transports:
+            scheme, to_registry, proxy = route
+            self._transports[route] = httpx.AsyncHTTPTransport(
+                verify=self._trust.context(for_registry=to_registry) if scheme == "https" else False,
+                trust_env=False,
+                limits=self._limits,
+                proxy=None if proxy is None else self._with_trust(proxy),
             )
-        return self._transports[way]
+        return self._transports[route]
+
+    def _with_trust(self, proxy: httpx.URL) -> httpx.Proxy:
+        if proxy.scheme.startswith("socks") and not importlib.util.find_spec("socksio"):
+            raise MissingExtraError(
+                f"the proxy {shown_proxy(proxy)} speaks SOCKS, which needs: pip install 'crossmount[socks]' "
+                "(or name the registry in NO_PROXY)"
+            )
+        context = self._trust.context(for_registry=False) if proxy.scheme == "https" else None
+        return httpx.Proxy(proxy, ssl_context=context)
+
+    async def _explain(self, origin: Origin, error: httpx.TransportError) -> None:
+        """Raise a better error if TLS is why the registry cut the connection."""
+        found = await self._probe_once(origin)
+        if origin.scheme == "http" and found.speaks_tls:
+            raise TlsExpectedError("it speaks TLS") from error
+        if origin.scheme == "https" and found.alert is not None:
+            raise httpx.ConnectError(str(found.alert)) from found.alert
+        if origin.scheme == "https" and found.hung_up:  # or it restarts, so this may be retried
+            raise httpx.ReadError(
+                "cut after the TLS handshake: it may want a client certificate, or it is not up"
+            ) from error
+
+    async def _wants_tls(self, origin: Origin, transport: httpx.AsyncHTTPTransport) -> bool:
+        """Return whether a server that answers 400 in the clear speaks TLS, or says so.
+
+        Go's servers, nginx and Apache answer so on a port for TLS; the words are missing where a HEAD was sent.
+        """
+        if (await self._probe_once(origin)).speaks_tls:
+            return True
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                answer = await transport.handle_async_request(httpx.Request("GET", f"{origin}/v2/"))
+                try:
+                    first = await anext(answer.aiter_raw(1024), b"")
+                finally:
+                    await answer.aclose()
+        except (httpx.HTTPError, TimeoutError):
+            return False
+        return answer.status_code == 400 and b"HTTPS" in first
+
+    async def _probe_once(self, origin: Origin) -> TlsProbe:
+        async with self._probing:
+            if self._probed is None:
+                self._probed = await self._probe(origin)
+        return self._probed
+
+    async def _handshake(self, origin: Origin) -> TlsProbe:
+        context = self._trust.context(for_registry=True) if origin.scheme == "https" else None
+        return await probe_tls(origin.host, origin.port, context=context, seconds=PROBE_SECONDS)
 
 
-def _shown(proxy: httpx.URL) -> str:
+async def _through(
+    proxy: httpx.URL, transport: httpx.AsyncHTTPTransport, request: httpx.Request
+) -> httpx.Response:
+    """Send a request through a proxy; an error of the proxy names it."""
+    try:
+        return await transport.handle_async_request(request)
+    except httpx.ProxyError as error:
+        raise httpx.ProxyError(f"the proxy {shown_proxy(proxy)} refused: {error}") from error
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        why = str(error) or "no connection in time"
+        raise type(error)(f"no connection through the proxy {shown_proxy(proxy)}: {why}") from error
+
+
+def shown_proxy(proxy: httpx.URL) -> str:
     """Return a proxy's URL for a message: without its user name and password."""
     return str(proxy.copy_with(userinfo=b"")).rstrip("/")

@@ -19,18 +19,22 @@ from crossmount.errors import (
     RegistryRefusedError,
     RegistryUnreachableError,
 )
+from crossmount.registry.http.connections import TlsExpectedError
 from crossmount.registry.http.httpx_internals import is_cut
 from crossmount.registry.http.location import shown
+from crossmount.registry.http.tls_words import CERTIFICATE_WANTED, TLS_EXPECTED, advice_on_tls, tls_error
 from crossmount.registry.http.transport import Answer
 
 _BLOB_UNKNOWN = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
 WEB_PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _ERRORS_SHOWN = 3
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORDS = {
     401: "not with these credentials",
     403: "not allowed",
     404: "not there",
     405: "the registry does not support this",
+    407: "the proxy wants a user name and a password: give them in HTTP_PROXY or HTTPS_PROXY",
     413: "too large for the registry",
     429: "too many requests",
 }
@@ -49,38 +53,38 @@ def translated(method: str, url: httpx.URL) -> Iterator[None]:
     """
     try:
         yield
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError, UnicodeError) as error:
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        httpx.CookieConflict,
+        httpx.StreamError,
+        UnicodeError,
+        ssl.SSLError,
+    ) as error:
         raise _ours(error, f"{method} {shown(url)}") from error
-
-
-def is_tls_error(error: BaseException) -> bool:
-    """Return whether TLS failed, which another attempt would not change."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
 
 
 def describe(error: BaseException) -> str:
     """Return in a few words why there is no answer, without anything that was sent."""
     match error:
         case httpx.ConnectTimeout():
-            return "no connection in time"
+            # through a proxy the message names it; else it is httpcore's, or empty
+            words = one_line(str(error))
+            return words if "proxy" in words else "no connection in time"
         case httpx.TimeoutException():
             return "no answer in time"
-        case httpx.ProxyError():
-            return f"the proxy refused: {one_line(str(error))}"
-        case httpx.NetworkError() | httpx.RemoteProtocolError():
+        case httpx.ProxyError() | httpx.NetworkError() | httpx.RemoteProtocolError():
             return one_line(str(error)) or "the connection was cut"
     return type(error).__name__
 
 
 def _ours(error: Exception, where: str) -> RegistryError:
-    if is_tls_error(error):
-        return RegistryUnreachableError(f"{where}: {describe(error)}: {_advice_on_tls(str(error))}")
+    if (failure := tls_error(error)) is not None:
+        why = describe(error) if str(error) else one_line(str(failure))
+        return RegistryUnreachableError(f"{where}: {why}: {advice_on_tls(failure)}")
     match error:
+        case TlsExpectedError():
+            return RegistryUnreachableError(f"{where}: {TLS_EXPECTED}")
         case httpx.RemoteProtocolError() if not is_cut(error):
             return InvalidAnswerError(f"{where}: the answer is not HTTP: {describe(error)}")
         case httpx.TimeoutException() | httpx.NetworkError() | httpx.ProxyError() | httpx.RemoteProtocolError():
@@ -94,12 +98,6 @@ def _ours(error: Exception, where: str) -> RegistryError:
         ):
             return InvalidAnswerError(f"{where}: the answer cannot be followed ({describe(error)})")
     return RegistryError(f"{where}: the request could not be sent ({describe(error)})")
-
-
-def _advice_on_tls(text: str) -> str:
-    if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
-        return "it does not speak TLS; if that is right, allow plain http"
-    return "its certificate is not trusted; name its authority's file, or connect insecurely"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +142,7 @@ def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryE
             f"{where}: it answered {answer.status} with a web page: is {answer.url.host} a registry?"
         )
     errors = read_errors(answer.body)
-    words = errors.words or _tls_words(answer) or _WORDS.get(answer.status) or _reason(answer.status)
+    words = errors.words or _words_on_tls(answer) or _WORDS.get(answer.status) or _reason(answer.status)
     if answer.too_long:
         words += " (the rest of its answer was too long to read)"
     message = f"{where}: {answer.status}: {words}"
@@ -157,10 +155,16 @@ def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryE
     return kind(message, status=answer.status, codes=errors.codes)
 
 
-def _tls_words(answer: Answer) -> str:
-    """Return a hint that the server expects HTTPS (in Go's and nginx's answers to plain http), or nothing."""
-    wants_tls = answer.status == 400 and answer.url.scheme == "http" and b"HTTPS" in answer.body
-    return "it speaks TLS: leave plain http out" if wants_tls else ""
+def _words_on_tls(answer: Answer) -> str:
+    """Return what an answer says about TLS: it came to plain http, or lacks a client certificate (nginx)."""
+    is_plain = answer.url.scheme == "http"
+    if answer.status == 400 and is_plain and b"HTTPS" in answer.body:
+        return TLS_EXPECTED
+    if is_plain and answer.status in _REDIRECTS and answer.headers.get("location", "").startswith("https://"):
+        return f"it sends its clients to https, {TLS_EXPECTED}"
+    if answer.status in {400, 403, 496} and b"SSL certificate" in answer.body:
+        return f"it wants a {CERTIFICATE_WANTED}, or does not accept the one it was shown"
+    return ""
 
 
 def _reason(status: int) -> str:

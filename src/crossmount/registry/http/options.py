@@ -67,7 +67,9 @@ class ClientOptions:
     Attributes:
         plain_http: use http; it is never used without this option, not even for a loopback registry.
         insecure: do not verify the registry's certificate.
-        ca_file: a PEM file of certificate authorities, instead of the system's.
+        ca_file: a PEM file of certificate authorities, instead of the system's and of those in certs.d.
+        cert_file: a PEM file of the client certificate that the registry is shown, instead of that in certs.d.
+        key_file: a PEM file of its key, without a passphrase.
         authfile: the only credential file to read, instead of the usual ones.
         trusted_realms: hosts outside the registry's domain that may get its credentials.
         connect_timeout: seconds to connect.
@@ -77,12 +79,14 @@ class ClientOptions:
         rate: the most requests a second, all attempts included; None sets no limit.
 
     Raises:
-        InvalidInputError: the rate is not above 0.
+        InvalidInputError: the rate is not above 0, or only one of `cert_file` and `key_file` is given.
     """
 
     plain_http: bool = False
     insecure: bool = False
     ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
     authfile: Path | None = None
     trusted_realms: tuple[str, ...] = ()
     connect_timeout: float = 10.0
@@ -92,6 +96,11 @@ class ClientOptions:
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the rate."""
+        """Check the rate, and that a client certificate has its key."""
         if self.rate is not None and not self.rate > 0:
             raise InvalidInputError(f"rate: {self.rate!r}: give requests a second, above 0, or None")
+        if (self.cert_file is None) != (self.key_file is None):
+            given = "cert_file" if self.key_file is None else "key_file"
+            raise InvalidInputError(
+                f"{given} without its other half: give cert_file and key_file (one PEM file may be both)"
+            )

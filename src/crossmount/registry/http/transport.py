@@ -4,21 +4,23 @@ The client has no credentials, stores no cookies and follows no redirects: a req
 sets.
 """
 
-import ssl
-import sys
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
-from typing import Any, Self
+from typing import Self
 
 import httpx
 
 from crossmount._parsing import decimal
-from crossmount.errors import InvalidInputError
+from crossmount.registry.http.connections import Connections
 from crossmount.registry.http.httpx_internals import install_log_filter
+from crossmount.registry.http.location import Origin
 from crossmount.registry.http.options import ClientOptions
+from crossmount.registry.http.outbound_proxy import ProxyRules
+from crossmount.registry.http.trust import TrustStore
 
 ERROR_BYTES_MAX = 64 * 1024
 """The most bytes of an error's or a token's body that are read."""
@@ -74,75 +76,59 @@ class Answer:
         return str(self.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 
-def make_client(options: ClientOptions, *, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+def make_client(
+    options: ClientOptions, *, registry: Origin | None = None, transport: httpx.AsyncBaseTransport | None = None
+) -> httpx.AsyncClient:
     """Make the client for all requests to one registry, its token realm and its storage.
 
-    Proxies come from the environment. A netrc file is not read.
+    Proxies come from the environment, by the rules of `outbound_proxy`. A netrc file is not read.
+
+    Args:
+        options: how to reach the registry.
+        registry: the registry's origin; only it is shown a client certificate.
+        transport: sends the requests instead of sockets.
 
     Raises:
-        InvalidInputError: the file of authorities, or a proxy in the environment, is not usable.
+        InvalidInputError: a file of certificates, or a proxy in the environment, is not usable.
     """
     install_log_filter()
-    # a given transport has its own trust, and making one costs more than everything else here
-    trust = _trust(options) if transport is None else False
-    try:
-        return httpx.AsyncClient(
-            headers={
-                "User-Agent": _user_agent(),
-                "Accept-Encoding": "identity",  # digests and limits apply to the bytes on the wire
-            },
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            verify=trust,
-            timeout=httpx.Timeout(
-                connect=options.connect_timeout,
-                read=options.read_timeout,
-                write=options.read_timeout,
-                pool=None,  # a request waits for a connection as long as the uploads before it take
-            ),
-            limits=httpx.Limits(
-                max_connections=options.max_connections, max_keepalive_connections=options.max_connections
-            ),
-            follow_redirects=False,
-            transport=transport,
-        )
-    except (ValueError, httpx.InvalidURL) as error:
-        raise InvalidInputError(
-            "a proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) is not a URL"
-        ) from error
+    if transport is None:
+        transport = _connections(options, registry)
+    return httpx.AsyncClient(
+        headers={
+            "User-Agent": _user_agent(),
+            "Accept-Encoding": "identity",  # digests and limits apply to the bytes on the wire
+        },
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        timeout=httpx.Timeout(
+            connect=options.connect_timeout,
+            read=options.read_timeout,
+            write=options.read_timeout,
+            pool=None,  # a request waits for a connection as long as the uploads before it take
+        ),
+        follow_redirects=False,
+        transport=transport,
+        trust_env=False,
+    )
+
+
+def _connections(options: ClientOptions, registry: Origin | None) -> Connections:
+    trust = TrustStore(options, registry)
+    if registry is None or registry.scheme == "https":
+        trust.check_named_files()
+    return Connections(
+        registry,
+        rules=ProxyRules.from_environment(os.environ),
+        trust=trust,
+        limits=httpx.Limits(
+            max_connections=options.max_connections, max_keepalive_connections=options.max_connections
+        ),
+    )
 
 
 @cache
 def _user_agent() -> str:
     return f"crossmount/{version('crossmount')}"
-
-
-class LateTrust(ssl.SSLContext):
-    """Loads the system's authorities when the first TLS connection is made, and trusts no one before."""
-
-    _loaded = False
-
-    def wrap_bio(self, *args: Any, **details: Any) -> ssl.SSLObject:
-        """Start a TLS connection over memory buffers, which is how event loops do it."""
-        if not self._loaded:
-            self.load_default_certs()
-            self._loaded = True
-        return super().wrap_bio(*args, **details)
-
-
-def _trust(options: ClientOptions) -> ssl.SSLContext | bool:
-    if options.insecure:
-        return False
-    try:
-        if options.ca_file is not None:
-            return ssl.create_default_context(cafile=options.ca_file)
-        paths = ssl.get_default_verify_paths()
-        if paths.cafile or paths.capath or sys.platform == "win32":
-            # A registry on plain HTTP seldom redirects to https, and the authorities take 80 ms to load.
-            return LateTrust(ssl.PROTOCOL_TLS_CLIENT) if options.plain_http else ssl.create_default_context()
-    except OSError as error:  # ssl.SSLError is one
-        what = options.ca_file or "the system's certificate authorities"
-        raise InvalidInputError(f"{what}: not a readable PEM file of authorities") from error
-    return True  # the system has no authorities: use those of httpx
 
 
 async def exchange(
