@@ -83,12 +83,6 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
     ),
     _known(
         "with = without",
-        {Family.FALSE_SHA512, Family.UNCHECKED},
-        "the same for layers named by sha512, as distribution answers",
-        Layer(algorithm="sha512", readable=_OPEN),
-    ),
-    _known(
-        "with = without",
         {Family.SPARSE, Family.SHARED},
         "a layout that lacks a layer is refused although the destination holds the layer",
         Layer(missing=True, in_dest=True),
@@ -133,6 +127,12 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
 
 
 MENDED_FAULTS: tuple[KnownFault, ...] = (
+    _known(
+        "with = without",
+        {Family.FALSE_SHA512, Family.UNCHECKED},
+        "a 201 to the mount of a sha512 digest is believed, and the layer is absent",
+        Layer(algorithm="sha512", readable=_OPEN),
+    ),
     _known(
         "no byte too many",
         {Family.STALE_DEST},

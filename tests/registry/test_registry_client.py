@@ -13,7 +13,7 @@ from crossmount.errors import (
     RegistryRefusedError,
     RegistryUnreachableError,
 )
-from crossmount.oci import Descriptor, Digest, FileBlob, Reference, Repository
+from crossmount.oci import BytesBlob, Descriptor, Digest, FileBlob, Reference, Repository
 from crossmount.registry import Credential, GivenCredentials, Mounted, RegistryClient, UploadSession
 from support.registries import PASSWORD, USER, DockerRegistry, StartRegistry, TokenRegistry
 from support.registry_kit import DATA, blob, client_of, manifest
@@ -120,12 +120,9 @@ async def test_a_manifest_whose_blob_is_missing(docker_registry: DockerRegistry)
             await client.put_manifest(reference, manifest(blob()))
 
 
-async def test_wrong_bytes_are_refused_with_the_registrys_words(
-    docker_registry: DockerRegistry, tmp_path: Path
-) -> None:
+async def test_wrong_bytes_are_refused_with_the_registrys_words(docker_registry: DockerRegistry) -> None:
     """Bytes with another digest are refused with DIGEST_INVALID, and nothing is stored."""
-    (tmp_path / "file").write_bytes(b"other bytes")
-    item = FileBlob(Descriptor("x/y", ABSENT, 11), tmp_path / "file")
+    item = BytesBlob(Descriptor("x/y", ABSENT, 11), b"other bytes")
     repository = Repository(docker_registry.address, "team/app")
     async with client_of(docker_registry.address) as client:
         session = await client.start_upload(repository)
