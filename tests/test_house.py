@@ -18,8 +18,6 @@ LINES_MIN, LINES_MAX = 40, 320
 SHORT = {
     "_closing.py": "a base class that many packages share, and no package is below all of them",
     "cli/entry.py": "runs before it is known whether the packages of the extra are installed",
-    "index/backing_server.py": "what keeps data beside an index on a server imports this, and not that index",
-    "redis/breaker.py": "a state without I/O that the guard and the client of a Cluster share",
 }
 """Modules with fewer lines than `LINES_MIN`, and why each is a module of its own."""
 

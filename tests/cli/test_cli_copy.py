@@ -12,7 +12,7 @@ import pytest
 
 from crossmount import RegistryUnreachableError
 from crossmount.blocking import ClientOptions, push
-from crossmount.cli.params import read_size
+from crossmount.cli.options import read_size
 from crossmount.errors import CopyFailedError, InvalidInputError
 from crossmount.testing import Alter, Fault, Reply, ScriptedRegistry, running_registry
 from crossmount.transfer.copy_jobs import read_list

@@ -9,12 +9,11 @@ import click
 import pytest
 
 from crossmount.cli.demo import command as demo
-from crossmount.cli.demo import processes
 from crossmount.cli.demo import pushes as demo_pushes
 from crossmount.cli.demo import registry as demo_registry
 from crossmount.cli.demo.images import IMAGES, DemoImage, make_images
-from crossmount.cli.demo.processes import child
 from crossmount.cli.demo.pushes import Pushed, Pushes
+from crossmount.cli.demo.registry import child
 from crossmount.cli.progress.transfer import index_warning
 from crossmount.oci import Repository
 from crossmount.oci.layout import load_image
@@ -225,7 +224,7 @@ def test_proxies_of_the_environment_do_not_lead_the_demo_away(monkeypatch: pytes
 
 async def test_a_child_that_does_not_end_is_made_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child process that ignores SIGTERM is killed."""
-    monkeypatch.setattr(processes, "END_SECONDS", 0.05)
+    monkeypatch.setattr(demo_registry, "END_SECONDS", 0.05)
     stubborn = (
         "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import redis
-from crossmount.cli.index_state import display_url, probe_server
+from crossmount.cli.access import display_url, probe_server
 from crossmount.index import RedisMountIndex, open_index
 from crossmount.redis.url import parse_url
 from support.commands import Here, Shell

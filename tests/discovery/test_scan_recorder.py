@@ -5,10 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 
-from crossmount.discovery.manifest_cache import LocalManifestCache
-from crossmount.discovery.manifest_summary import ManifestSummary
-from crossmount.discovery.scan_checkpoint import ScanCheckpoint
-from crossmount.discovery.scan_recorder import BATCH, ScanRecorder
+from crossmount.discovery.manifest_summary import LocalManifestCache, ManifestSummary
+from crossmount.discovery.scan_recorder import BATCH, ScanCheckpoint, ScanRecorder
 from crossmount.errors import IndexUnavailableError
 from crossmount.index import MemoryMountIndex, Sighting
 from crossmount.oci import Digest, Repository

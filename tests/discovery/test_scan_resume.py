@@ -6,8 +6,7 @@ import pytest
 
 from crossmount import events
 from crossmount.asyncio import Repository, open_index
-from crossmount.discovery.manifest_cache import LocalManifestCache
-from crossmount.discovery.manifest_summary import ManifestSummary
+from crossmount.discovery.manifest_summary import LocalManifestCache, ManifestSummary
 from crossmount.discovery.scan import REQUESTS
 from crossmount.index import MountIndex
 from crossmount.oci import Digest

@@ -14,8 +14,8 @@ from crossmount.asyncio import (
     Repository,
     open_index,
 )
-from crossmount.discovery.scan_checkpoint import ScanCheckpoint
-from crossmount.index.backing_server import backing_server
+from crossmount.discovery.scan_recorder import ScanCheckpoint
+from crossmount.index.protocol import backing_server
 from crossmount.testing import CutBefore, Fault, Reply, ScriptedRegistry
 from support.holdings import put_image, put_index
 from support.scans import BASE, known, scanned

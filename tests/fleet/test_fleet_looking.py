@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from crossmount.fleet.active_uploads import ActiveUpload, active_uploads
-from crossmount.fleet.lease import LeaseValue
+from crossmount.fleet.lease import ActiveUpload, LeaseValue, active_uploads
 from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.index import Keys, open_index
-from crossmount.index.backing_server import backing_server
+from crossmount.index.protocol import backing_server
 from crossmount.oci import Digest
 from support.fleets import LAYER, SIZE, fleet_on, turn_of, upload_of, waiting_on
 from support.index_kit import repo

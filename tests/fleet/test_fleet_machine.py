@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS
 from crossmount.fleet.queues import LayerQueues
 from crossmount.fleet.waiting import (
+    HEARTBEAT_SECONDS,
+    LEASE_SECONDS,
     Claim,
     ClaimAnswer,
     Decision,

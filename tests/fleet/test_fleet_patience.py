@@ -1,6 +1,6 @@
 """The longest wait, from a layer's size and the measured rate of uploads."""
 
-from crossmount.fleet.patience import LEASE_SECONDS, Patience, RateMeter
+from crossmount.fleet.waiting import LEASE_SECONDS, Patience, RateMeter
 
 
 def test_a_rate_of_long_ago_counts_less() -> None:

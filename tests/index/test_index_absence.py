@@ -7,8 +7,7 @@ import pytest
 
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.address import Node
-from crossmount.redis.cluster import BREAKER_SECONDS, MAP_SECONDS, ClusterClient
-from crossmount.redis.pools import Pools, ServerRequest
+from crossmount.redis.cluster import BREAKER_SECONDS, MAP_SECONDS, ClusterClient, Pools, ServerRequest
 from crossmount.redis.replies import Command, ReplyReader
 from crossmount.redis.routing import CLUSTER_SLOTS
 from redis import exceptions

@@ -13,7 +13,7 @@ import redis
 from crossmount.errors import IndexRefusedError
 from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting, open_index
-from crossmount.index.backing_server import backing_server
+from crossmount.index.protocol import backing_server
 from support import acl
 from support.index_kit import layer, repo
 from support.servers import Server, StartServer

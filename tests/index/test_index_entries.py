@@ -11,7 +11,7 @@ from crossmount.errors import IndexRefusedError, InvalidInputError
 from crossmount.index import Keys, MemoryMountIndex, RedisMountIndex, Sighting, adapt, open_index
 from crossmount.index import blocking as blocking_index
 from crossmount.index.entries import NAMES_MAX, entries_of
-from crossmount.index.entry import LayerEntry, RegistrySources, Restorable
+from crossmount.index.protocol import LayerEntry, RegistrySources, Restorable
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Repository
 from support.index_kit import TTL, Clock, FourMethods, age_keys, keys_that_stay, layer, repo

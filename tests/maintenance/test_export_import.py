@@ -18,7 +18,7 @@ from crossmount.asyncio import MoveReport, export_index, import_index
 from crossmount.errors import IndexRefusedError, InvalidInputError
 from crossmount.index import Keys, MemoryMountIndex, RedisMountIndex, Sighting, adapt, open_index
 from crossmount.index.entries import entries_of
-from crossmount.index.entry import LayerEntry, RegistrySources
+from crossmount.index.protocol import LayerEntry, RegistrySources
 from crossmount.maintenance.export_format import LINE_MAX, layer_lines, parse_layer
 from crossmount.oci import Digest, Repository
 from support.index_kit import TTL, Clock, CountingLink, FourMethods, keys_that_stay, layer, repo

@@ -16,8 +16,7 @@ from crossmount.index import (
     adapt,
     open_index,
 )
-from crossmount.index.backing_server import backing_server
-from crossmount.index.entry import LayerEntry, RegistrySources
+from crossmount.index.protocol import LayerEntry, RegistrySources, backing_server
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.maintenance.layer_counts import LayerCounts
 from crossmount.oci import Repository

@@ -1,6 +1,6 @@
 """The breaker: how long no calls are made after a failure."""
 
-from crossmount.redis.breaker import Breaker
+from crossmount.redis.call import Breaker
 
 
 def test_it_is_closed_until_a_call_fails() -> None:

@@ -12,10 +12,9 @@ from crossmount._blocking import run_now
 from crossmount.errors import IndexRefusedError
 from crossmount.index import Keys, LayerKnowledge, RedisMountIndex, Sighting
 from crossmount.oci import Digest
-from crossmount.redis.cluster import ClusterClient
+from crossmount.redis.cluster import ClusterClient, ServerRequest
 from crossmount.redis.connection import connect
 from crossmount.redis.link import BlockingLink, Link, ThreadedLink
-from crossmount.redis.pools import ServerRequest
 from crossmount.redis.replies import Command
 from crossmount.redis.routing import Target
 from crossmount.redis.url import parse_url

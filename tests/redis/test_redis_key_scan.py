@@ -8,9 +8,9 @@ import pytest
 
 import redis
 from crossmount.index import Keys, open_index
-from crossmount.index.backing_server import backing_server
 from crossmount.index.blocking import open_index as open_blocking
 from crossmount.index.blocking import threaded
+from crossmount.index.protocol import backing_server
 from crossmount.redis.key_scan import KeyPage, ScanForbiddenError, scan_keys, scan_pages
 from crossmount.redis.link import Link
 from crossmount.redis.replies import Command

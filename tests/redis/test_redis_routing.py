@@ -6,8 +6,17 @@ import pytest
 
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.replies import Command
-from crossmount.redis.routing import ATTEMPTS, CLUSTER_SLOTS, ROUNDS_MAX, Batch, CommandRouting, Target
-from crossmount.redis.slots import Shard, SlotMap, slot_of
+from crossmount.redis.routing import (
+    ATTEMPTS,
+    CLUSTER_SLOTS,
+    ROUNDS_MAX,
+    Batch,
+    CommandRouting,
+    Shard,
+    SlotMap,
+    Target,
+    slot_of,
+)
 from redis import exceptions
 
 A, B, C, R, S = (("h", port) for port in range(1, 6))

@@ -7,7 +7,7 @@ from typing import Any
 from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from crossmount.testing import ScriptedRegistry
-from crossmount.testing.manifests import read_manifest
+from crossmount.testing.holdings import read_manifest
 
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 CONFIG = "application/vnd.oci.image.config.v1+json"

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from crossmount.fleet.patience import Patience
-from crossmount.fleet.waiting import Waiter
+from crossmount.fleet.waiting import Patience, Waiter
 from crossmount.oci import Digest, Repository
 from support.index_kit import layer
 

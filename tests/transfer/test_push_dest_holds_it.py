@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from crossmount.fleet.patience import SMALL
+from crossmount.fleet.waiting import SMALL
 from crossmount.index import MemoryMountIndex
 from crossmount.oci import Repository
 from crossmount.registry import ClientOptions

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmount.fleet import lease_gateway as questions
+from crossmount.fleet import lease_store
 from crossmount.index import guard
 from crossmount.redis import call, connection, pipeline
 from support.crowd import Images, make_images
@@ -26,6 +26,6 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(connection._SETTINGS, "socket_connect_timeout", HOWEVER_LONG)
     monkeypatch.setattr(pipeline, "TIMEOUT_SECONDS", HOWEVER_LONG)
     monkeypatch.setattr(call, "CALL_SECONDS", HOWEVER_LONG)
-    monkeypatch.setattr(questions, "GRACE_SECONDS", HOWEVER_LONG)
+    monkeypatch.setattr(lease_store, "GRACE_SECONDS", HOWEVER_LONG)
     defaults = {**(guard.GuardedIndex.__init__.__kwdefaults__ or {}), "deadline": HOWEVER_LONG}
     monkeypatch.setattr(guard.GuardedIndex.__init__, "__kwdefaults__", defaults)

@@ -1,13 +1,109 @@
-"""Groups of options that several commands share."""
+"""Options that several commands share, and the types of their values, checked by the grammars of the library."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TextIO, TypeVar
 
 import click
 
-from crossmount.cli.params import Between
+from crossmount.errors import InvalidInputError
 from crossmount.fleet import Patience
+from crossmount.oci import Digest, Reference
+from crossmount.oci.reference import normalise_registry
 from crossmount.transfer import Limits
+
+T = TypeVar("T")
+
+_LINE_MAX = 64 * 1024
+"""Most characters in a line of a list."""
+
+_SIZE = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
+
+_AUTHORITY = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
+
+
+class Checked(click.ParamType, Generic[T]):  # type: ignore[type-arg]  # generic in new releases of click only
+    """A value that a function of the library parses."""
+
+    def __init__(self, name: str, make: Callable[[str], T]) -> None:
+        self.name = name
+        self._make = make
+
+    def convert(self, value: str | T, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        """Parse the value; a value that breaks the grammar is a usage error."""
+        if not isinstance(value, str) or isinstance(value, Digest):
+            return value  # type: ignore[return-value]  # click converts a default once more
+        try:
+            return self._make(value)
+        except InvalidInputError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Between(click.IntRange):
+    """A whole number from `least` to `most`; the error for any other value names both."""
+
+    def __init__(self, least: int, most: int) -> None:
+        super().__init__(least, most)
+        self._words = f"give a whole number from {least} to {most}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse the number."""
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{value!r}: {self._words}", param, ctx)
+
+
+def read_size(words: str) -> int:
+    """Return the number of bytes of a size such as `500`, `512MiB` or `8G`. Units are powers of 1024.
+
+    Raises:
+        InvalidInputError: it is not a size.
+    """
+    match = _SIZE.fullmatch(words.strip())
+    if match is None:
+        raise InvalidInputError(f"{words[:100]!r} is not a size: give bytes, or 512MiB, 8GiB")
+    return int(match[1]) << (10 * (" KMGT".index(match[2].upper()) if match[2] else 0))
+
+
+class _Listen(click.ParamType[tuple[str, int]]):
+    name = "host:port"
+
+    def convert(
+        self, value: str | tuple[str, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Parse `host:port` or `[IPv6]:port`."""
+        if isinstance(value, tuple):
+            return value
+        match = _AUTHORITY.fullmatch(value)
+        if match is None or int(match["port"]) > 65535:
+            self.fail(f"{value!r} is not host:port", param, ctx)
+        return match["six"] or match["host"], int(match["port"])
+
+
+SIZE = Checked("size", read_size)
+REGISTRY = Checked("registry", normalise_registry)
+REFERENCE = Checked("reference", Reference.parse)
+DIGEST = Checked("digest", Digest)
+LISTEN = _Listen()
+FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+
+def read_lines(file: TextIO) -> Iterator[str]:
+    """Yield the lines of a list for `--from`, without comments (from `#` on). Some are empty.
+
+    Raises:
+        InvalidInputError: the file is not text, or a line is too long.
+    """
+    try:
+        while line := file.readline(_LINE_MAX + 1):
+            if len(line) > _LINE_MAX:
+                raise InvalidInputError(f"{file.name}: not a list: a line has more than {_LINE_MAX} characters")
+            yield line.partition("#")[0].strip()
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{file.name}: not a list: it is not text") from error
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -18,14 +18,12 @@ from typing import TypeVar
 
 from crossmount import events
 from crossmount._closing import Closing
-from crossmount.discovery.manifest_cache import ManifestCache, manifest_cache_of
-from crossmount.discovery.manifest_summary import ManifestSummary
+from crossmount.discovery.manifest_summary import ManifestCache, ManifestSummary, manifest_cache_of
 from crossmount.discovery.manifest_walker import ManifestWalker
 from crossmount.discovery.webhooks import BlobArrived, Deleted, ManifestArrived, RegistryChange, read_webhook
 from crossmount.errors import CrossmountError, IndexUnavailableError
-from crossmount.index.backing_server import backing_server
 from crossmount.index.guard import GuardedIndex
-from crossmount.index.protocol import MountableLayers, Sighting
+from crossmount.index.protocol import MountableLayers, Sighting, backing_server
 from crossmount.oci import Digest, Located, Repository
 from crossmount.oci.manifest_walk import ManifestWalk
 from crossmount.redis.replies import StartingError

@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
-from crossmount.discovery.manifest_cache import ManifestCache
-from crossmount.discovery.manifest_summary import ManifestSummary
+from crossmount.discovery.manifest_summary import ManifestCache, ManifestSummary
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError
 from crossmount.oci import Digest, Reference, Repository
 from crossmount.oci.manifest_walk import ManifestWalk

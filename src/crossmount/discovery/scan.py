@@ -9,12 +9,10 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 
 from crossmount import events
-from crossmount.discovery.manifest_cache import manifest_cache_of
-from crossmount.discovery.manifest_summary import ManifestSummary
+from crossmount.discovery.manifest_summary import ManifestSummary, manifest_cache_of
 from crossmount.discovery.manifest_walker import ManifestWalker, WalkResult
 from crossmount.discovery.repository_selection import batches, select_repositories
-from crossmount.discovery.scan_checkpoint import ScanCheckpoint
-from crossmount.discovery.scan_recorder import ScanRecorder
+from crossmount.discovery.scan_recorder import ScanCheckpoint, ScanRecorder
 from crossmount.discovery.scan_report import ScanCounts, ScanReport
 from crossmount.errors import (
     AccessDeniedError,
@@ -24,8 +22,7 @@ from crossmount.errors import (
     RegistryUnreachableError,
 )
 from crossmount.index.adapt import adapt
-from crossmount.index.backing_server import backing_server
-from crossmount.index.protocol import MountableLayers
+from crossmount.index.protocol import MountableLayers, backing_server
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.transfer.concurrency import run_all

@@ -5,16 +5,21 @@ from collections.abc import Callable, Collection
 from crossmount import events
 from crossmount._closing import Closing
 from crossmount.fleet.lease import LeaseValue, Publishes
-from crossmount.fleet.lease_gateway import LeaseGateway
 from crossmount.fleet.lease_keeper import LeaseKeeper
-from crossmount.fleet.lease_store import LeaseStore
-from crossmount.fleet.patience import HEARTBEAT_SECONDS, LEASE_SECONDS, Patience, RateMeter
+from crossmount.fleet.lease_store import LeaseGateway, LeaseStore
 from crossmount.fleet.poller import Environment, Poller
 from crossmount.fleet.turn import MountTurn, Slots, Turn, UploadTurn
-from crossmount.fleet.waiting import OnWait, Waiter, ignore_wait
-from crossmount.index.backing_server import backing_server
+from crossmount.fleet.waiting import (
+    HEARTBEAT_SECONDS,
+    LEASE_SECONDS,
+    OnWait,
+    Patience,
+    RateMeter,
+    Waiter,
+    ignore_wait,
+)
 from crossmount.index.guard import GuardedIndex
-from crossmount.index.protocol import MountableLayers
+from crossmount.index.protocol import MountableLayers, backing_server
 from crossmount.oci import Digest, Repository
 
 

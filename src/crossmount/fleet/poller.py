@@ -10,16 +10,15 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from crossmount.fleet.lease_gateway import LeaseGateway
 from crossmount.fleet.lease_keeper import LeaseKeeper
-from crossmount.fleet.lease_store import Lease
-from crossmount.fleet.patience import RateMeter
+from crossmount.fleet.lease_store import Lease, LeaseGateway
 from crossmount.fleet.queues import LayerQueues
 from crossmount.fleet.turn import MountTurn, Turn, UploadTurn
 from crossmount.fleet.waiting import (
     Decision,
     GiveUp,
     MountFrom,
+    RateMeter,
     ReleaseLease,
     ReturnSlot,
     StartUpload,

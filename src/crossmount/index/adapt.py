@@ -1,16 +1,18 @@
-"""A whole index made of the four methods of `MountableLayers`, for users' own indexes."""
+"""Methods of an index that follow from its other methods, so that no index writes them again."""
 
+from abc import abstractmethod
 from collections.abc import Iterable
 
 from crossmount.errors import InvalidInputError
-from crossmount.index.backing_server import BackingServer, backing_server
 from crossmount.index.protocol import (
+    BackingServer,
     Knowledge,
     LayerKnowledge,
     MountableLayers,
     MountIndex,
     RegistryTraits,
     Sighting,
+    backing_server,
 )
 from crossmount.oci import Digest, Located, Repository
 
@@ -91,3 +93,28 @@ class FourMethodIndex:
 
     async def aclose(self) -> None:
         """Do nothing: the four methods have no close."""
+
+
+class SingleLayerMethods:
+    """Base class of indexes: the methods for one layer, derived from `look_up` and `record`."""
+
+    @abstractmethod
+    async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+        """Read everything about many layers, and about dest's registry."""
+
+    @abstractmethod
+    async def record(self, sightings: Iterable[Sighting]) -> None:
+        """Record many sightings."""
+
+    async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
+        """Add a repository that holds `layer`; `must_mount` sets the must-mount flag, and never removes it."""
+        await self.record([Sighting(layer, source.repository, must_mount=must_mount)])
+
+    async def is_mountable(self, layer: Digest, dest: Located) -> bool:
+        """Tell whether another repository on dest's registry holds `layer` and dest itself does not."""
+        known = (await self.look_up([layer], dest)).of(layer)
+        return bool(known.sources) and not known.in_dest
+
+    async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
+        """Return the repositories on dest's registry that hold `layer`, never dest's own, in order of name."""
+        return (await self.look_up([layer], dest)).of(layer).sources

@@ -15,10 +15,16 @@ from crossmount._blocking import Driven, driven
 from crossmount.errors import InvalidInputError
 from crossmount.index import guard, memory, opening, protocol
 from crossmount.index import redis_index as redis
-from crossmount.index.backing_server import BackingServer, backing_server
-from crossmount.index.entry import LayerEntry, local_entries_of
 from crossmount.index.keys import Keys
-from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting
+from crossmount.index.protocol import (
+    BackingServer,
+    Knowledge,
+    LayerEntry,
+    RegistryTraits,
+    Sighting,
+    backing_server,
+    local_entries_of,
+)
 from crossmount.index.redis_index import SOURCES_MAX, TTL_SECONDS
 from crossmount.oci import Digest, Located, Repository
 from crossmount.redis.link import BlockingLink, Link, ThreadedLink

@@ -8,8 +8,8 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from crossmount.index.backing_server import BackingServer
 from crossmount.index.decode import as_map
+from crossmount.index.protocol import BackingServer
 from crossmount.redis.execute import run_reads, run_writes
 from crossmount.redis.replies import Command
 

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossmount.errors import InvalidInputError
-from crossmount.index.backing_server import BackingServer, backing_server
 from crossmount.index.decode import as_map, live_registries, number, registry_field, repository_names
-from crossmount.index.entry import LIFE_MAX, LayerEntry, RegistrySources, local_entries_of
 from crossmount.index.keys import Keys
+from crossmount.index.protocol import (
+    LIFE_MAX,
+    BackingServer,
+    LayerEntry,
+    RegistrySources,
+    backing_server,
+    local_entries_of,
+)
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Digest
 from crossmount.redis.execute import run_reads

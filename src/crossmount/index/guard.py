@@ -14,10 +14,17 @@ from typing import Literal, TypeVar
 from crossmount import events
 from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
 from crossmount.index.adapt import adapt
-from crossmount.index.backing_server import BackingServer, backing_server
-from crossmount.index.protocol import Knowledge, MountableLayers, MountIndex, RegistryTraits, Sighting
+from crossmount.index.protocol import (
+    BackingServer,
+    Knowledge,
+    MountableLayers,
+    MountIndex,
+    RegistryTraits,
+    Sighting,
+    backing_server,
+)
 from crossmount.oci import Digest, Located, Repository
-from crossmount.redis.breaker import Breaker
+from crossmount.redis.call import Breaker
 from crossmount.redis.replies import StartingError
 
 OPEN_SECONDS = 5.0

@@ -7,6 +7,7 @@ namespace.
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal
 
@@ -15,6 +16,9 @@ from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry
 
 KeyKind = Literal["sources", "flags", "lease", "waiters", "manifest", "other"]
+
+STATS_SECONDS = 14 * 24 * 3600
+"""How long the counts of a day are stored."""
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -138,3 +142,13 @@ def _is_normal(registry: str) -> bool:
         return normalise_registry(registry) == registry
     except InvalidReferenceError:
         return False
+
+
+def day(now: float) -> str:
+    """Return the UTC date of epoch seconds, as in a key."""
+    return datetime.fromtimestamp(now, UTC).date().isoformat()
+
+
+def days(now: float) -> list[str]:
+    """Return the days whose counts may still be stored, newest first."""
+    return [day(now - back) for back in range(0, STATS_SECONDS + 1, 24 * 3600)]

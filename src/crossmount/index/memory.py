@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from crossmount._closing import Closing
-from crossmount.index.adapt import adapt
-from crossmount.index.backing_server import BackingServer, backing_server
-from crossmount.index.entry import LayerEntry, RegistrySources, local_entries_of
+from crossmount.index.adapt import SingleLayerMethods, adapt
 from crossmount.index.protocol import (
+    BackingServer,
     Knowledge,
+    LayerEntry,
     LayerKnowledge,
     MountableLayers,
+    RegistrySources,
     RegistryTraits,
     Sighting,
-    SingleLayerMethods,
+    backing_server,
+    local_entries_of,
 )
 from crossmount.index.redis_index import SOURCES_MAX, TRAITS_SECONDS, TTL_SECONDS
 from crossmount.oci import Digest, Located, Repository

@@ -3,12 +3,16 @@
 An index only gives hints. It grants no access and does not prove that a blob exists: the registry decides.
 """
 
-from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self, runtime_checkable
 
+from crossmount.index.keys import Keys
 from crossmount.oci import Digest, Located, Repository
+from crossmount.redis.link import Link
+
+LIFE_MAX = 100 * 365 * 24 * 3600
+"""The longest life of a source in seconds, even if a stranger wrote a longer one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,26 +153,88 @@ class MountIndex(MountableLayers, Protocol):
         ...
 
 
-class SingleLayerMethods:
-    """Base class of indexes: the methods for one layer, derived from `look_up` and `record`."""
+@dataclass(frozen=True, slots=True)
+class RegistrySources:
+    """The repositories on one registry that hold a layer, and how long these sources live.
 
-    @abstractmethod
-    async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Read everything about many layers, and about dest's registry."""
+    Attributes:
+        names: the repositories' names.
+        seconds_left: seconds until the sources expire.
+    """
 
-    @abstractmethod
-    async def record(self, sightings: Iterable[Sighting]) -> None:
-        """Record many sightings."""
+    names: tuple[str, ...]
+    seconds_left: int
 
-    async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
-        """Add a repository that holds `layer`; `must_mount` sets the must-mount flag, and never removes it."""
-        await self.record([Sighting(layer, source.repository, must_mount=must_mount)])
 
-    async def is_mountable(self, layer: Digest, dest: Located) -> bool:
-        """Tell whether another repository on dest's registry holds `layer` and dest itself does not."""
-        known = (await self.look_up([layer], dest)).of(layer)
-        return bool(known.sources) and not known.in_dest
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerEntry:
+    """All that is known of one layer.
 
-    async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
-        """Return the repositories on dest's registry that hold `layer`, never dest's own, in order of name."""
-        return (await self.look_up([layer], dest)).of(layer).sources
+    Attributes:
+        registries: the layer's sources by registry; empty for a layer that only has a must-mount flag.
+        size: bytes, if known.
+        must_mount: whether it may only be mounted.
+    """
+
+    layer: Digest
+    registries: Mapping[str, RegistrySources] = field(default_factory=dict)
+    size: int | None = None
+    must_mount: bool = False
+
+    @property
+    def source_count(self) -> int:
+        """The number of repositories that hold the layer."""
+        return sum(len(sources.names) for sources in self.registries.values())
+
+
+@runtime_checkable
+class Listable(Protocol):
+    """An index that can list its entries in this process."""
+
+    def local_entries(self) -> Sequence[LayerEntry] | None:
+        """Return the entries; None if they cannot be listed after all."""
+        ...
+
+
+def local_entries_of(index: object) -> Sequence[LayerEntry] | None:
+    """Return the entries of an index in this process; None if it cannot list them."""
+    return index.local_entries() if isinstance(index, Listable) else None
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """An index that accepts whole entries."""
+
+    async def restore(self, entries: Sequence[LayerEntry]) -> None:
+        """Add entries in one round trip: no life is shortened, and no flag is removed.
+
+        Sources live as long as their entry says, and no longer than sources that are recorded now.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BackingServer:
+    """The server of an index.
+
+    Attributes:
+        link: a link to it, for event loops; the index closes it.
+        keys: the keys of the index's namespace.
+    """
+
+    link: Link
+    keys: Keys
+
+
+@runtime_checkable
+class ServerBacked(Protocol):
+    """An index that may have a server."""
+
+    def server(self) -> BackingServer | None:
+        """Return the server; None if there is none."""
+        ...
+
+
+def backing_server(index: object) -> BackingServer | None:
+    """Return the server of an index; None if it has none."""
+    return index.server() if isinstance(index, ServerBacked) else None

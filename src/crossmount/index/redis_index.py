@@ -4,12 +4,13 @@ All that is read back is untrusted: a value that breaks a grammar is ignored.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from crossmount._closing import Closing
 from crossmount.errors import IndexRefusedError
-from crossmount.index.backing_server import BackingServer
+from crossmount.index.adapt import SingleLayerMethods
 from crossmount.index.decode import (
     Decoder,
     as_map,
@@ -20,10 +21,15 @@ from crossmount.index.decode import (
     traits_of,
     truth,
 )
-from crossmount.index.entry import LayerEntry
-from crossmount.index.hit_counter import STATS_SECONDS, HitCounter, day
-from crossmount.index.keys import Keys
-from crossmount.index.protocol import Knowledge, RegistryTraits, Sighting, SingleLayerMethods
+from crossmount.index.keys import STATS_SECONDS, Keys, day
+from crossmount.index.protocol import (
+    BackingServer,
+    Knowledge,
+    LayerEntry,
+    LayerKnowledge,
+    RegistryTraits,
+    Sighting,
+)
 from crossmount.oci import Digest, Located, Repository
 from crossmount.oci.reference import normalise_registry
 from crossmount.redis.execute import Script, load_script, run_scripted
@@ -35,6 +41,36 @@ SOURCES_MAX = 128
 TRAITS_SECONDS = 6 * 3600
 
 _SCRIPTS = ("record", "forget", "clear_must_mount", "record_traits", "count")
+
+_LOOK_UPS_MAX = 1000
+
+
+class HitCounter:
+    """Counts of look-ups that are not on the server yet.
+
+    A look-up must not write, so its count is sent with the next `record`, as an additional command. Look-ups of a
+    client that never records are not counted, and of too many look-ups the oldest are dropped. There is no lock,
+    since a fork could leave it locked.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[int, int]] = deque(maxlen=_LOOK_UPS_MAX)
+
+    def add(self, layers: Collection[LayerKnowledge]) -> None:
+        """Count a look-up; a layer is known if dest has it, or if it can be mounted."""
+        if layers:
+            self._waiting.append((len(layers), sum(1 for known in layers if known.in_dest or known.sources)))
+
+    def take(self) -> tuple[int, int]:
+        """Return the number of layers looked up since the last call, and how many of them were known."""
+        asked = known = 0
+        while self._waiting:
+            try:
+                more = self._waiting.popleft()
+            except IndexError:  # another thread was faster
+                break
+            asked, known = asked + more[0], known + more[1]
+        return asked, known
 
 
 class RedisMountIndex(SingleLayerMethods, Closing):
@@ -220,4 +256,4 @@ class RedisMountIndex(SingleLayerMethods, Closing):
 
 
 def _script(name: str) -> Script:
-    return load_script(name, "crossmount.index.scripts")
+    return load_script(name, "crossmount.index")

@@ -4,7 +4,7 @@ from crossmount.maintenance.export_import import MoveReport, export_index, impor
 from crossmount.maintenance.info import IndexInfo, index_info
 from crossmount.maintenance.layer_counts import RegistryInfo
 from crossmount.maintenance.prune import prune
-from crossmount.maintenance.prune_report import PruneReport
+from crossmount.maintenance.prune_state import PruneReport
 
 __all__ = [
     "IndexInfo",

@@ -7,7 +7,7 @@ from typing import Any
 
 from crossmount._parsing import json_object, one_line
 from crossmount.errors import InvalidDigestError, InvalidInputError, InvalidReferenceError
-from crossmount.index.entry import LIFE_MAX, LayerEntry, RegistrySources
+from crossmount.index.protocol import LIFE_MAX, LayerEntry, RegistrySources
 from crossmount.oci import Digest, Repository
 
 VERSION = 1

@@ -10,10 +10,9 @@ from typing import IO, Any
 from crossmount import events
 from crossmount._blocking import run_now
 from crossmount.errors import InvalidInputError
-from crossmount.index.backing_server import backing_server
 from crossmount.index.blocking import DrivenIndex, MountableLayers
 from crossmount.index.entries import entries_of
-from crossmount.index.entry import LayerEntry, Restorable
+from crossmount.index.protocol import LayerEntry, Restorable, backing_server
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.maintenance.export_format import (
     LINE_MAX,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crossmount.errors import IndexFailedError, InvalidInputError
-from crossmount.index.backing_server import BackingServer, backing_server
 from crossmount.index.decode import as_map, number
 from crossmount.index.entries import read_entries, require_listable
-from crossmount.index.hit_counter import days
+from crossmount.index.keys import days
+from crossmount.index.protocol import BackingServer, backing_server
 from crossmount.maintenance.layer_counts import LayerCounts, RegistryInfo
 from crossmount.redis.execute import run_reads
 from crossmount.redis.key_scan import scan_pages

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from crossmount.index.entry import LayerEntry
+from crossmount.index.protocol import LayerEntry
 from crossmount.index.redis_index import TTL_SECONDS
 
 REGISTRIES_MAX = 10_000

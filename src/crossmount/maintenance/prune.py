@@ -12,12 +12,9 @@ from functools import partial
 from crossmount import events
 from crossmount.errors import InvalidInputError
 from crossmount.index.adapt import adapt
-from crossmount.index.backing_server import BackingServer, backing_server
 from crossmount.index.entries import read_entries, require_listable
-from crossmount.index.entry import LayerEntry
-from crossmount.index.protocol import MountableLayers, MountIndex
-from crossmount.maintenance.prune_checkpoint import PruneCheckpoint, ServerWalk
-from crossmount.maintenance.prune_report import PruneReport, VerdictCounts
+from crossmount.index.protocol import BackingServer, LayerEntry, MountableLayers, MountIndex, backing_server
+from crossmount.maintenance.prune_state import PruneCheckpoint, PruneReport, ServerWalk, VerdictCounts
 from crossmount.maintenance.verifier import Verifier
 from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry

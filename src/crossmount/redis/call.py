@@ -1,4 +1,4 @@
-"""One call to the servers: it waits for its turn, then its deadline begins.
+"""The limits of a call to the servers: a breaker for servers that do not answer, a turn, and a deadline.
 
 Time in our own queue says nothing about the server, so a call's deadline counts from its turn. The queue of a
 silent server must still end soon: when a call gets no answer, the calls that waited meanwhile fail with its error.
@@ -15,10 +15,48 @@ from contextvars import ContextVar
 from crossmount.errors import IndexUnavailableError
 
 CALL_SECONDS = 1.5
-"""How long a call may take from its turn on, its retry included. After that a push goes on without the index."""
+"""How long a call may take from its turn on, including its retry. Then a push continues without the index."""
 
 FIRST_TURNS = 8
 """How many calls may be in flight before one is answered."""
+
+
+class Breaker:
+    """The circuit breaker of a server: open after an unanswered call, until one call as a probe is answered.
+
+    Args:
+        seconds: how long it stays open after the first failure.
+        factor: multiplies that time after each failed probe.
+
+    Attributes:
+        failed: whether the last call got no answer.
+    """
+
+    def __init__(self, seconds: float, *, factor: float = 2.0) -> None:
+        self._first = self._seconds = seconds
+        self._factor = factor
+        self._until = float("-inf")
+        self.failed = False
+
+    def is_open(self, now: float) -> bool:
+        """Return whether no calls should be made."""
+        return now < self._until
+
+    def probe(self, now: float) -> None:
+        """Note that a probe starts: the breaker is open for all other calls until its result is known."""
+        if self.failed and not self.is_open(now):
+            self._seconds *= self._factor
+            self._until = now + self._seconds
+
+    def fail(self, now: float) -> None:
+        """Open the breaker: a call got no answer."""
+        self.failed = True
+        self._until = now + self._seconds
+
+    def succeed(self) -> None:
+        """Close the breaker: a call was answered."""
+        self.failed = False
+        self._seconds, self._until = self._first, float("-inf")
 
 
 class Call:

@@ -50,8 +50,8 @@ class Script:
 
 @cache
 def load_script(name: str, package: str) -> Script:
-    """Load the file `name`.lua of a package."""
-    source = resources.files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    """Load the file `name`.lua in the folder `scripts` of a package."""
+    source = resources.files(package).joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

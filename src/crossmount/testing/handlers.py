@@ -9,8 +9,7 @@ from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.oci.digest import Digest
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
 from crossmount.testing.access_control import TOKEN_PATH, AccessControl
-from crossmount.testing.holdings import Holdings, cut_page
-from crossmount.testing.manifests import StoredManifest, read_manifest
+from crossmount.testing.holdings import Holdings, StoredManifest, cut_page, read_manifest
 from crossmount.testing.options import RegistryOptions
 from crossmount.testing.routes import (
     AppendUpload,

@@ -14,8 +14,7 @@ from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.commands.push import index_status
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.options import limit_options
-from crossmount.cli.params import REGISTRY, SIZE, read_lines
+from crossmount.cli.options import REGISTRY, SIZE, limit_options, read_lines
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.progress.transfer import TransferTracker
 from crossmount.cli.running import run_async

@@ -10,11 +10,18 @@ from typing import Any, Literal
 import click
 
 from crossmount.cli import output, text
-from crossmount.cli.access import client_options, index_url, opened_index
+from crossmount.cli.access import (
+    ServerProbe,
+    client_options,
+    display_url,
+    index_kind,
+    index_url,
+    opened_index,
+    probe_server,
+)
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.failures import FAILED, message_of
-from crossmount.cli.index_state import ServerProbe, display_url, index_kind, probe_server
-from crossmount.cli.params import REFERENCE
+from crossmount.cli.options import REFERENCE
 from crossmount.cli.running import run_async
 from crossmount.cli.settings import OFF, Settings, settings_of
 from crossmount.errors import CrossmountError

@@ -8,8 +8,8 @@ import click
 
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command
+from crossmount.cli.options import FILE, LISTEN
 from crossmount.cli.output import start_service_log
-from crossmount.cli.params import FILE, LISTEN
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
 from crossmount.oci.reference import normalise_registry

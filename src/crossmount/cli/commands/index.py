@@ -6,9 +6,8 @@ from typing import Any
 import click
 
 from crossmount.cli import output, text
-from crossmount.cli.access import index_url, opened_index
+from crossmount.cli.access import ServerProbe, display_url, index_kind, index_url, opened_index, probe_server
 from crossmount.cli.command import Command, LazyCommand, LazyGroup, json_option
-from crossmount.cli.index_state import ServerProbe, display_url, index_kind, probe_server
 from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.embedded import lifecycle

@@ -10,8 +10,7 @@ from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.failures import FAILED
-from crossmount.cli.options import pace_options
-from crossmount.cli.params import Checked
+from crossmount.cli.options import Checked, pace_options
 from crossmount.cli.progress.bulk import PruneTracker
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.running import run_bulk

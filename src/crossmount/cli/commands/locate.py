@@ -9,7 +9,7 @@ import click
 from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.params import Checked
+from crossmount.cli.options import Checked
 from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.discovery.locality import blobs_of, holders, is_layout

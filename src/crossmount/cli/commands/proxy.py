@@ -13,8 +13,8 @@ import click
 
 from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.command import Command
+from crossmount.cli.options import FILE, LISTEN, SIZE, Between
 from crossmount.cli.output import start_service_log
-from crossmount.cli.params import FILE, LISTEN, SIZE, Between
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
 from crossmount.index import null_index

@@ -8,8 +8,7 @@ from crossmount.cli import output, text
 from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.options import limit_options
-from crossmount.cli.params import REFERENCE
+from crossmount.cli.options import REFERENCE, limit_options
 from crossmount.cli.progress.display import Display, progress_display
 from crossmount.cli.progress.transfer import TransferTracker
 from crossmount.cli.running import run_async

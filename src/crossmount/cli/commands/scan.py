@@ -11,8 +11,7 @@ from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.failures import DENIED, FAILED, LOG_IN
-from crossmount.cli.options import pace_options
-from crossmount.cli.params import read_lines
+from crossmount.cli.options import pace_options, read_lines
 from crossmount.cli.progress.bulk import ScanTracker
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.running import run_bulk

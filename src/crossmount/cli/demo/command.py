@@ -12,13 +12,12 @@ from typing import Any
 import click
 
 from crossmount.cli import output, text
-from crossmount.cli.access import index_url, opened_index
+from crossmount.cli.access import display_url, index_kind, index_url, opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.demo.images import FIRST, IMAGES, OWN, SHARED, DemoImage, make_images
 from crossmount.cli.demo.pushes import Pushed, Pushes
 from crossmount.cli.demo.registry import CountedRegistry, demo_registry
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.index_state import display_url, index_kind
 from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.oci import Repository

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from crossmount.cli.demo.images import FIRST, DemoImage
-from crossmount.cli.demo.processes import child
+from crossmount.cli.demo.registry import child
 from crossmount.cli.progress.transfer import index_failure
 from crossmount.cli.text import one_line
 from crossmount.oci import Digest, Repository

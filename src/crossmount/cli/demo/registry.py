@@ -1,4 +1,4 @@
-"""The demo's registry: its own process, and a byte counter in front of it."""
+"""The demo's processes, which are always ended, and its registry: a process behind a byte counter."""
 
 import asyncio
 import contextlib
@@ -6,15 +6,59 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from crossmount.cli.demo.processes import child
 from crossmount.cli.text import one_line
+
+END_SECONDS = 5.0
+"""Seconds that a process may take to end after SIGTERM."""
+
+
+@asynccontextmanager
+async def child(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start a process with its output in pipes; at the end send it SIGTERM, and SIGKILL if that is not enough.
+
+    On Linux the kernel sends it SIGTERM if this process is killed.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *_ends_with_us(),
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=None if env is None else dict(env),
+    )
+    try:
+        yield process
+    finally:
+        await asyncio.shield(_end(process))
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+        try:
+            # communicate reads its output, so that a full pipe does not block it
+            await asyncio.wait_for(process.communicate(), END_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.communicate()
+
+
+def _ends_with_us() -> tuple[str, ...]:
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", "TERM") if setpriv else ()
+
 
 START_SECONDS = 20.0
 

@@ -1,1 +1,0 @@
-"""The Lua scripts of the index, one file each."""
