@@ -122,6 +122,7 @@ def copy(
     cache: BlobCache | None = None,
     referrers: bool = False,
     allow_transfer: bool = False,
+    platforms: Sequence[str] = (),
     limits: Limits = Limits(),  # noqa: B008 a frozen value
     patience: Patience = Patience(),  # noqa: B008 a frozen value
     fleet: Fleet | None = None,
@@ -142,6 +143,7 @@ def copy(
         cache=cache,
         referrers=referrers,
         allow_transfer=allow_transfer,
+        platforms=platforms,
         limits=limits,
         patience=patience,
         fleet=_asynchronous(fleet),
@@ -153,9 +155,13 @@ def push(
     source: str | Path | Image,
     dest: str | Reference,
     *,
+    tags: Sequence[str] = (),
+    platforms: Sequence[str] = (),
     index: MountableLayers | None = None,
     client: RegistryClient | None = None,
+    registries: Registries | None = None,
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+    origins: Sequence[str] | None = None,
     limits: Limits = Limits(),  # noqa: B008 a frozen value
     patience: Patience = Patience(),  # noqa: B008 a frozen value
     fleet: Fleet | None = None,
@@ -168,9 +174,13 @@ def push(
     return blocking_function(aio.push)(
         source,
         dest,
+        tags=tags,
+        platforms=platforms,
         index=None if index is None else threaded(index),
         client=_asynchronous(client),
+        registries=_asynchronous(registries),
         options=options,
+        origins=origins,
         limits=limits,
         patience=patience,
         fleet=_asynchronous(fleet),

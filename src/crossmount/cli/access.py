@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -61,6 +61,18 @@ def client_options(settings: Settings, *, patient: bool = True) -> ClientOptions
         authfile=settings.authfile,
         trusted_realms=settings.trusted_realms,
     )
+
+
+def special_options(
+    options: ClientOptions, plain_http: Iterable[str], insecure: Iterable[str]
+) -> dict[str, ClientOptions]:
+    """Return the options of `--plain-http-for` and `--insecure-for`, by registry."""
+    special: dict[str, ClientOptions] = {}
+    for registry in plain_http:
+        special[registry] = replace(options, plain_http=True)
+    for registry in insecure:
+        special[registry] = replace(special.get(registry, options), insecure=True)
+    return special
 
 
 @asynccontextmanager

@@ -145,6 +145,29 @@ def limit_options(*, images: bool = False) -> Callable[[F], F]:
     return add
 
 
+def platform_option(command: F) -> F:
+    """Add `--platform` to a command."""
+    return click.option(
+        "--platform",
+        "platforms",
+        multiple=True,
+        metavar="PLATFORM",
+        envvar="CROSSMOUNT_PLATFORM",
+        show_envvar=True,
+        help="Take this platform of an image alone, such as linux/arm64/v8: into a new index. Repeatable.",
+    )(command)
+
+
+def registry_options(command: F) -> F:
+    """Add `--plain-http-for` and `--insecure-for` to a command that talks to several registries."""
+    for flag, words in (
+        ("--insecure-for", "Do not verify this registry's certificate. Repeatable."),
+        ("--plain-http-for", "Use http for this registry only. Repeatable."),
+    ):
+        command = click.option(flag, type=REGISTRY, multiple=True, metavar="REGISTRY", help=words)(command)
+    return command
+
+
 def pace_options(command: str, *, requests: int) -> Callable[[F], F]:
     """Return a decorator that adds `--requests` and `--rate` to a scan or a prune.
 

@@ -1,12 +1,13 @@
 """Values of the OCI specifications: digests, references, descriptors, manifests, layouts. No network."""
 
-from crossmount.oci.blob import BlobSource, BytesBlob, FileBlob
+from crossmount.oci.blob import AbsentBlob, BlobSource, BytesBlob, FileBlob
 from crossmount.oci.descriptor import Descriptor
 from crossmount.oci.digest import Digest
 from crossmount.oci.manifest import Manifest
 from crossmount.oci.reference import Located, Reference, Repository
 
 __all__ = [
+    "AbsentBlob",
     "BlobSource",
     "BytesBlob",
     "Descriptor",

@@ -52,7 +52,9 @@ class BlobReading:
             self._note(0, hasher)
         while at < size:
             begin, at = at, min(size, (at // READ_BYTES + 1) * READ_BYTES)
-            reading = asyncio.ensure_future(asyncio.to_thread(_read, file, at - begin, self.start + begin, hasher))
+            reading = asyncio.ensure_future(
+                asyncio.to_thread(_read_and_hash, file, at - begin, self.start + begin, hasher)
+            )
             try:
                 if pending:
                     yield pending
@@ -95,7 +97,7 @@ class BlobReading:
         return InvalidLayoutError(f"{self.path}: blob {self.descriptor.digest}: {error.strerror}")
 
 
-def _read(file: OpenFile, size: int, start: int, hasher: Hasher) -> _Part:
+def _read_and_hash(file: OpenFile, size: int, start: int, hasher: Hasher) -> _Part:
     """Read a part, and return it with the hash of all bytes up to its end."""
     data, after = file.read(size, start), hasher.copy()
     after.update(data)

@@ -1,16 +1,17 @@
 """An image in a layout: its manifests and blobs, checked before any of them is sent."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 from crossmount.errors import InvalidLayoutError
-from crossmount.oci.blob import BlobSource, FileBlob
+from crossmount.oci.blob import AbsentBlob, BlobSource, FileBlob
 from crossmount.oci.descriptor import Descriptor
 from crossmount.oci.digest import Digest
 from crossmount.oci.layout_files import Extent, LayoutFiles, read_extent
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX, Manifest
 from crossmount.oci.manifest_walk import ManifestWalk, children_first
+from crossmount.oci.platforms import Platform, check_config, select
 
 _FOREIGN_MARKS = (".foreign.", ".nondistributable.")
 
@@ -23,14 +24,22 @@ class Image:
         root: the manifest, or the index of a multi-platform image.
         manifests: every manifest and index, each digest once, children before their parents; `root` is the last.
         blobs: every config and layer of the manifests, each digest once, without absent foreign layers.
+        platforms: the platforms that were chosen, if `root` is a new index with those alone.
     """
 
     root: Manifest
     manifests: tuple[Manifest, ...]
     blobs: tuple[BlobSource, ...]
+    platforms: tuple[str, ...] = ()
 
 
-def read_image(files: LayoutFiles, descriptor: Descriptor) -> Image:
+def read_image(
+    files: LayoutFiles,
+    descriptor: Descriptor,
+    *,
+    allow_absent: bool = False,
+    platforms: Sequence[Platform] = (),
+) -> Image:
     """Read an image from a layout.
 
     Each manifest's bytes are checked against its digest. Each blob must exist, be readable, and have the size in
@@ -39,14 +48,17 @@ def read_image(files: LayoutFiles, descriptor: Descriptor) -> Image:
     Args:
         files: the layout.
         descriptor: the image's entry in the layout's `index.json`.
+        allow_absent: whether a blob that is missing becomes an `AbsentBlob`. Manifests must be there.
+        platforms: read these platforms of an index alone; all without any.
 
     Raises:
-        InvalidLayoutError: a blob is missing, or does not match its descriptor.
+        InvalidInputError: the image has no such platform.
+        InvalidLayoutError: a blob or a manifest is missing, or does not match its descriptor.
         InvalidManifestError: a manifest cannot be followed.
     """
-    reader = _LayoutReader(files)
+    reader = _LayoutReader(files, allow_absent, platforms)
     manifests = reader.read(descriptor)
-    return Image(manifests[-1], manifests, reader.blobs(manifests))
+    return Image(manifests[-1], manifests, reader.blobs(manifests), reader.chosen)
 
 
 @dataclass(slots=True)
@@ -55,11 +67,17 @@ class _LayoutReader:
 
     Attributes:
         files: the layout.
+        allow_absent: whether blobs may be missing.
+        platforms: the platforms to read, all without any.
+        chosen: the names of those that a new index has.
         named: each manifest's descriptor, and the manifest or file that names it.
         sizes: the size of each digest that is named so far.
     """
 
     files: LayoutFiles
+    allow_absent: bool
+    platforms: Sequence[Platform]
+    chosen: tuple[str, ...] = ()
     named: dict[Digest, tuple[Descriptor, str]] = field(default_factory=dict)
     sizes: dict[Digest, int] = field(default_factory=dict)
 
@@ -70,15 +88,37 @@ class _LayoutReader:
         """
         found: dict[Digest, Manifest] = {}
         walk = ManifestWalk(limit=None, exceeded=self._exceeded)
+
+        def take(manifest: Manifest) -> None:
+            found[manifest.descriptor.digest] = manifest
+            for child in manifest.children:
+                self._name(child, _called(manifest))
+            walk.add(manifest.descriptor.digest, [child.digest for child in manifest.children])
+
         self._name(root, "index.json")
-        walk.want([root.digest])
+        whole = self._manifest(root, "index.json")
+        top = self._choose(whole) if self.platforms else whole
+        self._name(top.descriptor, "index.json")
+        take(top)
         while level := walk.next_level():
             for digest in level:
-                manifest = found[digest] = self._manifest(*self.named[digest])
-                for child in manifest.children:
-                    self._name(child, _called(manifest))
-                walk.add(digest, [child.digest for child in manifest.children])
-        return children_first(root.digest, found, exceeded=self._exceeded)
+                take(self._manifest(*self.named[digest]))
+        return children_first(top.descriptor.digest, found, exceeded=self._exceeded)
+
+    def _choose(self, root: Manifest) -> Manifest:
+        """Return the index with the wanted platforms alone; check that an image without an index is of them."""
+        where = f"{self.files.where}: {root.descriptor.digest}"
+        if root.descriptor.is_index:
+            top, self.chosen = select(root, self.platforms, where=where)
+            return top
+        config = root.blobs[0]
+        extent = self._find(config, _called(root))
+        if extent is None or extent.size > MANIFEST_BYTES_MAX:
+            raise InvalidLayoutError(
+                f"{where}: its platform is not known, since its config is not in the layout: leave --platform out"
+            )
+        check_config(read_extent(extent, what=where), self.platforms, where=where)
+        return root
 
     def blobs(self, manifests: Iterable[Manifest]) -> tuple[BlobSource, ...]:
         """Return each blob that the manifests name once, without foreign layers that are not in the layout."""
@@ -96,10 +136,10 @@ class _LayoutReader:
                         descriptor, extent.path, extent.start, extent.checked_size, extent.file
                     )
                 elif not is_foreign(descriptor):
-                    raise InvalidLayoutError(
-                        f"{self.files.where}: blob {descriptor.digest} is missing, {named_by} names it: "
-                        f"make the layout anew"
-                    )
+                    missing = f"{self.files.where}: blob {descriptor.digest} is missing, {named_by} names it"
+                    if not self.allow_absent:
+                        raise InvalidLayoutError(f"{missing}: make the layout anew")
+                    blobs[descriptor.digest] = AbsentBlob(descriptor, missing)
         return tuple(blobs.values())
 
     def _manifest(self, descriptor: Descriptor, named_by: str) -> Manifest:
@@ -112,7 +152,7 @@ class _LayoutReader:
         if extent is None:
             raise InvalidLayoutError(
                 f"{what}: this manifest is missing, {named_by} names it: "
-                f"if only one platform of the image was saved, save it with --platform"
+                f"choose the platforms that are there with --platform, such as --platform linux/amd64"
             )
         self._check_size(descriptor, extent, named_by)
         content = read_extent(extent, what=what)

@@ -5,7 +5,7 @@ functions block while they read a few small files; from an event loop call them 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from crossmount.oci.descriptor import REF_NAME, Descriptor
 from crossmount.oci.image import Image, read_image
 from crossmount.oci.layout_files import DirectoryFiles, LayoutFiles, read
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX, Manifest
+from crossmount.oci.platforms import Platform
 from crossmount.oci.reference import Reference
 
 __all__ = ["Image", "Layout", "NamedImage", "load_image", "open_layout"]
@@ -58,20 +59,25 @@ class Layout:
     tag: str | None
     files: LayoutFiles = field(repr=False)
 
-    def select(self, tag: str | None = None) -> Image:
+    def select(
+        self, tag: str | None = None, *, allow_absent: bool = False, platforms: Sequence[Platform] = ()
+    ) -> Image:
         """Read one image.
 
         Args:
             tag: a tag, a full name, or a digest; None selects the tag in the layout's source, or the only image.
+            allow_absent: whether a blob that is missing becomes an `AbsentBlob`, which a push mounts or fetches.
+            platforms: read these platforms of an index alone, into a new index; all without any.
 
         Raises:
+            InvalidInputError: the image has no such platform.
             InvalidLayoutError: no image or several match, or the image is not complete.
             InvalidManifestError: one of its manifests cannot be followed.
         """
         wanted = self.tag if tag is None else tag
         found = self.images if wanted is None else self._named(wanted)
         if len(found) == 1:
-            return read_image(self.files, found[0].descriptor)
+            return read_image(self.files, found[0].descriptor, allow_absent=allow_absent, platforms=platforms)
         names = ", ".join(str(image) for image in (found or self.images)[:20])
         if not self.images:
             raise InvalidLayoutError(f"{self.files.where}: a layout without an image")
@@ -108,17 +114,19 @@ def open_layout(source: str | Path) -> Layout:
     return Layout(_images(files), tag, files)
 
 
-def load_image(source: str | Path) -> Image:
+def load_image(source: str | Path, *, allow_absent: bool = False, platforms: Sequence[Platform] = ()) -> Image:
     """Open a layout and read the image with the tag in `source`, or the only image.
 
     Args:
         source: a source as for `open_layout`.
+        allow_absent: whether a blob that is missing becomes an `AbsentBlob`, which a push mounts or fetches.
+        platforms: read these platforms of an index alone, into a new index; all without any.
 
     Raises:
         InvalidLayoutError: there is no such layout or image, or it is not complete.
         InvalidManifestError: one of its manifests cannot be followed.
     """
-    return open_layout(source).select()
+    return open_layout(source).select(allow_absent=allow_absent, platforms=platforms)
 
 
 def _parse_source(source: str | Path) -> tuple[Literal["oci", "oci-archive", ""], Path, str | None]:

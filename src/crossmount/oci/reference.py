@@ -198,6 +198,16 @@ def is_tag(tag: str) -> bool:
     return _TAG.fullmatch(tag) is not None
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host's name or address is this machine's own: `localhost`, `127.0.0.1`, `[::1]`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 def normalise_registry(text: str) -> str:
     """Return the normalised name of a registry.
 

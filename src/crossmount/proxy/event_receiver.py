@@ -15,13 +15,13 @@ from crossmount.discovery import EventFeed
 from crossmount.discovery.webhooks import WebhookSecrets
 from crossmount.errors import InvalidInputError
 from crossmount.index.protocol import MountableLayers
+from crossmount.oci.reference import is_loopback
 from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError, unavailable
 from crossmount.proxy.http.exchange import Exchange, Message, Receive, Send
 from crossmount.proxy.http.headers import check_framing
 from crossmount.proxy.http.serving import (
     ListenAddress,
     RunningServer,
-    is_loopback,
     listening,
     log_index_event,
 )

@@ -16,13 +16,14 @@ from crossmount.fleet import Fleet, Patience
 from crossmount.index import GuardedIndex
 from crossmount.index.protocol import MountableLayers, MountIndex
 from crossmount.oci import Repository
+from crossmount.oci.reference import is_loopback
 from crossmount.proxy.app import App
 from crossmount.proxy.auth.callers import Agents, Authenticator
 from crossmount.proxy.auth.client_mode import ClientAuthenticator
 from crossmount.proxy.auth.service_mode import AllowedCallers, ServiceAuthenticator
 from crossmount.proxy.auth.tokens import TokenBroker
 from crossmount.proxy.event_receiver import EventReceiver
-from crossmount.proxy.http.serving import ListenAddress, RunningServer, is_loopback, listening, log_index_event
+from crossmount.proxy.http.serving import ListenAddress, RunningServer, listening, log_index_event
 from crossmount.proxy.http.upstream import Upstream
 from crossmount.proxy.own_endpoints import OwnEndpoints
 from crossmount.proxy.recorder import ProxyRecorder

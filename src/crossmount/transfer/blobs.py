@@ -9,7 +9,7 @@ from functools import partial
 from crossmount import events
 from crossmount.errors import MountRequiredError
 from crossmount.fleet import MountTurn, Slots, Turn, UploadTurn, mount_or_upload
-from crossmount.index.protocol import Knowledge, MountIndex, Sighting
+from crossmount.index.protocol import Knowledge, LayerKnowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.mount.mounter import confirmed_sightings
 from crossmount.oci import BlobSource, Digest, FileBlob, Repository
@@ -236,12 +236,7 @@ class BlobPusher:
         known = self.knowledge.of(digest)
         if known.must_mount:
             cause = f" ({result.error})" if result is not None and result.error else ""
-            sources = ", ".join(map(str, known.sources)) or "none"
-            raise MountRequiredError(
-                f"{digest} must be mounted into {self.dest} and was not{cause}; sources known: {sources}. "
-                "Push it where it may be uploaded, add a source (crossmount add), "
-                "or lift the flag (crossmount must-mount --clear)"
-            )
+            raise mount_required(digest, self.dest, known, cause)
 
     async def _forget_sources(self, digest: Digest) -> None:
         """Remove dest, and the source the blob was mounted from, from the index: they do not hold the blob."""
@@ -269,3 +264,20 @@ class BlobPusher:
             events.BlobFinished(digest=digest, size=size, outcome=outcome, source=source, dest=self.dest)
         )
         return report
+
+
+def mount_required(digest: Digest, dest: Repository, known: LayerKnowledge, cause: str = "") -> MountRequiredError:
+    """Return the error for a must-mount layer that was not mounted.
+
+    Args:
+        digest: the layer.
+        dest: the repository that lacks it.
+        known: what the index knows of it.
+        cause: why it was not mounted, in brackets.
+    """
+    sources = ", ".join(map(str, known.sources)) or "none"
+    return MountRequiredError(
+        f"{digest} must be mounted into {dest} and was not{cause}; sources known: {sources}. "
+        "Push it where it may be uploaded, add a source (crossmount add), "
+        "or lift the flag (crossmount must-mount --clear)"
+    )

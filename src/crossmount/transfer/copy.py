@@ -18,6 +18,7 @@ from crossmount.index.guard import GuardedIndex
 from crossmount.index.memory import MemoryMountIndex
 from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Reference
+from crossmount.oci.platforms import parse_all
 from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions
 from crossmount.transfer.cache import BlobCache
@@ -42,6 +43,7 @@ async def copy(
     cache: BlobCache | None = None,
     referrers: bool = False,
     allow_transfer: bool = False,
+    platforms: Sequence[str] = (),
     limits: Limits = Limits(),  # noqa: B008 a frozen value
     patience: Patience = Patience(),  # noqa: B008 a frozen value
     fleet: Fleet | None = None,
@@ -62,6 +64,7 @@ async def copy(
         cache: the cache through which bytes go from one registry to another; None streams them.
         referrers: whether signatures, SBOMs and everything else that refers to the image is copied too.
         allow_transfer: whether a must-mount layer that cannot be mounted may be uploaded.
+        platforms: the platforms to copy, such as `linux/arm64/v8`, into a new index with those alone; all without.
         limits: how much is done at once.
         patience: how long to wait for another pusher's upload of the same layer.
         fleet: decides which pusher uploads a layer; made on the same index. None makes one from the index.
@@ -82,6 +85,7 @@ async def copy(
             cache=cache,
             referrers=referrers,
             allow_transfer=allow_transfer,
+            platforms=platforms,
             limits=limits,
             patience=patience,
             fleet=fleet,
@@ -102,6 +106,7 @@ class CopySettings:
     cache: BlobCache | None = None
     referrers: bool = False
     allow_transfer: bool = False
+    platforms: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
     patience: Patience = field(default_factory=Patience)
     fleet: Fleet | None = None
@@ -121,6 +126,7 @@ async def copy_all(jobs: Iterable[CopyJob], settings: CopySettings) -> CopyRepor
     if cache is not None:
         await asyncio.to_thread(cache.check)
     guard = None if settings.index is None else GuardedIndex(adapt(settings.index), observer=observer)
+    platforms = parse_all(settings.platforms)
     preferred = tuple(map(normalise_registry, settings.prefer))
     async with AsyncExitStack() as stack:
         index = MemoryMountIndex() if guard is None else guard
@@ -149,6 +155,7 @@ async def copy_all(jobs: Iterable[CopyJob], settings: CopySettings) -> CopyRepor
             origins=Origins(registries=registries, index=index, prefer=preferred, observer=observer),
             cached=cached,
             with_referrers=settings.referrers,
+            platforms=platforms,
             state=lambda: "off" if guard is None else guard.state,
         )
         await run_each(copier.tasks(jobs), at_once=settings.limits.images)

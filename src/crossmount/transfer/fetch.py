@@ -66,12 +66,14 @@ class FetchedBlob:
         find_origins: functions that return origins; one is called when all origins of the previous one failed.
         taken: bytes that each repository sent.
         through: the same blob without the cache, if this one reads the cache.
+        note: the end of the error if every origin failed.
     """
 
     descriptor: Descriptor
     find_origins: Sequence[FindOrigins]
     taken: dict[Repository, int] = field(default_factory=dict)
     through: "FetchedBlob | None" = None
+    note: str = ""
     _origins: list[BlobOrigin] = field(default_factory=list, init=False)
     _asked: int = field(default=0, init=False)
     _causes: list[str] = field(default_factory=list, init=False)
@@ -223,4 +225,4 @@ class FetchedBlob:
     def _unavailable(self) -> BlobUnavailableError:
         digest = self.descriptor.digest
         causes = "; ".join(self._causes[:_CAUSES_SHOWN]) or "no registry that holds it is left"
-        return BlobUnavailableError(f"blob {digest} could not be fetched: {causes}")
+        return BlobUnavailableError(f"blob {digest} could not be fetched: {causes}{self.note}")

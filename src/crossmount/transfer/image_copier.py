@@ -1,13 +1,13 @@
 """Copies images: each is read once and pushed to each destination, its tag last."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from crossmount import events
 from crossmount.errors import CrossmountError, InvalidInputError, RegistryError
-from crossmount.index.protocol import Sighting
 from crossmount.oci import Descriptor, Digest, Reference
+from crossmount.oci.platforms import Platform
 from crossmount.transfer.cache_fetch import CacheFetcher, CacheOrigin
 from crossmount.transfer.concurrency import run_all
 from crossmount.transfer.copy_jobs import CopyJob
@@ -17,9 +17,14 @@ from crossmount.transfer.origins import Origins
 from crossmount.transfer.referrers import ReferrerCopier
 from crossmount.transfer.registries import Registries
 from crossmount.transfer.remote_image import RemoteImage, read_remote
-from crossmount.transfer.report import BlobReport, ImageCopy, ImageFailure, IndexState
-
-FROM_CACHE = "cache"
+from crossmount.transfer.report import (
+    BlobReport,
+    ImageCopy,
+    ImageFailure,
+    IndexState,
+    proven,
+    with_origins,
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +37,7 @@ class ImageCopier:
         origins: names the registries to fetch blobs from.
         cached: fetches blobs through a cache; None streams them.
         with_referrers: whether referrers are copied too.
+        platforms: the platforms to copy, all without any.
         state: returns how the index did so far.
         images: the outcome of each image, in the order of the jobs; None while it is in progress.
     """
@@ -41,6 +47,7 @@ class ImageCopier:
     origins: Origins
     cached: CacheFetcher | None
     with_referrers: bool
+    platforms: Sequence[Platform]
     state: Callable[[], IndexState]
     images: list[ImageCopy | ImageFailure | None] = field(default_factory=list)
 
@@ -71,7 +78,7 @@ class ImageCopier:
         """Read an image once, and push it to all its destinations."""
         source, targets = job.image, job.targets()
         try:
-            remote = await self.read(source)
+            remote = await self.read(source, self.platforms)
         except CrossmountError as error:
             for number, dest in enumerate(targets, first):
                 self._fail(number, source, dest, error)
@@ -84,6 +91,8 @@ class ImageCopier:
         started = self.pusher.clock()
         try:
             digest = remote.root.descriptor.digest
+            if remote.platforms and dest.digest == source.digest:
+                dest = replace(dest, digest=None if dest.digest is None else digest)
             if dest.digest not in {None, digest}:
                 raise InvalidInputError(f"{dest}: the image has the digest {digest}: give that one, or none")
             one = _DestinationCopy(self, source, dest)
@@ -99,6 +108,7 @@ class ImageCopier:
             referrers=one.referrers,
             index=self.state(),
             seconds=self.pusher.clock() - started,
+            platforms=remote.platforms,
             build_cache=remote.root.is_build_cache,
         )
         self.pusher.observer(events.ImageCopied(source=source, dest=dest))
@@ -107,9 +117,11 @@ class ImageCopier:
         self.images[number] = ImageFailure(source=source, reference=dest, error=error)
         self.pusher.observer(events.ImageFailed(source=source, dest=dest, error=error))
 
-    async def read(self, source: Reference) -> RemoteImage:
-        """Read an image of a registry."""
-        return await read_remote(self.registries.client(source), source, requests=self.pusher.requests)
+    async def read(self, source: Reference, platforms: Sequence[Platform] = ()) -> RemoteImage:
+        """Read an image of a registry, all its platforms or some."""
+        return await read_remote(
+            self.registries.client(source), source, requests=self.pusher.requests, platforms=platforms
+        )
 
 
 @dataclass(slots=True)
@@ -158,11 +170,10 @@ class _DestinationCopy:
 
         client = self.copier.registries.client(reference)
         reports = (await pusher.push(image.image(blob), reference, client, source=source)).reports()
-        await pusher.index.record(_proven(fetched))
-        by_digest = {blob.descriptor.digest: blob for blob in fetched}
-        for report in reports:
+        await pusher.index.record(proven(fetched))
+        for report in with_origins(reports, fetched):
             # a blob that a referrer shares with the image is reported once
-            self.blobs.setdefault(report.digest, _with_origin(report, by_digest[report.digest]))
+            self.blobs.setdefault(report.digest, report)
 
     def _blob(self, descriptor: Descriptor) -> FetchedBlob:
         async def from_registries(descriptor: Descriptor) -> list[BlobOrigin]:
@@ -179,22 +190,3 @@ class _DestinationCopy:
             return [CacheOrigin(cached, direct)]
 
         return FetchedBlob(descriptor, [from_cache, from_registries], through=direct)
-
-
-def _with_origin(report: BlobReport, blob: FetchedBlob) -> BlobReport:
-    """Add to the report where the blob's bytes were fetched from."""
-    if report.outcome != "uploaded":
-        return report
-    senders = [str(repository) for repository in blob.fetched]
-    return replace(report, fetched_from=senders[-1] if senders else FROM_CACHE, fetched=sum(blob.fetched.values()))
-
-
-def _proven(blobs: Iterable[FetchedBlob]) -> list[Sighting]:
-    """Return the sources that fetching proved: repositories that sent a whole blob alone."""
-    return [
-        Sighting(blob.descriptor.digest, repository, size)
-        for blob in blobs
-        if len(blob.fetched) == 1
-        for repository, size in blob.fetched.items()
-        if size == blob.descriptor.size
-    ]

@@ -17,6 +17,7 @@ from crossmount.mount import Mounter
 from crossmount.oci import BlobSource, Digest, Manifest, Reference, Repository
 from crossmount.oci.layout import Image
 from crossmount.registry import RegistryClient
+from crossmount.transfer.absent import AbsentBlobs
 from crossmount.transfer.blobs import BlobPusher
 from crossmount.transfer.concurrency import run_all
 from crossmount.transfer.turns import PushTurns
@@ -86,7 +87,14 @@ class ImagePusher:
         )
 
     async def push(
-        self, image: Image, reference: Reference, client: RegistryClient, *, source: Repository | None = None
+        self,
+        image: Image,
+        reference: Reference,
+        client: RegistryClient,
+        *,
+        source: Repository | None = None,
+        absent: AbsentBlobs | None = None,
+        tags: Sequence[str] = (),
     ) -> BlobPusher:
         """Push blobs, then manifests, then record in the index what the registry confirmed.
 
@@ -98,6 +106,8 @@ class ImagePusher:
             reference: the destination.
             client: the client of its registry.
             source: a repository that is known to have all blobs, on any registry.
+            absent: finds the blobs that a layout lacks.
+            tags: further tags of the image; each is written after everything else.
         """
         dest = reference.repository
         digests = [blob.descriptor.digest for blob in image.blobs]
@@ -106,6 +116,8 @@ class ImagePusher:
             knowledge = _with_source(knowledge, digests, source)
         if self.allow_transfer:
             knowledge = _without_must_mount(knowledge)
+        if absent is not None:
+            image = await absent.resolve(image, dest, client, knowledge)
         turns = PushTurns(
             self.fleet,
             dest,
@@ -131,6 +143,9 @@ class ImagePusher:
             try:
                 await blobs.push_all(image.blobs)
                 await _push_manifests(image, reference, client, blobs.repair, self.observer)
+                for tag in tags:
+                    digest = await client.put_manifest(Reference(dest, tag), image.root)
+                    self.observer(events.ManifestPushed(digest=digest, tag=tag))
                 await turns.publish_deferred()
             finally:
                 await asyncio.shield(turns.release_deferred())

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,7 +36,7 @@ SLOW_SECONDS = 10.0
 def rank(
     holders: Iterable[Repository],
     *,
-    source: Repository,
+    source: Repository | None,
     prefer: Sequence[str] = (),
     distance: Mapping[str, float],
 ) -> list[Repository]:
@@ -47,7 +47,7 @@ def rank(
 
     Args:
         holders: repositories that the index names.
-        source: the copy's source, which is always included.
+        source: the copy's source, which is always included; None if there is none.
         prefer: registries, the best first.
         distance: seconds by registry; infinite for one that did not answer, which is left out unless it is the
             source.
@@ -58,8 +58,9 @@ def rank(
         seconds = distance.get(repository.registry, 0.0)
         return seconds if seconds in {0.0, FAR_AWAY} else float(round(math.log2(seconds)) + 64)
 
+    others = holders if source is None else (one for one in holders if one.registry != source.registry)
     ordered = sorted(
-        {source, *(holder for holder in holders if holder.registry != source.registry)},
+        {*others} if source is None else {source, *others},
         key=lambda at: (order.get(at.registry, len(order)), far(at), at != source, at.registry, at.name),
     )
     ranked, tried = [], Counter[str]()
@@ -129,20 +130,26 @@ class Origins:
         registries: the clients.
         index: names the repositories that have a blob.
         prefer: registries to fetch from, the best first, however far away.
+        allowed: the only registries to fetch from besides the source's; None allows all that the index names.
+        loopback_http: whether to ask registries on this machine's loopback over http if http is allowed.
         observer: receives a `SourceDropped` for each origin that failed.
     """
 
     registries: Registries
     index: MountIndex
     prefer: Sequence[str] = ()
+    allowed: Collection[str] | None = None
+    loopback_http: bool = False
     observer: events.Observer = events.ignore
     _wrong: set[tuple[Repository, Digest]] = field(default_factory=set, init=False)
     _denied: set[Repository] = field(default_factory=set, init=False)
     _silent: set[str] = field(default_factory=set, init=False)
     _avoided: set[str] = field(default_factory=set, init=False)
 
-    async def of(self, descriptor: Descriptor, *, source: Repository, dest: Repository) -> list[RegistryOrigin]:
-        """Return the origins of a blob that `dest` lacks, the best first.
+    async def of(
+        self, descriptor: Descriptor, *, source: Repository | None, dest: Repository
+    ) -> list[RegistryOrigin]:
+        """Return the origins of a blob that `dest` lacks, the best first; none if nobody is known to have it.
 
         Raises:
             BlobUnavailableError: every origin sent wrong bytes before.
@@ -151,22 +158,30 @@ class Origins:
         holders = [
             holder
             for holder in known
-            if holder not in self._denied and holder != dest and holder.registry not in self._avoided
+            if holder not in self._denied
+            and holder != dest
+            and holder.registry not in self._avoided
+            and (self.allowed is None or holder.registry in self.allowed)
         ]
-        registries = {holder.registry: holder for holder in (*holders, source)}
+        registries = {holder.registry: holder for holder in (*holders, *([source] if source else ()))}
         distance: dict[str, float] = {}
         if len(registries) > 1:
-            seconds = await asyncio.gather(*(self.registries.distance(at) for at in registries.values()))
+            seconds = await asyncio.gather(
+                *(self.registries.distance(at, loopback_http=self.loopback_http) for at in registries.values())
+            )
             distance = dict(zip(registries, seconds, strict=True))
         self._report_unreachable(descriptor.digest, holders, distance)
         ranked = rank(holders, source=source, prefer=self.prefer, distance=distance)
         left = [repository for repository in ranked if (repository, descriptor.digest) not in self._wrong]
-        if not left:
+        if ranked and not left:
             raise BlobUnavailableError(
                 f"blob {descriptor.digest} could not be fetched: "
                 f"{', '.join(map(str, ranked))} sent bytes that do not have that digest"
             )
-        return [RegistryOrigin(repository, self.registries.client(repository), self) for repository in left]
+        return [
+            RegistryOrigin(repository, self.registries.client(repository, loopback_http=self.loopback_http), self)
+            for repository in left
+        ]
 
     async def failed(self, origin: RegistryOrigin, digest: Digest, error: CrossmountError) -> None:
         """Note that a repository did not send a blob."""

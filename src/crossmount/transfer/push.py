@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,18 +15,27 @@ from crossmount.index.memory import null_index
 from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Reference
 from crossmount.oci.layout import Image, load_image
+from crossmount.oci.platforms import Platform, parse_all
+from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions, RegistryClient
+from crossmount.transfer.absent import AbsentBlobs
 from crossmount.transfer.image_pusher import ImagePusher, Limits
-from crossmount.transfer.report import PushReport
+from crossmount.transfer.origins import Origins
+from crossmount.transfer.registries import Registries
+from crossmount.transfer.report import PushReport, proven, with_origins
 
 
 async def push(
     source: str | Path | Image,
     dest: str | Reference,
     *,
+    tags: Sequence[str] = (),
+    platforms: Sequence[str] = (),
     index: MountableLayers | None = None,
     client: RegistryClient | None = None,
+    registries: Registries | None = None,
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+    origins: Sequence[str] | None = None,
     limits: Limits = Limits(),  # noqa: B008 a frozen value
     patience: Patience = Patience(),  # noqa: B008 a frozen value
     fleet: Fleet | None = None,
@@ -35,12 +44,20 @@ async def push(
 ) -> PushReport:
     """Push an image: mount the blobs that the registry already has, upload the rest.
 
+    A layer that the layout lacks is mounted, or fetched from another registry that the index names.
+
     Args:
         source: `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, a path, or an image that was read before.
         dest: the destination; `latest` without a tag.
+        tags: further tags of the image.
+        platforms: the platforms to push, such as `linux/arm64/v8`, into a new index with those alone; all without.
+            Not for an image that was read before.
         index: names the sources; None pushes without an index. Its failures never fail the push.
         client: a client of dest's registry; without it one is made from `options`.
-        options: how to reach the registry, without `client`.
+        registries: the clients of all registries; without them they are made from `options`.
+        options: how to reach the registries that are named here; a registry that only the index names is asked
+            over https only, and over http on this machine's loopback.
+        origins: the only registries to fetch layers from that the layout lacks; None allows all in the index.
         limits: how much is done at once.
         patience: how long to wait for another pusher's upload of the same layer; `Patience(limit=0)` never waits.
         fleet: decides which pusher uploads a layer; made on the same index. None makes one from the index.
@@ -48,37 +65,73 @@ async def push(
         clock: seconds, for the report.
 
     Raises:
-        InvalidInputError: `source` or `dest` is not valid, or a blob of the image is missing.
+        InvalidInputError: `source` or `dest` is not valid, or a blob of the image is nowhere to be had.
         RegistryError: the registry did not accept the image.
         MountRequiredError: a must-mount layer could not be mounted.
     """
     started = clock()
     reference = (Reference.parse(dest) if isinstance(dest, str) else dest).or_latest()
-    image = source if isinstance(source, Image) else await asyncio.to_thread(load_image, source)
+    further = _further_tags(reference, tags)
+    image = await _image_of(source, parse_all(platforms))
     if reference.digest is not None and reference.digest != image.root.descriptor.digest:
         raise InvalidInputError(
             f"{reference}: the image has the digest {image.root.descriptor.digest}: give that one, or none"
         )
     guard = None if index is None else GuardedIndex(adapt(index), observer=observer)
+    known = null_index() if guard is None else guard
     async with AsyncExitStack() as stack:
+        if registries is None:
+            registries = await stack.enter_async_context(Registries(options, observer=observer))
+            if client is not None:
+                registries.lend(client, reference)
+        allowed = None if origins is None else tuple(map(normalise_registry, origins))
+        registries.name(reference.registry, *(allowed or ()))
         if client is None:
-            client = await stack.enter_async_context(RegistryClient(reference, options=options, observer=observer))
+            client = registries.client(reference)
         if fleet is None and guard is not None:
             fleet = await stack.enter_async_context(Fleet(guard))
         pusher = ImagePusher.of(
-            null_index() if guard is None else guard,
+            known,
             fleet,
             limits,
             patience=patience,
             observer=observer,
             clock=clock,
         )
-        blobs = await pusher.push(image, reference, client)
+        absent = AbsentBlobs(
+            origins=Origins(
+                registries=registries, index=known, allowed=allowed, loopback_http=True, observer=observer
+            ),
+            requests=pusher.requests,
+            index_state=lambda: "off" if guard is None else guard.state,
+        )
+        blobs = await pusher.push(image, reference, client, absent=absent, tags=further)
+        if absent.fetched:
+            await known.record(proven(absent.fetched))
     return PushReport(
         reference=reference,
         digest=image.root.descriptor.digest,
-        blobs=blobs.reports(),
+        blobs=tuple(with_origins(blobs.reports(), absent.fetched)),
         index="off" if guard is None else guard.state,
         seconds=clock() - started,
         build_cache=image.root.is_build_cache,
+        platforms=image.platforms,
+        tags=further,
     )
+
+
+def _further_tags(reference: Reference, tags: Sequence[str]) -> tuple[str, ...]:
+    """Return the tags that the reference does not have itself, each once.
+
+    Raises:
+        InvalidReferenceError: one breaks the grammar.
+    """
+    return tuple(dict.fromkeys(tag for tag in tags if reference.with_tag(tag).tag != reference.tag))
+
+
+async def _image_of(source: str | Path | Image, platforms: Sequence[Platform]) -> Image:
+    if not isinstance(source, Image):
+        return await asyncio.to_thread(load_image, source, allow_absent=True, platforms=platforms)
+    if platforms:
+        raise InvalidInputError("platforms are chosen when an image is read: give them to load_image")
+    return source

@@ -9,6 +9,7 @@ from crossmount import events
 from crossmount._closing import Closing
 from crossmount.errors import CrossmountError
 from crossmount.oci import Located
+from crossmount.oci.reference import is_loopback
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
 
 MEASURE_SECONDS = 5.0
@@ -63,9 +64,10 @@ class Registries(Closing):
         self._special = dict(special or {})
         self._observer = observer
         self.clock = clock
-        self._clients: dict[tuple[str, bool], RegistryClient] = {}
+        self._clients: dict[tuple[str, bool, bool], RegistryClient] = {}
+        self._lent: dict[str, RegistryClient] = {}
         self._named: set[str] = set(self._special)
-        self._distances: dict[str, _Measuring] = {}
+        self._distances: dict[tuple[str, bool], _Measuring] = {}
 
     async def aclose(self) -> None:
         """Close all clients."""
@@ -78,6 +80,10 @@ class Registries(Closing):
             _, client = self._clients.popitem()
             await client.aclose()
 
+    def lend(self, client: RegistryClient, place: Located) -> None:
+        """Use a client for the registry of `place`; its owner closes it."""
+        self._lent[place.repository.registry] = client
+
     def name(self, *registries: str) -> None:
         """Mark registries as named by the user."""
         self._named.update(registries)
@@ -86,20 +92,28 @@ class Registries(Closing):
         """Return whether the user named the registry of `place`, rather than the index alone."""
         return place.repository.registry in self._named
 
-    def client(self, place: Located) -> RegistryClient:
+    def client(self, place: Located, *, loopback_http: bool = False) -> RegistryClient:
         """Return the client of the registry of `place`.
 
         A registry that only the index names, where anybody may have written it, is asked over https with its
         certificate checked, with short timeouts and few retries.
+
+        Args:
+            place: a repository or a reference on the registry.
+            loopback_http: whether a registry that only the index names is asked over http if it is on the loopback
+                of this machine, and if the options allow http at all: what is sent there does not leave it.
         """
         registry = place.repository.registry
-        named = self.is_named(place)
-        if (registry, named) not in self._clients:
-            options = self._special.get(registry, self._options)
+        if (lent := self._lent.get(registry)) is not None:
+            return lent
+        named, options = self.is_named(place), self._special.get(registry, self._options)
+        http = self._uses_http(place, loopback_http=loopback_http)
+        key = (registry, named, http)
+        if key not in self._clients:
             if not named:
                 options = replace(
                     options,
-                    plain_http=False,
+                    plain_http=http,
                     insecure=False,
                     cert_file=None,
                     key_file=None,
@@ -107,23 +121,34 @@ class Registries(Closing):
                     read_timeout=min(options.read_timeout, 10.0),
                     retry=_HINT_RETRY,
                 )
-            self._clients[registry, named] = RegistryClient(place, options=options, observer=self._observer)
-        return self._clients[registry, named]
+            self._clients[key] = RegistryClient(place, options=options, observer=self._observer)
+        return self._clients[key]
 
-    async def distance(self, place: Located) -> float:
-        """Return the seconds that a ping of the registry takes, measured once; infinite without an answer."""
+    async def distance(self, place: Located, *, loopback_http: bool = False) -> float:
+        """Return the seconds that a ping of the registry takes, measured once; infinite without an answer.
+
+        Args:
+            place: a repository or a reference on the registry.
+            loopback_http: as for `client`.
+        """
         registry, now = place.repository.registry, self.clock()
-        measuring = self._distances.get(registry)
+        key = (registry, self._uses_http(place, loopback_http=loopback_http))
+        measuring = self._distances.get(key)
         if measuring is None and registry not in self._named and len(self._distances) >= MEASURED_MAX:
             return FAR_AWAY
         if measuring is None or measuring.is_old(now):
-            task = asyncio.create_task(self._measure(place))
-            measuring = self._distances[registry] = _Measuring(task, now)
+            task = asyncio.create_task(self._measure(self.client(place, loopback_http=loopback_http)))
+            measuring = self._distances[key] = _Measuring(task, now)
         return await asyncio.shield(measuring.task)
 
-    async def _measure(self, place: Located) -> float:
+    def _uses_http(self, place: Located, *, loopback_http: bool) -> bool:
+        registry = place.repository.registry
+        if not self._special.get(registry, self._options).plain_http:
+            return False
+        return self.is_named(place) or (loopback_http and is_loopback(_host(registry)))
+
+    async def _measure(self, client: RegistryClient) -> float:
         """Ping twice: the first ping may have to connect."""
-        client = self.client(place)
         shortest = FAR_AWAY
         try:
             async with asyncio.timeout(MEASURE_SECONDS):
@@ -134,3 +159,8 @@ class Registries(Closing):
         except (CrossmountError, TimeoutError):
             return shortest
         return shortest
+
+
+def _host(registry: str) -> str:
+    """Return a registry's host, without its port."""
+    return registry if registry.endswith("]") else registry.rpartition(":")[0] or registry

@@ -1,12 +1,17 @@
 """The reports of a push and of a copy, blob by blob."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from crossmount.errors import CrossmountError
 from crossmount.events import Outcome
+from crossmount.index.protocol import Sighting
 from crossmount.oci import Digest, Reference, Repository
+from crossmount.transfer.fetch import FetchedBlob
+
+FROM_CACHE = "cache"
+"""The `fetched_from` of a blob whose bytes the cache had."""
 
 IndexState = Literal["ok", "degraded", "off"]
 """Whether the index answered every call, failed some, or was not used."""
@@ -21,8 +26,8 @@ class BlobReport:
         source: the repository it was mounted from; None without a mount, or if the registry chose the source.
         attempts: mount requests that named a source.
         waited: seconds of waiting for another pusher's upload of it.
-        fetched_from: in a copy, the repository that sent its bytes, or `cache`; None if none were needed.
-        fetched: in a copy, bytes that registries sent for it; more than its size if some were wrong or lost.
+        fetched_from: the repository that sent its bytes, or `cache`; None if they were at hand, or not needed.
+        fetched: bytes that registries sent for it; more than its size if some were wrong or lost.
     """
 
     digest: Digest
@@ -35,7 +40,7 @@ class BlobReport:
     fetched: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return its part of the document, with `waited` only if it is not 0."""
+        """Return its part of the document, with `waited` and `fetched` only if they are not 0."""
         return {
             "digest": str(self.digest),
             "size": self.size,
@@ -43,6 +48,7 @@ class BlobReport:
             "source": None if self.source is None else str(self.source),
             "attempts": self.attempts,
             **({"waited": round(self.waited, 3)} if self.waited else {}),
+            **({"fetched_from": self.fetched_from, "fetched": self.fetched} if self.fetched_from else {}),
         }
 
 
@@ -56,6 +62,8 @@ class PushReport:
         blobs: each blob once, in the order of the manifests.
         seconds: wall time.
         build_cache: whether it is a build cache of BuildKit, an index of blobs.
+        platforms: the platforms that were chosen, if `digest` is of a new index with those alone.
+        tags: further tags of it.
     """
 
     reference: Reference
@@ -64,6 +72,8 @@ class PushReport:
     index: IndexState
     seconds: float
     build_cache: bool = False
+    platforms: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     def count(self, outcome: Outcome) -> int:
         """Return how many blobs had this outcome."""
@@ -78,6 +88,8 @@ class PushReport:
         return {
             "reference": str(self.reference),
             "digest": str(self.digest),
+            **({"tags": list(self.tags)} if self.tags else {}),
+            **({"platforms": list(self.platforms)} if self.platforms else {}),
             **({"build_cache": True} if self.build_cache else {}),
             "blobs": [blob.to_json() for blob in self.blobs],
             "bytes": {
@@ -195,3 +207,27 @@ class CopyReport:
             "index": self.index,
             "seconds": round(self.seconds, 3),
         }
+
+
+def with_origins(reports: Iterable[BlobReport], fetched: Iterable[FetchedBlob]) -> Iterable[BlobReport]:
+    """Yield the reports, each with where the bytes of an uploaded blob were fetched from."""
+    by_digest = {blob.descriptor.digest: blob for blob in fetched}
+    for report in reports:
+        blob = by_digest.get(report.digest)
+        if blob is None or report.outcome != "uploaded":
+            yield report
+            continue
+        senders = [str(repository) for repository in blob.fetched]
+        source = senders[-1] if senders else FROM_CACHE
+        yield replace(report, fetched_from=source, fetched=sum(blob.fetched.values()))
+
+
+def proven(blobs: Iterable[FetchedBlob]) -> list[Sighting]:
+    """Return the sources that fetching proved: repositories that sent a whole blob alone."""
+    return [
+        Sighting(blob.descriptor.digest, repository, size)
+        for blob in blobs
+        if len(blob.fetched) == 1
+        for repository, size in blob.fetched.items()
+        if size == blob.descriptor.size
+    ]

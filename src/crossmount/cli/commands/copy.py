@@ -1,7 +1,6 @@
 """`crossmount copy`."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -10,23 +9,21 @@ from click.core import ParameterSource
 
 from crossmount import events
 from crossmount.cli import output, text
-from crossmount.cli.access import client_options, index_for_push
+from crossmount.cli.access import client_options, index_for_push, special_options
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.commands.push import index_status
+from crossmount.cli.commands.push import fetched_lines, index_status, platform_lines
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.options import REGISTRY, SIZE, limit_options, read_lines
+from crossmount.cli.options import REGISTRY, SIZE, limit_options, platform_option, read_lines, registry_options
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.progress.transfer import TransferTracker
 from crossmount.cli.running import run_async
 from crossmount.cli.settings import settings_of
 from crossmount.errors import CopyFailedError
 from crossmount.fleet import Patience
-from crossmount.registry import ClientOptions
 from crossmount.transfer import BlobCache, CopyReport, Limits, Registries
 from crossmount.transfer.cache import DEFAULT_LIMIT
 from crossmount.transfer.copy import CopySettings, copy_all
 from crossmount.transfer.copy_jobs import CopyJob, read_list
-from crossmount.transfer.image_copier import FROM_CACHE
 
 
 @click.command(cls=Command)
@@ -71,20 +68,8 @@ from crossmount.transfer.image_copier import FROM_CACHE
     "--referrers", is_flag=True, help="Also copy signatures, SBOMs and other artifacts that refer to an image."
 )
 @click.option("--allow-transfer", is_flag=True, help="Transfer must-mount layers that cannot be mounted.")
-@click.option(
-    "--plain-http-for",
-    type=REGISTRY,
-    multiple=True,
-    metavar="REGISTRY",
-    help="Use http for this registry only. Repeatable.",
-)
-@click.option(
-    "--insecure-for",
-    type=REGISTRY,
-    multiple=True,
-    metavar="REGISTRY",
-    help="Do not verify this registry's certificate. Repeatable.",
-)
+@platform_option
+@registry_options
 @limit_options(images=True)
 @click.pass_context
 def copy(
@@ -99,6 +84,7 @@ def copy(
     cache_size: int,
     referrers: bool,
     allow_transfer: bool,
+    platforms: tuple[str, ...],
     plain_http_for: tuple[str, ...],
     insecure_for: tuple[str, ...],
     uploads: int,
@@ -128,7 +114,7 @@ def copy(
     display = progress_display(sys.stderr, TransferTracker(names_dest=True), verbose=settings.verbose)
     store = None if cache is None else BlobCache(cache, limit=cache_size)
     options = client_options(settings)
-    special = _special(options, plain_http_for, insecure_for)
+    special = special_options(options, plain_http_for, insecure_for)
 
     def observe(event: events.Event) -> None:
         if not (isinstance(event, events.ImageFailed) and _is_one(jobs)):
@@ -148,6 +134,7 @@ def copy(
                     cache=store,
                     referrers=referrers,
                     allow_transfer=allow_transfer,
+                    platforms=platforms,
                     limits=Limits(uploads=uploads, requests=requests, images=images),
                     patience=Patience(limit=wait),
                     observer=observe,
@@ -189,18 +176,6 @@ def _is_one(jobs: list[CopyJob]) -> bool:
     return len(jobs) == 1 and len(jobs[0].dests) == 1 and not jobs[0].all_tags
 
 
-def _special(
-    options: ClientOptions, plain_http: tuple[str, ...], insecure: tuple[str, ...]
-) -> dict[str, ClientOptions]:
-    """Return the options for registries that have options of their own."""
-    special: dict[str, ClientOptions] = {}
-    for registry in plain_http:
-        special[registry] = replace(options, plain_http=True)
-    for registry in insecure:
-        special[registry] = replace(special.get(registry, options), insecure=True)
-    return special
-
-
 def _print_report(report: CopyReport, tracker: TransferTracker, *, as_json: bool) -> None:
     """Print the report of a copy, also if some images failed."""
     try:
@@ -224,28 +199,17 @@ def render_copy(report: CopyReport, *, names: bool = True, index_failed_first: b
     """
     index = index_status(report.index, failed_first=index_failed_first)
     groups = (("mounted", "mounted"), ("already there", "existing"), ("uploaded", "uploaded"))
-    fetched: dict[str, tuple[int, int]] = {}
-    for blob in report.blobs("uploaded"):
-        if blob.fetched_from is not None:
-            number, size = fetched.get(blob.fetched_from, (0, 0))
-            fetched[blob.fetched_from] = number + 1, size + blob.size
     caches = sum(image.build_cache for image in report.copied)
     digests = {str(image.digest) for image in report.copied}
     return [
         *(f"copied {image.source} to {image.reference}" for image in report.copied if names),
         *(f"digest {digest}" for digest in digests if len(digests) == 1),
+        *platform_lines(*report.copied),
         *([f"{text.count(caches, 'build cache')} of BuildKit"] if caches else []),
         *text.summary((words, report.count(kind), report.bytes(kind)) for words, kind in groups),  # type: ignore[arg-type]
-        *(
-            f"  {text.count(number, 'blob')}, {text.size(size)}, from {_place(place)}"
-            for place, (number, size) in fetched.items()
-        ),
+        *fetched_lines(report.blobs("uploaded")),
         f"took {text.duration(report.seconds)}, index: {index}",
     ]
-
-
-def _place(fetched_from: str) -> str:
-    return "the cache" if fetched_from == FROM_CACHE else fetched_from
 
 
 def _so_far(tracker: TransferTracker) -> str:

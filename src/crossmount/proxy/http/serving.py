@@ -1,7 +1,6 @@
 """An ASGI application as a service: its address, TLS, and a graceful stop."""
 
 import asyncio
-import ipaddress
 import logging
 import signal
 import socket
@@ -137,16 +136,6 @@ def log_index_event(event: events.Event, *, meanwhile: str = "going on without t
             _log.warning("%s: %s", meanwhile, event.cause)
         case events.IndexRestored():
             _log.warning("the index answers again")
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a server on `host` can be reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _config(app: Application, address: ListenAddress, limits: ServerLimits) -> uvicorn.Config:

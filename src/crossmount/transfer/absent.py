@@ -1,0 +1,131 @@
+"""Blobs that a layout lacks: each exists in dest, is mounted, or is fetched from a registry that the index names.
+
+Whether that can be done is decided for all of them before anything is sent.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from crossmount.errors import CrossmountError, InvalidLayoutError
+from crossmount.index.protocol import Knowledge
+from crossmount.oci import AbsentBlob, BlobSource, Descriptor, Digest, Repository
+from crossmount.oci.image import Image
+from crossmount.registry import SIZE_UNKNOWN, RegistryClient
+from crossmount.transfer.blobs import mount_required
+from crossmount.transfer.concurrency import run_all
+from crossmount.transfer.fetch import BlobOrigin, FetchedBlob
+from crossmount.transfer.origins import Origins
+from crossmount.transfer.report import IndexState
+
+REMEDY = (
+    "make the layout anew with it, or record in the index who has it (crossmount scan REGISTRY/REPOSITORY, "
+    "or crossmount add)"
+)
+_IGNORANCE: dict[IndexState, str] = {
+    "ok": "the index does not know it either",
+    "degraded": "the index failed, so nobody is known to have it",
+    "off": "and no index is used, which could know it",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class AbsentBlobs:
+    """Finds where the blobs come from that the layout of one push lacks.
+
+    Attributes:
+        origins: finds the registries to fetch from.
+        requests: limits concurrent requests.
+        index_state: returns how the index did, for errors.
+        fetched: the blobs that are fetched if they cannot be mounted.
+    """
+
+    origins: Origins
+    requests: asyncio.Semaphore
+    index_state: Callable[[], IndexState]
+    fetched: list[FetchedBlob] = field(default_factory=list)
+
+    async def resolve(self, image: Image, dest: Repository, client: RegistryClient, knowledge: Knowledge) -> Image:
+        """Return the image with a source for each blob that the layout lacks.
+
+        Args:
+            image: the image as the layout has it.
+            dest: the repository to push to.
+            client: the client of its registry.
+            knowledge: the index's answer about all blobs.
+
+        Raises:
+            MountRequiredError: a must-mount layer cannot be mounted, and dest lacks it.
+            InvalidLayoutError: nobody is known to have a blob, or nobody who has it sends it.
+        """
+        absent = [blob for blob in image.blobs if isinstance(blob, AbsentBlob)]
+        if not absent:
+            return image
+        causes: dict[Digest, str] = {}
+
+        async def check(blob: AbsentBlob) -> None:
+            cause = await self._why_not(blob.descriptor, dest, client, knowledge)
+            if cause is not None:
+                causes[blob.descriptor.digest] = cause
+
+        await run_all([partial(check, blob) for blob in absent])
+        _refuse([blob for blob in absent if blob.descriptor.digest in causes], causes)
+        return replace(image, blobs=tuple(self._with_source(blob, dest) for blob in image.blobs))
+
+    async def _why_not(
+        self, descriptor: Descriptor, dest: Repository, client: RegistryClient, knowledge: Knowledge
+    ) -> str | None:
+        """Return why dest cannot get a blob; None if it has it already, or if it can be mounted or fetched."""
+        known = knowledge.of(descriptor.digest)
+        if known.sources and knowledge.traits.mounts is not False:
+            return None
+        if self.index_state() == "off":
+            return _IGNORANCE["off"]
+        if await self._has(client, dest, descriptor):
+            return None
+        if known.must_mount:
+            raise mount_required(descriptor.digest, dest, known)
+        causes = []
+        for origin in await self.origins.of(descriptor, source=None, dest=dest):
+            try:
+                if await self._has(origin.client, origin.repository, descriptor):
+                    return None
+                causes.append(f"{origin.repository} does not have it")
+            except CrossmountError as error:
+                await origin.failed(descriptor, error)
+                causes.append(str(error))
+        if causes:
+            return f"the index knows who may have it, but {'; '.join(causes[:2])}"
+        return _IGNORANCE[self.index_state()]
+
+    async def _has(self, client: RegistryClient, repository: Repository, descriptor: Descriptor) -> bool:
+        async with self.requests:
+            return await client.head_blob(repository, descriptor.digest) in {SIZE_UNKNOWN, descriptor.size}
+
+    def _with_source(self, blob: BlobSource, dest: Repository) -> BlobSource:
+        if not isinstance(blob, AbsentBlob):
+            return blob
+
+        async def find(descriptor: Descriptor) -> Sequence[BlobOrigin]:
+            return await self.origins.of(descriptor, source=None, dest=dest)
+
+        fetched = FetchedBlob(blob.descriptor, [find], note=f"; {blob.missing}: {REMEDY}")
+        self.fetched.append(fetched)
+        return fetched
+
+
+def _refuse(absent: Sequence[AbsentBlob], causes: dict[Digest, str]) -> None:
+    """Raise the error for blobs that nobody sends, if there are any.
+
+    Raises:
+        InvalidLayoutError: naming the first of them.
+    """
+    if not absent:
+        return
+    first, others = absent[0], len(absent) - 1
+    more = f" (and {others} more)" if others else ""
+    raise InvalidLayoutError(
+        f"a layer is not at hand: {first.missing}, {first.descriptor.size} bytes{more}; "
+        f"{causes[first.descriptor.digest]}: {REMEDY}"
+    )
