@@ -78,6 +78,7 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
             credentials=credentials or StoredCredentials(authfile=options.authfile),
             trusted_realms=options.trusted_realms,
             rate=options.rate,
+            commit_timeout=options.commit_timeout,
         )
         self._authorizer = self._requester.authorizer
 

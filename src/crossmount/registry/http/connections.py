@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 
 from crossmount.errors import MissingExtraError
+from crossmount.registry.http.httpx_internals import watch_answers
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.outbound_proxy import ProxyRules
 from crossmount.registry.http.tls_probe import TlsProbe, probe_tls
@@ -105,11 +106,13 @@ class Connections(httpx.AsyncBaseTransport):
     def _transport(self, route: Route) -> httpx.AsyncHTTPTransport:
         if route not in self._transports:
             scheme, to_registry, proxy = route
-            self._transports[route] = httpx.AsyncHTTPTransport(
-                verify=self._trust.context(for_registry=to_registry) if scheme == "https" else False,
-                trust_env=False,
-                limits=self._limits,
-                proxy=None if proxy is None else self._with_trust(proxy),
+            self._transports[route] = watch_answers(
+                httpx.AsyncHTTPTransport(
+                    verify=self._trust.context(for_registry=to_registry) if scheme == "https" else False,
+                    trust_env=False,
+                    limits=self._limits,
+                    proxy=None if proxy is None else self._with_trust(proxy),
+                )
             )
         return self._transports[route]
 

@@ -6,6 +6,7 @@ Tried with httpx 0.28.1 and httpcore 1.0.9; `tests/registry/test_httpx_internals
   signed URLs. A filter drops these lines for our own requests; another use of httpx in the program logs as before.
 - The texts of `RemoteProtocolError`: one class stands for a connection that was cut, which is worth a retry, and
   for an answer that is not HTTP, which is not.
+- The place of the network backend in an httpx transport. httpcore documents backends, and httpx takes none.
 """
 
 import logging
@@ -13,7 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import httpcore
 import httpx
+
+from crossmount.registry.http.early_answers import AnsweredBackend
 
 LOGGERS = (
     "httpx",
@@ -49,6 +53,20 @@ def unlogged() -> Iterator[None]:
         yield
     finally:
         _ours.reset(token)
+
+
+def watch_answers(transport: httpx.AsyncHTTPTransport) -> httpx.AsyncHTTPTransport:
+    """Make the connections of a new transport notice answers that come before a body is sent; return it.
+
+    Raises:
+        TypeError: httpx or httpcore have changed.
+    """
+    pool = transport._pool  # noqa: SLF001 httpx has no parameter for it
+    backend = getattr(pool, "_network_backend", None)
+    if not isinstance(backend, httpcore.AsyncNetworkBackend):
+        raise TypeError("httpcore keeps its network backend elsewhere: adapt httpx_internals")
+    pool._network_backend = AnsweredBackend(backend)  # noqa: SLF001
+    return transport
 
 
 def is_cut(error: httpx.HTTPError) -> bool:

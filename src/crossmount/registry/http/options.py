@@ -74,12 +74,17 @@ class ClientOptions:
         trusted_realms: hosts outside the registry's domain that may get its credentials.
         connect_timeout: seconds to connect.
         read_timeout: seconds between two bytes of an answer.
+        commit_timeout: seconds until the answer to a PUT or a PATCH begins, once its body is sent. Registries on
+            object storage may take minutes to store a large blob.
+        chunk_size: the most bytes of a blob in one request, where a front end limits the size of requests; None
+            sends each blob in one request.
         max_connections: the most connections to one registry.
         retry: when a request is sent again.
         rate: the most requests a second, all attempts included; None sets no limit.
 
     Raises:
-        InvalidInputError: the rate is not above 0, or only one of `cert_file` and `key_file` is given.
+        InvalidInputError: the rate, `commit_timeout` or `chunk_size` is not above 0, or `cert_file` stands without
+            `key_file`.
     """
 
     plain_http: bool = False
@@ -91,12 +96,18 @@ class ClientOptions:
     trusted_realms: tuple[str, ...] = ()
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
+    commit_timeout: float = 600.0
+    chunk_size: int | None = None
     max_connections: int = 64
     retry: RetryPolicy = RetryPolicy()
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the rate, and that a client certificate has its key."""
+        """Check the numbers, and that a client certificate has its key."""
+        if not self.commit_timeout > 0:
+            raise InvalidInputError(f"commit_timeout: {self.commit_timeout!r}: give seconds, above 0")
+        if self.chunk_size is not None and not self.chunk_size > 0:
+            raise InvalidInputError(f"chunk_size: {self.chunk_size!r}: give bytes, above 0, or None")
         if self.rate is not None and not self.rate > 0:
             raise InvalidInputError(f"rate: {self.rate!r}: give requests a second, above 0, or None")
         if (self.cert_file is None) != (self.key_file is None):

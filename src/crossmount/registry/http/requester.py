@@ -11,8 +11,8 @@ same HTTP client and translation of errors, and for the proxy's own credentials 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +24,7 @@ from crossmount.registry.auth.authorizer import ANONYMOUS, Authorizer
 from crossmount.registry.auth.flow import TokenRequest
 from crossmount.registry.auth.scope import NOTHING, Wanted
 from crossmount.registry.credentials.lookup import CredentialSource
+from crossmount.registry.http.early_answers import noting_answer
 from crossmount.registry.http.errors import WEB_PAGES, refusal, translated
 from crossmount.registry.http.httpx_internals import unlogged
 from crossmount.registry.http.location import Origin, resolve, shown
@@ -56,6 +57,7 @@ class RegistryRequest:
         limit: the most bytes that a 2xx answer may have.
         streamed: leave a 2xx answer's body unread.
         repeat: whether the request may be sent again as it is.
+        on_sent: called when the last byte was handed to the connection, each time the request is sent.
     """
 
     method: str
@@ -67,6 +69,7 @@ class RegistryRequest:
     limit: int = ERROR_BYTES_MAX
     streamed: bool = False
     repeat: bool = True
+    on_sent: Callable[[], None] = lambda: None
 
 
 class RateLimiter:
@@ -112,6 +115,7 @@ class Requester:
         credentials: the source of credentials.
         trusted_realms: hosts that the user trusts with the credentials.
         rate: the most requests a second; None sets no limit.
+        commit_timeout: seconds until the answer to a PUT or a PATCH begins, once its body is sent.
     """
 
     def __init__(
@@ -124,6 +128,7 @@ class Requester:
         credentials: CredentialSource,
         trusted_realms: Collection[str] = (),
         rate: float | None = None,
+        commit_timeout: float = 600.0,
     ) -> None:
         self.origin = Origin.of(root)
         self.retrier = retrier
@@ -136,6 +141,7 @@ class Requester:
             clock=retrier.clock,
         )
         self._client = client
+        self._commit_timeout = commit_timeout
         self._rate_limiter = RateLimiter(rate, clock=retrier.clock)
 
     async def send(self, call: RegistryRequest) -> Answer:
@@ -217,19 +223,45 @@ class Requester:
         if authorization is not None:
             headers["Authorization"] = authorization
         await self._rate_limiter.acquire()
+        loop, seconds = asyncio.get_running_loop(), self.retrier.policy.timeout
+        commits = call.method in {"PUT", "PATCH"}
+        wait = self._commit_timeout if commits else seconds
         # httpx's read timeout starts again with each byte; a body may take as long as it needs
-        is_small = call.body is None or call.body.size == 0
+        deadline = asyncio.timeout(None)
+
+        def note_sent() -> None:
+            deadline.reschedule(loop.time() + wait)
+            call.on_sent()
+
+        def note_answer() -> None:
+            if (until := deadline.when()) is not None:
+                deadline.reschedule(min(until, loop.time() + seconds))
+
+        body = call.body
+        if body is not None and body.size:
+            body = Body(body.size, partial(_noting_end, body, note_sent))
         try:
-            with unlogged():
-                async with asyncio.timeout(self.retrier.policy.timeout if is_small else None):
+            with unlogged(), noting_answer(note_answer):
+                async with deadline:
+                    if body is call.body:
+                        note_sent()
                     return await exchange(
                         self._client,
                         call.method,
                         call.url,
                         headers=headers,
-                        body=call.body,
+                        body=body,
                         limit=call.limit,
                         streamed=call.streamed,
+                        read_timeout=wait if commits else None,
                     )
         except TimeoutError as error:
             raise httpx.ReadTimeout("the answer does not end") from error
+
+
+async def _noting_end(body: Body, note_sent: Callable[[], None]) -> AsyncGenerator[bytes]:
+    """Yield a body, and call `note_sent` after its last bytes."""
+    async with aclosing(body.open()) as parts:
+        async for part in parts:
+            yield part
+    note_sent()

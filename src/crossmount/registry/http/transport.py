@@ -140,6 +140,7 @@ async def exchange(
     body: Body | None = None,
     limit: int = ERROR_BYTES_MAX,
     streamed: bool = False,
+    read_timeout: float | None = None,
 ) -> Answer:
     """Send one request as it is: no redirect is followed, no Authorization is added.
 
@@ -151,6 +152,7 @@ async def exchange(
         body: the request's body.
         limit: the most bytes of a 2xx answer's body that are read; for other answers that is `ERROR_BYTES_MAX`.
         streamed: leave a 2xx answer's body unread in `Answer.stream`.
+        read_timeout: seconds between two bytes of the answer; None takes the client's.
 
     Raises:
         httpx.HTTPError: there is no answer; `errors.translated` turns it into one of ours.
@@ -160,7 +162,10 @@ async def exchange(
     if body is not None:
         sent["Content-Length"] = str(body.size)
         content = body.open() if body.size else None
-    request = client.build_request(method, url, headers=sent, content=content)
+    timeout = client.timeout
+    if read_timeout is not None:
+        timeout = httpx.Timeout(connect=timeout.connect, read=read_timeout, write=timeout.write, pool=timeout.pool)
+    request = client.build_request(method, url, headers=sent, content=content, timeout=timeout)
     try:
         response = await client.send(request, stream=True, follow_redirects=False)
     finally:

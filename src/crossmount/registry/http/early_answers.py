@@ -1,0 +1,239 @@
+"""Connections that notice an answer while the request's body is still being sent.
+
+A gateway that refuses an upload answers as soon as it has read the headers, and hangs up soon after (RFC 9110,
+15.5.14; RFC 9112, 9.5). httpcore reads the answer after a write error, but by then asyncio has closed the socket,
+and what it held is lost. `AnsweredStream` therefore reads while a body is sent, and ends the body with httpcore's
+WriteError when a refusal comes. Interim answers (1xx) do not end it, and too many of them are an error.
+
+httpcore's network backends are public; `httpx_internals.watch_answers` puts this one into an httpx transport.
+"""
+# ruff: noqa: ASYNC109 the signatures are httpcore's
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from ssl import SSLContext
+from typing import Any
+
+import anyio
+import httpcore
+import httpx
+
+INTERIM_MAX = 100
+"""The most interim answers before an answer."""
+
+GRACE_SECONDS = 0.5
+"""How long a refusal is read on while a blocked write is not given up yet. TLS cannot be read after that."""
+
+_READ_BYTES = 64 * 1024
+_STATUS = re.compile(rb"HTTP/1\.\d (\d\d\d)")
+_STATUS_BYTES = len(b"HTTP/1.1 200")
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_TURNS = 3
+"""Turns of the event loop until bytes that wait in the socket are in the stream's buffer."""
+
+_on_answer: ContextVar[Callable[[], None]] = ContextVar("crossmount_on_answer", default=lambda: None)
+
+
+@contextlib.contextmanager
+def noting_answer(note: Callable[[], None]) -> Iterator[None]:
+    """Call `note` when the final answer to a request inside the block begins."""
+    reset = _on_answer.set(note)
+    try:
+        yield
+    finally:
+        _on_answer.reset(reset)
+
+
+class InterimFloodError(httpx.RemoteProtocolError):
+    """Interim answers without end."""
+
+
+class AnswerHeads:
+    """Finds the final answer among interim ones, in bytes as they come. No I/O.
+
+    Attributes:
+        status: the status of the final answer, 0 if the bytes are not HTTP, None before it begins.
+        interim: the number of interim answers before it.
+    """
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.interim = 0
+        self._head = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Read on.
+
+        Raises:
+            InterimFloodError: there were too many interim answers.
+        """
+        if self.status is not None:
+            return
+        self._head += data
+        while len(self._head) >= _STATUS_BYTES:
+            line = _STATUS.match(self._head)
+            status = 0 if line is None else int(line[1])
+            if not 100 <= status < 200 or status == 101:
+                self.status = status
+                self._head.clear()
+                return
+            end = _HEAD_END.search(self._head)
+            if end is None:
+                return  # h11 limits the length of a head
+            self.interim += 1
+            del self._head[: end.end()]
+            if self.interim > INTERIM_MAX:
+                raise InterimFloodError(f"more than {INTERIM_MAX} interim answers (1xx), and no final one")
+
+
+class AnsweredStream(httpcore.AsyncNetworkStream):
+    """A connection whose answers are noticed while a body is written.
+
+    The second of several writes in a row is the beginning of a body. A task then reads until the answer begins, or
+    until httpcore reads itself.
+    """
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._start_request()
+
+    def _start_request(self) -> None:
+        self._heads = AnswerHeads()
+        self._writes = 0
+        self._is_reading = False
+        self._is_announced = False
+        self._buffer = bytearray()
+        self._is_at_end = False
+        self._failure: Exception | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._blocked: anyio.CancelScope | None = None
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write bytes.
+
+        Raises:
+            httpcore.WriteError: the answer came before they were written, besides what httpcore means by it.
+        """
+        if not buffer:
+            return
+        if self._is_reading:
+            self._start_request()
+        self._writes += 1
+        if self._writes == 1:
+            await self._stream.write(buffer, timeout)
+            return
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._watch())
+        elif not self._watcher.done() and self._stream.get_extra_info("is_readable"):
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+        if self._is_refused:
+            raise httpcore.WriteError("the answer came before the body was sent")
+        with anyio.CancelScope() as self._blocked:
+            await self._stream.write(buffer, timeout)
+        blocked, self._blocked = self._blocked, None
+        if blocked.cancelled_caught:
+            raise httpcore.WriteError("the answer came before the body was sent")
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read bytes: first those that came while a body was written."""
+        self._is_reading = True
+        if self._watcher is not None and not self._buffer:
+            await asyncio.wait([self._watcher], timeout=timeout)
+            if not self._watcher.done() and not self._buffer:
+                raise httpcore.ReadTimeout
+        if self._buffer:
+            data = bytes(self._buffer[:max_bytes])
+            del self._buffer[:max_bytes]
+        elif self._failure is not None:
+            raise self._failure
+        elif self._is_at_end:
+            data = b""
+        else:
+            data = await self._stream.read(max_bytes, timeout)
+            self._heads.feed(data)
+        if self._heads.status is not None and not self._is_announced:
+            self._is_announced = True
+            _on_answer.get()()
+        return data
+
+    @property
+    def _is_refused(self) -> bool:
+        """Whether to send no more: a refusal came, or nothing can come any more."""
+        return self._is_at_end or self._failure is not None or (self._heads.status or 0) >= 300
+
+    async def _watch(self) -> None:
+        """Read until the answer begins, or until httpcore reads; then a refusal a little longer."""
+        try:
+            while not self._is_reading and not self._is_refused and self._heads.status is None:
+                await self._read_on()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GRACE_SECONDS):
+                    while self._blocked is not None and not self._is_at_end and self._is_refused:
+                        await self._read_on()
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpx.HTTPError) as error:
+            self._failure = error
+        finally:
+            if self._is_refused and self._blocked is not None:
+                self._blocked.cancel()
+
+    async def _read_on(self) -> None:
+        data = await self._stream.read(_READ_BYTES)
+        self._buffer += data
+        self._is_at_end = not data
+        self._heads.feed(data)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        """Return the connection with TLS on it."""
+        return AnsweredStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what the connection knows of itself."""
+        return self._stream.get_extra_info(info)
+
+
+class AnsweredBackend(httpcore.AsyncNetworkBackend):
+    """Makes connections that notice early answers.
+
+    Args:
+        backend: makes the connections below.
+    """
+
+    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
+        self._backend = backend
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to a host."""
+        return AnsweredStream(await self._backend.connect_tcp(host, port, timeout, local_address, socket_options))
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to a Unix socket."""
+        return AnsweredStream(await self._backend.connect_unix_socket(path, timeout, socket_options))
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await self._backend.sleep(seconds)
