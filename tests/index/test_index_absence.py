@@ -1,4 +1,4 @@
-"""A server of a Cluster that does not answer, over servers that are made up: how often it is asked."""
+"""A server of a Cluster that does not answer: how often commands are sent to it. The servers are simulated."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, cast
@@ -18,13 +18,13 @@ LOW: Command = ("GET", "{b}")  # slot 3300
 HIGH: Command = ("GET", "{a}")  # slot 15495
 
 
-class MadeUp:
-    """Servers that answer with their port, or not at all.
+class SimulatedPools:
+    """Simulated servers that answer with their port, or not at all.
 
     Attributes:
-        silent: those that do not answer.
-        low: who serves the lower half of the slots.
-        asked: whom each exchange asked for more than the map.
+        silent: the servers that do not answer.
+        low: the server of the lower half of the slots.
+        asked: the target of each exchange of other commands than the one for the map.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class MadeUp:
         self.asked: list[Node] = []
 
     def exchange(self, requests: Sequence[ServerRequest]) -> list[list[Any] | Exception]:
-        """Answer for those that are not silent."""
+        """Answer for the servers that are not silent."""
         self.asked += [target.node for target, commands in requests if commands != [CLUSTER_SLOTS]]
         return [
             exceptions.TimeoutError()
@@ -46,10 +46,10 @@ class MadeUp:
         """Do not wait."""
 
     def keep(self, nodes: Collection[Node]) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Close nothing."""
+        """Do nothing."""
 
     def _reply(self, node: Node, command: Command) -> Any:
         if command == CLUSTER_SLOTS:
@@ -61,18 +61,18 @@ class Linked:
     """A client of them, and its clock."""
 
     def __init__(self) -> None:
-        self.servers = MadeUp()
+        self.servers = SimulatedPools()
         self.clock = Clock(100.0)
         self.client = ClusterClient(
             cast("Pools", self.servers), [A, B], ReplyReader("made up", {}, ()), clock=self.clock
         )
 
     def run(self) -> list[Any]:
-        """Request both halves for something."""
+        """Send a command to each half of the slots."""
         return self.client.run([LOW, HIGH])
 
     def times_asked(self, node: Node) -> int:
-        """Return how often a server was asked since the last time."""
+        """Return how many commands a server got since the last call."""
         times = self.servers.asked.count(node)
         self.servers.asked.clear()
         return times
@@ -80,12 +80,12 @@ class Linked:
 
 @pytest.fixture
 def linked() -> Linked:
-    """Give such a link."""
+    """Return such a client."""
     return Linked()
 
 
-def test_a_silent_server_is_left_alone_ever_longer(linked: Linked) -> None:
-    """It is asked twice, then once each time that it was left alone for twice as long; the other answers."""
+def test_the_pauses_of_an_unresponsive_server_double(linked: Linked) -> None:
+    """An unresponsive server gets commands twice, then once after pauses that double; the other server answers."""
     linked.servers.silent = {A}
     for times, seconds in ((2, BREAKER_SECONDS), (1, 2 * BREAKER_SECONDS), (1, 4 * BREAKER_SECONDS)):
         for asked in (times, 0):
@@ -96,8 +96,8 @@ def test_a_silent_server_is_left_alone_ever_longer(linked: Linked) -> None:
             linked.clock.now += (seconds - 0.1) if asked else 0.1
 
 
-def test_a_server_that_is_back_is_asked_as_before(linked: Linked) -> None:
-    """Once it answers, its next silence is met as its first was."""
+def test_an_answer_resets_the_pauses(linked: Linked) -> None:
+    """After an answer, the next outage of a server is treated as its first one."""
     linked.servers.silent = {A}
     linked.run()
     linked.servers.silent = set()
@@ -109,8 +109,8 @@ def test_a_server_that_is_back_is_asked_as_before(linked: Linked) -> None:
     assert linked.times_asked(A) == 2
 
 
-def test_whoever_takes_its_place_is_found(linked: Linked) -> None:
-    """While it is left alone the others are asked, now and then, who serves its slots by now."""
+def test_a_new_master_of_its_slots_is_found(linked: Linked) -> None:
+    """During the pause the map is sometimes read from another server, so that a new master is found."""
     linked.servers.silent = {A}
     linked.run()
     linked.servers.low = C

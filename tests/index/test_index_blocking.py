@@ -1,4 +1,4 @@
-"""The blocking index wherever it is called: threads, forks, a running event loop, many processes."""
+"""The blocking index in threads, forks, a running event loop, and many processes."""
 
 import asyncio
 import gc
@@ -39,13 +39,13 @@ HERE = str(Path(__file__).parent.parent)
 
 @pytest.fixture
 def index(valkey: Server) -> Iterator[DrivenIndex]:
-    """Give a blocking index on a real server."""
+    """Return a blocking index on a real server."""
     with open_index(valkey.unix_url, namespace="shared") as index:
         yield index
 
 
 def test_a_thread_pool_shares_one_index(index: DrivenIndex) -> None:
-    """Threads, more than there are connections, use one object at once and lose nothing."""
+    """More threads than connections use one object at once, and no source is lost."""
     numbers = range(300)
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(lambda i: index.add_source(ONE, repo(f"team/r{i % 100}")), numbers))
@@ -54,7 +54,7 @@ def test_a_thread_pool_shares_one_index(index: DrivenIndex) -> None:
 
 
 def test_a_thread_pool_shares_one_index_in_memory() -> None:
-    """Threads use one index in memory at once and lose nothing."""
+    """Threads use one index in memory at once, and no source is lost."""
     index = MemoryMountIndex()
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda i: index.add_source(layer(i % 7), repo(f"team/r{i % 100}")), range(2000)))
@@ -63,7 +63,7 @@ def test_a_thread_pool_shares_one_index_in_memory() -> None:
 
 
 def test_a_fork_and_its_parent_use_one_object(valkey: Server) -> None:
-    """After a fork parent and child go on with the same object, on connections of their own."""
+    """After a fork, parent and child continue with the same object, each on connections of its own."""
     code = f"""
         import os, sys
         sys.path.insert(0, {HERE!r})
@@ -85,7 +85,7 @@ def test_a_fork_and_its_parent_use_one_object(valkey: Server) -> None:
 
 
 def run_python(code: str) -> None:
-    """Run code in an interpreter of its own, in which warnings are errors."""
+    """Run code in a new interpreter, in which warnings are errors."""
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(code)],
         capture_output=True,
@@ -98,7 +98,7 @@ def run_python(code: str) -> None:
 
 
 def test_eight_processes_lose_nothing(valkey: Server, index: DrivenIndex) -> None:
-    """Eight processes that add to the same layers at once leave every source of theirs, and the flag."""
+    """Eight processes add to the same layers at once, and every source and the flag are in the index."""
     code = f"""
         import sys
         sys.path.insert(0, {HERE!r})
@@ -143,13 +143,13 @@ def test_eight_processes_lose_nothing(valkey: Server, index: DrivenIndex) -> Non
 
 
 async def test_a_running_event_loop_may_call_it(index: DrivenIndex) -> None:
-    """Called inside a running event loop the blocking index works, as any blocking call does."""
+    """The blocking index works inside a running event loop, and blocks it."""
     index.add_source(ONE, A)
     assert index.sources(ONE, DEST) == (A,)
 
 
 async def test_threaded_leaves_the_event_loop_free() -> None:
-    """Seen through threads a blocking index never works on the event loop's own thread."""
+    """`threaded` never runs a blocking index on the event loop's own thread."""
     seen: set[int] = set()
 
     class Watching(MemoryMountIndex):
@@ -164,8 +164,8 @@ async def test_threaded_leaves_the_event_loop_free() -> None:
     assert seen
 
 
-def test_what_has_four_methods_is_adapted_to_four() -> None:
-    """A blocking index of a user's own, with the four methods alone, is no whole index, and lies under memory."""
+def test_an_index_with_four_methods_stays_one() -> None:
+    """A user's blocking index with only the four methods is not a whole index, and can back an index in memory."""
 
     class Four:
         def __init__(self) -> None:
@@ -186,8 +186,8 @@ def test_what_has_four_methods_is_adapted_to_four() -> None:
     assert over.is_mountable(ONE, DEST)
 
 
-def test_run_now_refuses_what_wants_to_wait() -> None:
-    """A coroutine that needs an event loop is a defect, told at once, and its clean-up is done."""
+def test_run_now_refuses_coroutines_that_suspend() -> None:
+    """A coroutine that needs an event loop raises an error at once, and its clean-up runs."""
     done = []
 
     async def waits() -> None:
@@ -201,8 +201,8 @@ def test_run_now_refuses_what_wants_to_wait() -> None:
     assert done == [True]
 
 
-def test_run_now_gives_results_and_errors() -> None:
-    """What a coroutine returns or raises comes out as it is."""
+def test_run_now_returns_results_and_raises_errors() -> None:
+    """The result or the error of a coroutine is the caller's."""
 
     async def fails() -> None:
         raise KeyError(1)
@@ -215,7 +215,7 @@ def test_run_now_gives_results_and_errors() -> None:
         run_now(fails())
 
 
-def test_methods_read_as_what_they_are_made_of() -> None:
+def test_methods_look_like_their_asynchronous_twins() -> None:
     """A blocking method has the name, the docstring and the parameters of its asynchronous twin."""
     assert DrivenIndex.look_up.__doc__ == MountIndex.look_up.__doc__
     assert MemoryMountIndex().look_up.__name__ == "look_up"
@@ -223,7 +223,7 @@ def test_methods_read_as_what_they_are_made_of() -> None:
 
 
 def test_closing_leaves_no_warning(valkey: Server) -> None:
-    """An index that was used and closed leaves nothing for the garbage collector to warn of."""
+    """An index that was used and closed causes no ResourceWarning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with open_index(valkey.unix_url) as index:
@@ -233,7 +233,7 @@ def test_closing_leaves_no_warning(valkey: Server) -> None:
         gc.collect()
 
 
-def test_closing_is_not_the_end(valkey: Server) -> None:
+def test_a_closed_index_can_be_used_again(valkey: Server) -> None:
     """An index that was closed connects again when it is used again."""
     index = open_index(valkey.unix_url)
     for _ in range(2):
@@ -241,7 +241,7 @@ def test_closing_is_not_the_end(valkey: Server) -> None:
         index.close()
 
 
-def test_users_tests_may_take_fakeredis() -> None:
+def test_fakeredis_works_below_the_blocking_index() -> None:
     """The blocking index works on fakeredis, scripts included."""
     with fakeredis.FakeRedis(server=fakeredis.FakeServer()) as client:
         index = RedisMountIndex(blocking_link_to(client))

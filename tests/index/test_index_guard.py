@@ -1,4 +1,4 @@
-"""Promise 2: the index never fails a push, and never holds it up for long."""
+"""Promise 2: a failed index never fails a push, and never delays it for long."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ from support.links import async_link, blocking_link
 
 
 class Guarded:
-    """A guard on a link that fails, with its clock and what it said."""
+    """A guard on a link that fails, with its clock and the events that it sent."""
 
     def __init__(self, error: Exception | None) -> None:
         self.link = FailingLink(error)
@@ -32,7 +32,7 @@ class Guarded:
 @pytest.mark.parametrize("kind", [IndexUnavailableError, IndexRefusedError, MissingExtraError])
 @pytest.mark.parametrize("call", CALLS)
 async def test_a_failed_call_is_as_if_nothing_were_known(call: str, kind: type[Exception]) -> None:
-    """Whatever is asked of an index that does not serve, the answer is nothing, and no error."""
+    """Every call of a failed index returns as if the index were empty, without an error."""
     if call == "aclose" and kind is MissingExtraError:
         return  # closing starts no server
     guarded = Guarded(kind("why"))
@@ -43,8 +43,8 @@ async def test_a_failed_call_is_as_if_nothing_were_known(call: str, kind: type[E
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_served_call_passes_through(call: str) -> None:
-    """An index that serves is not changed by its guard."""
+async def test_an_answer_passes_through(call: str) -> None:
+    """The guard of a working index returns the answers of the index."""
     guarded, bare = GuardedIndex(MemoryMountIndex()), MemoryMountIndex()
     for index in (guarded, bare):
         await index.record([Sighting(ONE, A, must_mount=True)])
@@ -53,8 +53,8 @@ async def test_a_served_call_passes_through(call: str) -> None:
     assert guarded.state == "ok"
 
 
-async def test_what_was_not_served_is_counted() -> None:
-    """Each call that was answered as if nothing were known counts once, also while the index is left alone."""
+async def test_calls_without_the_index_are_counted() -> None:
+    """Each call that returned as if the index were empty counts once, also while the breaker is open."""
     guarded = Guarded(None)
     await guarded.index.must_mount(ONE)
     assert guarded.index.unserved == 0
@@ -67,7 +67,7 @@ async def test_what_was_not_served_is_counted() -> None:
 
 
 async def test_one_timeout_is_enough() -> None:
-    """After a call without an answer the index is left alone for some seconds, and it is said once."""
+    """After an unanswered call no calls are made for some seconds, and the failure is reported once."""
     guarded = Guarded(IndexUnavailableError("silent"))
     for do, _ in CALLS.values():
         await do(guarded.index)
@@ -75,8 +75,8 @@ async def test_one_timeout_is_enough() -> None:
     assert len(guarded.said) == 1
 
 
-async def test_one_call_asks_whether_it_is_back() -> None:
-    """When the time is over one call asks again; those beside it do not wait for it."""
+async def test_one_call_is_the_probe() -> None:
+    """When the breaker's time is over one call is made; concurrent calls do not wait for it."""
     guarded = Guarded(IndexUnavailableError("silent"))
     await guarded.index.sources(ONE, DEST)
     guarded.clock.now += OPEN_SECONDS
@@ -88,7 +88,7 @@ async def test_one_call_asks_whether_it_is_back() -> None:
 
 
 async def test_an_index_that_is_back_is_used_again() -> None:
-    """Once it answers, every call goes through again; that it was away stays in the report, said once."""
+    """After an answered call all calls are made again; the report still shows the failure, once."""
     guarded = Guarded(IndexUnavailableError("silent"))
     await guarded.index.sources(ONE, DEST)
     guarded.link.error = None
@@ -103,7 +103,7 @@ async def test_an_index_that_is_back_is_used_again() -> None:
 
 
 async def test_a_refusal_opens_no_breaker() -> None:
-    """An index that answers with an error costs no time, so the next call may be served."""
+    """After an index refused a call, the next call is made."""
     guarded = Guarded(IndexUnavailableError("silent"))
     await guarded.index.sources(ONE, DEST)
     guarded.link.error = IndexRefusedError("read only")
@@ -114,7 +114,7 @@ async def test_a_refusal_opens_no_breaker() -> None:
 
 
 async def test_closing_goes_through_an_open_breaker() -> None:
-    """Connections are let go of also while the index is left alone."""
+    """Connections are closed also while the breaker is open."""
     closed = []
 
     class Closing(FailingLink):
@@ -129,7 +129,7 @@ async def test_closing_goes_through_an_open_breaker() -> None:
 
 
 async def test_defects_are_not_hidden() -> None:
-    """An error that is none of the index's own passes: a guard does not hide defects."""
+    """An error that is not an error of the index propagates: a guard does not hide defects."""
     guarded = Guarded(KeyError("defect"))
     with pytest.raises(KeyError):
         await guarded.index.sources(ONE, DEST)
@@ -137,14 +137,14 @@ async def test_defects_are_not_hidden() -> None:
 
 @pytest.fixture
 def silent() -> Iterator[socket.socket]:
-    """Give a server that accepts, by its backlog, and never answers."""
+    """Return the port of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         yield server
 
 
 @pytest.mark.parametrize("flavour", ["async", "blocking"])
 async def test_a_push_past_a_silent_server_waits_once(silent: socket.socket, flavour: str) -> None:
-    """All that a push asks of a silent index is asked of the server once, and the rest is not waited for."""
+    """A push waits for a server that does not answer only once."""
     url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
     counting = CountingLink(async_link(url) if flavour == "async" else blocking_link(url))
     guard = GuardedIndex(RedisMountIndex(counting))
@@ -165,11 +165,11 @@ async def test_a_push_past_a_silent_server_waits_once(silent: socket.socket, fla
     assert guard.state == "degraded"
 
 
-async def test_who_runs_for_long_is_told_of_each_outage() -> None:
-    """Gone, back, gone again: each is said once; a refusal between is no outage."""
+async def test_a_long_running_process_reports_each_outage() -> None:
+    """In a long-running process each outage and each recovery is reported once; a refusal is no outage."""
     link, said = FailingLink(IndexUnavailableError("gone")), list[events.Event]()
     clock = Clock(100.0)
-    guard = GuardedIndex(RedisMountIndex(link), observer=said.append, clock=clock, lasting=True)
+    guard = GuardedIndex(RedisMountIndex(link), observer=said.append, clock=clock, long_running=True)
     for _ in range(2):
         for _ in range(3):
             assert await guard.locations(ONE) == ()
@@ -182,8 +182,8 @@ async def test_who_runs_for_long_is_told_of_each_outage() -> None:
     assert guard.state == "degraded"
 
 
-async def test_a_server_that_stays_silent_is_asked_ever_more_seldom() -> None:
-    """Each time that it is still silent it is left alone for twice as long; once it answered, all begins anew."""
+async def test_each_failed_probe_doubles_the_pause() -> None:
+    """Each failed probe doubles the time that the breaker is open; an answer resets it."""
     guarded = Guarded(IndexUnavailableError("silent"))
     for times in range(4):
         await guarded.index.sources(ONE, DEST)
@@ -202,7 +202,7 @@ async def test_a_server_that_stays_silent_is_asked_ever_more_seldom() -> None:
 
 
 async def test_a_probe_is_short() -> None:
-    """A server that was silent is given less time to answer than one that is thought to be well."""
+    """A probe has a shorter time limit than other calls."""
 
     class Hanging(FailingLink):
         async def run(self, commands: Sequence[Command]) -> list[Any]:
@@ -214,12 +214,12 @@ async def test_a_probe_is_short() -> None:
     guard = GuardedIndex(RedisMountIndex(link), clock=clock, deadline=3600)
     await guard.sources(ONE, DEST)
     clock.now += OPEN_SECONDS
-    assert await guard.sources(ONE, DEST) == ()  # else this would wait for an hour
+    assert await guard.sources(ONE, DEST) == ()  # a call that was made would wait for an hour
     assert guard.unserved == 2
 
 
 def test_the_blocking_guard() -> None:
-    """The blocking guard is the same, over a blocking index."""
+    """The blocking guard does the same for a blocking index."""
     said: list[events.Event] = []
     index = blocking_index.MemoryMountIndex()
     with blocking_index.GuardedIndex(index, observer=said.append, clock=Clock()) as guard:
@@ -234,6 +234,6 @@ def test_the_blocking_guard() -> None:
 
 
 def test_errors_of_the_index_are_one_kind() -> None:
-    """Whoever catches an index that failed catches both, silent and refusing."""
+    """`IndexFailedError` is the base class of both errors of an index."""
     assert issubclass(IndexUnavailableError, IndexFailedError)
     assert issubclass(IndexRefusedError, IndexFailedError)

@@ -1,4 +1,4 @@
-"""What opening an index takes: URLs and their parts, the environment, and else the embedded index."""
+"""`open_index`: URLs and their parts, the environment, and the embedded index by default."""
 
 import asyncio
 import os
@@ -37,19 +37,19 @@ async def test_a_url_s_parts_reach_the_server(start_server: StartServer) -> None
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[EmbeddedPaths]:
-    """Give a place for an embedded server of the test's own."""
+    """Return a folder for an embedded server of this test alone."""
     place = locate({"CROSSMOUNT_STATE_DIR": str(tmp_path / "a % b?#")}, uid=os.geteuid(), host="h")
     yield place
     stop(place)
 
 
 def to_socket(path: Path) -> Client:
-    """Make a client of a unix socket."""
+    """Return a client of a unix socket."""
     return connect(Address(scheme="unix", path=str(path)))
 
 
 async def test_an_embedded_server_is_started_and_started_again(place: EmbeddedPaths) -> None:
-    """The first call starts the server; a call after it was stopped starts it again, and finds what was kept."""
+    """The first call starts the server; a call after a stop starts it again, and its data is still there."""
     client = OnDemandClient(partial(ensure_running, place), to_socket)
     async with RedisMountIndex(ThreadedLink(client)) as index:
         await index.add_source(layer(), repo("a"))
@@ -58,7 +58,7 @@ async def test_an_embedded_server_is_started_and_started_again(place: EmbeddedPa
 
 
 def test_an_embedded_server_is_started_by_many_threads(place: EmbeddedPaths) -> None:
-    """Threads that come at once share one link, blocking, also when the server went away under them."""
+    """Concurrent threads share one blocking link, also after the server ended."""
     client = OnDemandClient(partial(ensure_running, place), to_socket)
     with blocking_index.RedisMountIndex(BlockingLink(client)) as index:
         for _ in range(2):
@@ -68,7 +68,7 @@ def test_an_embedded_server_is_started_by_many_threads(place: EmbeddedPaths) -> 
 
 
 def in_threads(work: Callable[[int], object], count: int = 8) -> None:
-    """Do work in threads at once, and raise what any of them raised."""
+    """Run a function in several threads at once, and raise the error of any of them."""
     errors: list[BaseException] = []
     ready = threading.Barrier(count)
 
@@ -88,7 +88,7 @@ def in_threads(work: Callable[[int], object], count: int = 8) -> None:
 
 
 def test_an_on_demand_client_that_was_never_used_closes() -> None:
-    """Closing what was not opened does nothing, and starts nothing."""
+    """Closing an unused client starts no server."""
 
     def start() -> Path:
         raise AssertionError
@@ -100,14 +100,14 @@ def test_an_on_demand_client_that_was_never_used_closes() -> None:
 
 @pytest.mark.parametrize("url", ["memory:", "memory://"])
 def test_memory_urls(url: str) -> None:
-    """A memory URL is an index of this process."""
+    """A memory URL opens an index in this process."""
     assert isinstance(open_index(url), MemoryMountIndex)
     assert isinstance(blocking_index.open_index(url), blocking_index.MemoryMountIndex)
 
 
 @pytest.mark.parametrize("kind", ["url", "unix_url"])
 async def test_server_urls(valkey: Server, kind: str) -> None:
-    """A server's URL is an index on it, in the namespace that was given, in both flavours."""
+    """A server's URL opens an index on it, in the given namespace, in both flavours."""
     url = getattr(valkey, kind)
     async with open_index(url, namespace="mine") as index:
         await index.add_source(layer(), repo("a"))
@@ -117,7 +117,7 @@ async def test_server_urls(valkey: Server, kind: str) -> None:
 
 
 async def test_the_environment_names_the_index(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a URL the environment's is used; a URL that is given comes first."""
+    """Without a URL that of the environment is used; a given URL takes precedence."""
     monkeypatch.setenv("CROSSMOUNT_INDEX", valkey.url)
     async with open_index() as index:
         assert isinstance(index, RedisMountIndex)
@@ -136,7 +136,7 @@ async def test_the_environment_names_the_index(valkey: Server, monkeypatch: pyte
 async def test_the_embedded_index_is_the_default(
     url: str | None, place: EmbeddedPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a URL anywhere the embedded index is opened, and started by the first use."""
+    """Without any URL the embedded index is opened, and its first use starts the server."""
     monkeypatch.delenv("CROSSMOUNT_INDEX", raising=False)
     monkeypatch.setenv("CROSSMOUNT_STATE_DIR", str(place.folder.parent))
     async with open_index(url) as index:
@@ -149,7 +149,7 @@ async def test_the_embedded_index_is_the_default(
 
 @pytest.mark.parametrize("url", ["memory:", "redis://h"])
 def test_a_bad_namespace_is_refused(url: str) -> None:
-    """A namespace is checked whatever the index is, so that a mistake does not hide until a server is used."""
+    """The namespace is checked for every kind of index, so that a mistake shows at once."""
     with pytest.raises(InvalidInputError):
         open_index(url, namespace="a:b")
     with pytest.raises(InvalidInputError):

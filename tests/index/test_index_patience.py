@@ -1,4 +1,4 @@
-"""How long one who insists bears a silent index: as long as it was given, once for all that it asks."""
+"""Calls that are repeated patiently: how long they wait for an index that does not answer."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from support.index_kit import Clock
 
 
 class SlowLink(FailingLink):
-    """A link on which each run takes a second of a clock's time."""
+    """A link on which each run takes a second of its clock."""
 
     def __init__(self, error: Exception | None, clock: Clock) -> None:
         super().__init__(error)
@@ -27,8 +27,8 @@ class SlowLink(FailingLink):
         return await super().run(commands)
 
 
-class Insisting:
-    """A guard that is asked patiently, over such a link."""
+class PatientGuard:
+    """A guard over such a link, which repeats calls patiently."""
 
     def __init__(self, error: Exception | None) -> None:
         self.clock = Clock(100.0)
@@ -37,40 +37,40 @@ class Insisting:
         self.index = GuardedIndex(RedisMountIndex(self.link), observer=self.said.append, clock=self.clock)
 
     async def ask(self, *, least: float = 0.0) -> str:
-        """Ask for at most 3.5 seconds."""
+        """Repeat a call for at most 3.5 seconds."""
 
         async def call() -> str:
             await self.link.run([("PING",)])
-            return "served"
+            return "answered"
 
-        return await self.index.call_patiently(call, "not served", seconds=3.5, pause=lambda: 0.0, least=least)
+        return await self.index.call_patiently(call, "no answer", seconds=3.5, pause=lambda: 0.0, least=least)
 
 
-async def test_a_silence_is_borne_once() -> None:
-    """How long a silent server is asked again counts from its first silence, whoever asks."""
-    asked = Insisting(IndexUnavailableError("silent"))
-    assert await asked.ask() == "not served"
+async def test_an_outage_is_waited_out_once() -> None:
+    """The seconds of all patient calls count from the first unanswered call of any caller."""
+    asked = PatientGuard(IndexUnavailableError("silent"))
+    assert await asked.ask() == "no answer"
     assert (asked.link.runs, asked.index.unserved) == (4, 1)
-    assert await asked.ask() == "not served"
+    assert await asked.ask() == "no answer"
     assert (asked.link.runs, asked.index.unserved) == (4, 2)
     assert asked.said == [events.IndexDegraded(cause="silent")]
 
 
-async def test_a_silence_that_began_before_is_borne_no_longer() -> None:
-    """What a look-up waited for in vain is a part of the patience; even so the first question is asked once."""
-    asked = Insisting(IndexUnavailableError("silent"))
+async def test_an_outage_that_began_before_is_waited_out_no_longer() -> None:
+    """The time of an unanswered look-up counts towards the patience; a patient call is still made once."""
+    asked = PatientGuard(IndexUnavailableError("silent"))
     await asked.index.look_up([ONE], DEST)
-    assert await asked.ask(least=0.5) == "not served"
+    assert await asked.ask(least=0.5) == "no answer"
     assert asked.link.runs == 4
     asked.clock.now += 2
-    assert await asked.ask(least=0.5) == "not served"
-    assert await asked.ask() == "not served"
+    assert await asked.ask(least=0.5) == "no answer"
+    assert await asked.ask() == "no answer"
     assert asked.link.runs == 5
 
 
-async def test_who_asked_later_waits_no_longer_than_who_asked_first() -> None:
-    """When a silence has lasted long enough, all that still wait for an answer stop."""
-    asked = Insisting(IndexUnavailableError("silent"))
+async def test_later_callers_wait_no_longer_than_the_first() -> None:
+    """When an outage has lasted as long as the patience, all patient calls end together."""
+    asked = PatientGuard(IndexUnavailableError("silent"))
 
     async def hang() -> str:
         return str(await asyncio.Event().wait())
@@ -80,30 +80,30 @@ async def test_who_asked_later_waits_no_longer_than_who_asked_first() -> None:
         raise IndexUnavailableError("silent")
 
     guard = GuardedIndex(RedisMountIndex(asked.link), clock=asked.clock, deadline=None)
-    answers = [guard.call_patiently(call, "not served", seconds=3600, pause=lambda: 0.0) for call in (hang, fail)]
-    assert await asyncio.gather(*answers) == ["not served"] * 2  # else this would wait for an hour
+    answers = [guard.call_patiently(call, "no answer", seconds=3600, pause=lambda: 0.0) for call in (hang, fail)]
+    assert await asyncio.gather(*answers) == ["no answer"] * 2  # a call that was made would wait for an hour
 
 
-async def test_a_server_that_is_back_in_time_serves() -> None:
-    """A silence shorter than the patience is not told, and the next one is borne as long."""
-    asked = Insisting(IndexUnavailableError("silent"))
+async def test_a_server_that_is_back_in_time_answers() -> None:
+    """An outage shorter than the patience is not reported, and the next one is waited out for as long."""
+    asked = PatientGuard(IndexUnavailableError("silent"))
     for _ in range(2):
         asked.link.error = IndexUnavailableError("silent")
         asking = asyncio.create_task(asked.ask())
         for _ in range(3):
             await asyncio.sleep(0)
         asked.link.error = None
-        assert await asking == "served"
+        assert await asking == "answered"
     assert asked.said == []
     assert asked.index.state == "ok"
 
 
 @pytest.mark.parametrize("insists", [True, False])
-async def test_a_server_that_says_it_is_starting_is_asked_again(*, insists: bool) -> None:
-    """LOADING passes: who insists bears it like a silence; for others it is a refusal, which opens no breaker."""
-    asked = Insisting(StartingError("loading"))
+async def test_calls_are_repeated_while_the_server_loads(*, insists: bool) -> None:
+    """Patient calls are repeated after LOADING; other calls take it as a refusal, and the breaker stays closed."""
+    asked = PatientGuard(StartingError("loading"))
     if insists:
-        assert await asked.ask() == "not served"
+        assert await asked.ask() == "no answer"
         assert asked.link.runs == 4
     else:
         await asked.index.look_up([ONE], DEST)

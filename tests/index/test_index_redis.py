@@ -1,4 +1,4 @@
-"""The index on real servers: round trips, bounds, lifetimes, and what a hostile or careless neighbour writes."""
+"""The index on real servers: round trips, bounds, lifetimes, and values that a hostile client wrote."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -23,14 +23,14 @@ FORTY = [layer(i) for i in range(40)]
 
 @pytest.fixture
 def raw(valkey: Server) -> Iterator["redis.Redis"]:
-    """Give a plain client of the server."""
+    """Return a plain client of the server."""
     with redis.Redis.from_url(valkey.unix_url) as client:
         yield client
 
 
 @pytest.fixture
 async def link(valkey: Server) -> AsyncIterator[CountingLink]:
-    """Give a link that counts its round trips."""
+    """Return a link that counts its round trips."""
     counting = CountingLink(async_link(valkey.unix_url))
     yield counting
     await counting.aclose()
@@ -38,12 +38,12 @@ async def link(valkey: Server) -> AsyncIterator[CountingLink]:
 
 @pytest.fixture
 def index(link: CountingLink) -> RedisMountIndex:
-    """Give an index whose clock stands."""
+    """Return an index whose clock does not move."""
     return RedisMountIndex(link, keys=KEYS, ttl=TTL, clock=Clock())
 
 
 def with_ttl(raw: "redis.Redis", *keys: str) -> None:
-    """Give what a hostile neighbour wrote a time to live, for the fixture that looks for keys without one."""
+    """Set an expiry on the keys that a hostile client wrote; a fixture fails tests that leave keys without one."""
     for key in keys:
         raw.expire(key, 600)
 
@@ -56,20 +56,20 @@ def restricted(server: Server, rules: str) -> str:
 
 
 async def test_reading_forty_layers_is_one_round_trip(index: RedisMountIndex, link: CountingLink) -> None:
-    """One look-up is one run, of two commands a layer and one for the registry."""
+    """A look-up is one run, with two commands for each layer and one for the registry."""
     await index.look_up(FORTY, DEST)
     assert [len(run) for run in link.runs] == [81]
 
 
 async def test_recording_forty_layers_is_one_round_trip(index: RedisMountIndex, link: CountingLink) -> None:
-    """One recording is one run; only the first on a fresh server brings the scripts in a second."""
+    """A recording is one run; on a fresh server a second one loads the scripts."""
     await index.record(Sighting(one, A) for one in FORTY)
     await index.record(Sighting(one, B) for one in FORTY)
     assert [len(run) for run in link.runs] == [40, 45, 40]
 
 
 async def test_the_server_sees_one_read_a_call(valkey: Server, index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """The server reads a look-up of forty layers, and a recording of them, from its socket in few reads."""
+    """The server needs few reads of its socket for a look-up of forty layers, and for a recording of them."""
     await index.record(Sighting(one, A) for one in FORTY)
     assert valkey.process.poll() is None
     reads = []
@@ -81,7 +81,7 @@ async def test_the_server_sees_one_read_a_call(valkey: Server, index: RedisMount
 
 
 async def test_scripts_are_loaded_again_when_they_are_gone(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """A server that lost its scripts gets them again, and every call of the run is carried out."""
+    """After a server lost its scripts, they are loaded again, and every command of the call is run."""
     await index.record([Sighting(ONE, A)])
     raw.script_flush()
     await index.record(Sighting(one, A, must_mount=True) for one in (ONE, TWO))
@@ -97,8 +97,8 @@ async def test_scripts_are_loaded_again_when_they_are_gone(index: RedisMountInde
     await index.clear_must_mount(TWO)
 
 
-async def test_scripts_that_may_not_be_loaded_are_told(start_server: StartServer) -> None:
-    """A user who may not load scripts gets the server's own words, not that a script is missing."""
+async def test_a_refusal_to_load_scripts_is_raised(start_server: StartServer) -> None:
+    """A user who may not load scripts gets the server's refusal, not the message that a script is missing."""
     url = restricted(start_server(), "~* +@all -script")
     async with RedisMountIndex(async_link(url), keys=KEYS) as index:
         with pytest.raises(IndexRefusedError, match="ermission"):
@@ -106,7 +106,7 @@ async def test_scripts_that_may_not_be_loaded_are_told(start_server: StartServer
 
 
 async def test_past_the_bound_an_old_source_makes_way(link: CountingLink, raw: "redis.Redis") -> None:
-    """A set never holds more than its bound, and the newest is always in it."""
+    """A set never has more members than its bound, and the newest source is always one of them."""
     index = RedisMountIndex(link, keys=KEYS, ttl=TTL, bound=3)
     for i in range(30):
         newest = repo(f"team/r{i}")
@@ -117,7 +117,7 @@ async def test_past_the_bound_an_old_source_makes_way(link: CountingLink, raw: "
 
 
 async def test_a_bound_of_one_keeps_the_newest(link: CountingLink) -> None:
-    """The smallest bound works too, and leaves a time to live."""
+    """With the smallest bound the newest source stays, and the set expires."""
     index = RedisMountIndex(link, keys=KEYS, ttl=TTL, bound=1)
     for place in (A, B, B, A):
         await index.add_source(ONE, place)
@@ -125,14 +125,14 @@ async def test_a_bound_of_one_keeps_the_newest(link: CountingLink) -> None:
 
 
 async def test_the_default_bound_keeps_sets_compact(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """A set at its bound is still a listpack, which is what makes it small."""
+    """A set at its bound is still a listpack, the compact encoding of small sets."""
     await index.record(Sighting(ONE, repo(f"team/r{i}")) for i in range(200))
     assert raw.scard(SET) == SOURCES_MAX
     assert raw.object("encoding", SET) == b"listpack"
 
 
 async def test_a_bloated_set_costs_no_more_than_the_bound(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """What somebody bloated is read up to the bound, and shrinks with each recording, the newest in it."""
+    """A set far above the bound is read up to the bound; each recording shrinks it, and adds the newest source."""
     raw.sadd(SET, *(f"evil/r{i}" for i in range(5000)))
     with_ttl(raw, SET)
     assert len(await index.sources(ONE, DEST)) <= SOURCES_MAX
@@ -145,7 +145,7 @@ async def test_a_bloated_set_costs_no_more_than_the_bound(index: RedisMountIndex
 
 
 async def test_every_key_of_a_layer_has_its_life(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """Sources and flags get the time to live, and traits theirs."""
+    """Sources and flags expire after the TTL, and traits after theirs."""
     await index.record([Sighting(ONE, A, size=1)])
     await index.record_traits("r.example", RegistryTraits(mounts=True))
     assert {key: TTL - 5 <= raw.ttl(key) <= TTL for key in (SET, FLAGS)} == {SET: True, FLAGS: True}
@@ -153,7 +153,7 @@ async def test_every_key_of_a_layer_has_its_life(index: RedisMountIndex, raw: "r
 
 
 async def test_a_must_mount_hash_lives_until_it_is_cleared(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """The flag takes the time to live from its hash alone; lifting it gives one back."""
+    """A hash with the must-mount flag does not expire; without the flag it expires again."""
     await index.record([Sighting(ONE, A)])
     await index.record([Sighting(ONE, B, must_mount=True)])
     await index.record([Sighting(ONE, OTHER)])
@@ -164,7 +164,7 @@ async def test_a_must_mount_hash_lives_until_it_is_cleared(index: RedisMountInde
 
 
 async def test_a_shorter_life_does_not_cut_a_longer_one(link: CountingLink, raw: "redis.Redis") -> None:
-    """Pushers with other times to live may record in any order: the longest counts."""
+    """When pushers with different TTLs record a source, in any order, the longest TTL counts."""
     clock = Clock()
     patient = RedisMountIndex(link, keys=KEYS, ttl=TTL, clock=clock)
     hasty = RedisMountIndex(link, keys=KEYS, ttl=10, clock=clock)
@@ -177,7 +177,7 @@ async def test_a_shorter_life_does_not_cut_a_longer_one(link: CountingLink, raw:
 
 
 async def test_all_keys_of_a_layer_are_in_one_slot(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """On a Cluster, everything about a layer lies on one node, and layers spread over the slots."""
+    """On a Cluster all keys of a layer are in one slot, and layers are spread over the slots."""
     await index.record(Sighting(one, place) for one in FORTY for place in (A, OTHER))
     slots: dict[str, set[int]] = {}
     for key in raw.scan_iter("crossmount:*"):
@@ -189,7 +189,7 @@ async def test_all_keys_of_a_layer_are_in_one_slot(index: RedisMountIndex, raw: 
 
 
 async def test_namespaces_do_not_meet(link: CountingLink) -> None:
-    """One tenant never sees, forgets or flags what is another's."""
+    """A tenant never sees, forgets or flags the layers of another."""
     mine, theirs = (RedisMountIndex(link, keys=Keys(name), ttl=TTL) for name in ("mine", "theirs"))
     await mine.add_source(ONE, A, must_mount=True)
     await mine.record_traits("r.example", RegistryTraits(mounts=True))
@@ -204,7 +204,7 @@ async def test_namespaces_do_not_meet(link: CountingLink) -> None:
 
 
 async def test_hostile_members_are_no_sources(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """What is no repository name is ignored, wherever it would end up."""
+    """A member that is not a repository name is ignored in every result."""
     hostile = [
         b"",
         b"\xff\xfe",
@@ -225,7 +225,7 @@ async def test_hostile_members_are_no_sources(index: RedisMountIndex, raw: "redi
 
 
 async def test_one_word_members_are_no_sources_on_docker_hub(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """Docker Hub has no repository of one word, so nobody here wrote such a member."""
+    """A one-word member is ignored on Docker Hub, which has no such repository."""
     raw.sadd(KEYS.sources(ONE, "docker.io"), "alpine", "library/alpine")
     raw.hset(FLAGS, "@docker.io", 2**40)
     with_ttl(raw, KEYS.sources(ONE, "docker.io"), FLAGS)
@@ -235,7 +235,7 @@ async def test_one_word_members_are_no_sources_on_docker_hub(index: RedisMountIn
 
 
 async def test_hostile_fields_are_no_registries(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """Fields that are not a normalised registry with a time to come are ignored."""
+    """A field that is not a normalised registry, or whose time is over, is ignored."""
     names: list[bytes | str] = ["@", "@UP.example", "@docker.io:443", "@a b", b"@\xff", "@good.example:5000"]
     fields: dict[bytes | str, int | str] = dict.fromkeys(names, 2**40)
     fields |= {"@past.example": 1, "@word.example": "soon", "@minus.example": "-9", "@vast.example": "9" * 30}
@@ -248,21 +248,21 @@ async def test_hostile_fields_are_no_registries(index: RedisMountIndex, raw: "re
 
 @pytest.mark.parametrize("size", ["", "-1", "1.5", "1e3", "many", "9" * 19, "9" * 40, "٣", " 1"])
 async def test_hostile_sizes_are_unknown(index: RedisMountIndex, raw: "redis.Redis", size: str) -> None:
-    """A size that is no number of at most 63 bits is not known."""
+    """A size that is not a number of at most 63 bits counts as unknown."""
     raw.hset(FLAGS, "size", size)
     with_ttl(raw, FLAGS)
     assert (await index.look_up([ONE], DEST)).of(ONE).size is None
 
 
 async def test_hostile_traits_are_unknown(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """A trait that is neither yes nor no was not seen."""
+    """A trait that is neither yes nor no counts as not observed."""
     raw.hset(KEYS.traits("r.example"), mapping={"mounts": "maybe", "finds": "", "after_manifest": "1", "x": "1"})
     with_ttl(raw, KEYS.traits("r.example"))
     assert (await index.look_up([], DEST)).traits == RegistryTraits(after_manifest=True)
 
 
 async def test_many_registries_of_a_layer_are_bounded(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """A hash that somebody filled with registries makes no endless run."""
+    """A hash with very many registries does not make a call with very many commands."""
     raw.hset(FLAGS, mapping={f"@r{i}.example": 2**40 for i in range(1000)})
     with_ttl(raw, FLAGS)
     assert len((await index.look_up([ONE], DEST)).of(ONE).elsewhere) == REGISTRIES_MAX
@@ -271,7 +271,7 @@ async def test_many_registries_of_a_layer_are_bounded(index: RedisMountIndex, ra
 
 @pytest.mark.parametrize("ends", ["1e400", "nan", "inf", "9" * 18, "0x7fffffff", "-5", "", "1.5"])
 async def test_hostile_ends_leave_no_key_for_ever(index: RedisMountIndex, raw: "redis.Redis", ends: str) -> None:
-    """Whatever stands where an end should, clearing and forgetting work and the hash gets a time to live."""
+    """Whatever value is in place of an expiry, clearing and forgetting work, and the hash expires."""
     await index.record([Sighting(ONE, A, must_mount=True)])
     raw.hset(FLAGS, "@evil.example", ends)
     await index.clear_must_mount(ONE)
@@ -281,7 +281,7 @@ async def test_hostile_ends_leave_no_key_for_ever(index: RedisMountIndex, raw: "
 
 
 async def test_a_hostile_end_of_our_registry_is_overwritten(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """Recording mends the registry's field, whatever stood there."""
+    """A recording replaces any value in place of the registry's expiry."""
     for ends in ("zzzzzzzzzz", "9" * 30, ""):
         raw.hset(FLAGS, "@r.example", ends)
         await index.record([Sighting(ONE, A)])
@@ -290,7 +290,7 @@ async def test_a_hostile_end_of_our_registry_is_overwritten(index: RedisMountInd
 
 @pytest.mark.parametrize("key", [SET, FLAGS])
 async def test_a_wrong_type_makes_one_layer_unknown(index: RedisMountIndex, raw: "redis.Redis", key: str) -> None:
-    """Where somebody else's value stands under a name of ours, the other layers are answered."""
+    """A key of another type makes its layer unknown, and the other layers are answered."""
     await index.record([Sighting(TWO, A, size=2)])
     raw.set(key, "x", ex=600)
     for asked in ([ONE], [ONE, TWO]):
@@ -302,7 +302,7 @@ async def test_a_wrong_type_makes_one_layer_unknown(index: RedisMountIndex, raw:
 
 
 async def test_a_wrong_type_under_traits_leaves_the_layers(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """Traits that are no hash are not known, and all layers are answered."""
+    """If the key of the traits is not a hash, the traits are unknown, and all layers are answered."""
     await index.record([Sighting(ONE, A)])
     raw.set(KEYS.traits("r.example"), "x", ex=600)
     knowledge = await index.look_up([ONE], DEST)
@@ -313,10 +313,10 @@ async def test_a_wrong_type_under_traits_leaves_the_layers(index: RedisMountInde
 
 
 @pytest.mark.parametrize("key", [SET, FLAGS])
-async def test_a_wrong_type_is_told_after_the_others_are_recorded(
+async def test_a_wrong_type_is_raised_after_the_others_are_recorded(
     index: RedisMountIndex, raw: "redis.Redis", key: str
 ) -> None:
-    """Recording says that one was refused, and has recorded the rest."""
+    """A recording raises an error for a refused sighting after it recorded all others."""
     raw.set(key, "x", ex=600)
     with pytest.raises(IndexRefusedError, match="WRONGTYPE"):
         await index.record([Sighting(ONE, A), Sighting(TWO, A)])
@@ -327,7 +327,7 @@ async def test_a_wrong_type_is_told_after_the_others_are_recorded(
 
 
 async def test_only_some_keys_may_be_read(start_server: StartServer) -> None:
-    """Where an access list hides a layer, the others are answered; where it hides all, that is told."""
+    """If an access list hides a layer, the others are answered; if it hides all, the call raises an error."""
     url = restricted(start_server(), f"~*{TWO}* +@all")
     async with RedisMountIndex(async_link(url), keys=KEYS, ttl=TTL) as index:
         await index.record([Sighting(TWO, A)])

@@ -15,7 +15,7 @@ SECRET = "s3cr3t-pass"
 
 @pytest.fixture
 def parrot() -> Iterator[int]:
-    """A Redis whose AUTH was renamed away: it answers with what it was sent, as real ones do; its port."""
+    """Return the port of a Redis whose AUTH was renamed: it repeats what it received, as real servers do."""
     words = f"-ERR unknown command 'AUTH', with args beginning with: '{SECRET}'\r\n".encode()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -35,7 +35,7 @@ def parrot() -> Iterator[int]:
 
 
 def said(*arguments: str) -> str:
-    """Return all that the command says, at its most talkative."""
+    """Return everything that the command prints with -vv."""
     command = [sys.executable, "-m", "crossmount", "-vv", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     return done.stdout + done.stderr
@@ -52,7 +52,7 @@ def said(*arguments: str) -> str:
     ],
 )
 def test_a_traceback_never_shows_the_index_password(parrot: int, url: str, tmp_path: Path) -> None:
-    """With -vv too, an index's password is in nothing that is printed."""
+    """Nothing that the command prints has the index's password, also with -vv."""
     (tmp_path / "word").write_text(SECRET)
     index = url.format(secret=SECRET, port=parrot, file=tmp_path / "word")
     words = said("locate", "sha256:" + "a" * 64, "--index", index)
@@ -62,7 +62,7 @@ def test_a_traceback_never_shows_the_index_password(parrot: int, url: str, tmp_p
 
 @pytest.mark.parametrize("word", ["tok-" + "0a1b2c3d4e5f" * 40, "s3cr3t-pass-phrase\n of mine"])
 def test_a_part_of_the_password_is_not_shown_either(word: str, start_server: StartServer) -> None:
-    """A real server without AUTH repeats the first 128 bytes, line ends as spaces: of a token that is enough."""
+    """A real server without AUTH repeats the first 128 bytes of a token; the command prints none of them."""
     server = start_server("--rename-command", "AUTH", "''")
     words = said("locate", "sha256:" + "a" * 64, "--index", f"redis://u:{quote(word)}@127.0.0.1:{server.port}/0")
     assert "refused" in words
@@ -80,7 +80,7 @@ def test_a_part_of_the_password_is_not_shown_either(word: str, start_server: Sta
     ],
 )
 def test_a_mistake_in_a_url_never_shows_what_may_be_the_password(url: str) -> None:
-    """With -vv too, nothing of a URL that cannot be read is printed but hosts and ports."""
+    """Of a URL that cannot be parsed only hosts and ports are printed, also with -vv."""
     words = said("locate", "sha256:" + "a" * 64, "--index", url)
     assert "index URL" in words
     assert SECRET not in words

@@ -48,16 +48,16 @@ def slow_server(seconds: float) -> Iterator[str]:
         thread.join()
 
 
-@pytest.mark.parametrize("guarded", ["bare", "guarded", "lasting"])
+@pytest.mark.parametrize("guarded", ["bare", "guarded", "long-running"])
 async def test_a_queue_of_our_own_is_no_silence(
-    monkeypatch: pytest.MonkeyPatch, guarded: Literal["bare", "guarded", "lasting"]
+    monkeypatch: pytest.MonkeyPatch, guarded: Literal["bare", "guarded", "long-running"]
 ) -> None:
     """Callers that wait for a turn longer than a call may take are answered, and the breaker stays closed."""
     for module in (client, link):
         monkeypatch.setattr(module, "CONNECTIONS", 2)
     with slow_server(0.2) as url:
         async with RedisMountIndex(async_link(url)) as index:
-            guard = GuardedIndex(index, deadline=CALL_SECONDS, lasting=guarded == "lasting")
+            guard = GuardedIndex(index, deadline=CALL_SECONDS, long_running=guarded == "long-running")
             asked = index if guarded == "bare" else guard
             started = time.monotonic()
             found = await asyncio.gather(*(asked.look_up([layer(1)], DEST) for _ in range(24)))

@@ -154,7 +154,7 @@ def _start(
 
 
 def _has_ended(paths: EmbeddedPaths) -> bool:
-    """Tell whether no server process exists: the kernel releases its lock when it ends for any reason."""
+    """Return whether no server process exists: the kernel releases its lock when it ends for any reason."""
     alive = FileLock(paths.alive_lock)
     try:
         return alive.try_acquire()

@@ -38,7 +38,7 @@ class Patience:
     share: float = 4.0
 
     def waits_for(self, size: int) -> bool:
-        """Tell whether a layer of `size` bytes is worth waiting for."""
+        """Return whether a layer of `size` bytes is worth waiting for."""
         return self.limit > 0 and size >= self.small
 
     def seconds(self, size: int, rate: float | None) -> float:
@@ -138,7 +138,7 @@ class Waiter:
             self.slots.return_unused()
 
     def is_out_of_patience(self, now: float, rate: float | None) -> bool:
-        """Tell whether it has waited long enough."""
+        """Return whether it has waited long enough."""
         if self.busy_since is None:
             return False
         if self.stopped:

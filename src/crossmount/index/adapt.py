@@ -18,7 +18,7 @@ from crossmount.oci import Digest, Located, Repository
 
 
 def adapt(layers: MountableLayers) -> MountIndex:
-    """Return `layers` itself if it is a whole index, else a whole index over its four methods.
+    """Return `layers` if it is a full index, else a full index over its four methods.
 
     Raises:
         InvalidInputError: it lacks one of the four methods.
@@ -31,32 +31,32 @@ def adapt(layers: MountableLayers) -> MountIndex:
 
 
 class FourMethodIndex:
-    """A whole index over one with four methods.
+    """A full index over one that has only the four methods of `MountableLayers`.
 
-    Other registries, sizes and traits are unknown. Forgetting a source and lifting the flag do nothing.
+    Other registries, sizes and traits are unknown to it. `forget` and `clear_must_mount` do nothing.
     """
 
     def __init__(self, layers: MountableLayers) -> None:
         self._layers = layers
 
     async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
-        """Add a source."""
+        """Add a repository that holds `layer`; `must_mount` sets the must-mount flag."""
         await self._layers.add_source(layer, source, must_mount=must_mount)
 
     async def is_mountable(self, layer: Digest, dest: Located) -> bool:
-        """Return whether another repository of the registry has the layer, and dest has not."""
+        """Return whether another repository on dest's registry holds `layer` and dest itself does not."""
         return await self._layers.is_mountable(layer, dest)
 
     async def must_mount(self, layer: Digest) -> bool:
-        """Return whether the layer may only be mounted."""
+        """Return whether `layer` may only be mounted."""
         return await self._layers.must_mount(layer)
 
     async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
-        """Return the repositories on the registry of dest that have the layer, without dest."""
+        """Return the repositories on dest's registry that hold `layer`, never dest's own, in order of name."""
         return await self._layers.sources(layer, dest)
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Look layers up, with three calls for each."""
+        """Read everything about many layers, with up to three calls for each."""
         return Knowledge(
             {
                 layer: LayerKnowledge(
@@ -69,23 +69,23 @@ class FourMethodIndex:
         )
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
-        """Add the sources, with one call for each; sizes are lost."""
+        """Record many sightings, with one call for each and without their sizes."""
         for seen in sightings:
             await self._layers.add_source(seen.layer, seen.repository, must_mount=seen.must_mount)
 
     async def forget(self, layer: Digest, *sources: Located) -> None:
-        """Do nothing: the four methods only add."""
+        """Do nothing: none of the four methods removes."""
 
     async def clear_must_mount(self, layer: Digest) -> None:
-        """Do nothing: the four methods only add."""
+        """Do nothing: none of the four methods removes."""
 
     async def locations(self, layer: Digest) -> tuple[Repository, ...]:
-        """Return nothing: the four methods know the registry of one destination only."""
+        """Return nothing: the four methods find sources on one registry only."""
         del layer
         return ()
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
-        """Do nothing: the four methods know layers only."""
+        """Do nothing: none of the four methods stores traits."""
 
     def server(self) -> BackingServer | None:
         """Return the server of the index; None if it has none."""
@@ -111,7 +111,7 @@ class SingleLayerMethods:
         await self.record([Sighting(layer, source.repository, must_mount=must_mount)])
 
     async def is_mountable(self, layer: Digest, dest: Located) -> bool:
-        """Tell whether another repository on dest's registry holds `layer` and dest itself does not."""
+        """Return whether another repository on dest's registry holds `layer` and dest itself does not."""
         known = (await self.look_up([layer], dest)).of(layer)
         return bool(known.sources) and not known.in_dest
 

@@ -1,4 +1,7 @@
-"""The index, blocking: the asynchronous classes over links that never suspend, run without an event loop."""
+"""The blocking index: the asynchronous classes, over links that never suspend, run without an event loop.
+
+The other way round, `inline` and `threaded` make an asynchronous index of a user's blocking one.
+"""
 
 import asyncio
 import functools
@@ -35,14 +38,14 @@ T = TypeVar("T")
 
 @runtime_checkable
 class MountableLayers(Protocol):
-    """The least that an index must do, blocking; the twin of `crossmount.asyncio.MountableLayers`."""
+    """The smallest blocking index: the methods that a mount needs to find a source."""
 
     def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
-        """Add a repository that has `layer`; `must_mount` sets the sticky flag, False never lifts it."""
+        """Add a repository that holds `layer`; `must_mount` sets the must-mount flag, and never removes it."""
         ...
 
     def is_mountable(self, layer: Digest, dest: Located) -> bool:
-        """Return whether another repository on the registry of dest has `layer`, and dest has not."""
+        """Return whether another repository on dest's registry holds `layer` and dest itself does not."""
         ...
 
     def must_mount(self, layer: Digest) -> bool:
@@ -50,36 +53,36 @@ class MountableLayers(Protocol):
         ...
 
     def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
-        """Return the repositories on the registry of dest that have `layer`, without dest, in order of name."""
+        """Return the repositories on dest's registry that hold `layer`, never dest's own, in order of name."""
         ...
 
 
 @runtime_checkable
 class MountIndex(MountableLayers, Protocol):
-    """A whole index, blocking; the twin of `crossmount.asyncio.MountIndex`."""
+    """A full blocking index: many layers in one round trip, removal of sources, and traits of registries."""
 
     def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Look many layers up, and the traits of the registry of dest, in one round trip."""
+        """Read everything about many layers, and about dest's registry, in one round trip."""
         ...
 
     def record(self, sightings: Iterable[Sighting]) -> None:
-        """Record many sightings in one round trip."""
+        """Record many sightings in one round trip; each renews the life of its sources."""
         ...
 
     def forget(self, layer: Digest, *sources: Located) -> None:
-        """Forget repositories as sources of `layer`, for all clients."""
+        """Remove repositories as sources of `layer`, for all users of the index."""
         ...
 
     def clear_must_mount(self, layer: Digest) -> None:
-        """Lift the sticky flag."""
+        """Remove the must-mount flag of `layer`."""
         ...
 
     def locations(self, layer: Digest) -> tuple[Repository, ...]:
-        """Return all repositories, on all registries, that are known to have `layer`."""
+        """Return every repository, on every registry, that holds `layer`, in order."""
         ...
 
     def record_traits(self, registry: str, traits: RegistryTraits) -> None:
-        """Record for some hours what a registry was seen to do."""
+        """Record the traits of a registry for some hours; `None` leaves the known trait."""
         ...
 
     def close(self) -> None:
@@ -112,7 +115,7 @@ class DrivenIndex(Driven[protocol.MountIndex]):
 
 
 class RedisMountIndex(DrivenIndex):
-    """An index on Redis or Valkey, over blocking links; the twin of `crossmount.asyncio.RedisMountIndex`."""
+    """An index on Redis or Valkey, shared by all clients of one server and namespace; its links must block."""
 
     def __init__(
         self,
@@ -128,7 +131,7 @@ class RedisMountIndex(DrivenIndex):
 
 
 class MemoryMountIndex(DrivenIndex):
-    """An index in this process, alone or over another one; the twin of `crossmount.asyncio.MemoryMountIndex`."""
+    """An index in this process, alone or over another blocking index."""
 
     def __init__(
         self,
@@ -144,7 +147,7 @@ class MemoryMountIndex(DrivenIndex):
 
 
 class GuardedIndex(DrivenIndex):
-    """An index whose calls never fail; the twin of `crossmount.asyncio.GuardedIndex`."""
+    """A blocking index whose calls never fail, for callers that can do without it."""
 
     def __init__(
         self,
@@ -180,12 +183,12 @@ def inline(index: MountableLayers) -> protocol.MountableLayers:
 
 
 def threaded(index: MountableLayers) -> protocol.MountableLayers:
-    """Return a blocking index as an asynchronous one for event loops, which works in threads."""
+    """Return a blocking index as an asynchronous one for event loops, which runs it in threads."""
     return _adapted(index, asyncio.to_thread)
 
 
 class Run(Protocol):
-    """A way to await a blocking call."""
+    """Runs a blocking call as a coroutine."""
 
     def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         """Call the function and return its result."""
@@ -232,7 +235,7 @@ class AwaitableLayers:
 
 
 class AwaitableIndex(AwaitableLayers):
-    """A whole blocking index, awaitable."""
+    """A full blocking index, awaitable."""
 
     def __init__(self, index: MountIndex, run: Run) -> None:
         super().__init__(index, run)
@@ -259,5 +262,5 @@ class AwaitableIndex(AwaitableLayers):
         return BackingServer(self._link, server.keys)
 
     def local_entries(self) -> Sequence[LayerEntry] | None:
-        """Return what the blocking index has in this process; None if it lies on a server alone."""
+        """Return the entries of the blocking index in this process; None if it cannot list them."""
         return local_entries_of(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None

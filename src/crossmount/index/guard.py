@@ -1,7 +1,7 @@
 """The guard of an index: a failed index never fails a push, and never delays it for long.
 
-A failed call returns as if the index were empty. After an unanswered call a breaker opens: for some seconds calls
-return at once, then one call probes whether the index answers again.
+A failed call returns as if the index were empty. After an unanswered call a breaker opens: for some seconds all
+calls return at once, without the index. Then one call is the probe; an answer closes the breaker.
 """
 
 import asyncio
@@ -51,8 +51,8 @@ class GuardedIndex:
         deadline: seconds that a call may take; None where nothing can interrupt it (no event loop). For an index
             on a server this limits probes only: the client limits each call itself, from its turn on, and a call
             that waits for its turn must not count as unanswered.
-        lasting: for long-running processes: report each outage and its end, and keep the breaker open no longer
-            after a failed probe.
+        long_running: report each outage and its end, not only the first failure; and do not double the time that
+            the breaker is open after a failed probe.
 
     Attributes:
         unserved: how many calls returned as if the index were empty.
@@ -65,18 +65,18 @@ class GuardedIndex:
         observer: events.Observer = events.ignore,
         clock: Callable[[], float] = time.monotonic,
         deadline: float | None = DEADLINE_SECONDS,
-        lasting: bool = False,
+        long_running: bool = False,
     ) -> None:
         self._index = adapt(index)
-        self._lasting = lasting
+        self._long_running = long_running
         self._reported = False
         self._deadline = deadline
-        self._bounds_itself = backing_server(index) is not None
+        self._has_own_deadline = backing_server(index) is not None
         self._observer = observer
         self._clock = clock
-        self._breaker = Breaker(OPEN_SECONDS, factor=1.0 if lasting else 2.0)
-        self._since: float | None = None
-        self._waits: dict[asyncio.Timeout, float] = {}  # the patient calls, and the seconds of each
+        self._breaker = Breaker(OPEN_SECONDS, factor=1.0 if long_running else 2.0)
+        self._since: float | None = None  # when the first unanswered call of the outage began
+        self._waits: dict[asyncio.Timeout, float] = {}  # running patient calls, with the `seconds` of each
         self._cause: str | None = None
         self.unserved = 0
 
@@ -102,7 +102,7 @@ class GuardedIndex:
         return await self._try(lambda: self._index.sources(layer, dest), ())
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Return the answer of the index; an empty one if it fails."""
+        """Return what the index knows; nothing if it fails."""
         return await self._try(lambda: self._index.look_up(layers, dest), Knowledge())
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
@@ -145,19 +145,19 @@ class GuardedIndex:
         pause: Callable[[], float],
         least: float = 0.0,
     ) -> T:
-        """Make a call behind the same breaker, and repeat it for some seconds while it gets no answer.
+        """Make a call behind the same breaker, and repeat it for some seconds until it is answered.
 
         Args:
             call: makes the call; it may run more than once.
             otherwise: the result if the index fails.
-            seconds: how long the call is repeated. Counted from the first unanswered call of any caller, so an
-                outage is waited out once.
+            seconds: how long the call is repeated. Counted from the first unanswered call of any caller, so that
+                an outage is waited out once.
             pause: returns the seconds between two attempts.
             least: seconds for which the call is attempted in any case, also while the breaker is open.
         """
         if self._breaker.failed and not least:
             return await self._try(call, otherwise)
-        trouble: CrossmountError | None = None
+        failure: CrossmountError | None = None
         while (left := max(least, self._left(seconds))) > 0:
             began, least = self._clock(), 0.0
             wait = asyncio.timeout(self._patience(left))
@@ -166,9 +166,9 @@ class GuardedIndex:
                     self._waits[wait] = seconds
                     answer = await call()
             except TimeoutError:
-                trouble = _too_late()
+                failure = _too_late()
             except (IndexUnavailableError, StartingError) as error:
-                trouble = error
+                failure = error
             except (IndexFailedError, MissingExtraError) as error:
                 self._note_answered()
                 self._degrade(error)
@@ -181,8 +181,8 @@ class GuardedIndex:
                 self._waits.pop(wait, None)
             self._note_unanswered(began)
             await asyncio.sleep(max(0.0, min(pause(), self._left(seconds))))
-        if trouble is not None:
-            self._open_breaker(trouble)
+        if failure is not None:
+            self._open_breaker(failure)
         self.unserved += 1
         return otherwise
 
@@ -196,7 +196,7 @@ class GuardedIndex:
         self._degrade(error)
 
     async def call(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call behind the same breaker, for callers that can wait; errors propagate.
+        """Make a call behind the same breaker; errors propagate, for callers that can wait and try again.
 
         Raises:
             IndexFailedError: the index failed, or the breaker is open.
@@ -206,7 +206,7 @@ class GuardedIndex:
 
     @property
     def breaker_open(self) -> bool:
-        """Whether the breaker is open: a call got no answer, and no calls are made for now."""
+        """Whether the breaker is open, so that no calls are made for now."""
         return self._breaker.is_open(self._clock())
 
     async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
@@ -222,9 +222,9 @@ class GuardedIndex:
         """Make one call and update the breaker; a probe may take `probe` seconds."""
         now = self._clock()
         if self._breaker.is_open(now):
-            raise IndexUnavailableError(self._cause or "the index is left alone")
-        deadline = None if self._bounds_itself else self._deadline
-        if self._breaker.failed:  # this call is the probe: the calls beside it do not wait
+            raise IndexUnavailableError(self._cause or "the index did not answer, and is not asked for now")
+        deadline = None if self._has_own_deadline else self._deadline
+        if self._breaker.failed:  # this call is the probe; concurrent calls do not wait for it
             self._breaker.probe(now)
             deadline = None if self._deadline is None or probe is None else min(self._deadline, probe)
         try:
@@ -249,7 +249,7 @@ class GuardedIndex:
         return answer
 
     def _note_unanswered(self, began: float) -> None:
-        """Note that a call which began then got no answer."""
+        """Note that a call which began at `began` got no answer; patient calls in progress end in time."""
         self._since = began if self._since is None else min(self._since, began)
         for wait, seconds in self._waits.items():
             ends = asyncio.get_running_loop().time() + self._left(seconds)
@@ -257,26 +257,26 @@ class GuardedIndex:
                 wait.reschedule(ends)
 
     def _patience(self, left: float) -> float | None:
-        """Return how many seconds a patient call may take; None as long as all calls are answered."""
-        if self._bounds_itself and self._since is None:
+        """Return the time limit of a patient call that has `left` seconds; None if the client limits it."""
+        if self._has_own_deadline and self._since is None:
             return None
         return left if self._deadline is None else min(left, self._deadline)
 
     def _left(self, seconds: float) -> float:
-        """Return how many of so many seconds are left, counted from the first unanswered call."""
+        """Return what is left of `seconds`, counted from the first unanswered call."""
         now = self._clock()
         return (now if self._since is None else self._since) + seconds - now
 
     def _open_breaker(self, error: CrossmountError) -> None:
-        """Open the breaker."""
+        """Open the breaker, and report the error."""
         self._breaker.fail(self._clock())
         self._degrade(error)
 
     def _note_answered(self) -> None:
         """Close the breaker: the probe, or a call from before it opened, was answered."""
-        self._since, was_silent = None, self._breaker.failed
+        self._since, was_failing = None, self._breaker.failed
         self._breaker.succeed()
-        if was_silent and self._lasting and self._reported:
+        if was_failing and self._long_running and self._reported:
             self._reported = False
             self._observer(events.IndexRestored())
 

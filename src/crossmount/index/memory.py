@@ -78,7 +78,7 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         self._traits: dict[str, tuple[RegistryTraits, float]] = {}
 
     async def must_mount(self, layer: Digest) -> bool:
-        """Tell whether `layer` may only be mounted."""
+        """Return whether `layer` may only be mounted."""
         with self._lock:
             here = (known := self._known(layer)) is not None and known.must_mount
         return here or (self._backing is not None and await self._backing.must_mount(layer))

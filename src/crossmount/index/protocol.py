@@ -12,7 +12,7 @@ from crossmount.oci import Digest, Located, Repository
 from crossmount.redis.link import Link
 
 LIFE_MAX = 100 * 365 * 24 * 3600
-"""The longest life of a source in seconds, even if a stranger wrote a longer one."""
+"""The longest life of a source in seconds, even if another client wrote a longer one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +105,11 @@ class MountableLayers(Protocol):
         ...
 
     async def is_mountable(self, layer: Digest, dest: Located) -> bool:
-        """Tell whether another repository on dest's registry holds `layer` and dest itself does not."""
+        """Return whether another repository on dest's registry holds `layer` and dest itself does not."""
         ...
 
     async def must_mount(self, layer: Digest) -> bool:
-        """Tell whether `layer` may only be mounted."""
+        """Return whether `layer` may only be mounted."""
         ...
 
     async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:

@@ -104,17 +104,17 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         self._hits = HitCounter()
 
     async def must_mount(self, layer: Digest) -> bool:
-        """Return whether the layer may only be mounted."""
+        """Return whether `layer` may only be mounted."""
         return truth((await self._read([("HEXISTS", self._keys.flags(layer), "must_mount")]))[0])
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Look layers up in one round trip. A layer whose key has a value of another type is unknown."""
+        """Read everything about many layers in one round trip; a key of another type counts as missing."""
         dest_repository = dest.repository
         registry = dest_repository.registry
         wanted = list(dict.fromkeys(layers))
         commands: list[Command] = [("HGETALL", self._keys.traits(registry))]
         for layer in wanted:
-            # SRANDMEMBER gives all of a set within the bound, and no more than that of one that somebody bloated
+            # SRANDMEMBER returns all members of a set within the bound, and of a larger one as many as the bound
             commands.append(("SRANDMEMBER", self._keys.sources(layer, registry), self._bound))
             commands.append(("HGETALL", self._keys.flags(layer)))
         replies = await self._read(commands)
@@ -147,9 +147,9 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         now = int(self._clock())
         commands: list[Command] = []
         for entry in entries:
-            for registry, held in entry.registries.items():
-                life = min(held.seconds_left, self._ttl)
-                for name in held.names:
+            for registry, sources in entry.registries.items():
+                life = min(sources.seconds_left, self._ttl)
+                for name in sources.names:
                     seen = Sighting(entry.layer, Repository(registry, name), entry.size, entry.must_mount)
                     commands.append(self._record(seen, now, life))
             if entry.must_mount and not entry.registries:
@@ -159,7 +159,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         await self._write(commands)
 
     async def forget(self, layer: Digest, *sources: Located) -> None:
-        """Forget sources of a layer, for all clients."""
+        """Remove repositories as sources of `layer`, for all users of the index."""
         by_registry: dict[str, list[str]] = {}
         for source in sources:
             by_registry.setdefault(source.repository.registry, []).append(source.repository.name)
@@ -177,7 +177,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         )
 
     async def clear_must_mount(self, layer: Digest) -> None:
-        """Lift the flag."""
+        """Remove the must-mount flag of `layer`."""
         call = _script("clear_must_mount").call((self._keys.flags(layer),), int(self._clock()))
         await self._write([call])
 
@@ -195,7 +195,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         )
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
-        """Record what a registry was seen to do."""
+        """Record the traits of a registry for some hours; `None` leaves the known trait."""
         key = self._keys.traits(normalise_registry(registry))
         if fields := tuple(traits_fields(traits)):
             await self._write([_script("record_traits").call((key,), TRAITS_SECONDS, *fields)])
@@ -211,7 +211,6 @@ class RedisMountIndex(SingleLayerMethods, Closing):
                 await link.aclose()
 
     async def _run(self, commands: Sequence[Command]) -> list[Any]:
-        """Run commands that call scripts."""
         return await run_scripted(self.link, commands, [_script(name) for name in _SCRIPTS])
 
     def _record(self, seen: Sighting, now: int, ttl: int) -> Command:
@@ -240,18 +239,18 @@ class RedisMountIndex(SingleLayerMethods, Closing):
                 raise reply
 
     async def _read(self, commands: Sequence[Command]) -> list[Any]:
-        """Run commands that call no script; a reply is None where one was refused.
+        """Run commands that read; return their replies, None where a command was refused.
 
         Raises:
-            IndexRefusedError: all were refused, and not because of what somebody wrote under our keys.
+            IndexRefusedError: all were refused, at least one for another reason than the type of a value.
         """
         replies = await (self._hints or self.link).run(commands) if commands else []
         refused = [reply for reply in replies if isinstance(reply, IndexRefusedError)]
         if not refused:
             return replies
-        about_all = [reply for reply in refused if not isinstance(reply, WrongTypeError)]
-        if about_all and len(refused) == len(replies):
-            raise about_all[0]
+        not_our_keys = [reply for reply in refused if not isinstance(reply, WrongTypeError)]
+        if not_our_keys and len(refused) == len(replies):
+            raise not_our_keys[0]
         return [None if isinstance(reply, IndexRefusedError) else reply for reply in replies]
 
 
