@@ -120,7 +120,7 @@ def used(cluster: Cluster) -> list[int]:
 
 
 def main() -> None:
-    """Fill, measure, and print what was found."""
+    """Fill the index, measure, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=2_000_000)
     parser.add_argument("--seconds", type=float, default=5.0)

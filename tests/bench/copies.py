@@ -114,7 +114,7 @@ TOOLS: dict[str, Callable[[Cluster, Sequence[int], int], Command]] = {
 def run_workers(commands: Sequence[Command], homes: Path, *, as_nobody: bool) -> float:
     """Run all workers at once, each with an empty home, and return the seconds until the last one ends.
 
-    Skopeo keeps root's memory of blobs in one place, whatever HOME says: there it runs as nobody.
+    As root, skopeo stores its blob cache outside of HOME: there it runs as nobody.
     """
     started = time.perf_counter()
     processes = []

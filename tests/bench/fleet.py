@@ -2,13 +2,13 @@
 
     python tests/bench/fleet.py [--runners 1,8,32,64] [--rate BYTES_PER_SECOND] [--tools TOOL;…] [--svg FILE]
 
-Each push is a process of its own with an empty home, into a repository of its own, held at a gate until all are
+Each push is a process of its own with an empty home, into a repository of its own, stopped at a gate until all
 ready; those in Python have loaded their modules by then, since runners have cores of their own, and these share
 the machine's. Cold: neither the index nor the registry knows anything. Warm: one image with the shared layers was
-pushed before. With --rate the registry is behind a link of that rate with 20 ms a round trip. Told are the bytes
-of the uploads that the registry completed ÷ the bytes that are unique, wall time ÷ the time in which the link
-carries those once, and requests a push, by the registry's log. "skopeo, proxy" is skopeo through one `crossmount
-proxy`.
+pushed before. With --rate the registry is behind a link of that rate with 20 ms a round trip. Printed are the
+bytes of the uploads that the registry completed ÷ the bytes that are unique, wall time ÷ the time in which the
+link carries those once, and requests a push, by the registry's log. "skopeo, proxy" is skopeo through one
+`crossmount proxy`.
 """
 
 import argparse
@@ -53,7 +53,7 @@ main()
 SKOPEO = f"""
 import os, shutil, sys
 skopeo = shutil.which("skopeo")
-if os.geteuid() == 0:  # skopeo keeps root's memory of blobs in one place, whatever HOME says
+if os.geteuid() == 0:  # as root, skopeo stores its blob cache outside of HOME
     os.setgid(65534); os.setuid(65534)
 {GATE}
 path, reference, digest, index = sys.argv[1:]

@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _subjects(against: Path | None) -> list[tuple[str, str, Path]]:
-    """Return a name, what is asked with, and the interpreter of each subject."""
+    """Return the name, the script and its argument, and the interpreter of each subject."""
     here = Path(sys.executable)
     others = [] if against is None else [(f"{against.name} ms", "index", against / ".venv/bin/python")]
     return [("bare redis-py ms", "bare", here), *others, ("crossmount ms", "index", here)]

@@ -187,8 +187,8 @@ def main() -> None:
             statuses = asyncio.run(crowd(spooling, digest, range(1)))
             middle = rss(pid)
             more = asyncio.run(crowd(spooling, digest, range(1, 11)))
-            told = ", ".join(f"{status}: {n + statuses.pop(status, 0)}" for status, n in more.items())
-            rows.append((f"{CLIENTS} clients at once, 11 rounds of mounts", "", told, "", "no failure"))
+            statuses_text = ", ".join(f"{status}: {n + statuses.pop(status, 0)}" for status, n in more.items())
+            rows.append((f"{CLIENTS} clients at once, 11 rounds of mounts", "", statuses_text, "", "no failure"))
             flat = f"{before:.0f}, {middle:.0f}, {rss(pid):.0f} MiB"
             rows.append(("memory at its height: before, after 1, after 11", "", flat, "", "flat"))
             rows.append(("memory at its height without the spool", "", f"{rss(plain_pid):.0f} MiB", "", ""))

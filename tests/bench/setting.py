@@ -22,7 +22,7 @@ class Measured:
 
     Attributes:
         seconds: wall time.
-        peak: the most memory that it held, in bytes.
+        peak: its peak memory in bytes.
     """
 
     seconds: float
@@ -41,7 +41,7 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> Measured:
     """Run a command to its end.
 
     Raises:
-        RuntimeError: it failed; the message has what it said.
+        RuntimeError: it failed; the message has its output.
     """
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -61,7 +61,7 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> Measured:
 
 
 SKOPEO_CACHE = Path("/var/lib/containers/cache/blob-info-cache-v1.boltdb")
-"""Where skopeo remembers blobs when root runs it, whatever HOME says."""
+"""Where skopeo stores its blob cache when root runs it, outside of HOME."""
 
 
 def forget_skopeo() -> None:
@@ -84,5 +84,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def peak_of_this_process() -> int:
-    """Return the most memory that this process held, in bytes."""
+    """Return the peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -6,7 +6,7 @@ Each trouble strikes while sixteen pushers, each with connections of its own, pu
 the other, into a real docker-registry: three layers of 1.2 MB that all push, one of 100 kB of their own. Beside
 each there is a run without trouble. Prints a table for the index and one for the registry: pushes that failed, the
 time that was added to the slowest push (the median over all runs, less that of those beside them), uploads beyond
-one of each blob, and what users were told.
+one of each blob, and the warnings that users got.
 """
 
 import argparse
@@ -43,11 +43,11 @@ QUIET = RegistryTrouble("none", ())
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one run came to.
+    """The result of one run.
 
     Attributes:
-        again: bytes that the registry was sent and had no use for.
-        told: for each push what its user was told.
+        again: bytes that were sent to the registry in vain.
+        warned: the warnings of each push.
     """
 
     pushes: int
@@ -55,7 +55,7 @@ class Result:
     slowest: float
     beyond: int
     again: int
-    told: tuple[tuple[str, ...], ...]
+    warned: tuple[tuple[str, ...], ...]
 
 
 class Bench:
@@ -127,7 +127,7 @@ def restart(scene: Scene) -> None:
 
 
 async def checked(outcome: Outcome) -> Result:
-    """See that every image that was pushed is whole, while the registry still runs; tell of what failed."""
+    """Check that every pushed image is whole, while the registry still runs; print the failures."""
     for error in outcome.failures:
         sys.stderr.write(f"  failed: {error}\n")
     wrong = [] if outcome.failures else await outcome.incomplete()
@@ -139,14 +139,14 @@ async def checked(outcome: Outcome) -> Result:
         slowest=outcome.slowest,
         beyond=max(0, outcome.beyond),  # a registry that is killed may not have logged its last answer
         again=0,
-        told=tuple(pushed.told for pushed in outcome.pushes),
+        warned=tuple(pushed.warnings for pushed in outcome.pushes),
     )
 
 
-def told(results: Sequence[Result]) -> str:
-    """Say how many pushes' users were told of the index, and what most of them."""
-    each = [causes for result in results for causes in result.told]
-    causes = Counter(_short(cause) for told in each for cause in told)
+def warnings(results: Sequence[Result]) -> str:
+    """Return how many pushes printed a warning about the index, and the most frequent one."""
+    each = [causes for result in results for causes in result.warned]
+    causes = Counter(_short(cause) for causes in each for cause in causes)
     if not causes:
         return "nothing"
     twice = ", SOME TWICE" if max(map(len, each)) > 1 else ""
@@ -197,7 +197,7 @@ def main() -> None:
                 results, beside = measured(
                     partial(bench.index_trouble, trouble), partial(bench.index_trouble, none)
                 )
-                of_index.append((*row(trouble.name, results, beside), told(results)))
+                of_index.append((*row(trouble.name, results, beside), warnings(results)))
                 sys.stderr.write(f"{of_index[-1]}\n")
         for wrong in (*ANSWERS, *LATER, *CUTS, BODIES, RESTARTS):
             if "registry" in places and given.only in wrong.name:
@@ -209,7 +209,7 @@ def main() -> None:
                 sys.stderr.write(f"{of_registry[-1]}\n")
     common = ("pushes failed", "added to the slowest", "uploads beyond")
     for header, rows in (
-        (("the index", *common, "users told"), of_index),
+        (("the index", *common, "warnings"), of_index),
         (("the registry", *common, "sent again"), of_registry),
     ):
         if rows:

@@ -3,7 +3,7 @@
     python tests/bench/wait_pays.py [--runners 8] [--rounds 3]
 
 For each size and link: the time until the last of them is done, when they take turns and when each uploads for
-itself, and the bytes that the registry received ÷ the layer's. The best of the rounds is told.
+itself, and the bytes that the registry received ÷ the layer's. The best round is printed.
 """
 
 import argparse

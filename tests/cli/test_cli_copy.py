@@ -51,9 +51,9 @@ def test_a_copy_is_printed_in_lines(
     assert lines[5].startswith("  4 blobs, ")
     assert lines[5].endswith(f"from {a.address}/team/app")
     assert lines[6].endswith("index: off")
-    told = done.err.splitlines()
-    assert sum(line.endswith(f"uploaded  ({dest})") for line in told) == 4
-    assert told[-1] == f"copied {source} to {dest}:1"
+    lines = done.err.splitlines()
+    assert sum(line.endswith(f"uploaded  ({dest})") for line in lines) == 4
+    assert lines[-1] == f"copied {source} to {dest}:1"
 
 
 def test_a_copy_is_printed_as_a_document(here: Here, a: ScriptedRegistry, b: ScriptedRegistry) -> None:

@@ -219,7 +219,7 @@ def test_a_terminal_gets_one_bar_for_a_prune() -> None:
 
 
 def test_the_summary_of_a_prune_marks_exceptions() -> None:
-    """The report has a line for each kind of source that was kept."""
+    """The report has a line for each kind of source that was not removed."""
     counts: dict[events.Verdict, int] = {
         "held": 1,
         "gone": 2,

@@ -97,7 +97,7 @@ def test_what_went_wrong_in_a_copy_is_reported() -> None:
     """A source with wrong bytes, a failed cache and a failed image are reported without -v."""
     source, dest = Reference.parse("a.example/x:1"), Reference.parse("b.example/x:1")
     state = TransferTracker()
-    told = [
+    printed = [
         state.notice(event, now=0, verbose=0)
         for event in (
             events.SourceDropped(layer=digest(1), source=source.repository, reason="wrong"),
@@ -106,7 +106,7 @@ def test_what_went_wrong_in_a_copy_is_reported() -> None:
             events.ImageFailed(source=source, dest=dest, error=RegistryError("why")),
         )
     ]
-    assert told == [
+    assert printed == [
         (
             f"crossmount: source a.example/x of {short(digest(1))}: "
             "its bytes do not match the digest, not used again"
@@ -250,7 +250,7 @@ def test_it_says_whose_upload_is_waited_for() -> None:
 
 
 def test_lines_warn_of_the_index() -> None:
-    """The warning about the index is one line, whatever the cause contains."""
+    """The warning about the index is one line, even if its cause has several."""
     stream = io.StringIO()
     LineDisplay(stream, TransferTracker()).observe(events.IndexDegraded(cause="two\nlines\x1b[2J"))
     assert stream.getvalue() == (

@@ -95,8 +95,8 @@ def test_an_index_that_does_not_serve_is_one_warning(
     assert done.err.count("warning") == 1
     assert "going on without the index" in done.err
     assert "crossmount: warning: index at redis://127.0.0.1:1 does not answer" in done.err
-    told = here("push", str(image.path), *plain(registry, "a"), "--index", "redis://127.0.0.1:1").out
-    assert told.endswith("index: failed\n")
+    printed = here("push", str(image.path), *plain(registry, "a"), "--index", "redis://127.0.0.1:1").out
+    assert printed.endswith("index: failed\n")
 
 
 def test_a_push_needs_no_server_for_the_embedded_index(

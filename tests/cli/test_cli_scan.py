@@ -83,7 +83,7 @@ def test_what_is_scanned_is_what_was_named(
     names: str | None,
     expected: int,
 ) -> None:
-    """Repositories, patterns and a file of names select what is scanned."""
+    """Repositories, patterns and a file of names select the repositories to scan."""
     given = [target.replace("R", registry.address) for target in targets]
     if names is not None:
         file = tmp_path / "names"
@@ -208,7 +208,7 @@ def test_an_index_that_does_not_serve_is_a_failure(here: Here, registry: Scripte
 
 
 def test_a_scan_killed_in_the_middle_is_resumed(shell: Shell, valkey: Server) -> None:
-    """After kill -9 the next scan skips what was done, and at the end every layer is recorded."""
+    """After kill -9 the next scan skips finished repositories, and at the end every layer is recorded."""
     arguments = ("--plain-http", "--requests", "2", "--json")
     with running_registry(RegistryOptions(latency=0.02)) as registry:
         for number in range(60):

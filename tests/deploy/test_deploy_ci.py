@@ -203,7 +203,7 @@ def test_jenkins_logs_in_once_the_proxy_answers(tmp_path: Path) -> None:
 
 
 def test_jenkins_names_suit_docker() -> None:
-    """Names in the Jenkins job are valid for docker, whatever the branch is called (`%2F`)."""
+    """Names in the Jenkins job are valid for docker for any name of a branch (`%2F`)."""
     text = (CI / "jenkins" / "Jenkinsfile.docker").read_text()
     assert re.findall(r".*BUILD_TAG.*", text) == re.findall(r".* NAME = .*replaceAll.*", text)
 

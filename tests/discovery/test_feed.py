@@ -59,7 +59,7 @@ async def feed(scripted_registry: ScriptedRegistry, index: MemoryMountIndex) -> 
         yield made
 
 
-async def told(feed: EventFeed, *messages: bytes) -> None:
+async def deliver(feed: EventFeed, *messages: bytes) -> None:
     """Send messages, and wait until they are processed."""
     for message in messages:
         assert await feed.accept(message)
@@ -77,11 +77,11 @@ async def test_a_pushed_manifests_layers_are_known(
     """A pushed manifest and its children are fetched, and their layers recorded."""
     one = put_image(scripted_registry, "team/app", None, [BASE, OWN])
     top = put_index(scripted_registry, "team/app", "1", [one])
-    await told(feed, pushed("team/app", top))
+    await deliver(feed, pushed("team/app", top))
     assert await known(index, BASE) == await known(index, OWN) == {"team/app"}
     quay = {"repository": "team/web", "updated_tags": ["1"]}
     put_image(scripted_registry, "team/web", "1", [BASE])
-    await told(feed, json.dumps(quay).encode())
+    await deliver(feed, json.dumps(quay).encode())
     assert await known(index, BASE) == {"team/app", "team/web"}
 
 
@@ -90,7 +90,7 @@ async def test_a_pushed_blob_is_recorded_before_its_manifest(
 ) -> None:
     """A pushed blob is recorded at once, without a request, so that a concurrent push can mount it."""
     layer = Digest.of(BASE)
-    await told(feed, event("push", "a", layer, "application/octet-stream", 77))
+    await deliver(feed, event("push", "a", layer, "application/octet-stream", 77))
     seen = await index.look_up([layer], Repository(scripted_registry.address, "b"))
     assert [source.name for source in seen.of(layer).sources] == ["a"]
     assert seen.of(layer).size == 77
@@ -103,9 +103,9 @@ async def test_a_blob_is_not_recorded_where_mounts_need_a_manifest(
     """On a registry that mounts only after a manifest, a pushed blob is not recorded."""
     await index.record_traits(scripted_registry.address, RegistryTraits(after_manifest=True))
     manifest = put_image(scripted_registry, "a", "1", [BASE])
-    await told(feed, event("push", "a", Digest.of(BASE), "application/octet-stream"))
+    await deliver(feed, event("push", "a", Digest.of(BASE), "application/octet-stream"))
     assert await known(index, BASE) == set()
-    await told(feed, pushed("a", manifest))
+    await deliver(feed, pushed("a", manifest))
     assert await known(index, BASE) == {"a"}
 
 
@@ -114,12 +114,12 @@ async def test_blobs_of_a_deleted_manifest_are_checked(
 ) -> None:
     """After a manifest's deletion its blobs are checked: existing ones stay, missing ones are removed."""
     manifest = put_image(scripted_registry, "a", "1", [BASE, OWN])
-    await told(feed, pushed("a", manifest))
+    await deliver(feed, pushed("a", manifest))
     holding = scripted_registry.holdings.find("a")
     holding.remove_manifest(manifest)
     holding.blobs.remove(Digest.of(OWN))
     scripted_registry.requests.clear()
-    await told(feed, event("delete", "a", manifest))
+    await deliver(feed, event("delete", "a", manifest))
     assert await known(index, BASE) == {"a"}
     assert await known(index, OWN) == set()
     assert {record.method for record in scripted_registry.requests} == {"HEAD"}
@@ -133,10 +133,10 @@ async def test_a_deleted_blob_is_checked(
     """A deleted blob is checked by HEAD before it is removed from the index."""
     layer = scripted_registry.put_blob("a", BASE)
     await index.record([Sighting(layer, Repository(scripted_registry.address, "a"))])
-    await told(feed, event("delete", "a", layer))
+    await deliver(feed, event("delete", "a", layer))
     assert await known(index, BASE) == {"a"}
     scripted_registry.holdings.find("a").blobs.clear()
-    await told(feed, event("delete", "a", layer))
+    await deliver(feed, event("delete", "a", layer))
     assert await known(index, BASE) == set()
 
 
@@ -153,7 +153,7 @@ async def test_hidden_blobs_are_not_removed(index: MemoryMountIndex, tmp_path: P
         put_image(registry, "open", "1", [OWN])
         registry.play(Fault(path="/v2/hidden/*", action=Reply(status=404), times=None))
         async with EventFeed(registry.address, index, options=options) as feed:
-            await told(feed, event("delete", "hidden", layer), event("delete", "open", layer))
+            await deliver(feed, event("delete", "hidden", layer), event("delete", "open", layer))
             assert feed.worked["failed"] == 0
     assert await known(index, BASE) == {"hidden"}
 
@@ -162,7 +162,7 @@ async def test_the_deletion_of_an_unknown_digest_costs_nothing(
     scripted_registry: ScriptedRegistry, feed: EventFeed
 ) -> None:
     """The deletion of an unknown digest causes no request."""
-    await told(feed, event("delete", "a", Digest.of(b"unknown")))
+    await deliver(feed, event("delete", "a", Digest.of(b"unknown")))
     assert scripted_registry.requests == []
 
 
@@ -171,8 +171,8 @@ async def test_the_same_event_many_times_is_harmless(
 ) -> None:
     """A waiting event is not added twice, and a known manifest is not fetched twice."""
     manifest = put_image(scripted_registry, "a", "1", [BASE])
-    await told(feed, *[pushed("a", manifest)] * 50)
-    await told(feed, *[pushed("a", manifest)] * 50)
+    await deliver(feed, *[pushed("a", manifest)] * 50)
+    await deliver(feed, *[pushed("a", manifest)] * 50)
     assert await known(index, BASE) == {"a"}
     assert len(scripted_registry.matching(method="GET")) <= feeding.WORKERS
 
@@ -187,7 +187,7 @@ async def test_a_registry_in_trouble_is_waited_for(
         Fault(path="/v2/a/manifests/*", action=Reply(status=503), times=2),
         Fault(path="/v2/b/manifests/*", action=Reply(status=500), times=None),
     )
-    await told(feed, pushed("b", lost), pushed("a", manifest))
+    await deliver(feed, pushed("b", lost), pushed("a", manifest))
     assert await known(index, BASE) == {"a"}
     assert await known(index, OWN) == set()
     assert feed.worked["failed"] == 1
@@ -210,9 +210,9 @@ async def test_a_defect_of_the_index_costs_one_event(
     index = Odd()
     manifests = [put_image(scripted_registry, "a", None, [b"%d" % number]) for number in range(index.defects)]
     async with EventFeed(scripted_registry.address, index, options=PLAIN) as feed:
-        await told(feed, *(pushed("a", manifest) for manifest in manifests))
+        await deliver(feed, *(pushed("a", manifest) for manifest in manifests))
         assert feed.worked["failed"] == len(manifests)
-        await told(feed, pushed("a", put_image(scripted_registry, "a", None, [BASE])))
+        await deliver(feed, pushed("a", put_image(scripted_registry, "a", None, [BASE])))
         assert await known(index, BASE) == {"a"}
     assert "LookupError: not one of ours" in caplog.text
 
@@ -246,7 +246,7 @@ async def test_events_wait_until_the_index_answers(
         await feed.settled()
         await until(lambda: not feed.holds)
         assert await known(index, BASE) == await known(index, b"blob") == {"a"}
-        await told(feed, message)
+        await deliver(feed, message)
         assert await known(index, b"later") == {"a"}
         assert feed.worked["failed"] == 0
     assert len(scripted_registry.matching(method="GET", path="/v2/a/manifests/*")) == 1
@@ -271,7 +271,7 @@ async def test_waiting_events_of_a_closed_feed_are_logged_as_lost(
 
 async def test_a_missing_manifest_is_skipped(feed: EventFeed) -> None:
     """A manifest that is missing already is skipped."""
-    await told(feed, pushed("a", Digest.of(b"gone")))
+    await deliver(feed, pushed("a", Digest.of(b"gone")))
     assert feed.worked["failed"] == 0
 
 
@@ -286,7 +286,7 @@ async def test_too_many_events_are_refused(
     assert 0 < len(refused) <= 12
     scripted_registry.clear_script()
     await feed.settled()
-    await told(feed, *refused[:3])
+    await deliver(feed, *refused[:3])
 
 
 async def test_an_invalid_message_is_refused(feed: EventFeed) -> None:

@@ -64,7 +64,7 @@ def noted(index: Gate) -> Noted:
 
 @pytest.fixture
 def recorder(index: Gate, noted: Noted) -> ScanRecorder:
-    """A recorder with a clock that stands still."""
+    """A recorder with a clock that does not move."""
     return ScanRecorder(index, LocalManifestCache(), noted, clock=lambda: 0.0)
 
 

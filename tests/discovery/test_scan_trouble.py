@@ -29,13 +29,13 @@ async def test_one_repository_that_fails_does_not_end_the_scan(scripted_registry
     for name in ("a", "b", "c"):
         put_image(scripted_registry, name, "1", [BASE])
     scripted_registry.play(Fault(path="/v2/b/manifests/1", action=Reply(status=500), times=None))
-    told: list[events.Event] = []
+    received: list[events.Event] = []
     index = MemoryMountIndex()
-    report = await scanned(scripted_registry, index, observer=told.append)
+    report = await scanned(scripted_registry, index, observer=received.append)
     assert await known(index, BASE) == {"a", "c"}
     assert (report.repositories, report.failed) == (2, 1)
     assert "/v2/b/manifests/1: 500" in report.remarks[0]
-    outcomes = {e.repository.name: e.outcome for e in told if isinstance(e, events.RepositoryScanned)}
+    outcomes = {e.repository.name: e.outcome for e in received if isinstance(e, events.RepositoryScanned)}
     assert outcomes == {"a": "scanned", "b": "failed", "c": "scanned"}
 
 
@@ -72,9 +72,9 @@ async def test_a_pause_that_the_registry_requests_is_kept(scripted_registry: Scr
     for number in range(6):
         put_image(scripted_registry, f"r/{number}", "1", [BASE])
     scripted_registry.play(Fault(path="/v2/*/manifests/*", action=Reply(status=429, retry_after=1), times=1))
-    told: list[events.Event] = []
-    report = await scanned(scripted_registry, MemoryMountIndex(), observer=told.append)
-    (retry,) = [event for event in told if isinstance(event, events.Retrying)]
+    received: list[events.Event] = []
+    report = await scanned(scripted_registry, MemoryMountIndex(), observer=received.append)
+    (retry,) = [event for event in received if isinstance(event, events.Retrying)]
     assert retry.wait >= 1
     assert retry.cause.startswith("429")
     assert (report.repositories, report.failed) == (6, 0)

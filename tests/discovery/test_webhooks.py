@@ -125,7 +125,7 @@ QUAY = {
     ],
 )
 def test_each_registrys_messages_are_understood(document: dict[str, Any], expected: list[object]) -> None:
-    """Pushes, mounts and deletions become changes of our registry, whatever the message calls it."""
+    """Pushes, mounts and deletions become changes of our registry, under any name in the message."""
     assert list(read(document)) == expected
 
 

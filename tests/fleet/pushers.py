@@ -49,7 +49,7 @@ sys.exit(run(["push", path, reference, "--plain-http", "--index", index, "--json
 SKOPEO = """
 import os, shutil, sys
 skopeo = shutil.which("skopeo")
-if os.geteuid() == 0:  # skopeo keeps root's memory of blobs in one place, whatever HOME says
+if os.geteuid() == 0:  # as root, skopeo stores its blob cache outside of HOME
     os.setgid(65534); os.setuid(65534)
 sys.stdout.write("ready\\n"); sys.stdout.flush()
 sys.stdin.readline()

@@ -188,7 +188,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule(layer=st.sampled_from(LAYERS))
     def stranger(self, layer: Digest) -> None:
-        """Write a stranger's lease that lives for a year."""
+        """Write a lease of another program that expires after a year."""
         if self.server.there and self.server.holder(layer) is None:
             self.server.leases[layer] = "stranger", self.server.now + 365 * 86400
 
@@ -215,12 +215,12 @@ class FleetMachine(RuleBasedStateMachine):
             self._pass(1)
             for number, process in enumerate(self.processes):
                 self.poll(number)
-                self.poll(number)  # a slot may have been kept for another's question, which came back
+                self.poll(number)  # a slot may have been reserved for a claim that was answered since
                 for waiter in process.waiting:
                     assert waiter.busy_since is None or (
                         self.server.now - waiter.busy_since < PATIENCE.least or process.slots.free == 0
                     ), "a waiter past its patience"
-        for _ in range(10):  # uploads end: who had no slot has one
+        for _ in range(10):  # an upload ends: a waiter without a slot gets one
             for number, process in enumerate(self.processes):
                 for upload in list(process.uploads):
                     self._finish(process, upload)

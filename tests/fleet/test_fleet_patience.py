@@ -20,7 +20,7 @@ def test_patience_follows_size_and_rate() -> None:
     assert meter.rate is None
     assert patience.seconds(1024 * 1024, None) == patience.least > LEASE_SECONDS
     assert patience.seconds(100 * 1024 * 1024, None) == 400
-    meter.add(1000, 0.0001)  # too small to tell anything
+    meter.add(1000, 0.0001)  # too small to measure a rate
     meter.add(40 * 1024 * 1024, 2)
     assert patience.seconds(1000 * 1024 * 1024, meter.rate) == 200
     assert patience.seconds(2**50, meter.rate) == patience.limit

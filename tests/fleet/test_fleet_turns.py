@@ -15,7 +15,7 @@ from support.waiting import until
 
 
 class CountedClock:
-    """A clock that stands still and counts its reads: each poll reads it."""
+    """A clock that does not move and counts its reads: each poll reads it."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -71,7 +71,7 @@ async def test_after_a_failed_upload_the_next_one_takes_over(any_place: Place) -
 
 
 async def test_a_healthy_holder_keeps_its_lease(any_place: Place) -> None:
-    """The heartbeat renews a lease beyond its life, whatever the upload's own task does."""
+    """The heartbeat renews a lease beyond its life while the upload's own task does nothing."""
     async with fleet_on(any_place, life=0.5) as first, fleet_on(any_place) as second:
         turn = await upload_of(first, "a")
         waiter = asyncio.create_task(turn_of(second, "b"))

@@ -60,7 +60,7 @@ def in_scripts() -> set[str]:
 
 
 def is_looking(path: Path) -> bool:
-    """Tell whether a module sends commands of operators."""
+    """Return whether a module sends commands of operators."""
     return bool({path.name, f"{path.parent.name}/{path.name}"} & LOOKING)
 
 

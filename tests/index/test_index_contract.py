@@ -46,7 +46,7 @@ async def test_a_source_can_be_mounted_from(index: MountIndex) -> None:
 
 
 async def test_dest_is_never_its_own_source(index: MountIndex) -> None:
-    """A layer that dest holds is not mountable into dest, whatever other sources it has."""
+    """A layer that dest holds is not mountable into dest, even if it has other sources."""
     await index.add_source(ONE, DEST)
     assert await index.sources(ONE, DEST) == ()
     assert not await index.is_mountable(ONE, DEST)
@@ -110,7 +110,7 @@ async def test_locations_are_on_all_registries(index: MountIndex) -> None:
 
 
 async def test_sources_are_in_order(index: MountIndex) -> None:
-    """Sources are in order of name, whatever the order of records."""
+    """Sources are in order of name, in any order of records."""
     for place in (B, C, A, B):
         await index.add_source(ONE, place)
     assert await index.sources(ONE, DEST) == (C, A, B)

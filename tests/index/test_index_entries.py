@@ -107,8 +107,11 @@ async def test_sources_without_their_flags_are_listed(redis_server: Server) -> N
         with redis_server.client() as raw:
             raw.delete(KEYS.flags(ONE))
             raw.expire(KEYS.sources(ONE, "r.example"), 100)
-        found = {name: held for entry in await listed(index) for name, held in entry.registries.items()}
-    assert {name: held.names for name, held in found.items()} == {"[::1]:5000": ("x",), "r.example": ("team/a",)}
+        found = {name: some for entry in await listed(index) for name, some in entry.registries.items()}
+    assert {name: some.names for name, some in found.items()} == {
+        "[::1]:5000": ("x",),
+        "r.example": ("team/a",),
+    }
     assert found["r.example"].seconds_left <= 100 < TTL_SECONDS - 60 < found["[::1]:5000"].seconds_left
 
 

@@ -64,7 +64,7 @@ async def test_counts_add_up_by_day_and_expire(valkey: Server, link: CountingLin
 
 
 async def test_a_count_that_is_refused_costs_nothing(valkey: Server, link: CountingLink) -> None:
-    """A stranger's value in place of the counts does not stop the record."""
+    """A value of another client in place of the counts does not stop the record."""
     with redis.Redis.from_url(valkey.unix_url) as raw:
         raw.set(KEYS.stats("2026-11-24"), "x", ex=600)
     index = RedisMountIndex(link, keys=KEYS, clock=Clock(NOON))

@@ -98,11 +98,11 @@ async def test_a_server_that_is_back_in_time_answers() -> None:
     assert asked.index.state == "ok"
 
 
-@pytest.mark.parametrize("insists", [True, False])
-async def test_calls_are_repeated_while_the_server_loads(*, insists: bool) -> None:
+@pytest.mark.parametrize("patient", [True, False])
+async def test_calls_are_repeated_while_the_server_loads(*, patient: bool) -> None:
     """Patient calls are repeated after LOADING; other calls take it as a refusal, and the breaker stays closed."""
     asked = PatientGuard(StartingError("loading"))
-    if insists:
+    if patient:
         assert await asked.ask() == "no answer"
         assert asked.link.runs == 4
     else:

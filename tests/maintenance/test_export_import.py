@@ -64,10 +64,10 @@ def index_of(kind: str, url: str, clock: Clock) -> Any:
 def test_an_imported_index_equals_the_exported_one(valkey: Server, source: str, target: str) -> None:
     """Export and import preserve layers, sizes, flags, sources and times to live, between all kinds of index."""
 
-    async def check(held: list[LayerEntry]) -> None:
+    async def check(entries: list[LayerEntry]) -> None:
         clock, file = Clock(), io.BytesIO()
         one, other = (index_of(kind, valkey.unix_url, clock) for kind in (source, target))
-        await one.restore(held)
+        await one.restore(entries)
         exported = await export_index(one, file, clock=clock)
         file.seek(0)
         assert await import_index(other, file) == exported
@@ -77,8 +77,8 @@ def test_an_imported_index_equals_the_exported_one(valkey: Server, source: str, 
 
     @settings(max_examples=40)
     @given(st.lists(entries, max_size=8, unique_by=lambda entry: entry.layer))
-    def examples(held: list[LayerEntry]) -> None:
-        asyncio.run(check(held))
+    def examples(entries: list[LayerEntry]) -> None:
+        asyncio.run(check(entries))
 
     examples()
 

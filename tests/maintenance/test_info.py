@@ -198,8 +198,8 @@ def test_counts_need_constant_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crossmount.maintenance.layer_counts.REGISTRIES_MAX", 3)
     counts = LayerCounts()
     for number in range(10):
-        held = {f"r{number}.example": RegistrySources(("a",), TTL_SECONDS - number)}
-        counts.add(LayerEntry(layer=layer(number), registries=held))
+        sources = {f"r{number}.example": RegistrySources(("a",), TTL_SECONDS - number)}
+        counts.add(LayerEntry(layer=layer(number), registries=sources))
     assert (counts.layers, len(counts.by_registry()), len(counts._ages)) == (10, 3, 1)
     counts.add(LayerEntry(layer=layer(99), registries={"r0.example": RegistrySources(("a",), 10**12)}))
     assert counts.ages()[0] == 0

@@ -56,7 +56,7 @@ class Waiting:
         """Wait for a turn; return how that ended."""
         try:
             with self.turns.turn(call):
-                return "served"
+                return "answered"
         except IndexUnavailableError as error:
             return str(error)
 
@@ -76,13 +76,13 @@ def test_calls_that_waited_behind_a_silence_end_with_it() -> None:
     """When a call gets no answer, the calls that were made before that fail with it."""
     waiting = Waiting()
     assert waiting.outcomes(IndexUnavailableError("silent")) == ["silent"] * 3
-    assert waiting.wait(Call()) == "served"
+    assert waiting.wait(Call()) == "answered"
 
 
 @pytest.mark.parametrize("error", [None, IndexRefusedError("no")])
 def test_calls_that_waited_behind_an_answer_are_served(error: Exception | None) -> None:
     """After an answer or a refusal, waiting calls get their turn."""
-    assert Waiting().outcomes(error) == ["served"] * 3
+    assert Waiting().outcomes(error) == ["answered"] * 3
 
 
 def test_an_answer_ends_the_silence() -> None:

@@ -49,7 +49,7 @@ class Watched:
             self.rounds.append([(target, list(commands)) for target, commands in requests])
             return exchange(requests)
 
-        self.servers.exchange = watch  # type: ignore[method-assign]  # what is asked is what is tested
+        self.servers.exchange = watch  # type: ignore[method-assign]  # the test counts the calls
 
     async def do(self, call: Coroutine[Any, Any, T]) -> T:
         """Await a call, or run it without an event loop in the blocking flavour."""

@@ -78,7 +78,7 @@ class Peer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def close(self) -> None:
-        """Stop listening, and close what is open."""
+        """Stop listening, and close the open connections."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         for connection in (self._listener, *self._open):
@@ -159,7 +159,7 @@ async def test_a_server_that_closes_at_once(flavour: str, start_server: StartSer
 @both
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad\r\n\r\n", b"\x15\x03\x01\x00\x02", b"*-7\r\n", b"$x\r\n"])
 async def test_a_server_of_another_kind(flavour: str, answer: bytes) -> None:
-    """A server of another protocol is an index error, whatever it answers."""
+    """Any answer of a server of another protocol is an index error."""
     with peer(answer) as other:
         await ask(other.plain_url, flavour)
 
@@ -255,7 +255,7 @@ def foreign() -> list[Exception]:
     made: list[Exception] = []
     for kind in kinds:
         if kind.__module__ != exceptions.__name__ or kind.__name__ == "IncorrectPolicyType":
-            continue  # that one is about policies of a cluster's client, which is not used
+            continue  # raised only by redis-py's Cluster client, which is not used
         try:
             made.append(kind(f"12 127.0.0.1:1 {SECRET}"))
         except (ValueError, TypeError):

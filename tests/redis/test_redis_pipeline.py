@@ -30,7 +30,7 @@ commands = st.lists(
 @settings(deadline=None)
 @given(commands)
 def test_commands_are_packed_as_redis_py_packs_them(wanted: list[tuple[str | bytes | int, ...]]) -> None:
-    """What is sent is byte for byte what redis-py's own packer would send."""
+    """The packed commands are byte for byte those of redis-py's own packer."""
     connection: Any = redis.Connection()  # type: ignore[no-untyped-call]  # redis-py's own gap
     assert packed(wanted) == b"".join(connection.pack_commands(wanted))
 

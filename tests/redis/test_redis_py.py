@@ -29,7 +29,7 @@ def test_a_connection_has_the_methods_of_an_exchange(name: str) -> None:
 
 
 def test_a_connection_reads_through_the_socket_it_opened(valkey: Server) -> None:
-    """The socket that `_connect` returns is kept as `_sock`, and gone after the connection is closed."""
+    """The socket that `_connect` returns is `_sock`, which is None after the connection is closed."""
     opened: list[object] = []
 
     class Watched(redis.Connection):
@@ -59,7 +59,7 @@ def test_a_pool_lists_its_connections(valkey: Server) -> None:
 
 
 def test_a_pool_of_sentinels_works_over_any_pool() -> None:
-    """redis-py's pool behind Sentinel calls the pool that stands next in a class's bases."""
+    """redis-py's pool behind Sentinel calls the next base class."""
     assert issubclass(redis.sentinel.SentinelConnectionPool, redis.ConnectionPool), SEE
     for name in ("get_master_address", "rotate_slaves", "reset"):
         assert callable(getattr(redis.sentinel.SentinelConnectionPool, name, None)), SEE

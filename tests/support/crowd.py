@@ -105,7 +105,7 @@ class Pushed:
     image: MadeImage
     outcome: PushReport | CrossmountError
     seconds: float
-    told: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +122,9 @@ class Outcome:
         return [pushed.outcome for pushed in self.pushes if isinstance(pushed.outcome, CrossmountError)]
 
     @property
-    def told(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """All warnings about the index."""
-        return [cause for pushed in self.pushes for cause in pushed.told]
+        return [cause for pushed in self.pushes for cause in pushed.warnings]
 
     @property
     def slowest(self) -> float:
@@ -203,12 +203,12 @@ async def push_at_once(
         done = []
         async with open_index(url) as index:
             for at, made in enumerate(images.rounds):
-                told: list[str] = []
+                warnings: list[str] = []
 
-                def observe(event: events.Event, told: list[str] = told) -> None:
+                def observe(event: events.Event, warnings: list[str] = warnings) -> None:
                     watch(event)
                     if isinstance(event, events.IndexDegraded):
-                        told.append(event.cause)
+                        warnings.append(event.cause)
 
                 image, name = made[number], f"team/app-{number}-{at}"
                 started = time.monotonic()
@@ -224,7 +224,9 @@ async def push_at_once(
                 except CrossmountError as error:
                     outcome = error
                 seconds = time.monotonic() - started
-                done.append(Pushed(name=name, image=image, outcome=outcome, seconds=seconds, told=tuple(told)))
+                done.append(
+                    Pushed(name=name, image=image, outcome=outcome, seconds=seconds, warnings=tuple(warnings))
+                )
         return done
 
     try:

@@ -1,6 +1,6 @@
 """Helpers for security tests: a foreign host, credentials, and registries that ask for them.
 
-What is sent is read off the wire of a transport that plays every host, the hostile ones too; where two real
+The requests are recorded by a transport that plays every host, the hostile ones too; where two real
 servers can show it, they do. The facts behind the rules are CVEs of 2024 to 2026, named where they are tested.
 """
 

@@ -26,7 +26,7 @@ def repo(text: str) -> Repository:
 
 
 class Clock:
-    """A clock that stands still unless a test sets `now`."""
+    """A clock that moves only when a test sets `now`."""
 
     def __init__(self, now: float | None = None) -> None:
         self.now = time.time() if now is None else now

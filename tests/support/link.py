@@ -4,7 +4,7 @@
 
 Prints the port it listens on. Connecting costs one round trip, and so does each answer to a request; the rate is
 shared by all connections, each direction has its own, as on a full-duplex wire. Bytes do not pass through Python:
-a real link takes no processor from those who use it, and this one takes little. Linux only (splice).
+a real link uses no processor of the machines that it connects, and this one takes little. Linux only (splice).
 """
 
 import argparse

@@ -42,7 +42,7 @@ class ProxyUnderTest:
         return Repository(self.registry, name)
 
     async def knows(self, digest: Digest, *names: str) -> None:
-        """Tell the index which repositories hold a blob."""
+        """Record in the index that some repositories have a blob."""
         await self.index.record([Sighting(digest, self.repository(name)) for name in names])
 
     async def learnt(self, digest: Digest) -> set[str]:

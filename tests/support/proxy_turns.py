@@ -52,7 +52,7 @@ def waiting_on(server: Server, proxy: ProxyUnderTest) -> int:
 
 
 def fleet_of(proxy: ProxyUnderTest) -> Fleet:
-    """Return the fleet of a proxy, by which a test without a server sees who waits and who uploads."""
+    """Return the fleet of a proxy, by which a test without a server sees the waiters and the uploader."""
     return proxy.app.core.turns._fleet
 
 

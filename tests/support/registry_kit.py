@@ -71,7 +71,7 @@ class Recorder(httpx.AsyncBaseTransport):
         return self.handler(request)
 
     def to(self, host: str) -> list[httpx.Request]:
-        """Return what was sent to a host."""
+        """Return the requests that were sent to a host."""
         return [request for request in self.requests if request.url.host == host]
 
 

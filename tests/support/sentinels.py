@@ -59,7 +59,7 @@ class Sentinels(Several):
         self.master().flush()
 
     def heal(self) -> None:
-        """Restart or resume every server, forbid failovers, and begin anew if that does not make it whole."""
+        """Restart or resume every server, forbid failovers, and recreate all if that is not enough."""
         for server in (*self.servers, *self.sentinels):
             server.revive()
         if not holds(self._quiet):
@@ -70,7 +70,7 @@ class Sentinels(Several):
         self._down_after(QUICK_MS)
 
     def _quiet(self) -> bool:
-        """Forbid failovers, then tell whether it is whole: so none that began before can end later."""
+        """Forbid failovers, so that none can end later, then return whether the setup is whole."""
         self._down_after(NEVER_MS)
         return self.whole()
 

@@ -36,7 +36,7 @@ class Trouble:
         before: prepares the trouble before the pushes; runs in a thread, like `strike`.
         strike: causes the trouble in the middle of the pushes.
         url: the URL for pushers.
-        told: a pattern that each warning matches, "" if no warning is needed.
+        warning: a pattern that each warning matches, "" if no warning is needed.
         silent: whether the server answers not at all, or too late for a push.
         spares: whether still no blob may be uploaded twice.
     """
@@ -47,7 +47,7 @@ class Trouble:
     before: Callable[[Scene], None] = nothing
     strike: Callable[[Scene], None] = nothing
     url: Callable[[Any], AbstractContextManager[str]] = _own_url
-    told: str = ""
+    warning: str = ""
     silent: bool = False
     spares: bool = False
 
@@ -158,42 +158,44 @@ def _far(round_trip: float) -> Callable[[Server], AbstractContextManager[str]]:
 
 ON_A_SERVER = (
     Trouble(name="none", spares=True),
-    Trouble(name="server killed", strike=lambda scene: scene.place.stop(), told=SILENCE, silent=True),
+    Trouble(name="server killed", strike=lambda scene: scene.place.stop(), warning=SILENCE, silent=True),
     Trouble(name="server restarted, empty", strike=lambda scene: scene.place.restart(), silent=True),
     Trouble(name="script cache flushed, again and again", strike=again(_flush_scripts), spares=True),
-    Trouble(name="READONLY", strike=_follow_nobody, told="read only|READONLY"),
-    Trouble(name="OOM", strike=_fill_up, told="maxmemory"),
+    Trouble(name="READONLY", strike=_follow_nobody, warning="read only|READONLY"),
+    Trouble(name="OOM", strike=_fill_up, warning="maxmemory"),
     Trouble(name="LOADING", options=_MUCH, before=_have_much, strike=_load, silent=True),
     Trouble(
         name="MISCONF",
         options=("--enable-protected-configs", "yes"),
         strike=_fail_to_save,
-        told="MISCONF|RDB snapshots",
+        warning="MISCONF|RDB snapshots",
     ),
     Trouble(name="connections cut, again and again", strike=again(_cut)),
-    Trouble(name="server stops answering", strike=lambda scene: scene.place.pause(), told=SILENCE, silent=True),
-    Trouble(name="a port that accepts and never answers", url=_mute, told=SILENCE, silent=True),
-    Trouble(name="500 ms of latency", url=_far(0.5), told=SILENCE, silent=True),
+    Trouble(name="server stops answering", strike=lambda scene: scene.place.pause(), warning=SILENCE, silent=True),
+    Trouble(name="a port that accepts and never answers", url=_mute, warning=SILENCE, silent=True),
+    Trouble(name="500 ms of latency", url=_far(0.5), warning=SILENCE, silent=True),
     Trouble(name="200 ms of latency", url=_far(0.2), silent=True),
-    Trouble(name="wrong password", options=("--requirepass", PASSWORD), url=_with_wrong_password, told="password"),
+    Trouble(
+        name="wrong password", options=("--requirepass", PASSWORD), url=_with_wrong_password, warning="password"
+    ),
     Trouble(
         name="wrong type, sources",
         before=_wrong(
             lambda keys, scene: [keys.sources(each, scene.registry) for each in scene.layers], "SET", "x"
         ),
-        told="something else",
+        warning="something else",
     ),
     Trouble(
         name="wrong type, flags",
         before=_wrong(lambda keys, scene: [keys.flags(each) for each in scene.layers], "SET", "x"),
-        told="something else",
+        warning="something else",
     ),
     Trouble(
         name="wrong type, lease",
         before=_wrong(
             lambda keys, scene: [keys.lease(each, scene.registry) for each in scene.layers], "HSET", "x", "y"
         ),
-        told="something else",
+        warning="something else",
     ),
     Trouble(
         name="wrong type, registry", before=_wrong(lambda keys, scene: [keys.traits(scene.registry)], "SET", "x")

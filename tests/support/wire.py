@@ -33,15 +33,15 @@ async def answering(*answers: bytes | Iterable[bytes]) -> AsyncIterator[str]:
 
     An answer in several parts is sent part by part, and then the connection is closed.
     """
-    served = 0
+    answered = 0
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal served
+        nonlocal answered
         try:
             while head := await reader.readuntil(HEAD_END):
                 await reader.readexactly(_announced(head))
-                answer = answers[min(served, len(answers) - 1)]
-                served += 1
+                answer = answers[min(answered, len(answers) - 1)]
+                answered += 1
                 for part in (answer,) if isinstance(answer, bytes) else answer:
                     writer.write(part)
                     await writer.drain()

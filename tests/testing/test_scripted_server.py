@@ -111,7 +111,7 @@ async def test_a_client_that_goes_away_leaves_what_it_sent() -> None:
 
 
 async def test_stopping_cuts_what_is_going_on() -> None:
-    """The registry stops at once, whatever requests are still open."""
+    """The registry stops at once, also while requests are open."""
     arrived = asyncio.Event()
 
     async def connected(name: str, _: object) -> None:

@@ -28,13 +28,13 @@ async def check(trouble: Trouble, outcome: Outcome) -> None:
     """Compare the outcome with the promises."""
     assert outcome.failures == []
     assert await outcome.incomplete() == []
-    assert all(len(pushed.told) <= 1 for pushed in outcome.pushes)
-    if trouble.told:
-        assert outcome.told
-        assert all(re.search(trouble.told, cause) for cause in outcome.told)
+    assert all(len(pushed.warnings) <= 1 for pushed in outcome.pushes)
+    if trouble.warning:
+        assert outcome.warnings
+        assert all(re.search(trouble.warning, cause) for cause in outcome.warnings)
     if trouble.spares:
         assert outcome.beyond == 0
-        assert outcome.told == []
+        assert outcome.warnings == []
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def trouble(request: pytest.FixtureRequest) -> Trouble:
 async def test_a_server_in_trouble(
     trouble: Trouble, start_server: StartServer, scripted_registry: ScriptedRegistry, crowd_images: Images
 ) -> None:
-    """Whatever happens to the server, all images arrive complete, with at most one warning a push."""
+    """In each trouble of the server all images arrive complete, with at most one warning a push."""
     place = start_server(*trouble.options)
     await check(trouble, await push_in_trouble(trouble, place, scripted_registry, crowd_images))
 

@@ -32,7 +32,7 @@ async def check(outcome: Outcome, *, realm: str | None = None, login: tuple[str,
     assert outcome.failures == []
     assert await outcome.incomplete(realm=realm, login=login) == []
     assert outcome.beyond == 0
-    assert outcome.told == []
+    assert outcome.warnings == []
 
 
 @pytest.mark.parametrize("trouble", [ANSWERS[0], ANSWERS[3], *CUTS, BODIES], ids=str)
@@ -134,4 +134,4 @@ async def test_a_real_registry_that_restarts(
     outcome = await push_at_once(valkey.url, docker_registry, crowd_images, scene=scene, strike=restart)
     assert outcome.failures == []
     assert await outcome.incomplete() == []
-    assert outcome.told == []
+    assert outcome.warnings == []
