@@ -1,7 +1,7 @@
 """The HTTP client: how it is made, and how one request is sent over it. It raises httpx's own exceptions.
 
 The client has no credentials, stores no cookies and follows no redirects: a request carries only what its caller
-sets.
+sets. An answer belongs to one request: a connection with bytes left over after an answer is not used again.
 """
 
 import os
@@ -16,7 +16,7 @@ import httpx
 
 from crossmount._parsing import decimal
 from crossmount.registry.http.connections import Connections
-from crossmount.registry.http.httpx_internals import install_log_filter
+from crossmount.registry.http.httpx_internals import end_with_answer, install_log_filter
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.outbound_proxy import ProxyRules
@@ -109,6 +109,7 @@ def make_client(
         follow_redirects=False,
         transport=transport,
         trust_env=False,
+        event_hooks={"response": [end_with_answer]},
     )
 
 
@@ -175,9 +176,12 @@ async def exchange(
     if streamed and good:
         return Answer(url, response.status_code, response.headers, stream=response)
     try:
-        content_read, too_long = (
-            (b"", False) if method == "HEAD" else await _read(response, limit if good else ERROR_BYTES_MAX)
-        )
+        if method == "HEAD":
+            async for _ in raw_bytes(response):
+                pass  # there are none, and a connection is used again only after its answer was read
+            content_read, too_long = b"", False
+        else:
+            content_read, too_long = await _read(response, limit if good else ERROR_BYTES_MAX)
     finally:
         await response.aclose()
     return Answer(url, response.status_code, response.headers, content_read, too_long)
