@@ -17,6 +17,7 @@ def test_keys_have_the_documented_names() -> None:
     """Keys have the documented names: operators grant access by these patterns."""
     keys = Keys("ns")
     assert keys.sources(ONE, "[::1]:5000") == f"crossmount:ns:{{{ONE}}}:sources:[::1]:5000"
+    assert keys.deleted(ONE, "r.example") == f"crossmount:ns:{{{ONE}}}:deleted:r.example"
     assert keys.flags(ONE) == f"crossmount:ns:{{{ONE}}}:flags"
     assert keys.manifest(ONE) == f"crossmount:ns:{{{ONE}}}:manifest"
     assert keys.scan("r.example", "0a") == "crossmount:ns:scan:0a:r.example"
@@ -51,6 +52,7 @@ def test_keys_are_parsed_as_they_are_named() -> None:
     keys = Keys("ns")
     for registry in ("r.example", "[::1]:5000", "docker.io"):
         assert keys.parse(keys.sources(ONE, registry).encode()) == ParsedKey("sources", ONE, registry)
+        assert keys.parse(keys.deleted(ONE, registry).encode()) == ParsedKey("deleted", ONE, registry)
         assert keys.parse(keys.lease(ONE, registry).encode()) == ParsedKey("lease", ONE, registry)
         assert keys.parse(keys.waiters(ONE, registry).encode()) == ParsedKey("waiters", ONE, registry)
     assert keys.parse(keys.flags(ONE).encode()) == ParsedKey("flags", ONE)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crossmount.index import RegistryTraits, open_index
-from crossmount.testing import RegistryOptions, ScriptedRegistry
+from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry
 from support.proxies import ProxyUnderTest, proxy_before
 from support.proxy_turns import (
     DATA,
@@ -84,6 +84,7 @@ class TestAfterManifest:
 
     async def test_both_leases_of_one_layer_end(self, proxy: ProxyUnderTest, valkey: Server) -> None:
         """Both leases of a layer are released that two clients uploaded into one repository."""
+        self.registry.play(Fault(method="HEAD", path="/v2/one/*", times=None, action=Reply(status=404)))
         assert (await push_spooled(proxy, "one")).status_code == 201
         assert (await push_spooled(proxy, "one")).status_code == 201  # a push with a deferred lease does not wait
         assert self.registry.uploads(DIGEST) == 2

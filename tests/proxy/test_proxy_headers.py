@@ -5,7 +5,7 @@ import pytest
 
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.headers import answer_headers, check_framing, request_headers, rewritten_location
-from crossmount.proxy.uploads.requests import check_content_range
+from crossmount.proxy.uploads.sessions import check_content_range
 from crossmount.registry.http.location import Origin
 
 UPSTREAM = Origin.of(httpx.URL("https://registry.test/"))

@@ -15,7 +15,7 @@ from crossmount.errors import InvalidDigestError, InvalidInputError, InvalidRefe
 from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry
 
-KeyKind = Literal["sources", "flags", "lease", "waiters", "manifest", "other"]
+KeyKind = Literal["sources", "deleted", "flags", "lease", "waiters", "manifest", "other"]
 
 STATS_SECONDS = 14 * 24 * 3600
 """How long the counts of a day are stored."""
@@ -24,7 +24,7 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 _OF_A_LAYER: dict[str, KeyKind] = {name: name for name in ("flags", "manifest")}
-_OF_A_REGISTRY: dict[str, KeyKind] = {name: name for name in ("sources", "lease", "waiters")}
+_OF_A_REGISTRY: dict[str, KeyKind] = {name: name for name in ("sources", "deleted", "lease", "waiters")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,10 @@ class Keys:
     def sources(self, layer: Digest, registry: str) -> str:
         """Return the key of the set of repositories on `registry` that hold `layer`."""
         return f"crossmount:{self.namespace}:{{{layer}}}:sources:{registry}"
+
+    def deleted(self, layer: Digest, registry: str) -> str:
+        """Return the key of the set of repositories on `registry` that clients of proxies deleted `layer` from."""
+        return f"crossmount:{self.namespace}:{{{layer}}}:deleted:{registry}"
 
     def flags(self, layer: Digest) -> str:
         """Return the key of the hash of facts about `layer` itself."""

@@ -4,10 +4,11 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from crossmount._closing import Closing
 from crossmount.index.adapt import SingleLayerMethods, adapt
+from crossmount.index.deletions import LocalDeletions
 from crossmount.index.protocol import (
     BackingServer,
     Knowledge,
@@ -76,6 +77,7 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         self._lock = threading.Lock()
         self._layers: dict[Digest, _Layer] = {}
         self._traits: dict[str, tuple[RegistryTraits, float]] = {}
+        self._deletions = LocalDeletions()
 
     async def must_mount(self, layer: Digest) -> bool:
         """Return whether `layer` may only be mounted."""
@@ -99,6 +101,27 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
             {layer: _union(here.of(layer), below.of(layer)) for layer in wanted},
             below.traits.updated(here.traits),
         )
+
+    async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+        """Do the same, and say which of the layers were deleted from dest."""
+        repository, wanted = dest.repository, list(dict.fromkeys(layers))
+        known = await self.look_up(wanted, dest)
+        with self._lock:
+            now = self._clock()
+            gone = {layer for layer in wanted if self._deletions.has(layer, repository, now)}
+        found = {layer: replace(known.of(layer), deleted=layer in gone) for layer in wanted}
+        return replace(known, layers=found)
+
+    async def record_deletion(self, layer: Digest, repository: Located) -> None:
+        """Remember a deletion for a day, and forget the source."""
+        with self._lock:
+            self._deletions.add(layer, repository.repository, self._clock())
+        await self.forget(layer, repository)
+
+    async def clear_deletion(self, layer: Digest, repository: Located) -> None:
+        """Forget a deletion."""
+        with self._lock:
+            self._deletions.remove(layer, repository.repository)
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
         """Record many sightings; each renews the life of the sources on its registry."""

@@ -25,6 +25,8 @@ class LayerKnowledge:
         elsewhere: other registries with sources of the layer, in order of name.
         must_mount: whether the layer may only be mounted, never uploaded.
         size: its size in bytes, if known.
+        deleted: whether a client deleted the layer from dest and nobody has begun to bring it back since; known
+            only after `look_up_with_deletions`.
     """
 
     sources: tuple[Repository, ...] = ()
@@ -32,6 +34,7 @@ class LayerKnowledge:
     elsewhere: tuple[str, ...] = ()
     must_mount: bool = False
     size: int | None = None
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

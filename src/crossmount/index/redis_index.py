@@ -6,6 +6,7 @@ All that is read back is untrusted: a value that breaks a grammar is ignored.
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from crossmount._closing import Closing
@@ -21,6 +22,7 @@ from crossmount.index.decode import (
     traits_of,
     truth,
 )
+from crossmount.index.deletions import DELETION_SECONDS, DELETIONS_MAX
 from crossmount.index.keys import STATS_SECONDS, Keys, day
 from crossmount.index.protocol import (
     BackingServer,
@@ -41,6 +43,7 @@ SOURCES_MAX = 128
 TRAITS_SECONDS = 6 * 3600
 
 _SCRIPTS = ("record", "forget", "clear_must_mount", "record_traits", "count")
+_DELETION_SCRIPTS = ("record_deletion", "forget")  # few need them
 
 _LOOK_UPS_MAX = 1000
 
@@ -109,20 +112,30 @@ class RedisMountIndex(SingleLayerMethods, Closing):
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
         """Read everything about many layers in one round trip; a key of another type counts as missing."""
-        dest_repository = dest.repository
-        registry = dest_repository.registry
-        wanted = list(dict.fromkeys(layers))
+        return await self._look_up(list(dict.fromkeys(layers)), dest.repository, deletions=False)
+
+    async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+        """Do the same, and read in the same round trip what was deleted from dest."""
+        return await self._look_up(list(dict.fromkeys(layers)), dest.repository, deletions=True)
+
+    async def _look_up(self, wanted: Sequence[Digest], dest: Repository, *, deletions: bool) -> Knowledge:
+        registry = dest.registry
         commands: list[Command] = [("HGETALL", self._keys.traits(registry))]
         for layer in wanted:
             # SRANDMEMBER returns all members of a set within the bound, and of a larger one as many as the bound
             commands.append(("SRANDMEMBER", self._keys.sources(layer, registry), self._bound))
             commands.append(("HGETALL", self._keys.flags(layer)))
+        if deletions:
+            commands += [("SISMEMBER", self._keys.deleted(layer, registry), dest.name) for layer in wanted]
         replies = await self._read(commands)
-        decoder = Decoder(dest_repository, self._clock())
+        decoder, end = Decoder(dest, self._clock()), 1 + 2 * len(wanted)
         known = {
             layer: decoder.layer(members, flags)
-            for layer, members, flags in zip(wanted, replies[1::2], replies[2::2], strict=True)
+            for layer, members, flags in zip(wanted, replies[1:end:2], replies[2:end:2], strict=True)
         }
+        for layer, reply in zip(wanted, replies[end:], strict=False):
+            if truth(reply):
+                known[layer] = replace(known[layer], deleted=True)
         self._hits.add(known.values())
         return Knowledge(known, traits_of(replies[0]))
 
@@ -163,18 +176,19 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         by_registry: dict[str, list[str]] = {}
         for source in sources:
             by_registry.setdefault(source.repository.registry, []).append(source.repository.name)
-        forget, now = _script("forget"), int(self._clock())
-        await self._write(
-            [
-                forget.call(
-                    (self._keys.sources(layer, registry), self._keys.flags(layer)),
-                    now,
-                    registry_field(registry),
-                    *names,
-                )
-                for registry, names in by_registry.items()
-            ]
-        )
+        await self._write([self._forget(layer, registry, names) for registry, names in by_registry.items()])
+
+    async def record_deletion(self, layer: Digest, repository: Located) -> None:
+        """Remember a deletion for a day, and forget the source."""
+        registry, name = repository.repository.registry, repository.repository.name
+        key = self._keys.deleted(layer, registry)
+        remember = _script("record_deletion").call((key,), name, DELETION_SECONDS, DELETIONS_MAX)
+        await self._write([remember, self._forget(layer, registry, [name])], scripts=_DELETION_SCRIPTS)
+
+    async def clear_deletion(self, layer: Digest, repository: Located) -> None:
+        """Forget a deletion."""
+        found = repository.repository
+        await self._write([("SREM", self._keys.deleted(layer, found.registry), found.name)])
 
     async def clear_must_mount(self, layer: Digest) -> None:
         """Remove the must-mount flag of `layer`."""
@@ -210,8 +224,8 @@ class RedisMountIndex(SingleLayerMethods, Closing):
             if link is not None:
                 await link.aclose()
 
-    async def _run(self, commands: Sequence[Command]) -> list[Any]:
-        return await run_scripted(self.link, commands, [_script(name) for name in _SCRIPTS])
+    async def _run(self, commands: Sequence[Command], scripts: Sequence[str]) -> list[Any]:
+        return await run_scripted(self.link, commands, [_script(name) for name in scripts])
 
     def _record(self, seen: Sighting, now: int, ttl: int) -> Command:
         registry = seen.repository.registry
@@ -226,14 +240,20 @@ class RedisMountIndex(SingleLayerMethods, Closing):
             "1" if seen.must_mount else "",
         )
 
+    def _forget(self, layer: Digest, registry: str, names: Sequence[str]) -> Command:
+        keys = (self._keys.sources(layer, registry), self._keys.flags(layer))
+        return _script("forget").call(keys, int(self._clock()), registry_field(registry), *names)
+
     def _count(self, now: int) -> list[Command]:
         """Return the command that stores the hit counter, if there were look-ups."""
         asked, known = self._hits.take()
         return [_script("count").call((self._keys.stats(day(now)),), STATS_SECONDS, asked, known)] if asked else []
 
-    async def _write(self, commands: Sequence[Command], also: Sequence[Command] = ()) -> None:
+    async def _write(
+        self, commands: Sequence[Command], also: Sequence[Command] = (), *, scripts: Sequence[str] = _SCRIPTS
+    ) -> None:
         """Run `commands`, and in the same round trip others whose refusal does not matter."""
-        replies = await self._run([*commands, *also]) if commands else []
+        replies = await self._run([*commands, *also], scripts) if commands else []
         for reply in replies[: len(commands)]:
             if isinstance(reply, IndexRefusedError):
                 raise reply

@@ -1,18 +1,19 @@
 """The proxy as an ASGI application: the path of each request, from its first line to the access log.
 
-A request is parsed, its caller is authenticated, and the handler of its route answers it. The handlers of blobs,
-of manifests and of requests that are only forwarded are here; those of uploads are in `crossmount.proxy.uploads`.
+A request is parsed, its caller is authenticated, and the handler of its route answers it. The handler of a HEAD of
+a blob is here; those of requests that are forwarded are in `forwarding`, those of uploads in
+`crossmount.proxy.uploads`.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from crossmount.errors import CredentialsError, CrossmountError, InvalidManifestError
-from crossmount.oci import Manifest, Repository
+from crossmount.errors import CredentialsError, CrossmountError
+from crossmount.oci import Repository
 from crossmount.proxy.auth.callers import Authenticator, Caller
+from crossmount.proxy.forwarding import answer_by_forwarding
 from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError, unavailable
 from crossmount.proxy.http.exchange import Exchange, Message, Receive, Send
 from crossmount.proxy.http.headers import HeaderPairs, check_framing, request_headers
@@ -31,15 +32,12 @@ from crossmount.proxy.http.routes import (
     parse_route,
     route_name,
 )
-from crossmount.proxy.http.upstream import RequestBody
 from crossmount.proxy.own_endpoints import OwnEndpoints
 from crossmount.proxy.telemetry import METHODS, AccessLog
-from crossmount.proxy.uploads.core import Core, body_to_forward
+from crossmount.proxy.uploads.core import Core
 from crossmount.proxy.uploads.requests import continue_upload
 from crossmount.proxy.uploads.start import start_upload
 
-_SMALL_MANIFEST = 256 * 1024
-_LARGE_MANIFEST_WAIT_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 
@@ -130,8 +128,6 @@ class App:
                 await start_upload(self.core, exchange, route, caller)
             case SessionRoute(), _:
                 await continue_upload(self.core, exchange, route, caller)
-            case ManifestRoute(), "PUT":
-                await self._put_manifest(exchange, route, caller)
             case (
                 ApiBase()
                 | CatalogRoute()
@@ -143,13 +139,13 @@ class App:
                 | OtherRoute(),
                 _,
             ):
-                await self._forward(exchange, route, caller)
+                await answer_by_forwarding(self.core, exchange, route, caller)
 
     async def _head_blob(self, exchange: Exchange, route: BlobRoute, caller: Caller) -> None:
         """Answer whether a repository has a blob, after an attempt to mount a missing one.
 
         1. Ask the registry.
-        2. On 404, mount the blob from a repository that the index names.
+        2. On 404, mount the blob from a repository that the index names, unless a client deleted it from here.
         3. If that fails and somebody is uploading the blob, wait for the upload and mount it then.
         4. After a mount, ask the registry again.
 
@@ -158,8 +154,9 @@ class App:
         core, dest = self.core, self.core.repository(route.name)
         async with core.heads:
             head = await self._ask_head(exchange, dest, caller)
-            attempt = await core.mounter.mount(caller, dest, route.digest) if head.status == 404 else None
-        if attempt is not None:
+            missing = head.status == 404
+            attempt = await core.mounter.mount(caller, dest, route.digest, asked=False) if missing else None
+        if attempt is not None and not attempt.deleted:
             outcome = await core.turns.wait_and_mount(caller, attempt)
             if outcome is not None:
                 core.sessions.note_push(caller.key, route.name)
@@ -186,68 +183,6 @@ class App:
             size = int(length) if length.isdecimal() else None
             return _HeadAnswer(response.status_code, upstream.answer_headers(exchange, response), size)
 
-    async def _put_manifest(self, exchange: Exchange, route: ManifestRoute, caller: Caller) -> None:
-        """Forward a manifest, and record its layers if the registry accepts it.
-
-        The manifest is read into memory, so the number of large manifests at once is bounded.
-        """
-        length = exchange.content_length
-        if length is not None and length <= _SMALL_MANIFEST:
-            await self._read_and_put_manifest(exchange, route, caller)
-            return
-        try:
-            async with asyncio.timeout(_LARGE_MANIFEST_WAIT_SECONDS):
-                await self.core.large_manifests.acquire()
-        except TimeoutError:
-            raise unavailable("too many large manifests are under way: try again later") from None
-        try:
-            await self._read_and_put_manifest(exchange, route, caller)
-        finally:
-            self.core.large_manifests.release()
-
-    async def _read_and_put_manifest(self, exchange: Exchange, route: ManifestRoute, caller: Caller) -> None:
-        content = await exchange.read(self.core.manifest_limit)
-        status = await self._forward(exchange, route, caller, body=RequestBody(content, len(content)))
-        if status not in {200, 201, 202}:
-            return
-        media_type = (exchange.header(b"content-type") or "").partition(";")[0].strip() or None
-        try:
-            manifest = Manifest.parse(content, media_type=media_type, where=f"{route.name}:{route.target}")
-        except InvalidManifestError:
-            return  # the registry accepts more kinds of manifests than crossmount reads
-        dest = self.core.repository(route.name)
-        self.core.recorder.record_manifest(caller.agent, dest, manifest)
-        await self.core.turns.publish_deferred(dest, manifest)
-        if route.digest is None:  # clients push the tag last
-            self.core.sessions.end_push(caller.key, route.name)
-
-    async def _forward(
-        self, exchange: Exchange, route: Route, caller: Caller, *, body: RequestBody | None = None
-    ) -> int:
-        """Forward a request and stream back its answer.
-
-        Args:
-            exchange: the request.
-            route: its route.
-            caller: its caller.
-            body: the request's body, if it was read before; else it is streamed.
-
-        Returns:
-            The status of the registry's answer.
-        """
-        upstream, name = self.core.upstream, getattr(route, "name", None)
-        async with upstream.request(
-            exchange.method,
-            upstream.target(exchange.raw_path, exchange.query),
-            headers=request_headers(exchange.headers),
-            authorize=caller.authorization_for(
-                None if name is None else self.core.repository(name), exchange.method
-            ),
-            body=body or body_to_forward(exchange),
-        ) as response:
-            await upstream.forward_answer(exchange, response)
-            return response.status_code
-
     def _is_pushing(self, caller: Caller, name: str) -> bool:
         return self.core.sessions.is_pushing(caller.key, name)
 
@@ -257,7 +192,7 @@ class App:
             exchange.note = "cut"
             return
         try:
-            await exchange.refuse(error)
+            await exchange.refuse(error.for_method(exchange.method))
         except ClientGoneError:
             exchange.note = "client-gone"
 

@@ -6,13 +6,16 @@ No client waits for the index: one background task records the sightings in batc
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.discovery.manifest_walker import ManifestWalker
 from crossmount.errors import CrossmountError
+from crossmount.index.deletions import RemembersDeletions
 from crossmount.index.protocol import MountIndex, RegistryTraits, Sighting
 from crossmount.oci import Digest, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent
@@ -25,6 +28,9 @@ _BATCH = 256
 _TASKS_MAX = 256
 _CHILDREN_MAX, _CHILDREN_AT_ONCE = 64, 4
 _END_SECONDS = 5.0
+_SETTLE_SECONDS = 1.0
+_DAY_SECONDS = 86_400
+_PULLED_MAX = 16_384
 
 
 class ProxyRecorder:
@@ -33,12 +39,15 @@ class ProxyRecorder:
     Args:
         index: an index that never fails (`GuardedIndex`).
         metrics: counts the sightings that were dropped, and failures.
+        epoch: epoch seconds.
     """
 
-    def __init__(self, index: MountIndex, metrics: Metrics) -> None:
+    def __init__(self, index: MountIndex, metrics: Metrics, *, epoch: Callable[[], float] = time.time) -> None:
         self._index = index
         self._metrics = metrics
         self._waiting: asyncio.Queue[Sighting] = asyncio.Queue(_WAITING_MAX)
+        self._epoch = epoch
+        self._pulled: OrderedDict[tuple[Repository, Digest], int] = OrderedDict()  # the day of the last record
         self._traits = RegistryTraits()
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(_CHILDREN_AT_ONCE)
@@ -82,6 +91,31 @@ class ProxyRecorder:
         if outline.children and agent is not None:
             self._start(self._record_children(agent, repository, outline.children[:_CHILDREN_MAX]))
 
+    def record_pull(self, repository: Repository, manifest: Manifest) -> None:
+        """Record the blobs of a manifest that a caller read, once for each manifest and day.
+
+        The children of an image index are recorded when they are read in their turn.
+        """
+        key, today = (repository, manifest.descriptor.digest), int(self._epoch() // _DAY_SECONDS)
+        if self._pulled.get(key) == today:
+            return
+        self._pulled[key] = today
+        self._pulled.move_to_end(key)
+        while len(self._pulled) > _PULLED_MAX:
+            self._pulled.popitem(last=False)
+        for sighting in ManifestSummary.of(manifest).sightings(repository):
+            self._put(sighting)
+
+    async def record_deletion(self, repository: Repository, digest: Digest) -> None:
+        """Record that a client deleted a blob, so that no proxy mounts it there again unasked."""
+        if isinstance(self._index, RemembersDeletions):
+            await self._index.record_deletion(digest, repository)
+
+    def clear_deletion(self, repository: Repository, digest: Digest) -> None:
+        """Record that a client has begun to bring a deleted blob back."""
+        if isinstance(self._index, RemembersDeletions):
+            self._start(self._index.clear_deletion(digest, repository))
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Record in the background until the block ends, then record what is left."""
@@ -98,6 +132,12 @@ class ProxyRecorder:
             for each in left:
                 each.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+
+    async def settle(self) -> None:
+        """Wait a moment until all sightings are recorded."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await self.flush()
 
     async def flush(self) -> None:
         """Wait until all sightings are recorded."""
@@ -121,6 +161,7 @@ class ProxyRecorder:
                 if size is None:
                     await self.record_false_mount(holders[0].registry)
                     return
+        self.clear_deletion(holders[0], digest)
         known = None if size in {None, SIZE_UNKNOWN} else size
         self._metrics.count_blob("mounted", known)
         self._record([Sighting(digest, holder, known) for holder in holders])

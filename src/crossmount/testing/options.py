@@ -115,6 +115,8 @@ class RegistryOptions:
         relative_locations: whether Locations lack scheme and host.
         location_base: scheme, host and port of Locations; None is those of the registry.
         location_state: whether Locations of sessions have a `_state` parameter that requests must repeat.
+        checks_ranges: whether a chunk whose Content-Range does not follow is refused; distribution before 3 looks
+            at the `_state` of the Location alone.
         checks_references: whether a manifest that names an absent blob or manifest is refused.
         deletes: whether blobs, manifests and tags can be deleted (otherwise 405).
         cancels: whether upload sessions can be cancelled (otherwise 405).
@@ -135,6 +137,7 @@ class RegistryOptions:
     relative_locations: bool = False
     location_base: str | None = None
     location_state: bool = True
+    checks_ranges: bool = True
     checks_references: bool = True
     deletes: bool = True
     cancels: bool = True

@@ -93,10 +93,17 @@ class SessionRoute:
 
 @dataclass(frozen=True, slots=True)
 class ManifestRoute:
-    """`/v2/<name>/manifests/<tag or digest>`."""
+    """`/v2/<name>/manifests/<tag or digest>`.
+
+    Attributes:
+        name: the repository.
+        target: the tag or digest.
+        tags: more tags, by `?tag=`.
+    """
 
     name: str
     target: str
+    tags: tuple[str, ...] = ()
 
     @property
     def digest(self) -> Digest | None:
@@ -217,9 +224,10 @@ def _in_repository(segments: list[str], parameters: list[tuple[str, str]]) -> Ro
         case [*name, "blobs", "uploads", session]:
             return _session(_name(name), session, parameters)
         case [*name, "blobs", digest]:
-            return BlobRoute(_name(name), _digest(digest))
+            return BlobRoute(_name(name), _digest(digest, unknown="BLOB_UNKNOWN"))
         case [*name, "manifests", target]:
-            return ManifestRoute(_name(name), _target(target))
+            tags = tuple(value for key, value in parameters if key == "tag")
+            return ManifestRoute(_name(name), _target(target), tags)
         case [*name, "tags", "list"]:
             return TagsRoute(_name(name))
         case [*name, "referrers", digest]:
@@ -253,16 +261,17 @@ def _name(segments: list[str]) -> str:
     return name
 
 
-def _digest(text: str) -> Digest:
+def _digest(text: str, *, unknown: str = "") -> Digest:
     try:
         return Digest(text)
     except InvalidDigestError as error:
-        raise digest_invalid(str(error)) from None
+        raise digest_invalid(str(error), unknown=unknown) from None
 
 
 def _target(text: str) -> str:
     if ":" in text:
-        return _digest(text)
+        return _digest(text, unknown="MANIFEST_UNKNOWN")
     if not is_tag(text):
-        raise RequestRefusedError(400, "TAG_INVALID", "not a tag: at most 128 of A-Z a-z 0-9 . _ -")
+        message = "not a tag: at most 128 of A-Z a-z 0-9 . _ -"
+        raise RequestRefusedError(400, "TAG_INVALID", message, unknown="MANIFEST_UNKNOWN")
     return text

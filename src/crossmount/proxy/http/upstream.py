@@ -183,7 +183,12 @@ class Upstream:
         return response
 
     async def forward_answer(
-        self, exchange: Exchange, response: httpx.Response, *, headers: HeaderPairs | None = None
+        self,
+        exchange: Exchange,
+        response: httpx.Response,
+        *,
+        headers: HeaderPairs | None = None,
+        observe: Callable[[bytes], None] | None = None,
     ) -> None:
         """Stream an answer to the client, byte for byte.
 
@@ -191,6 +196,7 @@ class Upstream:
             exchange: the client's request.
             response: the registry's answer.
             headers: the headers to send; None sends the answer's own, rewritten.
+            observe: called with each piece of the body.
         """
         if headers is None:
             headers = self.answer_headers(exchange, response)
@@ -201,6 +207,8 @@ class Upstream:
         async with exchange.watched():
             async for data in response.aiter_raw():
                 await exchange.write(data)
+                if observe is not None:
+                    observe(data)
             await exchange.write(b"", more=False)
 
     def answer_headers(self, exchange: Exchange, response: httpx.Response) -> HeaderPairs:

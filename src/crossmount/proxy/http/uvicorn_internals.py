@@ -52,6 +52,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unread_timer: asyncio.TimerHandle | None = None
         self._in_headers = False
         self._header_bytes = 0
+        self._is_lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
         """Start the deadline of the first request's headers; close a connection far above the limit."""
@@ -62,7 +63,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timers."""
+        """Cancel the timers; a request that ends later starts none, since the transport may be gone."""
+        self._is_lost = True
         self._cancel_deadline()
         self._cancel_unread_timer()
         super().connection_lost(exc)
@@ -135,6 +137,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_deadline(self) -> None:
         self._cancel_deadline()
+        if self._is_lost:
+            return
         self._deadline = self.loop.call_later(self.limits.header_seconds, self._on_deadline)
 
     def _cancel_deadline(self) -> None:
@@ -145,7 +149,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _start_unread_timer(self) -> None:
         """Start the deadline of a client that has bytes left to read."""
         self._cancel_unread_timer()
-        if self.transport.get_write_buffer_size():
+        if not self._is_lost and self.transport.get_write_buffer_size():
             self._unread_timer = self.loop.call_later(self.limits.idle, self._abort_unread)
 
     def _cancel_unread_timer(self) -> None:

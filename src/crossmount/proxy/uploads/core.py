@@ -4,10 +4,13 @@ Answers follow the distribution specification, "Pushing blobs" and "Mounting a b
 """
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 
+from crossmount.errors import CrossmountError
 from crossmount.index.protocol import MountIndex
-from crossmount.oci import Repository
+from crossmount.oci import Digest, Repository
+from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.upstream import RequestBody, Upstream
@@ -94,6 +97,21 @@ def body_to_forward(exchange: Exchange) -> RequestBody | None:
     if size == 0 and not exchange.values(b"content-length"):
         return None
     return RequestBody(exchange.body(), size)
+
+
+async def is_there(caller: Caller, dest: Repository, digest: Digest) -> bool:
+    """Ask the registry whether a repository has a blob already; False if that cannot be said."""
+    if caller.agent is None:
+        return False
+    with contextlib.suppress(CrossmountError):
+        return await caller.agent.client.head_blob(dest, digest) is not None
+    return False
+
+
+async def dest_has_it(caller: Caller, attempt: MountAttempt) -> bool:
+    """Ask the registry whether dest has a blob that was not mounted, if the index says so."""
+    said = not attempt.mounted and attempt.knowledge.of(attempt.digest).in_dest
+    return said and await is_there(caller, attempt.dest, attempt.digest)
 
 
 def refuse_must_mount(attempt: MountAttempt) -> None:

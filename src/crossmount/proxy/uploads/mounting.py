@@ -56,6 +56,11 @@ class MountAttempt:
         return self.result is not None and self.result.status is MountStatus.MOUNTED
 
     @property
+    def deleted(self) -> bool:
+        """Whether a client deleted the blob from dest, and nobody has begun to bring it back since."""
+        return self.knowledge.of(self.digest).deleted
+
+    @property
     def refused(self) -> bool:
         """Whether the blob was not mounted and must not be uploaded."""
         return not self.mounted and self.knowledge.of(self.digest).must_mount
@@ -98,10 +103,16 @@ class CallerMounter:
         self._metrics = metrics
         self._clock = clock
         self._asking = asyncio.Semaphore(INDEX_CALLS_MAX)
-        self._flights: dict[tuple[str, str, Digest], asyncio.Task[MountAttempt]] = {}
+        self._flights: dict[tuple[str, str, Digest, bool], asyncio.Task[MountAttempt]] = {}
 
     async def mount(
-        self, caller: Caller, dest: Repository, digest: Digest, *, without: Collection[str] = ()
+        self,
+        caller: Caller,
+        dest: Repository,
+        digest: Digest,
+        *,
+        without: Collection[str] = (),
+        asked: bool = True,
     ) -> MountAttempt:
         """Try to mount a blob from a source that the index knows, with the caller's rights.
 
@@ -113,13 +124,15 @@ class CallerMounter:
             dest: the repository that lacks the blob.
             digest: the blob.
             without: names of sources that were tried before.
+            asked: whether the client has begun to bring the blob into dest. Otherwise nothing is mounted that a
+                client deleted from there.
         """
         if not caller.may_push(dest.name) or caller.agent is None:
             return MountAttempt(digest=digest, dest=dest, knowledge=await self._look_up(dest, digest))
-        key, agent = (caller.key, dest.name, digest), caller.agent
+        key, agent = (caller.key, dest.name, digest, asked), caller.agent
         task = self._flights.get(key)
         if task is None:
-            work = self._look_up_and_mount(agent, dest, digest, frozenset(without))
+            work = self._look_up_and_mount(agent, dest, digest, frozenset(without), asked=asked)
             task = self._flights[key] = asyncio.create_task(work)
             task.add_done_callback(lambda _: self._flights.pop(key, None))
         # a client that disconnects does not cancel the mount of the others
@@ -139,14 +152,19 @@ class CallerMounter:
         await asyncio.gather(*self._flights.values(), return_exceptions=True)
 
     async def _look_up_and_mount(
-        self, agent: Agent, dest: Repository, digest: Digest, without: frozenset[str]
+        self, agent: Agent, dest: Repository, digest: Digest, without: frozenset[str], *, asked: bool
     ) -> MountAttempt:
-        return await self._mount(agent, dest, digest, await self._look_up(dest, digest), without=without)
+        knowledge = await self._look_up(dest, digest)
+        if knowledge.of(digest).deleted:
+            if not asked:
+                return MountAttempt(digest=digest, dest=dest, knowledge=knowledge)
+            self._recorder.clear_deletion(dest, digest)
+        return await self._mount(agent, dest, digest, knowledge, without=without)
 
     async def _look_up(self, dest: Repository, digest: Digest) -> Knowledge:
         async with self._asking:
             begun, unserved = self._clock(), self._index.unserved
-            knowledge = await self._index.look_up([digest], dest)
+            knowledge = await self._index.look_up_with_deletions([digest], dest)
             if self._index.unserved == unserved:
                 self._metrics.index_seconds.observe(self._clock() - begun)
         self._recorder.update_traits(knowledge.traits)

@@ -10,16 +10,18 @@ import httpx
 
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Caller
+from crossmount.proxy.http.errors import upload_invalid
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers
 from crossmount.proxy.http.routes import SessionRoute
 from crossmount.proxy.http.upstream import RequestBody, UpstreamTarget
-from crossmount.proxy.uploads.core import Core, body_to_forward, refuse_must_mount
+from crossmount.proxy.uploads.core import Core, body_to_forward, dest_has_it, refuse_must_mount
 from crossmount.proxy.uploads.mounting import MountAttempt
-from crossmount.proxy.uploads.sessions import ClientSession
+from crossmount.proxy.uploads.sessions import ClientSession, check_content_range
 from crossmount.proxy.uploads.spool import SpoolFile
 from crossmount.proxy.uploads.turns import BlobNotAcceptedError, BlobOutcome
 from crossmount.registry.http.location import resolve, with_query
+from crossmount.registry.resume import read_range
 
 _SESSION_HEADERS = frozenset({b"location", b"docker-upload-uuid"})
 
@@ -51,12 +53,18 @@ class SessionRequest:
         """Relay the request, unless it names a blob that can be mounted, or may only be mounted.
 
         Raises:
-            RequestRefusedError: the blob is flagged must-mount, and no mount succeeded.
+            RequestRefusedError: the chunk does not follow the bytes that the registry has, or the blob is flagged
+                must-mount, and no mount succeeded.
         """
+        if self.exchange.method in {"PATCH", "PUT"} and self.exchange.header(b"content-range") is not None:
+            if not self.session.is_offset_known:
+                await self._ask_offset()
+            self.check_content_range(self.session.relayed)
         digest = self.route.digest if self.exchange.method == "PUT" else None
         if digest is None:
             await self._send(body_to_forward(self.exchange))
         elif self.session.relayed:  # the registry already has its bytes
+            self.core.recorder.clear_deletion(self.dest, digest)
             if not await self.mount_flagged(digest):
                 await self._send(body_to_forward(self.exchange))
         else:  # all its bytes come with this request: none is read before the mount
@@ -80,7 +88,9 @@ class SessionRequest:
                 raise BlobNotAcceptedError
 
         outcome: BlobOutcome | None = BlobOutcome(mounted=attempt)
-        if not attempt.mounted:
+        if await dest_has_it(self.caller, attempt):
+            outcome = BlobOutcome(existing=True)
+        elif not attempt.mounted:
             size = self.exchange.content_length
             outcome = await self.core.turns.mount_or_relay(self.caller, attempt, size, upload=upload)
         if outcome is not None and not self.exchange.status:  # otherwise the registry's answer was relayed
@@ -105,6 +115,35 @@ class SessionRequest:
         if attempt.mounted:
             await self.core.answer_created(self.exchange, attempt, BlobOutcome(mounted=attempt))
         return attempt.mounted
+
+    def check_content_range(self, offset: int) -> None:
+        """Refuse a chunk that does not follow the `offset` bytes that are there, such as a repeated one.
+
+        Raises:
+            RequestRefusedError: the specification's 416, with the range that is there.
+        """
+        given = self.exchange.header(b"content-range")
+        if given is None:
+            return
+        try:
+            check_content_range(given, offset=offset, length=self.exchange.content_length)
+        except ValueError as error:
+            raise upload_invalid(416, str(error), self.session.headers(offset)) from None
+
+    async def _ask_offset(self) -> None:
+        """Ask the registry how many bytes its session has, after a chunk that may have arrived in part."""
+        core, session = self.core, self.session
+        async with core.upstream.request(
+            "GET",
+            UpstreamTarget(httpx.URL(session.location)),
+            headers=blob_request_headers([]),
+            authorize=self.caller.authorization_for(self.dest, "PUT"),
+        ) as response:
+            size = read_range(response.headers.get("range"))
+            if response.is_success and size is not None:
+                # 0-0 stands for one byte and for none
+                session.relayed, session.is_offset_known = size or int(session.relayed == 1), True
+                self._follow(response)
 
     async def relay_spooled(self, spool: SpoolFile) -> None:
         """Send the spooled bytes, and the rest of the request's body, to the registry's session."""
@@ -143,6 +182,9 @@ class SessionRequest:
         if digest is not None:
             url = with_query(url, f"digest={digest}")
         headers = blob_request_headers(exchange.headers)
+        was_known = session.is_offset_known
+        if body is not None:  # it may arrive in part
+            session.is_offset_known = False
         async with core.upstream.request(
             method,
             UpstreamTarget(url),
@@ -155,17 +197,22 @@ class SessionRequest:
                 core.sessions.remove(session)
             if response.is_success:
                 session.relayed += exchange.received
+                session.is_offset_known = was_known
             if method == "PUT" and response.status_code == 201 and digest is not None:
                 core.recorder.record_blob(self.dest, digest, session.relayed)
                 core.metrics.count_blob("uploaded", session.relayed)
                 exchange.note = "uploaded"
-            location = response.headers.get("location")
-            if location and not done and response.status_code != 404:
-                session.location = str(resolve(location, request=url))  # ECR sends none: the old one stays valid
+            if not done and response.status_code != 404:
+                self._follow(response)
             answer = core.upstream.answer_headers(exchange, response)
             answer = [pair for pair in answer if pair[0] not in _SESSION_HEADERS]
             await core.upstream.forward_answer(exchange, response, headers=answer + self._own_headers(done=done))
             return response.status_code
+
+    def _follow(self, response: httpx.Response) -> None:
+        """Store the session's next Location; ECR sends none, and the old one stays valid."""
+        if location := response.headers.get("location"):
+            self.session.location = str(resolve(location, request=response.request.url))
 
     def _own_headers(self, *, done: bool) -> HeaderPairs:
         """Return the Location for the client: the blob's after the upload, the session's before."""

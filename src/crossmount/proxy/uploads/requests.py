@@ -5,23 +5,20 @@ blob or uploads it. The requests of other sessions are relayed to the registry (
 spooled session from the moment that the spool is full.
 """
 
-import re
 from dataclasses import dataclass
 
 from crossmount.errors import RegistryRefusedError
 from crossmount.oci import Descriptor, Digest
 from crossmount.proxy.auth.callers import Caller
-from crossmount.proxy.http.errors import RequestRefusedError, digest_invalid, upload_invalid
+from crossmount.proxy.http.errors import RequestRefusedError, digest_invalid
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.routes import SessionRoute
-from crossmount.proxy.uploads.core import Core, refuse_must_mount
+from crossmount.proxy.uploads.core import Core, is_there, refuse_must_mount
 from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.relay import SessionRequest
 from crossmount.proxy.uploads.spool import SpooledBlob, SpoolFile, SpoolFullError
 from crossmount.proxy.uploads.turns import OCTET_STREAM, BlobOutcome
 from crossmount.registry.auth.scope import push
-
-_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]{1,18})?")
 
 
 async def continue_upload(core: Core, exchange: Exchange, route: SessionRoute, caller: Caller) -> None:
@@ -87,7 +84,7 @@ class _SpooledRequest(SessionRequest):
                 raise RequestRefusedError(405, "UNSUPPORTED", "a session takes GET, PATCH, PUT and DELETE")
 
     async def _patch(self) -> None:
-        self._check_content_range()
+        self.check_content_range(self.spool.size)
         if await self._append_body():
             await self.exchange.answer(202, self.session.headers(self.spool.size))
         else:
@@ -98,8 +95,9 @@ class _SpooledRequest(SessionRequest):
         digest = self.route.digest
         if digest is None:
             raise digest_invalid("name the digest that completes the upload: ?digest=")
-        self._check_content_range()
+        self.check_content_range(self.spool.size)
         if not await self._append_body():
+            self.core.recorder.clear_deletion(self.dest, digest)
             if not await self.mount_flagged(digest):
                 await self.relay_spooled(self.spool)
             return
@@ -107,16 +105,6 @@ class _SpooledRequest(SessionRequest):
             await self.core.drop_session(self.session)
             raise digest_invalid(f"the uploaded bytes do not have the digest {digest}")
         await self._mount_or_upload(digest)
-
-    def _check_content_range(self) -> None:
-        """Refuse a chunk that does not follow the spooled bytes."""
-        given, offset = self.exchange.header(b"content-range"), self.spool.size
-        if given is None:
-            return
-        try:
-            check_content_range(given, offset=offset, length=self.exchange.content_length)
-        except ValueError as error:
-            raise upload_invalid(416, str(error), self.session.headers(offset)) from None
 
     async def _append_body(self) -> bool:
         """Append the request's body to the spool; return False if there is no room, with the rest of it unread.
@@ -137,6 +125,12 @@ class _SpooledRequest(SessionRequest):
         """Mount the blob; else wait for another's upload of it, or upload it."""
         blob = SpooledBlob(Descriptor(OCTET_STREAM, digest, self.spool.size), self.spool)
         self.core.metrics.count_blob("spooled", self.spool.size)
+        if await is_there(self.caller, self.dest, digest):
+            attempt = MountAttempt(digest=digest, dest=self.dest)
+            await self.core.drop_session(self.session)
+            await self.core.answer_created(self.exchange, attempt, BlobOutcome(existing=True), self.spool.size)
+            self.core.recorder.record_blob(self.dest, digest, self.spool.size)
+            return
         attempt = await self.core.mounter.mount(self.caller, self.dest, digest)
         if attempt.refused:
             await self.core.drop_session(self.session)
@@ -163,29 +157,3 @@ class _SpooledRequest(SessionRequest):
                 message = f"the registry refused the blob: {error.status}"
                 raise RequestRefusedError(error.status, code, message) from error
             raise
-
-
-def check_content_range(given: str, *, offset: int, length: int | None) -> None:
-    """Check that a chunk follows the bytes that are there.
-
-    The specification has `<first>-<last>`, both inclusive ("Pushing a blob in chunks"); some clients send the
-    `bytes <first>-<last>/<size>` of RFC 9110.
-
-    Args:
-        given: the value of Content-Range.
-        offset: how many bytes are there.
-        length: how many bytes the chunk has; None if it does not say.
-
-    Raises:
-        ValueError: the chunk does not follow; the message says why.
-    """
-    match = _CONTENT_RANGE.fullmatch(given.strip())
-    if match is None:
-        raise ValueError("Content-Range must be <first byte>-<last byte>")
-    first, last = int(match[1]), int(match[2])
-    if first != offset:
-        raise ValueError(f"the chunk starts at byte {first}, and {offset} bytes are here")
-    if length == 0 and last <= first:
-        return  # an empty last chunk has no last byte
-    if last < first or (length is not None and last - first + 1 != length):
-        raise ValueError(f"Content-Range names {last - first + 1} bytes, Content-Length {length}")

@@ -6,6 +6,7 @@ client gets a random name, which is useless to another caller and in another rep
 """
 
 import asyncio
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -29,6 +30,9 @@ PUSH_IDLE_SECONDS = 5.0
 """Seconds without an upload after which a push counts as over."""
 
 
+_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]{1,18})?")
+
+
 @dataclass(slots=True, eq=False)
 class ClientSession:
     """An upload session of a client.
@@ -41,6 +45,7 @@ class ClientSession:
         agent: acts for the owner.
         spool: the bytes so far, if they are spooled; None if they are relayed to the registry.
         relayed: how many bytes were relayed to the registry.
+        is_offset_known: whether `relayed` is certain: after a failed chunk only the registry knows.
         touched: when it was last used, in the clock's seconds.
         lock: locked while a request uses the session.
     """
@@ -52,6 +57,7 @@ class ClientSession:
     agent: Agent | None = None
     spool: SpoolFile | None = None
     relayed: int = 0
+    is_offset_known: bool = True
     touched: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
@@ -196,3 +202,29 @@ class ClientSessions:
         if not self.has(key, owner, name):
             raise upload_unknown()
         return self._open[key]
+
+
+def check_content_range(given: str, *, offset: int, length: int | None) -> None:
+    """Check that a chunk follows the bytes that are there.
+
+    The specification has `<first>-<last>`, both inclusive ("Pushing a blob in chunks"); some clients send the
+    `bytes <first>-<last>/<size>` of RFC 9110.
+
+    Args:
+        given: the value of Content-Range.
+        offset: how many bytes are there.
+        length: how many bytes the chunk has; None if it does not say.
+
+    Raises:
+        ValueError: the chunk does not follow; the message says why.
+    """
+    match = _CONTENT_RANGE.fullmatch(given.strip())
+    if match is None:
+        raise ValueError("Content-Range must be <first byte>-<last byte>")
+    first, last = int(match[1]), int(match[2])
+    if first != offset:
+        raise ValueError(f"the chunk starts at byte {first}, and {offset} bytes are here")
+    if length == 0 and last <= first:
+        return  # an empty last chunk has no last byte
+    if last < first or (length is not None and last - first + 1 != length):
+        raise ValueError(f"Content-Range names {last - first + 1} bytes, Content-Length {length}")

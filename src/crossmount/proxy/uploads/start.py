@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from crossmount.errors import AccessDeniedError, CrossmountError
 from crossmount.mount.presence import needs_proof
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Caller
@@ -9,12 +10,13 @@ from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers, request_headers
 from crossmount.proxy.http.routes import SessionRoute, UploadsRoute
 from crossmount.proxy.http.upstream import RequestBody, read_bounded
-from crossmount.proxy.uploads.core import Core, body_to_forward, refuse_must_mount
+from crossmount.proxy.uploads.core import Core, body_to_forward, dest_has_it, refuse_must_mount
 from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.relay import SessionRequest
 from crossmount.proxy.uploads.spool import SpoolFile, SpoolFullError
 from crossmount.proxy.uploads.turns import BlobOutcome
 from crossmount.registry import UploadSession
+from crossmount.registry.auth.challenge import Bearer, choose
 from crossmount.registry.http.location import resolve
 
 _IGNORED_MAX = 64 * 1024
@@ -91,6 +93,9 @@ class _StartRequest:
         if outcome is not None:
             await core.answer_created(self.exchange, attempt, outcome)
             return
+        if answer is not None and answer.status == 401 and await self._can_answer(answer, digest):
+            await self._send(answer)
+            return
         if answer is None or answer.status != 202:
             # Without `from` the registry may find a source by itself, which is fine if every source is allowed.
             finds = answer is None and route.source is None and policy.unlimited
@@ -98,6 +103,25 @@ class _StartRequest:
             if finds and answer.status == 201 and not await self._is_mounted(digest):
                 answer = await self._ask(route.rest)
         await self._answer_with(answer)
+
+    async def _can_answer(self, refused: _RegistryAnswer, digest: Digest) -> bool:
+        """Tell whether the client can come again with better credentials after the 401 to its own mount.
+
+        It can ask for a token that covers the source, if its account may read the blob there. Otherwise an upload
+        session is more use to it than the 401.
+        """
+        offered = [value.decode("latin-1") for name, value in refused.headers if name == b"www-authenticate"]
+        challenge, caller = choose(offered), self.caller
+        if not isinstance(challenge, Bearer) or caller.is_anonymous:
+            return challenge is not None and caller.is_anonymous
+        if caller.scopes is None or caller.agent is None or self.route.source is None:
+            return True
+        try:
+            return await caller.agent.client.head_blob(self.core.repository(self.route.source), digest) is not None
+        except AccessDeniedError:
+            return False
+        except CrossmountError:
+            return True
 
     async def upload_whole(self, digest: Digest) -> None:
         """Mount the blob whose bytes come with this request, or upload it, a large one when it is its turn.
@@ -109,6 +133,9 @@ class _StartRequest:
         refuse_must_mount(attempt)
         if attempt.mounted:
             await core.answer_created(exchange, attempt, BlobOutcome(mounted=attempt))
+            return
+        if await dest_has_it(self.caller, attempt):
+            await core.answer_created(exchange, attempt, BlobOutcome(existing=True))
             return
         if core.turns.waits_for(self.caller, exchange.content_length):
             await self._upload_in_turn(attempt)
