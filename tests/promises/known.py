@@ -89,24 +89,6 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
     ),
     _known(
         "no byte too many",
-        {Family.MANY_SOURCES},
-        "a push mounts from sixteen repositories at most",
-        *(Layer(size=300 + number, readable=(f"part-{number}/image",)) for number in range(17)),
-    ),
-    _known(
-        "no byte too many",
-        {Family.UNREADABLE},
-        "a small layer is tried from one source, and uploaded if the caller may not read that one",
-        Layer(readable=_OPEN, unreadable=("team/hidden-0",)),
-    ),
-    _known(
-        "no byte too many",
-        {Family.STALE},
-        "a small layer is tried from one source, and uploaded if that one no longer holds it",
-        Layer(readable=_OPEN, stale=("team/gone-0",)),
-    ),
-    _known(
-        "no byte too many",
         {Family.SPARSE},
         "a layout that lacks a layer is refused before the index is asked",
         Layer(missing=True, readable=_OPEN),
@@ -132,6 +114,24 @@ MENDED_FAULTS: tuple[KnownFault, ...] = (
         {Family.FALSE_SHA512, Family.UNCHECKED},
         "a 201 to the mount of a sha512 digest is believed, and the layer is absent",
         Layer(algorithm="sha512", readable=_OPEN),
+    ),
+    _known(
+        "no byte too many",
+        {Family.MANY_SOURCES},
+        "a push mounted from sixteen repositories at most",
+        *(Layer(size=300 + number, readable=(f"part-{number}/image",)) for number in range(17)),
+    ),
+    _known(
+        "no byte too many",
+        {Family.UNREADABLE},
+        "a small layer was tried from one source, and uploaded if the caller may not read that one",
+        Layer(readable=_OPEN, unreadable=("team/hidden-0",)),
+    ),
+    _known(
+        "no byte too many",
+        {Family.STALE},
+        "a small layer was tried from one source, and uploaded if that one no longer holds it",
+        Layer(readable=_OPEN, stale=("team/gone-0",)),
     ),
     _known(
         "no byte too many",

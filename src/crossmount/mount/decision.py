@@ -8,6 +8,7 @@ import enum
 from dataclasses import dataclass, replace
 
 from crossmount.errors import CrossmountError, InvalidAnswerError, RegistryRefusedError, RegistryUnreachableError
+from crossmount.index.protocol import LayerKnowledge
 from crossmount.oci import Digest, Repository
 from crossmount.registry import Mounted, UploadSession
 from crossmount.registry.http.retry import RETRIED_STATUSES
@@ -181,3 +182,10 @@ def _is_about_the_registry(answer: CrossmountError, state: MountState) -> bool:
     if isinstance(answer, RegistryRefusedError) and answer.status in RETRIED_STATUSES:
         return not state.must_mount
     return isinstance(answer, RegistryUnreachableError)
+
+
+def status_without_source(known: LayerKnowledge) -> MountStatus:
+    """Return the status of a mount without any source to try."""
+    if known.sources:  # none of them is usable: unreadable, or the registry does not mount
+        return MountStatus.PUSH_STARTED
+    return MountStatus.UNAVAILABLE if known.elsewhere else MountStatus.SKIPPED

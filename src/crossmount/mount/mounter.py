@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, assert_never
 
 from crossmount import events
 from crossmount._closing import Closing
-from crossmount.errors import CrossmountError, InvalidInputError, RegistryError
+from crossmount.errors import AccessDeniedError, CrossmountError, InvalidInputError, RegistryError
 from crossmount.index.adapt import adapt
 from crossmount.index.protocol import (
     Knowledge,
-    LayerKnowledge,
     MountableLayers,
     MountIndex,
     RegistryTraits,
@@ -22,6 +22,7 @@ from crossmount.mount import decision
 from crossmount.mount.decision import FalseMount, MountAnswer, MountResult, MountStatus
 from crossmount.mount.presence import SourceChecks, needs_proof
 from crossmount.mount.ranking import plan
+from crossmount.mount.search import Failure, SourceSearch
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import Mounted, RegistryClient, UploadSession
 
@@ -52,6 +53,8 @@ class Mounter(Closing):
         self._checks = SourceChecks(client, self._index, observer=observer, clock=clock)
         self._background: set[asyncio.Task[None]] = set()
         self._seen = RegistryTraits()  # whether its 201s were true
+        self._proven: dict[Repository, None] = {}
+        self._searches: dict[Repository, SourceSearch] = {}
 
     async def aclose(self) -> None:
         """Wait for background checks and cancellations, and cancel those that take too long."""
@@ -73,29 +76,33 @@ class Mounter(Closing):
         """
         repository = self._checked(dest)
         knowledge = await self._index.look_up([layer], repository)
-        candidates = (await self.prepare(knowledge, repository)).get(layer, ())
-        result = await self.attempt(layer, repository, candidates, knowledge)
+        search = SourceSearch(repository, self._proven)
+        candidates = (await self._prepare(knowledge, search)).get(layer, ())
+        result = await self._attempt(layer, search, candidates, knowledge)
         if result.status is MountStatus.MOUNTED:
             await self._index.record(confirmed_sightings(result, knowledge.of(layer).size))
         await self.record_traits(knowledge.traits, [result])
         return result
 
     async def prepare(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
-        """Choose the sources to try, best first, and get one token that covers all of them.
+        """Order the sources to try, best first, and get the tokens that cover the first ones.
+
+        The attempts that follow teach each other which sources cannot be used.
 
         Returns:
-            The candidates of each layer that has any, without those that the token does not cover.
+            The candidates of each layer that has any, without those that no token is given for.
 
         Raises:
             RegistryError, CredentialsError: no token for `dest` was granted.
         """
-        planned = self.candidates(knowledge, dest)
-        sources = dict.fromkeys(source for candidates in planned.values() for source in candidates)
-        refused = (await self._client.prepare(dest, sources)).refused
-        return {
-            layer: tuple(source for source in candidates if source not in refused)
-            for layer, candidates in planned.items()
-        }
+        search = self._searches.setdefault(dest, SourceSearch(dest, self._proven))
+        return await self._prepare(knowledge, search)
+
+    async def _prepare(self, knowledge: Knowledge, search: SourceSearch) -> dict[Digest, tuple[Repository, ...]]:
+        planned = self.candidates(knowledge, search.dest)
+        firsts = search.add(planned)
+        search.refuse((await self._client.prepare(search.dest, firsts)).refused)
+        return {layer: search.usable(candidates) for layer, candidates in planned.items()}
 
     def candidates(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
         """Choose the sources to try for each layer that has any, best first."""
@@ -105,8 +112,9 @@ class Mounter(Closing):
                 for layer, known in knowledge.layers.items()
                 if knowledge.traits.mounts is not False or known.must_mount  # a wrong trait must not fail a push
             },
-            {layer: known.size for layer, known in knowledge.layers.items()},
             dest=dest,
+            proven=self._proven,
+            few=self._client.may_use_tokens(),
         )
 
     async def attempt(
@@ -127,23 +135,46 @@ class Mounter(Closing):
             knowledge: the answer of the index.
             fresh: whether the candidates were published just now, maybe before a manifest references the layer.
         """
-        known = knowledge.of(layer)
+        search = self._searches.get(dest)
+        if search is None or not search.has(layer):
+            search = SourceSearch(dest, self._proven)
+            firsts = search.add({layer: tuple(candidates)} if candidates else {})
+            if firsts:
+                search.refuse((await self._client.prepare(dest, firsts)).refused)
+        return await self._attempt(layer, search, candidates, knowledge, fresh=fresh)
+
+    async def _attempt(
+        self,
+        layer: Digest,
+        search: SourceSearch,
+        candidates: Sequence[Repository],
+        knowledge: Knowledge,
+        *,
+        fresh: bool = False,
+    ) -> MountResult:
+        known, dest = knowledge.of(layer), search.dest
         state = decision.MountState(
             candidates=tuple(candidates),
-            status_without_source=_status_without_source(known),
+            status_without_source=decision.status_without_source(known),
             must_mount=known.must_mount,
             finds=knowledge.traits.finds,
         )
         try:
             while True:
+                state = await self._with_best_candidates(state, layer, search)
                 match decision.next_step(state):
                     case decision.Finish(status):
                         break
+                    case decision.RequestMount(source=Repository() as source) as step:
+                        with search.trying(layer, source) as trial:
+                            answer = await self._shielded(self._send(step, layer, dest, knowledge.traits))
+                            trial.failure = Failure.of(answer)
+                        state = decision.apply_answer(state, step, answer)
+                        self._after_attempt(layer, source, search, answer, knowledge.traits, fresh=fresh)
+                        self.cancel_later(state.spare_session)
                     case decision.RequestMount() | decision.OpenSession() as step:
                         answer = await self._shielded(self._send(step, layer, dest, knowledge.traits))
                         state = decision.apply_answer(state, step, answer)
-                        if isinstance(step, decision.RequestMount) and step.source:
-                            self._after_attempt(layer, step.source, answer, knowledge.traits, fresh=fresh)
                         self.cancel_later(state.spare_session)
                     case unexpected:
                         assert_never(unexpected)
@@ -163,6 +194,25 @@ class Mounter(Closing):
             attempts=state.attempts,
             error=state.error if status in {MountStatus.FAILURE, MountStatus.MOUNT_REQUIRED} else None,
         )
+
+    async def _with_best_candidates(
+        self, state: decision.MountState, layer: Digest, search: SourceSearch
+    ) -> decision.MountState:
+        """Order the candidates by what all layers have learnt by now, and get tokens for the next one."""
+        while state.candidates:
+            search.refuse(self._checks.unreadable() | self._client.prepared(search.dest).refused)
+            candidates = tuple(source for source in search.order(layer) if source in state.candidates)
+            state = replace(state, candidates=candidates)
+            if candidates and search.is_asked(candidates[0]):
+                await search.changed()
+                continue
+            if not candidates or search.is_ready(candidates[0]):
+                break
+            try:
+                await self._client.prepare(search.dest, search.more(candidates[0]), more=True)
+            except RegistryError as error:
+                return replace(state, candidates=(), error=error)
+        return state
 
     async def record_traits(self, traits: RegistryTraits, results: Iterable[MountResult]) -> None:
         """Record in the index what mounts showed about the registry, if it is not known yet."""
@@ -233,11 +283,20 @@ class Mounter(Closing):
         return FalseMount()
 
     def _after_attempt(
-        self, layer: Digest, source: Repository, answer: MountAnswer, traits: RegistryTraits, *, fresh: bool
+        self,
+        layer: Digest,
+        source: Repository,
+        search: SourceSearch,
+        answer: MountAnswer,
+        traits: RegistryTraits,
+        *,
+        fresh: bool,
     ) -> None:
-        """Find out in the background why a mount failed."""
+        """Find out in the background why a mount failed, unless the token service has said so."""
         if isinstance(answer, Mounted):
             self._checks.has_mounted = True
+        elif isinstance(answer, AccessDeniedError) and source in self._client.prepared(search.dest).refused:
+            self._checks.note_denied(layer, source)
         else:
             self._run_in_background(self._checks.check(layer, source, answer, traits, fresh=fresh))
 
@@ -252,9 +311,3 @@ def confirmed_sightings(result: MountResult, size: int | None) -> list[Sighting]
     """Return what a successful mount confirms: dest and the source hold the layer."""
     holders = [result.dest] if result.source is None else [result.dest, result.source]
     return [Sighting(result.layer, repository, size) for repository in holders]
-
-
-def _status_without_source(known: LayerKnowledge) -> MountStatus:
-    if known.sources:  # none of them is usable: unreadable, or the registry does not mount
-        return MountStatus.PUSH_STARTED
-    return MountStatus.UNAVAILABLE if known.elsewhere else MountStatus.SKIPPED

@@ -1,6 +1,8 @@
 """Whether a source still has a layer, whether a 404 can be trusted, and why a mount from the source failed."""
 
+import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
 from typing import Literal
@@ -93,15 +95,28 @@ class SourceChecks:
         self._clock = clock
         self._unreadable: dict[Repository, float] = {}
         self._hidden: dict[tuple[Digest, Repository], float] = {}
+        self._checking: defaultdict[Repository, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def unreadable(self) -> frozenset[Repository]:
+        """Return the sources that this account cannot read."""
+        now = self._clock()
+        self._unreadable = {source: until for source, until in self._unreadable.items() if until > now}
+        return frozenset(self._unreadable)
+
+    def add_unreadable(self, sources: Iterable[Repository]) -> None:
+        """Remember sources that this account cannot read."""
+        until = self._clock() + UNREADABLE_SECONDS
+        self._unreadable.update({source: until for source in sources if source not in self._unreadable})
+
+    def note_denied(self, layer: Digest, source: Repository) -> None:
+        """Report a source that the registry's token service refused, which needs no check."""
+        self._drop(layer, source, "unreadable")
 
     def without_unusable(self, layer: Digest, sources: Iterable[Repository]) -> list[Repository]:
         """Return `sources` without those that this account cannot read, or from which `layer` is hidden."""
-        now = self._clock()
-        self._unreadable = {source: until for source, until in self._unreadable.items() if until > now}
+        now, unreadable = self._clock(), self.unreadable()
         self._hidden = {pair: until for pair, until in self._hidden.items() if until > now}
-        return [
-            source for source in sources if source not in self._unreadable and (layer, source) not in self._hidden
-        ]
+        return [source for source in sources if source not in unreadable and (layer, source) not in self._hidden]
 
     async def check(
         self, layer: Digest, source: Repository, answer: MountAnswer, traits: RegistryTraits, *, fresh: bool
@@ -115,6 +130,15 @@ class SourceChecks:
             traits: the known traits of the registry.
             fresh: whether the source was published just now, maybe before any manifest there references the layer.
         """
+        async with self._checking[source]:  # what one check finds out the others need not ask
+            if source in self._unreadable:
+                self._drop(layer, source, "unreadable")
+            else:
+                await self._check(layer, source, answer, traits, fresh=fresh)
+
+    async def _check(
+        self, layer: Digest, source: Repository, answer: MountAnswer, traits: RegistryTraits, *, fresh: bool
+    ) -> None:
         try:
             with housekeeping():
                 presence = await check_presence(self._client, layer, source)

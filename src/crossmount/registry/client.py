@@ -29,9 +29,6 @@ from crossmount.registry.manifests import Manifests
 from crossmount.registry.uploads import Uploads
 from crossmount.registry.values import Ping, Prepared
 
-_SOURCES_MAX = 40
-"""The most sources that one token is requested for: each adds to the request's URL, whose length is limited."""
-
 
 class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
     """One registry over HTTP.
@@ -149,25 +146,42 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
         better = await self._authorizer.reauthorize(name, wanted, used, challenges)
         return None if better is None else better.header
 
-    async def prepare(self, dest: Repository, sources: Collection[Repository]) -> Prepared:
-        """Announce the mounts into a repository, so that one token covers all of them.
+    async def prepare(self, dest: Repository, sources: Collection[Repository], *, more: bool = False) -> Prepared:
+        """Announce the mounts into a repository, so that few tokens cover all of them.
 
-        If the registry is known to use tokens, the token is requested now. Otherwise nothing is sent.
+        If the registry is known to use tokens, they are requested now. Otherwise nothing is sent.
 
         Args:
             dest: the repository to mount into.
             sources: the repositories to mount from.
+            more: whether the sources are some beside earlier ones.
 
         Returns:
             The sources that no token is given for, as far as that is known.
         """
         for repository in (dest, *sources):
             self._endpoints.check(repository)
-        wanted = tuple(pull(source) for source in list(sources)[:_SOURCES_MAX])
-        self._authorizer.announce(dest.name, wanted)
-        token = (await self._authorizer.authorize(dest.name, Wanted((push(dest),)))).token
-        refused = () if token is None else token.refused
-        return Prepared(refused=frozenset(source for source in sources if pull(source) in refused))
+        await self._authorizer.prepare(push(dest), [pull(source) for source in sources], more=more)
+        return self.prepared(dest)
+
+    def prepared(self, dest: Repository) -> Prepared:
+        """Return which sources of mounts into a repository are refused, as far as that is known by now.
+
+        Args:
+            dest: the repository to mount into.
+        """
+        unusable, denied = (
+            frozenset(dest.sibling(scope.name) for scope in scopes)
+            for scopes in (
+                self._authorizer.unusable_sources(dest.name),
+                self._authorizer.denied_sources(dest.name),
+            )
+        )
+        return Prepared(refused=unusable, denied=denied)
+
+    def may_use_tokens(self) -> bool:
+        """Return whether the registry asked for tokens, or for nothing so far."""
+        return not isinstance(self._authorizer.challenge, Basic)
 
 
 def _name(repository: Repository | None) -> str:

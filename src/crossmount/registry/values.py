@@ -52,7 +52,9 @@ class Prepared:
     """The result of `RegistryClient.prepare`.
 
     Attributes:
-        refused: sources that the realm gave no token for; mounting from them will probably fail.
+        refused: sources that no token is given for; mounting from them will probably fail.
+        denied: those of them that this account may not read; about the others the realm was not asked.
     """
 
     refused: frozenset[Repository] = frozenset()
+    denied: frozenset[Repository] = frozenset()

@@ -202,7 +202,6 @@ class CallerMounter:
         known = knowledge.of(digest)
         if not candidates and not known.must_mount and knowledge.traits.finds is not True:
             return None
-        await agent.client.prepare(dest, candidates)
         result = await agent.mounter.attempt(digest, dest, candidates, knowledge, fresh=fresh)
         if result.session is not None:
             await agent.client.cancel_upload(result.session)

@@ -4,9 +4,10 @@
    or a token from the cache or the realm (Bearer).
 2. `reauthorize`, after a 401: the challenge is read and remembered, the refused token is dropped, and step 1 is
    repeated if it can have another result.
-3. `_token_for`: one token per set of scopes, however many requests wait for it (`tokens`).
-4. `_fetch_token`: the realm is judged before any credential is sent to it (`realm`), then `flow` says which
-   requests to send.
+3. `_token_for`: one token per set of scopes, however many requests wait for it (`tokens`). A token for a mount
+   covers other sources of the same push too (`mount_scopes`).
+4. `TokenFetcher.fetch`: the realm is judged before any credential is sent to it (`realm`), then `flow` says which
+   requests to send. If the realm refuses sources, `halving` says how to find out which.
 
 Credentials are looked up by `_credential`, and only after a challenge.
 
@@ -16,22 +17,21 @@ uses the tokens at hand, and fetches others `apart`, so that their refusal conce
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import httpx
 
-from crossmount.errors import CredentialsError, InvalidAnswerError
 from crossmount.registry.auth.challenge import Basic, Bearer, choose
-from crossmount.registry.auth.flow import Token, TokenRequest, basic, token_flow
-from crossmount.registry.auth.realm import RealmTrust, judge_realm
-from crossmount.registry.auth.scope import Scope, Wanted
+from crossmount.registry.auth.fetcher import SendTokenRequest, TokenFetcher
+from crossmount.registry.auth.flow import Token, basic
+from crossmount.registry.auth.halving import Group
+from crossmount.registry.auth.mount_scopes import MountScopes
+from crossmount.registry.auth.scope import Scope, Wanted, covers
 from crossmount.registry.auth.tokens import TokenCache
 from crossmount.registry.credentials.authfiles import Credential
 from crossmount.registry.credentials.lookup import CredentialSource
-from crossmount.registry.http.location import parse_url
-from crossmount.registry.http.transport import Answer
 
 _CREDENTIAL_SECONDS = 300.0
 """How long a credential is used before it is looked up again; a helper's may live for minutes only."""
@@ -39,7 +39,7 @@ _CREDENTIAL_SECONDS = 300.0
 _REFUSED_SECONDS = 10.0
 """The same for a credential that was refused."""
 
-FetchToken = Callable[[TokenRequest], Awaitable[Answer]]
+_CREATED = 201
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,13 @@ class Authorization:
         header: the value of Authorization, or None for a request without.
         credential: the credential behind it, None for an anonymous request.
         token: the token in the header, if it is one.
+        in_vain: whether the token lacks the source of a mount, so that the request would be refused.
     """
 
     header: str | None = field(default=None, repr=False)
     credential: Credential | None = None
     token: Token | None = None
+    in_vain: bool = False
 
     @property
     def sent_with(self) -> str:
@@ -84,20 +86,20 @@ class Authorizer:
         *,
         credentials: CredentialSource,
         trusted: Collection[str],
-        fetch: FetchToken,
+        fetch: SendTokenRequest,
         clock: Callable[[], float],
     ) -> None:
         self._registry = registry
-        self._root = root
         self._credentials = credentials
-        self._trusted = trusted
-        self._fetch = fetch
         self._tokens = TokenCache(clock=clock)
         self._apart = TokenCache(clock=clock)
+        self._mounts = MountScopes(clock)
+        self._fetcher = TokenFetcher(
+            registry, root, trusted=trusted, send=fetch, tokens=self._tokens, mounts=self._mounts
+        )
         self._clock = clock
         self._found: dict[str, tuple[Credential | None, float]] = {}
         self._lookup = asyncio.Lock()
-        self._announced: dict[str, tuple[Scope, ...]] = {}
         self._challenge: Bearer | Basic | None = None
 
     @property
@@ -125,7 +127,7 @@ class Authorizer:
         if apart:
             token = self._tokens.find((self._challenge, credential), wanted)
             return await self._token_apart(self._challenge, wanted, credential, token)
-        return await self._token_for(self._challenge, self._with_announced(wanted), credential)
+        return await self._token_for(self._challenge, self._usable(wanted), credential)
 
     async def reauthorize(
         self,
@@ -135,6 +137,7 @@ class Authorizer:
         headers: Collection[str],
         *,
         apart: bool = False,
+        renewed: bool = False,
     ) -> Authorization | None:
         """Return what to try after a 401, or None if there is nothing else to try.
 
@@ -144,9 +147,10 @@ class Authorizer:
             used: the authorization that was refused.
             headers: the answer's WWW-Authenticate headers.
             apart: the request is housekeeping: no token is dropped for it, and a new one is not shared.
+            renewed: whether it was itself the result of this method, for the same request.
         """
         if apart and self._challenge is not None:
-            return await self._reauthorize_apart(name, wanted, used, headers)
+            return None if renewed else await self._reauthorize_apart(name, wanted, used, headers)
         challenge = self.learn(headers)
         if challenge is None:
             return None
@@ -158,13 +162,49 @@ class Authorizer:
             if credential is None or _header(credential) == used.header:
                 return None
             return Authorization(_header(credential), credential)
-        wanted = self._with_announced(wanted).challenged_for(challenge.scopes)
+        wanted = wanted.challenged_for(challenge.scopes)
+        alone = False
         if used.token is not None:
             if challenge.error == "insufficient_scope" and used.token.satisfies(wanted):
-                return None  # it was requested with all these scopes: a new one would allow no more
-            revoked = challenge.error != "insufficient_scope"  # then the older ones are probably revoked too
-            self._tokens.drop((challenge, credential), used.token.value, with_older=revoked)
-        return await self._token_for(challenge, wanted, credential)
+                # it was requested with all these scopes: only one for this source alone may allow more
+                if not self._may_ask_alone(challenge, wanted, used):
+                    return None
+                alone = True
+            elif not self._may_renew(challenge, used, renewed=renewed):
+                return None
+        authorization = await self._token_for(challenge, self._usable(wanted), credential, alone=alone)
+        token = authorization.token
+        return replace(authorization, in_vain=token is None or not covers(token.asked, wanted.optional))
+
+    def _may_ask_alone(self, challenge: Bearer, wanted: Wanted, used: Authorization) -> bool:
+        """Decide whether to request a token for the one source of a mount; if not, the source is denied."""
+        token, dest = used.token, self._mounts.dest_of(wanted)
+        if token is None or not wanted.optional or not covers(token.asked, wanted.optional):
+            return False
+        source = wanted.optional[0]
+        if len(_sources(token, dest)) > 1 and self._mounts.may_probe(source):
+            self._tokens.narrow((challenge, used.credential), token.value, source)
+            return True
+        self._mounts.deny(dest, [source])
+        return False
+
+    def _may_renew(self, challenge: Bearer, used: Authorization, *, renewed: bool) -> bool:
+        """Drop a token that was refused, and decide whether a new one may help."""
+        owner, value = (challenge, used.credential), "" if used.token is None else used.token.value
+        served = self._tokens.has_served(owner, value)
+        if challenge.error != "insufficient_scope":
+            self._tokens.note_worn_out(owner, value)
+            self._tokens.drop(owner, value, with_older=True)  # these are probably revoked too
+        return served or not renewed
+
+    def note_accepted(self, wanted: Wanted, used: Authorization, status: int) -> None:
+        """Note the status, other than 401, of the answer to a request that `used` authorized."""
+        if used.token is None or not isinstance(self._challenge, Bearer):
+            return
+        self._tokens.note_accepted((self._challenge, used.credential), used.token.value)
+        if wanted.optional and status == _CREATED:
+            sources = _sources(used.token, self._mounts.dest_of(wanted))
+            self._mounts.note_mountable(wanted.optional[0], sources=sources)
 
     async def _reauthorize_apart(
         self, name: str, wanted: Wanted, used: Authorization, headers: Collection[str]
@@ -182,7 +222,7 @@ class Authorizer:
     ) -> Authorization:
         """Authorize housekeeping: with `token` if there is one, else with one that no other request uses."""
         if token is None:
-            owner, fetch = (challenge, credential), partial(self._fetch_token, challenge, wanted, credential)
+            owner, fetch = (challenge, credential), partial(self._fetcher.fetch, challenge, wanted, credential)
             token = await self._apart.get(owner, wanted, fetch)
         return Authorization(f"Bearer {token.value}", credential, token)
 
@@ -193,39 +233,21 @@ class Authorizer:
             self._challenge = challenge
         return challenge
 
-    async def _token_for(self, challenge: Bearer, wanted: Wanted, credential: Credential | None) -> Authorization:
+    def _usable(self, wanted: Wanted) -> Wanted:
+        """Return `wanted` without a source that was refused."""
+        unusable = self._mounts.unusable(self._mounts.dest_of(wanted))
+        return Wanted(wanted.needed, tuple(scope for scope in wanted.optional if scope not in unusable))
+
+    async def _token_for(
+        self, challenge: Bearer, wanted: Wanted, credential: Credential | None, *, alone: bool = False
+    ) -> Authorization:
+        wider = wanted if alone else self._mounts.widened(wanted)
+
         async def fetch() -> Token:
-            return await self._fetch_token(challenge, wanted, credential)
+            return await self._fetcher.fetch(challenge, wider, credential, joined=alone)
 
-        token = await self._tokens.get((challenge, credential), wanted, fetch)
+        token = await self._tokens.get((challenge, credential), wanted, fetch, wider=wider)
         return Authorization(f"Bearer {token.value}", credential, token)
-
-    async def _fetch_token(self, challenge: Bearer, wanted: Wanted, credential: Credential | None) -> Token:
-        self._check_realm(challenge, credential)
-        flow = token_flow(challenge, wanted, credential)
-        try:
-            request = next(flow)
-            while True:
-                request = flow.send(await self._fetch(request))
-        except StopIteration as end:
-            token: Token = end.value
-            return token
-
-    def _check_realm(self, challenge: Bearer, credential: Credential | None) -> None:
-        realm = parse_url(challenge.realm)
-        if realm is None:
-            raise InvalidAnswerError(f"{self._registry}: its WWW-Authenticate names a realm that is no URL")
-        trust = judge_realm(realm, registry=self._root, trusted=self._trusted)
-        if trust is RealmTrust.NOTHING:
-            raise InvalidAnswerError(
-                f"{self._registry}: its token is to be had over plain http from {realm.host}: https is never left"
-            )
-        sends = credential is not None and credential.kind != "registry"
-        if trust is RealmTrust.ANONYMOUS and sends:
-            raise CredentialsError(
-                f"{self._registry}: it wants its credentials sent to {realm.host}, which is not of its domain; "
-                f"they were not sent: if that is right, trust the realm {realm.host} by name"
-            )
 
     async def _credential(self, name: str, *, older_than: float = _CREDENTIAL_SECONDS) -> Credential | None:
         """Return the credential for a repository; it is looked up again if it is `older_than` seconds old."""
@@ -241,22 +263,43 @@ class Authorizer:
         credential = await self._credential(name)
         return None if credential is None else credential.origin
 
-    def announce(self, name: str, sources: tuple[Scope, ...]) -> None:
-        """Make the next token for a push to repository `name` cover the sources of its mounts too."""
-        self._announced[name] = sources
+    async def prepare(self, dest: Scope, sources: Sequence[Scope], *, more: bool) -> frozenset[Scope]:
+        """Announce the sources of mounts into a repository, and get their tokens if the registry uses tokens.
 
-    def _with_announced(self, wanted: Wanted) -> Wanted:
-        """Add the announced sources: one token for a repository then covers all its mounts."""
-        names = {scope.name for scope in wanted.needed if scope.kind == "repository"}
-        for dest, sources in self._announced.items():
-            if dest in names or not names.isdisjoint(source.name for source in sources):
-                return wanted | Wanted((Scope("repository", dest, ("pull", "push")),), sources)
-        return wanted
+        Args:
+            dest: the scope for pushing to the repository.
+            sources: the scopes for reading from the sources.
+            more: whether they are sources beside earlier ones, some of which were refused.
+
+        Returns:
+            The sources that no token is given for, as far as that is known.
+        """
+        self._mounts.announce(dest.name, sources, more=more)
+        wanted = [Wanted((dest,), group) for group in self._mounts.batches(dest.name)]
+        results = await asyncio.gather(
+            *(self.authorize(dest.name, each) for each in wanted), return_exceptions=True
+        )
+        if isinstance(results[0], BaseException):  # the others are about sources alone
+            raise results[0]
+        return self.unusable_sources(dest.name)
+
+    def unusable_sources(self, dest: str) -> frozenset[Scope]:
+        """Return the sources that no token allows to mount from into a repository, as far as that is known."""
+        return self._mounts.unusable(dest)
+
+    def denied_sources(self, dest: str) -> frozenset[Scope]:
+        """Return those of them that were refused."""
+        return self._mounts.denied(dest)
 
     async def aclose(self) -> None:
         """Cancel the requests for tokens."""
         await self._tokens.aclose()
         await self._apart.aclose()
+
+
+def _sources(token: Token, dest: str) -> Group:
+    """Return the sources that a token was requested for."""
+    return tuple(scope for scope in token.asked if scope.name != dest)
 
 
 def _header(credential: Credential) -> str:

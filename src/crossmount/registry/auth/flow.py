@@ -26,6 +26,8 @@ LIFETIME_DEFAULT = 60.0
 
 _LIFETIME_MAX = 1e9
 
+_CLAIMS_MAX = 64 * 1024
+
 CLIENT_ID = "crossmount"
 _TOKEN = re.compile(r"[\x21-\x7e]{1,65536}")
 
@@ -57,12 +59,15 @@ class Token:
         asked: the scopes that it was requested with; a server may silently grant fewer.
         refused: optional scopes that the realm refused.
         lifetime: seconds from now on; None for a token that does not expire.
+        refusal: the status with which the realm refused a token for all scopes; 200 if it gave one that lacks
+            the `refused` scopes; None if nothing was refused.
     """
 
     value: str = field(repr=False)
     asked: tuple[Scope, ...] = ()
     refused: tuple[Scope, ...] = ()
     lifetime: float | None = None
+    refusal: int | None = None
 
     def satisfies(self, wanted: Wanted) -> bool:
         """Return whether a new token for `wanted` would allow no more than this one."""
@@ -76,9 +81,15 @@ def basic(credential: Credential) -> str:
 
 
 def token_flow(
-    challenge: Bearer, wanted: Wanted, credential: Credential | None
+    challenge: Bearer, wanted: Wanted, credential: Credential | None, *, joined: bool = False
 ) -> Generator[TokenRequest, Answer, Token]:
     """Get a token for `wanted`, without the optional scopes if it is refused with them.
+
+    Args:
+        challenge: names the realm.
+        wanted: the scopes.
+        credential: the credential, None for an anonymous token.
+        joined: send all scopes in one `scope` parameter, for a realm that reads one only.
 
     Yields:
         A request; the caller sends its answer into the generator.
@@ -92,20 +103,51 @@ def token_flow(
     """
     if credential is not None and credential.kind == "registry":
         return Token(credential.secret, asked=wanted.all)
-    answer = yield from _ask(challenge, wanted.all, credential)
+    answer = yield from _ask(challenge, wanted.all, credential, joined=joined)
     refused: tuple[Scope, ...] = ()
+    refusal: int | None = None
     if wanted.optional and _is_refusal(answer):  # whatever the status: the sources are only hints
-        refused = wanted.optional
+        refused, refusal = wanted.optional, answer.status
         wanted = wanted.without_optional()
-        answer = yield from _ask(challenge, wanted.all, credential)
+        answer = yield from _ask(challenge, wanted.all, credential, joined=joined)
     if answer.status != 200:
         raise _refusal(answer, wanted, credential)
     value, lifetime = read_token(answer)
-    return Token(value, asked=wanted.all, refused=refused, lifetime=lifetime)
+    if lacking := not_granted(value, wanted):
+        refused, refusal = lacking, 200
+        wanted = Wanted(wanted.needed, tuple(scope for scope in wanted.optional if scope not in lacking))
+    return Token(value, asked=wanted.all, refused=refused, lifetime=lifetime, refusal=refusal)
+
+
+def not_granted(token: str, wanted: Wanted) -> tuple[Scope, ...]:
+    """Return the optional scopes that a token does not allow by its own word, which is unverified: a hint.
+
+    It is the `access` claim of a JSON Web Token (distribution, "Token Authentication Implementation"). A token
+    whose claim lacks what is needed is not taken at its word.
+    """
+    if not wanted.optional or len(token) > _CLAIMS_MAX:
+        return ()
+    try:
+        claims = json_object(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    except (IndexError, ValueError):
+        return ()
+    entries = (claims or {}).get("access")
+    granted = [scope for entry in entries if (scope := _scope_of(entry))] if isinstance(entries, list) else []
+    if not wanted.needed or not covers(granted, wanted.needed):
+        return ()
+    return tuple(scope for scope in wanted.optional if not covers(granted, [scope]))
+
+
+def _scope_of(entry: object) -> Scope | None:
+    fields = entry if isinstance(entry, dict) else {}
+    kind, name, actions = (fields.get(key) for key in ("type", "name", "actions"))
+    if not isinstance(kind, str) or not isinstance(name, str) or not isinstance(actions, list):
+        return None
+    return Scope(kind, name, tuple(action for action in actions if isinstance(action, str)))
 
 
 def _ask(
-    challenge: Bearer, scopes: tuple[Scope, ...], credential: Credential | None
+    challenge: Bearer, scopes: tuple[Scope, ...], credential: Credential | None, *, joined: bool
 ) -> Generator[TokenRequest, Answer, Answer]:
     realm = httpx.URL(challenge.realm)
     if credential is not None and credential.kind == "identity":
@@ -113,7 +155,8 @@ def _ask(
         if answer.status not in {404, 405}:
             return answer
     pairs = [("service", challenge.service)] if challenge.service else []
-    pairs += [("scope", str(scope)) for scope in scopes]
+    texts = [str(scope) for scope in scopes]
+    pairs += [("scope", text) for text in ([" ".join(texts)] if joined and texts else texts)]
     url = with_query(realm, urlencode(pairs)) if pairs else realm
     return (yield TokenRequest(url, authorization=None if credential is None else basic(credential)))
 

@@ -2,21 +2,36 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crossmount.registry.auth.flow import Token
-from crossmount.registry.auth.scope import Wanted, covers
+from crossmount.registry.auth.scope import Scope, Wanted, covers
 
 MARGIN_MAX = 15.0
 """The most seconds before its expiry that a token is dropped; for a short life it is a fifth of that life."""
 
 _TOKENS_MAX = 512
 
+_WORN_OUT = 2
+"""After so many tokens in a row that were accepted and then refused, tokens are taken to be good for some uses."""
 
-@dataclass(frozen=True, slots=True)
+_WORN_OUT_SECONDS = 60.0
+
+
+@dataclass(slots=True)
 class _CachedToken:
     token: Token
     until: float
+    taken: int = 0
+    accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _WornOut:
+    """A token that was refused before its time, after so many requests that it was accepted for."""
+
+    accepted: int
+    when: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +51,87 @@ class TokenCache:
         self._clock = clock
         self._cached: dict[Hashable, list[_CachedToken]] = {}
         self._fetches: dict[Hashable, list[_Fetch]] = {}
+        self._worn_out: dict[Hashable, list[_WornOut]] = {}
 
     def find(self, owner: Hashable, wanted: Wanted) -> Token | None:
-        """Return the newest cached token of `owner` that covers `wanted`, or None."""
+        """Return the newest cached token of `owner` that covers `wanted`, or None; it is used for one request."""
         now = self._clock()
         cached = [entry for entry in self._cached.get(owner, ()) if entry.until > now]
         self._cached[owner] = cached
-        return next((entry.token for entry in reversed(cached) if entry.token.satisfies(wanted)), None)
+        uses = self._uses(owner)
+        for entry in reversed(cached):
+            if entry.token.satisfies(wanted) and (uses is None or entry.taken < uses):
+                entry.taken += 1
+                return entry.token
+        return None
 
-    async def get(self, owner: Hashable, wanted: Wanted, fetch: Callable[[], Awaitable[Token]]) -> Token:
+    async def get(
+        self,
+        owner: Hashable,
+        wanted: Wanted,
+        fetch: Callable[[], Awaitable[Token]],
+        *,
+        wider: Wanted | None = None,
+    ) -> Token:
         """Return a token that covers `wanted`: from the cache, from a fetch in flight, or from a new fetch.
 
         A fetch goes on for the other callers if one of them is cancelled.
+
+        Args:
+            owner: the challenge and the credential.
+            wanted: the scopes that are needed now.
+            fetch: gets a new token for `wider`.
+            wider: more scopes, which others will need.
         """
         while (token := self.find(owner, wanted)) is None:
             flight = self._in_flight(owner, wanted)
             if flight is None:
-                return await asyncio.shield(self._start(owner, wanted, fetch))
+                token = await asyncio.shield(self._start(owner, wider or wanted, fetch))
+                return self.find(owner, wanted) or token
             token = await asyncio.shield(flight.task)
-            if token.satisfies(wanted):
-                return token
+            if self._uses(owner) is None and token.satisfies(wanted):
+                return self.find(owner, wanted) or token
         return token
+
+    def add(self, owner: Hashable, token: Token) -> None:
+        """Keep a token until it expires."""
+        life = float("inf") if token.lifetime is None else token.lifetime
+        until = self._clock() + life - min(MARGIN_MAX, life / 5)
+        cached = self._cached.setdefault(owner, [])
+        cached.append(_CachedToken(token, until))
+        del cached[:-_TOKENS_MAX]
+
+    def note_accepted(self, owner: Hashable, value: str) -> None:
+        """Count a request that a token was accepted for."""
+        if (entry := self._entry(owner, value)) is not None:
+            entry.accepted += 1
+
+    def has_served(self, owner: Hashable, value: str) -> bool:
+        """Tell whether a token was accepted for any request, or is used by other requests at the same time."""
+        entry = self._entry(owner, value)
+        return entry is not None and (entry.accepted > 0 or entry.taken > 1)
+
+    def narrow(self, owner: Hashable, value: str, lacking: Scope) -> None:
+        """Note that a token does not allow a scope that it was requested with."""
+        if (entry := self._entry(owner, value)) is not None:
+            asked = tuple(scope for scope in entry.token.asked if scope != lacking)
+            entry.token = replace(entry.token, asked=asked)
+
+    def note_worn_out(self, owner: Hashable, value: str) -> None:
+        """Note that a token was refused before its time; some realms give tokens for a few requests."""
+        entry = self._entry(owner, value)
+        if entry is not None and entry.accepted:
+            worn_out = [*self._worn_out.get(owner, ()), _WornOut(entry.accepted, self._clock())]
+            self._worn_out[owner] = worn_out[-_WORN_OUT:]
+
+    def _uses(self, owner: Hashable) -> int | None:
+        """Return how many requests a token is good for, if the last ones were refused early; None: any number."""
+        since = self._clock() - _WORN_OUT_SECONDS
+        recent = [each.accepted for each in self._worn_out.get(owner, ()) if each.when > since]
+        return max(recent) if len(recent) == _WORN_OUT else None
+
+    def _entry(self, owner: Hashable, value: str) -> _CachedToken | None:
+        return next((entry for entry in self._cached.get(owner, ()) if entry.token.value == value), None)
 
     def drop(self, owner: Hashable, value: str, *, with_older: bool = False) -> None:
         """Drop a token that was refused; with `with_older` also the tokens that were issued before it."""
@@ -83,7 +158,7 @@ class TokenCache:
     ) -> asyncio.Task[Token]:
         async def run() -> Token:
             token = await fetch()
-            self._add(owner, token)
+            self.add(owner, token)
             return token
 
         task = asyncio.create_task(run())
@@ -98,10 +173,3 @@ class TokenCache:
 
         task.add_done_callback(end)
         return task
-
-    def _add(self, owner: Hashable, token: Token) -> None:
-        life = float("inf") if token.lifetime is None else token.lifetime
-        until = self._clock() + life - min(MARGIN_MAX, life / 5)
-        cached = self._cached.setdefault(owner, [])
-        cached.append(_CachedToken(token, until))
-        del cached[:-_TOKENS_MAX]

@@ -1,6 +1,6 @@
 """One request to one registry, from the first byte to the answer: paced, authorized, redirected, retried.
 
-`Requester.send` wraps, from the outside in: retries (`retry`), authorization with one repetition after a 401
+`Requester.send` wraps, from the outside in: retries (`retry`), authorization with repetitions after a 401
 (`auth.authorizer`), redirects (`location`), and one HTTP exchange (`transport`).
 
 The proxy relays a client's requests by its own `proxy.http.upstream`: a relayed body can be read only once, and
@@ -32,6 +32,10 @@ from crossmount.registry.http.retry import Retrier
 from crossmount.registry.http.transport import ERROR_BYTES_MAX, Answer, Body, exchange
 
 REDIRECTS_MAX = 10
+
+RENEWALS_MAX = 8
+"""How many times one request is sent again with a new token; a token may be good for a few requests only."""
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _housekeeping: ContextVar[bool] = ContextVar("crossmount_housekeeping", default=False)
 
@@ -191,18 +195,27 @@ class Requester:
         return answer
 
     async def _authorized(self, call: RegistryRequest) -> Answer:
-        """Send once, and after a 401 once more if there is another authorization to try."""
+        """Send once, and again after a 401 as long as there is another authorization to try."""
         if Origin.of(call.url) != self.origin:
             return await self._redirected(call, None)
         apart = _housekeeping.get()
         used = await self.authorizer.authorize(call.name, call.wanted, apart=apart)
         answer = await self._redirected(call, used.header)
-        if answer.status == 401 and Origin.of(answer.url) == self.origin:
+        for renewals in range(RENEWALS_MAX):
+            if answer.status != 401 or Origin.of(answer.url) != self.origin:
+                break
             challenges = answer.headers.get_list("www-authenticate")
-            better = await self.authorizer.reauthorize(call.name, call.wanted, used, challenges, apart=apart)
-            if better is not None:
-                used = better
-                answer = await self._redirected(call, used.header)
+            better = await self.authorizer.reauthorize(
+                call.name, call.wanted, used, challenges, apart=apart, renewed=renewals > 0
+            )
+            if better is None:
+                break
+            used = better
+            if used.in_vain:
+                break
+            answer = await self._redirected(call, used.header)
+        if answer.status != 401:
+            self.authorizer.note_accepted(call.wanted, used, answer.status)
         return answer if used is ANONYMOUS else replace(answer, sent_with=used.sent_with)
 
     async def _redirected(self, call: RegistryRequest, authorization: str | None) -> Answer:

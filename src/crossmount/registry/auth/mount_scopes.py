@@ -1,0 +1,165 @@
+"""The scopes of the sources of mounts: in which tokens they are requested, and which were refused. No I/O.
+
+A token for a mount needs two scopes: to push to the destination, and to pull from the source. The sources of a
+push are announced first, so that few tokens cover all of them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from crossmount.registry.auth.halving import REQUESTS_MAX
+from crossmount.registry.auth.scope import Scope, Wanted
+
+_SCOPES_LENGTH = 1200
+"""The characters for the scopes of sources in a URL of at most 2 kB, beside realm, service and destination."""
+
+_DENIED_SECONDS = 3600.0
+_PROBES_MAX = 2
+
+Group = tuple[Scope, ...]
+
+
+@dataclass(slots=True)
+class _Announced:
+    """The sources of the mounts into one repository.
+
+    Attributes:
+        batches: the sources that one token is requested for, by batch.
+        apart: sources that took the place of refused ones, so that many of them are expected to be refused too.
+        unasked: sources for which no more requests were left.
+        requests_left: how many more requests may be spent on finding out which sources are refused.
+    """
+
+    batches: list[Group] = field(default_factory=list)
+    apart: set[Scope] = field(default_factory=set)
+    unasked: set[Scope] = field(default_factory=set)
+    requests_left: int = REQUESTS_MAX
+
+
+class MountScopes:
+    """What is known about the scopes of sources.
+
+    Args:
+        clock: seconds, from any start.
+
+    Attributes:
+        one_source: whether a token covers one source only, whatever was requested; None if that is not known.
+        refuses_whole: whether one refused scope refuses the token.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.one_source: bool | None = None
+        self.refuses_whole = False
+        self._clock = clock
+        self._announced: dict[str, _Announced] = {}
+        self._denied: dict[tuple[str, Scope], float] = {}
+        self._probed: set[Scope] = set()
+
+    def announce(self, dest: str, sources: Sequence[Scope], *, more: bool = False) -> None:
+        """Set the sources of the mounts into a repository, or with `more` add to them."""
+        known = self._announced.get(dest)
+        if known is None or not more:
+            known = self._announced[dest] = _Announced()
+        known.batches += batches(sources)
+        if more:
+            known.apart.update(sources)
+
+    def batches(self, dest: str) -> list[Group]:
+        """Return the groups of sources to request a token for, at least one group."""
+        announced = self._announced.get(dest)
+        groups = [] if announced is None else [self._usable(dest, group) for group in announced.batches]
+        groups = [group for group in groups if group]
+        return groups[:1] or [()] if self.one_source else groups or [()]
+
+    def widened(self, wanted: Wanted) -> Wanted:
+        """Return `wanted` with the announced sources of the same batch, so that one token covers all of them."""
+        names = {scope.name for scope in wanted.needed if scope.kind == "repository"}
+        for dest, announced in self._announced.items():
+            for_source = not names.isdisjoint(scope.name for group in announced.batches for scope in group)
+            if dest in names or for_source:
+                batch = self._batch(dest, announced, {scope.name for scope in wanted.optional} or names)
+                return wanted | Wanted((Scope("repository", dest, ("pull", "push")),), batch)
+        return wanted
+
+    def _batch(self, dest: str, announced: _Announced, names: set[str]) -> Group:
+        if self.one_source:
+            return ()
+        containing = (group for group in announced.batches if any(scope.name in names for scope in group))
+        first: Group = announced.batches[0] if announced.batches and dest in names else ()
+        return self._usable(dest, next(containing, first))
+
+    def _usable(self, dest: str, group: Group) -> Group:
+        return tuple(scope for scope in group if scope not in self.unusable(dest))
+
+    def dest_of(self, wanted: Wanted) -> str:
+        """Return the repository that a token allows to push to, "" if there is none."""
+        return next((scope.name for scope in wanted.needed if "push" in scope.actions), "")
+
+    def is_apart(self, dest: str, group: Iterable[Scope]) -> bool:
+        """Tell whether to ask for each source of a group on its own."""
+        announced = self._announced.get(dest)
+        return self.refuses_whole and announced is not None and announced.apart.issuperset(group)
+
+    def requests_left(self, dest: str) -> int:
+        """Return how many more requests may be spent on finding out which sources are refused."""
+        announced = self._announced.get(dest)
+        return REQUESTS_MAX if announced is None else announced.requests_left
+
+    def spend(self, dest: str, requests: int) -> None:
+        """Count requests that were spent on finding that out."""
+        if dest in self._announced:
+            self._announced[dest].requests_left -= requests
+
+    def deny(self, dest: str, scopes: Iterable[Scope]) -> None:
+        """Remember for some time that no token allows to mount from these sources into `dest`."""
+        until = self._clock() + _DENIED_SECONDS
+        self._denied.update({(dest, scope): until for scope in scopes})
+
+    def leave_unasked(self, dest: str, scopes: Iterable[Scope]) -> None:
+        """Note sources for which no requests were left."""
+        if dest in self._announced:
+            self._announced[dest].unasked.update(scopes)
+
+    def denied(self, dest: str) -> frozenset[Scope]:
+        """Return the sources of mounts into `dest` that were refused."""
+        now = self._clock()
+        self._denied = {pair: until for pair, until in self._denied.items() if until > now}
+        return frozenset(scope for name, scope in self._denied if name == dest)
+
+    def unusable(self, dest: str) -> frozenset[Scope]:
+        """Return the sources that were refused, and those for which no requests were left."""
+        announced = self._announced.get(dest)
+        return self.denied(dest) | (frozenset() if announced is None else announced.unasked)
+
+    def may_probe(self, source: Scope) -> bool:
+        """Tell whether to request a token for `source` alone, after one for several did not allow it.
+
+        Some realms honour only the first scope, or the first few. A realm that grants silently less looks the
+        same, so this is tried for a few sources.
+        """
+        if self.one_source is not None or source in self._probed:
+            return self.one_source is not False
+        self._probed.add(source)
+        return len(self._probed) <= _PROBES_MAX
+
+    def note_mountable(self, source: Scope, *, sources: Group) -> None:
+        """Note that a token that was requested for `sources` allowed a mount from one of them."""
+        if sources == (source,) and source in self._probed:
+            self.one_source = True
+        elif len(sources) > 1 and sources[0] != source:
+            self.one_source = False
+
+
+def batches(sources: Sequence[Scope]) -> list[Group]:
+    """Split sources into the groups that one request for a token can name."""
+    groups: list[list[Scope]] = []
+    room = 0
+    for source in dict.fromkeys(sources):
+        length = len("&scope=") + len(quote(str(source), safe=""))
+        if not groups or length > room:
+            groups.append([])
+            room = _SCOPES_LENGTH
+        groups[-1].append(source)
+        room -= length
+    return [tuple(group) for group in groups]
