@@ -156,12 +156,7 @@ class Authorizer:
             return None
         credential = await self._credential(name)
         if isinstance(challenge, Basic):
-            if credential is not None and _header(credential) == used.header:
-                # a helper's may have changed
-                credential = await self._credential(name, older_than=_REFUSED_SECONDS)
-            if credential is None or _header(credential) == used.header:
-                return None
-            return Authorization(_header(credential), credential)
+            return await self._other_password(name, used, credential)
         wanted = wanted.challenged_for(challenge.scopes)
         alone = False
         if used.token is not None:
@@ -175,6 +170,16 @@ class Authorizer:
         authorization = await self._token_for(challenge, self._usable(wanted), credential, alone=alone)
         token = authorization.token
         return replace(authorization, in_vain=token is None or not covers(token.asked, wanted.optional))
+
+    async def _other_password(
+        self, name: str, used: Authorization, credential: Credential | None
+    ) -> Authorization | None:
+        if credential is not None and _header(credential) == used.header:
+            # a helper's may have changed
+            credential = await self._credential(name, older_than=_REFUSED_SECONDS)
+        if credential is None or _header(credential) == used.header:
+            return None
+        return Authorization(_header(credential), credential)
 
     def _may_ask_alone(self, challenge: Bearer, wanted: Wanted, used: Authorization) -> bool:
         """Decide whether to request a token for the one source of a mount; if not, the source is denied."""
