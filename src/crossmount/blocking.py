@@ -22,6 +22,7 @@ from crossmount.index.blocking import threaded
 from crossmount.maintenance.export_import import import_now
 from crossmount.maintenance.prune import REQUESTS as PRUNE_REQUESTS
 from crossmount.oci import Located
+from crossmount.oci.image_spool import SPOOL_LIMIT
 from crossmount.oci.layout import Image
 
 if not TYPE_CHECKING:  # type checkers export what is defined here, and what is imported by `*` or as itself
@@ -162,6 +163,7 @@ def push(
     registries: Registries | None = None,
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
     origins: Sequence[str] | None = None,
+    spool_limit: int = SPOOL_LIMIT,
     limits: Limits = Limits(),  # noqa: B008 a frozen value
     patience: Patience = Patience(),  # noqa: B008 a frozen value
     fleet: Fleet | None = None,
@@ -181,6 +183,7 @@ def push(
         registries=_asynchronous(registries),
         options=options,
         origins=origins,
+        spool_limit=spool_limit,
         limits=limits,
         patience=patience,
         fleet=_asynchronous(fleet),

@@ -9,6 +9,7 @@ from typing import Self
 
 from crossmount.errors import InvalidLayoutError
 from crossmount.oci.bounded_tar import BoundedTar
+from crossmount.oci.image_spool import GZIP, ZSTD, ImageSpool
 from crossmount.oci.layout_files import Extent, reading
 from crossmount.oci.open_file import OpenFile
 
@@ -21,8 +22,8 @@ NAMES_MAX = 8 * 1024 * 1024
 _LINKS_MAX = 16
 _NOT_A_TAR = (tarfile.TarError, EOFError, ArithmeticError, LookupError)
 _COMPRESSED = {
-    b"\x1f\x8b": ("gzip", "gunzip"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+    GZIP: ("gzip", "gunzip"),
+    ZSTD: ("zstd", "unzstd"),
     b"\xfd7zXZ\x00": ("xz", "unxz"),
     b"BZh": ("bzip2", "bunzip2"),
 }
@@ -64,12 +65,13 @@ class ArchiveFiles:
     is_whole: bool
 
     @classmethod
-    def open(cls, path: Path, *, spooled: OpenFile | None = None) -> Self:
+    def open(cls, path: Path, *, spooled: OpenFile | None = None, spool: ImageSpool | None = None) -> Self:
         """Read the headers of a tar.
 
         Args:
             path: the tar, or its name in errors.
             spooled: the tar itself, if it has no path.
+            spool: unpacks a tar that gzip or zstd has packed; None refuses it.
 
         Raises:
             InvalidLayoutError: the file is no tar, is compressed, or has members with names outside of it.
@@ -79,6 +81,8 @@ class ArchiveFiles:
                 raise InvalidLayoutError(f"{path}: neither a directory nor a file")
             real = path.resolve(strict=True) if spooled is None else path
             file = spooled or OpenFile.at(real, links=False)
+            if spool is not None and file.read(len(ZSTD), 0).startswith((GZIP, ZSTD)):
+                file = spooled = spool.unpack(file, where=str(path))
             length = file.size
             _refuse_foreign_head(path, file.read(8, 0))
             try:

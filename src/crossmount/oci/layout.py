@@ -14,8 +14,10 @@ from crossmount.errors import InvalidInputError, InvalidLayoutError, InvalidMani
 from crossmount.oci.archive import ArchiveFiles
 from crossmount.oci.descriptor import REF_NAME, Descriptor
 from crossmount.oci.image import Image, read_image
+from crossmount.oci.image_spool import ImageSpool
 from crossmount.oci.layout_files import DirectoryFiles, LayoutFiles, read
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX, Manifest
+from crossmount.oci.open_file import OpenFile
 from crossmount.oci.platforms import Platform
 from crossmount.oci.reference import Reference
 
@@ -23,6 +25,7 @@ __all__ = ["Image", "Layout", "NamedImage", "load_image", "open_layout"]
 
 CONTAINERD_NAME = "io.containerd.image.name"
 LAYOUT_VERSION = "1.0.0"
+STANDARD_INPUT = "-"
 
 _LAYOUT_BYTES_MAX = 64 * 1024
 _SCHEMES: tuple[Literal["oci"], Literal["oci-archive"]] = ("oci", "oci-archive")
@@ -92,41 +95,64 @@ class Layout:
         return exact or tuple(i for i in self.images if any(_means(name, wanted) for name in i.names))
 
 
-def open_layout(source: str | Path) -> Layout:
+def open_layout(source: str | Path, *, spool: ImageSpool | None = None) -> Layout:
     """Open an image layout.
 
     Args:
         source: `oci:DIRECTORY[:TAG]`, `oci-archive:FILE[:TAG]`, or only the path of a directory or a tar. As in
             skopeo the tag begins at the first colon, unless only a path with that colon exists.
+        spool: allows `-`, a tar on standard input, and tars that gzip or zstd has packed: they are spooled.
 
     Raises:
         InvalidLayoutError: there is no readable layout.
     """
     scheme, path, tag = _parse_source(source)
+    if spool is not None and str(path) == STANDARD_INPUT and scheme != "oci":
+        return spooled_layout(spool.standard_input(), where="standard input", tag=tag)
     if not (path.exists() or path.is_symlink()):
         raise InvalidLayoutError(f"{path}: no such file or directory{_source_hint(source, path)}")
     is_directory = path.is_dir()
     if scheme and is_directory != (scheme == "oci"):
         right = f"oci:{path}" if is_directory else f"oci-archive:{path}"
         raise InvalidLayoutError(f"{path}: {'a' if is_directory else 'not a'} directory: write {right}")
-    files: LayoutFiles = DirectoryFiles.open(path) if is_directory else ArchiveFiles.open(path)
-    _check_version(files)
-    return Layout(_images(files), tag, files)
+    files: LayoutFiles = DirectoryFiles.open(path) if is_directory else ArchiveFiles.open(path, spool=spool)
+    return _layout(files, tag)
 
 
-def load_image(source: str | Path, *, allow_absent: bool = False, platforms: Sequence[Platform] = ()) -> Image:
+def spooled_layout(file: OpenFile, *, where: str, tag: str | None = None) -> Layout:
+    """Open an image layout in a tar that was spooled.
+
+    Args:
+        file: the tar.
+        where: its name in errors.
+        tag: the tag of the image to select.
+
+    Raises:
+        InvalidLayoutError: it is no layout.
+    """
+    return _layout(ArchiveFiles.open(Path(where), spooled=file), tag)
+
+
+def load_image(
+    source: str | Path,
+    *,
+    allow_absent: bool = False,
+    platforms: Sequence[Platform] = (),
+    spool: ImageSpool | None = None,
+) -> Image:
     """Open a layout and read the image with the tag in `source`, or the only image.
 
     Args:
         source: a source as for `open_layout`.
         allow_absent: whether a blob that is missing becomes an `AbsentBlob`, which a push mounts or fetches.
         platforms: read these platforms of an index alone, into a new index; all without any.
+        spool: as for `open_layout`.
 
     Raises:
         InvalidLayoutError: there is no such layout or image, or it is not complete.
         InvalidManifestError: one of its manifests cannot be followed.
     """
-    return open_layout(source).select(allow_absent=allow_absent, platforms=platforms)
+    return open_layout(source, spool=spool).select(allow_absent=allow_absent, platforms=platforms)
 
 
 def _parse_source(source: str | Path) -> tuple[Literal["oci", "oci-archive", ""], Path, str | None]:
@@ -166,6 +192,11 @@ def _source_hint(source: str | Path, path: Path) -> str:
         scheme = "oci" if Path(start).is_dir() else "oci-archive"
         return f": to choose an image by its tag write {scheme}:{start}:{rest[:200]}"
     return "" if path.is_absolute() else f" in {Path.cwd()}"
+
+
+def _layout(files: LayoutFiles, tag: str | None) -> Layout:
+    _check_version(files)
+    return Layout(_images(files), tag, files)
 
 
 def _check_version(files: LayoutFiles) -> None:

@@ -53,8 +53,13 @@ class OpenFile:
         return file
 
     def buffered(self) -> BinaryIO:
-        """Return a buffered file of the same bytes, to be closed; all of them share one position."""
+        """Return a buffered file of the same bytes, at their start, to be closed; only one is used at a time."""
+        os.lseek(self._fd, 0, os.SEEK_SET)
         return open(self._fd, "rb", closefd=False)
+
+    def fileno(self) -> int:
+        """Return the descriptor, which stays this object's own."""
+        return self._fd
 
     @property
     def size(self) -> int:

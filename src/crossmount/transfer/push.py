@@ -7,17 +7,20 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from crossmount import events
-from crossmount.errors import InvalidInputError
+from crossmount.errors import InvalidInputError, InvalidLayoutError
 from crossmount.fleet import Fleet, Patience
 from crossmount.index.adapt import adapt
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.memory import null_index
 from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Reference
-from crossmount.oci.layout import Image, load_image
+from crossmount.oci.image_spool import SPOOL_LIMIT, ImageSpool
+from crossmount.oci.layout import Image, load_image, spooled_layout
+from crossmount.oci.open_file import OpenFile
 from crossmount.oci.platforms import Platform, parse_all
 from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions, RegistryClient
+from crossmount.transfer import docker_engine
 from crossmount.transfer.absent import AbsentBlobs
 from crossmount.transfer.image_pusher import ImagePusher, Limits
 from crossmount.transfer.origins import Origins
@@ -36,6 +39,7 @@ async def push(
     registries: Registries | None = None,
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
     origins: Sequence[str] | None = None,
+    spool_limit: int = SPOOL_LIMIT,
     limits: Limits = Limits(),  # noqa: B008 a frozen value
     patience: Patience = Patience(),  # noqa: B008 a frozen value
     fleet: Fleet | None = None,
@@ -47,7 +51,8 @@ async def push(
     A layer that the layout lacks is mounted, or fetched from another registry that the index names.
 
     Args:
-        source: `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, a path, or an image that was read before.
+        source: `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, a path, `docker-daemon:NAME[:TAG]`, `-` for a tar on
+            standard input, or an image that was read before. A tar may be compressed with gzip or zstd.
         dest: the destination; `latest` without a tag.
         tags: further tags of the image.
         platforms: the platforms to push, such as `linux/arm64/v8`, into a new index with those alone; all without.
@@ -58,6 +63,7 @@ async def push(
         options: how to reach the registries that are named here; a registry that only the index names is asked
             over https only, and over http on this machine's loopback.
         origins: the only registries to fetch layers from that the layout lacks; None allows all in the index.
+        spool_limit: the most bytes of a tar that has to be spooled to disk: `-`, compressed, or of an engine.
         limits: how much is done at once.
         patience: how long to wait for another pusher's upload of the same layer; `Patience(limit=0)` never waits.
         fleet: decides which pusher uploads a layer; made on the same index. None makes one from the index.
@@ -72,7 +78,7 @@ async def push(
     started = clock()
     reference = (Reference.parse(dest) if isinstance(dest, str) else dest).or_latest()
     further = _further_tags(reference, tags)
-    image = await _image_of(source, parse_all(platforms))
+    image = await _image_of(source, parse_all(platforms), ImageSpool(limit=spool_limit))
     if reference.digest is not None and reference.digest != image.root.descriptor.digest:
         raise InvalidInputError(
             f"{reference}: the image has the digest {image.root.descriptor.digest}: give that one, or none"
@@ -129,9 +135,29 @@ def _further_tags(reference: Reference, tags: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tag for tag in tags if reference.with_tag(tag).tag != reference.tag))
 
 
-async def _image_of(source: str | Path | Image, platforms: Sequence[Platform]) -> Image:
-    if not isinstance(source, Image):
-        return await asyncio.to_thread(load_image, source, allow_absent=True, platforms=platforms)
-    if platforms:
-        raise InvalidInputError("platforms are chosen when an image is read: give them to load_image")
-    return source
+async def _image_of(source: str | Path | Image, platforms: Sequence[Platform], spool: ImageSpool) -> Image:
+    """Read the image, from a tar on disk if the source cannot be read in place."""
+    if isinstance(source, Image):
+        if platforms:
+            raise InvalidInputError("platforms are chosen when an image is read: give them to load_image")
+        return source
+    try:
+        if docker_engine.is_source(source):
+            saved = await docker_engine.save_image(source, spool)
+            return await asyncio.to_thread(_saved_image, saved, source, platforms)
+        return await asyncio.to_thread(load_image, source, allow_absent=True, platforms=platforms, spool=spool)
+    except asyncio.CancelledError:
+        spool.stop()  # the thread goes on otherwise, for as long as standard input is open
+        raise
+
+
+def _saved_image(saved: OpenFile, source: str, platforms: Sequence[Platform]) -> Image:
+    try:
+        return spooled_layout(saved, where=source).select(allow_absent=True, platforms=platforms)
+    except InvalidLayoutError as error:
+        if "legacy docker-archive" not in str(error):
+            raise
+        raise InvalidLayoutError(
+            f"{source}: the engine is older than Docker 25, its images are no layouts: "
+            f"skopeo copy {source} oci-archive:image.tar, then push image.tar"
+        ) from error

@@ -9,13 +9,14 @@ from crossmount.cli import output, text
 from crossmount.cli.access import client_options, index_for_push, special_options
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.options import REFERENCE, REGISTRY, limit_options, platform_option, registry_options
+from crossmount.cli.options import REFERENCE, REGISTRY, SIZE, limit_options, platform_option, registry_options
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.progress.transfer import TransferTracker
 from crossmount.cli.running import run_async
 from crossmount.cli.settings import settings_of
 from crossmount.fleet import Patience
 from crossmount.oci import Reference
+from crossmount.oci.image_spool import SPOOL_LIMIT
 from crossmount.transfer import BlobReport, Limits, PushReport, Registries
 from crossmount.transfer import push as push_image
 from crossmount.transfer.report import FROM_CACHE, IndexState
@@ -45,6 +46,16 @@ from crossmount.transfer.report import FROM_CACHE, IndexState
     help="Fetch layers that SOURCE lacks from this registry only. Repeatable. Default: any that the index names.",
 )
 @registry_options
+@click.option(
+    "--spool-limit",
+    type=SIZE,
+    default=f"{SPOOL_LIMIT // 2**30}GiB",
+    metavar="SIZE",
+    envvar="CROSSMOUNT_SPOOL_LIMIT",
+    show_envvar=True,
+    show_default=True,
+    help="Most bytes of a tar that is spooled to disk, unpacked, in TMPDIR or /var/tmp.",
+)
 @limit_options()
 @click.pass_context
 def push(
@@ -58,14 +69,16 @@ def push(
     origins: tuple[str, ...],
     plain_http_for: tuple[str, ...],
     insecure_for: tuple[str, ...],
+    spool_limit: int,
     uploads: int,
     requests: int,
     wait: float,
 ) -> None:
     """Push the image SOURCE to the reference DEST: mount the layers that the registry has, upload the rest.
 
-    SOURCE is an image layout: oci:DIR[:TAG], oci-archive:FILE[:TAG], or the path of either. DEST is
-    [REGISTRY/]NAME[:TAG]; the default tag is "latest".
+    SOURCE is an image layout: oci:DIR[:TAG], oci-archive:FILE[:TAG], or the path of either; an image of a Docker
+    engine, 25 or later, at DOCKER_HOST: docker-daemon:NAME[:TAG]; or - for a tar on standard input. A tar may be
+    compressed with gzip or zstd. DEST is [REGISTRY/]NAME[:TAG]; the default tag is "latest".
 
     A layer that SOURCE lacks is mounted if the index knows where it is, or else fetched from another registry.
     Registries that only the index names are contacted over https, except those in --plain-http-for.
@@ -74,8 +87,8 @@ def push(
 
     \b
     Examples:
-      docker save app:1 -o app.tar
-      crossmount push app.tar registry.example/team/app:1
+      docker save app:1 | crossmount push - registry.example/team/app:1
+      crossmount push docker-daemon:app:1 registry.example/team/app:1
     \b
       skopeo copy docker://alpine:3 oci:alpine:3
       crossmount push oci:alpine:3 localhost:5000/alpine:3 --plain-http
@@ -101,6 +114,7 @@ def push(
                 index=index,
                 registries=registries,
                 origins=origins or None,
+                spool_limit=spool_limit,
                 limits=Limits(uploads=uploads, requests=requests),
                 patience=Patience(limit=wait),
                 observer=display.observe,
