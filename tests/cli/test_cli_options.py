@@ -200,7 +200,7 @@ def test_no_command_is_a_question_for_help(here: Here, arguments: tuple[str, ...
         (("pusch",), "no command 'pusch': did you mean push?: see crossmount --help"),
         (
             ("index", "xyzzy"),
-            "no command 'xyzzy': the commands are status, info, prune, export, import, stop: see",
+            "no command 'xyzzy': the commands are status, info, registry, same-registry, prune, export, import, ",
         ),
         (("push",), "missing argument 'SOURCE': see crossmount push --help"),
         (("push", "a", "b", "c"), "got unexpected extra argument (c): see crossmount push --help"),

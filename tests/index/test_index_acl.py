@@ -13,6 +13,7 @@ import redis
 from crossmount.errors import IndexRefusedError
 from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting, open_index
+from crossmount.index.belief import forget_belief, share_pair, shared_pairs
 from crossmount.index.protocol import backing_server
 from support import acl
 from support.index_kit import layer, repo
@@ -22,12 +23,12 @@ SOURCE = Path(crossmount.__file__).parent
 PACKAGES = ("index", "fleet", "cli", "mount", "transfer", "proxy", "discovery", "maintenance", "redis")
 LOOKING = {
     "key_scan.py",
-    "active_uploads.py",
-    "index_state.py",
+    "fleet/lease.py",
+    "cli/access.py",
     "entries.py",
     "info.py",
     "prune.py",
-    "prune_checkpoint.py",
+    "prune_state.py",
 }
 """What only an operator does."""
 
@@ -148,6 +149,9 @@ async def test_another_tenants_index_is_closed(tenants: Server, user: str, own: 
             lambda: index.forget(ONE, A),
             lambda: index.clear_must_mount(ONE),
             lambda: index.record_traits("r.example", RegistryTraits(mounts=False)),
+            lambda: forget_belief(index, "r.example"),
+            lambda: share_pair(index.server(), "r.example=other.example"),
+            lambda: shared_pairs(index.server()),
         )
         for call in calls:
             with pytest.raises(IndexRefusedError, match="permission"):

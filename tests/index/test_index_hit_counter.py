@@ -7,8 +7,8 @@ import pytest
 import redis
 from crossmount.index import Keys, RedisMountIndex, Sighting
 from crossmount.index.keys import STATS_SECONDS, day, days
+from crossmount.index.look_up import HitCounter
 from crossmount.index.protocol import LayerKnowledge
-from crossmount.index.redis_index import HitCounter
 from support.index_kit import Clock, CountingLink, layer, repo
 from support.links import async_link
 from support.servers import Server

@@ -85,7 +85,11 @@ async def opened_index(settings: Settings) -> AsyncIterator[MountIndex]:
     """
     if index_url(settings) == OFF:
         raise click.UsageError("this needs an index, and it is off: give --index another value")
-    index = open_index(index_url(settings), namespace=settings.namespace or DEFAULT_NAMESPACE)
+    index = open_index(
+        index_url(settings),
+        namespace=settings.namespace or DEFAULT_NAMESPACE,
+        same_registry=settings.same_registry,
+    )
     try:
         yield index
     finally:

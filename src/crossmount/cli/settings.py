@@ -18,12 +18,14 @@ class Settings:
     Attributes:
         index: an index's URL or `off`; None for the embedded index.
         namespace: the tenant's part of the index; None for the library's default.
+        same_registry: pairs `A=B` of names of one registry; empty for what the index shares alone.
         trusted_realms: hosts outside a registry's domain that may get its credentials.
         verbose: how often `-v` was given.
     """
 
     index: str | None = None
     namespace: str | None = None
+    same_registry: tuple[str, ...] = ()
     plain_http: bool = False
     insecure: bool = False
     ca_file: Path | None = None
@@ -67,6 +69,14 @@ def common_options() -> list[click.Parameter]:
             "NAMESPACE",
             metavar="NAME",
             help="The tenant's part of the index. A tenant sees only what it recorded itself.",
+        ),
+        _option(
+            ["--same-registry"],
+            "SAME_REGISTRY",
+            multiple=True,
+            metavar="A=B",
+            help="A and B are two names of one registry: the index keeps what it knows of A under B. Requests "
+            "still go to the name that is given. Repeatable; separated by commas in the variable.",
         ),
         _option(
             ["--plain-http"],
@@ -138,4 +148,4 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     return value
 
 
-_ADD_UP = {"verbose", "trusted_realms"}
+_ADD_UP = {"verbose", "trusted_realms", "same_registry"}

@@ -68,6 +68,7 @@ class LeaseStore:
     def __init__(self, server: BackingServer, *, life: float = LEASE_SECONDS) -> None:
         self._link = server.link
         self._keys = server.keys
+        self._names = server.names
         self._life = round(life * 1000)
 
     async def claim(self, claims: Sequence[Claim]) -> ClaimAnswers:
@@ -81,7 +82,7 @@ class LeaseStore:
             [
                 claim.call(
                     (
-                        self._keys.sources(asked.waiter.layer, asked.waiter.dest.registry),
+                        self._keys.sources(asked.waiter.layer, self._names.kept(asked.waiter.dest.registry)),
                         *self._pair(asked.waiter.dest.registry, asked.waiter.layer),
                     ),
                     "1" if asked.take else "",
@@ -112,7 +113,7 @@ class LeaseStore:
         show, patience = _script("show"), round(WAITING_SECONDS * 1000)
         await self._run(
             [
-                show.call((self._keys.waiters(layer, registry),), patience, *values)
+                show.call((self._pair(registry, layer)[1],), patience, *values)
                 for (registry, layer), values in waiting.items()
             ]
         )
@@ -123,7 +124,7 @@ class LeaseStore:
         Raises:
             IndexFailedError: the server did not answer, or refused the command.
         """
-        (text,) = await self._link.run([("GETRANGE", self._keys.lease(layer, registry), 0, VALUE_MAX - 1)])
+        (text,) = await self._link.run([("GETRANGE", self._pair(registry, layer)[0], 0, VALUE_MAX - 1)])
         if isinstance(text, IndexFailedError):
             raise text
         return LeaseValue.from_text(text, registry) if isinstance(text, bytes) and text else None
@@ -137,7 +138,7 @@ class LeaseStore:
         renew = _script("renew")
         replies = await self._run(
             [
-                renew.call((self._keys.lease(lease.layer, lease.registry),), lease.value, self._life)
+                renew.call((self._pair(lease.registry, lease.layer)[0],), lease.value, self._life)
                 for lease in leases
             ]
         )
@@ -156,7 +157,9 @@ class LeaseStore:
         return not any(isinstance(reply, IndexFailedError) for reply in replies)
 
     def _pair(self, registry: str, layer: Digest) -> tuple[str, str]:
-        return self._keys.lease(layer, registry), self._keys.waiters(layer, registry)
+        """Return the keys of a lease and of its waiters."""
+        kept = self._names.kept(registry)
+        return self._keys.lease(layer, kept), self._keys.waiters(layer, kept)
 
     async def _run(self, commands: Sequence[Command]) -> list[Any]:
         return await run_scripted(self._link, commands, [_script(name) for name in _SCRIPTS])

@@ -18,6 +18,8 @@ from crossmount._blocking import Driven, driven
 from crossmount.errors import InvalidInputError
 from crossmount.index import guard, memory, opening, protocol
 from crossmount.index import redis_index as redis
+from crossmount.index.aliases import NONE_THE_SAME, RegistryNames, SameRegistries, registry_names_of
+from crossmount.index.belief import drop_local_traits
 from crossmount.index.keys import Keys
 from crossmount.index.protocol import (
     BackingServer,
@@ -125,9 +127,12 @@ class RedisMountIndex(DrivenIndex):
         keys: Keys = Keys(),  # noqa: B008 a frozen value
         ttl: int = TTL_SECONDS,
         bound: int = SOURCES_MAX,
+        same: SameRegistries = NONE_THE_SAME,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(redis.RedisMountIndex(link, hints=hints, keys=keys, ttl=ttl, bound=bound, clock=clock))
+        super().__init__(
+            redis.RedisMountIndex(link, hints=hints, keys=keys, ttl=ttl, bound=bound, same=same, clock=clock)
+        )
 
 
 class MemoryMountIndex(DrivenIndex):
@@ -139,11 +144,12 @@ class MemoryMountIndex(DrivenIndex):
         *,
         ttl: int = TTL_SECONDS,
         bound: int = SOURCES_MAX,
+        same: SameRegistries = NONE_THE_SAME,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
         below = None if backing is None else inline(backing)
-        super().__init__(memory.MemoryMountIndex(below, ttl=ttl, bound=bound, clock=clock, rng=rng))
+        super().__init__(memory.MemoryMountIndex(below, ttl=ttl, bound=bound, same=same, clock=clock, rng=rng))
 
 
 class GuardedIndex(DrivenIndex):
@@ -166,15 +172,19 @@ class GuardedIndex(DrivenIndex):
 
 
 def open_index(
-    url: str | None = None, *, namespace: str = "default", credentials: CredentialProvider | None = None
+    url: str | None = None,
+    *,
+    namespace: str = "default",
+    credentials: CredentialProvider | None = None,
+    same_registry: Iterable[str] | None = None,
 ) -> DrivenIndex:
     """Open an index for threads, with the arguments and errors of `crossmount.asyncio.open_index`."""
-    keys = Keys(namespace)
+    keys, same = Keys(namespace), opening.same_registries(same_registry)
     clients = opening.clients_of(url, credentials)
     if not clients:
-        return MemoryMountIndex()
+        return MemoryMountIndex(same=same)
     link, *for_look_ups = map(BlockingLink, clients)
-    return RedisMountIndex(link, hints=next(iter(for_look_ups), None), keys=keys)
+    return RedisMountIndex(link, hints=next(iter(for_look_ups), None), keys=keys, same=same)
 
 
 def inline(index: MountableLayers) -> protocol.MountableLayers:
@@ -259,7 +269,17 @@ class AwaitableIndex(AwaitableLayers):
         if server is None or not isinstance(server.link, BlockingLink) or self.run is _at_once:
             return server
         self._link = self._link or ThreadedLink(server.link.client)
-        return BackingServer(self._link, server.keys)
+        return BackingServer(self._link, server.keys, server.names)
+
+    def drop_traits(self, registry: str) -> None:
+        """Forget the traits of a registry that the blocking index has in this process."""
+        if isinstance(self._index, DrivenIndex):
+            drop_local_traits(self._index.asynchronous, registry)
+
+    def registry_names(self) -> RegistryNames:
+        """Return the names under which the blocking index keeps registries."""
+        asynchronous = self._index.asynchronous if isinstance(self._index, DrivenIndex) else None
+        return registry_names_of(asynchronous)
 
     def local_entries(self) -> Sequence[LayerEntry] | None:
         """Return the entries of the blocking index in this process; None if it cannot list them."""

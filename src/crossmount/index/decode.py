@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from crossmount.errors import InvalidReferenceError
+from crossmount.index.aliases import RegistryNames
 from crossmount.index.protocol import LayerKnowledge, RegistryTraits
 from crossmount.oci import Repository
 from crossmount.oci.reference import DOCKER_HUB, is_repository_name, normalise_registry
@@ -28,17 +29,20 @@ class Decoder:
     Args:
         dest: the destination of the look-up.
         now: epoch seconds; registries whose sources have expired are left out.
+        names: the names under which the index keeps registries.
     """
 
-    def __init__(self, dest: Repository, now: float) -> None:
+    def __init__(self, dest: Repository, now: float, names: RegistryNames) -> None:
         self._dest = dest
-        self._own = registry_field(dest.registry).encode()
+        self._names = names
+        self._kept = names.kept(dest.registry)
+        self._own = registry_field(self._kept).encode()
         self._now = now
         self._holders: dict[tuple[bytes, ...], tuple[tuple[Repository, ...], bool]] = {}
         self._registries: dict[bytes, str | None] = {}
 
     def layer(self, members: Any, flags: Any) -> LayerKnowledge:
-        """Return the entry of a layer from its set of sources on dest's registry and its flags."""
+        """Return the entry of a layer from the members of its sets on dest's registry, and its flags."""
         key = _texts(members)
         if key not in self._holders:
             self._holders[key] = self._read_holders(key)
@@ -47,11 +51,11 @@ class Decoder:
         size = fields.get(b"size")
         if size is not None and len(fields) == 2 and self._own in fields:  # most layers are on one registry only
             return LayerKnowledge(sources, in_dest, size=number(size))
-        live = live_registries(fields, self._now, self._registries)
+        live = {self._names.kept(name) for name in live_registries(fields, self._now, self._registries)}
         return LayerKnowledge(
             sources,
             in_dest,
-            tuple([registry for registry in live if registry != self._dest.registry]),
+            tuple(sorted(live - {self._kept})),
             b"must_mount" in fields,
             number(size),
         )

@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 from crossmount import events
 from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
 from crossmount.index.adapt import adapt
+from crossmount.index.aliases import RegistryNames, registry_names_of
 from crossmount.index.deletions import RemembersDeletions
 from crossmount.index.protocol import (
     BackingServer,
@@ -147,6 +148,10 @@ class GuardedIndex:
     def server(self) -> BackingServer | None:
         """Return the server of the guarded index; None if it has none."""
         return backing_server(self._index)
+
+    def registry_names(self) -> RegistryNames:
+        """Return the names under which the guarded index keeps registries."""
+        return registry_names_of(self._index)
 
     async def aclose(self) -> None:
         """Close the guarded index, also while the breaker is open."""

@@ -112,6 +112,10 @@ class Keys:
         """Return the key of the hash of the traits of `registry`."""
         return f"crossmount:{self.namespace}:registry:{registry}"
 
+    def same_registry(self) -> str:
+        """Return the key of the hash of registries' other names, which operators write: see `index/aliases.py`."""
+        return f"crossmount:{self.namespace}:same-registry"
+
     def stats(self, day: str) -> str:
         """Return the key of the hash of look-ups on a day (`2026-11-24`): layers looked up, and layers known."""
         return f"crossmount:{self.namespace}:stats:{day}"

@@ -8,6 +8,14 @@ from dataclasses import dataclass, field, replace
 
 from crossmount._closing import Closing
 from crossmount.index.adapt import SingleLayerMethods, adapt
+from crossmount.index.aliases import (
+    NONE_THE_SAME,
+    HasRegistryNames,
+    RegistryNames,
+    SameRegistries,
+    registry_names_of,
+)
+from crossmount.index.belief import drop_local_traits
 from crossmount.index.deletions import LocalDeletions
 from crossmount.index.protocol import (
     BackingServer,
@@ -42,6 +50,12 @@ class _Layer:
     size: int | None = None
     must_mount: bool = False
 
+    def remove(self, registry: str, name: str) -> None:
+        if (held := self.registries.get(registry)) is not None:
+            held.names.discard(name)
+            if not held.names:
+                del self.registries[registry]
+
     def live(self, now: float) -> dict[str, _RegistrySources]:
         return {registry: sources for registry, sources in self.registries.items() if sources.until > now}
 
@@ -56,6 +70,7 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         backing: the backing index; the caller closes it.
         ttl: seconds until the sources of a layer on a registry expire after the last record.
         bound: the most sources of a layer on one registry; with 0 the index keeps nothing at all.
+        same: names that are one registry; a backing index that has such names uses its own instead.
         clock: epoch seconds.
         rng: chooses the old source that a new one replaces at the bound.
     """
@@ -66,10 +81,13 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         *,
         ttl: int = TTL_SECONDS,
         bound: int = SOURCES_MAX,
+        same: SameRegistries = NONE_THE_SAME,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
         self._backing = None if backing is None else adapt(backing)
+        has_names = isinstance(backing, HasRegistryNames)
+        self._names = registry_names_of(backing) if has_names else RegistryNames(same)
         self._ttl = ttl
         self._bound = bound
         self._clock = clock
@@ -108,20 +126,20 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         known = await self.look_up(wanted, dest)
         with self._lock:
             now = self._clock()
-            gone = {layer for layer in wanted if self._deletions.has(layer, repository, now)}
+            gone = {layer for layer in wanted if self._deletions.has(layer, self._kept(repository), now)}
         found = {layer: replace(known.of(layer), deleted=layer in gone) for layer in wanted}
         return replace(known, layers=found)
 
     async def record_deletion(self, layer: Digest, repository: Located) -> None:
         """Remember a deletion for a day, and forget the source."""
         with self._lock:
-            self._deletions.add(layer, repository.repository, self._clock())
+            self._deletions.add(layer, self._kept(repository), self._clock())
         await self.forget(layer, repository)
 
     async def clear_deletion(self, layer: Digest, repository: Located) -> None:
         """Forget a deletion."""
         with self._lock:
-            self._deletions.remove(layer, repository.repository)
+            self._deletions.remove(layer, self._kept(repository))
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
         """Record many sightings; each renews the life of the sources on its registry."""
@@ -131,7 +149,7 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
             until = int(self._clock()) + self._ttl
             for seen in sightings:
                 layer = self._known(seen.layer) or self._layers.setdefault(seen.layer, _Layer())
-                self._add(layer, seen.repository.registry, seen.repository.name, until)
+                self._add(layer, self._names.kept(seen.repository.registry), seen.repository.name, until)
                 layer.size = layer.size if seen.size is None else seen.size
                 layer.must_mount = layer.must_mount or seen.must_mount
 
@@ -147,7 +165,8 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
                 layer = self._known(entry.layer) or self._layers.setdefault(entry.layer, _Layer())
                 for registry, sources in entry.registries.items():
                     for name in sources.names:
-                        self._add(layer, registry, name, now + min(sources.seconds_left, self._ttl))
+                        until = now + min(sources.seconds_left, self._ttl)
+                        self._add(layer, self._names.kept(registry), name, until)
                 layer.size = layer.size if entry.size is None else entry.size
                 layer.must_mount = layer.must_mount or entry.must_mount
                 self._remove_if_empty(entry.layer)
@@ -176,11 +195,9 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         with self._lock:
             known = self._known(layer)
             for source in sources:
-                held = known.registries.get(source.repository.registry) if known is not None else None
-                if known is not None and held is not None:
-                    held.names.discard(source.repository.name)
-                    if not held.names:
-                        del known.registries[source.repository.registry]
+                for registry in self._names.of(source.repository.registry):
+                    if known is not None:
+                        known.remove(registry, source.repository.name)
             self._remove_if_empty(layer)
         if self._backing is not None:
             await self._backing.forget(layer, *sources)
@@ -206,11 +223,22 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
         """Record the traits of a registry for some hours; `None` leaves the known trait."""
-        name = normalise_registry(registry)
+        name = self._names.kept(normalise_registry(registry))
         if traits == RegistryTraits() or not self._bound:
             return
         with self._lock:
             self._traits[name] = self._live_traits(name).updated(traits), self._clock() + TRAITS_SECONDS
+
+    def drop_traits(self, registry: str) -> None:
+        """Forget the traits of a registry that are in this process, by any of its names."""
+        with self._lock:
+            for name in self._names.of(normalise_registry(registry)):
+                self._traits.pop(name, None)
+        drop_local_traits(self._backing, registry)
+
+    def registry_names(self) -> RegistryNames:
+        """Return the names under which this index keeps registries."""
+        return self._names
 
     def server(self) -> BackingServer | None:
         """Return the server of the backing index; None if there is none."""
@@ -218,6 +246,11 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
 
     async def aclose(self) -> None:
         """Do nothing: this index has no connections."""
+
+    def _kept(self, repository: Located) -> Repository:
+        """Return a repository by the name under which this index keeps its registry."""
+        found = repository.repository
+        return Repository(self._names.kept(found.registry), found.name)
 
     def _known(self, layer: Digest) -> _Layer | None:
         """Return the entry of `layer` after removal of its expired sources."""
@@ -245,19 +278,22 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         known = self._known(layer)
         if known is None:
             return LayerKnowledge()
-        here = known.registries.get(dest.registry)
-        names = set() if here is None else here.names
+        registries = self._names.of(dest.registry)
+        names = {name for each in registries if each in known.registries for name in known.registries[each].names}
         return LayerKnowledge(
             sources=tuple(dest.sibling(name) for name in sorted(names - {dest.name})),
             in_dest=dest.name in names,
-            elsewhere=tuple(sorted(known.registries.keys() - {dest.registry})),
+            elsewhere=tuple(sorted({self._names.kept(each) for each in known.registries} - {registries[0]})),
             must_mount=known.must_mount,
             size=known.size,
         )
 
     def _live_traits(self, registry: str) -> RegistryTraits:
-        traits, until = self._traits.get(registry, (RegistryTraits(), 0.0))
-        return traits if until > self._clock() else RegistryTraits()
+        found = RegistryTraits()
+        for name in reversed(self._names.of(registry)):
+            traits, until = self._traits.get(name, (RegistryTraits(), 0.0))
+            found = found.updated(traits) if until > self._clock() else found
+        return found
 
 
 def null_index() -> MemoryMountIndex:

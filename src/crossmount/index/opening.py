@@ -1,6 +1,7 @@
 """An index from a URL. Opening does no I/O: the first use connects, and starts the embedded server."""
 
 import os
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from redis.credentials import CredentialProvider
 
 from crossmount.embedded.lifecycle import OnDemandClient, ensure_running
 from crossmount.errors import InvalidInputError
+from crossmount.index.aliases import SameRegistries
 from crossmount.index.keys import Keys
 from crossmount.index.memory import MemoryMountIndex
 from crossmount.index.redis_index import RedisMountIndex
@@ -19,13 +21,18 @@ from crossmount.redis.url import parse_url
 
 DEFAULT_URL = "embedded:"
 URL_VARIABLE = "CROSSMOUNT_INDEX"
+SAME_VARIABLE = "CROSSMOUNT_SAME_REGISTRY"
 
 EMBEDDED_START_SECONDS = 5.0
 """How long a call waits for the embedded server to start before a push goes on without the index."""
 
 
 def open_index(
-    url: str | None = None, *, namespace: str = "default", credentials: CredentialProvider | None = None
+    url: str | None = None,
+    *,
+    namespace: str = "default",
+    credentials: CredentialProvider | None = None,
+    same_registry: Iterable[str] | None = None,
 ) -> RedisMountIndex | MemoryMountIndex:
     """Open an index for an event loop.
 
@@ -34,17 +41,29 @@ def open_index(
             `embedded:`; None is what CROSSMOUNT_INDEX says, else the embedded index.
         namespace: keeps tenants apart on one server.
         credentials: redis-py's way to log in, in place of a login in the URL.
+        same_registry: pairs of names of one registry, such as `localhost:5000=registry:5000`: the index keeps what
+            it knows of the first name under the second. None is what CROSSMOUNT_SAME_REGISTRY says (pairs are
+            separated by commas). They come before the pairs that the index itself shares.
 
     Raises:
         InvalidIndexURLError: the URL names no index, or a file that cannot be read.
-        InvalidInputError: the namespace breaks its grammar, or nobody asks for the credentials.
+        InvalidInputError: the namespace or a pair breaks its grammar, or nobody asks for the credentials.
     """
-    keys = Keys(namespace)
+    keys, same = Keys(namespace), same_registries(same_registry)
     clients = clients_of(url, credentials)
     if not clients:
-        return MemoryMountIndex()
+        return MemoryMountIndex(same=same)
     link, *for_look_ups = map(ThreadedLink, clients)
-    return RedisMountIndex(link, hints=next(iter(for_look_ups), None), keys=keys)
+    return RedisMountIndex(link, hints=next(iter(for_look_ups), None), keys=keys, same=same)
+
+
+def same_registries(pairs: Iterable[str] | None) -> SameRegistries:
+    """Parse pairs of names of one registry, or those of the environment if they are None.
+
+    Raises:
+        InvalidInputError: a text is not a pair of names of registries.
+    """
+    return SameRegistries.parse([os.environ.get(SAME_VARIABLE, "")] if pairs is None else pairs)
 
 
 def clients_of(url: str | None, credentials: CredentialProvider | None) -> list[Client]:

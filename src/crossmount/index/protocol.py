@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self, runtime_checkable
 
+from crossmount.index.aliases import RegistryNames
 from crossmount.index.keys import Keys
 from crossmount.oci import Digest, Located, Repository
 from crossmount.redis.link import Link
@@ -223,10 +224,12 @@ class BackingServer:
     Attributes:
         link: a link to it, for event loops; the index closes it.
         keys: the keys of the index's namespace.
+        names: the names under which the index keeps registries.
     """
 
     link: Link
     keys: Keys
+    names: RegistryNames = field(default_factory=RegistryNames, compare=False)
 
 
 @runtime_checkable

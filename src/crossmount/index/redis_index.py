@@ -4,31 +4,28 @@ All that is read back is untrusted: a value that breaks a grammar is ignored.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from crossmount._closing import Closing
 from crossmount.errors import IndexRefusedError
 from crossmount.index.adapt import SingleLayerMethods
+from crossmount.index.aliases import NONE_THE_SAME, RegistryNames, SameRegistries
 from crossmount.index.decode import (
-    Decoder,
     as_map,
     live_registries,
     registry_field,
     repositories,
     traits_fields,
-    traits_of,
     truth,
 )
 from crossmount.index.deletions import DELETION_SECONDS, DELETIONS_MAX
 from crossmount.index.keys import STATS_SECONDS, Keys, day
+from crossmount.index.look_up import HitCounter, LookUp
 from crossmount.index.protocol import (
     BackingServer,
     Knowledge,
     LayerEntry,
-    LayerKnowledge,
     RegistryTraits,
     Sighting,
 )
@@ -45,36 +42,6 @@ TRAITS_SECONDS = 6 * 3600
 _SCRIPTS = ("record", "forget", "clear_must_mount", "record_traits", "count")
 _DELETION_SCRIPTS = ("record_deletion", "forget")  # few need them
 
-_LOOK_UPS_MAX = 1000
-
-
-class HitCounter:
-    """Counts of look-ups that are not on the server yet.
-
-    A look-up must not write, so its count is sent with the next `record`, as an additional command. Look-ups of a
-    client that never records are not counted, and of too many look-ups the oldest are dropped. There is no lock,
-    since a fork could leave it locked.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[int, int]] = deque(maxlen=_LOOK_UPS_MAX)
-
-    def add(self, layers: Collection[LayerKnowledge]) -> None:
-        """Count a look-up; a layer is known if dest has it, or if it can be mounted."""
-        if layers:
-            self._waiting.append((len(layers), sum(1 for known in layers if known.in_dest or known.sources)))
-
-    def take(self) -> tuple[int, int]:
-        """Return the number of layers looked up since the last call, and how many of them were known."""
-        asked = known = 0
-        while self._waiting:
-            try:
-                more = self._waiting.popleft()
-            except IndexError:  # another thread was faster
-                break
-            asked, known = asked + more[0], known + more[1]
-        return asked, known
-
 
 class RedisMountIndex(SingleLayerMethods, Closing):
     """An index on Redis or Valkey, shared by all clients of one server and namespace.
@@ -85,6 +52,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         keys: the namespace.
         ttl: seconds until an entry expires, counted from when it was last recorded.
         bound: the most sources of a layer on one registry.
+        same: names that are one registry, over those that the index shares.
         clock: epoch seconds.
     """
 
@@ -96,9 +64,11 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         keys: Keys = Keys(),  # noqa: B008 a frozen value
         ttl: int = TTL_SECONDS,
         bound: int = SOURCES_MAX,
+        same: SameRegistries = NONE_THE_SAME,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.link = link
+        self._names = RegistryNames(same)
         self._hints = hints
         self._keys = keys
         self._ttl = ttl
@@ -111,7 +81,11 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         return truth((await self._read([("HEXISTS", self._keys.flags(layer), "must_mount")]))[0])
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Read everything about many layers in one round trip; a key of another type counts as missing."""
+        """Read everything about many layers in one round trip; a key of another type counts as missing.
+
+        The names that the index shares are read along from time to time. A second round trip follows only if they
+        have changed for dest's registry.
+        """
         return await self._look_up(list(dict.fromkeys(layers)), dest.repository, deletions=False)
 
     async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
@@ -119,25 +93,18 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         return await self._look_up(list(dict.fromkeys(layers)), dest.repository, deletions=True)
 
     async def _look_up(self, wanted: Sequence[Digest], dest: Repository, *, deletions: bool) -> Knowledge:
-        registry = dest.registry
-        commands: list[Command] = [("HGETALL", self._keys.traits(registry))]
-        for layer in wanted:
-            # SRANDMEMBER returns all members of a set within the bound, and of a larger one as many as the bound
-            commands.append(("SRANDMEMBER", self._keys.sources(layer, registry), self._bound))
-            commands.append(("HGETALL", self._keys.flags(layer)))
-        if deletions:
-            commands += [("SISMEMBER", self._keys.deleted(layer, registry), dest.name) for layer in wanted]
-        replies = await self._read(commands)
-        decoder, end = Decoder(dest, self._clock()), 1 + 2 * len(wanted)
-        known = {
-            layer: decoder.layer(members, flags)
-            for layer, members, flags in zip(wanted, replies[1:end:2], replies[2:end:2], strict=True)
-        }
-        for layer, reply in zip(wanted, replies[end:], strict=False):
-            if truth(reply):
-                known[layer] = replace(known[layer], deleted=True)
-        self._hits.add(known.values())
-        return Knowledge(known, traits_of(replies[0]))
+        while True:
+            names, now = self._names.of(dest.registry), self._clock()
+            look_up = LookUp(layers=wanted, dest=dest, names=names, deletions=deletions)
+            shared = self._shared_names() if self._names.is_due(now) else []
+            replies = await self._read([*look_up.commands(self._keys, self._bound), *shared])
+            if shared:
+                self._names.learn(as_map(replies.pop()), now)
+            if self._names.of(dest.registry) == names:
+                break
+        found = look_up.knowledge(replies, now, self._names)
+        self._hits.add(found.layers.values())
+        return found
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
         """Record sightings in one round trip.
@@ -146,10 +113,8 @@ class RedisMountIndex(SingleLayerMethods, Closing):
             IndexRefusedError: the server refused some sightings; the others are recorded.
         """
         now = int(self._clock())
-        await self._write(
-            [self._record(seen, now, self._ttl) for seen in sightings],
-            also=self._count(now),
-        )
+        seen = list(sightings)
+        await self._write(lambda: [self._record(each, now, self._ttl) for each in seen], also=self._count(now))
 
     async def restore(self, entries: Sequence[LayerEntry]) -> None:
         """Restore exported entries.
@@ -158,6 +123,9 @@ class RedisMountIndex(SingleLayerMethods, Closing):
             IndexRefusedError: the server refused some entries; the others are restored.
         """
         now = int(self._clock())
+        await self._write(lambda: self._restore_commands(entries, now))
+
+    def _restore_commands(self, entries: Sequence[LayerEntry], now: int) -> list[Command]:
         commands: list[Command] = []
         for entry in entries:
             for registry, sources in entry.registries.items():
@@ -169,31 +137,46 @@ class RedisMountIndex(SingleLayerMethods, Closing):
                 flags = self._keys.flags(entry.layer)
                 known = () if entry.size is None else ("size", entry.size)
                 commands += [("HSET", flags, "must_mount", "1", *known), ("PERSIST", flags)]
-        await self._write(commands)
+        return commands
 
     async def forget(self, layer: Digest, *sources: Located) -> None:
         """Remove repositories as sources of `layer`, for all users of the index."""
+        await self._write(lambda: self._forget_all(layer, sources))
+
+    def _forget_all(self, layer: Digest, sources: Iterable[Located]) -> list[Command]:
         by_registry: dict[str, list[str]] = {}
         for source in sources:
-            by_registry.setdefault(source.repository.registry, []).append(source.repository.name)
-        await self._write([self._forget(layer, registry, names) for registry, names in by_registry.items()])
+            for registry in self._names.of(source.repository.registry):
+                by_registry.setdefault(registry, []).append(source.repository.name)
+        return [self._forget(layer, registry, names) for registry, names in by_registry.items()]
 
     async def record_deletion(self, layer: Digest, repository: Located) -> None:
         """Remember a deletion for a day, and forget the source."""
-        registry, name = repository.repository.registry, repository.repository.name
-        key = self._keys.deleted(layer, registry)
-        remember = _script("record_deletion").call((key,), name, DELETION_SECONDS, DELETIONS_MAX)
-        await self._write([remember, self._forget(layer, registry, [name])], scripts=_DELETION_SCRIPTS)
+        remember, name = _script("record_deletion"), repository.repository.name
+        await self._write(
+            lambda: [
+                remember.call(
+                    (self._deleted(layer, repository),),
+                    name,
+                    DELETION_SECONDS,
+                    DELETIONS_MAX,
+                ),
+                *self._forget_all(layer, [repository]),
+            ],
+            scripts=_DELETION_SCRIPTS,
+        )
 
     async def clear_deletion(self, layer: Digest, repository: Located) -> None:
         """Forget a deletion."""
-        found = repository.repository
-        await self._write([("SREM", self._keys.deleted(layer, found.registry), found.name)])
+        await self._write(lambda: [("SREM", self._deleted(layer, repository), repository.repository.name)])
+
+    def _deleted(self, layer: Digest, repository: Located) -> str:
+        return self._keys.deleted(layer, self._names.kept(repository.repository.registry))
 
     async def clear_must_mount(self, layer: Digest) -> None:
         """Remove the must-mount flag of `layer`."""
         call = _script("clear_must_mount").call((self._keys.flags(layer),), int(self._clock()))
-        await self._write([call])
+        await self._write(lambda: [call])
 
     async def locations(self, layer: Digest) -> tuple[Repository, ...]:
         """Return the sources on all registries, in two round trips: the first one finds the registries."""
@@ -210,13 +193,23 @@ class RedisMountIndex(SingleLayerMethods, Closing):
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
         """Record the traits of a registry for some hours; `None` leaves the known trait."""
-        key = self._keys.traits(normalise_registry(registry))
+        name = normalise_registry(registry)
         if fields := tuple(traits_fields(traits)):
-            await self._write([_script("record_traits").call((key,), TRAITS_SECONDS, *fields)])
+            await self._write(
+                lambda: [
+                    _script("record_traits").call(
+                        (self._keys.traits(self._names.kept(name)),), TRAITS_SECONDS, *fields
+                    )
+                ]
+            )
 
     def server(self) -> BackingServer:
         """Return the server, for leases and checkpoints."""
-        return BackingServer(self.link, self._keys)
+        return BackingServer(self.link, self._keys, self._names)
+
+    def registry_names(self) -> RegistryNames:
+        """Return the names under which this index keeps registries."""
+        return self._names
 
     async def aclose(self) -> None:
         """Close the links."""
@@ -228,7 +221,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         return await run_scripted(self.link, commands, [_script(name) for name in scripts])
 
     def _record(self, seen: Sighting, now: int, ttl: int) -> Command:
-        registry = seen.repository.registry
+        registry = self._names.kept(seen.repository.registry)
         return _script("record").call(
             (self._keys.sources(seen.layer, registry), self._keys.flags(seen.layer)),
             seen.repository.name,
@@ -250,13 +243,34 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         return [_script("count").call((self._keys.stats(day(now)),), STATS_SECONDS, asked, known)] if asked else []
 
     async def _write(
-        self, commands: Sequence[Command], also: Sequence[Command] = (), *, scripts: Sequence[str] = _SCRIPTS
+        self,
+        make: Callable[[], list[Command]],
+        also: Sequence[Command] = (),
+        *,
+        scripts: Sequence[str] = _SCRIPTS,
     ) -> None:
-        """Run `commands`, and in the same round trip others whose refusal does not matter."""
-        replies = await self._run([*commands, *also], scripts) if commands else []
+        """Run commands that write.
+
+        Args:
+            make: returns the commands, with the names of registries that are known now.
+            also: commands for the same round trip whose refusal does not matter.
+            scripts: the scripts that the commands call.
+        """
+        if not (commands := make()):
+            return
+        # A call that does not follow a look-up reads the shared names along, and repeats what they change.
+        shared = self._shared_names() if self._names.is_unread else []
+        replies = await self._run([*commands, *shared, *also], scripts)
+        if shared:
+            self._names.learn(as_map(replies[len(commands)]), self._clock())
+            if (renamed := make()) != commands:
+                commands, replies = renamed, await self._run(renamed, scripts)
         for reply in replies[: len(commands)]:
             if isinstance(reply, IndexRefusedError):
                 raise reply
+
+    def _shared_names(self) -> list[Command]:
+        return [("HGETALL", self._keys.same_registry())]
 
     async def _read(self, commands: Sequence[Command]) -> list[Any]:
         """Run commands that read; return their replies, None where a command was refused.

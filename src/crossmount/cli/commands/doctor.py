@@ -22,10 +22,12 @@ from crossmount.cli.access import (
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.failures import FAILED, message_of
 from crossmount.cli.options import REFERENCE
+from crossmount.cli.registry_belief import advice
 from crossmount.cli.running import run_async
 from crossmount.cli.settings import OFF, Settings, settings_of
 from crossmount.errors import CrossmountError
 from crossmount.index import RegistryTraits
+from crossmount.index.belief import RegistryBelief, belief_of
 from crossmount.oci import Digest, Reference
 from crossmount.registry import Ping, RegistryClient
 from crossmount.registry.credentials.authfiles import Credential
@@ -50,12 +52,14 @@ class Finding:
         about: the name of the check.
         words: the result for people.
         facts: the result for scripts.
+        advice: lines that say what to do; they are not wrapped, since they may hold commands.
     """
 
     about: str
     verdict: CheckResult
     words: str
     facts: dict[str, Any] = field(default_factory=dict)
+    advice: tuple[str, ...] = ()
 
 
 def failed(about: str, error: CrossmountError) -> Finding:
@@ -86,20 +90,22 @@ def as_document(findings: list[Finding]) -> dict[str, object]:
     """Return the findings as a JSON document."""
     document: dict[str, object] = {"ok": all(finding.verdict != "failed" for finding in findings)}
     for finding in findings:
-        document[finding.about] = {"verdict": finding.verdict, "words": finding.words, **finding.facts}
+        about = {"verdict": finding.verdict, "words": finding.words, **finding.facts}
+        document[finding.about] = about | ({"advice": list(finding.advice)} if finding.advice else {})
     return document
 
 
 def as_lines(findings: list[Finding], dest: Reference | None, *, width: int | None) -> list[str]:
     """Return the findings as lines, wrapped at `width` columns; not wrapped if it is None."""
-    lines = [
-        line
-        for finding in findings
-        for line in _folded(f"{finding.about:<12} {_MARKS[finding.verdict]:<7} ", finding.words, width)
-    ]
+    lines = [line for finding in findings for line in _lines_of(finding, width)]
     if dest is None:
         lines.append("Name a DEST, as for push, to check its registry too.")
     return lines
+
+
+def _lines_of(finding: Finding, width: int | None) -> list[str]:
+    head = f"{finding.about:<12} {_MARKS[finding.verdict]:<7} "
+    return [*_folded(head, finding.words, width), *(" " * len(head) + line for line in finding.advice)]
 
 
 def _folded(head: str, words: str, width: int | None) -> list[str]:
@@ -110,20 +116,21 @@ def _folded(head: str, words: str, width: int | None) -> list[str]:
     )
 
 
-async def check_index(settings: Settings, dest: Reference | None) -> tuple[Finding, RegistryTraits]:
+async def check_index(settings: Settings, dest: Reference | None) -> tuple[Finding, RegistryBelief]:
     """Check whether the index works, and read what it knows about dest's registry."""
     url = index_url(settings)
+    nothing = RegistryBelief(registry="", names=(), traits=RegistryTraits())
     if url == OFF:
         words = "off: earlier pushes are unknown, every layer that the repository lacks is uploaded"
-        return Finding("index", "unknown", words, {"url": OFF}), RegistryTraits()
+        return Finding("index", "unknown", words, {"url": OFF}), nothing
     facts = {"url": display_url(url)}
     try:
         async with opened_index(settings) as index:
             probe = await probe_server(index)
-            traits = RegistryTraits() if dest is None else (await index.look_up([], dest)).traits
+            belief = nothing if dest is None else await belief_of(index, dest.repository.registry)
     except CrossmountError as error:
-        return Finding("index", "failed", message_of(error), facts), RegistryTraits()
-    return _index_finding(url, probe, facts), traits
+        return Finding("index", "failed", message_of(error), facts), nothing
+    return _index_finding(url, probe, facts), belief
 
 
 def _index_finding(url: str, probe: ServerProbe | None, facts: dict[str, Any]) -> Finding:
@@ -216,24 +223,32 @@ async def check_access(client: RegistryClient, dest: Reference, ping: Ping) -> F
     return Finding("access", "ok", words, {"read": True})
 
 
-def check_mounts(registry: str, traits: RegistryTraits) -> Finding:
-    """Return what the index has recorded about mounts on this registry."""
-    facts = {"mounts": traits.mounts, "finds": traits.finds, "after_manifest": traits.after_manifest}
+def check_mounts(registry: str, traits: RegistryTraits, *, seconds_left: int | None = None) -> Finding:
+    """Return what the index believes about mounts on this registry, and for how long."""
+    facts = {
+        "mounts": traits.mounts,
+        "finds": traits.finds,
+        "after_manifest": traits.after_manifest,
+        "truthful": traits.truthful,
+        "seconds_left": seconds_left,
+    }
     finds = ", and finds sources by itself" if traits.finds else ""
     late = ", only those that a manifest names" if traits.after_manifest else ""
+    untrue = ". It once said so and was wrong, so it is asked after each mount" if traits.truthful is False else ""
     match traits.mounts:
         case True:
-            return Finding("mounts", "ok", f"{registry} has mounted layers{late}{finds}", facts)
+            return Finding("mounts", "ok", f"{registry} has mounted layers{late}{finds}{untrue}", facts)
         case False:
-            words = f"{registry} had a layer and did not mount it, so layers are uploaded there for some hours"
-            return Finding("mounts", "unknown", words, facts)
-    words = f"not known yet for {registry}: the first push with a known source shows it{finds}"
+            hours = "some hours" if seconds_left is None else f"another {text.duration(seconds_left)}"
+            words = f"{registry} had a layer and did not mount it, so layers are uploaded there for {hours}"
+            return Finding("mounts", "unknown", words, facts, tuple(advice(registry, traits)))
+    words = f"not known yet for {registry}: the first push with a known source shows it{finds}{untrue}"
     return Finding("mounts", "unknown", words, facts)
 
 
 async def examine(settings: Settings, dest: Reference | None) -> list[Finding]:
     """Check everything that a push to `dest` needs; without `dest`, the index only."""
-    index, traits = await check_index(settings, dest)
+    index, belief = await check_index(settings, dest)
     if dest is None:
         return [index]
     async with RegistryClient(dest, options=client_options(settings, patient=False)) as client:
@@ -242,7 +257,8 @@ async def examine(settings: Settings, dest: Reference | None) -> list[Finding]:
         if ping is None:
             return [index, registry, credentials]
         access = await check_access(client, dest, ping)
-        return [index, registry, proven(credentials, access), access, check_mounts(client.registry, traits)]
+        mounts = check_mounts(client.registry, belief.traits, seconds_left=belief.seconds_left)
+        return [index, registry, proven(credentials, access), access, mounts]
 
 
 def _ms(seconds: float) -> float:

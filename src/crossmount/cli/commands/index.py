@@ -21,6 +21,14 @@ COMMANDS = {
     "info": LazyCommand(
         "crossmount.cli.commands.index_info", "info", "Count layers and sources, and show the hit rate."
     ),
+    "registry": LazyCommand(
+        "crossmount.cli.commands.index_registries", "registry", "Show what the index believes of a registry."
+    ),
+    "same-registry": LazyCommand(
+        "crossmount.cli.commands.index_registries",
+        "same_registry",
+        "Say for all users that two names are one registry.",
+    ),
     "prune": LazyCommand(
         "crossmount.cli.commands.index_prune", "prune", "Remove sources that registries no longer have."
     ),

@@ -83,7 +83,8 @@ def _import(settings: Settings, file: IO[bytes], observer: events.Observer, *, n
     url = index_url(settings)
     if url == OFF:
         raise click.UsageError("this needs an index, and it is off: give --index another value")
-    with open_index(url, namespace=settings.namespace or DEFAULT_NAMESPACE) as index:
+    namespace = settings.namespace or DEFAULT_NAMESPACE
+    with open_index(url, namespace=namespace, same_registry=settings.same_registry) as index:
         return import_now(index, file, observer=observer, name=name)
 
 

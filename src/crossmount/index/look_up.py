@@ -1,0 +1,103 @@
+"""Look-ups on a server: the commands of one, the meaning of their replies, and the number of look-ups. No I/O."""
+
+import functools
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from crossmount.index.aliases import RegistryNames
+from crossmount.index.decode import Decoder, traits_of, truth
+from crossmount.index.keys import Keys
+from crossmount.index.protocol import Knowledge, LayerKnowledge, RegistryTraits
+from crossmount.oci import Digest, Repository
+from crossmount.redis.replies import Command
+
+_LOOK_UPS_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookUp:
+    """A look-up of layers for a destination.
+
+    Attributes:
+        layers: the layers, each once.
+        dest: the destination.
+        names: the names of dest's registry, first the one that the index keeps; what any of them has counts.
+        deletions: whether to read what was deleted from dest too.
+    """
+
+    layers: Sequence[Digest]
+    dest: Repository
+    names: Sequence[str]
+    deletions: bool = False
+
+    def commands(self, keys: Keys, bound: int) -> list[Command]:
+        """Return the commands that read a registry's traits, and the sources and flags of all layers.
+
+        Args:
+            keys: the namespace.
+            bound: the most sources of a layer that are read for each name.
+        """
+        commands: list[Command] = [("HGETALL", keys.traits(name)) for name in self.names]
+        for layer in self.layers:
+            # SRANDMEMBER returns all members of a set within the bound, and of a larger one as many as the bound
+            commands += [("SRANDMEMBER", keys.sources(layer, name), bound) for name in self.names]
+            commands.append(("HGETALL", keys.flags(layer)))
+        if self.deletions:
+            commands += [("SISMEMBER", keys.deleted(each, self.names[0]), self.dest.name) for each in self.layers]
+        return commands
+
+    def knowledge(self, replies: Sequence[Any], now: float, names: RegistryNames) -> Knowledge:
+        """Return what the replies say.
+
+        Args:
+            replies: one for each command, None where it was refused.
+            now: epoch seconds; sources that have expired are left out.
+            names: the names of all registries.
+        """
+        decoder, count = Decoder(self.dest, now, names), len(self.names)
+        end = count + (count + 1) * len(self.layers)
+        known: dict[Digest, LayerKnowledge] = {}
+        for layer, at in zip(self.layers, range(count, end, count + 1), strict=True):
+            members = replies[at] if count == 1 else list(_members(replies[at : at + count]))
+            known[layer] = decoder.layer(members, replies[at + count])
+        for layer, deleted in zip(self.layers, replies[end:], strict=False):
+            if truth(deleted):
+                known[layer] = replace(known[layer], deleted=True)
+        traits = map(traits_of, reversed(replies[:count]))  # what is recorded under the kept name comes last
+        return Knowledge(known, functools.reduce(RegistryTraits.updated, traits))
+
+
+def _members(replies: Sequence[Any]) -> Iterator[Any]:
+    """Yield the members of several sets; a set whose reply is no list has none."""
+    for reply in replies:
+        yield from reply if isinstance(reply, list) else ()
+
+
+class HitCounter:
+    """Counts of look-ups that are not on the server yet.
+
+    A look-up must not write, so its count is sent with the next `record`, as an additional command. Look-ups of a
+    client that never records are not counted, and of too many look-ups the oldest are dropped. There is no lock,
+    since a fork could leave it locked.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[int, int]] = deque(maxlen=_LOOK_UPS_MAX)
+
+    def add(self, layers: Collection[LayerKnowledge]) -> None:
+        """Count a look-up; a layer is known if dest has it, or if it can be mounted."""
+        if layers:
+            self._waiting.append((len(layers), sum(1 for known in layers if known.in_dest or known.sources)))
+
+    def take(self) -> tuple[int, int]:
+        """Return the number of layers looked up since the last call, and how many of them were known."""
+        asked = known = 0
+        while self._waiting:
+            try:
+                more = self._waiting.popleft()
+            except IndexError:  # another thread was faster
+                break
+            asked, known = asked + more[0], known + more[1]
+        return asked, known
