@@ -11,7 +11,8 @@ from pathlib import Path
 from crossmount.asyncio import Digest, Fleet, Repository, open_index
 from crossmount.cli.commands.fleet import fitted, render_uploads
 from crossmount.fleet import Slots, UploadTurn
-from crossmount.fleet.lease import ActiveUpload, LeaseValue
+from crossmount.fleet.active_uploads import ActiveUpload
+from crossmount.fleet.lease import LeaseValue
 from crossmount.testing import running_registry
 from support.commands import Here, Shell
 from support.images import make_layers, make_layout

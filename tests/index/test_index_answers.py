@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from redis._parsers import _HiredisParser, _RESP2Parser
 
 from crossmount.errors import IndexFailedError, IndexRefusedError
-from crossmount.fleet.lease import active_uploads
+from crossmount.fleet.active_uploads import active_uploads
 from crossmount.fleet.lease_store import LeaseStore
 from crossmount.fleet.waiting import Claim, IndexDown
 from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting
@@ -65,8 +65,8 @@ class AnsweringLink:
         """Return the scripted replies."""
         return [self._replies[i % len(self._replies)] for i in range(len(commands))]
 
-    async def parts(self) -> Sequence[Link]:
-        """Return itself as the only part."""
+    async def servers(self) -> Sequence[Link]:
+        """Return itself as the only server."""
         return [self]
 
     async def aclose(self) -> None:

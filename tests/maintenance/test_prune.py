@@ -147,10 +147,10 @@ async def test_it_is_gentle_on_the_server(scripted_registry: ScriptedRegistry, v
     """A prune uses SCAN with small pages and short commands, no KEYS, and only the script that removes."""
     link = CountingLink(async_link(valkey.unix_url))
 
-    async def parts() -> list[Any]:
+    async def servers() -> list[Any]:
         return [link]
 
-    link.parts = parts  # type: ignore[method-assign]
+    link.servers = servers  # type: ignore[method-assign]
     index = RedisMountIndex(link)
     await fill(index, scripted_registry, range(500), range(500, 520))
     link.runs.clear()

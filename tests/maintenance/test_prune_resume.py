@@ -32,8 +32,8 @@ class Refusing(CountingLink):
             return [IndexRefusedError("no permission")] * len(commands)
         return await super().run(commands)
 
-    async def parts(self) -> Any:
-        """Return itself as the only part."""
+    async def servers(self) -> Any:
+        """Return itself as the only server."""
         return [self]
 
 

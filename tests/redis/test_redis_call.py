@@ -1,4 +1,4 @@
-"""A call's turn and its deadline."""
+"""A call's deadline, and the limit of calls."""
 
 import threading
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from crossmount.errors import IndexRefusedError, IndexUnavailableError
-from crossmount.redis.call import Call, Turns, current_call
+from crossmount.redis.call import Call, CallLimiter, current_call
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -17,36 +17,36 @@ def until(condition: Callable[[], bool]) -> None:
         pause.wait(0.001)
 
 
-def test_the_deadline_begins_with_the_turn() -> None:
-    """A call has all its time once its turn comes; before and after there is no deadline."""
+def test_the_deadline_begins_when_the_call_is_admitted() -> None:
+    """A call has all its time when it is admitted; before and after there is no deadline."""
     call = Call()
     assert call.left == float("inf")
-    with Turns(1).turn(call):
+    with CallLimiter(1).admitted(call):
         assert 0 < call.left <= 1.5
         assert current_call() is call
     assert current_call() is None
 
 
 def test_a_cancelled_call_goes_no_further() -> None:
-    """After a cancellation no time is left, also where the turn begins later."""
+    """After a cancellation no time is left, also if the call is admitted later."""
     call = Call()
     call.cancel()
-    with Turns(1).turn(call), pytest.raises(TimeoutError):
+    with CallLimiter(1).admitted(call), pytest.raises(TimeoutError):
         call.check()
 
 
 class Waiting:
-    """A single turn that is taken, and calls that wait for it."""
+    """A limit of one call, which is in flight, and calls that wait."""
 
     def __init__(self) -> None:
-        self.turns = Turns(1)
+        self.limiter = CallLimiter(1)
         self.go = threading.Event()
         self.taken = threading.Event()
         self.calls = [Call() for _ in range(3)]
 
     def take(self, error: Exception | None) -> None:
-        """Take the turn until `go`, and end with an error."""
-        with self.turns.turn(Call()):
+        """Be in flight until `go`, and end with an error."""
+        with self.limiter.admitted(Call()):
             self.taken.set()
             self.go.wait(10)
             if error is not None:
@@ -55,7 +55,7 @@ class Waiting:
     def wait(self, call: Call) -> str:
         """Wait for a turn; return how that ended."""
         try:
-            with self.turns.turn(call):
+            with self.limiter.admitted(call):
                 return "answered"
         except IndexUnavailableError as error:
             return str(error)
@@ -81,26 +81,26 @@ def test_calls_that_waited_behind_a_silence_end_with_it() -> None:
 
 @pytest.mark.parametrize("error", [None, IndexRefusedError("no")])
 def test_calls_that_waited_behind_an_answer_are_served(error: Exception | None) -> None:
-    """After an answer or a refusal, waiting calls get their turn."""
+    """After an answer or a refusal, waiting calls are admitted."""
     assert Waiting().outcomes(error) == ["answered"] * 3
 
 
 def test_an_answer_ends_the_silence() -> None:
-    """A call that was made before an unanswered one gets its turn if a later call was answered."""
-    turns, call = Turns(2), Call()
-    with pytest.raises(IndexUnavailableError), turns.turn(Call()):
+    """A call that was made before an unanswered one is admitted if a later call was answered."""
+    limiter, call = CallLimiter(2), Call()
+    with pytest.raises(IndexUnavailableError), limiter.admitted(Call()):
         raise IndexUnavailableError("silent")
-    with turns.turn(Call()):
+    with limiter.admitted(Call()):
         pass
-    with turns.turn(call):
+    with limiter.admitted(call):
         pass
 
 
 def test_a_cancelled_call_is_no_silence() -> None:
     """A cancelled call without an answer does not make waiting calls fail."""
-    turns, waiting, cancelled = Turns(1), Call(), Call()
+    limiter, waiting, cancelled = CallLimiter(1), Call(), Call()
     cancelled.cancel()
-    with pytest.raises(IndexUnavailableError), turns.turn(cancelled):
+    with pytest.raises(IndexUnavailableError), limiter.admitted(cancelled):
         raise IndexUnavailableError("too late")
-    with turns.turn(waiting):
+    with limiter.admitted(waiting):
         pass

@@ -36,7 +36,7 @@ async def test_no_server_at_all(flavour: str, unused_tcp_port: int) -> None:
         await link.run([("PING",)]) if flavour == "async" else run_now(link.run([("PING",)]))
     assert "hunter2secret" not in str(caught.value)
     with pytest.raises(IndexUnavailableError):
-        await link.parts() if flavour == "async" else run_now(link.parts())
+        await link.servers() if flavour == "async" else run_now(link.servers())
     await link.aclose()
 
 

@@ -94,7 +94,7 @@ class Slow:
         self.now += next(self.took)
         return [(1 if self.now < 100 else 0, [])]
 
-    async def parts(self) -> "Sequence[Link]":
+    async def servers(self) -> "Sequence[Link]":
         """Be one."""
         return [self]
 

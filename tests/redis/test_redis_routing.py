@@ -192,7 +192,7 @@ def test_a_master_that_is_none_any_more_makes_the_map_old() -> None:
 
 def test_replicas_take_turns_and_a_master_stands_in() -> None:
     """Reads go to replicas with READONLY; failed replicas are skipped, and the master is the last resort."""
-    stops = [only(CommandRouting([LOW], replicas=True, turn=turn).batches(MAP)).target for turn in range(3)]
+    stops = [only(CommandRouting([LOW], replicas=True, number=turn).batches(MAP)).target for turn in range(3)]
     assert stops == [Target(R, replica=True), Target(C, replica=True), Target(R, replica=True)]
     routing = CommandRouting([LOW], replicas=True)
     batch = only(routing.batches(MAP))

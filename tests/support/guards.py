@@ -42,8 +42,8 @@ class FailingLink:
             raise self.error
         return [None] * len(commands)
 
-    async def parts(self) -> Sequence[Link]:
-        """Return itself as the only part."""
+    async def servers(self) -> Sequence[Link]:
+        """Return itself as the only server."""
         return [self]
 
     async def aclose(self) -> None:

@@ -72,9 +72,9 @@ class CountingLink:
         self.runs.append(list(commands))
         return await self.link.run(commands)
 
-    async def parts(self) -> Sequence[Link]:
-        """Return the parts, which are not counted."""
-        return await self.link.parts()
+    async def servers(self) -> Sequence[Link]:
+        """Return links to the servers; their runs are not counted."""
+        return await self.link.servers()
 
     async def aclose(self) -> None:
         """Close the link."""

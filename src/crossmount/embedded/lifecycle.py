@@ -208,7 +208,7 @@ class OnDemandClient:
         client = self._clients.setdefault(path, self._connect(path))
         return client.run(commands)
 
-    def parts(self) -> Sequence[Client]:
+    def servers(self) -> Sequence[Client]:
         """Return this client: one server, which is started when it is first asked."""
         return [self]
 

@@ -46,8 +46,8 @@ async def entries_of(index: object, *, clock: Callable[[], float] = time.time) -
         yield entry
     if server is None:
         return
-    for part in await server.link.parts():
-        async with aclosing(scan_pages(part, server.keys.all_layers())) as found:
+    for link in await server.link.servers():
+        async with aclosing(scan_pages(link, server.keys.all_layers())) as found:
             async for page in found:
                 for entry in await read_entries(server, page.keys, clock()):
                     yield entry

@@ -115,10 +115,10 @@ async def index_info(
     if server is None:
         return _info(counted, _KeyCounts())
     seen = _KeyCounts()
-    parts = await server.link.parts()
-    for part in parts:
+    links = await server.link.servers()
+    for link in links:
         found = await _ServerCounts(
-            server, part, clock, None if sample is None else -(-sample // len(parts))
+            server, link, clock, None if sample is None else -(-sample // len(links))
         ).count()
         counted.merge(found.layers, found.factor)
         seen.merge(found)
@@ -163,17 +163,17 @@ class _KeyCounts:
     looked_at: int = 0
     estimated: bool = False
 
-    def merge(self, part: "_ServerCounts") -> None:
+    def merge(self, other: "_ServerCounts") -> None:
         """Add the counts of one server."""
-        self.keys += part.keys * part.factor
-        self.leases += part.leases * part.factor
-        self.looked_at += part.looked_at
-        self.estimated = self.estimated or part.factor > 1
+        self.keys += other.keys * other.factor
+        self.leases += other.leases * other.factor
+        self.looked_at += other.looked_at
+        self.estimated = self.estimated or other.factor > 1
         if self.memory is not None:
-            mean = part.mean_memory
-            self.memory = None if mean is None else self.memory + mean * part.keys * part.factor
+            mean = other.mean_memory
+            self.memory = None if mean is None else self.memory + mean * other.keys * other.factor
         if self.server_memory is not None:
-            own = part.server_memory
+            own = other.server_memory
             self.server_memory = None if own is None else self.server_memory + own
 
 
@@ -188,7 +188,7 @@ class _ServerCounts:
     """
 
     server: BackingServer
-    part: Link
+    link: Link
     clock: Callable[[], float]
     budget: int | None
     layers: LayerCounts = field(default_factory=LayerCounts)
@@ -201,13 +201,13 @@ class _ServerCounts:
 
     async def count(self) -> "_ServerCounts":
         """Scan the server's keys until the budget is used."""
-        info, size = await self.part.run([("INFO", "memory"), ("DBSIZE",)])
+        info, size = await self.link.run([("INFO", "memory"), ("DBSIZE",)])
         used = info.get("used_memory") if isinstance(info, dict) else None
         self.server_memory = used if isinstance(used, int) else None
         # a sample takes keys of any owner, since only their total is known
         pattern = self.server.keys.all_keys() if self.budget is None else "*"
         done = False
-        async with aclosing(scan_pages(self.part, pattern)) as found:
+        async with aclosing(scan_pages(self.link, pattern)) as found:
             async for page in found:
                 await self._look_at(page.keys)
                 done = not page.cursor
@@ -244,7 +244,7 @@ class _ServerCounts:
         if self.measured is None:
             return
         wanted = keys[: MEASURED - len(self.measured)]
-        replies = await self.part.run([("MEMORY", "USAGE", key) for key in wanted]) if wanted else []
+        replies = await self.link.run([("MEMORY", "USAGE", key) for key in wanted]) if wanted else []
         if any(isinstance(reply, IndexFailedError) for reply in replies):
             self.measured = None  # forbidden, or unknown to this server
         else:

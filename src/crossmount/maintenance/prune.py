@@ -190,7 +190,7 @@ class _Prune:
         for walk in walks:
             if walk.done:
                 continue
-            found = scan_pages(walk.part, server.keys.all_layers(), count=PAGE, cursor=walk.cursor)
+            found = scan_pages(walk.link, server.keys.all_layers(), count=PAGE, cursor=walk.cursor)
             async with aclosing(found):
                 async for page in found:
                     now = wall()
@@ -285,5 +285,5 @@ def _how_far(walks: Sequence[ServerWalk], total: int | None) -> events.IndexWalk
 
 async def _total(walks: Sequence[ServerWalk]) -> int | None:
     """Return how many keys the servers have, ours and others; None if they do not say."""
-    sizes = [(await walk.part.run([("DBSIZE",)]))[0] for walk in walks]
+    sizes = [(await walk.link.run([("DBSIZE",)]))[0] for walk in walks]
     return sum(sizes) if all(isinstance(size, int) for size in sizes) else None

@@ -26,14 +26,14 @@ class ServerWalk:
     """How far the prune is on one server.
 
     Attributes:
-        part: the link to it.
+        link: a link to it.
         process: the run id of its process; "" if the server does not give it, and then nothing is stored.
         cursor: the cursor to continue from.
         keys: about how many keys were looked at.
         done: whether the server is finished.
     """
 
-    part: Link
+    link: Link
     process: str
     cursor: int = 0
     keys: int = 0
@@ -82,7 +82,7 @@ class PruneCheckpoint:
         Raises:
             IndexFailedError: the server did not answer, or refused.
         """
-        walks = [ServerWalk(part, await _process(part)) for part in await self._link.parts()]
+        walks = [ServerWalk(link, await _process(link)) for link in await self._link.servers()]
         fields = await self._stored.begin(afresh=afresh)
         continued = [walk.load(fields.get(walk.process, "")) for walk in walks]
         if self.resumed and not any(continued):  # all its servers are gone
@@ -99,8 +99,8 @@ class PruneCheckpoint:
         await self._stored.end()
 
 
-async def _process(part: Link) -> str:
-    (info,) = await part.run([("INFO", "server")])
+async def _process(link: Link) -> str:
+    (info,) = await link.run([("INFO", "server")])
     return str(info.get("run_id", "")) if isinstance(info, dict) else ""
 
 

@@ -1,7 +1,7 @@
-"""The limits of a call to the servers: a breaker for servers that do not answer, a turn, and a deadline.
+"""The limits of calls to the servers: their deadline, their number, and a breaker for servers that do not answer.
 
-Time in our own queue says nothing about the server, so a call's deadline counts from its turn. The queue of a
-silent server must still end soon: when a call gets no answer, the calls that waited meanwhile fail with its error.
+Time in our own queue says nothing about the server, so the deadline begins when the call leaves the queue. The
+queue for a silent server must still end soon, so an unanswered call fails the calls that wait behind it.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from contextvars import ContextVar
 from crossmount.errors import IndexUnavailableError
 
 CALL_SECONDS = 1.5
-"""How long a call may take from its turn on, including its retry. Then a push continues without the index."""
+"""How long a call may take after the queue, including its retry. Then a push continues without the index."""
 
-FIRST_TURNS = 8
-"""How many calls may be in flight before one is answered."""
+CALLS_AT_FIRST = 8
+"""How many calls may be in flight until the first one is answered."""
 
 
 class Breaker:
@@ -66,12 +66,12 @@ class Call:
         loop: the event loop whose task waits for the call; None if a thread waits.
 
     Attributes:
-        asked: when it was made (monotonic seconds).
-        cancelled: whether its caller is gone. Its errors then say nothing about the servers.
+        made: when it was made (monotonic seconds).
+        cancelled: whether it was cancelled. Its errors then say nothing about the servers.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self.asked = time.monotonic()
+        self.made = time.monotonic()
         self.loop = loop
         self._until = float("inf")
         self.cancelled = False
@@ -93,7 +93,7 @@ class Call:
         """Raise if the call must end.
 
         Raises:
-            TimeoutError: the deadline is over, or the call is cancelled.
+            TimeoutError: the deadline has passed, or the call is cancelled.
         """
         if not self.left:
             raise TimeoutError("too late")
@@ -107,13 +107,13 @@ def current_call() -> Call | None:
     return _current.get()
 
 
-class Turns:
+class CallLimiter:
     """Limits how many calls of one client are in flight.
 
-    The limit begins low and grows with each answered call, since each of the first calls opens a connection: many
-    TLS handshakes at once would make each other late. It falls back when a call gets no answer.
+    The limit starts low and grows with each answered call, since each of the first calls opens a connection, and
+    many TLS handshakes at once would delay each other. After an unanswered call it starts low again.
 
-    Safe to share by threads, and by a process and its forks.
+    Threads may share it, and so may a process and its forks.
 
     Args:
         most: how many calls may be in flight, each on a connection of its own.
@@ -121,56 +121,55 @@ class Turns:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._limit = min(FIRST_TURNS, self._most)
+        self._limit = min(CALLS_AT_FIRST, self._most)
         self._in_flight = 0
-        self._silence: tuple[float, str] | None = None
-        self._pid = os.getpid()  # last: until then another thread of a child begins anew as well
+        self._unanswered: tuple[float, str] | None = None
+        self._pid = os.getpid()  # last: until then the other threads of a child reset it too
 
     @contextmanager
-    def turn(self, call: Call) -> Iterator[None]:
-        """Wait for a turn, then run the body within the call's deadline.
+    def admitted(self, call: Call) -> Iterator[None]:
+        """Wait until the limit admits the call, then run the body within the call's deadline.
 
         Raises:
             IndexUnavailableError: another call got no answer while this one waited.
         """
         if self._pid != os.getpid():  # after a fork: the calls in flight are the parent's
-            self._begin()
+            self._reset()
         with self._changed:
             while self._in_flight >= self._limit:
-                self._check_silence(call)
-                self._changed.wait(
-                    CALL_SECONDS
-                )  # with a limit, since an interrupted waiter does not pass its wake-up on
-            self._check_silence(call)
+                self._check_unanswered(call)
+                # with a time limit, since an interrupted waiter does not pass its wake-up on
+                self._changed.wait(CALL_SECONDS)
+            self._check_unanswered(call)
             self._in_flight += 1
         call.begin()
         token = _current.set(call)
-        silence = None
+        unanswered = None
         try:
             yield
         except IndexUnavailableError as error:
-            silence = error
+            unanswered = error
             raise
         finally:
             _current.reset(token)
-            self._end(call, silence)
+            self._end(call, unanswered)
 
-    def _end(self, call: Call, silence: IndexUnavailableError | None) -> None:
+    def _end(self, call: Call, error: IndexUnavailableError | None) -> None:
         with self._changed:
             self._in_flight -= 1
-            if silence is None:
-                self._silence = None
+            if error is None:
+                self._unanswered = None
                 self._limit = min(self._limit + 1, self._most)
             elif not call.cancelled:
-                self._silence = time.monotonic(), str(silence)
-                self._limit = min(FIRST_TURNS, self._most)
+                self._unanswered = time.monotonic(), str(error)
+                self._limit = min(CALLS_AT_FIRST, self._most)
                 self._changed.notify_all()
             self._changed.notify(2)
 
-    def _check_silence(self, call: Call) -> None:
-        if self._silence is not None and self._silence[0] >= call.asked:
-            raise IndexUnavailableError(self._silence[1])
+    def _check_unanswered(self, call: Call) -> None:
+        if self._unanswered is not None and self._unanswered[0] >= call.made:
+            raise IndexUnavailableError(self._unanswered[1])

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import redis
-from crossmount.redis.call import Call, Turns
+from crossmount.redis.call import Call, CallLimiter
 from crossmount.redis.login import Secrets
 from crossmount.redis.pipeline import exchange
 from crossmount.redis.replies import Command, ReplyReader
@@ -39,8 +39,8 @@ class Client(Protocol):
         """
         ...
 
-    def parts(self) -> "Sequence[Client]":
-        """Return a client for each server that holds a part of the keys; for one server that is this client.
+    def servers(self) -> "Sequence[Client]":
+        """Return a client for each server that has some of the keys; for one server that is this client.
 
         Raises:
             IndexFailedError: the servers of a Cluster are not known, and it does not name them.
@@ -53,21 +53,21 @@ class Client(Protocol):
 
 
 class CallRunner:
-    """What all calls of one client have in common: turns, a deadline, and our errors."""
+    """Runs the calls of one client: limits their number and their time, and translates errors into ours."""
 
-    def __init__(self, reader: ReplyReader, turns: Turns) -> None:
+    def __init__(self, reader: ReplyReader, limiter: CallLimiter) -> None:
         self.reader = reader
-        self._turns = turns
+        self._limiter = limiter
 
     @contextmanager
     def calling(self, call: Call | None) -> Iterator[None]:
-        """Run the body in the call's turn and within its deadline; errors are translated into ours."""
-        with self._turns.turn(call or Call()), self.reader.errors():
+        """Run the body as a call: when the limit admits it, within its deadline, with errors of ours."""
+        with self._limiter.admitted(call or Call()), self.reader.errors():
             yield
 
 
 class ServerClient:
-    """A client of one server, which may be the one that the sentinels name.
+    """A client of one server, or of the one that the sentinels name.
 
     Args:
         client: any client of redis-py; this one closes it.
@@ -88,14 +88,14 @@ class ServerClient:
         self._clients = client, *also
         words = Secrets(str(client.connection_pool.connection_kwargs.get("password") or ""))
         reader = ReplyReader(where, client.response_callbacks, words if secrets is None else secrets)
-        self._caller = CallRunner(reader, Turns(CONNECTIONS))
+        self._caller = CallRunner(reader, CallLimiter(CONNECTIONS))
 
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
-        """Send commands to the server and return their replies; a failure is tried again once."""
+        """Send commands to the server and return their replies; retry once after a failed connection."""
         with self._caller.calling(call):
             return self._caller.reader.read(commands, exchange(self._client.connection_pool, commands))
 
-    def parts(self) -> "Sequence[ServerClient]":
+    def servers(self) -> "Sequence[ServerClient]":
         """Return this client: its server holds all keys."""
         return [self]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.address import Node
-from crossmount.redis.call import Breaker, Call, Turns
+from crossmount.redis.call import Breaker, Call, CallLimiter
 from crossmount.redis.client import CONNECTIONS, CallRunner, Client
 from crossmount.redis.pipeline import exchange_each
 from crossmount.redis.redis_py import Pool
@@ -30,8 +30,8 @@ ServerRequest = tuple[Target, Sequence[Command]]
 class Pools:
     """A pool for each server, and another one to ask it as a replica.
 
-    Those are apart because READONLY, once sent, holds for a connection: a server that is a replica no more would
-    answer on it where it should redirect.
+    They are separate because READONLY stays in force for a connection: after a failover, a promoted server would
+    answer on it instead of redirecting.
 
     Args:
         make: makes a pool. No I/O.
@@ -42,15 +42,15 @@ class Pools:
         self._pools: dict[Target, Pool] = {}
 
     def exchange(self, requests: Sequence[ServerRequest]) -> list[list[Any] | Exception]:
-        """Ask several servers at once; return for each its replies, or the error in their place."""
+        """Send to several servers at once; return for each its replies, or the error instead."""
         return exchange_each([(self._pool(target), commands) for target, commands in requests])
 
     def pause(self, seconds: float) -> None:
-        """Wait."""
+        """Sleep."""
         time.sleep(seconds)
 
     def keep(self, nodes: Collection[Node]) -> None:
-        """Close the idle connections to all servers but these."""
+        """Close the idle connections to all other servers."""
         for pool in self._take_out(nodes):
             pool.disconnect_idle()
 
@@ -69,13 +69,13 @@ class Pools:
 
 
 PAUSE_SECONDS = 0.05
-"""How long to wait before a command whose keys are just being moved is sent again."""
+"""Pause before a command whose keys are being moved (slot migration) is sent again."""
 
 BREAKER_SECONDS = 5.0
-"""How long no commands are sent to a server after it did not answer; twice as long after each failed probe."""
+"""How long a server that did not answer gets no commands; twice as long after each failed probe."""
 
 MAP_SECONDS = 0.5
-"""How often the other servers are asked meanwhile whether one of them has taken its place."""
+"""Minimum seconds between two reads of the map while a server does not answer."""
 
 
 class ClusterClient:
@@ -101,9 +101,9 @@ class ClusterClient:
         self.where = reader.where
         self._pools = pools
         self._seeds = seeds
-        self._caller = CallRunner(reader, Turns(CONNECTIONS))
+        self._caller = CallRunner(reader, CallLimiter(CONNECTIONS))
         self._replicas = replicas
-        self._turns = itertools.count()
+        self._calls = itertools.count()
         self._map: SlotMap | None = None
         self._clock = clock
         self._breakers: dict[Node, Breaker] = {}
@@ -112,7 +112,7 @@ class ClusterClient:
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
         """Send each command to the server of its key; one without a key goes to all servers, and has one reply."""
         routing = CommandRouting(
-            commands, replicas=self._replicas, turn=next(self._turns), failing=tuple(self._breakers)
+            commands, replicas=self._replicas, number=next(self._calls), failing=tuple(self._breakers)
         )
         call = call or Call()
         with self._caller.calling(call):
@@ -139,7 +139,7 @@ class ClusterClient:
                     self._use_map(SlotMap.from_reply(*routing.new_map))
             return self._caller.reader.read(commands, routing.replies)
 
-    def parts(self) -> Sequence[Client]:
+    def servers(self) -> Sequence[Client]:
         """Return a client for each master."""
         with self._caller.calling(None):
             slots = self._fetch_map(set())
@@ -158,7 +158,7 @@ class ClusterClient:
         return self._clock() - self._fetched > MAP_SECONDS
 
     def _probe(self, batches: Sequence[Batch]) -> None:
-        """Note which failed servers get a batch: no other call asks them meanwhile."""
+        """Note which failed servers get a batch, as a probe: other calls send them nothing until it ends."""
         now = self._clock()
         for batch in batches:
             breaker = self._breakers.get(batch.target.node)
@@ -171,9 +171,9 @@ class ClusterClient:
             self._breakers.setdefault(node, Breaker(BREAKER_SECONDS)).fail(now)
 
     def _fetch_map(self, silent: set[Node]) -> SlotMap:
-        """Ask one server after another for the map of the slots, the silent ones last."""
+        """Read the map of the slots from the first server that answers; ask unresponsive ones last."""
         known = dict.fromkeys((*(() if self._map is None else self._map.nodes), *self._seeds))
-        trouble: Exception | None = None
+        failure: Exception | None = None
         for node in sorted(known, key=lambda node: node in silent):
             (outcome,) = self._pools.exchange([(Target(node), [CLUSTER_SLOTS])])
             reply = outcome if isinstance(outcome, Exception) else outcome[0]
@@ -183,10 +183,10 @@ class ClusterClient:
                 raise IndexRefusedError(f"{self._message(reply)}{hint}") from None
             if not isinstance(reply, Exception):
                 return self._use_map(SlotMap.from_reply(reply, node))
-            trouble = reply
-        if trouble is None:
+            failure = reply
+        if failure is None:
             raise IndexRefusedError(f"index at {self.where}: no server is named")
-        raise trouble
+        raise failure
 
     def _message(self, reply: Exception) -> str:
         (error,) = self._caller.reader.read([CLUSTER_SLOTS], [reply])
@@ -215,7 +215,7 @@ class _NodeClient:
                 raise outcome
             return self._caller.reader.read(commands, outcome)
 
-    def parts(self) -> Sequence[Client]:
+    def servers(self) -> Sequence[Client]:
         """Return this client."""
         return [self]
 

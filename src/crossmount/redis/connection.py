@@ -114,7 +114,7 @@ class _Maker:
             "db": address.database,
             "client_name": address.client_name or None,
             **self._login(credential_provider(address.login, secrets, credentials)),
-            "timeout": CALL_SECONDS,  # for a free connection; there is one for each call that has its turn
+            "timeout": CALL_SECONDS,  # for a free connection; every admitted call has one
             "max_connections": CONNECTIONS,
         }
 

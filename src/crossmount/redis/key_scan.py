@@ -35,7 +35,7 @@ class KeyPage:
 
 
 async def scan_pages(
-    part: Link,
+    server: Link,
     pattern: str,
     *,
     count: int = COUNT,
@@ -46,7 +46,7 @@ async def scan_pages(
     """Yield the keys of one server, page by page, with a pause after a page when the server is busy.
 
     Args:
-        part: a link to one server, from `Link.parts`.
+        server: a link to one server, from `Link.servers`.
         pattern: a pattern of SCAN.
         count: about how many keys the server examines in one round trip.
         cursor: the cursor of an earlier page, from the same process of the server.
@@ -59,14 +59,14 @@ async def scan_pages(
     fastest = float("inf")
     while True:
         started = clock()
-        (reply,) = await part.run([("SCAN", cursor, "MATCH", pattern, "COUNT", count)])
+        (reply,) = await server.run([("SCAN", cursor, "MATCH", pattern, "COUNT", count)])
         took = clock() - started
         fastest = min(fastest, took)
         if isinstance(reply, IndexRefusedError):
             raise _forbidden(reply)
         cursor, keys = reply
         if not isinstance(keys, list):
-            raise IndexRefusedError(f"index at {part.where} answers SCAN with something else")
+            raise IndexRefusedError(f"index at {server.where} answers SCAN with something else")
         yield KeyPage(tuple([key for key in keys if isinstance(key, bytes)]), cursor)
         if not cursor:
             return
@@ -88,8 +88,8 @@ async def scan_keys(link: Link, pattern: str, count: int = COUNT) -> AsyncGenera
     Raises:
         IndexFailedError: a server does not answer, or does not allow SCAN.
     """
-    for part in await link.parts():
-        async for page in scan_pages(part, pattern, count=count):
+    for server in await link.servers():
+        async for page in scan_pages(server, pattern, count=count):
             for key in page.keys:
                 yield key
 

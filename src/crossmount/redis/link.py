@@ -126,7 +126,7 @@ class _Crew:
             try:
                 job = self._jobs.get(timeout=IDLE_SECONDS)
             except Empty:
-                if self._may_leave():
+                if self._may_end():
                     return
                 continue
             if job is None:
@@ -134,14 +134,14 @@ class _Crew:
                     self._threads -= 1
                 return
             deliver = job()
-            with self._lock:  # first, so that whoever gets the result finds this thread free
+            with self._lock:  # first, so that a caller that gets the result finds this thread idle
                 self._open -= 1
             if deliver is not None:
-                with suppress(RuntimeError):  # the event loop is closed: nobody waits
+                with suppress(RuntimeError):  # the event loop is closed: no caller waits
                     deliver()
             del job, deliver  # nothing stays referenced while there is nothing to do
 
-    def _may_leave(self) -> bool:
+    def _may_end(self) -> bool:
         with self._lock:
             is_idle = self._open < self._threads
             self._threads -= is_idle
@@ -165,8 +165,8 @@ class Link(Protocol):
         """
         ...
 
-    async def parts(self) -> "Sequence[Link]":
-        """Return a link to each server that holds a part of the keys; for one server that is this link.
+    async def servers(self) -> "Sequence[Link]":
+        """Return a link to each server that has some of the keys; for one server that is this link.
 
         Raises:
             IndexFailedError: the servers of a Cluster are not known, and it does not name them.
@@ -189,9 +189,9 @@ class BlockingLink:
         """Send all commands at once, and block until all replies have arrived."""
         return self.client.run(commands)
 
-    async def parts(self) -> "Sequence[BlockingLink]":
-        """Return a link to each server that holds a part of the keys."""
-        return [BlockingLink(part) for part in self.client.parts()]
+    async def servers(self) -> "Sequence[BlockingLink]":
+        """Return a link to each server that has some of the keys."""
+        return [BlockingLink(server) for server in self.client.servers()]
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -201,7 +201,7 @@ class BlockingLink:
 class ThreadedLink:
     """A link for event loops, one after another. The client runs in the link's own threads.
 
-    A cancelled call ends in its thread too: before its turn at once, else at the next check of its deadline, and
+    A cancelled call ends in its thread too: in the queue at once, else at the next check of its deadline, and
     then its connection is closed.
 
     Args:
@@ -223,9 +223,9 @@ class ThreadedLink:
             call.cancel()
             raise
 
-    async def parts(self) -> "Sequence[ThreadedLink]":
-        """Return a link to each server that holds a part of the keys; they share the threads."""
-        return [ThreadedLink(part, self._workers) for part in await self._workers.run(self._client.parts)]
+    async def servers(self) -> "Sequence[ThreadedLink]":
+        """Return a link to each server that has some of the keys; they share the threads."""
+        return [ThreadedLink(server, self._workers) for server in await self._workers.run(self._client.servers)]
 
     async def aclose(self) -> None:
         """Close the connections, and end the threads."""

@@ -162,7 +162,7 @@ class CommandRouting:
     Args:
         commands: the commands; one without a key goes to every server that is asked.
         replicas: whether replicas may answer.
-        turn: a number that differs from call to call, so that replicas take turns.
+        number: the number of the call, so that calls are spread over the replicas.
         failing: servers that did not answer the last call; they are asked only once.
 
     Attributes:
@@ -179,7 +179,7 @@ class CommandRouting:
         commands: Sequence[Command],
         *,
         replicas: bool = False,
-        turn: int = 0,
+        number: int = 0,
         failing: Collection[Node] = (),
     ) -> None:
         self.replies: list[Any] = [None] * len(commands)
@@ -194,7 +194,7 @@ class CommandRouting:
         self._open = {place for place, slot in enumerate(self._slots) if slot is not None} or set(self._keyless)
         self._redirections: dict[int, _Redirection] = {}
         self._replicas = replicas
-        self._turn = turn
+        self._number = number
         self._round = 0
         self._failures = Counter(dict.fromkeys(failing, ATTEMPTS - 1))
 
@@ -289,7 +289,7 @@ class CommandRouting:
             usable = [master for master in slots.masters if master not in self.silent and master not in excluded]
             return Target((usable or slots.masters)[0])
         replicas = [node for node in shard.replicas if node not in self.silent] if self._replicas else []
-        return Target(replicas[self._turn % len(replicas)], replica=True) if replicas else Target(shard.master)
+        return Target(replicas[self._number % len(replicas)], replica=True) if replicas else Target(shard.master)
 
     def _add_shared_reply(self, place: int, reply: Any) -> None:
         """Keep one of the replies to a command that went to every server: a refusal, if there is one."""

@@ -15,7 +15,8 @@ from crossmount.cli.failures import Interrupted
 from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import IndexUnavailableError
-from crossmount.fleet.lease import ActiveUpload, LeaseValue, active_uploads
+from crossmount.fleet.active_uploads import ActiveUpload, active_uploads
+from crossmount.fleet.lease import LeaseValue
 from crossmount.index.protocol import backing_server
 
 REFRESH_SECONDS = 1.0

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from crossmount.fleet.lease import ActiveUpload, LeaseValue, active_uploads
+from crossmount.fleet.active_uploads import ActiveUpload, active_uploads
+from crossmount.fleet.lease import LeaseValue
 from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.index import Keys, open_index
 from crossmount.index.protocol import backing_server
