@@ -9,12 +9,13 @@ import crossmount
 
 ROOT = Path(crossmount.__file__).parent
 
-BASE = {"errors", "events", "oci", "_parsing", "_closing"}
+BASE = {"errors", "events", "oci", "_parsing", "_secrets", "_closing"}
 PACKAGES: dict[str, set[str]] = {
     "errors": set(),
     "_parsing": set(),
+    "_secrets": set(),
     "_closing": set(),
-    "oci": {"errors"},
+    "oci": {"errors", "_secrets"},
     "events": {"errors", "oci"},
     "redis": BASE | {"_blocking"},
     "embedded": BASE | {"redis", "_blocking"},

@@ -93,6 +93,7 @@ def test_credentials_are_named_and_never_shown(here: Here, tmp_path: Path, auth:
         "user": "ci",
         "kind": "password",
         "from": f"{file}: auths: {registry.address}",
+        "looked_in": [],
     }
     is_token = isinstance(auth, TokenAuth)
     assert document["registry"]["login"] == ("bearer" if is_token else "basic")

@@ -1,6 +1,7 @@
 import asyncio
 import base64
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 
 from crossmount.errors import CredentialsError
 from crossmount.registry import Credential, GivenCredentials, NoCredentials, StoredCredentials
+from crossmount.registry.credentials.authfiles import AuthFile
 from crossmount.registry.credentials.helpers import ask_helper
+from crossmount.registry.credentials.lookup import search_path
 from support.waiting import until
 
 REGISTRY = "r.example.org"
@@ -124,55 +127,211 @@ async def test_docker_hub_is_asked_for_by_its_old_name(tmp_path: Path) -> None:
     answer = """echo '{"Username":"<token>","Secret":"t"}'"""
     script = f'read -r server || true; [ "$server" = https://index.docker.io/v1/ ] && {answer}'
     env = helper(tmp_path, "hub", script)
-    found = await ask_helper("hub", "docker.io", env=env, named_by="config.json")
+    found = await ask_helper("hub", AuthFile("c").spellings("docker.io"), env=env, named_by="config.json")
     assert found == Credential("", "t", "identity")
 
 
 async def test_an_answer_without_name_and_secret_is_none(tmp_path: Path) -> None:
     """A helper's answer with empty strings is no credential."""
     env = helper(tmp_path, "blank", """cat >/dev/null; echo '{"Username":"","Secret":""}'""")
-    assert await ask_helper("blank", REGISTRY, env=env, named_by="config.json") is None
+    assert await ask_helper("blank", [REGISTRY], env=env, named_by="config.json") is None
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", "-x", "a b", "x" * 100, "a\\b", "."])
 async def test_a_helpers_name_is_checked(name: str) -> None:
     """A helper's name that could leave the PATH is refused before the PATH is searched."""
     with pytest.raises(CredentialsError, match="no helper's name"):
-        await ask_helper(name, REGISTRY, env={}, named_by="config.json")
+        await ask_helper(name, [REGISTRY], env={}, named_by="config.json")
 
 
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("echo hunter2; echo hunter2 >&2; exit 3", "exit status 3"),
         ("echo hunter2", "not a JSON object"),
         ("echo '[\"hunter2\"]'", "not a JSON object"),
         ('echo \'{"Username": "hunter2"}\'', "lacks Username or Secret"),
         ("head -c 100000 /dev/zero", "not a JSON object"),
     ],
 )
-async def test_a_failing_helper_is_named_and_not_quoted(
+async def test_a_helper_whose_answer_is_no_credential_is_named_and_not_quoted(
     tmp_path: Path, script: str, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The error names the helper and the file, and shows none of the helper's output."""
     env = helper(tmp_path, "bad", f"cat >/dev/null; {script}")
     with pytest.raises(CredentialsError, match=words) as caught:
-        await ask_helper("bad", REGISTRY, env=env, named_by="/x/config.json")
+        await ask_helper("bad", [REGISTRY], env=env, named_by="/x/config.json")
     assert "docker-credential-bad" in str(caught.value)
     assert "/x/config.json" in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize("stream", ["", ">&2"])
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("session expired: run corp-sso login", "session expired: run corp-sso login"),
+        ("\\033[31mlocked\\033[0m keychain\\nsecond line", "locked keychain second line"),
+        ('{"error": "session expired"}', "session expired"),
+        ("GET https://ci:hunter2@sso.example.test/token: vault is sealed", "vault is sealed"),
+        ("sent Authorization: Basic hunter2== : vault is sealed", "vault is sealed"),
+        ("Authorization: Bearer hunter2, vault is sealed", "vault is sealed"),
+        ("password=hunter2 vault is sealed", "vault is sealed"),
+    ],
+)
+async def test_what_a_failing_helper_says_is_told_without_secrets(
+    tmp_path: Path, said: str, words: str, stream: str
+) -> None:
+    """Its words are in the error, on one line, without control characters and what is a secret by its form."""
+    env = helper(tmp_path, "bad", f"cat >/dev/null; printf '{said}\\n' {stream}; exit 3")
+    with pytest.raises(CredentialsError, match="failed with exit status 3") as caught:
+        await ask_helper("bad", [REGISTRY], env=env, named_by="/x/config.json")
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("kill -9 $$", "failed by signal SIGKILL: it said nothing"),
+        ('echo \'{"Username":"u","Secret":"hunter2"}\'; exit 1', "exit status 1: it said nothing"),
+        ("head -c 1000000 /dev/urandom; exit 1", "failed with exit status 1"),
+        ("yes words >&2 & head -c 100 /dev/zero; sleep 0.01; kill $!; exit 1", "words words"),
+    ],
+)
+async def test_a_helper_that_dies_is_told_in_a_short_line(tmp_path: Path, script: str, words: str) -> None:
+    """A signal is named; a credential, binary bytes and endless words are not repeated."""
+    env = helper(tmp_path, "bad", script)
+    with pytest.raises(CredentialsError, match=words) as caught:
+        await ask_helper("bad", [REGISTRY], env=env, named_by="/x/config.json")
+    assert len(str(caught.value)) < 600
+    assert str(caught.value).isprintable()
+    assert "hunter2" not in str(caught.value)
+
+
+def config(folder: Path, **content: object) -> None:
+    """Write docker's file in a home folder."""
+    (folder / ".docker").mkdir(exist_ok=True)
+    (folder / ".docker/config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "written", "asked"),
+    [
+        ({"credHelpers": {f"{REGISTRY}:80": "made"}}, f"{REGISTRY}:80", [f"{REGISTRY}:80"]),
+        ({"credsStore": "made"}, f"{REGISTRY}:80", [f"{REGISTRY}:80"]),
+        ({"credsStore": "made", "auths": {f"{REGISTRY}:80": {}}}, REGISTRY, [REGISTRY, f"{REGISTRY}:80"]),
+        (
+            {"credsStore": "made", "auths": {f"https://{REGISTRY}:80": {}}},
+            "",
+            [f"https://{REGISTRY}:80", REGISTRY],
+        ),
+        ({"credsStore": "made"}, "other.example.org:80", [REGISTRY]),
+    ],
+)
+async def test_a_helper_is_asked_for_the_name_as_it_was_written_and_stored(
+    tmp_path: Path, content: dict[str, object], written: str, asked: list[str]
+) -> None:
+    """The user's spelling comes first, then those in the file, then the normalised one."""
+    log = tmp_path / "asked"
+    script = (
+        f'read -r server || true; echo "$server" >> {log}; if [ "$server" = {REGISTRY}:80 ]; then '
+        """echo '{"Username":"ci","Secret":"pw"}'; """
+        'else echo "credentials not found in native keychain"; exit 1; fi'
+    )
+    env = helper(tmp_path, "made", script)
+    config(tmp_path, **content)
+    found = await StoredCredentials(env=env, home=tmp_path, run=tmp_path, written=written).find(REGISTRY)
+    assert log.read_text().split() == asked
+    assert (found is not None) == (f"{REGISTRY}:80" in asked)
+
+
+def test_a_browsers_login_is_not_asked_for() -> None:
+    """Docker's entries for a login by browser are neither a helper's keys nor entries with a password."""
+    keys = (f"https://index.docker.io/v1/{name}" for name in ("access-token", "refresh-token"))
+    file = AuthFile.parse(json.dumps({"auths": {key: {"auth": "dTpw"} for key in keys}}), "c")
+    assert file.spellings("docker.io") == ("https://index.docker.io/v1/", "docker.io")
+    assert file.credential("docker.io", "library/app") is None
+
+
+async def test_logins_without_a_runtime_folder_are_found(tmp_path: Path) -> None:
+    """Without XDG_RUNTIME_DIR skopeo, podman and buildah use /run/containers/UID; with it, that is not read."""
+    written(tmp_path / "run/auth.json", "root")
+    source = StoredCredentials(env={}, home=tmp_path, run=tmp_path / "run")
+    assert await user_of(source) == "root"
+    env = {"XDG_RUNTIME_DIR": str(tmp_path / "absent")}
+    assert await user_of(StoredCredentials(env=env, home=tmp_path, run=tmp_path / "run")) is None
+    (place,) = [file.path for file in search_path(authfile=None, env={}, home=None)]
+    assert str(place) == f"/run/containers/{os.getuid()}/auth.json"
+
+
+async def test_the_old_file_of_docker_is_read_last(tmp_path: Path) -> None:
+    """~/.dockercfg has the entries alone, without `auths`."""
+    entry = {"auth": base64.b64encode(b"old:pw").decode(), "email": "a@example.org"}
+    (tmp_path / ".dockercfg").write_text(json.dumps({f"https://{REGISTRY}/v1/": entry}))
+    assert await user_of(StoredCredentials(env={}, home=tmp_path, run=tmp_path)) == "old"
+    assert await user_of(StoredCredentials(authfile=tmp_path / ".dockercfg", env={}, home=tmp_path)) == "old"
+    written(tmp_path / ".config/containers/auth.json", "new")
+    assert await user_of(StoredCredentials(env={}, home=tmp_path, run=tmp_path)) == "new"
+
+
+async def test_a_file_in_the_place_of_dockers_folder_is_named(tmp_path: Path) -> None:
+    """DOCKER_CONFIG that names config.json itself is an error that says which folder to give."""
+    file = written(tmp_path / "docker/config.json", "ci")
+    source = StoredCredentials(env={"DOCKER_CONFIG": str(file)}, home=tmp_path, run=tmp_path)
+    with pytest.raises(CredentialsError, match=f"^DOCKER_CONFIG is {file}, a file: give .* {file.parent}$"):
+        await source.find(REGISTRY)
+
+
+@pytest.mark.parametrize("break_", ["\n", "\r\n"])
+async def test_line_breaks_in_an_auth_are_left_out(tmp_path: Path, break_: str) -> None:
+    """Docker's decoder leaves line breaks out, which base64(1) makes; other bytes are refused and not shown."""
+    auth = base64.b64encode(b"ci:" + b"a-long-password" * 9).decode()
+    entry = break_.join(auth[at : at + 76] for at in range(0, len(auth), 76)) + break_
+    config(tmp_path, auths={REGISTRY: {"auth": entry}})
+    found = await StoredCredentials(env={}, home=tmp_path, run=tmp_path).find(REGISTRY)
+    assert found == Credential("ci", "a-long-password" * 9)
+    config(tmp_path, auths={REGISTRY: {"auth": "?" + auth[1:]}})
+    with pytest.raises(CredentialsError, match="not base64") as caught:
+        await StoredCredentials(env={}, home=tmp_path, run=tmp_path).find(REGISTRY)
+    assert auth[1:20] not in str(caught.value)
+
+
+async def test_an_empty_entry_does_not_hide_another_spelling(tmp_path: Path) -> None:
+    """Of two entries for one registry the one with a credential counts, and that for the user's spelling first."""
+    pair = [base64.b64encode(f"{user}:pw".encode()).decode() for user in ("one", "two")]
+    config(tmp_path, auths={REGISTRY: {}, f"{REGISTRY}:443": {"auth": pair[0]}})
+    assert await user_of(StoredCredentials(env={}, home=tmp_path, run=tmp_path)) == "one"
+    config(tmp_path, auths={REGISTRY: {"auth": pair[0]}, f"{REGISTRY}:443": {"auth": pair[1]}})
+    source = StoredCredentials(env={}, home=tmp_path, run=tmp_path, written=f"{REGISTRY}:443")
+    assert await user_of(source) == "two"
+
+
+async def test_the_last_search_says_where_it_looked(tmp_path: Path) -> None:
+    """Each place is named with why it had nothing, a helper too."""
+    env = helper(tmp_path, "empty", "echo credentials not found in native keychain; exit 1")
+    config(tmp_path, credsStore="empty")
+    source = StoredCredentials(env=env | {"DOCKER_AUTH_CONFIG": "{}"}, home=tmp_path, run=tmp_path)
+    assert await source.find(REGISTRY) is None
+    assert source.looked == (
+        "DOCKER_AUTH_CONFIG (has none)",
+        f"{tmp_path}/.docker/config.json (has none, nor does docker-credential-empty)",
+        f"{tmp_path}/auth.json (not there)",
+        f"{tmp_path}/.config/containers/auth.json (not there)",
+        f"{tmp_path}/.dockercfg (not there)",
+    )
+
+
 async def test_a_missing_or_unusable_helper_is_named(tmp_path: Path) -> None:
     """The error says that a helper is not on the PATH or is no program."""
     with pytest.raises(CredentialsError, match="docker-credential-none, named by c, is not on the PATH"):
-        await ask_helper("none", REGISTRY, env={"PATH": str(tmp_path)}, named_by="c")
+        await ask_helper("none", [REGISTRY], env={"PATH": str(tmp_path)}, named_by="c")
     file = tmp_path / "docker-credential-junk"
     file.write_bytes(b"\x00\x01junk")
     file.chmod(0o755)
     with pytest.raises(CredentialsError, match="cannot be run: Exec format error"):
-        await ask_helper("junk", REGISTRY, env={"PATH": str(tmp_path)}, named_by="c")
+        await ask_helper("junk", [REGISTRY], env={"PATH": str(tmp_path)}, named_by="c")
 
 
 async def test_a_silent_helper_has_a_deadline(tmp_path: Path) -> None:
@@ -181,14 +340,14 @@ async def test_a_silent_helper_has_a_deadline(tmp_path: Path) -> None:
     with pytest.raises(
         CredentialsError, match=r"docker-credential-slow, named by c, gave no answer within 0\.05 s"
     ):
-        await ask_helper("slow", REGISTRY, env=env, named_by="c", deadline=0.05)
+        await ask_helper("slow", [REGISTRY], env=env, named_by="c", deadline=0.05)
 
 
 async def test_a_cancelled_helper_is_killed_with_its_children(tmp_path: Path) -> None:
     """A cancelled helper and its children are killed."""
     file = tmp_path / "child"
     env = helper(tmp_path, "slow", f"sleep 1000 & echo $! > {file}.new; mv {file}.new {file}; wait")
-    asking = asyncio.create_task(ask_helper("slow", REGISTRY, env=env, named_by="c"))
+    asking = asyncio.create_task(ask_helper("slow", [REGISTRY], env=env, named_by="c"))
     await until(file.exists)
     command = Path("/proc") / file.read_text().strip() / "cmdline"
     await until(lambda: b"sleep" in command.read_bytes())  # before its exec the child is the shell
@@ -220,7 +379,7 @@ async def test_a_helper_cancelled_while_it_starts_is_killed_too(
         return process
 
     monkeypatch.setattr("crossmount.registry.credentials.helpers.asyncio.create_subprocess_exec", slowly)
-    asking = asyncio.create_task(ask_helper("slow", REGISTRY, env=env, named_by="c"))
+    asking = asyncio.create_task(ask_helper("slow", [REGISTRY], env=env, named_by="c"))
     await started.wait()
     await until(file.exists)
     command = Path("/proc") / file.read_text().strip() / "cmdline"
@@ -238,7 +397,7 @@ async def test_a_helper_leaves_the_event_loop_free(tmp_path: Path) -> None:
     env = helper(
         tmp_path, "wait", f"""while [ ! -e {gate} ]; do sleep 0.01; done; echo '{{"Username":"u","Secret":"s"}}'"""
     )
-    asking = asyncio.create_task(ask_helper("wait", REGISTRY, env=env, named_by="c"))
+    asking = asyncio.create_task(ask_helper("wait", [REGISTRY], env=env, named_by="c"))
     await asyncio.sleep(0)
     gate.touch()
     assert await asking == Credential("u", "s")

@@ -5,6 +5,7 @@ import ssl
 
 import click
 
+from crossmount._secrets import mask_forms
 from crossmount.cli.text import one_line
 from crossmount.errors import (
     AccessDeniedError,
@@ -91,7 +92,7 @@ def message_of(error: BaseException) -> str:
             words = f"{where}{error.strerror or error}"
         case _:
             words = f"unexpected {type(error).__name__}: {error}: this is a bug, -vv shows where"
-    return one_line(words)
+    return one_line(mask_forms(words))
 
 
 def image_message(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from crossmount._secrets import mask_forms
 from crossmount.cli.text import one_line
 
 VERBOSE_LOG = 2
@@ -38,7 +39,7 @@ def lines(words: Iterable[str]) -> None:
 
 def note(words: str) -> None:
     """Print one line on standard error."""
-    click.echo(one_line(words), err=True)
+    click.echo(one_line(mask_forms(words)), err=True)
 
 
 def width() -> int | None:
@@ -75,15 +76,27 @@ def _harmless(line: str) -> str:
     return line[:indent] + "".join(c if c.isprintable() else " " for c in line[indent:])
 
 
+class MaskingFormatter(logging.Formatter):
+    """Formats a record, its traceback included, without what looks like a secret."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's line or lines."""
+        return mask_forms(super().format(record))
+
+
 @contextmanager
 def library_log(verbose: int) -> Iterator[None]:
-    """Print crossmount's log on standard error, with `-vv`. Other libraries are left out: they may log secrets."""
-    if verbose < VERBOSE_LOG:
+    """Print crossmount's log on standard error: with `-v` where credentials come from, with `-vv` all of it.
+
+    Other libraries are left out: they may log secrets.
+    """
+    if not verbose:
         yield
         return
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
-    log = logging.getLogger("crossmount")
+    everything = verbose >= VERBOSE_LOG
+    handler.setFormatter(MaskingFormatter("%(asctime)s %(name)s: %(message)s" if everything else "%(message)s"))
+    log = logging.getLogger("crossmount" if everything else "crossmount.registry.credentials")
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
@@ -97,7 +110,7 @@ def library_log(verbose: int) -> Iterator[None]:
 def start_service_log(verbose: int, *, access: bool) -> None:
     """Log a service's warnings, and its access log, to standard error until the process ends."""
     handler, access_level = logging.StreamHandler(), logging.DEBUG if verbose else logging.INFO
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(MaskingFormatter("%(message)s"))
     for name, level in (
         ("crossmount", logging.INFO if verbose else logging.WARNING),
         ("uvicorn", logging.INFO if verbose else logging.ERROR),

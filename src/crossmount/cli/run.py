@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 import click
 
+from crossmount._secrets import mask_forms
 from crossmount.cli.command import LazyCommand, LazyGroup
 from crossmount.cli.failures import DONE, Interrupted, message_of, status_of
 from crossmount.cli.output import VERBOSE_LOG, OutputFailedError
@@ -107,7 +108,7 @@ def run(arguments: Sequence[str]) -> int:
 def _complain(error: Exception, this: Invocation) -> int:
     with contextlib.suppress(OSError):  # standard error is closed or full
         if this.settings.verbose >= VERBOSE_LOG:
-            traceback.print_exception(error)
+            sys.stderr.write(mask_forms("".join(traceback.format_exception(error))))
         sys.stderr.write(f"crossmount: {message_of(error)}\n")
         sys.stderr.flush()
         if sys.stdout is not None and isinstance(

@@ -120,7 +120,8 @@ def common_options() -> list[click.Parameter]:
             ["-v", "--verbose"],
             "VERBOSE",
             count=True,
-            help="Print more: -v prints retries and dropped sources, -vv adds a log and tracebacks.",
+            help="Print more: -v prints retries, dropped sources and where credentials come from, "
+            "-vv adds a log and tracebacks.",
         ),
     ]
 

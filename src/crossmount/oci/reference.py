@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
+from crossmount._secrets import without_userinfo
 from crossmount.errors import InvalidReferenceError
 from crossmount.oci.digest import Digest
 
@@ -52,7 +53,8 @@ class Repository:
             object.__setattr__(self, "name", f"library/{self.name}")
         if not is_repository_name(self.name):
             raise InvalidReferenceError(
-                f"not a repository name: {self.name[:300]!r}: lower-case words of a-z 0-9 joined by . _ - and /"
+                f"not a repository name: {without_userinfo(self.name)[:300]!r}: lower-case words of a-z 0-9 "
+                "joined by . _ - and /"
             )
 
     @classmethod
@@ -134,6 +136,11 @@ class Reference:
         if not text or len(text) > _REFERENCE_MAX:
             raise InvalidReferenceError(
                 "not a reference: it is empty" if not text else "not a reference: it is too long"
+            )
+        told = without_userinfo(text)  # never repeated: errors end in logs that many can read
+        if told != text:
+            raise InvalidReferenceError(
+                f"not a reference: {told[:300]!r}: leave user:password@ out, and log in (docker login) instead"
             )
         scheme, is_url, after = text.partition("://")
         if is_url:
@@ -234,7 +241,9 @@ def _normalise(authority: str) -> tuple[str, str]:
     """Return the registry's normalised name, and its `host[:port]` for connections."""
     match = _AUTHORITY.fullmatch(authority)
     if match is None or not authority.isascii():  # lower() turns some other letters into ASCII letters
-        raise InvalidReferenceError(f"not a registry: {authority[:300]!r}: give host or host:port")
+        raise InvalidReferenceError(
+            f"not a registry: {without_userinfo(authority)[:300]!r}: give host or host:port"
+        )
     host, port = _normalise_host(match["host"].lower()), match["port"]
     if port is not None and not 0 < int(port) < 65536:
         raise InvalidReferenceError(f"not a registry: {authority!r}: the port is out of range")

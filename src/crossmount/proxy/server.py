@@ -225,7 +225,7 @@ def _service_authenticator(settings: ProxySettings, agents: Agents) -> ServiceAu
             f"--auth service on {settings.host} would lend the proxy's rights to anybody: give --htpasswd or "
             "--tokens, or listen on 127.0.0.1"
         )
-    stored = StoredCredentials(authfile=settings.options.authfile)
+    stored = StoredCredentials(authfile=settings.options.authfile, written=settings.registry().address)
     return ServiceAuthenticator(agents.get("service", lambda: stored), callers)
 
 

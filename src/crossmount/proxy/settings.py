@@ -7,6 +7,7 @@ from typing import Literal
 
 import httpx
 
+from crossmount._secrets import without_userinfo
 from crossmount.errors import InvalidInputError
 from crossmount.fleet import Patience
 from crossmount.oci import Repository
@@ -129,9 +130,9 @@ def _plain_url(option: str, text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, TypeError) as error:
-        raise InvalidInputError(f"{option}: not a URL: {text[:200]!r}") from error
+        raise InvalidInputError(f"{option}: not a URL: {without_userinfo(text)[:200]!r}") from error
     if url.scheme not in {"http", "https"}:
-        raise InvalidInputError(f"{option}: begin with https:// or http://: {text.rpartition('@')[2][:200]!r}")
+        raise InvalidInputError(f"{option}: begin with https:// or http://: {without_userinfo(text)[:200]!r}")
     if not url.host or url.path not in {"", "/"} or url.userinfo or url.query or url.fragment:
         raise InvalidInputError(
             f"{option}: give https://host[:port], without a path: {str(url.copy_with(userinfo=b''))[:200]!r}"

@@ -72,7 +72,8 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
             self._endpoints.root(),
             client=self._http,
             retrier=Retrier(options.retry, observer=observer, clock=clock, rng=rng),
-            credentials=credentials or StoredCredentials(authfile=options.authfile),
+            credentials=credentials
+            or StoredCredentials(authfile=options.authfile, written=Repository.on(registry).address),
             trusted_realms=options.trusted_realms,
             rate=options.rate,
             commit_timeout=options.commit_timeout,

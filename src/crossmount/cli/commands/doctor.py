@@ -180,16 +180,24 @@ async def check_registry(
 
 async def check_credentials(settings: Settings, dest: Reference, ping: Ping | None) -> Finding:
     """Find the credentials that a push would use. The secret is not read."""
+    stored = StoredCredentials(authfile=settings.authfile, written=dest.repository.address)
     try:
-        found = await StoredCredentials(authfile=settings.authfile).find(dest.registry, dest.name)
+        found = await stored.find(dest.registry, dest.name)
     except CrossmountError as error:
         return failed("credentials", error)
+    looked = f"looked in {', '.join(stored.looked)}" if stored.looked else ""
     if found is None:
-        return Finding("credentials", "ok", f"none are stored for {dest.registry}: anonymous")
+        words = f"none are stored for {dest.registry}: anonymous; {looked}"
+        return Finding("credentials", "ok", words, {"looked_in": list(stored.looked)})
     is_needed = ping is None or ping.scheme != "none"
     state = FOUND if is_needed else ", not needed here"
-    facts = {"user": found.username or None, "kind": found.kind, "from": found.origin}
-    words = f"{_who(found)}, from {found.origin}{state}"
+    facts = {
+        "user": found.username or None,
+        "kind": found.kind,
+        "from": found.origin,
+        "looked_in": list(stored.looked),
+    }
+    words = f"{_who(found)}, from {found.origin}{f' ({looked} first)' if looked else ''}{state}"
     return Finding("credentials", "unknown" if is_needed else "ok", words, facts)
 
 

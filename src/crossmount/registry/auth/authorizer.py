@@ -31,7 +31,7 @@ from crossmount.registry.auth.mount_scopes import MountScopes
 from crossmount.registry.auth.scope import Scope, Wanted, covers
 from crossmount.registry.auth.tokens import TokenCache
 from crossmount.registry.credentials.authfiles import Credential
-from crossmount.registry.credentials.lookup import CredentialSource
+from crossmount.registry.credentials.lookup import CredentialSource, where_looked
 
 _CREDENTIAL_SECONDS = 300.0
 """How long a credential is used before it is looked up again; a helper's may live for minutes only."""
@@ -57,11 +57,6 @@ class Authorization:
     credential: Credential | None = None
     token: Token | None = None
     in_vain: bool = False
-
-    @property
-    def sent_with(self) -> str:
-        """The origin of the credential, for messages."""
-        return "no credentials" if self.credential is None else f"credentials from {self.credential.origin}"
 
 
 ANONYMOUS = Authorization()
@@ -95,7 +90,13 @@ class Authorizer:
         self._apart = TokenCache(clock=clock)
         self._mounts = MountScopes(clock)
         self._fetcher = TokenFetcher(
-            registry, root, trusted=trusted, send=fetch, tokens=self._tokens, mounts=self._mounts
+            registry,
+            root,
+            trusted=trusted,
+            send=fetch,
+            tokens=self._tokens,
+            mounts=self._mounts,
+            looked=partial(where_looked, credentials),
         )
         self._clock = clock
         self._found: dict[str, tuple[Credential | None, float]] = {}
@@ -106,6 +107,12 @@ class Authorizer:
     def challenge(self) -> Bearer | Basic | None:
         """The registry's last challenge, or None if it has sent none."""
         return self._challenge
+
+    def described(self, used: Authorization) -> str:
+        """Return the origin of a request's credential for a message; without one, where it was looked for."""
+        if used.credential is None:
+            return f"no credentials{where_looked(self._credentials)}"
+        return f"credentials from {used.credential.origin}"
 
     async def authorize(self, name: str, wanted: Wanted, *, apart: bool = False) -> Authorization:
         """Return what authorizes a request, as far as the registry's challenge is known.

@@ -38,6 +38,7 @@ class TokenFetcher:
         send: sends a request for a token.
         tokens: gets the tokens that were given besides the one that was wanted.
         mounts: what is known about the scopes of sources.
+        looked: returns where credentials were looked for, for messages.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class TokenFetcher:
         send: SendTokenRequest,
         tokens: TokenCache,
         mounts: MountScopes,
+        looked: Callable[[], str] = str,
     ) -> None:
         self._registry = registry
         self._root = root
@@ -56,6 +58,7 @@ class TokenFetcher:
         self._send = send
         self._tokens = tokens
         self._mounts = mounts
+        self._looked = looked
         self._together = asyncio.Semaphore(_TOGETHER_MAX)
 
     async def fetch(
@@ -144,7 +147,7 @@ class TokenFetcher:
     ) -> Token:
         """Send the requests for one token."""
         self._check_realm(challenge, credential)
-        flow = token_flow(challenge, wanted, credential, joined=joined)
+        flow = token_flow(challenge, wanted, credential, joined=joined, looked=self._looked())
         async with self._together:
             try:
                 request = next(flow)

@@ -7,7 +7,7 @@ identity token and all scopes in one `scope` (OAuth2 Token Authentication).
 import base64
 import re
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlencode
 
 import httpx
@@ -81,7 +81,7 @@ def basic(credential: Credential) -> str:
 
 
 def token_flow(
-    challenge: Bearer, wanted: Wanted, credential: Credential | None, *, joined: bool = False
+    challenge: Bearer, wanted: Wanted, credential: Credential | None, *, joined: bool = False, looked: str = ""
 ) -> Generator[TokenRequest, Answer, Token]:
     """Get a token for `wanted`, without the optional scopes if it is refused with them.
 
@@ -90,6 +90,7 @@ def token_flow(
         wanted: the scopes.
         credential: the credential, None for an anonymous token.
         joined: send all scopes in one `scope` parameter, for a realm that reads one only.
+        looked: where a credential was looked for, for messages.
 
     Yields:
         A request; the caller sends its answer into the generator.
@@ -111,7 +112,7 @@ def token_flow(
         wanted = wanted.without_optional()
         answer = yield from _ask(challenge, wanted.all, credential, joined=joined)
     if answer.status != 200:
-        raise _refusal(answer, wanted, credential)
+        raise _refusal(answer, wanted, credential, looked)
     value, lifetime = read_token(answer)
     if lacking := not_granted(value, wanted):
         refused, refusal = lacking, 200
@@ -177,11 +178,14 @@ def _is_refusal(answer: Answer) -> bool:
     return answer.status >= 400 and answer.status not in {408, 429}
 
 
-def _refusal(answer: Answer, wanted: Wanted, credential: Credential | None) -> RegistryError:
+def _refusal(answer: Answer, wanted: Wanted, credential: Credential | None, looked: str) -> RegistryError:
     host = answer.url.host
-    who = "no credentials found, log in" if credential is None else f"credentials from {credential.origin}"
+    who = f"no credentials found{looked}, log in"
+    if credential is not None:
+        who = f"credentials from {credential.origin}"
+        answer = replace(answer, secrets=(*answer.secrets, credential.secret))  # a form holds it, too
     scopes = one_line(" ".join(map(str, wanted.all))) or "nothing in particular"
-    words = read_errors(answer.body).words or _oauth_words(answer.body)
+    words = read_errors(answer).words or _oauth_words(answer)
     message = f"{host} gave no token for {scopes} ({who}): {answer.status}{': ' if words else ''}{words}"
     if answer.status in {401, 403}:
         return AccessDeniedError(message, status=answer.status)
@@ -190,11 +194,11 @@ def _refusal(answer: Answer, wanted: Wanted, credential: Credential | None) -> R
     return RegistryRefusedError(message, status=answer.status)
 
 
-def _oauth_words(body: bytes) -> str:
+def _oauth_words(answer: Answer) -> str:
     """Return the error in a body of RFC 6749 (5.2), or of the many servers that send `details` or `message`."""
-    document = json_object(body) or {}
+    document = json_object(answer.body) or {}
     words = (document.get(key) for key in ("error", "error_description", "details", "message"))
-    return one_line(": ".join(word for word in words if isinstance(word, str) and word))
+    return one_line(answer.masked(": ".join(word for word in words if isinstance(word, str) and word)))
 
 
 def read_token(answer: Answer) -> tuple[str, float]:

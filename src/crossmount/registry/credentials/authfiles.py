@@ -1,7 +1,8 @@
 """The format of docker's and podman's credential files. No I/O.
 
 `config.json` and `auth.json` have one format: `auths` by registry (podman's keys may have a path, and the longest
-matching one is used), `credsStore` for all registries, `credHelpers` for single registries.
+matching one is used), `credsStore` for all registries, `credHelpers` for single registries. The old `.dockercfg`
+has only what they have in `auths`.
 """
 
 import base64
@@ -12,10 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from crossmount.errors import CredentialsError, InvalidReferenceError
-from crossmount.oci.reference import normalise_registry
+from crossmount.oci.reference import DOCKER_HUB, normalise_registry
 
 TOKEN_USER = "<token>"  # noqa: S105 a user name that marks an identity token, not a secret
+HUB_KEY = "https://index.docker.io/v1/"
 _LEGACY_PATHS = frozenset({"", "v1", "v2"})
+_DESKTOP_KEYS = ("/access-token", "/refresh-token")
+"""Where docker keeps the tokens of a login by browser, which no registry takes as a password."""
+
+_SPELLINGS_MAX = 4
+"""The most names that a helper is asked for: each is a process, and may ask a cloud."""
+
 
 CredentialKind = Literal["password", "identity", "registry"]
 
@@ -44,19 +52,24 @@ class AuthFile:
 
     Attributes:
         origin: its name, for messages.
-        auths: entries by registry and path; the entries may have secrets.
+        auths: entries by registry and path, each with its key as it stands in the file; they may have secrets.
         store: the helper for all registries, if there is one.
-        helpers: helpers by registry.
+        helpers: helpers by key as it stands in the file, by registry.
     """
 
     origin: str
-    auths: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    auths: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]] = field(default_factory=dict, repr=False)
     store: str | None = None
-    helpers: Mapping[str, str] = field(default_factory=dict)
+    helpers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, content: str | bytes, origin: str) -> Self:
+    def parse(cls, content: str | bytes, origin: str, *, legacy: bool = False) -> Self:
         """Return the file with this content; keys that name no registry are skipped.
+
+        Args:
+            content: the file's bytes.
+            origin: its name, for messages.
+            legacy: whether it is a `.dockercfg`.
 
         Raises:
             CredentialsError: the content is not a JSON object of this format.
@@ -67,38 +80,54 @@ class AuthFile:
             raise CredentialsError(f"{origin}: not JSON: fix it, or log in anew") from None
         if not isinstance(document, dict):
             raise CredentialsError(f"{origin}: not a JSON object: fix it, or log in anew")
-        auths: dict[tuple[str, str], Mapping[str, Any]] = {}
+        if legacy:
+            document = {"auths": document}
+        auths: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
         for key, entry in _object(document, "auths", origin).items():
             found = _registry_and_path(key)
             if found is not None and isinstance(entry, dict):
-                auths.setdefault(found, entry)
-        helpers: dict[str, str] = {}
+                auths.setdefault(found, {})[key] = entry
+        helpers: dict[str, dict[str, str]] = {}
         for key, name in _object(document, "credHelpers", origin).items():
             found = _registry_and_path(key)
             if found is not None and isinstance(name, str) and name:
-                helpers.setdefault(found[0], name)
+                helpers.setdefault(found[0], {})[key] = name
         store = document.get("credsStore")
         return cls(origin, auths, store if isinstance(store, str) and store else None, helpers)
 
-    def helper(self, registry: str) -> str | None:
-        """Return the name of the helper for `registry`: its own, else the store."""
-        return self.helpers.get(registry) or self.store
+    def helper(self, registry: str, written: str = "") -> str | None:
+        """Return the name of the helper for a registry: its own, else the store.
 
-    def credential(self, registry: str, name: str) -> Credential | None:
+        Args:
+            registry: the registry, normalised.
+            written: the registry as the user wrote it; of several helpers, that for this spelling counts.
+        """
+        own = self.helpers.get(registry, {})
+        return own.get(written) or next(iter(own.values()), None) or self.store
+
+    def spellings(self, registry: str, written: str = "") -> tuple[str, ...]:
+        """Return the names to ask a helper for: as the user wrote it, as it stands in the file, normalised."""
+        stored = (*self.helpers.get(registry, ()), *self.auths.get((registry, ""), ()))
+        first = (HUB_KEY,) if registry == DOCKER_HUB else ((written,) if written else ())
+        return tuple(dict.fromkeys((*first, *stored, registry)))[:_SPELLINGS_MAX]
+
+    def credential(self, registry: str, name: str, written: str = "") -> Credential | None:
         """Return the credential in the most specific entry for a repository: from its own path up to the registry.
 
         Args:
             registry: the registry, normalised.
             name: the repository's name, or "" for the registry itself.
+            written: the registry as the user wrote it; of several entries for one, that for this spelling counts.
 
         Raises:
             CredentialsError: the entry cannot be read.
         """
         for path in _paths(name):
-            entry = self.auths.get((registry, path))
-            credential = None if entry is None else self._read(entry, f"{registry}/{path}".rstrip("/"))
-            if credential is not None:
-                return credential
+            entries = self.auths.get((registry, path), {})
+            for key in sorted(entries, key=lambda key: key != written):
+                found = self._read(entries[key], f"{registry}/{path}".rstrip("/"))
+                if found is not None:
+                    return found
         return None
 
     def _read(self, entry: Mapping[str, Any], key: str) -> Credential | None:
@@ -123,7 +152,8 @@ def credential(username: str, secret: str, origin: str) -> Credential:
 
 def _decode(auth: str, where: str) -> tuple[str, str]:
     try:
-        text = base64.b64decode(auth, validate=True).decode()
+        # base64(1) breaks lines, and the decoders of docker and podman leave line breaks out
+        text = base64.b64decode(auth.replace("\r", "").replace("\n", ""), validate=True).decode()
     except (binascii.Error, ValueError):
         raise CredentialsError(f"{where}: its auth is not base64 of name:password: log in anew") from None
     username, colon, password = text.partition(":")
@@ -137,7 +167,7 @@ def _registry_and_path(key: str) -> tuple[str, str] | None:
     scheme, is_url, rest = key.partition("://")
     host, _, path = (rest if is_url else key).partition("/")
     path = path.strip("/")
-    if is_url and scheme not in {"http", "https"}:
+    if is_url and (scheme not in {"http", "https"} or path.endswith(_DESKTOP_KEYS)):
         return None
     try:
         return normalise_registry(host), "" if is_url or path in _LEGACY_PATHS else path

@@ -1,4 +1,7 @@
-"""Credential helpers: `docker-credential-<name> get`, run with a deadline; their output is never shown."""
+"""Credential helpers: `docker-credential-<name> get`, run with a deadline.
+
+What a helper answers is never shown. What it says when it fails is, without what looks like a secret.
+"""
 
 import asyncio
 import contextlib
@@ -6,12 +9,13 @@ import os
 import re
 import shutil
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Mapping
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from crossmount._parsing import json_object
+from crossmount._parsing import json_object, one_line
+from crossmount._secrets import mask_forms
 from crossmount.errors import CredentialsError
-from crossmount.oci.reference import DOCKER_HUB
 from crossmount.registry.credentials.authfiles import Credential, credential
 
 HELPER_SECONDS = 30.0
@@ -19,21 +23,29 @@ HELPER_SECONDS = 30.0
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _OUTPUT_MAX = 64 * 1024
-_HUB_KEY = "https://index.docker.io/v1/"
+_WORDS_MAX = 200
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
+"""A terminal's control sequence, such as one for a colour."""
+
 _NOT_FOUND = b"credentials not found"
 
 
 async def ask_helper(
-    name: str, registry: str, *, env: Mapping[str, str], named_by: str, deadline: float = HELPER_SECONDS
+    name: str,
+    spellings: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    named_by: str,
+    deadline: float = HELPER_SECONDS,
 ) -> Credential | None:
     """Run a helper and return a registry's credential.
 
     Args:
         name: the helper's name, as in the credential file.
-        registry: the registry, normalised.
+        spellings: names of the registry, asked in order until the helper has a credential.
         env: the helper's environment; its PATH is searched for the helper.
         named_by: the file that names the helper, for messages.
-        deadline: the seconds after which the helper is killed.
+        deadline: the seconds after which the helper is killed, for each name.
 
     Returns:
         The credential, or None if the helper has none for this registry.
@@ -47,22 +59,63 @@ async def ask_helper(
     path = shutil.which(program, path=env.get("PATH"))
     if path is None:
         raise CredentialsError(f"{program}, named by {named_by}, is not on the PATH: install it, or log in anew")
-    status, output = await _run(path, registry, env, deadline, f"{program}, named by {named_by},")
-    if status != 0:
-        if _NOT_FOUND in output[:1024].lower():
-            return None
-        raise CredentialsError(
-            f"{program}, named by {named_by}, failed with exit status {status}: run it by hand to see why"
-        )
-    return _read(output, f"{program} ({named_by})")
+    for server in spellings:
+        end = await _run(path, server, env, deadline, f"{program}, named by {named_by},")
+        if end.status == 0:
+            found = _read(end.output, f"{program} ({named_by})")
+            if found is not None:
+                return found
+        elif not end.has_none:
+            raise CredentialsError(f"{program}, named by {named_by}, failed {end.how}: {end.words}")
+    return None
 
 
-async def _run(path: str, registry: str, env: Mapping[str, str], deadline: float, who: str) -> tuple[int, bytes]:
-    """Run a helper in its own session, so that its children are killed with it; return its status and output."""
-    server = _HUB_KEY if registry == DOCKER_HUB else registry
+@dataclass(frozen=True, slots=True)
+class HelperEnd:
+    """The end of a helper's run.
+
+    Attributes:
+        status: its exit status; negative: the signal that killed it.
+        output: the first bytes of its standard output, which may be secret.
+        errors: the first bytes of its standard error.
+    """
+
+    status: int
+    output: bytes = field(repr=False)
+    errors: bytes = field(repr=False)
+
+    @property
+    def has_none(self) -> bool:
+        """Whether it said, in the words of the protocol, that it has no credential for this registry."""
+        return any(_NOT_FOUND in said[:1024].lower() for said in (self.output, self.errors))
+
+    @property
+    def how(self) -> str:
+        """How it failed."""
+        if self.status >= 0:
+            return f"with exit status {self.status}"
+        names = {number.value: number.name for number in signal.Signals}
+        return f"by signal {names.get(-self.status, -self.status)}"
+
+    @property
+    def words(self) -> str:
+        """What it said, on one line, without secrets and control characters."""
+        said = (_printed(stream) for stream in (self.output, self.errors))
+        return "; ".join(word for word in said if word) or "it said nothing, so run it by hand to see why"
+
+
+def _printed(stream: bytes) -> str:
+    if "Secret" in (json_object(stream) or {}):  # a credential after all
+        return ""
+    text = _ESCAPE.sub("", stream.decode(errors="replace")).replace("\ufffd", " ")
+    return one_line(mask_forms(text), limit=_WORDS_MAX)
+
+
+async def _run(path: str, server: str, env: Mapping[str, str], deadline: float, who: str) -> HelperEnd:
+    """Run a helper in its own session, so that its children are killed with it."""
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
-            path, "get", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=dict(env), start_new_session=True
+            path, "get", stdin=PIPE, stdout=PIPE, stderr=PIPE, env=dict(env), start_new_session=True
         )
     )
     try:
@@ -74,14 +127,36 @@ async def _run(path: str, registry: str, env: Mapping[str, str], deadline: float
         raise
     except OSError as error:
         raise CredentialsError(f"{who} cannot be run: {error.strerror}") from error
+    output, errors = bytearray(), bytearray()
     try:
         async with asyncio.timeout(deadline):
-            output, _ = await process.communicate(server.encode())
+            await asyncio.gather(
+                _first_bytes(process.stdout, output), _first_bytes(process.stderr, errors), _ask(process, server)
+            )
+            await process.wait()
     except TimeoutError:
-        raise CredentialsError(f"{who} gave no answer within {deadline:g} s: run it by hand to see why") from None
+        words = _printed(bytes(errors)) or "run it by hand to see why"
+        raise CredentialsError(f"{who} gave no answer within {deadline:g} s: {words}") from None
     finally:
         await _end(process)
-    return process.returncode or 0, output
+    return HelperEnd(process.returncode or 0, bytes(output), bytes(errors))
+
+
+async def _ask(process: Process, server: str) -> None:
+    """Write the registry's name to a helper, which may end without reading it."""
+    assert process.stdin is not None  # noqa: S101 it is a pipe
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(server.encode())
+        await process.stdin.drain()
+    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        await process.stdin.wait_closed()
+
+
+async def _first_bytes(stream: asyncio.StreamReader | None, kept: bytearray) -> None:
+    """Read a stream to its end, and keep its first bytes."""
+    while stream is not None and (data := await stream.read(_OUTPUT_MAX)):
+        kept += data[: _OUTPUT_MAX + 1 - len(kept)]
 
 
 async def _end(process: Process) -> None:

@@ -1,12 +1,13 @@
 """Sources of credentials: the environment, docker's and podman's files, and the helpers that these name."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from crossmount.errors import CredentialsError
 from crossmount.oci.reference import normalise_registry
@@ -14,6 +15,9 @@ from crossmount.registry.credentials.authfiles import AuthFile, Credential
 from crossmount.registry.credentials.helpers import HELPER_SECONDS, ask_helper
 
 ENV_CONTENT = "DOCKER_AUTH_CONFIG"
+_LEGACY = ".dockercfg"
+
+_log = logging.getLogger(__name__)
 
 
 class CredentialSource(Protocol):
@@ -62,6 +66,22 @@ class GivenCredentials:
         return self._credential if registry == self._registry else None
 
 
+@runtime_checkable
+class RecordsSearch(Protocol):
+    """A source that can say where it looked."""
+
+    @property
+    def looked(self) -> tuple[str, ...]:
+        """The places of the last search, each with why it had nothing."""
+        ...
+
+
+def where_looked(source: CredentialSource) -> str:
+    """Return, for the middle of a message, where a source looked; nothing if it does not say."""
+    looked = source.looked if isinstance(source, RecordsSearch) else ()
+    return f": looked in {', '.join(looked)}" if looked else ""
+
+
 @dataclass(frozen=True, slots=True)
 class CredentialFile:
     """A file that may have credentials.
@@ -69,43 +89,61 @@ class CredentialFile:
     Attributes:
         path: the file.
         required: whether the user named it, so that it must exist.
+        folder_of: the variable that names the file's folder, if one does.
     """
 
     path: Path
     required: bool = False
+    folder_of: str = ""
 
 
-def search_path(*, authfile: Path | None, env: Mapping[str, str], home: Path | None) -> Iterator[CredentialFile]:
-    """Yield the files to search in order; `authfile`, or else `REGISTRY_AUTH_FILE`, replaces them all."""
+def search_path(
+    *, authfile: Path | None, env: Mapping[str, str], home: Path | None, run: Path | None = None
+) -> Iterator[CredentialFile]:
+    """Yield the files to search in order; `authfile`, or else `REGISTRY_AUTH_FILE`, replaces them all.
+
+    Args:
+        authfile: the only file.
+        env: variables by name.
+        home: the user's home folder.
+        run: where skopeo, podman and buildah keep logins without `XDG_RUNTIME_DIR`; by default
+            `/run/containers/UID`.
+    """
     named = authfile or (Path(env["REGISTRY_AUTH_FILE"]) if env.get("REGISTRY_AUTH_FILE") else None)
     if named is not None:
         yield CredentialFile(named, required=True)
         return
     if folder := env.get("DOCKER_CONFIG"):
-        yield CredentialFile(Path(folder) / "config.json")
+        yield CredentialFile(Path(folder) / "config.json", folder_of="DOCKER_CONFIG")
     elif home is not None:
         yield CredentialFile(home / ".docker" / "config.json")
     if folder := env.get("XDG_RUNTIME_DIR"):
         yield CredentialFile(Path(folder) / "containers" / "auth.json")
+    else:
+        yield CredentialFile((run or Path(f"/run/containers/{os.getuid()}")) / "auth.json")
     if folder := env.get("XDG_CONFIG_HOME"):
         yield CredentialFile(Path(folder) / "containers" / "auth.json")
     elif home is not None:
         yield CredentialFile(home / ".config" / "containers" / "auth.json")
+    if home is not None:
+        yield CredentialFile(home / _LEGACY)
 
 
 class StoredCredentials:
     """The credentials that docker and podman stored for this user.
 
     They are searched in this order until one has a credential: `DOCKER_AUTH_CONFIG` (JSON in the environment),
-    `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`, `$XDG_RUNTIME_DIR/containers/auth.json`,
-    `$XDG_CONFIG_HOME/containers/auth.json` or `~/.config/containers/auth.json`. `REGISTRY_AUTH_FILE` replaces
-    them all, and `authfile` replaces that one. A registry's own helper is asked before the store, and both before
-    the file's own entries.
+    `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`, `$XDG_RUNTIME_DIR/containers/auth.json` or
+    `/run/containers/UID/auth.json`, `$XDG_CONFIG_HOME/containers/auth.json` or `~/.config/containers/auth.json`,
+    `~/.dockercfg`. `REGISTRY_AUTH_FILE` replaces them all, and `authfile` replaces that one. A registry's own
+    helper is asked before the store, and both before the file's own entries.
 
     Args:
         authfile: the only file to read.
         env: the environment; by default the process's own.
         home: the user's home folder; by default the current user's.
+        run: the folder of logins without `XDG_RUNTIME_DIR`; by default `/run/containers/UID`.
+        written: the registry as the user wrote it (with its port, say): helpers are asked for this name first.
         helper_timeout: the seconds that a helper may take.
     """
 
@@ -115,12 +153,22 @@ class StoredCredentials:
         authfile: Path | None = None,
         env: Mapping[str, str] | None = None,
         home: Path | None = None,
+        run: Path | None = None,
+        written: str = "",
         helper_timeout: float = HELPER_SECONDS,
     ) -> None:
         self._authfile = authfile
         self._env = os.environ if env is None else env
         self._home = home
+        self._run = run
+        self._written = written
         self._helper_timeout = helper_timeout
+        self._looked: tuple[str, ...] = ()
+
+    @property
+    def looked(self) -> tuple[str, ...]:
+        """The places of the last search, each with why it had nothing."""
+        return self._looked
 
     async def find(self, registry: str, name: str = "") -> Credential | None:
         """Return the first credential that is found for a repository of a registry, or None.
@@ -132,29 +180,47 @@ class StoredCredentials:
         Raises:
             CredentialsError: a file or a helper cannot be used.
         """
-        for load in self._loads():
+        looked: list[str] = []
+        found = await self._search(registry, name, looked)
+        self._looked = tuple(looked)
+        origin = "none" if found is None else found.origin
+        _log.debug("credentials for %s: %s; looked before in: %s", registry, origin, ", ".join(looked) or "-")
+        return found
+
+    async def _search(self, registry: str, name: str, looked: list[str]) -> Credential | None:
+        """Search all places in order, and note in `looked` those that have no credential."""
+        written = self._written if self._written and normalise_registry(self._written) == registry else ""
+        for place, load in self._loads():
             file = await asyncio.to_thread(load)
             if file is None:
+                looked.append(f"{place} (not there)")
                 continue
-            helper = file.helper(registry)
-            found = None
+            helper, found = file.helper(registry, written), None
             if helper is not None:
                 found = await ask_helper(
-                    helper, registry, env=self._env, named_by=file.origin, deadline=self._helper_timeout
+                    helper,
+                    file.spellings(registry, written),
+                    env=self._env,
+                    named_by=file.origin,
+                    deadline=self._helper_timeout,
                 )
-            found = found or file.credential(registry, name)
+            found = found or file.credential(registry, name, written)
             if found is not None:
                 return found
+            asked = "" if helper is None else f", nor does docker-credential-{helper[:64]}"
+            looked.append(f"{place} (has none{asked})")
         return None
 
-    def _loads(self) -> Iterator[Callable[[], AuthFile | None]]:
-        """Yield one function for each place, in order, that reads it."""
-        files = list(search_path(authfile=self._authfile, env=self._env, home=self._home or _own_home()))
+    def _loads(self) -> Iterator[tuple[str, Callable[[], AuthFile | None]]]:
+        """Yield each place, in order, and a function that reads it."""
+        files = list(
+            search_path(authfile=self._authfile, env=self._env, home=self._home or _own_home(), run=self._run)
+        )
         content = self._env.get(ENV_CONTENT)
         if content and not any(file.required for file in files):
-            yield partial(AuthFile.parse, content, f"{ENV_CONTENT} (environment)")
+            yield ENV_CONTENT, partial(AuthFile.parse, content, f"{ENV_CONTENT} (environment)")
         for file in files:
-            yield partial(_load, file)
+            yield str(file.path), partial(_load, file)
 
 
 def _load(file: CredentialFile) -> AuthFile | None:
@@ -163,10 +229,17 @@ def _load(file: CredentialFile) -> AuthFile | None:
     except (FileNotFoundError, NotADirectoryError):
         if file.required:
             raise CredentialsError(f"{file.path}: no such credential file: log in, or name another") from None
+        folder = file.path.parent
+        if file.folder_of and folder.is_file():
+            raise CredentialsError(
+                f"{file.folder_of} is {folder}, a file: give the folder that config.json is in, {folder.parent}"
+            ) from None
         return None
     except OSError as error:
         raise CredentialsError(f"{file.path}: cannot be read: {error.strerror}") from error
-    return AuthFile.parse(content, str(file.path)) if content.strip() else None
+    if not content.strip():
+        return None
+    return AuthFile.parse(content, str(file.path), legacy=file.path.name == _LEGACY)
 
 
 def _own_home() -> Path | None:

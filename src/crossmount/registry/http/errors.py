@@ -3,6 +3,7 @@
 What a registry means by an answer is read from its body (distribution specification, "Error Codes"). No I/O.
 """
 
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import httpx
 
 from crossmount._parsing import json_object, one_line
+from crossmount._secrets import mask_forms
 from crossmount.errors import (
     AccessDeniedError,
     BlobUnknownError,
@@ -28,6 +30,7 @@ from crossmount.registry.http.transport import Answer
 _BLOB_UNKNOWN = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
 WEB_PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _ERRORS_SHOWN = 3
+_QUOTED = re.compile(r":? *(?:bytearray\()?b(['\"]).*", re.DOTALL)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORDS = {
     401: "not with these credentials",
@@ -69,19 +72,25 @@ def describe(error: BaseException) -> str:
     match error:
         case httpx.ConnectTimeout():
             # through a proxy the message names it; else it is httpcore's, or empty
-            words = one_line(str(error))
+            words = _safe(error)
             return words if "proxy" in words else "no connection in time"
         case httpx.TimeoutException():
             return "no answer in time"
         case httpx.ProxyError() | httpx.NetworkError() | httpx.RemoteProtocolError():
-            return one_line(str(error)) or "the connection was cut"
+            return _safe(error) or "the connection was cut"
     return type(error).__name__
+
+
+def _safe(error: BaseException) -> str:
+    """Return an exception's words without the peer's bytes, which h11 quotes and which may repeat a credential."""
+    return one_line(mask_forms(_QUOTED.sub("", str(error))))
 
 
 def _ours(error: Exception, where: str) -> RegistryError:
     if (failure := tls_error(error)) is not None:
-        why = describe(error) if str(error) else one_line(str(failure))
-        return RegistryUnreachableError(f"{where}: {why}: {advice_on_tls(failure)}")
+        why = describe(error) if str(error) else _safe(failure)
+        advice = advice_on_tls(f"{error} {failure}")
+        return RegistryUnreachableError(f"{where}: {why}: {advice}")
     match error:
         case TlsExpectedError():
             return RegistryUnreachableError(f"{where}: {TLS_EXPECTED}")
@@ -113,18 +122,21 @@ class ErrorBody:
     words: str = ""
 
 
-def read_errors(body: bytes) -> ErrorBody:
-    """Read the errors in a body of the specification's shape; a body of another shape has none."""
-    errors = (json_object(body) or {}).get("errors")
+def read_errors(answer: Answer) -> ErrorBody:
+    """Read the errors in a body of the specification's shape; a body of another shape has none.
+
+    What was sent as a credential is masked before a text is cut, so that no half of it is left.
+    """
+    errors = (json_object(answer.body) or {}).get("errors")
     items = [item for item in errors if isinstance(item, dict)] if isinstance(errors, list) else []
-    codes = tuple(one_line(str(item["code"]), limit=64) for item in items[:16] if item.get("code"))
-    words = "; ".join(_words_of(item) for item in items[:_ERRORS_SHOWN])
+    codes = tuple(one_line(answer.masked(str(item["code"])), limit=64) for item in items[:16] if item.get("code"))
+    words = "; ".join(_words_of(answer, item) for item in items[:_ERRORS_SHOWN])
     return ErrorBody(codes, words)
 
 
-def _words_of(item: dict[str, object]) -> str:
+def _words_of(answer: Answer, item: dict[str, object]) -> str:
     code, message = item.get("code"), item.get("message")
-    parts = [one_line(part) for part in (code, message) if isinstance(part, str) and part.strip()]
+    parts = [one_line(answer.masked(part)) for part in (code, message) if isinstance(part, str) and part.strip()]
     return ": ".join(parts) or "an error without words"
 
 
@@ -141,7 +153,7 @@ def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryE
         return InvalidAnswerError(
             f"{where}: it answered {answer.status} with a web page: is {answer.url.host} a registry?"
         )
-    errors = read_errors(answer.body)
+    errors = read_errors(answer)
     words = errors.words or _words_on_tls(answer) or _WORDS.get(answer.status) or _reason(answer.status)
     if answer.too_long:
         words += " (the rest of its answer was too long to read)"

@@ -20,7 +20,7 @@ from functools import partial
 import httpx
 
 from crossmount.errors import InvalidAnswerError
-from crossmount.registry.auth.authorizer import ANONYMOUS, Authorizer
+from crossmount.registry.auth.authorizer import Authorizer
 from crossmount.registry.auth.flow import TokenRequest
 from crossmount.registry.auth.scope import NOTHING, Wanted
 from crossmount.registry.credentials.lookup import CredentialSource
@@ -216,7 +216,11 @@ class Requester:
             answer = await self._redirected(call, used.header)
         if answer.status != 401:
             self.authorizer.note_accepted(call.wanted, used, answer.status)
-        return answer if used is ANONYMOUS else replace(answer, sent_with=used.sent_with)
+        if answer.is_good:
+            return answer
+        secrets = () if used.credential is None else (used.credential.secret,)
+        sent_with = self.authorizer.described(used)
+        return replace(answer, sent_with=sent_with, secrets=(*answer.secrets, *secrets))
 
     async def _redirected(self, call: RegistryRequest, authorization: str | None) -> Answer:
         """Send once, and follow the redirects of GET and HEAD; Authorization never leaves the registry."""

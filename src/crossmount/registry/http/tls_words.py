@@ -33,9 +33,12 @@ def is_tls_error(error: BaseException) -> bool:
     return tls_error(error) is not None
 
 
-def advice_on_tls(failure: ssl.SSLError) -> str:
-    """Return what a failed handshake means, and what to do."""
-    text = str(failure)
+def advice_on_tls(text: str) -> str:
+    """Return what a failed handshake means, and what to do.
+
+    Args:
+        text: OpenSSL's words.
+    """
     if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
         return "it does not speak TLS; if that is right, allow plain http"
     alert = next((words for name, words in _ALERTS.items() if name in text.upper().replace(" ", "_")), None)

@@ -15,6 +15,7 @@ from typing import Self
 import httpx
 
 from crossmount._parsing import decimal
+from crossmount._secrets import mask_forms, mask_values, scrub, secrets_in
 from crossmount.registry.http.connections import Connections
 from crossmount.registry.http.httpx_internals import end_with_answer, install_log_filter
 from crossmount.registry.http.location import Origin
@@ -55,6 +56,7 @@ class Answer:
         body: the bytes; empty if there were too many (`too_long`) or they are in `stream`.
         stream: the open response; its receiver closes it.
         sent_with: the origin of the request's credentials, for messages.
+        secrets: what was sent as a credential, if the answer refuses it; no message may repeat it.
     """
 
     url: httpx.URL
@@ -64,6 +66,7 @@ class Answer:
     too_long: bool = False
     stream: httpx.Response | None = field(default=None, repr=False)
     sent_with: str = "no credentials"
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def is_good(self) -> bool:
@@ -74,6 +77,10 @@ class Answer:
     def content_type(self) -> str:
         """The media type, without parameters, in lower case."""
         return str(self.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+    def masked(self, text: str) -> str:
+        """Return what the server says without what was sent to it as a credential; some servers repeat it."""
+        return mask_forms(mask_values(text, self.secrets))
 
 
 def make_client(
@@ -167,8 +174,12 @@ async def exchange(
     if read_timeout is not None:
         timeout = httpx.Timeout(connect=timeout.connect, read=read_timeout, write=timeout.write, pool=timeout.pool)
     request = client.build_request(method, url, headers=sent, content=content, timeout=timeout)
+    secrets = secrets_in(sent["Authorization"]) if "Authorization" in sent else ()
     try:
         response = await client.send(request, stream=True, follow_redirects=False)
+    except httpx.HTTPError as error:
+        scrub(error, secrets)  # what is not HTTP is quoted in it, and h11 quotes a header that it refuses
+        raise
     finally:
         if content is not None:
             await content.aclose()  # a cut request leaves the generator, and the file that it reads, open
@@ -182,9 +193,14 @@ async def exchange(
             content_read, too_long = b"", False
         else:
             content_read, too_long = await _read(response, limit if good else ERROR_BYTES_MAX)
+    except httpx.HTTPError as error:
+        scrub(error, secrets)
+        raise
     finally:
         await response.aclose()
-    return Answer(url, response.status_code, response.headers, content_read, too_long)
+    return Answer(
+        url, response.status_code, response.headers, content_read, too_long, secrets=() if good else secrets
+    )
 
 
 async def _read(response: httpx.Response, limit: int) -> tuple[bytes, bool]:
