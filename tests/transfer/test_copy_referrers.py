@@ -148,8 +148,9 @@ async def test_a_tag_that_answers_with_the_subject_lists_no_referrers(
         for manifest in (image.root, *image.manifests):
             content = image.blob_path(manifest.digest).read_bytes()
             answer = Reply(status=200, body=content, media_type=manifest.media_type)
-            path = f"*/manifests/sha256-{manifest.digest.encoded}"
-            registry.play(Fault(method="GET", path=path, action=answer, times=None))
+            for method, suffix in (("GET", ""), ("HEAD", ""), ("GET", ".sig"), ("HEAD", ".sig")):
+                path = f"*/manifests/sha256-{manifest.digest.encoded}{suffix}"
+                registry.play(Fault(method=method, path=path, action=answer, times=None))
     report = await copied(a.address, b.address)
     assert set(report.copied[0].referrers) == ({one.digest} if api else set())
     tags = set(b.holdings.find("mirror/app").tags)

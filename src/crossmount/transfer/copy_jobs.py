@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Reference
 
-_LAYOUT = re.compile(r"oci:(?![0-9]+/)")
+_LAYOUT = re.compile(r"(oci|oci-archive|docker-daemon):(?![0-9]+/)")
 """An image layout in the notation of other tools; `oci:5000/app` names a host `oci`."""
 
 
@@ -86,7 +86,7 @@ def _parse(reference: str | Reference) -> Reference:
     if _LAYOUT.match(reference):
         raise InvalidInputError(
             f"{reference[:300]}: copy works between registries: use crossmount push for a layout "
-            "(docker.io/library/oci for an image of that name)"
+            "(docker.io/library/NAME for an image of that name)"
         )
     return Reference.parse(reference)
 

@@ -96,7 +96,10 @@ class ReferrerCopier:
                 found.append(_FoundReferrer(subject, await self._read(reference)))
             for suffix in COSIGN_SUFFIXES:
                 tag = f"{subject.algorithm}-{subject.encoded}.{suffix}"
-                if len(tag) <= 128 and await self.source_client.head_manifest(Reference(self.source, tag)):
+                if len(tag) > 128:
+                    continue
+                signed = await self.source_client.head_manifest(Reference(self.source, tag))
+                if signed is not None and signed.digest != subject:
                     found.append(_FoundReferrer(subject, await self._read(Reference(self.source, tag)), tag))
 
         await run_all([partial(of, subject) for subject in subjects])
