@@ -9,8 +9,8 @@ import pytest
 
 from crossmount import errors
 from crossmount.cli import failures, run
+from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.running import run_async
 from crossmount.redis.replies import WrongTypeError
 from support.commands import Here
 

@@ -72,7 +72,7 @@ class SameRegistries:
 
     @classmethod
     def from_fields(cls, fields: Mapping[bytes, bytes]) -> "SameRegistries":
-        """Parse the fields of an index's hash. They are untrusted: what is no name of a registry is ignored."""
+        """Parse the fields of an index's hash. They are untrusted: an invalid name is ignored."""
         pairs = ((_normal(name), _normal(other)) for name, other in sorted(fields.items()))
         good = ((name, other) for name, other in pairs if name and other and name != other)
         return cls(tuple(islice(good, SHARED_MAX)))
@@ -130,7 +130,7 @@ class RegistryNames:
         return self._read_at is None
 
     def is_due(self, now: float) -> bool:
-        """Tell whether the shared pairs should be read again."""
+        """Return whether the shared pairs should be read again."""
         return self._read_at is None or abs(now - self._read_at) >= SHARED_SECONDS
 
     def learn(self, fields: Mapping[bytes, bytes], now: float) -> None:
@@ -143,7 +143,7 @@ class RegistryNames:
 
 @runtime_checkable
 class HasRegistryNames(Protocol):
-    """An index that knows of registries under several names."""
+    """An index whose registries may have several names."""
 
     def registry_names(self) -> RegistryNames:
         """Return the names."""

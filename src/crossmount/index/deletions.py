@@ -1,4 +1,4 @@
-"""Deletions that clients made through a proxy: what was deleted is not mounted again unasked.
+"""Deletions that clients made through a proxy: a deleted layer is not mounted again unless a client asks for it.
 
 A proxy answers a HEAD with a mount where it can. After a deletion that would bring the layer back although nobody
 pushes it. So an index remembers the deletion for a day, for all proxies, or until a client begins to bring the
@@ -30,12 +30,12 @@ class RemembersDeletions(Protocol):
         ...
 
     async def clear_deletion(self, layer: Digest, repository: Located) -> None:
-        """Forget the deletion: a client has begun to bring `layer` back into the repository."""
+        """Forget the deletion: a client started to push `layer` into the repository again."""
         ...
 
 
 class LocalDeletions:
-    """The deletions that one process remembers, bounded: the oldest makes way.
+    """The deletions that one process remembers; beyond the limit the oldest is dropped.
 
     Args:
         limit: the most deletions.

@@ -12,11 +12,11 @@ from crossmount.cli import output, text
 from crossmount.cli.access import client_options, index_for_push, special_options
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.commands.push import fetched_lines, index_status, platform_lines
+from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
 from crossmount.cli.options import REGISTRY, SIZE, limit_options, platform_option, read_lines, registry_options
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.progress.transfer import TransferTracker
-from crossmount.cli.running import run_async
 from crossmount.cli.settings import settings_of
 from crossmount.errors import CopyFailedError
 from crossmount.fleet import Patience

@@ -20,10 +20,10 @@ from crossmount.cli.access import (
     probe_server,
 )
 from crossmount.cli.command import Command, json_option
+from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import FAILED, message_of
 from crossmount.cli.options import REFERENCE
 from crossmount.cli.registry_belief import advice
-from crossmount.cli.running import run_async
 from crossmount.cli.settings import OFF, Settings, settings_of
 from crossmount.errors import CrossmountError
 from crossmount.index import RegistryTraits

@@ -11,8 +11,8 @@ import click
 from crossmount.cli import output, text
 from crossmount.cli.access import opened_index
 from crossmount.cli.command import Command, json_option
+from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import IndexUnavailableError
 from crossmount.fleet.active_uploads import ActiveUpload, active_uploads

@@ -8,7 +8,7 @@ import click
 from crossmount.cli import output, text
 from crossmount.cli.access import ServerProbe, display_url, index_kind, index_url, opened_index, probe_server
 from crossmount.cli.command import Command, LazyCommand, LazyGroup, json_option
-from crossmount.cli.running import run_async
+from crossmount.cli.event_loop import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.embedded import lifecycle
 from crossmount.embedded import status as embedded_status

@@ -14,8 +14,8 @@ from crossmount import events
 from crossmount.cli import output, text
 from crossmount.cli.access import DEFAULT_NAMESPACE, index_url, opened_index
 from crossmount.cli.command import Command, json_option
+from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.running import run_async
 from crossmount.cli.settings import OFF, Settings, settings_of
 from crossmount.errors import CrossmountError, IndexFailedError
 from crossmount.index.blocking import open_index

@@ -5,8 +5,8 @@ import click
 from crossmount.cli import output, text
 from crossmount.cli.access import DEFAULT_NAMESPACE, display_url, index_url, opened_index
 from crossmount.cli.command import Command, json_option
+from crossmount.cli.event_loop import run_async
 from crossmount.cli.options import Between
-from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.maintenance import IndexInfo, index_info
 

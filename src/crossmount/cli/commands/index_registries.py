@@ -7,9 +7,9 @@ import click
 from crossmount.cli import output
 from crossmount.cli.access import opened_index
 from crossmount.cli.command import Command, json_option
+from crossmount.cli.event_loop import run_async
 from crossmount.cli.options import Checked
 from crossmount.cli.registry_belief import as_document, as_lines
-from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.index import RegistryTraits
 from crossmount.index.belief import (

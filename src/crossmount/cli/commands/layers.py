@@ -5,8 +5,8 @@ import click
 from crossmount.cli import output
 from crossmount.cli.access import opened_index
 from crossmount.cli.command import Command, json_option
+from crossmount.cli.event_loop import run_async
 from crossmount.cli.options import DIGEST, REFERENCE
-from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.index.protocol import LayerKnowledge
 from crossmount.oci import Digest, Reference, Repository

@@ -9,8 +9,8 @@ import click
 from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option
+from crossmount.cli.event_loop import run_async
 from crossmount.cli.options import Checked
-from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.discovery.locality import blobs_of, holders, is_layout
 from crossmount.oci import Digest, Reference, Repository

@@ -8,11 +8,11 @@ import click
 from crossmount.cli import output, text
 from crossmount.cli.access import client_options, index_for_push, special_options
 from crossmount.cli.command import Command, json_option
+from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
 from crossmount.cli.options import REFERENCE, REGISTRY, SIZE, limit_options, platform_option, registry_options
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.progress.transfer import TransferTracker
-from crossmount.cli.running import run_async
 from crossmount.cli.settings import settings_of
 from crossmount.fleet import Patience
 from crossmount.oci import Reference

@@ -17,8 +17,8 @@ from crossmount.cli.command import Command, json_option
 from crossmount.cli.demo.images import FIRST, IMAGES, OWN, SHARED, DemoImage, make_images
 from crossmount.cli.demo.pushes import Pushed, Pushes
 from crossmount.cli.demo.registry import CountedRegistry, demo_registry
+from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.running import run_async
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.oci import Repository
 from crossmount.redis.pipeline import TIMEOUT_SECONDS

@@ -1,4 +1,4 @@
-"""Runs the library's coroutines from a command, so that a signal ends them tidily."""
+"""Runs coroutines of the library for a command, on an event loop that a signal ends tidily."""
 
 import asyncio
 import signal
