@@ -8,6 +8,7 @@ from pathlib import Path
 from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.discovery.manifest_walker import ManifestWalker
 from crossmount.index.adapt import adapt
+from crossmount.index.aliases import RegistryNames, registry_names_of
 from crossmount.index.protocol import Knowledge, MountableLayers, MountIndex
 from crossmount.oci import Digest, Reference, Repository
 from crossmount.oci.layout import Image, load_image
@@ -52,11 +53,14 @@ async def locality(
     blobs = await blobs_of(image, client=client, options=options)
     start = Repository.on(next(iter(names.values()), _NOWHERE))
     knowledge = await adapt(index).look_up(blobs, start)
-    present = {name: bytes_on(name, blobs, knowledge, start) for name in names.values()}
+    same = registry_names_of(index)
+    present = {name: bytes_on(name, blobs, knowledge, start, same) for name in names.values()}
     return {given: present[name] for given, name in names.items()}
 
 
-def bytes_on(registry: str, blobs: Mapping[Digest, int], knowledge: Knowledge, start: Repository) -> int:
+def bytes_on(
+    registry: str, blobs: Mapping[Digest, int], knowledge: Knowledge, start: Repository, names: RegistryNames
+) -> int:
     """Return how many bytes of the blobs a registry has.
 
     Args:
@@ -64,8 +68,14 @@ def bytes_on(registry: str, blobs: Mapping[Digest, int], knowledge: Knowledge, s
         blobs: sizes in bytes.
         knowledge: the result of a look-up of these blobs for `start`.
         start: the destination of that look-up, on any registry.
+        names: the names under which the index keeps registries.
     """
-    return sum(size for blob, size in blobs.items() if registry in _registries(blob, knowledge, start))
+    kept = names.kept(registry)
+    return sum(
+        size
+        for blob, size in blobs.items()
+        if any(names.kept(name) == kept for name in _registries(blob, knowledge, start))
+    )
 
 
 async def holders(

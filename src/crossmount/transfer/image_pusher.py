@@ -12,6 +12,7 @@ from typing import Self
 from crossmount import events
 from crossmount.errors import BlobUnknownError
 from crossmount.fleet import Fleet, Patience, Slots
+from crossmount.index.aliases import registry_names_of
 from crossmount.index.protocol import Knowledge, MountIndex
 from crossmount.mount import Mounter
 from crossmount.oci import BlobSource, Digest, Manifest, Reference, Repository
@@ -112,8 +113,9 @@ class ImagePusher:
         dest = reference.repository
         digests = [blob.descriptor.digest for blob in image.blobs]
         knowledge = await self.index.look_up(digests, dest)
-        if source is not None and source.registry == dest.registry and source != dest:
-            knowledge = _with_source(knowledge, digests, source)
+        names = registry_names_of(self.index)
+        if source is not None and names.kept(source.registry) == names.kept(dest.registry):
+            knowledge = _with_source(knowledge, digests, dest.sibling(source.name), dest)
         if self.allow_transfer:
             knowledge = _without_must_mount(knowledge)
         if absent is not None:
@@ -197,8 +199,10 @@ def _levels(image: Image) -> list[list[Manifest]]:
     return levels
 
 
-def _with_source(knowledge: Knowledge, digests: list[Digest], source: Repository) -> Knowledge:
-    """Add a source that is known because a manifest was read from it."""
+def _with_source(knowledge: Knowledge, digests: list[Digest], source: Repository, dest: Repository) -> Knowledge:
+    """Add a source that is known because a manifest was read from it, unless it is `dest` itself."""
+    if source == dest:
+        return knowledge
     layers = {digest: knowledge.of(digest) for digest in digests}
     return replace(
         knowledge,

@@ -17,6 +17,7 @@ from crossmount.errors import (
     RegistryRefusedError,
     RegistryUnreachableError,
 )
+from crossmount.index.aliases import registry_names_of
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.registry import RegistryClient
@@ -154,7 +155,10 @@ class Origins:
         Raises:
             BlobUnavailableError: every origin sent wrong bytes before.
         """
-        known = await self.index.locations(descriptor.digest)
+        located, names = await self.index.locations(descriptor.digest), registry_names_of(self.index)
+        known = dict.fromkeys(
+            self.registries.by_given_name(holder, names.of(holder.registry)) for holder in located
+        )
         holders = [
             holder
             for holder in known

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from crossmount import events
 from crossmount._closing import Closing
 from crossmount.errors import CrossmountError
-from crossmount.oci import Located
+from crossmount.oci import Located, Repository
 from crossmount.oci.reference import is_loopback
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
 
@@ -91,6 +91,12 @@ class Registries(Closing):
     def is_named(self, place: Located) -> bool:
         """Return whether the user named the registry of `place`, rather than the index alone."""
         return place.repository.registry in self._named
+
+    def by_given_name(self, place: Repository, names: Iterable[str]) -> Repository:
+        """Return `place` by a name of its registry that the user gave, as far as the user gave one of `names`."""
+        if self.is_named(place):
+            return place
+        return next((Repository(name, place.name) for name in names if name in self._named), place)
 
     def client(self, place: Located, *, loopback_http: bool = False) -> RegistryClient:
         """Return the client of the registry of `place`.
