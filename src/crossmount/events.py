@@ -53,6 +53,15 @@ class BlobProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlobCommitting:
+    """All bytes of a blob were sent some seconds ago, and the registry is still storing it."""
+
+    digest: Digest
+    size: int
+    dest: Repository | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlobFinished:
     """A blob is in its repository.
 
@@ -196,6 +205,7 @@ Event = (
     BlobStarted
     | BlobWaiting
     | BlobProgress
+    | BlobCommitting
     | BlobFinished
     | ManifestPushed
     | Retrying

@@ -69,6 +69,19 @@ def test_what_becomes_of_a_blob_is_printed_in_words() -> None:
     ]
 
 
+def test_a_blob_that_the_registry_is_storing_is_said_to_be() -> None:
+    """Bar and line say that the registry is storing the blob, until bytes are sent again."""
+    committing = events.BlobCommitting(digest=digest(1), size=1000)
+    state = state_after(started(1), sent(1, 1000), committing)
+    bar = state.blobs[None, digest(1)].bar(9.0)
+    assert (bar.text, bar.waiting) == ("waiting for the registry to store it", True)
+    [line] = state.log_lines(committing, now=9.0)
+    assert line.endswith("waiting for the registry to store it")
+    state.apply(sent(1, 10), now=10.0)
+    assert "waiting" not in state.blobs[None, digest(1)].status(11.0)
+    assert list(TransferTracker().log_lines(committing, now=0.0)) == []
+
+
 def test_a_mount_that_the_registry_found_names_no_source() -> None:
     """A mount whose source the registry chose names no source."""
     state = state_after(events.BlobFinished(digest=digest(1), size=1, outcome="mounted"))

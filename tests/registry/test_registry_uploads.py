@@ -14,18 +14,20 @@ from crossmount.errors import (
     RegistryRefusedError,
     RegistryUnreachableError,
 )
-from crossmount.events import Event, Retrying
+from crossmount.events import BlobCommitting, Event, Retrying
 from crossmount.oci import Descriptor, Digest, Repository
-from crossmount.registry import Mounted, UploadSession
+from crossmount.registry import Credential, GivenCredentials, Mounted, UploadSession
 from crossmount.testing import (
     Alter,
     CutBefore,
     CutReceiving,
     Fault,
+    Grant,
     LoseAnswer,
     RegistryOptions,
     Reply,
     ScriptedRegistry,
+    TokenAuth,
     html,
 )
 from support.registry_kit import DEST, client_of, recorded
@@ -270,6 +272,110 @@ async def test_a_cancelled_upload_ends_at_once() -> None:
         await client.cancel_upload(session)
         assert registry.open_sessions == ()
         assert await client.head_blob(Repository(registry.address, "team/app"), item.descriptor.digest) is None
+
+
+@pytest.mark.parametrize("chunk_size", CHUNKS)
+async def test_a_slow_commit_is_waited_for(chunk_size: int | None) -> None:
+    """An answer that takes longer than the read timeout is waited for, and each byte is sent once."""
+    async with ScriptedRegistry(RegistryOptions(commit_seconds=0.6)) as registry:
+        item = pieces()
+        async with client_of(registry.address, options={"read_timeout": 0.2}) as client:
+            session = await client.start_upload(Repository(registry.address, "team/app"))
+            await client.upload_blob(session, item, chunk_size=chunk_size)
+        assert registry.bytes_received == SIZE
+
+
+@pytest.mark.parametrize("gateway", [None, 504])
+@pytest.mark.parametrize("session_status", [404, 204])
+async def test_bytes_are_not_sent_again_while_the_registry_may_store_them(
+    gateway: int | None, session_status: int
+) -> None:
+    """After a gateway gave up, the registry is asked for the blob until it has it."""
+    now, heads = [0.0], 0
+    item = pieces()
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        nonlocal heads
+        match request.method:
+            case "PUT":
+                now[0] += 60.0
+                if gateway is None:
+                    raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+                return httpx.Response(gateway)
+            case "HEAD":
+                heads += 1
+                return httpx.Response(200 if heads > 3 else 404)
+            case "GET":
+                return httpx.Response(session_status, headers={"Range": f"0-{SIZE - 1}"})
+        return httpx.Response(202, headers={"Location": "/u"})
+
+    events: list[Event] = []
+    client, transport = recorded(handler, clock=lambda: now[0], observer=events.append)
+    async with client:
+        await client.upload_blob(await client.start_upload(DEST), item)
+    assert item.opened == [0]
+    assert [request.method for request in transport.requests].count("PUT") == 1
+    assert BlobCommitting(digest=item.descriptor.digest, size=SIZE, dest=DEST) in events
+
+
+@pytest.mark.parametrize("status", [405, 411, 413, 415, 416, 501, 200, 204])
+async def test_a_registry_that_refuses_parts_gets_the_whole_blob(status: int) -> None:
+    """After a cut, a refused part leads to a new session and one PUT of the whole."""
+    async with ScriptedRegistry() as registry:
+        registry.play(
+            Fault(method=PUT, action=CutReceiving(60_000)),
+            Fault(method=PATCH, action=Reply(status=status, body=b"", media_type="text/plain"), times=None),
+        )
+        await upload(registry, pieces())
+        assert len(registry.matching(method=PATCH)) == (2 if status == 416 else 1)
+        assert len(registry.matching(method=PUT)) == 2
+
+
+async def test_a_part_that_was_not_taken_is_not_counted() -> None:
+    """A 202 whose Range did not grow leads to the whole blob, not to a cut one."""
+    async with ScriptedRegistry() as registry:
+        headers = (("Location", "/v2/team/app/blobs/uploads/x"), ("Range", "0-59999"))
+        registry.play(
+            Fault(method=PUT, action=CutReceiving(60_000)),
+            Fault(method=PATCH, action=Reply(status=202, headers=headers), times=None),
+        )
+        await upload(registry, pieces())
+        assert len(registry.matching(method=PATCH)) == 1
+
+
+async def test_the_clients_chunk_size_applies_to_all_uploads() -> None:
+    """A blob larger than `chunk_size` is sent in parts of this size, a smaller one in one request."""
+    async with ScriptedRegistry() as registry:
+        async with client_of(registry.address, options={"chunk_size": 40_000}) as client:
+            dest = Repository(registry.address, "team/app")
+            await client.upload_blob(await client.start_upload(dest), pieces())
+            await client.upload_blob(await client.start_upload(dest), pieces(40_000))
+        assert [record.received for record in registry.requests if record.received] == [
+            40_000,
+            40_000,
+            20_000,
+            40_000,
+        ]
+
+
+async def test_a_token_that_expires_during_an_upload_is_renewed() -> None:
+    """A 401 in the middle of an upload gets a new token, and the upload goes on where it was."""
+    auth = TokenAuth(users={"ci": "pw"}, grants={"ci": (Grant("*", frozenset({"pull", "push", "delete"})),)})
+    async with ScriptedRegistry(RegistryOptions(auth=auth)) as registry:
+        registry.play(Fault(method=PATCH, skip=1, action=_expired(registry)))
+        item = pieces()
+        credentials = GivenCredentials(registry.address, Credential("ci", "pw", origin="the test"))
+        async with client_of(registry.address, credentials=credentials) as client:
+            session = await client.start_upload(Repository(registry.address, "team/app"))
+            await client.upload_blob(session, item, chunk_size=30_000)
+        assert registry.uploads(item.descriptor.digest) == 1
+        assert item.opened == [0, 30_000, 30_000, 60_000, 90_000]
+        assert len(registry.matching(path="/token")) == 2
+
+
+def _expired(registry: ScriptedRegistry) -> Reply:
+    challenge = f'Bearer realm="{registry.url}/token",service="registry",error="invalid_token"'
+    return Reply(status=401, headers=(("WWW-Authenticate", challenge),))
 
 
 async def test_mounts_and_their_answers() -> None:

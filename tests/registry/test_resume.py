@@ -3,7 +3,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossmount.oci import Repository
-from crossmount.registry.resume import Step, StepResult, UploadState, initial_state, next_state, read_range
+from crossmount.registry.resume import (
+    SETBACKS_MAX,
+    CommitWait,
+    Step,
+    StepResult,
+    UploadState,
+    initial_state,
+    next_state,
+    read_range,
+)
 from crossmount.registry.values import UploadSession
 
 DEST = Repository("r.example", "dest")
@@ -100,6 +109,102 @@ def test_a_session_without_an_offset_is_replaced(outcome: StepResult) -> None:
     assert next_state(initial_state(session(10), 10, None), StepResult.OUT_OF_SYNC).step is Step.RESTART
 
 
+def sent_all(commit: CommitWait) -> UploadState:
+    """Return the state after a failure that followed the last byte."""
+    return next_state(initial_state(session(), 10, None), StepResult.FAILED, commit=commit)
+
+
+@pytest.mark.parametrize(
+    ("answer", "following"),
+    [
+        ((StepResult.GONE, session()), [Step.AWAIT_COMMIT, Step.RESTART]),
+        ((StepResult.OUT_OF_SYNC, session()), [Step.AWAIT_COMMIT, Step.RESTART]),
+        ((StepResult.ACCEPTED, session(10)), [Step.AWAIT_COMMIT, Step.COMMIT]),
+        ((StepResult.ACCEPTED, session(0)), [Step.AWAIT_COMMIT, Step.RESTART]),
+        ((StepResult.ACCEPTED, session(6)), [Step.SEND_CHUNK]),
+    ],
+)
+def test_a_registry_that_may_be_storing_the_blob_is_awaited(
+    answer: tuple[StepResult, UploadSession], following: list[Step]
+) -> None:
+    """Before bytes that were all sent are sent again, the registry gets time to store them."""
+    steps = run(sent_all(CommitWait(silent=20, unknown=20)), StepResult.GONE, answer, StepResult.GONE)
+    assert steps[:2] == [Step.HEAD_BLOB, Step.GET_OFFSET]
+    assert steps[2 : 2 + len(following)] == following
+
+
+def test_a_commit_that_is_awaited_may_end_well() -> None:
+    """A blob that appears while it is awaited is stored."""
+    steps = run(sent_all(CommitWait(unknown=5)), StepResult.GONE, StepResult.GONE, StepResult.STORED)
+    assert steps[-2:] == [Step.AWAIT_COMMIT, Step.DONE]
+
+
+def test_no_short_wait() -> None:
+    """A wait that is not worth a request is left out."""
+    wait = CommitWait(silent=0.9, unknown=0.9)
+    assert run(sent_all(wait), StepResult.GONE, StepResult.GONE)[-1] is Step.RESTART
+
+
+def resumed(chunk: int | None = None) -> UploadState:
+    """Return the state in which the last six of ten bytes are sent as a part, after a cut."""
+    state = next_state(initial_state(session(), 10, chunk), StepResult.FAILED)
+    state = next_state(state, StepResult.GONE) if state.step is Step.HEAD_BLOB else state
+    state = next_state(state, StepResult.ACCEPTED, session(4))
+    assert state.step is Step.SEND_CHUNK
+    return state
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        [StepResult.PART_REFUSED],
+        [(StepResult.ACCEPTED, session(4))],
+        [(StepResult.ACCEPTED, session(2))],
+        [StepResult.OUT_OF_SYNC, (StepResult.ACCEPTED, session(4)), StepResult.OUT_OF_SYNC],
+    ],
+)
+def test_a_registry_that_takes_no_parts_gets_the_whole(
+    outcomes: list[StepResult | tuple[StepResult, UploadSession]], chunk: int | None
+) -> None:
+    """A refused part, or one of which nothing was taken, leads to a new session and one request."""
+    steps = run(resumed(chunk), *outcomes, (StepResult.ACCEPTED, session()))
+    assert steps[-2:] == [Step.RESTART, Step.SEND_ALL]
+
+
+def test_a_registry_that_takes_no_parts_gets_none_again() -> None:
+    """After a later cut the whole is sent once more, unless the session has all of it."""
+    new = StepResult.ACCEPTED, session()
+    start = (StepResult.PART_REFUSED, new, StepResult.FAILED, StepResult.GONE)
+    assert run(resumed(), *start, (StepResult.ACCEPTED, session(6)))[-1] is Step.RESTART
+    assert run(resumed(), *start, (StepResult.ACCEPTED, session(10)))[-1] is Step.COMMIT
+
+
+def test_parts_of_which_little_is_taken_have_an_end() -> None:
+    """After a few parts that were not taken whole, the blob is sent whole."""
+    state, parts = resumed(), 0
+    while state.step is Step.SEND_CHUNK:
+        state = next_state(state, StepResult.ACCEPTED, session(state.session.offset + 1))
+        parts += 1
+    assert (state.step, state.whole, parts) == (Step.RESTART, True, SETBACKS_MAX + 1)
+
+
+def test_a_part_that_fails_again_and_again_is_given_up() -> None:
+    """A registry that fails on every part gets the whole; growth of the session starts the count anew."""
+    state = resumed()
+    for _ in range(SETBACKS_MAX):
+        state = next_state(next_state(state, StepResult.FAILED), StepResult.ACCEPTED, session(4))
+    assert next_state(state, StepResult.FAILED).whole
+    grown = next_state(next_state(resumed(), StepResult.FAILED), StepResult.ACCEPTED, session(5))
+    assert grown.setbacks == 0
+
+
+def test_a_blob_that_fits_into_a_chunk_is_one_request() -> None:
+    """Only a blob larger than the chunk size is sent in parts."""
+    assert initial_state(session(), 10, 10).step is Step.SEND_ALL
+    assert initial_state(session(), 11, 10).step is Step.SEND_CHUNK
+
+
 @given(
     st.integers(0, 50),
     st.none() | st.integers(1, 20),
@@ -115,10 +220,10 @@ def test_whatever_happens_an_upload_ends_in_done_or_can_still_get_there(
             break
         if state.step is Step.SEND_CHUNK:
             assert state.session.offset < state.end <= size
-            at = min(max(offset, state.session.offset + 1), state.end)
+            at = min(max(offset, state.session.offset), state.end)
         else:
             at = 0 if state.step is Step.RESTART else offset
-        state = next_state(state, outcome, session(at))
+        state = next_state(state, outcome, session(at), commit=CommitWait(silent=offset, unknown=offset))
     for _ in range(2 * size + 8):
         match state.step:
             case Step.DONE:

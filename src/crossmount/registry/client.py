@@ -66,6 +66,7 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
     ) -> None:
         self._endpoints = Endpoints.of(registry, plain_http=options.plain_http)
         self.registry = self._endpoints.registry
+        self._options = options
         self._http = make_client(options, registry=Origin.of(self._endpoints.root()), transport=transport)
         self._requester = Requester(
             self.registry,

@@ -8,6 +8,7 @@ import httpx
 
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Digest, Located, Reference, Repository
+from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.requester import Requester
 
 
@@ -84,7 +85,8 @@ class Endpoints:
 
 
 class RegistryMethods:
-    """Base of `RegistryClient`'s groups of methods: the registry's URLs, and the requester that sends to them."""
+    """Base of `RegistryClient`'s groups of methods: the registry's URLs, the requester and the options."""
 
     _endpoints: Endpoints
     _requester: Requester
+    _options: ClientOptions

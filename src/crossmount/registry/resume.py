@@ -2,7 +2,10 @@
 
 Without failures an upload is one request with all bytes. After a failure: is the blob there (a 201 may have been
 lost)? Else, how many bytes does the session have? The rest is sent. A session that is gone, or does not return its
-offset, is replaced by a new one (distribution specification, "Pushing a blob in chunks").
+offset, is replaced by a new one (distribution specification, "Pushing a blob in chunks"). While the registry may
+still be storing bytes that were all sent, it is asked for the blob now and then before any byte is sent again.
+
+A registry that refuses parts, or does not take them, gets a new session and the whole blob in one request.
 """
 
 import enum
@@ -10,6 +13,12 @@ from dataclasses import dataclass, replace
 
 from crossmount._parsing import decimal
 from crossmount.registry.values import UploadSession
+
+SETBACKS_MAX = 4
+"""The most parts of which a session takes nothing, or not all, before the blob is sent whole."""
+
+WAIT_MIN = 1.0
+"""A shorter wait for a commit is not worth a request: the bytes are sent again."""
 
 
 class Step(enum.Enum):
@@ -25,6 +34,8 @@ class Step(enum.Enum):
     """HEAD the blob: it may exist in spite of the failure."""
     GET_OFFSET = enum.auto()
     """GET the session's offset."""
+    AWAIT_COMMIT = enum.auto()
+    """HEAD the blob for `UploadState.wait` seconds: the registry may still be storing it."""
     RESTART = enum.auto()
     """POST a new session, and cancel the old one."""
     DONE = enum.auto()
@@ -37,13 +48,31 @@ class StepResult(enum.Enum):
     STORED = enum.auto()
     """The blob is in its repository."""
     ACCEPTED = enum.auto()
-    """The session accepted the bytes, returned its offset, or is new."""
+    """The session accepted the bytes, or a part of them, returned its offset, or is new."""
     GONE = enum.auto()
     """The session, or the blob, does not exist."""
     OUT_OF_SYNC = enum.auto()
     """The session has another offset than expected, or does not return one."""
     FAILED = enum.auto()
     """No answer, or a transient refusal."""
+    PART_REFUSED = enum.auto()
+    """The registry does not take a part of a blob."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitWait:
+    """How long a registry may go on storing a blob after a failure, in seconds.
+
+    Attributes:
+        silent: if its session still answers.
+        unknown: if its session does not.
+    """
+
+    silent: float = 0.0
+    unknown: float = 0.0
+
+
+NO_WAIT = CommitWait()
 
 
 _AFTER_FAILURE: dict[tuple[StepResult, Step], tuple[Step, Step]] = {
@@ -68,8 +97,12 @@ class UploadState:
         size: the blob's size in bytes.
         chunk: bytes in one request; None for all of them.
         step: the next step.
-        otherwise: the step after `HEAD_BLOB` if the blob does not exist.
+        otherwise: the step after `HEAD_BLOB` and `AWAIT_COMMIT` if the blob does not exist.
         resumed: whether the session has bytes of an interrupted request.
+        whole: the registry takes no parts: the blob is sent in one request, or not at all.
+        setbacks: how many parts of this session were not taken, or not whole.
+        commit: how long the registry may go on storing the blob, after the last failure.
+        wait: the seconds of `AWAIT_COMMIT`.
     """
 
     session: UploadSession
@@ -78,6 +111,10 @@ class UploadState:
     step: Step = Step.SEND_ALL
     otherwise: Step = Step.RESTART
     resumed: bool = False
+    whole: bool = False
+    setbacks: int = 0
+    commit: CommitWait = NO_WAIT
+    wait: float = 0.0
 
     @property
     def end(self) -> int:
@@ -92,39 +129,97 @@ def initial_state(session: UploadSession, size: int, chunk: int | None) -> Uploa
     return _continue(UploadState(session=session, size=size, chunk=chunk), session)
 
 
-def next_state(state: UploadState, outcome: StepResult, session: UploadSession | None = None) -> UploadState:
+def next_state(
+    state: UploadState,
+    outcome: StepResult,
+    session: UploadSession | None = None,
+    *,
+    commit: CommitWait = NO_WAIT,
+) -> UploadState:
     """Return the state after the state's step.
 
     Args:
         state: the state before the step.
         outcome: the step's result.
         session: the session after the step, if the result is `ACCEPTED`.
+        commit: how long the registry may go on storing the blob, if the step sent its last bytes and failed.
     """
     if outcome is StepResult.STORED:
         return replace(state, step=Step.DONE)
-    if outcome is StepResult.ACCEPTED:
-        now = session or state.session
-        if state.step is Step.GET_OFFSET:
-            return _resume(state, now)
-        return _continue(replace(state, resumed=state.resumed and state.step is not Step.RESTART), now)
-    if state.step is Step.HEAD_BLOB:
-        return replace(state, step=state.otherwise)
+    now = session or state.session
+    match state.step:
+        case Step.HEAD_BLOB | Step.AWAIT_COMMIT:
+            following = _unless_gone(replace(state, step=state.otherwise))
+        case Step.GET_OFFSET:
+            following = _after_offset(state, outcome, now)
+        case Step.RESTART:
+            following = _continue(replace(state, resumed=False, setbacks=0), now)
+        case Step.SEND_CHUNK:
+            following = _after_part(state, outcome, now)
+        case _ if outcome is StepResult.ACCEPTED:
+            following = _continue(state, now)
+        case _:
+            following = _after_failure(replace(state, commit=commit), outcome)
+    return following
+
+
+def _after_failure(state: UploadState, outcome: StepResult) -> UploadState:
     step, otherwise = _AFTER_FAILURE.get((outcome, state.step), (Step.RESTART, Step.RESTART))
     return replace(state, step=step, otherwise=otherwise)
 
 
-def _resume(state: UploadState, session: UploadSession) -> UploadState:
-    """Continue at the offset that a session returned, or restart if it is 0 or too large.
+def _after_part(state: UploadState, outcome: StepResult, session: UploadSession) -> UploadState:
+    """Return the state after a part: the rest, or the whole blob if the registry does not seem to take parts."""
+    if outcome is StepResult.ACCEPTED:
+        is_short = session.offset < state.end
+        if session.offset <= state.session.offset:
+            outcome = StepResult.PART_REFUSED
+        elif not is_short or state.setbacks < SETBACKS_MAX:
+            return _continue(replace(state, setbacks=state.setbacks + 1 if is_short else 0), session)
+        else:
+            outcome = StepResult.PART_REFUSED
+    again = replace(state, setbacks=state.setbacks + 1, commit=NO_WAIT)
+    was_asked = outcome is StepResult.OUT_OF_SYNC and state.setbacks > 0
+    fails_always = outcome is StepResult.FAILED and state.chunk is None and state.setbacks >= SETBACKS_MAX
+    if outcome is StepResult.PART_REFUSED or was_asked or fails_always:
+        return replace(again, whole=True, step=Step.RESTART)
+    return _after_failure(again, outcome)
+
+
+def _after_offset(state: UploadState, outcome: StepResult, session: UploadSession) -> UploadState:
+    """Continue at the offset that a session returned, or restart if it is 0, too large, or not to be had.
 
     The offset 0 is not used: distribution sends `Range: 0-0` for no byte and for one.
     """
-    if not 0 < session.offset <= state.size:
-        return replace(state, step=Step.RESTART)
-    return _continue(replace(state, resumed=True), session)
+    is_known = outcome is StepResult.ACCEPTED
+    if is_known and 0 < session.offset <= state.size:
+        has_grown = session.offset > state.session.offset
+        going_on = _continue(replace(state, resumed=True, setbacks=0 if has_grown else state.setbacks), session)
+        if going_on.step is Step.COMMIT:
+            return _await_commit(going_on, state.commit.silent)
+        if not state.whole:
+            return going_on
+    restarted = replace(state, step=Step.RESTART)
+    return _await_commit(restarted, state.commit.silent if is_known else state.commit.unknown)
+
+
+def _unless_gone(state: UploadState) -> UploadState:
+    """Wait before a restart that was not preceded by a question for the offset."""
+    if state.step is Step.RESTART:
+        return _await_commit(state, state.commit.unknown)
+    return state
+
+
+def _await_commit(state: UploadState, seconds: float) -> UploadState:
+    """Insert a wait for the registry's commit before the state's step; only one for each failure."""
+    if seconds < WAIT_MIN:
+        return replace(state, commit=NO_WAIT)
+    return replace(state, commit=NO_WAIT, step=Step.AWAIT_COMMIT, otherwise=state.step, wait=seconds)
 
 
 def _continue(state: UploadState, session: UploadSession) -> UploadState:
-    if session.offset == 0 and (state.chunk is None or state.size == 0):
+    is_one = state.whole or state.chunk is None or state.size <= state.chunk
+    if session.offset == 0 and is_one:
         step = Step.SEND_ALL
     else:
         step = Step.SEND_CHUNK if session.offset < state.size else Step.COMMIT

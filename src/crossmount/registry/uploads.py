@@ -4,21 +4,30 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
+from functools import partial
 
 import httpx
 
-from crossmount._parsing import decimal
 from crossmount.errors import CrossmountError, InvalidLayoutError, RegistryUnreachableError
-from crossmount.oci import BlobSource, Digest, Repository
+from crossmount.events import BlobCommitting
+from crossmount.oci import BlobSource, Descriptor, Digest, Repository
 from crossmount.registry.auth import scope
 from crossmount.registry.auth.scope import Wanted
+from crossmount.registry.commit_watch import CommitWatch, poll_pause
 from crossmount.registry.endpoints import RegistryMethods
-from crossmount.registry.http.errors import refusal
-from crossmount.registry.http.location import resolve, with_query
+from crossmount.registry.http.location import with_query
 from crossmount.registry.http.requester import RegistryRequest, housekeeping
-from crossmount.registry.http.retry import RetryBudget, is_transient
-from crossmount.registry.http.transport import NO_BODY, Answer, Body
+from crossmount.registry.http.retry import RetryBudget
+from crossmount.registry.http.transport import NO_BODY, Body
 from crossmount.registry.resume import Step, StepResult, UploadState, initial_state, next_state, read_range
+from crossmount.registry.upload_answers import (
+    after_part,
+    commit_wait,
+    opened_session,
+    result_of,
+    session_at,
+    upload_refusal,
+)
 from crossmount.registry.values import Mounted, UploadSession
 
 OnProgress = Callable[[int], None]
@@ -54,7 +63,7 @@ class Uploads(RegistryMethods):
             body=NO_BODY,
         )
         answer = await self._requester.send(call)
-        return Mounted() if answer.status == 201 else _session(answer, dest)
+        return Mounted() if answer.status == 201 else opened_session(answer, dest)
 
     async def start_upload(self, dest: Repository) -> UploadSession:
         """Open an upload session.
@@ -63,7 +72,7 @@ class Uploads(RegistryMethods):
             dest: the repository to upload into.
         """
         call = self._push_call("POST", self._endpoints.uploads(dest), dest, NO_BODY)
-        return _session(await self._requester.send(call), dest)
+        return opened_session(await self._requester.send(call), dest)
 
     async def cancel_upload(self, session: UploadSession) -> None:
         """Cancel an upload session, best effort: neither a refusal nor a missing answer is an error.
@@ -92,66 +101,97 @@ class Uploads(RegistryMethods):
         Args:
             session: from `start_upload` or `mount_blob`; it cannot be used again.
             blob: it is opened for each request that sends a part of it.
-            chunk_size: bytes in one request; the session's own minimum is respected.
+            chunk_size: bytes in one request; the session's own minimum is respected. By default the client's.
             on_progress: receives the number of the blob's bytes sent so far; it falls if the upload starts again.
 
         Raises:
             InvalidLayoutError: the blob does not have the size in its descriptor.
         """
-        state = initial_state(session, blob.descriptor.size, chunk_size)
+        state = initial_state(session, blob.descriptor.size, chunk_size or self._options.chunk_size)
         budget = RetryBudget(self._requester.retrier, method="PUT", host=self._requester.origin.host)
         while state.step is not Step.DONE:
-            outcome, found = await self._do(state, blob, on_progress, budget)
-            previous, state = state, next_state(state, outcome, found)
+            previous, state = state, await self._advance(state, blob, on_progress, budget)
             budget.note_progress(state.session.offset)
             if state.step is Step.RESTART and previous.step is not Step.RESTART:
                 await self.cancel_upload(state.session)
 
-    async def _do(
+    async def _advance(
         self, state: UploadState, blob: BlobSource, on_progress: OnProgress | None, budget: RetryBudget
-    ) -> tuple[StepResult, UploadSession | None]:
-        """Do the state's step."""
-        session, digest = state.session, blob.descriptor.digest
+    ) -> UploadState:
+        """Do the state's step, and return the state after it."""
+        session, descriptor = state.session, blob.descriptor
         location = httpx.URL(session.location)
         match state.step:
             case Step.HEAD_BLOB:
-                return await self._head_blob(session.repository, digest), None
+                return next_state(state, await self._ask_for_blob(session.repository, descriptor.digest))
+            case Step.AWAIT_COMMIT:
+                return next_state(state, await self._await_commit(state, descriptor))
             case Step.GET_OFFSET:
-                return await self._get_offset(session)
+                return next_state(state, *await self._get_offset(session))
             case Step.RESTART:
-                return StepResult.ACCEPTED, await self.start_upload(session.repository)
+                return next_state(state, StepResult.ACCEPTED, await self.start_upload(session.repository))
             case Step.SEND_CHUNK:
                 body = _part(blob, session.offset, state.end, on_progress)
                 call = self._push_call("PATCH", location, session.repository, body)
                 headers = {**_OCTETS, "Content-Range": f"{session.offset}-{state.end - 1}"}
-                return await self._send(replace(call, headers=headers), state, budget)
+                return await self._send(replace(call, headers=headers), state, descriptor, budget)
         body = _part(blob, 0, state.size, on_progress) if state.step is Step.SEND_ALL else NO_BODY
-        call = self._push_call("PUT", with_query(location, f"digest={digest}"), session.repository, body)
-        return await self._send(replace(call, headers=_OCTETS), state, budget)
+        call = self._push_call(
+            "PUT", with_query(location, f"digest={descriptor.digest}"), session.repository, body
+        )
+        return await self._send(replace(call, headers=_OCTETS), state, descriptor, budget)
 
     async def _send(
-        self, call: RegistryRequest, state: UploadState, budget: RetryBudget
-    ) -> tuple[StepResult, UploadSession | None]:
-        """Send bytes once; the next step after a failure is decided by `resume.next_state`."""
-        try:
-            answer = await self._requester.send(replace(call, repeat=False))
-        except RegistryUnreachableError as error:
-            await budget.spend(error)
-            return StepResult.FAILED, None
-        if answer.status == 201 or (answer.is_good and answer.status != 202 and call.method == "PUT"):
-            return StepResult.STORED, None
-        if answer.status == 202 and call.method == "PATCH":
-            return StepResult.ACCEPTED, _moved(answer, state)
-        if answer.status in {404, 416} or is_transient(answer) or (answer.status == 400 and state.resumed):
-            await budget.spend(refusal(answer, call.method), answer)
-            if answer.status in {400, 404}:  # 400: the resumed bytes are not the blob
-                return StepResult.GONE, None
-            return StepResult.FAILED if is_transient(answer) else StepResult.OUT_OF_SYNC, None
-        raise refusal(answer, call.method)
+        self, call: RegistryRequest, state: UploadState, descriptor: Descriptor, budget: RetryBudget
+    ) -> UploadState:
+        """Send bytes once; what follows a failure is decided by `resume.next_state`."""
+        answer, error = None, None
+        with CommitWatch(clock=self._requester.retrier.clock, report=self._reporter(state, descriptor)) as watch:
+            try:
+                answer = await self._requester.send(replace(call, repeat=False, on_sent=watch.note_sent))
+            except RegistryUnreachableError as unreachable:
+                error = unreachable
+        silence = watch.silence if call.method == "PUT" else None
+        result = StepResult.FAILED if answer is None else result_of(answer, call.method, state)
+        if answer is not None and result is StepResult.STORED:
+            return next_state(state, result)
+        if answer is not None and result is StepResult.ACCEPTED:
+            session = after_part(answer, state)
+            if session is not None and session.offset > state.session.offset:
+                return next_state(state, result, session)
+            result = StepResult.PART_REFUSED
+        refused = error if answer is None else upload_refusal(answer, call.method, state)
+        assert refused is not None  # noqa: S101 there is an answer or an error
+        if result is None:
+            raise refused
+        await budget.spend(refused, answer)
+        policy = self._requester.retrier.policy
+        wait = commit_wait(answer, silence, outage=policy.outage, limit=self._options.commit_timeout)
+        return next_state(state, result, commit=wait)
 
-    async def _head_blob(self, repository: Repository, digest: Digest) -> StepResult:
+    def _reporter(self, state: UploadState, descriptor: Descriptor) -> Callable[[], None]:
+        """Return what reports that the registry is storing a blob, unless the step leaves bytes to send."""
+        if state.step is Step.SEND_CHUNK:
+            return lambda: None
+        event = BlobCommitting(digest=descriptor.digest, size=descriptor.size, dest=state.session.repository)
+        return partial(self._requester.retrier.observer, event)
+
+    async def _ask_for_blob(self, repository: Repository, digest: Digest) -> StepResult:
         call = self._push_call("HEAD", self._endpoints.blob(repository, digest), repository)
         return StepResult.STORED if (await self._requester.send(call)).status == 200 else StepResult.GONE
+
+    async def _await_commit(self, state: UploadState, descriptor: Descriptor) -> StepResult:
+        """Ask for the blob now and then: the registry may still be storing it."""
+        self._reporter(state, descriptor)()
+        retrier = self._requester.retrier
+        until, number = retrier.clock() + state.wait, 0
+        while (left := until - retrier.clock()) > 0:
+            await retrier.sleep(poll_pause(number, left))
+            number += 1
+            with contextlib.suppress(RegistryUnreachableError):
+                if await self._ask_for_blob(state.session.repository, descriptor.digest) is StepResult.STORED:
+                    return StepResult.STORED
+        return StepResult.GONE
 
     async def _get_offset(self, session: UploadSession) -> tuple[StepResult, UploadSession | None]:
         answer = await self._requester.send(
@@ -160,39 +200,13 @@ class Uploads(RegistryMethods):
         if not answer.is_good:
             return (StepResult.GONE if answer.status == 404 else StepResult.OUT_OF_SYNC), None
         offset = read_range(answer.headers.get("range")) or 0
-        return StepResult.ACCEPTED, replace(session, location=_next_location(answer, session), offset=offset)
+        return StepResult.ACCEPTED, session_at(answer, session, offset)
 
     def _push_call(
         self, method: str, url: httpx.URL, repository: Repository, body: Body | None = None
     ) -> RegistryRequest:
         wanted = Wanted((scope.push(repository),))
         return RegistryRequest(method=method, url=url, name=repository.name, wanted=wanted, body=body)
-
-
-def _session(answer: Answer, repository: Repository) -> UploadSession:
-    """Return the session that a 202 opens.
-
-    Raises:
-        RegistryError: the status is another, or the Location must not be followed.
-    """
-    if answer.status != 202:
-        raise refusal(answer, "POST")
-    url = resolve(answer.headers.get("location"), request=answer.url)
-    least = decimal(answer.headers.get("oci-chunk-min-length", ""), digits=11)
-    return UploadSession(repository=repository, location=str(url), min_chunk=least or 0)
-
-
-def _next_location(answer: Answer, session: UploadSession) -> str:
-    """Return the session's next URL: the answer's Location, or the old one (ECR's PATCH may not send any)."""
-    location = answer.headers.get("location")
-    return str(resolve(location, request=answer.url)) if location else session.location
-
-
-def _moved(answer: Answer, state: UploadState) -> UploadSession:
-    """Return the session after a chunk; a registry may have stored only a part of it."""
-    stored = read_range(answer.headers.get("range"))
-    offset = stored if stored is not None and state.session.offset < stored <= state.end else state.end
-    return replace(state.session, location=_next_location(answer, state.session), offset=offset)
 
 
 def _part(blob: BlobSource, start: int, end: int, on_progress: OnProgress | None) -> Body:

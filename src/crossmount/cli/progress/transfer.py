@@ -18,6 +18,8 @@ LARGE_BYTES = 64 * 1000 * 1000
 STATUS_SECONDS = 10.0
 """Minimum seconds between two status lines about the same upload."""
 
+COMMITTING = "waiting for the registry to store it"
+
 BARS_MAX = 30
 LINES_BESIDE = 4
 """Lines of the terminal that the bars leave free: the total, the command, the prompt."""
@@ -42,6 +44,7 @@ class BlobState:
         dest: the repository it goes to, if the event named it.
         sent: bytes sent so far.
         upload_started: when its first bytes were sent, in seconds; None before that.
+        committing: whether all bytes were sent some seconds ago, and the registry is storing them.
         waiting: the event that reported an upload of the same blob by another pusher, which this one waits for.
         ended: its position in the order in which blobs ended; None until it ends.
     """
@@ -51,6 +54,7 @@ class BlobState:
     dest: Repository | None = None
     sent: int = 0
     upload_started: float | None = None
+    committing: bool = False
     waiting: events.BlobWaiting | None = None
     outcome: events.Outcome | None = None
     source: Repository | None = None
@@ -66,6 +70,13 @@ class BlobState:
         if self.upload_started is None or now <= self.upload_started:
             return 0.0
         return self.sent / (now - self.upload_started)
+
+    def apply(self, event: events.BlobProgress | events.BlobCommitting, *, now: float) -> None:
+        """Record bytes that were sent, or that all of them are being stored."""
+        self.committing = isinstance(event, events.BlobCommitting)
+        if isinstance(event, events.BlobProgress):
+            self.upload_started = now if self.upload_started is None else self.upload_started
+            self.sent = event.sent
 
     def outcome_text(self) -> str:
         """Return how the blob came into its repository."""
@@ -84,6 +95,8 @@ class BlobState:
             return self.outcome_text()
         if self.upload_started is None:
             return "waiting" if self.waiting is None else waiting_text(self.waiting)
+        if self.committing:
+            return COMMITTING
         if self.sent >= self.size:
             return "the registry verifies it"
         return f"uploading, {text.size(int(self.speed(now)))}/s"
@@ -95,7 +108,7 @@ class BlobState:
             text=self.status(now),
             done=max(self.size, 1) if self.outcome else self.bytes_done,
             total=self.size,
-            waiting=self.outcome is None and self.upload_started is None,
+            waiting=self.outcome is None and (self.upload_started is None or self.committing),
             colour=_COLOURS[self.outcome],
         )
 
@@ -149,11 +162,10 @@ class TransferTracker(Tracker):
                 self._blob(event)
             case events.BlobWaiting():
                 self._blob(event).waiting = event
-            case events.BlobProgress():
+            case events.BlobProgress() | events.BlobCommitting():
                 known = self.blobs.get((event.dest, event.digest))
                 if known is not None:  # else its image was copied meanwhile, and the blob removed
-                    known.upload_started = now if known.upload_started is None else known.upload_started
-                    known.sent = event.sent
+                    known.apply(event, now=now)
             case events.BlobFinished():
                 blob = self._blob(event)
                 self._ended += 1
@@ -178,13 +190,15 @@ class TransferTracker(Tracker):
                 del self.blobs[key]
 
     def log_lines(self, event: events.Event, *, now: float) -> Iterator[str]:
-        """Yield a line for a blob that waits or ended, and now and then one for a large upload."""
+        """Yield a line for a blob that waits, is being stored or ended; now and then one for a large upload."""
         match event:
             case events.BlobFinished(digest=digest, dest=dest):
                 blob = self.blobs[dest, digest]
                 yield self._blob_line(blob, blob.outcome_text())
             case events.BlobWaiting(digest=digest, dest=dest):
                 yield self._blob_line(self.blobs[dest, digest], waiting_text(event))
+            case events.BlobCommitting(digest=digest, dest=dest) if (dest, digest) in self.blobs:
+                yield self._blob_line(self.blobs[dest, digest], COMMITTING)
             case events.BlobProgress(digest=digest, dest=dest) if (dest, digest) in self.blobs:
                 last = self._status_at.setdefault((dest, digest), now)
                 blob = self.blobs[dest, digest]

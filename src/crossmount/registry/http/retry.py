@@ -137,7 +137,7 @@ class Retrier:
         self.policy = policy
         self.clock = clock
         self.sleep = sleep
-        self._observer = observer
+        self.observer = observer
         self._now = now
         self._wait = wait_as_asked(policy, rng=rng or random.Random(), now=now)  # noqa: S311 jitter, not a secret
         self._pauses: dict[str, float] = {}
@@ -164,7 +164,7 @@ class Retrier:
 
         def report(state: RetryCallState) -> None:
             cause, attempt, wait = _cause_of(_outcome(state)), state.attempt_number, state.upcoming_sleep
-            self._observer(Retrying(method=method, host=host, cause=cause, attempt=attempt, wait=wait))
+            self.observer(Retrying(method=method, host=host, cause=cause, attempt=attempt, wait=wait))
 
         return AsyncRetrying(
             retry=retry_if_result(is_transient) | retry_if_exception(is_transient),
