@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 import pytest
 from hypothesis import HealthCheck, example, settings
 
-from promises.worlds import HEAVY, Family, Layer, World, closure
+from promises.worlds import HEAVY, REFUSED_PARTS, Family, Layer, World, closure
 
 Oracle = Literal["with = without", "no byte too many", "no word too many"]
 
@@ -65,11 +65,6 @@ _UPLOADS_AND_HEADS = tuple(
             Layer(readable=_OPEN),
             also={Family.NO_MOUNTS},
         ),
-        _known(
-            oracle,
-            {Family.REFUSED_PARTS},
-            "after a cut, a registry that refuses parts fails the push instead of getting the whole blob anew",
-        ),
     )
 )
 
@@ -94,12 +89,6 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
         Layer(missing=True, readable=_OPEN),
     ),
     _known(
-        "no byte too many",
-        {Family.SLOW_COMMIT},
-        "a layer is sent again while the registry stores it",
-        Layer(),
-    ),
-    _known(
         "no word too many",
         {Family.ECHO},
         "an error of the registry is shown as it came, with the credentials that it repeats",
@@ -109,6 +98,22 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
 
 
 MENDED_FAULTS: tuple[KnownFault, ...] = (
+    *(
+        _known(
+            oracle,
+            {Family.REFUSED_PARTS},
+            "after a cut, a registry that refuses parts fails the push instead of getting the whole blob anew",
+            part_status=status,
+        )
+        for oracle in _BOTH
+        for status in REFUSED_PARTS
+    ),
+    _known(
+        "no byte too many",
+        {Family.SLOW_COMMIT},
+        "a layer is sent again while the registry stores it",
+        Layer(),
+    ),
     _known(
         "with = without",
         {Family.FALSE_SHA512, Family.UNCHECKED},
