@@ -358,8 +358,8 @@ async def test_other_methods_and_missing_digests_are_refused(tmp_path: Path) -> 
 
 async def test_the_spool_gives_back_what_it_took(tmp_path: Path) -> None:
     """A spool file counts its bytes, can be read from any offset, and has no name on disk."""
-    area = SpoolFolder(tmp_path, limit=4 * 1024 * 1024)
-    spool = area.open()
+    area = SpoolFolder(tmp_path, limit=5 * 1024 * 1024)
+    spool = area.open("one")
     await spool.append(DATA[:1_500_000])
     await spool.append(DATA[1_500_000:])
     for offset in (0, 1_000_000, len(DATA) - 1, len(DATA)):
@@ -368,7 +368,7 @@ async def test_the_spool_gives_back_what_it_took(tmp_path: Path) -> None:
     assert await spool.matches(DIGEST)
     assert not await spool.matches(Digest.of(b""))
     assert os.listdir(tmp_path) == []  # noqa: PTH208 a quick look
-    second = area.open()
+    second = area.open("one")
     with pytest.raises(SpoolFullError):
         await second.append(DATA)
     assert b"".join([part async for part in second.read()]) == DATA

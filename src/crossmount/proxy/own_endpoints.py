@@ -55,6 +55,7 @@ class OwnEndpoints:
                 status, text = await self._readiness(draining=draining)
                 await _send(exchange, status, text)
             case "metrics":
+                await self._authenticator.permit_metrics(exchange)
                 core = self._core
                 core.metrics.sessions.set(len(core.sessions))
                 core.metrics.spool_bytes.set(0 if core.spool is None else core.spool.taken)

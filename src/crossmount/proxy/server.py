@@ -20,6 +20,7 @@ from crossmount.oci.reference import is_loopback
 from crossmount.proxy.app import App
 from crossmount.proxy.auth.callers import Agents, Authenticator
 from crossmount.proxy.auth.client_mode import ClientAuthenticator
+from crossmount.proxy.auth.own_names import OwnNames
 from crossmount.proxy.auth.service_mode import AllowedCallers, ServiceAuthenticator
 from crossmount.proxy.auth.tokens import TokenBroker
 from crossmount.proxy.event_receiver import EventReceiver
@@ -226,7 +227,8 @@ def _service_authenticator(settings: ProxySettings, agents: Agents) -> ServiceAu
             "--tokens, or listen on 127.0.0.1"
         )
     stored = StoredCredentials(authfile=settings.options.authfile, written=settings.registry().address)
-    return ServiceAuthenticator(agents.get("service", lambda: stored), callers)
+    names = OwnNames.of(settings.host, settings.callers_url(), any_host=not callers.permits_everyone)
+    return ServiceAuthenticator(agents.get("service", lambda: stored), callers, names=names)
 
 
 async def _warn_of_registry_trouble(app: App) -> None:

@@ -20,13 +20,18 @@ HOLD_SECONDS = 10.0
 """Seconds that a HEAD waits for another's upload. The shortest known time-out of a client is 20 s (Jib)."""
 
 
+HEADER_SHARE = 32 * 1024
+"""The header bytes of one connection if all were busy. A token with many scopes or groups is longer."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
     """Limits on clients.
 
     Attributes:
         connections: the most connections at once, of all clients together.
-        header_bytes: the most bytes of a request's line and headers.
+        header_bytes: the most bytes of a request's line and headers. All connections together may have
+            `HEADER_SHARE` for each.
         manifest_bytes: the most bytes of a manifest.
         spool_bytes: the most spooled bytes on local disk, of all uploads together.
         idle: seconds without a byte in the middle of a request or an answer.
@@ -37,7 +42,7 @@ class ServerLimits:
     """
 
     connections: int = 1024
-    header_bytes: int = 32 * 1024
+    header_bytes: int = 128 * 1024
     manifest_bytes: int = MANIFEST_BYTES_MAX
     spool_bytes: int = 8 * 1024**3
     idle: float = 60.0

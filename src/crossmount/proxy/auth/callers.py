@@ -124,6 +124,14 @@ class Authenticator(Protocol):
         """
         ...
 
+    async def permit_metrics(self, exchange: Exchange) -> None:
+        """Check that the sender of a request may see the metrics.
+
+        Raises:
+            RequestRefusedError: it may not.
+        """
+        ...
+
     def rewritten_challenges(self, exchange: Exchange, headers: HeaderPairs) -> HeaderPairs:
         """Return the headers of a registry's answer, with challenges that a client of the proxy can answer."""
         ...

@@ -65,12 +65,15 @@ class ClientAuthenticator:
         """Answer a request for a token with one that the broker issues."""
         await self._broker.answer(exchange)
 
+    async def permit_metrics(self, exchange: Exchange) -> None:
+        """Show the metrics to everybody: this proxy knows no callers of its own."""
+
     def rewritten_challenges(self, exchange: Exchange, headers: HeaderPairs) -> HeaderPairs:
         """Return an answer's headers with a Bearer challenge that names the proxy's realm, not the registry's."""
         offered = [value.decode("latin-1") for name, value in headers if name == b"www-authenticate"]
         challenge = choose(offered)
         if not isinstance(challenge, Bearer):
-            return headers
+            return [pair for pair in headers if not _needs_one_connection(*pair)]
         self._broker.set_realm(challenge)
         challenge = replace(challenge, scopes=challenge.scopes or exchange.scopes)
         rewritten = self._broker.challenge(exchange, challenge).encode("latin-1")
@@ -102,3 +105,8 @@ class ClientAuthenticator:
 
     def _hashed(self, text: str) -> str:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _needs_one_connection(name: bytes, value: bytes) -> bool:
+    """Return whether a header offers NTLM, whose several requests need one connection of the client's own."""
+    return name == b"www-authenticate" and value.strip()[:4].lower() == b"ntlm"

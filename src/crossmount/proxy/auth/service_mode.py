@@ -5,15 +5,18 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import bcrypt
 
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Repository
 from crossmount.proxy.auth.callers import BASIC_CHALLENGE, Agent, Caller, read_basic
+from crossmount.proxy.auth.own_names import OwnNames
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
@@ -97,11 +100,15 @@ class ServiceAuthenticator:
     Args:
         agent: acts with these credentials.
         callers: the permitted callers.
+        names: the names that the proxy is called by.
     """
 
-    def __init__(self, agent: Agent, callers: AllowedCallers) -> None:
+    def __init__(self, agent: Agent, callers: AllowedCallers, *, names: OwnNames) -> None:
         self._agent = agent
         self._callers = callers
+        self._names = names
+        self._unknown = _hash_like(callers.passwords.values())
+        self._peers = PeerTurns()
         self._pinged = False
         self._key = secrets.token_bytes(32)
         self._verified: set[bytes] = set()
@@ -111,8 +118,10 @@ class ServiceAuthenticator:
         """Return the caller of a request, identified by a password or a token of the proxy's own files.
 
         Raises:
-            RequestRefusedError: the caller is not one of them (401).
+            RequestRefusedError: the caller is not one of them (401), the request names another host (421), or a
+                web page of another site sent it (403).
         """
+        self._names.check(exchange)
         name = "" if self._callers.permits_everyone else await self._name(exchange)
         if name is None:
             raise RequestRefusedError(
@@ -129,6 +138,14 @@ class ServiceAuthenticator:
         del exchange
         raise RequestRefusedError(404, "UNSUPPORTED", "this proxy gives no tokens")
 
+    async def permit_metrics(self, exchange: Exchange) -> None:
+        """Show the metrics to the proxy's own callers.
+
+        Raises:
+            RequestRefusedError: the caller is not one of them.
+        """
+        await self.authenticate(exchange)
+
     def rewritten_challenges(self, exchange: Exchange, headers: HeaderPairs) -> HeaderPairs:
         """Return an answer's headers without challenges: they are for the proxy, and no caller can answer them."""
         del exchange
@@ -141,7 +158,9 @@ class ServiceAuthenticator:
         credential = read_basic(value.strip()) if scheme.lower() == "basic" else None
         if credential is None:
             return None
-        if await self._check_password(credential.username, credential.secret):
+        async with self._peers.turn(exchange.peer):
+            right = await self._check_password(credential.username, credential.secret)
+        if right:
             return credential.username
         return self._owner_of(credential.secret)  # some clients can send a token only as a password
 
@@ -150,8 +169,12 @@ class ServiceAuthenticator:
         return self._callers.tokens.get(hashlib.sha256(token.encode()).digest())
 
     async def _check_password(self, user: str, password: str) -> bool:
-        """Check a password. bcrypt is slow by design, so a correct password is cached, as a keyed hash."""
-        hashed, secret = self._callers.passwords.get(user), password.encode()
+        """Check a password. bcrypt is slow by design, so a correct password is cached, as a keyed hash.
+
+        An unknown name takes as long as a known one with a wrong password.
+        """
+        known, secret = self._callers.passwords.get(user), password.encode()
+        hashed = self._unknown if known is None else known
         if hashed is None or len(secret) > _PASSWORD_MAX or b"\0" in secret:
             return False
         mark = hmac.digest(self._key, f"{user}\0{password}".encode(), "sha256")
@@ -162,6 +185,7 @@ class ServiceAuthenticator:
                 right = await asyncio.to_thread(bcrypt.checkpw, secret, hashed)
         except ValueError:
             return False
+        right = right and known is not None
         if right:
             if len(self._verified) >= _VERIFIED_MAX:
                 self._verified.clear()
@@ -178,6 +202,32 @@ class ServiceAuthenticator:
         if rejected is None:
             return await client.authorization(repository, wanted)
         return await client.reauthorization(repository, wanted, rejected.authorization, rejected.challenges)
+
+
+class PeerTurns:
+    """One slow check at a time for each address: who sends many wrong passwords waits for them alone."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, peer: str) -> AsyncIterator[None]:
+        """Wait for the turn of an address."""
+        lock = self._locks.get(peer)
+        if lock is None:
+            lock = self._locks[peer] = asyncio.Lock()
+        async with lock:
+            yield
+
+
+def _hash_like(hashes: Iterable[bytes]) -> bytes | None:
+    """Return the hash of a random password that is as slow to check as the slowest of these; None without any."""
+    costs = [int(hashed.split(b"$")[2]) for hashed in hashes]
+    if not costs:
+        return None
+    letters = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+    text = "".join(secrets.choice(letters) for _ in range(52))
+    return f"$2b${max(costs):02}$".encode() + text[:21].encode() + b"." + text[21:].encode()
 
 
 def _wanted(repository: Repository | None, method: str) -> Wanted:

@@ -41,6 +41,9 @@ _NOT_SENT_ON = _HOP_BY_HOP | {
 }
 _NOT_SENT_BACK = _HOP_BY_HOP | {b"alt-svc", b"strict-transport-security"}
 _LINK = re.compile(r"<([^<>]*)>")
+_REWRITTEN_MAX = 32
+"""The most URLs that are rewritten in an answer's headers, since each costs time; further ones are left out."""
+
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
@@ -106,7 +109,14 @@ def answer_headers(headers: httpx.Headers, *, upstream: Origin, asked: httpx.URL
     dropped = _NOT_SENT_BACK | _named_in_connection(pairs)
     if any(name == b"transfer-encoding" for name, _ in pairs):
         dropped |= {b"content-length"}  # the encoding overrides it (RFC 9112, 6.3)
-    return [(name, _rewritten(name, value, upstream, asked)) for name, value in pairs if name not in dropped]
+    kept, urls = [], 0
+    for name, value in pairs:
+        if name in dropped:
+            continue
+        urls += _urls_in(name, value)
+        if urls <= _REWRITTEN_MAX or not _urls_in(name, value):
+            kept.append((name, _rewritten(name, value, upstream, asked)))
+    return kept
 
 
 def is_well_formed(name: bytes, value: bytes) -> bool:
@@ -122,6 +132,12 @@ def _named_in_connection(pairs: HeaderPairs) -> set[bytes]:
         for word in value.split(b",")
         if word.strip().lower() not in {b"content-length", b"location", b"www-authenticate", b""}
     }
+
+
+def _urls_in(name: bytes, value: bytes) -> int:
+    if name == b"link":
+        return value.count(b"<")
+    return 1 if name == b"location" else 0
 
 
 def _rewritten(name: bytes, value: bytes, upstream: Origin, asked: httpx.URL) -> bytes:

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
@@ -22,7 +23,7 @@ from crossmount.errors import CredentialsError, InvalidAnswerError
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, answer_headers
 from crossmount.registry.http.errors import translated
-from crossmount.registry.http.httpx_internals import unlogged
+from crossmount.registry.http.httpx_internals import SINGLE_USE, unlogged
 from crossmount.registry.http.location import Origin, shown
 from crossmount.registry.http.transport import ERROR_BYTES_MAX
 
@@ -174,7 +175,9 @@ class Upstream:
             if body.size is not None:
                 pairs.append((b"content-length", str(body.size).encode()))
             content = body.content if body.size != 0 else None
-        extensions = {} if target.raw is None else {"target": target.raw}
+        extensions: dict[str, Any] = {} if target.raw is None else {"target": target.raw}
+        if authorization is not None and not authorizes_request(authorization):
+            extensions[SINGLE_USE] = True
         request = httpx.Request(method, target.url, headers=pairs, content=content, extensions=extensions)
         begun = self._clock()
         response = await self._client.send(request, stream=True, follow_redirects=False)
@@ -231,6 +234,15 @@ async def read_bounded(response: httpx.Response, limit: int = ERROR_BYTES_MAX) -
         if len(content) > limit:
             return b""
     return bytes(content)
+
+
+def authorizes_request(authorization: str) -> bool:
+    """Return whether a value of Authorization is for its request alone.
+
+    Basic and Bearer are. Negotiate and NTLM authenticate the whole connection (RFC 4559, section 6), and other
+    schemes may: a request with one of them is the last one on its connection.
+    """
+    return authorization.partition(" ")[0].lower() in {"basic", "bearer"}
 
 
 class SharedTransport(httpx.AsyncBaseTransport):

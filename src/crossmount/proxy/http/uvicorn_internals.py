@@ -10,6 +10,7 @@ another version has changed it.
 
 import asyncio
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -18,7 +19,7 @@ from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallab
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from crossmount.proxy.http.errors import RequestRefusedError, unavailable
-from crossmount.proxy.settings import ServerLimits
+from crossmount.proxy.settings import HEADER_SHARE, ServerLimits
 
 _REFUSED_MAX = 64
 """The most connections above the limit that get an error as an answer; further ones are closed at once."""
@@ -34,7 +35,14 @@ class SignalFreeServer(uvicorn.Server):
 
 def protocol_with(limits: ServerLimits) -> type[HttpToolsProtocol]:
     """Return a protocol class with these limits, for `uvicorn.Config(http=...)`."""
-    return type("BoundProtocol", (BoundedProtocol,), {"limits": limits})
+    return type("BoundProtocol", (BoundedProtocol,), {"limits": limits, "total": HeaderTotal()})
+
+
+@dataclass(slots=True)
+class HeaderTotal:
+    """The header bytes of all connections of one server that are in memory now."""
+
+    taken: int = 0
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -42,9 +50,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     Attributes:
         limits: its limits, set by `protocol_with`.
+        total: counts the header bytes of all connections; set by `protocol_with`.
     """
 
     limits = ServerLimits()
+    total = HeaderTotal()
 
     def __init__(self, *args: Any, **details: Any) -> None:
         super().__init__(*args, **details)
@@ -52,6 +62,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unread_timer: asyncio.TimerHandle | None = None
         self._in_headers = False
         self._header_bytes = 0
+        self._counted = 0
         self._is_lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
@@ -67,14 +78,19 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_lost = True
         self._cancel_deadline()
         self._cancel_unread_timer()
+        self._count(0)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes, and bound those that are no body: headers, trailers, chunk extensions, empty lines."""
         self._header_bytes += len(data)
         super().data_received(data)
+        if self._header_bytes:
+            self._count(self._header_bytes)
         if self._header_bytes > self.limits.header_bytes:
             self._refuse(RequestRefusedError(431, "UNSUPPORTED", "the headers are too large"))
+        elif self._header_bytes and self._is_total_reached:
+            self._refuse(unavailable("too many bytes of headers at once: try again later"))
         elif self._deadline is None and self._latest is not None and self._latest.response_complete:
             self._start_deadline()  # the request was answered before its end, or no request follows
 
@@ -98,8 +114,10 @@ class BoundedProtocol(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self.limits.header_bytes:
             self._refuse(RequestRefusedError(431, "UNSUPPORTED", "the headers are too large"))
-        elif len(self.connections) > self.limits.connections:
-            self._refuse(unavailable("too many connections: try again later"))
+            return
+        self._count(size)
+        if self._is_total_reached or len(self.connections) > self.limits.connections:
+            self._refuse(unavailable("too many connections, or bytes of headers, at once: try again later"))
         else:
             super().on_headers_complete()
 
@@ -127,6 +145,7 @@ class BoundedProtocol(HttpToolsProtocol):
             try:
                 await app(scope, receive, send)
             finally:  # a closed connection exists until the client has read the answer
+                self._count(0)
                 self._start_unread_timer()
 
         super()._start_asgi_task(cycle, answer)
@@ -134,6 +153,15 @@ class BoundedProtocol(HttpToolsProtocol):
     @property
     def _latest(self) -> RequestResponseCycle | None:
         return self.cycle  # None before the first request, against uvicorn's annotation
+
+    @property
+    def _is_total_reached(self) -> bool:
+        return self.total.taken > self.limits.connections * HEADER_SHARE
+
+    def _count(self, header_bytes: int) -> None:
+        """Count the header bytes of this connection that are in memory."""
+        self.total.taken += header_bytes - self._counted
+        self._counted = header_bytes
 
     def _start_deadline(self) -> None:
         self._cancel_deadline()

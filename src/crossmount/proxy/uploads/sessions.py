@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from crossmount.proxy.auth.callers import Agent
 from crossmount.proxy.http.errors import unavailable, upload_invalid, upload_unknown
 from crossmount.proxy.http.headers import HeaderPairs
-from crossmount.proxy.uploads.spool import SpoolFile
+from crossmount.proxy.uploads.spool import SHARE, SpoolFile
 
 SESSIONS_MAX = 4096
 SESSIONS_A_CALLER = 1024
@@ -116,7 +116,7 @@ class ClientSessions:
             RequestRefusedError: too many are open.
         """
         mine = sum(session.owner == owner for session in self._open.values())
-        if len(self._open) >= self._limit or mine >= self._limit_each:
+        if mine >= min(self._limit_each, SHARE * (self._limit - len(self._open))):
             raise unavailable("too many uploads are under way: try again later")
 
     def add(

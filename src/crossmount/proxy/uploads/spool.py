@@ -1,6 +1,9 @@
-"""Uploads on local disk until their digest is known: bounded in total, and hashed while they arrive.
+"""Uploads on local disk until their digest is known: bounded in total and by caller, and hashed while they arrive.
 
 A spool file has no name (O_TMPFILE, or unlinked at once), so a killed proxy leaves no files.
+
+A caller may have `SHARE` times as much as is still free: one alone gets three quarters of the spool, two get three
+sevenths each, and the next caller always finds room.
 """
 
 import asyncio
@@ -18,9 +21,20 @@ from crossmount.oci.blob_reading import READ_BYTES
 
 _BATCH = 1024 * 1024
 
+SHARE = 3
+"""How many times the free rest a caller may have."""
+
+
+@dataclass(slots=True)
+class _Owned:
+    """What one caller has in the spool."""
+
+    files: int = 0
+    size: int = 0
+
 
 class SpoolFullError(Exception):
-    """The limit is reached, or the disk is full. The bytes that were appended before can still be read."""
+    """The limit, or a caller's share, is reached, or the disk is full. What was appended before can be read."""
 
 
 class SpoolFolder:
@@ -42,6 +56,7 @@ class SpoolFolder:
         self._folder = folder
         self._limit = limit
         self._files_left = os.sysconf("SC_OPEN_MAX") // 2 if files is None else files
+        self._owned: dict[str, _Owned] = {}
         self.taken = 0
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -49,35 +64,45 @@ class SpoolFolder:
         except OSError as error:
             raise InvalidInputError(f"{folder}: uploads cannot be spooled here: {error.strerror}") from error
 
-    def open(self) -> "SpoolFile":
-        """Create a spool file.
+    def open(self, owner: str) -> "SpoolFile":
+        """Create a spool file for a caller.
 
         Raises:
             SpoolFullError: no file can be created, or there are too many.
         """
-        if self._files_left <= 0:
+        owned = self._owned.get(owner, _Owned())
+        if self._files_left <= 0 or owned.files + 1 > SHARE * self._files_left:
             raise SpoolFullError("too many uploads are spooled")
         try:
-            spool = SpoolFile(self, self._make())
+            spool = SpoolFile(self, self._make(), owner)
         except OSError as error:
             raise SpoolFullError(error.strerror) from error
         self._files_left -= 1
+        owned.files += 1
+        self._owned[owner] = owned
         return spool
 
-    def take(self, size: int) -> None:
-        """Reserve `size` bytes.
+    def take(self, owner: str, size: int) -> None:
+        """Reserve `size` bytes for a caller.
 
         Raises:
-            SpoolFullError: the limit would be exceeded.
+            SpoolFullError: the limit, or the caller's share, would be exceeded.
         """
-        if self.taken + size > self._limit:
+        owned, free = self._owned[owner], self._limit - self.taken - size
+        if free < 0 or owned.size + size > SHARE * free:
             raise SpoolFullError("the spool's limit is reached")
         self.taken += size
+        owned.size += size
 
-    def give_back(self, size: int) -> None:
-        """Release a file and its `size` reserved bytes."""
+    def give_back(self, owner: str, size: int) -> None:
+        """Release a caller's file and its `size` reserved bytes."""
+        owned = self._owned[owner]
         self._files_left += 1
         self.taken -= size
+        owned.files -= 1
+        owned.size -= size
+        if not owned.files:
+            del self._owned[owner]
 
     def _make(self) -> IO[bytes]:
         return tempfile.TemporaryFile(dir=self._folder, buffering=0)
@@ -86,8 +111,9 @@ class SpoolFolder:
 class SpoolFile:
     """The file of one upload: one task at a time appends to it, then it is read."""
 
-    def __init__(self, area: SpoolFolder, file: IO[bytes]) -> None:
+    def __init__(self, area: SpoolFolder, file: IO[bytes], owner: str) -> None:
         self._area = area
+        self._owner = owner
         self._file = file
         self._buffer = bytearray()
         self._writing: asyncio.Future[None] | None = None
@@ -149,7 +175,7 @@ class SpoolFile:
         """Close the file and release its bytes. Idempotent."""
         if not self._file.closed:
             self._file.close()
-            self._area.give_back(self._reserved)
+            self._area.give_back(self._owner, self._reserved)
 
     async def aclose(self) -> None:
         """Close the file after the write under way."""
@@ -159,7 +185,7 @@ class SpoolFile:
 
     def _begin(self) -> None:
         """Start to write the buffer in a thread, while the next bytes arrive."""
-        self._area.take(len(self._buffer))
+        self._area.take(self._owner, len(self._buffer))
         self._reserved += len(self._buffer)
         self._being_written = bytes(self._buffer)
         self._buffer.clear()

@@ -229,7 +229,7 @@ class _StartRequest:
         if self.core.spool is None or self.caller.agent is None:
             return None
         try:
-            return self.core.spool.open()
+            return self.core.spool.open(self.caller.key)
         except SpoolFullError:
             return None
 

@@ -36,6 +36,9 @@ LOGGERS = (
 CUT_WORDS = ("disconnected", "closed connection", "ConnectionTerminated")
 """Words in the text of a `RemoteProtocolError` that stands for a connection that was cut."""
 
+SINGLE_USE = "crossmount.single_use"
+"""An extension of a request: no other request may follow it on its connection."""
+
 _ours: ContextVar[bool] = ContextVar("crossmount_request", default=False)
 
 
@@ -85,20 +88,20 @@ class LastAnswerStream(httpx.AsyncByteStream):
     """The body of an answer; a connection whose next answer would not be certain is closed with it.
 
     That is a connection with bytes after the answer's end, and one whose answer gives two lengths (a
-    Transfer-Encoding and a Content-Length): who wrote the second may have meant the rest as an answer.
+    Transfer-Encoding and a Content-Length): the sender may mean the rest as an answer.
 
     Args:
         stream: the body of the answer.
         connection: httpcore's connection that it came over.
         network: the stream of bytes below; it is closed after each answer if `connection` is None.
-        two_lengths: whether the answer gives two lengths.
+        is_last: whether no answer may follow this one.
     """
 
-    def __init__(self, stream: httpx.AsyncByteStream, connection: Any, network: Any, *, two_lengths: bool) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, connection: Any, network: Any, *, is_last: bool) -> None:
         self._stream = stream
         self._connection = connection
         self._network = network
-        self._two_lengths = two_lengths
+        self._is_last = is_last
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._stream.__aiter__()
@@ -108,7 +111,7 @@ class LastAnswerStream(httpx.AsyncByteStream):
         if self._connection is None:  # not to be seen in this version of httpcore: no connection is used twice
             await self._network.aclose()
             await asyncio.sleep(0)
-        elif self._two_lengths or has_surplus(self._connection):
+        elif self._is_last or has_surplus(self._connection):
             self._connection._h11_state.send_failed()  # noqa: SLF001 httpcore closes what is not in order
         await self._stream.aclose()
 
@@ -123,7 +126,7 @@ async def end_with_answer(response: httpx.Response) -> None:
         stream,
         connection_of(stream),
         network,
-        two_lengths={b"transfer-encoding", b"content-length"} <= names,
+        is_last=SINGLE_USE in response.request.extensions or {b"transfer-encoding", b"content-length"} <= names,
     )
 
 

@@ -1,0 +1,81 @@
+"""The names that a proxy with rights of its own is called by, and the web pages that may not use it.
+
+A browser reaches every port of its machine and its network. A page whose name is made to point there (DNS
+rebinding) sends its own name as Host, and any page can send a simple POST, with its Origin. In service mode the
+proxy would lend both its rights. Clients of registries send no Origin, and as Host the name that they were given.
+"""
+
+import ipaddress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from crossmount.proxy.http.errors import RequestRefusedError
+from crossmount.proxy.http.exchange import Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class OwnNames:
+    """The hosts that a request may name, in lower case.
+
+    Attributes:
+        hosts: the names; an address of any machine and `localhost` are always allowed, since no foreign page has
+            them. None allows every name: then each caller shows a password or a token, which no page knows.
+        origin: scheme, host and port of the public URL; an empty text if there is none.
+    """
+
+    hosts: frozenset[str] | None = None
+    origin: str = ""
+
+    @classmethod
+    def of(cls, listen: str, public_url: str | None, *, any_host: bool) -> "OwnNames":
+        """Return the names of a proxy.
+
+        Args:
+            listen: the address that it listens on.
+            public_url: its URL for callers, if it has one.
+            any_host: whether every Host is allowed.
+        """
+        public = None if public_url is None else urlsplit(public_url).hostname
+        hosts = frozenset(name.lower() for name in (listen, public) if name)
+        return cls(None if any_host else hosts, (public_url or "").lower())
+
+    def check(self, exchange: Exchange) -> None:
+        """Check that a request is meant for this proxy, and is not sent by a page of another site.
+
+        Raises:
+            RequestRefusedError: another name in Host (421), or another site in Origin or Sec-Fetch-Site (403).
+        """
+        host = exchange.header(b"host") or ""
+        if self.hosts is not None and host and not self._is_own(_host_of(f"//{host}")):
+            raise RequestRefusedError(
+                421, "UNSUPPORTED", "this proxy is not called by that name: use its address, or give --public-url"
+            )
+        foreign = (exchange.header(b"sec-fetch-site") or "").strip().lower() in {"cross-site", "same-site"}
+        origins = exchange.values(b"origin")
+        if foreign or any(not self._same_site(origin.decode("latin-1"), host) for origin in origins):
+            raise RequestRefusedError(403, "DENIED", "a page of another site may not use this proxy")
+
+    def _same_site(self, origin: str, host: str) -> bool:
+        origin = origin.strip().lower()
+        return origin != "" and (origin == self.origin or origin.partition("://")[2] == host.lower() != "")
+
+    def _is_own(self, name: str | None) -> bool:
+        if name is None or self.hosts is None:
+            return False
+        if name == "localhost" or name in self.hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def _host_of(url: str) -> str | None:
+    """Return the host in a URL, in lower case; None if there is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # an odd port makes the rest doubtful too
+    except ValueError:
+        return None
+    return None if parts.username is not None or parts.path else parts.hostname
