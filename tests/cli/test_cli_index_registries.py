@@ -73,6 +73,15 @@ def test_doctor_names_ecrs_account_setting_and_its_command() -> None:
     assert advice(ECR, RegistryTraits(mounts=True)) == advice(ECR, RegistryTraits()) == []
 
 
+def test_doctor_says_what_is_believed_of_a_registry_that_does_not_answer(here: Here, valkey: Server) -> None:
+    """The advice needs no answer of the registry."""
+    with open_index(valkey.url) as index:
+        index.record_traits("127.0.0.1:1", RegistryTraits(mounts=False))
+    done = here("doctor", "127.0.0.1:1/team/app", "--index", valkey.url)
+    assert done.status == 1
+    assert "crossmount index registry 127.0.0.1:1 --forget" in done.out
+
+
 def test_doctor_tells_of_a_registry_that_was_untruthful() -> None:
     """The words and the facts name it."""
     finding = check_mounts("r", RegistryTraits(mounts=True, truthful=False), seconds_left=5)

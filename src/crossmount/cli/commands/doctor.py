@@ -262,10 +262,10 @@ async def examine(settings: Settings, dest: Reference | None) -> list[Finding]:
     async with RegistryClient(dest, options=client_options(settings, patient=False)) as client:
         registry, ping = await check_registry(client, plain_http=settings.plain_http)
         credentials = await check_credentials(settings, dest, ping)
-        if ping is None:
-            return [index, registry, credentials]
-        access = await check_access(client, dest, ping)
         mounts = check_mounts(client.registry, belief.traits, seconds_left=belief.seconds_left)
+        if ping is None:  # what the index believes is said all the same, if it believes anything
+            return [index, registry, credentials, *([] if belief.seconds_left is None else [mounts])]
+        access = await check_access(client, dest, ping)
         return [index, registry, proven(credentials, access), access, mounts]
 
 
