@@ -9,7 +9,7 @@ from crossmount.cli.registry_belief import advice, ecr_region
 from crossmount.index import RegistryTraits
 from crossmount.index.blocking import open_index
 from crossmount.testing import running_registry
-from support.commands import Here
+from support.commands import Here, Shell
 from support.images import make_layers, make_layout
 from support.servers import Server
 
@@ -129,3 +129,13 @@ def test_a_push_mounts_from_a_source_under_another_name(here: Here, valkey: Serv
         assert here("push", str(image.path), f"{one}/team/a:1", *at).status == 0
         done = here("push", str(image.path), f"{other}/team/b:1", "--same-registry", f"{other}={one}", *at)
         assert {blob["outcome"] for blob in done.document["blobs"]} == {"mounted"}
+
+
+def test_pairs_of_the_environment_are_separated_by_commas(shell: Shell, valkey: Server) -> None:
+    """`CROSSMOUNT_SAME_REGISTRY` counts for every command, and so does an option beside it."""
+    at = ("--index", valkey.url, "--namespace", "variable")
+    pairs = {"CROSSMOUNT_SAME_REGISTRY": "a.example=b.example,c.example=b.example"}
+    assert shell("add", LAYER, "a.example/team/a", *at, **pairs).status == 0
+    assert shell("sources", LAYER, "c.example/team/b", *at, **pairs).out == "c.example/team/a\n"
+    own = ("--same-registry", "d.example=b.example")
+    assert shell("sources", LAYER, "d.example/team/b", *at, *own, **pairs).out == "d.example/team/a\n"

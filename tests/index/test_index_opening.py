@@ -154,3 +154,25 @@ def test_a_bad_namespace_is_refused(url: str) -> None:
         open_index(url, namespace="a:b")
     with pytest.raises(InvalidInputError):
         blocking_index.open_index(url, namespace="a:b")
+
+
+@pytest.mark.parametrize("given", [None, ["c.example=b.example"]])
+async def test_names_of_one_registry_are_given_or_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, given: list[str] | None
+) -> None:
+    """The variable holds pairs that commas separate; the argument replaces it, in both flavours."""
+    monkeypatch.setenv("CROSSMOUNT_SAME_REGISTRY", "a.example=b.example, d.example:443=b.example")
+    other = "a.example" if given is None else "c.example"
+    index = open_index("memory://", same_registry=given)
+    await index.add_source(layer(), repo(f"{other}/team/a"))
+    assert await index.sources(layer(), repo("b.example/x")) == (repo("b.example/team/a"),)
+    with blocking_index.open_index("memory://", same_registry=given) as blocking:
+        blocking.add_source(layer(), repo("b.example/team/a"))
+        assert blocking.sources(layer(), repo(f"{other}/x")) == (repo(f"{other}/team/a"),)
+
+
+@pytest.mark.parametrize("open_it", [open_index, blocking_index.open_index])
+def test_a_wrong_pair_opens_no_index(open_it: Callable[..., object]) -> None:
+    """The error names the text and the grammar."""
+    with pytest.raises(InvalidInputError, match=r"not a pair of registries: 'a.example': give A=B"):
+        open_it("memory://", same_registry=["a.example"])
