@@ -7,7 +7,9 @@ import click
 import pytest
 
 from crossmount.cli import command, run
+from crossmount.cli.access import client_options
 from crossmount.cli.command import Command, LazyCommand, LazyGroup
+from crossmount.cli.options import upload_options
 from crossmount.cli.settings import Invocation, Settings, settings_of
 from support.commands import Here
 
@@ -73,6 +75,38 @@ def test_nothing_given_is_the_embedded_index_and_https() -> None:
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("arguments", "env", "chunk_size", "commit_timeout"),
+    [
+        ((), {}, None, 600.0),
+        (("--chunk-size", "5MiB", "--commit-timeout", "900"), {}, 5 << 20, 900.0),
+        ((), {"CROSSMOUNT_CHUNK_SIZE": "100K", "CROSSMOUNT_COMMIT_TIMEOUT": "1.5"}, 100 << 10, 1.5),
+        (("--chunk-size", "7"), {"CROSSMOUNT_CHUNK_SIZE": "100K"}, 7, 600.0),
+    ],
+)
+def test_options_of_uploads_reach_the_registrys_client(
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    env: dict[str, str],
+    chunk_size: int | None,
+    commit_timeout: float,
+) -> None:
+    """`--chunk-size` and `--commit-timeout`, or their variables, become options of the client."""
+    found: list[Settings] = []
+
+    @click.command(cls=Command)
+    @upload_options
+    @click.pass_context
+    def uploading(ctx: click.Context) -> None:
+        found.append(settings_of(ctx))
+
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    uploading.main(list(arguments), standalone_mode=False)
+    options = client_options(found[0])
+    assert (options.chunk_size, options.commit_timeout) == (chunk_size, commit_timeout)
+
+
 def test_common_options_stand_before_and_after_the_command(tmp_path: Path) -> None:
     """Common options may stand before and after the command, and the later one counts."""
     file = tmp_path / "file"
@@ -206,6 +240,7 @@ def test_no_command_is_a_question_for_help(here: Here, arguments: tuple[str, ...
         (("push", "a", "b", "c"), "got unexpected extra argument (c): see crossmount push --help"),
         (("--ca-file", "/absent", "demo"), "invalid value for '--ca-file'"),
         (("push", "a", "b", "--uploads", "0"), "'0': give a whole number from 1 to 64"),
+        (("push", "a", "b", "--chunk-size", "0"), "give a size above 0: see crossmount push --help"),
         (("push", "a", "b", "--uploads", "lots"), "'lots': give a whole number from 1 to 64"),
         (("push", "a", "r.io/UPPER"), "invalid value for 'DEST': not a reference: 'r.io/UPPER'"),
         (("push", "a", "x@sha256:1"), "invalid value for 'DEST': not a digest: 'sha256:1'"),

@@ -26,6 +26,21 @@ PULL = frozenset({"pull"})
 # about are closed by its end, and by nobody before (anyio, httpcore).
 
 
+def test_a_request_that_is_too_large_for_a_front_end(here: Here, image: MadeImage) -> None:
+    """A 413 names the option, with which the same push succeeds."""
+    too_large = Fault(method="PUT", path="*/uploads/*", action=Reply(status=413, body=b"limit: 1 KB"), times=None)
+    with running_registry(faults=[too_large]) as registry:
+        to = (f"{registry.address}/team/app:1", "--plain-http")
+        failed = here("push", f"oci:{image.path}:latest", *to)
+        assert failed.status == 1
+        assert "413: too large for the registry (its limit: 1 KB)" in failed.err
+        assert "--chunk-size" in failed.err
+    with running_registry() as registry:
+        to = (f"{registry.address}/team/app:1", "--plain-http")
+        assert here("push", f"oci:{image.path}:latest", *to, "--chunk-size", "1000").status == 0
+        assert max(record.received for record in registry.requests if "/uploads/" in record.path) <= 1000
+
+
 def test_a_second_push_mounts_what_the_first_uploaded(
     here: Here, image: MadeImage, docker_registry: DockerRegistry, valkey: Server, tmp_path: Path
 ) -> None:

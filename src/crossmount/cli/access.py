@@ -52,7 +52,7 @@ def client_options(settings: Settings, *, patient: bool = True) -> ClientOptions
     if (settings.cert_file is None) != (settings.key_file is None):
         given, lacks = ("--cert-file", "--key-file") if settings.cert_file else ("--key-file", "--cert-file")
         raise click.UsageError(f"{given} needs {lacks} too (one PEM file may be both)")
-    return ClientOptions(
+    made = ClientOptions(
         plain_http=settings.plain_http,
         insecure=settings.insecure,
         ca_file=settings.ca_file,
@@ -60,7 +60,9 @@ def client_options(settings: Settings, *, patient: bool = True) -> ClientOptions
         key_file=settings.key_file,
         authfile=settings.authfile,
         trusted_realms=settings.trusted_realms,
+        chunk_size=settings.chunk_size,
     )
+    return made if settings.commit_timeout is None else replace(made, commit_timeout=settings.commit_timeout)
 
 
 def special_options(

@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TextIO, TypeVar
 
 import click
 
+from crossmount.cli.settings import Invocation
 from crossmount.errors import InvalidInputError
 from crossmount.fleet import Patience
 from crossmount.oci import Digest, Reference
 from crossmount.oci.reference import normalise_registry
+from crossmount.registry import ClientOptions
 from crossmount.transfer import Limits
 
 T = TypeVar("T")
@@ -143,6 +146,42 @@ def limit_options(*, images: bool = False) -> Callable[[F], F]:
         return command
 
     return add
+
+
+def upload_options(command: F) -> F:
+    """Add `--chunk-size` and `--commit-timeout` to a command that uploads; their values go into the settings."""
+    plain = ClientOptions()
+    chunk_size = click.option(
+        "--chunk-size",
+        type=SIZE,
+        metavar="SIZE",
+        envvar="CROSSMOUNT_CHUNK_SIZE",
+        show_envvar=True,
+        expose_value=False,
+        callback=_set_client_option,
+        help="Send blobs in requests of at most SIZE, where a front end limits a request. Default: in one.",
+    )
+    commit_timeout = click.option(
+        "--commit-timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=plain.commit_timeout,
+        metavar="SECONDS",
+        envvar="CROSSMOUNT_COMMIT_TIMEOUT",
+        show_envvar=True,
+        show_default=True,
+        expose_value=False,
+        callback=_set_client_option,
+        help="Wait at most this long for the registry to store a blob whose bytes were sent.",
+    )
+    return chunk_size(commit_timeout(command))
+
+
+def _set_client_option(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    if param.name == "chunk_size" and value == 0:
+        raise click.BadParameter("give a size above 0", ctx, param)
+    run = ctx.ensure_object(Invocation)
+    run.settings = replace(run.settings, **{str(param.name): value})
+    return value
 
 
 def platform_option(command: F) -> F:

@@ -20,6 +20,8 @@ class Settings:
         namespace: the tenant's part of the index; None for the library's default.
         same_registry: pairs `A=B` of names of one registry; empty for what the index shares alone.
         trusted_realms: hosts outside a registry's domain that may get its credentials.
+        chunk_size: the most bytes of a blob in one request; None for no limit.
+        commit_timeout: how long a registry may take to store a blob; None for the library's default.
         verbose: how often `-v` was given.
     """
 
@@ -33,6 +35,8 @@ class Settings:
     key_file: Path | None = None
     authfile: Path | None = None
     trusted_realms: tuple[str, ...] = ()
+    chunk_size: int | None = None
+    commit_timeout: float | None = None
     verbose: int = 0
 
 

@@ -14,7 +14,15 @@ from crossmount.cli.command import Command, json_option
 from crossmount.cli.commands.push import fetched_lines, index_status, platform_lines
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.options import REGISTRY, SIZE, limit_options, platform_option, read_lines, registry_options
+from crossmount.cli.options import (
+    REGISTRY,
+    SIZE,
+    limit_options,
+    platform_option,
+    read_lines,
+    registry_options,
+    upload_options,
+)
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.progress.transfer import TransferTracker
 from crossmount.cli.settings import settings_of
@@ -70,6 +78,7 @@ from crossmount.transfer.copy_jobs import CopyJob, read_list
 @click.option("--allow-transfer", is_flag=True, help="Transfer must-mount layers that cannot be mounted.")
 @platform_option
 @registry_options
+@upload_options
 @limit_options(images=True)
 @click.pass_context
 def copy(

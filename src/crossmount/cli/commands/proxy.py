@@ -13,7 +13,7 @@ import click
 
 from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.command import Command
-from crossmount.cli.options import FILE, LISTEN, SIZE, Between
+from crossmount.cli.options import FILE, LISTEN, SIZE, Between, upload_options
 from crossmount.cli.output import start_service_log
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
@@ -136,6 +136,7 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     metavar="SECONDS",
     help="Wait at most this long for uploads in progress when the proxy stops.",
 )
+@upload_options
 @_option("--no-access-log", is_flag=True, help="Do not log a line of JSON for each request.")
 @click.pass_context
 def proxy(  # noqa: PLR0917 click passes options by name

@@ -10,7 +10,15 @@ from crossmount.cli.access import client_options, index_for_push, special_option
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.options import REFERENCE, REGISTRY, SIZE, limit_options, platform_option, registry_options
+from crossmount.cli.options import (
+    REFERENCE,
+    REGISTRY,
+    SIZE,
+    limit_options,
+    platform_option,
+    registry_options,
+    upload_options,
+)
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.progress.transfer import TransferTracker
 from crossmount.cli.settings import settings_of
@@ -56,6 +64,7 @@ from crossmount.transfer.report import FROM_CACHE, IndexState
     show_default=True,
     help="Most bytes of a tar that is spooled to disk, unpacked, in TMPDIR or /var/tmp.",
 )
+@upload_options
 @limit_options()
 @click.pass_context
 def push(
