@@ -126,7 +126,7 @@ async def blobs_of(
         image = Reference.parse(image)
     if isinstance(image, Reference):
         return await _blobs_on_registry(image, client, options)
-    read = image if isinstance(image, Image) else await asyncio.to_thread(load_image, image)
+    read = image if isinstance(image, Image) else await asyncio.to_thread(load_image, image, allow_absent=True)
     return {blob.descriptor.digest: blob.descriptor.size for blob in read.blobs}
 
 
