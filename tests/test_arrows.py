@@ -9,11 +9,12 @@ import crossmount
 
 ROOT = Path(crossmount.__file__).parent
 
-BASE = {"errors", "events", "oci", "_parsing", "_secrets", "_closing"}
+BASE = {"errors", "events", "oci", "_parsing", "_secrets", "_background", "_closing"}
 PACKAGES: dict[str, set[str]] = {
     "errors": set(),
     "_parsing": set(),
     "_secrets": set(),
+    "_background": {"errors"},
     "_closing": set(),
     "oci": {"errors", "_secrets"},
     "events": {"errors", "oci"},

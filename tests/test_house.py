@@ -16,6 +16,7 @@ FLAVOURS = {"blocking.py", "asyncio.py", "index/blocking.py"}
 LINES_MIN, LINES_MAX = 40, 320
 
 SHORT = {
+    "_background.py": "many packages share it, as they do `_closing.py`",
     "_closing.py": "a base class that many packages share, and no package is below all of them",
     "cli/entry.py": "runs before it is known whether the packages of the extra are installed",
 }

@@ -1,6 +1,7 @@
 """The output and the exit status of `crossmount push`."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ from crossmount.testing import (
     RegistryOptions,
     Reply,
     ScriptedRegistry,
+    TokenAuth,
     html,
     running_registry,
 )
 from support.certificates import self_signed
 from support.commands import Here, Shell, plain
-from support.images import MadeImage
+from support.images import MadeImage, make_layers, make_layout
 from support.registries import DockerRegistry, run
 from support.servers import Server
 
@@ -284,3 +286,34 @@ def test_a_traceback_comes_with_vv_alone(here: Here) -> None:
     done = here(*arguments, "-vv")
     assert "Traceback (most recent call last)" in done.err
     assert done.err.splitlines()[-1].startswith("crossmount: ")
+
+
+@pytest.mark.parametrize("auth", [BasicAuth(users={"ci": "pw"}), TokenAuth(users={"ci": "pw"})])
+@pytest.mark.parametrize("name", ["absent", "broken"])
+def test_a_helper_that_fails_is_one_line(
+    here: Here, shell: Shell, tmp_path: Path, valkey: Server, auth: BasicAuth | TokenAuth, name: str
+) -> None:
+    """A missing or failing helper ends a push in one line, also where the index knows sources of all layers."""
+    image, index = make_layout(tmp_path / "image", make_layers(8)), ("--index", valkey.unix_url)
+    program = tmp_path / "docker-credential-broken"
+    program.write_text("#!/bin/sh\ncat >/dev/null\nexit 3\n")
+    program.chmod(0o755)
+    (tmp_path / "config.json").write_text(json.dumps({"credsStore": name}))
+    variables = {"DOCKER_CONFIG": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with running_registry(RegistryOptions(auth=auth)) as registry:
+        for layer in image.layers:
+            assert here("add", layer.digest, f"{registry.address}/base/all", *index).status == 0
+        done = shell("push", str(image.path), *plain(registry, "team/app:1"), *index, **variables)
+    assert done.status == 1
+    assert f"docker-credential-{name}" in done.complaint
+
+
+def test_a_login_that_is_missing_says_where_it_was_looked_for(shell: Shell) -> None:
+    """The error of a 401 without credentials names the places; -v names them for every lookup."""
+    with running_registry(RegistryOptions(auth=BasicAuth(users={"ci": "pw"}))) as registry:
+        arguments = ("scan", f"{registry.address}/team/app", "--plain-http", "--index", "memory://")
+        quiet, loud = shell(*arguments), shell(*arguments, "-v")
+    for done in (quiet, loud):
+        assert done.status == 4
+        assert f"looked in {shell.env['HOME']}/.docker/config.json (not there)" in done.err
+    assert f"credentials for {registry.address}: none; looked before in: " in loud.err

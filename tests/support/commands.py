@@ -57,6 +57,7 @@ class Shell:
         """Run `crossmount ARGUMENTS` in a new process until it ends."""
         with self.start(*arguments, **variables) as process:
             out, err = process.communicate(timeout=SECONDS)
+        assert "never retrieved" not in err, err
         return Done(process.returncode, out, err)
 
     def start(self, *arguments: str, **variables: str) -> "subprocess.Popen[str]":

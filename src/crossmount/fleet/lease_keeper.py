@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
+from crossmount._background import collect
 from crossmount.fleet.lease_store import Lease, LeaseStore
 
 T = TypeVar("T")
@@ -95,6 +96,7 @@ class LeaseKeeper:
         needed = self._store is not None and not self._closing and (self.held or self._unreleased)
         if needed and (self._heartbeat is None or self._heartbeat.done()):
             self._heartbeat = asyncio.create_task(self._beat())
+            self._heartbeat.add_done_callback(collect)
 
     async def _beat(self) -> None:
         """Renew all leases in one round trip a heartbeat."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from crossmount._background import collect
 from crossmount.fleet.lease_keeper import LeaseKeeper
 from crossmount.fleet.lease_store import Lease, LeaseGateway
 from crossmount.fleet.queues import LayerQueues
@@ -112,6 +113,7 @@ class Poller:
         self.wake()
         if self.task is None or self.task.done():
             self.task = asyncio.create_task(self._poll())
+            self.task.add_done_callback(collect)
         try:
             return await turn
         except asyncio.CancelledError:

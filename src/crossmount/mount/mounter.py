@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, assert_never
 
 from crossmount import events
+from crossmount._background import collect
 from crossmount._closing import Closing
 from crossmount.errors import AccessDeniedError, CrossmountError, InvalidInputError, RegistryError
 from crossmount.index.adapt import adapt
@@ -240,6 +241,7 @@ class Mounter(Closing):
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        task.add_done_callback(collect)
 
     async def _shielded(self, request: Coroutine[Any, Any, MountAnswer]) -> MountAnswer:
         """Await `request`; if the caller is cancelled, cancel the session that the registry may be opening."""

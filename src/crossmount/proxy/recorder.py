@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequen
 from contextlib import asynccontextmanager
 from typing import Any
 
+from crossmount._background import collect
 from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.discovery.manifest_walker import ManifestWalker
 from crossmount.errors import CrossmountError
@@ -152,6 +153,7 @@ class ProxyRecorder:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(collect)
 
     async def _record_with_size(self, agent: Agent | None, digest: Digest, holders: Sequence[Repository]) -> None:
         size = None

@@ -8,6 +8,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 from crossmount import events
+from crossmount._background import collect
 from crossmount.errors import BlobUnavailableError, CrossmountError
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.transfer.cache import BlobCache, Incoming
@@ -60,6 +61,7 @@ class CacheFetcher:
         if fetch is None or fetch.ended:
             fetch = self._running[digest] = _CacheFetch(self.cache, blob, self._now)
             fetch.task = asyncio.create_task(self._run(fetch))
+            fetch.task.add_done_callback(collect)
         return fetch
 
     def degrade(self, error: OSError) -> None:

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
+from crossmount._background import collect
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -37,6 +39,7 @@ async def run_each(jobs: AsyncIterator[Callable[[], Awaitable[None]]], *, at_onc
 async def run_to_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking function in a thread; a cancelled caller waits for its end, since it may use an open file."""
     work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    work.add_done_callback(collect)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

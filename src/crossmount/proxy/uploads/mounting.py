@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
+from crossmount._background import collect
 from crossmount.errors import CrossmountError
 from crossmount.index import GuardedIndex
 from crossmount.index.protocol import Knowledge, LayerKnowledge
@@ -135,6 +136,7 @@ class CallerMounter:
             work = self._look_up_and_mount(agent, dest, digest, frozenset(without), asked=asked)
             task = self._flights[key] = asyncio.create_task(work)
             task.add_done_callback(lambda _: self._flights.pop(key, None))
+            task.add_done_callback(collect)
         # a client that disconnects does not cancel the mount of the others
         return await asyncio.shield(task)
 

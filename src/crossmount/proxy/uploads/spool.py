@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from crossmount._background import collect
 from crossmount.errors import InvalidInputError, InvalidLayoutError
 from crossmount.oci import Descriptor, Digest
 from crossmount.oci.blob_reading import READ_BYTES
@@ -190,6 +191,7 @@ class SpoolFile:
         self._being_written = bytes(self._buffer)
         self._buffer.clear()
         self._writing = asyncio.ensure_future(asyncio.to_thread(self._write, self._being_written, self._written))
+        self._writing.add_done_callback(collect)
 
     async def _settle(self) -> None:
         if self._writing is None:

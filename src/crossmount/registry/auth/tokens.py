@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, replace
 
+from crossmount._background import collect
 from crossmount.registry.auth.flow import Token
 from crossmount.registry.auth.scope import Scope, Wanted, covers
 
@@ -168,8 +169,7 @@ class TokenCache:
 
         def end(done: asyncio.Task[Token]) -> None:
             flights.remove(flight)
-            if not done.cancelled():
-                done.exception()  # the waiting callers get it; without any, asyncio would report it as unhandled
+            collect(done)  # the waiting callers get it too
 
         task.add_done_callback(end)
         return task

@@ -21,6 +21,8 @@ import anyio
 import httpcore
 import httpx
 
+from crossmount._background import collect
+
 INTERIM_MAX = 100
 """The most interim answers before an answer."""
 
@@ -127,6 +129,7 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
             return
         if self._watcher is None:
             self._watcher = asyncio.create_task(self._watch())
+            self._watcher.add_done_callback(collect)
         elif not self._watcher.done() and self._stream.get_extra_info("is_readable"):
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
