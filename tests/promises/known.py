@@ -52,7 +52,6 @@ _UPLOADS_AND_HEADS = tuple(
     fault
     for oracle in _BOTH
     for fault in (
-        _known(oracle, {Family.HEAD_REFUSED}, "a push fails where HEAD of a blob is not served, and needs none"),
         _known(
             oracle,
             {Family.HEAD_ALWAYS},
@@ -98,6 +97,10 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
 
 
 MENDED_FAULTS: tuple[KnownFault, ...] = (
+    *(
+        _known(oracle, {Family.HEAD_REFUSED}, "a push fails where HEAD of a blob is not served, and needs none")
+        for oracle in _BOTH
+    ),
     *(
         _known(
             oracle,

@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Self
 
+import httpx
+
 from crossmount._closing import Closing
 from crossmount._parsing import decimal
 from crossmount.errors import InvalidAnswerError, RegistryUnreachableError
@@ -22,8 +24,46 @@ from crossmount.registry.values import SIZE_UNKNOWN
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
 
 
+_NOT_SERVED = frozenset({405, 501})
+_RANGE_REFUSED = frozenset({400, 405, 416, 501})
+
+DRIP_BYTES = 64 * 1024
+"""The least bytes of a blob that come in the time of one request with all its retries; less is a failure."""
+
 OpenBlob = Callable[[int], Awaitable[tuple[Answer, int]]]
 """Requests a blob from an offset on; returns the answer, and how many of its first bytes to skip."""
+
+
+class _Flow:
+    """Fails if the bytes of a blob only drip. Time that the reader takes between two parts does not count.
+
+    Args:
+        clock: seconds, from any start.
+        seconds: within them `DRIP_BYTES` have to come.
+    """
+
+    def __init__(self, *, clock: Callable[[], float], seconds: float) -> None:
+        self.has_stalled = False
+        self._clock = clock
+        self._seconds = seconds
+
+    async def watched(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Yield parts as they come.
+
+        Raises:
+            httpx.ReadTimeout: too few bytes came.
+        """
+        waited, size, since = 0.0, 0, self._clock()
+        async for part in parts:
+            waited += self._clock() - since
+            size += len(part)
+            if size >= DRIP_BYTES:
+                waited, size = 0.0, 0
+            elif waited > self._seconds:
+                self.has_stalled = True
+                raise httpx.ReadTimeout("the bytes only drip")
+            yield part
+            since = self._clock()
 
 
 class BlobStream(Closing):
@@ -68,22 +108,24 @@ class BlobStream(Closing):
         await self._close_answer()
 
     async def _close_answer(self) -> None:
-        if self._answer is not None and self._answer.stream is not None:
-            await self._answer.stream.aclose()
+        if self._answer is not None:
+            await _close(self._answer)
 
     async def _read(self) -> AsyncGenerator[bytes]:
         answer = self._answer
         while answer is not None:
+            flow = _Flow(clock=self._budget.retrier.clock, seconds=self._budget.retrier.policy.timeout)
             try:
                 with translated("GET", answer.url):
-                    async for part in _raw(answer, self._skip):
+                    async for part in flow.watched(_raw(answer, self._skip)):
                         if self._hasher is not None:
                             self._hasher.update(part)
                         self._at += len(part)
                         yield part
                 break
             except RegistryUnreachableError as error:
-                self._budget.note_progress(self._at)
+                if not flow.has_stalled:
+                    self._budget.note_progress(self._at)
                 await self._budget.spend(error)
                 await self._open()
                 answer = self._answer
@@ -106,6 +148,8 @@ async def _raw(answer: Answer, skip: int) -> AsyncIterator[bytes]:
 class Blobs(RegistryMethods):
     """`RegistryClient`'s methods for blobs."""
 
+    _is_head_refused = False
+
     async def head_blob(self, repository: Repository, digest: Digest) -> int | None:
         """Ask whether a repository has a blob.
 
@@ -117,14 +161,36 @@ class Blobs(RegistryMethods):
             The blob's size in bytes; `SIZE_UNKNOWN` (-1) if it exists and the registry does not send its size;
             None if it does not exist.
         """
+        if self._is_head_refused:
+            return await self._peek(repository, digest)
         answer = await self._requester.send(self._blob_call("HEAD", repository, digest))
         if answer.status == 404:
             return None
         if answer.status == 200:
             return _length(answer)
+        if answer.status in _NOT_SERVED and Origin.of(answer.url) == self._requester.origin:
+            self._is_head_refused = True
+            return await self._peek(repository, digest)
         if Origin.of(answer.url) != self._requester.origin:
             return SIZE_UNKNOWN  # the registry has it, and its storage accepts signed GETs only
         raise refusal(answer, "HEAD")
+
+    async def _peek(self, repository: Repository, digest: Digest) -> int | None:
+        """Ask for one byte of a blob, where HEAD is not served."""
+        headers = {"Range": "bytes=0-0"}
+        answer = await self._requester.send(
+            self._blob_call("GET", repository, digest, headers=headers, streamed=True)
+        )
+        if answer.stream is not None:
+            await answer.stream.aclose()
+        if answer.status in {200, 206}:
+            size = _whole_size(answer)
+            return SIZE_UNKNOWN if size is None else size
+        if answer.status == 416:
+            return SIZE_UNKNOWN  # an empty blob has no first byte, and some registries serve no ranges
+        if answer.status == 404:
+            return None
+        raise refusal(answer, "GET")
 
     def stream_blob(
         self, repository: Repository, digest: Digest, *, offset: int = 0, verify: bool = True
@@ -152,20 +218,24 @@ class Blobs(RegistryMethods):
         )
 
     async def _open_blob(self, repository: Repository, digest: Digest, offset: int) -> tuple[Answer, int]:
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
-        answer = await self._requester.send(
-            self._blob_call("GET", repository, digest, headers=headers, streamed=True)
-        )
+        answer = await self._request_from(repository, digest, offset)
+        if offset and _is_range_refused(answer, offset):
+            await _close(answer)
+            answer = await self._request_from(repository, digest, 0)
+        elif answer.status == 206 and offset:
+            return answer, 0
         if answer.status == 200:
             return answer, offset
-        if answer.status == 206 and offset:
-            content_range = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
-            if content_range is not None and int(content_range[1]) == offset:
-                return answer, 0
         if answer.stream is not None:
-            await answer.stream.aclose()
+            await _close(answer)
             raise InvalidAnswerError(f"GET {shown(answer.url)}: {answer.status} with bytes not asked for")
         raise refusal(answer, "GET")
+
+    async def _request_from(self, repository: Repository, digest: Digest, offset: int) -> Answer:
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        return await self._requester.send(
+            self._blob_call("GET", repository, digest, headers=headers, streamed=True)
+        )
 
     def _blob_call(
         self,
@@ -184,6 +254,19 @@ class Blobs(RegistryMethods):
             headers=headers or {},
             streamed=streamed,
         )
+
+
+def _is_range_refused(answer: Answer, offset: int) -> bool:
+    """Return whether a registry that has the blob may not send it from an offset on, but may send it whole."""
+    if answer.status == 206:
+        content_range = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
+        return content_range is None or int(content_range[1]) != offset
+    return answer.status in _RANGE_REFUSED or (answer.is_good and answer.status != 200)
+
+
+async def _close(answer: Answer) -> None:
+    if answer.stream is not None:
+        await answer.stream.aclose()
 
 
 def _length(answer: Answer) -> int:

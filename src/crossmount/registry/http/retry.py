@@ -229,8 +229,8 @@ class RetryBudget:
     """
 
     def __init__(self, retrier: Retrier, *, method: str, host: str) -> None:
+        self.retrier = retrier
         self._start = partial(retrier.retrying, method, host)
-        self._sleep = retrier.sleep
         self._furthest = 0
         self._retrying = self._start()
         self._failures: RetryCallState | None = None
@@ -266,7 +266,7 @@ class RetryBudget:
             raise error
         if retrying.before_sleep is not None:
             retrying.before_sleep(state)
-        await self._sleep(state.upcoming_sleep)
+        await self.retrier.sleep(state.upcoming_sleep)
 
 
 def _outcome(state: RetryCallState) -> Answer | BaseException:
