@@ -40,7 +40,7 @@ async def shown(valkey: Server, shell: Shell, *options: str) -> str:
         turn = await first.turn(LAYER, repository, 12_000_000, slots=Slots(1))
         assert isinstance(turn, UploadTurn)
         waiter = asyncio.create_task(second.turn(LAYER, repository.sibling("team/b"), 12_000_000, slots=Slots(1)))
-        await until(lambda: not second._poller.queues.idle and bool(second._gateway.asked))
+        await until(lambda: not second._poller.queues.idle and bool(second._gateway.called))
         while True:
             done = await asyncio.to_thread(shell, "fleet", "--index", valkey.url, *options)
             assert done.status == 0

@@ -126,7 +126,7 @@ async def test_waiting_can_be_turned_off_and_small_blobs_never_wait(
     """Without patience, and for small blobs, no lease is requested."""
     async with open_index(any_place.url) as index, Fleet(index) as fleet:
         await push_to(scripted_registry, "team/app", image, index, patience=patience, fleet=fleet)
-        assert not fleet._gateway.asked
+        assert not fleet._gateway.called
 
 
 async def test_on_a_registry_that_mounts_after_the_manifest_the_lease_lasts_until_then(

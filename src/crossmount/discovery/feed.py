@@ -185,7 +185,7 @@ class EventFeed(Closing):
         self.worked[type(some[0]).__name__] += len(some)
 
     async def _blobs_arrived(self, some: list[BlobArrived]) -> None:
-        traits = (await self._waiter.ask(lambda: self._index.look_up((), self._registry))).traits
+        traits = (await self._waiter.call(lambda: self._index.look_up((), self._registry))).traits
         if not traits.after_manifest:
             await self._record([Sighting(each.digest, each.repository, each.size) for each in some])
 
@@ -213,14 +213,14 @@ class EventFeed(Closing):
                 found.update((blob, None) for blob, _ in manifest.blobs)
                 walk.add(manifest.digest, manifest.children)
         wanted = list(found)[:VERIFIED_MAX]
-        known = await self._waiter.ask(lambda: self._index.look_up(wanted, repository))
+        known = await self._waiter.call(lambda: self._index.look_up(wanted, repository))
         gone: list[Digest] = []
         await run_all([partial(self._verify, repository, blob, gone) for blob in wanted if known.of(blob).in_dest])
         if gone and await self._client.is_readable(repository):  # otherwise the account may not see them
             await run_all([partial(self._forget, repository, blob) for blob in gone])
 
     async def _forget(self, repository: Repository, blob: Digest) -> None:
-        await self._waiter.ask(lambda: self._index.forget(blob, repository))
+        await self._waiter.call(lambda: self._index.forget(blob, repository))
         self.worked["forgotten"] += 1
 
     async def _verify(self, repository: Repository, blob: Digest, gone: list[Digest]) -> None:
@@ -232,7 +232,7 @@ class EventFeed(Closing):
             await self._record([Sighting(blob, repository, size if size >= 0 else None)])
 
     async def _record(self, sightings: list[Sighting]) -> None:
-        await self._waiter.ask(lambda: self._index.record(sightings))
+        await self._waiter.call(lambda: self._index.record(sightings))
 
 
 class _IndexWaiter:
@@ -253,7 +253,7 @@ class _IndexWaiter:
         """Whether the index is known not to answer, so that more work would only wait."""
         return self._callers > 0 or self._guard.breaker_open
 
-    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat `call` until it is answered; it may take effect more than once.
 
         Raises:
@@ -283,9 +283,9 @@ class _WaitingManifestCache:
     async def load(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestSummary]:
         """Load as soon as the server answers."""
         wanted = list(digests)
-        return await self._waiter.ask(lambda: self._cache.load(wanted))
+        return await self._waiter.call(lambda: self._cache.load(wanted))
 
     async def store(self, manifests: Iterable[ManifestSummary]) -> None:
         """Store as soon as the server answers."""
         wanted = list(manifests)
-        await self._waiter.ask(lambda: self._cache.store(wanted))
+        await self._waiter.call(lambda: self._cache.store(wanted))

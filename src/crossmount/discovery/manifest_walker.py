@@ -1,4 +1,4 @@
-"""From tags and digests to manifests, and to the children of indexes, which are passed on one by one.
+"""From tags and digests to manifests, and to the children of indexes, which are delivered one at a time.
 
 A manifest that is missing, or is not of an image, is skipped and counted: registries store other things too, and
 an index may name platforms that were never pushed.
@@ -21,7 +21,7 @@ MANIFESTS_MAX = 4096
 
 _REASONS_MAX = 20
 
-Take = Callable[[ManifestSummary], Awaitable[None]]
+OnManifest = Callable[[ManifestSummary], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -72,14 +72,19 @@ class ManifestWalker:
         self._gate = gate
 
     async def walk(
-        self, repository: Repository, targets: Iterable[str], take: Take, *, seen: set[Digest] | None = None
+        self,
+        repository: Repository,
+        targets: Iterable[str],
+        on_manifest: OnManifest,
+        *,
+        seen: set[Digest] | None = None,
     ) -> WalkResult:
         """Read the manifests of some tags and digests, and all manifests that those name.
 
         Args:
             repository: the repository that has them.
             targets: each a tag, or a `Digest`.
-            take: receives each manifest once, an index before its children.
+            on_manifest: receives each manifest once, an index before its children.
             seen: manifests to pass over; the manifests of this walk are added.
 
         Raises:
@@ -91,66 +96,66 @@ class ManifestWalker:
             exceeded=lambda reason, _: result.skip(f"{repository}: {reason}"),
             seen=set() if seen is None else seen,
         )
-        one = _Walk(repository, take, walk, result)
+        current = _Walk(repository, on_manifest, walk, result)
         wanted = dict.fromkeys(targets)
         tags = [target for target in wanted if not isinstance(target, Digest)]
         walk.want([target for target in wanted if isinstance(target, Digest)])
         if self._cache is not None:
-            walk.want(await self._resolve(one, tags))
+            walk.want(await self._resolve(current, tags))
             tags = []
         level = walk.next_level()
         while tags or level:
             known = {} if self._cache is None or not level else await self._cache.load(level)
             for manifest in known.values():
                 result.known += 1
-                await one.pass_on(manifest)
+                await current.deliver(manifest)
             rest: list[str] = [*tags, *(digest for digest in level if digest not in known)]
-            await run_all([partial(self._fetch, one, target) for target in rest])
+            await run_all([partial(self._fetch, current, target) for target in rest])
             tags, level = [], walk.next_level()
         return result
 
-    async def _resolve(self, one: "_Walk", tags: list[str]) -> list[Digest]:
+    async def _resolve(self, current: "_Walk", tags: list[str]) -> list[Digest]:
         """Return the digests that tags stand for, by one HEAD request each."""
         digests: list[Digest] = []
 
-        async def ask(tag: str) -> None:
-            reference = Reference(one.repository, tag=tag)
+        async def resolve(tag: str) -> None:
+            reference = Reference(current.repository, tag=tag)
             async with self._gate:
                 try:
                     found = await self._client.head_manifest(reference)
                 except InvalidAnswerError as error:
-                    one.result.skip(str(error))
+                    current.result.skip(str(error))
                     return
             if found is None:
-                one.result.skip(f"{reference}: not there any more")
+                current.result.skip(f"{reference}: not there any more")
             elif not (found.is_index or found.is_manifest):
-                one.result.skip(f"{reference}: of type {found.media_type[:200]!r}")
+                current.result.skip(f"{reference}: of type {found.media_type[:200]!r}")
             else:
                 digests.append(found.digest)
 
-        await run_all([partial(ask, tag) for tag in tags])
+        await run_all([partial(resolve, tag) for tag in tags])
         return digests
 
-    async def _fetch(self, one: "_Walk", target: str) -> None:
+    async def _fetch(self, current: "_Walk", target: str) -> None:
         reference = (
-            Reference(one.repository, digest=target)
+            Reference(current.repository, digest=target)
             if isinstance(target, Digest)
-            else Reference(one.repository, tag=target)
+            else Reference(current.repository, tag=target)
         )
-        async with self._gate:  # also while it is passed on: fetched manifests must not pile up
+        async with self._gate:  # also while it is delivered: fetched manifests must not pile up
             try:
                 found = await self._client.get_manifest(reference)
             except InvalidAnswerError as error:
-                one.result.skip(str(error))
+                current.result.skip(str(error))
                 return
             except RegistryRefusedError as error:
                 if error.status != 404:
                     raise
-                one.result.skip(f"{reference}: not there")
+                current.result.skip(f"{reference}: not there")
                 return
-            one.result.fetched += 1
-            one.result.build_caches += found.is_build_cache
-            await one.pass_on(ManifestSummary.of(found))
+            current.result.fetched += 1
+            current.result.build_caches += found.is_build_cache
+            await current.deliver(ManifestSummary.of(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +163,11 @@ class _Walk:
     """One walk in progress."""
 
     repository: Repository
-    take: Take
+    on_manifest: OnManifest
     walk: ManifestWalk
     result: WalkResult
 
-    async def pass_on(self, manifest: ManifestSummary) -> None:
-        """Pass a manifest on, unless it was passed on before."""
+    async def deliver(self, manifest: ManifestSummary) -> None:
+        """Deliver a manifest, unless it was delivered before."""
         if self.walk.add(manifest.digest, manifest.children):
-            await self.take(manifest)
+            await self.on_manifest(manifest)

@@ -157,11 +157,11 @@ class _Scan:
 
     async def run(self, names: AsyncIterator[Repository], *, at_once: int) -> None:
         """Scan several repositories at once."""
-        turn = asyncio.Lock()
+        next_name = asyncio.Lock()
 
         async def work() -> None:
             while True:
-                async with turn:
+                async with next_name:
                     repository = await anext(names, None)
                 if repository is None:
                     return
@@ -175,77 +175,77 @@ class _Scan:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self.recorder.flush()
         except (IndexFailedError, TimeoutError) as error:
-            _log.warning("what was found last is not recorded: %s", str(error) or "the index takes too long")
+            _log.warning("the last findings are not recorded: %s", str(error) or "the index takes too long")
 
     def _count_listed(self) -> None:
         self.counts.listed += 1
 
     async def _scan(self, repository: Repository) -> None:
         """Scan a repository; an error that concerns it alone does not end the scan."""
-        counts, one = self.counts, _RepositoryScan(repository)
+        counts, current = self.counts, _RepositoryScan(repository)
         try:
-            await self._follow(one)
+            await self._follow(current)
         except RegistryUnreachableError:
             raise
         except RegistryError as error:
-            await self._failed(one, error)
+            await self._failed(current, error)
         else:
             self.in_a_row = 0
             counts.repositories += 1
             await self.recorder.repository_done(repository)
-            self._notify(one, "scanned")
+            self._notify(current, "scanned")
         finally:
-            counts.tags += one.tags
-            counts.layers += one.layers
-            counts.walked.add(one.walked)
+            counts.tags += current.tags
+            counts.layers += current.layers
+            counts.walked.add(current.walked)
 
-    async def _follow(self, one: "_RepositoryScan") -> None:
-        repository = one.repository
+    async def _follow(self, current: "_RepositoryScan") -> None:
+        repository = current.repository
 
-        async def take(manifest: ManifestSummary) -> None:
-            one.count(manifest)
+        async def on_manifest(manifest: ManifestSummary) -> None:
+            current.count(manifest)
             await self.recorder.add_manifest(repository, manifest)
 
         listed = 0  # finished tags count too: a registry may list the same ones endlessly
         async with aclosing(batches(self.client.list_tags(repository), _BATCH)) as pages:
             async for tags in pages:
                 if listed >= TAGS_MAX:
-                    one.walked.skip(f"{repository}: more than {TAGS_MAX} tags: the others are left out")
+                    current.walked.skip(f"{repository}: more than {TAGS_MAX} tags: the others are left out")
                     return
                 listed += len(tags)
                 left = await self.checkpoint.unfinished_tags(repository, tags) if self.resumed else tags
-                one.forget_if_many()
-                one.walked.add(await self.walker.walk(repository, left, take, seen=one.manifests))
-                one.tags += len(left)
+                current.forget_if_many()
+                current.walked.add(await self.walker.walk(repository, left, on_manifest, seen=current.manifests))
+                current.tags += len(left)
                 await self.recorder.tags_done(repository, tags)
 
-    async def _failed(self, one: "_RepositoryScan", error: RegistryError) -> None:
+    async def _failed(self, current: "_RepositoryScan", error: RegistryError) -> None:
         counts = self.counts
         status = error.status if isinstance(error, RegistryRefusedError) else None
         if status == 404 and not self.must_exist:  # a catalogue lists repositories that were emptied, too
-            await self.recorder.repository_done(one.repository)
-            self._notify(one, "gone")
+            await self.recorder.repository_done(current.repository)
+            self._notify(current, "gone")
         elif isinstance(error, AccessDeniedError) and not self.must_exist:
             counts.unreadable += 1
-            await self.recorder.repository_done(one.repository)
-            self._notify(one, "unreadable")
+            await self.recorder.repository_done(current.repository)
+            self._notify(current, "unreadable")
         else:
             counts.failed += 1
             counts.denied += isinstance(error, AccessDeniedError)
             counts.remark(str(error))
             self.in_a_row += 1
-            self._notify(one, "failed", str(error))
+            self._notify(current, "failed", str(error))
             if status == 429 or self.in_a_row >= FAILURES_MAX:
                 raise error
 
-    def _notify(self, one: "_RepositoryScan", outcome: events.ScanOutcome, cause: str = "") -> None:
+    def _notify(self, current: "_RepositoryScan", outcome: events.ScanOutcome, cause: str = "") -> None:
         self.observer(
             events.RepositoryScanned(
-                repository=one.repository,
+                repository=current.repository,
                 outcome=outcome,
-                tags=one.tags,
-                manifests=one.walked.fetched + one.walked.known,
-                layers=one.layers,
+                tags=current.tags,
+                manifests=current.walked.fetched + current.walked.known,
+                layers=current.layers,
                 cause=cause,
             )
         )

@@ -71,7 +71,7 @@ class LeaseKeeper:
 
         Args:
             leases: the leases, or the waiters' entries.
-            least: seconds during which the server is asked in any case.
+            least: seconds during which the call is tried in any case.
         """
         store = self._store
         if store is None or not leases:

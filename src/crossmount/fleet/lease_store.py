@@ -77,30 +77,30 @@ class LeaseStore:
         Raises:
             IndexFailedError: the server did not answer, or refused all commands.
         """
-        claim = _script("claim")
+        script = _script("claim")
         replies = await self._run(
             [
-                claim.call(
+                script.call(
                     (
-                        self._keys.sources(asked.waiter.layer, self._names.kept(asked.waiter.dest.registry)),
-                        *self._pair(asked.waiter.dest.registry, asked.waiter.layer),
+                        self._keys.sources(claim.waiter.layer, self._names.kept(claim.waiter.dest.registry)),
+                        *self._pair(claim.waiter.dest.registry, claim.waiter.layer),
                     ),
-                    "1" if asked.take else "",
-                    asked.waiter.value,
+                    "1" if claim.take else "",
+                    claim.waiter.value,
                     self._life,
                     round(WAITING_SECONDS * 1000),
                     SOURCES_MAX,
-                    *asked.waiter.excluded,
-                    *asked.waiter.invalid_names,
+                    *claim.waiter.excluded,
+                    *claim.waiter.invalid_names,
                 )
-                for asked in claims
+                for claim in claims
             ]
         )
         for reply in replies:
             if isinstance(reply, StartingError):
                 raise reply  # the caller sends all claims again; leases that were acquired stay ours
         return ClaimAnswers(
-            [_answer(reply, asked) for reply, asked in zip(replies, claims, strict=True)],
+            [_answer(reply, claim) for reply, claim in zip(replies, claims, strict=True)],
             next((reply for reply in replies if isinstance(reply, IndexFailedError)), None),
         )
 
@@ -196,7 +196,7 @@ T = TypeVar("T")
 
 
 class LeaseGateway:
-    """Asks one index and its server.
+    """Calls one index and its server; a failure gives the result without a server.
 
     Args:
         guard: the index.
@@ -204,21 +204,21 @@ class LeaseGateway:
         pause: returns the seconds between two tries.
 
     Attributes:
-        asked: whether the server was called before.
+        called: whether the server was called before.
     """
 
     def __init__(self, guard: GuardedIndex, store: LeaseStore | None, *, pause: Callable[[], float]) -> None:
         self._guard = guard
         self._store = store
         self._pause = pause
-        self.asked = False
+        self.called = False
 
     async def claim(self, claims: Sequence[Claim]) -> list[ClaimAnswer]:
         """Send all claims; without a server the answers come from the sources in the index."""
         store = self._store
         if store is None:
             return [await self._from_index(claim) if claim.take else IndexDown() for claim in claims]
-        found = await self.ask(lambda: store.claim(claims), ClaimAnswers([IndexDown() for _ in claims]))
+        found = await self.call(lambda: store.claim(claims), ClaimAnswers([IndexDown() for _ in claims]))
         if found.refusal is not None:
             self._guard.report(found.refusal)
         return found.answers
@@ -226,19 +226,19 @@ class LeaseGateway:
     async def read_holder(self, layer: Digest, registry: str) -> LeaseValue | None:
         """Return the lease of the upload of a layer; None if there is no upload, or no server."""
         store = self._store
-        return None if store is None else await self.ask(lambda: store.read(layer, registry), None)
+        return None if store is None else await self.call(lambda: store.read(layer, registry), None)
 
     async def show_waiters(self, waiting: Mapping[tuple[str, Digest], Sequence[str]]) -> None:
         """Write the waiters of this process to the server, for `crossmount fleet`."""
         store = self._store
         if store is not None and waiting:
-            await self.ask(lambda: store.show_waiters(waiting), None)
+            await self.call(lambda: store.show_waiters(waiting), None)
 
     async def record(self, sighting: Sighting) -> None:
         """Record a new source in the index."""
-        await self.ask(lambda: self._guard.unguarded.record([sighting]), None)
+        await self.call(lambda: self._guard.unguarded.record([sighting]), None)
 
-    async def ask(self, call: Callable[[], Awaitable[T]], otherwise: T, *, least: float = 0.0) -> T:
+    async def call(self, call: Callable[[], Awaitable[T]], otherwise: T, *, least: float = 0.0) -> T:
         """Call the index's server; retry for a while if a server that answered before does not answer.
 
         Without the retries a server that restarts would cost an upload for each waiter. The first call waits even
@@ -247,9 +247,9 @@ class LeaseGateway:
         Args:
             call: the call.
             otherwise: the result if the server does not answer.
-            least: seconds during which the server is asked in any case.
+            least: seconds during which the call is tried in any case.
         """
-        least, self.asked = max(least, 0.0 if self.asked else FIRST_SECONDS), True
+        least, self.called = max(least, 0.0 if self.called else FIRST_SECONDS), True
         return await self._guard.call_patiently(
             call, otherwise, seconds=GRACE_SECONDS, pause=self._pause, least=least
         )

@@ -133,11 +133,11 @@ class Poller:
         self.wake()
 
     async def _poll(self) -> None:
-        """Ask the server for all waiters, in one round trip a tick, while there are any."""
+        """Send the claims of all waiters, in one round trip a tick, while there are waiters."""
         try:
             while True:
                 self._woken.clear()
-                await self._ask_for_all()
+                await self._claim_for_all()
                 self._announce_waits()
                 await self._show_waiters()
                 if self.queues.idle:
@@ -152,7 +152,7 @@ class Poller:
                     turn.set_exception(error)
             raise
 
-    async def _ask_for_all(self) -> None:
+    async def _claim_for_all(self) -> None:
         claims, decisions = self.queues.next_claims(self._environment.clock(), self._meter.rate)
         await self._carry_out(decisions)
         if not claims:

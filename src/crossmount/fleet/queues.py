@@ -9,12 +9,12 @@ waiter leaves, fails or is cancelled, the next one takes its place.
 Why pushes never wait for each other in a circle:
 
 - On a registry that mounts a blob as soon as it is uploaded, a lease is acquired only together with an upload
-  slot, and ends with the upload. Its holder waits for no other lease meanwhile, so every chain of waiters ends at
+  slot, and ends with the upload. Its holder waits for no other lease until then, so every chain of waiters ends at
   an upload that runs.
 - On a registry that mounts a blob only after a manifest references it, a push keeps its leases until its manifest
-  is accepted, and may wait for others meanwhile. It acquires leases in the order of their digests, one after the
+  is accepted, and may wait for others until then. It acquires leases in the order of their digests, one after the
   other (`transfer.turns`), so it waits only for a digest greater than all that it holds. Suppose that pushes
-  waited in a circle: the one with the greatest held digest would wait for a greater digest, held by a push of the
+  waited in a circle: the holder of the greatest digest would wait for a greater digest, held by a push of the
   circle. This is a contradiction.
 - In addition, each waiter's patience is limited.
 """
@@ -134,7 +134,7 @@ class LayerQueues:
         decisions: list[Decision] = []
         for queue in sorted(self._queues.values(), key=lambda queue: queue.slot_order(now, rate)):
             if queue.holder is not None:
-                decisions.extend(self._wait(queue, now, rate))
+                decisions.extend(self._check_waiters(queue, now, rate))
             elif queue.waiters:
                 with_slot = next((waiter for waiter in queue.waiters if waiter.take_slot()), None)
                 claims.append(Claim(with_slot or queue.waiters[0], take=with_slot is not None))
@@ -168,7 +168,7 @@ class LayerQueues:
         if isinstance(answer, LeaseBusy | SourcesFound) and queue is not None:
             # only after the server's answer may a waiter upload without a lease
             reserved = waiter if claim.take else None
-            done = self._wait(queue, now, rate, reserved=reserved)
+            done = self._check_waiters(queue, now, rate, reserved=reserved)
             decisions.extend(done)
             if reserved is not None and StartUpload(reserved, leased=False) in done:
                 return decisions
@@ -200,10 +200,10 @@ class LayerQueues:
             self.leave(watcher)
         return [GiveUp(watcher) for watcher in watchers]
 
-    def _wait(
+    def _check_waiters(
         self, queue: _LayerQueue, now: float, rate: float | None, *, reserved: Waiter | None = None
     ) -> list[Decision]:
-        """Let waiters wait for another's upload; start or remove those that cannot use it, or waited too long.
+        """While another uploads: return decisions for waiters that cannot use its upload, or waited too long.
 
         Args:
             queue: their queue.
@@ -216,8 +216,8 @@ class LayerQueues:
         for waiter in list(queue.waiters):
             if waiter.busy_since is None:
                 waiter.busy_since = now
-            useless = into is not None and not waiter.accepts(into)
-            if not useless and not waiter.is_out_of_patience(now, rate):
+            is_useless = into is not None and not waiter.accepts(into)
+            if not is_useless and not waiter.is_out_of_patience(now, rate):
                 continue
             if waiter.watch_only:
                 done.extend(self._give_up([waiter]))

@@ -189,7 +189,7 @@ def open_index(
 
 def inline(index: MountableLayers) -> protocol.MountableLayers:
     """Return a blocking index as an asynchronous one whose coroutines never suspend."""
-    return _adapted(index, _at_once)
+    return _adapted(index, _inline)
 
 
 def threaded(index: MountableLayers) -> protocol.MountableLayers:
@@ -205,7 +205,7 @@ class Run(Protocol):
         ...
 
 
-async def _at_once(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+async def _inline(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     return function(*args, **kwargs)
 
 
@@ -266,7 +266,7 @@ class AwaitableIndex(AwaitableLayers):
     def server(self) -> BackingServer | None:
         """Return the server of the blocking index; None if it has none."""
         server = backing_server(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
-        if server is None or not isinstance(server.link, BlockingLink) or self.run is _at_once:
+        if server is None or not isinstance(server.link, BlockingLink) or self.run is _inline:
             return server
         self._link = self._link or ThreadedLink(server.link.client)
         return BackingServer(self._link, server.keys, server.names)

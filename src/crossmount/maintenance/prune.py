@@ -14,7 +14,7 @@ from crossmount.errors import InvalidInputError
 from crossmount.index.adapt import adapt
 from crossmount.index.entries import read_entries, require_listable
 from crossmount.index.protocol import BackingServer, LayerEntry, MountableLayers, MountIndex, backing_server
-from crossmount.maintenance.prune_state import PruneCheckpoint, PruneReport, ServerWalk, VerdictCounts
+from crossmount.maintenance.prune_state import PruneCheckpoint, PruneReport, ServerScan, VerdictCounts
 from crossmount.maintenance.verifier import Verifier
 from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry
@@ -111,7 +111,7 @@ async def prune(
         percent=sample,
     )
     made = replace(options, max_connections=min(requests, options.max_connections))
-    here, server = require_listable(index) or (), backing_server(index)
+    local, server = require_listable(index) or (), backing_server(index)
     async with Verifier(
         connect or (lambda name: RegistryClient(name, options=made, observer=observer))
     ) as verifier:
@@ -124,11 +124,11 @@ async def prune(
             salt=salt or secrets.token_hex(16),
             verdicts=VerdictCounts(observer),
         )
-        for start in range(0, len(here), PAGE):
-            await work.verify(here[start : start + PAGE])
+        for start in range(0, len(local), PAGE):
+            await work.verify(local[start : start + PAGE])
         resumed = False
         if server is not None:
-            resumed = await work.walk(server, wall, afresh=afresh)
+            resumed = await work.verify_server(server, wall, afresh=afresh)
         return PruneReport(
             dry_run=dry_run,
             resumed=resumed,
@@ -148,9 +148,9 @@ Renewed = Callable[[Iterable[Digest]], Awaitable[Collection[_LayerOnRegistry]]]
 def _ends(entries: Iterable[LayerEntry], now: float) -> dict[_LayerOnRegistry, int]:
     """Return when the sources of layers expire (epoch seconds); each recording postpones that."""
     return {
-        (entry.layer, registry): int(now) + held.seconds_left
+        (entry.layer, registry): int(now) + sources.seconds_left
         for entry in entries
-        for registry, held in entry.registries.items()
+        for registry, sources in entry.registries.items()
     }
 
 
@@ -179,26 +179,26 @@ class _Prune:
     verdicts: VerdictCounts
     flagged: dict[Digest, set[Repository]] = field(default_factory=dict)
 
-    async def walk(self, server: BackingServer, wall: Callable[[], float], *, afresh: bool) -> bool:
+    async def verify_server(self, server: BackingServer, wall: Callable[[], float], *, afresh: bool) -> bool:
         """Verify all layers on a server, page by page; return whether an unfinished prune was resumed."""
         chosen = self.selection
         choice = ["" if chosen.registry is None else chosen.registry, str(chosen.percent), str(self.dry_run)]
         checkpoint = PruneCheckpoint(server, [*choice, *sorted(chosen.patterns)], salt=self.salt)
-        walks = await checkpoint.begin(afresh=afresh)
+        scans = await checkpoint.begin(afresh=afresh)
         self.salt = checkpoint.salt
-        total = await _total(walks)
-        for walk in walks:
-            if walk.done:
+        total = await _total(scans)
+        for scan in scans:
+            if scan.done:
                 continue
-            found = scan_pages(walk.link, server.keys.all_layers(), count=PAGE, cursor=walk.cursor)
+            found = scan_pages(scan.link, server.keys.all_layers(), count=PAGE, cursor=scan.cursor)
             async with aclosing(found):
                 async for page in found:
                     now = wall()
                     entries = await read_entries(server, page.keys, now)
                     await self.verify(entries, partial(_renewed, server, wall, _ends(entries, now)))
-                    walk.cursor, walk.done, walk.keys = page.cursor, not page.cursor, walk.keys + PAGE
-                    await checkpoint.save(walk)
-                    self.verdicts.observer(_how_far(walks, total))
+                    scan.cursor, scan.done, scan.keys = page.cursor, not page.cursor, scan.keys + PAGE
+                    await checkpoint.save(scan)
+                    self.verdicts.observer(_progress(scans, total))
         await checkpoint.end()
         return checkpoint.resumed
 
@@ -216,8 +216,8 @@ class _Prune:
             [
                 (entry.layer, source)
                 for entry in entries
-                for registry, held in entry.registries.items()
-                for source in (Repository(registry, name) for name in held.names)
+                for registry, sources in entry.registries.items()
+                for source in (Repository(registry, name) for name in sources.names)
                 if self.selection.selects(entry.layer, source, self.salt)
             ]
         )
@@ -275,15 +275,15 @@ class _Prune:
         )
 
 
-def _how_far(walks: Sequence[ServerWalk], total: int | None) -> events.IndexWalked:
+def _progress(scans: Sequence[ServerScan], total: int | None) -> events.IndexWalked:
     """Return how far the prune is; the size of a page is only an estimate."""
-    keys = sum(each.keys for each in walks)
+    keys = sum(each.keys for each in scans)
     if total is not None:
-        keys = total if all(each.done for each in walks) else min(keys, total)
+        keys = total if all(each.done for each in scans) else min(keys, total)
     return events.IndexWalked(keys=keys, total=total)
 
 
-async def _total(walks: Sequence[ServerWalk]) -> int | None:
+async def _total(scans: Sequence[ServerScan]) -> int | None:
     """Return how many keys the servers have, ours and others; None if they do not say."""
-    sizes = [(await walk.link.run([("DBSIZE",)]))[0] for walk in walks]
+    sizes = [(await scan.link.run([("DBSIZE",)]))[0] for scan in scans]
     return sum(sizes) if all(isinstance(size, int) for size in sizes) else None

@@ -22,7 +22,7 @@ CURSOR_DIGITS = 20
 
 
 @dataclass(slots=True)
-class ServerWalk:
+class ServerScan:
     """How far the prune is on one server.
 
     Attributes:
@@ -76,23 +76,23 @@ class PruneCheckpoint:
         """What draws the sample: a resumed prune continues with its own sample."""
         return self._stored.run
 
-    async def begin(self, *, afresh: bool) -> list[ServerWalk]:
+    async def begin(self, *, afresh: bool) -> list[ServerScan]:
         """Begin, and return how far each server is; `afresh` deletes an unfinished prune's checkpoint instead.
 
         Raises:
             IndexFailedError: the server did not answer, or refused.
         """
-        walks = [ServerWalk(link, await _process(link)) for link in await self._link.servers()]
+        scans = [ServerScan(link, await _process(link)) for link in await self._link.servers()]
         fields = await self._stored.begin(afresh=afresh)
-        continued = [walk.load(fields.get(walk.process, "")) for walk in walks]
+        continued = [scan.load(fields.get(scan.process, "")) for scan in scans]
         if self.resumed and not any(continued):  # all its servers are gone
             await self._stored.restart()
-        return walks
+        return scans
 
-    async def save(self, walk: ServerWalk) -> None:
+    async def save(self, scan: ServerScan) -> None:
         """Save how far one server is, in one round trip."""
-        if walk.process:
-            await self._stored.save({walk.process: walk.text()})
+        if scan.process:
+            await self._stored.save({scan.process: scan.text()})
 
     async def end(self) -> None:
         """Delete it: the prune is finished."""

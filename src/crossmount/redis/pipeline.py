@@ -1,4 +1,4 @@
-"""Commands out in one write and their replies in, on connections of redis-py's pools.
+"""Sends commands in one write and reads their replies, on connections of redis-py's pools.
 
 This is what redis-py's pipeline does, without its extra work for each command, which took longer than the server
 when that was nearby. Connecting, logging in, time-outs and retries are redis-py's.
@@ -56,21 +56,21 @@ def exchange(pool: redis.ConnectionPool, commands: Sequence[Arguments]) -> list[
     """Send commands to one server and return a reply for each, a `ResponseError` where one was refused."""
     data, count = packed(commands), len(commands)
     with _protocol_errors():
-        return _exchange(pool, data, count)
+        return _send_and_read(pool, data, count)
 
 
-def _exchange(pool: redis.ConnectionPool, data: bytes, count: int) -> list[Any]:
+def _send_and_read(pool: redis.ConnectionPool, data: bytes, count: int) -> list[Any]:
     connection: Any = pool.get_connection()  # partly untyped
 
-    def ask() -> list[Any]:
+    def attempt() -> list[Any]:
         connection.connect()  # after a failure, to the server that the sentinels name as the master by now
         connection.send_packed_command([data])
         return _read(connection, count)
 
     try:
-        replies: list[Any] = connection.retry.call_with_retry(ask, lambda _: connection.disconnect())
+        replies: list[Any] = connection.retry.call_with_retry(attempt, lambda _: connection.disconnect())
     except BaseException:
-        connection.disconnect()  # a reply may still be on its way, and it is not the next call's
+        connection.disconnect()  # its reply may still arrive, and the next call must not get it
         raise
     finally:
         pool.release(connection)
@@ -81,16 +81,16 @@ def exchange_each(requests: Sequence[PoolRequest]) -> list[list[Any] | Exception
     """Send commands to several servers at once, then read from each. Nothing is sent twice.
 
     The servers share one time-out: all must begin to answer within `TIMEOUT_SECONDS`, so that silent servers cost
-    no more than one. Reading one after another loses nothing: what the others answer meanwhile waits in their
-    sockets, and is read even where the time is over. Connections are opened in a thread each, since that takes
-    several round trips (TCP, TLS, login), each of which may meet silence.
+    no more than one. Reading one after another loses nothing: the replies of the others wait in their
+    sockets, and are read even after the time-out. Connections are opened in a thread each, since that takes
+    several round trips (TCP, TLS, login), each of which may get no answer.
 
     Returns:
-        For each server its replies, or the error in their place.
+        For each server its replies, or the error instead.
     """
     exchanges = [_Exchange(pool, packed(commands), len(commands)) for pool, commands in requests]
     try:
-        _at_once([each.connect for each in exchanges if each.pool.must_connect])
+        _run_concurrently([each.connect for each in exchanges if each.pool.must_connect])
         for each in exchanges:
             each.send()
         until = time.monotonic() + TIMEOUT_SECONDS
@@ -123,7 +123,7 @@ class _Exchange:
         self._step(lambda: self._read(until))
 
     def end(self) -> None:
-        """Give the connection back, closed unless all replies were read."""
+        """Release the connection; close it first unless all replies were read."""
         if self._connection is not None:
             if not self._done:
                 self._connection.disconnect()
@@ -152,8 +152,8 @@ class _Exchange:
                 self.outcome = error
 
 
-def _at_once(functions: Sequence[Callable[[], None]]) -> None:
-    """Run functions that do not raise at the same time, each in the context of this call."""
+def _run_concurrently(functions: Sequence[Callable[[], None]]) -> None:
+    """Run functions in a thread each, in the context of this call; they must not raise."""
     if len(functions) == 1:
         functions[0]()
         return
@@ -167,7 +167,7 @@ def _at_once(functions: Sequence[Callable[[], None]]) -> None:
         for thread in threads:
             thread.join()
     except BaseException:
-        for thread in threads:  # they end with the call's deadline, and use connections that must be given back
+        for thread in threads:  # they end by the call's deadline; their connections are released after that
             thread.join()
         raise
 
@@ -180,7 +180,7 @@ def _protocol_errors() -> Iterator[None]:
     except FOREIGN:
         raise
     except UNEXPECTED as error:
-        raise InvalidResponse("it answers with what is no reply of Redis's") from error
+        raise InvalidResponse("it answers with something else than a reply of Redis") from error
 
 
 def _read(connection: Any, count: int) -> list[Any]:
