@@ -15,8 +15,8 @@ _SHORT = 8
 """A shorter secret is masked as a whole word alone: as a part of words it would hide half of a message."""
 
 _FORMS = (
-    # https://user:password@host: up to the last @ of the word, since a password may hold a raw one
-    (rf"(://)[^\s'\"<>]*@(?!{_DIGEST})", rf"\1{MASK}@"),
+    # https://user:password@host, as a path with one slash: up to the last @, since a password may hold a raw one
+    (rf"(\b[A-Za-z][A-Za-z0-9+.-]*:/{{1,2}})[^\s'\"<>]*@(?!{_DIGEST})", rf"\1{MASK}@"),
     (rf"(?<![\w/.@:%+-])[\w.+%-]+:(?!//)[^\s'\"<>@/]+@(?!{_DIGEST})(?=[\w\[])", f"{MASK}@"),
     (r"(?i)(authorization[\"'\\]*\s*[:=]\s*[\"'\\]*(?:(?:basic|bearer)\s+)?)[^\s\"',;\\]+", rf"\1{MASK}"),
     (
@@ -49,14 +49,17 @@ def without_userinfo(text: str) -> str:
     Args:
         text: all of it, and nothing else; its last `@` counts, unless a digest follows.
     """
+    secret = userinfo_of(text)
+    return text.replace(f"{secret}@", f"{MASK}@", 1) if secret else text
+
+
+def userinfo_of(text: str) -> str:
+    """Return the user name and the password before the `@` of a reference or a URL; empty if it has none."""
     scheme, is_url, rest = text.partition("://")
     if not is_url or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
-        scheme, is_url, rest = "", "", text
-    cut = re.compile(rf"@(?!{_DIGEST})")
-    ends = [found.end() for found in cut.finditer(rest)]
-    if not ends or (not is_url and ":" not in rest[: ends[-1]]):
-        return text
-    return f"{scheme}{is_url}{MASK}@{rest[ends[-1] :]}"
+        is_url, rest = "", text
+    ends = [found.start() for found in re.finditer(rf"@(?!{_DIGEST})", rest)]
+    return rest[: ends[-1]] if ends and (is_url or ":" in rest[: ends[-1]]) else ""
 
 
 def mask_forms(text: str) -> str:

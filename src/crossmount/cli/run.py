@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import click
 
-from crossmount._secrets import mask_forms
+from crossmount._secrets import mask_forms, mask_values, userinfo_of
 from crossmount.cli.command import LazyCommand, LazyGroup
 from crossmount.cli.failures import DONE, Interrupted, message_of, status_of
 from crossmount.cli.output import VERBOSE_LOG, OutputFailedError
@@ -99,17 +99,20 @@ def run(arguments: Sequence[str]) -> int:
     try:
         status = crossmount.main(list(arguments), prog_name="crossmount", standalone_mode=False, obj=this)
     except (CrossmountError, click.ClickException, Interrupted) as error:
-        return _complain(error, this)
+        return _complain(error, this, arguments)
     except Exception as error:  # noqa: BLE001 a defect, too, ends in one line and a status
-        return _complain(error, this)
+        return _complain(error, this, arguments)
     return status if isinstance(status, int) else DONE
 
 
-def _complain(error: Exception, this: Invocation) -> int:
+def _complain(error: Exception, this: Invocation, arguments: Sequence[str]) -> int:
+    """Print an error, without the `user:password@` of any argument, and return the exit status."""
+    secrets = [secret for secret in map(userinfo_of, arguments) if ":" in secret]
     with contextlib.suppress(OSError):  # standard error is closed or full
         if this.settings.verbose >= VERBOSE_LOG:
-            sys.stderr.write(mask_forms("".join(traceback.format_exception(error))))
-        sys.stderr.write(f"crossmount: {message_of(error)}\n")
+            trace = "".join(traceback.format_exception(error))
+            sys.stderr.write(mask_forms(mask_values(trace, secrets)))
+        sys.stderr.write(f"crossmount: {mask_values(message_of(error), secrets)}\n")
         sys.stderr.flush()
         if sys.stdout is not None and isinstance(
             error, (OSError, OutputFailedError)
