@@ -15,8 +15,9 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from crossmount.errors import CrossmountError, InvalidInputError, InvalidLayoutError, MissingExtraError
 from crossmount.oci.blob_reading import READ_BYTES
@@ -216,13 +217,14 @@ def _zstd_reader(packed: BinaryIO) -> _Reader:
         options = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
         return zstd.ZstdFile(packed, options=options)
     try:
-        import zstandard  # noqa: PLC0415 an extra
+        zstandard: Any = import_module("zstandard")  # an extra: type checkers need not find it
     except ImportError:
         raise MissingExtraError(
             "a tar that zstd has packed: pip install 'crossmount[zstd]' to read it, or unpack it first with unzstd"
         ) from None
     unpacker = zstandard.ZstdDecompressor(max_window_size=2**_WINDOW_LOG_MAX)
-    return unpacker.stream_reader(packed, read_across_frames=True, closefd=False)
+    reader: _Reader = unpacker.stream_reader(packed, read_across_frames=True, closefd=False)
+    return reader
 
 
 @contextmanager
