@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -107,7 +108,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _complain(error: Exception, this: Invocation, arguments: Sequence[str]) -> int:
     """Print an error, without the `user:password@` of any argument, and return the exit status."""
-    secrets = [secret for secret in map(userinfo_of, arguments) if ":" in secret]
+    given = [secret for secret in map(userinfo_of, arguments) if ":" in secret]
+    # a password with a slash may be taken for a path, and only a part of it be told
+    secrets = given + [part for secret in given for part in re.split("[/@]", secret.partition(":")[2])]
     with contextlib.suppress(OSError):  # standard error is closed or full
         if this.settings.verbose >= VERBOSE_LOG:
             trace = "".join(traceback.format_exception(error))
