@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -123,6 +124,35 @@ async def test_a_refusal_before_the_body_is_sent_is_read_once(
         with pytest.raises(RegistryRefusedError, match="413: too large"):
             await upload(address, blob_source, **changes)
     assert requests == 1
+
+
+async def test_a_refusal_with_a_reset_at_once_is_read() -> None:
+    """A refusal and a reset that come while the event loop is busy with something else are not lost."""
+    answered = threading.Event()
+
+    def refuse(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        connection.recv(4096)
+        connection.sendall(REFUSAL)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        answered.set()
+
+    @dataclass(frozen=True, slots=True)
+    class Busy:
+        descriptor: Descriptor = LARGE.descriptor
+
+        async def stream(self, offset: int = 0) -> AsyncGenerator[bytes]:
+            yield LARGE.content[offset:1000]
+            answered.wait(10)  # the loop does not run: it learns of the answer and of the reset in one turn
+            yield LARGE.content[1000:]
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=refuse, args=(listening,))
+        thread.start()
+        with pytest.raises(RegistryRefusedError, match="413"):
+            await upload(f"127.0.0.1:{listening.getsockname()[1]}", Busy())
+        thread.join()
 
 
 @pytest.mark.parametrize("interim", [CONTINUE, b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"])

@@ -11,7 +11,9 @@ httpcore's network backends are public; `httpx_internals.watch_answers` puts thi
 
 import asyncio
 import contextlib
+import os
 import re
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from ssl import SSLContext
@@ -91,6 +93,35 @@ class AnswerHeads:
                 raise InterimFloodError(f"more than {INTERIM_MAX} interim answers (1xx), and no final one")
 
 
+class _LeftBytes:
+    """The bytes that a connection's socket still holds after asyncio has closed it for a failed write.
+
+    Under TLS they are not to be had: then the request is sent once more.
+    """
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._socket: socket.socket | None = None
+        is_plain = stream.get_extra_info("ssl_object") is None
+        raw = stream.get_extra_info("socket") if is_plain else None
+        if raw is not None and raw.fileno() >= 0:
+            with contextlib.suppress(OSError):  # no more files: then without
+                self._socket = socket.socket(fileno=os.dup(raw.fileno()))
+
+    def read(self) -> bytes:
+        """Return what is there, without waiting."""
+        if self._socket is None:
+            return b""
+        with contextlib.suppress(OSError):
+            self._socket.setblocking(False)
+            return self._socket.recv(_READ_BYTES)
+        return b""
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._socket is not None:
+            self._socket.close()
+
+
 class AnsweredStream(httpcore.AsyncNetworkStream):
     """A connection whose answers are noticed while a body is written.
 
@@ -112,6 +143,7 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
         self._failure: Exception | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._blocked: anyio.CancelScope | None = None
+        self._left: _LeftBytes | None = None
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write bytes.
@@ -128,6 +160,7 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
             await self._stream.write(buffer, timeout)
             return
         if self._watcher is None:
+            self._left = _LeftBytes(self._stream)
             self._watcher = asyncio.create_task(self._watch())
             self._watcher.add_done_callback(collect)
         elif not self._watcher.done() and self._stream.get_extra_info("is_readable"):
@@ -177,9 +210,17 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
                 async with asyncio.timeout(GRACE_SECONDS):
                     while self._blocked is not None and not self._is_at_end and self._is_refused:
                         await self._read_on()
+        except httpcore.ReadError as error:
+            left = b"" if self._left is None else self._left.read()
+            self._buffer += left
+            self._failure = error
+            with contextlib.suppress(InterimFloodError):
+                self._heads.feed(left)
         except (httpcore.NetworkError, httpcore.ProtocolError, httpx.HTTPError) as error:
             self._failure = error
         finally:
+            if self._left is not None:
+                self._left.close()
             if self._is_refused and self._blocked is not None:
                 self._blocked.cancel()
 
@@ -194,6 +235,8 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
+        if self._left is not None:
+            self._left.close()
         await self._stream.aclose()
 
     async def start_tls(
