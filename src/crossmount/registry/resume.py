@@ -64,11 +64,13 @@ class CommitWait:
     """How long a registry may go on storing a blob after a failure, in seconds.
 
     Attributes:
-        silent: if its session still answers.
-        unknown: if its session does not.
+        complete: if its session says that it has all bytes. Then they are not sent again in any case.
+        empty: if its session says that it has none.
+        unknown: if its session does not answer clearly.
     """
 
-    silent: float = 0.0
+    complete: float = 0.0
+    empty: float = 0.0
     unknown: float = 0.0
 
 
@@ -159,7 +161,9 @@ def next_state(
         case _ if outcome is StepResult.ACCEPTED:
             following = _continue(state, now)
         case _:
-            following = _after_failure(replace(state, commit=commit), outcome)
+            # a session that is gone after a second PUT may have been committed by the first one
+            is_second = state.step is Step.COMMIT and outcome is StepResult.GONE and commit == NO_WAIT
+            following = _after_failure(state if is_second else replace(state, commit=commit), outcome)
     return following
 
 
@@ -196,11 +200,12 @@ def _after_offset(state: UploadState, outcome: StepResult, session: UploadSessio
         has_grown = session.offset > state.session.offset
         going_on = _continue(replace(state, resumed=True, setbacks=0 if has_grown else state.setbacks), session)
         if going_on.step is Step.COMMIT:
-            return _await_commit(going_on, state.commit.silent)
+            left = CommitWait(unknown=state.commit.unknown - state.commit.complete)
+            return _await_commit(going_on, state.commit.complete, left=left)
         if not state.whole:
             return going_on
     restarted = replace(state, step=Step.RESTART)
-    return _await_commit(restarted, state.commit.silent if is_known else state.commit.unknown)
+    return _await_commit(restarted, state.commit.empty if is_known else state.commit.unknown)
 
 
 def _unless_gone(state: UploadState) -> UploadState:
@@ -210,11 +215,12 @@ def _unless_gone(state: UploadState) -> UploadState:
     return state
 
 
-def _await_commit(state: UploadState, seconds: float) -> UploadState:
-    """Insert a wait for the registry's commit before the state's step; only one for each failure."""
+def _await_commit(state: UploadState, seconds: float, *, left: CommitWait = NO_WAIT) -> UploadState:
+    """Insert a wait for the registry's commit before the state's step; `left` is for a later failure."""
+    state = replace(state, commit=left)
     if seconds < WAIT_MIN:
-        return replace(state, commit=NO_WAIT)
-    return replace(state, commit=NO_WAIT, step=Step.AWAIT_COMMIT, otherwise=state.step, wait=seconds)
+        return state
+    return replace(state, step=Step.AWAIT_COMMIT, otherwise=state.step, wait=seconds)
 
 
 def _continue(state: UploadState, session: UploadSession) -> UploadState:

@@ -15,7 +15,8 @@ from crossmount.registry.values import UploadSession
 
 _PART_REFUSED = frozenset({405, 411, 413, 415, 501})
 _MAY_BE_STORING = frozenset({502, 503, 504})
-_AS_LONG_AGAIN = 4
+_COMPLETE_TIMES = 4
+_UNKNOWN_TIMES = 9
 UNKNOWN_SECONDS = 5.0
 """How long a registry is asked for a blob after its connection was cut, if it no longer knows the session."""
 
@@ -70,7 +71,7 @@ def result_of(answer: Answer, method: str, state: UploadState) -> StepResult | N
         return StepResult.PART_REFUSED
     if is_transient(answer):
         return StepResult.FAILED
-    if answer.status == 400 and state.resumed:  # the resumed bytes are not the blob
+    if answer.status in {400, 409} and state.resumed:  # the resumed bytes are not the blob, or stored already
         return StepResult.GONE
     return {404: StepResult.GONE, 416: StepResult.OUT_OF_SYNC}.get(answer.status)
 
@@ -85,8 +86,8 @@ def _refuses_parts(answer: Answer, state: UploadState) -> bool:
 def commit_wait(answer: Answer | None, silence: float | None, *, outage: float, limit: float) -> CommitWait:
     """Return how long a registry may go on storing a blob after the request for it failed.
 
-    A gateway that gives up before the registry does answers 504, or cuts the connection. The registry gets four
-    times as long again.
+    A gateway that gives up before the registry does answers 504, or cuts the connection. The registry gets several
+    times as long again; least if its session has the bytes, which a PUT without bytes may then commit.
 
     Args:
         answer: the answer that failed; None if there was none.
@@ -96,9 +97,14 @@ def commit_wait(answer: Answer | None, silence: float | None, *, outage: float, 
     """
     if silence is None or (answer is not None and answer.status not in _MAY_BE_STORING and not answer.is_good):
         return CommitWait()
-    again = min(_AS_LONG_AGAIN * silence, limit - silence)
+    left = limit - silence
+    again = min(_UNKNOWN_TIMES * silence, left)
     is_sure = answer is not None and answer.status == 503
-    return CommitWait(silent=again, unknown=again if is_sure else max(again, min(outage, UNKNOWN_SECONDS)))
+    return CommitWait(
+        complete=min(_COMPLETE_TIMES * silence, left),
+        empty=again,
+        unknown=again if is_sure else max(again, min(outage, UNKNOWN_SECONDS)),
+    )
 
 
 def upload_refusal(answer: Answer, method: str, state: UploadState) -> RegistryError:
