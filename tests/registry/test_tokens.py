@@ -42,7 +42,7 @@ class Realm:
 
 async def get(cache: TokenCache, realm: Realm, wanted: Wanted, owner: str = "me") -> str:
     """Return the value of a token."""
-    return (await cache.get(owner, wanted, lambda: realm.give(wanted))).value
+    return (await cache.get(owner, wanted, realm.give)).value
 
 
 async def test_a_token_is_used_for_all_it_covers_until_it_nearly_expires() -> None:

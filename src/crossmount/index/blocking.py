@@ -14,12 +14,13 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar
 from redis.credentials import CredentialProvider
 
 from crossmount import events
-from crossmount._blocking import Driven, driven
+from crossmount._blocking import Driven, driven, run_now
 from crossmount.errors import InvalidInputError
 from crossmount.index import guard, memory, opening, protocol
 from crossmount.index import redis_index as redis
 from crossmount.index.aliases import NONE_THE_SAME, RegistryNames, SameRegistries, registry_names_of
 from crossmount.index.belief import drop_local_traits
+from crossmount.index.denials import RemembersDenials, look_up_as
 from crossmount.index.keys import Keys
 from crossmount.index.protocol import (
     BackingServer,
@@ -258,6 +259,18 @@ class AwaitableIndex(AwaitableLayers):
     clear_must_mount = _awaitable(protocol.MountIndex.clear_must_mount)
     locations = _awaitable(protocol.MountIndex.locations)
     record_traits = _awaitable(protocol.MountIndex.record_traits)
+
+    async def look_up_as(self, layers: Iterable[Digest], dest: Located, account: str) -> Knowledge:
+        """Look layers up, and what an account may not read, if the blocking index remembers that."""
+        if isinstance(self._index, DrivenIndex):
+            return await self.run(run_now, look_up_as(self._index.asynchronous, layers, dest, account))
+        return await self.run(self._index.look_up, layers, dest)
+
+    async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:
+        """Remember what an account may not read, if the blocking index can."""
+        index: object = self._index.asynchronous if isinstance(self._index, DrivenIndex) else None
+        if isinstance(index, RemembersDenials):
+            await self.run(run_now, index.record_denied(registry, account, repositories))
 
     async def aclose(self) -> None:
         """Close the blocking index."""

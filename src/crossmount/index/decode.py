@@ -5,6 +5,7 @@ from typing import Any
 
 from crossmount.errors import InvalidReferenceError
 from crossmount.index.aliases import RegistryNames
+from crossmount.index.denials import DENIAL_SECONDS
 from crossmount.index.protocol import LayerKnowledge, RegistryTraits
 from crossmount.oci import Repository
 from crossmount.oci.reference import DOCKER_HUB, is_repository_name, normalise_registry
@@ -90,6 +91,13 @@ def live_registries(fields: Mapping[bytes, bytes], now: float, checked: dict[byt
 def repositories(members: Any, registry: str) -> list[Repository]:
     """Return the repositories on `registry` that a set's members name, in order."""
     return [Repository(registry, name) for name in repository_names(members, registry)]
+
+
+def denied_repositories(members: Any, seconds_left: Any, registry: str) -> frozenset[Repository]:
+    """Parse a set of denials; one that would live for longer than ours is not ours."""
+    if type(seconds_left) is not int or not 0 <= seconds_left <= DENIAL_SECONDS:
+        return frozenset()
+    return frozenset(repositories(members, registry))
 
 
 def repository_names(members: Any, registry: str) -> list[str]:

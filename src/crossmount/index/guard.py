@@ -15,7 +15,7 @@ from crossmount import events
 from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
 from crossmount.index.adapt import adapt
 from crossmount.index.aliases import RegistryNames, registry_names_of
-from crossmount.index.deletions import RemembersDeletions
+from crossmount.index.guarded_memories import GuardedMemories
 from crossmount.index.protocol import (
     BackingServer,
     Knowledge,
@@ -43,7 +43,7 @@ _log = logging.getLogger("crossmount.index")
 T = TypeVar("T")
 
 
-class GuardedIndex:
+class GuardedIndex(GuardedMemories):
     """An index whose calls never fail, for callers that can do without it.
 
     Args:
@@ -106,24 +106,6 @@ class GuardedIndex:
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
         """Return what the index knows; nothing if it fails."""
         return await self._try(lambda: self._index.look_up(layers, dest), Knowledge())
-
-    async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Return the answer of the index; an empty one if it fails, one without deletions if it keeps none."""
-        index = self._index
-        look_up = index.look_up_with_deletions if isinstance(index, RemembersDeletions) else index.look_up
-        return await self._try(lambda: look_up(layers, dest), Knowledge())
-
-    async def record_deletion(self, layer: Digest, repository: Located) -> None:
-        """Remember a deletion, or at least forget the source; do nothing if the index fails."""
-        index = self._index
-        record = index.record_deletion if isinstance(index, RemembersDeletions) else index.forget
-        await self._try(lambda: record(layer, repository), None)
-
-    async def clear_deletion(self, layer: Digest, repository: Located) -> None:
-        """Forget a deletion; do nothing if the index fails or keeps none."""
-        index = self._index
-        if isinstance(index, RemembersDeletions):
-            await self._try(lambda: index.clear_deletion(layer, repository), None)
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
         """Record sightings; do nothing if the index fails."""

@@ -116,6 +116,10 @@ class Keys:
         """Return the key of the hash of registries' other names, which operators write: see `index/aliases.py`."""
         return f"crossmount:{self.namespace}:same-registry"
 
+    def denied(self, registry: str, account: str) -> str:
+        """Return the key of the set of repositories on `registry` that an account may not read."""
+        return f"crossmount:{self.namespace}:denied:{registry}:{account}"
+
     def stats(self, day: str) -> str:
         """Return the key of the hash of look-ups on a day (`2026-11-24`): layers looked up, and layers known."""
         return f"crossmount:{self.namespace}:stats:{day}"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crossmount.index.aliases import RegistryNames
-from crossmount.index.decode import Decoder, traits_of, truth
+from crossmount.index.decode import Decoder, denied_repositories, traits_of, truth
+from crossmount.index.denials import DENIALS_MAX, is_account
 from crossmount.index.keys import Keys
 from crossmount.index.protocol import Knowledge, LayerKnowledge, RegistryTraits
 from crossmount.oci import Digest, Repository
@@ -25,12 +26,14 @@ class LookUp:
         dest: the destination.
         names: the names of dest's registry, first the one that the index keeps; what any of them has counts.
         deletions: whether to read what was deleted from dest too.
+        account: whose denials to read too; nobody's if it is empty.
     """
 
     layers: Sequence[Digest]
     dest: Repository
     names: Sequence[str]
     deletions: bool = False
+    account: str = ""
 
     def commands(self, keys: Keys, bound: int) -> list[Command]:
         """Return the commands that read a registry's traits, and the sources and flags of all layers.
@@ -46,6 +49,9 @@ class LookUp:
             commands.append(("HGETALL", keys.flags(layer)))
         if self.deletions:
             commands += [("SISMEMBER", keys.deleted(each, self.names[0]), self.dest.name) for each in self.layers]
+        if is_account(self.account):
+            denied = keys.denied(self.names[0], self.account)
+            commands += [("SRANDMEMBER", denied, DENIALS_MAX), ("TTL", denied)]
         return commands
 
     def knowledge(self, replies: Sequence[Any], now: float, names: RegistryNames) -> Knowledge:
@@ -62,11 +68,14 @@ class LookUp:
         for layer, at in zip(self.layers, range(count, end, count + 1), strict=True):
             members = replies[at] if count == 1 else list(_members(replies[at : at + count]))
             known[layer] = decoder.layer(members, replies[at + count])
-        for layer, deleted in zip(self.layers, replies[end:], strict=False):
+        denied: frozenset[Repository] = frozenset()
+        if is_account(self.account):
+            denied = denied_repositories(replies[-2], replies[-1], self.dest.registry)
+        for layer, deleted in zip(self.layers, replies[end:] if self.deletions else (), strict=False):
             if truth(deleted):
                 known[layer] = replace(known[layer], deleted=True)
         traits = map(traits_of, reversed(replies[:count]))  # what is recorded under the kept name comes last
-        return Knowledge(known, functools.reduce(RegistryTraits.updated, traits))
+        return Knowledge(known, functools.reduce(RegistryTraits.updated, traits), denied)
 
 
 def _members(replies: Sequence[Any]) -> Iterator[Any]:

@@ -17,6 +17,7 @@ from crossmount.index.aliases import (
 )
 from crossmount.index.belief import drop_local_traits
 from crossmount.index.deletions import LocalDeletions
+from crossmount.index.denials import LocalDenials, is_account, look_up_as
 from crossmount.index.protocol import (
     BackingServer,
     Knowledge,
@@ -96,6 +97,7 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         self._layers: dict[Digest, _Layer] = {}
         self._traits: dict[str, tuple[RegistryTraits, float]] = {}
         self._deletions = LocalDeletions()
+        self._denials = LocalDenials()
 
     async def must_mount(self, layer: Digest) -> bool:
         """Return whether `layer` may only be mounted."""
@@ -105,20 +107,42 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
         """Read everything about many layers, and about dest's registry."""
+        return await self._look_up(layers, dest, None)
+
+    async def look_up_as(self, layers: Iterable[Digest], dest: Located, account: str) -> Knowledge:
+        """Do the same, and say what an account may not read."""
+        return await self._look_up(layers, dest, account)
+
+    async def _look_up(self, layers: Iterable[Digest], dest: Located, account: str | None) -> Knowledge:
         wanted = list(dict.fromkeys(layers))
         repository = dest.repository
         with self._lock:
             here = Knowledge(
                 {layer: self._knowledge(layer, repository) for layer in wanted},
                 self._live_traits(repository.registry),
+                self._denied(account, repository),
             )
         if self._backing is None:
             return here
-        below = await self._backing.look_up(wanted, dest)
+        below = await look_up_as(self._backing, wanted, dest, account)
         return Knowledge(
             {layer: _union(here.of(layer), below.of(layer)) for layer in wanted},
             below.traits.updated(here.traits),
+            below.denied | here.denied,
         )
+
+    def _denied(self, account: str | None, dest: Repository) -> frozenset[Repository]:
+        denied = self._denials.of(account or "", self._kept(dest).registry, self._clock())
+        return frozenset(dest.sibling(each.name) for each in denied)
+
+    async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:
+        """Remember for an hour what an account may not read."""
+        del registry
+        if not self._bound or not is_account(account):
+            return
+        with self._lock:
+            for each in repositories:
+                self._denials.add(account, self._kept(each.repository), self._clock())
 
     async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
         """Do the same, and say which of the layers were deleted from dest."""

@@ -72,10 +72,12 @@ class Knowledge:
     Attributes:
         layers: an entry for each layer of the look-up.
         traits: the traits of dest's registry.
+        denied: repositories of dest's registry that the caller's account may not read; only after `look_up_as`.
     """
 
     layers: Mapping[Digest, LayerKnowledge] = field(default_factory=dict)
     traits: RegistryTraits = RegistryTraits()
+    denied: frozenset[Repository] = frozenset()
 
     def of(self, layer: Digest) -> LayerKnowledge:
         """Return the entry of `layer`, empty if there is none."""

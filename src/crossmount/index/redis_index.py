@@ -20,6 +20,7 @@ from crossmount.index.decode import (
     truth,
 )
 from crossmount.index.deletions import DELETION_SECONDS, DELETIONS_MAX
+from crossmount.index.denials import DENIAL_SECONDS, DENIALS_MAX, is_account
 from crossmount.index.keys import STATS_SECONDS, Keys, day
 from crossmount.index.look_up import HitCounter, LookUp
 from crossmount.index.protocol import (
@@ -92,10 +93,16 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         """Do the same, and read in the same round trip what was deleted from dest."""
         return await self._look_up(list(dict.fromkeys(layers)), dest.repository, deletions=True)
 
-    async def _look_up(self, wanted: Sequence[Digest], dest: Repository, *, deletions: bool) -> Knowledge:
+    async def look_up_as(self, layers: Iterable[Digest], dest: Located, account: str) -> Knowledge:
+        """Do the same, and read in the same round trip what an account may not read."""
+        return await self._look_up(list(dict.fromkeys(layers)), dest.repository, account=account)
+
+    async def _look_up(
+        self, wanted: Sequence[Digest], dest: Repository, *, deletions: bool = False, account: str = ""
+    ) -> Knowledge:
         while True:
             names, now = self._names.of(dest.registry), self._clock()
-            look_up = LookUp(layers=wanted, dest=dest, names=names, deletions=deletions)
+            look_up = LookUp(layers=wanted, dest=dest, names=names, deletions=deletions, account=account)
             shared = self._shared_names() if self._names.is_due(now) else []
             replies = await self._read([*look_up.commands(self._keys, self._bound), *shared])
             if shared:
@@ -149,6 +156,18 @@ class RedisMountIndex(SingleLayerMethods, Closing):
             for registry in self._names.of(source.repository.registry):
                 by_registry.setdefault(registry, []).append(source.repository.name)
         return [self._forget(layer, registry, names) for registry, names in by_registry.items()]
+
+    async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:
+        """Remember for at most an hour what an account may not read."""
+        names = sorted({each.repository.name for each in repositories})[:DENIALS_MAX]
+        if names and is_account(account):
+            name, record = normalise_registry(registry), _script("record_denied")
+
+            def make() -> list[Command]:
+                key = self._keys.denied(self._names.kept(name), account)
+                return [record.call((key,), DENIAL_SECONDS, DENIALS_MAX, *names)]
+
+            await self._write(make, scripts=("record_denied",))
 
     async def record_deletion(self, layer: Digest, repository: Located) -> None:
         """Remember a deletion for a day, and forget the source."""

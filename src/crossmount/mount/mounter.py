@@ -3,26 +3,26 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, assert_never
 
 from crossmount import events
 from crossmount._background import collect
-from crossmount._closing import Closing
 from crossmount.errors import AccessDeniedError, CrossmountError, InvalidInputError, RegistryError
 from crossmount.index.adapt import adapt
+from crossmount.index.denials import look_up_as
 from crossmount.index.protocol import (
     Knowledge,
+    LayerKnowledge,
     MountableLayers,
-    MountIndex,
     RegistryTraits,
-    Sighting,
 )
 from crossmount.mount import decision
 from crossmount.mount.decision import FalseMount, MountAnswer, MountResult, MountStatus
-from crossmount.mount.presence import SourceChecks, needs_proof
+from crossmount.mount.presence import needs_proof
 from crossmount.mount.ranking import plan
+from crossmount.mount.recorder import MountRecorder, confirmed_sightings
 from crossmount.mount.search import Failure, SourceSearch
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import Mounted, RegistryClient, UploadSession
@@ -31,7 +31,7 @@ _SETTLE_SECONDS = 2.0
 """How long `aclose` waits for background checks and cancellations."""
 
 
-class Mounter(Closing):
+class Mounter(MountRecorder):
     """Mounts layers on one registry, and corrects the index where the registry contradicts it.
 
     Args:
@@ -49,11 +49,8 @@ class Mounter(Closing):
         observer: events.Observer = events.ignore,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._client = client
-        self._index: MountIndex = adapt(index)
-        self._checks = SourceChecks(client, self._index, observer=observer, clock=clock)
+        super().__init__(client, adapt(index), observer=observer, clock=clock)
         self._background: set[asyncio.Task[None]] = set()
-        self._seen = RegistryTraits()  # whether its 201s were true
         self._proven: dict[Repository, None] = {}
         self._searches: dict[Repository, SourceSearch] = {}
 
@@ -76,13 +73,15 @@ class Mounter(Closing):
             IndexFailedError: the index failed, and is not guarded.
         """
         repository = self._checked(dest)
-        knowledge = await self._index.look_up([layer], repository)
+        account = await self._client.account(repository)
+        knowledge = await look_up_as(self._index, [layer], repository, account)
         search = SourceSearch(repository, self._proven)
         candidates = (await self._prepare(knowledge, search)).get(layer, ())
         result = await self._attempt(layer, search, candidates, knowledge)
         if result.status is MountStatus.MOUNTED:
             await self._index.record(confirmed_sightings(result, knowledge.of(layer).size))
         await self.record_traits(knowledge.traits, [result])
+        await self.record_denied(repository, knowledge)
         return result
 
     async def prepare(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
@@ -109,7 +108,7 @@ class Mounter(Closing):
         """Choose the sources to try for each layer that has any, best first."""
         return plan(
             {
-                layer: self._checks.without_unusable(layer, known.sources)
+                layer: self._checks.without_unusable(layer, _readable(known, knowledge))
                 for layer, known in knowledge.layers.items()
                 if knowledge.traits.mounts is not False or known.must_mount  # a wrong trait must not fail a push
             },
@@ -215,23 +214,6 @@ class Mounter(Closing):
                 return replace(state, candidates=(), error=error)
         return state
 
-    async def record_traits(self, traits: RegistryTraits, results: Iterable[MountResult]) -> None:
-        """Record in the index what mounts showed about the registry, if it is not known yet."""
-        mounted = [result for result in results if result.status is MountStatus.MOUNTED]
-        seen = RegistryTraits(
-            mounts=True if any(result.source for result in mounted) else None,
-            finds=True if any(not result.source for result in mounted) else None,
-            truthful=self._seen.truthful,
-        )
-        if traits.updated(seen) != traits:
-            await self._index.record_traits(self._client.registry, seen)
-
-    async def record_false_mount(self) -> None:
-        """Record in the index that a 201 to a mount was not true; mounts there need proof from now on."""
-        if self._seen.truthful is not False:
-            self._seen = RegistryTraits(truthful=False)
-            await self._index.record_traits(self._client.registry, self._seen)
-
     def cancel_later(self, session: UploadSession | None) -> None:
         """Cancel an unused upload session in the background."""
         if session is not None:
@@ -309,7 +291,6 @@ class Mounter(Closing):
         return repository
 
 
-def confirmed_sightings(result: MountResult, size: int | None) -> list[Sighting]:
-    """Return what a successful mount confirms: dest and the source hold the layer."""
-    holders = [result.dest] if result.source is None else [result.dest, result.source]
-    return [Sighting(result.layer, repository, size) for repository in holders]
+def _readable(known: LayerKnowledge, knowledge: Knowledge) -> list[Repository]:
+    """Return a layer's sources without those that this account was denied; must-mount layers try those too."""
+    return [source for source in known.sources if known.must_mount or source not in knowledge.denied]

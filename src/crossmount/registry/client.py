@@ -115,6 +115,17 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
         """
         return await self._authorizer.credential_origin(_name(repository))
 
+    async def account(self, dest: Repository) -> str | None:
+        """Return a digest that names the account for a repository, and tells nothing of it.
+
+        Args:
+            dest: the repository.
+
+        Returns:
+            The digest; None if a helper would have to be asked for the credential.
+        """
+        return await self._authorizer.account(dest.name)
+
     async def authorization(self, repository: Repository | None, wanted: Wanted) -> str | None:
         """Return the Authorization header for a request that the caller sends to this registry itself.
 

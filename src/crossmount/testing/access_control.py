@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
@@ -105,9 +106,11 @@ class AccessControl:
     def _token_answer(
         self, auth: TokenAuth, user: str | None, scopes: tuple[TokenScope, ...], more: Mapping[str, str]
     ) -> Response:
-        granted = self._grant(auth, user, scopes[:1] if auth.reads_first_scope else scopes)
+        granted = self._grant(auth, user, scopes[: 1 if auth.reads_first_scope else auth.scopes_max])
         self._count += 1
         token = f"{auth.prefix}{self._count}"
+        if auth.tells_access:
+            token = _web_token(token, granted)
         self._tokens[token] = _Token(user, granted, auth.uses)
         answer: dict[str, object] = {"token": token, "access_token": token, **more}
         if auth.expires_in is not None:
@@ -151,6 +154,14 @@ class AccessControl:
         return DistributionError(
             401, "UNAUTHORIZED", "authentication required", (("WWW-Authenticate", challenge),)
         )
+
+
+def _web_token(name: str, granted: Iterable[TokenScope]) -> str:
+    """Return a JSON Web Token without a signature."""
+    access = [{"type": s.kind, "name": s.name, "actions": sorted(s.actions)} for s in granted if s.actions]
+    parts = ({"alg": "none"}, {"jti": name, "access": access})
+    encoded = (base64.urlsafe_b64encode(json.dumps(part).encode()) for part in parts)
+    return ".".join([*(part.rstrip(b"=").decode() for part in encoded), ""])
 
 
 def needed_scopes(operation: Operation) -> tuple[TokenScope, ...]:

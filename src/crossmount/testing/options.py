@@ -75,6 +75,8 @@ class TokenAuth(Rights):
         separate_port: whether the token service has its own port.
         refuses_whole: whether one refused scope refuses the token; otherwise the token silently lacks that scope.
         reads_first_scope: whether all `scope` parameters but the first are ignored.
+        scopes_max: the most scopes that a token allows; further ones are ignored. None sets no limit.
+        tells_access: whether a token is a JSON Web Token (unsigned) whose `access` claim says what it allows.
         oauth: whether the token service accepts POST (OAuth2) as well as GET.
         expires_in: the `expires_in` of answers, in seconds; None omits it. Not enforced.
         uses: number of requests that a token is accepted for; None sets no limit.
@@ -87,6 +89,8 @@ class TokenAuth(Rights):
     separate_port: bool = False
     refuses_whole: bool = False
     reads_first_scope: bool = False
+    scopes_max: int | None = None
+    tells_access: bool = False
     oauth: bool = True
     expires_in: int | None = 300
     uses: int | None = None

@@ -11,7 +11,7 @@ from crossmount.errors import MountRequiredError
 from crossmount.fleet import MountTurn, Slots, Turn, UploadTurn, mount_or_upload
 from crossmount.index.protocol import Knowledge, LayerKnowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
-from crossmount.mount.mounter import confirmed_sightings
+from crossmount.mount.recorder import confirmed_sightings
 from crossmount.oci import BlobSource, Digest, FileBlob, Repository
 from crossmount.registry import SIZE_UNKNOWN, RegistryClient, UploadSession
 from crossmount.transfer.concurrency import run_all

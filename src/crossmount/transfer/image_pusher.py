@@ -13,6 +13,7 @@ from crossmount import events
 from crossmount.errors import BlobUnknownError
 from crossmount.fleet import Fleet, Patience, Slots
 from crossmount.index.aliases import registry_names_of
+from crossmount.index.denials import look_up_as
 from crossmount.index.protocol import Knowledge, MountIndex
 from crossmount.mount import Mounter
 from crossmount.oci import BlobSource, Digest, Manifest, Reference, Repository
@@ -112,7 +113,8 @@ class ImagePusher:
         """
         dest = reference.repository
         digests = [blob.descriptor.digest for blob in image.blobs]
-        knowledge = await self.index.look_up(digests, dest)
+        account = await client.account(dest)
+        knowledge = await look_up_as(self.index, digests, dest, account)
         names = registry_names_of(self.index)
         if source is not None and names.kept(source.registry) == names.kept(dest.registry):
             knowledge = _with_source(knowledge, digests, dest.sibling(source.name), dest)
@@ -153,6 +155,7 @@ class ImagePusher:
                 await asyncio.shield(turns.release_deferred())
             await self.index.record(blobs.sightings())
             await mounter.record_traits(knowledge.traits, blobs.mounts())
+            await mounter.record_denied(dest, knowledge)
         return blobs
 
 

@@ -11,7 +11,7 @@ from crossmount.errors import CrossmountError
 from crossmount.index import GuardedIndex
 from crossmount.index.protocol import Knowledge, LayerKnowledge
 from crossmount.mount import MountResult, MountStatus
-from crossmount.mount.mounter import confirmed_sightings
+from crossmount.mount.recorder import confirmed_sightings
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.recorder import ProxyRecorder

@@ -18,11 +18,13 @@ uses the tokens at hand, and fetches others `apart`, so that their refusal conce
 import asyncio
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import httpx
 
+from crossmount.registry.auth.account import account_digest
+from crossmount.registry.auth.authorization import ANONYMOUS, Authorization
 from crossmount.registry.auth.challenge import Basic, Bearer, choose
 from crossmount.registry.auth.fetcher import SendTokenRequest, TokenFetcher
 from crossmount.registry.auth.flow import Token, basic
@@ -31,7 +33,7 @@ from crossmount.registry.auth.mount_scopes import MountScopes
 from crossmount.registry.auth.scope import Scope, Wanted, covers
 from crossmount.registry.auth.tokens import TokenCache
 from crossmount.registry.credentials.authfiles import Credential
-from crossmount.registry.credentials.lookup import CredentialSource, where_looked
+from crossmount.registry.credentials.lookup import CredentialsAtHand, CredentialSource, where_looked
 
 _CREDENTIAL_SECONDS = 300.0
 """How long a credential is used before it is looked up again; a helper's may live for minutes only."""
@@ -40,26 +42,6 @@ _REFUSED_SECONDS = 10.0
 """The same for a credential that was refused."""
 
 _CREATED = 201
-
-
-@dataclass(frozen=True, slots=True)
-class Authorization:
-    """What authorizes one request.
-
-    Attributes:
-        header: the value of Authorization, or None for a request without.
-        credential: the credential behind it, None for an anonymous request.
-        token: the token in the header, if it is one.
-        in_vain: whether the token lacks the source of a mount, so that the request would be refused.
-    """
-
-    header: str | None = field(default=None, repr=False)
-    credential: Credential | None = None
-    token: Token | None = None
-    in_vain: bool = False
-
-
-ANONYMOUS = Authorization()
 
 
 class Authorizer:
@@ -169,7 +151,7 @@ class Authorizer:
         if used.token is not None:
             if challenge.error == "insufficient_scope" and used.token.satisfies(wanted):
                 # it was requested with all these scopes: only one for this source alone may allow more
-                if not self._may_ask_alone(challenge, wanted, used):
+                if not await self._may_ask_alone(challenge, wanted, used):
                     return None
                 alone = True
             elif not self._may_renew(challenge, used, renewed=renewed):
@@ -188,13 +170,13 @@ class Authorizer:
             return None
         return Authorization(_header(credential), credential)
 
-    def _may_ask_alone(self, challenge: Bearer, wanted: Wanted, used: Authorization) -> bool:
+    async def _may_ask_alone(self, challenge: Bearer, wanted: Wanted, used: Authorization) -> bool:
         """Decide whether to request a token for the one source of a mount; if not, the source is denied."""
         token, dest = used.token, self._mounts.dest_of(wanted)
         if token is None or not wanted.optional or not covers(token.asked, wanted.optional):
             return False
         source = wanted.optional[0]
-        if len(_sources(token, dest)) > 1 and self._mounts.may_probe(source):
+        if len(_sources(token, dest)) > 1 and await self._mounts.probe(source):
             self._tokens.narrow((challenge, used.credential), token.value, source)
             return True
         self._mounts.deny(dest, [source])
@@ -234,8 +216,11 @@ class Authorizer:
     ) -> Authorization:
         """Authorize housekeeping: with `token` if there is one, else with one that no other request uses."""
         if token is None:
-            owner, fetch = (challenge, credential), partial(self._fetcher.fetch, challenge, wanted, credential)
-            token = await self._apart.get(owner, wanted, fetch)
+
+            async def fetch(scopes: Wanted) -> Token:
+                return await self._fetcher.fetch(challenge, scopes, credential)
+
+            token = await self._apart.get((challenge, credential), wanted, fetch)
         return Authorization(f"Bearer {token.value}", credential, token)
 
     def learn(self, headers: Collection[str]) -> Bearer | Basic | None:
@@ -253,12 +238,11 @@ class Authorizer:
     async def _token_for(
         self, challenge: Bearer, wanted: Wanted, credential: Credential | None, *, alone: bool = False
     ) -> Authorization:
-        wider = wanted if alone else self._mounts.widened(wanted)
+        async def fetch(scopes: Wanted) -> Token:
+            return await self._fetcher.fetch(challenge, scopes, credential, joined=alone)
 
-        async def fetch() -> Token:
-            return await self._fetcher.fetch(challenge, wider, credential, joined=alone)
-
-        token = await self._tokens.get((challenge, credential), wanted, fetch, wider=wider)
+        widen = None if alone else self._mounts.widened
+        token = await self._tokens.get((challenge, credential), wanted, fetch, widen=widen)
         return Authorization(f"Bearer {token.value}", credential, token)
 
     async def _credential(self, name: str, *, older_than: float = _CREDENTIAL_SECONDS) -> Credential | None:
@@ -274,6 +258,13 @@ class Authorizer:
         """Return the origin of a repository's credential, for messages."""
         credential = await self._credential(name)
         return None if credential is None else credential.origin
+
+    async def account(self, name: str) -> str | None:
+        """Return the digest of the account for a repository; None if only a helper can tell the credential."""
+        source = self._credentials
+        if not isinstance(source, CredentialsAtHand) or not await source.is_at_hand(self._registry, name):
+            return None
+        return await asyncio.to_thread(account_digest, self._registry, await self._credential(name))
 
     async def prepare(self, dest: Scope, sources: Sequence[Scope], *, more: bool) -> frozenset[Scope]:
         """Announce the sources of mounts into a repository, and get their tokens if the registry uses tokens.

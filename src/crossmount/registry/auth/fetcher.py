@@ -96,9 +96,10 @@ class TokenFetcher:
     ) -> Halved:
         """Find out which of the scopes that a token lacks are refused."""
         if token.refusal == _GRANTED:
-            first = (token.refused[0],)
-            if len(wanted.optional) > 1 and self._mounts.may_probe(first[0]):
-                alone = Wanted(wanted.needed, first)
+            for source in token.refused if len(wanted.optional) > 1 else ():
+                if not self._mounts.may_probe(source):
+                    break
+                alone = Wanted(wanted.needed, (source,))
                 if await self._is_granted(challenge, alone, credential, joined=True):
                     self._mounts.one_source = True
                     return Halved()

@@ -1,9 +1,11 @@
-"""The scopes of the sources of mounts: in which tokens they are requested, and which were refused. No I/O.
+"""The scopes of the sources of mounts: in which tokens they are requested, and which were refused.
 
 A token for a mount needs two scopes: to push to the destination, and to pull from the source. The sources of a
 push are announced first, so that few tokens cover all of them.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -16,6 +18,7 @@ _SCOPES_LENGTH = 1200
 
 _DENIED_SECONDS = 3600.0
 _PROBES_MAX = 2
+_PROBE_SECONDS = 10.0
 
 Group = tuple[Scope, ...]
 
@@ -55,6 +58,7 @@ class MountScopes:
         self._announced: dict[str, _Announced] = {}
         self._denied: dict[tuple[str, Scope], float] = {}
         self._probed: set[Scope] = set()
+        self._probing: asyncio.Event | None = None
 
     def announce(self, dest: str, sources: Sequence[Scope], *, more: bool = False) -> None:
         """Set the sources of the mounts into a repository, or with `more` add to them."""
@@ -113,6 +117,9 @@ class MountScopes:
 
     def deny(self, dest: str, scopes: Iterable[Scope]) -> None:
         """Remember for some time that no token allows to mount from these sources into `dest`."""
+        scopes = tuple(scopes)
+        if not self._probed.isdisjoint(scopes):
+            self._end_probe()
         until = self._clock() + _DENIED_SECONDS
         self._denied.update({(dest, scope): until for scope in scopes})
 
@@ -140,13 +147,33 @@ class MountScopes:
         """
         if self.one_source is not None or source in self._probed:
             return self.one_source is not False
+        if len(self._probed) == _PROBES_MAX:
+            return False
         self._probed.add(source)
-        return len(self._probed) <= _PROBES_MAX
+        return True
+
+    async def probe(self, source: Scope) -> bool:
+        """Do the same for a mount that was refused, and wait while another mount finds out."""
+        while self.one_source is None and self._probing is not None and source not in self._probed:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PROBE_SECONDS):
+                    await self._probing.wait()
+                    continue
+            self._probing = None
+        if self.one_source is None and source not in self._probed and len(self._probed) < _PROBES_MAX:
+            self._probing = asyncio.Event()
+        return self.may_probe(source)
+
+    def _end_probe(self) -> None:
+        if self._probing is not None:
+            self._probing.set()
+            self._probing = None
 
     def note_mountable(self, source: Scope, *, sources: Group) -> None:
         """Note that a token that was requested for `sources` allowed a mount from one of them."""
         if sources == (source,) and source in self._probed:
             self.one_source = True
+            self._end_probe()
         elif len(sources) > 1 and sources[0] != source:
             self.one_source = False
 

@@ -70,9 +70,9 @@ class TokenCache:
         self,
         owner: Hashable,
         wanted: Wanted,
-        fetch: Callable[[], Awaitable[Token]],
+        fetch: Callable[[Wanted], Awaitable[Token]],
         *,
-        wider: Wanted | None = None,
+        widen: Callable[[Wanted], Wanted] | None = None,
     ) -> Token:
         """Return a token that covers `wanted`: from the cache, from a fetch in flight, or from a new fetch.
 
@@ -81,13 +81,13 @@ class TokenCache:
         Args:
             owner: the challenge and the credential.
             wanted: the scopes that are needed now.
-            fetch: gets a new token for `wider`.
-            wider: more scopes, which others will need.
+            fetch: gets a new token.
+            widen: adds scopes that others will need.
         """
         while (token := self.find(owner, wanted)) is None:
             flight = self._in_flight(owner, wanted)
             if flight is None:
-                token = await asyncio.shield(self._start(owner, wider or wanted, fetch))
+                token = await asyncio.shield(self._start(owner, widen(wanted) if widen else wanted, fetch))
                 return self.find(owner, wanted) or token
             token = await asyncio.shield(flight.task)
             if self._uses(owner) is None and token.satisfies(wanted):
@@ -108,9 +108,12 @@ class TokenCache:
             entry.accepted += 1
 
     def has_served(self, owner: Hashable, value: str) -> bool:
-        """Tell whether a token was accepted for any request, or is used by other requests at the same time."""
+        """Tell whether a token was accepted for any request, or is used by other requests at the same time.
+
+        One that is dropped already was used by another request.
+        """
         entry = self._entry(owner, value)
-        return entry is not None and (entry.accepted > 0 or entry.taken > 1)
+        return entry is None or entry.accepted > 0 or entry.taken > 1
 
     def narrow(self, owner: Hashable, value: str, lacking: Scope) -> None:
         """Note that a token does not allow a scope that it was requested with."""
@@ -155,10 +158,10 @@ class TokenCache:
         return None
 
     def _start(
-        self, owner: Hashable, wanted: Wanted, fetch: Callable[[], Awaitable[Token]]
+        self, owner: Hashable, wanted: Wanted, fetch: Callable[[Wanted], Awaitable[Token]]
     ) -> asyncio.Task[Token]:
         async def run() -> Token:
-            token = await fetch()
+            token = await fetch(wanted)
             self.add(owner, token)
             return token
 

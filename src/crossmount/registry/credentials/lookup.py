@@ -36,6 +36,15 @@ class CredentialSource(Protocol):
         ...
 
 
+@runtime_checkable
+class CredentialsAtHand(Protocol):
+    """A source that can tell whether it has an answer at once."""
+
+    async def is_at_hand(self, registry: str, name: str = "") -> bool:
+        """Return whether `find` would answer without a helper, which may take long or ask the user."""
+        ...
+
+
 class NoCredentials:
     """A source without credentials: all requests are anonymous."""
 
@@ -43,6 +52,11 @@ class NoCredentials:
         """Return None."""
         del registry, name
         return None
+
+    async def is_at_hand(self, registry: str, name: str = "") -> bool:
+        """Return True."""
+        del registry, name
+        return True
 
 
 class GivenCredentials:
@@ -64,6 +78,11 @@ class GivenCredentials:
         """Return the credential if it is for this registry."""
         del name
         return self._credential if registry == self._registry else None
+
+    async def is_at_hand(self, registry: str, name: str = "") -> bool:
+        """Return True."""
+        del registry, name
+        return True
 
 
 @runtime_checkable
@@ -210,6 +229,19 @@ class StoredCredentials:
             asked = "" if helper is None else f", nor does docker-credential-{helper[:64]}"
             looked.append(f"{place} (has none{asked})")
         return None
+
+    async def is_at_hand(self, registry: str, name: str = "") -> bool:
+        """Return whether the files have the answer; none with a helper has, and none that cannot be used."""
+        try:
+            for _, load in self._loads():
+                file = await asyncio.to_thread(load)
+                if file is not None and file.helper(registry, self._written) is not None:
+                    return False
+                if file is not None and file.credential(registry, name, self._written) is not None:
+                    break
+        except CredentialsError:
+            return False
+        return True
 
     def _loads(self) -> Iterator[tuple[str, Callable[[], AuthFile | None]]]:
         """Yield each place, in order, and a function that reads it."""
