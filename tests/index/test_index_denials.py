@@ -10,7 +10,7 @@ from crossmount.index.blocking import DrivenIndex, threaded
 from crossmount.index.blocking import MemoryMountIndex as BlockingMemoryIndex
 from crossmount.index.denials import DENIAL_SECONDS, DENIALS_MAX, LocalDenials, look_up_as
 from crossmount.index.protocol import MountIndex
-from crossmount.registry.auth.account import account_digest
+from crossmount.registry.auth.authorization import account_digest
 from crossmount.registry.credentials.authfiles import Credential
 from support.index_kit import CountingLink, layer, repo
 from support.links import async_link

@@ -1,8 +1,8 @@
 """Repositories that an account may not read: whoever comes with the same account need not ask again for an hour.
 
-The account is named by a digest (`registry.auth.account`), which says nothing about it to readers of the index
-and is hard to guess without the credential. Like all of an index this is a hint: a source that is denied here is
-not tried, so the worst that a wrong entry costs is an upload within that hour.
+The account is named by a digest (`registry.auth.authorization`). It says nothing about the account, and is
+hard to guess without the credential. Like all of an index this is a hint: a source that is denied here is not
+tried, so the worst that a wrong entry costs is an upload within that hour.
 """
 
 import re

@@ -1,13 +1,12 @@
 """The index in the memory of one process, alone or over another index."""
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from crossmount._closing import Closing
-from crossmount.index.adapt import SingleLayerMethods, adapt
+from crossmount.index.adapt import adapt
 from crossmount.index.aliases import (
     NONE_THE_SAME,
     HasRegistryNames,
@@ -16,8 +15,8 @@ from crossmount.index.aliases import (
     registry_names_of,
 )
 from crossmount.index.belief import drop_local_traits
-from crossmount.index.deletions import LocalDeletions
-from crossmount.index.denials import LocalDenials, is_account, look_up_as
+from crossmount.index.denials import look_up_as
+from crossmount.index.local_memories import LocalMemories
 from crossmount.index.protocol import (
     BackingServer,
     Knowledge,
@@ -61,7 +60,7 @@ class _Layer:
         return {registry: sources for registry, sources in self.registries.items() if sources.until > now}
 
 
-class MemoryMountIndex(SingleLayerMethods, Closing):
+class MemoryMountIndex(LocalMemories, Closing):
     """An index in this process, alone or over a backing index.
 
     Answers combine both indexes. New entries stay in memory; `forget` and `clear_must_mount` also apply to the
@@ -91,13 +90,10 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
         self._names = registry_names_of(backing) if has_names else RegistryNames(same)
         self._ttl = ttl
         self._bound = bound
-        self._clock = clock
+        super().__init__(clock)
         self._rng = rng or random.Random()  # noqa: S311 not used for secrets
-        self._lock = threading.Lock()
         self._layers: dict[Digest, _Layer] = {}
         self._traits: dict[str, tuple[RegistryTraits, float]] = {}
-        self._deletions = LocalDeletions()
-        self._denials = LocalDenials()
 
     async def must_mount(self, layer: Digest) -> bool:
         """Return whether `layer` may only be mounted."""
@@ -130,40 +126,6 @@ class MemoryMountIndex(SingleLayerMethods, Closing):
             below.traits.updated(here.traits),
             below.denied | here.denied,
         )
-
-    def _denied(self, account: str | None, dest: Repository) -> frozenset[Repository]:
-        denied = self._denials.of(account or "", self._kept(dest).registry, self._clock())
-        return frozenset(dest.sibling(each.name) for each in denied)
-
-    async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:
-        """Remember for an hour what an account may not read."""
-        del registry
-        if not self._bound or not is_account(account):
-            return
-        with self._lock:
-            for each in repositories:
-                self._denials.add(account, self._kept(each.repository), self._clock())
-
-    async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Do the same, and say which of the layers were deleted from dest."""
-        repository, wanted = dest.repository, list(dict.fromkeys(layers))
-        known = await self.look_up(wanted, dest)
-        with self._lock:
-            now = self._clock()
-            gone = {layer for layer in wanted if self._deletions.has(layer, self._kept(repository), now)}
-        found = {layer: replace(known.of(layer), deleted=layer in gone) for layer in wanted}
-        return replace(known, layers=found)
-
-    async def record_deletion(self, layer: Digest, repository: Located) -> None:
-        """Remember a deletion for a day, and forget the source."""
-        with self._lock:
-            self._deletions.add(layer, self._kept(repository), self._clock())
-        await self.forget(layer, repository)
-
-    async def clear_deletion(self, layer: Digest, repository: Located) -> None:
-        """Forget a deletion."""
-        with self._lock:
-            self._deletions.remove(layer, self._kept(repository))
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
         """Record many sightings; each renews the life of the sources on its registry."""

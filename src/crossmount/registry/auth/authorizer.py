@@ -23,8 +23,7 @@ from functools import partial
 
 import httpx
 
-from crossmount.registry.auth.account import account_digest
-from crossmount.registry.auth.authorization import ANONYMOUS, Authorization
+from crossmount.registry.auth.authorization import ANONYMOUS, Authorization, account_digest
 from crossmount.registry.auth.challenge import Basic, Bearer, choose
 from crossmount.registry.auth.fetcher import SendTokenRequest, TokenFetcher
 from crossmount.registry.auth.flow import Token, basic
