@@ -56,7 +56,7 @@ class Fleet(Closing):
         store = None if server is None else LeaseStore(server, life=life)
         self._gateway = LeaseGateway(guard, store, pause=self._environment.tick)
         self._keeper = LeaseKeeper(
-            store, ask=self._gateway.call, seconds=heartbeat, life=life, clock=self._environment.clock
+            store, call=self._gateway.call, seconds=heartbeat, life=life, clock=self._environment.clock
         )
         self._poller = Poller(self._gateway, self._keeper, meter=self.meter, environment=self._environment)
 

@@ -26,7 +26,7 @@ class LeaseKeeper:
 
     Args:
         store: the leases on the server; None if there is no server, and nothing to renew.
-        ask: calls the server.
+        call: calls the server.
         seconds: seconds between two renewals.
         life: seconds until a lease expires without a renewal.
         clock: monotonic seconds.
@@ -39,7 +39,7 @@ class LeaseKeeper:
         self,
         store: LeaseStore | None,
         *,
-        ask: PatientCall,
+        call: PatientCall,
         seconds: float,
         life: float,
         clock: Callable[[], float],
@@ -47,7 +47,7 @@ class LeaseKeeper:
         self.held: dict[str, Lease] = {}
         self._unreleased: dict[Lease, float] = {}  # the server did not answer; when they expire by themselves
         self._store = store
-        self._ask = ask
+        self._call = call
         self._seconds = seconds
         self._life = life
         self._clock = clock
@@ -77,7 +77,7 @@ class LeaseKeeper:
         if store is None or not leases:
             return
         async with self._lock:
-            done = await self._ask(lambda: store.release(leases), False, least=least)
+            done = await self._call(lambda: store.release(leases), False, least=least)
         now = self._clock()
         expiries = {lease: self._unreleased.pop(lease, now + self._life) for lease in leases}
         if not done:
@@ -110,7 +110,7 @@ class LeaseKeeper:
         held, store = list(self.held.values()), self._store
         if store is None or not held:
             return
-        ours = await self._ask(lambda: store.renew(held), [True] * len(held))
+        ours = await self._call(lambda: store.renew(held), [True] * len(held))
         for lease, still in zip(held, ours, strict=True):
             if not still:  # its upload continues: uploading a layer twice is harmless
                 self.held.pop(lease.value, None)

@@ -1,4 +1,4 @@
-"""Who holds which layer: the protocol and its stores."""
+"""Which repository holds which layer: the protocol of an index, and the indexes in memory and in Redis."""
 
 from crossmount.index.adapt import adapt
 from crossmount.index.guard import GuardedIndex

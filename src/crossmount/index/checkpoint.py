@@ -1,6 +1,6 @@
-"""A checkpoint of long work, stored beside the index: work that was killed is resumed where it stopped.
+"""A checkpoint of a scan or a prune, stored beside the index: one that was killed is resumed where it stopped.
 
-It lies on the index's server because the work is done for that index only, whichever process resumes it. It is a
+It is on the index's server because the work is done for that index only, and any process may resume it. It is a
 hash that expires one day after its last write, since older work may be out of date.
 """
 
@@ -20,12 +20,12 @@ _RUN_FIELD = "run"
 
 
 def scope_of(choice: Iterable[str]) -> str:
-    """Return a short name for the choices that set one work apart from others: only the same work is resumed."""
+    """Return a short name for the options of a scan or prune; only one with the same options is resumed."""
     return hashlib.sha256("\0".join(choice).encode()).hexdigest()[:16]
 
 
 class Checkpoint:
-    """The checkpoint of one work.
+    """The checkpoint of one scan or prune.
 
     Args:
         server: the server of the index.

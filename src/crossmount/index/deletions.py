@@ -22,7 +22,7 @@ class RemembersDeletions(Protocol):
     """An index that remembers deletions. A user's own index need not."""
 
     async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Do the same as `look_up`, in the same round trip, and read also what was deleted from dest."""
+        """Return the result of `look_up`, and in the same round trip which layers were deleted from dest."""
         ...
 
     async def record_deletion(self, layer: Digest, repository: Located) -> None:

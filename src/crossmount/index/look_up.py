@@ -25,8 +25,8 @@ class LookUp:
         layers: the layers, each once.
         dest: the destination.
         names: the names of dest's registry, first the one that the index keeps; what any of them has counts.
-        deletions: whether to read what was deleted from dest too.
-        account: whose denials to read too; nobody's if it is empty.
+        deletions: whether to read also which layers were deleted from dest.
+        account: the account whose denials to read too; none if it is empty.
     """
 
     layers: Sequence[Digest]

@@ -47,7 +47,7 @@ def open_index(
 
     Raises:
         InvalidIndexURLError: the URL names no index, or a file that cannot be read.
-        InvalidInputError: the namespace or a pair breaks its grammar, or nobody asks for the credentials.
+        InvalidInputError: the namespace or a pair breaks its grammar, or no server needs the credentials.
     """
     keys, same = Keys(namespace), same_registries(same_registry)
     clients = clients_of(url, credentials)
@@ -74,7 +74,7 @@ def clients_of(url: str | None, credentials: CredentialProvider | None) -> list[
 
     Raises:
         InvalidIndexURLError: the URL names no index, or a file that cannot be read.
-        InvalidInputError: nobody asks for the credentials.
+        InvalidInputError: no server needs the credentials.
     """
     address = parse_url(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)
     if not address.is_remote and credentials is not None:

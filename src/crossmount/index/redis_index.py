@@ -90,7 +90,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         return await self._look_up(list(dict.fromkeys(layers)), dest.repository, deletions=False)
 
     async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Do the same, and read in the same round trip what was deleted from dest."""
+        """Return the result of `look_up`, and in the same round trip which layers were deleted from dest."""
         return await self._look_up(list(dict.fromkeys(layers)), dest.repository, deletions=True)
 
     async def look_up_as(self, layers: Iterable[Digest], dest: Located, account: str) -> Knowledge:

@@ -85,7 +85,7 @@ class PruneCheckpoint:
         scans = [ServerScan(link, await _process(link)) for link in await self._link.servers()]
         fields = await self._stored.begin(afresh=afresh)
         continued = [scan.load(fields.get(scan.process, "")) for scan in scans]
-        if self.resumed and not any(continued):  # all its servers are gone
+        if self.resumed and not any(continued):  # none of its servers exists any more
             await self._stored.restart()
         return scans
 
@@ -115,7 +115,7 @@ class PruneReport:
         dry_run: whether the missing sources were left in the index.
         resumed: whether it resumed an unfinished prune; then the numbers are of this part only.
         counts: sources by the registry's verdict; only those that are `gone` were removed.
-        unreachable: registries that were not asked to the end, and why.
+        unreachable: registries that stopped answering, and why.
         stranded: must-mount layers that have no source left, so that nobody can push them.
         remarks: the first few failures.
         seconds: wall time.

@@ -21,7 +21,7 @@ from crossmount.registry import RegistryClient
 T = TypeVar("T")
 
 FAILURES_MAX = 10
-"""A registry is not asked again after this many failures in a row."""
+"""A registry gets no more requests after this many failures in a row."""
 
 CLIENTS_MAX = 64
 """The largest number of registries with an open client."""
@@ -36,18 +36,18 @@ _VERDICTS: dict[Presence, Verdict] = {
 
 
 class Verifier(Closing):
-    """Asks each registry through a client of its own, and stops asking one that does not answer.
+    """Verifies sources with a client for each registry; one that does not answer gets no more requests.
 
     Args:
         connect: makes the client of a registry.
 
     Attributes:
-        lost: registries that are not asked any more, and why.
+        lost: registries that get no more requests, and why.
     """
 
     def __init__(self, connect: Callable[[str], RegistryClient]) -> None:
         self._connect = connect
-        self._asked: dict[str, _AskedRegistry] = {}
+        self._states: dict[str, _RegistryState] = {}
         self._stack = AsyncExitStack()
         self.lost: dict[str, str] = {}
 
@@ -61,32 +61,32 @@ class Verifier(Closing):
         Returns:
             The registry's verdict, and the cause if there is none.
         """
-        asked = self._of(source.registry)
-        if source in asked.denied:
-            return "denied", asked.denied[source]
-        if not await self._is_registry(asked):
+        state = self._of(source.registry)
+        if source in state.denied:
+            return "denied", state.denied[source]
+        if not await self._is_registry(state):
             return "unreachable", self.lost[source.registry]
         try:
-            standing = await check_presence(asked.client, layer, source, is_readable=asked.is_readable)
+            presence = await check_presence(state.client, layer, source, is_readable=state.is_readable)
         except AccessDeniedError as error:
             # access rights are per repository, so its other layers need no request
             verdict: Verdict = "denied"
             cause = str(error)
-            asked.remember(asked.denied, source, cause)
+            state.remember(state.denied, source, cause)
         except CrossmountError as error:
-            return self._failed(asked, error), str(error)
+            return self._failed(state, error), str(error)
         else:
-            verdict, cause = _VERDICTS[standing], ""
-        asked.in_a_row = 0
+            verdict, cause = _VERDICTS[presence], ""
+        state.in_a_row = 0
         return verdict, cause
 
-    def _failed(self, asked: "_AskedRegistry", error: CrossmountError) -> Verdict:
+    def _failed(self, state: "_RegistryState", error: CrossmountError) -> Verdict:
         """Count a failure, and stop asking the registry if more requests are of no use."""
-        asked.in_a_row += 1
+        state.in_a_row += 1
         is_gone = isinstance(error, RegistryUnreachableError)
         hasty = isinstance(error, RegistryRefusedError) and error.status == 429
-        if is_gone or hasty or asked.in_a_row >= FAILURES_MAX:
-            self.lost.setdefault(asked.client.registry, str(error))
+        if is_gone or hasty or state.in_a_row >= FAILURES_MAX:
+            self.lost.setdefault(state.client.registry, str(error))
         return "unreachable" if is_gone else "failed"
 
     async def answers(self, registry: str) -> bool:
@@ -94,42 +94,42 @@ class Verifier(Closing):
 
         A proxy in front of a registry that is down answers 404 too.
         """
-        asked = self._of(registry)
-        asked.greeted = False
-        return await self._is_registry(asked)
+        state = self._of(registry)
+        state.pinged = False
+        return await self._is_registry(state)
 
     async def close_if_many(self) -> None:
         """Close all clients if there are many; none may be in use."""
-        if len(self._asked) > CLIENTS_MAX:
+        if len(self._states) > CLIENTS_MAX:
             await self._stack.aclose()
-            self._asked.clear()
+            self._states.clear()
 
-    async def _is_registry(self, asked: "_AskedRegistry") -> bool:
-        """Ping a registry once: is it one, and does it ask for credentials, as registries that hide things do?"""
-        async with asked.greeting:
-            if not asked.greeted and asked.client.registry not in self.lost:
+    async def _is_registry(self, state: "_RegistryState") -> bool:
+        """Ping a registry once; return whether it answered as a registry."""
+        async with state.ping_lock:
+            if not state.pinged and state.client.registry not in self.lost:
                 try:
-                    await asked.client.ping()
+                    await state.client.ping()
                 except CrossmountError as error:
-                    self.lost[asked.client.registry] = str(error)
-                asked.greeted = True
-        return asked.client.registry not in self.lost
+                    self.lost[state.client.registry] = str(error)
+                state.pinged = True
+        return state.client.registry not in self.lost
 
-    def _of(self, registry: str) -> "_AskedRegistry":
-        if registry not in self._asked:
+    def _of(self, registry: str) -> "_RegistryState":
+        if registry not in self._states:
             client = self._connect(registry)
             self._stack.push_async_callback(client.aclose)
-            self._asked[registry] = _AskedRegistry(client)
-        return self._asked[registry]
+            self._states[registry] = _RegistryState(client)
+        return self._states[registry]
 
 
 @dataclass(slots=True)
-class _AskedRegistry:
-    """One registry, and what was found out about its repositories."""
+class _RegistryState:
+    """A registry: its client, and the results about its repositories."""
 
     client: RegistryClient
-    greeted: bool = False
-    greeting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    pinged: bool = False
+    ping_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     in_a_row: int = 0
     denied: dict[Repository, str] = field(default_factory=dict)
     readable: dict[Repository, bool] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """The client as coroutines: code that is written once for both flavours of the library awaits a link.
 
-An event loop runs the blocking client in threads. Measured beside it was one connection that carries all calls at
-once (a writer, and a reader that resolves replies in order), without login, TLS, time-outs or routing. Median
-milliseconds, threads and one connection:
+An event loop runs the blocking client in threads. The alternative is one connection that carries all calls at once
+(a writer, and a reader that resolves replies in order). It was measured without login, TLS, time-outs or routing.
+Median milliseconds, threads and one connection:
 
 =========================  ============  ============  =============
 look-ups at once           5 layers      40 layers     120 layers
@@ -39,7 +39,7 @@ IDLE_SECONDS = 5.0
 """A thread ends after so long without work, so workers that are never closed leave no threads."""
 
 Job = Callable[[], Callable[[], object] | None]
-"""Does the work, and returns a function that delivers the result; None if the caller is gone."""
+"""Does the work, and returns a function that delivers the result; None if the call was cancelled."""
 
 
 class Workers:

@@ -107,7 +107,7 @@ ROUNDS_MAX = 6
 """After so many rounds a redirection is the command's reply."""
 
 ATTEMPTS = 2
-"""How often a server that does not answer is asked."""
+"""How often commands are sent to a server that does not answer."""
 
 CLUSTER_SLOTS: Command = ("CLUSTER", "SLOTS")
 
@@ -163,12 +163,12 @@ class CommandRouting:
         commands: the commands; one without a key goes to every server that is asked.
         replicas: whether replicas may answer.
         number: the number of the call, so that calls are spread over the replicas.
-        failing: servers that did not answer the last call; they are asked only once.
+        failing: servers that did not answer the last call; they get commands only once.
 
     Attributes:
         replies: one for each command, once it is `done`.
         silent: servers that did not answer.
-        given_up: masters among them that are not asked any more.
+        given_up: masters among them that get no more commands.
         needs_map: the next round needs a new map of the slots.
         new_map: a reply to CLUSTER SLOTS and the server that sent it, if one came with the last round.
         needs_pause: keys of a command are just being moved (TRYAGAIN), so the next round should wait a moment.
