@@ -128,7 +128,7 @@ def test_a_registry_that_may_be_storing_the_blob_is_awaited(
     answer: tuple[StepResult, UploadSession], following: list[Step]
 ) -> None:
     """Before bytes that were all sent are sent again, the registry gets time to store them."""
-    steps = run(sent_all(CommitWait(complete=20, empty=20, unknown=20)), StepResult.GONE, answer, StepResult.GONE)
+    steps = run(sent_all(CommitWait(complete=20, unknown=20)), StepResult.GONE, answer, StepResult.GONE)
     assert steps[:2] == [Step.HEAD_BLOB, Step.GET_OFFSET]
     assert steps[2 : 2 + len(following)] == following
 
@@ -153,7 +153,7 @@ def test_a_session_that_the_first_put_committed() -> None:
 
 def test_no_short_wait() -> None:
     """A wait that is not worth a request is left out."""
-    wait = CommitWait(complete=0.9, empty=0.9, unknown=0.9)
+    wait = CommitWait(complete=0.9, unknown=0.9)
     assert run(sent_all(wait), StepResult.GONE, StepResult.GONE)[-1] is Step.RESTART
 
 
@@ -235,9 +235,7 @@ def test_whatever_happens_an_upload_ends_in_done_or_can_still_get_there(
             at = min(max(offset, state.session.offset), state.end)
         else:
             at = 0 if state.step is Step.RESTART else offset
-        state = next_state(
-            state, outcome, session(at), commit=CommitWait(complete=offset, empty=offset, unknown=offset)
-        )
+        state = next_state(state, outcome, session(at), commit=CommitWait(complete=offset, unknown=offset))
     for _ in range(2 * size + 8):
         match state.step:
             case Step.DONE:

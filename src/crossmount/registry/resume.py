@@ -65,12 +65,10 @@ class CommitWait:
 
     Attributes:
         complete: if its session says that it has all bytes. Then they are not sent again in any case.
-        empty: if its session says that it has none.
-        unknown: if its session does not answer clearly.
+        unknown: if its session says that it has none, or does not answer clearly.
     """
 
     complete: float = 0.0
-    empty: float = 0.0
     unknown: float = 0.0
 
 
@@ -195,8 +193,7 @@ def _after_offset(state: UploadState, outcome: StepResult, session: UploadSessio
 
     The offset 0 is not used: distribution sends `Range: 0-0` for no byte and for one.
     """
-    is_known = outcome is StepResult.ACCEPTED
-    if is_known and 0 < session.offset <= state.size:
+    if outcome is StepResult.ACCEPTED and 0 < session.offset <= state.size:
         has_grown = session.offset > state.session.offset
         going_on = _continue(replace(state, resumed=True, setbacks=0 if has_grown else state.setbacks), session)
         if going_on.step is Step.COMMIT:
@@ -204,8 +201,7 @@ def _after_offset(state: UploadState, outcome: StepResult, session: UploadSessio
             return _await_commit(going_on, state.commit.complete, left=left)
         if not state.whole:
             return going_on
-    restarted = replace(state, step=Step.RESTART)
-    return _await_commit(restarted, state.commit.empty if is_known else state.commit.unknown)
+    return _await_commit(replace(state, step=Step.RESTART), state.commit.unknown)
 
 
 def _unless_gone(state: UploadState) -> UploadState:

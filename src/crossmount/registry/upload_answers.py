@@ -18,7 +18,7 @@ _MAY_BE_STORING = frozenset({502, 503, 504})
 _COMPLETE_TIMES = 4
 _UNKNOWN_TIMES = 9
 UNKNOWN_SECONDS = 5.0
-"""How long a registry is asked for a blob after its connection was cut, if it no longer knows the session."""
+"""The least time for which a registry is asked for a blob after a cut, if its session does not have the bytes."""
 
 _SIZE = r"\d[\d.,]{0,20} ?(?:bytes|[kmgt]i?b?)?"
 _LIMIT_WORDS = re.compile(
@@ -102,7 +102,6 @@ def commit_wait(answer: Answer | None, silence: float | None, *, outage: float, 
     is_sure = answer is not None and answer.status == 503
     return CommitWait(
         complete=min(_COMPLETE_TIMES * silence, left),
-        empty=again,
         unknown=again if is_sure else max(again, min(outage, UNKNOWN_SECONDS)),
     )
 
