@@ -8,8 +8,9 @@ import httpx
 import pytest
 
 from crossmount.oci import Digest
+from crossmount.registry import ClientOptions
 from crossmount.testing import Alter, CutReceiving, Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
-from support.proxies import ProxyUnderTest, begin_upload, error_code, proxy_before
+from support.proxies import QUICK, ProxyUnderTest, begin_upload, error_code, proxy_before
 from support.scripted import manifest_of, push_manifest
 from support.waiting import until
 
@@ -192,6 +193,26 @@ async def test_after_a_failed_chunk_the_registry_says_where_to_go_on() -> None:
             refused = await proxy.client.patch(location, content=DATA[there:], headers=rest)
         assert refused.status_code == 202
         assert (await proxy.client.put(f"{location}?digest={DIGEST}")).status_code == 201
+
+
+@pytest.mark.parametrize("way", ["whole", "put", "last"])
+async def test_a_slow_commit_is_waited_for(way: str, spool: Path | None) -> None:
+    """A registry that stores a blob for longer than it may be silent elsewhere gets the bytes once."""
+    patient = ClientOptions(read_timeout=0.3, retry=QUICK)
+    async with (
+        ScriptedRegistry(RegistryOptions(commit_seconds=0.8)) as registry,
+        proxy_before(registry.url, spool=spool, options=patient) as proxy,
+    ):
+        if way == "last":
+            status = await push_blob(proxy, "app")
+        elif way == "put":
+            location = await begin_upload(proxy, "app")
+            status = (await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)).status_code
+        else:
+            target = f"/v2/app/blobs/uploads/?digest={DIGEST}"
+            status = (await proxy.client.post(target, content=DATA)).status_code
+        assert status == 201
+        assert (registry.uploads(DIGEST), registry.upload_bytes) == (1, len(DATA))
 
 
 @pytest.mark.parametrize(

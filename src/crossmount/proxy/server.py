@@ -161,6 +161,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
                 rewrite_challenges=authenticator.rewritten_challenges,
                 observe_seconds=metrics.upstream_seconds.observe,
                 own_credentials=settings.auth == "service",
+                commit_timeout=options.commit_timeout,
             ),
             index=guarded,
             mounter=mounter,

@@ -25,6 +25,7 @@ from crossmount.proxy.http.headers import HeaderPairs, answer_headers
 from crossmount.registry.http.errors import translated
 from crossmount.registry.http.httpx_internals import SINGLE_USE, unlogged
 from crossmount.registry.http.location import Origin, shown
+from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.transport import ERROR_BYTES_MAX
 
 _BODILESS = frozenset({204, 304})
@@ -83,6 +84,7 @@ class Upstream:
         rewrite_challenges: rewrites the challenges in an answer's headers for clients of the proxy.
         observe_seconds: called with the seconds until the registry began its answer to a request without a body.
         own_credentials: requests carry the proxy's own credentials, so a 401 is not the client's to answer.
+        commit_timeout: seconds until the answer to a request with a body begins, once the body is sent.
         clock: seconds, from any start.
     """
 
@@ -94,10 +96,12 @@ class Upstream:
         rewrite_challenges: Callable[[Exchange, HeaderPairs], HeaderPairs],
         observe_seconds: Callable[[float], None] = lambda _: None,
         own_credentials: bool = False,
+        commit_timeout: float = ClientOptions().commit_timeout,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.base = base
         self._own_credentials = own_credentials
+        self._commit_timeout = commit_timeout
         self._observe_seconds = observe_seconds
         self._clock = clock
         self._rewrite_challenges = rewrite_challenges
@@ -178,6 +182,8 @@ class Upstream:
         extensions: dict[str, Any] = {} if target.raw is None else {"target": target.raw}
         if authorization is not None and not authorizes_request(authorization):
             extensions[SINGLE_USE] = True
+        if content is not None or method == "PUT":  # the last request of an upload may have no body
+            extensions["timeout"] = {**self._client.timeout.as_dict(), "read": self._commit_timeout}
         request = httpx.Request(method, target.url, headers=pairs, content=content, extensions=extensions)
         begun = self._clock()
         response = await self._client.send(request, stream=True, follow_redirects=False)
