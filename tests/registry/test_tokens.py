@@ -156,3 +156,27 @@ async def test_closing_cancels_the_fetches() -> None:
     await cache.aclose()
     with pytest.raises(asyncio.CancelledError):
         await asking
+
+
+async def test_tokens_that_wear_out_are_used_as_often_as_they_last() -> None:
+    """After two tokens that were refused early a token is used for as many requests as those were accepted for."""
+    clock, realm = Clock(), Realm()
+    cache = TokenCache(clock=clock)
+    for number in (1, 2):
+        for _ in range(3):
+            assert await get(cache, realm, Wanted((A,))) == f"t{number}"
+            cache.note_accepted("me", f"t{number}")
+        cache.note_worn_out("me", f"t{number}")
+        cache.drop("me", f"t{number}")
+    assert [await get(cache, realm, Wanted((A,))) for _ in range(4)] == ["t3", "t3", "t3", "t4"]
+    clock.now += 61
+    assert {await get(cache, realm, Wanted((A,))) for _ in range(9)} == {"t4"}
+
+
+async def test_a_token_that_lacks_a_scope_is_not_used_for_it() -> None:
+    """A token that was found not to allow a scope is used for its other scopes only."""
+    realm, cache = Realm(), TokenCache(clock=Clock())
+    assert await get(cache, realm, Wanted((A, B))) == "t1"
+    cache.narrow("me", "t1", B)
+    assert await get(cache, realm, Wanted((A,))) == "t1"
+    assert await get(cache, realm, Wanted((B,))) == "t2"
