@@ -169,7 +169,7 @@ async def test_a_long_running_process_reports_each_outage() -> None:
     """In a long-running process each outage and each recovery is reported once; a refusal is no outage."""
     link, said = FailingLink(IndexUnavailableError("gone")), list[events.Event]()
     clock = Clock(100.0)
-    guard = GuardedIndex(RedisMountIndex(link), observer=said.append, clock=clock, long_running=True)
+    guard = GuardedIndex(RedisMountIndex(link), observer=said.append, clock=clock, lasting=True)
     for _ in range(2):
         for _ in range(3):
             assert await guard.locations(ONE) == ()

@@ -57,7 +57,7 @@ async def test_a_queue_of_our_own_is_no_silence(
         monkeypatch.setattr(module, "CONNECTIONS", 2)
     with slow_server(0.2) as url:
         async with RedisMountIndex(async_link(url)) as index:
-            guard = GuardedIndex(index, deadline=CALL_SECONDS, long_running=guarded == "long-running")
+            guard = GuardedIndex(index, deadline=CALL_SECONDS, lasting=guarded == "long-running")
             asked = index if guarded == "bare" else guard
             started = time.monotonic()
             found = await asyncio.gather(*(asked.look_up([layer(1)], DEST) for _ in range(24)))

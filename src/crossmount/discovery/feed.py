@@ -73,9 +73,7 @@ class EventFeed(Closing):
     ) -> None:
         self.worked: Counter[str] = Counter()
         self._registry = Repository.on(registry)
-        guard = (
-            index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer, long_running=True)
-        )
+        guard = index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer, lasting=True)
         self._index = guard.unguarded
         self._waiter = _IndexWaiter(guard)
         cache = manifest_cache_of(self._index)

@@ -53,7 +53,7 @@ class GuardedIndex(GuardedMemories):
         deadline: seconds that a call may take; None where nothing can interrupt it (no event loop). For an index
             on a server this limits probes only: the client limits each call itself, from its turn on, and a call
             that waits for its turn must not count as unanswered.
-        long_running: report each outage and its end, not only the first failure; and do not double the time that
+        lasting: report each outage and its end, not only the first failure; and do not double the time that
             the breaker is open after a failed probe.
 
     Attributes:
@@ -67,16 +67,16 @@ class GuardedIndex(GuardedMemories):
         observer: events.Observer = events.ignore,
         clock: Callable[[], float] = time.monotonic,
         deadline: float | None = DEADLINE_SECONDS,
-        long_running: bool = False,
+        lasting: bool = False,
     ) -> None:
         self._index = adapt(index)
-        self._long_running = long_running
+        self._long_running = lasting
         self._reported = False
         self._deadline = deadline
         self._has_own_deadline = backing_server(index) is not None
         self._observer = observer
         self._clock = clock
-        self._breaker = Breaker(OPEN_SECONDS, factor=1.0 if long_running else 2.0)
+        self._breaker = Breaker(OPEN_SECONDS, factor=1.0 if lasting else 2.0)
         self._since: float | None = None  # when the first unanswered call of the outage began
         self._waits: dict[asyncio.Timeout, float] = {}  # running patient calls, with the `seconds` of each
         self._cause: str | None = None

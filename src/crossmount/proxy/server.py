@@ -129,7 +129,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         plain_http=base.scheme == "http",
         max_connections=max(settings.options.max_connections, settings.limits.connections),
     )
-    guarded = GuardedIndex(index, observer=log_index_event, long_running=True)
+    guarded = GuardedIndex(index, observer=log_index_event, lasting=True)
     metrics = Metrics(unserved=lambda: guarded.unserved)
     metrics.spool_limit.set(0 if settings.spool is None else settings.limits.spool_bytes)
     recorder = ProxyRecorder(guarded, metrics)
