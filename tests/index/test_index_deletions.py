@@ -6,7 +6,7 @@ import pytest
 
 from crossmount.index import GuardedIndex, Keys, MemoryMountIndex, RedisMountIndex
 from crossmount.index.adapt import FourMethodIndex
-from crossmount.index.deletions import DELETION_SECONDS, DELETIONS_MAX, LocalDeletions, RemembersDeletions
+from crossmount.index.exclusions import DELETION_SECONDS, DELETIONS_MAX, LocalDeletions, RemembersDeletions
 from support.index_kit import CountingLink, layer, repo
 from support.links import async_link
 from support.servers import Server

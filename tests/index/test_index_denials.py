@@ -8,7 +8,7 @@ from crossmount.index import GuardedIndex, Keys, MemoryMountIndex, RedisMountInd
 from crossmount.index.adapt import FourMethodIndex
 from crossmount.index.blocking import DrivenIndex, threaded
 from crossmount.index.blocking import MemoryMountIndex as BlockingMemoryIndex
-from crossmount.index.denials import DENIAL_SECONDS, DENIALS_MAX, LocalDenials, look_up_as
+from crossmount.index.exclusions import DENIAL_SECONDS, DENIALS_MAX, LocalDenials, look_up_as
 from crossmount.index.protocol import MountIndex
 from crossmount.registry.auth.authorization import account_digest
 from crossmount.registry.credentials.authfiles import Credential

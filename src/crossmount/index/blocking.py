@@ -20,7 +20,7 @@ from crossmount.index import guard, memory, opening, protocol
 from crossmount.index import redis_index as redis
 from crossmount.index.aliases import NONE_THE_SAME, RegistryNames, SameRegistries, registry_names_of
 from crossmount.index.belief import drop_local_traits
-from crossmount.index.denials import RemembersDenials, look_up_as
+from crossmount.index.exclusions import RemembersDenials, look_up_as
 from crossmount.index.keys import Keys
 from crossmount.index.protocol import (
     BackingServer,

@@ -5,7 +5,7 @@ from typing import Any
 
 from crossmount.errors import InvalidReferenceError
 from crossmount.index.aliases import RegistryNames
-from crossmount.index.denials import DENIAL_SECONDS
+from crossmount.index.exclusions import DENIAL_SECONDS
 from crossmount.index.protocol import LayerKnowledge, RegistryTraits
 from crossmount.oci import Repository
 from crossmount.oci.reference import DOCKER_HUB, is_repository_name, normalise_registry

@@ -15,7 +15,7 @@ from crossmount import events
 from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
 from crossmount.index.adapt import adapt
 from crossmount.index.aliases import RegistryNames, registry_names_of
-from crossmount.index.guarded_memories import GuardedMemories
+from crossmount.index.exclusions import GuardedExclusions
 from crossmount.index.protocol import (
     BackingServer,
     Knowledge,
@@ -43,7 +43,7 @@ _log = logging.getLogger("crossmount.index")
 T = TypeVar("T")
 
 
-class GuardedIndex(GuardedMemories):
+class GuardedIndex(GuardedExclusions):
     """An index whose calls never fail, for callers that can do without it.
 
     Args:

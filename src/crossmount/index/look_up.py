@@ -8,7 +8,7 @@ from typing import Any
 
 from crossmount.index.aliases import RegistryNames
 from crossmount.index.decode import Decoder, denied_repositories, traits_of, truth
-from crossmount.index.denials import DENIALS_MAX, is_account
+from crossmount.index.exclusions import DENIALS_MAX, is_account
 from crossmount.index.keys import Keys
 from crossmount.index.protocol import Knowledge, LayerKnowledge, RegistryTraits
 from crossmount.oci import Digest, Repository

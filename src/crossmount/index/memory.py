@@ -15,8 +15,7 @@ from crossmount.index.aliases import (
     registry_names_of,
 )
 from crossmount.index.belief import drop_local_traits
-from crossmount.index.denials import look_up_as
-from crossmount.index.local_memories import LocalMemories
+from crossmount.index.exclusions import LocalExclusions, look_up_as
 from crossmount.index.protocol import (
     BackingServer,
     Knowledge,
@@ -60,7 +59,7 @@ class _Layer:
         return {registry: sources for registry, sources in self.registries.items() if sources.until > now}
 
 
-class MemoryMountIndex(LocalMemories, Closing):
+class MemoryMountIndex(LocalExclusions, Closing):
     """An index in this process, alone or over a backing index.
 
     Answers combine both indexes. New entries stay in memory; `forget` and `clear_must_mount` also apply to the

@@ -19,8 +19,7 @@ from crossmount.index.decode import (
     traits_fields,
     truth,
 )
-from crossmount.index.deletions import DELETION_SECONDS, DELETIONS_MAX
-from crossmount.index.denials import DENIAL_SECONDS, DENIALS_MAX, is_account
+from crossmount.index.exclusions import DELETION_SECONDS, DELETIONS_MAX, DENIAL_SECONDS, DENIALS_MAX, is_account
 from crossmount.index.keys import STATS_SECONDS, Keys, day
 from crossmount.index.look_up import HitCounter, LookUp
 from crossmount.index.protocol import (

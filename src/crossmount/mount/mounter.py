@@ -11,7 +11,7 @@ from crossmount import events
 from crossmount._background import collect
 from crossmount.errors import AccessDeniedError, CrossmountError, InvalidInputError, RegistryError
 from crossmount.index.adapt import adapt
-from crossmount.index.denials import look_up_as
+from crossmount.index.exclusions import look_up_as
 from crossmount.index.protocol import (
     Knowledge,
     LayerKnowledge,

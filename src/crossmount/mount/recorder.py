@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from crossmount import events
 from crossmount._closing import Closing
-from crossmount.index.denials import RemembersDenials
+from crossmount.index.exclusions import RemembersDenials
 from crossmount.index.protocol import Knowledge, MountIndex, RegistryTraits, Sighting
 from crossmount.mount.decision import MountResult, MountStatus
 from crossmount.mount.presence import SourceChecks

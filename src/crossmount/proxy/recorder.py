@@ -16,7 +16,7 @@ from crossmount._background import collect
 from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.discovery.manifest_walker import ManifestWalker
 from crossmount.errors import CrossmountError
-from crossmount.index.deletions import RemembersDeletions
+from crossmount.index.exclusions import RemembersDeletions
 from crossmount.index.protocol import MountIndex, RegistryTraits, Sighting
 from crossmount.oci import Digest, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent

@@ -13,7 +13,7 @@ from crossmount import events
 from crossmount.errors import BlobUnknownError
 from crossmount.fleet import Fleet, Patience, Slots
 from crossmount.index.aliases import registry_names_of
-from crossmount.index.denials import look_up_as
+from crossmount.index.exclusions import look_up_as
 from crossmount.index.protocol import Knowledge, MountIndex
 from crossmount.mount import Mounter
 from crossmount.oci import BlobSource, Digest, Manifest, Reference, Repository

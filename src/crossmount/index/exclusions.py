@@ -1,0 +1,245 @@
+"""What an index excludes for a while: layers that a client deleted, and repositories that an account may not read.
+
+Deletions: a proxy answers a HEAD with a mount where it can. After a deletion that would restore the layer although
+no client pushes it. So an index remembers a deletion for a day, for all proxies, or until a client starts to push
+the layer again. A push needs none of this, so only `look_up_with_deletions` reads deletions.
+
+Denials: the account is named by a digest (`registry.auth.authorization`), which says nothing about the account and
+is hard to guess without the credential. A denied source is not tried for an hour. Like all of an index this is a
+hint: the worst that a wrong entry costs is an upload within that hour.
+"""
+
+import re
+import threading
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Generic, Protocol, TypeVar, runtime_checkable
+
+from crossmount.index.adapt import SingleLayerMethods
+from crossmount.index.protocol import Knowledge, MountIndex
+from crossmount.oci import Digest, Located, Repository
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+DENIAL_SECONDS = 3600
+DENIALS_MAX = 512
+"""The most repositories of one registry that are remembered for an account."""
+
+_ACCOUNT = re.compile(r"[0-9a-f]{1,64}")
+
+DELETION_SECONDS = 24 * 3600
+DELETIONS_MAX = 1024
+"""The most repositories of one layer on one registry whose deletion is remembered."""
+
+
+@runtime_checkable
+class RemembersDeletions(Protocol):
+    """An index that remembers deletions. A user's own index need not."""
+
+    async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+        """Return the result of `look_up`, and in the same round trip which layers were deleted from dest."""
+        ...
+
+    async def record_deletion(self, layer: Digest, repository: Located) -> None:
+        """Remember that a client deleted `layer` from a repository, and forget the repository as a source."""
+        ...
+
+    async def clear_deletion(self, layer: Digest, repository: Located) -> None:
+        """Forget the deletion: a client started to push `layer` into the repository again."""
+        ...
+
+
+@runtime_checkable
+class RemembersDenials(Protocol):
+    """An index that remembers what accounts may not read. A user's own index need not."""
+
+    async def look_up_as(self, layers: Iterable[Digest], dest: Located, account: str) -> Knowledge:
+        """Return the result of `look_up`, and in the same round trip what the account may not read."""
+        ...
+
+    async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:
+        """Remember repositories of a registry that the account may not read."""
+        ...
+
+
+async def look_up_as(index: MountIndex, layers: Iterable[Digest], dest: Located, account: str | None) -> Knowledge:
+    """Look layers up for an account, as far as the index can; None is an unknown account."""
+    if account is not None and isinstance(index, RemembersDenials):
+        return await index.look_up_as(layers, dest, account)
+    return await index.look_up(layers, dest)
+
+
+def is_account(text: str) -> bool:
+    """Return whether `text` can name an account in a key."""
+    return _ACCOUNT.fullmatch(text) is not None
+
+
+class _Expiring(Generic[K]):
+    """A bounded set whose members expire; beyond the limit the oldest is dropped."""
+
+    def __init__(self, seconds: float, *, limit: int = 65536) -> None:
+        self._seconds = seconds
+        self._limit = limit
+        self._until: OrderedDict[K, float] = OrderedDict()
+
+    def add(self, member: K, now: float) -> None:
+        """Add a member, or renew it."""
+        self._until[member] = now + self._seconds
+        self._until.move_to_end(member)
+        while len(self._until) > self._limit:
+            self._until.popitem(last=False)
+
+    def remove(self, member: K) -> None:
+        """Remove a member, if it is there."""
+        self._until.pop(member, None)
+
+    def live(self, now: float) -> Iterator[K]:
+        """Yield the members that have not expired."""
+        return (member for member, until in self._until.items() if until > now)
+
+    def has(self, member: K, now: float) -> bool:
+        """Return whether a member has not expired."""
+        return self._until.get(member, now) > now
+
+
+class LocalDeletions:
+    """The deletions that one process remembers.
+
+    Args:
+        limit: the most deletions.
+    """
+
+    def __init__(self, *, limit: int = 65536) -> None:
+        self._deleted: _Expiring[tuple[Digest, Repository]] = _Expiring(DELETION_SECONDS, limit=limit)
+
+    def add(self, layer: Digest, repository: Repository, now: float) -> None:
+        """Remember a deletion."""
+        self._deleted.add((layer, repository), now)
+
+    def remove(self, layer: Digest, repository: Repository) -> None:
+        """Forget a deletion."""
+        self._deleted.remove((layer, repository))
+
+    def has(self, layer: Digest, repository: Repository, now: float) -> bool:
+        """Return whether a deletion is remembered."""
+        return self._deleted.has((layer, repository), now)
+
+
+class LocalDenials:
+    """The denials that one process remembers.
+
+    Args:
+        limit: the most denials.
+    """
+
+    def __init__(self, *, limit: int = 65536) -> None:
+        self._denied: _Expiring[tuple[str, Repository]] = _Expiring(DENIAL_SECONDS, limit=limit)
+
+    def add(self, account: str, repository: Repository, now: float) -> None:
+        """Remember a denial."""
+        self._denied.add((account, repository), now)
+
+    def of(self, account: str, registry: str, now: float) -> frozenset[Repository]:
+        """Return the repositories of a registry that the account may not read."""
+        return frozenset(
+            repository
+            for owner, repository in self._denied.live(now)
+            if owner == account and repository.registry == registry
+        )
+
+
+class LocalExclusions(SingleLayerMethods):
+    """Base class of the index in memory: its deletions and denials.
+
+    Args:
+        clock: epoch seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._deletions = LocalDeletions()
+        self._denials = LocalDenials()
+
+    @abstractmethod
+    def _kept(self, repository: Located) -> Repository:
+        """Return a repository under the name of its registry that the index keeps."""
+
+    @abstractmethod
+    async def forget(self, layer: Digest, *sources: Located) -> None:
+        """Remove repositories as sources of `layer`."""
+
+    def _denied(self, account: str | None, dest: Repository) -> frozenset[Repository]:
+        denied = self._denials.of(account or "", self._kept(dest).registry, self._clock())
+        return frozenset(dest.sibling(each.name) for each in denied)
+
+    async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:
+        """Remember for an hour what an account may not read."""
+        del registry
+        if not is_account(account):
+            return
+        with self._lock:
+            for each in repositories:
+                self._denials.add(account, self._kept(each.repository), self._clock())
+
+    async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+        """Return the result of `look_up`, and which of the layers were deleted from dest."""
+        repository, wanted = dest.repository, list(dict.fromkeys(layers))
+        known = await self.look_up(wanted, dest)
+        with self._lock:
+            now = self._clock()
+            gone = {layer for layer in wanted if self._deletions.has(layer, self._kept(repository), now)}
+        found = {layer: replace(known.of(layer), deleted=layer in gone) for layer in wanted}
+        return replace(known, layers=found)
+
+    async def record_deletion(self, layer: Digest, repository: Located) -> None:
+        """Remember a deletion for a day, and forget the source."""
+        with self._lock:
+            self._deletions.add(layer, self._kept(repository), self._clock())
+        await self.forget(layer, repository)
+
+    async def clear_deletion(self, layer: Digest, repository: Located) -> None:
+        """Forget a deletion."""
+        with self._lock:
+            self._deletions.remove(layer, self._kept(repository))
+
+
+class GuardedExclusions:
+    """Base class of the guard: deletions and denials, for indexes that remember them."""
+
+    _index: MountIndex
+
+    @abstractmethod
+    async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        """Return the result of `call`, or `otherwise` if the index fails."""
+
+    async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+        """Return the answer of the index; an empty one if it fails, one without deletions if it keeps none."""
+        index = self._index
+        look_up = index.look_up_with_deletions if isinstance(index, RemembersDeletions) else index.look_up
+        return await self._try(lambda: look_up(layers, dest), Knowledge())
+
+    async def look_up_as(self, layers: Iterable[Digest], dest: Located, account: str) -> Knowledge:
+        """Return the answer of the index; an empty one if it fails, one without denials if it keeps none."""
+        return await self._try(lambda: look_up_as(self._index, layers, dest, account), Knowledge())
+
+    async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:
+        """Remember what an account may not read; do nothing if the index fails or keeps none."""
+        index = self._index
+        if isinstance(index, RemembersDenials):
+            await self._try(lambda: index.record_denied(registry, account, repositories), None)
+
+    async def record_deletion(self, layer: Digest, repository: Located) -> None:
+        """Remember a deletion, or at least forget the source; do nothing if the index fails."""
+        index = self._index
+        record = index.record_deletion if isinstance(index, RemembersDeletions) else index.forget
+        await self._try(lambda: record(layer, repository), None)
+
+    async def clear_deletion(self, layer: Digest, repository: Located) -> None:
+        """Forget a deletion; do nothing if the index fails or keeps none."""
+        index = self._index
+        if isinstance(index, RemembersDeletions):
+            await self._try(lambda: index.clear_deletion(layer, repository), None)
