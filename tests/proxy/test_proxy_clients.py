@@ -112,6 +112,25 @@ def test_a_client_with_an_empty_state_mounts_every_shared_layer(
             file.write(f"| {client} | {kind} | {LAYERS} of {LAYERS} | yes | yes |\n")
 
 
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("client", sorted(CLIENTS))
+def test_a_client_uploads_no_more_than_straight(
+    client: str, docker_registry: DockerRegistry, tmp_path: Path
+) -> None:
+    """Two pushes of one image by fresh clients upload no more through a fresh proxy than straight."""
+    image = make_layout(tmp_path / "image", make_layers(LAYERS))
+    counts: dict[str, list[int]] = {"straight": [], "through": []}
+    with proxy_process(docker_registry.url, "memory://", tmp_path) as proxy:
+        for way, address in (("straight", docker_registry.address), ("through", proxy)):
+            for number in range(2):
+                before, folder = docker_registry.uploads(), tmp_path / f"{way}-{number}"
+                folder.mkdir()
+                CLIENTS[client](Push(image, address, f"{way}/app", folder, ""))
+                counts[way].append(docker_registry.uploads() - before)
+    assert counts["through"][0] <= counts["straight"][0]
+    assert counts["through"][1] == 0
+
+
 def test_two_stops_of_the_command(docker_registry: DockerRegistry, tmp_path: Path) -> None:
     """SIGTERM ends an idle proxy promptly with status 0."""
     with proxy_process(docker_registry.url, "off", tmp_path):
