@@ -157,6 +157,7 @@ class App:
             missing = head.status == 404
             attempt = await core.mounter.mount(caller, dest, route.digest, asked=False) if missing else None
         if attempt is not None and not attempt.deleted:
+            await core.hints.check(exchange, caller, attempt)
             outcome = await core.turns.wait_and_mount(caller, attempt)
             if outcome is not None:
                 core.sessions.note_push(caller.key, route.name)

@@ -31,6 +31,8 @@ from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.settings import ProxySettings
 from crossmount.proxy.telemetry import Metrics
 from crossmount.proxy.uploads.core import Core
+from crossmount.proxy.uploads.discretion import Discretion
+from crossmount.proxy.uploads.hints import ScopeHints
 from crossmount.proxy.uploads.mounting import CallerMounter, SourcePolicy
 from crossmount.proxy.uploads.sessions import ClientSessions
 from crossmount.proxy.uploads.spool import SpoolFolder
@@ -138,11 +140,24 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         agents = Agents(registry, options=options, index=guarded, connections=client)
         stack.push_async_callback(agents.aclose)
         await stack.enter_async_context(recorder.running())
+        authenticator = _authenticator(settings, base, registry, options, agents, client)
+        upstream = Upstream(
+            base,
+            client,
+            rewrite_challenges=authenticator.rewritten_challenges,
+            observe_seconds=metrics.upstream_seconds.observe,
+            own_credentials=settings.auth == "service",
+            commit_timeout=options.commit_timeout,
+        )
         mounter = CallerMounter(
-            guarded, policy=SourcePolicy(settings.allow_sources), recorder=recorder, metrics=metrics
+            guarded,
+            policy=SourcePolicy(settings.allow_sources),
+            recorder=recorder,
+            metrics=metrics,
+            upstream=upstream,
+            discretion=Discretion(round_trip=lambda: upstream.round_trip),
         )
         stack.push_async_callback(mounter.aclose)
-        authenticator = _authenticator(settings, base, registry, options, agents, client)
         fleet = await stack.enter_async_context(Fleet(guarded))
         turns = ProxyTurns(
             fleet,
@@ -155,16 +170,10 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         stack.push_async_callback(turns.aclose)
         core = Core(
             registry=registry,
-            upstream=Upstream(
-                base,
-                client,
-                rewrite_challenges=authenticator.rewritten_challenges,
-                observe_seconds=metrics.upstream_seconds.observe,
-                own_credentials=settings.auth == "service",
-                commit_timeout=options.commit_timeout,
-            ),
+            upstream=upstream,
             index=guarded,
             mounter=mounter,
+            hints=ScopeHints(mounter.discretion, mounter.policy),
             turns=turns,
             recorder=recorder,
             sessions=ClientSessions(),
@@ -217,7 +226,7 @@ def _authenticator(
         public_url=settings.callers_url(),
         deadline=options.retry.timeout,
     )
-    return ClientAuthenticator(registry, agents=agents, broker=broker)
+    return ClientAuthenticator(registry, agents=agents, broker=broker, mount_rights=settings.mount_rights)
 
 
 def _service_authenticator(settings: ProxySettings, agents: Agents) -> ServiceAuthenticator:

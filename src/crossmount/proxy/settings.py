@@ -16,6 +16,9 @@ from crossmount.registry import ClientOptions
 
 _PATTERN = re.compile(r"(?:[a-z0-9._/*-]|\[[a-z0-9._-]+\]|\?)+")
 
+MountRights = Literal["account", "token"]
+"""With whose rights the proxy mounts for a token: its account's, or its own alone."""
+
 HOLD_SECONDS = 10.0
 """Seconds that a HEAD waits for another's upload. The shortest known time-out of a client is 20 s (Jib)."""
 
@@ -61,6 +64,8 @@ class ProxySettings:
         host: the address to listen on.
         port: the port; 0 lets the system choose.
         auth: `client` acts with each caller's rights, `service` with the proxy's own.
+        mount_rights: with `client`: `account` mounts from whatever the account of a token may read, for the
+            address that the token was given to; `token` only from what the token itself allows.
         spool: a folder for uploads whose digest comes last; None relays them at once.
         wait: the most seconds that an upload waits for another's of the same layer; 0 never waits.
         hold: the most seconds that a HEAD waits while another uploads the layer; 0 never waits.
@@ -79,6 +84,7 @@ class ProxySettings:
     host: str = "127.0.0.1"
     port: int = 5000
     auth: Literal["client", "service"] = "client"
+    mount_rights: MountRights = "account"
     spool: Path | None = None
     wait: float = Patience().limit
     hold: float = HOLD_SECONDS

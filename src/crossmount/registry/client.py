@@ -192,6 +192,11 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
         )
         return Prepared(refused=unusable, denied=denied)
 
+    @property
+    def was_challenged(self) -> bool:
+        """Whether the registry has ever asked this client for credentials."""
+        return self._authorizer.challenge is not None
+
     def may_use_tokens(self) -> bool:
         """Return whether the registry asked for tokens, or for nothing so far."""
         return not isinstance(self._authorizer.challenge, Basic)

@@ -21,7 +21,7 @@ from crossmount.index import null_index
 
 try:
     from crossmount.proxy.server import RunningProxy, serve
-    from crossmount.proxy.settings import ProxySettings, ServerLimits
+    from crossmount.proxy.settings import MountRights, ProxySettings, ServerLimits
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"uvicorn", "httptools", "prometheus_client", "bcrypt"}:
         raise
@@ -61,6 +61,13 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     default="client",
     show_default=True,
     help="Act with the rights of each caller, or with the proxy's own for callers that it knows.",
+)
+@_option(
+    "--mount-rights",
+    type=click.Choice(["account", "token"]),
+    default="account",
+    show_default=True,
+    help="With '--auth client': mount what the account of a token may read, or only what the token itself allows.",
 )
 @_option(
     "--spool",
@@ -144,6 +151,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
     upstream: str,
     listen: tuple[str, int],
     auth: Literal["client", "service"],
+    mount_rights: MountRights,
     spool: str | None,
     spool_limit: int,
     wait: float,
@@ -168,12 +176,15 @@ def proxy(  # noqa: PLR0917 click passes options by name
     settings = settings_of(ctx)
     if auth == "client" and (htpasswd or tokens):
         raise click.UsageError("--htpasswd and --tokens are for --auth service", ctx)
+    if auth == "service" and mount_rights != "account":
+        raise click.UsageError("--mount-rights is for --auth client", ctx)
     start_service_log(settings.verbose, access=not no_access_log)
     made = ProxySettings(
         upstream=upstream,
         host=listen[0],
         port=listen[1],
         auth=auth,
+        mount_rights=mount_rights,
         spool=_spool_folder(spool),
         wait=wait,
         hold=hold,

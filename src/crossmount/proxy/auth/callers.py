@@ -14,15 +14,20 @@ import httpx
 from crossmount.index.protocol import MountIndex
 from crossmount.mount import Mounter
 from crossmount.oci import Repository
+from crossmount.proxy.auth.admission import Admission
+from crossmount.proxy.auth.readable import READABLE_SECONDS, REFUSED_SECONDS, RecentNames
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
-from crossmount.proxy.http.upstream import Authorize, RejectedAuth, SharedTransport
+from crossmount.proxy.http.upstream import RejectedAuth, RequestAuth, SharedTransport
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.registry.auth.scope import Scope, covers
 from crossmount.registry.credentials.authfiles import Credential
 from crossmount.registry.credentials.lookup import CredentialSource
 
 AGENTS_MAX = 512
+PROBATION_MAX = 64
+"""Agents of callers that the registry has not let in yet."""
+
 ORIGIN = "the caller of the proxy"
 BASIC_CHALLENGE = (b"www-authenticate", b'Basic realm="crossmount"')
 _KEY_LETTERS = 12
@@ -30,10 +35,19 @@ _KEY_LETTERS = 12
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Agent:
-    """A registry client and a mounter that act with the rights of one caller."""
+    """A registry client and a mounter that act with the rights of one caller.
+
+    Attributes:
+        readable: the repositories that the caller was seen to read.
+        unreadable: those that it was lately seen not to read.
+        asked: those that the registry is or was lately asked about.
+    """
 
     client: RegistryClient
     mounter: Mounter
+    readable: RecentNames = field(default_factory=lambda: RecentNames(READABLE_SECONDS))
+    unreadable: RecentNames = field(default_factory=lambda: RecentNames(REFUSED_SECONDS))
+    asked: RecentNames = field(default_factory=lambda: RecentNames(REFUSED_SECONDS))
 
     async def aclose(self) -> None:
         """Close the mounter and the client."""
@@ -51,6 +65,9 @@ class Caller:
         agent: acts for the caller; None if the proxy can only forward the caller's requests.
         scopes: the scopes of the token in use; None if only the registry knows the caller's rights.
         name: the caller's name in the proxy's own files.
+        admission: whether the registry has let these credentials in lately; None if there are none to refuse.
+        account: acts for the account that obtained the caller's token, where `agent` has the token's rights alone.
+        widen: returns a challenge for a token with more scopes; None if the caller is not told of any.
         authorize: returns the Authorization for the registry, where the proxy uses credentials of its own: for a
             repository (None for the registry itself), a method, and the Authorization that was rejected before.
     """
@@ -60,6 +77,9 @@ class Caller:
     agent: Agent | None = None
     scopes: tuple[Scope, ...] | None = None
     name: str = ""
+    admission: Admission | None = None
+    account: Agent | None = None
+    widen: Callable[[Exchange, tuple[Scope, ...]], str | None] | None = field(default=None, repr=False)
     authorize: Callable[[Repository | None, str, RejectedAuth | None], Awaitable[str | None]] | None = field(
         default=None, repr=False
     )
@@ -74,8 +94,13 @@ class Caller:
         """Whether the request carries no credentials, and the proxy adds none."""
         return self.authorization is None and self.authorize is None
 
-    def authorization_for(self, repository: Repository | None, method: str) -> Authorize:
-        """Return a function that returns the Authorization of a request.
+    @property
+    def is_admitted(self) -> bool:
+        """Whether the proxy may act for the caller now, by the registry's word."""
+        return self.admission is None or self.admission.is_recent
+
+    def authorization_for(self, repository: Repository | None, method: str) -> RequestAuth:
+        """Return what authorizes a request of the caller's, and learns from its answer.
 
         Args:
             repository: the repository of the request; None for the registry itself.
@@ -87,7 +112,13 @@ class Caller:
                 return await self.authorize(repository, method, rejected)
             return self.authorization if rejected is None else None
 
-        return authorize
+        def observe(response: httpx.Response) -> None:
+            if self.admission is not None and self.authorization is not None:
+                self.admission.observe(response, scheme=self.authorization.partition(" ")[0].lower())
+            if self.agent is not None and repository is not None and response.is_success:
+                self.agent.readable.add(repository.name)
+
+        return RequestAuth(authorize, observe)
 
     def may_push(self, name: str) -> bool:
         """Return whether a write to a repository may be attempted with the caller's rights.
@@ -99,6 +130,12 @@ class Caller:
         if self.agent is None:
             return False
         return self.scopes is None or covers(self.scopes, [Scope("repository", name, ("push",))])
+
+    def may_mount_from(self, name: str) -> bool:
+        """Return whether a repository may be tried as a source with the rights that the caller has shown."""
+        if self.account is None or self.scopes is None:
+            return True
+        return covers(self.scopes, [Scope("repository", name, ("pull",))])
 
 
 class Authenticator(Protocol):
@@ -140,6 +177,9 @@ class Authenticator(Protocol):
 class Agents:
     """The agents of recent callers, bounded: the least recently used one is removed first.
 
+    The agent of a caller that the registry has not let in yet is on probation, among few. So credentials that
+    somebody makes up take no room from those that are good.
+
     A removed agent still serves the requests that use it. It owns no connections, so it needs no closing then.
 
     Args:
@@ -148,6 +188,7 @@ class Agents:
         index: the index of sources.
         connections: the HTTP client whose connections all agents share.
         limit: the most agents that are stored.
+        probation: the most agents on probation.
     """
 
     def __init__(
@@ -158,33 +199,51 @@ class Agents:
         index: MountIndex,
         connections: httpx.AsyncClient,
         limit: int = AGENTS_MAX,
+        probation: int = PROBATION_MAX,
     ) -> None:
         self._registry = registry
         self._options = options
         self._index = index
         self._transport = SharedTransport(connections)
         self._limit = limit
+        self._probation_limit = probation
         self._agents: OrderedDict[str, Agent] = OrderedDict()
+        self._probation: OrderedDict[str, Agent] = OrderedDict()
         self._alive: weakref.WeakSet[Agent] = weakref.WeakSet()
 
     def get(self, key: str, credentials: Callable[[], CredentialSource]) -> Agent:
         """Return the agent of the caller with this key; a new one is made with these credentials."""
-        agent = self._agents.get(key)
+        agents = self._agents if key in self._agents else self._probation
+        agent = agents.get(key)
         if agent is None:
             client = RegistryClient(
                 self._registry, options=self._options, credentials=credentials(), transport=self._transport
             )
-            agent = self._agents[key] = Agent(client, Mounter(client, self._index))
+            agent = agents[key] = Agent(client, Mounter(client, self._index))
             self._alive.add(agent)
+            if len(agents) > self._probation_limit:
+                agents.popitem(last=False)
+        agents.move_to_end(key)
+        return agent
+
+    def admit(self, key: str) -> None:
+        """End the probation of a caller that the registry has let in."""
+        agent = self._probation.pop(key, None)
+        if agent is not None:
+            self._agents[key] = agent
             if len(self._agents) > self._limit:
                 self._agents.popitem(last=False)
-        self._agents.move_to_end(key)
-        return agent
+
+    def drop(self, key: str) -> None:
+        """Drop the agent of a caller that the registry has refused, with its tokens."""
+        self._agents.pop(key, None)
+        self._probation.pop(key, None)
 
     async def aclose(self) -> None:
         """Close all agents, also removed ones that are still in use."""
         await asyncio.gather(*(agent.aclose() for agent in list(self._alive)))
         self._agents.clear()
+        self._probation.clear()
 
 
 def read_basic(value: str) -> Credential | None:

@@ -7,13 +7,16 @@ acts for a caller, it uses the same credentials, and sends them to the registry 
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 
 from crossmount.oci import Repository
-from crossmount.proxy.auth.callers import Agents, Caller, read_basic
-from crossmount.proxy.auth.tokens import TokenBroker
+from crossmount.proxy.auth.admission import Admission, Admissions
+from crossmount.proxy.auth.callers import ORIGIN, Agents, Caller, read_basic
+from crossmount.proxy.auth.tokens import IssuedToken, TokenBroker
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
+from crossmount.proxy.settings import MountRights
 from crossmount.registry.auth.challenge import Bearer, choose
 from crossmount.registry.auth.scope import Scope
 from crossmount.registry.credentials.authfiles import Credential
@@ -26,44 +29,58 @@ class ClientAuthenticator:
     """Identifies callers by their own credentials, which the registry checks.
 
     Args:
-        registry: any repository of the registry behind the proxy.
+        registry: the registry behind the proxy; any of its repositories.
         agents: the agents that act for callers.
         broker: issues tokens.
+        mount_rights: `account`: a token stands for the account that obtained it, at the address that it was given
+            to. `token`: it stands for its own scopes.
         key: the HMAC key of callers' keys; random for each process, so that a logged key reveals nothing.
+        admissions: the callers that the registry has let in.
     """
 
     def __init__(
-        self, registry: Repository, *, agents: Agents, broker: TokenBroker, key: bytes | None = None
+        self,
+        registry: Repository,
+        *,
+        agents: Agents,
+        broker: TokenBroker,
+        mount_rights: MountRights = "account",
+        key: bytes | None = None,
+        admissions: Admissions | None = None,
     ) -> None:
         self._registry = registry.registry
         self._agents = agents
         self._broker = broker
+        self._mount_rights = mount_rights
         self._key = key or secrets.token_bytes(32)
+        self._admissions = admissions or Admissions()
+        self._agents.get(_ANONYMOUS, NoCredentials)
+        self._agents.admit(_ANONYMOUS)
 
     async def authenticate(self, exchange: Exchange) -> Caller:
         """Return the caller of a request; nobody is refused here, since the registry checks every request."""
         header = exchange.header(b"authorization")
         if header is None:
-            return self._caller(None, None)
+            return Caller(_ANONYMOUS, None, self._agents.get(_ANONYMOUS, NoCredentials))
         scheme, _, value = header.partition(" ")
         if scheme.lower() == "basic":
             credential = read_basic(value.strip())
-            return self._opaque(header) if credential is None else self._caller(credential, header)
-        if scheme.lower() != "bearer":
-            return self._opaque(header)
-        if not self._broker.issued(value.strip()):
+            return self._opaque(header) if credential is None else self._account(credential, header)
+        if scheme.lower() != "bearer" or not self._broker.issued(value.strip()):
             return self._opaque(header)
         issued = self._broker.find(value.strip())
         if issued is None:  # without an Authorization the registry answers a challenge, and the client asks anew
-            return self._caller(None, None, has_agent=False)
-        return self._caller(issued.credential, f"Bearer {issued.token}", scopes_of=issued.scopes)
+            return Caller(_ANONYMOUS)
+        return self._token_holder(issued, exchange.peer)
 
     def own_caller(self) -> None:
         """Return None: the proxy has no credentials of its own."""
 
     async def answer_token_request(self, exchange: Exchange) -> None:
         """Answer a request for a token with one that the broker issues."""
-        await self._broker.answer(exchange)
+        credential = await self._broker.answer(exchange)
+        if credential is not None:  # the token service has refused it
+            self._agents.drop(self._key_of(credential))
 
     async def permit_metrics(self, exchange: Exchange) -> None:
         """Show the metrics to everybody: this proxy knows no callers of its own."""
@@ -79,20 +96,47 @@ class ClientAuthenticator:
         rewritten = self._broker.challenge(exchange, challenge).encode("latin-1")
         return [pair for pair in headers if pair[0] != b"www-authenticate"] + [(b"www-authenticate", rewritten)]
 
-    def _caller(
-        self,
-        credential: Credential | None,
-        authorization: str | None,
-        *,
-        scopes_of: tuple[Scope, ...] | None = None,
-        has_agent: bool = True,
+    def _account(
+        self, credential: Credential | None, header: str, scopes: tuple[Scope, ...] | None = None
     ) -> Caller:
         key = self._key_of(credential)
+        return Caller(
+            key,
+            header,
+            self._agents.get(key, self._source(credential)),
+            scopes,
+            admission=self._admission(key, header),
+        )
 
+    def _token_holder(self, issued: IssuedToken, peer: str) -> Caller:
+        header = f"Bearer {issued.token}"
+        if self._mount_rights == "account" and peer == issued.peer:
+            return self._account(issued.credential, header, issued.scopes)
+        key, own = self._key_of(issued.credential), self._hashed(f"token {issued.token}")
+        token = Credential("", issued.token, kind="registry", origin=ORIGIN)
+        return Caller(
+            key,
+            header,
+            self._agents.get(own, self._source(token)),
+            issued.scopes,
+            admission=self._admission(own, header),
+            account=self._agents.get(key, self._source(issued.credential)),
+            widen=self._broker.wider_challenge if self._mount_rights == "token" else None,
+        )
+
+    def _admission(self, key: str, header: str) -> Admission | None:
+        return Admission(
+            self._admissions,
+            self._hashed(f"admission {header}"),
+            on_admitted=lambda: self._agents.admit(key),
+            on_refused=lambda: self._agents.drop(key),
+        )
+
+    def _source(self, credential: Credential | None) -> Callable[[], CredentialSource]:
         def source() -> CredentialSource:
             return NoCredentials() if credential is None else GivenCredentials(self._registry, credential)
 
-        return Caller(key, authorization, self._agents.get(key, source) if has_agent else None, scopes_of)
+        return source
 
     def _opaque(self, header: str) -> Caller:
         """Return a caller whose credentials the proxy can only forward."""

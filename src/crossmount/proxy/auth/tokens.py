@@ -13,7 +13,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -36,6 +36,9 @@ from crossmount.registry.http.transport import Answer, Body
 
 _REALM_PATH = "/_crossmount/token"
 TOKENS_MAX = 50_000
+SHARES = 16
+"""An account may have this part of all stored tokens; all anonymous callers are one."""
+
 _PREFIX = "cmp_"
 _FORM_MAX = 64 * 1024
 _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -50,12 +53,14 @@ class IssuedToken:
         credential: the credential that it was requested with; None for an anonymous token.
         scopes: the scopes that it covers.
         until: when it expires, in the clock's seconds.
+        peer: the address that it was given to.
     """
 
     token: str = field(repr=False)
     credential: Credential | None
     scopes: tuple[Scope, ...]
     until: float
+    peer: str
 
 
 class TokenBroker:
@@ -93,6 +98,7 @@ class TokenBroker:
         self._limit = limit
         self._clock = clock
         self._tokens: OrderedDict[str, IssuedToken] = OrderedDict()
+        self._names: dict[Credential | None, OrderedDict[str, None]] = {}
         self._realm: Bearer | None = None
 
     def issued(self, token: str) -> bool:
@@ -103,7 +109,7 @@ class TokenBroker:
         """Return the registry's token behind a name; None if it is unknown or has expired."""
         found = self._tokens.get(token)
         if found is None or found.until <= self._clock():
-            self._tokens.pop(token, None)
+            self._forget(token)
             return None
         return found
 
@@ -117,8 +123,17 @@ class TokenBroker:
         parts |= {"scope": " ".join(map(str, real.scopes)), "error": real.error}
         return "Bearer " + ",".join(f'{name}="{_quoted(value)}"' for name, value in parts.items() if value)
 
-    async def answer(self, exchange: Exchange) -> None:
+    def wider_challenge(self, exchange: Exchange, scopes: tuple[Scope, ...]) -> str | None:
+        """Return the challenge of a token that lacks scopes; None before the registry's own challenge is known."""
+        if self._realm is None:
+            return None
+        return self.challenge(exchange, replace(self._realm, scopes=scopes, error="insufficient_scope"))
+
+    async def answer(self, exchange: Exchange) -> Credential | None:
         """Answer a request for a token: GET (Docker's token authentication) or POST (OAuth2).
+
+        Returns:
+            The credential in the request, if the realm has refused it.
 
         Raises:
             RequestRefusedError: the request is invalid (400, 405), the registry has no tokens (404), or its realm
@@ -140,23 +155,43 @@ class TokenBroker:
             await exchange.answer(
                 status, [(b"content-type", (*kinds, b"application/json")[0]), *challenge], answer.body
             )
-            return
+            return credential if status in {401, 403} else None
         await self._issue(exchange, answer, credential, scopes)
+        return None
 
     async def _issue(
         self, exchange: Exchange, answer: Answer, credential: Credential | None, asked: tuple[Scope, ...]
     ) -> None:
         value, lifetime = read_token(answer)
-        issued = IssuedToken(value, credential, _granted(value, asked), self._clock() + lifetime)
+        until = self._clock() + lifetime
+        issued = IssuedToken(value, credential, _granted(value, asked), until, exchange.peer)
         name = _PREFIX + secrets.token_urlsafe(32)
-        self._tokens[name] = issued
-        while len(self._tokens) > self._limit:
-            self._tokens.popitem(last=False)
+        self._store(name, issued)
         document: dict[str, Any] = json.loads(answer.body)
         document |= {"token": name, "access_token": name, "expires_in": max(1, int(lifetime))}
         document.pop("issued_at", None)  # it follows the realm's clock; `expires_in` counts from now
         headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
         await exchange.answer(200, headers, json.dumps(document).encode())
+
+    def _store(self, name: str, issued: IssuedToken) -> None:
+        """Store a token; its owner's oldest one makes way for it where the owner has a share already."""
+        own = self._names.setdefault(issued.credential, OrderedDict())
+        own[name] = None
+        if len(own) > self._limit // SHARES:
+            oldest, _ = own.popitem(last=False)
+            self._tokens.pop(oldest, None)
+        self._tokens[name] = issued
+        while len(self._tokens) > self._limit:
+            self._forget(next(iter(self._tokens)))
+
+    def _forget(self, name: str) -> None:
+        issued = self._tokens.pop(name, None)
+        if issued is None:
+            return
+        own = self._names.get(issued.credential, OrderedDict())
+        own.pop(name, None)
+        if not own:
+            self._names.pop(issued.credential, None)
 
     async def _request(self, exchange: Exchange, form: bytes) -> Answer:
         real = self._realm or await self._discover()

@@ -71,8 +71,21 @@ class RejectedAuth:
     challenges: tuple[str, ...]
 
 
-Authorize = Callable[[RejectedAuth | None], Awaitable[str | None]]
-"""Returns the Authorization of a request; after a 401 a better one, or None if there is none."""
+def _ignore(response: httpx.Response) -> None:
+    del response
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAuth:
+    """What authorizes one request.
+
+    Attributes:
+        authorize: returns the Authorization; after a 401 a better one, or None if there is none.
+        observe: receives the registry's answer, with its body unread.
+    """
+
+    authorize: Callable[[RejectedAuth | None], Awaitable[str | None]]
+    observe: Callable[[httpx.Response], None] = _ignore
 
 
 class Upstream:
@@ -86,6 +99,11 @@ class Upstream:
         own_credentials: requests carry the proxy's own credentials, so a 401 is not the client's to answer.
         commit_timeout: seconds until the answer to a request with a body begins, once the body is sent.
         clock: seconds, from any start.
+
+    Attributes:
+        base: the registry's scheme, host and port.
+        origin: the same, to compare.
+        round_trip: the usual seconds of a request without a body, lately.
     """
 
     def __init__(
@@ -107,6 +125,7 @@ class Upstream:
         self._rewrite_challenges = rewrite_challenges
         self.origin = Origin.of(base)
         self._client = client
+        self.round_trip = 0.02
 
     def target(self, raw_path: bytes, query: bytes) -> UpstreamTarget:
         """Return the registry's URL for a path and a query, which must have been checked."""
@@ -120,7 +139,7 @@ class Upstream:
         target: UpstreamTarget,
         *,
         headers: HeaderPairs,
-        authorize: Authorize | None = None,
+        authorize: RequestAuth | None = None,
         body: RequestBody | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """Send a request and yield the answer, with its body unread.
@@ -142,16 +161,18 @@ class Upstream:
         """
         authorize = authorize if Origin.of(target.url) == self.origin else None
         with translated(method, target.url), unlogged():
-            used = None if authorize is None else await authorize(None)
+            used = None if authorize is None else await authorize.authorize(None)
             response = await self._send(method, target, headers, used, body)
             try:
                 if response.status_code == 401 and authorize is not None:
-                    better = await authorize(
+                    better = await authorize.authorize(
                         RejectedAuth(used, tuple(response.headers.get_list("www-authenticate")))
                     )
                     if better is not None and (body is None or body.size == 0 or isinstance(body.content, bytes)):
                         await response.aclose()
                         response = await self._send(method, target, headers, better, body)
+                if authorize is not None:
+                    authorize.observe(response)
                 if response.status_code == 401 and self._own_credentials:
                     raise CredentialsError(f"{self.base.host} does not accept this proxy's own credentials")
                 if response.status_code not in _STATUSES:
@@ -188,7 +209,9 @@ class Upstream:
         begun = self._clock()
         response = await self._client.send(request, stream=True, follow_redirects=False)
         if content is None:
-            self._observe_seconds(self._clock() - begun)
+            seconds = self._clock() - begun
+            self._observe_seconds(seconds)
+            self.round_trip += (seconds - self.round_trip) / 16
         return response
 
     async def forward_answer(

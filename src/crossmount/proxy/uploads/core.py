@@ -16,6 +16,7 @@ from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.upstream import RequestBody, Upstream
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.telemetry import Metrics
+from crossmount.proxy.uploads.hints import ScopeHints
 from crossmount.proxy.uploads.mounting import CallerMounter, MountAttempt
 from crossmount.proxy.uploads.sessions import ClientSession, ClientSessions
 from crossmount.proxy.uploads.spool import SpoolFolder
@@ -45,6 +46,7 @@ class Core:
     upstream: Upstream
     index: MountIndex
     mounter: CallerMounter
+    hints: ScopeHints
     turns: ProxyTurns
     recorder: ProxyRecorder
     sessions: ClientSessions
@@ -101,7 +103,7 @@ def body_to_forward(exchange: Exchange) -> RequestBody | None:
 
 async def is_there(caller: Caller, dest: Repository, digest: Digest) -> bool:
     """Ask the registry whether a repository has a blob already; False if that cannot be said."""
-    if caller.agent is None:
+    if caller.agent is None or not caller.is_admitted:
         return False
     with contextlib.suppress(CrossmountError):
         return await caller.agent.client.head_blob(dest, digest) is not None

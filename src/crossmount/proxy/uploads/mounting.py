@@ -1,6 +1,7 @@
 """Mounts of blobs with the rights of a client; concurrent requests for the same blob share one mount."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,10 @@ from crossmount.mount import MountResult, MountStatus
 from crossmount.mount.recorder import confirmed_sightings
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
+from crossmount.proxy.http.upstream import Upstream
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.telemetry import Metrics
+from crossmount.proxy.uploads.discretion import Discretion
 
 INDEX_CALLS_MAX = 16
 """The limit of concurrent index calls: more callers wait here, before the deadline of their call starts."""
@@ -44,12 +47,16 @@ class MountAttempt:
     Attributes:
         knowledge: the answer of the index before the attempt.
         result: the mount, without a session; None if there was no source to try.
+        answer_at: when a "no" may be answered, in the clock's seconds; None for at once.
+        later: the attempt with sources that the caller was not seen to read, if there are any.
     """
 
     digest: Digest
     dest: Repository
     knowledge: Knowledge = field(default_factory=Knowledge)
     result: MountResult | None = None
+    answer_at: float | None = None
+    later: "asyncio.Task[MountResult | None] | None" = field(default=None, repr=False)
 
     @property
     def mounted(self) -> bool:
@@ -78,6 +85,35 @@ class MountAttempt:
         return frozenset(known.sources) | (frozenset({self.dest}) if known.in_dest else frozenset())
 
 
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One question for a blob, with what its answer depends on.
+
+    Attributes:
+        without: names of sources that were tried before.
+        asked: whether the client has begun to bring the blob into dest.
+        is_open: whether every source is tried before the answer.
+        later: whether unknown sources are tried at a random moment.
+    """
+
+    caller: Caller
+    agent: Agent
+    dest: Repository
+    digest: Digest
+    without: frozenset[str]
+    asked: bool
+    is_open: bool
+    later: bool
+
+
+async def ask_for_blob(upstream: Upstream, caller: Caller, dest: Repository, digest: Digest) -> int:
+    """Ask the registry for a blob with the caller's own Authorization, and return the status."""
+    target = upstream.target(f"/v2/{dest.name}/blobs/{digest}".encode(), b"")
+    authorize = caller.authorization_for(dest, "HEAD")
+    async with upstream.request("HEAD", target, headers=[], authorize=authorize) as response:
+        return response.status_code
+
+
 class CallerMounter:
     """Mounts blobs with the rights of callers.
 
@@ -86,6 +122,8 @@ class CallerMounter:
         policy: the allowed sources.
         recorder: records the sources that mounts confirm.
         metrics: counts failures, and measures the index.
+        upstream: asks the registry whether it lets a caller in.
+        discretion: decides which sources are tried before an answer.
         clock: seconds, from any start.
     """
 
@@ -96,15 +134,19 @@ class CallerMounter:
         policy: SourcePolicy,
         recorder: ProxyRecorder,
         metrics: Metrics,
+        upstream: Upstream,
+        discretion: Discretion,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy
+        self.discretion = discretion
+        self._upstream = upstream
         self._index = index
         self._recorder = recorder
         self._metrics = metrics
         self._clock = clock
         self._asking = asyncio.Semaphore(INDEX_CALLS_MAX)
-        self._flights: dict[tuple[str, str, Digest, bool], asyncio.Task[MountAttempt]] = {}
+        self._flights: dict[tuple[Agent, str, Digest, bool, bool], asyncio.Task[MountAttempt]] = {}
 
     async def mount(
         self,
@@ -114,11 +156,12 @@ class CallerMounter:
         *,
         without: Collection[str] = (),
         asked: bool = True,
+        sent: bool = False,
     ) -> MountAttempt:
         """Try to mount a blob from a source that the index knows, with the caller's rights.
 
         Concurrent calls of one caller for the same blob share the attempt. Nothing is tried for a caller whose
-        credentials the proxy does not have.
+        credentials the proxy does not have, or that the registry does not let in.
 
         Args:
             caller: the client.
@@ -127,41 +170,88 @@ class CallerMounter:
             without: names of sources that were tried before.
             asked: whether the client has begun to bring the blob into dest. Otherwise nothing is mounted that a
                 client deleted from there.
+            sent: whether the client has sent all bytes of the blob.
         """
-        if not caller.may_push(dest.name) or caller.agent is None:
+        agent = caller.agent
+        if agent is None or not caller.may_push(dest.name) or not await self.admit(caller, dest, digest):
             return MountAttempt(digest=digest, dest=dest, knowledge=await self._look_up(dest, digest))
-        key, agent = (caller.key, dest.name, digest, asked), caller.agent
+        is_open = sent or self.discretion.hides_nothing(caller, agent)
+        answer_at = None if is_open else self.discretion.answer_at(agent, dest)
+        key = (agent, dest.name, digest, asked, is_open)
         task = self._flights.get(key)
         if task is None:
-            work = self._look_up_and_mount(agent, dest, digest, frozenset(without), asked=asked)
-            task = self._flights[key] = asyncio.create_task(work)
+            search = _Search(
+                caller, agent, dest, digest, frozenset(without), asked, is_open, later=answer_at is None
+            )
+            task = self._flights[key] = asyncio.create_task(self._look_up_and_mount(search))
             task.add_done_callback(lambda _: self._flights.pop(key, None))
             task.add_done_callback(collect)
         # a client that disconnects does not cancel the mount of the others
-        return await asyncio.shield(task)
+        attempt = await asyncio.shield(task)
+        if attempt.mounted or answer_at is None:
+            return attempt
+        if attempt.later is not None:
+            result = await self.discretion.result_by(attempt.later, answer_at)
+            if result is not None and result.status is MountStatus.MOUNTED:
+                return replace(attempt, result=result)
+        return replace(attempt, answer_at=answer_at)
+
+    async def admit(self, caller: Caller, dest: Repository, digest: Digest) -> bool:
+        """Return whether the proxy may act for a caller now; ask the registry where its last yes is old."""
+        if caller.is_admitted:
+            return True
+        with contextlib.suppress(CrossmountError):
+            await ask_for_blob(self._upstream, caller, dest, digest)
+        return caller.is_admitted
 
     async def mount_from(
         self, caller: Caller, dest: Repository, digest: Digest, sources: Collection[Repository]
     ) -> MountAttempt:
         """Try to mount a blob from where it was uploaded just now, with the caller's rights."""
-        if not caller.may_push(dest.name) or caller.agent is None:
+        agent = caller.agent
+        if agent is None or not caller.may_push(dest.name) or not await self.admit(caller, dest, digest):
             return MountAttempt(digest=digest, dest=dest)
         knowledge = Knowledge({digest: LayerKnowledge(sources=tuple(sorted(sources)))}, self._recorder.traits)
-        return await self._mount(caller.agent, dest, digest, knowledge, fresh=True)
+        search = _Search(caller, agent, dest, digest, frozenset(), asked=True, is_open=True, later=False)
+        result = await self._mount(search, self._sources(search, knowledge), knowledge, fresh=True)
+        return MountAttempt(digest=digest, dest=dest, result=result, knowledge=knowledge)
 
     async def aclose(self) -> None:
         """Wait for mounts that are in flight."""
+        await self.discretion.aclose()
         await asyncio.gather(*self._flights.values(), return_exceptions=True)
 
-    async def _look_up_and_mount(
-        self, agent: Agent, dest: Repository, digest: Digest, without: frozenset[str], *, asked: bool
-    ) -> MountAttempt:
+    async def _look_up_and_mount(self, search: "_Search") -> MountAttempt:
+        dest, digest = search.dest, search.digest
         knowledge = await self._look_up(dest, digest)
+        attempt = MountAttempt(digest=digest, dest=dest, knowledge=knowledge)
         if knowledge.of(digest).deleted:
-            if not asked:
-                return MountAttempt(digest=digest, dest=dest, knowledge=knowledge)
+            if not search.asked:
+                return attempt
             self._recorder.clear_deletion(dest, digest)
-        return await self._mount(agent, dest, digest, knowledge, without=without)
+        sources, unknown = self._sources(search, knowledge), []
+        if not search.is_open and not knowledge.of(digest).must_mount:
+            readable = search.agent.readable
+            unknown = [source for source in sources if not readable.has(source.name)]
+            sources = [source for source in sources if readable.has(source.name)]
+        result = await self._mount(search, sources, knowledge)
+        attempt = replace(attempt, result=result)
+        if attempt.mounted or not unknown:
+            return attempt
+        only = replace(knowledge, traits=replace(knowledge.traits, finds=False))
+        later = self.discretion.start(self._mount(search, unknown, only), later=search.later)
+        return replace(attempt, later=later)
+
+    def _sources(self, search: "_Search", knowledge: Knowledge) -> list[Repository]:
+        """Return the sources that may be tried, best first."""
+        found = search.agent.mounter.candidates(knowledge, search.dest).get(search.digest, ())
+        return [
+            source
+            for source in found
+            if source.name not in search.without
+            and self.policy.allows(source.name)
+            and search.caller.may_mount_from(source.name)
+        ]
 
     async def _look_up(self, dest: Repository, digest: Digest) -> Knowledge:
         async with self._asking:
@@ -173,42 +263,27 @@ class CallerMounter:
         return knowledge
 
     async def _mount(
-        self,
-        agent: Agent,
-        dest: Repository,
-        digest: Digest,
-        knowledge: Knowledge,
-        *,
-        without: frozenset[str] = frozenset(),
-        fresh: bool = False,
-    ) -> MountAttempt:
-        result = None
+        self, search: "_Search", sources: list[Repository], knowledge: Knowledge, *, fresh: bool = False
+    ) -> MountResult | None:
         try:
-            result = await self._attempt(agent, dest, digest, self._limited(knowledge), without, fresh=fresh)
+            return await self._attempt(search, sources, self._limited(knowledge), fresh=fresh)
         except CrossmountError as error:
             self._metrics.count_failure("mount", error)
-        return MountAttempt(digest=digest, dest=dest, result=result, knowledge=knowledge)
+            return None
 
     async def _attempt(
-        self,
-        agent: Agent,
-        dest: Repository,
-        digest: Digest,
-        knowledge: Knowledge,
-        without: frozenset[str],
-        *,
-        fresh: bool,
+        self, search: "_Search", sources: list[Repository], knowledge: Knowledge, *, fresh: bool
     ) -> MountResult | None:
-        found = agent.mounter.candidates(knowledge, dest).get(digest, ())
-        candidates = [s for s in found if s.name not in without and self.policy.allows(s.name)]
-        known = knowledge.of(digest)
-        if not candidates and not known.must_mount and knowledge.traits.finds is not True:
+        agent, known = search.agent, knowledge.of(search.digest)
+        if not sources and not known.must_mount and knowledge.traits.finds is not True:
             return None
-        result = await agent.mounter.attempt(digest, dest, candidates, knowledge, fresh=fresh)
+        result = await agent.mounter.attempt(search.digest, search.dest, sources, knowledge, fresh=fresh)
         if result.session is not None:
             await agent.client.cancel_upload(result.session)
             result = replace(result, session=None)
         if result.status is MountStatus.MOUNTED:
+            if result.source is not None:
+                agent.readable.add(result.source.name)
             self._recorder.record_mount(confirmed_sightings(result, known.size))
             async with self._asking:
                 await agent.mounter.record_traits(knowledge.traits, [result])

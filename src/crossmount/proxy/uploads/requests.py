@@ -13,7 +13,7 @@ from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.errors import RequestRefusedError, digest_invalid
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.routes import SessionRoute
-from crossmount.proxy.uploads.core import Core, is_there, refuse_must_mount
+from crossmount.proxy.uploads.core import Core, refuse_must_mount
 from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.relay import SessionRequest
 from crossmount.proxy.uploads.spool import SpooledBlob, SpoolFile, SpoolFullError
@@ -125,13 +125,16 @@ class _SpooledRequest(SessionRequest):
         """Mount the blob; else wait for another's upload of it, or upload it."""
         blob = SpooledBlob(Descriptor(OCTET_STREAM, digest, self.spool.size), self.spool)
         self.core.metrics.count_blob("spooled", self.spool.size)
-        if await is_there(self.caller, self.dest, digest):
+        if await self._ask_dest(digest):
             attempt = MountAttempt(digest=digest, dest=self.dest)
             await self.core.drop_session(self.session)
             await self.core.answer_created(self.exchange, attempt, BlobOutcome(existing=True), self.spool.size)
             self.core.recorder.record_blob(self.dest, digest, self.spool.size)
             return
-        attempt = await self.core.mounter.mount(self.caller, self.dest, digest)
+        if not self.caller.is_admitted:  # only the registry can say more
+            await self.relay_spooled(self.spool)
+            return
+        attempt = await self.core.mounter.mount(self.caller, self.dest, digest, sent=True)
         if attempt.refused:
             await self.core.drop_session(self.session)
             refuse_must_mount(attempt)
@@ -140,12 +143,36 @@ class _SpooledRequest(SessionRequest):
         await self.core.drop_session(self.session, cancel=outcome.label != "uploaded")
         await self.core.answer_created(self.exchange, attempt, outcome, blob.descriptor.size)
 
+    async def _ask_dest(self, digest: Digest) -> bool:
+        """Ask the registry, with the caller's own Authorization, whether dest has the blob already.
+
+        Raises:
+            RequestRefusedError: the registry does not let the caller in (401). The session stays.
+        """
+        upstream, exchange = self.core.upstream, self.exchange
+        async with upstream.request(
+            "HEAD",
+            upstream.target(f"/v2/{self.dest.name}/blobs/{digest}".encode(), b""),
+            headers=[],
+            authorize=self.caller.authorization_for(self.dest, "HEAD"),
+        ) as response:
+            if response.status_code == 401:
+                exchange.scopes = (push(self.dest),)
+                answered = upstream.answer_headers(exchange, response)
+                challenges = [pair for pair in answered if pair[0] == b"www-authenticate"]
+                raise RequestRefusedError(
+                    401, "UNAUTHORIZED", "the registry does not let this upload's owner in", headers=challenges
+                )
+            return response.status_code == 200
+
     async def _upload(self, blob: SpooledBlob, attempt: MountAttempt) -> BlobOutcome:
         core, agent = self.core, self.caller.agent
         if agent is None:
             raise RequestRefusedError(401, "UNAUTHORIZED", "the rights under which this upload began are gone")
 
         async def upload() -> None:
+            if not await core.mounter.admit(self.caller, self.dest, blob.descriptor.digest):
+                raise RequestRefusedError(401, "UNAUTHORIZED", "the registry lets this upload's owner in no more")
             await agent.client.upload_blob(core.upload_session(self.session), blob)
 
         try:

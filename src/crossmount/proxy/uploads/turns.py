@@ -13,7 +13,7 @@ from typing import Literal
 
 from crossmount.errors import CrossmountError
 from crossmount.fleet import Fleet, MountTurn, Patience, Slots, Turn, UploadTurn, mount_or_upload, upload_in_turn
-from crossmount.oci import Descriptor, Digest, Manifest, Repository
+from crossmount.oci import Descriptor, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.uploads.deferred_leases import DeferredLeases
@@ -103,11 +103,17 @@ class ProxyTurns:
         """
         if attempt.mounted:
             return BlobOutcome(mounted=attempt)
+        outcome = await self._wait_and_mount(caller, attempt)
+        if outcome is None:
+            await self._mounter.discretion.wait_until(attempt.answer_at)
+        return outcome
+
+    async def _wait_and_mount(self, caller: Caller, attempt: MountAttempt) -> BlobOutcome | None:
         if self._hold <= 0 or caller.agent is None or not self._may_wait(caller, attempt):
             return None
         try:
             async with asyncio.timeout(self._hold):
-                turn = await self._watch(caller.agent, attempt)
+                turn = await self._watch(caller, caller.agent, attempt)
         except TimeoutError:
             return None
         return None if turn is None else await self._mount(caller, attempt, turn, turn.waited)
@@ -134,7 +140,14 @@ class ProxyTurns:
         Raises:
             RegistryError: the registry refused the blob.
         """
-        slots = self._paced if paced else self._slots
+        slots, agent = self._paced if paced else self._slots, caller.agent
+        await self._mounter.discretion.wait_until(attempt.answer_at)
+
+        def accepts(name: str) -> bool:
+            """Wait only for a holder whose repository this caller can read."""
+            return self._mounter.policy.allows(name) and (
+                agent is not None and self._mounter.discretion.accepts(agent, attempt.dest, blob.digest, name)
+            )
 
         async def take_turn(excluded: Collection[Repository]) -> Turn | None:
             if not self.waits_for(caller, blob.size) or not self._may_wait(caller, attempt):
@@ -146,7 +159,7 @@ class ProxyTurns:
                 slots=slots,
                 patience=self._patience,
                 excluded=excluded,
-                accepts=self._mounter.policy.allows,
+                accepts=accepts,
                 publishes="manifest" if attempt.after_manifest else "blob",
             )
 
@@ -208,17 +221,20 @@ class ProxyTurns:
         knowledge = attempt.knowledge
         return (
             caller.may_push(attempt.dest.name)
+            and caller.is_admitted
             and knowledge.traits.mounts is not False
             and not knowledge.of(attempt.digest).must_mount
             and not self._deferred.has_any(attempt.dest)
         )
 
-    async def _watch(self, agent: Agent, attempt: MountAttempt) -> MountTurn | None:
+    async def _watch(self, caller: Caller, agent: Agent, attempt: MountAttempt) -> MountTurn | None:
         dest, digest, policy = attempt.dest, attempt.digest, self._mounter.policy
         uploader = await self._fleet.uploader(digest, dest.registry)
         if uploader is None or not policy.allows(uploader.name):
             return None
-        if uploader != dest and not await _may_read(agent, dest, uploader, digest):
+        if uploader != dest and not await self._mounter.discretion.can_read(
+            caller, agent, dest, uploader, digest, answer_at=attempt.answer_at
+        ):
             return None
         return await self._fleet.watch(
             digest, dest, seconds=self._hold, excluded=attempt.tried, accepts=policy.allows
@@ -255,19 +271,3 @@ class ProxyTurns:
         await upload_in_turn(
             turn, upload, measure=measure, clock=self._clock, defer=defer if attempt.after_manifest else None
         )
-
-
-async def _may_read(agent: Agent, dest: Repository, source: Repository, digest: Digest) -> bool:
-    """Tell whether the caller may certainly read a repository; a registry may answer 404 to hide one.
-
-    In doubt the answer is no: the client gets the registry's own answer, and uploads.
-    """
-    try:
-        if source in (await agent.client.prepare(dest, [source])).refused:
-            return False
-        if await agent.client.head_blob(source, digest) is not None:
-            return True
-        await agent.client.ping()  # until a first request the registry has not asked for credentials
-        return await agent.client.is_readable(source)
-    except CrossmountError:
-        return False

@@ -1,0 +1,187 @@
+"""How long an answer takes tells no more than the answer: nothing of other callers' repositories.
+
+A repository is tried as a source before the answer only if this caller was seen to read it (`Agent.readable`). For
+any other source the answer must take as long as for a blob that nobody has:
+
+- In the first seconds of a caller's push into a repository (`OPEN_SECONDS`, at most `OPEN_QUESTIONS` questions,
+  once an hour) unknown sources are tried too, and every "no" is given at one moment after the question, also for a
+  blob that nobody has. A mount is answered at once, so a runner that is new mounts what it can.
+- Later the answer does not wait for unknown sources. They are tried after it, at a random moment. If the mount
+  succeeds, the client's next request finds the blob, and the source counts as readable from then on.
+
+The price: in a first push each new layer is answered `PAD_SECONDS` later, and in a later push a HEAD for the
+first layer from a repository that the caller never read is answered before the mount. For a caller that has sent
+all bytes of a blob every source is tried: it learns at most that somebody else has pushed the same bytes.
+
+Where the registry has never asked for credentials, and in service mode, where all callers act with one account's
+rights, nothing is private.
+"""
+
+import asyncio
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from crossmount.errors import CrossmountError
+from crossmount.oci import Digest, Repository
+from crossmount.proxy.auth.callers import Agent, Caller
+
+OPEN_SECONDS = 10.0
+OPEN_QUESTIONS = 64
+OPEN_AGAIN_SECONDS = 3600.0
+PAD_SECONDS = (0.2, 2.0)
+"""The least and the most time of a padded answer."""
+
+PAD_ROUND_TRIPS = 10.0
+LATER_SECONDS = (0.2, 1.5)
+"""The random moment after an answer at which unknown sources are tried."""
+
+LATER_MAX = 64
+"""The most sources that are tried after answers at once."""
+
+_DESTS_MAX = 1024
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Opening:
+    since: float
+    questions: int = 0
+
+
+class Discretion:
+    """Decides which sources are tried before an answer, and when the answer is given.
+
+    Args:
+        round_trip: seconds of a usual request to the registry.
+        clock: seconds, from any start.
+        rng: chooses the moments of what happens later.
+    """
+
+    def __init__(
+        self,
+        *,
+        round_trip: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._round_trip = round_trip
+        self._clock = clock
+        self._rng = rng or random.Random()  # noqa: S311 moments, not secrets
+        self._openings: WeakKeyDictionary[Agent, OrderedDict[str, _Opening]] = WeakKeyDictionary()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def aclose(self) -> None:
+        """Cancel what would happen later."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def hides_nothing(self, caller: Caller, agent: Agent) -> bool:
+        """Return whether no repository is private as far as this caller is concerned."""
+        return caller.authorize is not None or (caller.is_anonymous and not agent.client.was_challenged)
+
+    def answer_at(self, agent: Agent, dest: Repository) -> float | None:
+        """Return when a "no" to this question is given; None for at once, without any unknown source."""
+        now, dests = self._clock(), self._openings.setdefault(agent, OrderedDict())
+        opening = dests.get(dest.name)
+        if opening is None or now - opening.since >= OPEN_AGAIN_SECONDS:
+            opening = dests[dest.name] = _Opening(now)
+            if len(dests) > _DESTS_MAX:
+                dests.popitem(last=False)
+        opening.questions += 1
+        if now - opening.since >= OPEN_SECONDS or opening.questions > OPEN_QUESTIONS:
+            return None
+        least, most = PAD_SECONDS
+        return now + min(most, max(least, PAD_ROUND_TRIPS * self._round_trip()))
+
+    async def wait_until(self, answer_at: float | None) -> None:
+        """Wait until an answer may be given."""
+        if answer_at is not None:
+            await asyncio.sleep(max(0.0, answer_at - self._clock()))
+
+    async def result_by(self, task: "asyncio.Task[T]", answer_at: float) -> T | None:
+        """Return a task's result if it has one in time; None otherwise, and the task goes on."""
+        await asyncio.wait({task}, timeout=max(0.0, answer_at - self._clock()))
+        return task.result() if task.done() and not task.cancelled() else None
+
+    def start(self, work: Coroutine[Any, Any, T], *, later: bool) -> "asyncio.Task[T] | None":
+        """Start a task, now or at a random moment soon; None if too many wait."""
+        if len(self._tasks) >= LATER_MAX:
+            work.close()
+            return None
+        delay = self._rng.uniform(*LATER_SECONDS) if later else 0.0
+
+        async def delayed() -> T:
+            try:
+                await asyncio.sleep(delay)
+            except asyncio.CancelledError:
+                work.close()
+                raise
+            return await work
+
+        task = asyncio.create_task(delayed())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def can_read(
+        self,
+        caller: Caller,
+        agent: Agent,
+        dest: Repository,
+        source: Repository,
+        digest: Digest,
+        *,
+        answer_at: float | None,
+    ) -> bool:
+        """Return whether an agent of a caller is known to read a repository, or shows it before `answer_at`."""
+        if agent.readable.has(source.name):
+            return True
+        if self.hides_nothing(caller, agent):
+            return await self.find_out(agent, dest, source, digest)
+        task = self.start(self.find_out(agent, dest, source, digest), later=answer_at is None)
+        if task is None or answer_at is None:
+            return False
+        return await self.result_by(task, answer_at) is True
+
+    def accepts(self, agent: Agent, dest: Repository, digest: Digest, name: str) -> bool:
+        """Return whether an upload into a repository is worth waiting for.
+
+        A repository that was never seen is, until the registry has said that the caller may not read it.
+        """
+        if name == dest.name or agent.readable.has(name):
+            return True
+        if agent.unreadable.has(name):
+            return False
+        if not agent.asked.has(name):
+            agent.asked.add(name)
+            self.start(self.find_out(agent, dest, dest.sibling(name), digest), later=False)
+        return True
+
+    async def find_out(self, agent: Agent, dest: Repository, source: Repository, digest: Digest) -> bool:
+        """Ask the registry whether a caller may read a repository, and remember it."""
+        readable = await may_read(agent, dest, source, digest)
+        (agent.readable if readable else agent.unreadable).add(source.name)
+        return readable
+
+
+async def may_read(agent: Agent, dest: Repository, source: Repository, digest: Digest) -> bool:
+    """Tell whether the caller may certainly read a repository; a registry may answer 404 to hide one.
+
+    In doubt the answer is no: the client gets the registry's own answer, and uploads.
+    """
+    try:
+        if source in (await agent.client.prepare(dest, [source])).refused:
+            return False
+        if await agent.client.head_blob(source, digest) is not None:
+            return True
+        await agent.client.ping()  # until a first request the registry has not asked for credentials
+        return await agent.client.is_readable(source)
+    except CrossmountError:
+        return False
