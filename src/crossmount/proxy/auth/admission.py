@@ -1,4 +1,4 @@
-"""Which callers the registry has let in, and how lately.
+"""Which callers the registry has let in, how lately, and into which repositories.
 
 The proxy acts for a caller only while the registry's last yes to this very Authorization is younger than a minute:
 a password that was changed must not go on working because the proxy has tokens from before. A refusal ends that at
@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 import httpx
 
 from crossmount.registry.auth.challenge import Basic, Bearer, choose
+
+READABLE_SECONDS = 3600.0
+REFUSED_SECONDS = 60.0
+_NAMES_MAX = 4096
 
 ADMITTED_SECONDS = 60.0
 """How long a yes of the registry counts."""
@@ -109,3 +113,28 @@ def refuses_credentials(response: httpx.Response, *, scheme: str) -> bool:
     if isinstance(challenge, Bearer):
         return scheme == "bearer" and challenge.error != "insufficient_scope"
     return response.status_code == 403 or isinstance(challenge, Basic)
+
+
+class RecentNames:
+    """Names of repositories, each remembered for some seconds; bounded.
+
+    Args:
+        seconds: how long a name is remembered.
+        clock: seconds, from any start.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._until: OrderedDict[str, float] = OrderedDict()
+
+    def add(self, name: str) -> None:
+        """Remember a name."""
+        self._until[name] = self._clock() + self._seconds
+        self._until.move_to_end(name)
+        if len(self._until) > _NAMES_MAX:
+            self._until.popitem(last=False)
+
+    def has(self, name: str) -> bool:
+        """Return whether a name is remembered."""
+        return self._until.get(name, 0.0) > self._clock()

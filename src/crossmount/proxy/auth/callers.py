@@ -14,8 +14,7 @@ import httpx
 from crossmount.index.protocol import MountIndex
 from crossmount.mount import Mounter
 from crossmount.oci import Repository
-from crossmount.proxy.auth.admission import Admission
-from crossmount.proxy.auth.readable import READABLE_SECONDS, REFUSED_SECONDS, RecentNames
+from crossmount.proxy.auth.admission import READABLE_SECONDS, REFUSED_SECONDS, Admission, RecentNames
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
 from crossmount.proxy.http.upstream import RejectedAuth, RequestAuth, SharedTransport

@@ -5,8 +5,8 @@ A token that covers only dest mounts nothing from elsewhere. If its account may 
 client is told no second time, and uploads. No source is named to an account that may not read it.
 """
 
+from crossmount.proxy.auth.admission import RecentNames
 from crossmount.proxy.auth.callers import Caller
-from crossmount.proxy.auth.readable import RecentNames
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.uploads.discretion import Discretion
