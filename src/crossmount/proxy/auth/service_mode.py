@@ -158,9 +158,7 @@ class ServiceAuthenticator:
         credential = read_basic(value.strip()) if scheme.lower() == "basic" else None
         if credential is None:
             return None
-        async with self._peers.turn(exchange.peer):
-            right = await self._check_password(credential.username, credential.secret)
-        if right:
+        if await self._check_password(credential.username, credential.secret, exchange.peer):
             return credential.username
         return self._owner_of(credential.secret)  # some clients can send a token only as a password
 
@@ -168,7 +166,7 @@ class ServiceAuthenticator:
         """Return the name of a token's owner. It is found by its hash, so the time it takes reveals nothing."""
         return self._callers.tokens.get(hashlib.sha256(token.encode()).digest())
 
-    async def _check_password(self, user: str, password: str) -> bool:
+    async def _check_password(self, user: str, password: str, peer: str) -> bool:
         """Check a password. bcrypt is slow by design, so a correct password is cached, as a keyed hash.
 
         An unknown name takes as long as a known one with a wrong password.
@@ -181,7 +179,7 @@ class ServiceAuthenticator:
         if mark in self._verified:
             return True
         try:
-            async with self._checking:  # uploads need the threads too
+            async with self._peers.turn(peer), self._checking:  # uploads need the threads too
                 right = await asyncio.to_thread(bcrypt.checkpw, secret, hashed)
         except ValueError:
             return False

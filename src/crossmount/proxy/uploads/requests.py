@@ -5,9 +5,10 @@ blob or uploads it. The requests of other sessions are relayed to the registry (
 spooled session from the moment that the spool is full.
 """
 
+import contextlib
 from dataclasses import dataclass
 
-from crossmount.errors import RegistryRefusedError
+from crossmount.errors import CrossmountError, RegistryRefusedError
 from crossmount.oci import Descriptor, Digest
 from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.errors import RequestRefusedError, digest_invalid
@@ -150,20 +151,22 @@ class _SpooledRequest(SessionRequest):
             RequestRefusedError: the registry does not let the caller in (401). The session stays.
         """
         upstream, exchange = self.core.upstream, self.exchange
-        async with upstream.request(
-            "HEAD",
-            upstream.target(f"/v2/{self.dest.name}/blobs/{digest}".encode(), b""),
-            headers=[],
-            authorize=self.caller.authorization_for(self.dest, "HEAD"),
-        ) as response:
-            if response.status_code == 401:
+        with contextlib.suppress(CrossmountError):  # what follows will tell
+            async with upstream.request(
+                "HEAD",
+                upstream.target(f"/v2/{self.dest.name}/blobs/{digest}".encode(), b""),
+                headers=[],
+                authorize=self.caller.authorization_for(self.dest, "HEAD"),
+            ) as response:
+                if response.status_code != 401:
+                    return response.status_code == 200
                 exchange.scopes = (push(self.dest),)
                 answered = upstream.answer_headers(exchange, response)
                 challenges = [pair for pair in answered if pair[0] == b"www-authenticate"]
-                raise RequestRefusedError(
-                    401, "UNAUTHORIZED", "the registry does not let this upload's owner in", headers=challenges
-                )
-            return response.status_code == 200
+            raise RequestRefusedError(
+                401, "UNAUTHORIZED", "the registry does not let this upload's owner in", headers=challenges
+            )
+        return False
 
     async def _upload(self, blob: SpooledBlob, attempt: MountAttempt) -> BlobOutcome:
         core, agent = self.core, self.caller.agent
