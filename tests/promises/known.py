@@ -75,24 +75,6 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
         "a 201 to a mount is believed: an image is tagged, and its layer is absent",
         Layer(readable=_OPEN),
     ),
-    _known(
-        "with = without",
-        {Family.SPARSE, Family.SHARED},
-        "a layout that lacks a layer is refused although the destination holds the layer",
-        Layer(missing=True, in_dest=True),
-    ),
-    _known(
-        "no byte too many",
-        {Family.SPARSE},
-        "a layout that lacks a layer is refused before the index is asked",
-        Layer(missing=True, readable=_OPEN),
-    ),
-    _known(
-        "no word too many",
-        {Family.ECHO},
-        "an error of the registry is shown as it came, with the credentials that it repeats",
-        also={Family.TOKEN},
-    ),
 )
 
 
@@ -146,6 +128,24 @@ MENDED_FAULTS: tuple[KnownFault, ...] = (
         {Family.STALE_DEST},
         "a large layer that the destination lost was uploaded: its other sources were not asked",
         Layer(size=HEAVY, readable=_OPEN),
+    ),
+    _known(
+        "with = without",
+        {Family.SPARSE, Family.SHARED},
+        "a layout that lacks a layer is refused although the destination holds the layer",
+        Layer(missing=True, in_dest=True),
+    ),
+    _known(
+        "no byte too many",
+        {Family.SPARSE},
+        "a layout that lacks a layer is refused before the index is asked",
+        Layer(missing=True, readable=_OPEN),
+    ),
+    _known(
+        "no word too many",
+        {Family.ECHO},
+        "an error of the registry is shown as it came, with the credentials that it repeats",
+        also={Family.TOKEN},
     ),
 )
 """Faults that were in the list before; their worlds are tried first, every time."""
