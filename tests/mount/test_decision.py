@@ -100,6 +100,14 @@ def test_a_registry_that_wants_no_mount_without_from_gets_a_plain_post() -> None
     assert (status, state.session) == (MountStatus.UNAVAILABLE, session(1))
 
 
+def test_a_registry_that_finds_is_asked_after_its_sources_failed() -> None:
+    """If a registry is known to find layers, it is asked to, although a session is open after stale sources."""
+    first = session(1)
+    state, status, cancelled = run(MountState(candidates=SOURCES[:1], finds=True), first, Mounted())
+    assert (status, state.source, state.session) == (MountStatus.MOUNTED, None, None)
+    assert cancelled == [first]
+
+
 def test_must_mount_ends_without_a_session() -> None:
     """A must-mount layer ends in MOUNT_REQUIRED, and no plain upload session is requested."""
     state, status, _ = run(MountState(candidates=SOURCES[:1], must_mount=True), DENIED, DENIED)

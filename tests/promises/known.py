@@ -68,6 +68,19 @@ _UPLOADS_AND_HEADS = tuple(
 )
 
 KNOWN_FAULTS: tuple[KnownFault, ...] = (
+    _known(
+        "no byte too many",
+        {Family.FINDS, Family.STALE},
+        "after its sources failed, a registry that is not known to find layers is not asked to",
+        Layer(stale=("team/gone-0",), unknown=("far/away-0",)),
+    ),
+    _known(
+        "no byte too many",
+        {Family.FINDS, Family.HIDDEN},
+        "the same, where the sources are hidden from the caller",
+        Layer(unreadable=("team/hidden-0",), unknown=("far/away-0",)),
+        also={Family.TOKEN, Family.UNREADABLE},
+    ),
     *_UPLOADS_AND_HEADS,
     _known(
         "with = without",

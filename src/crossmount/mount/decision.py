@@ -124,7 +124,8 @@ def next_step(state: MountState) -> MountStep:
         return Finish(_ended_early(state))
     if state.candidates:
         return RequestMount(state.candidates[0])
-    if state.session is None and not state.asked_without_source and state.finds is not False:
+    may_find = state.finds is not False if state.session is None else state.finds is True
+    if may_find and not state.asked_without_source:
         return RequestMount(None)
     if state.session is None and not state.must_mount:
         return OpenSession()
@@ -174,7 +175,7 @@ def _with_answer(state: MountState, answer: MountAnswer) -> MountState:
                 state, candidates=candidates, asked_without_source=True, error=InvalidAnswerError(_FALSE_MOUNT)
             )
         case Mounted():
-            return replace(state, mounted=True)
+            return replace(state, mounted=True, session=None, spare_session=state.session)
 
 
 def _is_about_the_registry(answer: CrossmountError, state: MountState) -> bool:
