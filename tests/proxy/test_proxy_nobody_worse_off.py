@@ -1,7 +1,10 @@
 """Requests that must not have a worse end through the proxy than straight."""
 
 import asyncio
+import base64
+import json
 import re
+import ssl
 from pathlib import Path
 
 import httpx
@@ -9,7 +12,18 @@ import pytest
 
 from crossmount.oci import Digest
 from crossmount.registry import ClientOptions
-from crossmount.testing import Alter, CutReceiving, Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
+from crossmount.testing import (
+    Alter,
+    BasicAuth,
+    CutReceiving,
+    Fault,
+    Grant,
+    RegistryOptions,
+    Reply,
+    ScriptedRegistry,
+    TokenAuth,
+)
+from support.certificates import Authority
 from support.proxies import QUICK, ProxyUnderTest, begin_upload, error_code, proxy_before
 from support.scripted import manifest_of, push_manifest
 from support.waiting import until
@@ -97,6 +111,25 @@ async def test_a_digest_that_comes_last_is_asked_for_first(tmp_path: Path) -> No
                 assert registry.uploads() == 1
                 assert registry.open_sessions == ()
                 assert await proxy.learnt(DIGEST) == {"app"}
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000])
+async def test_a_digest_that_comes_last_is_believed_whatever_the_size(size: int, tmp_path: Path) -> None:
+    """A blob of any size that is there is not uploaded again, also an empty one."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        data = b"x" * size
+        registry.put_blob("app", data)
+        assert await push_blob(proxy, "app", data) == 201
+        assert registry.uploads() == 0
+
+
+async def test_a_head_that_reports_blobs_of_other_repositories_is_not_believed(tmp_path: Path) -> None:
+    """Where a HEAD says yes to blobs of other repositories, a blob that is not there is uploaded."""
+    options = RegistryOptions(blob_heads="anywhere", mounts=False)
+    async with ScriptedRegistry(options) as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        registry.put_blob("other", DATA)
+        assert await push_blob(proxy, "app") == 201
+        assert DIGEST in registry.holdings.find("app").blobs
 
 
 @pytest.mark.parametrize("way", ["post", "put"])
@@ -257,16 +290,43 @@ async def test_a_push_that_ends_with_its_digest_and_tags_has_ended(how: str) -> 
         await until(lambda: not proxy.app.core.sessions.any_push_active())
 
 
-async def test_clients_that_hang_up_leave_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    """A client that goes while its request is answered is no error of the event loop."""
-    loop, errors = asyncio.get_running_loop(), []
+@pytest.mark.parametrize("how", ["reset", "closed"])
+async def test_clients_that_hang_up_leave_no_traceback(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that goes while its request is answered over TLS is no error of the event loop."""
+    loop, errors = asyncio.get_running_loop(), list[object]()
     loop.set_exception_handler(lambda _, context: errors.append(context))
-    async with ScriptedRegistry(RegistryOptions(latency=0.05)) as registry, proxy_before(registry.url) as proxy:
+    issued = Authority(tmp_path).issue("proxy")
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+    async with (
+        ScriptedRegistry(RegistryOptions(latency=0.1)) as registry,
+        proxy_before(registry.url, tls_cert=issued.certificate, tls_key=issued.key) as proxy,
+    ):
         for _ in range(3):
-            _, writer = await asyncio.open_connection(*proxy.address)
+            _, writer = await asyncio.open_connection(*proxy.address, ssl=trust)
             writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
             await writer.drain()
-            writer.transport.abort()
+            if how == "reset":
+                writer.transport.abort()
+            else:
+                writer.close()
         await until(lambda: len(registry.requests) == 3 and proxy.app.active == 0)
+        assert (await proxy.client.get("/v2/")).status_code == 200
     assert errors == []
     assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_source_that_the_service_may_not_read_is_a_session(tmp_path: Path) -> None:
+    """In service mode a client's own mount from where the proxy may not read leads to an upload, not to a 403."""
+    rights = BasicAuth(users={"bob": "pw"}, grants={"bob": (Grant("app"),)})
+    async with ScriptedRegistry(RegistryOptions(auth=rights, denied_sources=frozenset({"secret"}))) as registry:
+        registry.put_blob("secret", DATA)
+        file = tmp_path / "auth.json"
+        auth = base64.b64encode(b"bob:pw").decode()
+        file.write_text(json.dumps({"auths": {registry.address: {"auth": auth}}}))
+        options = ClientOptions(authfile=file, retry=QUICK)
+        async with proxy_before(registry.url, auth="service", options=options) as proxy:
+            answer = await proxy.client.post(f"/v2/app/blobs/uploads/?mount={DIGEST}&from=secret")
+            assert answer.status_code == 202

@@ -101,19 +101,34 @@ def body_to_forward(exchange: Exchange) -> RequestBody | None:
     return RequestBody(exchange.body(), size)
 
 
-async def is_there(caller: Caller, dest: Repository, digest: Digest) -> bool:
+async def is_there(core: Core, caller: Caller, dest: Repository, digest: Digest) -> bool:
     """Ask the registry whether a repository has a blob already; False if that cannot be said."""
     if caller.agent is None or not caller.is_admitted:
         return False
     with contextlib.suppress(CrossmountError):
-        return await caller.agent.client.head_blob(dest, digest) is not None
+        found = await caller.agent.client.head_blob(dest, digest) is not None
+        return found and await can_be_read(core, caller, dest, digest)
     return False
 
 
-async def dest_has_it(caller: Caller, attempt: MountAttempt) -> bool:
+async def can_be_read(core: Core, caller: Caller, dest: Repository, digest: Digest) -> bool:
+    """Read one byte of a blob whose HEAD said yes, before the client's bytes are dropped.
+
+    Some registries answer a HEAD for the blobs of all their repositories.
+    """
+    async with core.upstream.request(
+        "GET",
+        core.upstream.target(f"/v2/{dest.name}/blobs/{digest}".encode(), b""),
+        headers=[(b"range", b"bytes=0-0")],
+        authorize=caller.authorization_for(dest, "GET"),
+    ) as response:  # a redirect leads to the bytes; an empty blob has no first byte (416)
+        return response.status_code < 400 or response.status_code == 416
+
+
+async def dest_has_it(core: Core, caller: Caller, attempt: MountAttempt) -> bool:
     """Ask the registry whether dest has a blob that was not mounted, if the index says so."""
     said = not attempt.mounted and attempt.knowledge.of(attempt.digest).in_dest
-    return said and await is_there(caller, attempt.dest, attempt.digest)
+    return said and await is_there(core, caller, attempt.dest, attempt.digest)
 
 
 def refuse_must_mount(attempt: MountAttempt) -> None:

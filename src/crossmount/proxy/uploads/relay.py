@@ -88,7 +88,7 @@ class SessionRequest:
                 raise BlobNotAcceptedError
 
         outcome: BlobOutcome | None = BlobOutcome(mounted=attempt)
-        if await dest_has_it(self.caller, attempt):
+        if await dest_has_it(self.core, self.caller, attempt):
             outcome = BlobOutcome(existing=True)
         elif not attempt.mounted:
             size = self.exchange.content_length

@@ -14,7 +14,7 @@ from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.errors import RequestRefusedError, digest_invalid
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.routes import SessionRoute
-from crossmount.proxy.uploads.core import Core, refuse_must_mount
+from crossmount.proxy.uploads.core import Core, can_be_read, refuse_must_mount
 from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.relay import SessionRequest
 from crossmount.proxy.uploads.spool import SpooledBlob, SpoolFile, SpoolFullError
@@ -151,21 +151,22 @@ class _SpooledRequest(SessionRequest):
             RequestRefusedError: the registry does not let the caller in (401). The session stays.
         """
         upstream, exchange = self.core.upstream, self.exchange
-        with contextlib.suppress(CrossmountError):  # what follows will tell
+        with contextlib.suppress(CrossmountError):  # without an answer the blob is uploaded, which is retried
             async with upstream.request(
                 "HEAD",
                 upstream.target(f"/v2/{self.dest.name}/blobs/{digest}".encode(), b""),
                 headers=[],
                 authorize=self.caller.authorization_for(self.dest, "HEAD"),
             ) as response:
-                if response.status_code != 401:
-                    return response.status_code == 200
-                exchange.scopes = (push(self.dest),)
-                answered = upstream.answer_headers(exchange, response)
-                challenges = [pair for pair in answered if pair[0] == b"www-authenticate"]
-            raise RequestRefusedError(
-                401, "UNAUTHORIZED", "the registry does not let this upload's owner in", headers=challenges
-            )
+                if response.status_code == 401:
+                    exchange.scopes = (push(self.dest),)
+                    answered = upstream.answer_headers(exchange, response)
+                    challenges = [pair for pair in answered if pair[0] == b"www-authenticate"]
+                    raise RequestRefusedError(
+                        401, "UNAUTHORIZED", "the registry does not let this upload's owner in", headers=challenges
+                    )
+                found = response.status_code < 400
+            return found and await can_be_read(self.core, self.caller, self.dest, digest)
         return False
 
     async def _upload(self, blob: SpooledBlob, attempt: MountAttempt) -> BlobOutcome:

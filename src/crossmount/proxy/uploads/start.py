@@ -1,8 +1,9 @@
 """`POST …/blobs/uploads/`: mounts the blob if it can, else opens an upload session at the registry."""
 
+import contextlib
 from dataclasses import dataclass
 
-from crossmount.errors import AccessDeniedError, CrossmountError
+from crossmount.errors import AccessDeniedError, CredentialsError, CrossmountError
 from crossmount.mount.presence import needs_proof
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Caller
@@ -75,13 +76,8 @@ class _StartRequest:
         core, route, policy = self.core, self.route, self.core.mounter.policy
         answer: _RegistryAnswer | None = None
         if route.source is not None and policy.allows(route.source):
-            answer = await self._ask(route.query())
-            believed = answer.status == 201 and await self._is_mounted(digest)
-            if believed:
-                source = core.repository(route.source)
-                core.recorder.record_client_mount(self.caller.agent, digest, self.dest, source)
-                self.exchange.note = "mounted"
-            if believed or answer.status not in {201, 202, 400, 401, 403, 404, 405}:
+            answer = await self._ask_for(digest, core.repository(route.source))
+            if answer is not None and answer.status not in {202, 400, 401, 403, 404, 405}:
                 await self._send(answer)
                 return
         tried = () if route.source is None else (route.source,)
@@ -105,6 +101,18 @@ class _StartRequest:
             if finds and answer.status == 201 and not await self._is_mounted(digest):
                 answer = await self._ask(route.rest)
         await self._answer_with(answer)
+
+    async def _ask_for(self, digest: Digest, source: Repository) -> _RegistryAnswer | None:
+        """Send the client's own mount; return the answer, None for one that is not true or cannot be had."""
+        with contextlib.suppress(CredentialsError):  # the proxy's own credentials do not cover the source
+            answer = await self._ask(self.route.query())
+            if answer.status != 201:
+                return answer
+            if await self._is_mounted(digest):
+                self.core.recorder.record_client_mount(self.caller.agent, digest, self.dest, source)
+                self.exchange.note = "mounted"
+                return answer
+        return None
 
     async def _can_answer(self, refused: _RegistryAnswer, digest: Digest) -> bool:
         """Tell whether the client can come again with better credentials after the 401 to its own mount.
@@ -138,7 +146,7 @@ class _StartRequest:
         if attempt.mounted:
             await core.answer_created(exchange, attempt, BlobOutcome(mounted=attempt))
             return
-        if await dest_has_it(self.caller, attempt):
+        if await dest_has_it(core, self.caller, attempt):
             await core.answer_created(exchange, attempt, BlobOutcome(existing=True))
             return
         if core.turns.waits_for(self.caller, exchange.content_length):
