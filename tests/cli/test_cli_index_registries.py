@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crossmount.cli.commands.doctor import as_lines, check_mounts
-from crossmount.cli.registry_belief import advice, ecr_region
+from crossmount.cli.commands.index_registries import advice, ecr_region
 from crossmount.index import RegistryTraits
 from crossmount.index.blocking import open_index
 from crossmount.testing import running_registry

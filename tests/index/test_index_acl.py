@@ -13,8 +13,8 @@ import redis
 from crossmount.errors import IndexRefusedError
 from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting, open_index
-from crossmount.index.belief import forget_belief, share_pair, shared_pairs
 from crossmount.index.protocol import backing_server
+from crossmount.index.registries import forget_traits, share_pair, shared_pairs
 from support import acl
 from support.index_kit import layer, repo
 from support.servers import Server, StartServer
@@ -152,7 +152,7 @@ async def test_another_tenants_index_is_closed(tenants: Server, user: str, own: 
             lambda: index.forget(ONE, A),
             lambda: index.clear_must_mount(ONE),
             lambda: index.record_traits("r.example", RegistryTraits(mounts=False)),
-            lambda: forget_belief(index, "r.example"),
+            lambda: forget_traits(index, "r.example"),
             lambda: share_pair(index.server(), "r.example=other.example"),
             lambda: shared_pairs(index.server()),
         )

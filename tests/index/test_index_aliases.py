@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from crossmount.errors import InvalidInputError
 from crossmount.index import MountIndex, RegistryTraits, Sighting
 from crossmount.index.aliases import SameRegistries, registry_names_of
-from crossmount.index.belief import belief_of, forget_belief
+from crossmount.index.registries import forget_traits, recorded_traits
 from crossmount.oci import Repository
 from support.index_kit import layer, repo
 
@@ -99,6 +99,6 @@ async def test_traits_are_those_of_the_registry_under_any_name(index: MountIndex
     """Traits recorded under one name are known under the other, and are forgotten under both."""
     await use(index, PAIR)
     await index.record_traits(OUTSIDE.registry, RegistryTraits(mounts=False))
-    assert (await belief_of(index, INSIDE.registry)).traits.mounts is False
-    await forget_belief(index, OUTSIDE.registry)
+    assert (await recorded_traits(index, INSIDE.registry)).traits.mounts is False
+    await forget_traits(index, OUTSIDE.registry)
     assert (await index.look_up([], INSIDE)).traits == RegistryTraits()

@@ -11,8 +11,8 @@ from crossmount.fleet.lease import LeaseValue
 from crossmount.fleet.lease_store import LeaseStore
 from crossmount.index import Keys, RedisMountIndex, RegistryTraits, Sighting
 from crossmount.index.aliases import NAMES_MAX, SHARED_MAX, SHARED_SECONDS, SameRegistries
-from crossmount.index.belief import belief_of, forget_belief, share_pair, shared_pairs, unshare_pair
 from crossmount.index.redis_index import TRAITS_SECONDS
+from crossmount.index.registries import forget_traits, recorded_traits, share_pair, shared_pairs, unshare_pair
 from crossmount.oci import Repository
 from support.index_kit import Clock, CountingLink, layer, repo
 from support.links import async_link
@@ -120,16 +120,16 @@ async def test_a_lease_is_one_under_all_names(link: CountingLink, raw: "redis.Re
     assert found.dest == OUTSIDE
 
 
-async def test_a_belief_has_an_age_and_can_be_forgotten(link: CountingLink, raw: "redis.Redis") -> None:
+async def test_recorded_traits_have_an_age_and_can_be_forgotten(link: CountingLink, raw: "redis.Redis") -> None:
     """Traits, for how long they are believed, and nothing after they are forgotten."""
     index = RedisMountIndex(link, keys=KEYS)
-    assert (await belief_of(index, "r.example")).seconds_left is None
+    assert (await recorded_traits(index, "r.example")).seconds_left is None
     await index.record_traits("r.example", RegistryTraits(mounts=False))
-    belief = await belief_of(index, "R.example:443")
-    assert (belief.registry, belief.traits.mounts) == ("r.example", False)
-    assert belief.seconds_left is not None
-    assert belief.age is not None
-    assert belief.seconds_left + belief.age == TRAITS_SECONDS
-    await forget_belief(index, "r.example")
-    assert (await belief_of(index, "r.example")).traits == RegistryTraits()
+    recorded = await recorded_traits(index, "R.example:443")
+    assert (recorded.registry, recorded.traits.mounts) == ("r.example", False)
+    assert recorded.seconds_left is not None
+    assert recorded.age is not None
+    assert recorded.seconds_left + recorded.age == TRAITS_SECONDS
+    await forget_traits(index, "r.example")
+    assert (await recorded_traits(index, "r.example")).traits == RegistryTraits()
     assert raw.exists(KEYS.traits("r.example")) == 0

@@ -19,7 +19,6 @@ from crossmount.errors import InvalidInputError
 from crossmount.index import guard, memory, opening, protocol
 from crossmount.index import redis_index as redis
 from crossmount.index.aliases import NONE_THE_SAME, RegistryNames, SameRegistries, registry_names_of
-from crossmount.index.belief import drop_local_traits
 from crossmount.index.exclusions import RemembersDenials, look_up_as
 from crossmount.index.keys import Keys
 from crossmount.index.protocol import (
@@ -32,6 +31,7 @@ from crossmount.index.protocol import (
     local_entries_of,
 )
 from crossmount.index.redis_index import SOURCES_MAX, TTL_SECONDS
+from crossmount.index.registries import drop_local_traits
 from crossmount.oci import Digest, Located, Repository
 from crossmount.redis.link import BlockingLink, Link, ThreadedLink
 

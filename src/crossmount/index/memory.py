@@ -14,7 +14,6 @@ from crossmount.index.aliases import (
     SameRegistries,
     registry_names_of,
 )
-from crossmount.index.belief import drop_local_traits
 from crossmount.index.exclusions import LocalExclusions, look_up_as
 from crossmount.index.protocol import (
     BackingServer,
@@ -29,6 +28,7 @@ from crossmount.index.protocol import (
     local_entries_of,
 )
 from crossmount.index.redis_index import SOURCES_MAX, TRAITS_SECONDS, TTL_SECONDS
+from crossmount.index.registries import drop_local_traits
 from crossmount.oci import Digest, Located, Repository
 from crossmount.oci.reference import normalise_registry
 

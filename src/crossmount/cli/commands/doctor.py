@@ -20,14 +20,14 @@ from crossmount.cli.access import (
     probe_server,
 )
 from crossmount.cli.command import Command, json_option
+from crossmount.cli.commands.index_registries import advice
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import FAILED, message_of
 from crossmount.cli.options import REFERENCE
-from crossmount.cli.registry_belief import advice
 from crossmount.cli.settings import OFF, Settings, settings_of
 from crossmount.errors import CrossmountError
 from crossmount.index import RegistryTraits
-from crossmount.index.belief import RegistryBelief, belief_of
+from crossmount.index.registries import RecordedTraits, recorded_traits
 from crossmount.oci import Digest, Reference
 from crossmount.registry import Ping, RegistryClient
 from crossmount.registry.credentials.authfiles import Credential
@@ -116,10 +116,10 @@ def _folded(head: str, words: str, width: int | None) -> list[str]:
     )
 
 
-async def check_index(settings: Settings, dest: Reference | None) -> tuple[Finding, RegistryBelief]:
+async def check_index(settings: Settings, dest: Reference | None) -> tuple[Finding, RecordedTraits]:
     """Check whether the index works, and read what it knows about dest's registry."""
     url = index_url(settings)
-    nothing = RegistryBelief(registry="", names=(), traits=RegistryTraits())
+    nothing = RecordedTraits(registry="", names=(), traits=RegistryTraits())
     if url == OFF:
         words = "off: earlier pushes are unknown, every layer that the repository lacks is uploaded"
         return Finding("index", "unknown", words, {"url": OFF}), nothing
@@ -127,10 +127,10 @@ async def check_index(settings: Settings, dest: Reference | None) -> tuple[Findi
     try:
         async with opened_index(settings) as index:
             probe = await probe_server(index)
-            belief = nothing if dest is None else await belief_of(index, dest.repository.registry)
+            recorded = nothing if dest is None else await recorded_traits(index, dest.repository.registry)
     except CrossmountError as error:
         return Finding("index", "failed", message_of(error), facts), nothing
-    return _index_finding(url, probe, facts), belief
+    return _index_finding(url, probe, facts), recorded
 
 
 def _index_finding(url: str, probe: ServerProbe | None, facts: dict[str, Any]) -> Finding:
@@ -232,7 +232,7 @@ async def check_access(client: RegistryClient, dest: Reference, ping: Ping) -> F
 
 
 def check_mounts(registry: str, traits: RegistryTraits, *, seconds_left: int | None = None) -> Finding:
-    """Return what the index believes about mounts on this registry, and for how long."""
+    """Return what the index has recorded about mounts on this registry, and for how long that counts."""
     facts = {
         "mounts": traits.mounts,
         "finds": traits.finds,
@@ -256,15 +256,15 @@ def check_mounts(registry: str, traits: RegistryTraits, *, seconds_left: int | N
 
 async def examine(settings: Settings, dest: Reference | None) -> list[Finding]:
     """Check everything that a push to `dest` needs; without `dest`, the index only."""
-    index, belief = await check_index(settings, dest)
+    index, recorded = await check_index(settings, dest)
     if dest is None:
         return [index]
     async with RegistryClient(dest, options=client_options(settings, patient=False)) as client:
         registry, ping = await check_registry(client, plain_http=settings.plain_http)
         credentials = await check_credentials(settings, dest, ping)
-        mounts = check_mounts(client.registry, belief.traits, seconds_left=belief.seconds_left)
-        if ping is None:  # what the index believes is said all the same, if it believes anything
-            return [index, registry, credentials, *([] if belief.seconds_left is None else [mounts])]
+        mounts = check_mounts(client.registry, recorded.traits, seconds_left=recorded.seconds_left)
+        if ping is None:  # the index needs no answer of the registry
+            return [index, registry, credentials, *([] if recorded.seconds_left is None else [mounts])]
         access = await check_access(client, dest, ping)
         return [index, registry, proven(credentials, access), access, mounts]
 

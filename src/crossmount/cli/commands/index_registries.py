@@ -1,27 +1,65 @@
-"""`crossmount index registry` and `crossmount index same-registry`."""
+"""`crossmount index registry` and `crossmount index same-registry`, and advice where a registry does not mount."""
 
+import re
 import time
+from typing import Any
 
 import click
 
-from crossmount.cli import output
+from crossmount.cli import output, text
 from crossmount.cli.access import opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.options import Checked
-from crossmount.cli.registry_belief import as_document, as_lines
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.index import RegistryTraits
-from crossmount.index.belief import (
-    RegistryBelief,
-    belief_of,
-    forget_belief,
+from crossmount.index.protocol import BackingServer, backing_server
+from crossmount.index.registries import (
+    RecordedTraits,
+    forget_traits,
+    recorded_traits,
     share_pair,
     shared_pairs,
     unshare_pair,
 )
-from crossmount.index.protocol import BackingServer, backing_server
 from crossmount.oci.reference import normalise_registry
+
+_QUESTIONS = {
+    "mounts": "mounts layers from a named repository",
+    "finds": "finds layers by itself",
+    "after_manifest": "mounts only what a manifest names",
+    "truthful": "has what it says that it mounted",
+}
+_ANSWERS = {True: "yes", False: "no", None: "not known"}
+
+_ECR = re.compile(
+    r"[0-9]{12}\.(?:dkr\.ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?"
+    r"|dkr-ecr(?:-fips)?\.(?P<dual>[a-z0-9-]+)\.on\.(?:aws|amazonwebservices\.com\.cn))"
+)
+
+
+def ecr_region(registry: str) -> str | None:
+    """Return the AWS region in a host of ECR's form: `<account>.dkr.ecr.<region>.amazonaws.com`, or its twins.
+
+    Any other host has none.
+    """
+    match = _ECR.fullmatch(registry)
+    return None if match is None else match["region"] or match["dual"]
+
+
+def advice(registry: str, traits: RegistryTraits) -> list[str]:
+    """Return lines that say how to switch mounting on, if a registry is known not to mount; else none."""
+    if traits.mounts is not False:
+        return []
+    forget = f"crossmount index registry {registry} --forget"
+    region = ecr_region(registry)
+    if region is None:
+        return [f"once mounting is on there, do not wait: {forget}"]
+    return [
+        "ECR mounts only with its account setting BLOB_MOUNTING:",
+        f"aws ecr put-account-setting --name BLOB_MOUNTING --value ENABLED --region {region}",
+        f"then: {forget}",
+    ]
 
 
 @click.command(cls=Command)
@@ -35,22 +73,55 @@ def registry(ctx: click.Context, registry: str, forget: bool, as_json: bool) -> 
     Pushes learn it from the registry's answers, and it is believed for six hours after the last of them. With
     --forget, which changes nothing else, whoever switched mounting on need not wait that long.
     """
-    belief = run_async(_believed(settings_of(ctx), registry, forget=forget))
+    recorded = run_async(_recorded(settings_of(ctx), registry, forget=forget))
     if as_json:
-        output.document(as_document(belief, now=time.time(), forgotten=forget))
+        output.document(_document(recorded, now=time.time(), forgotten=forget))
     elif forget:
-        done = "nothing was known" if belief.traits == RegistryTraits() else "forgotten"
+        done = "nothing was known" if recorded.traits == RegistryTraits() else "forgotten"
         output.lines([f"{registry}: {done}, the next push finds out anew"])
     else:
-        output.lines(as_lines(belief))
+        output.lines(_lines(recorded))
 
 
-async def _believed(settings: Settings, registry: str, *, forget: bool) -> RegistryBelief:
+async def _recorded(settings: Settings, registry: str, *, forget: bool) -> RecordedTraits:
     async with opened_index(settings) as index:
-        belief = await belief_of(index, registry)
+        recorded = await recorded_traits(index, registry)
         if forget:
-            await forget_belief(index, registry)
-        return belief
+            await forget_traits(index, registry)
+        return recorded
+
+
+def _document(recorded: RecordedTraits, *, now: float, forgotten: bool) -> dict[str, Any]:
+    """Return traits as a JSON document."""
+    left, age = recorded.seconds_left, recorded.age
+    return {
+        "registry": recorded.registry,
+        "names": list(recorded.names),
+        **_traits(recorded),
+        "learnt_at": None if age is None else round(now - age),
+        "believed_until": None if left is None else round(now + left),
+        "seconds_left": left,
+        "forgotten": forgotten,
+    }
+
+
+def _lines(recorded: RecordedTraits) -> list[str]:
+    """Return traits as lines for people."""
+    width = max(map(len, _QUESTIONS.values()))
+    lines = [f"registry: {recorded.registry}"]
+    if len(recorded.names) > 1:
+        lines.append(
+            f"  one registry with {', '.join(name for name in recorded.names if name != recorded.registry)}"
+        )
+    lines += [f"  {_QUESTIONS[name]:<{width}}  {_ANSWERS[value]}" for name, value in _traits(recorded).items()]
+    if recorded.seconds_left is not None and recorded.age is not None:
+        age, left = text.duration(recorded.age), text.duration(recorded.seconds_left)
+        lines.append(f"  learnt {age} ago, believed for another {left}")
+    return [*lines, *(f"  {line}" for line in advice(recorded.registry, recorded.traits))]
+
+
+def _traits(recorded: RecordedTraits) -> dict[str, bool | None]:
+    return {name: getattr(recorded.traits, name) for name in _QUESTIONS}
 
 
 @click.command("same-registry", cls=Command)

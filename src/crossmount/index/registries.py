@@ -1,4 +1,4 @@
-"""What an index believes of a registry, and pairs of registries' names that an index shares: for operators."""
+"""What an index has recorded of registries: their traits, and the pairs of names that it shares. For operators."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from crossmount.redis.replies import Command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RegistryBelief:
-    """What an index believes of a registry.
+class RecordedTraits:
+    """The traits that an index has recorded of a registry.
 
     Attributes:
         registry: the name that was asked for, normalised.
         names: the registry's names: first the one that the index keeps.
-        seconds_left: for how long the traits are still believed; None if there are none, or without a server.
+        seconds_left: until the traits expire; None if there are none, or the index has no server.
     """
 
     registry: str
@@ -37,15 +37,15 @@ class RegistryBelief:
 
 @runtime_checkable
 class HasLocalTraits(Protocol):
-    """An index that keeps traits of registries in this process."""
+    """An index that may have traits of registries in this process."""
 
     def drop_traits(self, registry: str) -> None:
         """Forget the traits of a registry, by any of its names."""
         ...
 
 
-async def belief_of(index: MountIndex, registry: str) -> RegistryBelief:
-    """Return what an index believes of a registry.
+async def recorded_traits(index: MountIndex, registry: str) -> RecordedTraits:
+    """Return the traits that an index has recorded of a registry.
 
     Raises:
         InvalidInputError: it is not the name of a registry.
@@ -56,26 +56,26 @@ async def belief_of(index: MountIndex, registry: str) -> RegistryBelief:
     names = registry_names_of(index).of(name)
     server = backing_server(index)
     if server is None or traits == RegistryTraits():
-        return RegistryBelief(registry=name, names=names, traits=traits)
+        return RecordedTraits(registry=name, names=names, traits=traits)
     lives = await _run(server, [("TTL", server.keys.traits(each)) for each in names])
     left = max((life for life in lives if isinstance(life, int)), default=0)
-    return RegistryBelief(registry=name, names=names, traits=traits, seconds_left=max(left, 0))
+    return RecordedTraits(registry=name, names=names, traits=traits, seconds_left=max(left, 0))
 
 
 def drop_local_traits(index: object, registry: str) -> None:
-    """Forget the traits of a registry that an index keeps in this process, if it keeps any."""
+    """Forget the traits of a registry that an index has in this process, if it has any."""
     if isinstance(index, HasLocalTraits):
         index.drop_traits(registry)
 
 
-async def forget_belief(index: MountIndex, registry: str) -> None:
+async def forget_traits(index: MountIndex, registry: str) -> None:
     """Forget the traits of a registry, under all its names and for all users of the index.
 
     Raises:
         InvalidInputError: it is not the name of a registry.
         IndexFailedError: the index does not answer, or refuses.
     """
-    names = (await belief_of(index, registry)).names
+    names = (await recorded_traits(index, registry)).names
     drop_local_traits(index, names[0])
     if (server := backing_server(index)) is not None:
         await _run(server, [("DEL", server.keys.traits(each)) for each in names])
