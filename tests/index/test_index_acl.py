@@ -132,7 +132,7 @@ async def fill(server: Server) -> None:
             await index.record_traits("r.example", RegistryTraits(mounts=True))
             found = backing_server(index)
             assert found is not None
-            assert await LeaseStore(found, life=3600).renew([Lease("r.example", ONE, "{}")]) == [True]
+            assert await LeaseStore(found, life=3600).renew({Lease("r.example", ONE, "{}"): None}) == [True]
             assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge((A,), must_mount=True, size=7)
 
 
@@ -160,7 +160,7 @@ async def test_another_tenants_index_is_closed(tenants: Server, user: str, own: 
             with pytest.raises(IndexRefusedError, match="permission"):
                 await call()
         leases = LeaseStore(index.server())
-        await leases.renew([Lease("r.example", ONE, "[]"), Lease("r.example", TWO, "[]")])
+        await leases.renew({Lease("r.example", layer, "[]"): None for layer in (ONE, TWO)})
         await leases.release([Lease("r.example", ONE, "{}")])
     assert everything(tenants) == before
     async with open_index(url(tenants, user), namespace=own) as index:

@@ -50,7 +50,7 @@ async def fill(index: RedisMountIndex) -> None:
     await index.record_traits("r.example", RegistryTraits(mounts=True))
     server = backing_server(index)
     assert server is not None
-    await LeaseStore(server, life=3600).renew([Lease("r.example", ONE, "{}")])
+    await LeaseStore(server, life=3600).renew({Lease("r.example", ONE, "{}"): None})
 
 
 async def test_everything_is_counted_on_every_topology(any_place: Place) -> None:

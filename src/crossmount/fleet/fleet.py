@@ -8,6 +8,7 @@ from crossmount.fleet.lease import LeaseValue, Publishes
 from crossmount.fleet.lease_keeper import LeaseKeeper
 from crossmount.fleet.lease_store import LeaseGateway, LeaseStore
 from crossmount.fleet.poller import Environment, Poller
+from crossmount.fleet.progress import UploadProgress
 from crossmount.fleet.turn import MountTurn, Slots, Turn, UploadTurn
 from crossmount.fleet.waiting import (
     HEARTBEAT_SECONDS,
@@ -81,6 +82,7 @@ class Fleet(Closing):
         accepts: Callable[[str], bool] = lambda _: True,
         on_wait: OnWait = ignore_wait,
         publishes: Publishes = "blob",
+        stall_seconds: float | None = None,
     ) -> Turn:
         """Wait until `layer` can be mounted into `dest`, or until it is the caller's turn to upload it.
 
@@ -97,6 +99,8 @@ class Fleet(Closing):
                 allowed is not waited for.
             on_wait: called once if the caller has to wait, with the repository that another uploads into.
             publishes: when the uploader publishes its source; part of the lease, for people.
+            stall_seconds: how long the caller's own upload may be too slow until the next waiter takes its turn.
+                The caller counts the bytes that it sends in `UploadTurn.progress`. None: nobody counts.
         """
         turn = await self._poller.wait(
             Waiter(
@@ -110,6 +114,9 @@ class Fleet(Closing):
                 accepts=accepts,
                 on_wait=on_wait,
                 jitter=self._environment.jitter(),
+                progress=None
+                if stall_seconds is None
+                else UploadProgress(size, seconds=stall_seconds, clock=self._environment.clock),
             )
         )
         assert turn is not None, "only watchers give up"  # noqa: S101 ensured by LayerQueues

@@ -14,6 +14,7 @@ VALUE_MAX = 4096
 _HOLDER_MAX = 200
 _SIZE_MAX = 2**63 - 1
 _EPOCH_DIGITS = 12
+_SENT_DIGITS = 18
 
 Publishes = Literal["blob", "manifest"]
 """An uploader records its source after the blob, or (ECR) after a manifest that references the blob."""
@@ -31,6 +32,7 @@ class LeaseValue:
         since: when the push reached the layer (epoch seconds), by the clock of its host.
         publishes: when waiters can expect the source.
         taken: when the lease was acquired (epoch seconds, by the server's clock); None for a waiter.
+        sent: bytes of the layer that were sent until the last renewal; None if the holder does not say.
     """
 
     token: str
@@ -40,6 +42,7 @@ class LeaseValue:
     since: float
     publishes: Publishes = "blob"
     taken: float | None = None
+    sent: int | None = None
 
     def to_text(self) -> str:
         """Return the value as text; the whole text proves the ownership of a lease."""
@@ -59,9 +62,11 @@ class LeaseValue:
     def from_text(cls, text: bytes, registry: str) -> Self | None:
         """Parse the text of a lease's key on `registry`; None if it is not a lease of ours.
 
-        The second line of an acquired lease is the time of acquisition: see claim.lua.
+        The second line of an acquired lease is the time of acquisition (claim.lua), the third has the bytes that
+        were sent (renew.lua); older versions write no third line.
         """
-        value, _, taken = text[:VALUE_MAX].partition(b"\n")
+        value, _, rest = text[:VALUE_MAX].partition(b"\n")
+        taken, _, sent = rest.partition(b"\n")
         try:
             found = json.loads(value)
         except (ValueError, RecursionError):
@@ -76,6 +81,7 @@ class LeaseValue:
             since=_number(found.get("since")),
             publishes="manifest" if found.get("publishes") == "manifest" else "blob",
             taken=float(taken) if taken.isdigit() and len(taken) <= _EPOCH_DIGITS else None,
+            sent=int(sent) if sent.isdigit() and len(sent) <= _SENT_DIGITS else None,
         )
 
 

@@ -1,4 +1,4 @@
-"""The leases that this process holds: a heartbeat renews them, whatever their uploads are doing."""
+"""The leases that this process holds: a heartbeat renews them while their uploads get on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 from crossmount._background import collect
 from crossmount.fleet.lease_store import Lease, LeaseStore
+from crossmount.fleet.progress import UploadProgress
 
 T = TypeVar("T")
 
@@ -45,6 +46,7 @@ class LeaseKeeper:
         clock: Callable[[], float],
     ) -> None:
         self.held: dict[str, Lease] = {}
+        self._progress: dict[str, UploadProgress] = {}
         self._unreleased: dict[Lease, float] = {}  # the server did not answer; when they expire by themselves
         self._store = store
         self._call = call
@@ -55,14 +57,17 @@ class LeaseKeeper:
         self._heartbeat: asyncio.Task[None] | None = None
         self._closing = False
 
-    def add(self, lease: Lease) -> None:
-        """Renew a lease from now on."""
+    def add(self, lease: Lease, progress: UploadProgress | None = None) -> None:
+        """Renew a lease from now on; with `progress` only while its upload gets on."""
         self.held[lease.value] = lease
+        if progress is not None:
+            self._progress[lease.value] = progress
         self._start_heartbeat()
 
     async def drop(self, value: str) -> None:
         """Release a lease, if it is still held."""
         lease = self.held.pop(value, None)
+        self._progress.pop(value, None)
         if lease is not None:
             await self.release([lease])
 
@@ -102,6 +107,8 @@ class LeaseKeeper:
         """Renew all leases in one round trip a heartbeat."""
         while self.held or self._unreleased:
             await asyncio.sleep(self._seconds)
+            for value in [value for value, progress in self._progress.items() if progress.is_stalled()]:
+                await self.drop(value)
             async with self._lock:
                 await self._renew()
             await self.release(list(self._unreleased))
@@ -110,7 +117,13 @@ class LeaseKeeper:
         held, store = list(self.held.values()), self._store
         if store is None or not held:
             return
-        ours = await self._call(lambda: store.renew(held), [True] * len(held))
+        sent = {lease: self._sent(lease) for lease in held}
+        ours = await self._call(lambda: store.renew(sent), [True] * len(held))
         for lease, still in zip(held, ours, strict=True):
             if not still:  # its upload continues: uploading a layer twice is harmless
                 self.held.pop(lease.value, None)
+                self._progress.pop(lease.value, None)
+
+    def _sent(self, lease: Lease) -> int | None:
+        progress = self._progress.get(lease.value)
+        return None if progress is None else progress.sent

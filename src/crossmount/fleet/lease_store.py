@@ -129,8 +129,11 @@ class LeaseStore:
             raise text
         return LeaseValue.from_text(text, registry) if isinstance(text, bytes) and text else None
 
-    async def renew(self, leases: Sequence[Lease]) -> list[bool]:
+    async def renew(self, leases: Mapping[Lease, int | None]) -> list[bool]:
         """Extend leases in one round trip; return for each whether it is still ours.
+
+        Args:
+            leases: the leases, with the bytes that were sent; None if nobody counts them.
 
         Raises:
             IndexFailedError: the server did not answer, or refused all commands.
@@ -138,8 +141,13 @@ class LeaseStore:
         renew = _script("renew")
         replies = await self._run(
             [
-                renew.call((self._pair(lease.registry, lease.layer)[0],), lease.value, self._life)
-                for lease in leases
+                renew.call(
+                    (self._pair(lease.registry, lease.layer)[0],),
+                    lease.value,
+                    self._life,
+                    "" if sent is None else sent,
+                )
+                for lease, sent in leases.items()
             ]
         )
         return [reply != 0 for reply in replies]  # an error does not mean that another holds the lease
@@ -179,7 +187,10 @@ def _answer(reply: Any, claim: Claim) -> ClaimAnswer:
             return LeaseAcquired()
         case [b"busy", bytes(value)]:
             holder = LeaseValue.from_text(value, claim.waiter.dest.registry)
-            return LeaseBusy(None if holder is None or holder.dest is None else holder.dest.name)
+            if holder is None:
+                return LeaseBusy()
+            into = None if holder.dest is None else holder.dest.name
+            return LeaseBusy(into, token=holder.token, sent=holder.sent, size=holder.size)
         case [b"free"]:
             return LeaseFree()
     return IndexDown()

@@ -17,6 +17,7 @@ from crossmount.fleet.queues import LayerQueues
 from crossmount.fleet.turn import MountTurn, Turn, UploadTurn
 from crossmount.fleet.waiting import (
     Decision,
+    EndLease,
     GiveUp,
     MountFrom,
     RateMeter,
@@ -197,12 +198,14 @@ class Poller:
                     waiter.return_slot()
                 case ReleaseLease():
                     await self._keeper.release([_lease(waiter)])
+                case EndLease():
+                    await self._keeper.drop(waiter.value)
                 case GiveUp():
                     await self._resolve(waiter, None)
 
     async def _start_upload(self, waiter: Waiter, *, leased: bool) -> None:
         if leased:
-            self._keeper.add(_lease(waiter))
+            self._keeper.add(_lease(waiter), waiter.progress)
 
         async def publish() -> None:
             await self._gateway.record(Sighting(waiter.layer, waiter.dest, waiter.size))
@@ -212,7 +215,15 @@ class Poller:
             await self._end_upload(waiter)
 
         assert waiter.slots is not None, "watchers never upload"  # noqa: S101 ensured by LayerQueues
-        turn = UploadTurn(slots=waiter.slots, publish=publish, release=release, waited=self._waited(waiter))
+        if waiter.progress is not None:
+            waiter.progress.start()
+        turn = UploadTurn(
+            slots=waiter.slots,
+            publish=publish,
+            release=release,
+            waited=self._waited(waiter),
+            progress=waiter.progress,
+        )
         await self._resolve(waiter, turn)
 
     async def _resolve(self, waiter: Waiter, turn: Turn | None) -> None:

@@ -22,11 +22,13 @@ Why pushes never wait for each other in a circle:
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from crossmount.fleet.progress import OWN_SECONDS, Pace
 from crossmount.fleet.waiting import (
     INVALID_NAMES_MAX,
     Claim,
     ClaimAnswer,
     Decision,
+    EndLease,
     GiveUp,
     IndexDown,
     LeaseAcquired,
@@ -50,11 +52,15 @@ class _LayerQueue:
         holder: the waiter of this process that uploads.
         waiters: the waiters of this process, first come first.
         busy: the server's last answer, if another process uploads.
+        pace: judges the upload of another process.
+        stalled: whether the upload of another process does not get on.
     """
 
     holder: Waiter | None = None
     waiters: list[Waiter] = field(default_factory=list)
     busy: LeaseBusy | None = None
+    pace: Pace = field(default_factory=lambda: Pace(seconds=OWN_SECONDS))
+    stalled: bool = False
 
     @property
     def into(self) -> str | None:
@@ -62,6 +68,14 @@ class _LayerQueue:
         if self.holder is not None:
             return self.holder.dest.name
         return None if self.busy is None else self.busy.into
+
+    def see(self, answer: ClaimAnswer, now: float) -> None:
+        """Store the server's answer, and judge the upload of another process by it."""
+        before, self.busy = self.busy, answer if isinstance(answer, LeaseBusy) else None
+        if self.busy is None or before is None or before.token != self.busy.token:
+            self.pace, self.stalled = Pace(seconds=OWN_SECONDS), False
+        if self.busy is not None and self.busy.sent is not None:
+            self.stalled = self.pace.is_stalled(self.busy.sent, self.busy.size, now)
 
     def slot_order(self, now: float, rate: float | None) -> int:
         """Return a sort key: queues that can most likely use an upload slot come first."""
@@ -133,6 +147,9 @@ class LayerQueues:
         claims: list[Claim] = []
         decisions: list[Decision] = []
         for queue in sorted(self._queues.values(), key=lambda queue: queue.slot_order(now, rate)):
+            if queue.holder is not None and queue.holder.is_stalled:
+                decisions.append(EndLease(queue.holder))
+                queue.holder = None
             if queue.holder is not None:
                 decisions.extend(self._check_waiters(queue, now, rate))
             elif queue.waiters:
@@ -147,7 +164,7 @@ class LayerQueues:
         waiters = [] if queue is None else queue.waiters
         decisions: list[Decision] = []
         if queue is not None:
-            queue.busy = answer if isinstance(answer, LeaseBusy) else None
+            queue.see(answer, now)
         match answer:
             case LeaseAcquired() | IndexDown() if claim.take and queue is not None and waiter in waiters:
                 queue.holder = waiter
@@ -216,7 +233,7 @@ class LayerQueues:
         for waiter in list(queue.waiters):
             if waiter.busy_since is None:
                 waiter.busy_since = now
-            is_useless = into is not None and not waiter.accepts(into)
+            is_useless = queue.stalled or (into is not None and not waiter.accepts(into))
             if not is_useless and not waiter.is_out_of_patience(now, rate):
                 continue
             if waiter.watch_only:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from crossmount._blocking import run_now
+from crossmount.fleet.progress import UploadProgress
 from crossmount.oci import Repository
 
 
@@ -93,12 +94,14 @@ class UploadTurn:
         publish: records in the index that dest holds the layer.
         release: releases the lease, and lets others take their turn. A second call has no effect.
         waited: seconds that the caller waited for another's upload.
+        progress: where the uploader counts the bytes that it has sent; None if nobody counts them.
     """
 
     slots: UploadSlots = field(repr=False)
     publish: Callable[[], Awaitable[None]] = field(repr=False)
     release: Callable[[], Awaitable[None]] = field(repr=False)
     waited: float = 0.0
+    progress: UploadProgress | None = field(default=None, repr=False)
 
     @asynccontextmanager
     async def uploading(self) -> AsyncIterator[None]:
@@ -182,6 +185,8 @@ async def upload_in_turn(
     started = clock()
     async with turn.uploading():
         outcome = await upload()
+    if turn.progress is not None:
+        turn.progress.complete()
     measure(clock() - started)
     if defer is None:
         await turn.finish()

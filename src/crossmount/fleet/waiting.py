@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from crossmount.fleet.progress import UploadProgress
 from crossmount.fleet.turn import UploadSlots
 from crossmount.oci import Digest, Repository
 
@@ -101,6 +102,7 @@ class Waiter:
         announced: whether `on_wait` was called.
         busy_since: when it first had to wait for another's upload; None if it never had to.
         invalid_names: members of the layer's set of sources that are not repository names.
+        progress: the bytes of its own upload; None if nobody counts them.
     """
 
     layer: Digest
@@ -117,6 +119,7 @@ class Waiter:
     announced: bool = False
     busy_since: float | None = None
     invalid_names: set[bytes] = field(default_factory=set)
+    progress: UploadProgress | None = None
 
     @property
     def key(self) -> tuple[str, Digest]:
@@ -127,6 +130,11 @@ class Waiter:
     def watch_only(self) -> bool:
         """Whether it never uploads."""
         return self.slots is None
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether its own upload does not get on."""
+        return self.progress is not None and self.progress.is_stalled()
 
     def take_slot(self) -> bool:
         """Take one of its upload slots, if one is free now."""
@@ -172,9 +180,18 @@ class LeaseAcquired:
 
 @dataclass(frozen=True, slots=True)
 class LeaseBusy:
-    """Answer: another holds the lease, and uploads into the repository `into`, if its lease names one."""
+    """Answer: another holds the lease, and uploads into the repository `into`, if its lease names one.
+
+    Attributes:
+        token: tells one holder from the next.
+        sent: bytes that the holder has sent, if it says so.
+        size: all bytes, by the holder's word.
+    """
 
     into: str | None = None
+    token: str = ""
+    sent: int | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +238,17 @@ class ReleaseLease:
 
 
 @dataclass(frozen=True, slots=True)
+class EndLease:
+    """Decision: the waiter's upload does not get on; release its lease, while the upload continues."""
+
+    waiter: Waiter
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """Decision: the watcher stops, since nobody uploads the layer, or its time is over."""
 
     waiter: Waiter
 
 
-Decision = StartUpload | MountFrom | ReturnSlot | ReleaseLease | GiveUp
+Decision = StartUpload | MountFrom | ReturnSlot | ReleaseLease | EndLease | GiveUp

@@ -43,6 +43,10 @@ class _LastMount:
             self._mounter.cancel_later(result.session)
 
 
+def _ignore(sent: int) -> None:
+    del sent
+
+
 @dataclass(slots=True, kw_only=True)
 class BlobPusher:
     """Pushes blobs into one repository, and remembers what the registry confirmed.
@@ -154,7 +158,10 @@ class BlobPusher:
                     return await self._upload_into_session(blob, last, waited)
             if turn.waited:
                 last.close()  # its session may have expired by now
-            return await self.turns.upload(turn, size, lambda: self._upload_into_session(blob, last, waited))
+            count = turn.progress.reach if turn.progress is not None else _ignore
+            return await self.turns.upload(
+                turn, size, lambda: self._upload_into_session(blob, last, waited, count)
+            )
 
         excluded = set(self._candidates.get(digest, ()))
         if self.knowledge.of(digest).in_dest:
@@ -176,14 +183,19 @@ class BlobPusher:
         last.replace(result)
         return self._mounted(blob, result, waited)
 
-    async def _upload_into_session(self, blob: BlobSource, last: _LastMount, waited: float) -> BlobReport:
-        """Upload a blob into the last mount's session; without one a mount request opens it, or succeeds."""
+    async def _upload_into_session(
+        self, blob: BlobSource, last: _LastMount, waited: float, count: Callable[[int], None] = _ignore
+    ) -> BlobReport:
+        """Upload a blob into the last mount's session; without one a mount request opens it, or succeeds.
+
+        `count` receives the bytes that were sent.
+        """
         result = last.take()
         if result is None:
             result = await self.mounter.attempt(blob.descriptor.digest, self.dest, (), self.knowledge)
             if (mounted := self._mounted(blob, result, waited)) is not None:
                 return mounted
-        await self._upload(blob, result.session or await self.client.start_upload(self.dest))
+        await self._upload(blob, result.session or await self.client.start_upload(self.dest), count)
         return self._report(blob, "uploaded", attempts=result.attempts, waited=waited)
 
     async def _exists(self, blob: BlobSource) -> bool:
@@ -205,10 +217,13 @@ class BlobPusher:
             self._refuse_upload_of_must_mount(blob.descriptor.digest, result)
         return None
 
-    async def _upload(self, blob: BlobSource, session: UploadSession) -> None:
+    async def _upload(
+        self, blob: BlobSource, session: UploadSession, count: Callable[[int], None] = _ignore
+    ) -> None:
         digest = blob.descriptor.digest
 
         def progress(sent: int) -> None:
+            count(sent)
             self.observer(events.BlobProgress(digest=digest, sent=sent, dest=self.dest))
 
         source = blob.reading() if isinstance(blob, FileBlob) else blob

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from crossmount import events
 from crossmount.fleet import Fleet, Patience, Slots, Turn, UploadTurn, upload_in_turn
+from crossmount.fleet.progress import OWN_SECONDS
 from crossmount.index.protocol import Knowledge
 from crossmount.oci import BlobSource, Digest, Repository
 
@@ -83,6 +84,7 @@ class PushTurns:
                 events.BlobWaiting(digest=digest, size=size, dest=self._dest, into=into)
             ),
             publishes="manifest" if self._after_manifest else "blob",
+            stall_seconds=OWN_SECONDS,
         )
         if isinstance(turn, UploadTurn):
             await self.mark_decided(digest)

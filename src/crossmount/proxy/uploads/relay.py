@@ -3,7 +3,7 @@
 A blob that can be mounted, or may only be mounted, is noticed where the digest comes before the bytes.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import httpx
@@ -83,8 +83,14 @@ class SessionRequest:
             attempt: the attempt to mount the blob.
         """
 
-        async def upload() -> None:
-            if await self._send(body_to_forward(self.exchange), method="PUT") != 201:
+        async def upload(count: Callable[[int], None]) -> None:
+            async def counted() -> AsyncIterator[bytes]:
+                async for data in self.exchange.body():
+                    count(self.exchange.received)
+                    yield data
+
+            body = RequestBody(counted(), self.exchange.content_length)
+            if await self._send(body, method="PUT") != 201:
                 raise BlobNotAcceptedError
 
         outcome: BlobOutcome | None = BlobOutcome(mounted=attempt)

@@ -6,6 +6,7 @@ spooled session from the moment that the spool is full.
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from crossmount.errors import CrossmountError, RegistryRefusedError
@@ -174,10 +175,10 @@ class _SpooledRequest(SessionRequest):
         if agent is None:
             raise RequestRefusedError(401, "UNAUTHORIZED", "the rights under which this upload began are gone")
 
-        async def upload() -> None:
+        async def upload(count: Callable[[int], None]) -> None:
             if not await core.mounter.admit(self.caller, self.dest, blob.descriptor.digest):
                 raise RequestRefusedError(401, "UNAUTHORIZED", "the registry lets this upload's owner in no more")
-            await agent.client.upload_blob(core.upload_session(self.session), blob)
+            await agent.client.upload_blob(core.upload_session(self.session), blob, on_progress=count)
 
         try:
             return await core.turns.mount_or_upload(self.caller, blob.descriptor, attempt, upload=upload)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from crossmount.errors import CrossmountError
 from crossmount.fleet import Fleet, MountTurn, Patience, Slots, Turn, UploadTurn, mount_or_upload, upload_in_turn
+from crossmount.fleet.progress import OWN_SECONDS, PACED_SECONDS
 from crossmount.oci import Descriptor, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.recorder import ProxyRecorder
@@ -23,6 +24,13 @@ PACED_MAX = 4096
 """The limit of concurrent uploads that are relayed at their clients' pace; connections limit them first."""
 
 OCTET_STREAM = "application/octet-stream"
+
+
+Upload = Callable[[Callable[[int], None]], Awaitable[None]]
+
+
+def _ignore(sent: int) -> None:
+    del sent
 
 
 class BlobNotAcceptedError(Exception):
@@ -124,7 +132,7 @@ class ProxyTurns:
         blob: Descriptor,
         attempt: MountAttempt,
         *,
-        upload: Callable[[], Awaitable[None]],
+        upload: Upload,
         paced: bool = False,
     ) -> BlobOutcome:
         """Upload a blob when its turn comes, or mount it from where another uploaded it meanwhile.
@@ -133,7 +141,8 @@ class ProxyTurns:
             caller: the client.
             blob: the digest and size.
             attempt: the mount that was tried before.
-            upload: sends the blob to the registry; it returns when the registry has confirmed the blob.
+            upload: sends the blob to the registry; it returns when the registry has confirmed the blob. It gets a
+                function that takes the bytes that were sent so far.
             paced: the client's pace limits the upload: it needs no slot of the spooled uploads, and does not count
                 in the measured upload rate.
 
@@ -161,6 +170,7 @@ class ProxyTurns:
                 excluded=excluded,
                 accepts=accepts,
                 publishes="manifest" if attempt.after_manifest else "blob",
+                stall_seconds=PACED_SECONDS if paced else OWN_SECONDS,
             )
 
         async def mount(turn: MountTurn, waited: float) -> BlobOutcome | None:
@@ -169,7 +179,7 @@ class ProxyTurns:
         async def upload_blob(turn: UploadTurn | None, waited: float) -> BlobOutcome:
             if turn is None:
                 async with slots:
-                    await upload()
+                    await upload(_ignore)
                 self._recorder.record_blob(attempt.dest, blob.digest, blob.size)
             else:
                 await self._upload_in_turn(turn, blob, attempt, upload, paced=paced)
@@ -178,7 +188,7 @@ class ProxyTurns:
         return await mount_or_upload(take_turn, mount, upload_blob, excluded=attempt.tried)
 
     async def mount_or_relay(
-        self, caller: Caller, attempt: MountAttempt, size: int | None, *, upload: Callable[[], Awaitable[None]]
+        self, caller: Caller, attempt: MountAttempt, size: int | None, *, upload: Upload
     ) -> BlobOutcome | None:
         """Do the same for a blob whose bytes the client has not sent yet.
 
@@ -257,7 +267,7 @@ class ProxyTurns:
         turn: UploadTurn,
         blob: Descriptor,
         attempt: MountAttempt,
-        upload: Callable[[], Awaitable[None]],
+        upload: Upload,
         *,
         paced: bool,
     ) -> None:
@@ -268,6 +278,11 @@ class ProxyTurns:
         def defer(turn: UploadTurn) -> None:
             self._deferred.add(attempt.dest, blob.digest, turn)
 
+        count = _ignore if turn.progress is None else turn.progress.reach
         await upload_in_turn(
-            turn, upload, measure=measure, clock=self._clock, defer=defer if attempt.after_manifest else None
+            turn,
+            lambda: upload(count),
+            measure=measure,
+            clock=self._clock,
+            defer=defer if attempt.after_manifest else None,
         )

@@ -1,0 +1,86 @@
+"""Whether an upload that others wait for gets on: bytes that are sent at a useful rate, or all of them sent.
+
+An uploader judges itself, and releases its lease if it does not get on: the next waiter takes over, and the upload
+goes on beside it. The bytes that it has sent are part of its lease, so that waiters elsewhere can judge too.
+"""
+
+from collections.abc import Callable
+
+USEFUL_RATE = 32 * 1024
+"""Bytes a second below which nobody waits for an upload."""
+
+PACED_SECONDS = 6.0
+"""How long an upload at a client's pace may be too slow."""
+
+OWN_SECONDS = 30.0
+"""The same for an upload at our own pace, or another process's: the registry may ask for a pause."""
+
+
+class Pace:
+    """Judges the bytes that were sent, as they are seen now and then. No I/O.
+
+    Args:
+        seconds: how long it may be too slow.
+        rate: bytes a second that are enough.
+    """
+
+    def __init__(self, *, seconds: float, rate: float = USEFUL_RATE) -> None:
+        self._seconds = seconds
+        self._rate = rate
+        self._since: float | None = None
+        self._done = 0
+
+    def is_stalled(self, done: int, size: int, now: float) -> bool:
+        """Return whether the upload does not get on.
+
+        Args:
+            done: bytes sent so far.
+            size: all bytes; the registry may take its time once they are sent.
+            now: monotonic seconds.
+        """
+        if self._since is None or done < self._done or done >= size:
+            self._since, self._done = now, done
+            return False
+        elapsed = now - self._since
+        if elapsed < self._seconds:
+            return False
+        if done - self._done < self._rate * elapsed:
+            return True
+        self._since, self._done = now, done
+        return False
+
+
+class UploadProgress:
+    """The bytes of one upload that were sent, as its uploader counts them.
+
+    Args:
+        size: all bytes of the blob.
+        seconds: how long it may be too slow.
+        clock: monotonic seconds.
+
+    Attributes:
+        size: all bytes of the blob.
+        sent: bytes sent so far.
+    """
+
+    def __init__(self, size: int, *, seconds: float, clock: Callable[[], float]) -> None:
+        self.size = size
+        self.sent = 0
+        self._pace = Pace(seconds=seconds)
+        self._clock = clock
+
+    def start(self) -> None:
+        """Count the time from now on."""
+        self._pace.is_stalled(self.sent, self.size, self._clock())
+
+    def reach(self, sent: int) -> None:
+        """Note how many bytes were sent."""
+        self.sent = sent
+
+    def complete(self) -> None:
+        """Note that the upload has succeeded."""
+        self.sent = self.size
+
+    def is_stalled(self) -> bool:
+        """Return whether the upload does not get on."""
+        return self._pace.is_stalled(self.sent, self.size, self._clock())
