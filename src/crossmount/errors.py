@@ -126,7 +126,27 @@ class AccessDeniedError(RegistryRefusedError):
 
 
 class BlobUnknownError(RegistryRefusedError):
-    """The registry refused a manifest because the repository lacks a blob that it names."""
+    """The registry refused a manifest because the repository lacks a blob that it names.
+
+    Attributes:
+        blobs: the digests that the registry named as absent, as it wrote them; many registries name none.
+    """
+
+    def __init__(
+        self, message: str, *, status: int, codes: tuple[str, ...] = (), blobs: frozenset[str] = frozenset()
+    ) -> None:
+        super().__init__(message, status=status, codes=codes)
+        self.blobs = blobs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Support pickling: keyword-only arguments are not in `args`."""
+        return _rebuild_blob_unknown, (str(self), self.status, self.codes, self.blobs)
+
+
+def _rebuild_blob_unknown(
+    message: str, status: int, codes: tuple[str, ...], blobs: frozenset[str]
+) -> BlobUnknownError:
+    return BlobUnknownError(message, status=status, codes=codes, blobs=blobs)
 
 
 class MountRequiredError(CrossmountError):

@@ -48,25 +48,6 @@ def _known(oracle: Oracle, families: Collection[Family], wrong: str, *layers: La
 _OPEN = ("base/open-0",)
 _BOTH: tuple[Oracle, ...] = ("with = without", "no byte too many")
 
-_UPLOADS_AND_HEADS = tuple(
-    fault
-    for oracle in _BOTH
-    for fault in (
-        _known(
-            oracle,
-            {Family.HEAD_ALWAYS},
-            "a HEAD that a refused manifest has shown to be wrong is believed a second time",
-        ),
-        _known(
-            oracle,
-            {Family.HEAD_ANYWHERE},
-            "the same, where HEAD reports blobs of other repositories",
-            Layer(readable=_OPEN),
-            also={Family.NO_MOUNTS},
-        ),
-    )
-)
-
 KNOWN_FAULTS: tuple[KnownFault, ...] = (
     _known(
         "no byte too many",
@@ -80,13 +61,6 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
         "the same, where the sources are hidden from the caller",
         Layer(unreadable=("team/hidden-0",), unknown=("far/away-0",)),
         also={Family.TOKEN, Family.UNREADABLE},
-    ),
-    *_UPLOADS_AND_HEADS,
-    _known(
-        "with = without",
-        {Family.FALSE_MOUNTS, Family.UNCHECKED},
-        "a 201 to a mount is believed: an image is tagged, and its layer is absent",
-        Layer(readable=_OPEN),
     ),
 )
 
@@ -159,6 +133,30 @@ MENDED_FAULTS: tuple[KnownFault, ...] = (
         {Family.ECHO},
         "an error of the registry is shown as it came, with the credentials that it repeats",
         also={Family.TOKEN},
+    ),
+    _known(
+        "with = without",
+        {Family.FALSE_MOUNTS, Family.UNCHECKED},
+        "a 201 to a mount is believed: an image is tagged, and its layer is absent",
+        Layer(readable=_OPEN),
+    ),
+    *(
+        fault
+        for oracle in _BOTH
+        for fault in (
+            _known(
+                oracle,
+                {Family.HEAD_ALWAYS},
+                "a HEAD that a refused manifest has shown to be wrong is believed a second time",
+            ),
+            _known(
+                oracle,
+                {Family.HEAD_ANYWHERE},
+                "the same, where HEAD reports blobs of other repositories",
+                Layer(readable=_OPEN),
+                also={Family.NO_MOUNTS},
+            ),
+        )
     ),
 )
 """Faults that were in the list before; their worlds are tried first, every time."""

@@ -135,6 +135,12 @@ HOSTILE = frozenset(
 )
 """Families about secrets, in which a push need not succeed."""
 
+UNKNOWABLE: tuple[frozenset[Family], ...] = (
+    frozenset({Family.HEAD_ALWAYS, Family.UNCHECKED}),
+    frozenset({Family.HEAD_ANYWHERE, Family.UNCHECKED}),
+)
+"""Worlds in which no client that asks before it uploads can succeed: no answer tells that a blob is absent."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
@@ -242,8 +248,10 @@ def worlds(
 def is_consistent(families: Collection[Family]) -> bool:
     """Return whether one world can have all these families."""
     has_login = Family.BASIC in families or Family.TOKEN in families
-    return all(len(group.intersection(families)) <= 1 for group in EXCLUSIVE) and (
-        has_login or not LOGIN.intersection(families)
+    return (
+        all(len(group.intersection(families)) <= 1 for group in EXCLUSIVE)
+        and not any(combination <= frozenset(families) for combination in UNKNOWABLE)
+        and (has_login or not LOGIN.intersection(families))
     )
 
 

@@ -55,7 +55,7 @@ def outcomes(report: PushReport) -> set[str]:
 async def test_a_first_push_uploads_and_a_second_one_mounts(
     scripted_registry: ScriptedRegistry, image: MadeImage
 ) -> None:
-    """Blobs that one push uploaded are mounted by the next push to another repository, without a HEAD."""
+    """Blobs that one push uploaded are mounted by the next push elsewhere; one HEAD proves the first mount."""
     index = MemoryMountIndex()
     first = await push_to(scripted_registry, "team/a:1", image, index)
     asked = len(scripted_registry.requests)
@@ -63,6 +63,9 @@ async def test_a_first_push_uploads_and_a_second_one_mounts(
     assert outcomes(first) == {"uploaded"}
     assert outcomes(second) == {"mounted"}
     assert {str(blob.source) for blob in second.blobs} == {f"{scripted_registry.address}/team/a"}
+    assert len(scripted_registry.requests) - asked == len(image.blobs) + 2
+    asked = len(scripted_registry.requests)
+    await push_to(scripted_registry, "team/c:1", image, index)
     assert len(scripted_registry.requests) - asked == len(image.blobs) + 1
     assert scripted_registry.uploads() == len(image.blobs)
 

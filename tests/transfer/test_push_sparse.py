@@ -79,13 +79,13 @@ def is_there(registry: ScriptedRegistry, image: MadeImage) -> bool:
 async def test_a_layer_that_is_absent_is_mounted(
     scripted_registry: ScriptedRegistry, image: MadeImage, base: bytes, must_mount: bool
 ) -> None:
-    """A layer that the layout lacks is mounted from where the index knows it, without a further request."""
+    """A layer that the layout lacks is mounted from where the index knows it; nothing is fetched."""
     scripted_registry.put_blob("base/data", base)
     index = await knowing(image.layers[0], (scripted_registry, "base/data"), must_mount=must_mount)
     report = await pushed(image, scripted_registry, index)
     assert is_there(scripted_registry, image)
     assert report.count("mounted") == 1
-    assert not scripted_registry.matching(path=f"*/blobs/{image.layers[0].digest}")
+    assert not scripted_registry.matching(method="GET", path=f"*/blobs/{image.layers[0].digest}")
 
 
 async def test_a_layer_that_exists_in_dest_is_not_needed(

@@ -39,6 +39,8 @@ class Mounter(MountRecorder):
         index: the index of sources.
         observer: receives a `SourceDropped` for each source that could not be mounted from.
         clock: monotonic seconds, for how long an unreadable source is not tried again.
+        proves_first: whether the first 201 to a mount is proved by a HEAD, if the index does not know whether this
+            registry's 201s are true. The mounts of other layers do not wait for it.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class Mounter(MountRecorder):
         *,
         observer: events.Observer = events.ignore,
         clock: Callable[[], float] = time.monotonic,
+        proves_first: bool = False,
     ) -> None:
         super().__init__(client, adapt(index), observer=observer, clock=clock)
+        self._proves_next = proves_first
         self._background: set[asyncio.Task[None]] = set()
         self._proven: dict[Repository, None] = {}
         self._searches: dict[Repository, SourceSearch] = {}
@@ -251,11 +255,15 @@ class Mounter(MountRecorder):
             if isinstance(step, decision.OpenSession):
                 return await self._client.start_upload(dest)
             answer = await self._client.mount_blob(dest, layer, step.source)
-            if isinstance(answer, Mounted) and needs_proof(layer, traits.updated(self._seen)):
+            if isinstance(answer, Mounted) and self._needs_proof(layer, traits.updated(self._seen)):
                 return await self._prove(layer, dest)
         except RegistryError as error:
             return error
         return answer
+
+    def _needs_proof(self, layer: Digest, traits: RegistryTraits) -> bool:
+        is_next, self._proves_next = self._proves_next and traits.truthful is None, False
+        return is_next or needs_proof(layer, traits)
 
     async def _prove(self, layer: Digest, dest: Repository) -> Mounted | FalseMount:
         """Ask for a blob whose mount was answered with 201."""

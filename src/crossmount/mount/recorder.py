@@ -30,6 +30,11 @@ class MountRecorder(Closing):
         self._checks = SourceChecks(client, index, observer=observer, clock=clock)
         self._seen = RegistryTraits()  # whether its 201s were true
 
+    @property
+    def is_untruthful(self) -> bool:
+        """Whether a 201 to a mount was not true."""
+        return self._seen.truthful is False
+
     async def record_traits(self, traits: RegistryTraits, results: Iterable[MountResult]) -> None:
         """Record in the index what mounts showed about the registry, if it is not known yet."""
         mounted = [result for result in results if result.status is MountStatus.MOUNTED]

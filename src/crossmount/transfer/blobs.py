@@ -77,19 +77,34 @@ class BlobPusher:
         # in the order of the image, not of completion
         self._reports = {blob.descriptor.digest: self._reports[blob.descriptor.digest] for blob in blobs}
 
-    async def repair(self, blobs: Sequence[BlobSource]) -> None:
-        """Upload those of `blobs` that dest lacks after all: the index, or a mount, was wrong about them."""
+    async def push_again(self, blob: BlobSource) -> None:
+        """Push a blob that dest lacks after all: mount it if that was not tried, or else upload it.
 
-        async def repair_one(blob: BlobSource) -> None:
-            digest = blob.descriptor.digest
-            if not await self._exists(blob):
-                await self._forget_sources(digest)
-                self._refuse_upload_of_must_mount(digest, None)
-                async with self.uploads:
-                    await self._upload(blob, await self.client.start_upload(self.dest))
-                self._report(blob, "uploaded", attempts=self._reports[digest].attempts)
+        Raises:
+            MountRequiredError: it must not be uploaded.
+        """
+        digest = blob.descriptor.digest
+        attempts = self._reports[digest].attempts
+        candidates = () if attempts else self._candidates.get(digest, ())
+        await self._forget_sources(digest)
+        with closing(_LastMount(self.mounter)) as last:
+            if candidates:
+                async with self.requests:
+                    result = await self.mounter.attempt(digest, self.dest, candidates, self.knowledge)
+                attempts = result.attempts
+                last.replace(result)
+                if self._mounted(blob, result) is not None:
+                    return
+            self._refuse_upload_of_must_mount(digest, None)
+            async with self.uploads:
+                opened = last.take()
+                session = opened.session if opened is not None else None
+                await self._upload(blob, session or await self.client.start_upload(self.dest))
+        self._report(blob, "uploaded", attempts=attempts)
 
-        await run_all([partial(repair_one, blob) for blob in blobs])
+    def outcomes(self) -> dict[Digest, events.Outcome]:
+        """Return how each blob got into dest."""
+        return {digest: report.outcome for digest, report in self._reports.items()}
 
     def reports(self) -> tuple[BlobReport, ...]:
         """Return the outcome of each blob."""
@@ -129,14 +144,14 @@ class BlobPusher:
         digest = blob.descriptor.digest
         candidates = self._candidates.get(digest, ())
         head_first = not candidates or self.knowledge.of(digest).in_dest
-        if head_first and await self._exists(blob):
+        if head_first and await self.exists(blob):
             return self._report(blob, "existing")
         if not candidates:
             return None
         async with self.requests:
             result = await self.mounter.attempt(digest, self.dest, candidates, self.knowledge)
         last.replace(result)
-        if result.status is not MountStatus.MOUNTED and not head_first and await self._exists(blob):
+        if result.status is not MountStatus.MOUNTED and not head_first and await self.exists(blob):
             return self._report(blob, "existing", attempts=result.attempts)
         return self._mounted(blob, result)
 
@@ -173,7 +188,7 @@ class BlobPusher:
     ) -> BlobReport | None:
         """Mount a blob from where another has just uploaded it, which may be dest itself."""
         digest = blob.descriptor.digest
-        if self.dest in turn.sources and await self._exists(blob):
+        if self.dest in turn.sources and await self.exists(blob):
             return self._report(blob, "existing", waited=waited)
         known = replace(self.knowledge.of(digest), sources=tuple(sorted(turn.sources - {self.dest})))
         knowledge = Knowledge({digest: known}, self.knowledge.traits)
@@ -198,7 +213,7 @@ class BlobPusher:
         await self._upload(blob, result.session or await self.client.start_upload(self.dest), count)
         return self._report(blob, "uploaded", attempts=result.attempts, waited=waited)
 
-    async def _exists(self, blob: BlobSource) -> bool:
+    async def exists(self, blob: BlobSource) -> bool:
         """Ask the registry whether dest holds the blob; an answer with another size counts as no."""
         async with self.requests:
             size = await self.client.head_blob(self.dest, blob.descriptor.digest)

@@ -4,24 +4,24 @@ Pushes that run at once share an `ImagePusher`: its limits, and their turns with
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
 from crossmount import events
-from crossmount.errors import BlobUnknownError
 from crossmount.fleet import Fleet, Patience, Slots
 from crossmount.index.aliases import registry_names_of
 from crossmount.index.exclusions import look_up_as
 from crossmount.index.protocol import Knowledge, MountIndex
 from crossmount.mount import Mounter
-from crossmount.oci import BlobSource, Digest, Manifest, Reference, Repository
+from crossmount.oci import Digest, Manifest, Reference, Repository
 from crossmount.oci.layout import Image
 from crossmount.registry import RegistryClient
 from crossmount.transfer.absent import AbsentBlobs
 from crossmount.transfer.blobs import BlobPusher
 from crossmount.transfer.concurrency import run_all
+from crossmount.transfer.repair import Repairs
 from crossmount.transfer.turns import PushTurns
 
 
@@ -132,7 +132,7 @@ class ImagePusher:
             observer=self.observer,
             clock=self.clock,
         )
-        async with Mounter(client, self.index, observer=self.observer) as mounter:
+        async with Mounter(client, self.index, observer=self.observer, proves_first=True) as mounter:
             blobs = BlobPusher(
                 dest=dest,
                 client=client,
@@ -146,7 +146,9 @@ class ImagePusher:
             )
             try:
                 await blobs.push_all(image.blobs)
-                await _push_manifests(image, reference, client, blobs.repair, self.observer)
+                repairs = Repairs(blobs, image.blobs)
+                await repairs.check_mounts()
+                await _push_manifests(image, reference, client, repairs, self.observer)
                 for tag in tags:
                     digest = await client.put_manifest(Reference(dest, tag), image.root)
                     self.observer(events.ManifestPushed(digest=digest, tag=tag))
@@ -163,27 +165,22 @@ async def _push_manifests(
     image: Image,
     reference: Reference,
     client: RegistryClient,
-    repair: Callable[[Sequence[BlobSource]], Awaitable[None]],
+    repairs: Repairs,
     observer: events.Observer,
 ) -> None:
     """Push every manifest of `image`, the root last, by its tag or else by its digest.
 
-    A manifest that the registry refuses because it lacks a blob is pushed once more, after `repair` has uploaded
-    the missing blobs.
+    A manifest that the registry refuses because it lacks a blob is pushed once more, after the missing blobs.
 
     Raises:
         RegistryError: the registry refused a manifest.
     """
-    blobs = {blob.descriptor.digest: blob for blob in image.blobs}
 
     async def put(manifest: Manifest) -> None:
         digest = manifest.descriptor.digest
         target = reference if manifest is image.root else Reference(reference.repository, digest=digest)
-        try:
-            await client.put_manifest(target, manifest)
-        except BlobUnknownError:
-            await repair([blobs[blob.digest] for blob in manifest.blobs if blob.digest in blobs])
-            await client.put_manifest(target, manifest)
+        blobs = [blob.digest for blob in manifest.blobs]
+        await repairs.put(partial(client.put_manifest, target, manifest), blobs)
         observer(events.ManifestPushed(digest=digest, tag=target.tag))
 
     for level in _levels(image):

@@ -29,6 +29,7 @@ from crossmount.registry.http.transport import Answer
 
 _BLOB_UNKNOWN = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
 WEB_PAGES = frozenset({"text/html", "application/xhtml+xml"})
+_DIGEST = re.compile(rb"\bsha(?:256:[0-9a-f]{64}|512:[0-9a-f]{128})\b")
 _ERRORS_SHOWN = 3
 _QUOTED = re.compile(r":? *(?:bytearray\()?b(['\"]).*", re.DOTALL)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -163,7 +164,8 @@ def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryE
         kind = AccessDeniedError
         message += f" ({answer.sent_with})"
     elif manifest and _BLOB_UNKNOWN.intersection(errors.codes):
-        kind = BlobUnknownError
+        blobs = frozenset(found.decode() for found in _DIGEST.findall(answer.body))
+        return BlobUnknownError(message, status=answer.status, codes=errors.codes, blobs=blobs)
     return kind(message, status=answer.status, codes=errors.codes)
 
 
