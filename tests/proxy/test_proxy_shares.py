@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from pathlib import Path
 
 import bcrypt
@@ -148,3 +149,17 @@ async def test_metrics_of_a_proxy_with_callers_are_for_its_callers(tmp_path: Pat
         shown = {"Authorization": "Bearer t0ken-of-prometheus"}
         assert (await proxy.client.get("/_crossmount/metrics", headers=shown)).status_code == 200
         assert (await proxy.client.get("/_crossmount/healthz")).status_code == 200
+
+
+async def test_metrics_can_have_an_address_of_their_own() -> None:
+    """With `--metrics-listen` the metrics are served there alone, and nothing else is."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with (
+        ScriptedRegistry() as registry,
+        proxy_before(registry.url, metrics_listen=("127.0.0.1", port)) as proxy,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as apart,
+    ):
+        assert (await apart.get("/metrics")).status_code == 200
+        assert (await apart.get("/v2/")).status_code == 404
+        assert (await proxy.client.get("/_crossmount/metrics")).status_code == 404

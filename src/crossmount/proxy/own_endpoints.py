@@ -1,13 +1,14 @@
 """The proxy's own endpoints below `/_crossmount/`: health, readiness, metrics, tokens, the registry's events."""
 
 import asyncio
+import contextlib
 import logging
 
 from crossmount.errors import CrossmountError
 from crossmount.proxy.auth.callers import Authenticator
 from crossmount.proxy.event_receiver import EventReceiver
-from crossmount.proxy.http.errors import RequestRefusedError
-from crossmount.proxy.http.exchange import Exchange
+from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError
+from crossmount.proxy.http.exchange import Exchange, Message, Receive, Send
 from crossmount.proxy.uploads.core import Core
 
 _TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
@@ -22,9 +23,18 @@ class OwnEndpoints:
         core: the proxy's parts.
         authenticator: answers requests for tokens.
         events: receives the registry's events; None if this proxy takes no events.
+        metrics_apart: whether the metrics are served at an address of their own (`MetricsApp`).
     """
 
-    def __init__(self, core: Core, authenticator: Authenticator, events: EventReceiver | None) -> None:
+    def __init__(
+        self,
+        core: Core,
+        authenticator: Authenticator,
+        events: EventReceiver | None,
+        *,
+        metrics_apart: bool = False,
+    ) -> None:
+        self._metrics_apart = metrics_apart
         self._core = core
         self._authenticator = authenticator
         self.events = events
@@ -54,15 +64,19 @@ class OwnEndpoints:
             case "readyz":
                 status, text = await self._readiness(draining=draining)
                 await _send(exchange, status, text)
-            case "metrics":
+            case "metrics" if not self._metrics_apart:
                 await self._authenticator.permit_metrics(exchange)
-                core = self._core
-                core.metrics.sessions.set(len(core.sessions))
-                core.metrics.spool_bytes.set(0 if core.spool is None else core.spool.taken)
-                body, media_type = core.metrics.exposition()
-                await exchange.answer(200, [(b"content-type", media_type)], _body_for(exchange, body))
+                await self.answer_metrics(exchange)
             case _:
                 raise RequestRefusedError(404, "NOT_FOUND", "no such page")
+
+    async def answer_metrics(self, exchange: Exchange) -> None:
+        """Answer with the metrics."""
+        core = self._core
+        core.metrics.sessions.set(len(core.sessions))
+        core.metrics.spool_bytes.set(0 if core.spool is None else core.spool.taken)
+        body, media_type = core.metrics.exposition()
+        await exchange.answer(200, [(b"content-type", media_type)], _body_for(exchange, body))
 
     async def registry_trouble(self) -> str | None:
         """Ask the registry for `/v2/`; return why it cannot be used, None if it can. The index is not asked."""
@@ -90,6 +104,28 @@ class OwnEndpoints:
             return 200, b"ok\n"
         _log.info("not ready: %s", why)
         return 503, b"the registry does not answer as one, or not to this proxy's credentials\n"
+
+
+class MetricsApp:
+    """The application at `--metrics-listen`: the metrics, and nothing else.
+
+    Args:
+        endpoints: the proxy's own endpoints.
+        idle: seconds that a client may be silent.
+    """
+
+    def __init__(self, endpoints: OwnEndpoints, *, idle: float) -> None:
+        self._endpoints = endpoints
+        self._idle = idle
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        exchange = Exchange(scope, receive, send, idle=self._idle)
+        with contextlib.suppress(ClientGoneError):
+            if exchange.raw_path in {b"/metrics", b"/_crossmount/metrics"} and exchange.method in {"GET", "HEAD"}:
+                await self._endpoints.answer_metrics(exchange)
+            else:
+                await exchange.refuse(RequestRefusedError(404, "NOT_FOUND", "only the metrics are served here"))
 
 
 async def _send(exchange: Exchange, status: int, text: bytes) -> None:

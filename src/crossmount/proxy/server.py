@@ -26,7 +26,7 @@ from crossmount.proxy.auth.tokens import TokenBroker
 from crossmount.proxy.event_receiver import EventReceiver
 from crossmount.proxy.http.serving import ListenAddress, RunningServer, listening, log_index_event
 from crossmount.proxy.http.upstream import Upstream
-from crossmount.proxy.own_endpoints import OwnEndpoints
+from crossmount.proxy.own_endpoints import MetricsApp, OwnEndpoints
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.settings import ProxySettings
 from crossmount.proxy.telemetry import Metrics
@@ -109,7 +109,15 @@ async def running(settings: ProxySettings, index: MountableLayers) -> AsyncItera
         def busy() -> bool:  # a push whose next layer has not begun yet is under way too
             return bool(app.core.sessions.any_push_active() or app.active)
 
-        async with listening(app, address, settings.limits, stopping=drain, busy=busy) as server:
+        async with AsyncExitStack() as stack:
+            if settings.metrics_listen is not None:
+                metrics = MetricsApp(app.endpoints, idle=settings.limits.idle)
+                await stack.enter_async_context(
+                    listening(metrics, ListenAddress(*settings.metrics_listen), settings.limits)
+                )
+            server = await stack.enter_async_context(
+                listening(app, address, settings.limits, stopping=drain, busy=busy)
+            )
             yield RunningProxy(app, server)
 
 
@@ -186,7 +194,12 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
         events = await _event_receiver(settings, registry, guarded, stack)
         sweep = asyncio.create_task(_sweep(core))
         stack.push_async_callback(_close_sessions, core, sweep)
-        yield App(core, authenticator, OwnEndpoints(core, authenticator, events), idle=settings.limits.idle)
+        yield App(
+            core,
+            authenticator,
+            OwnEndpoints(core, authenticator, events, metrics_apart=settings.metrics_listen is not None),
+            idle=settings.limits.idle,
+        )
 
 
 async def _event_receiver(

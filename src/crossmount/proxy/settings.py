@@ -75,6 +75,7 @@ class ProxySettings:
         tls_key: a PEM file of its key.
         htpasswd: a file of callers and their passwords (bcrypt), for `service`.
         tokens: a file of bearer tokens, for `service`.
+        metrics_listen: an address and a port where the metrics are served, instead of beside everything else.
         events_secret: a file of secrets that the registry sends with its events; None receives no events.
         options: how to reach the registry.
         limits: limits on clients.
@@ -94,6 +95,7 @@ class ProxySettings:
     tls_key: Path | None = None
     htpasswd: Path | None = None
     tokens: Path | None = None
+    metrics_listen: tuple[str, int] | None = None
     events_secret: Path | None = None
     options: ClientOptions = field(default_factory=ClientOptions)
     limits: ServerLimits = field(default_factory=ServerLimits)

@@ -120,6 +120,12 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     help="Accept the registry's events at /_crossmount/events with a secret from this file.",
 )
 @_option(
+    "--metrics-listen",
+    type=LISTEN,
+    metavar="HOST:PORT",
+    help="Serve the metrics at this address alone, to everybody who reaches it.",
+)
+@_option(
     "--connections",
     type=Between(1, 65536),
     default=_LIMITS.connections,
@@ -163,6 +169,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
     htpasswd: Path | None,
     tokens: Path | None,
     events_secret_file: Path | None,
+    metrics_listen: tuple[str, int] | None,
     connections: int,
     idle: float,
     grace: float,
@@ -195,6 +202,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
         htpasswd=htpasswd,
         tokens=tokens,
         events_secret=events_secret_file,
+        metrics_listen=metrics_listen,
         options=client_options(settings),
         limits=replace(_LIMITS, connections=connections, idle=idle, grace=grace, spool_bytes=spool_limit),
     )
