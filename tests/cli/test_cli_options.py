@@ -8,9 +8,10 @@ import pytest
 
 from crossmount.cli import command, run
 from crossmount.cli.access import client_options
-from crossmount.cli.command import Command, LazyCommand, LazyGroup
+from crossmount.cli.command import Command, LazyGroup
 from crossmount.cli.options import upload_options
 from crossmount.cli.settings import Invocation, Settings, settings_of
+from crossmount.cli.table import LazyCommand
 from support.commands import Here
 
 COMMANDS = (

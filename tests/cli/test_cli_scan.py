@@ -95,9 +95,9 @@ def test_what_is_scanned_is_what_was_named(
 
 
 def test_a_scan_of_nothing_says_why(here: Here, registry: ScriptedRegistry, tmp_path: Path) -> None:
-    """A pattern without a match and an empty catalogue are remarks; an empty file is a usage error."""
+    """A pattern without a match fails, an empty catalogue is a remark, and an empty file is a usage error."""
     done = here("scan", f"{registry.address}/zzz*", "--plain-http")
-    assert done.status == 0
+    assert done.status == 1
     assert done.err == f"crossmount: no repository of {registry.address} matches zzz*: 5 repositories listed\n"
     assert "listed" in here("scan", f"{registry.address}/zzz*", "--plain-http", "--json").err
     with running_registry() as empty:

@@ -78,6 +78,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     home = tmp_path / "home"
     home.mkdir()
     foreign = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    foreign.pop("CI", None)  # these tests may run in a CI job, which is warned about its index
     env = {**foreign, "HOME": str(home), "CROSSMOUNT_STATE_DIR": str(home / "state")}
     yield Shell(home, env)
     embedded.stop(env=env)
@@ -102,6 +103,7 @@ def here(shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: "pytest.CaptureF
     """Run the command in this process, as the user of `shell`."""
     for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("CI", raising=False)
     for name in ("HOME", "CROSSMOUNT_STATE_DIR"):
         monkeypatch.setenv(name, shell.env[name])
     return Here(capsys)

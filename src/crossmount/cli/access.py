@@ -1,5 +1,6 @@
 """The index and the registry clients that the common options name: opened, probed, and named for people."""
 
+import os
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -9,6 +10,7 @@ from typing import Literal
 
 import click
 
+from crossmount.cli.output import note
 from crossmount.cli.settings import OFF, Settings
 from crossmount.index import Keys, MountIndex, open_index
 from crossmount.index.opening import DEFAULT_URL
@@ -18,6 +20,8 @@ from crossmount.redis.url import parse_url
 from crossmount.registry import ClientOptions, RetryPolicy
 
 DEFAULT_NAMESPACE = Keys().namespace
+
+_NO_CI = frozenset({"", "0", "false", "no", "off"})
 
 
 def index_url(settings: Settings) -> str:
@@ -75,6 +79,15 @@ def special_options(
     for registry in insecure:
         special[registry] = replace(special.get(registry, options), insecure=True)
     return special
+
+
+def warn_if_alone(settings: Settings) -> None:
+    """Warn if this is a CI job and nobody chose an index: the embedded one starts empty on each runner."""
+    if settings.index is None and os.environ.get("CI", "").lower() not in _NO_CI:
+        note(
+            "crossmount: warning: this embedded index is shared with no other host: "
+            "set CROSSMOUNT_INDEX (--index) to a Redis of all runners"
+        )
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 import difflib
 import gc
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +11,7 @@ import click
 from crossmount.cli.failures import USAGE, Interrupted
 from crossmount.cli.output import library_log
 from crossmount.cli.settings import CommonOption, common_options, settings_of
+from crossmount.cli.table import LazyCommand
 
 WIDTH = 100
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
@@ -56,21 +56,6 @@ class Command(_Common):
             gc.enable()
         with library_log(settings_of(ctx).verbose):
             return super().invoke(ctx)
-
-
-@dataclass(frozen=True, slots=True)
-class LazyCommand:
-    """A command that is imported on first use.
-
-    Attributes:
-        module: the module that defines it.
-        name: its name in that module.
-        help: its line in the list of commands.
-    """
-
-    module: str
-    name: str
-    help: str
 
 
 class LazyGroup(_Common, click.Group):

@@ -7,6 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from crossmount.cli.table import answer_without_extra
+
 NEEDED = ("click", "rich")
 """The libraries of the extra `cli`."""
 
@@ -17,6 +19,9 @@ def main() -> None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 open until the process ends
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
+        if answer := answer_without_extra(sys.argv[1:]):
+            sys.stdout.write(answer)
+            sys.exit(0)
         sys.stderr.write(
             f"crossmount: the command needs {' and '.join(missing)}, not installed here: "
             "pip install 'crossmount[cli]'\n"

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from crossmount._secrets import mask_forms
+from crossmount.cli.settings import Invocation
 from crossmount.cli.text import one_line
 
 VERBOSE_LOG = 2
@@ -29,6 +30,9 @@ class OutputFailedError(click.ClickException):
 def document(content: Mapping[str, Any]) -> None:
     """Print one JSON document."""
     _print(json.dumps(content, indent=2))
+    ctx = click.get_current_context(silent=True)
+    if ctx is not None:
+        ctx.ensure_object(Invocation).document_printed = True
 
 
 def lines(words: Iterable[str]) -> None:

@@ -1,81 +1,69 @@
-"""The `crossmount` command: the table of its commands, and one run of it."""
+"""The `crossmount` command, and one run of it."""
 
 import contextlib
+import json
 import os
 import re
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
+from typing import Any
 
 import click
 
 from crossmount._secrets import mask_forms, mask_values, userinfo_of
-from crossmount.cli.command import LazyCommand, LazyGroup
+from crossmount.cli.command import LazyGroup
 from crossmount.cli.failures import DONE, Interrupted, message_of, status_of
 from crossmount.cli.output import VERBOSE_LOG, OutputFailedError
 from crossmount.cli.settings import Invocation
+from crossmount.cli.table import COMMANDS, version_line
 from crossmount.errors import CrossmountError
 
-COMMANDS = {
-    "push": LazyCommand(
-        "crossmount.cli.commands.push",
-        "push",
-        "Push an image: mount what the registry has, upload the rest.",
-    ),
-    "copy": LazyCommand(
-        "crossmount.cli.commands.copy", "copy", "Copy images between registries, each layer once."
-    ),
-    "scan": LazyCommand(
-        "crossmount.cli.commands.scan", "scan", "Record in the index which layers a registry has."
-    ),
-    "events": LazyCommand(
-        "crossmount.cli.commands.events", "events", "Update the index from the events that a registry sends."
-    ),
-    "sources": LazyCommand(
-        "crossmount.cli.commands.layers", "sources", "List the repositories that a layer could be mounted from."
-    ),
-    "locate": LazyCommand(
-        "crossmount.cli.commands.locate", "locate", "Show which registries have a layer, or how much of an image."
-    ),
-    "add": LazyCommand(
-        "crossmount.cli.commands.layers", "add", "Add a repository to the index as a source of a layer."
-    ),
-    "forget": LazyCommand(
-        "crossmount.cli.commands.layers", "forget", "Remove a repository from the index as a source of a layer."
-    ),
-    "must-mount": LazyCommand(
-        "crossmount.cli.commands.layers", "must_mount", "Show or clear a layer's must-mount flag."
-    ),
-    "fleet": LazyCommand(
-        "crossmount.cli.commands.fleet",
-        "fleet",
-        "Show the uploads in progress, and the pushers that wait.",
-    ),
-    "index": LazyCommand("crossmount.cli.commands.index", "index", "Inspect and maintain the index."),
-    "doctor": LazyCommand(
-        "crossmount.cli.commands.doctor",
-        "doctor",
-        "Check the index, the registry, the credentials and mounts.",
-    ),
-    "proxy": LazyCommand(
-        "crossmount.cli.commands.proxy", "proxy", "Run a proxy that mounts layers for any client."
-    ),
-    "demo": LazyCommand(
-        "crossmount.cli.demo.command", "demo", "Push eight images that share layers, and count the bytes."
-    ),
-}
+_LOGIN = (
+    "crossmount uses the logins of docker, podman and skopeo: run docker login REGISTRY, podman login REGISTRY or "
+    "skopeo login REGISTRY"
+)
+"""What to do in place of `login` and `logout`, which other clients have."""
 
 
-def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+def _print_version(ctx: click.Context, param: click.Parameter | None, value: bool) -> None:
     del param
     if value and not ctx.resilient_parsing:
-        click.echo(f"crossmount {version('crossmount')}")
+        click.echo(version_line())
         ctx.exit()
 
 
-@click.command(cls=LazyGroup, lazy=COMMANDS)
+class RootGroup(LazyGroup):
+    """The group of all commands; it knows the words that other clients have for its options."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; `help`, `version`, `login` and `status` do what they do elsewhere."""
+        match args:
+            case ["version", *_]:
+                _print_version(ctx, None, value=True)
+            case ["help", *words]:
+                args = [*(word for word in words if not word.startswith("-")), "--help"]
+                if len(args) == 1:
+                    click.echo(ctx.get_help())
+                    ctx.exit()
+            case ["status", *rest]:
+                args = ["index", "status", *rest]
+            case ["login" | "logout" as name, *rest]:
+                advice = _LOGIN.replace(" login ", f" {name} ").replace("REGISTRY", _host(rest))
+                raise click.UsageError(f"no command {name!r}: {advice}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _host(words: Sequence[str]) -> str:
+    """Return the registry that a login is for; the word REGISTRY if none can be told from options and secrets."""
+    return words[0] if len(words) == 1 and re.fullmatch(r"[\w.-]+(:\d+)?", words[0]) else "REGISTRY"
+
+
+@click.command(cls=RootGroup, lazy=COMMANDS)
 @click.option(
+    "-V",
     "--version",
     is_flag=True,
     is_eager=True,
@@ -115,10 +103,22 @@ def _complain(error: Exception, this: Invocation, arguments: Sequence[str]) -> i
         if this.settings.verbose >= VERBOSE_LOG:
             trace = "".join(traceback.format_exception(error))
             sys.stderr.write(mask_forms(mask_values(trace, secrets)))
-        sys.stderr.write(f"crossmount: {mask_values(message_of(error), secrets)}\n")
+        words = mask_values(message_of(error), secrets)
+        sys.stderr.write(f"crossmount: {words}\n")
         sys.stderr.flush()
+        if "--json" in arguments and not this.document_printed:
+            _print_error_document(error, words)
         if sys.stdout is not None and isinstance(
             error, (OSError, OutputFailedError)
         ):  # maybe of standard output: then Python's own flush at exit must not fail again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status_of(error)
+
+
+def _print_error_document(error: Exception, words: str) -> None:
+    """Print the document of a failed command, which has no other one."""
+    if sys.stdout is None or isinstance(error, (BrokenPipeError, OutputFailedError)):
+        return
+    facts: dict[str, Any] = {"kind": type(error).__name__, "message": words, "exit_status": status_of(error)}
+    sys.stdout.write(json.dumps({"error": facts}, indent=2) + "\n")
+    sys.stdout.flush()

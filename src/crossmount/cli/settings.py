@@ -42,9 +42,15 @@ class Settings:
 
 @dataclass(slots=True)
 class Invocation:
-    """State of one run of the command, shared by all its contexts as `ctx.obj`."""
+    """State of one run of the command, shared by all its contexts as `ctx.obj`.
+
+    Attributes:
+        settings: the values of the common options.
+        document_printed: whether the command has printed its JSON document, so that an error needs none.
+    """
 
     settings: Settings = field(default_factory=Settings)
+    document_printed: bool = False
 
 
 def settings_of(ctx: click.Context) -> Settings:

@@ -191,7 +191,23 @@ def _source_hint(source: str | Path, path: Path) -> str:
     if colon and Path(start).exists():
         scheme = "oci" if Path(start).is_dir() else "oci-archive"
         return f": to choose an image by its tag write {scheme}:{start}:{rest[:200]}"
-    return "" if path.is_absolute() else f" in {Path.cwd()}"
+    if path.is_absolute():
+        return ""
+    return f" in {Path.cwd()}{_image_hint(text)}"
+
+
+def _image_hint(text: str) -> str:
+    """Return how to get an image that is named as docker names it; nothing if it may well be meant as a path."""
+    try:
+        reference = Reference.parse(text)
+    except InvalidInputError:
+        return ""
+    if reference.target is None or text.startswith(("./", "../")):
+        return ""
+    return (
+        f": for an image of a registry or of docker: skopeo copy docker://{text[:200]} oci:DIR, "
+        f"or docker save {text[:200]} | crossmount push - DEST"
+    )
 
 
 def _layout(files: LayoutFiles, tag: str | None) -> Layout:

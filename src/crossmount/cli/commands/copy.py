@@ -9,7 +9,14 @@ from click.core import ParameterSource
 
 from crossmount import events
 from crossmount.cli import output, text
-from crossmount.cli.access import client_options, index_for_push, special_options
+from crossmount.cli.access import (
+    client_options,
+    index_for_push,
+    index_kind,
+    index_url,
+    special_options,
+    warn_if_alone,
+)
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.commands.push import fetched_lines, index_status, platform_lines
 from crossmount.cli.event_loop import run_async
@@ -124,6 +131,8 @@ def copy(
     store = None if cache is None else BlobCache(cache, limit=cache_size)
     options = client_options(settings)
     special = special_options(options, plain_http_for, insecure_for)
+    embedded = index_kind(index_url(settings)) == "embedded"
+    warn_if_alone(settings)
 
     def observe(event: events.Event) -> None:
         if not (isinstance(event, events.ImageFailed) and _is_one(jobs)):
@@ -156,9 +165,9 @@ def copy(
     except Interrupted as interrupted:
         raise interrupted.with_note(_so_far(display.tracker)) from None
     except CopyFailedError as failed:
-        _print_report(failed.report, display.tracker, as_json=as_json)
+        _print_report(failed.report, display.tracker, as_json=as_json, embedded=embedded)
         raise
-    _print_report(report, display.tracker, as_json=as_json)
+    _print_report(report, display.tracker, as_json=as_json, embedded=embedded)
 
 
 def _jobs(places: tuple[str, ...], listed: TextIO | None, *, all_tags: bool) -> list[CopyJob]:
@@ -185,28 +194,32 @@ def _is_one(jobs: list[CopyJob]) -> bool:
     return len(jobs) == 1 and len(jobs[0].dests) == 1 and not jobs[0].all_tags
 
 
-def _print_report(report: CopyReport, tracker: TransferTracker, *, as_json: bool) -> None:
+def _print_report(report: CopyReport, tracker: TransferTracker, *, as_json: bool, embedded: bool) -> None:
     """Print the report of a copy, also if some images failed."""
     try:
         if as_json:
             output.document(report.to_json())
         else:
             names = not output.is_one_terminal()
-            output.lines(render_copy(report, names=names, index_failed_first=tracker.index_failed_first))
+            failed_first = tracker.index_failed_first
+            output.lines(render_copy(report, names=names, index_failed_first=failed_first, embedded=embedded))
     except output.OutputFailedError as error:
         copied = text.count(len(report.copied), "image")
         raise error.with_note(f"{copied} of {len(report.images)} copied nevertheless") from error
 
 
-def render_copy(report: CopyReport, *, names: bool = True, index_failed_first: bool = False) -> list[str]:
+def render_copy(
+    report: CopyReport, *, names: bool = True, index_failed_first: bool = False, embedded: bool = False
+) -> list[str]:
     """Return the lines that report a copy.
 
     Args:
         report: of the copy.
         names: include a line for each image; it had one on standard error when it was copied.
         index_failed_first: whether the index failed before the first blob.
+        embedded: whether the index is the embedded one.
     """
-    index = index_status(report.index, failed_first=index_failed_first)
+    index = index_status(report.index, failed_first=index_failed_first, embedded=embedded)
     groups = (("mounted", "mounted"), ("already there", "existing"), ("uploaded", "uploaded"))
     caches = sum(image.build_cache for image in report.copied)
     digests = {str(image.digest) for image in report.copied}

@@ -136,7 +136,7 @@ async def check_index(settings: Settings, dest: Reference | None) -> tuple[Findi
 def _index_finding(url: str, probe: ServerProbe | None, facts: dict[str, Any]) -> Finding:
     if probe is None:
         return Finding("index", "ok", "in the memory of one process, lost when it ends", facts)
-    name = "the embedded one" if index_kind(url) == "embedded" else display_url(url)
+    name = "the embedded one, for this host only" if index_kind(url) == "embedded" else display_url(url)
     words = f"{name}, {probe.server}, {text.milliseconds(probe.round_trip)} away"
     more = {"server": probe.server, "round_trip_ms": _ms(probe.round_trip)}
     return Finding("index", "ok", words, facts | more)

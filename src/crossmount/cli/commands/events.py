@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from crossmount.cli.access import client_options, opened_index
+from crossmount.cli.access import client_options, opened_index, warn_if_alone
 from crossmount.cli.command import Command
 from crossmount.cli.options import FILE, LISTEN
 from crossmount.cli.output import start_service_log
@@ -87,5 +87,6 @@ async def _serve(made: EventListenerSettings, settings: Settings) -> None:
         click.echo(f"crossmount events: {service.url} for {made.registry}")
         sys.stdout.flush()
 
+    warn_if_alone(settings)
     async with opened_index(settings) as index:
         await serve_events(made, index, ready=announce)

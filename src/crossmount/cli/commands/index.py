@@ -7,9 +7,10 @@ import click
 
 from crossmount.cli import output, text
 from crossmount.cli.access import ServerProbe, display_url, index_kind, index_url, opened_index, probe_server
-from crossmount.cli.command import Command, LazyCommand, LazyGroup, json_option
+from crossmount.cli.command import Command, LazyGroup, json_option
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.settings import Settings, settings_of
+from crossmount.cli.table import LazyCommand
 from crossmount.embedded import lifecycle
 from crossmount.embedded import status as embedded_status
 from crossmount.embedded.status import EmbeddedStatus

@@ -3,7 +3,7 @@
 import click
 
 from crossmount.cli import output
-from crossmount.cli.access import opened_index
+from crossmount.cli.access import opened_index, warn_if_alone
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.options import DIGEST, REFERENCE
@@ -113,6 +113,7 @@ async def _known(settings: Settings, layer: Digest, dest: Repository) -> LayerKn
 
 
 async def _add(settings: Settings, layer: Digest, source: Repository, *, must_mount: bool) -> bool:
+    warn_if_alone(settings)
     async with opened_index(settings) as index:
         await index.add_source(layer, source, must_mount=must_mount)
         return await index.must_mount(layer)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from crossmount.cli.access import client_options, index_for_push
+from crossmount.cli.access import client_options, index_for_push, warn_if_alone
 from crossmount.cli.command import Command
 from crossmount.cli.options import FILE, LISTEN, SIZE, Between, upload_options
 from crossmount.cli.output import start_service_log
@@ -215,6 +215,7 @@ async def _serve(made: ProxySettings, settings: Settings) -> None:
         click.echo(f"crossmount proxy: {running.url} -> {made.upstream_url()}")
         sys.stdout.flush()
 
+    warn_if_alone(settings)
     async with index_for_push(settings) as index:
         await serve(made, null_index() if index is None else index, ready=announce)
 

@@ -6,7 +6,14 @@ from collections.abc import Iterable
 import click
 
 from crossmount.cli import output, text
-from crossmount.cli.access import client_options, index_for_push, special_options
+from crossmount.cli.access import (
+    client_options,
+    index_for_push,
+    index_kind,
+    index_url,
+    special_options,
+    warn_if_alone,
+)
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
@@ -109,6 +116,7 @@ def push(
     display = progress_display(sys.stderr, TransferTracker(), verbose=settings.verbose)
     options = client_options(settings)
     special = special_options(options, plain_http_for, insecure_for)
+    warn_if_alone(settings)
 
     async def run() -> PushReport:
         async with (
@@ -138,14 +146,16 @@ def push(
         if as_json:
             output.document(report.to_json())
         else:
-            output.lines(render_push(report, index_failed_first=display.tracker.index_failed_first))
+            embedded = index_kind(index_url(settings)) == "embedded"
+            failed_first = display.tracker.index_failed_first
+            output.lines(render_push(report, index_failed_first=failed_first, embedded=embedded))
     except output.OutputFailedError as error:
         raise error.with_note(f"{report.reference} was pushed nevertheless") from error
 
 
-def render_push(report: PushReport, *, index_failed_first: bool = False) -> list[str]:
+def render_push(report: PushReport, *, index_failed_first: bool = False, embedded: bool = False) -> list[str]:
     """Return the lines that report a push. A failure of the index has had its own warning."""
-    index = index_status(report.index, failed_first=index_failed_first)
+    index = index_status(report.index, failed_first=index_failed_first, embedded=embedded)
     groups = (("mounted", "mounted"), ("already there", "existing"), ("uploaded", "uploaded"))
     return [
         f"pushed {report.reference}{', a build cache of BuildKit' if report.build_cache else ''}",
@@ -177,10 +187,10 @@ def fetched_lines(uploaded: Iterable[BlobReport]) -> list[str]:
     ]
 
 
-def index_status(state: IndexState, *, failed_first: bool) -> str:
+def index_status(state: IndexState, *, failed_first: bool, embedded: bool = False) -> str:
     """Return whether the index worked. `failed_first`: it failed before the first blob."""
     words = {
-        "ok": "ok",
+        "ok": "ok (embedded, this host only)" if embedded else "ok",
         "degraded": "failed" if failed_first else "failed at times",
         "off": "off",
     }

@@ -8,7 +8,7 @@ from typing import TextIO
 import click
 
 from crossmount.cli import output, text
-from crossmount.cli.access import client_options, opened_index
+from crossmount.cli.access import client_options, opened_index, warn_if_alone
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_bulk
 from crossmount.cli.failures import DENIED, FAILED, LOG_IN
@@ -86,6 +86,7 @@ def scan(
     wanted = read_targets(targets, None if names is None else read_names(names))
     total = None if wanted.names is None or wanted.patterns else len(wanted.names)
     display = progress_display(sys.stderr, ScanTracker(total), verbose=settings.verbose)
+    warn_if_alone(settings)
 
     async def work() -> ScanReport:
         async with opened_index(settings) as index:
@@ -110,6 +111,8 @@ def scan(
             output.note(f"crossmount: {words}")
     if nothing := _nothing(report, wanted.patterns):
         output.note(f"crossmount: {nothing}")
+        if wanted.patterns:  # as for a repository that is named and not there
+            ctx.exit(FAILED)
     if report.failed and report.denied == report.failed:
         output.note(f"crossmount: {LOG_IN}")
         ctx.exit(DENIED)
