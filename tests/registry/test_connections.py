@@ -20,8 +20,8 @@ from crossmount.errors import (
 )
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, NoCredentials, RegistryClient
+from crossmount.registry.http.certificates import spellings
 from crossmount.registry.http.location import Origin
-from crossmount.registry.http.trust import spellings
 from crossmount.testing import ScriptedRegistry
 from support.certificates import Authority, Issued
 from support.registry_kit import PLAIN, TLS, client_of

@@ -1,7 +1,8 @@
 """How each request of a client connects: straight or through a proxy, and with which certificates.
 
 One client speaks to a registry, its token service and its storage. Each of them may lie behind a proxy or not
-(`outbound_proxy`), and only the registry itself is shown the client certificate that is kept for it (`trust`).
+(`outbound_proxy`), and only the registry itself is shown the client certificate that is kept for it
+(`certificates`).
 
 A registry that cuts the first connection may have been spoken to in the wrong way. One TLS handshake then shows
 whether plain http was used with a server that speaks TLS, or whether the server wants a client certificate.
@@ -15,11 +16,11 @@ from collections.abc import Awaitable, Callable
 import httpx
 
 from crossmount.errors import MissingExtraError
+from crossmount.registry.http.certificates import TrustStore
 from crossmount.registry.http.httpx_internals import watch_answers
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.outbound_proxy import ProxyRules
-from crossmount.registry.http.tls_probe import TlsProbe, probe_tls
-from crossmount.registry.http.trust import TrustStore
+from crossmount.registry.http.tls import TlsProbe, probe_tls
 
 PROBE_SECONDS = 3.0
 """The seconds that the handshake may take that finds out why the first connection was cut."""

@@ -24,7 +24,7 @@ from crossmount.errors import (
 from crossmount.registry.http.connections import TlsExpectedError
 from crossmount.registry.http.httpx_internals import is_cut
 from crossmount.registry.http.location import shown
-from crossmount.registry.http.tls_words import CERTIFICATE_WANTED, TLS_EXPECTED, advice_on_tls, tls_error
+from crossmount.registry.http.tls import CERTIFICATE_WANTED, TLS_EXPECTED, advice_on_tls, tls_error
 from crossmount.registry.http.transport import Answer
 
 _BLOB_UNKNOWN = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})

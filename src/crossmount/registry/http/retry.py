@@ -32,7 +32,7 @@ from crossmount.events import Observer, Retrying, ignore
 from crossmount.registry.http.errors import describe
 from crossmount.registry.http.httpx_internals import is_cut
 from crossmount.registry.http.options import RetryPolicy
-from crossmount.registry.http.tls_words import is_tls_error
+from crossmount.registry.http.tls import is_tls_error
 from crossmount.registry.http.transport import Answer
 
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})

@@ -16,12 +16,12 @@ import httpx
 
 from crossmount._parsing import decimal
 from crossmount._secrets import mask_forms, mask_values, scrub, secrets_in
+from crossmount.registry.http.certificates import TrustStore
 from crossmount.registry.http.connections import Connections
 from crossmount.registry.http.httpx_internals import end_with_answer, install_log_filter
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.outbound_proxy import ProxyRules
-from crossmount.registry.http.trust import TrustStore
 
 ERROR_BYTES_MAX = 64 * 1024
 """The most bytes of an error's or a token's body that are read."""
