@@ -9,7 +9,7 @@ from crossmount import events
 from crossmount.errors import InvalidInputError
 from crossmount.index import MemoryMountIndex, RegistryTraits
 from crossmount.mount import Mounter, MountStatus
-from crossmount.mount.presence import UNREADABLE_SECONDS
+from crossmount.mount.findings import UNREADABLE_SECONDS
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, Mounted, RegistryClient, RetryPolicy, UploadSession
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry

@@ -14,7 +14,7 @@ from crossmount.errors import (
     RegistryUnreachableError,
 )
 from crossmount.events import Verdict
-from crossmount.mount.presence import Presence, check_presence
+from crossmount.mount.findings import Presence, check_presence
 from crossmount.oci import Digest, Repository
 from crossmount.registry import RegistryClient
 

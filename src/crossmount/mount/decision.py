@@ -8,7 +8,7 @@ import enum
 from dataclasses import dataclass, replace
 
 from crossmount.errors import CrossmountError, InvalidAnswerError, RegistryRefusedError, RegistryUnreachableError
-from crossmount.index.protocol import LayerKnowledge
+from crossmount.index.protocol import LayerKnowledge, Sighting
 from crossmount.oci import Digest, Repository
 from crossmount.registry import Mounted, UploadSession
 from crossmount.registry.http.retry import RETRIED_STATUSES
@@ -51,6 +51,11 @@ class MountResult:
     session: UploadSession | None = None
     attempts: int = 0
     error: CrossmountError | None = None
+
+    def sightings(self, size: int | None) -> list[Sighting]:
+        """Return what a successful mount confirms: dest and the source have the layer."""
+        holders = [self.dest] if self.source is None else [self.dest, self.source]
+        return [Sighting(self.layer, repository, size) for repository in holders]
 
 
 @dataclass(frozen=True, slots=True)

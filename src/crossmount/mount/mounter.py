@@ -1,7 +1,6 @@
 """`Mounter`: carries out the steps of a mount with a registry, and corrects the index."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -9,7 +8,8 @@ from typing import Any, assert_never
 
 from crossmount import events
 from crossmount._background import collect
-from crossmount.errors import AccessDeniedError, CrossmountError, InvalidInputError, RegistryError
+from crossmount._closing import Closing
+from crossmount.errors import AccessDeniedError, InvalidInputError, RegistryError
 from crossmount.index.adapt import adapt
 from crossmount.index.exclusions import look_up_as
 from crossmount.index.protocol import (
@@ -19,10 +19,9 @@ from crossmount.index.protocol import (
     RegistryTraits,
 )
 from crossmount.mount import decision
-from crossmount.mount.decision import FalseMount, MountAnswer, MountResult, MountStatus
-from crossmount.mount.presence import needs_proof
+from crossmount.mount.decision import MountAnswer, MountResult, MountStatus
+from crossmount.mount.findings import MountFindings
 from crossmount.mount.ranking import plan
-from crossmount.mount.recorder import MountRecorder, confirmed_sightings
 from crossmount.mount.search import Failure, SourceSearch
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import Mounted, RegistryClient, UploadSession
@@ -31,7 +30,7 @@ _SETTLE_SECONDS = 2.0
 """How long `aclose` waits for background checks and cancellations."""
 
 
-class Mounter(MountRecorder):
+class Mounter(Closing):
     """Mounts layers on one registry, and corrects the index where the registry contradicts it.
 
     Args:
@@ -41,6 +40,9 @@ class Mounter(MountRecorder):
         clock: monotonic seconds, for how long an unreadable source is not tried again.
         proves_first: whether the first 201 to a mount is proved by a HEAD, if the index does not know whether this
             registry's 201s are true. The mounts of other layers do not wait for it.
+
+    Attributes:
+        findings: what mounts have shown so far, and the methods that record it.
     """
 
     def __init__(
@@ -52,8 +54,11 @@ class Mounter(MountRecorder):
         clock: Callable[[], float] = time.monotonic,
         proves_first: bool = False,
     ) -> None:
-        super().__init__(client, adapt(index), observer=observer, clock=clock)
-        self._proves_next = proves_first
+        self._client = client
+        self._index = adapt(index)
+        self.findings = MountFindings(
+            client, self._index, observer=observer, clock=clock, proves_first=proves_first
+        )
         self._background: set[asyncio.Task[None]] = set()
         self._proven: dict[Repository, None] = {}
         self._searches: dict[Repository, SourceSearch] = {}
@@ -83,9 +88,9 @@ class Mounter(MountRecorder):
         candidates = (await self._prepare(knowledge, search)).get(layer, ())
         result = await self._attempt(layer, search, candidates, knowledge)
         if result.status is MountStatus.MOUNTED:
-            await self._index.record(confirmed_sightings(result, knowledge.of(layer).size))
-        await self.record_traits(knowledge.traits, [result])
-        await self.record_denied(repository, knowledge)
+            await self._index.record(result.sightings(knowledge.of(layer).size))
+        await self.findings.record_traits(knowledge.traits, [result])
+        await self.findings.record_denied(repository, knowledge)
         return result
 
     async def prepare(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
@@ -112,7 +117,7 @@ class Mounter(MountRecorder):
         """Choose the sources to try for each layer that has any, best first."""
         return plan(
             {
-                layer: self._checks.without_unusable(layer, _readable(known, knowledge))
+                layer: self.findings.without_unusable(layer, _readable(known, knowledge))
                 for layer, known in knowledge.layers.items()
                 if knowledge.traits.mounts is not False or known.must_mount  # a wrong trait must not fail a push
             },
@@ -204,7 +209,7 @@ class Mounter(MountRecorder):
     ) -> decision.MountState:
         """Order the candidates by what all layers have learnt by now, and get tokens for the next one."""
         while state.candidates:
-            search.refuse(self._checks.unreadable() | self._client.prepared(search.dest).refused)
+            search.refuse(self.findings.unreadable() | self._client.prepared(search.dest).refused)
             candidates = tuple(source for source in search.order(layer) if source in state.candidates)
             state = replace(state, candidates=candidates)
             if candidates and search.is_asked(candidates[0]):
@@ -255,24 +260,9 @@ class Mounter(MountRecorder):
             if isinstance(step, decision.OpenSession):
                 return await self._client.start_upload(dest)
             answer = await self._client.mount_blob(dest, layer, step.source)
-            if isinstance(answer, Mounted) and self._needs_proof(layer, traits.updated(self._seen)):
-                return await self._prove(layer, dest)
+            return await self.findings.prove(layer, dest, traits) if isinstance(answer, Mounted) else answer
         except RegistryError as error:
             return error
-        return answer
-
-    def _needs_proof(self, layer: Digest, traits: RegistryTraits) -> bool:
-        is_next, self._proves_next = self._proves_next and traits.truthful is None, False
-        return is_next or needs_proof(layer, traits)
-
-    async def _prove(self, layer: Digest, dest: Repository) -> Mounted | FalseMount:
-        """Ask for a blob whose mount was answered with 201."""
-        if await self._client.head_blob(dest, layer) is not None:
-            self._seen = self._seen.updated(RegistryTraits(truthful=True))
-            return Mounted()
-        with contextlib.suppress(CrossmountError):  # an index that fails here only learns nothing
-            await self.record_false_mount()
-        return FalseMount()
 
     def _after_attempt(
         self,
@@ -286,11 +276,11 @@ class Mounter(MountRecorder):
     ) -> None:
         """Find out in the background why a mount failed, unless the token service has said so."""
         if isinstance(answer, Mounted):
-            self._checks.has_mounted = True
+            self.findings.has_mounted = True
         elif isinstance(answer, AccessDeniedError) and source in self._client.prepared(search.dest).refused:
-            self._checks.note_denied(layer, source)
+            self.findings.note_denied(layer, source)
         else:
-            self._run_in_background(self._checks.check(layer, source, answer, traits, fresh=fresh))
+            self._run_in_background(self.findings.check(layer, source, answer, traits, fresh=fresh))
 
     def _checked(self, dest: Located) -> Repository:
         repository = dest.repository

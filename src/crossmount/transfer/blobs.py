@@ -11,7 +11,6 @@ from crossmount.errors import MountRequiredError
 from crossmount.fleet import MountTurn, Slots, Turn, UploadTurn, mount_or_upload
 from crossmount.index.protocol import Knowledge, LayerKnowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
-from crossmount.mount.recorder import confirmed_sightings
 from crossmount.oci import BlobSource, Digest, FileBlob, Repository
 from crossmount.registry import SIZE_UNKNOWN, RegistryClient, UploadSession
 from crossmount.transfer.concurrency import run_all
@@ -120,7 +119,7 @@ class BlobPusher:
             sighting
             for digest, report in self._reports.items()
             for sighting in (
-                confirmed_sightings(self._mounts[digest], report.size)
+                self._mounts[digest].sightings(report.size)
                 if digest in self._mounts
                 else [Sighting(digest, self.dest, report.size)]
             )
@@ -272,7 +271,7 @@ class BlobPusher:
         """Remove dest, and the source the blob was mounted from, from the index: they do not hold the blob."""
         mounted = self._mounts.pop(digest, None)
         if mounted is not None:
-            await self.mounter.record_false_mount()
+            await self.mounter.findings.record_false_mount()
         wrong = [self.dest] if mounted is None or mounted.source is None else [self.dest, mounted.source]
         await self.index.forget(digest, *wrong)
 

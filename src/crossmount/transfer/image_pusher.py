@@ -156,8 +156,8 @@ class ImagePusher:
             finally:
                 await asyncio.shield(turns.release_deferred())
             await self.index.record(blobs.sightings())
-            await mounter.record_traits(knowledge.traits, blobs.mounts())
-            await mounter.record_denied(dest, knowledge)
+            await mounter.findings.record_traits(knowledge.traits, blobs.mounts())
+            await mounter.findings.record_denied(dest, knowledge)
         return blobs
 
 

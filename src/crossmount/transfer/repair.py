@@ -54,7 +54,7 @@ class Repairs:
 
     async def check_mounts(self) -> None:
         """After a 201 that was not true: upload what was mounted by a 201 that was believed, and is absent."""
-        if self._pusher.mounter.is_untruthful:
+        if self._pusher.mounter.findings.is_untruthful:
             await self._repeat(await self._absent([mount.layer for mount in self._pusher.mounts()]))
 
     async def _mend(self, digests: Sequence[Digest], named: Collection[str]) -> None:

@@ -12,7 +12,6 @@ from crossmount.errors import CrossmountError
 from crossmount.index import GuardedIndex
 from crossmount.index.protocol import Knowledge, LayerKnowledge
 from crossmount.mount import MountResult, MountStatus
-from crossmount.mount.recorder import confirmed_sightings
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.http.upstream import Upstream
@@ -284,9 +283,9 @@ class CallerMounter:
         if result.status is MountStatus.MOUNTED:
             if result.source is not None:
                 agent.readable.add(result.source.name)
-            self._recorder.record_mount(confirmed_sightings(result, known.size))
+            self._recorder.record_mount(result.sightings(known.size))
             async with self._asking:
-                await agent.mounter.record_traits(knowledge.traits, [result])
+                await agent.mounter.findings.record_traits(knowledge.traits, [result])
         elif result.error is not None:
             self._metrics.count_failure("mount", result.error)
         return result

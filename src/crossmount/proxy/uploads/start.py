@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import dataclass
 
 from crossmount.errors import AccessDeniedError, CredentialsError, CrossmountError
-from crossmount.mount.presence import needs_proof
+from crossmount.mount.findings import needs_proof
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.exchange import Exchange

@@ -1,4 +1,4 @@
-"""Whether a source still has a layer, whether a 404 can be trusted, and why a mount from the source failed."""
+"""What mounts show of sources and of the registry: why one failed, and whether a 201 or a 404 can be trusted."""
 
 import asyncio
 import contextlib
@@ -9,10 +9,11 @@ from typing import Literal
 
 from crossmount import events
 from crossmount.errors import AccessDeniedError, CrossmountError
-from crossmount.index.protocol import MountIndex, RegistryTraits
-from crossmount.mount.decision import FalseMount, MountAnswer
+from crossmount.index.exclusions import RemembersDenials
+from crossmount.index.protocol import Knowledge, MountIndex, RegistryTraits
+from crossmount.mount.decision import FalseMount, MountAnswer, MountResult, MountStatus
 from crossmount.oci import Digest, Repository
-from crossmount.registry import RegistryClient
+from crossmount.registry import Mounted, RegistryClient
 from crossmount.registry.http.requester import housekeeping
 
 UNREADABLE_SECONDS = 3600.0
@@ -60,21 +61,23 @@ async def check_presence(
 
 
 def needs_proof(layer: Digest, traits: RegistryTraits) -> bool:
-    """Tell whether a registry's 201 to the mount of `layer` is believed only after it was asked for the blob.
+    """Return whether a registry's 201 to the mount of `layer` counts only after it was asked for the blob.
 
     distribution answers 201 to the mount of a sha512 digest, and does not have the blob under it.
     """
     return layer.algorithm != "sha256" or traits.truthful is False
 
 
-class SourceChecks:
-    """Finds out why mounts from sources failed, and remembers the sources that this account cannot use.
+class MountFindings:
+    """Finds out why mounts failed, remembers what mounts have shown, and records it in the index.
 
     Args:
         client: the client of the registry.
-        index: it forgets sources that are gone, and remembers what the registry does not mount.
+        index: the index.
         observer: receives a `SourceDropped` for each source that is not tried again.
         clock: monotonic seconds.
+        proves_first: whether the first 201 to a mount is proved by a HEAD, if the index does not know whether this
+            registry's 201s are true.
 
     Attributes:
         has_mounted: whether the registry has mounted from a source before.
@@ -87,8 +90,11 @@ class SourceChecks:
         *,
         observer: events.Observer,
         clock: Callable[[], float],
+        proves_first: bool = False,
     ) -> None:
         self.has_mounted = False
+        self._proves_next = proves_first
+        self._seen = RegistryTraits()  # whether its 201s were true
         self._client = client
         self._index = index
         self._observer = observer
@@ -102,11 +108,6 @@ class SourceChecks:
         now = self._clock()
         self._unreadable = {source: until for source, until in self._unreadable.items() if until > now}
         return frozenset(self._unreadable)
-
-    def add_unreadable(self, sources: Iterable[Repository]) -> None:
-        """Remember sources that this account cannot read."""
-        until = self._clock() + UNREADABLE_SECONDS
-        self._unreadable.update({source: until for source in sources if source not in self._unreadable})
 
     def note_denied(self, layer: Digest, source: Repository) -> None:
         """Report a source that the registry's token service refused, which needs no check."""
@@ -171,3 +172,53 @@ class SourceChecks:
         self, layer: Digest, source: Repository, reason: Literal["gone", "unreadable", "unmountable"]
     ) -> None:
         self._observer(events.SourceDropped(layer=layer, source=source, reason=reason))
+
+    @property
+    def is_untruthful(self) -> bool:
+        """Whether a 201 to a mount was not true."""
+        return self._seen.truthful is False
+
+    async def prove(self, layer: Digest, dest: Repository, traits: RegistryTraits) -> Mounted | FalseMount:
+        """Return what a 201 to a mount is worth; a registry whose 201s may be untrue is asked for the blob.
+
+        Raises:
+            RegistryError: the registry did not answer, or not clearly.
+        """
+        known = traits.updated(self._seen)
+        is_next, self._proves_next = self._proves_next and known.truthful is None, False
+        if not is_next and not needs_proof(layer, known):
+            return Mounted()
+        if await self._client.head_blob(dest, layer) is not None:
+            self._seen = self._seen.updated(RegistryTraits(truthful=True))
+            return Mounted()
+        with contextlib.suppress(CrossmountError):  # an index that fails here only learns nothing
+            await self.record_false_mount()
+        return FalseMount()
+
+    async def record_false_mount(self) -> None:
+        """Record in the index that a 201 to a mount was not true; mounts there need proof from now on."""
+        if self._seen.truthful is not False:
+            self._seen = RegistryTraits(truthful=False)
+            await self._index.record_traits(self._client.registry, self._seen)
+
+    async def record_traits(self, traits: RegistryTraits, results: Iterable[MountResult]) -> None:
+        """Record in the index what mounts showed about the registry, if it is not known yet."""
+        mounted = [result for result in results if result.status is MountStatus.MOUNTED]
+        seen = RegistryTraits(
+            mounts=True if any(result.source for result in mounted) else None,
+            finds=True if any(not result.source for result in mounted) else None,
+            truthful=self._seen.truthful,
+        )
+        if traits.updated(seen) != traits:
+            await self._index.record_traits(self._client.registry, seen)
+
+    async def record_denied(self, dest: Repository, knowledge: Knowledge) -> None:
+        """Record in the index what this account may not read, for all clients with the same account.
+
+        Call it only after the registry accepted something for `dest`: a refusal may else be about `dest` itself.
+        """
+        denied = self._client.prepared(dest).denied | self.unreadable()
+        if denied := denied - knowledge.denied:
+            account = await self._client.account(dest)
+            if account is not None and isinstance(self._index, RemembersDenials):
+                await self._index.record_denied(self._client.registry, account, denied)
