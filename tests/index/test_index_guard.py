@@ -13,6 +13,7 @@ from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavaila
 from crossmount.index import GuardedIndex, MemoryMountIndex, RedisMountIndex, RegistryTraits, Sighting
 from crossmount.index import blocking as blocking_index
 from crossmount.index.guard import OPEN_SECONDS
+from crossmount.redis.call import PAUSE_MAX_SECONDS
 from crossmount.redis.replies import Command
 from support.guards import CALLS, DEST, ONE, A, FailingLink
 from support.index_kit import Clock, CountingLink, layer
@@ -182,13 +183,13 @@ async def test_a_long_running_process_reports_each_outage() -> None:
     assert guard.state == "degraded"
 
 
-async def test_each_failed_probe_doubles_the_pause() -> None:
-    """Each failed probe doubles the time that the breaker is open; an answer resets it."""
+async def test_each_failed_probe_lengthens_the_pause_up_to_a_bound() -> None:
+    """A failed probe lengthens the time that the breaker is open, up to a bound; an answer resets it."""
     guarded = Guarded(IndexUnavailableError("silent"))
     for times in range(4):
         await guarded.index.sources(ONE, DEST)
         assert guarded.link.runs == times + 1
-        guarded.clock.now += OPEN_SECONDS * 2**times - 0.1
+        guarded.clock.now += (PAUSE_MAX_SECONDS if times else OPEN_SECONDS) - 0.1
         await guarded.index.sources(ONE, DEST)
         assert guarded.link.runs == times + 1
         guarded.clock.now += 0.1
@@ -216,6 +217,63 @@ async def test_a_probe_is_short() -> None:
     clock.now += OPEN_SECONDS
     assert await guard.sources(ONE, DEST) == ()  # a call that was made would wait for an hour
     assert guard.unserved == 2
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+async def test_a_probe_goes_on_when_its_caller_does_not_wait_any_more(lasting: bool) -> None:
+    """A probe that takes longer than a caller waits ends the outage with its late answer."""
+    answers, answered = asyncio.Event(), asyncio.Event()
+
+    class Slow(FailingLink):
+        async def run(self, commands: Sequence[Command]) -> list[Any]:
+            if self.error is None:
+                await answers.wait()
+                asyncio.get_running_loop().call_later(0, answered.set)
+            return await super().run(commands)
+
+    said: list[events.Event] = []
+    link, clock = Slow(IndexUnavailableError("silent")), Clock(100.0)
+    guard = GuardedIndex(RedisMountIndex(link), observer=said.append, clock=clock, lasting=lasting)
+    await guard.must_mount(ONE)
+    link.error = None
+    clock.now += OPEN_SECONDS
+    assert await guard.must_mount(ONE) is False
+    was_open = guard.breaker_open
+    answers.set()
+    await answered.wait()
+    assert (was_open, guard.breaker_open) == (True, False)
+    assert await guard.must_mount(ONE) is False
+    assert (guard.unserved, link.runs) == (2, 3)
+    assert (events.IndexRestored() in said) == lasting
+
+
+async def test_a_probe_ends_with_its_guard() -> None:
+    """Closing the guard, or cancelling the caller, ends a probe that still runs."""
+    ended = asyncio.Event()
+
+    class Hanging(FailingLink):
+        async def run(self, commands: Sequence[Command]) -> list[Any]:
+            if not self.runs:
+                return await super().run(commands)
+            try:
+                return await asyncio.Event().wait()  # type: ignore[return-value]  # it never returns
+            finally:
+                ended.set()
+
+    for way in ("close", "cancel"):
+        clock = Clock(100.0)
+        guard = GuardedIndex(RedisMountIndex(Hanging(IndexUnavailableError("silent"))), clock=clock)
+        await guard.must_mount(ONE)
+        clock.now += OPEN_SECONDS
+        caller = asyncio.ensure_future(guard.must_mount(ONE))
+        if way == "cancel":
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            caller.cancel()
+        await asyncio.wait([caller])
+        await guard.aclose()
+        await ended.wait()
+        ended.clear()
 
 
 def test_the_blocking_guard() -> None:

@@ -32,9 +32,9 @@ def test_other_calls_leave_the_server_alone_during_a_probe() -> None:
 
 
 def test_each_failed_probe_makes_it_longer() -> None:
-    """It stays open twice as long each time, or as long as before where the factor is 1."""
-    for factor, seconds in ((2.0, (5, 10, 20)), (1.0, (5, 5, 5))):
-        breaker, now = Breaker(5, factor=factor), 100.0
+    """It stays open twice as long each time, up to the bound; with a factor of 1 as long as before."""
+    for factor, seconds in ((2.0, (3, 6, 8, 8, 8)), (1.0, (3, 3, 3))):
+        breaker, now = Breaker(3, factor=factor), 100.0
         for expected in seconds:
             breaker.probe(now)
             breaker.fail(now)

@@ -9,9 +9,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from crossmount import events
+from crossmount._background import collect
 from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
 from crossmount.index.adapt import adapt
 from crossmount.index.aliases import RegistryNames, registry_names_of
@@ -30,10 +31,10 @@ from crossmount.redis.call import Breaker
 from crossmount.redis.replies import StartingError
 
 OPEN_SECONDS = 5.0
-"""How long the breaker stays open after an unanswered call; twice as long after each failed probe."""
+"""How long the breaker stays open after an unanswered call; after a failed probe up to 8 s."""
 
 PROBE_SECONDS = 0.25
-"""How long a probe may take; a push may wait for it."""
+"""How long a push waits for a probe. The probe itself goes on, since its answer ends the outage."""
 
 DEADLINE_SECONDS = 5.0
 """How long a call may take on a user's own index. The client of an index on a server ends calls earlier itself."""
@@ -80,6 +81,7 @@ class GuardedIndex(GuardedExclusions):
         self._since: float | None = None  # when the first unanswered call of the outage began
         self._waits: dict[asyncio.Timeout, float] = {}  # running patient calls, with the `seconds` of each
         self._cause: str | None = None
+        self._probe: asyncio.Future[Any] | None = None  # the last one; its caller may have gone on without it
         self.unserved = 0
 
     @property
@@ -137,6 +139,8 @@ class GuardedIndex(GuardedExclusions):
 
     async def aclose(self) -> None:
         """Close the guarded index, also while the breaker is open."""
+        if self._probe is not None:
+            self._probe.cancel()
         try:
             await self._index.aclose()
         except IndexFailedError as error:
@@ -225,27 +229,43 @@ class GuardedIndex(GuardedExclusions):
         return otherwise
 
     async def _call_once(self, call: Callable[[], Awaitable[T]], *, probe: float | None) -> T:
-        """Make one call and update the breaker; a probe may take `probe` seconds."""
+        """Make one call and update the breaker; the caller waits for a probe for `probe` seconds at most."""
         now = self._clock()
         if self._breaker.is_open(now):
             raise IndexUnavailableError(self._cause or "the index did not answer, and is not asked for now")
-        deadline = None if self._has_own_deadline else self._deadline
-        if self._breaker.failed:  # this call is the probe; concurrent calls do not wait for it
-            self._breaker.probe(now)
-            deadline = None if self._deadline is None or probe is None else min(self._deadline, probe)
+        if not self._breaker.failed:
+            return await self._observed(call, now, None if self._has_own_deadline else self._deadline)
+        self._breaker.probe(now)  # concurrent calls do not wait for it
+        if self._deadline is None or probe is None:
+            return await self._observed(call, now, None)
+        running = self._probe = asyncio.ensure_future(self._observed(call, now, self._deadline))
+        running.add_done_callback(collect)
+        try:
+            async with asyncio.timeout(probe):
+                return await asyncio.shield(running)
+        except TimeoutError:  # the probe goes on: a client must learn which servers are silent, to leave them
+            self._note_unanswered(now)
+            self._open_breaker(error := _too_late())
+            raise error from None
+        except asyncio.CancelledError:
+            running.cancel()
+            raise
+
+    async def _observed(self, call: Callable[[], Awaitable[T]], began: float, deadline: float | None) -> T:
+        """Make one call within a deadline, and update the breaker when it ends."""
         try:
             async with nullcontext() if deadline is None else asyncio.timeout(deadline):
                 answer = await call()
         except TimeoutError:
-            self._note_unanswered(now)
+            self._note_unanswered(began)
             self._open_breaker(error := _too_late())
             raise error from None
         except (IndexUnavailableError, MissingExtraError) as error:  # no answer, or no server to start
-            self._note_unanswered(now)
+            self._note_unanswered(began)
             self._open_breaker(error)
             raise
         except StartingError as error:
-            self._note_unanswered(now)
+            self._note_unanswered(began)
             self._degrade(error)
             raise
         except IndexFailedError:

@@ -21,12 +21,16 @@ CALLS_AT_FIRST = 8
 """How many calls may be in flight until the first one is answered."""
 
 
+PAUSE_MAX_SECONDS = 8.0
+"""The longest pause of a breaker: a server that answers again is used within 10 s, however long it was away."""
+
+
 class Breaker:
     """The circuit breaker of a server: open after an unanswered call, until one call as a probe is answered.
 
     Args:
         seconds: how long it stays open after the first failure.
-        factor: multiplies that time after each failed probe.
+        factor: multiplies that time after each failed probe, up to `PAUSE_MAX_SECONDS`.
 
     Attributes:
         failed: whether the last call got no answer.
@@ -45,7 +49,7 @@ class Breaker:
     def probe(self, now: float) -> None:
         """Note that a probe starts: the breaker is open for all other calls until its result is known."""
         if self.failed and not self.is_open(now):
-            self._seconds *= self._factor
+            self._seconds = max(self._first, min(self._seconds * self._factor, PAUSE_MAX_SECONDS))
             self._until = now + self._seconds
 
     def fail(self, now: float) -> None:

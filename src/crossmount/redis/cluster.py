@@ -11,6 +11,7 @@ one 3 ms), sends redirected commands one by one, and waits a time-out for each s
 import itertools
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 from crossmount.errors import IndexRefusedError
@@ -18,6 +19,7 @@ from crossmount.redis.address import Node
 from crossmount.redis.call import Breaker, Call, CallLimiter
 from crossmount.redis.client import CONNECTIONS, CallRunner, Client
 from crossmount.redis.pipeline import exchange_each
+from crossmount.redis.race import NoneAnsweredError, first_answer
 from crossmount.redis.redis_py import Pool
 from crossmount.redis.replies import Command, ReplyReader
 from crossmount.redis.routing import CLUSTER_SLOTS, Batch, CommandRouting, SlotMap, Target
@@ -54,6 +56,12 @@ class Pools:
         for pool in self._take_out(nodes):
             pool.disconnect_idle()
 
+    def disconnect_idle(self, nodes: Collection[Node]) -> None:
+        """Close the idle connections to some servers, so that the next command there opens a new one."""
+        for target, pool in list(self._pools.items()):
+            if target.node in nodes:
+                pool.disconnect_idle()
+
     def close(self) -> None:
         """Close all connections."""
         for pool in self._take_out(()):
@@ -72,10 +80,15 @@ PAUSE_SECONDS = 0.05
 """Pause before a command whose keys are being moved (slot migration) is sent again."""
 
 BREAKER_SECONDS = 5.0
-"""How long a server that did not answer gets no commands; twice as long after each failed probe."""
+"""How long a server that did not answer gets no commands; after a failed probe up to `PAUSE_MAX_SECONDS`."""
 
 MAP_SECONDS = 0.5
 """Minimum seconds between two reads of the map while a server does not answer."""
+
+MAP_SOURCES_MAX = 16
+"""How many servers are asked for the map at once; those that were silent are asked last the next time."""
+
+_REFUSALS = (exceptions.AuthenticationError, exceptions.ResponseError)
 
 
 class ClusterClient:
@@ -108,6 +121,9 @@ class ClusterClient:
         self._clock = clock
         self._breakers: dict[Node, Breaker] = {}
         self._fetched = float("-inf")
+        self._last_source: Node | None = None  # the server that gave the last map
+        self._unheard: set[Node] = set()  # servers that gave no map when they were asked last
+        self._is_map_doubtful = False  # no server answered when a new map was needed
 
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
         """Send each command to the server of its key; one without a key goes to all servers, and has one reply."""
@@ -121,7 +137,8 @@ class ClusterClient:
                     self._pools.pause(PAUSE_SECONDS)
                 slots = self._map
                 excluded = self._excluded()
-                if slots is None or routing.needs_map or (excluded and self._is_map_due()):
+                is_doubtful = routing.needs_map or self._is_map_doubtful or (excluded and self._is_map_due())
+                if slots is None or is_doubtful:
                     slots = self._fetch_map(routing.silent | excluded)
                 batches = routing.batches(slots, excluded=excluded)
                 self._probe(batches)
@@ -171,29 +188,48 @@ class ClusterClient:
             self._breakers.setdefault(node, Breaker(BREAKER_SECONDS)).fail(now)
 
     def _fetch_map(self, silent: set[Node]) -> SlotMap:
-        """Read the map of the slots from the first server that answers; ask unresponsive ones last."""
-        known = dict.fromkeys((*(() if self._map is None else self._map.nodes), *self._seeds))
-        failure: Exception | None = None
-        for node in sorted(known, key=lambda node: node in silent):
-            (outcome,) = self._pools.exchange([(Target(node), [CLUSTER_SLOTS])])
-            reply = outcome if isinstance(outcome, Exception) else outcome[0]
-            if isinstance(reply, exceptions.AuthenticationError | exceptions.ResponseError):
-                is_login = isinstance(reply, exceptions.AuthenticationError | exceptions.NoPermissionError)
-                hint = "" if is_login else ": if it is no Cluster, give a redis:// URL"
-                raise IndexRefusedError(f"{self._message(reply)}{hint}") from None
-            if not isinstance(reply, Exception):
-                return self._use_map(SlotMap.from_reply(reply, node))
-            failure = reply
-        if failure is None:
+        """Read the map of the slots: from the server that gave the last one, else from all others at once."""
+        unlikely = silent | self._unheard
+        if unlikely:  # the name of a seed may lead elsewhere by now, and its connection would not
+            self._pools.disconnect_idle(self._seeds)
+        nodes = self._map_sources(unlikely)
+        try:
+            winner, reply = first_answer([partial(self._ask_for_map, node) for node in nodes])
+        except NoneAnsweredError as error:
+            self._is_map_doubtful = True
+            self._unheard |= set(nodes)
+            raise error.cause from None
+        node = nodes[winner]
+        self._unheard = (self._unheard | set(nodes[:1])) - {node}  # others may merely be slower than the winner
+        if isinstance(reply, Exception):
+            is_login = isinstance(reply, exceptions.AuthenticationError | exceptions.NoPermissionError)
+            hint = "" if is_login else ": if it is no Cluster, give a redis:// URL"
+            raise IndexRefusedError(f"{self._message(reply)}{hint}") from None
+        self._last_source = node
+        return self._use_map(SlotMap.from_reply(reply, node))
+
+    def _map_sources(self, unlikely: Collection[Node]) -> list[Node]:
+        """Return the servers to ask for the map: the one of the last map, the seeds, others; silent ones last."""
+        last = () if self._last_source is None else (self._last_source,)
+        known = dict.fromkeys((*last, *self._seeds, *(() if self._map is None else self._map.nodes)))
+        if not known:
             raise IndexRefusedError(f"index at {self.where}: no server is named")
-        raise failure
+        return sorted(known, key=lambda node: node in unlikely)[:MAP_SOURCES_MAX]
+
+    def _ask_for_map(self, node: Node) -> Any:
+        """Return a server's reply to CLUSTER SLOTS, a refusal too; raise if there is none."""
+        (outcome,) = self._pools.exchange([(Target(node), [CLUSTER_SLOTS])])
+        reply = outcome if isinstance(outcome, Exception) else outcome[0]
+        if isinstance(reply, Exception) and not isinstance(reply, _REFUSALS):
+            raise reply
+        return reply
 
     def _message(self, reply: Exception) -> str:
         (error,) = self._caller.reader.read([CLUSTER_SLOTS], [reply])
         return str(error)
 
     def _use_map(self, slots: SlotMap) -> SlotMap:
-        self._map, self._fetched = slots, self._clock()
+        self._map, self._fetched, self._is_map_doubtful = slots, self._clock(), False
         self._pools.keep({*slots.nodes, *self._seeds})
         return slots
 

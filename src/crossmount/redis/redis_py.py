@@ -8,13 +8,16 @@ Tried with redis-py 6.2.0 and 8.1.0. `tests/redis/test_redis_py.py` fails where 
 - `SentinelConnectionPool`, which chooses its connections' class itself and works over any pool.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import redis.sentinel
-from redis.exceptions import AuthenticationError, ConnectionError  # noqa: A004 redis-py's name
+from redis.exceptions import AuthenticationError, ConnectionError, ResponseError  # noqa: A004 redis-py's name
 
 import redis
 from crossmount.redis.call import current_call
+from crossmount.redis.race import NoneAnsweredError, first_answer
 
 
 class Pool(redis.BlockingConnectionPool):
@@ -51,23 +54,55 @@ class SentinelPool(redis.sentinel.SentinelConnectionPool, Pool):
 
 
 class Sentinels(redis.sentinel.Sentinel):
-    """The sentinels, with errors that do not show redis-py's objects."""
+    """The sentinels, asked together, with errors that do not show redis-py's objects."""
 
     def discover_master(self, service_name: str) -> Any:
-        """Return the master's address.
+        """Return the master's address, by the first sentinel that knows it.
 
         Raises:
             AuthenticationError: the sentinels refuse the login.
             ConnectionError: no sentinel answers, or none knows the service.
         """
+
+        def ask(sentinel: Any) -> Any:
+            state = sentinel.sentinel_masters().get(service_name)
+            if not state or not self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
+                raise ConnectionError("it knows no master of that service")
+            return state["ip"], state["port"]
+
         try:
-            return super().discover_master(service_name)  # type: ignore[no-untyped-call]  # redis-py's own gap
-        except redis.sentinel.MasterNotFoundError as error:
-            if "AuthenticationError" in str(error):
-                raise AuthenticationError(
-                    "the sentinels do not accept the login: give sentinel_password_file in the URL"
-                ) from None
+            return self._first_answer(ask)
+        except NoneAnsweredError as error:
+            for each in error.errors.values():
+                if isinstance(each, AuthenticationError):
+                    raise AuthenticationError(
+                        "the sentinels do not accept the login: give sentinel_password_file in the URL"
+                    ) from None
+                if isinstance(each, ResponseError):
+                    raise each from None
             raise ConnectionError("no sentinel that answers knows a master of that service") from None
+
+    def discover_slaves(self, service_name: str) -> Any:
+        """Return the addresses of the replicas that answer, by the first sentinel that knows some."""
+
+        def ask(sentinel: Any) -> Any:
+            replicas = self.filter_slaves(sentinel.sentinel_slaves(service_name))  # type: ignore[no-untyped-call]
+            if not replicas:
+                raise ConnectionError("it knows no replica of that service")
+            return replicas
+
+        try:
+            return self._first_answer(ask)
+        except NoneAnsweredError:
+            return []
+
+    def _first_answer(self, ask: Callable[[Any], Any]) -> Any:
+        """Ask the sentinels; the one that answered is asked first the next time."""
+        sentinels = list(self.sentinels)
+        winner, answer = first_answer([partial(ask, sentinel) for sentinel in sentinels])
+        if winner:
+            self.sentinels = [sentinels[winner], *sentinels[:winner], *sentinels[winner + 1 :]]
+        return answer
 
 
 def bound_by_call(pool: redis.ConnectionPool) -> None:
