@@ -94,8 +94,11 @@ class BlobCache:
         return Incoming.begin(self._incoming(descriptor), self._blob(descriptor), descriptor.size)
 
     def discard(self, descriptor: Descriptor) -> None:
-        """Remove a damaged blob."""
-        self._blob(descriptor).unlink(missing_ok=True)
+        """Remove a damaged blob; one of another size stays, because the descriptor may be wrong."""
+        path = self._blob(descriptor)
+        with suppress(FileNotFoundError):
+            if path.stat(follow_symlinks=False).st_size == descriptor.size:
+                path.unlink()
 
     def touched(self, descriptor: Descriptor) -> float | None:
         """Return when a blob in progress was last written to (epoch seconds); None if it is not in progress."""

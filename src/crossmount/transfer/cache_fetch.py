@@ -183,7 +183,10 @@ class _CacheFetch:
             if not data:
                 raise CacheFailedError(f"blob {self.blob.descriptor.digest} was cut short in {self.cache.folder}")
             return data
-        assert self.error is not None  # noqa: S101 a fetch that succeeded has all bytes
+        if self.error is None:  # it was fetched for an image that gives it another size
+            raise CacheFailedError(
+                f"blob {self.blob.descriptor.digest} is in {self.cache.folder}, with fewer bytes"
+            )
         if isinstance(self.error, OSError):
             raise CacheFailedError(f"{self.cache.folder}: {self.error.strerror}") from self.error
         raise self.error
