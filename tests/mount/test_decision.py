@@ -69,7 +69,7 @@ def test_a_session_is_kept_while_the_next_source_is_tried_and_cancelled_when_tha
 def test_one_session_is_kept_and_the_others_cancelled() -> None:
     """The first session is kept for the upload, every other one is cancelled."""
     sessions = [session(number) for number in range(3)]
-    state, status, cancelled = run(MountState(candidates=SOURCES), *sessions)
+    state, status, cancelled = run(MountState(candidates=SOURCES, finds=False), *sessions)
     assert (status, state.session, cancelled) == (MountStatus.PUSH_STARTED, sessions[0], sessions[1:])
 
 
@@ -100,10 +100,11 @@ def test_a_registry_that_wants_no_mount_without_from_gets_a_plain_post() -> None
     assert (status, state.session) == (MountStatus.UNAVAILABLE, session(1))
 
 
-def test_a_registry_that_finds_is_asked_after_its_sources_failed() -> None:
-    """If a registry is known to find layers, it is asked to, although a session is open after stale sources."""
+@pytest.mark.parametrize("finds", [True, None])
+def test_a_registry_that_may_find_is_asked_after_its_sources_failed(*, finds: bool | None) -> None:
+    """A registry that may find layers is asked to, although a session is open after stale sources."""
     first = session(1)
-    state, status, cancelled = run(MountState(candidates=SOURCES[:1], finds=True), first, Mounted())
+    state, status, cancelled = run(MountState(candidates=SOURCES[:1], finds=finds), first, Mounted())
     assert (status, state.source, state.session) == (MountStatus.MOUNTED, None, None)
     assert cancelled == [first]
 

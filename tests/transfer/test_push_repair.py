@@ -96,10 +96,11 @@ async def test_a_true_first_mount_is_remembered(image: MadeImage) -> None:
 
 
 def test_what_head_says_is_doubted_before_what_a_mount_says() -> None:
-    """Blobs that HEAD reported come first, then mounted ones; uploaded ones are never doubted."""
+    """Blobs that HEAD reported come first, then mounted ones, then uploaded ones that the registry names."""
     assert doubtful([A, B, C], {A: "uploaded", B: "existing", C: "mounted"}) == [B]
     assert doubtful([A, C], {A: "uploaded", C: "mounted"}) == [C]
     assert doubtful([A], {A: "uploaded"}) == []
+    assert doubtful([A, B], {A: "uploaded", B: "uploaded"}, {str(B)}) == [B]
 
 
 def test_an_unknown_blob_stays_named_after_pickling() -> None:

@@ -129,8 +129,7 @@ def next_step(state: MountState) -> MountStep:
         return Finish(_ended_early(state))
     if state.candidates:
         return RequestMount(state.candidates[0])
-    may_find = state.finds is not False if state.session is None else state.finds is True
-    if may_find and not state.asked_without_source:
+    if state.finds is not False and not state.asked_without_source:
         return RequestMount(None)
     if state.session is None and not state.must_mount:
         return OpenSession()

@@ -11,6 +11,9 @@ from crossmount.oci import BlobSource, Digest
 from crossmount.transfer.blobs import BlobPusher
 from crossmount.transfer.concurrency import run_all
 
+TIMES = 2
+"""How often a blob is pushed again at most: the mount or upload that mends it may not have happened either."""
+
 
 class Repairs:
     """Pushes blobs once more that dest was thought to have.
@@ -59,10 +62,11 @@ class Repairs:
 
     async def _mend(self, digests: Sequence[Digest], named: Collection[str]) -> None:
         outcomes = self._pusher.outcomes()
-        left = [each for each in digests if not self._done[each] or outcomes[each] == "mounted"]
-        contradicted = {each for each in left if each in named and outcomes[each] != "uploaded"}
+        times = {each: TIMES if each in named or outcomes[each] == "mounted" else 1 for each in digests}
+        left = [each for each in digests if self._done[each] < times[each]]
+        contradicted = [each for each in left if each in named and outcomes[each] != "uploaded"]
         absent = await self._absent([each for each in left if each not in contradicted])
-        await self._repeat([*contradicted, *absent] or doubtful(left, outcomes))
+        await self._repeat([*contradicted, *absent] or doubtful(left, outcomes, named))
 
     async def _absent(self, digests: Sequence[Digest]) -> list[Digest]:
         """Return the blobs that dest lacks, as HEAD says."""
@@ -83,12 +87,15 @@ class Repairs:
         return sum(self._done[digest] for digest in digests)
 
 
-def doubtful(digests: Sequence[Digest], outcomes: Mapping[Digest, Outcome]) -> list[Digest]:
+def doubtful(
+    digests: Sequence[Digest], outcomes: Mapping[Digest, Outcome], named: Collection[str] = ()
+) -> list[Digest]:
     """Return what may be absent although HEAD says that everything exists.
 
-    A HEAD alone tells less than a mount, and a mount less than an upload, which is never doubted.
+    A HEAD alone tells less than a mount, and a mount less than an upload. An upload whose answer was lost is
+    confirmed by a HEAD too, so those are doubted last, and only if the registry names them.
     """
     for outcome in ("existing", "mounted"):
         if found := [digest for digest in digests if outcomes[digest] == outcome]:
             return found
-    return []
+    return [digest for digest in digests if digest in named]
