@@ -93,13 +93,14 @@ def test_one_that_fails_is_named_and_the_others_arrive(
 
 
 def test_the_one_that_fails_says_why_at_the_end(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
-    """If the only image fails, the last line has source, destination and cause, and the status fits the cause."""
+    """If the only image fails, the last line says which and why, the status fits, and no counts are printed."""
     b.play(Fault(method="POST", action=Reply(status=403), times=None))
     done = shell("copy", f"{a.address}/team/app:1", f"{b.address}/app", *OFF)
     assert done.status == 4
     lines = done.err.splitlines()
     assert lines[-1].startswith(f"crossmount: not copied: {a.address}/team/app:1 to {b.address}/app:1: POST ")
     assert sum("not copied" in line for line in lines) == 1
+    assert done.out == ""
 
 
 def test_wrong_bytes_are_reported_unasked(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry) -> None:

@@ -129,6 +129,50 @@ def test_a_refusal_that_is_not_for_the_url_gives_no_advice_on_it(error: Exceptio
     assert failures.message_of(error) == str(error)
 
 
+LONG = f"HEAD https://r.example/v2/team/app/blobs/sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("error", "start", "end"),
+    [
+        (errors.AccessDeniedError(f"{LONG}: 401: it wants a login", status=401), "401: it wants", failures.LOG_IN),
+        (errors.RegistryUnreachableError(f"{LONG}: no answer: in time"), "no answer: in time: HEAD", "right?"),
+        (errors.InvalidAnswerError(f"{LONG}: odd"), "odd: HEAD", "0"),
+    ],
+)
+def test_the_cause_of_a_failed_request_comes_before_a_long_address(error: Exception, start: str, end: str) -> None:
+    """A message about a request with a long URL starts with the cause, then the request, then what to do."""
+    message = failures.message_of(error)
+    assert message.startswith(start)
+    assert message.endswith(end)
+    assert LONG in message
+
+
+@pytest.mark.parametrize(
+    ("request_line", "advice"),
+    [
+        ("GET https://r/v2/a/manifests/latest", "are the name and the tag right?"),
+        ("GET https://r/v2/a/tags/list", "is the name right?"),
+        ("POST https://r/v2/a/blobs/uploads/", "some registries want a repository to be created first"),
+    ],
+)
+def test_a_name_that_a_registry_does_not_know_is_questioned(request_line: str, advice: str) -> None:
+    """The message of a 404 asks whether the name is right; one about a manifest's blobs does not."""
+    assert failures.message_of(errors.RegistryRefusedError(f"{request_line}: 404", status=404)).endswith(advice)
+    assert failures.message_of(errors.BlobUnknownError(f"{request_line}: 404", status=404)).endswith("404")
+
+
+def test_a_failure_that_came_as_words_gets_its_option_too() -> None:
+    """A cause in an event is completed with the option that helps, as an error is."""
+    for words, option in (
+        ("GET r: odd: it does not speak TLS; if that is right, allow plain http", "--plain-http"),
+        (UNTRUSTED, "--ca-file, --insecure"),
+        ("GET r: it speaks TLS (https): leave plain http out", "--plain-http (CROSSMOUNT_PLAIN_HTTP)"),
+        ("GET r: 500", "500"),
+    ):
+        assert failures.with_option(words).endswith(option)
+
+
 def test_a_defect_is_one_line_and_its_traceback_comes_with_vv(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unexpected exception is one line and status 1; -vv adds a traceback."""
 

@@ -35,6 +35,8 @@ def test_what_is_believed_of_a_registry_is_shown_and_forgotten(here: Here, valke
     assert here("index", "registry", "r.example", "--forget", *here_at).out == (
         "r.example: forgotten, the next push finds out anew\n"
     )
+    assert "nothing is learnt yet" not in shown
+    assert "nothing is learnt yet" in here("index", "registry", "r.example", *here_at).out
     document = here("index", "registry", "r.example", "--json", *here_at).document
     assert {name: document[name] for name in NO_WORD} == NO_WORD
     assert document["seconds_left"] is None

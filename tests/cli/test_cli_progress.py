@@ -319,7 +319,7 @@ def test_bars_fit_eighty_columns() -> None:
     )
     assert len(shown) == 3
     assert all(len(line) <= 80 for line in shown)
-    assert shown[0].startswith("000000000001  1.00 kB  ━━━━━━━━━━━━━━━━━━━━  mounted from a-rather-long")
+    assert shown[0].startswith("000000000001  1.00 kB  ━━━━━━━━━━━━━━━━  mounted from a-rather-long")
     assert shown[0].rstrip().endswith("…")
     assert shown[1].split()[-1] == "waiting"
     assert shown[2].rstrip() == "1 of 2 blobs, 1.00 kB of 2.00 kB"

@@ -41,6 +41,15 @@ def test_a_denial_names_the_origin_of_the_credentials(status: int) -> None:
     assert str(error).endswith("(credentials from a file)")
 
 
+def test_a_denial_without_credentials_says_that_a_login_is_wanted() -> None:
+    """A 401 speaks of wrong credentials only if some were sent."""
+    none = str(refusal(answer(401, b"", sent_with="no credentials: looked in a (not there)"), "HEAD"))
+    assert none.endswith(": 401: it wants a login (no credentials: looked in a (not there))")
+    assert "401: not with these credentials" in str(
+        refusal(answer(401, b"", sent_with="credentials from a"), "GET")
+    )
+
+
 @pytest.mark.parametrize("code", ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"])
 def test_a_manifest_that_names_an_unknown_blob(code: str) -> None:
     """Both error codes for an unknown blob are BlobUnknownError for a manifest, and for nothing else."""

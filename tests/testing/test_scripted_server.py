@@ -244,7 +244,7 @@ def test_the_command_tells_its_url_and_stops_cleanly(number: signal.Signals) -> 
 def test_the_command_line_is_the_options() -> None:
     """Each option of the command sets one registry option."""
     switches = ["--no-mounts", "--finds", "--after-manifest", "--relative-locations", "--no-references"]
-    values = ["--denied-source", "a", "--latency", "0.5", "--root", "/x"]
+    values = ["--denied-source", "a", "--latency", "0.5", "--commit-seconds", "2", "--root", "/x"]
     options = options_of(read_arguments([*switches, *values]))
     assert options == RegistryOptions(
         mounts=False,
@@ -254,6 +254,7 @@ def test_the_command_line_is_the_options() -> None:
         checks_references=False,
         denied_sources=frozenset({"a"}),
         latency=0.5,
+        commit_seconds=2.0,
         root=Path("/x"),
     )
     assert options_of(read_arguments([])) == RegistryOptions()

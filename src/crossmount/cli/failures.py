@@ -1,5 +1,6 @@
 """The exit status and the message of an error: one line, with what went wrong, where, and what to do."""
 
+import re
 import signal
 import ssl
 
@@ -19,6 +20,7 @@ from crossmount.errors import (
     InvalidInputError,
     InvalidReferenceError,
     MountRequiredError,
+    RegistryRefusedError,
     RegistryUnreachableError,
 )
 
@@ -86,7 +88,7 @@ def message_of(error: BaseException) -> str:
         case CopyFailedError():
             words = _copy_message(error)
         case CrossmountError():
-            words = _library_message(error)
+            words = _cause_first(*_library_message(error))
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             words = f"{where}{error.strerror or error}"
@@ -98,7 +100,11 @@ def message_of(error: BaseException) -> str:
 def image_message(error: BaseException) -> str:
     """Return why one image was not copied. For a must-mount layer, a copy has a remedy that a push lacks."""
     remedy = "; or transfer it with --allow-transfer" if isinstance(error, MountRequiredError) else ""
-    return f"{message_of(error)}{remedy}"
+    if isinstance(error, CrossmountError):  # the names of both images stand before it, so no cause comes first
+        words = one_line(mask_forms(_advised(*_library_message(error))))
+    else:
+        words = message_of(error)
+    return f"{words}{remedy}"
 
 
 def _copy_message(error: CopyFailedError) -> str:
@@ -120,8 +126,8 @@ def _help_of(error: click.UsageError) -> str:
     return f": see {error.ctx.command_path} --help" if error.ctx is not None else ""
 
 
-def _library_message(error: CrossmountError) -> str:
-    """Return the library's message, and the option that helps."""
+def _library_message(error: CrossmountError) -> tuple[str, str]:
+    """Return the library's message, and the option or the question that helps; empty for none."""
     words = str(error)
     match error:
         case AccessDeniedError():
@@ -130,6 +136,8 @@ def _library_message(error: CrossmountError) -> str:
             advice = "--trusted-realm"
         case RegistryUnreachableError():
             words, advice = _on_registry(words, _tls_failure(error))
+        case RegistryRefusedError(status=404) if type(error) is RegistryRefusedError:
+            advice = next((advice for about, advice in _NOT_THERE.items() if about in words), "")
         case IndexUnavailableError() if "index at rediss" in words:
             advice = "is it running, does it use TLS, and is --index right?"
         case IndexUnavailableError() if "index at redis" in words and any(s in words for s in _HUNG_UP):
@@ -144,8 +152,31 @@ def _library_message(error: CrossmountError) -> str:
             advice = "check the user, password and database in --index; is this a Redis server?"
         case _:
             advice = ""
+    return words, advice
+
+
+def _advised(words: str, advice: str) -> str:
     return f"{words}: {advice}" if advice else words
 
+
+def _cause_first(words: str, advice: str) -> str:
+    """Return a message with its advice; one about a request has the cause first if method and URL are long."""
+    match = _REQUEST.fullmatch(words)
+    if match is not None and len(match["request"]) > _REQUEST_MAX:
+        words = f"{match['cause']}: {match['request']}"
+    return _advised(words, advice)
+
+
+_REQUEST = re.compile(r"(?P<request>(?:GET|HEAD|POST|PUT|PATCH|DELETE) \S+): (?P<cause>.+)", re.DOTALL)
+_REQUEST_MAX = 40
+"""Most characters before the cause, which a reader finds in the first sixty of the line."""
+
+_NOT_THERE = {
+    "/blobs/uploads/": "is the name right? some registries want a repository to be created first",
+    "/manifests/": "are the name and the tag right?",
+    "/tags/list": "is the name right?",
+}
+"""Advice for a 404 by a part of the request's path."""
 
 _OF_ITS_STATE = ("read only", "memory", "loading")
 """Words of a server that refuses because of its state, though the URL is right."""
@@ -160,8 +191,7 @@ _ADVISED = ("give a redis", "in the URL")
 
 def _on_registry(words: str, tls: ssl.SSLError | None) -> tuple[str, str]:
     """Return the message for an unreachable registry, and what to do."""
-    advice = next((advice for said, advice in _SAID_BY_THE_LIBRARY.items() if said in words), None)
-    if advice is not None:
+    if advice := _advice_on(words):
         return words, advice
     match tls:
         case None:
@@ -175,6 +205,19 @@ def _on_registry(words: str, tls: ssl.SSLError | None) -> tuple[str, str]:
             return words, "--ca-file, --insecure"
     return words, "--plain-http"
 
+
+def with_option(words: str) -> str:
+    """Return a failure that an event has as words, and the option that helps."""
+    advice = _advice_on(words) or next((option for said, option in _TLS_OPTIONS.items() if said in words), "")
+    return _advised(words, advice)
+
+
+def _advice_on(words: str) -> str:
+    return next((advice for said, advice in _SAID_BY_THE_LIBRARY.items() if said in words), "")
+
+
+_TLS_OPTIONS = {"allow plain http": "--plain-http", "its certificate is not trusted": "--ca-file, --insecure"}
+"""Options by the library's words on TLS, where its failure is not at hand."""
 
 _SAID_BY_THE_LIBRARY = {
     "it speaks TLS": "--plain-http (CROSSMOUNT_PLAIN_HTTP)",

@@ -1,5 +1,6 @@
 """Options that several commands share, and the types of their values, checked by the grammars of the library."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -56,6 +57,25 @@ class Between(click.IntRange):
             return int(super().convert(value, param, ctx))
         except click.BadParameter:
             self.fail(f"{value!r}: {self._words}", param, ctx)
+
+
+class Amount(click.FloatRange):
+    """A number from `least` (itself included unless `above`) to `most`; the error for any other value says so."""
+
+    def __init__(self, least: float, most: float | None = None, *, above: bool = False) -> None:
+        super().__init__(least, most, min_open=above)
+        low = f"above {least:g}" if above else f"of at least {least:g}"
+        self._words = f"give a number {low}{'' if most is None else f' and at most {most:g}'}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the number."""
+        try:
+            number = float(super().convert(value, param, ctx))
+        except click.BadParameter:
+            number = math.nan
+        if math.isnan(number):  # which no bound excludes
+            self.fail(f"{value!r}: {self._words}", param, ctx)
+        return number
 
 
 def read_size(words: str) -> int:
@@ -126,7 +146,7 @@ def limit_options(*, images: bool = False) -> Callable[[F], F]:
         ),
         click.option(
             "--wait",
-            type=click.FloatRange(min=0),
+            type=Amount(0),
             default=Patience().limit,
             metavar="SECONDS",
             envvar="CROSSMOUNT_WAIT",
@@ -163,7 +183,7 @@ def upload_options(command: F) -> F:
     )
     commit_timeout = click.option(
         "--commit-timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Amount(0, above=True),
         default=plain.commit_timeout,
         metavar="SECONDS",
         envvar="CROSSMOUNT_COMMIT_TIMEOUT",
@@ -220,7 +240,7 @@ def pace_options(command: str, *, requests: int) -> Callable[[F], F]:
     )
     rate = click.option(
         "--rate",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Amount(0, above=True),
         metavar="N",
         envvar=f"{variable}_RATE",
         show_envvar=True,

@@ -78,7 +78,7 @@ def crossmount() -> None:
     registry decides every time, and a failure of the index never fails a push.
 
     Exit status: 0 done, 1 failed, 2 wrong usage, 3 a must-mount layer could not be mounted, 4 denied by the
-    registry, 130 interrupted.
+    registry, 130 interrupted (Ctrl-C), 143 ended (SIGTERM).
     """
 
 

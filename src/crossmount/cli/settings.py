@@ -78,7 +78,7 @@ def common_options() -> list[click.Parameter]:
             ["--namespace"],
             "NAMESPACE",
             metavar="NAME",
-            help="The tenant's part of the index. A tenant sees only what it recorded itself.",
+            help="The tenant's part of the index. A tenant sees only what it recorded itself. Default: default.",
         ),
         _option(
             ["--same-registry"],

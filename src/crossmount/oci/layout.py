@@ -110,7 +110,9 @@ def open_layout(source: str | Path, *, spool: ImageSpool | None = None) -> Layou
     if spool is not None and str(path) == STANDARD_INPUT and scheme != "oci":
         return spooled_layout(spool.standard_input(), where="standard input", tag=tag)
     if not (path.exists() or path.is_symlink()):
-        raise InvalidLayoutError(f"{path}: no such file or directory{_source_hint(source, path)}")
+        raise InvalidLayoutError(
+            f"{_foreign(source) or path}: no such file or directory{_source_hint(source, path)}"
+        )
     is_directory = path.is_dir()
     if scheme and is_directory != (scheme == "oci"):
         right = f"oci:{path}" if is_directory else f"oci-archive:{path}"
@@ -180,14 +182,21 @@ def _split_tag(text: str) -> tuple[str, str]:
     return text[: colons[0]], text[colons[0] + 1 :]
 
 
+def _foreign(source: str | Path) -> str:
+    """Return a source of another tool's form, as it was written (a path would lose a slash)."""
+    start, colon, _ = str(source).partition(":")
+    return str(source)[:200] if colon and start in _ELSEWHERE else ""
+
+
 def _source_hint(source: str | Path, path: Path) -> str:
     """Return a hint for a path that does not exist."""
     text = str(source)
     if text.startswith(tuple(f"{scheme}:" for scheme in _SCHEMES)):
         return ""
     start, colon, rest = text.partition(":")
-    if colon and start in _ELSEWHERE:
-        return f": bring it into a layout first, for example with skopeo copy {text[:200]} oci-archive:image.tar"
+    if foreign := _foreign(source):
+        hint = f": bring it into a layout first, for example with skopeo copy {foreign} oci-archive:image.tar"
+        return f"{hint}; crossmount copy copies from registry to registry" if start == "docker" else hint
     if colon and Path(start).exists():
         scheme = "oci" if Path(start).is_dir() else "oci-archive"
         return f": to choose an image by its tag write {scheme}:{start}:{rest[:200]}"

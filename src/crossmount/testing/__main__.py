@@ -28,6 +28,12 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
     parser.add_argument("--relative-locations", action="store_true", help="send Locations without a host")
     parser.add_argument("--denied-source", action="append", default=[], help="repository not to mount from")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds that every answer waits")
+    parser.add_argument(
+        "--commit-seconds",
+        type=float,
+        default=0.0,
+        help="seconds from an upload's last byte until the blob exists",
+    )
     parser.add_argument("--user", action="append", default=[], help="user:password; asks for a login")
     parser.add_argument("--token-auth", action="store_true", help="tokens instead of Basic authentication")
     parsed = parser.parse_args(arguments)
@@ -52,6 +58,7 @@ def options_of(arguments: argparse.Namespace) -> RegistryOptions:
         relative_locations=arguments.relative_locations,
         denied_sources=frozenset(arguments.denied_source),
         latency=arguments.latency,
+        commit_seconds=arguments.commit_seconds,
         root=arguments.root,
         auth=auth,
     )

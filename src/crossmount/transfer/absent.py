@@ -24,10 +24,12 @@ REMEDY = (
     "or crossmount add)"
 )
 _IGNORANCE: dict[IndexState, str] = {
-    "ok": "the index does not know it either",
-    "degraded": "the index failed, so nobody is known to have it",
-    "off": "and no index is used, which could know it",
+    "ok": f"the index does not know it either: {REMEDY}",
+    "degraded": "the index failed, so nobody is known to have it: push again when the index works, "
+    "or make the layout anew with it",
+    "off": "and no index is used, which could know it: push with an index, or make the layout anew with it",
 }
+"""Why nobody is known to have a blob, and what to do, by how the index did."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,7 +78,7 @@ class AbsentBlobs:
     async def _why_not(
         self, descriptor: Descriptor, dest: Repository, client: RegistryClient, knowledge: Knowledge
     ) -> str | None:
-        """Return why dest cannot get a blob; None if it has it already, or if it can be mounted or fetched."""
+        """Return why dest cannot get a blob, and what to do; None if it has it, or can mount or fetch it."""
         known = knowledge.of(descriptor.digest)
         if known.sources and knowledge.traits.mounts is not False:
             return None
@@ -96,7 +98,7 @@ class AbsentBlobs:
                 await origin.failed(descriptor, error)
                 causes.append(str(error))
         if causes:
-            return f"the index knows who may have it, but {'; '.join(causes[:2])}"
+            return f"the index knows who may have it, but {'; '.join(causes[:2])}: {REMEDY}"
         return _IGNORANCE[self.index_state()]
 
     async def _has(self, client: RegistryClient, repository: Repository, descriptor: Descriptor) -> bool:
@@ -127,5 +129,5 @@ def _refuse(absent: Sequence[AbsentBlob], causes: dict[Digest, str]) -> None:
     more = f" (and {others} more)" if others else ""
     raise InvalidLayoutError(
         f"a layer is not at hand: {first.missing}, {first.descriptor.size} bytes{more}; "
-        f"{causes[first.descriptor.digest]}: {REMEDY}"
+        f"{causes[first.descriptor.digest]}"
     )

@@ -307,6 +307,6 @@ def mount_required(digest: Digest, dest: Repository, known: LayerKnowledge, caus
     sources = ", ".join(map(str, known.sources)) or "none"
     return MountRequiredError(
         f"{digest} must be mounted into {dest} and was not{cause}; sources known: {sources}. "
-        "Push it where it may be uploaded, add a source (crossmount add), "
-        "or lift the flag (crossmount must-mount --clear)"
+        "Add a source from which it may be mounted (crossmount add), "
+        "or lift the flag (crossmount must-mount LAYER --clear)"
     )

@@ -165,7 +165,8 @@ def copy(
     except Interrupted as interrupted:
         raise interrupted.with_note(_so_far(display.tracker)) from None
     except CopyFailedError as failed:
-        _print_report(failed.report, display.tracker, as_json=as_json, embedded=embedded)
+        if as_json or failed.report.copied:
+            _print_report(failed.report, display.tracker, as_json=as_json, embedded=embedded)
         raise
     _print_report(report, display.tracker, as_json=as_json, embedded=embedded)
 

@@ -11,7 +11,7 @@ from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_bulk
 from crossmount.cli.failures import FAILED
-from crossmount.cli.options import Checked, pace_options
+from crossmount.cli.options import Amount, Checked, pace_options
 from crossmount.cli.progress.bulk import PruneTracker
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.settings import settings_of
@@ -41,7 +41,7 @@ _AGAIN = "run the same command again to resume"
 )
 @click.option(
     "--sample",
-    type=click.FloatRange(min=0, max=100, min_open=True),
+    type=Amount(0, 100, above=True),
     default=100.0,
     metavar="PERCENT",
     help="Verify a random sample of this many percent.",

@@ -117,6 +117,8 @@ def _lines(recorded: RecordedTraits) -> list[str]:
     if recorded.seconds_left is not None and recorded.age is not None:
         age, left = text.duration(recorded.age), text.duration(recorded.seconds_left)
         lines.append(f"  learnt {age} ago, believed for another {left}")
+    elif all(value is None for value in _traits(recorded).values()):
+        lines.append("  nothing is learnt yet: the first push with a known source shows whether it mounts")
     return [*lines, *(f"  {line}" for line in advice(recorded.registry, recorded.traits))]
 
 

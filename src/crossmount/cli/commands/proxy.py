@@ -13,7 +13,7 @@ import click
 
 from crossmount.cli.access import client_options, index_for_push, warn_if_alone
 from crossmount.cli.command import Command
-from crossmount.cli.options import FILE, LISTEN, SIZE, Between, upload_options
+from crossmount.cli.options import FILE, LISTEN, SIZE, Amount, Between, upload_options
 from crossmount.cli.output import start_service_log
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
@@ -84,7 +84,7 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
 )
 @_option(
     "--wait",
-    type=click.FloatRange(0),
+    type=Amount(0),
     envvar="CROSSMOUNT_WAIT",
     default=_PLAIN.wait,
     show_default=True,
@@ -93,7 +93,7 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
 )
 @_option(
     "--hold",
-    type=click.FloatRange(0, 60),
+    type=Amount(0, 60),
     default=_PLAIN.hold,
     show_default=True,
     metavar="SECONDS",
@@ -135,7 +135,7 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
 )
 @_option(
     "--idle",
-    type=click.FloatRange(0.1, 3600),
+    type=Amount(0.1, 3600),
     default=_LIMITS.idle,
     show_default=True,
     metavar="SECONDS",
@@ -143,7 +143,7 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
 )
 @_option(
     "--grace",
-    type=click.FloatRange(0, 3600),
+    type=Amount(0, 3600),
     default=_LIMITS.grace,
     show_default=True,
     metavar="SECONDS",

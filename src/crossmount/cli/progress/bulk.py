@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from crossmount import events
 from crossmount.cli import text
+from crossmount.cli.failures import with_option
 from crossmount.cli.progress.tracker import Bar, Tracker, View
 
 
@@ -123,7 +124,7 @@ class PruneTracker(BulkTracker):
                 return f"crossmount: {event.layer} in {event.source}: not verified: {event.cause}"
             case events.SourceVerified(verdict="unreachable") if event.source.registry not in self.unreachable:
                 self.unreachable.add(event.source.registry)
-                return f"crossmount: {event.source.registry}: not asked any more: {event.cause}"
+                return f"crossmount: {event.source.registry}: not asked any more: {with_option(event.cause)}"
             case events.SourceVerified(verdict=verdict) if verbose and verdict not in {"held", "unreachable"}:
                 return f"{event.layer} in {event.source}: {verdict}"
         return None

@@ -16,7 +16,7 @@ from crossmount.cli import text
 from crossmount.cli.progress.display import Display, T
 from crossmount.cli.progress.tracker import Bar
 
-LABEL_WIDTH, BAR_WIDTH = 23, 20
+LABEL_WIDTH, BAR_WIDTH = 23, 16
 
 
 class ScreenDisplay(Display[T]):

@@ -31,7 +31,7 @@ from crossmount.registry.auth.halving import Group
 from crossmount.registry.auth.mount_scopes import MountScopes
 from crossmount.registry.auth.scope import Scope, Wanted, covers
 from crossmount.registry.auth.tokens import TokenCache
-from crossmount.registry.credentials.authfiles import Credential
+from crossmount.registry.credentials.authfiles import NO_CREDENTIALS, Credential
 from crossmount.registry.credentials.lookup import CredentialsAtHand, CredentialSource, where_looked
 
 _CREDENTIAL_SECONDS = 300.0
@@ -92,7 +92,7 @@ class Authorizer:
     def described(self, used: Authorization) -> str:
         """Return the origin of a request's credential for a message; without one, where it was looked for."""
         if used.credential is None:
-            return f"no credentials{where_looked(self._credentials)}"
+            return f"{NO_CREDENTIALS}{where_looked(self._credentials)}"
         return f"credentials from {used.credential.origin}"
 
     async def authorize(self, name: str, wanted: Wanted, *, apart: bool = False) -> Authorization:

@@ -15,6 +15,9 @@ from typing import Any, Literal, Self
 from crossmount.errors import CredentialsError, InvalidReferenceError
 from crossmount.oci.reference import DOCKER_HUB, normalise_registry
 
+NO_CREDENTIALS = "no credentials"
+"""What a request without credentials was sent with, for messages."""
+
 TOKEN_USER = "<token>"  # noqa: S105 a user name that marks an identity token, not a secret
 HUB_KEY = "https://index.docker.io/v1/"
 _LEGACY_PATHS = frozenset({"", "v1", "v2"})

@@ -21,6 +21,7 @@ from crossmount.errors import (
     RegistryRefusedError,
     RegistryUnreachableError,
 )
+from crossmount.registry.credentials.authfiles import NO_CREDENTIALS
 from crossmount.registry.http.connections import TlsExpectedError
 from crossmount.registry.http.httpx_internals import is_cut
 from crossmount.registry.http.location import shown
@@ -155,7 +156,7 @@ def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryE
             f"{where}: it answered {answer.status} with a web page: is {answer.url.host} a registry?"
         )
     errors = read_errors(answer)
-    words = errors.words or _words_on_tls(answer) or _WORDS.get(answer.status) or _reason(answer.status)
+    words = errors.words or _words_on_tls(answer) or _words_of_status(answer)
     if answer.too_long:
         words += " (the rest of its answer was too long to read)"
     message = f"{where}: {answer.status}: {words}"
@@ -181,5 +182,8 @@ def _words_on_tls(answer: Answer) -> str:
     return ""
 
 
-def _reason(status: int) -> str:
-    return httpx.codes.get_reason_phrase(status) or "no reason given"
+def _words_of_status(answer: Answer) -> str:
+    """Return what a status means; a 401 for a request without credentials is no verdict on any."""
+    if answer.status == 401 and answer.sent_with.startswith(NO_CREDENTIALS):
+        return "it wants a login"
+    return _WORDS.get(answer.status) or httpx.codes.get_reason_phrase(answer.status) or "no reason given"

@@ -16,6 +16,7 @@ import httpx
 
 from crossmount._parsing import decimal
 from crossmount._secrets import mask_forms, mask_values, scrub, secrets_in
+from crossmount.registry.credentials.authfiles import NO_CREDENTIALS
 from crossmount.registry.http.certificates import TrustStore
 from crossmount.registry.http.connections import Connections
 from crossmount.registry.http.httpx_internals import end_with_answer, install_log_filter
@@ -65,7 +66,7 @@ class Answer:
     body: bytes = field(default=b"", repr=False)
     too_long: bool = False
     stream: httpx.Response | None = field(default=None, repr=False)
-    sent_with: str = "no credentials"
+    sent_with: str = NO_CREDENTIALS
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
