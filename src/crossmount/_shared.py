@@ -39,6 +39,8 @@ from crossmount.oci import Manifest as Manifest
 from crossmount.oci import Reference as Reference
 from crossmount.oci import Repository as Repository
 from crossmount.registry import ClientOptions as ClientOptions
+from crossmount.registry import Credential as Credential
+from crossmount.registry import CredentialSource as CredentialSource
 from crossmount.registry import RetryPolicy as RetryPolicy
 from crossmount.transfer import BlobCache as BlobCache
 from crossmount.transfer import BlobReport as BlobReport

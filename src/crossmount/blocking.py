@@ -24,6 +24,7 @@ from crossmount.maintenance.prune import REQUESTS as PRUNE_REQUESTS
 from crossmount.oci import Located
 from crossmount.oci.image_spool import SPOOL_LIMIT
 from crossmount.oci.layout import Image
+from crossmount.registry import AnyCredentials
 
 if not TYPE_CHECKING:  # type checkers export what is defined here, and what is imported by `*` or as itself
     __all__ = aio.__all__
@@ -57,9 +58,12 @@ class RegistryClient(OnPortal[aio.RegistryClient]):
         registry: str | Located,
         *,
         options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
+        credentials: AnyCredentials | None = None,
         observer: events.Observer = events.ignore,
     ) -> None:
-        super().__init__(lambda: aio.RegistryClient(registry, options=options, observer=observer))
+        super().__init__(
+            lambda: aio.RegistryClient(registry, options=options, credentials=credentials, observer=observer)
+        )
 
     ping = method(aio.RegistryClient.ping)
     head_blob = method(aio.RegistryClient.head_blob)

@@ -20,6 +20,7 @@ from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry
 from crossmount.redis.key_scan import scan_pages
 from crossmount.registry import ClientOptions, RegistryClient
+from crossmount.registry.credentials.given import bound_to, is_for_one
 from crossmount.transfer.concurrency import run_all
 
 REQUESTS = 8
@@ -110,7 +111,13 @@ async def prune(
         patterns=patterns,
         percent=sample,
     )
-    made = replace(options, max_connections=min(requests, options.max_connections))
+    if selection.registry is None and is_for_one(options.credentials):
+        raise InvalidInputError("credentials: for which registry? give a mapping by registry, or `registry`")
+    made = replace(
+        options,
+        max_connections=min(requests, options.max_connections),
+        credentials=bound_to(selection.registry or "", options.credentials),
+    )
     local, server = require_listable(index) or (), backing_server(index)
     async with Verifier(
         connect or (lambda name: RegistryClient(name, options=made, observer=observer))

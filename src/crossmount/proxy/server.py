@@ -38,7 +38,7 @@ from crossmount.proxy.uploads.sessions import ClientSessions
 from crossmount.proxy.uploads.spool import SpoolFolder
 from crossmount.proxy.uploads.turns import ProxyTurns
 from crossmount.registry.auth.challenge import Bearer, choose
-from crossmount.registry.credentials.lookup import StoredCredentials
+from crossmount.registry.credentials.given import credential_source
 from crossmount.registry.http import transport as http
 from crossmount.registry.http.errors import translated
 from crossmount.registry.http.httpx_internals import unlogged
@@ -249,7 +249,10 @@ def _service_authenticator(settings: ProxySettings, agents: Agents) -> ServiceAu
             f"--auth service on {settings.host} would lend the proxy's rights to anybody: give --htpasswd or "
             "--tokens, or listen on 127.0.0.1"
         )
-    stored = StoredCredentials(authfile=settings.options.authfile, written=settings.registry().address)
+    options, registry = settings.options, settings.registry()
+    stored = credential_source(
+        options.credentials, registry=registry.registry, authfile=options.authfile, written=registry.address
+    )
     names = OwnNames.of(settings.host, settings.callers_url(), any_host=not callers.permits_everyone)
     return ServiceAuthenticator(agents.get("service", lambda: stored), callers, names=names)
 

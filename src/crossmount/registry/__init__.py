@@ -3,6 +3,7 @@
 from crossmount.registry.blobs import BlobStream
 from crossmount.registry.client import RegistryClient
 from crossmount.registry.credentials.authfiles import Credential
+from crossmount.registry.credentials.given import AnyCredentials
 from crossmount.registry.credentials.lookup import (
     CredentialSource,
     GivenCredentials,
@@ -14,6 +15,7 @@ from crossmount.registry.values import SIZE_UNKNOWN, Mounted, Ping, Prepared, Up
 
 __all__ = [
     "SIZE_UNKNOWN",
+    "AnyCredentials",
     "BlobStream",
     "ClientOptions",
     "Credential",

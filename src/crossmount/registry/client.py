@@ -16,7 +16,7 @@ from crossmount.oci import Located, Repository
 from crossmount.registry.auth.challenge import Basic, Bearer
 from crossmount.registry.auth.scope import Wanted, pull, push
 from crossmount.registry.blobs import Blobs
-from crossmount.registry.credentials.lookup import CredentialSource, StoredCredentials
+from crossmount.registry.credentials.given import AnyCredentials, credential_source
 from crossmount.registry.endpoints import Endpoints
 from crossmount.registry.http.errors import refusal
 from crossmount.registry.http.location import Origin, parse_url, shown
@@ -42,8 +42,9 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
     Args:
         registry: the registry's name, or a repository or reference on it.
         options: how to reach it.
-        credentials: the source of credentials; by default the files and helpers of docker and podman. It is asked
-            only if the registry asks for credentials.
+        credentials: user name and password, a `Credential`, a mapping of those by registry, or a source of
+            credentials; None takes `options.credentials`, else the files and helpers of docker and podman. It is
+            asked only if the registry asks for credentials.
         observer: receives an event before each wait for a retry.
         clock: seconds, from any start.
         rng: the source of the waits' jitter.
@@ -58,7 +59,7 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
         registry: str | Located,
         *,
         options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
-        credentials: CredentialSource | None = None,
+        credentials: AnyCredentials | None = None,
         observer: Observer = ignore,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -73,8 +74,12 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
             self._endpoints.root(),
             client=self._http,
             retrier=Retrier(options.retry, observer=observer, clock=clock, rng=rng),
-            credentials=credentials
-            or StoredCredentials(authfile=options.authfile, written=Repository.on(registry).address),
+            credentials=credential_source(
+                options.credentials if credentials is None else credentials,
+                registry=self.registry,
+                authfile=options.authfile,
+                written=Repository.on(registry).address,
+            ),
             trusted_realms=options.trusted_realms,
             rate=options.rate,
             commit_timeout=options.commit_timeout,

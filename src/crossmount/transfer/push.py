@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from crossmount import events
@@ -20,6 +21,7 @@ from crossmount.oci.open_file import OpenFile
 from crossmount.oci.platforms import Platform, parse_all
 from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions, RegistryClient
+from crossmount.registry.credentials.given import bound_to
 from crossmount.transfer import docker_engine
 from crossmount.transfer.absent import AbsentBlobs
 from crossmount.transfer.image_pusher import ImagePusher, Limits
@@ -60,8 +62,8 @@ async def push(
         index: names the sources; None pushes without an index. Its failures never fail the push.
         client: a client of dest's registry; without it one is made from `options`.
         registries: the clients of all registries; without them they are made from `options`.
-        options: how to reach the registries that are named here; a registry that only the index names is asked
-            over https only, and over http on this machine's loopback.
+        options: how to reach the registries that are named here; credentials without a registry are for dest's. A
+            registry that only the index names is asked over https only, and over http on this machine's loopback.
         origins: the only registries to fetch layers from that the layout lacks; None allows all in the index.
         spool_limit: the most bytes of a tar that has to be spooled to disk: `-`, compressed, or of an engine.
         limits: how much is done at once.
@@ -87,7 +89,8 @@ async def push(
     known = null_index() if guard is None else guard
     async with AsyncExitStack() as stack:
         if registries is None:
-            registries = await stack.enter_async_context(Registries(options, observer=observer))
+            own = replace(options, credentials=bound_to(reference.registry, options.credentials))
+            registries = await stack.enter_async_context(Registries(own, observer=observer))
             if client is not None:
                 registries.lend(client, reference)
         allowed = None if origins is None else tuple(map(normalise_registry, origins))

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from crossmount import events
 from crossmount._closing import Closing
-from crossmount.errors import CrossmountError
+from crossmount.errors import CrossmountError, InvalidInputError
 from crossmount.oci import Located, Repository
 from crossmount.oci.reference import is_loopback
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
+from crossmount.registry.credentials.given import is_for_one
 
 MEASURE_SECONDS = 5.0
 """A registry that takes longer to answer a ping counts as too far away."""
@@ -43,7 +44,8 @@ class Registries(Closing):
     Make one for a process and pass it to each copy, which then shares connections, tokens and distances.
 
     Args:
-        options: how to reach the registries that the user named.
+        options: how to reach the registries that the user named. Credentials that do not say their registry are
+            for the only one that is named.
         special: other options for some registries, by name (`host:port`).
         observer: receives an event before each retry.
         clock: seconds, for distances.
@@ -116,6 +118,7 @@ class Registries(Closing):
         http = self._uses_http(place, loopback_http=loopback_http)
         key = (registry, named, http)
         if key not in self._clients:
+            options = self._with_own_credentials(options, registry)
             if not named:
                 options = replace(
                     options,
@@ -129,6 +132,23 @@ class Registries(Closing):
                 )
             self._clients[key] = RegistryClient(place, options=options, observer=self._observer)
         return self._clients[key]
+
+    def _with_own_credentials(self, options: ClientOptions, registry: str) -> ClientOptions:
+        """Return the options for one registry, without credentials that are for another.
+
+        Raises:
+            InvalidInputError: the credentials do not say their registry, and several are named.
+        """
+        if registry in self._special or not is_for_one(options.credentials):
+            return options
+        if registry not in self._named:
+            return replace(options, credentials=None)
+        if len(named := self._named - self._special.keys()) > 1:
+            raise InvalidInputError(
+                f"credentials: for which of {', '.join(sorted(named))}? give a mapping by registry: "
+                f"{{{registry!r}: (user, password)}}"
+            )
+        return options
 
     async def distance(self, place: Located, *, loopback_http: bool = False) -> float:
         """Return the seconds that a ping of the registry takes, measured once; infinite without an answer.

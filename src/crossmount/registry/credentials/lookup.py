@@ -20,6 +20,7 @@ _LEGACY = ".dockercfg"
 _log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class CredentialSource(Protocol):
     """A source of credentials."""
 

@@ -1,10 +1,11 @@
 """Options of a registry client. They stand apart so that `transport` and `retry` can both import them."""
 
 import warnings
-from dataclasses import KW_ONLY, InitVar, dataclass, fields
+from dataclasses import KW_ONLY, InitVar, dataclass, field, fields
 from pathlib import Path
 
 from crossmount.errors import InvalidInputError
+from crossmount.registry.credentials.given import AnyCredentials, check_credentials
 
 _OLD_WORDS = {"first_wait": "wait_initial", "longest_wait": "wait_max", "deadline": "timeout"}
 
@@ -71,6 +72,9 @@ class ClientOptions:
         cert_file: a PEM file of the client certificate that the registry is shown, instead of that in certs.d.
         key_file: a PEM file of its key, without a passphrase.
         authfile: the only credential file to read, instead of the usual ones.
+        credentials: user name and password, or a `Credential`, for the one registry that is used; or a mapping of
+            those by registry; or a `CredentialSource`. None reads the files and helpers of docker and podman; they
+            also serve a registry that the mapping does not name.
         trusted_realms: hosts outside the registry's domain that may get its credentials.
         connect_timeout: seconds to connect.
         read_timeout: seconds between two bytes of an answer.
@@ -83,8 +87,8 @@ class ClientOptions:
         rate: the most requests a second, all attempts included; None sets no limit.
 
     Raises:
-        InvalidInputError: the rate, `commit_timeout` or `chunk_size` is not above 0, or `cert_file` stands without
-            `key_file`.
+        InvalidInputError: the rate, `commit_timeout` or `chunk_size` is not above 0, `cert_file` stands without
+            `key_file`, or `credentials` are none.
     """
 
     plain_http: bool = False
@@ -93,6 +97,7 @@ class ClientOptions:
     cert_file: Path | None = None
     key_file: Path | None = None
     authfile: Path | None = None
+    credentials: AnyCredentials | None = field(default=None, repr=False, hash=False, kw_only=True)
     trusted_realms: tuple[str, ...] = ()
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
@@ -110,6 +115,7 @@ class ClientOptions:
             raise InvalidInputError(f"chunk_size: {self.chunk_size!r}: give bytes, above 0, or None")
         if self.rate is not None and not self.rate > 0:
             raise InvalidInputError(f"rate: {self.rate!r}: give requests a second, above 0, or None")
+        check_credentials(self.credentials)
         if (self.cert_file is None) != (self.key_file is None):
             given = "cert_file" if self.key_file is None else "key_file"
             raise InvalidInputError(
