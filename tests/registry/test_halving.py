@@ -14,9 +14,9 @@ SCOPES = tuple(Scope("repository", f"team/{number}", ("pull",)) for number in ra
 DEST = Scope("repository", "team/app", ("pull", "push"))
 
 
-def solve(scopes: Group, refused: frozenset[Scope], *, apart: bool, limit: int) -> tuple[Halved, int]:
+def solve(scopes: Group, refused: frozenset[Scope], *, singly: bool, limit: int) -> tuple[Halved, int]:
     """Run the generator against a realm that refuses a token as a whole; return the result and its requests."""
-    flow, asked = halving(scopes, apart=apart, limit=limit), 0
+    flow, asked = halving(scopes, singly=singly, limit=limit), 0
     try:
         groups = next(flow)
         while True:
@@ -28,11 +28,11 @@ def solve(scopes: Group, refused: frozenset[Scope], *, apart: bool, limit: int) 
 
 @given(st.integers(1, 40), st.frozensets(st.sampled_from(SCOPES)), st.booleans(), st.integers(0, 60))
 def test_every_scope_is_found_out_or_left_unasked(
-    count: int, refused: frozenset[Scope], apart: bool, limit: int
+    count: int, refused: frozenset[Scope], singly: bool, limit: int
 ) -> None:
     """Each scope is granted, refused or unasked, each rightly, and no more is asked than the limit allows."""
     scopes, bad = SCOPES[:count], refused.intersection(SCOPES[:count]) or frozenset(SCOPES[:1])
-    found, asked = solve(scopes, bad, apart=apart, limit=limit)
+    found, asked = solve(scopes, bad, singly=singly, limit=limit)
     assert sorted((*found.granted, *found.refused, *found.unasked)) == sorted(scopes)
     assert bad.issuperset(found.refused)
     assert bad.isdisjoint(found.granted)
@@ -43,7 +43,7 @@ def test_every_scope_is_found_out_or_left_unasked(
 def test_one_refused_scope_takes_few_requests(count: int, data: st.DataObject) -> None:
     """One refused scope of n is found with 2·log2(n) requests, rounded up."""
     bad = frozenset([data.draw(st.sampled_from(SCOPES[:count]))])
-    found, asked = solve(SCOPES[:count], bad, apart=False, limit=REQUESTS_MAX)
+    found, asked = solve(SCOPES[:count], bad, singly=False, limit=REQUESTS_MAX)
     assert (frozenset(found.refused), found.unasked) == (bad, ())
     assert asked <= 2 * math.ceil(math.log2(count))
 

@@ -19,13 +19,13 @@ class Authorization:
         header: the value of Authorization, or None for a request without.
         credential: the credential behind it, None for an anonymous request.
         token: the token in the header, if it is one.
-        in_vain: whether the token lacks the source of a mount, so that the request would be refused.
+        lacks_source: whether the token lacks the source of a mount, so that the request would be refused.
     """
 
     header: str | None = field(default=None, repr=False)
     credential: Credential | None = None
     token: Token | None = None
-    in_vain: bool = False
+    lacks_source: bool = False
 
 
 ANONYMOUS = Authorization()

@@ -12,7 +12,8 @@
 Credentials are looked up by `_credential`, and only after a challenge.
 
 Housekeeping (to cancel a session, to ask why a source failed) may want scopes that this account does not have. It
-uses the tokens at hand, and fetches others `apart`, so that their refusal concerns no other request.
+uses the tokens at hand, and fetches others into a cache of its own, so that their refusal concerns no other
+request.
 """
 
 import asyncio
@@ -68,7 +69,7 @@ class Authorizer:
         self._registry = registry
         self._credentials = credentials
         self._tokens = TokenCache(clock=clock)
-        self._apart = TokenCache(clock=clock)
+        self._housekeeping = TokenCache(clock=clock)
         self._mounts = MountScopes(clock)
         self._fetcher = TokenFetcher(
             registry,
@@ -95,13 +96,13 @@ class Authorizer:
             return f"{NO_CREDENTIALS}{where_looked(self._credentials)}"
         return f"credentials from {used.credential.origin}"
 
-    async def authorize(self, name: str, wanted: Wanted, *, apart: bool = False) -> Authorization:
+    async def authorize(self, name: str, wanted: Wanted, *, housekeeping: bool = False) -> Authorization:
         """Return what authorizes a request, as far as the registry's challenge is known.
 
         Args:
             name: the repository whose credentials are used, "" for the registry itself.
             wanted: the scopes that the request needs.
-            apart: the request is housekeeping: a new token for it is not shared.
+            housekeeping: the request is housekeeping: a new token for it is not shared.
 
         Raises:
             CredentialsError: credentials cannot be used, or would go to an untrusted host.
@@ -112,9 +113,9 @@ class Authorizer:
         credential = await self._credential(name)
         if isinstance(self._challenge, Basic):
             return ANONYMOUS if credential is None else Authorization(_header(credential), credential)
-        if apart:
+        if housekeeping:
             token = self._tokens.find((self._challenge, credential), wanted)
-            return await self._token_apart(self._challenge, wanted, credential, token)
+            return await self._housekeeping_token(self._challenge, wanted, credential, token)
         return await self._token_for(self._challenge, self._usable(wanted), credential)
 
     async def reauthorize(
@@ -124,7 +125,7 @@ class Authorizer:
         used: Authorization,
         headers: Collection[str],
         *,
-        apart: bool = False,
+        housekeeping: bool = False,
         renewed: bool = False,
     ) -> Authorization | None:
         """Return what to try after a 401, or None if there is nothing else to try.
@@ -134,11 +135,11 @@ class Authorizer:
             wanted: the scopes that the request needs.
             used: the authorization that was refused.
             headers: the answer's WWW-Authenticate headers.
-            apart: the request is housekeeping: no token is dropped for it, and a new one is not shared.
+            housekeeping: the request is housekeeping: no token is dropped for it, and a new one is not shared.
             renewed: whether it was itself the result of this method, for the same request.
         """
-        if apart and self._challenge is not None:
-            return None if renewed else await self._reauthorize_apart(name, wanted, used, headers)
+        if housekeeping and self._challenge is not None:
+            return None if renewed else await self._reauthorize_housekeeping(name, wanted, used, headers)
         challenge = self.learn(headers)
         if challenge is None:
             return None
@@ -157,7 +158,7 @@ class Authorizer:
                 return None
         authorization = await self._token_for(challenge, self._usable(wanted), credential, alone=alone)
         token = authorization.token
-        return replace(authorization, in_vain=token is None or not covers(token.asked, wanted.optional))
+        return replace(authorization, lacks_source=token is None or not covers(token.asked, wanted.optional))
 
     async def _other_password(
         self, name: str, used: Authorization, credential: Credential | None
@@ -199,7 +200,7 @@ class Authorizer:
             sources = _sources(used.token, self._mounts.dest_of(wanted))
             self._mounts.note_mountable(wanted.optional[0], sources=sources)
 
-    async def _reauthorize_apart(
+    async def _reauthorize_housekeeping(
         self, name: str, wanted: Wanted, used: Authorization, headers: Collection[str]
     ) -> Authorization | None:
         challenge = choose(headers)
@@ -207,10 +208,10 @@ class Authorizer:
             return None
         credential = await self._credential(name)
         if used.token is not None:
-            self._apart.drop((challenge, credential), used.token.value)
-        return await self._token_apart(challenge, wanted.challenged_for(challenge.scopes), credential, None)
+            self._housekeeping.drop((challenge, credential), used.token.value)
+        return await self._housekeeping_token(challenge, wanted.challenged_for(challenge.scopes), credential, None)
 
-    async def _token_apart(
+    async def _housekeeping_token(
         self, challenge: Bearer, wanted: Wanted, credential: Credential | None, token: Token | None
     ) -> Authorization:
         """Authorize housekeeping: with `token` if there is one, else with one that no other request uses."""
@@ -219,7 +220,7 @@ class Authorizer:
             async def fetch(scopes: Wanted) -> Token:
                 return await self._fetcher.fetch(challenge, scopes, credential)
 
-            token = await self._apart.get((challenge, credential), wanted, fetch)
+            token = await self._housekeeping.get((challenge, credential), wanted, fetch)
         return Authorization(f"Bearer {token.value}", credential, token)
 
     def learn(self, headers: Collection[str]) -> Bearer | Basic | None:
@@ -296,7 +297,7 @@ class Authorizer:
     async def aclose(self) -> None:
         """Cancel the requests for tokens."""
         await self._tokens.aclose()
-        await self._apart.aclose()
+        await self._housekeeping.aclose()
 
 
 def _sources(token: Token, dest: str) -> Group:

@@ -77,10 +77,10 @@ class TokenFetcher:
             RegistryError: no token was given for the scopes that are needed.
         """
         mounts, dest = self._mounts, self._mounts.dest_of(wanted)
-        if len(wanted.optional) > 1 and mounts.is_apart(dest, wanted.optional):
+        if len(wanted.optional) > 1 and mounts.ask_singly(dest, wanted.optional):
             owner, needed = (challenge, credential), wanted.without_optional()
             token = self._tokens.find(owner, needed) or await self._request(challenge, needed, credential)
-            found = await self._find_refused(challenge, wanted, credential, apart=True)
+            found = await self._find_refused(challenge, wanted, credential, singly=True)
         else:
             joined = joined or (mounts.one_source is True and len(wanted.optional) == 1)
             token = await self._request(challenge, wanted, credential, joined=joined)
@@ -107,17 +107,17 @@ class TokenFetcher:
         if token.refusal is None or token.refusal >= _SERVER_ERROR:
             return Halved(unasked=token.refused)
         self._mounts.refuses_whole = True
-        return await self._find_refused(challenge, wanted, credential, apart=False)
+        return await self._find_refused(challenge, wanted, credential, singly=False)
 
     async def _find_refused(
-        self, challenge: Bearer, wanted: Wanted, credential: Credential | None, *, apart: bool
+        self, challenge: Bearer, wanted: Wanted, credential: Credential | None, *, singly: bool
     ) -> Halved:
         dest = self._mounts.dest_of(wanted)
 
         async def ask(group: Group) -> bool | None:
             return await self._is_granted(challenge, Wanted(wanted.needed, group), credential)
 
-        flow = halving(wanted.optional, apart=apart, limit=self._mounts.requests_left(dest))
+        flow = halving(wanted.optional, singly=singly, limit=self._mounts.requests_left(dest))
         try:
             groups = next(flow)
             while True:

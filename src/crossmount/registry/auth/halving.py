@@ -27,7 +27,7 @@ class Halved:
 
 
 def halving(
-    scopes: Sequence[Scope], *, apart: bool = False, limit: int = REQUESTS_MAX
+    scopes: Sequence[Scope], *, singly: bool = False, limit: int = REQUESTS_MAX
 ) -> Generator[tuple[Group, ...], tuple[bool | None, ...], Halved]:
     """Find the refused ones among scopes for which a token was refused as a whole.
 
@@ -36,7 +36,8 @@ def halving(
 
     Args:
         scopes: the group that was refused.
-        apart: ask for each scope on its own, because many are expected to be refused. The group was not asked for.
+        singly: ask for each scope on its own, because many are expected to be refused. The group has not been asked
+            for.
         limit: the most requests.
 
     Yields:
@@ -46,7 +47,7 @@ def halving(
     granted: list[Scope] = []
     refused: list[Scope] = []
     unasked: list[Scope] = []
-    groups: list[Group] = [(scope,) for scope in scopes] if apart else _halves(tuple(scopes), refused)
+    groups: list[Group] = [(scope,) for scope in scopes] if singly else _halves(tuple(scopes), refused)
     while groups:
         asked, late = groups[: max(0, limit)], groups[max(0, limit) :]
         for group in late:

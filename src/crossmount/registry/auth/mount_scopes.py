@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from crossmount.registry.auth.halving import REQUESTS_MAX
+from crossmount.registry.auth.halving import REQUESTS_MAX, Group
 from crossmount.registry.auth.scope import Scope, Wanted
 
 _SCOPES_LENGTH = 1200
@@ -20,8 +20,6 @@ _DENIED_SECONDS = 3600.0
 _PROBES_MAX = 2
 _PROBE_SECONDS = 10.0
 
-Group = tuple[Scope, ...]
-
 
 @dataclass(slots=True)
 class _Announced:
@@ -29,13 +27,13 @@ class _Announced:
 
     Attributes:
         batches: the sources that one token is requested for, by batch.
-        apart: sources that took the place of refused ones, so that many of them are expected to be refused too.
+        replacements: sources that took the place of refused ones; many of them are expected to be refused too.
         unasked: sources for which no more requests were left.
         requests_left: how many more requests may be spent on finding out which sources are refused.
     """
 
     batches: list[Group] = field(default_factory=list)
-    apart: set[Scope] = field(default_factory=set)
+    replacements: set[Scope] = field(default_factory=set)
     unasked: set[Scope] = field(default_factory=set)
     requests_left: int = REQUESTS_MAX
 
@@ -67,7 +65,7 @@ class MountScopes:
             known = self._announced[dest] = _Announced()
         known.batches += batches(sources)
         if more:
-            known.apart.update(sources)
+            known.replacements.update(sources)
 
     def batches(self, dest: str) -> list[Group]:
         """Return the groups of sources to request a token for, at least one group."""
@@ -100,10 +98,10 @@ class MountScopes:
         """Return the repository that a token allows to push to, "" if there is none."""
         return next((scope.name for scope in wanted.needed if "push" in scope.actions), "")
 
-    def is_apart(self, dest: str, group: Iterable[Scope]) -> bool:
-        """Tell whether to ask for each source of a group on its own."""
+    def ask_singly(self, dest: str, group: Iterable[Scope]) -> bool:
+        """Return whether to ask for each source of a group on its own."""
         announced = self._announced.get(dest)
-        return self.refuses_whole and announced is not None and announced.apart.issuperset(group)
+        return self.refuses_whole and announced is not None and announced.replacements.issuperset(group)
 
     def requests_left(self, dest: str) -> int:
         """Return how many more requests may be spent on finding out which sources are refused."""
@@ -140,7 +138,7 @@ class MountScopes:
         return self.denied(dest) | (frozenset() if announced is None else announced.unasked)
 
     def may_probe(self, source: Scope) -> bool:
-        """Tell whether to request a token for `source` alone, after one for several did not allow it.
+        """Return whether to request a token for `source` alone, after one for several did not allow it.
 
         Some realms honour only the first scope, or the first few. A realm that grants silently less looks the
         same, so this is tried for a few sources.

@@ -198,20 +198,20 @@ class Requester:
         """Send once, and again after a 401 as long as there is another authorization to try."""
         if Origin.of(call.url) != self.origin:
             return await self._redirected(call, None)
-        apart = _housekeeping.get()
-        used = await self.authorizer.authorize(call.name, call.wanted, apart=apart)
+        is_housekeeping = _housekeeping.get()
+        used = await self.authorizer.authorize(call.name, call.wanted, housekeeping=is_housekeeping)
         answer = await self._redirected(call, used.header)
         for renewals in range(RENEWALS_MAX):
             if answer.status != 401 or Origin.of(answer.url) != self.origin:
                 break
             challenges = answer.headers.get_list("www-authenticate")
             better = await self.authorizer.reauthorize(
-                call.name, call.wanted, used, challenges, apart=apart, renewed=renewals > 0
+                call.name, call.wanted, used, challenges, housekeeping=is_housekeeping, renewed=renewals > 0
             )
             if better is None:
                 break
             used = better
-            if used.in_vain:
+            if used.lacks_source:
                 break
             answer = await self._redirected(call, used.header)
         if answer.status != 401:
