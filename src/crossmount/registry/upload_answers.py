@@ -20,6 +20,9 @@ _UNKNOWN_TIMES = 9
 UNKNOWN_SECONDS = 5.0
 """The least time for which a registry is asked for a blob after a cut, if its session does not have the bytes."""
 
+POLL_FIRST = 0.25
+POLL_MAX = 10.0
+
 _SIZE = r"\d[\d.,]{0,20} ?(?:bytes|[kmgt]i?b?)?"
 _LIMIT_WORDS = re.compile(
     rf"(?:limit|max(?:imum)?|larger|more|exceed(?:s|ed|ing)?|than|over)[^0-9<>\n]{{0,40}}?(?P<size>{_SIZE})\b",
@@ -104,6 +107,16 @@ def commit_wait(answer: Answer | None, silence: float | None, *, outage: float, 
         complete=min(_COMPLETE_TIMES * silence, left),
         unknown=again if is_sure else max(again, min(outage, UNKNOWN_SECONDS)),
     )
+
+
+def poll_pause(number: int, left: float) -> float:
+    """Return the seconds to wait before the registry is asked again.
+
+    Args:
+        number: how often it was asked.
+        left: the seconds that are left.
+    """
+    return min(POLL_FIRST * 1.5 ** min(number, 20), POLL_MAX, left)
 
 
 def upload_refusal(answer: Answer, method: str, state: UploadState) -> RegistryError:

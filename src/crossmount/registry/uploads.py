@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from functools import partial
+from typing import Self
 
 import httpx
 
@@ -13,7 +14,6 @@ from crossmount.events import BlobCommitting
 from crossmount.oci import BlobSource, Descriptor, Digest, Repository
 from crossmount.registry.auth import scope
 from crossmount.registry.auth.scope import Wanted
-from crossmount.registry.commit_watch import CommitWatch, poll_pause
 from crossmount.registry.endpoints import RegistryMethods
 from crossmount.registry.http.location import with_query
 from crossmount.registry.http.requester import RegistryRequest, housekeeping
@@ -24,6 +24,7 @@ from crossmount.registry.upload_answers import (
     after_part,
     commit_wait,
     opened_session,
+    poll_pause,
     result_of,
     session_at,
     upload_refusal,
@@ -35,6 +36,9 @@ OnProgress = Callable[[int], None]
 
 CANCEL_SECONDS = 5.0
 """The longest time, in seconds, that a cancel may take."""
+
+REPORT_SECONDS = 3.0
+"""The seconds after the last byte until it is reported that the registry is storing the blob."""
 
 _OCTETS = {"Content-Type": "application/octet-stream"}
 
@@ -207,6 +211,40 @@ class Uploads(RegistryMethods):
     ) -> RegistryRequest:
         wanted = Wanted((scope.push(repository),))
         return RegistryRequest(method=method, url=url, name=repository.name, wanted=wanted, body=body)
+
+
+class CommitWatch:
+    """Watches one request; its `note_sent` is the request's `on_sent`.
+
+    Args:
+        clock: seconds, from any start.
+        report: called once the answer is slow to come.
+    """
+
+    def __init__(self, *, clock: Callable[[], float], report: Callable[[], None]) -> None:
+        self._clock = clock
+        self._report = report
+        self._sent: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Report nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def note_sent(self) -> None:
+        """Record that the last byte was sent; a request that is sent again counts anew."""
+        self.__exit__()
+        self._sent = self._clock()
+        self._timer = asyncio.get_running_loop().call_later(REPORT_SECONDS, self._report)
+
+    @property
+    def silence(self) -> float | None:
+        """Seconds since the last byte, None before it."""
+        return None if self._sent is None else self._clock() - self._sent
 
 
 def _part(blob: BlobSource, start: int, end: int, on_progress: OnProgress | None) -> Body:
