@@ -24,7 +24,7 @@ pairs = st.lists(st.tuples(registries, registries).map("=".join), max_size=6)
 def test_a_registry_is_kept_under_the_name_on_the_right() -> None:
     """All names of a chain are kept under its last name, and any other name stays alone."""
     same = SameRegistries.parse(["a.example=b.example, B.example:443=c.example"])
-    assert {same.kept(f"{name}.example") for name in "abc"} == {"c.example"}
+    assert {same.canonical(f"{name}.example") for name in "abc"} == {"c.example"}
     assert same.names("a.example") == ("c.example", "a.example", "b.example")
     assert same.names("d.example") == ("d.example",)
 
@@ -37,8 +37,8 @@ def test_the_order_of_pairs_does_not_matter(texts: list[str], rng: random.Random
     one, other = SameRegistries.parse(texts), SameRegistries.parse(shuffled)
     for text in texts:
         left, right = text.split("=")
-        assert one.kept(left) == one.kept(right) == other.kept(left)
-        assert one.kept(one.kept(left)) == one.kept(left)
+        assert one.canonical(left) == one.canonical(right) == other.canonical(left)
+        assert one.canonical(one.canonical(left)) == one.canonical(left)
 
 
 @pytest.mark.parametrize(

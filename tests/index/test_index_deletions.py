@@ -6,7 +6,8 @@ import pytest
 
 from crossmount.index import GuardedIndex, Keys, MemoryMountIndex, RedisMountIndex
 from crossmount.index.adapt import FourMethodIndex
-from crossmount.index.exclusions import DELETION_SECONDS, DELETIONS_MAX, LocalDeletions, RemembersDeletions
+from crossmount.index.exclusions import DELETION_SECONDS, DELETIONS_MAX, ExpiringSet, RemembersDeletions
+from crossmount.oci import Digest, Repository
 from support.index_kit import CountingLink, layer, repo
 from support.links import async_link
 from support.servers import Server
@@ -68,11 +69,11 @@ async def test_a_deletion_ends_after_a_day(valkey: Server) -> None:
 
 def test_one_process_remembers_so_many_for_a_day() -> None:
     """The memory of one process is bounded, and forgets after a day."""
-    here = LocalDeletions(limit=2)
+    here = ExpiringSet[tuple[Digest, Repository]](DELETION_SECONDS, limit=2)
     for number, place in enumerate((A, B, DEST)):
-        here.add(ONE, place, float(number))
-    assert [here.has(ONE, place, 3.0) for place in (A, B, DEST)] == [False, True, True]
-    assert not here.has(ONE, B, DELETION_SECONDS + 1.0)
+        here.add((ONE, place), float(number))
+    assert [here.has((ONE, place), 3.0) for place in (A, B, DEST)] == [False, True, True]
+    assert not here.has((ONE, B), DELETION_SECONDS + 1.0)
 
 
 async def test_an_index_of_four_methods_remembers_none() -> None:

@@ -8,8 +8,9 @@ from crossmount.index import GuardedIndex, Keys, MemoryMountIndex, RedisMountInd
 from crossmount.index.adapt import FourMethodIndex
 from crossmount.index.blocking import DrivenIndex, threaded
 from crossmount.index.blocking import MemoryMountIndex as BlockingMemoryIndex
-from crossmount.index.exclusions import DENIAL_SECONDS, DENIALS_MAX, LocalDenials, look_up_as
+from crossmount.index.exclusions import DENIAL_SECONDS, DENIALS_MAX, ExpiringSet, look_up_as
 from crossmount.index.protocol import MountIndex
+from crossmount.oci import Repository
 from crossmount.registry.auth.authorization import account_digest
 from crossmount.registry.credentials.authfiles import Credential
 from support.index_kit import CountingLink, layer, repo
@@ -110,11 +111,11 @@ async def test_only_a_digest_names_an_account(valkey: Server, account: str) -> N
 
 def test_one_process_remembers_so_many_for_an_hour() -> None:
     """The memory of one process is bounded, and forgets after an hour."""
-    here = LocalDenials(limit=2)
+    here = ExpiringSet[tuple[str, Repository]](DENIAL_SECONDS, limit=2)
     for number, place in enumerate((A, B, DEST)):
-        here.add(ME, place, float(number))
-    assert here.of(ME, "r.example", 3.0) == {B, DEST}
-    assert here.of(ME, "r.example", DENIAL_SECONDS + 1.5) == {DEST}
+        here.add((ME, place), float(number))
+    assert set(here.live(3.0)) == {(ME, B), (ME, DEST)}
+    assert set(here.live(DENIAL_SECONDS + 1.5)) == {(ME, DEST)}
 
 
 async def test_an_index_that_remembers_none_is_used_as_before() -> None:

@@ -173,4 +173,4 @@ async def test_a_push_that_the_account_may_not_do_denies_no_source(tmp_path: Pat
     async with ScriptedRegistry(options) as registry:
         with pytest.raises(Exception, match="401"):
             await push_with(registry, tmp_path, [layer], {0: ["base/x"]}, index)
-    assert index._denials._denied._until == {}
+    assert index._denials._until == {}

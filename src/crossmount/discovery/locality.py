@@ -68,13 +68,13 @@ def bytes_on(
         blobs: sizes in bytes.
         knowledge: the result of a look-up of these blobs for `start`.
         start: the destination of that look-up, on any registry.
-        names: the names under which the index keeps registries.
+        names: the names of registries, as the index uses them.
     """
-    kept = names.kept(registry)
+    canonical = names.canonical(registry)
     return sum(
         size
         for blob, size in blobs.items()
-        if any(names.kept(name) == kept for name in _registries(blob, knowledge, start))
+        if any(names.canonical(name) == canonical for name in _registries(blob, knowledge, start))
     )
 
 

@@ -82,7 +82,7 @@ class LeaseStore:
             [
                 script.call(
                     (
-                        self._keys.sources(claim.waiter.layer, self._names.kept(claim.waiter.dest.registry)),
+                        self._keys.sources(claim.waiter.layer, self._names.canonical(claim.waiter.dest.registry)),
                         *self._pair(claim.waiter.dest.registry, claim.waiter.layer),
                     ),
                     "1" if claim.take else "",
@@ -166,8 +166,8 @@ class LeaseStore:
 
     def _pair(self, registry: str, layer: Digest) -> tuple[str, str]:
         """Return the keys of a lease and of its waiters."""
-        kept = self._names.kept(registry)
-        return self._keys.lease(layer, kept), self._keys.waiters(layer, kept)
+        canonical = self._names.canonical(registry)
+        return self._keys.lease(layer, canonical), self._keys.waiters(layer, canonical)
 
     async def _run(self, commands: Sequence[Command]) -> list[Any]:
         return await run_scripted(self._link, commands, [_script(name) for name in _SCRIPTS])

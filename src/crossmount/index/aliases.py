@@ -1,4 +1,4 @@
-"""Registries under several names: the index keeps one registry where a user says that two names are one.
+"""Registries under several names: one registry to the index where a user says so.
 
 Names are exchanged in the index's keys and answers alone. A request, and with it a credential, always goes to the
 name that the user gave for it.
@@ -35,16 +35,17 @@ def _groups_of(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
 
 
 def _ordered(group: set[str], left: set[str]) -> tuple[str, ...]:
-    kept = min(group - left or group)
-    return (kept, *sorted(group - {kept}))[:NAMES_MAX]
+    canonical = min(group - left or group)
+    return (canonical, *sorted(group - {canonical}))[:NAMES_MAX]
 
 
 @dataclass(frozen=True, slots=True)
 class SameRegistries:
     """Pairs of names that are one registry; `A=B` means that the index keeps what it knows of A under B.
 
-    Pairs combine, in any order: all names that pairs connect are one registry. It is kept under the name that is
-    never on the left of a pair; where several or none are, under the first of them in alphabetical order. `A=A`
+    Pairs combine, in any order: all names that pairs connect are one registry. The index uses the name
+    that is never on the left of a pair; where several or none are, the first of them in alphabetical order. That
+    name is the canonical one. `A=A`
     means that A is one registry under one name, whatever the shared pairs say.
 
     Attributes:
@@ -91,12 +92,12 @@ class SameRegistries:
             )
         )
 
-    def kept(self, registry: str) -> str:
-        """Return the name under which the index keeps a registry."""
+    def canonical(self, registry: str) -> str:
+        """Return the one of a registry's names that the index uses."""
         return self.names(registry)[0]
 
     def names(self, registry: str) -> tuple[str, ...]:
-        """Return the names of a registry: first the one that the index keeps, then the others in order."""
+        """Return the names of a registry: first the canonical one, then the others in order."""
         return self._groups.get(registry) or (registry,)
 
 
@@ -116,12 +117,12 @@ class RegistryNames:
         self._all = own
         self._read_at: float | None = None
 
-    def kept(self, registry: str) -> str:
-        """Return the name under which the index keeps a registry."""
-        return self._all.kept(registry)
+    def canonical(self, registry: str) -> str:
+        """Return the one of a registry's names that the index uses."""
+        return self._all.canonical(registry)
 
     def of(self, registry: str) -> tuple[str, ...]:
-        """Return the names of a registry: first the one that the index keeps."""
+        """Return the names of a registry: first the canonical one."""
         return self._all.names(registry)
 
     @property

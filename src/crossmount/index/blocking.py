@@ -290,7 +290,7 @@ class AwaitableIndex(AwaitableLayers):
             drop_local_traits(self._index.asynchronous, registry)
 
     def registry_names(self) -> RegistryNames:
-        """Return the names under which the blocking index keeps registries."""
+        """Return the names of registries, as the blocking index uses them."""
         asynchronous = self._index.asynchronous if isinstance(self._index, DrivenIndex) else None
         return registry_names_of(asynchronous)
 

@@ -30,14 +30,14 @@ class Decoder:
     Args:
         dest: the destination of the look-up.
         now: epoch seconds; registries whose sources have expired are left out.
-        names: the names under which the index keeps registries.
+        names: the names of registries, as the index uses them.
     """
 
     def __init__(self, dest: Repository, now: float, names: RegistryNames) -> None:
         self._dest = dest
         self._names = names
-        self._kept = names.kept(dest.registry)
-        self._own = registry_field(self._kept).encode()
+        self._canonical = names.canonical(dest.registry)
+        self._own = registry_field(self._canonical).encode()
         self._now = now
         self._holders: dict[tuple[bytes, ...], tuple[tuple[Repository, ...], bool]] = {}
         self._registries: dict[bytes, str | None] = {}
@@ -52,11 +52,11 @@ class Decoder:
         size = fields.get(b"size")
         if size is not None and len(fields) == 2 and self._own in fields:  # most layers are on one registry only
             return LayerKnowledge(sources, in_dest, size=number(size))
-        live = {self._names.kept(name) for name in live_registries(fields, self._now, self._registries)}
+        live = {self._names.canonical(name) for name in live_registries(fields, self._now, self._registries)}
         return LayerKnowledge(
             sources,
             in_dest,
-            tuple(sorted(live - {self._kept})),
+            tuple(sorted(live - {self._canonical})),
             b"must_mount" in fields,
             number(size),
         )

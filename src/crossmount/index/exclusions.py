@@ -77,8 +77,13 @@ def is_account(text: str) -> bool:
     return _ACCOUNT.fullmatch(text) is not None
 
 
-class _Expiring(Generic[K]):
-    """A bounded set whose members expire; beyond the limit the oldest is dropped."""
+class ExpiringSet(Generic[K]):
+    """A bounded set whose members expire.
+
+    Args:
+        seconds: the life of a member.
+        limit: the most members; beyond it the oldest is dropped.
+    """
 
     def __init__(self, seconds: float, *, limit: int = 65536) -> None:
         self._seconds = seconds
@@ -105,52 +110,6 @@ class _Expiring(Generic[K]):
         return self._until.get(member, now) > now
 
 
-class LocalDeletions:
-    """The deletions that one process remembers.
-
-    Args:
-        limit: the most deletions.
-    """
-
-    def __init__(self, *, limit: int = 65536) -> None:
-        self._deleted: _Expiring[tuple[Digest, Repository]] = _Expiring(DELETION_SECONDS, limit=limit)
-
-    def add(self, layer: Digest, repository: Repository, now: float) -> None:
-        """Remember a deletion."""
-        self._deleted.add((layer, repository), now)
-
-    def remove(self, layer: Digest, repository: Repository) -> None:
-        """Forget a deletion."""
-        self._deleted.remove((layer, repository))
-
-    def has(self, layer: Digest, repository: Repository, now: float) -> bool:
-        """Return whether a deletion is remembered."""
-        return self._deleted.has((layer, repository), now)
-
-
-class LocalDenials:
-    """The denials that one process remembers.
-
-    Args:
-        limit: the most denials.
-    """
-
-    def __init__(self, *, limit: int = 65536) -> None:
-        self._denied: _Expiring[tuple[str, Repository]] = _Expiring(DENIAL_SECONDS, limit=limit)
-
-    def add(self, account: str, repository: Repository, now: float) -> None:
-        """Remember a denial."""
-        self._denied.add((account, repository), now)
-
-    def of(self, account: str, registry: str, now: float) -> frozenset[Repository]:
-        """Return the repositories of a registry that the account may not read."""
-        return frozenset(
-            repository
-            for owner, repository in self._denied.live(now)
-            if owner == account and repository.registry == registry
-        )
-
-
 class LocalExclusions(SingleLayerMethods):
     """Base class of the index in memory: its deletions and denials.
 
@@ -161,20 +120,21 @@ class LocalExclusions(SingleLayerMethods):
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._deletions = LocalDeletions()
-        self._denials = LocalDenials()
+        self._deletions: ExpiringSet[tuple[Digest, Repository]] = ExpiringSet(DELETION_SECONDS)
+        self._denials: ExpiringSet[tuple[str, Repository]] = ExpiringSet(DENIAL_SECONDS)
 
     @abstractmethod
-    def _kept(self, repository: Located) -> Repository:
-        """Return a repository under the name of its registry that the index keeps."""
+    def _canonical(self, place: Located) -> Repository:
+        """Return a repository by the canonical name of its registry."""
 
     @abstractmethod
     async def forget(self, layer: Digest, *sources: Located) -> None:
         """Remove repositories as sources of `layer`."""
 
     def _denied(self, account: str | None, dest: Repository) -> frozenset[Repository]:
-        denied = self._denials.of(account or "", self._kept(dest).registry, self._clock())
-        return frozenset(dest.sibling(each.name) for each in denied)
+        registry = self._canonical(dest).registry
+        denied = (each for owner, each in self._denials.live(self._clock()) if owner == account)
+        return frozenset(dest.sibling(each.name) for each in denied if each.registry == registry)
 
     async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:
         """Remember for an hour what an account may not read."""
@@ -183,28 +143,28 @@ class LocalExclusions(SingleLayerMethods):
             return
         with self._lock:
             for each in repositories:
-                self._denials.add(account, self._kept(each.repository), self._clock())
+                self._denials.add((account, self._canonical(each)), self._clock())
 
     async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
         """Return the result of `look_up`, and which of the layers were deleted from dest."""
-        repository, wanted = dest.repository, list(dict.fromkeys(layers))
+        here, wanted = self._canonical(dest), list(dict.fromkeys(layers))
         known = await self.look_up(wanted, dest)
         with self._lock:
             now = self._clock()
-            gone = {layer for layer in wanted if self._deletions.has(layer, self._kept(repository), now)}
+            gone = {layer for layer in wanted if self._deletions.has((layer, here), now)}
         found = {layer: replace(known.of(layer), deleted=layer in gone) for layer in wanted}
         return replace(known, layers=found)
 
     async def record_deletion(self, layer: Digest, repository: Located) -> None:
         """Remember a deletion for a day, and forget the source."""
         with self._lock:
-            self._deletions.add(layer, self._kept(repository), self._clock())
+            self._deletions.add((layer, self._canonical(repository)), self._clock())
         await self.forget(layer, repository)
 
     async def clear_deletion(self, layer: Digest, repository: Located) -> None:
         """Forget a deletion."""
         with self._lock:
-            self._deletions.remove(layer, self._kept(repository))
+            self._deletions.remove((layer, self._canonical(repository)))
 
 
 class GuardedExclusions:

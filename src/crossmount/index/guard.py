@@ -134,7 +134,7 @@ class GuardedIndex(GuardedExclusions):
         return backing_server(self._index)
 
     def registry_names(self) -> RegistryNames:
-        """Return the names under which the guarded index keeps registries."""
+        """Return the names of registries, as the guarded index uses them."""
         return registry_names_of(self._index)
 
     async def aclose(self) -> None:

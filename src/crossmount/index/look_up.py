@@ -24,7 +24,7 @@ class LookUp:
     Attributes:
         layers: the layers, each once.
         dest: the destination.
-        names: the names of dest's registry, first the one that the index keeps; what any of them has counts.
+        names: the names of dest's registry, first the canonical one; what any of them has counts.
         deletions: whether to read also which layers were deleted from dest.
         account: the account whose denials to read too; none if it is empty.
     """
@@ -74,7 +74,7 @@ class LookUp:
         for layer, deleted in zip(self.layers, replies[end:] if self.deletions else (), strict=False):
             if truth(deleted):
                 known[layer] = replace(known[layer], deleted=True)
-        traits = map(traits_of, reversed(replies[:count]))  # what is recorded under the kept name comes last
+        traits = map(traits_of, reversed(replies[:count]))  # what is recorded under the canonical name comes last
         return Knowledge(known, functools.reduce(RegistryTraits.updated, traits), denied)
 
 

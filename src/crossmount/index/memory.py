@@ -134,7 +134,7 @@ class MemoryMountIndex(LocalExclusions, Closing):
             until = int(self._clock()) + self._ttl
             for seen in sightings:
                 layer = self._known(seen.layer) or self._layers.setdefault(seen.layer, _Layer())
-                self._add(layer, self._names.kept(seen.repository.registry), seen.repository.name, until)
+                self._add(layer, self._names.canonical(seen.repository.registry), seen.repository.name, until)
                 layer.size = layer.size if seen.size is None else seen.size
                 layer.must_mount = layer.must_mount or seen.must_mount
 
@@ -151,7 +151,7 @@ class MemoryMountIndex(LocalExclusions, Closing):
                 for registry, sources in entry.registries.items():
                     for name in sources.names:
                         until = now + min(sources.seconds_left, self._ttl)
-                        self._add(layer, self._names.kept(registry), name, until)
+                        self._add(layer, self._names.canonical(registry), name, until)
                 layer.size = layer.size if entry.size is None else entry.size
                 layer.must_mount = layer.must_mount or entry.must_mount
                 self._remove_if_empty(entry.layer)
@@ -208,7 +208,7 @@ class MemoryMountIndex(LocalExclusions, Closing):
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
         """Record the traits of a registry for some hours; `None` leaves the known trait."""
-        name = self._names.kept(normalise_registry(registry))
+        name = self._names.canonical(normalise_registry(registry))
         if traits == RegistryTraits() or not self._bound:
             return
         with self._lock:
@@ -222,7 +222,7 @@ class MemoryMountIndex(LocalExclusions, Closing):
         drop_local_traits(self._backing, registry)
 
     def registry_names(self) -> RegistryNames:
-        """Return the names under which this index keeps registries."""
+        """Return the names of registries, as this index uses them."""
         return self._names
 
     def server(self) -> BackingServer | None:
@@ -232,10 +232,9 @@ class MemoryMountIndex(LocalExclusions, Closing):
     async def aclose(self) -> None:
         """Do nothing: this index has no connections."""
 
-    def _kept(self, repository: Located) -> Repository:
-        """Return a repository by the name under which this index keeps its registry."""
-        found = repository.repository
-        return Repository(self._names.kept(found.registry), found.name)
+    def _canonical(self, place: Located) -> Repository:
+        """Return a repository by the canonical name of its registry."""
+        return Repository(self._names.canonical(place.repository.registry), place.repository.name)
 
     def _known(self, layer: Digest) -> _Layer | None:
         """Return the entry of `layer` after removal of its expired sources."""
@@ -268,7 +267,7 @@ class MemoryMountIndex(LocalExclusions, Closing):
         return LayerKnowledge(
             sources=tuple(dest.sibling(name) for name in sorted(names - {dest.name})),
             in_dest=dest.name in names,
-            elsewhere=tuple(sorted({self._names.kept(each) for each in known.registries} - {registries[0]})),
+            elsewhere=tuple(sorted({self._names.canonical(each) for each in known.registries} - {registries[0]})),
             must_mount=known.must_mount,
             size=known.size,
         )

@@ -226,7 +226,7 @@ class BackingServer:
     Attributes:
         link: a link to it, for event loops; the index closes it.
         keys: the keys of the index's namespace.
-        names: the names under which the index keeps registries.
+        names: the names of registries, as the index uses them.
     """
 
     link: Link

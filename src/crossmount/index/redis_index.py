@@ -163,7 +163,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
             name, record = normalise_registry(registry), _script("record_denied")
 
             def make() -> list[Command]:
-                key = self._keys.denied(self._names.kept(name), account)
+                key = self._keys.denied(self._names.canonical(name), account)
                 return [record.call((key,), DENIAL_SECONDS, DENIALS_MAX, *names)]
 
             await self._write(make, scripts=("record_denied",))
@@ -189,7 +189,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         await self._write(lambda: [("SREM", self._deleted(layer, repository), repository.repository.name)])
 
     def _deleted(self, layer: Digest, repository: Located) -> str:
-        return self._keys.deleted(layer, self._names.kept(repository.repository.registry))
+        return self._keys.deleted(layer, self._names.canonical(repository.repository.registry))
 
     async def clear_must_mount(self, layer: Digest) -> None:
         """Remove the must-mount flag of `layer`."""
@@ -216,7 +216,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
             await self._write(
                 lambda: [
                     _script("record_traits").call(
-                        (self._keys.traits(self._names.kept(name)),), TRAITS_SECONDS, *fields
+                        (self._keys.traits(self._names.canonical(name)),), TRAITS_SECONDS, *fields
                     )
                 ]
             )
@@ -226,7 +226,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         return BackingServer(self.link, self._keys, self._names)
 
     def registry_names(self) -> RegistryNames:
-        """Return the names under which this index keeps registries."""
+        """Return the names of registries, as this index uses them."""
         return self._names
 
     async def aclose(self) -> None:
@@ -239,7 +239,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         return await run_scripted(self.link, commands, [_script(name) for name in scripts])
 
     def _record(self, seen: Sighting, now: int, ttl: int) -> Command:
-        registry = self._names.kept(seen.repository.registry)
+        registry = self._names.canonical(seen.repository.registry)
         return _script("record").call(
             (self._keys.sources(seen.layer, registry), self._keys.flags(seen.layer)),
             seen.repository.name,

@@ -20,7 +20,7 @@ class RecordedTraits:
 
     Attributes:
         registry: the name that was asked for, normalised.
-        names: the registry's names: first the one that the index keeps.
+        names: the registry's names: first the one that the index uses.
         seconds_left: until the traits expire; None if there are none, or the index has no server.
     """
 

@@ -116,7 +116,7 @@ class ImagePusher:
         account = await client.account(dest)
         knowledge = await look_up_as(self.index, digests, dest, account)
         names = registry_names_of(self.index)
-        if source is not None and names.kept(source.registry) == names.kept(dest.registry):
+        if source is not None and names.canonical(source.registry) == names.canonical(dest.registry):
             knowledge = _with_source(knowledge, digests, dest.sibling(source.name), dest)
         if self.allow_transfer:
             knowledge = _without_must_mount(knowledge)

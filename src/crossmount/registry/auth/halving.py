@@ -36,8 +36,8 @@ def halving(
 
     Args:
         scopes: the group that was refused.
-        singly: ask for each scope on its own, because many are expected to be refused. The group has not been asked
-            for.
+        singly: ask for each scope on its own, because many are expected to be refused; there was no request for
+            the whole group.
         limit: the most requests.
 
     Yields:
