@@ -35,6 +35,7 @@ from crossmount.proxy.http.routes import (
 from crossmount.proxy.own_endpoints import OwnEndpoints
 from crossmount.proxy.telemetry import METHODS, AccessLog
 from crossmount.proxy.uploads.core import Core
+from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.requests import continue_upload
 from crossmount.proxy.uploads.start import start_upload
 
@@ -146,18 +147,20 @@ class App:
 
         1. Ask the registry.
         2. On 404, mount the blob from a repository that the index names, unless a client deleted it from here.
-        3. If that fails and somebody is uploading the blob, wait for the upload and mount it then.
-        4. After a mount, ask the registry again.
+        3. If the caller's token is too narrow for the mount, ask for a wider one, once.
+        4. If the mount failed and somebody is uploading the blob, wait for the upload and mount it then.
+        5. After a mount, ask the registry again. Another 404 shows that the registry's 201 was not true.
 
         The answer is always the registry's own, the first or the second.
         """
         core, dest = self.core, self.core.repository(route.name)
+        attempt: MountAttempt | None = None
         async with core.heads:
             head = await self._ask_head(exchange, dest, caller)
-            missing = head.status == 404
-            attempt = await core.mounter.mount(caller, dest, route.digest, asked=False) if missing else None
+            if head.status == 404:
+                attempt = await core.mounter.mount(caller, dest, route.digest, restore_deleted=False)
         if attempt is not None and not attempt.deleted:
-            await core.hints.check(exchange, caller, attempt)
+            await core.wider_tokens.ask_once(exchange, caller, attempt)
             outcome = await core.turns.wait_and_mount(caller, attempt)
             if outcome is not None:
                 core.sessions.note_push(caller.key, route.name)

@@ -31,12 +31,12 @@ from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.settings import ProxySettings
 from crossmount.proxy.telemetry import Metrics
 from crossmount.proxy.uploads.core import Core
-from crossmount.proxy.uploads.discretion import Discretion
-from crossmount.proxy.uploads.hints import ScopeHints
 from crossmount.proxy.uploads.mounting import CallerMounter, SourcePolicy
 from crossmount.proxy.uploads.sessions import ClientSessions
+from crossmount.proxy.uploads.source_privacy import SourcePrivacy
 from crossmount.proxy.uploads.spool import SpoolFolder
 from crossmount.proxy.uploads.turns import ProxyTurns
+from crossmount.proxy.uploads.wider_tokens import WiderTokens
 from crossmount.registry.auth.challenge import Bearer, choose
 from crossmount.registry.credentials.given import credential_source
 from crossmount.registry.http import transport as http
@@ -163,7 +163,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
             recorder=recorder,
             metrics=metrics,
             upstream=upstream,
-            discretion=Discretion(round_trip=lambda: upstream.round_trip),
+            privacy=SourcePrivacy(round_trip=lambda: upstream.round_trip),
         )
         stack.push_async_callback(mounter.aclose)
         fleet = await stack.enter_async_context(Fleet(guarded))
@@ -181,7 +181,7 @@ async def assembled(settings: ProxySettings, index: MountableLayers) -> AsyncIte
             upstream=upstream,
             index=guarded,
             mounter=mounter,
-            hints=ScopeHints(mounter.discretion, mounter.policy),
+            wider_tokens=WiderTokens(mounter.privacy, mounter.policy),
             turns=turns,
             recorder=recorder,
             sessions=ClientSessions(),

@@ -16,11 +16,11 @@ from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.upstream import RequestBody, Upstream
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.telemetry import Metrics
-from crossmount.proxy.uploads.hints import ScopeHints
 from crossmount.proxy.uploads.mounting import CallerMounter, MountAttempt
 from crossmount.proxy.uploads.sessions import ClientSession, ClientSessions
 from crossmount.proxy.uploads.spool import SpoolFolder
 from crossmount.proxy.uploads.turns import BlobOutcome, ProxyTurns
+from crossmount.proxy.uploads.wider_tokens import WiderTokens
 from crossmount.registry import UploadSession
 
 LARGE_MANIFESTS_MAX = 16
@@ -46,7 +46,7 @@ class Core:
     upstream: Upstream
     index: MountIndex
     mounter: CallerMounter
-    hints: ScopeHints
+    wider_tokens: WiderTokens
     turns: ProxyTurns
     recorder: ProxyRecorder
     sessions: ClientSessions

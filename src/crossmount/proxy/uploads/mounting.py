@@ -17,7 +17,7 @@ from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.http.upstream import Upstream
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.telemetry import Metrics
-from crossmount.proxy.uploads.discretion import Discretion
+from crossmount.proxy.uploads.source_privacy import SourcePrivacy
 
 INDEX_CALLS_MAX = 16
 """The limit of concurrent index calls: more callers wait here, before the deadline of their call starts."""
@@ -30,7 +30,7 @@ class SourcePolicy:
     patterns: tuple[str, ...] = ()
 
     def allows(self, name: str) -> bool:
-        """Tell whether a repository is an allowed source."""
+        """Return whether a repository is an allowed source."""
         return not self.patterns or any(fnmatchcase(name, pattern) for pattern in self.patterns)
 
     @property
@@ -47,7 +47,8 @@ class MountAttempt:
         knowledge: the answer of the index before the attempt.
         result: the mount, without a session; None if there was no source to try.
         answer_at: when a "no" may be answered, in the clock's seconds; None for at once.
-        later: the attempt with sources that the caller was not seen to read, if there are any.
+        unfinished: the mount from sources that the caller was not seen to read, which may go on after the answer;
+            None if there are none.
     """
 
     digest: Digest
@@ -55,7 +56,7 @@ class MountAttempt:
     knowledge: Knowledge = field(default_factory=Knowledge)
     result: MountResult | None = None
     answer_at: float | None = None
-    later: "asyncio.Task[MountResult | None] | None" = field(default=None, repr=False)
+    unfinished: "asyncio.Task[MountResult | None] | None" = field(default=None, repr=False)
 
     @property
     def mounted(self) -> bool:
@@ -90,8 +91,8 @@ class _Search:
 
     Attributes:
         without: names of sources that were tried before.
-        asked: whether the client has begun to bring the blob into dest.
-        is_open: whether every source is tried before the answer.
+        restore_deleted: whether the blob may be mounted although a client deleted it from dest.
+        try_all: whether every source is tried before the answer.
         later: whether unknown sources are tried at a random moment.
     """
 
@@ -100,8 +101,8 @@ class _Search:
     dest: Repository
     digest: Digest
     without: frozenset[str]
-    asked: bool
-    is_open: bool
+    restore_deleted: bool
+    try_all: bool
     later: bool
 
 
@@ -122,7 +123,7 @@ class CallerMounter:
         recorder: records the sources that mounts confirm.
         metrics: counts failures, and measures the index.
         upstream: asks the registry whether it lets a caller in.
-        discretion: decides which sources are tried before an answer.
+        privacy: decides which sources may be tried before an answer.
         clock: seconds, from any start.
     """
 
@@ -134,11 +135,11 @@ class CallerMounter:
         recorder: ProxyRecorder,
         metrics: Metrics,
         upstream: Upstream,
-        discretion: Discretion,
+        privacy: SourcePrivacy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy
-        self.discretion = discretion
+        self.privacy = privacy
         self._upstream = upstream
         self._index = index
         self._recorder = recorder
@@ -154,7 +155,7 @@ class CallerMounter:
         digest: Digest,
         *,
         without: Collection[str] = (),
-        asked: bool = True,
+        restore_deleted: bool = True,
         sent: bool = False,
     ) -> MountAttempt:
         """Try to mount a blob from a source that the index knows, with the caller's rights.
@@ -167,20 +168,20 @@ class CallerMounter:
             dest: the repository that lacks the blob.
             digest: the blob.
             without: names of sources that were tried before.
-            asked: whether the client has begun to bring the blob into dest. Otherwise nothing is mounted that a
-                client deleted from there.
+            restore_deleted: whether to mount the blob although a client deleted it from dest: the client has begun
+                to bring it back.
             sent: whether the client has sent all bytes of the blob.
         """
         agent = caller.agent
         if agent is None or not caller.may_push(dest.name) or not await self.admit(caller, dest, digest):
             return MountAttempt(digest=digest, dest=dest, knowledge=await self._look_up(dest, digest))
-        is_open = sent or self.discretion.hides_nothing(caller, agent)
-        answer_at = None if is_open else self.discretion.answer_at(agent, dest)
-        key = (agent, dest.name, digest, asked, is_open)
+        try_all = sent or self.privacy.hides_nothing(caller, agent)
+        answer_at = None if try_all else self.privacy.answer_at(agent, dest)
+        key = (agent, dest.name, digest, restore_deleted, try_all)
         task = self._flights.get(key)
         if task is None:
             search = _Search(
-                caller, agent, dest, digest, frozenset(without), asked, is_open, later=answer_at is None
+                caller, agent, dest, digest, frozenset(without), restore_deleted, try_all, later=answer_at is None
             )
             task = self._flights[key] = asyncio.create_task(self._look_up_and_mount(search))
             task.add_done_callback(lambda _: self._flights.pop(key, None))
@@ -189,14 +190,14 @@ class CallerMounter:
         attempt = await asyncio.shield(task)
         if attempt.mounted or answer_at is None:
             return attempt
-        if attempt.later is not None:
-            result = await self.discretion.result_by(attempt.later, answer_at)
+        if attempt.unfinished is not None:
+            result = await self.privacy.result_by(attempt.unfinished, answer_at)
             if result is not None and result.status is MountStatus.MOUNTED:
                 return replace(attempt, result=result)
         return replace(attempt, answer_at=answer_at)
 
     async def admit(self, caller: Caller, dest: Repository, digest: Digest) -> bool:
-        """Return whether the proxy may act for a caller now; ask the registry where its last yes is old."""
+        """Return whether the proxy may act for a caller now; ask the registry if its last yes is too old."""
         if caller.is_admitted:
             return True
         with contextlib.suppress(CrossmountError):
@@ -206,30 +207,30 @@ class CallerMounter:
     async def mount_from(
         self, caller: Caller, dest: Repository, digest: Digest, sources: Collection[Repository]
     ) -> MountAttempt:
-        """Try to mount a blob from where it was uploaded just now, with the caller's rights."""
+        """Try to mount a blob from the repositories that it was just uploaded to, with the caller's rights."""
         agent = caller.agent
         if agent is None or not caller.may_push(dest.name) or not await self.admit(caller, dest, digest):
             return MountAttempt(digest=digest, dest=dest)
         knowledge = Knowledge({digest: LayerKnowledge(sources=tuple(sorted(sources)))}, self._recorder.traits)
-        search = _Search(caller, agent, dest, digest, frozenset(), asked=True, is_open=True, later=False)
+        search = _Search(caller, agent, dest, digest, frozenset(), restore_deleted=True, try_all=True, later=False)
         result = await self._mount(search, self._sources(search, knowledge), knowledge, fresh=True)
         return MountAttempt(digest=digest, dest=dest, result=result, knowledge=knowledge)
 
     async def aclose(self) -> None:
         """Wait for mounts that are in flight."""
-        await self.discretion.aclose()
+        await self.privacy.aclose()
         await asyncio.gather(*self._flights.values(), return_exceptions=True)
 
-    async def _look_up_and_mount(self, search: "_Search") -> MountAttempt:
+    async def _look_up_and_mount(self, search: _Search) -> MountAttempt:
         dest, digest = search.dest, search.digest
         knowledge = await self._look_up(dest, digest)
         attempt = MountAttempt(digest=digest, dest=dest, knowledge=knowledge)
         if knowledge.of(digest).deleted:
-            if not search.asked:
+            if not search.restore_deleted:
                 return attempt
             self._recorder.clear_deletion(dest, digest)
         sources, unknown = self._sources(search, knowledge), []
-        if not search.is_open and not knowledge.of(digest).must_mount:
+        if not search.try_all and not knowledge.of(digest).must_mount:
             readable = search.agent.readable
             unknown = [source for source in sources if not readable.has(source.name)]
             sources = [source for source in sources if readable.has(source.name)]
@@ -238,10 +239,10 @@ class CallerMounter:
         if attempt.mounted or not unknown:
             return attempt
         only = replace(knowledge, traits=replace(knowledge.traits, finds=False))
-        later = self.discretion.start(self._mount(search, unknown, only), later=search.later)
-        return replace(attempt, later=later)
+        unfinished = self.privacy.start(self._mount(search, unknown, only), later=search.later)
+        return replace(attempt, unfinished=unfinished)
 
-    def _sources(self, search: "_Search", knowledge: Knowledge) -> list[Repository]:
+    def _sources(self, search: _Search, knowledge: Knowledge) -> list[Repository]:
         """Return the sources that may be tried, best first."""
         found = search.agent.mounter.candidates(knowledge, search.dest).get(search.digest, ())
         return [
@@ -262,7 +263,7 @@ class CallerMounter:
         return knowledge
 
     async def _mount(
-        self, search: "_Search", sources: list[Repository], knowledge: Knowledge, *, fresh: bool = False
+        self, search: _Search, sources: list[Repository], knowledge: Knowledge, *, fresh: bool = False
     ) -> MountResult | None:
         try:
             return await self._attempt(search, sources, self._limited(knowledge), fresh=fresh)
@@ -271,7 +272,7 @@ class CallerMounter:
             return None
 
     async def _attempt(
-        self, search: "_Search", sources: list[Repository], knowledge: Knowledge, *, fresh: bool
+        self, search: _Search, sources: list[Repository], knowledge: Knowledge, *, fresh: bool
     ) -> MountResult | None:
         agent, known = search.agent, knowledge.of(search.digest)
         if not sources and not known.must_mount and knowledge.traits.finds is not True:

@@ -83,7 +83,7 @@ class _StartRequest:
         tried = () if route.source is None else (route.source,)
         attempt = await core.mounter.mount(self.caller, self.dest, digest, without=tried)
         if answer is None:  # the registry itself answers a client's own mount
-            await core.hints.check(self.exchange, self.caller, attempt)
+            await core.wider_tokens.ask_once(self.exchange, self.caller, attempt)
         outcome = await core.turns.wait_and_mount(self.caller, attempt)
         if outcome is not None or attempt.refused:
             await self._cancel(answer)
@@ -152,7 +152,7 @@ class _StartRequest:
         if core.turns.waits_for(self.caller, exchange.content_length):
             await self._upload_in_turn(attempt)
             return
-        await core.mounter.discretion.wait_until(attempt.answer_at)
+        await core.mounter.privacy.wait_until(attempt.answer_at)
         answer = await self._ask(self.route.query(), body_to_forward(exchange))
         if answer.status == 201:
             core.recorder.record_blob(attempt.dest, digest, exchange.received)

@@ -113,7 +113,7 @@ class ProxyTurns:
             return BlobOutcome(mounted=attempt)
         outcome = await self._wait_and_mount(caller, attempt)
         if outcome is None:
-            await self._mounter.discretion.wait_until(attempt.answer_at)
+            await self._mounter.privacy.wait_until(attempt.answer_at)
         return outcome
 
     async def _wait_and_mount(self, caller: Caller, attempt: MountAttempt) -> BlobOutcome | None:
@@ -150,12 +150,12 @@ class ProxyTurns:
             RegistryError: the registry refused the blob.
         """
         slots, agent = self._paced if paced else self._slots, caller.agent
-        await self._mounter.discretion.wait_until(attempt.answer_at)
+        await self._mounter.privacy.wait_until(attempt.answer_at)
 
         def accepts(name: str) -> bool:
             """Wait only for a holder whose repository this caller can read."""
             return self._mounter.policy.allows(name) and (
-                agent is not None and self._mounter.discretion.accepts(agent, attempt.dest, blob.digest, name)
+                agent is not None and self._mounter.privacy.accepts(agent, attempt.dest, blob.digest, name)
             )
 
         async def take_turn(excluded: Collection[Repository]) -> Turn | None:
@@ -242,7 +242,7 @@ class ProxyTurns:
         uploader = await self._fleet.uploader(digest, dest.registry)
         if uploader is None or not policy.allows(uploader.name):
             return None
-        if uploader != dest and not await self._mounter.discretion.can_read(
+        if uploader != dest and not await self._mounter.privacy.can_read(
             caller, agent, dest, uploader, digest, answer_at=attempt.answer_at
         ):
             return None

@@ -8,7 +8,7 @@ import pytest
 
 from crossmount.oci import Digest
 from crossmount.proxy.auth.callers import Agent, Caller
-from crossmount.proxy.uploads.discretion import OPEN_QUESTIONS, OPEN_SECONDS, PAD_SECONDS, Discretion
+from crossmount.proxy.uploads.source_privacy import OPEN_QUESTIONS, OPEN_SECONDS, PAD_SECONDS, SourcePrivacy
 from crossmount.testing import BasicAuth, Grant, RegistryOptions, ScriptedRegistry
 from support.proxies import proxy_before
 from support.waiting import until
@@ -45,7 +45,7 @@ async def test_in_a_first_push_every_no_comes_at_the_same_moment() -> None:
 
 async def test_later_unknown_sources_are_tried_after_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first push a HEAD does not wait for an unknown source; the blob is mounted a little later."""
-    monkeypatch.setattr("crossmount.proxy.uploads.discretion.OPEN_QUESTIONS", 0)
+    monkeypatch.setattr("crossmount.proxy.uploads.source_privacy.OPEN_QUESTIONS", 0)
     async with ScriptedRegistry(RegistryOptions(auth=AUTH)) as registry, proxy_before(registry.url) as proxy:
         for data in LAYERS[:2]:
             registry.put_blob("a/base", data)
@@ -61,7 +61,7 @@ async def test_later_unknown_sources_are_tried_after_the_answer(monkeypatch: pyt
 
 async def test_a_repository_that_the_caller_has_read_is_tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a caller pulled through the proxy is a source before every answer."""
-    monkeypatch.setattr("crossmount.proxy.uploads.discretion.OPEN_QUESTIONS", 0)
+    monkeypatch.setattr("crossmount.proxy.uploads.source_privacy.OPEN_QUESTIONS", 0)
     async with ScriptedRegistry(RegistryOptions(auth=AUTH)) as registry, proxy_before(registry.url) as proxy:
         registry.put_blob("a/base", LAYERS[0])
         await proxy.knows(Digest.of(LAYERS[0]), "a/base")
@@ -75,7 +75,7 @@ async def test_nothing_is_hidden_where_the_registry_asks_for_no_credentials(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On an open registry every source is tried before every answer."""
-    monkeypatch.setattr("crossmount.proxy.uploads.discretion.OPEN_QUESTIONS", 0)
+    monkeypatch.setattr("crossmount.proxy.uploads.source_privacy.OPEN_QUESTIONS", 0)
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         registry.put_blob("a/base", LAYERS[0])
         await proxy.knows(Digest.of(LAYERS[0]), "a/base")
@@ -88,17 +88,17 @@ async def test_a_first_push_is_open_for_some_seconds_and_questions() -> None:
         agents = proxy.app._authenticator._agents  # type: ignore[attr-defined]
         agent: Agent = agents._agents["anonymous"]
         now = 0.0
-        discretion = Discretion(round_trip=lambda: 0.05, clock=lambda: now)
+        privacy = SourcePrivacy(round_trip=lambda: 0.05, clock=lambda: now)
         dest, other = proxy.repository("a"), proxy.repository("b")
-        assert discretion.answer_at(agent, dest) == pytest.approx(0.5)
+        assert privacy.answer_at(agent, dest) == pytest.approx(0.5)
         for _ in range(OPEN_QUESTIONS - 1):
-            assert discretion.answer_at(agent, dest) is not None
-        assert discretion.answer_at(agent, dest) is None
-        assert discretion.answer_at(agent, other) is not None
+            assert privacy.answer_at(agent, dest) is not None
+        assert privacy.answer_at(agent, dest) is None
+        assert privacy.answer_at(agent, other) is not None
         now = OPEN_SECONDS
-        assert discretion.answer_at(agent, other) is None
+        assert privacy.answer_at(agent, other) is None
         now = 2 * 3600.0
-        assert discretion.answer_at(agent, other) is not None
-        assert discretion.hides_nothing(Caller("anonymous", agent=agent), agent)
-        assert not discretion.hides_nothing(Caller("one", "Basic x", agent=agent), agent)
+        assert privacy.answer_at(agent, other) is not None
+        assert privacy.hides_nothing(Caller("anonymous", agent=agent), agent)
+        assert not privacy.hides_nothing(Caller("one", "Basic x", agent=agent), agent)
         await asyncio.sleep(0)

@@ -1,17 +1,17 @@
-"""How long an answer takes tells no more than the answer: nothing of other callers' repositories.
+"""The time of an answer reveals nothing about other callers' private repositories.
 
-A repository is tried as a source before the answer only if this caller was seen to read it (`Agent.readable`). For
-any other source the answer must take as long as for a blob that nobody has:
+A repository is tried as a source before the answer only if this caller was seen to read it (`Agent.readable`).
+With any other source the answer must take as long as for a blob that nobody has:
 
 - In the first seconds of a caller's push into a repository (`OPEN_SECONDS`, at most `OPEN_QUESTIONS` questions,
-  once an hour) unknown sources are tried too, and every "no" is given at one moment after the question, also for a
-  blob that nobody has. A mount is answered at once, so a runner that is new mounts what it can.
-- Later the answer does not wait for unknown sources. They are tried after it, at a random moment. If the mount
+  once an hour) unknown sources are tried too, and every "no" is given equally long after its question, also for a
+  blob that nobody has. A mount is answered at once, so a new caller mounts what it can.
+- After that, no answer waits for unknown sources. They are tried after it, at a random moment. If the mount
   succeeds, the client's next request finds the blob, and the source counts as readable from then on.
 
-The price: in a first push each new layer is answered `PAD_SECONDS` later, and in a later push a HEAD for the
-first layer from a repository that the caller never read is answered before the mount. For a caller that has sent
-all bytes of a blob every source is tried: it learns at most that somebody else has pushed the same bytes.
+The price: in a first push each new layer is answered `PAD_SECONDS` later, and in a later push the HEAD for the
+first layer from a repository that the caller never read is answered before the mount. Once a caller has sent all
+bytes of a blob, every source is tried: the caller learns at most that somebody else has pushed the same bytes.
 
 Where the registry has never asked for credentials, and in service mode, where all callers act with one account's
 rights, nothing is private.
@@ -54,13 +54,13 @@ class _Opening:
     questions: int = 0
 
 
-class Discretion:
-    """Decides which sources are tried before an answer, and when the answer is given.
+class SourcePrivacy:
+    """Decides which sources may be tried before an answer, and when the answer may be given.
 
     Args:
         round_trip: seconds of a usual request to the registry.
         clock: seconds, from any start.
-        rng: chooses the moments of what happens later.
+        rng: chooses the moments at which sources are tried after an answer.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Discretion:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def aclose(self) -> None:
-        """Cancel what would happen later."""
+        """Cancel the tasks that still wait or run."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -87,7 +87,7 @@ class Discretion:
         return caller.authorize is not None or (caller.is_anonymous and not agent.client.was_challenged)
 
     def answer_at(self, agent: Agent, dest: Repository) -> float | None:
-        """Return when a "no" to this question is given; None for at once, without any unknown source."""
+        """Count a question; return when a "no" to it is given, None for at once, without any unknown source."""
         now, dests = self._clock(), self._openings.setdefault(agent, OrderedDict())
         opening = dests.get(dest.name)
         if opening is None or now - opening.since >= OPEN_AGAIN_SECONDS:
@@ -111,7 +111,7 @@ class Discretion:
         return task.result() if task.done() and not task.cancelled() else None
 
     def start(self, work: Coroutine[Any, Any, T], *, later: bool) -> "asyncio.Task[T] | None":
-        """Start a task, now or at a random moment soon; None if too many wait."""
+        """Start a task, now or at a random moment soon; None if there are too many."""
         if len(self._tasks) >= LATER_MAX:
             work.close()
             return None
@@ -140,7 +140,7 @@ class Discretion:
         *,
         answer_at: float | None,
     ) -> bool:
-        """Return whether an agent of a caller is known to read a repository, or shows it before `answer_at`."""
+        """Return whether an agent may read a repository, if that is known or found out before `answer_at`."""
         if agent.readable.has(source.name):
             return True
         if self.hides_nothing(caller, agent):
@@ -153,7 +153,7 @@ class Discretion:
     def accepts(self, agent: Agent, dest: Repository, digest: Digest, name: str) -> bool:
         """Return whether an upload into a repository is worth waiting for.
 
-        A repository that was never seen is, until the registry has said that the caller may not read it.
+        An unknown repository is, until the registry has said that the caller may not read it.
         """
         if name == dest.name or agent.readable.has(name):
             return True
@@ -172,7 +172,7 @@ class Discretion:
 
 
 async def may_read(agent: Agent, dest: Repository, source: Repository, digest: Digest) -> bool:
-    """Tell whether the caller may certainly read a repository; a registry may answer 404 to hide one.
+    """Return whether a caller may certainly read a repository; a registry may answer 404 to hide one.
 
     In doubt the answer is no: the client gets the registry's own answer, and uploads.
     """
