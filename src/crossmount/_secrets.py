@@ -70,7 +70,7 @@ def mask_forms(text: str) -> str:
 
 
 def mask_values(text: str, secrets: Iterable[str]) -> str:
-    """Return `text` without these secrets, however it is quoted: JSON, HTML, percent-encoding, base64.
+    """Return `text` without these secrets, however it is quoted: JSON, HTML, percent-encoding, base64, bytes.
 
     Args:
         text: any text.
@@ -114,6 +114,7 @@ def _spellings(secrets: Iterable[str]) -> set[str]:
             json.dumps(secret)[1:-1],
             json.dumps(secret, ensure_ascii=False)[1:-1],
             repr(secret)[1:-1],
+            repr(secret.encode())[2:-1],  # as h11 quotes what a peer sent
         }
         if len(secret) >= _SHORT:
             found |= {coded, coded.rstrip("="), coded.replace("+", "-").replace("/", "_").rstrip("=")}

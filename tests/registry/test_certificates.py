@@ -1,5 +1,6 @@
 """What people keep for one registry in certs.d."""
 
+import os
 import ssl
 from pathlib import Path
 
@@ -71,6 +72,16 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, files: dict[str, bytes], w
     """The error names the file and what to do."""
     folder = place(tmp_path / "certs.d", files)
     with pytest.raises(InvalidInputError, match=words):
+        certificates.find([NAME], [folder]).load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+
+@pytest.mark.parametrize("name", ["ca.crt", "client.cert", "client.key"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    """A FIFO is refused by its name: OpenSSL would wait for its writer for ever."""
+    partners = {"client.cert": "client.key", "client.key": "client.cert"}
+    folder = place(tmp_path / "certs.d", {partners[name]: b""} if name in partners else {})
+    os.mkfifo(folder / NAME / name)
+    with pytest.raises(InvalidInputError, match=rf"{name}: not a file"):
         certificates.find([NAME], [folder]).load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
 

@@ -46,7 +46,7 @@ def told(error: CrossmountError) -> str:
     return f"{error} {error!r} {getattr(error, 'codes', ())}"
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 500])
+@pytest.mark.parametrize("status", [400, 401, 403, 500, 202, 203, 206, 300])
 async def test_a_registry_that_repeats_basic_credentials_is_not_repeated(status: int) -> None:
     """Neither the header, nor the pair, nor the password in it is in the error or its codes."""
 
@@ -124,12 +124,19 @@ SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), m
 
 @given(SECRETS)
 def test_a_secret_is_masked_however_it_is_quoted(secret: str) -> None:
-    """No spelling of a secret stays: plain, in JSON, in a URL, in base64, in Authorization."""
+    """No spelling of a secret stays: plain, in JSON, in a URL, in base64, in Authorization, as bytes."""
     pair = base64.b64encode(f"ci:{secret}".encode()).decode()
     secrets = secrets_in(f"Basic {pair}")
     assert secret in secrets
     assume(secret not in MASK)
-    for spelling in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), pair, f"ci:{secret}"):
+    for spelling in (
+        secret,
+        json.dumps(secret)[1:-1],
+        quote(secret, safe=""),
+        pair,
+        f"ci:{secret}",
+        repr(secret.encode())[2:-1],
+    ):
         assert f"<{spelling}>" not in mask_values(f"you sent <{spelling}> to me", secrets)
 
 

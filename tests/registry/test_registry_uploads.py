@@ -318,7 +318,7 @@ async def test_bytes_are_not_sent_again_while_the_registry_may_store_them(
     assert BlobCommitting(digest=item.descriptor.digest, size=SIZE, dest=DEST) in events
 
 
-@pytest.mark.parametrize("status", [405, 411, 413, 415, 416, 501, 200, 204])
+@pytest.mark.parametrize("status", [405, 411, 413, 415, 416, 501, 200, 204, 302, 403, 422])
 async def test_a_registry_that_refuses_parts_gets_the_whole_blob(status: int) -> None:
     """After a cut, a refused part leads to a new session and one PUT of the whole."""
     async with ScriptedRegistry() as registry:

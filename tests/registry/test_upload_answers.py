@@ -31,10 +31,24 @@ def part(*, offset: int = 40, chunk: int | None = None, resumed: bool = True) ->
     return UploadState(session=session, size=SIZE, chunk=chunk, step=Step.SEND_CHUNK, resumed=resumed)
 
 
-@pytest.mark.parametrize("status", [405, 411, 413, 415, 501, 400, 200, 201, 204, 206])
+@pytest.mark.parametrize(
+    "status", [405, 411, 413, 415, 501, 400, 200, 201, 204, 206, 302, 304, 402, 403, 406, 422]
+)
 def test_a_refused_part_is_no_end(status: int) -> None:
     """A status by which registries refuse a part, or a 2xx that says nothing, leads to the whole."""
     assert result_of(answer(status), "PATCH", part()) is StepResult.PART_REFUSED
+
+
+@pytest.mark.parametrize("status", [401, 404, 409, 416, 408, 429, 500, 503])
+def test_a_refusal_that_is_not_about_parts_is_not_taken_for_one(status: int) -> None:
+    """Denied, gone, out of step or busy is what it is for the whole, too."""
+    assert result_of(answer(status), "PATCH", part(resumed=False)) is not StepResult.PART_REFUSED
+
+
+@pytest.mark.parametrize("status", [403, 422])
+def test_a_users_own_parts_may_be_denied(status: int) -> None:
+    """Parts of the size that the user gave are not sent as a whole for a word that is not about parts."""
+    assert result_of(answer(status), "PATCH", part(chunk=30)) is None
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])

@@ -80,10 +80,15 @@ def result_of(answer: Answer, method: str, state: UploadState) -> StepResult | N
 
 
 def _refuses_parts(answer: Answer, state: UploadState) -> bool:
-    """Return whether a registry may take a blob whole of which it refused a part."""
-    if answer.status == 413:
-        return state.chunk is None  # else the parts have the size that the user gave
-    return answer.status in _PART_REFUSED or (answer.status == 400 and state.resumed)
+    """Return whether a registry may take a blob whole of which it refused a part.
+
+    A front end that lets no PATCH through may say so by any status. A part of the size that the user gave is
+    refused for good by what is no word about parts.
+    """
+    if state.chunk is not None:
+        return answer.status in _PART_REFUSED - {413} or (answer.status == 400 and state.resumed)
+    is_about_all = is_transient(answer) or answer.status in {401, 404, 409, 416}
+    return answer.status in _PART_REFUSED or (300 <= answer.status < 500 and not is_about_all)
 
 
 def commit_wait(answer: Answer | None, silence: float | None, *, outage: float, limit: float) -> CommitWait:

@@ -14,6 +14,7 @@ import ssl
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import httpx
@@ -46,6 +47,9 @@ class Certificates:
         Raises:
             InvalidInputError: a file cannot be read, or holds no certificate or key.
         """
+        for file in (*self.authorities, *chain.from_iterable(self.pairs)):
+            if file.exists() and not file.is_file():  # OpenSSL would wait for ever for a FIFO's writer
+                raise InvalidInputError(f"{file}: not a file: put a PEM file there, or remove it")
         for file in self.authorities:
             try:
                 context.load_verify_locations(cafile=file)

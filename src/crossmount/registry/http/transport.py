@@ -186,7 +186,7 @@ async def exchange(
             await content.aclose()  # a cut request leaves the generator, and the file that it reads, open
     good = response.is_success
     if streamed and good:
-        return Answer(url, response.status_code, response.headers, stream=response)
+        return Answer(url, response.status_code, response.headers, stream=response, secrets=secrets)
     try:
         if method == "HEAD":
             async for _ in raw_bytes(response):
@@ -199,9 +199,8 @@ async def exchange(
         raise
     finally:
         await response.aclose()
-    return Answer(
-        url, response.status_code, response.headers, content_read, too_long, secrets=() if good else secrets
-    )
+    # a 2xx that is not the expected one is told as a refusal, with its words
+    return Answer(url, response.status_code, response.headers, content_read, too_long, secrets=secrets)
 
 
 async def _read(response: httpx.Response, limit: int) -> tuple[bytes, bool]:
