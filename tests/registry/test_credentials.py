@@ -343,6 +343,15 @@ async def test_a_silent_helper_has_a_deadline(tmp_path: Path) -> None:
         await ask_helper("slow", [REGISTRY], env=env, named_by="c", deadline=0.05)
 
 
+@pytest.mark.parametrize("script", ["exec yes", "exec yes >&2", "setsid sleep 20 & exec sleep 20"])
+async def test_the_deadline_holds_for_a_helper_that_never_stops_talking(tmp_path: Path, script: str) -> None:
+    """Neither full pipes, nor a child that keeps them open, make a helper outlive its deadline."""
+    env = helper(tmp_path, "loud", script)
+    async with asyncio.timeout(10):
+        with pytest.raises(CredentialsError, match="docker-credential-loud, named by c, gave no answer within"):
+            await ask_helper("loud", [REGISTRY], env=env, named_by="c", deadline=0.2)
+
+
 async def test_a_cancelled_helper_is_killed_with_its_children(tmp_path: Path) -> None:
     """A cancelled helper and its children are killed."""
     file = tmp_path / "child"

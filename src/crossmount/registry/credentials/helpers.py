@@ -24,6 +24,7 @@ HELPER_SECONDS = 30.0
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _OUTPUT_MAX = 64 * 1024
 _WORDS_MAX = 200
+_END_SECONDS = 1.0
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
 """A terminal's control sequence, such as one for a colour."""
 
@@ -160,10 +161,17 @@ async def _first_bytes(stream: asyncio.StreamReader | None, kept: bytearray) -> 
 
 
 async def _end(process: Process) -> None:
+    """Kill a helper and its children; wait for its end, but not for a child in a session of its own."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        # asyncio sees the end of a process only after that of its pipes, which may be full of what nobody has read
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await asyncio.gather(*(_first_bytes(s, bytearray()) for s in (process.stdout, process.stderr)))
+                await process.wait()
+        except TimeoutError:
+            process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 nothing else closes its pipes
 
 
 def _read(output: bytes, origin: str) -> Credential | None:
