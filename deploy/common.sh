@@ -1,4 +1,4 @@
-# Functions of try.sh, test.sh and .ci/weekly: find Python 3.11+, make a virtual environment, install test programs.
+# Functions of try.sh, test.sh, .ci/weekly and .ci/nightly: find Python 3.11+, make a virtual environment, install test programs.
 # Source it at the top of the project.
 
 say() { printf '\n== %s\n' "$*" >&2; }

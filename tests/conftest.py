@@ -11,7 +11,13 @@ settings.register_profile("crossmount", deadline=None)  # no timed assertions, H
 settings.register_profile("nightly", deadline=None)  # --hypothesis-profile=nightly: see tests/promises/known.py
 settings.load_profile("crossmount")
 
-pytest_plugins = ["support.registries", "support.commands", "support.servers", "support.places"]
+pytest_plugins = [
+    "support.registries",
+    "support.commands",
+    "support.servers",
+    "support.places",
+    "promises.summary",
+]
 
 # a process started in the background (with & or nohup) ignores these signals, and so would all its children
 signal.signal(signal.SIGINT, signal.default_int_handler)
