@@ -165,6 +165,12 @@ MENDED_FAULTS: tuple[KnownFault, ...] = (
         )
         for oracle in _BOTH
     ),
+    _known(
+        "with = without",
+        {Family.INDEX_OFF, Family.SPARSE, Family.SHARED},
+        "without an index such a layout is refused although the destination holds the layer",
+        Layer(missing=True, in_dest=True),
+    ),
 )
 """Faults that were in the list before; their worlds are tried first, every time."""
 

@@ -52,7 +52,7 @@ async def _push(world: World, server: Server) -> tuple[frozenset[Digest], Ending
         ours = await push_with_index(world, content, server, Path(folder))
     whole = replace(world, layers=tuple(replace(layer, missing=False) for layer in world.layers))
     should_succeed = all(
-        digest in can_mount or layer.in_dest or not layer.missing
+        (digest in can_mount and layer.known) or layer.in_dest or not layer.missing
         for layer, (digest, _) in zip(world.layers, content.layers, strict=True)
     )
     if should_succeed and ours.error is not None:

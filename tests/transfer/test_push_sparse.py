@@ -13,7 +13,7 @@ from crossmount.errors import (
     MountRequiredError,
     RegistryUnreachableError,
 )
-from crossmount.index import MemoryMountIndex
+from crossmount.index import MemoryMountIndex, RegistryTraits
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.oci.layout import load_image
 from crossmount.oci.reference import is_loopback
@@ -172,15 +172,25 @@ async def test_a_layer_that_nobody_knows_is_named_before_anything_is_sent(
     assert not sent(scripted_registry)
 
 
-async def test_without_an_index_no_request_is_sent(
+async def test_without_an_index_only_the_destination_is_asked(
     scripted_registry: ScriptedRegistry, image: MadeImage, base: bytes
 ) -> None:
-    """Without an index nobody is asked for a layer that the layout lacks."""
+    """Without an index the destination's registry alone may have a layer that the layout lacks."""
     del base
     with pytest.raises(InvalidLayoutError, match=r"no index is used, .*: push with an index, or make") as raised:
         await pushed(image, scripted_registry, None)
     assert "crossmount add" not in str(raised.value)
-    assert scripted_registry.requests == []
+    assert not sent(scripted_registry)
+
+
+async def test_a_layer_that_the_registry_finds_by_itself_needs_no_source(image: MadeImage, base: bytes) -> None:
+    """On a registry that is known to find layers, a layer that the layout lacks is mounted from where it is."""
+    async with ScriptedRegistry(RegistryOptions(finds=True)) as registry:
+        registry.put_blob("far/away", base)
+        index = MemoryMountIndex()
+        await index.record_traits(registry.address, RegistryTraits(finds=True))
+        await pushed(image, registry, index)
+        assert is_there(registry, image)
 
 
 @pytest.mark.parametrize("why", ["gone", "denied", "not allowed"])

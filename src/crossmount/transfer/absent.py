@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from crossmount.errors import CrossmountError, InvalidLayoutError
+from crossmount.errors import CrossmountError, InvalidLayoutError, RegistryRefusedError
 from crossmount.index.protocol import Knowledge
 from crossmount.oci import AbsentBlob, BlobSource, Descriptor, Digest, Repository
 from crossmount.oci.image import Image
-from crossmount.registry import SIZE_UNKNOWN, RegistryClient
+from crossmount.registry import SIZE_UNKNOWN, RegistryClient, UploadSession
 from crossmount.transfer.blobs import mount_required
 from crossmount.transfer.concurrency import run_all
 from crossmount.transfer.fetch import BlobOrigin, FetchedBlob
@@ -82,10 +82,10 @@ class AbsentBlobs:
         known = knowledge.of(descriptor.digest)
         if known.sources and knowledge.traits.mounts is not False:
             return None
+        if await self._has(client, dest, descriptor) or await self._is_found(client, dest, descriptor, knowledge):
+            return None
         if self.index_state() == "off":
             return _IGNORANCE["off"]
-        if await self._has(client, dest, descriptor):
-            return None
         if known.must_mount:
             raise mount_required(descriptor.digest, dest, known)
         causes = []
@@ -100,6 +100,22 @@ class AbsentBlobs:
         if causes:
             return f"the index knows who may have it, but {'; '.join(causes[:2])}: {REMEDY}"
         return _IGNORANCE[self.index_state()]
+
+    async def _is_found(
+        self, client: RegistryClient, dest: Repository, descriptor: Descriptor, knowledge: Knowledge
+    ) -> bool:
+        """Return whether the registry mounts a blob from wherever it is; only one known for that is asked."""
+        if not knowledge.traits.finds:
+            return False
+        async with self.requests:
+            try:
+                answer = await client.mount_blob(dest, descriptor.digest, None)
+            except RegistryRefusedError:
+                return False
+            if isinstance(answer, UploadSession):
+                await client.cancel_upload(answer)
+                return False
+        return await self._has(client, dest, descriptor)
 
     async def _has(self, client: RegistryClient, repository: Repository, descriptor: Descriptor) -> bool:
         async with self.requests:
