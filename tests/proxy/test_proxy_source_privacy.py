@@ -102,3 +102,15 @@ async def test_a_first_push_is_open_for_some_seconds_and_questions() -> None:
         assert privacy.hides_nothing(Caller("anonymous", agent=agent), agent)
         assert not privacy.hides_nothing(Caller("one", "Basic x", agent=agent), agent)
         await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(("round_trip", "most"), [(0.001, 0.6), (0.02, 0.8), (0.1, 2.0)])
+async def test_a_push_of_many_new_layers_waits_for_few_of_them(round_trip: float, most: float) -> None:
+    """A client that asks for one new layer after another waits half a second altogether, or for two answers."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
+        agent: Agent = proxy.app._authenticator._agents._agents["anonymous"]  # type: ignore[attr-defined]
+        now = 0.0
+        privacy = SourcePrivacy(round_trip=lambda: round_trip, clock=lambda: now)
+        for _ in range(50):
+            now = privacy.answer_at(agent, proxy.repository("a")) or now
+        assert 0.4 <= now <= most

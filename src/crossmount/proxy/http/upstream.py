@@ -126,6 +126,7 @@ class Upstream:
         self.origin = Origin.of(base)
         self._client = client
         self.round_trip = 0.02
+        self._measured = 0
 
     def target(self, raw_path: bytes, query: bytes) -> UpstreamTarget:
         """Return the registry's URL for a path and a query, which must have been checked."""
@@ -211,7 +212,8 @@ class Upstream:
         if content is None:
             seconds = self._clock() - begun
             self._observe_seconds(seconds)
-            self.round_trip += (seconds - self.round_trip) / 16
+            self._measured = min(16, self._measured + 1)
+            self.round_trip += (seconds - self.round_trip) / self._measured
         return response
 
     async def forward_answer(

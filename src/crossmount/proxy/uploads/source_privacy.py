@@ -3,15 +3,17 @@
 A repository is tried as a source before the answer only if this caller was seen to read it (`Agent.readable`).
 With any other source the answer must take as long as for a blob that nobody has:
 
-- In the first seconds of a caller's push into a repository (`OPEN_SECONDS`, at most `OPEN_QUESTIONS` questions,
-  once an hour) unknown sources are tried too, and every "no" is given equally long after its question, also for a
-  blob that nobody has. A mount is answered at once, so a new caller mounts what it can.
+- At the start of a caller's push into a repository, once an hour, unknown sources are tried too, and every "no" is
+  given equally long after its question, also for a blob that nobody has. A mount is answered at once, so a new
+  caller mounts what it can. This ends when the push has waited half a second for such answers (`_WAITED_SECONDS`),
+  after `OPEN_QUESTIONS` questions, or after `OPEN_SECONDS`, whatever was asked.
 - After that, no answer waits for unknown sources. They are tried after it, at a random moment. If the mount
   succeeds, the client's next request finds the blob, and the source counts as readable from then on.
 
-The price: in a first push each new layer is answered `PAD_SECONDS` later, and in a later push the HEAD for the
-first layer from a repository that the caller never read is answered before the mount. Once a caller has sent all
-bytes of a blob, every source is tried: the caller learns at most that somebody else has pushed the same bytes.
+The price: a first push takes half a second longer, however many layers are new, and the HEAD for the first layer
+from a repository that the caller never read is answered before the mount if it comes after that. Once a caller has
+sent all bytes of a blob, every source is tried: the caller learns at most that somebody else has pushed the same
+bytes.
 
 Where the registry has never asked for credentials, and in service mode, where all callers act with one account's
 rights, nothing is private.
@@ -33,10 +35,14 @@ from crossmount.proxy.auth.callers import Agent, Caller
 OPEN_SECONDS = 10.0
 OPEN_QUESTIONS = 64
 OPEN_AGAIN_SECONDS = 3600.0
-PAD_SECONDS = (0.2, 2.0)
+PAD_SECONDS = (0.04, 2.0)
 """The least and the most time of a padded answer."""
 
 PAD_ROUND_TRIPS = 10.0
+_WAITED_SECONDS = 0.5
+_WAITED_PADS = 2.0
+"""How long a push waits for padded answers altogether: the longer of so many seconds and so many answers."""
+
 LATER_SECONDS = (0.2, 1.5)
 """The random moment after an answer at which unknown sources are tried."""
 
@@ -52,6 +58,13 @@ T = TypeVar("T")
 class _Opening:
     since: float
     questions: int = 0
+    waited: float = 0.0
+    until: float = 0.0
+
+    def wait(self, now: float, until: float) -> None:
+        """Count a padded answer. What is waited at the same time counts once."""
+        self.waited += max(0.0, until - max(now, self.until))
+        self.until = max(until, self.until)
 
 
 class SourcePrivacy:
@@ -95,10 +108,13 @@ class SourcePrivacy:
             if len(dests) > _DESTS_MAX:
                 dests.popitem(last=False)
         opening.questions += 1
-        if now - opening.since >= OPEN_SECONDS or opening.questions > OPEN_QUESTIONS:
-            return None
         least, most = PAD_SECONDS
-        return now + min(most, max(least, PAD_ROUND_TRIPS * self._round_trip()))
+        pad = min(most, max(least, PAD_ROUND_TRIPS * self._round_trip()))
+        is_worth_it = opening.waited < max(_WAITED_SECONDS, _WAITED_PADS * pad)
+        if now - opening.since >= OPEN_SECONDS or opening.questions > OPEN_QUESTIONS or not is_worth_it:
+            return None
+        opening.wait(now, now + pad)
+        return now + pad
 
     async def wait_until(self, answer_at: float | None) -> None:
         """Wait until an answer may be given."""
