@@ -1,8 +1,10 @@
 """Events: one frozen value for each thing that happens during a push, a copy, a scan or a prune.
 
 An observer is a function that is called with each event. Progress bars, logs, metrics and reports are observers.
+If one raises, that is logged, and the work goes on.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -221,6 +223,32 @@ Event = (
     | LayersMoved
 )
 Observer = Callable[[Event], None]
+
+
+_log = logging.getLogger(__name__)
+
+
+class NeverRaising:
+    """An observer whose errors are logged, since what it observes must not fail for them."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._failed = False
+
+    def __call__(self, event: Event) -> None:
+        """Call the observer. Its first error is a warning with a traceback, the others are for debugging."""
+        try:
+            self._observer(event)
+        except Exception as error:  # noqa: BLE001 it may be any
+            level = logging.DEBUG if self._failed else logging.WARNING
+            self._failed = True
+            name = type(event).__name__
+            _log.log(level, "an observer failed at %s, going on: %s", name, type(error).__name__, exc_info=error)
+
+
+def never_raising(observer: Observer) -> Observer:
+    """Return an observer that never raises."""
+    return observer if observer is ignore or isinstance(observer, NeverRaising) else NeverRaising(observer)
 
 
 def ignore(event: Event) -> None:

@@ -89,12 +89,17 @@ class MaskingFormatter(logging.Formatter):
         return words if record.name.endswith(".access") else mask_forms(words)
 
 
+_NOWHERE = logging.NullHandler()
+
+
 @contextmanager
 def library_log(verbose: int) -> Iterator[None]:
     """Print crossmount's log on standard error: with `-v` where credentials come from, with `-vv` all of it.
 
     Other libraries are left out: they may log secrets.
     """
+    # commands say in their own words that the index fails; without a handler Python prints its warnings
+    logging.getLogger("crossmount.index").addHandler(_NOWHERE)
     if not verbose:
         yield
         return
@@ -120,6 +125,7 @@ def start_service_log(verbose: int, *, access: bool) -> None:
         ("crossmount", logging.INFO if verbose else logging.WARNING),
         ("uvicorn", logging.INFO if verbose else logging.ERROR),
         ("crossmount.proxy.access", access_level if access else logging.WARNING),
+        ("crossmount.index", logging.ERROR),  # a service says itself that the index fails
     ):
         logging.getLogger(name).setLevel(level)
     for name in ("crossmount", "uvicorn"):

@@ -105,7 +105,7 @@ async def scan(
             checkpoint=checkpoint,
             resumed=resumed,
             must_exist=named is not None,
-            observer=observer,
+            observer=events.never_raising(observer),
         )
         names = await stack.enter_async_context(aclosing(work.names(named, given)))
         try:

@@ -37,32 +37,32 @@ class FourMethodIndex:
     """
 
     def __init__(self, layers: MountableLayers) -> None:
-        self._layers = layers
+        self.adapted = layers
 
     async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
         """Add a repository that holds `layer`; `must_mount` sets the must-mount flag."""
-        await self._layers.add_source(layer, source, must_mount=must_mount)
+        await self.adapted.add_source(layer, source, must_mount=must_mount)
 
     async def is_mountable(self, layer: Digest, dest: Located) -> bool:
         """Return whether another repository on dest's registry holds `layer` and dest itself does not."""
-        return await self._layers.is_mountable(layer, dest)
+        return await self.adapted.is_mountable(layer, dest)
 
     async def must_mount(self, layer: Digest) -> bool:
         """Return whether `layer` may only be mounted."""
-        return await self._layers.must_mount(layer)
+        return await self.adapted.must_mount(layer)
 
     async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
         """Return the repositories on dest's registry that hold `layer`, never dest's own, in order of name."""
-        return await self._layers.sources(layer, dest)
+        return await self.adapted.sources(layer, dest)
 
     async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
         """Read everything about many layers, with up to three calls for each."""
         return Knowledge(
             {
                 layer: LayerKnowledge(
-                    sources=(sources := tuple(sorted(await self._layers.sources(layer, dest)))),
-                    in_dest=bool(sources) and not await self._layers.is_mountable(layer, dest),
-                    must_mount=await self._layers.must_mount(layer),
+                    sources=(sources := tuple(sorted(await self.adapted.sources(layer, dest)))),
+                    in_dest=bool(sources) and not await self.adapted.is_mountable(layer, dest),
+                    must_mount=await self.adapted.must_mount(layer),
                 )
                 for layer in dict.fromkeys(layers)
             }
@@ -71,7 +71,7 @@ class FourMethodIndex:
     async def record(self, sightings: Iterable[Sighting]) -> None:
         """Record many sightings, with one call for each and without their sizes."""
         for seen in sightings:
-            await self._layers.add_source(seen.layer, seen.repository, must_mount=seen.must_mount)
+            await self.adapted.add_source(seen.layer, seen.repository, must_mount=seen.must_mount)
 
     async def forget(self, layer: Digest, *sources: Located) -> None:
         """Do nothing: none of the four methods removes."""
@@ -89,7 +89,7 @@ class FourMethodIndex:
 
     def server(self) -> BackingServer | None:
         """Return the server of the index; None if it has none."""
-        return backing_server(self._layers)
+        return backing_server(self.adapted)
 
     async def aclose(self) -> None:
         """Do nothing: the four methods have no close."""

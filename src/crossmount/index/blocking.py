@@ -171,6 +171,11 @@ class GuardedIndex(DrivenIndex):
         """`ok` as long as no call failed."""
         return self._guarded.state
 
+    @property
+    def reason(self) -> str | None:
+        """Why the last call failed that did; None as long as none did."""
+        return self._guarded.reason
+
 
 def open_index(
     url: str | None = None,
@@ -227,7 +232,7 @@ def _awaitable(function: Method[P, T]) -> Method[P, T]:
 
     @functools.wraps(function)
     async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return cast("T", await self.run(getattr(self.layers, name), *args, **kwargs))
+        return cast("T", await self.run(getattr(self.adapted, name), *args, **kwargs))
 
     return call
 
@@ -236,7 +241,7 @@ class AwaitableLayers:
     """The four methods of a blocking index, awaitable."""
 
     def __init__(self, layers: MountableLayers, run: Run) -> None:
-        self.layers = layers
+        self.adapted = layers
         self.run = run
 
     add_source = _awaitable(protocol.MountableLayers.add_source)

@@ -5,7 +5,6 @@ calls return at once, without the index. Then one call is the probe; an answer c
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailabl
 from crossmount.index.adapt import adapt
 from crossmount.index.aliases import RegistryNames, registry_names_of
 from crossmount.index.exclusions import GuardedExclusions
+from crossmount.index.outage import Health
 from crossmount.index.protocol import (
     BackingServer,
     Knowledge,
@@ -38,8 +38,6 @@ PROBE_SECONDS = 0.25
 
 DEADLINE_SECONDS = 5.0
 """How long a call may take on a user's own index. The client of an index on a server ends calls earlier itself."""
-
-_log = logging.getLogger("crossmount.index")
 
 T = TypeVar("T")
 
@@ -71,23 +69,25 @@ class GuardedIndex(GuardedExclusions):
         lasting: bool = False,
     ) -> None:
         self._index = adapt(index)
-        self._long_running = lasting
-        self._reported = False
         self._deadline = deadline
         self._has_own_deadline = backing_server(index) is not None
-        self._observer = observer
+        self._health = Health(self._index, observer, lasting=lasting, clock=clock)
         self._clock = clock
         self._breaker = Breaker(OPEN_SECONDS, factor=1.0 if lasting else 2.0)
         self._since: float | None = None  # when the first unanswered call of the outage began
         self._waits: dict[asyncio.Timeout, float] = {}  # running patient calls, with the `seconds` of each
-        self._cause: str | None = None
         self._probe: asyncio.Future[Any] | None = None  # the last one; its caller may have gone on without it
         self.unserved = 0
 
     @property
     def state(self) -> Literal["ok", "degraded"]:
         """`ok` as long as no call failed."""
-        return "ok" if self._cause is None else "degraded"
+        return "ok" if self.reason is None else "degraded"
+
+    @property
+    def reason(self) -> str | None:
+        """Why the last call failed that did; None as long as none did."""
+        return self._health.cause
 
     async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
         """Add a source; do nothing if the index fails."""
@@ -180,7 +180,7 @@ class GuardedIndex(GuardedExclusions):
             except (IndexUnavailableError, StartingError) as error:
                 failure = error
             except (IndexFailedError, MissingExtraError) as error:
-                self._note_answered()
+                self._note_answered(refused=True)
                 self._degrade(error)
                 self.unserved += 1
                 return otherwise
@@ -232,7 +232,7 @@ class GuardedIndex(GuardedExclusions):
         """Make one call and update the breaker; the caller waits for a probe for `probe` seconds at most."""
         now = self._clock()
         if self._breaker.is_open(now):
-            raise IndexUnavailableError(self._cause or "the index did not answer, and is not asked for now")
+            raise IndexUnavailableError(self.reason or "the index did not answer, and is not asked for now")
         if not self._breaker.failed:
             return await self._observed(call, now, None if self._has_own_deadline else self._deadline)
         self._breaker.probe(now)  # concurrent calls do not wait for it
@@ -269,7 +269,7 @@ class GuardedIndex(GuardedExclusions):
             self._degrade(error)
             raise
         except IndexFailedError:
-            self._note_answered()
+            self._note_answered(refused=True)
             raise
         self._note_answered()
         return answer
@@ -298,21 +298,15 @@ class GuardedIndex(GuardedExclusions):
         self._breaker.fail(self._clock())
         self._degrade(error)
 
-    def _note_answered(self) -> None:
+    def _note_answered(self, *, refused: bool = False) -> None:
         """Close the breaker: the probe, or a call from before it opened, was answered."""
         self._since, was_failing = None, self._breaker.failed
         self._breaker.succeed()
-        if was_failing and self._long_running and self._reported:
-            self._reported = False
-            self._observer(events.IndexRestored())
+        (self._health.answered if refused else self._health.served)(again=was_failing)
 
     def _degrade(self, error: CrossmountError) -> None:
-        """Report the first error to the observer."""
-        self._cause = str(error)
-        if not self._reported:
-            self._reported = True
-            _log.debug("going on without the index: %s", self._cause)
-            self._observer(events.IndexDegraded(cause=self._cause))
+        """Report the first error to the observer and in the log."""
+        self._health.failed(error)
 
 
 def _too_late() -> IndexUnavailableError:

@@ -72,7 +72,7 @@ async def export_index(
         IndexFailedError: the index did not answer, refused, or its user may not list keys.
         OSError: the file could not be written.
     """
-    server = backing_server(index)
+    server, observer = backing_server(index), events.never_raising(observer)
     report = MoveReport()
     waiting = [ExportHeader(None if server is None else server.keys.namespace).text()]
 
@@ -143,6 +143,7 @@ async def _import(
 ) -> MoveReport:
     if not isinstance(index, Restorable):
         raise InvalidInputError("nothing can be imported into this index: give what open_index returns")
+    observer = events.never_raising(observer)
     reader, report = _Reader(file, name or str(getattr(file, "name", "import"))), MoveReport()
     while True:
         batch = await run(reader.batch)

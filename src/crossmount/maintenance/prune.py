@@ -129,7 +129,7 @@ async def prune(
             requests=requests,
             dry_run=dry_run,
             salt=salt or secrets.token_hex(16),
-            verdicts=VerdictCounts(observer),
+            verdicts=VerdictCounts(events.never_raising(observer)),
         )
         for start in range(0, len(local), PAGE):
             await work.verify(local[start : start + PAGE])

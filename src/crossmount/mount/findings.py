@@ -97,7 +97,7 @@ class MountFindings:
         self._seen = RegistryTraits()  # whether its 201s were true
         self._client = client
         self._index = index
-        self._observer = observer
+        self._observer = events.never_raising(observer)
         self._clock = clock
         self._unreadable: dict[Repository, float] = {}
         self._hidden: dict[tuple[Digest, Repository], float] = {}

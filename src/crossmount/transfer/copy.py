@@ -121,7 +121,7 @@ async def copy_all(jobs: Iterable[CopyJob], settings: CopySettings) -> CopyRepor
         InvalidInputError: the cache's folder is neither a cache nor empty.
         CopyFailedError: an image was not copied.
     """
-    observer, clock, cache = settings.observer, settings.clock, settings.cache
+    observer, clock, cache = events.never_raising(settings.observer), settings.clock, settings.cache
     started, jobs = clock(), list(jobs)
     if cache is not None:
         await asyncio.to_thread(cache.check)
@@ -157,11 +157,13 @@ async def copy_all(jobs: Iterable[CopyJob], settings: CopySettings) -> CopyRepor
             with_referrers=settings.referrers,
             platforms=platforms,
             state=lambda: "off" if guard is None else guard.state,
+            reason=lambda: None if guard is None else guard.reason,
         )
         await run_each(copier.tasks(jobs), at_once=settings.limits.images)
     report = CopyReport(
         images=tuple(image for image in copier.images if image is not None),
         index="off" if guard is None else guard.state,
+        index_reason=None if guard is None else guard.reason,
         seconds=clock() - started,
     )
     if report.failures:

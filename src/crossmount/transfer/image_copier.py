@@ -39,6 +39,7 @@ class ImageCopier:
         with_referrers: whether referrers are copied too.
         platforms: the platforms to copy, all without any.
         state: returns how the index did so far.
+        reason: returns why the index failed, if it did.
         images: the outcome of each image, in the order of the jobs; None while it is in progress.
     """
 
@@ -49,6 +50,7 @@ class ImageCopier:
     with_referrers: bool
     platforms: Sequence[Platform]
     state: Callable[[], IndexState]
+    reason: Callable[[], str | None]
     images: list[ImageCopy | ImageFailure | None] = field(default_factory=list)
 
     async def tasks(self, jobs: Iterable[CopyJob]) -> AsyncIterator[Callable[[], Awaitable[None]]]:
@@ -107,6 +109,7 @@ class ImageCopier:
             blobs=tuple(one.blobs.values()),
             referrers=one.referrers,
             index=self.state(),
+            index_reason=self.reason(),
             seconds=self.pusher.clock() - started,
             platforms=remote.platforms,
             build_cache=remote.root.is_build_cache,

@@ -77,6 +77,7 @@ async def push(
         RegistryError: the registry did not accept the image.
         MountRequiredError: a must-mount layer could not be mounted.
     """
+    observer = events.never_raising(observer)
     started = clock()
     reference = (Reference.parse(dest) if isinstance(dest, str) else dest).or_latest()
     further = _further_tags(reference, tags)
@@ -122,6 +123,7 @@ async def push(
         digest=image.root.descriptor.digest,
         blobs=tuple(with_origins(blobs.reports(), absent.fetched)),
         index="off" if guard is None else guard.state,
+        index_reason=None if guard is None else guard.reason,
         seconds=clock() - started,
         build_cache=image.root.is_build_cache,
         platforms=image.platforms,

@@ -60,6 +60,7 @@ class PushReport:
         reference: the pushed image, with its tag if it has one.
         digest: the digest of the manifest or index that the reference names.
         blobs: each blob once, in the order of the manifests.
+        index_reason: why the index failed; None unless `index` is `degraded`.
         seconds: wall time.
         build_cache: whether it is a build cache of BuildKit, an index of blobs.
         platforms: the platforms that were chosen, if `digest` is of a new index with those alone.
@@ -74,6 +75,7 @@ class PushReport:
     build_cache: bool = False
     platforms: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    index_reason: str | None = None
 
     def count(self, outcome: Outcome) -> int:
         """Return how many blobs had this outcome."""
@@ -98,6 +100,7 @@ class PushReport:
                 "uploaded": self.bytes("uploaded"),
             },
             "index": self.index,
+            **({"index_reason": self.index_reason} if self.index_reason else {}),
             "seconds": round(self.seconds, 3),
         }
 
@@ -165,12 +168,14 @@ class CopyReport:
 
     Attributes:
         images: all images in the order of the jobs, including those that failed.
+        index_reason: why the index failed; None unless `index` is `degraded`.
         seconds: wall time.
     """
 
     images: tuple[ImageCopy | ImageFailure, ...]
     index: IndexState
     seconds: float
+    index_reason: str | None = None
 
     @property
     def copied(self) -> tuple[ImageCopy, ...]:
@@ -205,6 +210,7 @@ class CopyReport:
             "images": [image.to_json() for image in self.images],
             "bytes": {**{outcome: self.bytes(outcome) for outcome in _OUTCOMES}, "fetched": self.fetched},
             "index": self.index,
+            **({"index_reason": self.index_reason} if self.index_reason else {}),
             "seconds": round(self.seconds, 3),
         }
 

@@ -28,7 +28,7 @@ from tenacity.wait import wait_base
 
 from crossmount._parsing import http_date
 from crossmount.errors import CrossmountError, RegistryError, RegistryRefusedError
-from crossmount.events import Observer, Retrying, ignore
+from crossmount.events import Observer, Retrying, ignore, never_raising
 from crossmount.registry.http.errors import describe
 from crossmount.registry.http.httpx_internals import is_cut
 from crossmount.registry.http.options import RetryPolicy
@@ -137,7 +137,7 @@ class Retrier:
         self.policy = policy
         self.clock = clock
         self.sleep = sleep
-        self.observer = observer
+        self.observer = never_raising(observer)
         self._now = now
         self._wait = wait_as_asked(policy, rng=rng or random.Random(), now=now)  # noqa: S311 jitter, not a secret
         self._pauses: dict[str, float] = {}
