@@ -30,6 +30,7 @@ _FORMS = (
         ),
         rf"\1{MASK}",
     ),
+    (r"(?i)\b((?:passw(?:or)?d|pwd|secret|token|api[-_]?key): +)(?=\S*\d)[^\s'\"<>,;]{6,}", rf"\1{MASK}"),
     (r"(?i)(\bx-[\w-]*(?:token|key|secret)[\w-]*:\s*)\S+", rf"\1{MASK}"),
     (r"(--password[ =])\S+", rf"\1{MASK}"),
     (r"\beyJ[\w-]{8,}(?:\.[\w-]*)*", MASK),

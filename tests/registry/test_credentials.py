@@ -100,6 +100,34 @@ async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         await StoredCredentials(env={"DOCKER_AUTH_CONFIG": "{"}, home=tmp_path).find(REGISTRY)
 
 
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_pipe_is_not_waited_for(tmp_path: Path, named: bool) -> None:
+    """A FIFO in a credential file's place is an error at once, whether a user named it or not."""
+    (tmp_path / ".docker").mkdir()
+    os.mkfifo(pipe := tmp_path / ".docker/config.json")
+    async with asyncio.timeout(5):
+        with pytest.raises(CredentialsError, match=r"config\.json: a pipe"):
+            await StoredCredentials(authfile=pipe if named else None, env={}, home=tmp_path).find(REGISTRY)
+
+
+async def test_a_file_without_end_is_not_read_whole() -> None:
+    """A device, or a file far too large, is no credential file; an empty device is one without credentials."""
+    with pytest.raises(CredentialsError, match="/dev/zero: not a credential file"):
+        await StoredCredentials(authfile=Path("/dev/zero"), env={}).find(REGISTRY)
+    assert await StoredCredentials(authfile=Path("/dev/null"), env={}).find(REGISTRY) is None
+
+
+@pytest.mark.parametrize("entry", [
+    {"username": "ci", "password": "\ud800"}, {"username": "\udfff", "password": "x"}, {"identitytoken": "\ud800"},
+    {"registrytoken": "\ud800"},
+])  # fmt: skip
+async def test_half_characters_are_refused(tmp_path: Path, entry: dict[str, str]) -> None:
+    """A lone surrogate in a file's JSON can be sent to nobody, and is told by the file's name."""
+    (file := tmp_path / "auth.json").write_text(json.dumps({"auths": {REGISTRY: entry}}))
+    with pytest.raises(CredentialsError, match=r"auth\.json: auths: .*is not text"):
+        await StoredCredentials(authfile=file, env={}).find(REGISTRY)
+
+
 async def test_an_empty_file_is_no_file(tmp_path: Path) -> None:
     """An empty file, which podman leaves after a logout, has no credentials and is no error."""
     (tmp_path / ".docker").mkdir()

@@ -146,8 +146,17 @@ def test_a_short_secret_does_not_garble_words() -> None:
 
 
 @pytest.mark.parametrize(
+    "words", ["password: S3CRETpassword", "Token: S3CRETpassword; sealed", "api_key: S3CRETpassword"]
+)
+def test_what_follows_the_name_of_a_secret_is_masked(words: str) -> None:
+    """A value with a digit in it, after `password: ` and the like, is not a word."""
+    assert PASSWORD not in mask_forms(words)
+
+
+@pytest.mark.parametrize(
     "words",
     [
+        "password: incorrect or expired",
         "needs Basic authentication",
         'Bearer realm="https://auth.example/token"',
         "session token expired: run corp-sso login",

@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from crossmount.errors import CredentialsError, InvalidReferenceError
@@ -140,14 +140,20 @@ class AuthFile:
         if auth := _text(entry, "auth"):
             username, password = _decode(auth, where)
         if token := _text(entry, "identitytoken"):
-            return Credential(username, token, "identity", where)
+            return replace(credential(username, token, where), kind="identity")
         if token := _text(entry, "registrytoken"):
-            return Credential(username, token, "registry", where)
+            return replace(credential(username, token, where), kind="registry")
         return credential(username, password, where) if username or password else None
 
 
 def credential(username: str, secret: str, origin: str) -> Credential:
-    """Return the credential of a user name and a secret; docker's user name `<token>` marks an identity token."""
+    """Return the credential of a user name and a secret; docker's user name `<token>` marks an identity token.
+
+    Raises:
+        CredentialsError: JSON's escapes made them of half characters, which nothing can send.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in username + secret):
+        raise CredentialsError(f"{origin}: its user name or secret is not text: log in anew")
     if username == TOKEN_USER:
         return Credential("", secret, "identity", origin)
     return Credential(username, secret, "password", origin)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from crossmount.registry.credentials.helpers import HELPER_SECONDS, ask_helper
 
 ENV_CONTENT = "DOCKER_AUTH_CONFIG"
 _LEGACY = ".dockercfg"
+_FILE_MAX = 4 * 1024 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -258,7 +260,7 @@ class StoredCredentials:
 
 def _load(file: CredentialFile) -> AuthFile | None:
     try:
-        content = file.path.read_bytes()
+        content = _content(file.path)
     except (FileNotFoundError, NotADirectoryError):
         if file.required:
             raise CredentialsError(f"{file.path}: no such credential file: log in, or name another") from None
@@ -273,6 +275,23 @@ def _load(file: CredentialFile) -> AuthFile | None:
     if not content.strip():
         return None
     return AuthFile.parse(content, str(file.path), legacy=file.path.name == _LEGACY)
+
+
+def _content(path: Path) -> bytes:
+    """Read a whole file, unless it is none.
+
+    Raises:
+        OSError: it cannot be read.
+        CredentialsError: it is a pipe, or far too large.
+    """
+    # O_NONBLOCK, since opening a pipe would wait for a writer without end
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            raise CredentialsError(f"{path}: a pipe, which cannot be read again: give a file")
+        content = file.read(_FILE_MAX + 1)
+    if len(content) > _FILE_MAX:
+        raise CredentialsError(f"{path}: not a credential file: it has more than {_FILE_MAX} bytes")
+    return content
 
 
 def _own_home() -> Path | None:
