@@ -5,6 +5,7 @@ deleted until a client begins to bring it back.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from crossmount.errors import InvalidManifestError
@@ -59,6 +60,7 @@ async def _forward(
     *,
     body: RequestBody | None = None,
     keep: int = 0,
+    on_success: Callable[[], Awaitable[None]] | None = None,
 ) -> _Forwarded:
     """Forward a request and stream back its answer.
 
@@ -69,6 +71,7 @@ async def _forward(
         caller: its caller.
         body: the request's body, if it was read before; else it is streamed.
         keep: the most bytes of the answer's body that are returned too; a longer one is not.
+        on_success: called if the registry has done what was asked, before the client has the answer.
     """
     upstream, name = core.upstream, getattr(route, "name", None)
     async with upstream.request(
@@ -78,6 +81,8 @@ async def _forward(
         authorize=caller.authorization_for(None if name is None else core.repository(name), exchange.method),
         body=body or body_to_forward(exchange),
     ) as response:
+        if on_success is not None and response.is_success:
+            await on_success()
         content = bytearray()
 
         def take(data: bytes) -> None:
@@ -139,17 +144,10 @@ async def _read_and_put_manifest(core: Core, exchange: Exchange, route: Manifest
 async def _delete_blob(core: Core, exchange: Exchange, route: BlobRoute, caller: Caller) -> None:
     """Forward a deletion. The client has the answer when all proxies know that the blob is to stay deleted."""
     await core.recorder.settle()  # what is recorded later would bring the source back
-    upstream, dest = core.upstream, core.repository(route.name)
-    async with upstream.request(
-        exchange.method,
-        upstream.target(exchange.raw_path, exchange.query),
-        headers=request_headers(exchange.headers),
-        authorize=caller.authorization_for(dest, exchange.method),
-        body=body_to_forward(exchange),
-    ) as response:
-        if response.is_success:
-            await core.recorder.record_deletion(dest, route.digest)
-        await upstream.forward_answer(exchange, response)
+    dest = core.repository(route.name)
+    await _forward(
+        core, exchange, route, caller, on_success=lambda: core.recorder.record_deletion(dest, route.digest)
+    )
 
 
 def _parsed(content: bytes, media_type: str | None, route: ManifestRoute) -> Manifest | None:

@@ -124,9 +124,7 @@ class ProxyRecorder:
         try:
             yield
         finally:
-            with contextlib.suppress(
-                TimeoutError
-            ):  # a source that is not recorded costs a later push a round trip
+            with contextlib.suppress(TimeoutError):  # a source that is not recorded costs a later push an upload
                 async with asyncio.timeout(_END_SECONDS):
                     await self.flush()
             left = [task, *self._tasks]

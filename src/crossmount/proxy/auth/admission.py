@@ -1,4 +1,4 @@
-"""Which callers the registry has let in, how lately, and into which repositories.
+"""Whether the registry has let a caller in within the last minute.
 
 The proxy acts for a caller only while the registry's last yes to this very Authorization is younger than a minute:
 a password that was changed must not go on working because the proxy has tokens from before. A refusal ends that at
@@ -14,51 +14,44 @@ import httpx
 
 from crossmount.registry.auth.challenge import Basic, Bearer, choose
 
-READABLE_SECONDS = 3600.0
-REFUSED_SECONDS = 60.0
-_NAMES_MAX = 4096
-
 ADMITTED_SECONDS = 60.0
 """How long a yes of the registry counts."""
 
 ADMITTED_MAX = 16_384
+_KEYS_MAX = 4096
 
 
-class Admissions:
-    """The registry's last yes to each Authorization, bounded. Only a yes takes room.
+class RecentKeys:
+    """Texts that are each remembered for some seconds; bounded: the oldest one is forgotten first.
 
     Args:
+        seconds: how long a key is remembered.
+        limit: the most keys.
         clock: seconds, from any start.
-        seconds: how long a yes counts.
-        limit: the most that are stored.
     """
 
     def __init__(
-        self,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        seconds: float = ADMITTED_SECONDS,
-        limit: int = ADMITTED_MAX,
+        self, seconds: float, *, limit: int = _KEYS_MAX, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._clock = clock
         self._seconds = seconds
         self._limit = limit
+        self._clock = clock
         self._since: OrderedDict[str, float] = OrderedDict()
 
-    def add(self, proof: str) -> None:
-        """Store a yes."""
-        self._since[proof] = self._clock()
-        self._since.move_to_end(proof)
+    def add(self, key: str) -> None:
+        """Remember a key from now on."""
+        self._since[key] = self._clock()
+        self._since.move_to_end(key)
         if len(self._since) > self._limit:
             self._since.popitem(last=False)
 
-    def drop(self, proof: str) -> None:
-        """Forget a yes."""
-        self._since.pop(proof, None)
+    def drop(self, key: str) -> None:
+        """Forget a key."""
+        self._since.pop(key, None)
 
-    def has(self, proof: str) -> bool:
-        """Return whether there was a yes lately."""
-        since = self._since.get(proof)
+    def has(self, key: str) -> bool:
+        """Return whether a key is remembered."""
+        since = self._since.get(key)
         return since is not None and self._clock() - since < self._seconds
 
 
@@ -67,21 +60,21 @@ class Admission:
     """What the registry said to one Authorization.
 
     Attributes:
-        admissions: where that is stored.
-        proof: a keyed hash of the Authorization.
+        admissions: the keys of all callers that the registry has let in lately.
+        key: a keyed hash of the Authorization.
         on_admitted: called at each yes.
         on_refused: called when the registry refuses the credentials.
     """
 
-    admissions: Admissions
-    proof: str = field(repr=False)
+    admissions: RecentKeys
+    key: str = field(repr=False)
     on_admitted: Callable[[], None]
     on_refused: Callable[[], None]
 
     @property
     def is_recent(self) -> bool:
         """Whether the registry let the caller in within the last minute."""
-        return self.admissions.has(self.proof)
+        return self.admissions.has(self.key)
 
     def observe(self, response: httpx.Response, *, scheme: str) -> None:
         """Learn from an answer to a request with this Authorization.
@@ -91,10 +84,10 @@ class Admission:
             scheme: the Authorization's scheme, in lower case.
         """
         if is_yes(response.status_code):
-            self.admissions.add(self.proof)
+            self.admissions.add(self.key)
             self.on_admitted()
         elif response.status_code in {401, 403}:
-            self.admissions.drop(self.proof)
+            self.admissions.drop(self.key)
             if refuses_credentials(response, scheme=scheme):
                 self.on_refused()
 
@@ -113,28 +106,3 @@ def refuses_credentials(response: httpx.Response, *, scheme: str) -> bool:
     if isinstance(challenge, Bearer):
         return scheme == "bearer" and challenge.error != "insufficient_scope"
     return response.status_code == 403 or isinstance(challenge, Basic)
-
-
-class RecentNames:
-    """Names of repositories, each remembered for some seconds; bounded.
-
-    Args:
-        seconds: how long a name is remembered.
-        clock: seconds, from any start.
-    """
-
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds = seconds
-        self._clock = clock
-        self._until: OrderedDict[str, float] = OrderedDict()
-
-    def add(self, name: str) -> None:
-        """Remember a name."""
-        self._until[name] = self._clock() + self._seconds
-        self._until.move_to_end(name)
-        if len(self._until) > _NAMES_MAX:
-            self._until.popitem(last=False)
-
-    def has(self, name: str) -> bool:
-        """Return whether a name is remembered."""
-        return self._until.get(name, 0.0) > self._clock()

@@ -14,7 +14,7 @@ import httpx
 from crossmount.index.protocol import MountIndex
 from crossmount.mount import Mounter
 from crossmount.oci import Repository
-from crossmount.proxy.auth.admission import READABLE_SECONDS, REFUSED_SECONDS, Admission, RecentNames
+from crossmount.proxy.auth.admission import Admission, RecentKeys
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
 from crossmount.proxy.http.upstream import RejectedAuth, RequestAuth, SharedTransport
@@ -27,6 +27,9 @@ AGENTS_MAX = 512
 PROBATION_MAX = 64
 """Agents of callers that the registry has not let in yet."""
 
+READABLE_SECONDS = 3600.0
+REFUSED_SECONDS = 60.0
+
 ORIGIN = "the caller of the proxy"
 BASIC_CHALLENGE = (b"www-authenticate", b'Basic realm="crossmount"')
 _KEY_LETTERS = 12
@@ -37,16 +40,16 @@ class Agent:
     """A registry client and a mounter that act with the rights of one caller.
 
     Attributes:
-        readable: the repositories that the caller was seen to read.
-        unreadable: those that it was lately seen not to read.
+        readable: the names of repositories that the caller was seen to read.
+        unreadable: those that the registry lately did not let it read.
         asked: those that the registry is or was lately asked about.
     """
 
     client: RegistryClient
     mounter: Mounter
-    readable: RecentNames = field(default_factory=lambda: RecentNames(READABLE_SECONDS))
-    unreadable: RecentNames = field(default_factory=lambda: RecentNames(REFUSED_SECONDS))
-    asked: RecentNames = field(default_factory=lambda: RecentNames(REFUSED_SECONDS))
+    readable: RecentKeys = field(default_factory=lambda: RecentKeys(READABLE_SECONDS))
+    unreadable: RecentKeys = field(default_factory=lambda: RecentKeys(REFUSED_SECONDS))
+    asked: RecentKeys = field(default_factory=lambda: RecentKeys(REFUSED_SECONDS))
 
     async def aclose(self) -> None:
         """Close the mounter and the client."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from crossmount.oci import Repository
-from crossmount.proxy.auth.admission import Admission, Admissions
+from crossmount.proxy.auth.admission import ADMITTED_MAX, ADMITTED_SECONDS, Admission, RecentKeys
 from crossmount.proxy.auth.callers import ORIGIN, Agents, Caller, read_basic
 from crossmount.proxy.auth.tokens import IssuedToken, TokenBroker
 from crossmount.proxy.http.exchange import Exchange
@@ -35,7 +35,7 @@ class ClientAuthenticator:
         mount_rights: `account`: a token stands for the account that obtained it, at the address that it was given
             to. `token`: it stands for its own scopes.
         key: the HMAC key of callers' keys; random for each process, so that a logged key reveals nothing.
-        admissions: the callers that the registry has let in.
+        admissions: remembers the callers that the registry has let in; a refusal takes no room there.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class ClientAuthenticator:
         broker: TokenBroker,
         mount_rights: MountRights = "account",
         key: bytes | None = None,
-        admissions: Admissions | None = None,
+        admissions: RecentKeys | None = None,
     ) -> None:
         self._registry = registry.registry
         self._agents = agents
         self._broker = broker
         self._mount_rights = mount_rights
         self._key = key or secrets.token_bytes(32)
-        self._admissions = admissions or Admissions()
+        self._admissions = RecentKeys(ADMITTED_SECONDS, limit=ADMITTED_MAX) if admissions is None else admissions
         self._agents.get(_ANONYMOUS, NoCredentials)
         self._agents.admit(_ANONYMOUS)
 
@@ -124,7 +124,7 @@ class ClientAuthenticator:
             widen=self._broker.wider_challenge if self._mount_rights == "token" else None,
         )
 
-    def _admission(self, key: str, header: str) -> Admission | None:
+    def _admission(self, key: str, header: str) -> Admission:
         return Admission(
             self._admissions,
             self._hashed(f"admission {header}"),

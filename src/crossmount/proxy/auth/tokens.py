@@ -37,7 +37,7 @@ from crossmount.registry.http.transport import Answer, Body
 _REALM_PATH = "/_crossmount/token"
 TOKENS_MAX = 50_000
 SHARES = 16
-"""An account may have this part of all stored tokens; all anonymous callers are one."""
+"""An account may store one token of so many; all anonymous callers together count as one account."""
 
 _PREFIX = "cmp_"
 _FORM_MAX = 64 * 1024
@@ -174,7 +174,7 @@ class TokenBroker:
         await exchange.answer(200, headers, json.dumps(document).encode())
 
     def _store(self, name: str, issued: IssuedToken) -> None:
-        """Store a token; its owner's oldest one makes way for it where the owner has a share already."""
+        """Store a token; it replaces the oldest one of its account if the account's share is used up."""
         own = self._names.setdefault(issued.credential, OrderedDict())
         own[name] = None
         if len(own) > self._limit // SHARES:

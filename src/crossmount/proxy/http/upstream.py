@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 from crossmount.errors import CredentialsError, InvalidAnswerError
+from crossmount.oci import Digest
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, answer_headers
 from crossmount.registry.http.errors import translated
@@ -132,6 +133,10 @@ class Upstream:
         """Return the registry's URL for a path and a query, which must have been checked."""
         raw = raw_path + b"?" + query if query else raw_path
         return UpstreamTarget(self.base.copy_with(raw_path=raw), raw)
+
+    def blob_target(self, repository: str, digest: Digest) -> UpstreamTarget:
+        """Return the registry's URL of a blob in the repository of this name."""
+        return self.target(f"/v2/{repository}/blobs/{digest}".encode(), b"")
 
     @asynccontextmanager
     async def request(
@@ -251,9 +256,8 @@ class Upstream:
         if response.status_code in _BODILESS:
             headers = [pair for pair in headers if pair[0] != b"content-length"]
         if Origin.of(response.request.url) != self.origin:
-            return [
-                pair for pair in headers if pair[0] != b"www-authenticate"
-            ]  # another host must not ask for the callers' credentials
+            # another host must not ask for the callers' credentials
+            return [pair for pair in headers if pair[0] != b"www-authenticate"]
         return self._rewrite_challenges(exchange, headers)
 
 

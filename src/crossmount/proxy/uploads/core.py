@@ -101,16 +101,6 @@ def body_to_forward(exchange: Exchange) -> RequestBody | None:
     return RequestBody(exchange.body(), size)
 
 
-async def is_there(core: Core, caller: Caller, dest: Repository, digest: Digest) -> bool:
-    """Ask the registry whether a repository has a blob already; False if that cannot be said."""
-    if caller.agent is None or not caller.is_admitted:
-        return False
-    with contextlib.suppress(CrossmountError):
-        found = await caller.agent.client.head_blob(dest, digest) is not None
-        return found and await can_be_read(core, caller, dest, digest)
-    return False
-
-
 async def can_be_read(core: Core, caller: Caller, dest: Repository, digest: Digest) -> bool:
     """Read one byte of a blob whose HEAD said yes, before the client's bytes are dropped.
 
@@ -118,7 +108,7 @@ async def can_be_read(core: Core, caller: Caller, dest: Repository, digest: Dige
     """
     async with core.upstream.request(
         "GET",
-        core.upstream.target(f"/v2/{dest.name}/blobs/{digest}".encode(), b""),
+        core.upstream.blob_target(dest.name, digest),
         headers=[(b"range", b"bytes=0-0")],
         authorize=caller.authorization_for(dest, "GET"),
     ) as response:  # a redirect leads to the bytes; an empty blob has no first byte (416)
@@ -126,9 +116,14 @@ async def can_be_read(core: Core, caller: Caller, dest: Repository, digest: Dige
 
 
 async def dest_has_it(core: Core, caller: Caller, attempt: MountAttempt) -> bool:
-    """Ask the registry whether dest has a blob that was not mounted, if the index says so."""
-    said = not attempt.mounted and attempt.knowledge.of(attempt.digest).in_dest
-    return said and await is_there(core, caller, attempt.dest, attempt.digest)
+    """Ask the registry whether dest has a blob that was not mounted, if the index says so; False in doubt."""
+    dest, digest, agent = attempt.dest, attempt.digest, caller.agent
+    if attempt.mounted or not attempt.knowledge.of(digest).in_dest or agent is None or not caller.is_admitted:
+        return False
+    with contextlib.suppress(CrossmountError):
+        found = await agent.client.head_blob(dest, digest) is not None
+        return found and await can_be_read(core, caller, dest, digest)
+    return False
 
 
 def refuse_must_mount(attempt: MountAttempt) -> None:

@@ -9,6 +9,8 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import httpx
+
 from crossmount.errors import CrossmountError, RegistryRefusedError
 from crossmount.oci import Descriptor, Digest
 from crossmount.proxy.auth.callers import Caller
@@ -50,14 +52,18 @@ async def _require_credentials(core: Core, exchange: Exchange, route: SessionRou
     """
     target = core.upstream.target(b"/v2/", b"")
     async with core.upstream.request("GET", target, headers=[]) as response:
-        if response.status_code != 401:
-            return
-        exchange.scopes = (push(core.repository(route.name)),)
-        returned = core.upstream.answer_headers(exchange, response)
-    challenges = [pair for pair in returned if pair[0] == b"www-authenticate"]
-    raise RequestRefusedError(
-        401, "UNAUTHORIZED", "this upload is somebody's: say who you are", headers=challenges
-    )
+        if response.status_code == 401:
+            raise _challenge(core, exchange, response, route.name, "this upload is somebody's: say who you are")
+
+
+def _challenge(
+    core: Core, exchange: Exchange, response: httpx.Response, name: str, message: str
+) -> RequestRefusedError:
+    """Return a 401 with the challenges of the registry's 401, for a token that covers a push into a repository."""
+    exchange.scopes = (push(core.repository(name)),)
+    answered = core.upstream.answer_headers(exchange, response)
+    challenges = [pair for pair in answered if pair[0] == b"www-authenticate"]
+    return RequestRefusedError(401, "UNAUTHORIZED", message, headers=challenges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,17 +161,13 @@ class _SpooledRequest(SessionRequest):
         with contextlib.suppress(CrossmountError):  # without an answer the blob is uploaded, which is retried
             async with upstream.request(
                 "HEAD",
-                upstream.target(f"/v2/{self.dest.name}/blobs/{digest}".encode(), b""),
+                upstream.blob_target(self.dest.name, digest),
                 headers=[],
                 authorize=self.caller.authorization_for(self.dest, "HEAD"),
             ) as response:
                 if response.status_code == 401:
-                    exchange.scopes = (push(self.dest),)
-                    answered = upstream.answer_headers(exchange, response)
-                    challenges = [pair for pair in answered if pair[0] == b"www-authenticate"]
-                    raise RequestRefusedError(
-                        401, "UNAUTHORIZED", "the registry does not let this upload's owner in", headers=challenges
-                    )
+                    refused = "the registry does not let this upload's owner in"
+                    raise _challenge(self.core, exchange, response, self.dest.name, refused)
                 found = response.status_code < 400
             return found and await can_be_read(self.core, self.caller, self.dest, digest)
         return False

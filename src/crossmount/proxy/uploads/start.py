@@ -8,11 +8,11 @@ from crossmount.mount.findings import needs_proof
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.exchange import Exchange
-from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers, request_headers
+from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers
 from crossmount.proxy.http.routes import SessionRoute, UploadsRoute
 from crossmount.proxy.http.upstream import RequestBody, read_bounded
 from crossmount.proxy.uploads.core import Core, body_to_forward, dest_has_it, refuse_must_mount
-from crossmount.proxy.uploads.mounting import MountAttempt
+from crossmount.proxy.uploads.mounting import MountAttempt, ask_for_blob
 from crossmount.proxy.uploads.relay import SessionRequest
 from crossmount.proxy.uploads.spool import SpoolFile, SpoolFullError
 from crossmount.proxy.uploads.turns import BlobOutcome
@@ -103,7 +103,7 @@ class _StartRequest:
         await self._answer_with(answer)
 
     async def _ask_for(self, digest: Digest, source: Repository) -> _RegistryAnswer | None:
-        """Send the client's own mount; return the answer, None for one that is not true or cannot be had."""
+        """Send the client's own mount; return the answer, None for none or for a 201 that is not true."""
         with contextlib.suppress(CredentialsError):  # the proxy's own credentials do not cover the source
             answer = await self._ask(self.route.query())
             if answer.status != 201:
@@ -115,7 +115,7 @@ class _StartRequest:
         return None
 
     async def _can_answer(self, refused: _RegistryAnswer, digest: Digest) -> bool:
-        """Tell whether the client can come again with better credentials after the 401 to its own mount.
+        """Return whether the client can retry with better credentials after the 401 to its own mount.
 
         It can ask for a token that covers the source, if its account may read the blob there. Otherwise an upload
         session is more use to it than the 401.
@@ -179,18 +179,11 @@ class _StartRequest:
                 await core.drop_session(session)  # no client knows its name
 
     async def _is_mounted(self, digest: Digest) -> bool:
-        """Tell whether the registry's 201 to a mount is true; where it needs proof, ask for the blob."""
+        """Return whether the registry's 201 to a mount is true; if it needs proof, ask for the blob."""
         recorder = self.core.recorder
         if not needs_proof(digest, recorder.traits):
             return True
-        upstream = self.core.upstream
-        async with upstream.request(
-            "HEAD",
-            upstream.target(f"/v2/{self.route.name}/blobs/{digest}".encode(), b""),
-            headers=request_headers(self.exchange.headers),
-            authorize=self.caller.authorization_for(self.dest, "HEAD"),
-        ) as response:
-            status = response.status_code
+        status = await ask_for_blob(self.core.upstream, self.caller, self.dest, digest)
         if status == 404:
             await recorder.record_false_mount(self.dest.registry)
         return status < 400  # a redirect leads to the bytes

@@ -5,7 +5,7 @@ A token that covers only dest mounts nothing from elsewhere. If its account may 
 that does not is asked no second time, and uploads. No source is named to an account that may not read it.
 """
 
-from crossmount.proxy.auth.admission import RecentNames
+from crossmount.proxy.auth.admission import RecentKeys
 from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
@@ -30,7 +30,7 @@ class WiderTokens:
     def __init__(self, privacy: SourcePrivacy, policy: SourcePolicy) -> None:
         self._privacy = privacy
         self._policy = policy
-        self._asked = RecentNames(ASKED_SECONDS)
+        self._asked = RecentKeys(ASKED_SECONDS)
 
     async def ask_once(self, exchange: Exchange, caller: Caller, attempt: MountAttempt) -> None:
         """Refuse a request, once, if its token lacks a source that its account may read.
