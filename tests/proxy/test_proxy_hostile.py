@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import os
+import signal
 from pathlib import Path
 
 import httpx
 import pytest
 
 from crossmount.oci import Digest
+from crossmount.proxy.http.serving import RunningServer
 from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import RegistryOptions, ScriptedRegistry
 from support.proxies import begin_upload, proxy_before
@@ -227,6 +229,23 @@ async def test_a_stop_leaves_no_session_at_the_registry(tmp_path: Path) -> None:
             await begin_upload(proxy, "a")
             assert len(registry.open_sessions) == 1
         assert not registry.open_sessions
+
+
+async def test_a_signal_that_comes_twice_is_one() -> None:
+    """`timeout` sends each signal twice, and the proxy still finishes the pushes in progress."""
+    stops: list[str] = []
+
+    async def some_rounds_of_the_loop() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def ready() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    running = RunningServer("", lambda: stops.append("stop"), asyncio.create_task(some_rounds_of_the_loop()))
+    await running.run_until_signal(ready)
+    assert stops == ["stop"]
 
 
 async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from crossmount._signals import ReceivedSignals
 from crossmount.cli import output
 from crossmount.cli.failures import Interrupted
 from crossmount.cli.progress.bulk import BulkTracker
@@ -20,24 +22,30 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run_async(work: Coroutine[Any, Any, R]) -> R:
     """Run `work` to its end and return its result. SIGINT, SIGTERM and SIGHUP cancel it, and it may clean up.
 
-    A second signal does not wait for that.
+    A later signal does not wait for that.
 
     Raises:
         Interrupted: a signal came, and the work did not succeed in spite of it.
     """
-    return asyncio.run(_until_signal(work))
+    received = ReceivedSignals(time.monotonic)
+    try:
+        return asyncio.run(_until_signal(work, received))
+    except KeyboardInterrupt:
+        if received.first is None:
+            raise
+        raise Interrupted(received.first) from None
 
 
-async def _until_signal(work: Coroutine[Any, Any, R]) -> R:
+async def _until_signal(work: Coroutine[Any, Any, R], received: ReceivedSignals) -> R:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    received: list[int] = []
 
     def cancel(number: int) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        if task is not None:
-            task.cancel()
+        match received.add(number):
+            case "first" if task is not None:
+                task.cancel()
+            case "impatient":
+                loop.set_exception_handler(lambda *_: None)  # the loop would print how the task ended
+                raise KeyboardInterrupt
 
     handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     for number in handled:
@@ -45,8 +53,8 @@ async def _until_signal(work: Coroutine[Any, Any, R]) -> R:
     try:
         return await work
     except (Exception, asyncio.CancelledError):
-        if received:
-            raise Interrupted(received[0]) from None
+        if received.first is not None:
+            raise Interrupted(received.first) from None
         raise
     finally:
         for number in handled:

@@ -14,6 +14,7 @@ from pathlib import Path
 import uvicorn
 
 from crossmount import events
+from crossmount._signals import ReceivedSignals
 from crossmount.errors import InvalidInputError, ListenError
 from crossmount.proxy.http.exchange import Message, Receive, Send
 from crossmount.proxy.http.uvicorn_internals import SignalFreeServer, protocol_with
@@ -61,10 +62,16 @@ class RunningServer:
     ended: "asyncio.Task[None]"
 
     async def run_until_signal(self, ready: Callable[[], None]) -> None:
-        """Run until SIGTERM or SIGINT; a second one stops at once. `ready` is called when signals are handled."""
+        """Run until SIGTERM or SIGINT; a later one stops at once. `ready` is called when signals are handled."""
         loop = asyncio.get_running_loop()
+        received = ReceivedSignals(time.monotonic)
+
+        def stop(number: int) -> None:
+            if received.add(number) != "again":
+                self.stop()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(number, stop, number)
         ready()
         try:
             await self.ended
