@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from crossmount._expiring import ExpiringSet
 from crossmount.index import GuardedIndex, Keys, MemoryMountIndex, RedisMountIndex
 from crossmount.index.adapt import FourMethodIndex
-from crossmount.index.exclusions import DELETION_SECONDS, DELETIONS_MAX, ExpiringSet, RemembersDeletions
+from crossmount.index.exclusions import DELETION_SECONDS, DELETIONS_MAX, RemembersDeletions
 from crossmount.oci import Digest, Repository
-from support.index_kit import CountingLink, layer, repo
+from support.index_kit import Clock, CountingLink, layer, repo
 from support.links import async_link
 from support.servers import Server
 
@@ -69,11 +70,15 @@ async def test_a_deletion_ends_after_a_day(valkey: Server) -> None:
 
 def test_one_process_remembers_so_many_for_a_day() -> None:
     """The memory of one process is bounded, and forgets after a day."""
-    here = ExpiringSet[tuple[Digest, Repository]](DELETION_SECONDS, limit=2)
+    clock = Clock(0.0)
+    here = ExpiringSet[tuple[Digest, Repository]](DELETION_SECONDS, limit=2, clock=clock)
     for number, place in enumerate((A, B, DEST)):
-        here.add((ONE, place), float(number))
-    assert [here.has((ONE, place), 3.0) for place in (A, B, DEST)] == [False, True, True]
-    assert not here.has((ONE, B), DELETION_SECONDS + 1.0)
+        clock.now = float(number)
+        here.add((ONE, place))
+    clock.now = 3.0
+    assert [(ONE, place) in here for place in (A, B, DEST)] == [False, True, True]
+    clock.now = DELETION_SECONDS + 1.0
+    assert (ONE, B) not in here
 
 
 async def test_an_index_of_four_methods_remembers_none() -> None:

@@ -4,16 +4,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from crossmount._expiring import ExpiringSet
 from crossmount.index import GuardedIndex, Keys, MemoryMountIndex, RedisMountIndex
 from crossmount.index.adapt import FourMethodIndex
 from crossmount.index.blocking import DrivenIndex, threaded
 from crossmount.index.blocking import MemoryMountIndex as BlockingMemoryIndex
-from crossmount.index.exclusions import DENIAL_SECONDS, DENIALS_MAX, ExpiringSet, look_up_as
+from crossmount.index.exclusions import DENIAL_SECONDS, DENIALS_MAX, look_up_as
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Repository
 from crossmount.registry.auth.authorization import account_digest
 from crossmount.registry.credentials.authfiles import Credential
-from support.index_kit import CountingLink, layer, repo
+from support.index_kit import Clock, CountingLink, layer, repo
 from support.links import async_link
 from support.servers import Server
 
@@ -111,11 +112,15 @@ async def test_only_a_digest_names_an_account(valkey: Server, account: str) -> N
 
 def test_one_process_remembers_so_many_for_an_hour() -> None:
     """The memory of one process is bounded, and forgets after an hour."""
-    here = ExpiringSet[tuple[str, Repository]](DENIAL_SECONDS, limit=2)
+    clock = Clock(0.0)
+    here = ExpiringSet[tuple[str, Repository]](DENIAL_SECONDS, limit=2, clock=clock)
     for number, place in enumerate((A, B, DEST)):
-        here.add((ME, place), float(number))
-    assert set(here.live(3.0)) == {(ME, B), (ME, DEST)}
-    assert set(here.live(DENIAL_SECONDS + 1.5)) == {(ME, DEST)}
+        clock.now = float(number)
+        here.add((ME, place))
+    clock.now = 3.0
+    assert set(here) == {(ME, B), (ME, DEST)}
+    clock.now = DENIAL_SECONDS + 1.5
+    assert set(here) == {(ME, DEST)}
 
 
 async def test_an_index_that_remembers_none_is_used_as_before() -> None:

@@ -258,7 +258,7 @@ async def test_a_denied_source_is_asked_again_when_its_time_is_over() -> None:
     denied = Fault(method="HEAD", path="/v2/secret/base/*", action=Reply(status=401))
     options = RegistryOptions(denied_sources=frozenset({"secret/base"}))
     async with bench(denied, options=options) as at, Mounter(at.client, at.index, clock=lambda: now) as mounter:
-        at.index._clock = lambda: now
+        at.index._denials._clock = lambda: now
         await at.add("secret/base")
         await mounter.mount(LAYER, at.dest)
         await mounter.aclose()

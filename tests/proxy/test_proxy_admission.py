@@ -7,8 +7,9 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
+from crossmount._expiring import ExpiringSet
 from crossmount.oci import Digest
-from crossmount.proxy.auth.admission import ADMITTED_SECONDS, Admission, RecentKeys, is_yes, refuses_credentials
+from crossmount.proxy.auth.admission import ADMITTED_SECONDS, Admission, is_yes, refuses_credentials
 from crossmount.testing import BasicAuth, Grant, RegistryOptions, ScriptedRegistry, TokenAuth
 from support.proxies import ProxyUnderTest, begin_upload, proxy_before
 
@@ -36,7 +37,7 @@ def test_a_yes_counts_for_a_minute_and_a_refusal_ends_it() -> None:
     clock = Clock()
     dropped: list[int] = []
     admitted: list[int] = []
-    admissions = RecentKeys(ADMITTED_SECONDS, clock=clock)
+    admissions: ExpiringSet[str] = ExpiringSet(ADMITTED_SECONDS, clock=clock)
     one = Admission(admissions, "one", lambda: admitted.append(1), lambda: dropped.append(1))
     counted = [one.is_recent]
     one.observe(answered(404), scheme="basic")
@@ -51,10 +52,10 @@ def test_a_yes_counts_for_a_minute_and_a_refusal_ends_it() -> None:
 
 def test_only_a_yes_takes_room() -> None:
     """Refused credentials are not stored, and the oldest yes makes way for a new one."""
-    admissions = RecentKeys(ADMITTED_SECONDS, limit=2)
+    admissions: ExpiringSet[str] = ExpiringSet(ADMITTED_SECONDS, limit=2)
     for name in ("one", "two", "three"):
         admissions.add(name)
-    assert [admissions.has(name) for name in ("one", "two", "three")] == [False, True, True]
+    assert [name in admissions for name in ("one", "two", "three")] == [False, True, True]
 
 
 @pytest.mark.parametrize("status", [200, 202, 206, 301, 307, 404, 416])

@@ -12,17 +12,16 @@ hint: the worst that a wrong entry costs is an upload within that hour.
 import re
 import threading
 from abc import abstractmethod
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
+from crossmount._expiring import ExpiringSet
 from crossmount.index.adapt import SingleLayerMethods
 from crossmount.index.protocol import Knowledge, MountIndex
 from crossmount.oci import Digest, Located, Repository
 
 T = TypeVar("T")
-K = TypeVar("K")
 
 DENIAL_SECONDS = 3600
 DENIALS_MAX = 512
@@ -77,39 +76,6 @@ def is_account(text: str) -> bool:
     return _ACCOUNT.fullmatch(text) is not None
 
 
-class ExpiringSet(Generic[K]):
-    """A bounded set whose members expire.
-
-    Args:
-        seconds: the life of a member.
-        limit: the most members; beyond it the oldest is dropped.
-    """
-
-    def __init__(self, seconds: float, *, limit: int = 65536) -> None:
-        self._seconds = seconds
-        self._limit = limit
-        self._until: OrderedDict[K, float] = OrderedDict()
-
-    def add(self, member: K, now: float) -> None:
-        """Add a member, or renew it."""
-        self._until[member] = now + self._seconds
-        self._until.move_to_end(member)
-        while len(self._until) > self._limit:
-            self._until.popitem(last=False)
-
-    def remove(self, member: K) -> None:
-        """Remove a member, if it is there."""
-        self._until.pop(member, None)
-
-    def live(self, now: float) -> Iterator[K]:
-        """Yield the members that have not expired."""
-        return (member for member, until in self._until.items() if until > now)
-
-    def has(self, member: K, now: float) -> bool:
-        """Return whether a member has not expired."""
-        return self._until.get(member, now) > now
-
-
 class LocalExclusions(SingleLayerMethods):
     """Base class of the index in memory: its deletions and denials.
 
@@ -120,8 +86,8 @@ class LocalExclusions(SingleLayerMethods):
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._deletions: ExpiringSet[tuple[Digest, Repository]] = ExpiringSet(DELETION_SECONDS)
-        self._denials: ExpiringSet[tuple[str, Repository]] = ExpiringSet(DENIAL_SECONDS)
+        self._deletions: ExpiringSet[tuple[Digest, Repository]] = ExpiringSet(DELETION_SECONDS, clock=clock)
+        self._denials: ExpiringSet[tuple[str, Repository]] = ExpiringSet(DENIAL_SECONDS, clock=clock)
 
     @abstractmethod
     def _canonical(self, place: Located) -> Repository:
@@ -133,7 +99,7 @@ class LocalExclusions(SingleLayerMethods):
 
     def _denied(self, account: str | None, dest: Repository) -> frozenset[Repository]:
         registry = self._canonical(dest).registry
-        denied = (each for owner, each in self._denials.live(self._clock()) if owner == account)
+        denied = (each for owner, each in self._denials if owner == account)
         return frozenset(dest.sibling(each.name) for each in denied if each.registry == registry)
 
     async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:
@@ -143,22 +109,21 @@ class LocalExclusions(SingleLayerMethods):
             return
         with self._lock:
             for each in repositories:
-                self._denials.add((account, self._canonical(each)), self._clock())
+                self._denials.add((account, self._canonical(each)))
 
     async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
         """Return the result of `look_up`, and which of the layers were deleted from dest."""
         here, wanted = self._canonical(dest), list(dict.fromkeys(layers))
         known = await self.look_up(wanted, dest)
         with self._lock:
-            now = self._clock()
-            gone = {layer for layer in wanted if self._deletions.has((layer, here), now)}
+            gone = {layer for layer in wanted if (layer, here) in self._deletions}
         found = {layer: replace(known.of(layer), deleted=layer in gone) for layer in wanted}
         return replace(known, layers=found)
 
     async def record_deletion(self, layer: Digest, repository: Located) -> None:
         """Remember a deletion for a day, and forget the source."""
         with self._lock:
-            self._deletions.add((layer, self._canonical(repository)), self._clock())
+            self._deletions.add((layer, self._canonical(repository)))
         await self.forget(layer, repository)
 
     async def clear_deletion(self, layer: Digest, repository: Located) -> None:

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Literal
 
 from crossmount import events
+from crossmount._expiring import ExpiringSet
 from crossmount.errors import AccessDeniedError, CrossmountError
 from crossmount.index.exclusions import RemembersDenials
 from crossmount.index.protocol import Knowledge, MountIndex, RegistryTraits
@@ -98,15 +99,12 @@ class MountFindings:
         self._client = client
         self._index = index
         self._observer = events.never_raising(observer)
-        self._clock = clock
-        self._unreadable: dict[Repository, float] = {}
-        self._hidden: dict[tuple[Digest, Repository], float] = {}
+        self._unreadable: ExpiringSet[Repository] = ExpiringSet(UNREADABLE_SECONDS, clock=clock)
+        self._hidden: ExpiringSet[tuple[Digest, Repository]] = ExpiringSet(UNREADABLE_SECONDS, clock=clock)
         self._checking: defaultdict[Repository, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def unreadable(self) -> frozenset[Repository]:
         """Return the sources that this account cannot read."""
-        now = self._clock()
-        self._unreadable = {source: until for source, until in self._unreadable.items() if until > now}
         return frozenset(self._unreadable)
 
     def note_denied(self, layer: Digest, source: Repository) -> None:
@@ -115,9 +113,8 @@ class MountFindings:
 
     def without_unusable(self, layer: Digest, sources: Iterable[Repository]) -> list[Repository]:
         """Return `sources` without those that this account cannot read, or from which `layer` is hidden."""
-        now, unreadable = self._clock(), self.unreadable()
-        self._hidden = {pair: until for pair, until in self._hidden.items() if until > now}
-        return [source for source in sources if source not in unreadable and (layer, source) not in self._hidden]
+        unreadable, hidden = self.unreadable(), frozenset(self._hidden)
+        return [source for source in sources if source not in unreadable and (layer, source) not in hidden]
 
     async def check(
         self, layer: Digest, source: Repository, answer: MountAnswer, traits: RegistryTraits, *, fresh: bool
@@ -144,14 +141,14 @@ class MountFindings:
             with housekeeping():
                 presence = await check_presence(self._client, layer, source)
         except AccessDeniedError:
-            self._unreadable[source] = self._clock() + UNREADABLE_SECONDS
+            self._unreadable.add(source)
             self._drop(layer, source, "unreadable")
             return
         except CrossmountError:
             return  # nothing is known: the source remains a candidate
         with contextlib.suppress(CrossmountError):  # an index that fails here only learns nothing
             if presence is Presence.HIDDEN:  # other accounts may see it
-                self._hidden[layer, source] = self._clock() + UNREADABLE_SECONDS
+                self._hidden.add((layer, source))
                 self._drop(layer, source, "unreadable")
             elif presence is Presence.GONE:
                 self._drop(layer, source, "gone")

@@ -5,54 +5,18 @@ a password that was changed must not go on working because the proxy has tokens 
 once, and drops what was stored for the caller.
 """
 
-import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import httpx
 
+from crossmount._expiring import ExpiringSet
 from crossmount.registry.auth.challenge import Basic, Bearer, choose
 
 ADMITTED_SECONDS = 60.0
 """How long a yes of the registry counts."""
 
 ADMITTED_MAX = 16_384
-_KEYS_MAX = 4096
-
-
-class RecentKeys:
-    """Texts that are each remembered for some seconds; bounded: the oldest one is forgotten first.
-
-    Args:
-        seconds: how long a key is remembered.
-        limit: the most keys.
-        clock: seconds, from any start.
-    """
-
-    def __init__(
-        self, seconds: float, *, limit: int = _KEYS_MAX, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._seconds = seconds
-        self._limit = limit
-        self._clock = clock
-        self._since: OrderedDict[str, float] = OrderedDict()
-
-    def add(self, key: str) -> None:
-        """Remember a key from now on."""
-        self._since[key] = self._clock()
-        self._since.move_to_end(key)
-        if len(self._since) > self._limit:
-            self._since.popitem(last=False)
-
-    def drop(self, key: str) -> None:
-        """Forget a key."""
-        self._since.pop(key, None)
-
-    def has(self, key: str) -> bool:
-        """Return whether a key is remembered."""
-        since = self._since.get(key)
-        return since is not None and self._clock() - since < self._seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +24,13 @@ class Admission:
     """What the registry said to one Authorization.
 
     Attributes:
-        admissions: the keys of all callers that the registry has let in lately.
+        admissions: the keys of all callers that the registry has let in lately. Only a yes takes room.
         key: a keyed hash of the Authorization.
         on_admitted: called at each yes.
         on_refused: called when the registry refuses the credentials.
     """
 
-    admissions: RecentKeys
+    admissions: ExpiringSet[str]
     key: str = field(repr=False)
     on_admitted: Callable[[], None]
     on_refused: Callable[[], None]
@@ -74,7 +38,7 @@ class Admission:
     @property
     def is_recent(self) -> bool:
         """Whether the registry let the caller in within the last minute."""
-        return self.admissions.has(self.key)
+        return self.key in self.admissions
 
     def observe(self, response: httpx.Response, *, scheme: str) -> None:
         """Learn from an answer to a request with this Authorization.
@@ -87,7 +51,7 @@ class Admission:
             self.admissions.add(self.key)
             self.on_admitted()
         elif response.status_code in {401, 403}:
-            self.admissions.drop(self.key)
+            self.admissions.remove(self.key)
             if refuses_credentials(response, scheme=scheme):
                 self.on_refused()
 

@@ -7,14 +7,16 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import httpx
 
+from crossmount._expiring import ExpiringSet
 from crossmount.index.protocol import MountIndex
 from crossmount.mount import Mounter
 from crossmount.oci import Repository
-from crossmount.proxy.auth.admission import Admission, RecentKeys
+from crossmount.proxy.auth.admission import Admission
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
 from crossmount.proxy.http.upstream import RejectedAuth, RequestAuth, SharedTransport
@@ -29,6 +31,9 @@ PROBATION_MAX = 64
 
 READABLE_SECONDS = 3600.0
 REFUSED_SECONDS = 60.0
+"""How long it is remembered that the registry showed or refused a repository to a caller."""
+
+_NAMES_MAX = 4096
 
 ORIGIN = "the caller of the proxy"
 BASIC_CHALLENGE = (b"www-authenticate", b'Basic realm="crossmount"')
@@ -47,9 +52,9 @@ class Agent:
 
     client: RegistryClient
     mounter: Mounter
-    readable: RecentKeys = field(default_factory=lambda: RecentKeys(READABLE_SECONDS))
-    unreadable: RecentKeys = field(default_factory=lambda: RecentKeys(REFUSED_SECONDS))
-    asked: RecentKeys = field(default_factory=lambda: RecentKeys(REFUSED_SECONDS))
+    readable: ExpiringSet[str] = field(default_factory=partial(ExpiringSet, READABLE_SECONDS, limit=_NAMES_MAX))
+    unreadable: ExpiringSet[str] = field(default_factory=partial(ExpiringSet, REFUSED_SECONDS, limit=_NAMES_MAX))
+    asked: ExpiringSet[str] = field(default_factory=partial(ExpiringSet, REFUSED_SECONDS, limit=_NAMES_MAX))
 
     async def aclose(self) -> None:
         """Close the mounter and the client."""

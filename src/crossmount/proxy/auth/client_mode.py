@@ -10,8 +10,9 @@ import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
+from crossmount._expiring import ExpiringSet
 from crossmount.oci import Repository
-from crossmount.proxy.auth.admission import ADMITTED_MAX, ADMITTED_SECONDS, Admission, RecentKeys
+from crossmount.proxy.auth.admission import ADMITTED_MAX, ADMITTED_SECONDS, Admission
 from crossmount.proxy.auth.callers import ORIGIN, Agents, Caller, read_basic
 from crossmount.proxy.auth.tokens import IssuedToken, TokenBroker
 from crossmount.proxy.http.exchange import Exchange
@@ -46,14 +47,14 @@ class ClientAuthenticator:
         broker: TokenBroker,
         mount_rights: MountRights = "account",
         key: bytes | None = None,
-        admissions: RecentKeys | None = None,
+        admissions: ExpiringSet[str] | None = None,
     ) -> None:
         self._registry = registry.registry
         self._agents = agents
         self._broker = broker
         self._mount_rights = mount_rights
         self._key = key or secrets.token_bytes(32)
-        self._admissions = RecentKeys(ADMITTED_SECONDS, limit=ADMITTED_MAX) if admissions is None else admissions
+        self._admissions = ExpiringSet(ADMITTED_SECONDS, limit=ADMITTED_MAX) if admissions is None else admissions
         self._agents.get(_ANONYMOUS, NoCredentials)
         self._agents.admit(_ANONYMOUS)
 

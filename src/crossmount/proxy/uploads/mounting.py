@@ -231,8 +231,8 @@ class CallerMounter:
         sources, unknown = self._sources(search, knowledge), []
         if not search.try_all and not knowledge.of(digest).must_mount:
             readable = search.agent.readable
-            unknown = [source for source in sources if not readable.has(source.name)]
-            sources = [source for source in sources if readable.has(source.name)]
+            unknown = [source for source in sources if source.name not in readable]
+            sources = [source for source in sources if source.name in readable]
         result = await self._mount(search, sources, knowledge)
         attempt = replace(attempt, result=result)
         if attempt.mounted or not unknown:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from crossmount._expiring import ExpiringSet
 from crossmount.proxy.auth.callers import Agent
 from crossmount.proxy.http.errors import unavailable, upload_invalid, upload_unknown
 from crossmount.proxy.http.headers import HeaderPairs
@@ -103,8 +104,8 @@ class ClientSessions:
         self._clock = clock
         self._make_key = make_key
         self._open: OrderedDict[str, ClientSession] = OrderedDict()
-        # by owner and repository: when the push was last active
-        self._pushes: OrderedDict[tuple[str, str], float] = OrderedDict()
+        # owner and repository of each push that was active lately
+        self._pushes: ExpiringSet[tuple[str, str]] = ExpiringSet(PUSH_IDLE_SECONDS, limit=limit, clock=clock)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -169,26 +170,21 @@ class ClientSessions:
 
     def note_push(self, owner: str, name: str) -> None:
         """Note that a caller is pushing into a repository."""
-        self._pushes[owner, name] = self._clock()
-        self._pushes.move_to_end((owner, name))
-        while len(self._pushes) > self._limit:
-            self._pushes.popitem(last=False)
+        self._pushes.add((owner, name))
 
     def end_push(self, owner: str, name: str) -> None:
         """Note that a caller's push into a repository is complete: its tag is there."""
-        self._pushes.pop((owner, name), None)
+        self._pushes.remove((owner, name))
 
     def is_pushing(self, owner: str, name: str) -> bool:
         """Return whether a caller is pushing into a repository."""
-        since = self._clock() - PUSH_IDLE_SECONDS
-        return self._pushes.get((owner, name), float("-inf")) >= since or any(
+        return (owner, name) in self._pushes or any(
             (session.owner, session.name) == (owner, name) and session.busy for session in self._open.values()
         )
 
     def any_push_active(self) -> bool:
         """Return whether any caller is pushing."""
-        since = self._clock() - PUSH_IDLE_SECONDS
-        return any(at >= since for at in self._pushes.values()) or any(s.busy for s in self._open.values())
+        return any(True for _ in self._pushes) or any(s.busy for s in self._open.values())
 
     def is_push_active_in(self, name: str) -> bool:
         """Return whether any caller is pushing into a repository."""

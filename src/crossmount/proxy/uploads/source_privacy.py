@@ -157,7 +157,7 @@ class SourcePrivacy:
         answer_at: float | None,
     ) -> bool:
         """Return whether an agent may read a repository, if that is known or found out before `answer_at`."""
-        if agent.readable.has(source.name):
+        if source.name in agent.readable:
             return True
         if self.hides_nothing(caller, agent):
             return await self.find_out(agent, dest, source, digest)
@@ -171,11 +171,11 @@ class SourcePrivacy:
 
         An unknown repository is, until the registry has said that the caller may not read it.
         """
-        if name == dest.name or agent.readable.has(name):
+        if name == dest.name or name in agent.readable:
             return True
-        if agent.unreadable.has(name):
+        if name in agent.unreadable:
             return False
-        if not agent.asked.has(name):
+        if name not in agent.asked:
             agent.asked.add(name)
             self.start(self.find_out(agent, dest, dest.sibling(name), digest), later=False)
         return True

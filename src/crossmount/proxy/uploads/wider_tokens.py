@@ -5,7 +5,7 @@ A token that covers only dest mounts nothing from elsewhere. If its account may 
 that does not is asked no second time, and uploads. No source is named to an account that may not read it.
 """
 
-from crossmount.proxy.auth.admission import RecentKeys
+from crossmount._expiring import ExpiringSet
 from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
@@ -17,6 +17,7 @@ ASKED_SECONDS = 600.0
 """How long an account is not asked again for the same source and destination."""
 
 _SOURCES_MAX = 3
+_ASKED_MAX = 4096
 
 
 class WiderTokens:
@@ -30,7 +31,7 @@ class WiderTokens:
     def __init__(self, privacy: SourcePrivacy, policy: SourcePolicy) -> None:
         self._privacy = privacy
         self._policy = policy
-        self._asked = RecentKeys(ASKED_SECONDS)
+        self._asked: ExpiringSet[str] = ExpiringSet(ASKED_SECONDS, limit=_ASKED_MAX)
 
     async def ask_once(self, exchange: Exchange, caller: Caller, attempt: MountAttempt) -> None:
         """Refuse a request, once, if its token lacks a source that its account may read.
@@ -44,7 +45,7 @@ class WiderTokens:
         known = account.mounter.candidates(attempt.knowledge, dest).get(attempt.digest, ())
         for source in known[:_SOURCES_MAX]:
             name = f"{caller.key} {dest.name} {source.name}"
-            if caller.may_mount_from(source.name) or self._asked.has(name) or not self._policy.allows(source.name):
+            if caller.may_mount_from(source.name) or name in self._asked or not self._policy.allows(source.name):
                 continue
             if not await self._privacy.can_read(
                 caller, account, dest, source, attempt.digest, answer_at=attempt.answer_at

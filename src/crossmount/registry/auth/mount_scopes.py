@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
+from crossmount._expiring import ExpiringSet
 from crossmount.registry.auth.halving import REQUESTS_MAX, Group
 from crossmount.registry.auth.scope import Scope, Wanted
 
@@ -52,9 +53,8 @@ class MountScopes:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.one_source: bool | None = None
         self.refuses_whole = False
-        self._clock = clock
         self._announced: dict[str, _Announced] = {}
-        self._denied: dict[tuple[str, Scope], float] = {}
+        self._denied: ExpiringSet[tuple[str, Scope]] = ExpiringSet(_DENIED_SECONDS, clock=clock)
         self._probed: set[Scope] = set()
         self._probing: asyncio.Event | None = None
 
@@ -118,8 +118,8 @@ class MountScopes:
         scopes = tuple(scopes)
         if not self._probed.isdisjoint(scopes):
             self._end_probe()
-        until = self._clock() + _DENIED_SECONDS
-        self._denied.update({(dest, scope): until for scope in scopes})
+        for scope in scopes:
+            self._denied.add((dest, scope))
 
     def leave_unasked(self, dest: str, scopes: Iterable[Scope]) -> None:
         """Note sources for which no requests were left."""
@@ -128,8 +128,6 @@ class MountScopes:
 
     def denied(self, dest: str) -> frozenset[Scope]:
         """Return the sources of mounts into `dest` that were refused."""
-        now = self._clock()
-        self._denied = {pair: until for pair, until in self._denied.items() if until > now}
         return frozenset(scope for name, scope in self._denied if name == dest)
 
     def unusable(self, dest: str) -> frozenset[Scope]:
