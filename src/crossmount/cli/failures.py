@@ -146,9 +146,7 @@ def _library_message(error: CrossmountError) -> tuple[str, str]:
             advice = "is it running, and is --index right?"
         case IndexRefusedError() if "access a key" in words:
             advice = "may this user use this --namespace?"
-        case IndexRefusedError() if type(error) is IndexRefusedError and not any(
-            s in words for s in (*_OF_ITS_STATE, *_ADVISED)
-        ):
+        case IndexRefusedError() if _is_of_its_url(error, words):
             advice = "check the user, password and database in --index; is this a Redis server?"
         case _:
             advice = ""
@@ -178,6 +176,14 @@ _NOT_THERE = {
 }
 """Advice for a 404 by a part of the request's path."""
 
+
+def _is_of_its_url(error: IndexRefusedError, words: str) -> bool:
+    """Return whether the user, the password or the server may be wrong; a subclass says what else it is."""
+    is_of_a_command = any(said in words for said in ("no permissions", "unknown command"))
+    is_explained = any(said in words for said in (*_OF_ITS_STATE, *_ADVISED))
+    return (type(error) is IndexRefusedError or is_of_a_command) and not is_explained
+
+
 _OF_ITS_STATE = ("read only", "memory", "loading")
 """Words of a server that refuses because of its state, though the URL is right."""
 
@@ -185,8 +191,8 @@ _OF_ITS_STATE = ("read only", "memory", "loading")
 _HUNG_UP = ("closed by server", "reset by peer")
 """Words of a connection that was cut, as by a server that expects TLS and gets none."""
 
-_ADVISED = ("give a redis", "in the URL")
-"""Words of a message that already says what is wrong with the URL."""
+_ADVISED = ("give a redis", "in the URL", "scripts are not")
+"""Words of a message that already says what to do."""
 
 
 def _on_registry(words: str, tls: ssl.SSLError | None) -> tuple[str, str]:

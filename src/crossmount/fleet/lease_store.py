@@ -21,14 +21,14 @@ from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import BackingServer, Sighting
 from crossmount.index.redis_index import SOURCES_MAX
 from crossmount.oci import Digest
-from crossmount.redis.execute import Script, load_script, run_scripted
+from crossmount.redis.execute import run_scripted
 from crossmount.redis.replies import Command, StartingError
+from crossmount.redis.scripts import Script, load_script
 
 WAITING_SECONDS = 3.0
 """Seconds after its last call until a waiter is removed from the list of waiters."""
 
 _PACKAGE = "crossmount.fleet"
-_SCRIPTS = ("claim", "renew", "release", "show")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class LeaseStore:
         return self._keys.lease(layer, canonical), self._keys.waiters(layer, canonical)
 
     async def _run(self, commands: Sequence[Command]) -> list[Any]:
-        return await run_scripted(self._link, commands, [_script(name) for name in _SCRIPTS])
+        return await run_scripted(self._link, commands)
 
 
 def _script(name: str) -> Script:

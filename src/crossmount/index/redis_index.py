@@ -31,16 +31,17 @@ from crossmount.index.protocol import (
 )
 from crossmount.oci import Digest, Located, Repository
 from crossmount.oci.reference import normalise_registry
-from crossmount.redis.execute import Script, load_script, run_scripted
+from crossmount.redis.execute import run_scripted
 from crossmount.redis.link import Link
-from crossmount.redis.replies import Command, WrongTypeError
+from crossmount.redis.replies import Command, CommandRefusedError, WrongTypeError
+from crossmount.redis.scripts import Script, load_script
 
 TTL_SECONDS = 14 * 24 * 3600
 SOURCES_MAX = 128
 TRAITS_SECONDS = 6 * 3600
 
-_SCRIPTS = ("record", "forget", "clear_must_mount", "record_traits", "count")
-_DELETION_SCRIPTS = ("record_deletion", "forget")  # few need them
+_NEEDED = frozenset({"HGETALL", "SRANDMEMBER"})
+"""Commands that no look-up works without; where another is not allowed, a look-up knows less."""
 
 
 class RedisMountIndex(SingleLayerMethods, Closing):
@@ -166,7 +167,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
                 key = self._keys.denied(self._names.canonical(name), account)
                 return [record.call((key,), DENIAL_SECONDS, DENIALS_MAX, *names)]
 
-            await self._write(make, scripts=("record_denied",))
+            await self._write(make)
 
     async def record_deletion(self, layer: Digest, repository: Located) -> None:
         """Remember a deletion for a day, and forget the source."""
@@ -181,7 +182,6 @@ class RedisMountIndex(SingleLayerMethods, Closing):
                 ),
                 *self._forget_all(layer, [repository]),
             ],
-            scripts=_DELETION_SCRIPTS,
         )
 
     async def clear_deletion(self, layer: Digest, repository: Located) -> None:
@@ -235,9 +235,6 @@ class RedisMountIndex(SingleLayerMethods, Closing):
             if link is not None:
                 await link.aclose()
 
-    async def _run(self, commands: Sequence[Command], scripts: Sequence[str]) -> list[Any]:
-        return await run_scripted(self.link, commands, [_script(name) for name in scripts])
-
     def _record(self, seen: Sighting, now: int, ttl: int) -> Command:
         registry = self._names.canonical(seen.repository.registry)
         return _script("record").call(
@@ -264,25 +261,22 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         self,
         make: Callable[[], list[Command]],
         also: Sequence[Command] = (),
-        *,
-        scripts: Sequence[str] = _SCRIPTS,
     ) -> None:
         """Run commands that write.
 
         Args:
             make: returns the commands, with the names of registries that are known now.
             also: commands for the same round trip whose refusal does not matter.
-            scripts: the scripts that the commands call.
         """
         if not (commands := make()):
             return
         # A call that does not follow a look-up reads the shared names along, and repeats what they change.
         shared = self._shared_names() if self._names.is_unread else []
-        replies = await self._run([*commands, *shared, *also], scripts)
+        replies = await run_scripted(self.link, [*commands, *shared, *also])
         if shared:
             self._names.learn(as_map(replies[len(commands)]), self._clock())
             if (renamed := make()) != commands:
-                commands, replies = renamed, await self._run(renamed, scripts)
+                commands, replies = renamed, await run_scripted(self.link, renamed)
         for reply in replies[: len(commands)]:
             if isinstance(reply, IndexRefusedError):
                 raise reply
@@ -294,12 +288,16 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         """Run commands that read; return their replies, None where a command was refused.
 
         Raises:
-            IndexRefusedError: all were refused, at least one for another reason than the type of a value.
+            IndexRefusedError: all were refused, at least one for another reason than the type of a value; or one
+                of those that every look-up needs is not allowed or not known there.
         """
         replies = await (self._hints or self.link).run(commands) if commands else []
         refused = [reply for reply in replies if isinstance(reply, IndexRefusedError)]
         if not refused:
             return replies
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, CommandRefusedError) and command[0] in _NEEDED:
+                raise reply
         not_our_keys = [reply for reply in refused if not isinstance(reply, WrongTypeError)]
         if not_our_keys and len(refused) == len(replies):
             raise not_our_keys[0]

@@ -13,6 +13,7 @@ from crossmount.redis.call import Call, CallLimiter
 from crossmount.redis.login import Secrets
 from crossmount.redis.pipeline import exchange
 from crossmount.redis.replies import Command, ReplyReader
+from crossmount.redis.scripts import with_sources
 
 CONNECTIONS = 64
 """How many calls of one client may be in flight, each on a connection of its own. They are opened when needed."""
@@ -93,7 +94,9 @@ class ServerClient:
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
         """Send commands to the server and return their replies; retry once after a failed connection."""
         with self._caller.calling(call):
-            return self._caller.reader.read(commands, exchange(self._client.connection_pool, commands))
+            return self._caller.reader.read(
+                commands, exchange(self._client.connection_pool, with_sources(commands))
+            )
 
     def servers(self) -> "Sequence[ServerClient]":
         """Return this client: its server holds all keys."""

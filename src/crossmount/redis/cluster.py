@@ -23,6 +23,7 @@ from crossmount.redis.race import NoneAnsweredError, first_answer
 from crossmount.redis.redis_py import Pool
 from crossmount.redis.replies import Command, ReplyReader
 from crossmount.redis.routing import CLUSTER_SLOTS, Batch, CommandRouting, SlotMap, Target
+from crossmount.redis.scripts import with_sources
 from redis import exceptions
 
 ServerRequest = tuple[Target, Sequence[Command]]
@@ -142,7 +143,7 @@ class ClusterClient:
                     slots = self._fetch_map(routing.silent | excluded)
                 batches = routing.batches(slots, excluded=excluded)
                 self._probe(batches)
-                outcomes = self._pools.exchange([(batch.target, batch.commands) for batch in batches])
+                outcomes = self._pools.exchange([(each.target, with_sources(each.commands)) for each in batches])
                 if call.cancelled:
                     call.check()
                 for batch, outcome in zip(batches, outcomes, strict=True):
@@ -246,7 +247,7 @@ class _NodeClient:
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
         """Send commands to this server and return their replies."""
         with self._caller.calling(call):
-            (outcome,) = self._pools.exchange([(Target(self._node), commands)])
+            (outcome,) = self._pools.exchange([(Target(self._node), with_sources(commands))])
             if isinstance(outcome, Exception):
                 raise outcome
             return self._caller.reader.read(commands, outcome)

@@ -1,15 +1,12 @@
 """Commands run through a link: reads, writes, and calls of Lua scripts, in one round trip in the good case."""
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
+from collections.abc import Sequence
 from typing import Any
 
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.link import Link
-from crossmount.redis.replies import Command, ScriptMissingError, WrongTypeError
+from crossmount.redis.replies import Command, CommandRefusedError, ScriptMissingError, WrongTypeError
+from crossmount.redis.scripts import ScriptCall
 
 
 async def run_reads(link: Link, commands: Sequence[Command]) -> list[Any]:
@@ -36,27 +33,8 @@ async def run_writes(link: Link, commands: Sequence[Command]) -> None:
             raise reply
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script; Redis calls it by its SHA-1."""
-
-    source: str
-    sha: str
-
-    def call(self, keys: tuple[str, ...], *args: str | bytes | int) -> Command:
-        """Return the command that runs it."""
-        return ("EVALSHA", self.sha, len(keys), *keys, *args)
-
-
-@cache
-def load_script(name: str, package: str) -> Script:
-    """Load the file `name`.lua in the folder `scripts` of a package."""
-    source = resources.files(package).joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
-    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
-
-
-async def run_scripted(link: Link, commands: Sequence[Command], scripts: Iterable[Script]) -> list[Any]:
-    """Run commands that call scripts. Where the server lacks a script, load all `scripts` and run those again.
+async def run_scripted(link: Link, commands: Sequence[Command]) -> list[Any]:
+    """Run commands, some of which call scripts. Where a server lacks a script, send that again with its source.
 
     Returns:
         A reply for each command, an `IndexRefusedError` where one was refused.
@@ -64,16 +42,34 @@ async def run_scripted(link: Link, commands: Sequence[Command], scripts: Iterabl
     Raises:
         IndexFailedError: no answer, or the server refuses to load a script.
     """
-    if not commands:
-        return []
-    replies = await link.run(commands)
-    missing = [i for i, reply in enumerate(replies) if isinstance(reply, ScriptMissingError)]
-    if missing:
-        loads: list[Command] = [("SCRIPT", "LOAD", script.source) for script in scripts]
-        again = await link.run([*loads, *(commands[i] for i in missing)])
-        for reply in again[: len(loads)]:
-            if isinstance(reply, IndexRefusedError):
-                raise reply
-        for i, reply in zip(missing, again[len(loads) :], strict=True):
-            replies[i] = reply
+    replies = await link.run(commands) if commands else []
+    # A front may split our batch for several servers, so in the last attempt each call has the source.
+    for again in (_carry_sources, _evaluate_each):
+        calls = {place: call for place, call in enumerate(commands) if _lacks_script(call, replies[place])}
+        if not calls:
+            break
+        found = await again(link, [call for call in calls.values() if isinstance(call, ScriptCall)])
+        for place, reply in zip(calls, found, strict=True):
+            replies[place] = reply
     return replies
+
+
+def _lacks_script(command: Command, reply: Any) -> bool:
+    return isinstance(reply, ScriptMissingError) and isinstance(command, ScriptCall)
+
+
+async def _carry_sources(link: Link, calls: Sequence[ScriptCall]) -> list[Any]:
+    """Send each script's source once to each server; load the scripts where EVAL is not allowed."""
+    replies = await link.run([call.carried for call in calls])
+    if not any(isinstance(reply, CommandRefusedError) for reply in replies):
+        return replies
+    loads = list(dict.fromkeys(call.load for call in calls))
+    again = await link.run([*loads, *calls])
+    for reply in again[: len(loads)]:
+        if isinstance(reply, IndexRefusedError):
+            raise reply
+    return again[len(loads) :]
+
+
+async def _evaluate_each(link: Link, calls: Sequence[ScriptCall]) -> list[Any]:
+    return await link.run([call.evaluated for call in calls])

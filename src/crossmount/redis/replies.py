@@ -1,5 +1,6 @@
 """Servers' replies as redis-py reads them, and their errors as ours, without any secret in the message."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +26,7 @@ _TEMPORARY = (
     exceptions.ClusterDownError,  # a MasterDownError is one
     exceptions.TryAgainError,
 )
-_RAW = frozenset({"HGETALL", "HEXISTS", "SRANDMEMBER", "SCRIPT", "EVALSHA"})
+_RAW = frozenset({"HGETALL", "HEXISTS", "SRANDMEMBER", "SCRIPT", "EVALSHA", "EVAL"})
 """Commands whose replies are returned unread: redis-py's reading is slow, and fails on a wrong shape."""
 
 
@@ -35,6 +36,10 @@ class ScriptMissingError(IndexRefusedError):
 
 class WrongTypeError(IndexRefusedError):
     """A key of ours has a value of another type (WRONGTYPE): another program wrote it."""
+
+
+class CommandRefusedError(IndexRefusedError):
+    """The server does not know a command, or the user may not run it with any key (NOPERM)."""
 
 
 class StartingError(IndexRefusedError):
@@ -67,11 +72,12 @@ class ReplyReader:
 
     def read(self, commands: Sequence[Command], replies: Sequence[Any]) -> list[Any]:
         """Return a value for each reply, an `IndexRefusedError` where the command was refused."""
-        return [self._reply(*pair) for pair in zip(commands, replies, strict=True)]
+        is_of_another_kind = all(map(_is_unknown, replies)) and not all(map(_is_of_scripts, replies))
+        return [self._reply(*pair, is_of_another_kind) for pair in zip(commands, replies, strict=True)]
 
-    def _reply(self, command: Command, reply: Any) -> Any:
+    def _reply(self, command: Command, reply: Any, is_of_another_kind: bool) -> Any:
         if isinstance(reply, Exception):
-            return _translate(reply, self.where, self._secrets)
+            return _translate(reply, self.where, self._secrets, is_of_another_kind=is_of_another_kind)
         read = self._readers.get(str(command[0]))
         if read is None:
             return reply
@@ -81,31 +87,56 @@ class ReplyReader:
             return IndexRefusedError(f"index at {self.where} answers {command[0]!s} with something else")
 
 
-def _translate(error: Exception, where: str, secrets: Iterable[str]) -> IndexFailedError:
-    words = _with_url_hint(error, _message(error, secrets), where)
+def _translate(
+    error: Exception, where: str, secrets: Iterable[str], *, is_of_another_kind: bool = True
+) -> IndexFailedError:
+    """Return our error for one of redis-py; the server may be a sentinel if it knew no command of its batch."""
     if isinstance(error, exceptions.NoScriptError):
         return ScriptMissingError(f"index at {where} does not know the script")
+    words = _with_hint(error, _message(error, secrets), where, is_of_another_kind=is_of_another_kind)
     if isinstance(error, exceptions.ResponseError) and words.startswith("WRONGTYPE"):
         return WrongTypeError(f"index at {where} holds something else under a key of ours: {words}")
-    if isinstance(error, _TEMPORARY):
-        return StartingError(f"index at {where} refused: {words}")
-    # first, since redis-py's authentication errors are ConnectionErrors
-    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
-        return IndexRefusedError(f"index at {where} refused: {words}")
-    if isinstance(error, _NO_ANSWER):
+    # redis-py's authentication errors are ConnectionErrors
+    is_login = isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError)
+    if isinstance(error, _NO_ANSWER) and not is_login and not isinstance(error, _TEMPORARY):
         return IndexUnavailableError(f"index at {where} does not answer: {words}")
-    return IndexRefusedError(f"index at {where} refused: {words}")
+    kind = IndexRefusedError
+    if isinstance(error, _TEMPORARY):
+        kind = StartingError
+    elif _is_unknown(error) or (isinstance(error, exceptions.NoPermissionError) and "to run the" in words):
+        kind = CommandRefusedError
+    return kind(f"index at {where} refused: {words}")
 
 
-def _with_url_hint(error: Exception, words: str, where: str) -> str:
-    """Return the words, and the scheme to use if the server is of another kind than the URL says."""
+def _is_unknown(reply: Any) -> bool:
+    return isinstance(reply, exceptions.ResponseError) and str(reply).startswith("unknown command")
+
+
+def _is_of_scripts(reply: Any) -> bool:
+    return isinstance(reply, Exception) and _SCRIPTING.search(str(reply)) is not None
+
+
+_SCRIPTING = re.compile(r"""(?:unknown command|run the) ['"`]?(?:evalsha|eval|script)\b""", re.IGNORECASE)
+
+
+def _with_hint(error: Exception, words: str, where: str, *, is_of_another_kind: bool) -> str:
+    """Return the words, and what to do if scripts are refused, or the server is of another kind than we think."""
     if isinstance(error, exceptions.MovedError) and "+cluster" not in where:
         return f"a part of a Cluster, which holds the key elsewhere ({words}): give a redis+cluster:// URL"
+    if isinstance(error, exceptions.NoPermissionError) and _SCRIPTING.search(words):
+        return f"scripts are not allowed there ({words}): allow the user +eval and +evalsha"
     if not words.startswith("unknown command"):
         return words
     if "+sentinel" in where and "SENTINEL" in words:
         return f"it is no sentinel ({words}): give a redis:// URL"
-    return words if "+" in where else f"{words}: if it is a sentinel, give a redis+sentinel:// URL"
+    if _SCRIPTING.search(words) and not is_of_another_kind:
+        known = words.partition(", with args")[0]
+        return f"scripts are not known there ({known}): give a server that runs Lua scripts"
+    return (
+        words
+        if "+" in where or not is_of_another_kind
+        else f"{words}: if it is a sentinel, give a redis+sentinel:// URL"
+    )
 
 
 def _message(error: Exception, secrets: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ _SLOTS = 16384
 _PORT_MAX = 65535
 
 _KEYLESS = frozenset({"PING", "ECHO", "INFO", "SCRIPT", "SCAN", "DBSIZE", "TIME", "CLIENT", "CLUSTER"})
-_KEY_AT = {"EVALSHA": 3, "MEMORY": 2, "OBJECT": 2}
+_KEY_AT = {"EVALSHA": 3, "EVAL": 3, "MEMORY": 2, "OBJECT": 2}
 """The place of the first key in commands that do not have it right after their name."""
 
 
