@@ -38,7 +38,7 @@ def _asynchronous(blocking: OnPortal[A] | None) -> A | None:
 
 
 async def _pieces(
-    client: aio.RegistryClient, repository: Repository, digest: Digest, *, offset: int = 0
+    client: aio.RegistryClient, repository: str | Located, digest: str, *, offset: int = 0
 ) -> AsyncIterator[bytes]:
     """Yield a blob's bytes from `offset` on. If all of them are read, they are verified.
 

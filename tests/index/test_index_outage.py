@@ -55,7 +55,7 @@ class Failing(aio.MemoryMountIndex):
 
     error: Exception | None = None
 
-    async def must_mount(self, layer: Digest) -> bool:
+    async def must_mount(self, layer: str) -> bool:
         """Fail."""
         if self.error is not None:
             raise self.error

@@ -55,7 +55,7 @@ async def test_a_mount_that_is_cancelled_leaves_no_session(scripted_registry: Sc
 class FailingIndex(MemoryMountIndex):
     """An index that fails when it should forget a source."""
 
-    async def forget(self, layer: Digest, *sources: Located) -> None:
+    async def forget(self, layer: str, *sources: str | Located) -> None:
         """Raise an error."""
         raise IndexUnavailableError(f"gone, with {layer} and {sources}")
 

@@ -10,7 +10,7 @@ from crossmount.errors import InvalidInputError
 from crossmount.index import MemoryMountIndex, RegistryTraits
 from crossmount.mount import Mounter, MountStatus
 from crossmount.mount.findings import UNREADABLE_SECONDS
-from crossmount.oci import Digest, Repository
+from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import ClientOptions, Mounted, RegistryClient, RetryPolicy, UploadSession
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry
 
@@ -205,7 +205,7 @@ class SignallingClient(RegistryClient):
         self.reached = asyncio.Event()
 
     async def mount_blob(
-        self, dest: Repository, digest: Digest, source: Repository | None
+        self, dest: str | Located, digest: str, source: str | Located | None
     ) -> Mounted | UploadSession:
         """Set the event, and mount."""
         self._left -= 1

@@ -120,7 +120,7 @@ async def test_a_registry_that_mounts_only_after_a_manifest_is_learnt_from_its_m
 class Broken(MemoryMountIndex):
     """An index that fails every call."""
 
-    async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+    async def look_up(self, layers: Iterable[str], dest: str | Located) -> Knowledge:
         """Fail."""
         del layers, dest
         raise IndexUnavailableError("gone")

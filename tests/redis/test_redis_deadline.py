@@ -30,7 +30,7 @@ class HangingIndex(MemoryMountIndex):
         self.calls = 0
         self.cancelled = 0
 
-    async def must_mount(self, layer: Digest) -> bool:
+    async def must_mount(self, layer: str) -> bool:
         """Wait for ever."""
         del layer
         self.calls += 1

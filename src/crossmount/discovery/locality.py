@@ -10,7 +10,7 @@ from crossmount.discovery.manifest_walker import ManifestWalker
 from crossmount.index.adapt import adapt
 from crossmount.index.aliases import RegistryNames, registry_names_of
 from crossmount.index.protocol import Knowledge, MountableLayers, MountIndex
-from crossmount.oci import Digest, Reference, Repository
+from crossmount.oci import Digest, Reference, Repository, as_reference
 from crossmount.oci.layout import Image, load_image
 from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions, RegistryClient
@@ -122,8 +122,8 @@ async def blobs_of(
         InvalidInputError: the image is not valid.
         RegistryError: the manifests could not be fetched.
     """
-    if isinstance(image, str) and not is_layout(image):
-        image = Reference.parse(image)
+    if not isinstance(image, Image | Path) and not (isinstance(image, str) and is_layout(image)):
+        image = as_reference(image)
     if isinstance(image, Reference):
         return await _blobs_on_registry(image, client, options)
     read = image if isinstance(image, Image) else await asyncio.to_thread(load_image, image, allow_absent=True)

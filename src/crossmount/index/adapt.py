@@ -14,7 +14,7 @@ from crossmount.index.protocol import (
     Sighting,
     backing_server,
 )
-from crossmount.oci import Digest, Located, Repository
+from crossmount.oci import Digest, Located, Repository, as_digest, as_repository
 
 
 def adapt(layers: MountableLayers) -> MountIndex:
@@ -99,22 +99,22 @@ class SingleLayerMethods:
     """Base class of indexes: the methods for one layer, derived from `look_up` and `record`."""
 
     @abstractmethod
-    async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+    async def look_up(self, layers: Iterable[str], dest: str | Located) -> Knowledge:
         """Read everything about many layers, and about dest's registry."""
 
     @abstractmethod
     async def record(self, sightings: Iterable[Sighting]) -> None:
         """Record many sightings."""
 
-    async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
+    async def add_source(self, layer: str, source: str | Located, *, must_mount: bool = False) -> None:
         """Add a repository that holds `layer`; `must_mount` sets the must-mount flag, and never removes it."""
-        await self.record([Sighting(layer, source.repository, must_mount=must_mount)])
+        await self.record([Sighting(as_digest(layer), as_repository(source), must_mount=must_mount)])
 
-    async def is_mountable(self, layer: Digest, dest: Located) -> bool:
+    async def is_mountable(self, layer: str, dest: str | Located) -> bool:
         """Return whether another repository on dest's registry holds `layer` and dest itself does not."""
-        known = (await self.look_up([layer], dest)).of(layer)
+        known = (await self.look_up([layer], dest)).of(as_digest(layer))
         return bool(known.sources) and not known.in_dest
 
-    async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
+    async def sources(self, layer: str, dest: str | Located) -> tuple[Repository, ...]:
         """Return the repositories on dest's registry that hold `layer`, never dest's own, in order of name."""
-        return (await self.look_up([layer], dest)).of(layer).sources
+        return (await self.look_up([layer], dest)).of(as_digest(layer)).sources

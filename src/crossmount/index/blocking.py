@@ -96,17 +96,17 @@ class MountIndex(MountableLayers, Protocol):
 class DrivenIndex(Driven[protocol.MountIndex]):
     """A blocking index over an asynchronous one whose coroutines never suspend."""
 
-    add_source = driven(protocol.MountIndex.add_source)
-    is_mountable = driven(protocol.MountIndex.is_mountable)
-    must_mount = driven(protocol.MountIndex.must_mount)
-    sources = driven(protocol.MountIndex.sources)
-    look_up = driven(protocol.MountIndex.look_up)
-    record = driven(protocol.MountIndex.record)
-    forget = driven(protocol.MountIndex.forget)
-    clear_must_mount = driven(protocol.MountIndex.clear_must_mount)
-    locations = driven(protocol.MountIndex.locations)
-    record_traits = driven(protocol.MountIndex.record_traits)
-    close = driven(protocol.MountIndex.aclose)
+    add_source = driven(redis.RedisMountIndex.add_source)
+    is_mountable = driven(redis.RedisMountIndex.is_mountable)
+    must_mount = driven(redis.RedisMountIndex.must_mount)
+    sources = driven(redis.RedisMountIndex.sources)
+    look_up = driven(redis.RedisMountIndex.look_up)
+    record = driven(redis.RedisMountIndex.record)
+    forget = driven(redis.RedisMountIndex.forget)
+    clear_must_mount = driven(redis.RedisMountIndex.clear_must_mount)
+    locations = driven(redis.RedisMountIndex.locations)
+    record_traits = driven(redis.RedisMountIndex.record_traits)
+    close = driven(redis.RedisMountIndex.aclose)
 
     def __enter__(self) -> Self:
         return self

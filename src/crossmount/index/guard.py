@@ -26,7 +26,7 @@ from crossmount.index.protocol import (
     Sighting,
     backing_server,
 )
-from crossmount.oci import Digest, Located, Repository
+from crossmount.oci import Located, Repository, as_digest, as_digests, as_repository
 from crossmount.redis.call import Breaker
 from crossmount.redis.replies import StartingError
 
@@ -89,41 +89,49 @@ class GuardedIndex(GuardedExclusions):
         """Why the last call failed that did; None as long as none did."""
         return self._health.cause
 
-    async def add_source(self, layer: Digest, source: Located, *, must_mount: bool = False) -> None:
+    async def add_source(self, layer: str, source: str | Located, *, must_mount: bool = False) -> None:
         """Add a source; do nothing if the index fails."""
-        await self._try(lambda: self._index.add_source(layer, source, must_mount=must_mount), None)
+        digest, place = as_digest(layer), as_repository(source)
+        await self._try(lambda: self._index.add_source(digest, place, must_mount=must_mount), None)
 
-    async def is_mountable(self, layer: Digest, dest: Located) -> bool:
+    async def is_mountable(self, layer: str, dest: str | Located) -> bool:
         """Return the answer of the index; False if it fails."""
-        return await self._try(lambda: self._index.is_mountable(layer, dest), otherwise=False)
+        digest, place = as_digest(layer), as_repository(dest)
+        return await self._try(lambda: self._index.is_mountable(digest, place), otherwise=False)
 
-    async def must_mount(self, layer: Digest) -> bool:
+    async def must_mount(self, layer: str) -> bool:
         """Return the answer of the index; False if it fails."""
-        return await self._try(lambda: self._index.must_mount(layer), otherwise=False)
+        digest = as_digest(layer)
+        return await self._try(lambda: self._index.must_mount(digest), otherwise=False)
 
-    async def sources(self, layer: Digest, dest: Located) -> tuple[Repository, ...]:
+    async def sources(self, layer: str, dest: str | Located) -> tuple[Repository, ...]:
         """Return the answer of the index; nothing if it fails."""
-        return await self._try(lambda: self._index.sources(layer, dest), ())
+        digest, place = as_digest(layer), as_repository(dest)
+        return await self._try(lambda: self._index.sources(digest, place), ())
 
-    async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+    async def look_up(self, layers: Iterable[str], dest: str | Located) -> Knowledge:
         """Return what the index knows; nothing if it fails."""
-        return await self._try(lambda: self._index.look_up(layers, dest), Knowledge())
+        digests, place = as_digests(layers), as_repository(dest)
+        return await self._try(lambda: self._index.look_up(digests, place), Knowledge())
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
         """Record sightings; do nothing if the index fails."""
         await self._try(lambda: self._index.record(sightings), None)
 
-    async def forget(self, layer: Digest, *sources: Located) -> None:
+    async def forget(self, layer: str, *sources: str | Located) -> None:
         """Forget sources; do nothing if the index fails."""
-        await self._try(lambda: self._index.forget(layer, *sources), None)
+        digest, places = as_digest(layer), [as_repository(source) for source in sources]
+        await self._try(lambda: self._index.forget(digest, *places), None)
 
-    async def clear_must_mount(self, layer: Digest) -> None:
+    async def clear_must_mount(self, layer: str) -> None:
         """Lift the flag; do nothing if the index fails."""
-        await self._try(lambda: self._index.clear_must_mount(layer), None)
+        digest = as_digest(layer)
+        await self._try(lambda: self._index.clear_must_mount(digest), None)
 
-    async def locations(self, layer: Digest) -> tuple[Repository, ...]:
+    async def locations(self, layer: str) -> tuple[Repository, ...]:
         """Return the answer of the index; nothing if it fails."""
-        return await self._try(lambda: self._index.locations(layer), ())
+        digest = as_digest(layer)
+        return await self._try(lambda: self._index.locations(digest), ())
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:
         """Record traits; do nothing if the index fails."""
@@ -144,7 +152,7 @@ class GuardedIndex(GuardedExclusions):
         try:
             await self._index.aclose()
         except IndexFailedError as error:
-            self._degrade(error)
+            self._health.failed(error)
 
     async def call_patiently(
         self,
@@ -181,7 +189,7 @@ class GuardedIndex(GuardedExclusions):
                 failure = error
             except (IndexFailedError, MissingExtraError) as error:
                 self._note_answered(refused=True)
-                self._degrade(error)
+                self._health.failed(error)
                 self.unserved += 1
                 return otherwise
             else:
@@ -203,7 +211,7 @@ class GuardedIndex(GuardedExclusions):
 
     def report(self, error: IndexFailedError) -> None:
         """Count an error that a caller got from the index's server."""
-        self._degrade(error)
+        self._health.failed(error)
 
     async def call(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call behind the same breaker; errors propagate, for callers that can wait and try again.
@@ -224,7 +232,7 @@ class GuardedIndex(GuardedExclusions):
             try:
                 return await self._call_once(call, probe=PROBE_SECONDS)
             except (IndexFailedError, MissingExtraError) as error:
-                self._degrade(error)
+                self._health.failed(error)
         self.unserved += 1
         return otherwise
 
@@ -266,7 +274,7 @@ class GuardedIndex(GuardedExclusions):
             raise
         except StartingError as error:
             self._note_unanswered(began)
-            self._degrade(error)
+            self._health.failed(error)
             raise
         except IndexFailedError:
             self._note_answered(refused=True)
@@ -296,17 +304,13 @@ class GuardedIndex(GuardedExclusions):
     def _open_breaker(self, error: CrossmountError) -> None:
         """Open the breaker, and report the error."""
         self._breaker.fail(self._clock())
-        self._degrade(error)
+        self._health.failed(error)
 
     def _note_answered(self, *, refused: bool = False) -> None:
         """Close the breaker: the probe, or a call from before it opened, was answered."""
         self._since, was_failing = None, self._breaker.failed
         self._breaker.succeed()
         (self._health.answered if refused else self._health.served)(again=was_failing)
-
-    def _degrade(self, error: CrossmountError) -> None:
-        """Report the first error to the observer and in the log."""
-        self._health.failed(error)
 
 
 def _too_late() -> IndexUnavailableError:

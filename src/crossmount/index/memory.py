@@ -29,7 +29,7 @@ from crossmount.index.protocol import (
 )
 from crossmount.index.redis_index import SOURCES_MAX, TRAITS_SECONDS, TTL_SECONDS
 from crossmount.index.registries import drop_local_traits
-from crossmount.oci import Digest, Located, Repository
+from crossmount.oci import Digest, Located, Repository, as_digest, as_digests, as_repository
 from crossmount.oci.reference import normalise_registry
 
 
@@ -94,23 +94,23 @@ class MemoryMountIndex(LocalExclusions, Closing):
         self._layers: dict[Digest, _Layer] = {}
         self._traits: dict[str, tuple[RegistryTraits, float]] = {}
 
-    async def must_mount(self, layer: Digest) -> bool:
+    async def must_mount(self, layer: str) -> bool:
         """Return whether `layer` may only be mounted."""
+        digest = as_digest(layer)
         with self._lock:
-            here = (known := self._known(layer)) is not None and known.must_mount
-        return here or (self._backing is not None and await self._backing.must_mount(layer))
+            here = (known := self._known(digest)) is not None and known.must_mount
+        return here or (self._backing is not None and await self._backing.must_mount(digest))
 
-    async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+    async def look_up(self, layers: Iterable[str], dest: str | Located) -> Knowledge:
         """Read everything about many layers, and about dest's registry."""
         return await self._look_up(layers, dest, None)
 
-    async def look_up_as(self, layers: Iterable[Digest], dest: Located, account: str) -> Knowledge:
+    async def look_up_as(self, layers: Iterable[str], dest: str | Located, account: str) -> Knowledge:
         """Do the same, and say what an account may not read."""
         return await self._look_up(layers, dest, account)
 
-    async def _look_up(self, layers: Iterable[Digest], dest: Located, account: str | None) -> Knowledge:
-        wanted = list(dict.fromkeys(layers))
-        repository = dest.repository
+    async def _look_up(self, layers: Iterable[str], dest: str | Located, account: str | None) -> Knowledge:
+        wanted, repository = as_digests(layers), as_repository(dest)
         with self._lock:
             here = Knowledge(
                 {layer: self._knowledge(layer, repository) for layer in wanted},
@@ -119,7 +119,7 @@ class MemoryMountIndex(LocalExclusions, Closing):
             )
         if self._backing is None:
             return here
-        below = await look_up_as(self._backing, wanted, dest, account)
+        below = await look_up_as(self._backing, wanted, repository, account)
         return Knowledge(
             {layer: _union(here.of(layer), below.of(layer)) for layer in wanted},
             below.traits.updated(here.traits),
@@ -175,35 +175,38 @@ class MemoryMountIndex(LocalExclusions, Closing):
             ]
         return [*here, *(local_entries_of(self._backing) or ())]
 
-    async def forget(self, layer: Digest, *sources: Located) -> None:
+    async def forget(self, layer: str, *sources: str | Located) -> None:
         """Remove repositories as sources of `layer`, also from the backing index."""
+        digest, places = as_digest(layer), [as_repository(source) for source in sources]
         with self._lock:
-            known = self._known(layer)
-            for source in sources:
-                for registry in self._names.of(source.repository.registry):
+            known = self._known(digest)
+            for place in places:
+                for registry in self._names.of(place.registry):
                     if known is not None:
-                        known.remove(registry, source.repository.name)
-            self._remove_if_empty(layer)
+                        known.remove(registry, place.name)
+            self._remove_if_empty(digest)
         if self._backing is not None:
-            await self._backing.forget(layer, *sources)
+            await self._backing.forget(digest, *places)
 
-    async def clear_must_mount(self, layer: Digest) -> None:
+    async def clear_must_mount(self, layer: str) -> None:
         """Remove the must-mount flag, also from the backing index."""
+        digest = as_digest(layer)
         with self._lock:
-            known = self._known(layer)
+            known = self._known(digest)
             if known is not None:
                 known.must_mount = False
-                self._remove_if_empty(layer)
+                self._remove_if_empty(digest)
         if self._backing is not None:
-            await self._backing.clear_must_mount(layer)
+            await self._backing.clear_must_mount(digest)
 
-    async def locations(self, layer: Digest) -> tuple[Repository, ...]:
+    async def locations(self, layer: str) -> tuple[Repository, ...]:
         """Return every repository, on every registry, that holds `layer`, in order."""
+        digest = as_digest(layer)
         with self._lock:
-            known = self._known(layer)
+            known = self._known(digest)
             live = {} if known is None else known.live(self._clock())
             here = {Repository(registry, name) for registry, sources in live.items() for name in sources.names}
-        below = () if self._backing is None else await self._backing.locations(layer)
+        below = () if self._backing is None else await self._backing.locations(digest)
         return tuple(sorted(here.union(below)))
 
     async def record_traits(self, registry: str, traits: RegistryTraits) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from crossmount.index.aliases import RegistryNames
 from crossmount.index.keys import Keys
-from crossmount.oci import Digest, Located, Repository
+from crossmount.oci import Digest, Located, Repository, as_digest, as_repository
 from crossmount.redis.link import Link
 
 LIFE_MAX = 100 * 365 * 24 * 3600
@@ -100,6 +100,13 @@ class Sighting:
     repository: Repository
     size: int | None = None
     must_mount: bool = False
+
+    def __post_init__(self) -> None:
+        """Take text in place of the digest and of the repository, and check it."""
+        if type(self.layer) is not Digest:
+            object.__setattr__(self, "layer", as_digest(self.layer))
+        if type(self.repository) is not Repository:
+            object.__setattr__(self, "repository", as_repository(self.repository))
 
 
 @runtime_checkable

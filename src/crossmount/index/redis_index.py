@@ -29,7 +29,7 @@ from crossmount.index.protocol import (
     RegistryTraits,
     Sighting,
 )
-from crossmount.oci import Digest, Located, Repository
+from crossmount.oci import Digest, Located, Repository, as_digest, as_digests, as_repository
 from crossmount.oci.reference import normalise_registry
 from crossmount.redis.execute import run_scripted
 from crossmount.redis.link import Link
@@ -77,25 +77,25 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         self._clock = clock
         self._hits = HitCounter()
 
-    async def must_mount(self, layer: Digest) -> bool:
+    async def must_mount(self, layer: str) -> bool:
         """Return whether `layer` may only be mounted."""
-        return truth((await self._read([("HEXISTS", self._keys.flags(layer), "must_mount")]))[0])
+        return truth((await self._read([("HEXISTS", self._keys.flags(as_digest(layer)), "must_mount")]))[0])
 
-    async def look_up(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+    async def look_up(self, layers: Iterable[str], dest: str | Located) -> Knowledge:
         """Read everything about many layers in one round trip; a key of another type counts as missing.
 
         The names that the index shares are read along from time to time. A second round trip follows only if they
         have changed for dest's registry.
         """
-        return await self._look_up(list(dict.fromkeys(layers)), dest.repository, deletions=False)
+        return await self._look_up(as_digests(layers), as_repository(dest), deletions=False)
 
-    async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
+    async def look_up_with_deletions(self, layers: Iterable[str], dest: str | Located) -> Knowledge:
         """Return the result of `look_up`, and in the same round trip which layers were deleted from dest."""
-        return await self._look_up(list(dict.fromkeys(layers)), dest.repository, deletions=True)
+        return await self._look_up(as_digests(layers), as_repository(dest), deletions=True)
 
-    async def look_up_as(self, layers: Iterable[Digest], dest: Located, account: str) -> Knowledge:
+    async def look_up_as(self, layers: Iterable[str], dest: str | Located, account: str) -> Knowledge:
         """Do the same, and read in the same round trip what an account may not read."""
-        return await self._look_up(list(dict.fromkeys(layers)), dest.repository, account=account)
+        return await self._look_up(as_digests(layers), as_repository(dest), account=account)
 
     async def _look_up(
         self, wanted: Sequence[Digest], dest: Repository, *, deletions: bool = False, account: str = ""
@@ -146,9 +146,10 @@ class RedisMountIndex(SingleLayerMethods, Closing):
                 commands += [("HSET", flags, "must_mount", "1", *known), ("PERSIST", flags)]
         return commands
 
-    async def forget(self, layer: Digest, *sources: Located) -> None:
+    async def forget(self, layer: str, *sources: str | Located) -> None:
         """Remove repositories as sources of `layer`, for all users of the index."""
-        await self._write(lambda: self._forget_all(layer, sources))
+        digest, places = as_digest(layer), [as_repository(source) for source in sources]
+        await self._write(lambda: self._forget_all(digest, places))
 
     def _forget_all(self, layer: Digest, sources: Iterable[Located]) -> list[Command]:
         by_registry: dict[str, list[str]] = {}
@@ -191,17 +192,18 @@ class RedisMountIndex(SingleLayerMethods, Closing):
     def _deleted(self, layer: Digest, repository: Located) -> str:
         return self._keys.deleted(layer, self._names.canonical(repository.repository.registry))
 
-    async def clear_must_mount(self, layer: Digest) -> None:
+    async def clear_must_mount(self, layer: str) -> None:
         """Remove the must-mount flag of `layer`."""
-        call = _script("clear_must_mount").call((self._keys.flags(layer),), int(self._clock()))
+        call = _script("clear_must_mount").call((self._keys.flags(as_digest(layer)),), int(self._clock()))
         await self._write(lambda: [call])
 
-    async def locations(self, layer: Digest) -> tuple[Repository, ...]:
+    async def locations(self, layer: str) -> tuple[Repository, ...]:
         """Return the sources on all registries, in two round trips: the first one finds the registries."""
-        (flags,) = await self._read([("HGETALL", self._keys.flags(layer))])
+        digest = as_digest(layer)
+        (flags,) = await self._read([("HGETALL", self._keys.flags(digest))])
         registries = live_registries(as_map(flags), self._clock(), {})
         replies = await self._read(
-            [("SRANDMEMBER", self._keys.sources(layer, registry), self._bound) for registry in registries]
+            [("SRANDMEMBER", self._keys.sources(digest, registry), self._bound) for registry in registries]
         )
         return tuple(
             holder

@@ -23,7 +23,7 @@ from crossmount.mount.decision import MountAnswer, MountResult, MountStatus
 from crossmount.mount.findings import MountFindings
 from crossmount.mount.ranking import plan
 from crossmount.mount.search import Failure, SourceSearch
-from crossmount.oci import Digest, Located, Repository
+from crossmount.oci import Digest, Located, Repository, as_digest, as_repository
 from crossmount.registry import Mounted, RegistryClient, UploadSession
 
 _SETTLE_SECONDS = 2.0
@@ -71,7 +71,7 @@ class Mounter(Closing):
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def mount(self, layer: Digest, dest: Located) -> MountResult:
+    async def mount(self, layer: str, dest: str | Located) -> MountResult:
         """Mount `layer` into `dest` from a source in the index, and record the confirmed sources.
 
         Returns:
@@ -81,14 +81,14 @@ class Mounter(Closing):
             InvalidInputError: `dest` is on another registry than the client.
             IndexFailedError: the index failed, and is not guarded.
         """
-        repository = self._checked(dest)
+        digest, repository = as_digest(layer), self._checked(dest)
         account = await self._client.account(repository)
-        knowledge = await look_up_as(self._index, [layer], repository, account)
+        knowledge = await look_up_as(self._index, [digest], repository, account)
         search = SourceSearch(repository, self._proven)
-        candidates = (await self._prepare(knowledge, search)).get(layer, ())
-        result = await self._attempt(layer, search, candidates, knowledge)
+        candidates = (await self._prepare(knowledge, search)).get(digest, ())
+        result = await self._attempt(digest, search, candidates, knowledge)
         if result.status is MountStatus.MOUNTED:
-            await self._index.record(result.sightings(knowledge.of(layer).size))
+            await self._index.record(result.sightings(knowledge.of(digest).size))
         await self.findings.record_traits(knowledge.traits, [result])
         await self.findings.record_denied(repository, knowledge)
         return result
@@ -282,8 +282,8 @@ class Mounter(Closing):
         else:
             self._run_in_background(self.findings.check(layer, source, answer, traits, fresh=fresh))
 
-    def _checked(self, dest: Located) -> Repository:
-        repository = dest.repository
+    def _checked(self, dest: str | Located) -> Repository:
+        repository = as_repository(dest)
         if repository.registry != self._client.registry:
             raise InvalidInputError(f"{repository} is not on {self._client.registry}, which this mounter serves")
         return repository

@@ -1,6 +1,7 @@
 """Values of the OCI specifications: digests, references, descriptors, manifests, layouts. No network."""
 
 from crossmount.oci.blob import AbsentBlob, BlobSource, BytesBlob, FileBlob
+from crossmount.oci.coerce import as_digest, as_digests, as_reference, as_repository
 from crossmount.oci.descriptor import Descriptor
 from crossmount.oci.digest import Digest
 from crossmount.oci.manifest import Manifest
@@ -17,4 +18,8 @@ __all__ = [
     "Manifest",
     "Reference",
     "Repository",
+    "as_digest",
+    "as_digests",
+    "as_reference",
+    "as_repository",
 ]

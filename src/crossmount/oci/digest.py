@@ -39,6 +39,8 @@ class Digest(str):
 
     def __new__(cls, text: str) -> Self:
         """Check `text` against the grammar of its algorithm."""
+        if not isinstance(text, str):
+            raise InvalidDigestError(f"not a digest: a {type(text).__name__}: give text, sha256:<64 hex>")
         grammar = _GRAMMAR.get(text[:6])
         if grammar is None or not grammar.fullmatch(text):
             raise InvalidDigestError(

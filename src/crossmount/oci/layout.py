@@ -5,6 +5,7 @@ functions block while they read a few small files; from an event loop call them 
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,7 +160,9 @@ def load_image(
 
 def _parse_source(source: str | Path) -> tuple[Literal["oci", "oci-archive", ""], Path, str | None]:
     """Return the scheme, the path and the tag."""
-    text = "" if isinstance(source, Path) else source
+    if not isinstance(source, str | os.PathLike):
+        raise InvalidInputError(f"not an image: a {type(source).__name__}: give a path, oci:DIR[:TAG] or an Image")
+    text = source if isinstance(source, str) else ""
     for scheme in _SCHEMES:
         if text.startswith(f"{scheme}:"):
             path, tag = _split_tag(text[len(scheme) + 1 :])

@@ -10,7 +10,7 @@ import httpx
 from crossmount._closing import Closing
 from crossmount._parsing import decimal
 from crossmount.errors import InvalidAnswerError, RegistryUnreachableError
-from crossmount.oci import Digest, Repository
+from crossmount.oci import Digest, Located, Repository, as_digest, as_repository
 from crossmount.registry.auth import scope
 from crossmount.registry.auth.scope import Wanted
 from crossmount.registry.endpoints import RegistryMethods
@@ -150,7 +150,7 @@ class Blobs(RegistryMethods):
 
     _is_head_refused = False
 
-    async def head_blob(self, repository: Repository, digest: Digest) -> int | None:
+    async def head_blob(self, repository: str | Located, digest: str) -> int | None:
         """Ask whether a repository has a blob.
 
         Args:
@@ -161,6 +161,7 @@ class Blobs(RegistryMethods):
             The blob's size in bytes; `SIZE_UNKNOWN` (-1) if it exists and the registry does not send its size;
             None if it does not exist.
         """
+        repository, digest = as_repository(repository), as_digest(digest)
         if self._is_head_refused:
             return await self._peek(repository, digest)
         answer = await self._requester.send(self._blob_call("HEAD", repository, digest))
@@ -193,7 +194,7 @@ class Blobs(RegistryMethods):
         raise refusal(answer, "GET")
 
     def stream_blob(
-        self, repository: Repository, digest: Digest, *, offset: int = 0, verify: bool = True
+        self, repository: str | Located, digest: str, *, offset: int = 0, verify: bool = True
     ) -> BlobStream:
         """Read a blob: `async with client.stream_blob(…) as stream`, then `async for part in stream`.
 
@@ -209,6 +210,7 @@ class Blobs(RegistryMethods):
             RegistryRefusedError: on entering; with status 404 if the repository does not have the blob.
             InvalidAnswerError: at the end: the bytes have another digest.
         """
+        repository, digest = as_repository(repository), as_digest(digest)
         return BlobStream(
             digest,
             offset=offset,

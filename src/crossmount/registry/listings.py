@@ -8,7 +8,7 @@ import httpx
 
 from crossmount._parsing import json_object
 from crossmount.errors import InvalidAnswerError, InvalidManifestError
-from crossmount.oci import Descriptor, Digest, Manifest, Repository
+from crossmount.oci import Descriptor, Digest, Located, Manifest, as_digest, as_repository
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.oci.reference import is_repository_name, is_tag
 from crossmount.registry.auth import scope
@@ -32,12 +32,13 @@ _NEXT = re.compile(r'<(?P<url>[^<>]*)>[^,<>]*;\s*rel\s*=\s*"?next"?', re.IGNOREC
 class Listings(RegistryMethods):
     """`RegistryClient`'s methods for lists."""
 
-    def list_tags(self, repository: Repository) -> AsyncIterator[str]:
+    def list_tags(self, repository: str | Located) -> AsyncIterator[str]:
         """Yield a repository's tags, page after page.
 
         Args:
             repository: the repository.
         """
+        repository = as_repository(repository)
         wanted = Wanted((scope.pull(repository),))
         call = RegistryRequest(
             method="GET", url=self._endpoints.tags(repository), name=repository.name, wanted=wanted
@@ -49,7 +50,7 @@ class Listings(RegistryMethods):
         call = RegistryRequest(method="GET", url=self._endpoints.catalog(), wanted=Wanted((scope.CATALOG,)))
         return self._pages(call, "repositories", is_repository_name)
 
-    async def is_readable(self, repository: Repository) -> bool:
+    async def is_readable(self, repository: str | Located) -> bool:
         """Return whether a repository can certainly be read, so that a 404 in it can be trusted.
 
         A repository can be read if the registry never asked for credentials, or if its tags can be listed. Some
@@ -64,6 +65,7 @@ class Listings(RegistryMethods):
         """
         if self._requester.authorizer.challenge is None:
             return True
+        repository = as_repository(repository)
         url = with_query(self._endpoints.tags(repository), "n=1")
         wanted = Wanted((scope.pull(repository),))
         answer = await self._requester.send(
@@ -73,7 +75,7 @@ class Listings(RegistryMethods):
             raise refusal(answer, "GET")
         return answer.status == 200
 
-    async def list_referrers(self, repository: Repository, digest: Digest) -> tuple[Descriptor, ...] | None:
+    async def list_referrers(self, repository: str | Located, digest: str) -> tuple[Descriptor, ...] | None:
         """Return the manifests whose subject is `digest` (specification, "Listing Referrers").
 
         Args:
@@ -84,6 +86,7 @@ class Listings(RegistryMethods):
             Their descriptors, or None if the registry has no referrers API: then they are listed under the tag
             `referrers_tag`.
         """
+        repository, digest = as_repository(repository), as_digest(digest)
         wanted = Wanted((scope.pull(repository),))
         url = self._endpoints.referrers(repository, digest)
         call = RegistryRequest(

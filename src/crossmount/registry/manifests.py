@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from crossmount._parsing import decimal
 from crossmount.errors import InvalidAnswerError, InvalidDigestError, InvalidInputError, InvalidManifestError
-from crossmount.oci import Descriptor, Digest, Manifest, Reference
+from crossmount.oci import Descriptor, Digest, Located, Manifest, Reference, as_reference
 from crossmount.oci.descriptor import ACCEPT
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
 from crossmount.registry.auth.scope import Wanted, pull, push
@@ -18,7 +18,7 @@ from crossmount.registry.http.transport import Answer, Body
 class Manifests(RegistryMethods):
     """`RegistryClient`'s methods for manifests."""
 
-    async def head_manifest(self, reference: Reference) -> Descriptor | None:
+    async def head_manifest(self, reference: str | Located) -> Descriptor | None:
         """Ask for the descriptor of a manifest or an index.
 
         Args:
@@ -27,6 +27,7 @@ class Manifests(RegistryMethods):
         Returns:
             The descriptor, or None if the manifest does not exist.
         """
+        reference = as_reference(reference)
         call = self._pull_call("HEAD", reference)
         answer = await self._requester.send(call)
         if answer.status == 404:
@@ -43,7 +44,7 @@ class Manifests(RegistryMethods):
             raise InvalidAnswerError(f"HEAD {shown(call.url)}: the registry answered for {digest}")
         return Descriptor(kind, reference.digest or digest, size)
 
-    async def get_manifest(self, reference: Reference) -> Manifest:
+    async def get_manifest(self, reference: str | Located) -> Manifest:
         """Fetch a manifest or an index of at most 4 MiB, and verify its digest.
 
         Args:
@@ -53,6 +54,7 @@ class Manifests(RegistryMethods):
             RegistryRefusedError: with status 404 if it does not exist.
             InvalidAnswerError: the bytes have another digest, or are no manifest.
         """
+        reference = as_reference(reference)
         call = self._pull_call("GET", reference)
         answer = await self._requester.send(replace(call, limit=MANIFEST_BYTES_MAX))
         if answer.status != 200:
@@ -67,7 +69,7 @@ class Manifests(RegistryMethods):
         except InvalidManifestError as error:
             raise InvalidAnswerError(f"GET {shown(call.url)}: {error}") from error
 
-    async def put_manifest(self, reference: Reference, manifest: Manifest) -> Digest:
+    async def put_manifest(self, reference: str | Located, manifest: Manifest) -> Digest:
         """Put a manifest or an index under the reference's tag, or under its own digest if there is no tag.
 
         Args:
@@ -81,7 +83,7 @@ class Manifests(RegistryMethods):
             BlobUnknownError: the repository lacks a blob that the manifest names.
             InvalidInputError: the reference has another digest.
         """
-        digest = manifest.descriptor.digest
+        reference, digest = as_reference(reference), manifest.descriptor.digest
         if reference.digest not in {None, digest}:
             raise InvalidInputError(f"{reference}: the manifest to put has the digest {digest}")
         url = self._endpoints.manifest(reference, reference.tag or digest)

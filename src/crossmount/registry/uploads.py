@@ -11,7 +11,7 @@ import httpx
 
 from crossmount.errors import CrossmountError, InvalidLayoutError, RegistryUnreachableError
 from crossmount.events import BlobCommitting
-from crossmount.oci import BlobSource, Descriptor, Digest, Repository
+from crossmount.oci import BlobSource, Descriptor, Digest, Located, Repository, as_digest, as_repository
 from crossmount.registry.auth import scope
 from crossmount.registry.auth.scope import Wanted
 from crossmount.registry.endpoints import RegistryMethods
@@ -47,7 +47,7 @@ class Uploads(RegistryMethods):
     """`RegistryClient`'s methods for mounts and uploads."""
 
     async def mount_blob(
-        self, dest: Repository, digest: Digest, source: Repository | None
+        self, dest: str | Located, digest: str, source: str | Located | None
     ) -> Mounted | UploadSession:
         """Ask the registry to mount a blob into a repository.
 
@@ -59,6 +59,8 @@ class Uploads(RegistryMethods):
         Returns:
             `Mounted` (201), or the upload session that the registry opened instead (202).
         """
+        dest, digest = as_repository(dest), as_digest(digest)
+        source = None if source is None else as_repository(source)
         call = RegistryRequest(
             method="POST",
             url=self._endpoints.mount(dest, digest, source),
@@ -69,12 +71,13 @@ class Uploads(RegistryMethods):
         answer = await self._requester.send(call)
         return Mounted() if answer.status == 201 else opened_session(answer, dest)
 
-    async def start_upload(self, dest: Repository) -> UploadSession:
+    async def start_upload(self, dest: str | Located) -> UploadSession:
         """Open an upload session.
 
         Args:
             dest: the repository to upload into.
         """
+        dest = as_repository(dest)
         call = self._push_call("POST", self._endpoints.uploads(dest), dest, NO_BODY)
         return opened_session(await self._requester.send(call), dest)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from crossmount.errors import InvalidInputError
-from crossmount.oci import Reference
+from crossmount.oci import Reference, as_reference
 
 _LAYOUT = re.compile(r"(oci|oci-archive|docker-daemon):(?![0-9]+/)")
 """An image layout in the notation of other tools; `oci:5000/app` names a host `oci`."""
@@ -81,14 +81,12 @@ def read_list(lines: Iterable[str], *, where: str, all_tags: bool = False) -> li
 
 
 def _parse(reference: str | Reference) -> Reference:
-    if not isinstance(reference, str):
-        return reference
-    if _LAYOUT.match(reference):
+    if isinstance(reference, str) and _LAYOUT.match(reference):
         raise InvalidInputError(
             f"{reference[:300]}: copy works between registries: use crossmount push for a layout "
             "(docker.io/library/NAME for an image of that name)"
         )
-    return Reference.parse(reference)
+    return as_reference(reference)
 
 
 def _check_digest(source: Reference, dest: Reference) -> None:

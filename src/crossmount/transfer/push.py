@@ -14,7 +14,7 @@ from crossmount.index.adapt import adapt
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.memory import null_index
 from crossmount.index.protocol import MountableLayers
-from crossmount.oci import Reference
+from crossmount.oci import Reference, as_reference
 from crossmount.oci.image_spool import SPOOL_LIMIT, ImageSpool
 from crossmount.oci.layout import Image, load_image, spooled_layout
 from crossmount.oci.open_file import OpenFile
@@ -79,7 +79,7 @@ async def push(
     """
     observer = events.never_raising(observer)
     started = clock()
-    reference = (Reference.parse(dest) if isinstance(dest, str) else dest).or_latest()
+    reference = as_reference(dest).or_latest()
     further = _further_tags(reference, tags)
     image = await _image_of(source, parse_all(platforms), ImageSpool(limit=spool_limit))
     if reference.digest is not None and reference.digest != image.root.descriptor.digest:
