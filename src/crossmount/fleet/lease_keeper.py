@@ -1,7 +1,8 @@
-"""The leases that this process holds: a heartbeat renews them while their uploads get on."""
+"""The leases that this process holds: a heartbeat renews them while their uploads make progress."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from crossmount._background import collect
@@ -22,6 +23,24 @@ class PatientCall(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A lease that is renewed, and the progress of its upload; None if nobody counts its bytes."""
+
+    lease: Lease
+    progress: UploadProgress | None
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether its upload is stalled."""
+        return self.progress is not None and self.progress.is_stalled()
+
+    @property
+    def sent(self) -> int | None:
+        """The bytes that were sent, if they are counted."""
+        return None if self.progress is None else self.progress.sent
+
+
 class LeaseKeeper:
     """Renews leases until they are released.
 
@@ -33,7 +52,7 @@ class LeaseKeeper:
         clock: monotonic seconds.
 
     Attributes:
-        held: the leases by their values.
+        held: the leases that are renewed, by their values.
     """
 
     def __init__(
@@ -45,8 +64,7 @@ class LeaseKeeper:
         life: float,
         clock: Callable[[], float],
     ) -> None:
-        self.held: dict[str, Lease] = {}
-        self._progress: dict[str, UploadProgress] = {}
+        self.held: dict[str, HeldLease] = {}
         self._unreleased: dict[Lease, float] = {}  # the server did not answer; when they expire by themselves
         self._store = store
         self._call = call
@@ -58,18 +76,15 @@ class LeaseKeeper:
         self._closing = False
 
     def add(self, lease: Lease, progress: UploadProgress | None = None) -> None:
-        """Renew a lease from now on; with `progress` only while its upload gets on."""
-        self.held[lease.value] = lease
-        if progress is not None:
-            self._progress[lease.value] = progress
+        """Renew a lease from now on; with `progress` only while its upload is not stalled."""
+        self.held[lease.value] = HeldLease(lease, progress)
         self._start_heartbeat()
 
     async def drop(self, value: str) -> None:
         """Release a lease, if it is still held."""
-        lease = self.held.pop(value, None)
-        self._progress.pop(value, None)
-        if lease is not None:
-            await self.release([lease])
+        held = self.held.pop(value, None)
+        if held is not None:
+            await self.release([held.lease])
 
     async def release(self, leases: Sequence[Lease], *, least: float = 0.0) -> None:
         """Release leases, and remove entries of waiters; if the server does not answer, try again later.
@@ -95,7 +110,7 @@ class LeaseKeeper:
             self._heartbeat.cancel()
             await asyncio.gather(self._heartbeat, return_exceptions=True)
         self._closing = True
-        await self.release([*self.held.values(), *self._unreleased], least=LAST_SECONDS)
+        await self.release([*(held.lease for held in self.held.values()), *self._unreleased], least=LAST_SECONDS)
 
     def _start_heartbeat(self) -> None:
         needed = self._store is not None and not self._closing and (self.held or self._unreleased)
@@ -107,23 +122,17 @@ class LeaseKeeper:
         """Renew all leases in one round trip a heartbeat."""
         while self.held or self._unreleased:
             await asyncio.sleep(self._seconds)
-            for value in [value for value, progress in self._progress.items() if progress.is_stalled()]:
+            for value in [value for value, held in self.held.items() if held.is_stalled]:
                 await self.drop(value)
             async with self._lock:
                 await self._renew()
             await self.release(list(self._unreleased))
 
     async def _renew(self) -> None:
-        held, store = list(self.held.values()), self._store
-        if store is None or not held:
+        sent, store = {held.lease: held.sent for held in self.held.values()}, self._store
+        if store is None or not sent:
             return
-        sent = {lease: self._sent(lease) for lease in held}
-        ours = await self._call(lambda: store.renew(sent), [True] * len(held))
-        for lease, still in zip(held, ours, strict=True):
+        ours = await self._call(lambda: store.renew(sent), [True] * len(sent))
+        for lease, still in zip(sent, ours, strict=True):
             if not still:  # its upload continues: uploading a layer twice is harmless
                 self.held.pop(lease.value, None)
-                self._progress.pop(lease.value, None)
-
-    def _sent(self, lease: Lease) -> int | None:
-        progress = self._progress.get(lease.value)
-        return None if progress is None else progress.sent

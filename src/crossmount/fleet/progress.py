@@ -1,7 +1,7 @@
-"""Whether an upload that others wait for gets on: bytes that are sent at a useful rate, or all of them sent.
+"""Whether an upload that others wait for makes progress: it sends bytes at a useful rate, or has sent all of them.
 
-An uploader judges itself, and releases its lease if it does not get on: the next waiter takes over, and the upload
-goes on beside it. The bytes that it has sent are part of its lease, so that waiters elsewhere can judge too.
+An uploader judges itself, and releases its lease when it is stalled: the next waiter takes its turn, and both
+uploads continue. The lease contains how many bytes were sent, so that waiters of other processes can judge too.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,14 @@ USEFUL_RATE = 32 * 1024
 """Bytes a second below which nobody waits for an upload."""
 
 PACED_SECONDS = 6.0
-"""How long an upload at a client's pace may be too slow."""
+"""Seconds that an upload may be too slow if it is relayed at a client's pace."""
 
 OWN_SECONDS = 30.0
-"""The same for an upload at our own pace, or another process's: the registry may ask for a pause."""
+"""The same for all other uploads, also those of other processes: the registry may ask for a pause."""
 
 
 class Pace:
-    """Judges the bytes that were sent, as they are seen now and then. No I/O.
+    """Judges an upload by the bytes that it has sent at one moment and the next. No I/O.
 
     Args:
         seconds: how long it may be too slow.
@@ -31,11 +31,11 @@ class Pace:
         self._done = 0
 
     def is_stalled(self, done: int, size: int, now: float) -> bool:
-        """Return whether the upload does not get on.
+        """Compare with the earlier calls, and return whether the upload is stalled.
 
         Args:
             done: bytes sent so far.
-            size: all bytes; the registry may take its time once they are sent.
+            size: all bytes; once they are sent, the upload is not stalled, however long the registry takes.
             now: monotonic seconds.
         """
         if self._since is None or done < self._done or done >= size:
@@ -82,5 +82,5 @@ class UploadProgress:
         self.sent = self.size
 
     def is_stalled(self) -> bool:
-        """Return whether the upload does not get on."""
+        """Return whether the upload is stalled."""
         return self._pace.is_stalled(self.sent, self.size, self._clock())

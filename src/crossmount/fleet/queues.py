@@ -53,7 +53,7 @@ class _LayerQueue:
         waiters: the waiters of this process, first come first.
         busy: the server's last answer, if another process uploads.
         pace: judges the upload of another process.
-        stalled: whether the upload of another process does not get on.
+        stalled: whether `pace` found that upload stalled.
     """
 
     holder: Waiter | None = None

@@ -94,7 +94,7 @@ class UploadTurn:
         publish: records in the index that dest holds the layer.
         release: releases the lease, and lets others take their turn. A second call has no effect.
         waited: seconds that the caller waited for another's upload.
-        progress: where the uploader counts the bytes that it has sent; None if nobody counts them.
+        progress: judges the upload by the bytes that it has sent; None if nobody counts them.
     """
 
     slots: UploadSlots = field(repr=False)
@@ -114,6 +114,11 @@ class UploadTurn:
         except BaseException:
             await asyncio.shield(self.release())
             raise
+
+    def count(self, sent: int) -> None:
+        """Note how many bytes the uploader has sent so far."""
+        if self.progress is not None:
+            self.progress.reach(sent)
 
     async def finish(self) -> None:
         """Publish the source, then release the lease even if that failed."""

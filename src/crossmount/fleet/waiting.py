@@ -133,7 +133,7 @@ class Waiter:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether its own upload does not get on."""
+        """Whether its own upload is stalled."""
         return self.progress is not None and self.progress.is_stalled()
 
     def take_slot(self) -> bool:
@@ -183,9 +183,9 @@ class LeaseBusy:
     """Answer: another holds the lease, and uploads into the repository `into`, if its lease names one.
 
     Attributes:
-        token: tells one holder from the next.
+        token: differs for each holder.
         sent: bytes that the holder has sent, if it says so.
-        size: all bytes, by the holder's word.
+        size: all bytes, as the holder says.
     """
 
     into: str | None = None
@@ -239,7 +239,7 @@ class ReleaseLease:
 
 @dataclass(frozen=True, slots=True)
 class EndLease:
-    """Decision: the waiter's upload does not get on; release its lease, while the upload continues."""
+    """Decision: the waiter's upload is stalled; release its lease, while the upload continues."""
 
     waiter: Waiter
 

@@ -172,9 +172,8 @@ class BlobPusher:
                     return await self._upload_into_session(blob, last, waited)
             if turn.waited:
                 last.close()  # its session may have expired by now
-            count = turn.progress.reach if turn.progress is not None else _ignore
             return await self.turns.upload(
-                turn, size, lambda: self._upload_into_session(blob, last, waited, count)
+                turn, size, lambda: self._upload_into_session(blob, last, waited, turn.count)
             )
 
         excluded = set(self._candidates.get(digest, ()))

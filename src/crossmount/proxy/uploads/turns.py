@@ -27,6 +27,7 @@ OCTET_STREAM = "application/octet-stream"
 
 
 Upload = Callable[[Callable[[int], None]], Awaitable[None]]
+"""Sends a blob to the registry, and calls its argument with the bytes that were sent so far."""
 
 
 def _ignore(sent: int) -> None:
@@ -94,7 +95,7 @@ class ProxyTurns:
         self._deferred = DeferredLeases(fleet, clock=clock)
 
     def waits_for(self, caller: Caller, size: int | None) -> bool:
-        """Tell whether a blob of `size` bytes (None: unknown) is uploaded in turn."""
+        """Return whether a blob of `size` bytes (None: unknown) is uploaded in turn."""
         return caller.agent is not None and size is not None and self._patience.waits_for(size)
 
     async def wait_and_mount(self, caller: Caller, attempt: MountAttempt) -> BlobOutcome | None:
@@ -227,7 +228,7 @@ class ProxyTurns:
             await turn.release()
 
     def _may_wait(self, caller: Caller, attempt: MountAttempt) -> bool:
-        """Tell whether another's upload could be mounted for a caller, and whether the blob may be uploaded."""
+        """Return whether another's upload could be mounted for a caller, and whether the blob may be uploaded."""
         knowledge = attempt.knowledge
         return (
             caller.may_push(attempt.dest.name)
@@ -278,10 +279,9 @@ class ProxyTurns:
         def defer(turn: UploadTurn) -> None:
             self._deferred.add(attempt.dest, blob.digest, turn)
 
-        count = _ignore if turn.progress is None else turn.progress.reach
         await upload_in_turn(
             turn,
-            lambda: upload(count),
+            lambda: upload(turn.count),
             measure=measure,
             clock=self._clock,
             defer=defer if attempt.after_manifest else None,
