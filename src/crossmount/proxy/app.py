@@ -181,7 +181,7 @@ class App:
             "HEAD",
             upstream.target(exchange.raw_path, exchange.query),
             headers=request_headers(exchange.headers),
-            authorize=caller.authorization_for(dest, "HEAD"),
+            auth=caller.authorization_for(dest, "HEAD"),
         ) as response:
             length = response.headers.get("content-length", "")
             size = int(length) if length.isdecimal() else None

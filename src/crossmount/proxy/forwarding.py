@@ -78,7 +78,7 @@ async def _forward(
         exchange.method,
         upstream.target(exchange.raw_path, exchange.query),
         headers=request_headers(exchange.headers),
-        authorize=caller.authorization_for(None if name is None else core.repository(name), exchange.method),
+        auth=caller.authorization_for(None if name is None else core.repository(name), exchange.method),
         body=body or body_to_forward(exchange),
     ) as response:
         if on_success is not None and response.is_success:

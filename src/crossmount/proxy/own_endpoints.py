@@ -34,10 +34,10 @@ class OwnEndpoints:
         *,
         metrics_apart: bool = False,
     ) -> None:
-        self._metrics_apart = metrics_apart
+        self.events = events
         self._core = core
         self._authenticator = authenticator
-        self.events = events
+        self._metrics_apart = metrics_apart
 
     async def answer(self, exchange: Exchange, name: str, *, draining: bool) -> None:
         """Answer a request.
@@ -82,11 +82,11 @@ class OwnEndpoints:
         """Ask the registry for `/v2/`; return why it cannot be used, None if it can. The index is not asked."""
         core, own = self._core, self._authenticator.own_caller()
         target = core.upstream.target(b"/v2/", b"")
-        authorize = None if own is None else own.authorization_for(None, "GET")
+        auth = None if own is None else own.authorization_for(None, "GET")
         try:
             async with (
                 asyncio.timeout(_READY_SECONDS),
-                core.upstream.request("GET", target, headers=[], authorize=authorize) as response,
+                core.upstream.request("GET", target, headers=[], auth=auth) as response,
             ):
                 if response.status_code in {200, 401}:
                     return None

@@ -1,8 +1,9 @@
-"""The names that a proxy with rights of its own is called by, and the web pages that may not use it.
+"""In service mode: the hosts that a request may name, and the web pages that may not use the proxy.
 
-A browser reaches every port of its machine and its network. A page whose name is made to point there (DNS
+A browser can reach every port of its machine and its network. A page whose name is made to point there (DNS
 rebinding) sends its own name as Host, and any page can send a simple POST, with its Origin. In service mode the
-proxy would lend both its rights. Clients of registries send no Origin, and as Host the name that they were given.
+proxy would lend its rights to both. Clients of registries send no Origin, and the name that they were given as
+Host.
 """
 
 import ipaddress
@@ -18,9 +19,9 @@ class OwnNames:
     """The hosts that a request may name, in lower case.
 
     Attributes:
-        hosts: the names; an address of any machine and `localhost` are always allowed, since no foreign page has
-            them. None allows every name: then each caller shows a password or a token, which no page knows.
-        origin: scheme, host and port of the public URL; an empty text if there is none.
+        hosts: the names. IP addresses and `localhost` are always allowed, since DNS rebinding needs a name. None
+            allows every name: then each caller needs a password or a token, which no foreign page knows.
+        origin: scheme, host and port of the public URL; empty if there is none.
     """
 
     hosts: frozenset[str] | None = None
@@ -75,7 +76,7 @@ def _host_of(url: str) -> str | None:
     """Return the host in a URL, in lower case; None if there is none."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # an odd port makes the rest doubtful too
+        _ = parts.port  # raises ValueError for an invalid port
     except ValueError:
         return None
     return None if parts.username is not None or parts.path else parts.hostname

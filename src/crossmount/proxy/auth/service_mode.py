@@ -203,7 +203,7 @@ class ServiceAuthenticator:
 
 
 class PeerTurns:
-    """One slow check at a time for each address: who sends many wrong passwords waits for them alone."""
+    """One slow check at a time for each address: a sender of many wrong passwords delays only itself."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

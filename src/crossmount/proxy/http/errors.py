@@ -13,8 +13,8 @@ class RequestRefusedError(Exception):
     Attributes:
         status: the status of the answer.
         code: an error code of the specification, or a common one beyond it.
-        unknown: the error code with which a GET or HEAD gets a 404, as from registries, for which a malformed name
-            names nothing; empty refuses it like a write.
+        code_of_404: a GET or HEAD is refused with 404 and this error code instead, since registries answer so to
+            a malformed name; empty refuses it like a write.
         headers: additional headers of the answer.
         close: whether to close the connection, because the bytes that follow cannot be trusted.
     """
@@ -25,22 +25,22 @@ class RequestRefusedError(Exception):
         code: str,
         message: str,
         *,
-        unknown: str = "",
+        code_of_404: str = "",
         headers: Headers = (),
         close: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
-        self.unknown = unknown
+        self.code_of_404 = code_of_404
         self.headers = tuple(headers)
         self.close = close
 
     def for_method(self, method: str) -> "RequestRefusedError":
         """Return the error for a request with this method: a read of a malformed name finds nothing."""
-        if not self.unknown or method not in {"GET", "HEAD"}:
+        if not self.code_of_404 or method not in {"GET", "HEAD"}:
             return self
-        return RequestRefusedError(404, self.unknown, str(self), headers=self.headers, close=self.close)
+        return RequestRefusedError(404, self.code_of_404, str(self), headers=self.headers, close=self.close)
 
     def body(self) -> bytes:
         """Return the answer's body."""
@@ -69,12 +69,12 @@ def plain_headers(size: int, kind: bytes | None = None) -> list[tuple[bytes, byt
 
 def name_invalid(message: str) -> RequestRefusedError:
     """Return the error for a path without a valid repository name."""
-    return RequestRefusedError(400, "NAME_INVALID", message, unknown="NAME_UNKNOWN")
+    return RequestRefusedError(400, "NAME_INVALID", message, code_of_404="NAME_UNKNOWN")
 
 
-def digest_invalid(message: str, *, unknown: str = "") -> RequestRefusedError:
+def digest_invalid(message: str, *, code_of_404: str = "") -> RequestRefusedError:
     """Return the error for an invalid digest, or one that does not match the content."""
-    return RequestRefusedError(400, "DIGEST_INVALID", message, unknown=unknown)
+    return RequestRefusedError(400, "DIGEST_INVALID", message, code_of_404=code_of_404)
 
 
 def upload_unknown() -> RequestRefusedError:

@@ -113,8 +113,9 @@ def answer_headers(headers: httpx.Headers, *, upstream: Origin, asked: httpx.URL
     for name, value in pairs:
         if name in dropped:
             continue
-        urls += _urls_in(name, value)
-        if urls <= _REWRITTEN_MAX or not _urls_in(name, value):
+        own = _urls_in(name, value)
+        urls += own
+        if not own or urls <= _REWRITTEN_MAX:
             kept.append((name, _rewritten(name, value, upstream, asked)))
     return kept
 

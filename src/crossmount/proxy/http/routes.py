@@ -224,7 +224,7 @@ def _in_repository(segments: list[str], parameters: list[tuple[str, str]]) -> Ro
         case [*name, "blobs", "uploads", session]:
             return _session(_name(name), session, parameters)
         case [*name, "blobs", digest]:
-            return BlobRoute(_name(name), _digest(digest, unknown="BLOB_UNKNOWN"))
+            return BlobRoute(_name(name), _digest(digest, code_of_404="BLOB_UNKNOWN"))
         case [*name, "manifests", target]:
             tags = tuple(value for key, value in parameters if key == "tag")
             return ManifestRoute(_name(name), _target(target), tags)
@@ -261,17 +261,17 @@ def _name(segments: list[str]) -> str:
     return name
 
 
-def _digest(text: str, *, unknown: str = "") -> Digest:
+def _digest(text: str, *, code_of_404: str = "") -> Digest:
     try:
         return Digest(text)
     except InvalidDigestError as error:
-        raise digest_invalid(str(error), unknown=unknown) from None
+        raise digest_invalid(str(error), code_of_404=code_of_404) from None
 
 
 def _target(text: str) -> str:
     if ":" in text:
-        return _digest(text, unknown="MANIFEST_UNKNOWN")
+        return _digest(text, code_of_404="MANIFEST_UNKNOWN")
     if not is_tag(text):
         message = "not a tag: at most 128 of A-Z a-z 0-9 . _ -"
-        raise RequestRefusedError(400, "TAG_INVALID", message, unknown="MANIFEST_UNKNOWN")
+        raise RequestRefusedError(400, "TAG_INVALID", message, code_of_404="MANIFEST_UNKNOWN")
     return text

@@ -82,7 +82,7 @@ class RequestAuth:
 
     Attributes:
         authorize: returns the Authorization; after a 401 a better one, or None if there is none.
-        observe: receives the registry's answer, with its body unread.
+        observe: receives the registry's last answer, with its body unread.
     """
 
     authorize: Callable[[RejectedAuth | None], Awaitable[str | None]]
@@ -145,7 +145,7 @@ class Upstream:
         target: UpstreamTarget,
         *,
         headers: HeaderPairs,
-        authorize: RequestAuth | None = None,
+        auth: RequestAuth | None = None,
         body: RequestBody | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """Send a request and yield the answer, with its body unread.
@@ -157,7 +157,7 @@ class Upstream:
             method: the method.
             target: the URL.
             headers: the headers, without Authorization and Content-Length.
-            authorize: returns the Authorization; None sends the request without.
+            auth: what authorizes the request; None sends it without an Authorization.
             body: the body, if there is one.
 
         Raises:
@@ -165,20 +165,20 @@ class Upstream:
             InvalidAnswerError: an answer that is not HTTP, or with a status that HTTP does not have.
             CredentialsError: the registry rejects the proxy's own credentials.
         """
-        authorize = authorize if Origin.of(target.url) == self.origin else None
+        auth = auth if Origin.of(target.url) == self.origin else None
         with translated(method, target.url), unlogged():
-            used = None if authorize is None else await authorize.authorize(None)
+            used = None if auth is None else await auth.authorize(None)
             response = await self._send(method, target, headers, used, body)
             try:
-                if response.status_code == 401 and authorize is not None:
-                    better = await authorize.authorize(
+                if response.status_code == 401 and auth is not None:
+                    better = await auth.authorize(
                         RejectedAuth(used, tuple(response.headers.get_list("www-authenticate")))
                     )
                     if better is not None and (body is None or body.size == 0 or isinstance(body.content, bytes)):
                         await response.aclose()
                         response = await self._send(method, target, headers, better, body)
-                if authorize is not None:
-                    authorize.observe(response)
+                if auth is not None:
+                    auth.observe(response)
                 if response.status_code == 401 and self._own_credentials:
                     raise CredentialsError(f"{self.base.host} does not accept this proxy's own credentials")
                 if response.status_code not in _STATUSES:

@@ -110,7 +110,7 @@ async def can_be_read(core: Core, caller: Caller, dest: Repository, digest: Dige
         "GET",
         core.upstream.blob_target(dest.name, digest),
         headers=[(b"range", b"bytes=0-0")],
-        authorize=caller.authorization_for(dest, "GET"),
+        auth=caller.authorization_for(dest, "GET"),
     ) as response:  # a redirect leads to the bytes; an empty blob has no first byte (416)
         return response.status_code < 400 or response.status_code == 416
 

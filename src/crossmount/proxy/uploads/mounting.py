@@ -108,8 +108,8 @@ class _Search:
 
 async def ask_for_blob(upstream: Upstream, caller: Caller, dest: Repository, digest: Digest) -> int:
     """Ask the registry for a blob with the caller's own Authorization, and return the status."""
-    target, authorize = upstream.blob_target(dest.name, digest), caller.authorization_for(dest, "HEAD")
-    async with upstream.request("HEAD", target, headers=[], authorize=authorize) as response:
+    target, auth = upstream.blob_target(dest.name, digest), caller.authorization_for(dest, "HEAD")
+    async with upstream.request("HEAD", target, headers=[], auth=auth) as response:
         return response.status_code
 
 

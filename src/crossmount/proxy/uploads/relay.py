@@ -143,7 +143,7 @@ class SessionRequest:
             "GET",
             UpstreamTarget(httpx.URL(session.location)),
             headers=blob_request_headers([]),
-            authorize=self.caller.authorization_for(self.dest, "PUT"),
+            auth=self.caller.authorization_for(self.dest, "PUT"),
         ) as response:
             size = read_range(response.headers.get("range"))
             if response.is_success and size is not None:
@@ -195,7 +195,7 @@ class SessionRequest:
             method,
             UpstreamTarget(url),
             headers=[pair for pair in headers if not whole or pair[0] != b"content-range"],
-            authorize=self.caller.authorization_for(self.dest, "PUT"),
+            auth=self.caller.authorization_for(self.dest, "PUT"),
             body=body,
         ) as response:
             done = method in {"PUT", "DELETE"} and response.is_success

@@ -163,7 +163,7 @@ class _SpooledRequest(SessionRequest):
                 "HEAD",
                 upstream.blob_target(self.dest.name, digest),
                 headers=[],
-                authorize=self.caller.authorization_for(self.dest, "HEAD"),
+                auth=self.caller.authorization_for(self.dest, "HEAD"),
             ) as response:
                 if response.status_code == 401:
                     refused = "the registry does not let this upload's owner in"

@@ -201,7 +201,7 @@ class _StartRequest:
             "POST",
             target,
             headers=blob_request_headers(exchange.headers),
-            authorize=self.caller.authorization_for(self.dest, "POST"),
+            auth=self.caller.authorization_for(self.dest, "POST"),
             body=body or RequestBody(exchange.body(), 0),
         ) as response:
             content, location = await read_bounded(response), None

@@ -31,7 +31,7 @@ _DEFAULT_PORTS = frozenset({80, 443})
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """What belongs to one registry.
+    """The certificates for one registry.
 
     Attributes:
         authorities: PEM files of authorities that are trusted besides others.
@@ -107,7 +107,7 @@ def _read(folder: Path) -> Certificates:
 
 
 def _no_passphrase() -> str:
-    """Answer for the passphrase of a key: asking a person would stop a CI job for ever."""
+    """Return an empty passphrase: OpenSSL would ask on the terminal, and a CI job would wait for ever."""
     return ""
 
 

@@ -4,8 +4,8 @@ One client speaks to a registry, its token service and its storage. Each of them
 (`outbound_proxy`), and only the registry itself is shown the client certificate that is kept for it
 (`certificates`).
 
-A registry that cuts the first connection may have been spoken to in the wrong way. One TLS handshake then shows
-whether plain http was used with a server that speaks TLS, or whether the server wants a client certificate.
+If the registry cuts the first connection, one TLS handshake finds out why: plain http was used with a server that
+speaks TLS, or the server wants a client certificate.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from crossmount.registry.http.outbound_proxy import ProxyRules
 from crossmount.registry.http.tls import TlsProbe, probe_tls
 
 PROBE_SECONDS = 3.0
-"""The seconds that the handshake may take that finds out why the first connection was cut."""
+"""The longest time of the handshake that finds out why the first connection was cut."""
 
 _CUT = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 
@@ -32,7 +32,7 @@ Route = tuple[str, bool, httpx.URL | None]
 
 
 class TlsExpectedError(httpx.UnsupportedProtocol):
-    """Plain http was spoken to a server that speaks TLS. Another attempt would not change that."""
+    """Plain http was used with a server that speaks TLS. Another attempt would not change that."""
 
 
 class Connections(httpx.AsyncBaseTransport):
@@ -66,7 +66,7 @@ class Connections(httpx.AsyncBaseTransport):
         self._probing = asyncio.Lock()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request the way that its URL wants.
+        """Send a request over the connection that its URL needs.
 
         Raises:
             httpx.ConnectError: besides what httpx means by it, the proxy cannot be reached; then the message

@@ -29,14 +29,14 @@ INTERIM_MAX = 100
 """The most interim answers before an answer."""
 
 GRACE_SECONDS = 0.5
-"""How long a refusal is read on while a blocked write is not given up yet. TLS cannot be read after that."""
+"""How long the rest of a refusal is read before a blocked write is cancelled, after which TLS cannot be read."""
 
 _READ_BYTES = 64 * 1024
 _STATUS = re.compile(rb"HTTP/1\.\d (\d\d\d)")
 _STATUS_BYTES = len(b"HTTP/1.1 200")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _TURNS = 3
-"""Turns of the event loop until bytes that wait in the socket are in the stream's buffer."""
+"""Turns of the event loop until the bytes in the socket are in the stream's buffer."""
 
 _on_answer: ContextVar[Callable[[], None]] = ContextVar("crossmount_on_answer", default=lambda: None)
 
@@ -52,7 +52,7 @@ def noting_answer(note: Callable[[], None]) -> Iterator[None]:
 
 
 class InterimFloodError(httpx.RemoteProtocolError):
-    """Interim answers without end."""
+    """Too many interim answers."""
 
 
 class AnswerHeads:
@@ -69,7 +69,7 @@ class AnswerHeads:
         self._head = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Read on.
+        """Read the next bytes.
 
         Raises:
             InterimFloodError: there were too many interim answers.
@@ -96,7 +96,7 @@ class AnswerHeads:
 class _LeftBytes:
     """The bytes that a connection's socket still holds after asyncio has closed it for a failed write.
 
-    Under TLS they are not to be had: then the request is sent once more.
+    Under TLS they cannot be read: then the request is sent once more.
     """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
@@ -104,11 +104,11 @@ class _LeftBytes:
         is_plain = stream.get_extra_info("ssl_object") is None
         raw = stream.get_extra_info("socket") if is_plain else None
         if raw is not None and raw.fileno() >= 0:
-            with contextlib.suppress(OSError):  # no more files: then without
+            with contextlib.suppress(OSError):  # too many open files
                 self._socket = socket.socket(fileno=os.dup(raw.fileno()))
 
     def read(self) -> bytes:
-        """Return what is there, without waiting."""
+        """Return the bytes that are there, without waiting."""
         if self._socket is None:
             return b""
         with contextlib.suppress(OSError):
