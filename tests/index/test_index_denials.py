@@ -12,8 +12,7 @@ from crossmount.index.blocking import MemoryMountIndex as BlockingMemoryIndex
 from crossmount.index.exclusions import DENIAL_SECONDS, DENIALS_MAX, look_up_as
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Repository
-from crossmount.registry.auth.authorization import account_digest
-from crossmount.registry.credentials.authfiles import Credential
+from crossmount.registry.credentials.authfiles import Credential, account_digest
 from support.index_kit import Clock, CountingLink, layer, repo
 from support.links import async_link
 from support.servers import Server

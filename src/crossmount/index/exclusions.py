@@ -4,9 +4,9 @@ Deletions: a proxy answers a HEAD with a mount where it can. After a deletion th
 no client pushes it. So an index remembers a deletion for a day, for all proxies, or until a client starts to push
 the layer again. A push needs none of this, so only `look_up_with_deletions` reads deletions.
 
-Denials: the account is named by a digest (`registry.auth.authorization`), which says nothing about the account and
-is hard to guess without the credential. A denied source is not tried for an hour. Like all of an index this is a
-hint: the worst that a wrong entry costs is an upload within that hour.
+Denials: an account is named by a digest (`account_digest`), which is hard to guess without the credential and
+reveals nothing. A denied source is not tried for an hour. Like all of an index this is a hint: the worst that a
+wrong entry costs is an upload within that hour.
 """
 
 import re

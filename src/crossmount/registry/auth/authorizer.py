@@ -24,15 +24,14 @@ from functools import partial
 
 import httpx
 
-from crossmount.registry.auth.authorization import ANONYMOUS, Authorization, account_digest
 from crossmount.registry.auth.challenge import Basic, Bearer, choose
 from crossmount.registry.auth.fetcher import SendTokenRequest, TokenFetcher
-from crossmount.registry.auth.flow import Token, basic
+from crossmount.registry.auth.flow import ANONYMOUS, Authorization, Token, basic
 from crossmount.registry.auth.halving import Group
 from crossmount.registry.auth.mount_scopes import MountScopes
 from crossmount.registry.auth.scope import Scope, Wanted, covers
 from crossmount.registry.auth.tokens import TokenCache
-from crossmount.registry.credentials.authfiles import NO_CREDENTIALS, Credential
+from crossmount.registry.credentials.authfiles import NO_CREDENTIALS, Credential, account_digest
 from crossmount.registry.credentials.lookup import CredentialsAtHand, CredentialSource, where_looked
 
 _CREDENTIAL_SECONDS = 300.0

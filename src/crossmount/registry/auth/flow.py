@@ -74,6 +74,26 @@ class Token:
         return covers(self.asked, wanted.needed) and covers((*self.asked, *self.refused), wanted.optional)
 
 
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """What authorizes one request.
+
+    Attributes:
+        header: the value of Authorization, or None for a request without.
+        credential: the credential behind it, None for an anonymous request.
+        token: the token in the header, if it is one.
+        lacks_source: whether the token lacks the source of a mount, so that the request would be refused.
+    """
+
+    header: str | None = field(default=None, repr=False)
+    credential: Credential | None = None
+    token: Token | None = None
+    lacks_source: bool = False
+
+
+ANONYMOUS = Authorization()
+
+
 def basic(credential: Credential) -> str:
     """Return the Authorization header of Basic authentication (RFC 7617)."""
     pair = f"{credential.username or TOKEN_USER}:{credential.secret}"

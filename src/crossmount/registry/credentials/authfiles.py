@@ -7,6 +7,7 @@ has only what they have in `auths`.
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,10 @@ _SPELLINGS_MAX = 4
 """The most names that a helper is asked for: each is a process, and may ask a cloud."""
 
 
+_ACCOUNT_ROUNDS = 5000
+_ACCOUNT_BYTES = 3
+"""So short that many secrets have the same digest: it confirms no guess of a secret."""
+
 CredentialKind = Literal["password", "identity", "registry"]
 
 
@@ -47,6 +52,20 @@ class Credential:
     secret: str = field(repr=False)
     kind: CredentialKind = "password"
     origin: str = field(default="given", compare=False)
+
+
+def account_digest(registry: str, credential: Credential | None) -> str:
+    """Return the name of an account in a shared index, the same for everybody who has the same credential.
+
+    It is keyed by the secret, so nobody else can compute it. A collision is harmless: the index only hints.
+
+    Args:
+        registry: the registry, normalised.
+        credential: the credential; None for anonymous requests.
+    """
+    secret, user = ("", "") if credential is None else (credential.secret, credential.username)
+    salt = f"crossmount account\n{registry}\n{user}".encode()
+    return hashlib.pbkdf2_hmac("sha256", secret.encode(), salt, _ACCOUNT_ROUNDS, _ACCOUNT_BYTES).hex()
 
 
 @dataclass(frozen=True, slots=True)
