@@ -15,7 +15,7 @@ from crossmount.maintenance.verifier import FAILURES_MAX, Verifier
 from crossmount.oci import Digest
 from crossmount.registry import RegistryClient
 from crossmount.registry.credentials.authfiles import Credential
-from crossmount.registry.credentials.lookup import GivenCredentials
+from crossmount.registry.credentials.given import GivenCredentials
 from crossmount.testing import BasicAuth, CutBefore, Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
 from crossmount.testing.options import Grant
 from support.index_kit import layer

@@ -10,7 +10,7 @@ from crossmount.mount import Mounter, MountStatus
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
 from crossmount.registry.credentials.authfiles import Credential
-from crossmount.registry.credentials.lookup import GivenCredentials
+from crossmount.registry.credentials.given import GivenCredentials
 from crossmount.testing import (
     BasicAuth,
     Fault,

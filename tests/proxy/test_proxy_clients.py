@@ -11,7 +11,7 @@ import pytest
 from crossmount.oci import Digest, Reference, Repository
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.registry.credentials.authfiles import Credential
-from crossmount.registry.credentials.lookup import GivenCredentials, NoCredentials
+from crossmount.registry.credentials.given import GivenCredentials, NoCredentials
 from support.clients import CLIENTS, Push, oras_py
 from support.images import make_layers, make_layout
 from support.programs import run

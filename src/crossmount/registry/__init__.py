@@ -3,13 +3,8 @@
 from crossmount.registry.blobs import BlobStream
 from crossmount.registry.client import RegistryClient
 from crossmount.registry.credentials.authfiles import Credential
-from crossmount.registry.credentials.given import AnyCredentials
-from crossmount.registry.credentials.lookup import (
-    CredentialSource,
-    GivenCredentials,
-    NoCredentials,
-    StoredCredentials,
-)
+from crossmount.registry.credentials.given import AnyCredentials, GivenCredentials, NoCredentials
+from crossmount.registry.credentials.lookup import CredentialSource, StoredCredentials
 from crossmount.registry.http.options import ClientOptions, RetryPolicy
 from crossmount.registry.values import SIZE_UNKNOWN, Mounted, Ping, Prepared, UploadSession
 

@@ -21,7 +21,8 @@ from crossmount.proxy.settings import MountRights
 from crossmount.registry.auth.challenge import Bearer, choose
 from crossmount.registry.auth.scope import Scope
 from crossmount.registry.credentials.authfiles import Credential
-from crossmount.registry.credentials.lookup import CredentialSource, GivenCredentials, NoCredentials
+from crossmount.registry.credentials.given import GivenCredentials, NoCredentials
+from crossmount.registry.credentials.lookup import CredentialSource
 
 _ANONYMOUS = "anonymous"
 

@@ -7,7 +7,7 @@ from typing import TypeGuard
 from crossmount.errors import InvalidInputError
 from crossmount.oci.reference import normalise_registry
 from crossmount.registry.credentials.authfiles import Credential
-from crossmount.registry.credentials.lookup import CredentialSource, GivenCredentials, StoredCredentials
+from crossmount.registry.credentials.lookup import CredentialSource, StoredCredentials
 
 UserAndPassword = tuple[str, str]
 
@@ -15,6 +15,46 @@ AnyCredentials = UserAndPassword | Credential | Mapping[str, UserAndPassword | C
 """User name and password, or a credential, for the one registry that is meant; those by registry; or a source."""
 
 _WANTED = "give (user, password), a Credential, a mapping of those by registry, or a CredentialSource"
+
+
+class NoCredentials:
+    """A source without credentials: all requests are anonymous."""
+
+    async def find(self, registry: str, name: str = "") -> Credential | None:
+        """Return None."""
+        del registry, name
+        return None
+
+    async def is_at_hand(self, registry: str, name: str = "") -> bool:
+        """Return True."""
+        del registry, name
+        return True
+
+
+class GivenCredentials:
+    """A source of one credential for one registry.
+
+    Args:
+        registry: the registry's name.
+        credential: the credential.
+
+    Raises:
+        InvalidReferenceError: `registry` names no registry.
+    """
+
+    def __init__(self, registry: str, credential: Credential) -> None:
+        self._registry = normalise_registry(registry)
+        self._credential = credential
+
+    async def find(self, registry: str, name: str = "") -> Credential | None:
+        """Return the credential if it is for this registry."""
+        del name
+        return self._credential if registry == self._registry else None
+
+    async def is_at_hand(self, registry: str, name: str = "") -> bool:
+        """Return True."""
+        del registry, name
+        return True
 
 
 class CredentialsByRegistry:

@@ -1,4 +1,4 @@
-"""Sources of credentials: the environment, docker's and podman's files, and the helpers that these name."""
+"""Credentials that docker and podman stored: in the environment, in files, and in the helpers that these name."""
 
 import asyncio
 import logging
@@ -46,46 +46,6 @@ class CredentialsAtHand(Protocol):
     async def is_at_hand(self, registry: str, name: str = "") -> bool:
         """Return whether `find` would answer without a helper, which may take long or ask the user."""
         ...
-
-
-class NoCredentials:
-    """A source without credentials: all requests are anonymous."""
-
-    async def find(self, registry: str, name: str = "") -> Credential | None:
-        """Return None."""
-        del registry, name
-        return None
-
-    async def is_at_hand(self, registry: str, name: str = "") -> bool:
-        """Return True."""
-        del registry, name
-        return True
-
-
-class GivenCredentials:
-    """A source of one credential for one registry.
-
-    Args:
-        registry: the registry's name.
-        credential: the credential.
-
-    Raises:
-        InvalidReferenceError: `registry` names no registry.
-    """
-
-    def __init__(self, registry: str, credential: Credential) -> None:
-        self._registry = normalise_registry(registry)
-        self._credential = credential
-
-    async def find(self, registry: str, name: str = "") -> Credential | None:
-        """Return the credential if it is for this registry."""
-        del name
-        return self._credential if registry == self._registry else None
-
-    async def is_at_hand(self, registry: str, name: str = "") -> bool:
-        """Return True."""
-        del registry, name
-        return True
 
 
 @runtime_checkable
