@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import httpx
 from hypothesis import strategies as st
@@ -275,14 +275,12 @@ ODD = (
 _NAMES = st.sampled_from(REPOSITORIES)
 _BLOBS = st.sampled_from(list(BLOBS))
 _RANGES = st.sampled_from(["", "bytes=0-9", "bytes=5-", "bytes=-3", "bytes=9999-", "bytes=4-2", "nonsense"])
-_WAYS = st.sampled_from(["whole", "put", "last", "chunks", "repeated", "skipped", "wrong", "cancelled", "status"])
+_WAYS = st.sampled_from(get_args(Way))
 _SOURCES = st.none() | st.sampled_from([*REPOSITORIES, "absent"])
 _STEPS = st.one_of(
     st.builds(Step, st.sampled_from(["head", "head", "delete", "drop", "put", "read", "tags"]), _NAMES, _BLOBS),
     st.builds(Step, st.just("get"), _NAMES, _BLOBS, given=_RANGES),
-    st.builds(
-        Step, st.just("mount"), _NAMES, _BLOBS, source=st.none() | st.sampled_from([*REPOSITORIES, "absent"])
-    ),
+    st.builds(Step, st.just("mount"), _NAMES, _BLOBS, source=_SOURCES),
     st.builds(Step, st.just("upload"), _NAMES, _BLOBS, way=_WAYS),
     st.builds(Step, st.sampled_from(["put", "read"]), _NAMES, _BLOBS, target=st.sampled_from(TAGS)),
     st.builds(Step, st.just("odd"), _NAMES, given=st.sampled_from(ODD)),

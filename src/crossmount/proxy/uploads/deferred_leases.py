@@ -37,7 +37,7 @@ class DeferredLeases:
         self._deferred: dict[Repository, list[_Deferred]] = {}
 
     def has_any(self, dest: Repository) -> bool:
-        """Tell whether a repository has a deferred lease, and so must not wait for others."""
+        """Return whether a repository has a deferred lease, and so must not wait for others."""
         return dest in self._deferred
 
     def add(self, dest: Repository, digest: Digest, turn: UploadTurn) -> None:
