@@ -60,19 +60,19 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     type=click.Choice(["client", "service"]),
     default="client",
     show_default=True,
-    help="Act with the rights of each caller, or with the proxy's own for callers that it knows.",
+    help="Act with each caller's own credentials, or with the proxy's for the callers in its files.",
 )
 @_option(
     "--mount-rights",
     type=click.Choice(["account", "token"]),
     default="account",
     show_default=True,
-    help="With '--auth client': mount what the account of a token may read, or only what the token itself allows.",
+    help="With '--auth client': mount what a token's account may read, or only what the token itself covers.",
 )
 @_option(
     "--spool",
     metavar="DIR",
-    help="Folder for uploads whose digest is not yet known, or 'off'. [default: the cache]",
+    help="Folder for uploads that name their digest at the end, or 'off'. Default: in the user's cache folder.",
 )
 @_option(
     "--spool-limit",
@@ -178,7 +178,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
     """Run a proxy between any client and its registry. It mounts layers that the client would upload.
 
     Use this address instead of the registry's in docker, podman, buildah, skopeo, crane, oras … SIGTERM stops the
-    proxy after the uploads in progress.
+    proxy after the pushes in progress.
     """
     settings = settings_of(ctx)
     if auth == "client" and (htpasswd or tokens):
