@@ -56,15 +56,34 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Opening:
+    """The start of a caller's push into one repository, while unknown sources are tried before the answer.
+
+    Attributes:
+        since: when it began.
+        questions: how many blobs were asked for.
+        waited: seconds that the push has waited for padded answers.
+        until: when the last of these answers is given.
+    """
+
     since: float
     questions: int = 0
     waited: float = 0.0
     until: float = 0.0
 
-    def wait(self, now: float, until: float) -> None:
-        """Count a padded answer. What is waited at the same time counts once."""
-        self.waited += max(0.0, until - max(now, self.until))
-        self.until = max(until, self.until)
+    def answer_at(self, now: float, pad: float) -> float | None:
+        """Count a question; return when a "no" to it is given, None for at once. Simultaneous waits count once.
+
+        Args:
+            now: when the question came.
+            pad: seconds between the question and a padded answer.
+        """
+        self.questions += 1
+        has_waited_enough = self.waited >= max(_WAITED_SECONDS, _WAITED_PADS * pad)
+        if has_waited_enough or now - self.since >= OPEN_SECONDS or self.questions > OPEN_QUESTIONS:
+            return None
+        self.waited += max(0.0, now + pad - max(now, self.until))
+        self.until = max(now + pad, self.until)
+        return now + pad
 
 
 class SourcePrivacy:
@@ -107,14 +126,8 @@ class SourcePrivacy:
             opening = dests[dest.name] = _Opening(now)
             if len(dests) > _DESTS_MAX:
                 dests.popitem(last=False)
-        opening.questions += 1
         least, most = PAD_SECONDS
-        pad = min(most, max(least, PAD_ROUND_TRIPS * self._round_trip()))
-        is_worth_it = opening.waited < max(_WAITED_SECONDS, _WAITED_PADS * pad)
-        if now - opening.since >= OPEN_SECONDS or opening.questions > OPEN_QUESTIONS or not is_worth_it:
-            return None
-        opening.wait(now, now + pad)
-        return now + pad
+        return opening.answer_at(now, min(most, max(least, PAD_ROUND_TRIPS * self._round_trip())))
 
     async def wait_until(self, answer_at: float | None) -> None:
         """Wait until an answer may be given."""
