@@ -25,12 +25,14 @@ class SimulatedPools:
     Attributes:
         silent: the servers that do not answer.
         low: the server of the lower half of the slots.
+        replicas: its replicas.
         asked: the target of each exchange of other commands than the one for the map.
     """
 
     def __init__(self) -> None:
         self.silent: set[Node] = set()
         self.low = A
+        self.replicas: list[Node] = []
         self.asked: list[Node] = []
 
     def exchange(self, requests: Sequence[ServerRequest]) -> list[list[Any] | Exception]:
@@ -57,7 +59,7 @@ class SimulatedPools:
 
     def _reply(self, node: Node, command: Command) -> Any:
         if command == CLUSTER_SLOTS:
-            return [[0, 7999, [*self.low]], [8000, 16383, [*B]]]
+            return [[0, 7999, [*self.low], *([*each] for each in self.replicas)], [8000, 16383, [*B]]]
         return node[1]
 
 
@@ -70,6 +72,11 @@ class Linked:
         self.client = ClusterClient(
             cast("Pools", self.servers), [A, B], ReplyReader("made up", {}, ()), clock=self.clock
         )
+
+    def reading(self) -> ClusterClient:
+        """Return a client of the same servers whose look-ups replicas answer."""
+        reader = ReplyReader("made up", {}, ())
+        return ClusterClient(cast("Pools", self.servers), [A, B], reader, replicas=True, clock=self.clock)
 
     def run(self) -> list[Any]:
         """Send a command to each half of the slots."""
@@ -98,6 +105,19 @@ def test_the_pauses_of_an_unresponsive_server_are_bounded(linked: Linked) -> Non
             assert answered == 2
             assert linked.times_asked(A) == asked
             linked.clock.now += (seconds - 0.1) if asked else 0.1
+
+
+def test_a_silent_replica_is_left_alone_for_a_while(linked: Linked) -> None:
+    """A replica that says nothing gets commands once, then after each pause; other servers answer meanwhile."""
+    linked.servers.replicas, linked.servers.silent = [C], {C}
+    client = linked.reading()
+    for seconds in (BREAKER_SECONDS, PAUSE_MAX_SECONDS, PAUSE_MAX_SECONDS):
+        for asked in (1, 0, 0):
+            assert client.run([LOW]) == [1]
+            assert linked.times_asked(C) == asked
+        linked.clock.now += seconds
+    linked.servers.silent = set()
+    assert client.run([LOW])[-1] == 3
 
 
 def test_an_answer_resets_the_pauses(linked: Linked) -> None:

@@ -1,5 +1,6 @@
 """The routing of commands on a Cluster, without servers: the map of the slots, and the batches of each round."""
 
+import ssl
 from typing import Any
 
 import pytest
@@ -12,11 +13,10 @@ from crossmount.redis.routing import (
     ROUNDS_MAX,
     Batch,
     CommandRouting,
-    Shard,
-    SlotMap,
     Target,
-    slot_of,
+    no_answer,
 )
+from crossmount.redis.slots import Shard, SlotMap, slot_of
 from redis import exceptions
 
 A, B, C, R, S = (("h", port) for port in range(1, 6))
@@ -150,11 +150,11 @@ def test_a_server_that_does_not_answer_is_asked_again_with_a_new_map() -> None:
         batch = only(routing.batches(MAP))
     routing.add_failure(batch, exceptions.TimeoutError())
     assert routing.done
-    assert routing.given_up == {A}
+    assert routing.given_up == {A: "h:1, which holds the key, does not answer"}
     assert "h:1, which holds the key, does not answer" in str(routing.replies[0])
-    routing = CommandRouting([LOW], failing={A})
+    routing = CommandRouting([LOW], failing={A: "why"})
     routing.add_failure(only(routing.batches(MAP)), exceptions.TimeoutError())
-    assert routing.given_up == {A}
+    assert [*routing.given_up] == [A]
     routing = CommandRouting([LOW])
     with pytest.raises(exceptions.AuthenticationError):
         routing.add_failure(only(routing.batches(MAP)), exceptions.AuthenticationError())
@@ -172,11 +172,41 @@ def test_a_server_that_is_left_alone_is_not_asked() -> None:
     assert only(CommandRouting([("PING",)]).batches(MAP, excluded={A})).target == Target(B)
     assert only(CommandRouting([("PING",)]).batches(MAP, excluded={A, B})).target == Target(A)
     assert only(CommandRouting([LOW], replicas=True).batches(MAP, excluded={A})).target == Target(R, replica=True)
+    excluded = CommandRouting([LOW], failing={A: "its certificate"})
+    assert excluded.batches(MAP, excluded={A}) == []
+    assert "its certificate" in str(excluded.replies[0])
+
+
+def test_a_silent_replica_is_left_alone_as_a_silent_master_is() -> None:
+    """A replica that does not answer is given up at once, and an excluded one is not asked: another one is."""
+    routing = CommandRouting([LOW], replicas=True)
+    routing.add_failure(only(routing.batches(MAP)), exceptions.TimeoutError())
+    assert [*routing.given_up] == [R]
+    assert only(routing.batches(MAP)).target == Target(C, replica=True)
+    for excluded, target in (({R}, Target(C, replica=True)), ({R, C}, Target(A))):
+        assert only(CommandRouting([LOW], replicas=True).batches(MAP, excluded=excluded)).target == target
+
+
+def test_a_certificate_for_another_name_is_said_to_be_that() -> None:
+    """A failure has its cause in its words, wherever in the chain of errors that is."""
+    wrong = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    failure = exceptions.ConnectionError("Error 1")
+    failure.__cause__ = wrong
+    for message, words in (
+        (
+            "IP address mismatch, certificate is not valid for 'h'",
+            "certificate of h:1 is not valid for h: announce",
+        ),
+        ("certificate has expired", "certificate of h:1, which holds the key, is wrong: certificate has expired"),
+    ):
+        wrong.verify_message = message
+        assert words in no_answer(A, failure)
+    assert no_answer(A, OSError("gone")) == "h:1, which holds the key, does not answer"
 
 
 def test_what_has_no_key_fails_with_the_last_master() -> None:
     """If no server answers a command without a key, the failure is raised."""
-    routing = CommandRouting([("PING",)], failing={A})
+    routing = CommandRouting([("PING",)], failing={A: "why"})
     routing.add_failure(only(routing.batches(MAP, excluded={A})), exceptions.TimeoutError())  # B's first
     with pytest.raises(exceptions.TimeoutError):
         routing.add_failure(only(routing.batches(MAP, excluded={A})), exceptions.TimeoutError())

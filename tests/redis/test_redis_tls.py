@@ -102,3 +102,28 @@ async def test_a_real_servers_own_tls(start_server: StartServer, flavour: str, t
     files = f"ca_file={authority.file}&cert_file={mine.certificate}&key_file={mine.key}"
     for scheme in ("rediss", "rediss+cluster"):
         assert await ask(f"{scheme}://127.0.0.1:{port}?{files}", flavour) == [True]
+
+
+@both
+async def test_a_cluster_that_announces_other_names_than_its_certificates_have(
+    start_server: StartServer, flavour: str, tmp_path: Path
+) -> None:
+    """The error says that it is the certificate, for which address, and what to do, also the second time."""
+    authority = Authority(tmp_path)
+    server, port = authority.issue("server"), free_port()
+    options = ("--tls-port", str(port), "--tls-ca-cert-file", str(authority.file), "--tls-auth-clients", "no")
+    own = ("--tls-cert-file", str(server.certificate), "--tls-key-file", str(server.key))
+    cluster = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--tls-cluster", "yes")
+    places = ("--bind", "127.0.0.1", "127.0.0.2", "--cluster-announce-ip", "127.0.0.2")
+    started = start_server(*options, *own, *cluster, *places, binary=Path(needs("redis-server")))
+    started.ask("CLUSTER ADDSLOTSRANGE", 0, 16383)
+    url = f"rediss+cluster://127.0.0.1:{port}?ca_file={authority.file}"
+    link: Link = async_link(url) if flavour == "async" else blocking_link(url)
+    for _ in range(2):
+        asked = link.run([("GET", "key")])
+        (reply,) = await asked if flavour == "async" else run_now(asked)
+        assert f"certificate of 127.0.0.2:{port} is not valid for 127.0.0.2" in str(reply)
+        assert "cluster-announce-hostname" in str(reply)
+        assert "check_hostname=no" in str(reply)
+    await link.aclose()
+    assert await ask(f"{url}&check_hostname=no", flavour) == [True]

@@ -2,7 +2,7 @@
 
 from crossmount.index import Keys
 from crossmount.oci import Digest
-from crossmount.redis.routing import slot_of
+from crossmount.redis.slots import slot_of
 from support.cluster import Cluster
 from support.servers import Server
 

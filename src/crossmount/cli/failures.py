@@ -191,7 +191,7 @@ _OF_ITS_STATE = ("read only", "memory", "loading")
 _HUNG_UP = ("closed by server", "reset by peer")
 """Words of a connection that was cut, as by a server that expects TLS and gets none."""
 
-_ADVISED = ("give a redis", "in the URL", "scripts are not")
+_ADVISED = ("give a redis", "in the URL", "scripts are not", "holds the key")
 """Words of a message that already says what to do."""
 
 

@@ -10,7 +10,7 @@ one 3 ms), sends redirected commands one by one, and waits a time-out for each s
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,8 +22,9 @@ from crossmount.redis.pipeline import exchange_each
 from crossmount.redis.race import NoneAnsweredError, first_answer
 from crossmount.redis.redis_py import Pool
 from crossmount.redis.replies import Command, ReplyReader
-from crossmount.redis.routing import CLUSTER_SLOTS, Batch, CommandRouting, SlotMap, Target
+from crossmount.redis.routing import CLUSTER_SLOTS, Batch, CommandRouting, Target
 from crossmount.redis.scripts import with_sources
+from crossmount.redis.slots import SlotMap
 from redis import exceptions
 
 ServerRequest = tuple[Target, Sequence[Command]]
@@ -121,6 +122,7 @@ class ClusterClient:
         self._map: SlotMap | None = None
         self._clock = clock
         self._breakers: dict[Node, Breaker] = {}
+        self._failing: dict[Node, str] = {}  # why the servers with a breaker gave no answer
         self._fetched = float("-inf")
         self._last_source: Node | None = None  # the server that gave the last map
         self._unheard: set[Node] = set()  # servers that gave no map when they were asked last
@@ -129,7 +131,7 @@ class ClusterClient:
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
         """Send each command to the server of its key; one without a key goes to all servers, and has one reply."""
         routing = CommandRouting(
-            commands, replicas=self._replicas, number=next(self._calls), failing=tuple(self._breakers)
+            commands, replicas=self._replicas, number=next(self._calls), failing=dict(self._failing)
         )
         call = call or Call()
         with self._caller.calling(call):
@@ -138,8 +140,12 @@ class ClusterClient:
                     self._pools.pause(PAUSE_SECONDS)
                 slots = self._map
                 excluded = self._excluded()
-                is_doubtful = routing.needs_map or self._is_map_doubtful or (excluded and self._is_map_due())
-                if slots is None or is_doubtful:
+                if (
+                    slots is None
+                    or routing.needs_map
+                    or self._is_map_doubtful
+                    or self._is_map_due(slots, excluded)
+                ):
                     slots = self._fetch_map(routing.silent | excluded)
                 batches = routing.batches(slots, excluded=excluded)
                 self._probe(batches)
@@ -151,7 +157,7 @@ class ClusterClient:
                         routing.add_failure(batch, outcome)
                     else:
                         routing.add_replies(batch, outcome)
-                        self._breakers.pop(batch.target.node, None)
+                        self._note_answer(batch.target.node)
                 self._open_breakers(routing.given_up)
                 if routing.new_map is not None:
                     self._use_map(SlotMap.from_reply(*routing.new_map))
@@ -172,21 +178,27 @@ class ClusterClient:
         now = self._clock()
         return {node for node, breaker in list(self._breakers.items()) if breaker.is_open(now)}
 
-    def _is_map_due(self) -> bool:
-        return self._clock() - self._fetched > MAP_SECONDS
+    def _is_map_due(self, slots: SlotMap, excluded: set[Node]) -> bool:
+        """Return whether another server may have taken the place of an excluded master by now."""
+        return self._clock() - self._fetched > MAP_SECONDS and not excluded.isdisjoint(slots.masters)
 
     def _probe(self, batches: Sequence[Batch]) -> None:
         """Note which failed servers get a batch, as a probe: other calls send them nothing until it ends."""
         now = self._clock()
         for batch in batches:
             breaker = self._breakers.get(batch.target.node)
-            if breaker is not None and not batch.target.replica:
+            if breaker is not None:
                 breaker.probe(now)
 
-    def _open_breakers(self, given_up: set[Node]) -> None:
+    def _open_breakers(self, given_up: Mapping[Node, str]) -> None:
         now = self._clock()
-        for node in given_up:
+        for node, why in given_up.items():
+            self._failing[node] = why
             self._breakers.setdefault(node, Breaker(BREAKER_SECONDS)).fail(now)
+
+    def _note_answer(self, node: Node) -> None:
+        self._breakers.pop(node, None)
+        self._failing.pop(node, None)
 
     def _fetch_map(self, silent: set[Node]) -> SlotMap:
         """Read the map of the slots: from the server that gave the last one, else from all others at once."""
@@ -201,6 +213,7 @@ class ClusterClient:
             self._unheard |= set(nodes)
             raise error.cause from None
         node = nodes[winner]
+        self._note_answer(node)
         self._unheard = (self._unheard | set(nodes[:1])) - {node}  # others may merely be slower than the winner
         if isinstance(reply, Exception):
             is_login = isinstance(reply, exceptions.AuthenticationError | exceptions.NoPermissionError)

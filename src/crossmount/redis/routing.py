@@ -6,102 +6,17 @@ resharding"), and only those commands go there. A server that does not answer is
 the slots; then the commands for its keys are refused, and all others have their replies.
 """
 
-from bisect import bisect_right
+import ssl
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any
 
-from redis.crc import key_slot
-
-from crossmount.errors import IndexRefusedError
 from crossmount.redis.address import Node
 from crossmount.redis.replies import Command
+from crossmount.redis.slots import SlotMap, slot_of
 from redis import exceptions
-
-_SLOTS = 16384
-_PORT_MAX = 65535
-
-_KEYLESS = frozenset({"PING", "ECHO", "INFO", "SCRIPT", "SCAN", "DBSIZE", "TIME", "CLIENT", "CLUSTER"})
-_KEY_AT = {"EVALSHA": 3, "EVAL": 3, "MEMORY": 2, "OBJECT": 2}
-"""The place of the first key in commands that do not have it right after their name."""
-
-
-def slot_of(command: tuple[str | bytes | int, ...]) -> int | None:
-    """Return the slot of a command's keys, which all share one; None for a command without keys."""
-    name = str(command[0])
-    if name in _KEYLESS:
-        return None
-    key = command[_KEY_AT.get(name, 1)]
-    return key_slot(key if isinstance(key, bytes) else str(key).encode())
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A range of slots and its servers."""
-
-    first: int
-    last: int
-    master: Node
-    replicas: tuple[Node, ...] = ()
-
-
-class SlotMap:
-    """The servers of all slots.
-
-    Args:
-        shards: ranges of slots, in any order; some slots may have no server.
-    """
-
-    def __init__(self, shards: Iterable[Shard]) -> None:
-        self._shards = sorted(shards, key=lambda shard: shard.first)
-        self._firsts = [shard.first for shard in self._shards]
-        self.masters = tuple(dict.fromkeys(shard.master for shard in self._shards))
-        replicas = dict.fromkeys(replica for shard in self._shards for replica in shard.replicas)
-        self.nodes = tuple(dict.fromkeys((*self.masters, *replicas)))
-
-    @classmethod
-    def from_reply(cls, reply: Any, asked: Node) -> Self:
-        """Read a reply to CLUSTER SLOTS of the server `asked`, whose own host name may be missing in it.
-
-        Raises:
-            IndexRefusedError: the reply has another shape, or lists no slot.
-        """
-        try:
-            shards = [
-                Shard(
-                    _number(first, _SLOTS - 1),
-                    _number(last, _SLOTS - 1),
-                    _node(master, asked),
-                    tuple(_node(replica, asked) for replica in replicas),
-                )
-                for first, last, master, *replicas in reply
-            ]
-        except (TypeError, ValueError, IndexError):
-            raise IndexRefusedError("index's Cluster answers CLUSTER SLOTS with something else") from None
-        if not shards:
-            raise IndexRefusedError("index's Cluster serves no slot: is it set up?")
-        return cls(shards)
-
-    def shard_of(self, slot: int) -> Shard | None:
-        """Return the servers of a slot; None if it has none."""
-        at = bisect_right(self._firsts, slot) - 1
-        return self._shards[at] if at >= 0 and slot <= self._shards[at].last else None
-
-
-def _node(entry: Any, asked: Node) -> Node:
-    host, port = entry[0], entry[1]
-    name = host.decode() if isinstance(host, bytes) else host
-    if not isinstance(name, str | None):
-        raise TypeError("no host")
-    return (asked[0] if name in {None, "", "?"} else str(name)), _number(port, _PORT_MAX)
-
-
-def _number(value: Any, most: int) -> int:
-    if type(value) is not int or not 0 <= value <= most:
-        raise ValueError("no number, or out of range")
-    return value
-
 
 ROUNDS_MAX = 6
 """After so many rounds a redirection is the command's reply."""
@@ -156,6 +71,19 @@ class _Redirection:
     once: bool
 
 
+def no_answer(node: Node, error: BaseException | None) -> str:
+    """Return why a server gave no answer: its certificate is wrong, or it is silent."""
+    address, link = f"{node[0]}:{node[1]}", error
+    while link is not None and not isinstance(link, ssl.SSLCertVerificationError):
+        link = link.__cause__ or link.__context__
+    if link is None:
+        return f"{address}, which holds the key, does not answer"
+    if "not valid for" not in link.verify_message:
+        return f"certificate of {address}, which holds the key, is wrong: {link.verify_message}"
+    advice = "announce host names (cluster-announce-hostname), or give check_hostname=no in the URL"
+    return f"certificate of {address} is not valid for {node[0]}: {advice}"
+
+
 class CommandRouting:
     """The commands of one call, until each has its reply.
 
@@ -163,12 +91,12 @@ class CommandRouting:
         commands: the commands; one without a key goes to every server that is asked.
         replicas: whether replicas may answer.
         number: the number of the call, so that calls are spread over the replicas.
-        failing: servers that did not answer the last call; they get commands only once.
+        failing: servers that did not answer the last call, and why not; they get commands only once.
 
     Attributes:
         replies: one for each command, once it is `done`.
         silent: servers that did not answer.
-        given_up: masters among them that get no more commands.
+        given_up: those among them that get no more commands, and why: masters after two failures.
         needs_map: the next round needs a new map of the slots.
         new_map: a reply to CLUSTER SLOTS and the server that sent it, if one came with the last round.
         needs_pause: keys of a command are just being moved (TRYAGAIN), so the next round should wait a moment.
@@ -180,11 +108,11 @@ class CommandRouting:
         *,
         replicas: bool = False,
         number: int = 0,
-        failing: Collection[Node] = (),
+        failing: Mapping[Node, str] = MappingProxyType({}),
     ) -> None:
         self.replies: list[Any] = [None] * len(commands)
         self.silent: set[Node] = set()
-        self.given_up: set[Node] = set()
+        self.given_up: dict[Node, str] = {}
         self.needs_map = False
         self.new_map: tuple[Any, Node] | None = None
         self.needs_pause = False
@@ -196,6 +124,7 @@ class CommandRouting:
         self._replicas = replicas
         self._number = number
         self._round = 0
+        self._failing = failing
         self._failures = Counter(dict.fromkeys(failing, ATTEMPTS - 1))
 
     @property
@@ -204,7 +133,7 @@ class CommandRouting:
         return not self._open
 
     def batches(self, slots: SlotMap, *, excluded: Collection[Node] = ()) -> list[Batch]:
-        """Return the batches of the next round, to be sent at the same time; `excluded` masters get none."""
+        """Return the batches of the next round, to be sent at the same time; `excluded` servers get none."""
         self._round += 1
         self.needs_map = self.needs_pause = False
         self.new_map = None
@@ -213,7 +142,7 @@ class CommandRouting:
             redirection = self._redirections.get(place)
             target = Target(redirection.node) if redirection else self._target(self._slots[place], slots, excluded)
             if place not in self._keyless and not target.replica and target.node in excluded:
-                self._refuse(place, target.node)
+                self._refuse(place, self._failing.get(target.node) or no_answer(target.node, None))
                 continue
             if target not in batches:
                 batches[target] = self._new_batch(target, moved=redirection is not None and not redirection.once)
@@ -259,18 +188,17 @@ class CommandRouting:
         self.silent.add(node)
         for place in batch.places:
             self._redirections.pop(place, None)
+        if is_given_up or batch.target.replica:
+            self.given_up[node] = no_answer(node, error)
         if is_given_up:
-            self.given_up.add(node)
             for place in with_keys:
-                self._refuse(place, node)
+                self._refuse(place, self.given_up[node])
         else:
             self.needs_map = True
 
-    def _refuse(self, place: int, node: Node) -> None:
+    def _refuse(self, place: int, words: str) -> None:
         self._open.discard(place)
-        self.replies[place] = exceptions.ResponseError(
-            f"{node[0]}:{node[1]}, which holds the key, does not answer"
-        )
+        self.replies[place] = exceptions.ResponseError(words)
 
     def _new_batch(self, target: Target, *, moved: bool) -> Batch:
         """Begin a batch. It has the commands without a key, since the server may need a script to be loaded."""
@@ -288,7 +216,9 @@ class CommandRouting:
         if shard is None:  # any server can answer, or refuse because no server has the slot
             usable = [master for master in slots.masters if master not in self.silent and master not in excluded]
             return Target((usable or slots.masters)[0])
-        replicas = [node for node in shard.replicas if node not in self.silent] if self._replicas else []
+        replicas = [
+            node for node in shard.replicas if self._replicas and node not in self.silent and node not in excluded
+        ]
         return Target(replicas[self._number % len(replicas)], replica=True) if replicas else Target(shard.master)
 
     def _add_shared_reply(self, place: int, reply: Any) -> None:
