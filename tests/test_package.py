@@ -1,6 +1,8 @@
 import ast
 import importlib.metadata
+import inspect
 import os
+import pydoc
 import subprocess
 import sys
 from importlib import import_module
@@ -71,3 +73,53 @@ def test_the_built_wheel_is_what_is_tested_when_it_should_be() -> None:
     if installed:
         assert Path(crossmount.__file__).is_relative_to(installed)
     assert (Path(crossmount.__file__).parent / "py.typed").is_file()
+
+
+def test_help_of_the_package_is_an_overview() -> None:
+    """`help(crossmount)` fits into 400 lines, and names every public name."""
+    text = pydoc.TextDoc().docmodule(crossmount)
+    assert len(text.splitlines()) < 400
+    assert [name for name in exported(crossmount.asyncio) if name not in text] == []
+
+
+def test_events_and_errors_need_no_import_of_their_own() -> None:
+    """`crossmount.events` and `crossmount.errors` are there after `import crossmount`."""
+    code = "import crossmount; crossmount.events.Event, crossmount.errors.CrossmountError"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_function_tells_its_arguments_where_it_is_asked() -> None:
+    """The docstring of each public function names each of its parameters and no other, in both flavours."""
+    for flavour in (crossmount, crossmount.asyncio):
+        for name in exported(crossmount.asyncio):
+            function = getattr(flavour, name)
+            if not inspect.isfunction(function):
+                continue
+            arguments = (inspect.getdoc(function) or "").partition("Args:\n")[2].partition("\n\n")[0]
+            told = {line.strip().partition(":")[0] for line in arguments.splitlines() if line[4:5].strip()}
+            assert told == set(inspect.signature(function).parameters), name
+
+
+def test_no_public_docstring_points_elsewhere() -> None:
+    """What the blocking flavour does is told in its own docstrings: none says to look at the other flavour."""
+    for name in exported(crossmount.asyncio):
+        public = getattr(crossmount, name)
+        texts = [inspect.getdoc(public)] + [
+            inspect.getdoc(value) for value in vars(public).values() if callable(value)
+        ]
+        assert not [text for text in texts if text and ("crossmount.asyncio" in text or "see `" in text)], name
+
+
+def test_every_blocking_method_has_a_signature_and_a_docstring() -> None:
+    """Each public method of each public class has parameters by name and a docstring of its own."""
+    for name in exported(crossmount.asyncio):
+        for flavour in (crossmount, crossmount.asyncio):
+            public = getattr(flavour, name)
+            if not inspect.isclass(public):
+                continue
+            for method, value in inspect.getmembers(public, inspect.isfunction):
+                if method.startswith("_") or not value.__module__.startswith("crossmount"):
+                    continue
+                parameters = inspect.signature(value).parameters
+                assert not {"args", "kwargs"} & set(parameters), f"{name}.{method}"
+                assert inspect.getdoc(value), f"{name}.{method}"

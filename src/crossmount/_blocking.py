@@ -6,12 +6,17 @@ threads, forks and running loops can each call it.
 """
 
 import functools
+import inspect
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
 A = TypeVar("A")
+C = TypeVar("C", bound=Callable[..., object])
+
+_ARGUMENT = re.compile(r"    \*{0,2}(\w+): ")
 
 
 def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -44,3 +49,30 @@ def driven(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> C
         return run_now(cast("Coroutine[Any, Any, T]", getattr(self.asynchronous, name)(*args, **kwargs)))
 
     return call
+
+
+def documented_as(asynchronous: Callable[..., object]) -> Callable[[C], C]:
+    """Return a decorator that gives a function or a class the docstring of its asynchronous counterpart.
+
+    Arguments that the blocking one does not have are left out.
+    """
+
+    def decorate(blocking: C) -> C:
+        names = inspect.signature(blocking).parameters
+        blocking.__doc__ = without_arguments(inspect.getdoc(asynchronous) or "", set(names))
+        return blocking
+
+    return decorate
+
+
+def without_arguments(text: str, known: set[str]) -> str:
+    """Return a docstring without the arguments that are not known."""
+    kept, in_arguments, is_shown = [], False, True
+    for line in text.splitlines():
+        if not line.startswith(" ") and line.strip():
+            in_arguments, is_shown = line == "Args:", True
+        elif in_arguments and (argument := _ARGUMENT.match(line)) is not None:
+            is_shown = argument[1] in known
+        if is_shown or not line.strip():
+            kept.append(line)
+    return "\n".join(kept)

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 from crossmount import asyncio as aio
 from crossmount import events
+from crossmount._blocking import documented_as
 from crossmount._portal import Closable, OnPortal, blocking_function, iterator, method
 from crossmount._shared import *
 from crossmount.discovery.scan import REQUESTS
@@ -38,20 +39,30 @@ def _asynchronous(blocking: OnPortal[A] | None) -> A | None:
 
 
 async def _pieces(
-    client: aio.RegistryClient, repository: str | Located, digest: str, *, offset: int = 0
+    _client: aio.RegistryClient, repository: str | Located, digest: str, *, offset: int = 0
 ) -> AsyncIterator[bytes]:
     """Yield a blob's bytes from `offset` on. If all of them are read, they are verified.
 
+    Args:
+        repository: the repository.
+        digest: the blob's digest.
+        offset: the first byte to read.
+
     Raises:
-        RegistryError: the registry does not have the blob, or its bytes do not match the digest.
+        RegistryRefusedError: with status 404 if the repository does not have the blob.
+        InvalidAnswerError: at the end: the bytes have another digest.
     """
-    async with client.stream_blob(repository, digest, offset=offset) as stream:
+    async with _client.stream_blob(repository, digest, offset=offset) as stream:
         async for piece in stream:
             yield piece
 
 
+_pieces.__name__ = "stream_blob"  # as `help` and tracebacks name the method
+
+
+@documented_as(aio.RegistryClient)
 class RegistryClient(OnPortal[aio.RegistryClient]):
-    """One registry over HTTP. The methods are those of `crossmount.asyncio.RegistryClient`, blocking."""
+    """One registry over HTTP."""
 
     def __init__(
         self,
@@ -79,6 +90,7 @@ class RegistryClient(OnPortal[aio.RegistryClient]):
     stream_blob = iterator(_pieces)
 
 
+@documented_as(aio.Mounter)
 class Mounter(OnPortal[aio.Mounter]):
     """Mounts layers on one registry, from the repositories that the index names."""
 
@@ -90,21 +102,17 @@ class Mounter(OnPortal[aio.Mounter]):
     mount = method(aio.Mounter.mount)
 
 
+@documented_as(aio.Fleet)
 class Fleet(OnPortal[aio.Fleet]):
-    """Decides who uploads a layer that many pushers have at once; the others wait and mount it.
-
-    Make one for each process, and pass it to each push.
-    """
+    """Decides who uploads a layer that many pushers have at once; the others wait and mount it."""
 
     def __init__(self, index: MountableLayers, *, observer: events.Observer = events.ignore) -> None:
         super().__init__(lambda: aio.Fleet(threaded(index), observer=observer))
 
 
+@documented_as(aio.Registries)
 class Registries(OnPortal[aio.Registries]):
-    """One client for each of many registries, with their connections, tokens and measured distances.
-
-    Make one for each process, and pass it to each copy.
-    """
+    """One client for each of many registries, with their connections, tokens and measured distances."""
 
     def __init__(
         self,
@@ -116,6 +124,7 @@ class Registries(OnPortal[aio.Registries]):
         super().__init__(lambda: aio.Registries(options, special=special, observer=observer))
 
 
+@documented_as(aio.copy)
 def copy(
     source: str | Reference,
     *dests: str | Reference,
@@ -133,10 +142,7 @@ def copy(
     fleet: Fleet | None = None,
     observer: events.Observer = events.ignore,
 ) -> CopyReport:
-    """Copy an image from one registry to others: manifests byte for byte, each layer in the cheapest way.
-
-    Arguments, report and errors are those of `crossmount.asyncio.copy`.
-    """
+    """Copy an image from one registry to others: manifests byte for byte, each layer in the cheapest way."""
     return blocking_function(aio.copy)(
         source,
         *dests,
@@ -156,6 +162,7 @@ def copy(
     )
 
 
+@documented_as(aio.push)
 def push(
     source: str | Path | Image,
     dest: str | Reference,
@@ -173,10 +180,7 @@ def push(
     fleet: Fleet | None = None,
     observer: events.Observer = events.ignore,
 ) -> PushReport:
-    """Push an image: mount the layers that the registry has, upload the rest.
-
-    Arguments, report and errors are those of `crossmount.asyncio.push`.
-    """
+    """Push an image: mount the layers that the registry has, upload the rest."""
     return blocking_function(aio.push)(
         source,
         dest,
@@ -195,6 +199,7 @@ def push(
     )
 
 
+@documented_as(aio.scan)
 def scan(
     registry: str | Located,
     *,
@@ -208,10 +213,7 @@ def scan(
     afresh: bool = False,
     observer: events.Observer = events.ignore,
 ) -> ScanReport:
-    """Record in the index which layers a registry has.
-
-    Arguments, report and errors are those of `crossmount.asyncio.scan`.
-    """
+    """Record in the index which layers a registry has."""
     return blocking_function(aio.scan)(
         registry,
         index=threaded(index),
@@ -226,6 +228,7 @@ def scan(
     )
 
 
+@documented_as(aio.locality)
 def locality(
     image: str | Path | Reference | Image,
     registries: Iterable[str],
@@ -234,24 +237,19 @@ def locality(
     client: RegistryClient | None = None,
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
 ) -> dict[str, int]:
-    """Return how many bytes of an image each registry has, as far as the index knows.
-
-    Arguments and errors are those of `crossmount.asyncio.locality`.
-    """
+    """Return how many bytes of an image each registry has, as far as the index knows."""
     return blocking_function(aio.locality)(
-        image,
-        registries,
-        index=threaded(index),
-        client=_asynchronous(client),
-        options=options,
+        image, registries, index=threaded(index), client=_asynchronous(client), options=options
     )
 
 
+@documented_as(aio.index_info)
 def index_info(index: MountableLayers, *, sample: int | None = None) -> IndexInfo:
     """Count the layers and sources of an index; with `sample`, estimate them from about that many keys."""
     return blocking_function(aio.index_info)(threaded(index), sample=sample)
 
 
+@documented_as(aio.prune)
 def prune(
     index: MountableLayers,
     *,
@@ -264,10 +262,7 @@ def prune(
     afresh: bool = False,
     observer: events.Observer = events.ignore,
 ) -> PruneReport:
-    """Ask registries whether they still have the sources in the index, and remove those that are gone.
-
-    Arguments, report and errors are those of `crossmount.asyncio.prune`.
-    """
+    """Ask registries whether they still have the sources in the index, and remove those that are gone."""
     return blocking_function(aio.prune)(
         threaded(index),
         registry=registry,
@@ -281,13 +276,15 @@ def prune(
     )
 
 
+@documented_as(aio.export_index)
 def export_index(
     index: MountableLayers, file: IO[bytes], *, observer: events.Observer = events.ignore
 ) -> MoveReport:
-    """Write every layer of an index and its sources to `file`, as JSON lines."""
+    """Write all layers of an index as JSON lines, which `import_index` reads."""
     return blocking_function(aio.export_index)(threaded(index), file, observer=observer)
 
 
+@documented_as(aio.import_index)
 def import_index(
     index: MountableLayers,
     file: IO[bytes],
@@ -295,13 +292,11 @@ def import_index(
     observer: events.Observer = events.ignore,
     name: str | None = None,
 ) -> MoveReport:
-    """Add the layers and sources of an exported file to an index. The file is read in the calling thread.
-
-    `name` is the file's name in errors.
-    """
+    """Add the layers and sources of an exported file to an index."""
     return import_now(index, file, observer=observer, name=name)
 
 
+@documented_as(aio.EventFeed)
 class EventFeed(OnPortal[aio.EventFeed]):
     """Updates the index from the notifications and webhooks of one registry, on the background loop."""
 

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar
 from redis.credentials import CredentialProvider
 
 from crossmount import events
-from crossmount._blocking import Driven, driven, run_now
+from crossmount._blocking import Driven, documented_as, driven, run_now
 from crossmount.errors import InvalidInputError
 from crossmount.index import guard, memory, opening, protocol
 from crossmount.index import redis_index as redis
@@ -117,6 +117,7 @@ class DrivenIndex(Driven[protocol.MountIndex]):
         self.close()
 
 
+@documented_as(redis.RedisMountIndex)
 class RedisMountIndex(DrivenIndex):
     """An index on Redis or Valkey, shared by all clients of one server and namespace; its links must block."""
 
@@ -136,6 +137,7 @@ class RedisMountIndex(DrivenIndex):
         )
 
 
+@documented_as(memory.MemoryMountIndex)
 class MemoryMountIndex(DrivenIndex):
     """An index in this process, alone or over another blocking index."""
 
@@ -153,6 +155,7 @@ class MemoryMountIndex(DrivenIndex):
         super().__init__(memory.MemoryMountIndex(below, ttl=ttl, bound=bound, same=same, clock=clock, rng=rng))
 
 
+@documented_as(guard.GuardedIndex)
 class GuardedIndex(DrivenIndex):
     """A blocking index whose calls never fail, for callers that can do without it."""
 
@@ -177,14 +180,15 @@ class GuardedIndex(DrivenIndex):
         return self._guarded.reason
 
 
+@documented_as(opening.open_index)
 def open_index(
     url: str | None = None,
     *,
     namespace: str = "default",
     credentials: CredentialProvider | None = None,
     same_registry: Iterable[str] | None = None,
-) -> DrivenIndex:
-    """Open an index for threads, with the arguments and errors of `crossmount.asyncio.open_index`."""
+) -> RedisMountIndex | MemoryMountIndex:
+    """Open an index for threads."""
     keys, same = Keys(namespace), opening.same_registries(same_registry)
     clients = opening.clients_of(url, credentials)
     if not clients:

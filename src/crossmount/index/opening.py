@@ -34,7 +34,7 @@ def open_index(
     credentials: CredentialProvider | None = None,
     same_registry: Iterable[str] | None = None,
 ) -> RedisMountIndex | MemoryMountIndex:
-    """Open an index for an event loop.
+    """Open an index.
 
     Args:
         url: `redis://`, `redis+cluster://`, `redis+sentinel://` (`rediss` with TLS), `unix://`, `memory://`, or
