@@ -5,19 +5,24 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossmount.mount.search import FAILURES, FAILURES_A_LAYER, SPARES, Failure, SourceSearch
+from crossmount.errors import AccessDeniedError
+from crossmount.mount.decision import FalseMount, MountAnswer
+from crossmount.mount.search import FAILURES, FAILURES_A_LAYER, SPARES, SourceSearch
 from crossmount.oci import Digest, Repository
+from crossmount.registry import Mounted
 
 DEST = Repository("r.example", "team/app")
 ALL = tuple(Repository("r.example", f"source/{number}") for number in range(100))
 ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
+REFUSED = AccessDeniedError("refused", status=403)
+ABSENT = FalseMount()
 
 
-def attempt(search: SourceSearch, layer: Digest, failure: Failure | None) -> Repository:
-    """Try a layer's next source, with this end."""
+def attempt(search: SourceSearch, layer: Digest, answer: MountAnswer) -> Repository:
+    """Try a layer's next source, with this answer."""
     source = search.order(layer)[0]
     with search.trying(layer, source) as trial:
-        trial.failure = failure
+        trial.answer = answer
     return source
 
 
@@ -25,9 +30,9 @@ def test_a_refusal_counts_for_all_layers_and_a_missing_layer_does_not() -> None:
     """A source that is unreadable is not tried for another layer; one that lost a layer is."""
     search = SourceSearch(DEST, {})
     search.add({ONE: ALL[:3], TWO: ALL[:3]})
-    assert attempt(search, ONE, Failure.SOURCE) == ALL[0]
+    assert attempt(search, ONE, REFUSED) == ALL[0]
     assert search.order(TWO) == ALL[1:3]
-    assert attempt(search, ONE, Failure.LAYER) == ALL[1]
+    assert attempt(search, ONE, ABSENT) == ALL[1]
     assert search.order(ONE) == ALL[2:3]
     assert search.order(TWO) == ALL[1:3]
 
@@ -36,10 +41,10 @@ def test_a_source_that_mounted_comes_first_and_stays() -> None:
     """After a success other layers try that source first, whatever another layer's refusal from it says."""
     search = SourceSearch(DEST, {})
     search.add({ONE: ALL[1:2], TWO: ALL[:3]})
-    attempt(search, ONE, None)
+    attempt(search, ONE, Mounted())
     assert search.order(ONE) == ()
     assert search.order(TWO) == (ALL[1], ALL[0], ALL[2])
-    attempt(search, TWO, Failure.SOURCE)
+    attempt(search, TWO, REFUSED)
     assert ALL[1] not in search.unreadable
 
 
@@ -49,10 +54,10 @@ def test_after_a_failure_layers_try_different_sources() -> None:
     search.add({ONE: ALL[:4], TWO: ALL[:4]})
     with search.trying(ONE, ALL[0]) as trial:
         assert search.order(TWO)[0] == ALL[0]
-        trial.failure = Failure.SOURCE
+        trial.answer = REFUSED
     search.more(ALL[1])
     with search.trying(ONE, ALL[1]):
-        assert search.is_asked(ALL[1])
+        assert search.is_being_tried(ALL[1])
         assert search.order(TWO)[0] == ALL[2]
 
 
@@ -60,14 +65,14 @@ def test_more_sources_are_enough_for_one_request() -> None:
     """Further sources come many at a time, and each once."""
     search = SourceSearch(DEST, {})
     assert search.add({ONE: ALL, TWO: ALL}) == ALL[:1]
-    attempt(search, ONE, Failure.SOURCE)
+    attempt(search, ONE, REFUSED)
     chosen = search.more(ALL[1])
     assert SPARES <= len(chosen) == len(set(chosen)) <= SPARES + 1
     assert all(map(search.is_ready, chosen))
 
 
-@given(st.integers(1, 4), st.sampled_from(Failure))
-def test_failures_are_bounded_for_the_whole_push(layers: int, failure: Failure) -> None:
+@given(st.integers(1, 4), st.sampled_from([REFUSED, ABSENT]))
+def test_failures_are_bounded_for_the_whole_push(layers: int, failure: MountAnswer) -> None:
     """However many sources there are, so many mounts fail at most, and then only proven sources are tried."""
     proven = {ALL[-1]: None}
     search = SourceSearch(DEST, proven)
@@ -90,5 +95,5 @@ async def test_a_change_wakes_those_that_wait() -> None:
     search.add({ONE: ALL[:1]})
     waiting = asyncio.create_task(search.changed())
     await asyncio.sleep(0)
-    attempt(search, ONE, None)
+    attempt(search, ONE, Mounted())
     await waiting

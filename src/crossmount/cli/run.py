@@ -57,7 +57,7 @@ class RootGroup(LazyGroup):
 
 
 def _host(words: Sequence[str]) -> str:
-    """Return the registry that a login is for; the word REGISTRY if none can be told from options and secrets."""
+    """Return the registry that a login is for; the word REGISTRY if it could be an option or a secret."""
     return words[0] if len(words) == 1 and re.fullmatch(r"[\w.-]+(:\d+)?", words[0]) else "REGISTRY"
 
 
@@ -97,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
 def _complain(error: Exception, this: Invocation, arguments: Sequence[str]) -> int:
     """Print an error, without the `user:password@` of any argument, and return the exit status."""
     given = [secret for secret in map(userinfo_of, arguments) if ":" in secret]
-    # a password with a slash may be taken for a path, and only a part of it be told
+    # a password with a slash may be taken for a path, and an error may repeat a part of it alone
     secrets = given + [part for secret in given for part in re.split("[/@]", secret.partition(":")[2])]
     with contextlib.suppress(OSError):  # standard error is closed or full
         if this.settings.verbose >= VERBOSE_LOG:

@@ -95,8 +95,8 @@ class Fleet(Closing):
             slots: the push's upload slots; an `UploadTurn` has one of them.
             patience: how long to wait.
             excluded: sources that were tried; also dest, if the index wrongly says that dest holds the layer.
-            accepts: tells whether a repository name is an allowed source. An upload into a repository that is not
-                allowed is not waited for.
+            accepts: returns whether a repository name is an allowed source. An upload into a repository that is
+                not allowed is not waited for.
             on_wait: called once if the caller has to wait, with the repository that another uploads into.
             publishes: when the uploader publishes its source; part of the lease, for people.
             stall_seconds: how long the caller's own upload may be too slow until the next waiter takes its turn.
@@ -138,7 +138,7 @@ class Fleet(Closing):
             dest: the repository that lacks it.
             seconds: the longest wait.
             excluded: sources that were tried.
-            accepts: tells whether a repository name is an allowed source.
+            accepts: returns whether a repository name is an allowed source.
 
         Returns:
             The sources to mount from; None after `seconds`, or as soon as nobody uploads the layer.

@@ -94,7 +94,7 @@ class Waiter:
         excluded: names of repositories that it cannot mount from, since it tried them.
         patience: how long it waits.
         slots: its upload slots; None for a watcher, which mounts or gives up, and never uploads.
-        accepts: tells whether an upload into a repository is worth waiting for.
+        accepts: returns whether an upload into a repository is worth waiting for.
         on_wait: called once with the repository that another uploads the layer into.
         jitter: the part of its patience that it has, 0.8 to 1: the first waiter to lose patience uploads, and the
             others can still mount.

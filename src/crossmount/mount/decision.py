@@ -183,7 +183,7 @@ def _with_answer(state: MountState, answer: MountAnswer) -> MountState:
 
 
 def _is_about_the_registry(answer: CrossmountError, state: MountState) -> bool:
-    """Tell whether requests for other sources would fail likewise: no answer, or an overloaded registry."""
+    """Return whether requests for other sources would fail likewise: no answer, or an overloaded registry."""
     if isinstance(answer, RegistryRefusedError) and answer.status in RETRIED_STATUSES:
         return not state.must_mount
     return isinstance(answer, RegistryUnreachableError)

@@ -49,7 +49,7 @@ async def check_presence(
         client: the client of the registry.
         layer: the layer.
         source: the repository.
-        is_readable: tells whether a 404 from a repository can be trusted; the client's method by default.
+        is_readable: returns whether a 404 from a repository can be trusted; the client's method by default.
 
     Raises:
         AccessDeniedError: we must not read `source`.

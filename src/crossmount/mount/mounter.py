@@ -22,7 +22,7 @@ from crossmount.mount import decision
 from crossmount.mount.decision import MountAnswer, MountResult, MountStatus
 from crossmount.mount.findings import MountFindings
 from crossmount.mount.ranking import plan
-from crossmount.mount.search import Failure, SourceSearch
+from crossmount.mount.search import SourceSearch
 from crossmount.oci import Digest, Located, Repository, as_digest, as_repository
 from crossmount.registry import Mounted, RegistryClient, UploadSession
 
@@ -177,7 +177,7 @@ class Mounter(Closing):
                     case decision.RequestMount(source=Repository() as source) as step:
                         with search.trying(layer, source) as trial:
                             answer = await self._shielded(self._send(step, layer, dest, knowledge.traits))
-                            trial.failure = Failure.of(answer)
+                            trial.answer = answer
                         state = decision.apply_answer(state, step, answer)
                         self._after_attempt(layer, source, search, answer, knowledge.traits, fresh=fresh)
                         self.cancel_later(state.spare_session)
@@ -212,7 +212,7 @@ class Mounter(Closing):
             search.refuse(self.findings.unreadable() | self._client.prepared(search.dest).refused)
             candidates = tuple(source for source in search.order(layer) if source in state.candidates)
             state = replace(state, candidates=candidates)
-            if candidates and search.is_asked(candidates[0]):
+            if candidates and search.is_being_tried(candidates[0]):
                 await search.changed()
                 continue
             if not candidates or search.is_ready(candidates[0]):

@@ -1,17 +1,15 @@
 """What the mounts of one push teach each other about its sources: a state object without I/O.
 
-A refusal tells of a repository, so it counts for all layers at once. The first requests all go to the best
-sources. After a failure each layer tries another source than the others do, so that one round trip tells of many.
+A refusal is about a repository, so it counts for all layers at once. The first requests all go to the best
+sources. After a failure each layer tries another source than the others do, so that one round trip tests many.
 Failures are counted for the whole push, whatever the size of its layers.
 """
 
 import asyncio
-import enum
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
 
 from crossmount.errors import AccessDeniedError
 from crossmount.mount.decision import MountAnswer
@@ -28,27 +26,11 @@ SPARES = 16
 """How many further sources one request for tokens covers, after the first ones failed."""
 
 
-class Failure(enum.Enum):
-    """What a failed mount tells of its source."""
-
-    LAYER = enum.auto()
-    """Nothing of other layers: the layer is gone, or was not mounted."""
-    SOURCE = enum.auto()
-    """This account may not read it."""
-
-    @classmethod
-    def of(cls, answer: MountAnswer) -> Self | None:
-        """Return what the answer to a mount request tells; None if it is a success."""
-        if isinstance(answer, Mounted):
-            return None
-        return cls.SOURCE if isinstance(answer, AccessDeniedError) else cls.LAYER
-
-
 @dataclass(slots=True)
 class Trial:
-    """One mount request; None of `failure` is a success."""
+    """One mount request from a source, and the registry's answer; None without one."""
 
-    failure: Failure | None = Failure.LAYER
+    answer: MountAnswer | None = None
 
 
 class SourceSearch:
@@ -67,13 +49,11 @@ class SourceSearch:
         self._ready: set[Repository] = set()
         self._waiting: Counter[Repository] = Counter()
         self._failures = 0
-        self._limit = FAILURES
         self._changed = asyncio.Event()
 
     def add(self, candidates: Mapping[Digest, tuple[Repository, ...]]) -> tuple[Repository, ...]:
         """Add layers, and return the first source of each: those that tokens are needed for first."""
         self._candidates.update(candidates)
-        self._limit += FAILURES_A_LAYER * len(candidates)
         firsts = tuple(dict.fromkeys(sources[0] for sources in candidates.values() if sources))
         self._ready.update(firsts)
         return firsts
@@ -85,7 +65,7 @@ class SourceSearch:
     def order(self, layer: Digest) -> tuple[Repository, ...]:
         """Return the sources that are left for a layer, the next one first."""
         left = [source for source in self._candidates.get(layer, ()) if source not in self.unreadable]
-        if self._failures >= self._limit:
+        if self._failures >= FAILURES + FAILURES_A_LAYER * len(self._candidates):
             left = [source for source in left if source in self._proven]
         is_searching = self._failures > 0
 
@@ -96,8 +76,8 @@ class SourceSearch:
 
         return tuple(sorted(left, key=key))  # stable: by rank among equals
 
-    def is_asked(self, source: Repository) -> bool:
-        """Return whether, after failures, another layer's mount is about to tell of a source."""
+    def is_being_tried(self, source: Repository) -> bool:
+        """Return whether, after failures, another layer's mount from a source is in progress."""
         return self._failures > 0 and source not in self._proven and self._waiting[source] > 0
 
     async def changed(self) -> None:
@@ -126,17 +106,18 @@ class SourceSearch:
             yield trial
         finally:
             self._waiting[source] -= 1
-            self._learn(layer, source, trial.failure)
+            self._learn(layer, source, trial.answer)
             self._changed.set()
             self._changed = asyncio.Event()
 
-    def _learn(self, layer: Digest, source: Repository, failure: Failure | None) -> None:
-        if failure is None:
+    def _learn(self, layer: Digest, source: Repository, answer: MountAnswer | None) -> None:
+        """A refusal is about the source, any other failure about the layer there."""
+        if isinstance(answer, Mounted):
             self._proven[source] = None
             self._candidates[layer] = ()
             return
         self._failures += 1
-        if failure is Failure.SOURCE and source not in self._proven:
+        if isinstance(answer, AccessDeniedError) and source not in self._proven:
             self.unreadable.add(source)
 
     def refuse(self, sources: Iterable[Repository]) -> None:

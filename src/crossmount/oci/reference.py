@@ -148,10 +148,10 @@ class Reference:
             raise InvalidReferenceError(
                 "not a reference: it is empty" if not text else "not a reference: it is too long"
             )
-        told = without_userinfo(text)  # never repeated: errors end in logs that many can read
-        if told != text:
+        shown = without_userinfo(text)  # never repeated: errors end in logs that many can read
+        if shown != text:
             raise InvalidReferenceError(
-                f"not a reference: {told[:300]!r}: leave user:password@ out, and log in (docker login) instead"
+                f"not a reference: {shown[:300]!r}: leave user:password@ out, and log in (docker login) instead"
             )
         scheme, is_url, after = text.partition("://")
         if is_url:

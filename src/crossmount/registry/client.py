@@ -121,7 +121,7 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
         return await self._authorizer.credential_origin(_name(repository))
 
     async def account(self, dest: Repository) -> str | None:
-        """Return a digest that names the account for a repository, and tells nothing of it.
+        """Return a digest that names the account for a repository, and reveals nothing about it.
 
         Args:
             dest: the repository.

@@ -92,7 +92,7 @@ def doubtful(
 ) -> list[Digest]:
     """Return what may be absent although HEAD says that everything exists.
 
-    A HEAD alone tells less than a mount, and a mount less than an upload. An upload whose answer was lost is
+    A HEAD alone proves less than a mount, and a mount less than an upload. An upload whose answer was lost is
     confirmed by a HEAD too, so those are doubted last, and only if the registry names them.
     """
     for outcome in ("existing", "mounted"):

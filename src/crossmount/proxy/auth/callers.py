@@ -74,7 +74,7 @@ class Caller:
         name: the caller's name in the proxy's own files.
         admission: whether the registry has let these credentials in lately; None if there are none to refuse.
         account: acts for the account that obtained the caller's token, where `agent` has the token's rights alone.
-        widen: returns a challenge for a token with more scopes; None if the caller is not told of any.
+        widen: returns a challenge for a token with more scopes; None if the caller is asked for none.
         authorize: returns the Authorization for the registry, where the proxy uses credentials of its own: for a
             repository (None for the registry itself), a method, and the Authorization that was rejected before.
     """

@@ -57,7 +57,7 @@ class DeferredLeases:
         """Remove and return the leases of repositories whose push was abandoned.
 
         Args:
-            is_active: tells whether a push into a repository is active now.
+            is_active: returns whether a push into a repository is active now.
         """
         until = self._clock() - IDLE_SECONDS
         return [

@@ -217,7 +217,7 @@ class ProxyTurns:
         """Release the leases of abandoned pushes, whose manifest will not come.
 
         Args:
-            is_active: tells whether a push into a repository is active now.
+            is_active: returns whether a push into a repository is active now.
         """
         for turn in self._deferred.take_idle(is_active):
             await turn.release()

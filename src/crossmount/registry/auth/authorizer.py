@@ -259,7 +259,7 @@ class Authorizer:
         return None if credential is None else credential.origin
 
     async def account(self, name: str) -> str | None:
-        """Return the digest of the account for a repository; None if only a helper can tell the credential."""
+        """Return the digest of the account for a repository; None if a helper would have to be asked."""
         source = self._credentials
         if not isinstance(source, CredentialsAtHand) or not await source.is_at_hand(self._registry, name):
             return None

@@ -108,7 +108,7 @@ class TokenCache:
             entry.accepted += 1
 
     def has_served(self, owner: Hashable, value: str) -> bool:
-        """Tell whether a token was accepted for any request, or is used by other requests at the same time.
+        """Return whether a token was accepted for any request, or is used by other requests at the same time.
 
         One that is dropped already was used by another request.
         """

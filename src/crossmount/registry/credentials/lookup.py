@@ -41,7 +41,7 @@ class CredentialSource(Protocol):
 
 @runtime_checkable
 class CredentialsAtHand(Protocol):
-    """A source that can tell whether it has an answer at once."""
+    """A source that knows whether it has an answer at once."""
 
     async def is_at_hand(self, registry: str, name: str = "") -> bool:
         """Return whether `find` would answer without a helper, which may take long or ask the user."""

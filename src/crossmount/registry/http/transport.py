@@ -199,7 +199,7 @@ async def exchange(
         raise
     finally:
         await response.aclose()
-    # a 2xx that is not the expected one is told as a refusal, with its words
+    # a 2xx that is not the expected one is reported as a refusal, with its words
     return Answer(url, response.status_code, response.headers, content_read, too_long, secrets=secrets)
 
 
