@@ -84,6 +84,21 @@ def test_every_line_of_the_configuration_is_taken(server: Server, folder: Path) 
         assert found[name] == units.get(wanted[name], wanted[name]), name
 
 
+def test_the_part_for_older_servers_starts_on_redis_7_0(redis7_binary: Path, folder: Path) -> None:
+    """The README's command makes a file for Redis 6.2 and 7.0, with which such a server starts."""
+    commands = acl.readme_block("redis-server redis.conf").replace(" && redis-server redis.conf", "")
+    subprocess.run(["sh", "-euc", commands], cwd=folder, check=True)
+    started = start(redis7_binary, folder, settings=(str(folder / "redis.conf"), "--bind", "127.0.0.1"))
+    try:
+        with redis.Redis(port=started.port, username="admin", password=password(folder, "admin")) as client:
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "volatile-lru"}
+    finally:
+        started.stop()
+    newer = {"maxmemory-clients", "set-max-listpack", "busy-reply-threshold"}
+    names = [line.split()[0] for line in (folder / "redis.conf").read_text().splitlines() if line[:1].isalpha()]
+    assert not [name for name in names if any(name.startswith(prefix) for prefix in newer)]
+
+
 async def test_a_full_server_lets_old_layers_go_and_keeps_flags_and_leases(server: Server, folder: Path) -> None:
     """When memory is full, the newest layers and all flags stay, and no write is refused."""
     with redis.Redis(port=server.port, username="admin", password=password(folder, "admin")) as client:
