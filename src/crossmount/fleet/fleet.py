@@ -99,8 +99,8 @@ class Fleet(Closing):
                 not allowed is not waited for.
             on_wait: called once if the caller has to wait, with the repository that another uploads into.
             publishes: when the uploader publishes its source; part of the lease, for people.
-            stall_seconds: how long the caller's own upload may be too slow until the next waiter takes its turn.
-                The caller counts the bytes that it sends in `UploadTurn.progress`. None: nobody counts.
+            stall_seconds: how long the caller's own upload may be too slow until the next waiter gets its turn.
+                The caller reports the bytes that it sends to `UploadTurn.count`. None: nobody counts.
         """
         turn = await self._poller.wait(
             Waiter(

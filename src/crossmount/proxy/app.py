@@ -114,7 +114,7 @@ class App:
 
     async def _dispatch(self, exchange: Exchange, route: Route) -> None:
         if exchange.method not in METHODS:
-            raise RequestRefusedError(405, "UNSUPPORTED", "this method means nothing to a registry", close=True)
+            raise RequestRefusedError(405, "UNSUPPORTED", "registries do not know this method", close=True)
         if isinstance(route, OwnEndpoint):
             await self.endpoints.answer(exchange, route.name, draining=self.draining)
             return

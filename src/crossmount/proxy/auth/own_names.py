@@ -49,7 +49,7 @@ class OwnNames:
         host = exchange.header(b"host") or ""
         if self.hosts is not None and host and not self._is_own(_host_of(f"//{host}")):
             raise RequestRefusedError(
-                421, "UNSUPPORTED", "this proxy is not called by that name: use its address, or give --public-url"
+                421, "UNSUPPORTED", "the Host is not a name of this proxy: use its address, or set --public-url"
             )
         foreign = (exchange.header(b"sec-fetch-site") or "").strip().lower() in {"cross-site", "same-site"}
         origins = exchange.values(b"origin")

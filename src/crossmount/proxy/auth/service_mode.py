@@ -125,7 +125,7 @@ class ServiceAuthenticator:
         name = "" if self._callers.permits_everyone else await self._name(exchange)
         if name is None:
             raise RequestRefusedError(
-                401, "UNAUTHORIZED", "this proxy wants to know who asks", headers=[BASIC_CHALLENGE]
+                401, "UNAUTHORIZED", "this proxy needs a password or a token: log in", headers=[BASIC_CHALLENGE]
             )
         return Caller(f"service {name}", agent=self._agent, name=name or "anybody", authorize=self._authorize)
 

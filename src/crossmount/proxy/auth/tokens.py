@@ -228,7 +228,7 @@ class TokenBroker:
             return self._public_url
         host = exchange.header(b"host") or ""
         if not _AUTHORITY.fullmatch(host):
-            raise RequestRefusedError(400, "UNSUPPORTED", "the Host header is no host")
+            raise RequestRefusedError(400, "UNSUPPORTED", "the Host header is not a valid host")
         return f"{exchange.scheme}://{host}"
 
 

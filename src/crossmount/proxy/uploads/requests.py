@@ -40,7 +40,7 @@ async def continue_upload(core: Core, exchange: Exchange, route: SessionRoute, c
             return
         if not caller.may_push(route.name):
             await _require_credentials(core, exchange, route)
-            raise RequestRefusedError(403, "DENIED", "an upload goes on with the right to push")
+            raise RequestRefusedError(403, "DENIED", "this token does not cover a push into this repository")
         await _SpooledRequest(core, exchange, route, caller, session, session.spool).answer()
 
 
@@ -53,7 +53,9 @@ async def _require_credentials(core: Core, exchange: Exchange, route: SessionRou
     target = core.upstream.target(b"/v2/", b"")
     async with core.upstream.request("GET", target, headers=[]) as response:
         if response.status_code == 401:
-            raise _challenge(core, exchange, response, route.name, "this upload is somebody's: say who you are")
+            raise _challenge(
+                core, exchange, response, route.name, "this upload needs the credentials that began it: log in"
+            )
 
 
 def _challenge(
@@ -166,7 +168,7 @@ class _SpooledRequest(SessionRequest):
                 auth=self.caller.authorization_for(self.dest, "HEAD"),
             ) as response:
                 if response.status_code == 401:
-                    refused = "the registry does not let this upload's owner in"
+                    refused = "the registry does not accept these credentials: log in again"
                     raise _challenge(self.core, exchange, response, self.dest.name, refused)
                 found = response.status_code < 400
             return found and await can_be_read(self.core, self.caller, self.dest, digest)
@@ -175,11 +177,15 @@ class _SpooledRequest(SessionRequest):
     async def _upload(self, blob: SpooledBlob, attempt: MountAttempt) -> BlobOutcome:
         core, agent = self.core, self.caller.agent
         if agent is None:
-            raise RequestRefusedError(401, "UNAUTHORIZED", "the rights under which this upload began are gone")
+            raise RequestRefusedError(
+                401, "UNAUTHORIZED", "the proxy has no credentials for this upload: log in again"
+            )
 
         async def upload(count: Callable[[int], None]) -> None:
             if not await core.mounter.admit(self.caller, self.dest, blob.descriptor.digest):
-                raise RequestRefusedError(401, "UNAUTHORIZED", "the registry lets this upload's owner in no more")
+                raise RequestRefusedError(
+                    401, "UNAUTHORIZED", "the registry no longer accepts these credentials: log in again"
+                )
             await agent.client.upload_blob(core.upload_session(self.session), blob, on_progress=count)
 
         try:

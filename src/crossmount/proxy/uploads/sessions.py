@@ -146,7 +146,7 @@ class ClientSessions:
             async with asyncio.timeout(BUSY_SECONDS):
                 await session.lock.acquire()
         except TimeoutError:
-            raise upload_invalid(409, "another request is at work on this session") from None
+            raise upload_invalid(409, "another request is using this session: try again later") from None
         try:
             yield self._find(key, owner, name)  # the previous request may have ended it
         finally:
