@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from crossmount.asyncio import Digest
-from promises.worlds import World
+from promises.worlds import Family, World
 from support.layouts import named, write, write_root
 
 TAG = "1"
 CONFIG_KIND = "application/vnd.oci.image.config.v1+json"
 MANIFEST_KIND = "application/vnd.oci.image.manifest.v1+json"
+INDEX_KIND = "application/vnd.oci.image.index.v1+json"
 LAYER_KIND = "application/vnd.oci.image.layer.v1.tar"
 
 
@@ -22,18 +23,18 @@ class Content:
 
     Attributes:
         layers: in the world's order, each once.
-        config: of the image.
-        manifest: its bytes.
+        configs: of the image, one for each platform.
+        manifests: media type and bytes, the root last.
     """
 
     layers: tuple[tuple[Digest, bytes], ...]
-    config: tuple[Digest, bytes]
-    manifest: bytes
+    configs: tuple[tuple[Digest, bytes], ...]
+    manifests: tuple[tuple[str, bytes], ...]
 
     @property
     def blobs(self) -> dict[Digest, bytes]:
         """All blobs."""
-        return dict((self.config, *self.layers))
+        return dict((*self.configs, *self.layers))
 
 
 def content_of(world: World) -> Content:
@@ -42,18 +43,41 @@ def content_of(world: World) -> Content:
     for number, layer in enumerate(world.layers):
         data = hashlib.shake_128(b"layer %d" % number).digest(layer.size)
         layers.append((Digest.of(data, algorithm=layer.algorithm), data))
-    config = b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
-    document = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_KIND,
-        "config": entry(CONFIG_KIND, Digest.of(config), config),
-        "layers": [
-            entry(LAYER_KIND, digest, data)
-            for layer, (digest, data) in zip(world.layers, layers, strict=True)
-            for _ in range(layer.times)
-        ],
-    }
-    return Content(tuple(layers), (Digest.of(config), config), json.dumps(document).encode())
+    entries = [
+        entry(LAYER_KIND, digest, data)
+        for layer, (digest, data) in zip(world.layers, layers, strict=True)
+        for _ in range(layer.times)
+    ]
+    architectures = ("amd64", "arm64") if Family.PLATFORMS in world else ("amd64",)
+    configs, children = [], []
+    for architecture in architectures:
+        config = {"architecture": architecture, "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}
+        configs.append(named_bytes(config))
+        document = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_KIND,
+            "config": entry(CONFIG_KIND, *configs[-1]),
+            "layers": entries,
+        }
+        children.append(named_bytes(document))
+        entries = entries[:1]  # platforms share their first layer
+    manifests = [(MANIFEST_KIND, data) for _, data in children]
+    if Family.PLATFORMS in world:
+        platforms = [{"architecture": architecture, "os": "linux"} for architecture in architectures]
+        listed = [
+            {**entry(MANIFEST_KIND, *child), "platform": platform}
+            for child, platform in zip(children, platforms, strict=True)
+        ]
+        manifests.append(
+            (INDEX_KIND, named_bytes({"schemaVersion": 2, "mediaType": INDEX_KIND, "manifests": listed})[1])
+        )
+    return Content(tuple(layers), tuple(configs), tuple(manifests))
+
+
+def named_bytes(document: object) -> tuple[Digest, bytes]:
+    """Return a document as JSON, and its digest."""
+    data = json.dumps(document).encode()
+    return Digest.of(data), data
 
 
 def entry(kind: str, digest: Digest, data: bytes) -> dict[str, Any]:
@@ -67,5 +91,7 @@ def write_layout(world: World, content: Content, folder: Path) -> Path:
         write(folder, data, algorithm=digest.algorithm)
         if layer.missing:
             (folder / "blobs" / digest.algorithm / digest.encoded).unlink()
-    write(folder, content.config[1])
-    return write_root(folder, named(write(folder, content.manifest, MANIFEST_KIND), TAG))
+    for _, data in content.configs:
+        write(folder, data)
+    *_, root = [write(folder, data, kind) for kind, data in content.manifests]
+    return write_root(folder, named(root, TAG))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, example, settings
+from hypothesis import HealthCheck, Phase, example, settings
 
 from promises.worlds import HEAVY, REFUSED_PARTS, Family, Layer, World, closure
 
@@ -184,7 +184,8 @@ def tried(oracle: Oracle, count: int) -> Callable[[F], F]:
     """Return what lets a test try so many worlds, and those of the lists: of known faults they must fail.
 
     In the usual profile they are the same worlds each time, so that no change is blamed for a fault that another
-    world would have found before it.
+    world would have found before it; and a world that fails is shown as it was found: to look for the least
+    one may take longer than a test may.
     """
 
     def decorate(test: F) -> F:
@@ -198,6 +199,7 @@ def tried(oracle: Oracle, count: int) -> Callable[[F], F]:
         return settings(
             max_examples=count * (NIGHT if NIGHTLY else 1),
             deadline=None,
+            phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if NIGHTLY else [])],
             derandomize=not NIGHTLY,
             suppress_health_check=[HealthCheck.too_slow],
         )(limited)

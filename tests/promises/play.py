@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from unittest.mock import patch
@@ -14,7 +14,7 @@ from crossmount.events import Observer, ignore
 from crossmount.redis import call
 from crossmount.testing import ScriptedRegistry
 from promises.hosts import Relay, Stranger, listening, relaying
-from promises.image import MANIFEST_KIND, TAG, Content, write_layout
+from promises.image import TAG, Content, write_layout
 from promises.raw import calling, can_mount, push_plainly
 from promises.registry import TRIED, UPLOADS, login_of, registry_of, write_login
 from promises.worlds import DEST, Family, Layer, World
@@ -47,6 +47,8 @@ class Ending:
         refused: how many of the requests with bytes met a fault.
         uploads: how often each blob was uploaded whole.
         stray: exceptions that nobody retrieved.
+        requests: how many requests the registry got.
+        untrue: what the push wrote to the index and is not so: a layer, and a repository that does not hold it.
     """
 
     error: str | None
@@ -57,6 +59,8 @@ class Ending:
     refused: int = 0
     uploads: Mapping[Digest, int] = field(default_factory=dict)
     stray: tuple[str, ...] = ()
+    requests: int = 0
+    untrue: frozenset[tuple[Digest, str]] = frozenset()
 
 
 @asynccontextmanager
@@ -85,6 +89,10 @@ async def _fill(world: World, registry: ScriptedRegistry, content: Content, serv
     async with crossmount.open_index(server.unix_url) as index:
         pairs = list(zip(world.layers, content.layers, strict=True))
         await index.record([seen for layer, (digest, _) in pairs for seen in sightings(layer, digest)])
+        for layer, (digest, _) in pairs:
+            if layer.must_mount:
+                at = Reference.parse(f"{registry.address}/{(*layer.known, 'team/gone-0')[0]}").repository
+                await index.add_source(digest, at, must_mount=True)
         if Family.WRONG_TRAITS in world:
             does = world.trait
             traits = crossmount.RegistryTraits(mounts=does, finds=does, after_manifest=not does)
@@ -164,12 +172,22 @@ async def push_with_index(world: World, content: Content, server: Server, folder
     asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(str(context)))
     async with staged(world, content, server, folder) as stage:
         error: str | None = None
+        before = await _indexed(content, server)
         try:
             await push(stage)
         except CrossmountError as raised:
             error = f"{type(raised).__name__}: {raised}"
         await until(lambda: not stage.registry.underway)  # a request that our push gave up counts too
-        return _ending(stage.registry, content, error, stray)
+        learnt = await _indexed(content, server) - before
+        holdings = stage.registry.holdings
+        untrue = {(digest, name) for digest, name in learnt if digest not in holdings.find(name).blobs}
+        return replace(_ending(stage.registry, content, error, stray), untrue=frozenset(untrue))
+
+
+async def _indexed(content: Content, server: Server) -> set[tuple[Digest, str]]:
+    """Return which repositories hold which blobs, as the index says."""
+    async with crossmount.open_index(server.unix_url) as index:
+        return {(digest, at.name) for digest in content.blobs for at in await index.locations(digest)}
 
 
 async def push(stage: Stage, observer: Observer = ignore) -> crossmount.PushReport:
@@ -197,7 +215,7 @@ async def push_without(world: World, content: Content) -> Ending:
         missing = {digest for layer, (digest, _) in pairs if layer.missing}
         blobs = {digest: data for digest, data in content.blobs.items() if digest not in missing}
         is_whole = all(layer.in_dest or not layer.missing for layer in world.layers)
-        pushed = is_whole and await push_plainly(client, blobs, (MANIFEST_KIND, content.manifest), TAG)
+        pushed = is_whole and await push_plainly(client, blobs, content.manifests, TAG)
         return _ending(registry, content, None if pushed else "refused", [])
 
 
@@ -225,4 +243,5 @@ def _ending(registry: ScriptedRegistry, content: Content, error: str | None, str
         sum(1 for record in sent if record.fault),
         {digest: registry.uploads(digest) for digest in content.blobs},
         tuple(stray),
+        len(registry.requests),
     )

@@ -79,21 +79,25 @@ async def calling(registry: ScriptedRegistry, login: Login | None) -> AsyncItera
 
 
 async def push_plainly(
-    client: RawClient, blobs: Mapping[Digest, bytes], manifest: tuple[str, bytes], tag: str
+    client: RawClient, blobs: Mapping[Digest, bytes], manifests: Sequence[tuple[str, bytes]], tag: str
 ) -> bool:
-    """Upload each blob whole, in one POST and one PUT, then the manifest; return whether the registry took all.
+    """Upload each blob whole, in one POST and one PUT, then the manifests; return whether the registry took all.
 
     Args:
         client: of the registry.
         blobs: those that are at hand; the destination holds the others.
-        manifest: media type and bytes.
+        manifests: media type and bytes; the last one gets the tag.
         tag: where to.
     """
     for digest, data in blobs.items():
         if not await _upload(client, digest, data):
             return False
-    kind, content = manifest
-    return await client.send("PUT", f"/v2/{DEST}/manifests/{tag}", content=content, kind=kind) == 201
+    for manifest in manifests:
+        kind, content = manifest
+        name = tag if manifest is manifests[-1] else Digest.of(content)
+        if await client.send("PUT", f"/v2/{DEST}/manifests/{name}", content=content, kind=kind) != 201:
+            return False
+    return True
 
 
 async def _upload(client: RawClient, digest: Digest, data: bytes) -> bool:

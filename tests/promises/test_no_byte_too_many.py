@@ -40,6 +40,9 @@ def test_nothing_is_uploaded_that_can_be_mounted(world: World, valkey_process: S
     twice = sizes[cut] if cut in needed else 0
     in_vain = {digest: count for digest, count in ours.uploads.items() if digest not in needed and count}
     assert not in_vain
+    assert not ours.untrue
+    flagged = {digest for layer, (digest, _) in zip(world.layers, content.layers, strict=True) if layer.must_mount}
+    assert not [digest for digest in flagged if ours.uploads[digest]]
     assert ours.received <= sum(sizes[digest] for digest in needed) + twice
     assert ours.error is None or not should_succeed
 
@@ -52,7 +55,9 @@ async def _push(world: World, server: Server) -> tuple[frozenset[Digest], Ending
         ours = await push_with_index(world, content, server, Path(folder))
     whole = replace(world, layers=tuple(replace(layer, missing=False) for layer in world.layers))
     should_succeed = all(
-        (digest in can_mount and layer.known) or layer.in_dest or not layer.missing
+        layer.in_dest
+        or (digest in can_mount and (layer.known or not layer.missing))
+        or not (layer.missing or layer.must_mount)
         for layer, (digest, _) in zip(world.layers, content.layers, strict=True)
     )
     if should_succeed and ours.error is not None:

@@ -32,6 +32,7 @@ class Family(enum.StrEnum):
     DUPLICATES = "some layers are in the manifest twice"
     SPARSE = "the layout lacks the bytes of some layers"
     SHARED = "the destination holds some layers already"
+    PLATFORMS = "the image has two platforms, which share a layer"
     MANY_SOURCES = "more than sixteen repositories to mount from"
 
     # the caller and how it logs in
@@ -71,6 +72,7 @@ class Family(enum.StrEnum):
     HEAD_LINKING = "HEAD reports blobs of other repositories as existing, and they exist from then on"
 
     # the index
+    MUST_MOUNT = "the index says that some layers must not be uploaded"
     STALE = "the index names repositories that no longer hold a layer"
     STALE_DEST = "the index says that the destination holds every layer"
     WRONG_SIZES = "the index has wrong sizes"
@@ -152,6 +154,7 @@ class Layer:
         times: how often the manifest names it.
         missing: whether the layout lacks its bytes.
         in_dest: whether the destination holds it already.
+        must_mount: whether it must not be uploaded.
         readable: repositories that hold it, that the index knows and the caller may read.
         unreadable: repositories that hold it, that the index knows and the caller may not read.
         stale: repositories that the index knows and that do not hold it.
@@ -163,6 +166,7 @@ class Layer:
     times: int = 1
     missing: bool = False
     in_dest: bool = False
+    must_mount: bool = False
     readable: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
@@ -214,6 +218,7 @@ class World:
             Family.DUPLICATES: any(layer.times > 1 for layer in self.layers),
             Family.SPARSE: any(layer.missing for layer in self.layers),
             Family.SHARED: any(layer.in_dest for layer in self.layers),
+            Family.MUST_MOUNT: any(layer.must_mount for layer in self.layers),
             Family.MANY_SOURCES: len({name for layer in self.layers for name in layer.readable}) > MANY,
             Family.UNREADABLE: any(layer.unreadable for layer in self.layers),
             Family.STALE: any(layer.stale for layer in self.layers),
@@ -290,6 +295,7 @@ def _layer(families: frozenset[Family]) -> st.SearchStrategy[Layer]:
         times=if_in(Family.DUPLICATES, st.integers(1, 3), 1),
         missing=if_in(Family.SPARSE, st.booleans(), otherwise=False),
         in_dest=if_in(Family.SHARED, st.booleans(), otherwise=False),
+        must_mount=if_in(Family.MUST_MOUNT, st.booleans(), otherwise=False),
         readable=_names("base/open", "src/image", "team/near"),
         unreadable=if_in(Family.UNREADABLE, _names("team/hidden", "secret/base", "team/private"), ()),
         stale=if_in(Family.STALE, _names("team/gone", "old/base", "team/old"), ()),
