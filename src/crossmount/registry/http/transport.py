@@ -177,36 +177,29 @@ async def exchange(
     request = client.build_request(method, url, headers=sent, content=content, timeout=timeout)
     secrets = secrets_in(sent["Authorization"]) if "Authorization" in sent else ()
     try:
-        response = await client.send(request, stream=True, follow_redirects=False)
+        try:
+            response = await client.send(request, stream=True, follow_redirects=False)
+        finally:
+            if content is not None:
+                await content.aclose()  # a cut request leaves the generator, and the file that it reads, open
+        good = response.is_success
+        if streamed and good:
+            return Answer(url, response.status_code, response.headers, stream=response, secrets=secrets)
+        try:
+            received, too_long = await _read(response, limit if good else ERROR_BYTES_MAX)
+        finally:
+            await response.aclose()
     except httpx.HTTPError as error:
         scrub(error, secrets)  # what is not HTTP is quoted in it, and h11 quotes a header that it refuses
         raise
-    finally:
-        if content is not None:
-            await content.aclose()  # a cut request leaves the generator, and the file that it reads, open
-    good = response.is_success
-    if streamed and good:
-        return Answer(url, response.status_code, response.headers, stream=response, secrets=secrets)
-    try:
-        if method == "HEAD":
-            async for _ in raw_bytes(response):
-                pass  # there are none, and a connection is used again only after its answer was read
-            content_read, too_long = b"", False
-        else:
-            content_read, too_long = await _read(response, limit if good else ERROR_BYTES_MAX)
-    except httpx.HTTPError as error:
-        scrub(error, secrets)
-        raise
-    finally:
-        await response.aclose()
     # a 2xx that is not the expected one is reported as a refusal, with its words
-    return Answer(url, response.status_code, response.headers, content_read, too_long, secrets=secrets)
+    return Answer(url, response.status_code, response.headers, received, too_long, secrets=secrets)
 
 
 async def _read(response: httpx.Response, limit: int) -> tuple[bytes, bool]:
     """Return a body of at most `limit` bytes and False, or no bytes and True if it is longer."""
     announced = decimal(response.headers.get("content-length", ""))
-    if announced is not None and announced > limit:
+    if announced is not None and announced > limit and response.request.method != "HEAD":
         return b"", True
     parts = bytearray()
     async for part in raw_bytes(response):
