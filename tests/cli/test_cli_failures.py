@@ -136,16 +136,16 @@ LONG = f"HEAD https://r.example/v2/team/app/blobs/sha256:{'0' * 64}"
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (errors.AccessDeniedError(f"{LONG}: 401: no", status=401), f"401: no: {failures.LOG_IN} ({LONG})"),
+        (errors.AccessDeniedError(f"{LONG}: 401: no", status=401), f"401: no ({LONG}): {failures.LOG_IN}"),
         (
             errors.RegistryUnreachableError(f"{LONG}: it speaks TLS: odd"),
-            f"it speaks TLS: odd: --plain-http (CROSSMOUNT_PLAIN_HTTP) ({LONG})",
+            f"it speaks TLS: odd ({LONG}): --plain-http (CROSSMOUNT_PLAIN_HTTP)",
         ),
         (errors.InvalidAnswerError(f"{LONG}: odd"), f"odd ({LONG})"),
     ],
 )
 def test_the_cause_of_a_failed_request_comes_before_a_long_address(error: Exception, words: str) -> None:
-    """A message about a request with a long URL has the cause, what to do, and then the request in brackets."""
+    """A message about a request with a long URL has the cause, then the request in brackets, then what to do."""
     assert failures.message_of(error) == words
 
 

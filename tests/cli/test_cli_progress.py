@@ -12,7 +12,7 @@ from crossmount import events
 from crossmount.cli.progress import transfer
 from crossmount.cli.progress.display import LineDisplay, progress_display
 from crossmount.cli.progress.screen import ScreenDisplay
-from crossmount.cli.progress.transfer import TransferTracker, index_warning
+from crossmount.cli.progress.transfer import STATUS_SECONDS, TransferTracker, index_warning
 from crossmount.cli.text import short
 from crossmount.errors import RegistryError
 from crossmount.oci import Digest, Reference, Repository
@@ -70,13 +70,15 @@ def test_what_becomes_of_a_blob_is_printed_in_words() -> None:
 
 
 def test_a_blob_that_the_registry_is_storing_is_said_to_be() -> None:
-    """Bar and line say that the registry is storing the blob, until bytes are sent again."""
+    """Bar and line say that the registry is storing the blob; a log does so now and then, not for each attempt."""
     committing = events.BlobCommitting(digest=digest(1), size=1000)
     state = state_after(started(1), sent(1, 1000), committing)
     bar = state.blobs[None, digest(1)].bar(9.0)
     assert (bar.text, bar.waiting) == ("waiting for the registry to store it", True)
     [line] = state.log_lines(committing, now=9.0)
     assert line.endswith("waiting for the registry to store it")
+    assert list(state.log_lines(committing, now=9.0 + STATUS_SECONDS - 1)) == []
+    assert list(state.log_lines(committing, now=9.0 + STATUS_SECONDS)) == [line]
     state.apply(sent(1, 10), now=10.0)
     assert "waiting" not in state.blobs[None, digest(1)].status(11.0)
     assert list(TransferTracker().log_lines(committing, now=0.0)) == []

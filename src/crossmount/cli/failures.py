@@ -158,11 +158,11 @@ def _advised(words: str, advice: str) -> str:
 
 
 def _cause_first(words: str, advice: str) -> str:
-    """Return a message with its advice; a request whose method and URL are long stands in brackets at the end."""
+    """Return a message with its advice; a request whose method and URL are long follows the cause in brackets."""
     match = _REQUEST.fullmatch(words)
-    if match is None or len(match["request"]) <= _REQUEST_MAX:
-        return _advised(words, advice)
-    return f"{_advised(match['cause'], advice)} ({match['request']})"
+    if match is not None and len(match["request"]) > _REQUEST_MAX:
+        words = f"{match['cause']} ({match['request']})"
+    return _advised(words, advice)
 
 
 _REQUEST = re.compile(r"(?P<request>(?:GET|HEAD|POST|PUT|PATCH|DELETE) \S+): (?P<cause>.+)", re.DOTALL)

@@ -191,7 +191,7 @@ def upload_options(command: F) -> F:
         show_default=True,
         expose_value=False,
         callback=_set_client_option,
-        help="Wait at most this long for the registry to store a blob whose bytes were sent.",
+        help="Wait at most this long for the registry to store a blob whose bytes were sent; then try again.",
     )
     return chunk_size(commit_timeout(command))
 

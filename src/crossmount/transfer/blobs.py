@@ -307,5 +307,5 @@ def mount_required(digest: Digest, dest: Repository, known: LayerKnowledge, caus
     return MountRequiredError(
         f"{digest} must be mounted into {dest} and was not{cause}; sources known: {sources}. "
         "Add a source from which it may be mounted (crossmount add), "
-        "or lift the flag (crossmount must-mount LAYER --clear)"
+        "or lift the flag (crossmount must-mount --clear LAYER)"
     )

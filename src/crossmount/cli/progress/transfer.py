@@ -45,6 +45,7 @@ class BlobState:
         sent: bytes sent so far.
         upload_started: when its first bytes were sent, in seconds; None before that.
         committing: whether all bytes were sent some seconds ago, and the registry is storing them.
+        storing_said: when a line last said that; None if none did.
         waiting: the event that reported an upload of the same blob by another pusher, which this one waits for.
         ended: its position in the order in which blobs ended; None until it ends.
     """
@@ -55,6 +56,7 @@ class BlobState:
     sent: int = 0
     upload_started: float | None = None
     committing: bool = False
+    storing_said: float | None = None
     waiting: events.BlobWaiting | None = None
     outcome: events.Outcome | None = None
     source: Repository | None = None
@@ -198,7 +200,10 @@ class TransferTracker(Tracker):
             case events.BlobWaiting(digest=digest, dest=dest):
                 yield self._blob_line(self.blobs[dest, digest], waiting_text(event))
             case events.BlobCommitting(digest=digest, dest=dest) if (dest, digest) in self.blobs:
-                yield self._blob_line(self.blobs[dest, digest], COMMITTING)
+                blob = self.blobs[dest, digest]
+                if blob.storing_said is None or now - blob.storing_said >= STATUS_SECONDS:
+                    blob.storing_said = now  # each attempt has this event
+                    yield self._blob_line(blob, COMMITTING)
             case events.BlobProgress(digest=digest, dest=dest) if (dest, digest) in self.blobs:
                 last = self._status_at.setdefault((dest, digest), now)
                 blob = self.blobs[dest, digest]
