@@ -31,7 +31,7 @@ from crossmount.index.protocol import (
 )
 from crossmount.oci import Digest, Located, Repository, as_digest, as_digests, as_repository
 from crossmount.oci.reference import normalise_registry
-from crossmount.redis.execute import run_scripted
+from crossmount.redis.execute import run_all, run_scripted
 from crossmount.redis.link import Link
 from crossmount.redis.replies import Command, CommandRefusedError, WrongTypeError
 from crossmount.redis.scripts import Script, load_script
@@ -114,7 +114,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         return found
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
-        """Record sightings in one round trip.
+        """Record sightings in one round trip; very many are sent in pieces.
 
         Raises:
             IndexRefusedError: the server refused some sightings; the others are recorded.
@@ -293,7 +293,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
             IndexRefusedError: all were refused, at least one for another reason than the type of a value; or one
                 of those that every look-up needs is not allowed or not known there.
         """
-        replies = await (self._hints or self.link).run(commands) if commands else []
+        replies = await run_all(self._hints or self.link, commands)
         refused = [reply for reply in replies if isinstance(reply, IndexRefusedError)]
         if not refused:
             return replies

@@ -1,12 +1,31 @@
 """Commands run through a link: reads, writes, and calls of Lua scripts, in one round trip in the good case."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.link import Link
 from crossmount.redis.replies import Command, CommandRefusedError, ScriptMissingError, WrongTypeError
 from crossmount.redis.scripts import ScriptCall
+
+PIECE_COMMANDS = 1000
+"""How many commands are sent at once. More are sent in pieces, each a call with a deadline of its own."""
+
+
+async def run_all(link: Link, commands: Sequence[Command]) -> list[Any]:
+    """Run commands, in one round trip unless they are very many; return a reply for each.
+
+    Raises:
+        IndexFailedError: no answer to a piece; those before it have run.
+    """
+    if len(commands) <= PIECE_COMMANDS:
+        return await link.run(commands) if commands else []
+    return [reply for piece in _pieces(commands) for reply in await link.run(piece)]
+
+
+def _pieces(commands: Sequence[Command]) -> Iterator[Sequence[Command]]:
+    for start in range(0, len(commands), PIECE_COMMANDS):
+        yield commands[start : start + PIECE_COMMANDS]
 
 
 async def run_reads(link: Link, commands: Sequence[Command]) -> list[Any]:
@@ -15,7 +34,7 @@ async def run_reads(link: Link, commands: Sequence[Command]) -> list[Any]:
     Raises:
         IndexFailedError: no answer, or one of the commands is refused for another reason.
     """
-    replies = await link.run(commands) if commands else []
+    replies = await run_all(link, commands)
     for reply in replies:
         if isinstance(reply, IndexRefusedError) and not isinstance(reply, WrongTypeError):
             raise reply
@@ -28,7 +47,7 @@ async def run_writes(link: Link, commands: Sequence[Command]) -> None:
     Raises:
         IndexFailedError: no answer, or one of the commands is refused.
     """
-    for reply in await link.run(commands) if commands else []:
+    for reply in await run_all(link, commands):
         if isinstance(reply, IndexRefusedError):
             raise reply
 
@@ -40,9 +59,13 @@ async def run_scripted(link: Link, commands: Sequence[Command]) -> list[Any]:
         A reply for each command, an `IndexRefusedError` where one was refused.
 
     Raises:
-        IndexFailedError: no answer, or the server refuses to load a script.
+        IndexFailedError: no answer, or the server refuses to load a script; the pieces before have run.
     """
-    replies = await link.run(commands) if commands else []
+    return [reply for piece in _pieces(commands) for reply in await _run_piece(link, piece)]
+
+
+async def _run_piece(link: Link, commands: Sequence[Command]) -> list[Any]:
+    replies = await link.run(commands)
     # A front may split our batch for several servers, so in the last attempt each call has the source.
     for again in (_carry_sources, _evaluate_each):
         calls = {place: call for place, call in enumerate(commands) if _lacks_script(call, replies[place])}
