@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, example, settings
 
 from promises.worlds import HEAVY, REFUSED_PARTS, Family, Layer, World, closure
 
-Oracle = Literal["with = without", "no byte too many", "no word too many"]
+Oracle = Literal["with = without", "no byte too many", "no word too many", "once in the fleet"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

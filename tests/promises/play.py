@@ -17,7 +17,7 @@ from promises.hosts import Relay, Stranger, listening, relaying
 from promises.image import TAG, Content, write_layout
 from promises.raw import calling, can_mount, push_plainly
 from promises.registry import TRIED, UPLOADS, login_of, registry_of, write_login
-from promises.worlds import DEST, Family, Layer, World
+from promises.worlds import DEST, SECOND, Family, Layer, World
 from support.registry_kit import QUICK
 from support.servers import Server
 from support.waiting import until
@@ -190,6 +190,15 @@ async def _indexed(content: Content, server: Server) -> set[tuple[Digest, str]]:
         return {(digest, at.name) for digest in content.blobs for at in await index.locations(digest)}
 
 
+async def push_both(world: World, content: Content, server: Server, folder: Path) -> tuple[Ending, Ending]:
+    """Push a world's image into two repositories at once."""
+    async with staged(world, content, server, folder) as stage:
+        second = replace(stage, dest=f"{stage.registry.address}/{SECOND}:{TAG}")
+        await asyncio.gather(push(stage), push(second))
+        ends = [_ending(stage.registry, content, None, [], name) for name in (DEST, SECOND)]
+        return ends[0], ends[1]
+
+
 async def push(stage: Stage, observer: Observer = ignore) -> crossmount.PushReport:
     """Push by the library.
 
@@ -231,8 +240,10 @@ async def mountable(world: World, content: Content) -> frozenset[Digest]:
     return frozenset(found)
 
 
-def _ending(registry: ScriptedRegistry, content: Content, error: str | None, stray: list[str]) -> Ending:
-    dest = registry.holdings.find(DEST)
+def _ending(
+    registry: ScriptedRegistry, content: Content, error: str | None, stray: list[str], name: str = DEST
+) -> Ending:
+    dest = registry.holdings.find(name)
     sent = registry.matching(method="PUT|PATCH", path=UPLOADS)
     return Ending(
         error,

@@ -23,7 +23,7 @@ from crossmount.testing import (
 from crossmount.testing.faults import Action
 from promises.image import LAYER_KIND, MANIFEST_KIND, Content, entry
 from promises.raw import Login
-from promises.worlds import DEST, Family, World
+from promises.worlds import DEST, SECOND, Family, World
 from support.holdings import put_document
 
 LOGIN: Login = ("ci", "Pa55/of the:world")
@@ -68,7 +68,7 @@ def _auth(world: World, hidden: frozenset[str], stranger: str) -> BasicAuth | To
     read, write = frozenset({"pull"}), frozenset({"pull", "push"})
     dest = read if Family.NO_PUSH in world else write if Family.NO_DELETE in world else write | {"delete"}
     others = {name for layer in world.layers for name in (*layer.holders, *layer.stale)} - hidden - {DEST}
-    grants = {LOGIN[0]: (Grant(DEST, dest), *(Grant(name, read) for name in sorted(others)))}
+    grants = {LOGIN[0]: (Grant(DEST, dest), Grant(SECOND, dest), *(Grant(name, read) for name in sorted(others)))}
     users, hides = dict([LOGIN]), Family.HIDDEN in world
     if Family.BASIC in world:
         return BasicAuth(users=users, grants=grants, hides_sources=hides)

@@ -4,17 +4,20 @@ import asyncio
 import base64
 import logging
 import os
+import string
 import sys
 import tempfile
 import traceback
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from crossmount.asyncio import CrossmountError
+from crossmount.asyncio import CrossmountError, Reference, Repository
 from promises.image import content_of
-from promises.known import Oracle, excluded, tried
+from promises.known import NIGHT, NIGHTLY, Oracle, excluded, tried
 from promises.play import INDEX_PASSWORD, Stage, push, staged
 from promises.registry import LOGIN, TOKENS
 from promises.worlds import World, worlds
@@ -25,6 +28,7 @@ ORACLE: Oracle = "no word too many"
 REGISTRY_SECRETS = (LOGIN[1], base64.b64encode(":".join(LOGIN).encode()).decode(), TOKENS)
 INDEX_SECRETS = (INDEX_PASSWORD,)
 
+_WORDS = string.ascii_letters + string.digits
 _FOREIGN = ("CROSSMOUNT_", "DOCKER_", "REGISTRY_", "XDG_")
 
 
@@ -45,6 +49,23 @@ def test_the_command_says_no_secret(world: World, valkey_process: Server) -> Non
     assert not secrets_in(said, *REGISTRY_SECRETS, *INDEX_SECRETS)
     assert not hosts
     assert "never retrieved" not in said
+
+
+@settings(max_examples=100 * (NIGHT if NIGHTLY else 1), derandomize=not NIGHTLY)
+@given(
+    user=st.text(_WORDS, min_size=1, max_size=12),
+    password=st.text(_WORDS + "/@:%+=!", min_size=9, max_size=30),
+    rest=st.sampled_from(("registry.example/team/app:1", "registry.example:5000/app", "localhost/a", "team/app")),
+)
+@example(user="user", password="hunter2/hunter2", rest="registry.example/team/app:1")
+def test_a_reference_with_a_password_is_refused_without_it(user: str, password: str, rest: str) -> None:
+    """USER:PASSWORD@REGISTRY is no reference, and the error does not repeat the password."""
+    for text in (f"{user}:{password}@{rest}", f"https://{user}:{password}@{rest}"):
+        for parse in (Reference.parse, Repository.parse):
+            with pytest.raises(CrossmountError) as raised:
+                parse(text)
+            said = "".join(traceback.format_exception(raised.value, limit=0)) + repr(raised.value)
+            assert not secrets_in(said, password)
 
 
 def secrets_in(text: str, *secrets: str) -> list[str]:

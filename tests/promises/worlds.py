@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 T = TypeVar("T")
 
 DEST = "team/app"
+SECOND = "team/twin"
+"""Where the second of two pushers pushes to."""
 MANY = 16
 """Source repositories of an image; a world that has more has `MANY_SOURCES`."""
 HEAVY = 1_200_000
