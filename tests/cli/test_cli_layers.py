@@ -138,13 +138,14 @@ def test_namespaces_do_not_see_each_other(here: Here) -> None:
 def test_trouble_with_the_index_is_one_line(
     here: Here, command: str, arguments: tuple[str, ...], status: int, words: str
 ) -> None:
-    """A failure of the index is one line without secrets and a status, also with `--json`."""
+    """A failure of the index is one line without secrets and a status; with `--json` also a document."""
     operands = (LAYER, "r.example/a") if command in {"sources", "add", "forget"} else (LAYER,)
     done = here(command, *operands, *arguments, "--json")
     assert done.status == status
-    assert done.out == ""
+    assert done.document["error"]["exit_status"] == status
+    assert words in done.document["error"]["message"]
     assert words in done.complaint
-    assert "hidden" not in done.err
+    assert "hidden" not in done.err + done.out
 
 
 def test_a_server_that_refuses_is_reported(here: Here, valkey: Server) -> None:
