@@ -126,6 +126,7 @@ class Stage:
         options: how to reach the registry.
         index_url: of the index's server; None without an index.
         stranger: the host that no secret is for.
+        source: another registry that holds the image, to copy it from; None pushes the layout.
     """
 
     registry: ScriptedRegistry
@@ -135,11 +136,14 @@ class Stage:
     dest: str
     options: ClientOptions
     index_url: str | None
+    source: ScriptedRegistry | None = None
 
 
 @asynccontextmanager
-async def staged(world: World, content: Content, server: Server, folder: Path) -> AsyncIterator[Stage]:
-    """Run a world: its registry, its index and another host."""
+async def staged(
+    world: World, content: Content, server: Server, folder: Path, *, copies: bool = False
+) -> AsyncIterator[Stage]:
+    """Run a world: its registry, its index and another host; with `copies`, an open registry to copy from too."""
     TRIED["worlds"] += 1
     async with AsyncExitStack() as stack:
         if Family.INDEX_SILENT not in world:
@@ -163,14 +167,25 @@ async def staged(world: World, content: Content, server: Server, folder: Path) -
             f"{registry.address}/{DEST}:{TAG}",
             options,
             None if Family.INDEX_OFF in world else url,
+            await stack.enter_async_context(_holding(content)) if copies else None,
         )
 
 
-async def push_with_index(world: World, content: Content, server: Server, folder: Path) -> Ending:
-    """Push a world's image by the library, through the world's index."""
+@asynccontextmanager
+async def _holding(content: Content) -> AsyncIterator[ScriptedRegistry]:
+    """Run an open registry that holds an image."""
+    async with ScriptedRegistry() as registry, calling(registry, None) as client:
+        assert await push_plainly(client, content.blobs, content.manifests, TAG)
+        yield registry
+
+
+async def push_with_index(
+    world: World, content: Content, server: Server, folder: Path, *, copies: bool = False
+) -> Ending:
+    """Push or copy a world's image by the library, through the world's index."""
     stray: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(str(context)))
-    async with staged(world, content, server, folder) as stage:
+    async with staged(world, content, server, folder, copies=copies) as stage:
         error: str | None = None
         before = await _indexed(content, server)
         try:
@@ -199,8 +214,8 @@ async def push_both(world: World, content: Content, server: Server, folder: Path
         return ends[0], ends[1]
 
 
-async def push(stage: Stage, observer: Observer = ignore) -> crossmount.PushReport:
-    """Push by the library.
+async def push(stage: Stage, observer: Observer = ignore) -> crossmount.PushReport | crossmount.CopyReport:
+    """Push by the library, or copy if there is a registry to copy from.
 
     Raises:
         CrossmountError: as `crossmount.push`.
@@ -212,6 +227,11 @@ async def push(stage: Stage, observer: Observer = ignore) -> crossmount.PushRepo
             index = crossmount.open_index(stage.index_url)
             stack.push_async_callback(index.aclose)
         async with asyncio.timeout(TIMEOUT):
+            if stage.source is not None:
+                source = f"{stage.source.address}/{DEST}:{TAG}"
+                return await crossmount.copy(
+                    source, stage.dest, index=index, options=stage.options, observer=observer
+                )
             return await crossmount.push(
                 stage.layout, stage.dest, index=index, options=stage.options, observer=observer
             )

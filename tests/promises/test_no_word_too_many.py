@@ -41,6 +41,15 @@ def test_the_library_says_no_secret(world: World, valkey_process: Server) -> Non
     assert not hosts
 
 
+@tried(ORACLE, 10)
+@given(world=worlds(without=excluded(ORACLE)))
+def test_a_copy_says_no_secret(world: World, valkey_process: Server) -> None:
+    """The same of a copy; the registry that is copied from receives none either."""
+    said, hosts = asyncio.run(_push_by_library(world, valkey_process, copies=True))
+    assert not secrets_in(said, *REGISTRY_SECRETS, *INDEX_SECRETS)
+    assert not hosts
+
+
 @tried(ORACLE, 6)
 @given(world=worlds(without=excluded(ORACLE)))
 def test_the_command_says_no_secret(world: World, valkey_process: Server) -> None:
@@ -77,10 +86,11 @@ def secrets_in(text: str, *secrets: str) -> list[str]:
 def _at_wrong_hosts(stage: Stage) -> list[str]:
     """Return the secrets that the index's server and the other host received, and that are not for them."""
     index, stranger = (bytes(data).decode("latin-1") for data in (stage.relay.sent, stage.stranger.received))
-    return secrets_in(index, *REGISTRY_SECRETS) + secrets_in(stranger, *REGISTRY_SECRETS, *INDEX_SECRETS)
+    asked = "" if stage.source is None else repr(stage.source.requests)
+    return secrets_in(index, *REGISTRY_SECRETS) + secrets_in(stranger + asked, *REGISTRY_SECRETS, *INDEX_SECRETS)
 
 
-async def _push_by_library(world: World, server: Server) -> tuple[str, list[str]]:
+async def _push_by_library(world: World, server: Server, *, copies: bool = False) -> tuple[str, list[str]]:
     said: list[str] = []
     handler, root = _Said(said), logging.getLogger()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(repr(context)))
@@ -89,7 +99,7 @@ async def _push_by_library(world: World, server: Server) -> tuple[str, list[str]
     root.setLevel(logging.DEBUG)
     try:
         with tempfile.TemporaryDirectory(prefix="cm-world-") as folder:
-            async with staged(world, content_of(world), server, Path(folder)) as stage:
+            async with staged(world, content_of(world), server, Path(folder), copies=copies) as stage:
                 try:
                     report = await push(stage, lambda event: said.append(repr(event)))
                     said.append(repr(report))

@@ -21,7 +21,17 @@ UNPROMISED = (HOSTILE - {Family.INDEX_PASSWORD, Family.INDEX_WRONG_PASSWORD}) | 
 @given(world=worlds(without=excluded(ORACLE), never=UNPROMISED))
 def test_the_index_changes_no_outcome(world: World, valkey_process: Server) -> None:
     """Whenever a plain push succeeds, ours does, tags only what is whole, and writes only what is true."""
-    plain, ours = asyncio.run(_both(world, valkey_process))
+    _check(world, *asyncio.run(_both(world, valkey_process)))
+
+
+@tried(ORACLE, 25)
+@given(world=worlds(without=excluded(ORACLE), never=UNPROMISED | {Family.SPARSE}))
+def test_the_index_changes_no_outcome_of_a_copy(world: World, valkey_process: Server) -> None:
+    """Whenever a plain push of the image succeeds, our copy of it from another registry does."""
+    _check(world, *asyncio.run(_both(world, valkey_process, copies=True)))
+
+
+def _check(world: World, plain: Ending, ours: Ending) -> None:
     assert ours.stray == ()
     assert not ours.untrue
     if plain.error is None:
@@ -35,8 +45,8 @@ def test_the_index_changes_no_outcome(world: World, valkey_process: Server) -> N
         assert ours.tag is None
 
 
-async def _both(world: World, server: Server) -> tuple[Ending, Ending]:
+async def _both(world: World, server: Server, *, copies: bool = False) -> tuple[Ending, Ending]:
     content = content_of(world)
     plain = await push_without(world, content)
     with tempfile.TemporaryDirectory(prefix="cm-world-") as folder:
-        return plain, await push_with_index(world, content, server, Path(folder))
+        return plain, await push_with_index(world, content, server, Path(folder), copies=copies)
