@@ -109,9 +109,11 @@ class Mounter(Closing):
 
     async def _prepare(self, knowledge: Knowledge, search: SourceSearch) -> dict[Digest, tuple[Repository, ...]]:
         planned = self.candidates(knowledge, search.dest)
-        firsts = search.add(planned)
-        search.refuse((await self._client.prepare(search.dest, firsts)).refused)
-        return {layer: search.usable(candidates) for layer, candidates in planned.items()}
+        prepared = await self._client.prepare(search.dest, search.add(planned))
+        return {
+            layer: tuple(source for source in sources if source not in prepared.refused)
+            for layer, sources in planned.items()
+        }
 
     def candidates(self, knowledge: Knowledge, dest: Repository) -> dict[Digest, tuple[Repository, ...]]:
         """Choose the sources to try for each layer that has any, best first."""
@@ -147,9 +149,8 @@ class Mounter(Closing):
         search = self._searches.get(dest)
         if search is None or not search.has(layer):
             search = SourceSearch(dest, self._proven)
-            firsts = search.add({layer: tuple(candidates)} if candidates else {})
-            if firsts:
-                search.refuse((await self._client.prepare(dest, firsts)).refused)
+            if candidates:
+                await self._client.prepare(dest, search.add({layer: tuple(candidates)}))
         return await self._attempt(layer, search, candidates, knowledge, fresh=fresh)
 
     async def _attempt(

@@ -7,7 +7,7 @@ Failures are counted for the whole push, whatever the size of its layers.
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -123,7 +123,3 @@ class SourceSearch:
     def refuse(self, sources: Iterable[Repository]) -> None:
         """Note sources that this account cannot read, or for which the registry gives no token."""
         self.unreadable.update(sources)
-
-    def usable(self, candidates: Collection[Repository]) -> tuple[Repository, ...]:
-        """Return `candidates` without unreadable ones."""
-        return tuple(source for source in candidates if source not in self.unreadable)
