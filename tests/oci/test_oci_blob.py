@@ -8,7 +8,7 @@ import pytest
 
 from crossmount.errors import InvalidLayoutError
 from crossmount.oci import BlobSource, BytesBlob, Descriptor, Digest, FileBlob
-from crossmount.oci.blob_reading import READ_BYTES, STATES_MAX
+from crossmount.oci.blob import READ_BYTES, STATES_MAX
 from crossmount.oci.layout import load_image
 from support.images import make_layers, make_layout, to_archive
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from crossmount.errors import CrossmountError, InvalidInputError, InvalidLayoutError, MissingExtraError
-from crossmount.oci.blob_reading import READ_BYTES
+from crossmount.oci.blob import READ_BYTES
 from crossmount.oci.open_file import OpenFile
 
 SPOOL_LIMIT = 20 * 1024**3

@@ -20,7 +20,7 @@ import httpx
 from crossmount._parsing import json_object, one_line
 from crossmount.errors import InvalidInputError, InvalidLayoutError
 from crossmount.oci import Reference
-from crossmount.oci.blob_reading import READ_BYTES
+from crossmount.oci.blob import READ_BYTES
 from crossmount.oci.image_spool import ImageSpool
 from crossmount.oci.open_file import OpenFile
 

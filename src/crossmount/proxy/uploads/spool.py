@@ -18,7 +18,7 @@ from typing import IO
 from crossmount._background import collect
 from crossmount.errors import InvalidInputError, InvalidLayoutError
 from crossmount.oci import Descriptor, Digest
-from crossmount.oci.blob_reading import READ_BYTES
+from crossmount.oci.blob import READ_BYTES
 
 _BATCH = 1024 * 1024
 
