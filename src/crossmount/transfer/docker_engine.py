@@ -18,6 +18,7 @@ from urllib.parse import quote
 import httpx
 
 from crossmount._parsing import json_object, one_line
+from crossmount._secrets import without_userinfo
 from crossmount.errors import InvalidInputError, InvalidLayoutError
 from crossmount.oci import Reference
 from crossmount.oci.blob import READ_BYTES
@@ -75,7 +76,7 @@ class EngineAddress:
         )
 
     def __str__(self) -> str:
-        return self.socket or re.sub("//[^/]*@", "//", self.url)
+        return without_userinfo(self.socket or self.url)
 
     def transport(self) -> httpx.AsyncHTTPTransport:
         """Return a transport to it, which reads nothing else of the environment.
