@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,6 +88,22 @@ def test_failures_are_bounded_for_the_whole_push(layers: int, failure: MountAnsw
     assert failures <= FAILURES + FAILURES_A_LAYER * layers
     search.add({ONE: ALL})
     assert search.order(ONE)[0] == ALL[-1]
+
+
+@pytest.mark.parametrize("failure", [REFUSED, ABSENT])
+def test_a_must_mount_layer_is_tried_from_all_its_sources(failure: MountAnswer) -> None:
+    """The bound on failures, its own and those of other layers, is not for what cannot be uploaded instead."""
+    many = tuple(DEST.sibling(f"base/{number}") for number in range(FAILURES + 2 * FAILURES_A_LAYER))
+    search = SourceSearch(DEST, {})
+    search.add({ONE: (*many, *ALL)})
+    while search.order(ONE):
+        attempt(search, ONE, failure)
+    tried = set()
+    while left := search.order(ONE, must_mount=True):
+        with search.trying(ONE, left[0]) as trial:
+            trial.answer = failure
+        tried.add(left[0])
+    assert set(ALL) <= tried
 
 
 async def test_a_change_wakes_those_that_wait() -> None:

@@ -128,6 +128,19 @@ async def test_a_readable_source_is_found_among_unreadable_ones(
         assert len(mounts) <= 4 * len(layers) + 20
 
 
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_must_mount_layer_is_mounted_however_many_sources_are_stale(tmp_path: Path, whole: bool) -> None:
+    """The bound on failed mounts fails no push: the one good source of sixty is found."""
+    (layer,) = make_layers(1, size=500)
+    async with ScriptedRegistry(tokens(refuses_whole=whole)) as registry:
+        index = MemoryMountIndex()
+        for number in range(60):
+            gone = Repository(registry.address, f"base/gone{number}")
+            await index.add_source(Digest.of(layer), gone, must_mount=True)
+        report = await push_with(registry, tmp_path, [layer], {0: ["src/good"]}, index)
+        assert (report.count("mounted"), report.count("uploaded")) == (1, 1)
+
+
 async def test_a_search_without_a_readable_source_ends(tmp_path: Path) -> None:
     """A hundred unreadable repositories cost a bounded number of requests, and the layers are uploaded."""
     layers = make_layers(4, size=500)

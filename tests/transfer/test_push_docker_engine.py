@@ -131,7 +131,9 @@ async def test_an_engine_that_does_not_answer_is_told(
         ({"DOCKER_HOST": "unix:///run/user/1/docker.sock"}, "/run/user/1/docker.sock"),
         ({"DOCKER_HOST": "tcp://10.0.0.1:2375"}, "http://10.0.0.1:2375"),
         ({"DOCKER_HOST": "tcp://10.0.0.1:2376", "DOCKER_TLS_VERIFY": "1"}, "https://10.0.0.1:2376"),
-        ({"DOCKER_HOST": "https://user:secret@engine.example"}, "https://engine.example"),
+        ({"DOCKER_HOST": "https://user:secret@engine.example"}, "https://***@engine.example"),
+        ({"DOCKER_HOST": "tcp://user:sec/ret@engine.example:1"}, "http://***@engine.example:1"),
+        ({"DOCKER_HOST": "unix://user:secret@/docker.sock"}, "***@/docker.sock"),
     ],
 )
 def test_the_engine_is_where_docker_looks_for_it(environment: dict[str, str], address: str) -> None:

@@ -211,7 +211,8 @@ class Mounter(Closing):
         """Order the candidates by what all layers have learnt by now, and get tokens for the next one."""
         while state.candidates:
             search.refuse(self.findings.unreadable() | self._client.prepared(search.dest).refused)
-            candidates = tuple(source for source in search.order(layer) if source in state.candidates)
+            left = search.order(layer, must_mount=state.must_mount)
+            candidates = tuple(source for source in left if source in state.candidates)
             state = replace(state, candidates=candidates)
             if candidates and search.is_being_tried(candidates[0]):
                 await search.changed()

@@ -20,7 +20,8 @@ from crossmount.registry import Mounted
 FAILURES = 16
 FAILURES_A_LAYER = 4
 """How many mounts of one push may fail before only sources are tried that have succeeded: so many, and so many
-more for each layer. A stale or unreadable source costs a round trip, an upload far more."""
+more for each layer. A stale or unreadable source costs a round trip, an upload far more. A must-mount layer is
+tried from all its sources."""
 
 SPARES = 16
 """How many further sources one request for tokens covers, after the first ones failed."""
@@ -62,10 +63,15 @@ class SourceSearch:
         """Return whether the layer is part of this search."""
         return layer in self._candidates
 
-    def order(self, layer: Digest) -> tuple[Repository, ...]:
-        """Return the sources that are left for a layer, the next one first."""
+    def order(self, layer: Digest, *, must_mount: bool = False) -> tuple[Repository, ...]:
+        """Return the sources that are left for a layer, the next one first.
+
+        Args:
+            layer: the layer.
+            must_mount: whether it cannot be uploaded instead: then no failure of others ends its search.
+        """
         left = [source for source in self._candidates.get(layer, ()) if source not in self.unreadable]
-        if self._failures >= FAILURES + FAILURES_A_LAYER * len(self._candidates):
+        if not must_mount and self._failures >= FAILURES + FAILURES_A_LAYER * len(self._candidates):
             left = [source for source in left if source in self._proven]
         is_searching = self._failures > 0
 
