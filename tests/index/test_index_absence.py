@@ -7,8 +7,8 @@ import pytest
 
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.address import Node
-from crossmount.redis.call import PAUSE_MAX_SECONDS
-from crossmount.redis.cluster import BREAKER_SECONDS, MAP_SECONDS, ClusterClient, Pools, ServerRequest
+from crossmount.redis.call import BREAKER_SECONDS, PAUSE_MAX_SECONDS
+from crossmount.redis.cluster import MAP_SECONDS, ClusterClient, Pools, ServerRequest
 from crossmount.redis.replies import Command, ReplyReader
 from crossmount.redis.routing import CLUSTER_SLOTS
 from redis import exceptions

@@ -173,6 +173,27 @@ async def test_look_ups_go_to_replicas_on_request(sentinels: Sentinels, flavour:
     await opened.index.aclose()
 
 
+@both
+async def test_silent_replicas_are_passed_by_and_remembered(sentinels: Sentinels, flavour: str) -> None:
+    """If the replicas fall silent, the same look-up and all later ones are answered by the master."""
+    opened = Opened(f"{sentinels.url}?read_from=replica", flavour)
+    await opened.do(opened.index.record([Sighting(ONE, A)]))
+    with sentinels.client() as client:
+        client.wait(2, 5000)
+    assert await opened.do(opened.index.sources(ONE, DEST)) == (A,)
+    master = sentinels.master()
+    before = called(master)
+    for replica in sentinels.replicas():
+        replica.pause()
+    for _ in range(3):
+        assert await opened.do(opened.index.sources(ONE, DEST)) == (A,)
+    assert called(master) > before
+    other = Opened(f"{sentinels.url}?read_from=replica", flavour)
+    assert await opened.do(other.index.sources(ONE, DEST)) == (A,)
+    await opened.index.aclose()
+    await other.index.aclose()
+
+
 def called(server: Server) -> int:
     """Return how many HGETALL commands a server received."""
     with server.client() as client:

@@ -21,6 +21,9 @@ CALLS_AT_FIRST = 8
 """How many calls may be in flight until the first one is answered."""
 
 
+BREAKER_SECONDS = 5.0
+"""How long a server that did not answer gets no commands; after a failed probe up to `PAUSE_MAX_SECONDS`."""
+
 PAUSE_MAX_SECONDS = 8.0
 """The longest pause of a breaker: a server that answers again is used within 10 s, however long it was away."""
 

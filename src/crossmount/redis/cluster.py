@@ -16,7 +16,7 @@ from typing import Any
 
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.address import Node
-from crossmount.redis.call import Breaker, Call, CallLimiter
+from crossmount.redis.call import BREAKER_SECONDS, Breaker, Call, CallLimiter
 from crossmount.redis.client import CONNECTIONS, CallRunner, Client
 from crossmount.redis.pipeline import exchange_each
 from crossmount.redis.race import NoneAnsweredError, first_answer
@@ -80,9 +80,6 @@ class Pools:
 
 PAUSE_SECONDS = 0.05
 """Pause before a command whose keys are being moved (slot migration) is sent again."""
-
-BREAKER_SECONDS = 5.0
-"""How long a server that did not answer gets no commands; after a failed probe up to `PAUSE_MAX_SECONDS`."""
 
 MAP_SECONDS = 0.5
 """Minimum seconds between two reads of the map while a server does not answer."""

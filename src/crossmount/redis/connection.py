@@ -17,7 +17,7 @@ from crossmount.redis.client import CONNECTIONS, Client, ServerClient
 from crossmount.redis.cluster import ClusterClient, Pools
 from crossmount.redis.login import Secrets, credential_provider, open_regular_file, reason
 from crossmount.redis.pipeline import TIMEOUT_SECONDS
-from crossmount.redis.redis_py import Pool, SentinelPool, Sentinels, bound_by_call
+from crossmount.redis.redis_py import Pool, SentinelPool, Sentinels, bound_by_call, passing_silent_replicas
 from crossmount.redis.replies import ReplyReader
 
 
@@ -168,7 +168,7 @@ class _Maker:
         address = self._address
         # redis-py's Sentinel chooses the class of its connections itself
         secure = {} if address.tls is None else {"ssl": True}
-        sentinels = Sentinels(  # type: ignore[no-untyped-call]  # redis-py's own gap
+        sentinels = Sentinels(
             address.nodes,
             sentinel_kwargs={
                 **self._common,
@@ -188,4 +188,6 @@ class _Maker:
             **self._server,
         )
         bound_by_call(pool)
+        if from_replicas:
+            passing_silent_replicas(pool)
         return self._server_client(pool, sentinels)

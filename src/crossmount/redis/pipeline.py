@@ -67,8 +67,13 @@ def _send_and_read(pool: redis.ConnectionPool, data: bytes, count: int) -> list[
         connection.send_packed_command([data])
         return _read(connection, count)
 
+    def fail(_: Exception) -> None:
+        if isinstance(pool, Pool):
+            pool.note_failure(connection)
+        connection.disconnect()
+
     try:
-        replies: list[Any] = connection.retry.call_with_retry(attempt, lambda _: connection.disconnect())
+        replies: list[Any] = connection.retry.call_with_retry(attempt, fail)
     except BaseException:
         connection.disconnect()  # its reply may still arrive, and the next call must not get it
         raise

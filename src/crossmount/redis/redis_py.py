@@ -8,15 +8,17 @@ Tried with redis-py 6.2.0 and 8.1.0. `tests/redis/test_redis_py.py` fails where 
 - `SentinelConnectionPool`, which chooses its connections' class itself and works over any pool.
 """
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import redis.sentinel
-from redis.exceptions import AuthenticationError, ConnectionError, ResponseError  # noqa: A004 redis-py's name
+from redis.exceptions import AuthenticationError, ConnectionError, ResponseError, TimeoutError  # noqa: A004
 
 import redis
-from crossmount.redis.call import current_call
+from crossmount.redis.address import Node
+from crossmount.redis.call import BREAKER_SECONDS, current_call
 from crossmount.redis.race import NoneAnsweredError, first_answer
 
 
@@ -28,6 +30,9 @@ class Pool(redis.BlockingConnectionPool):
         for connection in getattr(self, "_connections", ()):  # redis-py's constructor calls this too
             connection.disconnect()  # in a child this closes the descriptor, without a shutdown of the connection
         super().reset()  # type: ignore[no-untyped-call]  # redis-py's own gap
+
+    def note_failure(self, connection: Any) -> None:
+        """Note that a server gave no answer on a connection; a pool of one server has nothing to remember."""
 
     def disconnect_idle(self) -> None:
         """Close the unused connections. redis-py has a public way from version 7 on."""
@@ -45,6 +50,13 @@ class Pool(redis.BlockingConnectionPool):
 class SentinelPool(redis.sentinel.SentinelConnectionPool, Pool):
     """Connections to the server that the sentinels name as the master, or to its replicas."""
 
+    def note_failure(self, connection: Any) -> None:
+        """Connect to other replicas for a while, or to the master; sentinels may not miss the silent one yet."""
+        call = current_call()
+        if not self.is_master and not (call is not None and call.cancelled):
+            self.sentinel_manager.leave_alone((connection.host, connection.port))
+            self.disconnect_idle()
+
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close all connections, or the unused ones."""
         if inuse_connections:
@@ -55,6 +67,15 @@ class SentinelPool(redis.sentinel.SentinelConnectionPool, Pool):
 
 class Sentinels(redis.sentinel.Sentinel):
     """The sentinels, asked together, with errors that do not show redis-py's objects."""
+
+    def __init__(self, *args: Any, clock: Callable[[], float] = time.monotonic, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]  # redis-py's own gap
+        self._clock = clock
+        self._left_alone: dict[Node, float] = {}  # silent replicas, and until when they get no connections
+
+    def leave_alone(self, replica: Node) -> None:
+        """Name a replica to nobody for some seconds."""
+        self._left_alone[replica] = self._clock() + BREAKER_SECONDS
 
     def discover_master(self, service_name: str) -> Any:
         """Return the master's address, by the first sentinel that knows it.
@@ -83,7 +104,7 @@ class Sentinels(redis.sentinel.Sentinel):
             raise ConnectionError("no sentinel that answers knows a master of that service") from None
 
     def discover_slaves(self, service_name: str) -> Any:
-        """Return the addresses of the replicas that answer, by the first sentinel that knows some."""
+        """Return the addresses of the replicas, by the first sentinel that knows some; not of silent ones."""
 
         def ask(sentinel: Any) -> Any:
             replicas = self.filter_slaves(sentinel.sentinel_slaves(service_name))  # type: ignore[no-untyped-call]
@@ -92,9 +113,11 @@ class Sentinels(redis.sentinel.Sentinel):
             return replicas
 
         try:
-            return self._first_answer(ask)
+            replicas = self._first_answer(ask)
         except NoneAnsweredError:
             return []
+        now = self._clock()
+        return [replica for replica in replicas if self._left_alone.get(replica, now) <= now]
 
     def _first_answer(self, ask: Callable[[Any], Any]) -> Any:
         """Ask the sentinels; the one that answered is asked first the next time."""
@@ -123,6 +146,25 @@ def bound_by_call(pool: redis.ConnectionPool) -> None:
     if issubclass(kind, redis.UnixDomainSocketConnection):
         Bound.host = Bound.port = None  # redis-py 8 reads them for its message when a connection fails
     pool.connection_class = Bound
+
+
+def passing_silent_replicas(pool: SentinelPool) -> None:
+    """Make a connection of `pool` try the next replica where one is silent, and then the master."""
+    kind: Any = pool.connection_class
+
+    class Passing(kind):  # type: ignore[misc]
+        """A connection to a replica that answers."""
+
+        def connect_to(self, address: Node) -> None:
+            try:
+                super().connect_to(address)
+            except (ConnectionError, TimeoutError) as error:
+                if isinstance(error, AuthenticationError):
+                    raise
+                pool.sentinel_manager.leave_alone(address)
+                raise ConnectionError(*error.args) from error
+
+    pool.connection_class = Passing
 
 
 class _Socket:
