@@ -213,6 +213,7 @@ async def test_stale_sources_leave_the_session_to_the_upload(
     async with open_index(any_place.url) as index:
         gone = Repository.parse(f"{scripted_registry.address}/team/gone")
         await index.record([Sighting(digest, gone) for digest in digests(image)])
+        await index.record_traits(gone.registry, RegistryTraits(finds=False))
         report = await push_to(scripted_registry, "team/app", image, index)
     assert report.count("uploaded") == len(image.blobs)
     assert len(scripted_registry.matching(method="POST")) == len(image.blobs)
