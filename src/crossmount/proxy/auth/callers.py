@@ -103,7 +103,7 @@ class Caller:
 
     @property
     def is_admitted(self) -> bool:
-        """Whether the proxy may act for the caller now, by the registry's word."""
+        """Whether the proxy may act for the caller now, because the registry has lately let it in."""
         return self.admission is None or self.admission.is_recent
 
     def authorization_for(self, repository: Repository | None, method: str) -> RequestAuth:

@@ -34,7 +34,7 @@ class SessionRequest:
         core: the proxy's parts.
         exchange: the request.
         route: its route.
-        caller: its caller, who owns the session.
+        caller: its caller, which owns the session.
         session: the session.
     """
 

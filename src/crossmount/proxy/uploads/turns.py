@@ -1,4 +1,4 @@
-"""One upload of a layer for all callers of this proxy and for all who share its index.
+"""One upload of a layer for all callers of this proxy and all processes that share its index.
 
 A HEAD for a blob that somebody is uploading waits a short time for that upload. A spooled upload waits after the
 proxy has read it; a relayed upload waits before its bytes are read. No waiter has a request to the registry open.
