@@ -26,11 +26,70 @@
 A message is one line: what went wrong, where, and what to do. Exceptions of redis-py and httpx are never raised.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
 
 
 class CrossmountError(Exception):
-    """Base class of all errors that crossmount raises."""
+    """Base class of all errors that crossmount raises.
+
+    Attributes:
+        registry: the registry that it is about, normalised. None here and below: not known, or none.
+        repository: the repository, with its registry: `registry.example/team/app`.
+        reference: the image, with its tag or digest.
+        digest: the blob, layer or manifest.
+        status: the HTTP status of the answer.
+        codes: the registry's error codes (distribution specification, "Error Codes"), maybe empty.
+        method: the method of the request.
+        url: its URL without query, user and password.
+    """
+
+    registry: str | None = None
+    repository: str | None = None
+    reference: str | None = None
+    digest: str | None = None
+    status: int | None = None
+    codes: tuple[str, ...] = ()
+    method: str | None = None
+    url: str | None = None
+
+    def knowing(self, **facts: object) -> Self:
+        """Return this error, with the facts that it does not know yet. What is None or empty is no fact."""
+        for name, value in facts.items():
+            if value and not getattr(self, name):
+                setattr(self, name, value if name in _NOT_TEXT else str(value))
+        return self
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known, by name."""
+        return {name: value for name in FACTS if (value := getattr(self, name))}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Support pickling: keyword-only arguments are not in `args`."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+FACTS = ("registry", "repository", "reference", "digest", "status", "codes", "method", "url")
+_NOT_TEXT = frozenset({"status", "codes"})
+
+
+def _rebuilt(kind: type[CrossmountError], args: tuple[Any, ...], facts: dict[str, Any]) -> CrossmountError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+@contextmanager
+def knowing(**facts: object) -> Iterator[None]:
+    """Tell each of our errors that passes what it is about, as far as it does not know."""
+    try:
+        yield
+    except CrossmountError as error:
+        error.knowing(**facts)
+        raise
 
 
 class InvalidInputError(CrossmountError, ValueError):
@@ -98,27 +157,14 @@ class BlobUnavailableError(RegistryError):
 
 
 class RegistryRefusedError(RegistryError):
-    """The registry answered with an error status.
+    """The registry answered with an error status, which is its `status`."""
 
-    Attributes:
-        status: the HTTP status.
-        codes: the registry's error codes (distribution specification, "Error Codes"), maybe empty.
-    """
+    status: int
 
     def __init__(self, message: str, *, status: int, codes: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.status = status
         self.codes = codes
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Support pickling: keyword-only arguments are not in `args`."""
-        return _rebuild_refused, (type(self), str(self), self.status, self.codes)
-
-
-def _rebuild_refused(
-    kind: type[RegistryRefusedError], message: str, status: int, codes: tuple[str, ...]
-) -> RegistryRefusedError:
-    return kind(message, status=status, codes=codes)
 
 
 class AccessDeniedError(RegistryRefusedError):
@@ -138,16 +184,6 @@ class BlobUnknownError(RegistryRefusedError):
         super().__init__(message, status=status, codes=codes)
         self.blobs = blobs
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Support pickling: keyword-only arguments are not in `args`."""
-        return _rebuild_blob_unknown, (str(self), self.status, self.codes, self.blobs)
-
-
-def _rebuild_blob_unknown(
-    message: str, status: int, codes: tuple[str, ...], blobs: frozenset[str]
-) -> BlobUnknownError:
-    return BlobUnknownError(message, status=status, codes=codes, blobs=blobs)
-
 
 class MountRequiredError(CrossmountError):
     """A layer with the must-mount flag could not be mounted, and was not uploaded."""
@@ -163,11 +199,3 @@ class CopyFailedError(CrossmountError):
     def __init__(self, message: str, *, report: Any) -> None:
         super().__init__(message)
         self.report = report
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Support pickling: keyword-only arguments are not in `args`."""
-        return _rebuild_copy_failed, (str(self), self.report)
-
-
-def _rebuild_copy_failed(message: str, report: Any) -> CopyFailedError:
-    return CopyFailedError(message, report=report)

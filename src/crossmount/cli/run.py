@@ -120,5 +120,7 @@ def _print_error_document(error: Exception, words: str) -> None:
     if sys.stdout is None or isinstance(error, (BrokenPipeError, OutputFailedError)):
         return
     facts: dict[str, Any] = {"kind": type(error).__name__, "message": words, "exit_status": status_of(error)}
+    if isinstance(error, CrossmountError):
+        facts |= error.facts
     sys.stdout.write(json.dumps({"error": facts}, indent=2) + "\n")
     sys.stdout.flush()

@@ -9,7 +9,7 @@ import httpx
 
 from crossmount._closing import Closing
 from crossmount._parsing import decimal
-from crossmount.errors import InvalidAnswerError, RegistryUnreachableError
+from crossmount.errors import InvalidAnswerError, RegistryUnreachableError, knowing
 from crossmount.oci import Digest, Located, Repository, as_digest, as_repository
 from crossmount.registry.auth import scope
 from crossmount.registry.auth.scope import Wanted
@@ -74,8 +74,16 @@ class BlobStream(Closing):
     """
 
     def __init__(
-        self, digest: Digest, *, offset: int, verify: bool, opening: OpenBlob, budget: RetryBudget
+        self,
+        digest: Digest,
+        *,
+        offset: int,
+        verify: bool,
+        opening: OpenBlob,
+        budget: RetryBudget,
+        repository: Repository,
     ) -> None:
+        self._about = {"registry": repository.registry, "repository": repository, "digest": digest}
         self._digest = digest
         self._hasher = digest.hasher() if verify and offset == 0 else None
         self._at = offset
@@ -112,6 +120,11 @@ class BlobStream(Closing):
             await _close(self._answer)
 
     async def _read(self) -> AsyncGenerator[bytes]:
+        with knowing(**self._about):
+            async for part in self._verified():
+                yield part
+
+    async def _verified(self) -> AsyncGenerator[bytes]:
         answer = self._answer
         while answer is not None:
             flow = _Flow(clock=self._budget.retrier.clock, seconds=self._budget.retrier.policy.timeout)
@@ -213,6 +226,7 @@ class Blobs(RegistryMethods):
         repository, digest = as_repository(repository), as_digest(digest)
         return BlobStream(
             digest,
+            repository=repository,
             offset=offset,
             verify=verify,
             opening=partial(self._open_blob, repository, digest),
@@ -255,6 +269,7 @@ class Blobs(RegistryMethods):
             wanted=Wanted((scope.pull(repository),)),
             headers=headers or {},
             streamed=streamed,
+            about={"digest": digest},
         )
 
 

@@ -90,7 +90,12 @@ class Listings(RegistryMethods):
         wanted = Wanted((scope.pull(repository),))
         url = self._endpoints.referrers(repository, digest)
         call = RegistryRequest(
-            method="GET", url=url, name=repository.name, wanted=wanted, headers={"Accept": OCI_INDEX}
+            method="GET",
+            url=url,
+            name=repository.name,
+            wanted=wanted,
+            headers={"Accept": OCI_INDEX},
+            about={"digest": digest},
         )
         found: dict[Digest, Descriptor] = {}
         try:

@@ -95,6 +95,7 @@ class Manifests(RegistryMethods):
                 wanted=Wanted((push(reference.repository),)),
                 headers={"Content-Type": manifest.descriptor.media_type},
                 body=Body.of(manifest.content),
+                about={"reference": reference, "digest": digest},
             )
         )
         if answer.status not in {200, 201, 202}:
@@ -113,6 +114,7 @@ class Manifests(RegistryMethods):
             name=reference.name,
             wanted=Wanted((pull(reference.repository),)),
             headers={"Accept": ACCEPT},
+            about={"reference": reference, "digest": reference.digest},
         )
 
 

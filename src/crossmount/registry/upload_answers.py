@@ -137,7 +137,7 @@ def upload_refusal(answer: Answer, method: str, state: UploadState) -> RegistryE
     said = f" (its limit: {limit})" if limit else ""
     smaller = "smaller parts" if state.chunk is not None and state.step is Step.SEND_CHUNK else "parts"
     words = f"{error}{said}: {size} bytes in one request; send {smaller}: --chunk-size (ClientOptions.chunk_size)"
-    return RegistryRefusedError(words, status=413, codes=error.codes)
+    return RegistryRefusedError(words, status=413, codes=error.codes).knowing(**error.facts)
 
 
 def named_limit(body: bytes) -> str:

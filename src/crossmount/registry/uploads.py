@@ -9,7 +9,7 @@ from typing import Self
 
 import httpx
 
-from crossmount.errors import CrossmountError, InvalidLayoutError, RegistryUnreachableError
+from crossmount.errors import CrossmountError, InvalidLayoutError, RegistryUnreachableError, knowing
 from crossmount.events import BlobCommitting
 from crossmount.oci import BlobSource, Descriptor, Digest, Located, Repository, as_digest, as_repository
 from crossmount.registry.auth import scope
@@ -67,6 +67,7 @@ class Uploads(RegistryMethods):
             name=dest.name,
             wanted=Wanted((scope.push(dest),), () if source is None else (scope.pull(source),)),
             body=NO_BODY,
+            about={"digest": digest},
         )
         answer = await self._requester.send(call)
         return Mounted() if answer.status == 201 else opened_session(answer, dest)
@@ -116,11 +117,12 @@ class Uploads(RegistryMethods):
         """
         state = initial_state(session, blob.descriptor.size, chunk_size or self._options.chunk_size)
         budget = RetryBudget(self._requester.retrier, method="PUT", host=self._requester.origin.host)
-        while state.step is not Step.DONE:
-            previous, state = state, await self._advance(state, blob, on_progress, budget)
-            budget.note_progress(state.session.offset)
-            if state.step is Step.RESTART and previous.step is not Step.RESTART:
-                await self.cancel_upload(state.session)
+        with knowing(digest=blob.descriptor.digest):
+            while state.step is not Step.DONE:
+                previous, state = state, await self._advance(state, blob, on_progress, budget)
+                budget.note_progress(state.session.offset)
+                if state.step is Step.RESTART and previous.step is not Step.RESTART:
+                    await self.cancel_upload(state.session)
 
     async def _advance(
         self, state: UploadState, blob: BlobSource, on_progress: OnProgress | None, budget: RetryBudget

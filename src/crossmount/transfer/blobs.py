@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from crossmount import events
-from crossmount.errors import MountRequiredError
+from crossmount.errors import MountRequiredError, knowing
 from crossmount.fleet import MountTurn, Slots, Turn, UploadTurn, mount_or_upload
 from crossmount.index.protocol import Knowledge, LayerKnowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
@@ -129,7 +129,7 @@ class BlobPusher:
         digest, size = blob.descriptor.digest, blob.descriptor.size
         self.observer(events.BlobStarted(digest=digest, size=size, dest=self.dest))
         try:
-            with closing(_LastMount(self.mounter)) as last:
+            with knowing(digest=digest), closing(_LastMount(self.mounter)) as last:
                 if await self._existing_or_mounted(blob, last) is None:
                     await self._mount_or_upload_in_turn(blob, last)
         finally:
@@ -308,4 +308,4 @@ def mount_required(digest: Digest, dest: Repository, known: LayerKnowledge, caus
         f"{digest} must be mounted into {dest} and was not{cause}; sources known: {sources}. "
         "Add a source from which it may be mounted (crossmount add), "
         "or lift the flag (crossmount must-mount --clear LAYER)"
-    )
+    ).knowing(registry=dest.registry, repository=dest, digest=digest)

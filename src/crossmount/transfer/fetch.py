@@ -140,7 +140,7 @@ class FetchedBlob:
             if self._restarts > RESTARTS_MAX:
                 raise BlobUnavailableError(
                     f"blob {self.descriptor.digest}: the destination lost what was sent, again and again"
-                )
+                ).knowing(digest=self.descriptor.digest)
             raise StartOverError(f"{self.descriptor.digest}: its bytes before {offset} are gone")
 
     def _reset(self) -> None:
@@ -225,4 +225,6 @@ class FetchedBlob:
     def _unavailable(self) -> BlobUnavailableError:
         digest = self.descriptor.digest
         causes = "; ".join(self._causes[:_CAUSES_SHOWN]) or "no registry that holds it is left"
-        return BlobUnavailableError(f"blob {digest} could not be fetched: {causes}{self.note}")
+        return BlobUnavailableError(f"blob {digest} could not be fetched: {causes}{self.note}").knowing(
+            digest=digest
+        )

@@ -117,6 +117,7 @@ class ImageCopier:
         self.pusher.observer(events.ImageCopied(source=source, dest=dest))
 
     def _fail(self, number: int, source: Reference, dest: Reference, error: CrossmountError) -> None:
+        error.knowing(reference=dest)
         self.images[number] = ImageFailure(source=source, reference=dest, error=error)
         self.pusher.observer(events.ImageFailed(source=source, dest=dest, error=error))
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Self
 
 from crossmount import events
+from crossmount.errors import knowing
 from crossmount.fleet import Fleet, Patience, Slots
 from crossmount.index.aliases import registry_names_of
 from crossmount.index.exclusions import look_up_as
@@ -111,6 +112,18 @@ class ImagePusher:
             absent: finds the blobs that a layout lacks.
             tags: further tags of the image; each is written after everything else.
         """
+        with knowing(registry=reference.registry, repository=reference.repository, reference=reference):
+            return await self._push(image, reference, client, source, absent, tags)
+
+    async def _push(
+        self,
+        image: Image,
+        reference: Reference,
+        client: RegistryClient,
+        source: Repository | None,
+        absent: AbsentBlobs | None,
+        tags: Sequence[str],
+    ) -> BlobPusher:
         dest = reference.repository
         digests = [blob.descriptor.digest for blob in image.blobs]
         account = await client.account(dest)

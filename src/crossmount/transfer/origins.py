@@ -109,7 +109,9 @@ class RegistryOrigin:
         async for part in parts:
             waited, came = waited + clock() - asked, came + len(part)
             if waited > SLOW_SECONDS and came < (waited - SLOW_SECONDS) * SLOWEST_RATE:
-                raise RegistryUnreachableError(f"{self.repository}: blob {descriptor.digest} arrives too slowly")
+                raise RegistryUnreachableError(
+                    f"{self.repository}: blob {descriptor.digest} arrives too slowly"
+                ).knowing(registry=self.repository.registry, repository=self.repository, digest=descriptor.digest)
             yield part
             asked = clock()
 
@@ -181,7 +183,7 @@ class Origins:
             raise BlobUnavailableError(
                 f"blob {descriptor.digest} could not be fetched: "
                 f"{', '.join(map(str, ranked))} sent bytes that do not have that digest"
-            )
+            ).knowing(digest=descriptor.digest)
         return [
             RegistryOrigin(repository, self.registries.client(repository, loopback_http=self.loopback_http), self)
             for repository in left

@@ -143,13 +143,18 @@ def _words_of(answer: Answer, item: dict[str, object]) -> str:
 
 
 def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryError:
-    """Return the error for an answer that refuses a request.
+    """Return the error for an answer that refuses a request. It knows what the request was about.
 
     Args:
         answer: an answer whose status is not a success.
         method: the request's method, for the message.
         manifest: whether the request put a manifest; an unknown blob is then one that the manifest names.
     """
+    error = _refusal(answer, method, manifest=manifest)
+    return error.knowing(**answer.about, status=answer.status, method=method, url=shown(answer.url))
+
+
+def _refusal(answer: Answer, method: str, *, manifest: bool) -> RegistryError:
     where = f"{method} {shown(answer.url)}"
     if answer.content_type in WEB_PAGES and (answer.status in {404, 405} or answer.status < 400):
         return InvalidAnswerError(

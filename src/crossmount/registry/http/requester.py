@@ -19,7 +19,7 @@ from functools import partial
 
 import httpx
 
-from crossmount.errors import InvalidAnswerError
+from crossmount.errors import InvalidAnswerError, knowing
 from crossmount.registry.auth.authorizer import Authorizer
 from crossmount.registry.auth.flow import TokenRequest
 from crossmount.registry.auth.scope import NOTHING, Wanted
@@ -61,6 +61,7 @@ class RegistryRequest:
         limit: the most bytes that a 2xx answer may have.
         streamed: leave a 2xx answer's body unread.
         repeat: whether the request may be sent again as it is.
+        about: the reference and digest that it is about, for errors.
         on_sent: called when the last byte was handed to the connection, each time the request is sent.
     """
 
@@ -73,6 +74,7 @@ class RegistryRequest:
     limit: int = ERROR_BYTES_MAX
     streamed: bool = False
     repeat: bool = True
+    about: Mapping[str, object] = field(default_factory=dict)
     on_sent: Callable[[], None] = lambda: None
 
 
@@ -134,6 +136,7 @@ class Requester:
         rate: float | None = None,
         commit_timeout: float = 600.0,
     ) -> None:
+        self._registry = registry
         self.origin = Origin.of(root)
         self.retrier = retrier
         self.authorizer = Authorizer(
@@ -158,10 +161,13 @@ class Requester:
                 a success status.
             CredentialsError: the credentials cannot be used, or would go to an untrusted host.
         """
-        answer = await self._retried(call, partial(self._authorized, call))
-        if answer.is_good and not call.streamed and answer.content_type in WEB_PAGES:
-            raise refusal(answer, call.method)
-        return answer
+        named = f"{self._registry}/{call.name}" if call.name else None
+        about = {"registry": self._registry, "repository": named, **call.about}
+        with knowing(**about, method=call.method, url=shown(call.url)):
+            answer = await self._retried(call, partial(self._authorized, call))
+            if answer.is_good and not call.streamed and answer.content_type in WEB_PAGES:
+                raise refusal(answer, call.method)
+        return answer if answer.is_good else replace(answer, about=about)
 
     async def send_anonymously(self, call: RegistryRequest) -> Answer:
         """Send a request without Authorization; redirects are followed."""

@@ -58,6 +58,7 @@ class Answer:
         stream: the open response; its receiver closes it.
         sent_with: the origin of the request's credentials, for messages.
         secrets: what was sent as a credential, if the answer refuses it; no message may repeat it.
+        about: what the request was about, for the error that the answer becomes.
     """
 
     url: httpx.URL
@@ -68,6 +69,7 @@ class Answer:
     stream: httpx.Response | None = field(default=None, repr=False)
     sent_with: str = NO_CREDENTIALS
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    about: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     @property
     def is_good(self) -> bool:
