@@ -40,7 +40,7 @@ class ServerLimits:
         idle: seconds without a byte in the middle of a request or an answer.
         header_seconds: seconds from a connection's or a request's first byte to the end of its headers.
         keep_alive: seconds that a connection may be idle between requests.
-        grace: seconds that a stop waits for uploads under way.
+        grace: seconds that a stop waits for pushes in progress.
         uploads: the most spooled uploads that are sent to the registry at once; relayed uploads do not count.
     """
 

@@ -147,7 +147,7 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     default=_LIMITS.grace,
     show_default=True,
     metavar="SECONDS",
-    help="Wait at most this long for uploads in progress when the proxy stops.",
+    help="Wait at most this long for pushes in progress when the proxy stops.",
 )
 @upload_options
 @_option("--no-access-log", is_flag=True, help="Do not log a line of JSON for each request.")
