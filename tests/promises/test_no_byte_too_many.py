@@ -26,6 +26,29 @@ UNPROMISED = frozenset(
 )
 """Without the index's true word on sources and on the registry a push may upload what it could have mounted."""
 
+ASKED = frozenset(
+    {
+        Family.SHA512,
+        Family.DUPLICATES,
+        Family.SHARED,
+        Family.PLATFORMS,
+        Family.BASIC,
+        Family.TOKEN,
+        Family.UNREADABLE,
+        Family.HIDDEN,
+        Family.STALE,
+        Family.FINDS,
+        Family.NO_DELETE,
+        Family.RELATIVE,
+    }
+)
+"""Families in which requests are counted: the registry mounts, and the index is right or outdated."""
+COST = 6
+"""Requests for a source from which nothing can be mounted: a token, the mount, the end of its session, and why it
+failed: a token, HEAD of the blob, and whether the repository can be read."""
+LAST = 2
+"""Requests for a layer whose sources failed: whether the registry finds it, and the end of that session."""
+
 
 @tried(ORACLE, 50)
 @given(world=worlds(without=excluded(ORACLE), never=HOSTILE | UNPROMISED))
@@ -45,6 +68,24 @@ def test_nothing_is_uploaded_that_can_be_mounted(world: World, valkey_process: S
     assert not [digest for digest in flagged if ours.uploads[digest]]
     assert ours.received <= sum(sizes[digest] for digest in needed) + twice
     assert ours.error is None or not should_succeed
+
+
+@tried("few requests", 20)
+@given(world=worlds(without=excluded("few requests"), never=frozenset(Family) - ASKED))
+def test_the_index_costs_few_requests(world: World, valkey_process: Server) -> None:
+    """With the index a push makes one more, `COST` for each source that is of no use, and `LAST` for its layer."""
+    with_index, without = asyncio.run(_count(world, valkey_process))
+    wrong = [len(layer.stale) + len(layer.unreadable) for layer in world.layers]
+    assert with_index <= without + 1 + COST * sum(wrong) + LAST * sum(1 for each in wrong if each)
+
+
+async def _count(world: World, server: Server) -> tuple[int, int]:
+    """Return how many requests our push makes with the world's index, and without one."""
+    content, counts = content_of(world), []
+    for each in (world, replace(world, families=world.families | {Family.INDEX_OFF})):
+        with tempfile.TemporaryDirectory(prefix="cm-world-") as folder:
+            counts.append((await push_with_index(each, content, server, Path(folder))).requests)
+    return counts[0], counts[1]
 
 
 async def _push(world: World, server: Server) -> tuple[frozenset[Digest], Ending, bool]:

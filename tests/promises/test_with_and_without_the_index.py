@@ -24,7 +24,7 @@ def test_the_index_changes_no_outcome(world: World, valkey_process: Server) -> N
     _check(world, *asyncio.run(_both(world, valkey_process)))
 
 
-@tried(ORACLE, 25)
+@tried(ORACLE, 12)
 @given(world=worlds(without=excluded(ORACLE), never=UNPROMISED | {Family.SPARSE}))
 def test_the_index_changes_no_outcome_of_a_copy(world: World, valkey_process: Server) -> None:
     """Whenever a plain push of the image succeeds, our copy of it from another registry does."""

@@ -11,8 +11,8 @@ from crossmount.oci import BlobSource, Digest
 from crossmount.transfer.blobs import BlobPusher
 from crossmount.transfer.concurrency import run_all
 
-TIMES = 2
-"""How often a blob is pushed again at most: the mount or upload that mends it may not have happened either."""
+TIMES = 3
+"""How often a blob is pushed again at most: a mount, and an upload that a HEAD confirmed, may be untrue too."""
 
 
 class Repairs:
