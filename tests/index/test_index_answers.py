@@ -128,7 +128,7 @@ READERS = {"redis-py": _RESP2Parser, "hiredis": _HiredisParser}
 @pytest.fixture(params=READERS)
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make clients parse replies with one of redis-py's parsers."""
-    monkeypatch.setitem(connection._SETTINGS, "parser_class", READERS[request.param])
+    monkeypatch.setitem(connection.OWN_SETTINGS, "parser_class", READERS[request.param])
 
 
 @contextmanager

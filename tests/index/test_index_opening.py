@@ -144,7 +144,7 @@ async def test_the_embedded_index_is_the_default(
         await index.add_source(layer(), repo("a"))
     with blocking_index.open_index(url) as same:
         assert same.sources(layer(), repo("b")) == (repo("a"),)
-    assert isinstance(clients_of(url, None)[0], OnDemandClient)
+    assert isinstance(clients_of(url, None, asynchronous=False)[0], OnDemandClient)
 
 
 @pytest.mark.parametrize("url", ["memory:", "redis://h"])

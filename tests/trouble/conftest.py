@@ -22,8 +22,8 @@ def crowd_images(tmp_path_factory: pytest.TempPathFactory) -> Images:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Extend all deadlines of the index: sixteen pushers in one process on a busy machine are slow themselves."""
-    monkeypatch.setitem(connection._SETTINGS, "socket_timeout", HOWEVER_LONG)
-    monkeypatch.setitem(connection._SETTINGS, "socket_connect_timeout", HOWEVER_LONG)
+    monkeypatch.setitem(connection.OWN_SETTINGS, "socket_timeout", HOWEVER_LONG)
+    monkeypatch.setitem(connection.OWN_SETTINGS, "socket_connect_timeout", HOWEVER_LONG)
     monkeypatch.setattr(pipeline, "TIMEOUT_SECONDS", HOWEVER_LONG)
     monkeypatch.setattr(call, "CALL_SECONDS", HOWEVER_LONG)
     monkeypatch.setattr(lease_store, "GRACE_SECONDS", HOWEVER_LONG)

@@ -33,6 +33,7 @@ from crossmount.index.protocol import (
 from crossmount.index.redis_index import SOURCES_MAX, TTL_SECONDS
 from crossmount.index.registries import drop_local_traits
 from crossmount.oci import Digest, Located, Repository
+from crossmount.redis.like import UserClient, client_like
 from crossmount.redis.link import BlockingLink, Link, ThreadedLink
 
 P = ParamSpec("P")
@@ -123,7 +124,7 @@ class RedisMountIndex(DrivenIndex):
 
     def __init__(
         self,
-        link: Link,
+        link: Link | UserClient,
         *,
         hints: Link | None = None,
         keys: Keys = Keys(),  # noqa: B008 a frozen value
@@ -132,8 +133,9 @@ class RedisMountIndex(DrivenIndex):
         same: SameRegistries = NONE_THE_SAME,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        own = link if isinstance(link, Link) else BlockingLink(client_like(link, asynchronous=False))
         super().__init__(
-            redis.RedisMountIndex(link, hints=hints, keys=keys, ttl=ttl, bound=bound, same=same, clock=clock)
+            redis.RedisMountIndex(own, hints=hints, keys=keys, ttl=ttl, bound=bound, same=same, clock=clock)
         )
 
 
@@ -182,7 +184,7 @@ class GuardedIndex(DrivenIndex):
 
 @documented_as(opening.open_index)
 def open_index(
-    url: str | None = None,
+    url: str | UserClient | None = None,
     *,
     namespace: str = "default",
     credentials: CredentialProvider | None = None,
@@ -190,7 +192,7 @@ def open_index(
 ) -> RedisMountIndex | MemoryMountIndex:
     """Open an index for threads."""
     keys, same = Keys(namespace), opening.same_registries(same_registry)
-    clients = opening.clients_of(url, credentials)
+    clients = opening.clients_of(url, credentials, asynchronous=False)
     if not clients:
         return MemoryMountIndex(same=same)
     link, *for_look_ups = map(BlockingLink, clients)

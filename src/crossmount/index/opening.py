@@ -16,6 +16,7 @@ from crossmount.index.redis_index import RedisMountIndex
 from crossmount.redis.address import Address
 from crossmount.redis.client import Client
 from crossmount.redis.connection import connect
+from crossmount.redis.like import AsyncUserClient, client_like
 from crossmount.redis.link import ThreadedLink
 from crossmount.redis.url import parse_url
 
@@ -28,7 +29,7 @@ EMBEDDED_START_SECONDS = 5.0
 
 
 def open_index(
-    url: str | None = None,
+    url: str | AsyncUserClient | None = None,
     *,
     namespace: str = "default",
     credentials: CredentialProvider | None = None,
@@ -38,7 +39,8 @@ def open_index(
 
     Args:
         url: `redis://`, `redis+cluster://`, `redis+sentinel://` (`rediss` with TLS), `unix://`, `memory://`, or
-            `embedded:`; None is what CROSSMOUNT_INDEX says, else the embedded index.
+            `embedded:`; None is what CROSSMOUNT_INDEX says, else the embedded index. Or a client or a pool of
+            redis-py: its address, login and TLS settings are used, on connections of our own; it is not closed.
         namespace: keeps tenants apart on one server.
         credentials: redis-py's way to log in, in place of a login in the URL.
         same_registry: pairs of names of one registry, such as `localhost:5000=registry:5000`: the index keeps what
@@ -47,10 +49,11 @@ def open_index(
 
     Raises:
         InvalidIndexURLError: the URL names no index, or a file that cannot be read.
-        InvalidInputError: the namespace or a pair breaks its grammar, or no server needs the credentials.
+        InvalidInputError: the namespace or a pair breaks its grammar, no server needs the credentials, or a client
+            is of another kind.
     """
     keys, same = Keys(namespace), same_registries(same_registry)
-    clients = clients_of(url, credentials)
+    clients = clients_of(url, credentials, asynchronous=True)
     if not clients:
         return MemoryMountIndex(same=same)
     link, *for_look_ups = map(ThreadedLink, clients)
@@ -66,16 +69,21 @@ def same_registries(pairs: Iterable[str] | None) -> SameRegistries:
     return SameRegistries.parse([os.environ.get(SAME_VARIABLE, "")] if pairs is None else pairs)
 
 
-def clients_of(url: str | None, credentials: CredentialProvider | None) -> list[Client]:
-    """Make the client of the server that a URL names, and one for look-ups if that is another.
+def clients_of(url: object, credentials: CredentialProvider | None, *, asynchronous: bool) -> list[Client]:
+    """Make the client of the server that a URL or a user's client names, and one for look-ups if that is another.
 
     Returns:
         One client or two; none for an index in this process.
 
     Raises:
         InvalidIndexURLError: the URL names no index, or a file that cannot be read.
-        InvalidInputError: no server needs the credentials.
+        InvalidInputError: no server needs the credentials, or the client is of another kind.
     """
+    if url is not None and not isinstance(url, str):
+        like = client_like(url, asynchronous=asynchronous)
+        if credentials is not None:
+            raise InvalidInputError("credentials are for a URL, and a client has its own: give one of the two")
+        return [like]
     address = parse_url(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)
     if not address.is_remote and credentials is not None:
         raise InvalidInputError("credentials are for an index on a server, and this one asks for none")

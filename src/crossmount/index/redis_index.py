@@ -32,7 +32,8 @@ from crossmount.index.protocol import (
 from crossmount.oci import Digest, Located, Repository, as_digest, as_digests, as_repository
 from crossmount.oci.reference import normalise_registry
 from crossmount.redis.execute import run_all, run_scripted
-from crossmount.redis.link import Link
+from crossmount.redis.like import AsyncUserClient, client_like
+from crossmount.redis.link import Link, ThreadedLink
 from crossmount.redis.replies import Command, CommandRefusedError, WrongTypeError
 from crossmount.redis.scripts import Script, load_script
 
@@ -48,7 +49,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
     """An index on Redis or Valkey, shared by all clients of one server and namespace.
 
     Args:
-        link: a link to the server; `open_index` makes one from a URL.
+        link: a link to the server, which `open_index` makes from a URL; or a client of redis-py, as there.
         hints: a link for look-ups, such as to replicas, whose answers may be a moment old; `link` by default.
         keys: the namespace.
         ttl: seconds until an entry expires, counted from when it was last recorded.
@@ -59,7 +60,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
 
     def __init__(
         self,
-        link: Link,
+        link: Link | AsyncUserClient,
         *,
         hints: Link | None = None,
         keys: Keys = Keys(),  # noqa: B008 a frozen value
@@ -68,7 +69,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         same: SameRegistries = NONE_THE_SAME,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.link = link
+        self.link = link if isinstance(link, Link) else ThreadedLink(client_like(link, asynchronous=True))
         self._names = RegistryNames(same)
         self._hints = hints
         self._keys = keys

@@ -71,7 +71,7 @@ def _no_password() -> str:
     raise ValueError("its key asks for a password")
 
 
-_SETTINGS: dict[str, Any] = {
+OWN_SETTINGS: dict[str, Any] = {
     "socket_connect_timeout": TIMEOUT_SECONDS,
     "socket_timeout": TIMEOUT_SECONDS,
     "protocol": 2,  # needs no greeting, so the first call costs one round trip as well
@@ -108,7 +108,7 @@ class _Maker:
         secrets = Secrets()
         self._address = address
         self._secrets = secrets
-        self._common = {**_SETTINGS, **({} if address.tls is None else tls_settings(address.tls))}
+        self._common = {**OWN_SETTINGS, **({} if address.tls is None else tls_settings(address.tls))}
         self._server = {
             **self._common,
             "db": address.database,

@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from crossmount.redis.call import Call
 from crossmount.redis.client import CONNECTIONS, Client
@@ -148,6 +148,7 @@ class _Crew:
             return is_idle
 
 
+@runtime_checkable
 class Link(Protocol):
     """A connection to one server or Cluster, as coroutines."""
 

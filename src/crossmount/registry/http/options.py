@@ -116,6 +116,8 @@ class ClientOptions:
         if self.rate is not None and not self.rate > 0:
             raise InvalidInputError(f"rate: {self.rate!r}: give requests a second, above 0, or None")
         check_credentials(self.credentials)
+        if not isinstance(self.retry, RetryPolicy):
+            raise InvalidInputError(f"retry: a {type(self.retry).__name__}: give a crossmount.RetryPolicy")
         if (self.cert_file is None) != (self.key_file is None):
             given = "cert_file" if self.key_file is None else "key_file"
             raise InvalidInputError(
