@@ -405,3 +405,15 @@ async def test_a_mount_without_an_answer_is_retried() -> None:
         registry.play(Fault(method="POST", action=LoseAnswer()))
         dest, source = (Repository(registry.address, n) for n in ("team/app", "team/base"))
         assert await client.mount_blob(dest, digest, source) == Mounted()
+
+
+async def test_a_pause_that_a_cancel_is_asked_for_concerns_no_upload() -> None:
+    """A 429 to the cancel of a session, which is a courtesy, does not stop what is needed."""
+    async with ScriptedRegistry() as registry:
+        busy = Reply(status=429, headers=(("Retry-After", "3600"),))
+        registry.play(Fault(method="DELETE", action=busy, times=None))
+        async with client_of(registry.address) as client:
+            dest = Repository(registry.address, "team/app")
+            await client.cancel_upload(await client.start_upload(dest))
+            await client.start_upload(dest)
+        assert len(registry.matching(method="DELETE")) == 1

@@ -252,8 +252,8 @@ async def test_a_retry_after_past_the_timeout_is_not_waited_for() -> None:
 async def test_a_pause_is_shared_by_all_requests_to_its_host() -> None:
     """A host's Retry-After delays the first attempt of other requests too."""
     world = World()
-    world.retrier.note_answer("h", answer(503, retry_after="10"))
-    world.retrier.note_answer("h", answer(200, retry_after="99"))
+    world.retrier.note_pause("h", answer(503, retry_after="10"))
+    world.retrier.note_pause("h", answer(200, retry_after="99"))
     await world.retrier.run("GET", "h", world.sender(answer(200)))
     assert sum(world.slept) >= 10.0
     assert world.now >= 60.0

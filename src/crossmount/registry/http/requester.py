@@ -42,7 +42,7 @@ _housekeeping: ContextVar[bool] = ContextVar("crossmount_housekeeping", default=
 
 @contextmanager
 def housekeeping() -> Iterator[None]:
-    """Mark the requests inside the block as housekeeping: they cost no other request its token."""
+    """Mark the requests inside the block as housekeeping: they cost no other request its token, or a pause."""
     reset = _housekeeping.set(True)
     try:
         yield
@@ -188,12 +188,12 @@ class Requester:
 
     async def _retried(self, call: RegistryRequest, send: Callable[[], Awaitable[Answer]]) -> Answer:
         """Run `send`, again if it fails and the call may be repeated."""
-        host = call.url.host
+        host, alone = call.url.host, _housekeeping.get()
         with translated(call.method, call.url):
             if call.repeat:
-                answer = await self.retrier.run(call.method, host, send)
+                answer = await self.retrier.run(call.method, host, send, alone=alone)
             else:
-                answer = await self.retrier.run_once(host, send)
+                answer = await self.retrier.run_once(host, send, alone=alone)
         if answer.too_long and answer.is_good:
             raise InvalidAnswerError(
                 f"{call.method} {shown(call.url)}: the answer has more than {call.limit} bytes"

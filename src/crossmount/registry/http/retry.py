@@ -179,44 +179,51 @@ class Retrier:
             retry_error_callback=_last_outcome,
         )
 
-    async def run(self, method: str, host: str, send: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def run(
+        self, method: str, host: str, send: Callable[[], Awaitable[Answer]], *, alone: bool = False
+    ) -> Answer:
         """Send a request, again as long as that is worth it, and return the last answer or raise the last error.
 
         Args:
             method: the request's method, for the events.
             host: the host that it is sent to.
             send: sends it once; it must be repeatable.
+            alone: whether no other request observes a pause that its answer asks for.
 
         Raises:
             httpx.HTTPError: the last error that `send` raised.
             RegistryRefusedError: before anything was sent: the host asked for a pause that outlasts the timeout.
         """
         until = self.clock() + self.policy.timeout
-        return await self.retrying(method, host)(self._attempt, host, send, until)
+        return await self.retrying(method, host)(self._attempt, host, send, until, alone=alone)
 
-    async def run_once(self, host: str, send: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def run_once(self, host: str, send: Callable[[], Awaitable[Answer]], *, alone: bool = False) -> Answer:
         """Send a request that must not be sent again as it is; the host's pauses are observed as in `run`.
 
         Raises:
             httpx.HTTPError: the error that `send` raised.
             RegistryRefusedError: the host asked for a pause that outlasts the timeout.
         """
-        return await self._attempt(host, send, self.clock() + self.policy.timeout)
+        return await self._attempt(host, send, self.clock() + self.policy.timeout, alone=alone)
 
-    async def _attempt(self, host: str, send: Callable[[], Awaitable[Answer]], until: float) -> Answer:
+    async def _attempt(
+        self, host: str, send: Callable[[], Awaitable[Answer]], until: float, *, alone: bool
+    ) -> Answer:
         while (left := self._pauses.get(host, float("-inf")) - self.clock()) > 0:
             if self.clock() + left > until:
                 raise RegistryRefusedError(f"{host}: it asked for a pause of {left:.0f} s: try later", status=429)
             await self.sleep(left + self._wait.spread())
-        return self.note_answer(host, await send())
-
-    def note_answer(self, host: str, answer: Answer) -> Answer:
-        """Record that a host answers, and the pause that its answer asks all clients for."""
+        answer = await send()
         self._known.add(host)
+        if not alone:
+            self.note_pause(host, answer)
+        return answer
+
+    def note_pause(self, host: str, answer: Answer) -> None:
+        """Record the pause that a host's answer asks all clients for."""
         asked = retry_after(answer, now=self._now()) if answer.status in {429, 503} else None
         if asked is not None:
             self._pauses[host] = max(self._pauses.get(host, 0.0), self.clock() + min(asked, PAUSE_MAX))
-        return answer
 
 
 class RetryBudget:
