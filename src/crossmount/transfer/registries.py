@@ -126,6 +126,8 @@ class Registries(Closing):
                     insecure=False,
                     cert_file=None,
                     key_file=None,
+                    ssl_context=None,
+                    transport=None,
                     connect_timeout=3.0,
                     read_timeout=min(options.read_timeout, 10.0),
                     retry=_HINT_RETRY,

@@ -145,6 +145,8 @@ class TrustStore:
         Raises:
             InvalidInputError: a file of certificates cannot be used.
         """
+        if for_registry and self._options.ssl_context is not None:
+            return self._options.ssl_context
         certificates = self._own_certificates()
         with_pair = for_registry and bool(certificates.pairs)
         if with_pair not in self._contexts:

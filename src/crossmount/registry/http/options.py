@@ -1,8 +1,11 @@
 """Options of a registry client. They stand apart so that `transport` and `retry` can both import them."""
 
+import ssl
 import warnings
 from dataclasses import KW_ONLY, InitVar, dataclass, field, fields
 from pathlib import Path
+
+import httpx
 
 from crossmount.errors import InvalidInputError
 from crossmount.registry.credentials.given import AnyCredentials, check_credentials
@@ -75,6 +78,10 @@ class ClientOptions:
         credentials: user name and password, or a `Credential`, for the one registry that is used; or a mapping of
             those by registry; or a `CredentialSource`. None reads the files and helpers of docker and podman; they
             also serve a registry that the mapping does not name.
+        ssl_context: the TLS context for the registry itself, instead of `ca_file`, `cert_file` and `insecure`.
+        proxy: the URL of the HTTP or SOCKS proxy for all requests, instead of those of the environment.
+        transport: an asynchronous transport of httpx that sends all requests instead of our connections; its maker
+            closes it. A registry that only the index names is never asked through it.
         trusted_realms: hosts outside the registry's domain that may get its credentials.
         connect_timeout: seconds to connect.
         read_timeout: seconds between two bytes of an answer.
@@ -97,6 +104,9 @@ class ClientOptions:
     cert_file: Path | None = None
     key_file: Path | None = None
     authfile: Path | None = None
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False, kw_only=True)
+    proxy: str | None = field(default=None, repr=False, kw_only=True)
+    transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False, kw_only=True)
     credentials: AnyCredentials | None = field(default=None, repr=False, hash=False, kw_only=True)
     trusted_realms: tuple[str, ...] = ()
     connect_timeout: float = 10.0
@@ -108,7 +118,8 @@ class ClientOptions:
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the numbers, and that a client certificate has its key."""
+        """Check the numbers, that a client certificate has its key, and the kinds of a program's own parts."""
+        self._check_kinds()
         if not self.commit_timeout > 0:
             raise InvalidInputError(f"commit_timeout: {self.commit_timeout!r}: give seconds, above 0")
         if self.chunk_size is not None and not self.chunk_size > 0:
@@ -116,10 +127,21 @@ class ClientOptions:
         if self.rate is not None and not self.rate > 0:
             raise InvalidInputError(f"rate: {self.rate!r}: give requests a second, above 0, or None")
         check_credentials(self.credentials)
-        if not isinstance(self.retry, RetryPolicy):
-            raise InvalidInputError(f"retry: a {type(self.retry).__name__}: give a crossmount.RetryPolicy")
         if (self.cert_file is None) != (self.key_file is None):
             given = "cert_file" if self.key_file is None else "key_file"
             raise InvalidInputError(
                 f"{given} without its other half: give cert_file and key_file (one PEM file may be both)"
             )
+
+    def _check_kinds(self) -> None:
+        for name, kind, wanted in (
+            ("retry", RetryPolicy, "a crossmount.RetryPolicy"),
+            ("ssl_context", ssl.SSLContext | None, "an ssl.SSLContext"),
+            ("proxy", str | None, "the proxy's URL as text"),
+            ("transport", httpx.AsyncBaseTransport | None, "an httpx.AsyncBaseTransport, in both flavours"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise InvalidInputError(f"{name}: a {type(value).__name__}: give {wanted}")
+        if self.ssl_context is not None and (self.insecure or self.ca_file or self.cert_file):
+            raise InvalidInputError("ssl_context beside insecure, ca_file or cert_file: give the context alone")

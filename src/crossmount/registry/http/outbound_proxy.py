@@ -103,6 +103,16 @@ class ProxyRules:
         entries = (Exemption.parse(word) for word in words if word != "*")
         return cls(proxies, "*" in words, tuple(entry for entry in entries if entry is not None))
 
+    @classmethod
+    def through(cls, proxy: str) -> "ProxyRules":
+        """Return the rules that send everything through one proxy, except what is on this machine.
+
+        Raises:
+            InvalidInputError: it is no URL of a proxy.
+        """
+        url = _proxy_url(proxy.strip(), "proxy")
+        return cls({"http": url, "https": url}, False, ())
+
     def proxy_for(self, url: httpx.URL) -> httpx.URL | None:
         """Return the URL of the proxy that a request to `url` goes through; None if it goes straight."""
         proxy = self.by_scheme.get(url.scheme)

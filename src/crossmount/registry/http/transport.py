@@ -103,7 +103,8 @@ def make_client(
     """
     install_log_filter()
     if transport is None:
-        transport = _connections(options, registry)
+        own = options.transport
+        transport = _connections(options, registry) if own is None else _LentTransport(own)
     return httpx.AsyncClient(
         headers={
             "User-Agent": _user_agent(),
@@ -123,13 +124,25 @@ def make_client(
     )
 
 
+class _LentTransport(httpx.AsyncBaseTransport):
+    """A user's transport, which many clients may share: its maker closes it."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._transport.handle_async_request(request)
+
+
 def _connections(options: ClientOptions, registry: Origin | None) -> Connections:
     trust = TrustStore(options, registry)
     if registry is None or registry.scheme == "https":
         trust.check_named_files()
     return Connections(
         registry,
-        rules=ProxyRules.from_environment(os.environ),
+        rules=ProxyRules.from_environment(os.environ)
+        if options.proxy is None
+        else ProxyRules.through(options.proxy),
         trust=trust,
         limits=httpx.Limits(
             max_connections=options.max_connections, max_keepalive_connections=options.max_connections

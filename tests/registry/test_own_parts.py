@@ -1,0 +1,92 @@
+"""A program's own parts of httpx and ssl in ClientOptions."""
+
+import ssl
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+import crossmount
+from crossmount import ClientOptions, Digest, InvalidInputError
+from crossmount.registry.http.certificates import TrustStore
+from crossmount.registry.http.location import Origin
+from crossmount.registry.http.outbound_proxy import ProxyRules
+from crossmount.transfer import Registries
+
+LAYER = Digest.of(b"layer")
+
+
+class Through(httpx.AsyncBaseTransport):
+    """A transport that counts its requests, and has nothing."""
+
+    sent = 0
+    closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Count a request, and answer it."""
+        self.sent += 1
+        return httpx.Response(404, request=request)
+
+    async def aclose(self) -> None:
+        """Note the end."""
+        self.closed = True
+
+
+def test_a_transport_of_httpx_sends_all_requests_and_stays_open() -> None:
+    """The blocking flavour sends through a given transport, and leaves it open."""
+    transport = Through()
+    options = ClientOptions(transport=transport)
+    for _ in range(2):
+        with crossmount.RegistryClient("r.example", options=options) as client:
+            assert client.head_blob("r.example/a", LAYER) is None
+    assert (transport.sent, transport.closed) == (2, False)
+
+
+async def test_a_registry_that_only_the_index_names_gets_no_own_parts() -> None:
+    """A TLS context that trusts anything, and a transport, are for registries that the user named."""
+    context = ssl._create_unverified_context()  # noqa: S323 the point of it
+    async with Registries(ClientOptions(ssl_context=context, transport=Through())) as registries:
+        registries.name("named.example")
+        for name, given in (("named.example", True), ("unknown.example", False)):
+            client = registries.client(crossmount.Repository(name, "a"))
+            assert (client._options.ssl_context is context) is given
+            assert (client._options.transport is not None) is given
+
+
+def test_a_tls_context_is_for_the_registry_itself() -> None:
+    """The context is used as it is for the registry; other hosts are not shown its client certificate."""
+    context = ssl.create_default_context()
+    trust = TrustStore(ClientOptions(ssl_context=context), Origin("https", "r.example", 443), places=())
+    assert trust.context(for_registry=True) is context
+    assert trust.context(for_registry=False) is not context
+
+
+def test_a_proxy_is_for_everything_but_this_machine() -> None:
+    """A given proxy replaces those of the environment."""
+    rules = ProxyRules.through("http://proxy.example:3128")
+    assert str(rules.proxy_for(httpx.URL("https://r.example/v2/"))) == "http://proxy.example:3128"
+    assert rules.proxy_for(httpx.URL("http://127.0.0.1:5000/v2/")) is None
+    with pytest.raises(InvalidInputError, match=r"^proxy"):
+        ProxyRules.through("ftp://proxy.example")
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        *(("transport", each) for each in (httpx.HTTPTransport(), 7)),
+        *(("ssl_context", each) for each in ("ca.pem", True)),
+        *(("proxy", each) for each in (7, httpx.URL("http://p"))),
+        *(("retry", each) for each in (3, None)),
+    ],
+)
+def test_wrong_kinds_are_told_what_to_give(name: str, given: Any) -> None:
+    """A part of a wrong kind is refused by its name and its kind."""
+    with pytest.raises(InvalidInputError, match=f"^{name}: a {type(given).__name__}: give"):
+        replace(ClientOptions(), **{name: given})
+
+
+def test_a_context_stands_alone() -> None:
+    """A context beside options that would change it is refused."""
+    with pytest.raises(InvalidInputError, match="alone"):
+        ClientOptions(ssl_context=ssl.create_default_context(), insecure=True)
