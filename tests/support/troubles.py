@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from redis.crc import key_slot
@@ -15,6 +16,7 @@ from support.link import link
 from support.sentinels import Sentinels
 from support.servers import Server
 from support.several import until
+from support.silence import silent_servers
 
 SILENCE = "does not answer"
 PASSWORD = "a secret of the tests"
@@ -229,10 +231,61 @@ def _move_slots(scene: Scene) -> None:
                 return
 
 
+def _migrate_slots(scene: Scene) -> None:
+    """Move the slot of each layer as Valkey 9 does, all its keys at once, until all pushes have ended."""
+    place: Cluster = scene.place
+    for node in place.nodes:
+        node.ask("ACL", "SETUSER", "replica", "~*", "+@all")
+    while True:
+        for layer in scene.layers:
+            slot = key_slot(Keys().flags(layer).encode())
+            masters = place.masters()
+            owner = place.owner_of(slot)
+            target = masters[(masters.index(owner) + 1) % len(masters)]
+            node = target.ask("CLUSTER MYID")
+            owner.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", node)
+            until(partial(_has_slot, place, target, slot), "the slot does not arrive")
+            if scene.over.wait(0.05):
+                return
+
+
+def _has_slot(place: Cluster, server: Server, slot: int) -> bool:
+    return place.owner_of(slot) is server
+
+
+def _silence_replicas(scene: Scene) -> None:
+    place: Cluster = scene.place
+    for replica in [place.replica_of(master) for master in place.masters()[:2]]:
+        replica.pause()
+
+
+@contextmanager
+def _from_replicas(place: Any) -> Iterator[str]:
+    yield f"{place.url}?read_from=replica"
+
+
+@contextmanager
+def _after_silent_ones(place: Any) -> Iterator[str]:
+    """Name three servers first that accept and never answer."""
+    with silent_servers(3) as silent:
+        scheme, _, rest = place.url.partition("://")
+        login, _, hosts = rest.rpartition("@")
+        yield f"{scheme}://{login}{'@' if login else ''}{','.join(silent)},{hosts}"
+
+
 ON_A_CLUSTER = (
     Trouble(name="Cluster, failover", kind="cluster", strike=_fail_over),
     Trouble(name="Cluster, master killed", kind="cluster", strike=_kill_master, silent=True),
     Trouble(name="Cluster, slots moved", kind="cluster", strike=_move_slots, spares=True),
+    Trouble(name="Cluster, slots migrated at once", kind="cluster", strike=_migrate_slots, spares=True),
+    Trouble(
+        name="Cluster, two of three replicas silent, which are read from",
+        kind="cluster",
+        url=_from_replicas,
+        strike=_silence_replicas,
+        silent=True,
+    ),
+    Trouble(name="Cluster, three silent seeds first", kind="cluster", url=_after_silent_ones, silent=True),
 )
 
 
@@ -250,6 +303,7 @@ def _kill_watched_master(scene: Scene) -> None:
 UNDER_SENTINEL = (
     Trouble(name="Sentinel, failover", kind="sentinels", strike=_order_failover),
     Trouble(name="Sentinel, master killed", kind="sentinels", strike=_kill_watched_master, silent=True),
+    Trouble(name="Sentinel, three silent ones first", kind="sentinels", url=_after_silent_ones, silent=True),
 )
 
 TROUBLES = (*ON_A_SERVER, *ON_A_CLUSTER, *UNDER_SENTINEL)
