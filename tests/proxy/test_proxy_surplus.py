@@ -1,6 +1,9 @@
 """An upstream whose answers do not end where they should: no caller gets another's answer."""
 
+import asyncio
 import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
@@ -23,3 +26,35 @@ async def test_a_caller_never_gets_what_followed_anothers_answer(name: str) -> N
                 await proxy.client.request(method, f"/v2/one/manifests/{name}", auth=("one", "1"))
             got = [await proxy.client.get(f"/v2/two/manifests/own{turn}{n}", auth=("two", "2")) for n in range(3)]
             assert [answer.text for answer in got] == [f"/v2/two/manifests/own{turn}{n}" for n in range(3)]
+
+
+@asynccontextmanager
+async def _late_server() -> AsyncIterator[str]:
+    """Serve each path as its own answer, but first what was left over from the answer before on the connection."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        surplus = b""
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                method, path, _ = head.split(b" ", 2)
+                body = b"" if method == b"HEAD" else path
+                writer.write(surplus + b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(path), body))
+                surplus = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged" if path.endswith(b"/late") else b""
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("auth", [("two", "2"), None])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+async def test_a_surplus_that_comes_late_reaches_nobody_else(method: str, auth: tuple[str, str] | None) -> None:
+    """What follows an answer when the connection is in use again is not given to another caller."""
+    async with _late_server() as base, proxy_before(base, options=ClientOptions(plain_http=True)) as proxy:
+        for turn in range(3):
+            await proxy.client.request(method, "/v2/one/manifests/late", auth=("one", "1"))
+            path = f"/v2/two/manifests/own{turn}"
+            assert (await proxy.client.get(path, auth=auth)).text == path

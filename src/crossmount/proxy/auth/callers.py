@@ -72,6 +72,7 @@ class Caller:
         agent: acts for the caller; None if the proxy can only forward the caller's requests.
         scopes: the scopes of the token in use; None if only the registry knows the caller's rights.
         name: the caller's name in the proxy's own files.
+        peer: the address of a caller that has shown nothing else.
         admission: whether the registry has let these credentials in lately; None if there are none to refuse.
         account: acts for the account that obtained the caller's token, where `agent` has the token's rights alone.
         widen: returns a challenge for a token with more scopes; None if the caller is asked for none.
@@ -84,6 +85,7 @@ class Caller:
     agent: Agent | None = None
     scopes: tuple[Scope, ...] | None = None
     name: str = ""
+    peer: str = ""
     admission: Admission | None = None
     account: Agent | None = None
     widen: Callable[[Exchange, tuple[Scope, ...]], str | None] | None = field(default=None, repr=False)
@@ -125,7 +127,7 @@ class Caller:
             if self.agent is not None and repository is not None and response.is_success:
                 self.agent.readable.add(repository.name)
 
-        return RequestAuth(authorize, observe)
+        return RequestAuth(authorize, observe, owner=f"{self.key} {self.peer}" if self.peer else self.key)
 
     def may_push(self, name: str) -> bool:
         """Return whether a write to a repository may be attempted with the caller's rights.
@@ -211,7 +213,7 @@ class Agents:
         self._registry = registry
         self._options = options
         self._index = index
-        self._transport = SharedTransport(connections)
+        self._connections = connections
         self._limit = limit
         self._probation_limit = probation
         self._agents: OrderedDict[str, Agent] = OrderedDict()
@@ -224,7 +226,10 @@ class Agents:
         agent = agents.get(key)
         if agent is None:
             client = RegistryClient(
-                self._registry, options=self._options, credentials=credentials(), transport=self._transport
+                self._registry,
+                options=self._options,
+                credentials=credentials(),
+                transport=SharedTransport(self._connections, owner=key),
             )
             agent = agents[key] = Agent(client, Mounter(client, self._index))
             self._alive.add(agent)

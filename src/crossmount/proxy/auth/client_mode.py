@@ -63,7 +63,7 @@ class ClientAuthenticator:
         """Return the caller of a request; nobody is refused here, since the registry checks every request."""
         header = exchange.header(b"authorization")
         if header is None:
-            return Caller(_ANONYMOUS, None, self._agents.get(_ANONYMOUS, NoCredentials))
+            return Caller(_ANONYMOUS, None, self._agents.get(_ANONYMOUS, NoCredentials), peer=exchange.peer)
         scheme, _, value = header.partition(" ")
         if scheme.lower() == "basic":
             credential = read_basic(value.strip())
@@ -72,7 +72,7 @@ class ClientAuthenticator:
             return self._opaque(header)
         issued = self._broker.find(value.strip())
         if issued is None:  # without an Authorization the registry answers a challenge, and the client asks anew
-            return Caller(_ANONYMOUS)
+            return Caller(_ANONYMOUS, peer=exchange.peer)
         return self._token_holder(issued, exchange.peer)
 
     def own_caller(self) -> None:

@@ -24,7 +24,7 @@ from crossmount.oci import Digest
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, answer_headers
 from crossmount.registry.http.errors import translated
-from crossmount.registry.http.httpx_internals import SINGLE_USE, unlogged
+from crossmount.registry.http.httpx_internals import OWNER, SINGLE_USE, unlogged
 from crossmount.registry.http.location import Origin, shown
 from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.transport import ERROR_BYTES_MAX
@@ -83,10 +83,13 @@ class RequestAuth:
     Attributes:
         authorize: returns the Authorization; after a 401 a better one, or None if there is none.
         observe: receives the registry's last answer, with its body unread.
+        owner: names whose request it is. No other's travels on the same connection: an answer that goes on after
+            its end can harm only its own caller.
     """
 
     authorize: Callable[[RejectedAuth | None], Awaitable[str | None]]
     observe: Callable[[httpx.Response], None] = _ignore
+    owner: str = ""
 
 
 class Upstream:
@@ -165,10 +168,11 @@ class Upstream:
             InvalidAnswerError: an answer that is not HTTP, or with a status that HTTP does not have.
             CredentialsError: the registry rejects the proxy's own credentials.
         """
+        owner = "" if auth is None else auth.owner
         auth = auth if Origin.of(target.url) == self.origin else None
         with translated(method, target.url), unlogged():
             used = None if auth is None else await auth.authorize(None)
-            response = await self._send(method, target, headers, used, body)
+            response = await self._send(method, target, headers, used, body, owner)
             try:
                 if response.status_code == 401 and auth is not None:
                     better = await auth.authorize(
@@ -176,7 +180,7 @@ class Upstream:
                     )
                     if better is not None and (body is None or body.size == 0 or isinstance(body.content, bytes)):
                         await response.aclose()
-                        response = await self._send(method, target, headers, better, body)
+                        response = await self._send(method, target, headers, better, body, owner)
                 if auth is not None:
                     auth.observe(response)
                 if response.status_code == 401 and self._own_credentials:
@@ -197,6 +201,7 @@ class Upstream:
         headers: HeaderPairs,
         authorization: str | None,
         body: RequestBody | None,
+        owner: str,
     ) -> httpx.Response:
         pairs = list(headers)
         if authorization is not None:
@@ -206,7 +211,7 @@ class Upstream:
             if body.size is not None:
                 pairs.append((b"content-length", str(body.size).encode()))
             content = body.content if body.size != 0 else None
-        extensions: dict[str, Any] = {} if target.raw is None else {"target": target.raw}
+        extensions: dict[str, Any] = {OWNER: owner} if target.raw is None else {OWNER: owner, "target": target.raw}
         if authorization is not None and not authorizes_request(authorization):
             extensions[SINGLE_USE] = True
         if content is not None or method == "PUT":  # the last request of an upload may have no body
@@ -281,11 +286,18 @@ def authorizes_request(authorization: str) -> bool:
 
 
 class SharedTransport(httpx.AsyncBaseTransport):
-    """A transport on another client's connections: many clients share one pool, which none of them closes."""
+    """A transport on another client's connections: many clients share one pool, which none of them closes.
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    Args:
+        client: the client that has the connections.
+        owner: names whose requests these are; those of others travel on other connections.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, *, owner: str) -> None:
         self._client = client
+        self._owner = owner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request over the shared client."""
+        request.extensions = {**request.extensions, OWNER: self._owner}
         return await self._client.send(request, stream=True, follow_redirects=False)

@@ -10,6 +10,8 @@ they change.
 - The place of the network backend in an httpx transport. httpcore documents backends, and httpx takes none.
 - Where bytes wait that nobody asked for. httpcore uses a connection again although bytes after the answer's end
   are in its buffers, and reads them as the next answer, which may be another caller's (RFC 9112, 6.3 and 11.1).
+- How its pool chooses a connection: by whether its origin equals the request's. Nobody can tell what follows an
+  answer late, when the next request is on its way already, from the next answer; so an origin can have an owner.
 """
 
 import asyncio
@@ -39,6 +41,9 @@ CUT_WORDS = ("disconnected", "closed connection", "ConnectionTerminated")
 SINGLE_USE = "crossmount.single_use"
 """An extension of a request: no other request may follow it on its connection."""
 
+OWNER = "crossmount.owner"
+"""An extension of a request: the text that names whose it is. Owners share no connections."""
+
 _ours: ContextVar[bool] = ContextVar("crossmount_request", default=False)
 
 
@@ -64,7 +69,7 @@ def unlogged() -> Iterator[None]:
 
 
 def watch_answers(transport: httpx.AsyncHTTPTransport) -> httpx.AsyncHTTPTransport:
-    """Make the connections of a new transport notice answers that come before a body is sent; return it.
+    """Make the connections of a new transport notice early answers, and serve one owner each; return it.
 
     Raises:
         TypeError: httpx or httpcore have changed.
@@ -74,7 +79,43 @@ def watch_answers(transport: httpx.AsyncHTTPTransport) -> httpx.AsyncHTTPTranspo
     if not isinstance(backend, httpcore.AsyncNetworkBackend):
         raise TypeError("httpcore keeps its network backend elsewhere: adapt httpx_internals")
     pool._network_backend = AnsweredBackend(backend)  # noqa: SLF001
+    send = pool.handle_async_request
+
+    async def send_for_owner(request: httpcore.Request) -> httpcore.Response:
+        owner = request.extensions.get(OWNER, "")
+        if owner:
+            request.url = _OwnedURL(request.url, owner)
+        return await send(request)
+
+    pool.handle_async_request = send_for_owner  # type: ignore[method-assign]
     return transport
+
+
+class _OwnedOrigin(httpcore.Origin):
+    """An origin that equals another only if both have the same owner."""
+
+    def __init__(self, origin: httpcore.Origin, owner: str) -> None:
+        super().__init__(origin.scheme, origin.host, origin.port)
+        self.owner = owner
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _OwnedOrigin) and self.owner == other.owner and bool(super().__eq__(other))
+
+    def __hash__(self) -> int:
+        return hash((self.scheme, self.host, self.port, self.owner))
+
+
+class _OwnedURL(httpcore.URL):
+    """A URL whose origin has an owner."""
+
+    def __init__(self, url: httpcore.URL, owner: str) -> None:
+        super().__init__(scheme=url.scheme, host=url.host, port=url.port, target=url.target)
+        self._owner = owner
+
+    @property
+    def origin(self) -> httpcore.Origin:
+        """Return the origin."""
+        return _OwnedOrigin(super().origin, self._owner)
 
 
 def is_cut(error: httpx.HTTPError) -> bool:
