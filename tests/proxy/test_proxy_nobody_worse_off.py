@@ -24,6 +24,7 @@ from crossmount.testing import (
     TokenAuth,
 )
 from support.certificates import Authority
+from support.holdings import put_image
 from support.proxies import QUICK, ProxyUnderTest, begin_upload, error_code, proxy_before
 from support.scripted import manifest_of, push_manifest
 from support.waiting import until
@@ -59,6 +60,18 @@ async def test_a_deleted_blob_stays_deleted() -> None:
         assert registry.mounts() == 0
         assert await proxy.learnt(DIGEST) == {"team/two"}
         assert (await proxy.client.head(f"/v2/team/three/blobs/{DIGEST}")).status_code == 200
+
+
+async def test_a_manifest_that_is_read_brings_no_deleted_layer_back() -> None:
+    """Pulling the manifest of a deleted layer does not make its repository a source of that layer again."""
+    other = b"other"
+    async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
+        put_image(registry, "base", "v1", [DATA, other])
+        await proxy.knows(DIGEST, "base")
+        assert (await proxy.client.delete(f"/v2/base/blobs/{DIGEST}")).status_code == 202
+        assert (await proxy.client.get("/v2/base/manifests/v1")).status_code == 200
+        assert await proxy.learnt(Digest.of(other)) == {"base"}
+        assert await proxy.learnt(DIGEST) == set()
 
 
 async def test_a_refused_deletion_is_none() -> None:

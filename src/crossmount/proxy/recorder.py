@@ -17,7 +17,7 @@ from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.discovery.manifest_walker import ManifestWalker
 from crossmount.errors import CrossmountError
 from crossmount.index.exclusions import RemembersDeletions
-from crossmount.index.protocol import MountIndex, RegistryTraits, Sighting
+from crossmount.index.protocol import Knowledge, MountIndex, RegistryTraits, Sighting
 from crossmount.oci import Digest, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent
 from crossmount.proxy.telemetry import Metrics
@@ -104,8 +104,7 @@ class ProxyRecorder:
         self._pulled.move_to_end(key)
         while len(self._pulled) > _PULLED_MAX:
             self._pulled.popitem(last=False)
-        for sighting in ManifestSummary.of(manifest).sightings(repository):
-            self._put(sighting)
+        self._start(self._record_pulled(repository, list(ManifestSummary.of(manifest).sightings(repository))))
 
     async def record_deletion(self, repository: Repository, digest: Digest) -> None:
         """Record that a client deleted a blob, so that no proxy mounts it there again unasked."""
@@ -165,6 +164,15 @@ class ProxyRecorder:
         known = None if size in {None, SIZE_UNKNOWN} else size
         self._metrics.count_blob("mounted", known)
         self._record([Sighting(digest, holder, known) for holder in holders])
+
+    async def _record_pulled(self, repository: Repository, sightings: Sequence[Sighting]) -> None:
+        """Record the blobs of a manifest but those that a client has deleted: a manifest stays without them."""
+        known = Knowledge()
+        if isinstance(self._index, RemembersDeletions):
+            known = await self._index.look_up_with_deletions([each.layer for each in sightings], repository)
+        for sighting in sightings:
+            if not known.of(sighting.layer).deleted:
+                self._put(sighting)
 
     def _record(self, sightings: Iterable[Sighting]) -> None:
         if self._traits.after_manifest:
