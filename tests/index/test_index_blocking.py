@@ -18,7 +18,7 @@ import pytest
 import redis
 from crossmount._blocking import run_now
 from crossmount.index import MemoryMountIndex as AsyncIndex
-from crossmount.index import MountableLayers, MountIndex, Sighting
+from crossmount.index import MountableLayers, MountIndex, Sighting, redis_index
 from crossmount.index.blocking import (
     AwaitableIndex,
     DrivenIndex,
@@ -217,7 +217,7 @@ def test_run_now_returns_results_and_raises_errors() -> None:
 
 def test_methods_look_like_their_asynchronous_twins() -> None:
     """A blocking method has the name, the docstring and the parameters of its asynchronous twin."""
-    assert DrivenIndex.look_up.__doc__ == MountIndex.look_up.__doc__
+    assert DrivenIndex.look_up.__doc__ == redis_index.RedisMountIndex.look_up.__doc__
     assert MemoryMountIndex().look_up.__name__ == "look_up"
     assert str(inspect.signature(MemoryMountIndex().forget)) == str(inspect.signature(AsyncIndex().forget))
 

@@ -137,9 +137,9 @@ def test_a_limit_is_read_from_words(body: str, limit: str) -> None:
     ("status", "silence", "wait"),
     [
         (None, None, CommitWait()),
-        (None, 1.0, CommitWait(complete=4.0, unknown=9.0)),
+        (None, 1.0, CommitWait(complete=4.0, unknown=5.0)),
         (None, 0.0, CommitWait(complete=0.0, unknown=UNKNOWN_SECONDS)),
-        (504, 60.0, CommitWait(complete=240.0, unknown=540.0)),
+        (504, 60.0, CommitWait(complete=240.0, unknown=240.0)),
         (504, 500.0, CommitWait(complete=100.0, unknown=100.0)),
         (None, 600.0, CommitWait(complete=0.0, unknown=UNKNOWN_SECONDS)),
         (503, 0.0, CommitWait()),

@@ -15,8 +15,9 @@ from crossmount.registry.values import UploadSession
 
 _PART_REFUSED = frozenset({405, 411, 413, 415, 501})
 _MAY_BE_STORING = frozenset({502, 503, 504})
-_COMPLETE_TIMES = 4
-_UNKNOWN_TIMES = 9
+_TIMES_AGAIN = 4
+"""How many times the silence before a failure a registry gets to end what it may be storing."""
+
 UNKNOWN_SECONDS = 5.0
 """The least time for which a registry is asked for a blob after a cut, if its session does not have the bytes."""
 
@@ -95,7 +96,7 @@ def commit_wait(answer: Answer | None, silence: float | None, *, outage: float, 
     """Return how long a registry may go on storing a blob after the request for it failed.
 
     A gateway that gives up before the registry does answers 504, or cuts the connection. The registry gets several
-    times as long again; least if its session has the bytes, which a PUT without bytes may then commit.
+    times as long again, and some seconds at least if its session does not have the bytes.
 
     Args:
         answer: the answer that failed; None if there was none.
@@ -106,10 +107,10 @@ def commit_wait(answer: Answer | None, silence: float | None, *, outage: float, 
     if silence is None or (answer is not None and answer.status not in _MAY_BE_STORING and not answer.is_good):
         return CommitWait()
     left = limit - silence
-    again = min(_UNKNOWN_TIMES * silence, left)
+    again = min(_TIMES_AGAIN * silence, left)
     is_sure = answer is not None and answer.status == 503
     return CommitWait(
-        complete=min(_COMPLETE_TIMES * silence, left),
+        complete=again,
         unknown=again if is_sure else max(again, min(outage, UNKNOWN_SECONDS)),
     )
 
