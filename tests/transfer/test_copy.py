@@ -13,9 +13,18 @@ import pytest
 from crossmount import events
 from crossmount.errors import CopyFailedError, InvalidInputError, MountRequiredError, RegistryUnreachableError
 from crossmount.fleet import Patience
-from crossmount.index import MemoryMountIndex
+from crossmount.index import MemoryMountIndex, Sighting
 from crossmount.oci import Digest, Reference, Repository
-from crossmount.testing import BasicAuth, Fault, LoseAnswer, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
+from crossmount.testing import (
+    BasicAuth,
+    Fault,
+    Grant,
+    LoseAnswer,
+    RegistryOptions,
+    Reply,
+    ScriptedRegistry,
+    TokenAuth,
+)
 from crossmount.transfer import Registries, copy, push
 from support.copies import OPTIONS, copied, gets, is_whole
 from support.images import MadeImage, make_layers, make_layout
@@ -59,6 +68,31 @@ async def test_a_second_copy_mounts(a: ScriptedRegistry, b: ScriptedRegistry, im
     assert {blob.outcome for blob in report.copied[0].blobs} == {"mounted"}
     assert gets(a) == asked
     assert is_whole(b, "other/app", image, "2")
+
+
+async def test_the_repository_that_a_copy_reads_from_comes_before_all_that_the_index_names(
+    image: MadeImage,
+) -> None:
+    """Fifty unreadable sources do not make a copy within one registry fetch what it can mount."""
+    rights = TokenAuth(
+        users={"ci": "pw"}, refuses_whole=True, grants={"ci": (Grant("team/*"), Grant("mirror/app"))}
+    )
+    index = MemoryMountIndex()
+    async with ScriptedRegistry(RegistryOptions(auth=rights)) as registry:
+        login = {registry.address: ("ci", "pw")}
+        async with Registries(replace(OPTIONS, credentials=login)) as registries:
+            await push(image.path, f"{registry.address}/team/app:1", registries=registries)
+            private = [Repository.parse(f"{registry.address}/mirror/private-{number}") for number in range(50)]
+            await index.record([Sighting(blob.digest, source) for blob in image.blobs for source in private])
+            registry.requests.clear()
+            await copy(
+                f"{registry.address}/team/app:1",
+                f"{registry.address}/mirror/app:1",
+                index=index,
+                registries=registries,
+            )
+        assert [registry.mounts(blob.digest) for blob in image.blobs] == [1] * len(image.blobs)
+        assert not registry.matching(method="GET", path="*/blobs/*")
 
 
 async def test_within_one_registry_the_source_is_mounted_from(a: ScriptedRegistry, image: MadeImage) -> None:

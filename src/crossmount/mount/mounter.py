@@ -71,6 +71,10 @@ class Mounter(Closing):
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
+    def prefer(self, source: Repository) -> None:
+        """Try a source before all others: a manifest was read from it, so it is readable and has its blobs."""
+        self._proven[source] = None
+
     async def mount(self, layer: str, dest: str | Located) -> MountResult:
         """Mount `layer` into `dest` from a source in the index, and record the confirmed sources.
 

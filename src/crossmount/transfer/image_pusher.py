@@ -129,8 +129,10 @@ class ImagePusher:
         account = await client.account(dest)
         knowledge = await look_up_as(self.index, digests, dest, account)
         names = registry_names_of(self.index)
+        read_from = None
         if source is not None and names.canonical(source.registry) == names.canonical(dest.registry):
-            knowledge = _with_source(knowledge, digests, dest.sibling(source.name), dest)
+            read_from = dest.sibling(source.name)
+            knowledge = _with_source(knowledge, digests, read_from, dest)
         if self.allow_transfer:
             knowledge = _without_must_mount(knowledge)
         if absent is not None:
@@ -146,6 +148,8 @@ class ImagePusher:
             clock=self.clock,
         )
         async with Mounter(client, self.index, observer=self.observer, proves_first=True) as mounter:
+            if read_from is not None:
+                mounter.prefer(read_from)
             blobs = BlobPusher(
                 dest=dest,
                 client=client,
