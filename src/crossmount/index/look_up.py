@@ -45,7 +45,8 @@ class LookUp:
         commands: list[Command] = [("HGETALL", keys.traits(name)) for name in self.names]
         for layer in self.layers:
             # SRANDMEMBER returns all members of a set within the bound, and of a larger one as many as the bound
-            commands += [("SRANDMEMBER", keys.sources(layer, name), bound) for name in self.names]
+            for name in self.names:
+                commands.append(("SRANDMEMBER", keys.sources(layer, name), bound))  # noqa: PERF401 one name mostly
             commands.append(("HGETALL", keys.flags(layer)))
         if self.deletions:
             commands += [("SISMEMBER", keys.deleted(each, self.names[0]), self.dest.name) for each in self.layers]

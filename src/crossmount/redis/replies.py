@@ -73,7 +73,13 @@ class ReplyReader:
     def read(self, commands: Sequence[Command], replies: Sequence[Any]) -> list[Any]:
         """Return a value for each reply, an `IndexRefusedError` where the command was refused."""
         is_of_another_kind = all(map(_is_unknown, replies)) and not all(map(_is_of_scripts, replies))
-        return [self._reply(*pair, is_of_another_kind) for pair in zip(commands, replies, strict=True)]
+        readers = self._readers
+        return [
+            reply  # most are taken as they are; this runs for every reply, so it is worth a case
+            if command[0] not in readers and not isinstance(reply, Exception)
+            else self._reply(command, reply, is_of_another_kind)
+            for command, reply in zip(commands, replies, strict=True)
+        ]
 
     def _reply(self, command: Command, reply: Any, is_of_another_kind: bool) -> Any:
         if isinstance(reply, Exception):
