@@ -84,7 +84,7 @@ def _rebuilt(kind: type[CrossmountError], args: tuple[Any, ...], facts: dict[str
 
 @contextmanager
 def knowing(**facts: object) -> Iterator[None]:
-    """Tell each of our errors that passes what it is about, as far as it does not know."""
+    """Add these facts to each of our errors that passes and does not have them yet."""
     try:
         yield
     except CrossmountError as error:

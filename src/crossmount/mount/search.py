@@ -117,7 +117,7 @@ class SourceSearch:
             self._changed = asyncio.Event()
 
     def _learn(self, layer: Digest, source: Repository, answer: MountAnswer | None) -> None:
-        """A refusal is about the source, any other failure about the layer there."""
+        """A refusal counts against the source, any other failure against this layer there."""
         if isinstance(answer, Mounted):
             self._proven[source] = None
             self._candidates[layer] = ()
