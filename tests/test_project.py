@@ -42,10 +42,12 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str,
 def test_an_archive_contains_every_data_file(
     archives: Mapping[str, dict[str, bytes]], kind: str, root: str
 ) -> None:
-    """Both contain the license, the package's README, py.typed and all Lua scripts, unchanged."""
+    """Both contain the license, the documentation, py.typed and all Lua scripts, unchanged."""
     scripts = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.lua")}
+    pages = {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "docs").iterdir()}
     assert scripts
-    for name in {*scripts, *DATA}:
+    assert pages
+    for name in {*scripts, *pages, *DATA}:
         assert archives[kind][f"{root}/{name}"] == (PACKAGE / name).read_bytes(), name
 
 

@@ -13,7 +13,7 @@ from support.images import MadeImage
 _HIDDEN = "import sys; sys.modules['click'] = None; from crossmount.cli.entry import main; main()"
 
 
-@pytest.mark.parametrize("word", ["--version", "-V", "version", "--help", "-h", "help"])
+@pytest.mark.parametrize("word", ["--version", "-V", "version", "--help", "-h"])
 def test_version_and_help_need_no_extra(shell: Shell, word: str) -> None:
     """Without the extra the command tells its version and its commands."""
     done = subprocess.run(
@@ -25,13 +25,6 @@ def test_version_and_help_need_no_extra(shell: Shell, word: str) -> None:
     else:
         assert "\n  push " in done.stdout
         assert "crossmount[cli]" in done.stdout
-
-
-@pytest.mark.parametrize("words", [(), ("push",), ("index",), ("index", "prune")])
-def test_help_is_a_word_too(here: Here, words: tuple[str, ...]) -> None:
-    """`crossmount help COMMAND` is `crossmount COMMAND --help`."""
-    done, wanted = here("help", *words), here(*words, "--help")
-    assert (done.status, done.out, done.err) == (0, wanted.out, "")
 
 
 def test_version_has_three_spellings(here: Here) -> None:

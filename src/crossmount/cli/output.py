@@ -41,6 +41,11 @@ def lines(words: Iterable[str]) -> None:
         _print(_harmless(line))
 
 
+def text(words: str) -> None:
+    """Print a text of our own as it is."""
+    _print(words.rstrip("\n"))
+
+
 def note(words: str) -> None:
     """Print one line on standard error."""
     click.echo(one_line(mask_forms(words)), err=True)

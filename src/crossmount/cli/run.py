@@ -39,15 +39,10 @@ class RootGroup(LazyGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command; `help`, `version`, `login` and `status` do what they do elsewhere."""
+        """Find a command; `version`, `login` and `status` do what they do elsewhere."""
         match args:
             case ["version", *_]:
                 _print_version(ctx, None, value=True)
-            case ["help", *words]:
-                args = [*(word for word in words if not word.startswith("-")), "--help"]
-                if len(args) == 1:
-                    click.echo(ctx.get_help())
-                    ctx.exit()
             case ["status", *rest]:
                 args = ["index", "status", *rest]
             case ["login" | "logout" as name, *rest]:

@@ -67,10 +67,13 @@ COMMANDS = {
     "demo": LazyCommand(
         "crossmount.cli.demo.command", "demo", "Push eight images that share layers, and count the bytes."
     ),
+    "help": LazyCommand(
+        "crossmount.cli.commands.help", "help_command", "Read the documentation: crossmount help TOPIC."
+    ),
 }
 
 _VERSION_WORDS = (["--version"], ["-V"], ["version"])
-_HELP_WORDS = (["--help"], ["-h"], ["help"])
+_HELP_WORDS = (["--help"], ["-h"])
 
 
 def version_line() -> str:
@@ -86,8 +89,15 @@ def answer_without_extra(arguments: Sequence[str]) -> str | None:
     """
     if list(arguments) in _VERSION_WORDS:
         return f"{version_line()}\n"
-    if list(arguments) not in _HELP_WORDS:
-        return None
+    from crossmount.cli import topics  # noqa: PLC0415 `--version` needs no topics
+
+    match list(arguments):
+        case ["help"]:
+            return topics.overview()
+        case ["help", name] if name in topics.names():
+            return topics.read(name)
+        case words if words not in _HELP_WORDS:
+            return None
     width = max(map(len, COMMANDS))
     return "\n".join(
         [

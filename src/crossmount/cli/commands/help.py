@@ -1,0 +1,80 @@
+"""`crossmount help`: the documentation in the terminal."""
+
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+
+import click
+
+from crossmount.cli import output, topics
+from crossmount.cli.command import WIDTH, Command
+from crossmount.cli.table import COMMANDS
+
+_TOPIC_LINK = re.compile(r"\[([^\]]+)\]\(([\w-]+)\.md(?:#[\w-]*)?\)")
+_ANCHOR_LINK = re.compile(r"\[([^\]]+)\]\(#[\w-]*\)")
+_PROJECT_LINK = re.compile(r"\[([^\]]+)\]\((?:\.\./)+([\w./-]+)(?:#[\w-]*)?\)")
+
+
+@click.command(name="help", cls=Command)
+@click.argument("words", metavar="[TOPIC]", nargs=-1)
+@click.pass_context
+def help_command(ctx: click.Context, words: Sequence[str]) -> None:
+    """Read the documentation: TOPIC, or the list of all topics.
+
+    On a terminal a topic is formatted and shown in your pager; otherwise its Markdown is printed. `help COMMAND`
+    prints the help of a command that is no topic.
+    """
+    known = topics.names()
+    if not words:
+        output.text(topics.overview())
+    elif len(words) == 1 and words[0].lower() in known:
+        _show(words[0].lower())
+    elif (found := _help_of(ctx, words)) is not None:
+        output.text(found)
+    else:
+        wrong = " ".join(words)
+        raise click.UsageError(f"no topic {wrong!r}: {topics.near(wrong, {*known, *COMMANDS})}", ctx)
+
+
+def _help_of(ctx: click.Context, words: Sequence[str]) -> str | None:
+    """Return the help of the command that the words name, None if there is none."""
+    current = ctx.find_root()
+    for word in words:
+        command = current.command
+        found = command.get_command(current, word) if isinstance(command, click.Group) else None
+        if found is None:
+            return None
+        current = click.Context(found, info_name=word, parent=current)
+    return current.get_help()
+
+
+def _show(name: str) -> None:
+    """Print a topic."""
+    markdown = topics.read(name)
+    if sys.stdout is None or not (sys.stdout.isatty() and sys.stdin is not None and sys.stdin.isatty()):
+        output.text(markdown)
+        return
+    if name in COMMANDS:
+        markdown += f"\n---\n\nAll options: `crossmount {name} --help`\n"
+    click.echo_via_pager(_render(markdown, min(shutil.get_terminal_size().columns, WIDTH)), color=True)
+
+
+def _render(markdown: str, width: int) -> str:
+    """Return Markdown as text for a terminal; links to topics become the words that open them."""
+    from io import StringIO  # noqa: PLC0415 rich takes a fifth of a second to load, and only a terminal needs it
+
+    from rich.console import Console  # noqa: PLC0415
+    from rich.markdown import Markdown  # noqa: PLC0415
+
+    markdown = _TOPIC_LINK.sub(_as_command, markdown)
+    markdown = _PROJECT_LINK.sub(r"\1 (`\2` in the repository)", _ANCHOR_LINK.sub(r"\1", markdown))
+    console = Console(file=StringIO(), width=width, force_terminal=True, color_system="standard")
+    with console.capture() as captured:
+        console.print(Markdown(markdown, hyperlinks=False))
+    return captured.get()
+
+
+def _as_command(match: re.Match[str]) -> str:
+    words, name = match[1], match[2]
+    return f"`help {name}`" if words.strip("`") == name else f"{words} (`help {name}`)"
