@@ -12,6 +12,7 @@ from crossmount.cli.command import Command, LazyGroup
 from crossmount.cli.options import upload_options
 from crossmount.cli.settings import Invocation, Settings, settings_of
 from crossmount.cli.table import LazyCommand
+from crossmount.registry import ClientOptions
 from support.commands import Here
 
 COMMANDS = (
@@ -120,6 +121,19 @@ def test_common_options_stand_before_and_after_the_command(tmp_path: Path) -> No
     expected = Settings(
         index="redis://x",
         namespace="ci",
+        client={
+            "plain_http": True,
+            "insecure": True,
+            "ca_file": file,
+            "cert_file": file,
+            "key_file": file,
+            "authfile": file,
+            "trusted_realms": ("a", "b"),
+        },
+        verbose=2,
+    )
+    assert settings_after("show", *options) == expected
+    assert client_options(expected) == ClientOptions(
         plain_http=True,
         insecure=True,
         ca_file=file,
@@ -127,14 +141,13 @@ def test_common_options_stand_before_and_after_the_command(tmp_path: Path) -> No
         key_file=file,
         authfile=file,
         trusted_realms=("a", "b"),
-        verbose=2,
     )
-    assert settings_after("show", *options) == expected
     assert settings_after(*options, "show") == expected
     assert settings_after("--index", "off", "-v", "show", "--index", "redis://x", "-v") == Settings(
         index="redis://x", verbose=2
     )
-    assert settings_after("--trusted-realm", "a", "show", "--trusted-realm", "b").trusted_realms == ("a", "b")
+    added = settings_after("--trusted-realm", "a", "show", "--trusted-realm", "b")
+    assert client_options(added).trusted_realms == ("a", "b")
 
 
 @pytest.mark.usefixtures("here")
@@ -161,13 +174,15 @@ def test_environment_stands_for_options_and_yields_to_them(
     assert from_env == Settings(
         index="redis://env",
         namespace="env",
-        plain_http=True,
-        insecure=True,
-        ca_file=file,
-        cert_file=file,
-        key_file=file,
-        authfile=file,
-        trusted_realms=("a", "b"),
+        client={
+            "plain_http": True,
+            "insecure": True,
+            "ca_file": file,
+            "cert_file": file,
+            "key_file": file,
+            "authfile": file,
+            "trusted_realms": ("a", "b"),
+        },
         verbose=1,
     )
     assert settings_after("--index", "off", "show").index == "off"

@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -53,32 +53,11 @@ def client_options(settings: Settings, *, patient: bool = True) -> ClientOptions
             read_timeout=10.0,
             retry=RetryPolicy(attempts=1, outage=0.0),
         )
-    if (settings.cert_file is None) != (settings.key_file is None):
-        given, lacks = ("--cert-file", "--key-file") if settings.cert_file else ("--key-file", "--cert-file")
+    certificate, key = settings.client.get("cert_file"), settings.client.get("key_file")
+    if (certificate is None) != (key is None):
+        given, lacks = ("--cert-file", "--key-file") if certificate else ("--key-file", "--cert-file")
         raise click.UsageError(f"{given} needs {lacks} too (one PEM file may be both)")
-    made = ClientOptions(
-        plain_http=settings.plain_http,
-        insecure=settings.insecure,
-        ca_file=settings.ca_file,
-        cert_file=settings.cert_file,
-        key_file=settings.key_file,
-        authfile=settings.authfile,
-        trusted_realms=settings.trusted_realms,
-        chunk_size=settings.chunk_size,
-    )
-    return made if settings.commit_timeout is None else replace(made, commit_timeout=settings.commit_timeout)
-
-
-def special_options(
-    options: ClientOptions, plain_http: Iterable[str], insecure: Iterable[str]
-) -> dict[str, ClientOptions]:
-    """Return the options of `--plain-http-for` and `--insecure-for`, by registry."""
-    special: dict[str, ClientOptions] = {}
-    for registry in plain_http:
-        special[registry] = replace(options, plain_http=True)
-    for registry in insecure:
-        special[registry] = replace(special.get(registry, options), insecure=True)
-    return special
+    return ClientOptions(**settings.client)
 
 
 def warn_if_alone(settings: Settings) -> None:

@@ -11,11 +11,9 @@ import click
 
 from crossmount.cli.settings import Invocation
 from crossmount.errors import InvalidInputError
-from crossmount.fleet import Patience
 from crossmount.oci import Digest, Reference
 from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions
-from crossmount.transfer import Limits
 
 T = TypeVar("T")
 
@@ -130,43 +128,6 @@ def read_lines(file: TextIO) -> Iterator[str]:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_LIMITS = Limits()
-
-
-def limit_options(*, images: bool = False) -> Callable[[F], F]:
-    """Return a decorator that adds `--uploads`, `--requests` and `--wait`; with `images`, also `--images`."""
-    options = [
-        _count_option("--uploads", 64, _LIMITS.uploads, "CROSSMOUNT_UPLOADS", "Upload at most N blobs at once."),
-        _count_option(
-            "--requests",
-            256,
-            _LIMITS.requests,
-            "CROSSMOUNT_REQUESTS",
-            "Send at most N HEAD and mount requests at once.",
-        ),
-        click.option(
-            "--wait",
-            type=Amount(0),
-            default=Patience().limit,
-            metavar="SECONDS",
-            envvar="CROSSMOUNT_WAIT",
-            show_envvar=True,
-            show_default=True,
-            help="Wait at most this long while another pusher uploads the blob, then mount it; 0 never waits.",
-        ),
-    ]
-    if images:
-        options.insert(
-            0, _count_option("--images", 64, _LIMITS.images, "CROSSMOUNT_IMAGES", "Copy at most N images at once.")
-        )
-
-    def add(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
 
 def upload_options(command: F) -> F:
     """Add `--chunk-size` and `--commit-timeout` to a command that uploads; their values go into the settings."""
@@ -200,31 +161,8 @@ def _set_client_option(ctx: click.Context, param: click.Parameter, value: Any) -
     if param.name == "chunk_size" and value == 0:
         raise click.BadParameter("give a size above 0", ctx, param)
     run = ctx.ensure_object(Invocation)
-    run.settings = replace(run.settings, **{str(param.name): value})
+    run.settings = replace(run.settings, client={**run.settings.client, str(param.name): value})
     return value
-
-
-def platform_option(command: F) -> F:
-    """Add `--platform` to a command."""
-    return click.option(
-        "--platform",
-        "platforms",
-        multiple=True,
-        metavar="PLATFORM",
-        envvar="CROSSMOUNT_PLATFORM",
-        show_envvar=True,
-        help="Take this platform of an image alone, such as linux/arm64/v8: into a new index. Repeatable.",
-    )(command)
-
-
-def registry_options(command: F) -> F:
-    """Add `--plain-http-for` and `--insecure-for` to a command that talks to several registries."""
-    for flag, words in (
-        ("--insecure-for", "Do not verify this registry's certificate. Repeatable."),
-        ("--plain-http-for", "Use http for this registry only. Repeatable."),
-    ):
-        command = click.option(flag, type=REGISTRY, multiple=True, metavar="REGISTRY", help=words)(command)
-    return command
 
 
 def pace_options(command: str, *, requests: int) -> Callable[[F], F]:
@@ -235,9 +173,7 @@ def pace_options(command: str, *, requests: int) -> Callable[[F], F]:
         requests: the default of `--requests`.
     """
     variable = f"CROSSMOUNT_{command.upper()}"
-    at_once = _count_option(
-        "--requests", 256, requests, f"{variable}_REQUESTS", "Send at most N requests at once."
-    )
+    at_once = count_option("--requests", 256, requests, f"{variable}_REQUESTS", "Send at most N requests at once.")
     rate = click.option(
         "--rate",
         type=Amount(0, above=True),
@@ -249,7 +185,8 @@ def pace_options(command: str, *, requests: int) -> Callable[[F], F]:
     return lambda function: at_once(rate(function))
 
 
-def _count_option(flag: str, most: int, default: int, variable: str, words: str) -> Callable[[F], F]:
+def count_option(flag: str, most: int, default: int, variable: str, words: str) -> Callable[[F], F]:
+    """Return an option `flag` whose value is a whole number from 1 to `most`."""
     return click.option(
         flag,
         type=Between(1, most),

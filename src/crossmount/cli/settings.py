@@ -1,5 +1,6 @@
 """The options that all commands have, before and after the command's name, and their values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,24 +20,15 @@ class Settings:
         index: an index's URL or `off`; None for the embedded index.
         namespace: the tenant's part of the index; None for the library's default.
         same_registry: pairs `A=B` of names of one registry; empty for what the index shares alone.
-        trusted_realms: hosts outside a registry's domain that may get its credentials.
-        chunk_size: the most bytes of a blob in one request; None for no limit.
-        commit_timeout: how long a registry may take to store a blob; None for the library's default.
+        client: the arguments of `ClientOptions` that were given. They are names and values because the class
+            imports httpx, which help and completion do not need.
         verbose: how often `-v` was given.
     """
 
     index: str | None = None
     namespace: str | None = None
     same_registry: tuple[str, ...] = ()
-    plain_http: bool = False
-    insecure: bool = False
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    authfile: Path | None = None
-    trusted_realms: tuple[str, ...] = ()
-    chunk_size: int | None = None
-    commit_timeout: float | None = None
+    client: Mapping[str, Any] = field(default_factory=dict)
     verbose: int = 0
 
 
@@ -88,38 +80,38 @@ def common_options() -> list[click.Parameter]:
             help="A and B are two names of one registry: the index keeps what it knows of A under B. Requests "
             "still go to the name that is given. Repeatable; separated by commas in the variable.",
         ),
-        _option(
+        _client_option(
             ["--plain-http"],
             "PLAIN_HTTP",
             is_flag=True,
             help="Use http for the registry. Without this option https is used, even on localhost.",
         ),
-        _option(["--insecure"], "INSECURE", is_flag=True, help="Do not verify the registry's certificate."),
-        _option(
+        _client_option(["--insecure"], "INSECURE", is_flag=True, help="Do not verify the registry's certificate."),
+        _client_option(
             ["--ca-file"],
             "CA_FILE",
             type=file,
             help="Trust the authorities in this PEM file instead of the system's.",
         ),
-        _option(
+        _client_option(
             ["--cert-file"],
             "CERT_FILE",
             type=file,
             help="Show the registry this client certificate (PEM) instead of the one in certs.d.",
         ),
-        _option(
+        _client_option(
             ["--key-file"],
             "KEY_FILE",
             type=file,
             help="The key of --cert-file (PEM, without a passphrase).",
         ),
-        _option(
+        _client_option(
             ["--authfile"],
             "AUTHFILE",
             type=file,
             help="Read credentials from this file instead of the default files of docker and podman.",
         ),
-        _option(
+        _client_option(
             ["--trusted-realm", "trusted_realms"],
             "TRUSTED_REALMS",
             multiple=True,
@@ -142,21 +134,38 @@ def _option(names: list[str], variable: str, **details: Any) -> CommonOption:
         envvar=f"CROSSMOUNT_{variable}",
         show_envvar=True,
         expose_value=False,
-        callback=_keep,
-        **details,
+        **{"callback": _store, **details},
     )
 
 
-def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Store an option's value in the run's settings. A variable counts once, and an option overrides it."""
-    name = str(param.name)
-    given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    run = ctx.ensure_object(Invocation)
-    if value and (given or ctx.parent is None):
-        before = getattr(run.settings, name)
-        # repeatable options add up, before and after the command's name
-        run.settings = replace(run.settings, **{name: before + value if name in _ADD_UP and given else value})
+def _client_option(names: list[str], variable: str, **details: Any) -> CommonOption:
+    return _option(names, variable, callback=_store_for_client, **details)
+
+
+def _store(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Store an option's value in the run's settings."""
+    run, name = ctx.ensure_object(Invocation), str(param.name)
+    run.settings = replace(run.settings, **_merged(ctx, name, value, getattr(run.settings, name)))
     return value
+
+
+def _store_for_client(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Store an option's value as an argument of `ClientOptions`, in the run's settings."""
+    run, name = ctx.ensure_object(Invocation), str(param.name)
+    client = run.settings.client
+    run.settings = replace(run.settings, client={**client, **_merged(ctx, name, value, client.get(name))})
+    return value
+
+
+def _merged(ctx: click.Context, name: str, value: Any, before: Any) -> dict[str, Any]:
+    """Return an option's value by its name, or nothing. A variable counts once, and an option overrides it.
+
+    Options that may be repeated add up, before and after the command's name.
+    """
+    given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    if not value or not (given or ctx.parent is None):
+        return {}
+    return {name: before + value if before and given and name in _ADD_UP else value}
 
 
 _ADD_UP = {"verbose", "trusted_realms", "same_registry"}

@@ -9,33 +9,24 @@ from click.core import ParameterSource
 
 from crossmount import events
 from crossmount.cli import output, text
-from crossmount.cli.access import (
-    client_options,
-    index_for_push,
-    index_kind,
-    index_url,
-    special_options,
-    warn_if_alone,
-)
+from crossmount.cli.access import index_kind, index_url, warn_if_alone
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.commands.push import fetched_lines, index_status, platform_lines
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.options import (
-    REGISTRY,
-    SIZE,
-    limit_options,
-    platform_option,
-    read_lines,
-    registry_options,
-    upload_options,
-)
+from crossmount.cli.options import REGISTRY, SIZE, read_lines
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.progress.transfer import TransferTracker
 from crossmount.cli.settings import settings_of
+from crossmount.cli.transfers import (
+    TransferOptions,
+    fetched_lines,
+    index_status,
+    opened_places,
+    platform_lines,
+    transfer_options,
+)
 from crossmount.errors import CopyFailedError
-from crossmount.fleet import Patience
-from crossmount.transfer import BlobCache, CopyReport, Limits, Registries
+from crossmount.transfer import BlobCache, CopyReport
 from crossmount.transfer.cache import DEFAULT_LIMIT
 from crossmount.transfer.copy import CopySettings, copy_all
 from crossmount.transfer.copy_jobs import CopyJob, read_list
@@ -83,11 +74,7 @@ from crossmount.transfer.copy_jobs import CopyJob, read_list
     "--referrers", is_flag=True, help="Also copy signatures, SBOMs and other artifacts that refer to an image."
 )
 @click.option("--allow-transfer", is_flag=True, help="Transfer must-mount layers that cannot be mounted.")
-@platform_option
-@registry_options
-@upload_options
-@limit_options(images=True)
-@click.pass_context
+@transfer_options(images=True)
 def copy(
     ctx: click.Context,
     *,
@@ -100,13 +87,7 @@ def copy(
     cache_size: int,
     referrers: bool,
     allow_transfer: bool,
-    platforms: tuple[str, ...],
-    plain_http_for: tuple[str, ...],
-    insecure_for: tuple[str, ...],
-    uploads: int,
-    requests: int,
-    images: int,
-    wait: float,
+    transfer: TransferOptions,
 ) -> None:
     """Copy the image SOURCE to DEST, on other registries or the same, byte for byte.
 
@@ -129,8 +110,6 @@ def copy(
     settings = settings_of(ctx)
     display = progress_display(sys.stderr, TransferTracker(names_dest=True), verbose=settings.verbose)
     store = None if cache is None else BlobCache(cache, limit=cache_size)
-    options = client_options(settings)
-    special = special_options(options, plain_http_for, insecure_for)
     embedded = index_kind(index_url(settings)) == "embedded"
     warn_if_alone(settings)
 
@@ -139,10 +118,7 @@ def copy(
             display.observe(event)
 
     async def run() -> CopyReport:
-        async with (
-            index_for_push(settings) as index,
-            Registries(options, special=special, observer=display.observe) as registries,
-        ):
+        async with opened_places(settings, transfer, display.observe) as (index, registries):
             return await copy_all(
                 jobs,
                 CopySettings(
@@ -152,9 +128,9 @@ def copy(
                     cache=store,
                     referrers=referrers,
                     allow_transfer=allow_transfer,
-                    platforms=platforms,
-                    limits=Limits(uploads=uploads, requests=requests, images=images),
-                    patience=Patience(limit=wait),
+                    platforms=transfer.platforms,
+                    limits=transfer.limits,
+                    patience=transfer.patience,
                     observer=observe,
                 ),
             )

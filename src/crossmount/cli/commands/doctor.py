@@ -5,6 +5,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -178,9 +179,9 @@ async def check_registry(
     )
 
 
-async def check_credentials(settings: Settings, dest: Reference, ping: Ping | None) -> Finding:
+async def check_credentials(authfile: Path | None, dest: Reference, ping: Ping | None) -> Finding:
     """Find the credentials that a push would use. The secret is not read."""
-    stored = StoredCredentials(authfile=settings.authfile, written=dest.repository.address)
+    stored = StoredCredentials(authfile=authfile, written=dest.repository.address)
     try:
         found = await stored.find(dest.registry, dest.name)
     except CrossmountError as error:
@@ -259,9 +260,10 @@ async def examine(settings: Settings, dest: Reference | None) -> list[Finding]:
     index, recorded = await check_index(settings, dest)
     if dest is None:
         return [index]
-    async with RegistryClient(dest, options=client_options(settings, patient=False)) as client:
-        registry, ping = await check_registry(client, plain_http=settings.plain_http)
-        credentials = await check_credentials(settings, dest, ping)
+    options = client_options(settings, patient=False)
+    async with RegistryClient(dest, options=options) as client:
+        registry, ping = await check_registry(client, plain_http=options.plain_http)
+        credentials = await check_credentials(options.authfile, dest, ping)
         mounts = check_mounts(client.registry, recorded.traits, seconds_left=recorded.seconds_left)
         if ping is None:  # the index needs no answer of the registry
             return [index, registry, credentials, *([] if recorded.seconds_left is None else [mounts])]

@@ -1,40 +1,30 @@
 """`crossmount push`."""
 
 import sys
-from collections.abc import Iterable
 
 import click
 
 from crossmount.cli import output, text
-from crossmount.cli.access import (
-    client_options,
-    index_for_push,
-    index_kind,
-    index_url,
-    special_options,
-    warn_if_alone,
-)
+from crossmount.cli.access import index_kind, index_url, warn_if_alone
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.options import (
-    REFERENCE,
-    REGISTRY,
-    SIZE,
-    limit_options,
-    platform_option,
-    registry_options,
-    upload_options,
-)
+from crossmount.cli.options import REFERENCE, REGISTRY, SIZE
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.progress.transfer import TransferTracker
 from crossmount.cli.settings import settings_of
-from crossmount.fleet import Patience
+from crossmount.cli.transfers import (
+    TransferOptions,
+    fetched_lines,
+    index_status,
+    opened_places,
+    platform_lines,
+    transfer_options,
+)
 from crossmount.oci import Reference
 from crossmount.oci.image_spool import SPOOL_LIMIT
-from crossmount.transfer import BlobReport, Limits, PushReport, Registries
+from crossmount.transfer import PushReport
 from crossmount.transfer import push as push_image
-from crossmount.transfer.report import FROM_CACHE, IndexState
 
 
 @click.command(cls=Command)
@@ -50,7 +40,6 @@ from crossmount.transfer.report import FROM_CACHE, IndexState
     show_envvar=True,
     help="Also tag the image as TAG in DEST's repository. Repeatable.",
 )
-@platform_option
 @click.option(
     "--origins",
     type=REGISTRY,
@@ -60,7 +49,6 @@ from crossmount.transfer.report import FROM_CACHE, IndexState
     show_envvar=True,
     help="Fetch layers that SOURCE lacks from this registry only. Repeatable. Default: any that the index names.",
 )
-@registry_options
 @click.option(
     "--spool-limit",
     type=SIZE,
@@ -71,9 +59,7 @@ from crossmount.transfer.report import FROM_CACHE, IndexState
     show_default=True,
     help="Most bytes of a tar that is spooled to disk, unpacked, in TMPDIR or /var/tmp.",
 )
-@upload_options
-@limit_options()
-@click.pass_context
+@transfer_options()
 def push(
     ctx: click.Context,
     *,
@@ -81,14 +67,9 @@ def push(
     dest: Reference,
     as_json: bool,
     tags: tuple[str, ...],
-    platforms: tuple[str, ...],
     origins: tuple[str, ...],
-    plain_http_for: tuple[str, ...],
-    insecure_for: tuple[str, ...],
     spool_limit: int,
-    uploads: int,
-    requests: int,
-    wait: float,
+    transfer: TransferOptions,
 ) -> None:
     """Push the image SOURCE to the reference DEST: mount the layers that the registry has, upload the rest.
 
@@ -114,26 +95,21 @@ def push(
     """  # noqa: D301 \b is click's mark for a paragraph that keeps its lines
     settings = settings_of(ctx)
     display = progress_display(sys.stderr, TransferTracker(), verbose=settings.verbose)
-    options = client_options(settings)
-    special = special_options(options, plain_http_for, insecure_for)
     warn_if_alone(settings)
 
     async def run() -> PushReport:
-        async with (
-            index_for_push(settings) as index,
-            Registries(options, special=special, observer=display.observe) as registries,
-        ):
+        async with opened_places(settings, transfer, display.observe) as (index, registries):
             return await push_image(
                 source,
                 dest,
                 tags=tags,
-                platforms=platforms,
+                platforms=transfer.platforms,
                 index=index,
                 registries=registries,
                 origins=origins or None,
                 spool_limit=spool_limit,
-                limits=Limits(uploads=uploads, requests=requests),
-                patience=Patience(limit=wait),
+                limits=transfer.limits,
+                patience=transfer.patience,
                 observer=display.observe,
             )
 
@@ -166,35 +142,6 @@ def render_push(report: PushReport, *, index_failed_first: bool = False, embedde
         *fetched_lines(blob for blob in report.blobs if blob.outcome == "uploaded"),
         f"took {text.duration(report.seconds)}, index: {index}",
     ]
-
-
-def platform_lines(*reports: PushReport) -> list[str]:
-    """Return the line for the platforms that were chosen, if there is one choice in all reports."""
-    chosen = {", ".join(report.platforms) for report in reports if report.platforms}
-    return [f"platforms {names}, in a new index with these alone" for names in chosen if len(chosen) == 1]
-
-
-def fetched_lines(uploaded: Iterable[BlobReport]) -> list[str]:
-    """Return a line for each place that bytes of uploaded blobs were fetched from."""
-    fetched: dict[str, tuple[int, int]] = {}
-    for blob in uploaded:
-        if blob.fetched_from is not None:
-            number, size = fetched.get(blob.fetched_from, (0, 0))
-            fetched[blob.fetched_from] = number + 1, size + blob.size
-    return [
-        f"  {text.count(number, 'blob')}, {text.size(size)}, from {'the cache' if place == FROM_CACHE else place}"
-        for place, (number, size) in fetched.items()
-    ]
-
-
-def index_status(state: IndexState, *, failed_first: bool, embedded: bool = False) -> str:
-    """Return whether the index worked. `failed_first`: it failed before the first blob."""
-    words = {
-        "ok": "ok (embedded, this host only)" if embedded else "ok",
-        "degraded": "failed" if failed_first else "failed at times",
-        "off": "off",
-    }
-    return words[state]
 
 
 def _so_far(tracker: TransferTracker, dest: Reference) -> str:

@@ -1,0 +1,186 @@
+"""What push and copy share: their options, the index and registries that they open, and lines of their reports."""
+
+import functools
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import click
+
+from crossmount import events
+from crossmount.cli import text
+from crossmount.cli.access import client_options, index_for_push
+from crossmount.cli.options import REGISTRY, Amount, count_option, upload_options
+from crossmount.cli.settings import Settings
+from crossmount.fleet import Patience
+from crossmount.index import MountIndex
+from crossmount.registry import ClientOptions
+from crossmount.transfer import BlobReport, Limits, PushReport, Registries
+from crossmount.transfer.report import FROM_CACHE, IndexState
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferOptions:
+    """Values of the options that push and copy share.
+
+    Attributes:
+        platforms: the only platforms to take; empty for all.
+        plain_http_for: the registries to talk http to.
+        insecure_for: the registries whose certificates are not verified.
+        limits: how much is done at once.
+        patience: how long to wait for another pusher's upload.
+    """
+
+    platforms: tuple[str, ...]
+    plain_http_for: tuple[str, ...]
+    insecure_for: tuple[str, ...]
+    limits: Limits
+    patience: Patience
+
+    def special(self, options: ClientOptions) -> dict[str, ClientOptions]:
+        """Return the options of the registries that have others than `options`."""
+        special: dict[str, ClientOptions] = {}
+        for registry in self.plain_http_for:
+            special[registry] = replace(options, plain_http=True)
+        for registry in self.insecure_for:
+            special[registry] = replace(special.get(registry, options), insecure=True)
+        return special
+
+
+def transfer_options(*, images: bool = False) -> Callable[[F], Callable[..., Any]]:
+    """Return a decorator that adds the shared options to a command, which gets them as `transfer`.
+
+    Args:
+        images: also add `--images`, for a command that transfers several images.
+    """
+
+    def decorate(command: F) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def collect(
+            ctx: click.Context,
+            /,
+            *,
+            platforms: tuple[str, ...],
+            plain_http_for: tuple[str, ...],
+            insecure_for: tuple[str, ...],
+            uploads: int,
+            requests: int,
+            wait: float,
+            images: int = _LIMITS.images,
+            **others: Any,
+        ) -> Any:
+            transfer = TransferOptions(
+                platforms=platforms,
+                plain_http_for=plain_http_for,
+                insecure_for=insecure_for,
+                limits=Limits(uploads=uploads, requests=requests, images=images),
+                patience=Patience(limit=wait),
+            )
+            return command(ctx, transfer=transfer, **others)
+
+        decorated: Callable[..., Any] = click.pass_context(collect)
+        for option in reversed(_options(images=images)):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+def _options(*, images: bool) -> list[Callable[..., Any]]:
+    several = count_option("--images", 64, _LIMITS.images, "CROSSMOUNT_IMAGES", "Copy at most N images at once.")
+    return [
+        click.option(
+            "--platform",
+            "platforms",
+            multiple=True,
+            metavar="PLATFORM",
+            envvar="CROSSMOUNT_PLATFORM",
+            show_envvar=True,
+            help="Take this platform of an image alone, such as linux/arm64/v8: into a new index. Repeatable.",
+        ),
+        click.option(
+            "--plain-http-for",
+            type=REGISTRY,
+            multiple=True,
+            metavar="REGISTRY",
+            help="Use http for this registry only. Repeatable.",
+        ),
+        click.option(
+            "--insecure-for",
+            type=REGISTRY,
+            multiple=True,
+            metavar="REGISTRY",
+            help="Do not verify this registry's certificate. Repeatable.",
+        ),
+        upload_options,
+        *([several] if images else []),
+        count_option("--uploads", 64, _LIMITS.uploads, "CROSSMOUNT_UPLOADS", "Upload at most N blobs at once."),
+        count_option(
+            "--requests",
+            256,
+            _LIMITS.requests,
+            "CROSSMOUNT_REQUESTS",
+            "Send at most N HEAD and mount requests at once.",
+        ),
+        click.option(
+            "--wait",
+            type=Amount(0),
+            default=Patience().limit,
+            metavar="SECONDS",
+            envvar="CROSSMOUNT_WAIT",
+            show_envvar=True,
+            show_default=True,
+            help="Wait at most this long while another pusher uploads the blob, then mount it; 0 never waits.",
+        ),
+    ]
+
+
+@asynccontextmanager
+async def opened_places(
+    settings: Settings, transfer: TransferOptions, observer: events.Observer
+) -> AsyncIterator[tuple[MountIndex | None, Registries]]:
+    """Open the index (None if it is off) and the registries of a push or a copy. Nothing connects yet.
+
+    Raises:
+        InvalidInputError: the URL or the namespace of the index breaks the grammar.
+    """
+    options = client_options(settings)
+    async with (
+        index_for_push(settings) as index,
+        Registries(options, special=transfer.special(options), observer=observer) as registries,
+    ):
+        yield index, registries
+
+
+def platform_lines(*reports: PushReport) -> list[str]:
+    """Return the line for the platforms that were chosen, if there is one choice in all reports."""
+    chosen = {", ".join(report.platforms) for report in reports if report.platforms}
+    return [f"platforms {names}, in a new index with these alone" for names in chosen if len(chosen) == 1]
+
+
+def fetched_lines(uploaded: Iterable[BlobReport]) -> list[str]:
+    """Return a line for each place that bytes of uploaded blobs were fetched from."""
+    fetched: dict[str, tuple[int, int]] = {}
+    for blob in uploaded:
+        if blob.fetched_from is not None:
+            number, size = fetched.get(blob.fetched_from, (0, 0))
+            fetched[blob.fetched_from] = number + 1, size + blob.size
+    return [
+        f"  {text.count(number, 'blob')}, {text.size(size)}, from {'the cache' if place == FROM_CACHE else place}"
+        for place, (number, size) in fetched.items()
+    ]
+
+
+def index_status(state: IndexState, *, failed_first: bool, embedded: bool = False) -> str:
+    """Return whether the index worked. `failed_first`: it failed before the first blob."""
+    words = {
+        "ok": "ok (embedded, this host only)" if embedded else "ok",
+        "degraded": "failed" if failed_first else "failed at times",
+        "off": "off",
+    }
+    return words[state]
