@@ -1,0 +1,184 @@
+"""The accounts of days: what one push adds to them, and what is read back.
+
+A row of a day is of one registry and one prefix, the first component of repositories' names. A day has few rows:
+small ones are added to the row `OTHER` of their registry, or of all registries.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+from crossmount.oci import Digest, Repository
+from crossmount.savings.tally import Tally
+
+OTHER = "*"
+"""The name of a row for all that has no row of its own. No registry and no repository is called that."""
+
+UploadReason = Literal["unknown", "unreadable", "unmountable", "gone", "small"]
+"""Why a layer was uploaded although a registry of the fleet may have had it.
+
+`unknown`: the index named no source on this registry. `unreadable`: the account may not read the sources.
+`unmountable`: the registry did not mount from them. `gone`: the sources no longer had it. `small`: another push
+was uploading it at the same time, and it is too small to wait for.
+"""
+
+LayerFate = Literal["mounted"] | UploadReason
+"""What happened to a layer in one push: it was mounted, or it was uploaded for a reason."""
+
+FATES: tuple[LayerFate, ...] = ("mounted", *get_args(UploadReason))
+
+Row = tuple[str, str]
+"""A registry, and the first component of repositories' names; both may be `OTHER`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerIncrement:
+    """One layer of one push.
+
+    Attributes:
+        size: bytes, more than 0.
+    """
+
+    digest: Digest
+    size: int
+    fate: LayerFate
+
+
+@dataclass(frozen=True, slots=True)
+class PushIncrement:
+    """What one push adds to the accounts of the day on which it ends.
+
+    Attributes:
+        registry: the registry that was pushed to.
+        prefix: the first component of the repository's name.
+        layers: the largest layers that were mounted or uploaded.
+    """
+
+    registry: str
+    prefix: str
+    tally: Tally
+    layers: tuple[LayerIncrement, ...] = ()
+
+    @property
+    def row(self) -> Row:
+        """The row that it belongs to."""
+        return self.registry, self.prefix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerAccount:
+    """What happened to one layer in a period. Counts may be too low, never too high.
+
+    Attributes:
+        size: bytes.
+        mounted: how often it was mounted.
+        uploaded: how often it was uploaded, for each reason.
+    """
+
+    digest: Digest
+    size: int
+    mounted: int = 0
+    uploaded: Mapping[UploadReason, int] = field(default_factory=dict)
+
+    @property
+    def bytes_mounted(self) -> int:
+        """Bytes that mounts of it saved."""
+        return self.mounted * self.size
+
+    @property
+    def uploads(self) -> int:
+        """How often it was uploaded."""
+        return sum(self.uploaded.values())
+
+    @property
+    def uploads_again(self) -> int:
+        """How often it was uploaded although it had been pushed in this period: every time but the first."""
+        return self.uploads if self.mounted else max(0, self.uploads - 1)
+
+    @property
+    def bytes_uploaded_again(self) -> int:
+        """Bytes that mounts of it would have saved."""
+        return self.uploads_again * self.size
+
+    @property
+    def reason(self) -> UploadReason | None:
+        """The most frequent reason of the uploads; None if there were none."""
+        return max(self.uploaded, key=lambda reason: (self.uploaded[reason], reason), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class DayAccounts:
+    """The accounts of one day.
+
+    Attributes:
+        day: the day, in UTC by the clocks of the pushers. A push counts on the day on which it ends.
+        by: the rows.
+        layers: the layers that moved or saved most bytes, in no order.
+    """
+
+    day: date
+    by: Mapping[Row, Tally] = field(default_factory=dict)
+    layers: Sequence[LayerAccount] = ()
+
+    @property
+    def total(self) -> Tally:
+        """The sum of all rows."""
+        return Tally.total(self.by.values())
+
+
+@runtime_checkable
+class ReadsAccounts(Protocol):
+    """An index that keeps accounts. A user's own index need not."""
+
+    async def read_accounts(self, days: Sequence[date]) -> Sequence[DayAccounts]:
+        """Return the accounts of days, in their order, in one round trip; a day without pushes is empty.
+
+        Raises:
+            IndexFailedError: no answer, or the server refuses to read them.
+        """
+        ...
+
+
+def prefix_of(repository: Repository) -> str:
+    """Return the first component of a repository's name."""
+    return repository.name.partition("/")[0]
+
+
+def layer_accounts(counts: Iterable[tuple[LayerIncrement, int]]) -> Sequence[LayerAccount]:
+    """Return the account of each layer, from how often each fate befell it."""
+    mounted: dict[tuple[Digest, int], int] = defaultdict(int)
+    uploaded: dict[tuple[Digest, int], dict[UploadReason, int]] = {}
+    for layer, times in counts:
+        key = layer.digest, layer.size
+        reasons = uploaded.setdefault(key, defaultdict(int))
+        if layer.fate == "mounted":
+            mounted[key] += times
+        else:
+            reasons[layer.fate] += times
+    return [
+        LayerAccount(digest=key[0], size=key[1], mounted=mounted[key], uploaded=dict(reasons))
+        for key, reasons in uploaded.items()
+    ]
+
+
+class MemoryAccounts:
+    """Accounts in this process: every row and every layer is kept, as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._rows: dict[date, dict[Row, Tally]] = defaultdict(dict)
+        self._layers: dict[date, list[LayerIncrement]] = defaultdict(list)
+
+    def add(self, day: date, increment: PushIncrement) -> None:
+        """Add what one push did to the accounts of a day."""
+        rows = self._rows[day]
+        rows[increment.row] = rows.get(increment.row, Tally()) + increment.tally
+        self._layers[day].extend(increment.layers)
+
+    async def read_accounts(self, days: Sequence[date]) -> Sequence[DayAccounts]:
+        """Return the accounts of days, in their order; a day without pushes is empty."""
+        return [DayAccounts(day, dict(self._rows.get(day, {})), self._layers_of(day)) for day in days]
+
+    def _layers_of(self, day: date) -> Sequence[LayerAccount]:
+        return layer_accounts((layer, 1) for layer in self._layers.get(day, ()))
