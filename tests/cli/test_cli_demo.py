@@ -11,8 +11,7 @@ import pytest
 from crossmount.cli.demo import command as demo
 from crossmount.cli.demo import pushes as demo_pushes
 from crossmount.cli.demo import registry as demo_registry
-from crossmount.cli.demo.images import IMAGES, DemoImage, make_images
-from crossmount.cli.demo.pushes import Pushed, Pushes
+from crossmount.cli.demo.pushes import IMAGES, DemoImage, Pushed, Pushes, make_images
 from crossmount.cli.demo.registry import child
 from crossmount.cli.progress.transfer import index_warning
 from crossmount.oci import Repository
@@ -25,8 +24,8 @@ from support.registries import run
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The demo has small layers, and its temporary files are in a folder of the test."""
-    monkeypatch.setattr("crossmount.cli.demo.images.SHARED", dict.fromkeys(("base", "runtime", "libraries"), 9000))
-    monkeypatch.setattr("crossmount.cli.demo.images.OWN", 1000)
+    monkeypatch.setattr("crossmount.cli.demo.pushes.SHARED", dict.fromkeys(("base", "runtime", "libraries"), 9000))
+    monkeypatch.setattr("crossmount.cli.demo.pushes.OWN", 1000)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
 

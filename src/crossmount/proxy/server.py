@@ -20,8 +20,7 @@ from crossmount.oci.reference import is_loopback
 from crossmount.proxy.app import App
 from crossmount.proxy.auth.callers import Agents, Authenticator
 from crossmount.proxy.auth.client_mode import ClientAuthenticator
-from crossmount.proxy.auth.own_names import OwnNames
-from crossmount.proxy.auth.service_mode import AllowedCallers, ServiceAuthenticator
+from crossmount.proxy.auth.service_mode import AllowedCallers, OwnNames, ServiceAuthenticator
 from crossmount.proxy.auth.tokens import TokenBroker
 from crossmount.proxy.event_receiver import EventReceiver
 from crossmount.proxy.http.serving import ListenAddress, RunningServer, listening, log_index_event

@@ -14,8 +14,7 @@ import click
 from crossmount.cli import output, text
 from crossmount.cli.access import display_url, index_kind, index_url, opened_index
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.demo.images import FIRST, IMAGES, OWN, SHARED, DemoImage, make_images
-from crossmount.cli.demo.pushes import Pushed, Pushes
+from crossmount.cli.demo.pushes import FIRST, IMAGES, OWN, SHARED, DemoImage, Pushed, Pushes, make_images
 from crossmount.cli.demo.registry import CountedRegistry, demo_registry
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted

@@ -1,14 +1,19 @@
-"""`--auth service`: the proxy checks its callers itself, and acts with credentials of its own."""
+"""`--auth service`: the proxy checks its callers itself, and acts with credentials of its own.
+
+It therefore also checks that no web page uses them: a browser can reach every port of its machine and network.
+"""
 
 import asyncio
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import bcrypt
@@ -16,12 +21,84 @@ import bcrypt
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Repository
 from crossmount.proxy.auth.callers import BASIC_CHALLENGE, Agent, Caller, read_basic
-from crossmount.proxy.auth.own_names import OwnNames
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
 from crossmount.proxy.http.upstream import RejectedAuth
 from crossmount.registry.auth.scope import NOTHING, Wanted, delete, pull, push
+
+
+@dataclass(frozen=True, slots=True)
+class OwnNames:
+    """The hosts that a request may name, in lower case.
+
+    A page whose name is made to point at the proxy (DNS rebinding) sends its own name as Host, and any page can
+    send a simple POST, with its Origin. Clients of registries send no Origin, and the name that they were given as
+    Host.
+
+    Attributes:
+        hosts: the names. IP addresses and `localhost` are always allowed, since DNS rebinding needs a name. None
+            allows every name: then each caller needs a password or a token, which no foreign page knows.
+        origin: scheme, host and port of the public URL; empty if there is none.
+    """
+
+    hosts: frozenset[str] | None = None
+    origin: str = ""
+
+    @classmethod
+    def of(cls, listen: str, public_url: str | None, *, any_host: bool) -> "OwnNames":
+        """Return the names of a proxy.
+
+        Args:
+            listen: the address that it listens on.
+            public_url: its URL for callers, if it has one.
+            any_host: whether every Host is allowed.
+        """
+        public = None if public_url is None else urlsplit(public_url).hostname
+        hosts = frozenset(name.lower() for name in (listen, public) if name)
+        return cls(None if any_host else hosts, (public_url or "").lower())
+
+    def check(self, exchange: Exchange) -> None:
+        """Check that a request is meant for this proxy, and is not sent by a page of another site.
+
+        Raises:
+            RequestRefusedError: another name in Host (421), or another site in Origin or Sec-Fetch-Site (403).
+        """
+        host = exchange.header(b"host") or ""
+        if self.hosts is not None and host and not self._is_own(_host_of(f"//{host}")):
+            raise RequestRefusedError(
+                421, "UNSUPPORTED", "the Host is not a name of this proxy: use its address, or set --public-url"
+            )
+        foreign = (exchange.header(b"sec-fetch-site") or "").strip().lower() in {"cross-site", "same-site"}
+        origins = exchange.values(b"origin")
+        if foreign or any(not self._same_site(origin.decode("latin-1"), host) for origin in origins):
+            raise RequestRefusedError(403, "DENIED", "a page of another site may not use this proxy")
+
+    def _same_site(self, origin: str, host: str) -> bool:
+        origin = origin.strip().lower()
+        return origin != "" and (origin == self.origin or origin.partition("://")[2] == host.lower() != "")
+
+    def _is_own(self, name: str | None) -> bool:
+        if name is None or self.hosts is None:
+            return False
+        if name == "localhost" or name in self.hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def _host_of(url: str) -> str | None:
+    """Return the host in a URL, in lower case; None if there is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises ValueError for an invalid port
+    except ValueError:
+        return None
+    return None if parts.username is not None or parts.path else parts.hostname
+
 
 _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
 _TOKEN_LEAST = 16
