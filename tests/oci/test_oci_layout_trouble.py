@@ -15,8 +15,7 @@ from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.oci.layout import load_image, open_layout
 from crossmount.oci.layout_files import Extent, read_extent
-from crossmount.oci.manifest import MANIFEST_BYTES_MAX
-from crossmount.oci.manifest_walk import INDEX_DEPTH_MAX
+from crossmount.oci.manifest import INDEX_DEPTH_MAX, MANIFEST_BYTES_MAX
 from support.images import MadeImage, make_layers, make_layout
 from support.layouts import write, write_index, write_manifest, write_root
 

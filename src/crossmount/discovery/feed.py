@@ -25,7 +25,7 @@ from crossmount.errors import CrossmountError, IndexUnavailableError
 from crossmount.index.guard import GuardedIndex
 from crossmount.index.protocol import MountableLayers, Sighting, backing_server
 from crossmount.oci import Digest, Located, Repository
-from crossmount.oci.manifest_walk import ManifestWalk
+from crossmount.oci.manifest import ManifestWalk
 from crossmount.redis.replies import StartingError
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.transfer.concurrency import run_all

@@ -12,7 +12,7 @@ from functools import partial
 from crossmount.discovery.manifest_summary import ManifestCache, ManifestSummary
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError
 from crossmount.oci import Digest, Reference, Repository
-from crossmount.oci.manifest_walk import ManifestWalk
+from crossmount.oci.manifest import ManifestWalk
 from crossmount.registry import RegistryClient
 from crossmount.transfer.concurrency import run_all
 

@@ -2,8 +2,7 @@
 
 from crossmount.oci.blob import AbsentBlob, BlobSource, BytesBlob, FileBlob
 from crossmount.oci.coerce import as_digest, as_digests, as_reference, as_repository
-from crossmount.oci.descriptor import Descriptor
-from crossmount.oci.digest import Digest
+from crossmount.oci.descriptor import Descriptor, Digest
 from crossmount.oci.manifest import Manifest
 from crossmount.oci.reference import Located, Reference, Repository
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from crossmount.errors import InvalidLayoutError
-from crossmount.oci.descriptor import Descriptor
-from crossmount.oci.digest import Hasher
-from crossmount.oci.open_file import OpenFile
+from crossmount.oci.descriptor import Descriptor, Hasher
+from crossmount.oci.layout_files import OpenFile
 
 READ_BYTES = 1024 * 1024
 

@@ -6,7 +6,7 @@ The public methods call these once, so that inside the package only values are p
 from collections.abc import Iterable
 
 from crossmount.errors import InvalidReferenceError
-from crossmount.oci.digest import Digest
+from crossmount.oci.descriptor import Digest
 from crossmount.oci.reference import Located, Reference, Repository
 
 

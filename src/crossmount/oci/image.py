@@ -6,11 +6,9 @@ from typing import NoReturn
 
 from crossmount.errors import InvalidLayoutError
 from crossmount.oci.blob import AbsentBlob, BlobSource, FileBlob
-from crossmount.oci.descriptor import Descriptor
-from crossmount.oci.digest import Digest
+from crossmount.oci.descriptor import Descriptor, Digest
 from crossmount.oci.layout_files import Extent, LayoutFiles, read_extent
-from crossmount.oci.manifest import MANIFEST_BYTES_MAX, Manifest
-from crossmount.oci.manifest_walk import ManifestWalk, children_first
+from crossmount.oci.manifest import MANIFEST_BYTES_MAX, Manifest, ManifestWalk, children_first
 from crossmount.oci.platforms import Platform, check_config, select
 
 _FOREIGN_MARKS = (".foreign.", ".nondistributable.")

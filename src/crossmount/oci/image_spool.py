@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Protocol
 
 from crossmount.errors import CrossmountError, InvalidInputError, InvalidLayoutError, MissingExtraError
 from crossmount.oci.blob import READ_BYTES
-from crossmount.oci.open_file import OpenFile
+from crossmount.oci.layout_files import OpenFile
 
 SPOOL_LIMIT = 20 * 1024**3
 """The most bytes of one spooled tar, unless the caller says otherwise."""

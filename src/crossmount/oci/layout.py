@@ -16,9 +16,8 @@ from crossmount.oci.archive import ArchiveFiles
 from crossmount.oci.descriptor import REF_NAME, Descriptor
 from crossmount.oci.image import Image, read_image
 from crossmount.oci.image_spool import ImageSpool
-from crossmount.oci.layout_files import DirectoryFiles, LayoutFiles, read
+from crossmount.oci.layout_files import DirectoryFiles, LayoutFiles, OpenFile, read
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX, Manifest
-from crossmount.oci.open_file import OpenFile
 from crossmount.oci.platforms import Platform
 from crossmount.oci.reference import Reference
 

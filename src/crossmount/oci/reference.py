@@ -11,7 +11,7 @@ from typing import Protocol, Self
 
 from crossmount._secrets import without_userinfo
 from crossmount.errors import InvalidReferenceError
-from crossmount.oci.digest import Digest
+from crossmount.oci.descriptor import Digest
 
 DOCKER_HUB = "docker.io"
 DEFAULT_TAG = "latest"

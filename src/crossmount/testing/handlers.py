@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from typing import assert_never
 from urllib.parse import quote
 
-from crossmount.oci.descriptor import OCI_INDEX
-from crossmount.oci.digest import Digest
+from crossmount.oci.descriptor import OCI_INDEX, Digest
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
 from crossmount.testing.access_control import TOKEN_PATH, AccessControl
 from crossmount.testing.holdings import Holdings, StoredManifest, cut_page, read_manifest

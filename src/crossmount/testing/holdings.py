@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crossmount.errors import InvalidManifestError
-from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
-from crossmount.oci.digest import Digest
+from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest
 from crossmount.testing.routes import PageRequest
 from crossmount.testing.storage import BlobStore
 from crossmount.testing.values import Content, DistributionError

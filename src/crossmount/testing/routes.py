@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from crossmount.errors import InvalidDigestError
-from crossmount.oci.digest import Digest
+from crossmount.oci.descriptor import Digest
 from crossmount.oci.reference import is_repository_name, is_tag
 from crossmount.testing.values import DistributionError, Request
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from crossmount.oci.digest import Digest
+from crossmount.oci.descriptor import Digest
 from crossmount.testing.access_control import TOKEN_PATH, AccessControl
 from crossmount.testing.connection import Connection, CutError, GoneError, IncomingBody
 from crossmount.testing.faults import (

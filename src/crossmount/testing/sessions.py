@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from crossmount.oci.digest import Digest
+from crossmount.oci.descriptor import Digest
 from crossmount.testing.holdings import Holdings
 from crossmount.testing.options import RegistryOptions
 from crossmount.testing.routes import (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from crossmount.oci.digest import Digest
+from crossmount.oci.descriptor import Digest
 from crossmount.testing.values import Content, Inline
 
 PIECE = 256 * 1024

@@ -23,7 +23,7 @@ from crossmount.errors import InvalidInputError, InvalidLayoutError
 from crossmount.oci import Reference
 from crossmount.oci.blob import READ_BYTES
 from crossmount.oci.image_spool import ImageSpool
-from crossmount.oci.open_file import OpenFile
+from crossmount.oci.layout_files import OpenFile
 
 SCHEME = "docker-daemon:"
 

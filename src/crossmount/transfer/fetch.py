@@ -12,7 +12,7 @@ from typing import Protocol
 
 from crossmount.errors import BlobUnavailableError, CrossmountError, InvalidAnswerError
 from crossmount.oci import Descriptor, Repository
-from crossmount.oci.digest import Hasher
+from crossmount.oci.descriptor import Hasher
 
 BUFFER_BYTES = 4 * 1024 * 1024
 """How many of the yielded bytes are stored, so that a resumed upload gets the same bytes again."""

@@ -17,7 +17,7 @@ from crossmount.index.protocol import MountableLayers
 from crossmount.oci import Reference, as_reference
 from crossmount.oci.image_spool import SPOOL_LIMIT, ImageSpool
 from crossmount.oci.layout import Image, load_image, spooled_layout
-from crossmount.oci.open_file import OpenFile
+from crossmount.oci.layout_files import OpenFile
 from crossmount.oci.platforms import Platform, parse_all
 from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions, RegistryClient

@@ -10,8 +10,7 @@ from crossmount.errors import InvalidAnswerError, RegistryRefusedError
 from crossmount.oci import BlobSource, Descriptor, Digest, Manifest, Reference
 from crossmount.oci.descriptor import each_once
 from crossmount.oci.image import Image, is_foreign
-from crossmount.oci.manifest import MANIFEST_BYTES_MAX
-from crossmount.oci.manifest_walk import ManifestWalk, children_first
+from crossmount.oci.manifest import MANIFEST_BYTES_MAX, ManifestWalk, children_first
 from crossmount.oci.platforms import Platform, check_config, select
 from crossmount.registry import RegistryClient
 from crossmount.transfer.concurrency import run_all
