@@ -9,12 +9,12 @@ import crossmount
 
 ROOT = Path(crossmount.__file__).parent
 
-BASE = {"errors", "events", "oci", "_parsing", "_secrets", "_background", "_closing", "_expiring", "_signals"}
+BASE = {"errors", "events", "oci", "_parsing", "_secrets", "_tasks", "_closing", "_expiring", "_signals"}
 PACKAGES: dict[str, set[str]] = {
     "errors": set(),
     "_parsing": set(),
     "_secrets": set(),
-    "_background": {"errors"},
+    "_tasks": {"errors"},
     "_closing": set(),
     "_expiring": set(),
     "_signals": set(),

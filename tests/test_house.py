@@ -16,7 +16,6 @@ FLAVOURS = {"blocking.py", "asyncio.py", "index/blocking.py"}
 LINES_MIN, LINES_MAX = 40, 320
 
 SHORT = {
-    "_background.py": "many packages share it, as they do `_closing.py`",
     "_closing.py": "a base class that many packages share, and no package is below all of them",
     "_signals.py": "the command and the proxy share it, and neither loads the other",
     "cli/entry.py": "runs before it is known whether the packages of the extra are installed",

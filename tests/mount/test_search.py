@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from crossmount.errors import AccessDeniedError
 from crossmount.mount.decision import FalseMount, MountAnswer
-from crossmount.mount.search import FAILURES, FAILURES_A_LAYER, SPARES, SourceSearch
+from crossmount.mount.ranking import FAILURES, FAILURES_A_LAYER, SPARES, SourceSearch
 from crossmount.oci import Digest, Repository
 from crossmount.registry import Mounted
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossmount.registry.auth.halving import REQUESTS_MAX, Group, Halved, halving
-from crossmount.registry.auth.mount_scopes import MountScopes, batches
+from crossmount.registry.auth.mount_scopes import REQUESTS_MAX, Group, Halved, MountScopes, batches, halving
 from crossmount.registry.auth.scope import Scope, Wanted
 
 SCOPES = tuple(Scope("repository", f"team/{number}", ("pull",)) for number in range(40))

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from crossmount import events
 from crossmount._closing import Closing
+from crossmount._tasks import run_all
 from crossmount.discovery.manifest_summary import ManifestCache, ManifestSummary, manifest_cache_of
 from crossmount.discovery.manifest_walker import ManifestWalker
 from crossmount.discovery.webhooks import BlobArrived, Deleted, ManifestArrived, RegistryChange, read_webhook
@@ -28,7 +29,6 @@ from crossmount.oci import Digest, Located, Repository
 from crossmount.oci.manifest import ManifestWalk
 from crossmount.redis.replies import StartingError
 from crossmount.registry import ClientOptions, RegistryClient
-from crossmount.transfer.concurrency import run_all
 
 WAITING_MAX = 10_000
 """The largest number of changes that may wait."""

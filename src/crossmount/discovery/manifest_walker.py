@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+from crossmount._tasks import run_all
 from crossmount.discovery.manifest_summary import ManifestCache, ManifestSummary
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError
 from crossmount.oci import Digest, Reference, Repository
 from crossmount.oci.manifest import ManifestWalk
 from crossmount.registry import RegistryClient
-from crossmount.transfer.concurrency import run_all
 
 MANIFESTS_MAX = 4096
 """The largest number of manifests that one walk reads, whatever indexes name."""

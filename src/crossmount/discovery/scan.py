@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 
 from crossmount import events
+from crossmount._tasks import run_all
 from crossmount.discovery.manifest_summary import ManifestSummary, manifest_cache_of
 from crossmount.discovery.manifest_walker import ManifestWalker, WalkResult
 from crossmount.discovery.repository_selection import batches, select_repositories
@@ -25,7 +26,6 @@ from crossmount.index.adapt import adapt
 from crossmount.index.protocol import MountableLayers, backing_server
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import ClientOptions, RegistryClient
-from crossmount.transfer.concurrency import run_all
 
 REQUESTS = 8
 TAGS_MAX = 100_000

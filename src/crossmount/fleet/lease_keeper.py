@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from crossmount._background import collect
+from crossmount._tasks import collect
 from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.fleet.progress import UploadProgress
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from crossmount._background import collect
+from crossmount._tasks import collect
 from crossmount.fleet.lease_keeper import LeaseKeeper
 from crossmount.fleet.lease_store import Lease, LeaseGateway
 from crossmount.fleet.queues import LayerQueues

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Any, Literal, TypeVar
 
 from crossmount import events
-from crossmount._background import collect
+from crossmount._tasks import collect
 from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
 from crossmount.index.adapt import adapt
 from crossmount.index.aliases import RegistryNames, registry_names_of

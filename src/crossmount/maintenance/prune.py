@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from crossmount import events
+from crossmount._tasks import run_all
 from crossmount.errors import InvalidInputError
 from crossmount.index.adapt import adapt
 from crossmount.index.entries import read_entries, require_listable
@@ -21,7 +22,6 @@ from crossmount.oci.reference import normalise_registry
 from crossmount.redis.key_scan import scan_pages
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.registry.credentials.given import bound_to, is_for_one
-from crossmount.transfer.concurrency import run_all
 
 REQUESTS = 8
 PAGE = 200

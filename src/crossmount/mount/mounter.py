@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, assert_never
 
 from crossmount import events
-from crossmount._background import collect
 from crossmount._closing import Closing
+from crossmount._tasks import collect
 from crossmount.errors import AccessDeniedError, InvalidInputError, RegistryError
 from crossmount.index.adapt import adapt
 from crossmount.index.exclusions import look_up_as
@@ -21,8 +21,7 @@ from crossmount.index.protocol import (
 from crossmount.mount import decision
 from crossmount.mount.decision import MountAnswer, MountResult, MountStatus
 from crossmount.mount.findings import MountFindings
-from crossmount.mount.ranking import plan
-from crossmount.mount.search import SourceSearch
+from crossmount.mount.ranking import SourceSearch, plan
 from crossmount.oci import Digest, Located, Repository, as_digest, as_repository
 from crossmount.registry import Mounted, RegistryClient, UploadSession
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from crossmount._tasks import run_all
 from crossmount.errors import CrossmountError, InvalidLayoutError, RegistryRefusedError
 from crossmount.index.protocol import Knowledge
 from crossmount.oci import AbsentBlob, BlobSource, Descriptor, Digest, Repository
 from crossmount.oci.image import Image
 from crossmount.registry import SIZE_UNKNOWN, RegistryClient, UploadSession
 from crossmount.transfer.blobs import mount_required
-from crossmount.transfer.concurrency import run_all
 from crossmount.transfer.fetch import BlobOrigin, FetchedBlob
 from crossmount.transfer.origins import Origins
 from crossmount.transfer.report import IndexState

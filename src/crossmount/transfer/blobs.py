@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from crossmount import events
+from crossmount._tasks import run_all
 from crossmount.errors import MountRequiredError, knowing
 from crossmount.fleet import MountTurn, Slots, Turn, UploadTurn, mount_or_upload
 from crossmount.index.protocol import Knowledge, LayerKnowledge, MountIndex, Sighting
 from crossmount.mount import Mounter, MountResult, MountStatus
 from crossmount.oci import BlobSource, Digest, FileBlob, Repository
 from crossmount.registry import SIZE_UNKNOWN, RegistryClient, UploadSession
-from crossmount.transfer.concurrency import run_all
 from crossmount.transfer.fetch import FetchedBlob, StartOverError
 from crossmount.transfer.report import BlobReport
 from crossmount.transfer.turns import PushTurns

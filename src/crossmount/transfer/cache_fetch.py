@@ -8,11 +8,10 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 from crossmount import events
-from crossmount._background import collect
+from crossmount._tasks import collect, run_to_end
 from crossmount.errors import BlobUnavailableError, CrossmountError
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.transfer.cache import BlobCache, Incoming
-from crossmount.transfer.concurrency import run_to_end
 from crossmount.transfer.fetch import SLOWEST_RATE, FetchedBlob
 
 PIECE_BYTES = 1024 * 1024

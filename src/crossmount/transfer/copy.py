@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from crossmount import events
+from crossmount._tasks import run_each
 from crossmount.errors import CopyFailedError
 from crossmount.fleet import Fleet, Patience
 from crossmount.index.adapt import adapt
@@ -23,7 +24,6 @@ from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions
 from crossmount.transfer.cache import BlobCache
 from crossmount.transfer.cache_fetch import CacheFetcher
-from crossmount.transfer.concurrency import run_each
 from crossmount.transfer.copy_jobs import CopyJob
 from crossmount.transfer.image_copier import ImageCopier
 from crossmount.transfer.image_pusher import ImagePusher, Limits

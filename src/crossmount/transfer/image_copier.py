@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from crossmount import events
+from crossmount._tasks import run_all
 from crossmount.errors import CrossmountError, InvalidInputError, RegistryError
 from crossmount.oci import Descriptor, Digest, Reference
 from crossmount.oci.platforms import Platform
 from crossmount.transfer.cache_fetch import CacheFetcher, CacheOrigin
-from crossmount.transfer.concurrency import run_all
 from crossmount.transfer.copy_jobs import CopyJob
 from crossmount.transfer.fetch import BlobOrigin, FetchedBlob
 from crossmount.transfer.image_pusher import ImagePusher

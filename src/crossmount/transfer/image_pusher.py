@@ -10,6 +10,7 @@ from functools import partial
 from typing import Self
 
 from crossmount import events
+from crossmount._tasks import run_all
 from crossmount.errors import knowing
 from crossmount.fleet import Fleet, Patience, Slots
 from crossmount.index.aliases import registry_names_of
@@ -21,7 +22,6 @@ from crossmount.oci.layout import Image
 from crossmount.registry import RegistryClient
 from crossmount.transfer.absent import AbsentBlobs
 from crossmount.transfer.blobs import BlobPusher
-from crossmount.transfer.concurrency import run_all
 from crossmount.transfer.repair import Repairs
 from crossmount.transfer.turns import PushTurns
 

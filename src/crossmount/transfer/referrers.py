@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any
 
 from crossmount._parsing import json_object
+from crossmount._tasks import run_all
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError
 from crossmount.oci import Descriptor, Digest, Manifest, Reference, Repository
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.oci.reference import referrers_tag
 from crossmount.registry import RegistryClient
-from crossmount.transfer.concurrency import run_all
 from crossmount.transfer.remote_image import BYTES_MAX, RemoteImage
 
 COSIGN_SUFFIXES = ("sig", "att", "sbom")

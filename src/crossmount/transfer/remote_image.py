@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NoReturn
 
+from crossmount._tasks import run_all
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError
 from crossmount.oci import BlobSource, Descriptor, Digest, Manifest, Reference
 from crossmount.oci.descriptor import each_once
@@ -13,7 +14,6 @@ from crossmount.oci.image import Image, is_foreign
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX, ManifestWalk, children_first
 from crossmount.oci.platforms import Platform, check_config, select
 from crossmount.registry import RegistryClient
-from crossmount.transfer.concurrency import run_all
 
 MANIFESTS_MAX = 1000
 """The largest number of manifests in one image; real images have far fewer."""

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
+from crossmount._tasks import run_all
 from crossmount.errors import BlobUnknownError
 from crossmount.events import Outcome
 from crossmount.oci import BlobSource, Digest
 from crossmount.transfer.blobs import BlobPusher
-from crossmount.transfer.concurrency import run_all
 
 TIMES = 3
 """How often a blob is pushed again at most: a mount, and an upload that a HEAD confirmed, may be untrue too."""

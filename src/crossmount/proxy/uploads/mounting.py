@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from crossmount._background import collect
+from crossmount._tasks import collect
 from crossmount.errors import CrossmountError
 from crossmount.index import GuardedIndex
 from crossmount.index.protocol import Knowledge, LayerKnowledge

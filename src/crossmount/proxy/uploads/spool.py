@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from crossmount._background import collect
+from crossmount._tasks import collect
 from crossmount.errors import InvalidInputError, InvalidLayoutError
 from crossmount.oci import Descriptor, Digest
 from crossmount.oci.blob import READ_BYTES

@@ -27,8 +27,7 @@ import httpx
 from crossmount.registry.auth.challenge import Basic, Bearer, choose
 from crossmount.registry.auth.fetcher import SendTokenRequest, TokenFetcher
 from crossmount.registry.auth.flow import ANONYMOUS, Authorization, Token, basic
-from crossmount.registry.auth.halving import Group
-from crossmount.registry.auth.mount_scopes import MountScopes
+from crossmount.registry.auth.mount_scopes import Group, MountScopes
 from crossmount.registry.auth.scope import Scope, Wanted, covers
 from crossmount.registry.auth.tokens import TokenCache
 from crossmount.registry.credentials.authfiles import NO_CREDENTIALS, Credential, account_digest

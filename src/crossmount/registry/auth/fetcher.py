@@ -9,8 +9,7 @@ import httpx
 from crossmount.errors import CredentialsError, InvalidAnswerError, RegistryError, RegistryRefusedError
 from crossmount.registry.auth.challenge import Bearer
 from crossmount.registry.auth.flow import Token, TokenRequest, not_granted, token_flow
-from crossmount.registry.auth.halving import Group, Halved, halving
-from crossmount.registry.auth.mount_scopes import MountScopes
+from crossmount.registry.auth.mount_scopes import Group, Halved, MountScopes, halving
 from crossmount.registry.auth.realm import RealmTrust, judge_realm
 from crossmount.registry.auth.scope import Wanted
 from crossmount.registry.auth.tokens import TokenCache

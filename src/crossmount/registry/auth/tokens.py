@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, replace
 
-from crossmount._background import collect
+from crossmount._tasks import collect
 from crossmount.registry.auth.flow import Token
 from crossmount.registry.auth.scope import Scope, Wanted, covers
 

@@ -23,7 +23,7 @@ import anyio
 import httpcore
 import httpx
 
-from crossmount._background import collect
+from crossmount._tasks import collect
 
 INTERIM_MAX = 100
 """The most interim answers before an answer."""

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from crossmount._background import collect
+from crossmount._tasks import collect
 from crossmount.errors import CredentialsError
 
 
@@ -31,7 +31,7 @@ async def test_what_a_forgotten_task_raises_is_one_line(
     await asyncio.wait([task])
     del task
     gc.collect()
-    (record,) = [record for record in caplog.records if record.name in {"asyncio", "crossmount._background"}]
+    (record,) = [record for record in caplog.records if record.name in {"asyncio", "crossmount._tasks"}]
     assert (record.levelno, record.exc_info) == (level, None)
     assert words in record.getMessage()
 

@@ -1,14 +1,32 @@
-"""Concurrent jobs, where the first failure is the failure; and blocking calls off the event loop."""
+"""Concurrent jobs, of which the first failure counts; blocking calls off the event loop; failures of tasks."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from crossmount._background import collect
+from crossmount.errors import CrossmountError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+def collect(task: "asyncio.Future[Any]") -> None:
+    """Log what a task raised, so that asyncio prints no traceback: a done callback of tasks that may go unawaited.
+
+    `asyncio.shield` leaves such tasks: it forgets its task when its caller is cancelled. An expected failure is
+    logged for `-vv`; any other is a defect, and a warning of one line.
+    """
+    if task.cancelled():
+        return
+    error = task.exception()
+    if isinstance(error, CrossmountError | OSError):
+        _log.debug("in the background: %s", error)
+    elif error is not None:
+        _log.warning("in the background: unexpected %s: %s: this is a bug", type(error).__name__, error)
 
 
 async def run_all(jobs: Iterable[Callable[[], Awaitable[object]]]) -> None:
