@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 import redis
 from crossmount._blocking import run_now
-from crossmount.redis.pipeline import TIMEOUT_SECONDS, exchange_each, packed
+from crossmount.redis.pipeline import TIMEOUT_SECONDS, exchange_each, pack_slowly, packed
 from crossmount.redis.redis_py import Pool
 from support.links import async_link, blocking_link, blocking_link_to
 from support.servers import Server
@@ -30,9 +30,9 @@ commands = st.lists(
 @settings(deadline=None)
 @given(commands)
 def test_commands_are_packed_as_redis_py_packs_them(wanted: list[tuple[str | bytes | int, ...]]) -> None:
-    """The packed commands are byte for byte those of redis-py's own packer."""
+    """The packed commands are byte for byte those of redis-py's own packer, with hiredis and without."""
     connection: Any = redis.Connection()  # type: ignore[no-untyped-call]  # redis-py's own gap
-    assert packed(wanted) == b"".join(connection.pack_commands(wanted))
+    assert packed(wanted) == b"".join(connection.pack_commands(wanted)) == b"".join(map(pack_slowly, wanted))
 
 
 async def test_texts_of_any_alphabet_arrive(redis_server: Server) -> None:
@@ -79,9 +79,9 @@ def test_servers_are_connected_to_at_once() -> None:
         assert all(isinstance(each, RedisTimeoutError) for each in outcomes)
 
 
-def made_pool(port: int, **options: str) -> Pool:
+def made_pool(port: int, **options: Any) -> Pool:
     """Make a pool with the client's time-outs, without a retry."""
-    return Pool(  # type: ignore[no-untyped-call]  # redis-py's own gap
+    return Pool(
         host="127.0.0.1",
         port=port,
         socket_timeout=TIMEOUT_SECONDS,

@@ -8,8 +8,6 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 from crossmount.errors import IndexUnavailableError
@@ -137,13 +135,16 @@ class CallLimiter:
         self._unanswered: tuple[float, str] | None = None
         self._pid = os.getpid()  # last: until then the other threads of a child reset it too
 
-    @contextmanager
-    def admitted(self, call: Call) -> Iterator[None]:
-        """Wait until the limit admits the call, then run the body within the call's deadline.
+    def admitted(self, call: Call) -> "_Admission":
+        """Return a context: it waits until the limit admits the call, and its body has the call's deadline.
 
         Raises:
-            IndexUnavailableError: another call got no answer while this one waited.
+            IndexUnavailableError: from the `with` statement: another call got no answer while this one waited.
         """
+        return _Admission(self, call)
+
+    def enter(self, call: Call) -> None:
+        """Wait until the limit admits the call; see `admitted`."""
         if self._pid != os.getpid():  # after a fork: the calls in flight are the parent's
             self._reset()
         with self._changed:
@@ -153,22 +154,12 @@ class CallLimiter:
                 self._changed.wait(CALL_SECONDS)
             self._check_unanswered(call)
             self._in_flight += 1
-        call.begin()
-        token = _current.set(call)
-        unanswered = None
-        try:
-            yield
-        except IndexUnavailableError as error:
-            unanswered = error
-            raise
-        finally:
-            _current.reset(token)
-            self._end(call, unanswered)
 
-    def _end(self, call: Call, error: IndexUnavailableError | None) -> None:
+    def leave(self, call: Call, error: BaseException | None) -> None:
+        """Count the call as ended; see `admitted`."""
         with self._changed:
             self._in_flight -= 1
-            if error is None:
+            if not isinstance(error, IndexUnavailableError):
                 self._unanswered = None
                 self._limit = min(self._limit + 1, self._most)
             elif not call.cancelled:
@@ -180,3 +171,22 @@ class CallLimiter:
     def _check_unanswered(self, call: Call) -> None:
         if self._unanswered is not None and self._unanswered[0] >= call.made:
             raise IndexUnavailableError(self._unanswered[1])
+
+
+class _Admission:
+    """The context of an admitted call. A generator would take twice as long, and every call has one."""
+
+    __slots__ = ("_call", "_limiter", "_token")
+
+    def __init__(self, limiter: CallLimiter, call: Call) -> None:
+        self._limiter = limiter
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._limiter.enter(self._call)
+        self._call.begin()
+        self._token = _current.set(self._call)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        _current.reset(self._token)
+        self._limiter.leave(self._call, error)

@@ -4,9 +4,8 @@ Both flavours of the library use it: a thread calls it directly, an event loop r
 (`crossmount.redis.link.ThreadedLink`; that module has the reasons).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import redis
 from crossmount.redis.call import Call, CallLimiter
@@ -14,6 +13,8 @@ from crossmount.redis.login import Secrets
 from crossmount.redis.pipeline import exchange
 from crossmount.redis.replies import Command, ReplyReader
 from crossmount.redis.scripts import with_sources
+
+T = TypeVar("T")
 
 CONNECTIONS = 64
 """How many calls of one client may be in flight, each on a connection of its own. They are opened when needed."""
@@ -60,11 +61,10 @@ class CallRunner:
         self.reader = reader
         self._limiter = limiter
 
-    @contextmanager
-    def calling(self, call: Call | None) -> Iterator[None]:
-        """Run the body as a call: when the limit admits it, within its deadline, with errors of ours."""
+    def run(self, call: Call | None, work: Callable[[], T]) -> T:
+        """Run `work` as a call, a new one by default, and return its result. Its errors become ours."""
         with self._limiter.admitted(call or Call()), self.reader.errors():
-            yield
+            return work()
 
 
 class ServerClient:
@@ -93,10 +93,9 @@ class ServerClient:
 
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
         """Send commands to the server and return their replies; retry once after a failed connection."""
-        with self._caller.calling(call):
-            return self._caller.reader.read(
-                commands, exchange(self._client.connection_pool, with_sources(commands))
-            )
+        pool = self._client.connection_pool
+        read = self._caller.reader.read
+        return self._caller.run(call, lambda: read(commands, exchange(pool, with_sources(commands))))
 
     def servers(self) -> "Sequence[ServerClient]":
         """Return this client: its server holds all keys."""

@@ -56,13 +56,13 @@ class Pools:
     def keep(self, nodes: Collection[Node]) -> None:
         """Close the idle connections to all other servers."""
         for pool in self._take_out(nodes):
-            pool.disconnect_idle()
+            pool.disconnect(inuse_connections=False)
 
     def disconnect_idle(self, nodes: Collection[Node]) -> None:
         """Close the idle connections to some servers, so that the next command there opens a new one."""
         for target, pool in list(self._pools.items()):
             if target.node in nodes:
-                pool.disconnect_idle()
+                pool.disconnect(inuse_connections=False)
 
     def close(self) -> None:
         """Close all connections."""
@@ -131,39 +131,36 @@ class ClusterClient:
             commands, replicas=self._replicas, number=next(self._calls), failing=dict(self._failing)
         )
         call = call or Call()
-        with self._caller.calling(call):
-            while not routing.done:
-                if routing.needs_pause:
-                    self._pools.pause(PAUSE_SECONDS)
-                slots = self._map
-                excluded = self._excluded()
-                if (
-                    slots is None
-                    or routing.needs_map
-                    or self._is_map_doubtful
-                    or self._is_map_due(slots, excluded)
-                ):
-                    slots = self._fetch_map(routing.silent | excluded)
-                batches = routing.batches(slots, excluded=excluded)
-                self._probe(batches)
-                outcomes = self._pools.exchange([(each.target, with_sources(each.commands)) for each in batches])
-                if call.cancelled:
-                    call.check()
-                for batch, outcome in zip(batches, outcomes, strict=True):
-                    if isinstance(outcome, Exception):
-                        routing.add_failure(batch, outcome)
-                    else:
-                        routing.add_replies(batch, outcome)
-                        self._note_answer(batch.target.node)
-                self._open_breakers(routing.given_up)
-                if routing.new_map is not None:
-                    self._use_map(SlotMap.from_reply(*routing.new_map))
-            return self._caller.reader.read(commands, routing.replies)
+        return self._caller.run(call, lambda: self._run_rounds(commands, routing, call))
+
+    def _run_rounds(self, commands: Sequence[Command], routing: CommandRouting, call: Call) -> list[Any]:
+        """Ask the servers, in rounds, until each command has its reply."""
+        while not routing.done:
+            if routing.needs_pause:
+                self._pools.pause(PAUSE_SECONDS)
+            slots = self._map
+            excluded = self._excluded()
+            if slots is None or routing.needs_map or self._is_map_doubtful or self._is_map_due(slots, excluded):
+                slots = self._fetch_map(routing.silent | excluded)
+            batches = routing.batches(slots, excluded=excluded)
+            self._probe(batches)
+            outcomes = self._pools.exchange([(each.target, with_sources(each.commands)) for each in batches])
+            if call.cancelled:
+                call.check()
+            for batch, outcome in zip(batches, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    routing.add_failure(batch, outcome)
+                else:
+                    routing.add_replies(batch, outcome)
+                    self._note_answer(batch.target.node)
+            self._open_breakers(routing.given_up)
+            if routing.new_map is not None:
+                self._use_map(SlotMap.from_reply(*routing.new_map))
+        return self._caller.reader.read(commands, routing.replies)
 
     def servers(self) -> Sequence[Client]:
         """Return a client for each master."""
-        with self._caller.calling(None):
-            slots = self._fetch_map(set())
+        slots = self._caller.run(None, lambda: self._fetch_map(set()))
         return [_NodeClient(self._pools, node, self._caller) for node in slots.masters]
 
     def close(self) -> None:
@@ -256,11 +253,13 @@ class _NodeClient:
 
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
         """Send commands to this server and return their replies."""
-        with self._caller.calling(call):
-            (outcome,) = self._pools.exchange([(Target(self._node), with_sources(commands))])
-            if isinstance(outcome, Exception):
-                raise outcome
-            return self._caller.reader.read(commands, outcome)
+        return self._caller.run(call, lambda: self._run(commands))
+
+    def _run(self, commands: Sequence[Command]) -> list[Any]:
+        (outcome,) = self._pools.exchange([(Target(self._node), with_sources(commands))])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return self._caller.reader.read(commands, outcome)
 
     def servers(self) -> Sequence[Client]:
         """Return this client."""

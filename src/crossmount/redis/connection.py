@@ -12,8 +12,7 @@ from redis.retry import Retry
 import redis
 from crossmount.errors import InvalidIndexURLError
 from crossmount.redis.address import Address, Node, Tls
-from crossmount.redis.call import CALL_SECONDS
-from crossmount.redis.client import CONNECTIONS, Client, ServerClient
+from crossmount.redis.client import Client, ServerClient
 from crossmount.redis.cluster import ClusterClient, Pools
 from crossmount.redis.login import Secrets, credential_provider, open_regular_file, reason
 from crossmount.redis.pipeline import TIMEOUT_SECONDS
@@ -114,8 +113,6 @@ class _Maker:
             "db": address.database,
             "client_name": address.client_name or None,
             **self._login(credential_provider(address.login, secrets, credentials)),
-            "timeout": CALL_SECONDS,  # for a free connection; every admitted call has one
-            "max_connections": CONNECTIONS,
         }
 
     def client(self, *, from_replicas: bool) -> Client:
@@ -155,7 +152,7 @@ class _Maker:
             if address.tls is None
             else redis.SSLConnection
         )
-        pool = Pool(  # type: ignore[no-untyped-call]  # redis-py's own gap
+        pool = Pool(
             connection_class=kind,
             retry=Retry(NoBackoff(), retries),
             **({"path": address.path} if node is None else {"host": node[0], "port": node[1]}),

@@ -16,8 +16,7 @@ from redis.retry import Retry
 
 import redis
 from crossmount.errors import InvalidInputError
-from crossmount.redis.call import CALL_SECONDS
-from crossmount.redis.client import CONNECTIONS, ServerClient
+from crossmount.redis.client import ServerClient
 from crossmount.redis.connection import OWN_SETTINGS, take_session_tickets
 from crossmount.redis.login import Secrets, UserProvider
 from crossmount.redis.redis_py import Pool, bound_by_call
@@ -75,11 +74,9 @@ def client_like(given: object, *, asynchronous: bool) -> ServerClient:
         kind(**OWN_SETTINGS, **settings)  # connects with the first call
     except (TypeError, ValueError, redis.RedisError):
         raise InvalidInputError(_refusal(given, asynchronous=asynchronous)) from None
-    own = Pool(  # type: ignore[no-untyped-call]  # redis-py's own gap
+    own = Pool(
         connection_class=kind,
         retry=Retry(NoBackoff(), 1),
-        timeout=CALL_SECONDS,
-        max_connections=CONNECTIONS,
         **OWN_SETTINGS,
         **settings,
     )

@@ -1,9 +1,8 @@
 """Servers' replies as redis-py reads them, and their errors as ours, without any secret in the message."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError
 from crossmount.redis.pipeline import FOREIGN, UNEXPECTED
@@ -60,15 +59,15 @@ class ReplyReader:
         self._secrets = secrets
         self._readers = {name: read for name, read in callbacks.items() if name not in _RAW}
 
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Turn errors of redis-py, and of the modules below it, into ours."""
-        try:
-            yield
-        except FOREIGN as error:
-            # a traceback would show the cause, and with it the password
-            cause = None if _chain_repeats(error, self._secrets) else error
-            raise _translate(error, self.where, self._secrets) from cause
+    def errors(self) -> "_Translation":
+        """Return a context that turns errors of redis-py, and of the modules below it, into ours."""
+        return _Translation(self)
+
+    def raise_ours(self, error: Exception) -> NoReturn:
+        """Raise our error for one of redis-py."""
+        # a traceback would show the cause, and with it the password
+        cause = None if _chain_repeats(error, self._secrets) else error
+        raise _translate(error, self.where, self._secrets) from cause
 
     def read(self, commands: Sequence[Command], replies: Sequence[Any]) -> list[Any]:
         """Return a value for each reply, an `IndexRefusedError` where the command was refused."""
@@ -91,6 +90,22 @@ class ReplyReader:
             return read(reply)
         except UNEXPECTED:
             return IndexRefusedError(f"index at {self.where} answers {command[0]!s} with something else")
+
+
+class _Translation:
+    """The context of `ReplyReader.errors`. A generator would take longer, and every call has one."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, reader: ReplyReader) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FOREIGN):
+            self._reader.raise_ours(error)
 
 
 def _translate(
