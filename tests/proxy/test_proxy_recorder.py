@@ -244,7 +244,7 @@ async def test_an_index_that_raises_is_counted() -> None:
     """An index that raises is counted, and recording goes on."""
     metrics = Metrics()
     recorder = ProxyRecorder(Broken(), metrics)
-    recorder.record_mount([Sighting(Digest.of(b"x"), ProxySettings(upstream="http://h:1").registry())])
+    recorder.record_proven([Sighting(Digest.of(b"x"), ProxySettings(upstream="http://h:1").registry())])
     async with recorder.running():
         await recorder.flush()
     assert b'failures_total{cause="index",where="index"} 1.0' in metrics.exposition()[0]

@@ -3,18 +3,13 @@
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from crossmount._signals import ReceivedSignals
-from crossmount.cli import output
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.progress.bulk import BulkTracker
-from crossmount.cli.progress.display import Display
-from crossmount.errors import CrossmountError
 
 R = TypeVar("R")
-B = TypeVar("B", bound=BulkTracker)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -59,21 +54,3 @@ async def _until_signal(work: Coroutine[Any, Any, R], received: ReceivedSignals)
     finally:
         for number in handled:
             loop.remove_signal_handler(number)
-
-
-def run_bulk(work: Coroutine[Any, Any, R], display: Display[B], so_far: Callable[[B], str]) -> R:
-    """Run a scan or a prune, and show its progress. If it stops early, print what `so_far` returns.
-
-    Raises:
-        Interrupted: a signal ended it.
-        CrossmountError: it failed.
-    """
-    try:
-        with display:
-            return run_async(work)
-    except Interrupted as interrupted:
-        raise interrupted.with_note(so_far(display.tracker)) from None
-    except CrossmountError:
-        if display.tracker.resumable:
-            output.note(so_far(display.tracker))
-        raise

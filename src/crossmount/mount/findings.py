@@ -107,10 +107,6 @@ class MountFindings:
         """Return the sources that this account cannot read."""
         return frozenset(self._unreadable)
 
-    def note_denied(self, layer: Digest, source: Repository) -> None:
-        """Report a source that the registry's token service refused, which needs no check."""
-        self._drop(layer, source, "unreadable")
-
     def without_unusable(self, layer: Digest, sources: Iterable[Repository]) -> list[Repository]:
         """Return `sources` without those that this account cannot read, or from which `layer` is hidden."""
         unreadable, hidden = self.unreadable(), frozenset(self._hidden)
@@ -130,7 +126,7 @@ class MountFindings:
         """
         async with self._checking[source]:  # what one check finds out the others need not ask
             if source in self._unreadable:
-                self._drop(layer, source, "unreadable")
+                self.drop(layer, source, "unreadable")
             else:
                 await self._check(layer, source, answer, traits, fresh=fresh)
 
@@ -142,16 +138,16 @@ class MountFindings:
                 presence = await check_presence(self._client, layer, source)
         except AccessDeniedError:
             self._unreadable.add(source)
-            self._drop(layer, source, "unreadable")
+            self.drop(layer, source, "unreadable")
             return
         except CrossmountError:
             return  # nothing is known: the source remains a candidate
         with contextlib.suppress(CrossmountError):  # an index that fails here only learns nothing
             if presence is Presence.HIDDEN:  # other accounts may see it
                 self._hidden.add((layer, source))
-                self._drop(layer, source, "unreadable")
+                self.drop(layer, source, "unreadable")
             elif presence is Presence.GONE:
-                self._drop(layer, source, "gone")
+                self.drop(layer, source, "gone")
                 await self._index.forget(layer, source)
             elif (
                 traits.mounts is None
@@ -159,15 +155,16 @@ class MountFindings:
                 and not self.has_mounted  # one refusal among successful mounts is not a trait of the registry
                 and not isinstance(answer, CrossmountError | FalseMount)
             ):
-                self._drop(layer, source, "unmountable")
+                self.drop(layer, source, "unmountable")
                 # it has the layer and did not mount it: never mounts, or only after a manifest references the
                 # layer
                 seen = RegistryTraits(after_manifest=True) if fresh else RegistryTraits(mounts=False)
                 await self._index.record_traits(self._client.registry, seen)
 
-    def _drop(
+    def drop(
         self, layer: Digest, source: Repository, reason: Literal["gone", "unreadable", "unmountable"]
     ) -> None:
+        """Report that a layer could not be mounted from a source, and why."""
         self._observer(events.SourceDropped(layer=layer, source=source, reason=reason))
 
     @property

@@ -283,7 +283,7 @@ class Mounter(Closing):
         if isinstance(answer, Mounted):
             self.findings.has_mounted = True
         elif isinstance(answer, AccessDeniedError) and source in self._client.prepared(search.dest).refused:
-            self.findings.note_denied(layer, source)
+            self.findings.drop(layer, source, "unreadable")
         else:
             self._run_in_background(self.findings.check(layer, source, answer, traits, fresh=fresh))
 

@@ -74,6 +74,26 @@ class Digest(str):
         return hasher.hexdigest() == self.encoded
 
 
+def as_digest(given: str) -> Digest:
+    """Return a digest.
+
+    Raises:
+        InvalidDigestError: it is no digest.
+    """
+    return given if type(given) is Digest else Digest(given)
+
+
+def as_digests(given: Iterable[str]) -> list[Digest]:
+    """Return digests, each once, in the same order; one text is one digest.
+
+    Raises:
+        InvalidDigestError: one is no digest, or they cannot be iterated over.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return [as_digest(given)]
+    return list(dict.fromkeys(map(as_digest, given)))
+
+
 def _shown(text: str) -> str:
     """Return untrusted text quoted and shortened for a message of one line."""
     return repr(text if len(text) <= 100 else text[:100] + "…")

@@ -201,6 +201,35 @@ class Reference:
         return f"{self.repository}{tag}{digest}"
 
 
+def as_repository(given: str | Located) -> Repository:
+    """Return a repository, which text names with its registry: `registry.example/team/app`.
+
+    Raises:
+        InvalidReferenceError: it names no repository.
+    """
+    if isinstance(given, Repository):
+        return given
+    if isinstance(given, str):
+        return Repository.parse(given)
+    found = getattr(given, "repository", None)
+    if isinstance(found, Repository):
+        return found
+    raise InvalidReferenceError(
+        f"not a repository: a {type(given).__name__}: give REGISTRY/NAME, a Repository or a Reference"
+    )
+
+
+def as_reference(given: str | Located) -> Reference:
+    """Return a reference; that of a repository has neither a tag nor a digest.
+
+    Raises:
+        InvalidReferenceError, InvalidDigestError: it names no image.
+    """
+    if isinstance(given, Reference):
+        return given
+    return Reference.parse(given) if isinstance(given, str) else Reference(as_repository(given))
+
+
 def referrers_tag(digest: Digest) -> str:
     """Return the tag under which a manifest's referrers are listed (specification, "Referrers Tag Schema")."""
     return f"{digest.algorithm}-{digest.encoded[:64]}"

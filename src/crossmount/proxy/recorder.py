@@ -62,13 +62,16 @@ class ProxyRecorder:
         """Add newly learned traits of the registry."""
         self._traits = self._traits.updated(traits)
 
-    def record_mount(self, sightings: Iterable[Sighting]) -> None:
-        """Record the sightings that a mount proved, unless the registry mounts blobs only after a manifest."""
-        self._record(sightings)
+    def record_proven(self, sightings: Iterable[Sighting]) -> None:
+        """Record what a mount or an upload proved, unless the registry mounts a blob only after its manifest."""
+        if self._traits.after_manifest:
+            return  # the blob cannot be mounted from there yet; its manifest records it
+        for sighting in sightings:
+            self._put(sighting)
 
     def record_blob(self, repository: Repository, digest: Digest, size: int | None) -> None:
         """Record a blob that was uploaded, or that the registry reported."""
-        self._record([Sighting(digest, repository, size)])
+        self.record_proven([Sighting(digest, repository, size)])
 
     def record_client_mount(self, agent: Agent | None, digest: Digest, *holders: Repository) -> None:
         """Record and count a blob that the registry mounted on a client's own request; a HEAD asks its size.
@@ -163,7 +166,7 @@ class ProxyRecorder:
         self.clear_deletion(holders[0], digest)
         known = None if size in {None, SIZE_UNKNOWN} else size
         self._metrics.count_blob("mounted", known)
-        self._record([Sighting(digest, holder, known) for holder in holders])
+        self.record_proven([Sighting(digest, holder, known) for holder in holders])
 
     async def _record_pulled(self, repository: Repository, sightings: Sequence[Sighting]) -> None:
         """Record the blobs of a manifest but those that a client has deleted: a manifest stays without them."""
@@ -173,12 +176,6 @@ class ProxyRecorder:
         for sighting in sightings:
             if not known.of(sighting.layer).deleted:
                 self._put(sighting)
-
-    def _record(self, sightings: Iterable[Sighting]) -> None:
-        if self._traits.after_manifest:
-            return  # the blob cannot be mounted from there yet; its manifest records it
-        for sighting in sightings:
-            self._put(sighting)
 
     def _put(self, sighting: Sighting) -> None:
         try:

@@ -188,12 +188,10 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
         Args:
             dest: the repository to mount into.
         """
+        mounts = self._authorizer.mounts
         unusable, denied = (
             frozenset(dest.sibling(scope.name) for scope in scopes)
-            for scopes in (
-                self._authorizer.unusable_sources(dest.name),
-                self._authorizer.denied_sources(dest.name),
-            )
+            for scopes in (mounts.unusable(dest.name), mounts.denied(dest.name))
         )
         return Prepared(refused=unusable, denied=denied)
 

@@ -9,10 +9,9 @@ import click
 from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.event_loop import run_bulk
 from crossmount.cli.failures import FAILED
 from crossmount.cli.options import Amount, Checked, pace_options
-from crossmount.cli.progress.bulk import PruneTracker
+from crossmount.cli.progress.bulk import PruneTracker, run_bulk
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.settings import settings_of
 from crossmount.maintenance import PruneReport

@@ -10,10 +10,9 @@ import click
 from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index, warn_if_alone
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.event_loop import run_bulk
 from crossmount.cli.failures import DENIED, FAILED, LOG_IN
 from crossmount.cli.options import pace_options, read_lines
-from crossmount.cli.progress.bulk import ScanTracker
+from crossmount.cli.progress.bulk import ScanTracker, run_bulk
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.settings import settings_of
 from crossmount.discovery import ScanReport

@@ -1,13 +1,18 @@
-"""Progress of work that takes hours: a scan, a prune."""
+"""Work that takes hours, a scan or a prune: its progress, and what is printed if it stops early."""
 
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from crossmount import events
-from crossmount.cli import text
-from crossmount.cli.failures import with_option
+from crossmount.cli import output, text
+from crossmount.cli.event_loop import run_async
+from crossmount.cli.failures import Interrupted, with_option
+from crossmount.cli.progress.display import Display
 from crossmount.cli.progress.tracker import Bar, Tracker, View
+from crossmount.errors import CrossmountError
 
 
 @dataclass(slots=True)
@@ -128,3 +133,25 @@ class PruneTracker(BulkTracker):
             case events.SourceVerified(verdict=verdict) if verbose and verdict not in {"held", "unreachable"}:
                 return f"{event.layer} in {event.source}: {verdict}"
         return None
+
+
+R = TypeVar("R")
+B = TypeVar("B", bound=BulkTracker)
+
+
+def run_bulk(work: Coroutine[Any, Any, R], display: Display[B], so_far: Callable[[B], str]) -> R:
+    """Run a scan or a prune, and show its progress. If it stops early, print what `so_far` returns.
+
+    Raises:
+        Interrupted: a signal ended it.
+        CrossmountError: it failed.
+    """
+    try:
+        with display:
+            return run_async(work)
+    except Interrupted as interrupted:
+        raise interrupted.with_note(so_far(display.tracker)) from None
+    except CrossmountError:
+        if display.tracker.resumable:
+            output.note(so_far(display.tracker))
+        raise

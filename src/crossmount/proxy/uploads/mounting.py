@@ -283,7 +283,7 @@ class CallerMounter:
         if result.status is MountStatus.MOUNTED:
             if result.source is not None:
                 agent.readable.add(result.source.name)
-            self._recorder.record_mount(result.sightings(known.size))
+            self._recorder.record_proven(result.sightings(known.size))
             async with self._asking:
                 await agent.mounter.findings.record_traits(knowledge.traits, [result])
         elif result.error is not None:

@@ -52,6 +52,9 @@ class Authorizer:
         trusted: hosts of realms that the user trusts.
         fetch: sends a request for a token.
         clock: seconds, from any start.
+
+    Attributes:
+        mounts: the sources of mounts, and which of them were refused.
     """
 
     def __init__(
@@ -68,14 +71,14 @@ class Authorizer:
         self._credentials = credentials
         self._tokens = TokenCache(clock=clock)
         self._housekeeping = TokenCache(clock=clock)
-        self._mounts = MountScopes(clock)
+        self.mounts = MountScopes(clock)
         self._fetcher = TokenFetcher(
             registry,
             root,
             trusted=trusted,
             send=fetch,
             tokens=self._tokens,
-            mounts=self._mounts,
+            mounts=self.mounts,
             looked=partial(where_looked, credentials),
         )
         self._clock = clock
@@ -170,14 +173,14 @@ class Authorizer:
 
     async def _may_ask_alone(self, challenge: Bearer, wanted: Wanted, used: Authorization) -> bool:
         """Decide whether to request a token for the one source of a mount; if not, the source is denied."""
-        token, dest = used.token, self._mounts.dest_of(wanted)
+        token, dest = used.token, self.mounts.dest_of(wanted)
         if token is None or not wanted.optional or not covers(token.asked, wanted.optional):
             return False
         source = wanted.optional[0]
-        if len(_sources(token, dest)) > 1 and await self._mounts.probe(source):
+        if len(_sources(token, dest)) > 1 and await self.mounts.probe(source):
             self._tokens.narrow((challenge, used.credential), token.value, source)
             return True
-        self._mounts.deny(dest, [source])
+        self.mounts.deny(dest, [source])
         return False
 
     def _may_renew(self, challenge: Bearer, used: Authorization, *, renewed: bool) -> bool:
@@ -195,8 +198,8 @@ class Authorizer:
             return
         self._tokens.note_accepted((self._challenge, used.credential), used.token.value)
         if wanted.optional and status == _CREATED:
-            sources = _sources(used.token, self._mounts.dest_of(wanted))
-            self._mounts.note_mountable(wanted.optional[0], sources=sources)
+            sources = _sources(used.token, self.mounts.dest_of(wanted))
+            self.mounts.note_mountable(wanted.optional[0], sources=sources)
 
     async def _reauthorize_housekeeping(
         self, name: str, wanted: Wanted, used: Authorization, headers: Collection[str]
@@ -230,7 +233,7 @@ class Authorizer:
 
     def _usable(self, wanted: Wanted) -> Wanted:
         """Return `wanted` without a source that was refused."""
-        unusable = self._mounts.unusable(self._mounts.dest_of(wanted))
+        unusable = self.mounts.unusable(self.mounts.dest_of(wanted))
         return Wanted(wanted.needed, tuple(scope for scope in wanted.optional if scope not in unusable))
 
     async def _token_for(
@@ -239,7 +242,7 @@ class Authorizer:
         async def fetch(scopes: Wanted) -> Token:
             return await self._fetcher.fetch(challenge, scopes, credential, joined=alone)
 
-        widen = None if alone else self._mounts.widened
+        widen = None if alone else self.mounts.widened
         token = await self._tokens.get((challenge, credential), wanted, fetch, widen=widen)
         return Authorization(f"Bearer {token.value}", credential, token)
 
@@ -264,33 +267,21 @@ class Authorizer:
             return None
         return await asyncio.to_thread(account_digest, self._registry, await self._credential(name))
 
-    async def prepare(self, dest: Scope, sources: Sequence[Scope], *, more: bool) -> frozenset[Scope]:
+    async def prepare(self, dest: Scope, sources: Sequence[Scope], *, more: bool) -> None:
         """Announce the sources of mounts into a repository, and get their tokens if the registry uses tokens.
 
         Args:
             dest: the scope for pushing to the repository.
             sources: the scopes for reading from the sources.
             more: whether they are sources beside earlier ones, some of which were refused.
-
-        Returns:
-            The sources that no token is given for, as far as that is known.
         """
-        self._mounts.announce(dest.name, sources, more=more)
-        wanted = [Wanted((dest,), group) for group in self._mounts.batches(dest.name)]
+        self.mounts.announce(dest.name, sources, more=more)
+        wanted = [Wanted((dest,), group) for group in self.mounts.batches(dest.name)]
         results = await asyncio.gather(
             *(self.authorize(dest.name, each) for each in wanted), return_exceptions=True
         )
         if isinstance(results[0], BaseException):  # the others are about sources alone
             raise results[0]
-        return self.unusable_sources(dest.name)
-
-    def unusable_sources(self, dest: str) -> frozenset[Scope]:
-        """Return the sources that no token allows to mount from into a repository, as far as that is known."""
-        return self._mounts.unusable(dest)
-
-    def denied_sources(self, dest: str) -> frozenset[Scope]:
-        """Return those of them that were refused."""
-        return self._mounts.denied(dest)
 
     async def aclose(self) -> None:
         """Cancel the requests for tokens."""
