@@ -9,17 +9,29 @@ import crossmount
 
 ROOT = Path(crossmount.__file__).parent
 
-BASE = {"errors", "events", "oci", "_parsing", "_secrets", "_tasks", "_closing", "_expiring", "_signals"}
+BASE = {
+    "errors",
+    "events",
+    "oci",
+    "_dataclass",
+    "_parsing",
+    "_secrets",
+    "_tasks",
+    "_closing",
+    "_expiring",
+    "_signals",
+}
 PACKAGES: dict[str, set[str]] = {
     "errors": set(),
+    "_dataclass": set(),
     "_parsing": set(),
     "_secrets": set(),
     "_tasks": {"errors"},
     "_closing": set(),
     "_expiring": set(),
-    "_signals": set(),
-    "oci": {"errors", "_secrets"},
-    "events": {"errors", "oci"},
+    "_signals": {"_dataclass"},
+    "oci": {"errors", "_dataclass", "_secrets"},
+    "events": {"errors", "oci", "_dataclass"},
     "redis": BASE | {"_blocking"},
     "embedded": BASE | {"redis", "_blocking"},
     "savings": BASE,
@@ -28,7 +40,7 @@ PACKAGES: dict[str, set[str]] = {
     "mount": BASE | {"index", "registry"},
     "fleet": BASE | {"redis", "index", "_blocking"},
     "transfer": BASE | {"savings", "index", "registry", "mount", "fleet"},
-    "testing": {"errors", "oci"},
+    "testing": {"errors", "oci", "_dataclass"},
     "discovery": BASE | {"redis", "index", "registry", "mount", "fleet", "transfer"},
     "maintenance": BASE | {"redis", "index", "registry", "mount", "transfer", "_blocking"},
     "proxy": BASE | {"savings", "index", "registry", "mount", "fleet", "transfer", "discovery"},

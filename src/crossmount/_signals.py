@@ -5,8 +5,9 @@ systemd can send SIGHUP right after SIGTERM. Only a signal that comes later mean
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+from crossmount._dataclass import dataclass
 
 TWICE_SECONDS = 0.5
 """A signal that comes so soon after the first one belongs to it."""

@@ -6,9 +6,9 @@ If one raises, that is logged, and the work goes on.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError
 from crossmount.oci import Digest, Reference, Repository
 

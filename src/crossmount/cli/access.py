@@ -5,11 +5,12 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import click
 
+from crossmount._dataclass import dataclass
 from crossmount.cli.output import note
 from crossmount.cli.settings import OFF, Settings
 from crossmount.index import Keys, MountIndex, open_index

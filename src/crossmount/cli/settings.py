@@ -1,12 +1,14 @@
 """The options that all commands have, before and after the command's name, and their values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
+
+from crossmount._dataclass import dataclass
 
 OFF = "off"
 """The value of `--index` for no index."""

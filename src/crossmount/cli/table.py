@@ -1,8 +1,9 @@
 """The table of the commands, and what the command can say without the extra `cli`. Standard library only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
+
+from crossmount._dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+
+from crossmount._dataclass import dataclass
 
 _ROW = re.compile(r"\| \[(?P<name>[\w-]+)\]\((?P=name)\.md\) \| (?P<summary>.+) \|")
 _TITLE = re.compile(r"## (?P<title>.+)")

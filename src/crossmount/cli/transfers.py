@@ -3,12 +3,13 @@
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import click
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount.cli import text
 from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.options import REGISTRY, Amount, count_option, upload_options

@@ -7,9 +7,9 @@ false entry makes false sources, which the registry refuses.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol, Self
 
+from crossmount._dataclass import dataclass
 from crossmount._parsing import decimal
 from crossmount.errors import InvalidDigestError
 from crossmount.index.protocol import BackingServer, Sighting, backing_server

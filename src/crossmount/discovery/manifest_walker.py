@@ -6,9 +6,10 @@ an index may name platforms that were never pushed.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
+from crossmount._dataclass import dataclass
 from crossmount._tasks import run_all
 from crossmount.discovery.manifest_summary import ManifestCache, ManifestSummary
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError

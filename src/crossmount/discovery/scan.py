@@ -6,9 +6,10 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount._tasks import run_all
 from crossmount.discovery.manifest_summary import ManifestSummary, manifest_cache_of
 from crossmount.discovery.manifest_walker import ManifestWalker, WalkResult

@@ -7,8 +7,9 @@ tags of the others. The keys of these sets contain the run: to delete the checkp
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from crossmount._dataclass import dataclass
 from crossmount.discovery.manifest_summary import ManifestCache, ManifestSummary
 from crossmount.index.checkpoint import CHECKPOINT_SECONDS, Checkpoint, scope_of
 from crossmount.index.protocol import BackingServer, MountIndex, Sighting

@@ -1,8 +1,9 @@
 """The report of a scan, and the counts of which it is made."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from crossmount._dataclass import dataclass
 from crossmount.discovery.manifest_walker import WalkResult
 
 REMARKS_MAX = 20

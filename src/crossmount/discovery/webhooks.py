@@ -10,10 +10,11 @@ import base64
 import binascii
 import hmac
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from crossmount._dataclass import dataclass
 from crossmount._parsing import json_object
 from crossmount.errors import InvalidDigestError, InvalidInputError, InvalidReferenceError
 from crossmount.oci import Digest, Repository

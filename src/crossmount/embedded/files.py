@@ -8,9 +8,9 @@ import socket
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import IndexUnavailableError
 
 SOCKET_BYTES_MAX = 100

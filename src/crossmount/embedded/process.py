@@ -7,10 +7,10 @@ import struct
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from crossmount._dataclass import dataclass
 from crossmount.embedded.files import EmbeddedPaths, FileLock, last_lines, os_errors
 from crossmount.errors import IndexUnavailableError, MissingExtraError
 

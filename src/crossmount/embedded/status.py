@@ -1,6 +1,5 @@
 """The state of the embedded index: process, content, memory, and the last write to disk."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,6 +7,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import redis
+from crossmount._dataclass import dataclass
 from crossmount.embedded.files import EmbeddedPaths, default_paths, os_errors, prepare_folder
 from crossmount.embedded.process import ServerState, not_ready, probe
 from crossmount.errors import IndexUnavailableError

@@ -1,8 +1,8 @@
 """The uploads in progress and their waiters, read from the leases, for operators only; pushes never do this."""
 
 from contextlib import aclosing
-from dataclasses import dataclass
 
+from crossmount._dataclass import dataclass
 from crossmount.fleet.lease import VALUE_MAX, LeaseValue
 from crossmount.index.protocol import BackingServer
 from crossmount.oci import Digest

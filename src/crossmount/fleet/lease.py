@@ -2,9 +2,9 @@
 
 import json
 import math
-from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidReferenceError
 from crossmount.oci import Repository
 

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from crossmount._dataclass import dataclass
 from crossmount._tasks import collect
 from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.fleet.progress import UploadProgress

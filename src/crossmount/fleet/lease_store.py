@@ -1,9 +1,9 @@
 """The leases on the index's server: one script for each operation, many leases in one round trip."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import IndexFailedError
 from crossmount.fleet.lease import VALUE_MAX, LeaseValue
 from crossmount.fleet.waiting import (

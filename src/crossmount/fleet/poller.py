@@ -8,8 +8,9 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from crossmount._dataclass import dataclass
 from crossmount._tasks import collect
 from crossmount.fleet.lease_keeper import LeaseKeeper
 from crossmount.fleet.lease_store import Lease, LeaseGateway

@@ -20,8 +20,9 @@ Why pushes never wait for each other in a circle:
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from crossmount._dataclass import dataclass
 from crossmount.fleet.progress import OWN_SECONDS, Pace
 from crossmount.fleet.waiting import (
     INVALID_NAMES_MAX,

@@ -6,10 +6,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol, TypeVar
 
 from crossmount._blocking import run_now
+from crossmount._dataclass import dataclass
 from crossmount.fleet.progress import UploadProgress
 from crossmount.oci import Repository
 

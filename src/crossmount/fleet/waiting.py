@@ -1,8 +1,9 @@
 """A waiter, its patience and its claim; the answers of the server, and the decisions that follow: values."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from crossmount._dataclass import dataclass
 from crossmount.fleet.progress import UploadProgress
 from crossmount.fleet.turn import UploadSlots
 from crossmount.oci import Digest, Repository

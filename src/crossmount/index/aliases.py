@@ -5,10 +5,11 @@ name that the user gave for it.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError, InvalidReferenceError
 from crossmount.oci.reference import normalise_registry
 

@@ -3,9 +3,9 @@
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.index.decode import as_map, live_registries, number, registry_field, repository_names
 from crossmount.index.keys import Keys

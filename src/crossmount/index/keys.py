@@ -6,11 +6,11 @@ namespace.
 """
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidDigestError, InvalidInputError, InvalidReferenceError
 from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry

@@ -3,9 +3,10 @@
 import functools
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from crossmount._dataclass import dataclass
 from crossmount.index.aliases import RegistryNames
 from crossmount.index.decode import Decoder, denied_repositories, traits_of, truth
 from crossmount.index.exclusions import DENIALS_MAX, is_account

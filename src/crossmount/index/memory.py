@@ -3,9 +3,10 @@
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from crossmount._closing import Closing
+from crossmount._dataclass import dataclass
 from crossmount.index.adapt import adapt
 from crossmount.index.aliases import (
     NONE_THE_SAME,

@@ -4,9 +4,10 @@ An index only gives hints. It grants no access and does not prove that a blob ex
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol, Self, runtime_checkable
 
+from crossmount._dataclass import dataclass
 from crossmount.index.aliases import RegistryNames
 from crossmount.index.keys import Keys
 from crossmount.oci import Digest, Located, Repository, as_digest, as_repository

@@ -1,9 +1,9 @@
 """What an index has recorded of registries: their traits, and the pairs of names that it shares. For operators."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import IndexFailedError, InvalidInputError
 from crossmount.index.aliases import SHARED_MAX, SameRegistries, parse_pair, registry_names_of
 from crossmount.index.decode import as_map

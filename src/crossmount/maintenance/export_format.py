@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from crossmount._dataclass import dataclass
 from crossmount._parsing import json_object, one_line
 from crossmount.errors import InvalidDigestError, InvalidInputError, InvalidReferenceError
 from crossmount.index.protocol import LIFE_MAX, LayerEntry, RegistrySources

@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import IO, Any
 
 from crossmount import events
 from crossmount._blocking import run_now
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.index.blocking import DrivenIndex, MountableLayers
 from crossmount.index.entries import entries_of

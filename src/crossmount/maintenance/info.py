@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import IndexFailedError, InvalidInputError
 from crossmount.index.decode import as_map, number
 from crossmount.index.entries import read_entries, require_listable

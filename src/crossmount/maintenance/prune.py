@@ -6,10 +6,11 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount._tasks import run_all
 from crossmount.errors import InvalidInputError
 from crossmount.index.adapt import adapt

@@ -7,10 +7,11 @@ server that was restarted, or that took over from another, is scanned from the s
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, get_args
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount._parsing import decimal, one_line
 from crossmount.index.checkpoint import Checkpoint, scope_of
 from crossmount.index.protocol import BackingServer

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeVar
 
 from crossmount._closing import Closing
+from crossmount._dataclass import dataclass
 from crossmount.errors import (
     AccessDeniedError,
     CrossmountError,

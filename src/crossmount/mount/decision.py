@@ -5,8 +5,9 @@ opened is kept for the upload; every other one is cancelled.
 """
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError, InvalidAnswerError, RegistryRefusedError, RegistryUnreachableError
 from crossmount.index.protocol import LayerKnowledge, Sighting
 from crossmount.oci import Digest, Repository

@@ -13,8 +13,8 @@ import heapq
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import AccessDeniedError
 from crossmount.mount.decision import MountAnswer
 from crossmount.oci import Digest, Repository

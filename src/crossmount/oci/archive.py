@@ -6,10 +6,11 @@ Extended headers are bounded, since Python's `tarfile` takes as much memory as a
 import posixpath
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidLayoutError
 from crossmount.oci.image_spool import GZIP, ZSTD, ImageSpool
 from crossmount.oci.layout_files import Extent, OpenFile, reading

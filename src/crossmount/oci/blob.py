@@ -5,10 +5,11 @@ The bytes of a file are hashed while they are sent; the last ones follow only if
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import NoReturn, Protocol
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidLayoutError
 from crossmount.oci.descriptor import Descriptor, Hasher
 from crossmount.oci.layout_files import OpenFile

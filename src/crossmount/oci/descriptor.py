@@ -3,9 +3,10 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol, Self
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidDigestError, InvalidManifestError
 
 _GRAMMAR = {

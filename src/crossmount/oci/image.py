@@ -1,9 +1,10 @@
 """An image in a layout: its manifests and blobs, checked before any of them is sent."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NoReturn
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidLayoutError
 from crossmount.oci.blob import AbsentBlob, BlobSource, FileBlob
 from crossmount.oci.descriptor import Descriptor, Digest

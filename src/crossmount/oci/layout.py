@@ -7,10 +7,11 @@ functions block while they read a few small files; from an event loop call them 
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError, InvalidLayoutError, InvalidManifestError
 from crossmount.oci.archive import ArchiveFiles
 from crossmount.oci.descriptor import REF_NAME, Descriptor

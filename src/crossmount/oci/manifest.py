@@ -6,10 +6,11 @@ its caller reads them from a layout, a registry or a cache. No I/O.
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any, NoReturn, Self
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidManifestError
 from crossmount.oci.descriptor import (
     BUILD_CACHE,

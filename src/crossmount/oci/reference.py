@@ -6,9 +6,10 @@ All spellings of one registry give one value: lower case, no default port, compr
 
 import ipaddress
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Protocol, Self
 
+from crossmount._dataclass import dataclass
 from crossmount._secrets import without_userinfo
 from crossmount.errors import InvalidReferenceError
 from crossmount.oci.descriptor import Digest

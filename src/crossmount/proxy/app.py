@@ -8,8 +8,8 @@ a blob is here; those of requests that are forwarded are in `forwarding`, those 
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import CredentialsError, CrossmountError
 from crossmount.oci import Repository
 from crossmount.proxy.auth.callers import Authenticator, Caller

@@ -7,10 +7,11 @@ no other event before that one is accepted.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 
+from crossmount._dataclass import dataclass
 from crossmount.discovery import EventFeed
 from crossmount.discovery.webhooks import WebhookSecrets
 from crossmount.errors import InvalidInputError

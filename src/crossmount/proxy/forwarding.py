@@ -6,8 +6,8 @@ deleted until a client begins to bring it back.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidManifestError
 from crossmount.oci import Digest, Manifest
 from crossmount.proxy.auth.callers import Caller

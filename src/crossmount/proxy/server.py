@@ -5,10 +5,11 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount.discovery import EventFeed
 from crossmount.discovery.webhooks import WebhookSecrets
 from crossmount.errors import InvalidInputError

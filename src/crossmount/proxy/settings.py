@@ -1,12 +1,13 @@
 """The settings of a proxy, and of the server that it runs on. Values."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount._secrets import without_userinfo
 from crossmount.errors import InvalidInputError
 from crossmount.fleet import Patience

@@ -1,8 +1,10 @@
 """The address of an index, as values: servers, login, TLS. `crossmount.redis.url` reads it from a URL."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
+
+from crossmount._dataclass import dataclass
 
 Node = tuple[str, int]
 """Host and port of a server."""

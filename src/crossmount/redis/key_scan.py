@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.link import Link
 

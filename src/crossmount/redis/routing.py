@@ -9,10 +9,11 @@ the slots; then the commands for its keys are refused, and all others have their
 import ssl
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any
 
+from crossmount._dataclass import dataclass
 from crossmount.redis.address import Node
 from crossmount.redis.replies import Command
 from crossmount.redis.slots import SlotMap, slot_of

@@ -7,10 +7,10 @@ connection on it.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from crossmount._dataclass import dataclass
 from crossmount.redis.replies import Command
 
 

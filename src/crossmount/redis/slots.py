@@ -2,11 +2,11 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Self
 
 from redis.crc import key_slot
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.address import Node
 

@@ -1,11 +1,11 @@
 """The URLs of one registry (distribution specification, "Endpoints"), and the base of the client's methods."""
 
-from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlencode
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Digest, Located, Reference, Repository
 from crossmount.registry.http.options import ClientOptions

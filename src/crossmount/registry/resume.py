@@ -9,8 +9,9 @@ A registry that refuses parts, or does not take them, gets a new session and the
 """
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from crossmount._dataclass import dataclass
 from crossmount._parsing import decimal
 from crossmount.registry.values import UploadSession
 

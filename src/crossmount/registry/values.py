@@ -1,7 +1,8 @@
 """Results of `RegistryClient`'s methods."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from crossmount._dataclass import dataclass
 from crossmount.oci import Repository
 
 SIZE_UNKNOWN = -1

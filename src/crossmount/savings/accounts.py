@@ -6,10 +6,11 @@ small ones are added to the row `OTHER` of their registry, or of all registries.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+from crossmount._dataclass import dataclass
 from crossmount.oci import Digest, Repository
 from crossmount.savings.tally import Tally
 

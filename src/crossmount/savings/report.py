@@ -2,10 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TypeVar
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Digest
 from crossmount.savings.accounts import DayAccounts, LayerAccount, ReadsAccounts, Row, UploadReason

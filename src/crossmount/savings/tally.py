@@ -1,8 +1,10 @@
 """What pushes did, as numbers that can be added up."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from operator import attrgetter
+
+from crossmount._dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,9 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
+from crossmount._dataclass import dataclass
 from crossmount.oci.reference import is_repository_name
 from crossmount.testing.options import ANYTHING, READ, WRITE, Auth, BasicAuth, TokenAuth, TokenScope
 from crossmount.testing.routes import (

@@ -1,11 +1,12 @@
 """Scripted faults: the requests that a fault applies to, how often, and its action. Nothing is random."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from email.utils import format_datetime
 from fnmatch import fnmatchcase
 
+from crossmount._dataclass import dataclass
 from crossmount.testing.values import Headers, Inline, Request, Response, error_response
 
 

@@ -3,9 +3,10 @@
 import json
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidManifestError
 from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest
 from crossmount.testing.routes import PageRequest

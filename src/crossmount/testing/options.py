@@ -1,10 +1,12 @@
 """The traits of a scripted registry, and the rights of its users, as values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
+
+from crossmount._dataclass import dataclass
 
 ANYTHING = frozenset({"pull", "push", "delete", "*"})
 READ = frozenset({"pull"})

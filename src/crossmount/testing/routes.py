@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidDigestError
 from crossmount.oci.descriptor import Digest
 from crossmount.oci.reference import is_repository_name, is_tag

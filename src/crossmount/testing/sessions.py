@@ -3,9 +3,9 @@
 import asyncio
 import re
 from collections import Counter
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from crossmount._dataclass import dataclass
 from crossmount.oci.descriptor import Digest
 from crossmount.testing.holdings import Holdings
 from crossmount.testing.options import RegistryOptions

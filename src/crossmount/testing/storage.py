@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from crossmount._dataclass import dataclass
 from crossmount.oci.descriptor import Digest
 from crossmount.testing.values import Content, Inline
 

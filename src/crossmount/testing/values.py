@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Protocol
+
+from crossmount._dataclass import dataclass
 
 Headers = tuple[tuple[str, str], ...]
 Body = AsyncIterator[bytes]

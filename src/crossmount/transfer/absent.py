@@ -5,9 +5,10 @@ Whether that can be done is decided for all of them before anything is sent.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
+from crossmount._dataclass import dataclass
 from crossmount._tasks import run_all
 from crossmount.errors import CrossmountError, InvalidLayoutError, RegistryRefusedError
 from crossmount.index.protocol import Knowledge

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount._tasks import run_all
 from crossmount.errors import MountRequiredError, knowing
 from crossmount.fleet import MountTurn, Slots, Turn, UploadTurn, mount_or_upload

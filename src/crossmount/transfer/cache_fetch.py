@@ -5,9 +5,10 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount._tasks import collect, run_to_end
 from crossmount.errors import BlobUnavailableError, CrossmountError
 from crossmount.oci import Descriptor, Digest, Repository

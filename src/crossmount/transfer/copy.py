@@ -8,9 +8,10 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount._tasks import run_each
 from crossmount.errors import CopyFailedError
 from crossmount.fleet import Fleet, Patience

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Reference, as_reference
 

@@ -10,13 +10,13 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeGuard
 from urllib.parse import quote
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount._parsing import json_object, one_line
 from crossmount._secrets import without_userinfo
 from crossmount.errors import InvalidInputError, InvalidLayoutError

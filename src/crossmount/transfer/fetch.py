@@ -7,9 +7,10 @@ never complete it.
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import BlobUnavailableError, CrossmountError, InvalidAnswerError
 from crossmount.oci import Descriptor, Repository
 from crossmount.oci.descriptor import Hasher

@@ -1,10 +1,11 @@
 """Copies images: each is read once and pushed to each destination, its tag last."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount._tasks import run_all
 from crossmount.errors import CrossmountError, InvalidInputError, RegistryError
 from crossmount.oci import Descriptor, Digest, Reference

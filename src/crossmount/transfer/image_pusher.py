@@ -5,11 +5,12 @@ Pushes that run at once share an `ImagePusher`: its limits, and their turns with
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Self
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount._tasks import run_all
 from crossmount.errors import knowing
 from crossmount.fleet import Fleet, Patience, Slots

@@ -4,10 +4,11 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount.errors import (
     AccessDeniedError,
     BlobUnavailableError,

@@ -6,10 +6,11 @@ The registry's API lists them, or an index under a tag if the registry has no su
 
 import json
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any
 
+from crossmount._dataclass import dataclass
 from crossmount._parsing import json_object
 from crossmount._tasks import run_all
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError

@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from crossmount import events
 from crossmount._closing import Closing
+from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError, InvalidInputError
 from crossmount.oci import Located, Repository
 from crossmount.oci.reference import is_loopback

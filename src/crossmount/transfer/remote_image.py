@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import NoReturn
 
+from crossmount._dataclass import dataclass
 from crossmount._tasks import run_all
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError
 from crossmount.oci import BlobSource, Descriptor, Digest, Manifest, Reference

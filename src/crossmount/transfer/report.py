@@ -1,9 +1,10 @@
 """The reports of a push and of a copy, blob by blob."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError
 from crossmount.events import Outcome
 from crossmount.index.protocol import Sighting

@@ -4,12 +4,13 @@ import statistics
 import textwrap
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
+from crossmount._dataclass import dataclass
 from crossmount.cli import output, text
 from crossmount.cli.access import (
     ServerProbe,

@@ -1,11 +1,11 @@
 """`crossmount locate`: the registries and repositories that have a layer, or the layers of an image."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import click
 
+from crossmount._dataclass import dataclass
 from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option

@@ -5,12 +5,13 @@ import secrets
 import tempfile
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from crossmount._dataclass import dataclass
 from crossmount.cli import output, text
 from crossmount.cli.access import display_url, index_kind, index_url, opened_index
 from crossmount.cli.command import Command, json_option

@@ -9,12 +9,12 @@ import random
 import sys
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from crossmount._dataclass import dataclass
 from crossmount.cli.demo.registry import child
 from crossmount.cli.progress.transfer import index_failure
 from crossmount.cli.text import one_line

@@ -8,11 +8,11 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from crossmount._dataclass import dataclass
 from crossmount.cli.text import one_line
 
 END_SECONDS = 5.0

@@ -3,10 +3,11 @@
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeVar
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount.cli import output, text
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted, with_option

@@ -6,9 +6,10 @@ show any of them.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount.cli import text
 
 LONG_WAIT = 3.0

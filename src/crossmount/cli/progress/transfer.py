@@ -1,9 +1,10 @@
 """Progress of a push, or of the images of a copy: a bar or a line for each blob."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount.cli import text
 from crossmount.cli.failures import image_message
 from crossmount.cli.progress.tracker import Bar, Tracker, View

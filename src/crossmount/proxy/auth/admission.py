@@ -6,10 +6,11 @@ once, and drops what was stored for the caller.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount._expiring import ExpiringSet
 from crossmount.registry.auth.challenge import Basic, Bearer, choose
 

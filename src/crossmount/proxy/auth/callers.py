@@ -6,12 +6,13 @@ import binascii
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Protocol
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount._expiring import ExpiringSet
 from crossmount.index.protocol import MountIndex
 from crossmount.mount import Mounter

@@ -11,13 +11,14 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import bcrypt
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Repository
 from crossmount.proxy.auth.callers import BASIC_CHALLENGE, Agent, Caller, read_basic

@@ -13,12 +13,13 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 from urllib.parse import parse_qs
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidAnswerError
 from crossmount.proxy.auth.callers import BASIC_CHALLENGE, ORIGIN, read_basic
 from crossmount.proxy.http.errors import RequestRefusedError, unavailable

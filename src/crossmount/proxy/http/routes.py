@@ -6,9 +6,9 @@ twice. Only `%3A` is decoded, which some clients send for the colon of a digest.
 """
 
 import re
-from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidDigestError
 from crossmount.oci import Digest
 from crossmount.oci.reference import is_repository_name, is_tag

@@ -8,12 +8,12 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount._signals import ReceivedSignals
 from crossmount.errors import InvalidInputError, ListenError
 from crossmount.proxy.http.exchange import Message, Receive, Send

@@ -14,11 +14,12 @@ the one after a 401, from the registry client (`RegistryClient.authorization` an
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import CredentialsError, InvalidAnswerError
 from crossmount.oci import Digest
 from crossmount.proxy.http.exchange import Exchange

@@ -10,7 +10,6 @@ another version has changed it.
 
 import asyncio
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -18,6 +17,7 @@ import uvicorn
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from crossmount._dataclass import dataclass
 from crossmount.proxy.http.errors import RequestRefusedError, unavailable
 from crossmount.proxy.settings import HEADER_SHARE, ServerLimits
 

@@ -5,8 +5,9 @@ Answers follow the distribution specification, "Pushing blobs" and "Mounting a b
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Digest, Repository

@@ -7,8 +7,8 @@ that runs, or at a push that does not wait.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
+from crossmount._dataclass import dataclass
 from crossmount.fleet import Fleet, UploadTurn
 from crossmount.oci import Digest, Repository
 

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fnmatch import fnmatchcase
 
+from crossmount._dataclass import dataclass
 from crossmount._tasks import collect
 from crossmount.errors import CrossmountError
 from crossmount.index import GuardedIndex

@@ -4,10 +4,10 @@ A blob that can be mounted, or may only be mounted, is noticed where the digest 
 """
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.errors import upload_invalid

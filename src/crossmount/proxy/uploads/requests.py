@@ -7,10 +7,10 @@ spooled session from the moment that the spool is full.
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError, RegistryRefusedError
 from crossmount.oci import Descriptor, Digest
 from crossmount.proxy.auth.callers import Caller

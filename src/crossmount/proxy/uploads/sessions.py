@@ -12,8 +12,9 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from crossmount._dataclass import dataclass
 from crossmount._expiring import ExpiringSet
 from crossmount.proxy.auth.callers import Agent
 from crossmount.proxy.http.errors import unavailable, upload_invalid, upload_unknown

@@ -24,10 +24,10 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller

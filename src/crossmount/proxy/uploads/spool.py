@@ -11,10 +11,10 @@ import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from crossmount._dataclass import dataclass
 from crossmount._tasks import collect
 from crossmount.errors import InvalidInputError, InvalidLayoutError
 from crossmount.oci import Descriptor, Digest

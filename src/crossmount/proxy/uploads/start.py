@@ -1,8 +1,8 @@
 """`POST …/blobs/uploads/`: mounts the blob if it can, else opens an upload session at the registry."""
 
 import contextlib
-from dataclasses import dataclass
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import AccessDeniedError, CredentialsError, CrossmountError
 from crossmount.mount.findings import needs_proof
 from crossmount.oci import Digest, Repository

@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from typing import Literal
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError
 from crossmount.fleet import Fleet, MountTurn, Patience, Slots, Turn, UploadTurn, mount_or_upload, upload_in_turn
 from crossmount.fleet.progress import OWN_SECONDS, PACED_SECONDS

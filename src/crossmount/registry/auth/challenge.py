@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from crossmount._dataclass import dataclass
 from crossmount.registry.auth.scope import Scope, parse_scopes
 
 _HEADER_MAX = 8 * 1024

@@ -7,11 +7,12 @@ identity token and all scopes in one `scope` (OAuth2 Token Authentication).
 import base64
 import re
 from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from urllib.parse import urlencode
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount._parsing import http_date, iso_date, json_object, one_line
 from crossmount.errors import AccessDeniedError, InvalidAnswerError, RegistryError, RegistryRefusedError
 from crossmount.registry.auth.challenge import Bearer

@@ -8,9 +8,10 @@ one scope; `halving` finds out which one, without I/O.
 import asyncio
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import quote
 
+from crossmount._dataclass import dataclass
 from crossmount._expiring import ExpiringSet
 from crossmount.registry.auth.scope import Scope, Wanted
 

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 
+from crossmount._dataclass import dataclass
 from crossmount.oci import Repository
 
 _SCOPE = re.compile(r"(?P<kind>[a-z0-9()]+):(?P<name>[\x21-\x7e]+):(?P<actions>[a-z*]+(?:,[a-z*]+)*)")

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from crossmount._dataclass import dataclass
 from crossmount._tasks import collect
 from crossmount.registry.auth.flow import Token
 from crossmount.registry.auth.scope import Scope, Wanted, covers

@@ -10,9 +10,10 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Literal, Self
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import CredentialsError, InvalidReferenceError
 from crossmount.oci.reference import DOCKER_HUB, normalise_registry
 

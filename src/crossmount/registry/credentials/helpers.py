@@ -11,8 +11,9 @@ import shutil
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from crossmount._dataclass import dataclass
 from crossmount._parsing import json_object, one_line
 from crossmount._secrets import mask_forms
 from crossmount.errors import CredentialsError

@@ -5,11 +5,11 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import CredentialsError
 from crossmount.oci.reference import normalise_registry
 from crossmount.registry.credentials.authfiles import AuthFile, Credential

@@ -13,12 +13,13 @@ import os
 import ssl
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.options import ClientOptions

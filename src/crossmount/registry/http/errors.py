@@ -7,10 +7,10 @@ import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount._parsing import json_object, one_line
 from crossmount._secrets import mask_forms
 from crossmount.errors import (

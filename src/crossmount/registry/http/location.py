@@ -4,11 +4,11 @@ The other side chooses these URLs, so none of them is trusted: an origin other t
 Authorization, and https is never left for http.
 """
 
-from dataclasses import dataclass
 from typing import Self
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidAnswerError
 
 _PORTS = {"http": 80, "https": 443}

@@ -2,11 +2,12 @@
 
 import ssl
 import warnings
-from dataclasses import KW_ONLY, InitVar, dataclass, field, fields
+from dataclasses import KW_ONLY, InitVar, field, fields
 from pathlib import Path
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.registry.credentials.given import AnyCredentials, check_credentials
 

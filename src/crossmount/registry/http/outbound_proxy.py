@@ -12,10 +12,11 @@ one environment means the same to all of them:
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
 
 _SCHEMES = {"http", "https", "socks5", "socks5h"}

@@ -14,11 +14,12 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidAnswerError, knowing
 from crossmount.registry.auth.authorizer import Authorizer
 from crossmount.registry.auth.flow import TokenRequest

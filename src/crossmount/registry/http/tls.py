@@ -6,7 +6,8 @@ The handshake sends no request and no credentials.
 import asyncio
 import contextlib
 import ssl
-from dataclasses import dataclass
+
+from crossmount._dataclass import dataclass
 
 TLS_EXPECTED = "it speaks TLS (https): leave plain http out"
 CERTIFICATE_WANTED = "client certificate"

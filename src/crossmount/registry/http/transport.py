@@ -6,7 +6,7 @@ sets. An answer belongs to one request: a connection with bytes left over after 
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
@@ -14,6 +14,7 @@ from typing import Self
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount._parsing import decimal
 from crossmount._secrets import mask_forms, mask_values, scrub, secrets_in
 from crossmount.registry.credentials.authfiles import NO_CREDENTIALS
