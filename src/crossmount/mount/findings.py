@@ -173,7 +173,7 @@ class MountFindings:
         return self._seen.truthful is False
 
     async def prove(self, layer: Digest, dest: Repository, traits: RegistryTraits) -> Mounted | FalseMount:
-        """Return what a 201 to a mount is worth; a registry whose 201s may be untrue is asked for the blob.
+        """Check a 201 to a mount: a registry whose 201s may be untrue is asked for the blob.
 
         Raises:
             RegistryError: the registry did not answer, or not clearly.

@@ -56,7 +56,7 @@ class Platform:
         )
 
     def accepts(self, other: "Platform | None") -> bool:
-        """Return whether an image of the platform `other` is what this wish asks for."""
+        """Return whether an image of the platform `other` satisfies a request for this one."""
         if other is None or (other.os, other.architecture) != (self.os, self.architecture):
             return False
         default = _DEFAULT_VARIANTS.get(self.architecture, "")

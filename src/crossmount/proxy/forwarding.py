@@ -1,7 +1,7 @@
 """Requests that are forwarded as they are, and what the proxy learns from their answers.
 
 An accepted manifest, and one that a caller reads, names blobs that its repository has. A deleted blob stays
-deleted until a client begins to bring it back.
+deleted until a client starts to upload it again.
 """
 
 import asyncio
@@ -143,7 +143,7 @@ async def _read_and_put_manifest(core: Core, exchange: Exchange, route: Manifest
 
 async def _delete_blob(core: Core, exchange: Exchange, route: BlobRoute, caller: Caller) -> None:
     """Forward a deletion. The client has the answer when all proxies know that the blob is to stay deleted."""
-    await core.recorder.settle()  # what is recorded later would bring the source back
+    await core.recorder.settle()  # a later record would add the source again
     dest = core.repository(route.name)
     await _forward(
         core, exchange, route, caller, on_success=lambda: core.recorder.record_deletion(dest, route.digest)

@@ -115,7 +115,7 @@ class ProxyRecorder:
             await self._index.record_deletion(digest, repository)
 
     def clear_deletion(self, repository: Repository, digest: Digest) -> None:
-        """Record that a client has begun to bring a deleted blob back."""
+        """Record that a client has started to upload a deleted blob again."""
         if isinstance(self._index, RemembersDeletions):
             self._start(self._index.clear_deletion(digest, repository))
 

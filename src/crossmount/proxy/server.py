@@ -265,7 +265,7 @@ async def _warn_of_registry_trouble(app: App) -> None:
 
 
 async def _sweep(core: Core) -> None:
-    """Drop sessions and release leases that were left alone for too long."""
+    """Drop idle sessions, and release the leases of abandoned pushes."""
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
         late = core.sessions.take_expired()

@@ -35,7 +35,7 @@ OpenBlob = Callable[[int], Awaitable[tuple[Answer, int]]]
 
 
 class _Flow:
-    """Fails if the bytes of a blob only drip. Time that the reader takes between two parts does not count.
+    """Fails if the bytes of a blob arrive too slowly. Time that the reader takes between two parts does not count.
 
     Args:
         clock: seconds, from any start.
@@ -190,7 +190,7 @@ class Blobs(RegistryMethods):
         raise refusal(answer, "HEAD")
 
     async def _peek(self, repository: Repository, digest: Digest) -> int | None:
-        """Ask for one byte of a blob, where HEAD is not served."""
+        """Ask for one byte of a blob, where the registry refuses HEAD."""
         headers = {"Range": "bytes=0-0"}
         answer = await self._requester.send(
             self._blob_call("GET", repository, digest, headers=headers, streamed=True)

@@ -190,7 +190,7 @@ def _after_part(state: UploadState, outcome: StepResult, session: UploadSession)
 
 
 def _after_offset(state: UploadState, outcome: StepResult, session: UploadSession) -> UploadState:
-    """Continue at the offset that a session returned, or restart if it is 0, too large, or not to be had.
+    """Continue at the offset that a session returned, or restart if it is 0, too large, or unknown.
 
     The offset 0 is not used: distribution sends `Range: 0-0` for no byte and for one.
     """

@@ -81,7 +81,7 @@ def result_of(answer: Answer, method: str, state: UploadState) -> StepResult | N
 
 
 def _refuses_parts(answer: Answer, state: UploadState) -> bool:
-    """Return whether a registry may take a blob whole of which it refused a part.
+    """Return whether a registry that refused a part of a blob may accept the whole blob in one request.
 
     A front end that lets no PATCH through may say so by any status. A part of the size that the user gave is
     refused for good by what is no word about parts.

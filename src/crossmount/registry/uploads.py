@@ -179,7 +179,7 @@ class Uploads(RegistryMethods):
         return next_state(state, result, commit=wait)
 
     def _reporter(self, state: UploadState, descriptor: Descriptor) -> Callable[[], None]:
-        """Return what reports that the registry is storing a blob, unless the step leaves bytes to send."""
+        """Return a callback that reports that the registry is storing a blob, unless the step leaves bytes to send."""
         if state.step is Step.SEND_CHUNK:
             return lambda: None
         event = BlobCommitting(digest=descriptor.digest, size=descriptor.size, dest=state.session.repository)
@@ -236,7 +236,7 @@ class CommitWatch:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Report nothing any more."""
+        """Stop reporting."""
         if self._timer is not None:
             self._timer.cancel()
 

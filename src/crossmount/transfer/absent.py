@@ -135,7 +135,7 @@ class AbsentBlobs:
 
 
 def _refuse(absent: Sequence[AbsentBlob], causes: dict[Digest, str]) -> None:
-    """Raise the error for blobs that nobody sends, if there are any.
+    """Raise the error for blobs that no registry can send, if there are any.
 
     Raises:
         InvalidLayoutError: naming the first of them.

@@ -138,7 +138,7 @@ async def save_image(source: str, spool: ImageSpool, *, address: EngineAddress |
 
 @asynccontextmanager
 async def _asked(engine: EngineAddress, name: str) -> AsyncIterator[httpx.Response]:
-    """Yield the engine's answer with the tar; turn what may go wrong into our errors."""
+    """Yield the engine's answer with the tar; turn its failures into our errors."""
     timeout = httpx.Timeout(10.0, read=_SAVE_SECONDS)
     path = f"/images/{quote(name, safe='/:@')}/get"
     try:

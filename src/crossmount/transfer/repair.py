@@ -16,7 +16,7 @@ TIMES = 3
 
 
 class Repairs:
-    """Pushes blobs once more that dest was thought to have.
+    """Pushes again the blobs that dest turns out to lack.
 
     Args:
         pusher: has pushed the blobs.
@@ -56,7 +56,7 @@ class Repairs:
             is_first = False
 
     async def check_mounts(self) -> None:
-        """After a 201 that was not true: upload what was mounted by a 201 that was believed, and is absent."""
+        """Push again the mounted blobs that dest lacks, if any 201 to a mount was not true."""
         if self._pusher.mounter.findings.is_untruthful:
             await self._repeat(await self._absent([mount.layer for mount in self._pusher.mounts()]))
 
@@ -69,7 +69,7 @@ class Repairs:
         await self._repeat([*contradicted, *absent] or doubtful(left, outcomes, named))
 
     async def _absent(self, digests: Sequence[Digest]) -> list[Digest]:
-        """Return the blobs that dest lacks, as HEAD says."""
+        """Return the blobs that dest lacks, according to HEAD."""
         absent = []
 
         async def check(digest: Digest) -> None:

@@ -91,7 +91,7 @@ class PushTurns:
         return turn
 
     async def mark_decided(self, digest: Digest) -> None:
-        """Let greater digests take turns: this one takes no more. A second call has no effect."""
+        """Mark a digest as decided, so that greater digests may take their turns. A second call has no effect."""
         self._undecided.discard(digest)
         async with self._changed:
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Leases kept until a manifest, on a registry that mounts a layer only once a manifest references it (ECR).
+"""Leases that end with a manifest, on a registry that mounts a layer only once a manifest names it (ECR).
 
 A client that pushes several layers has leases here while others of its uploads may wait. To prevent two clients
 from waiting for each other in a circle, a repository with a deferred lease does not wait: when it gets one, its

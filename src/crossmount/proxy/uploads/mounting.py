@@ -66,7 +66,7 @@ class MountAttempt:
 
     @property
     def deleted(self) -> bool:
-        """Whether a client deleted the blob from dest, and nobody has begun to bring it back since."""
+        """Whether a client deleted the blob from dest, and no client has started to upload it again since."""
         return self.knowledge.of(self.digest).deleted
 
     @property
@@ -168,8 +168,8 @@ class CallerMounter:
             dest: the repository that lacks the blob.
             digest: the blob.
             without: names of sources that were tried before.
-            restore_deleted: whether to mount the blob although a client deleted it from dest: the client has begun
-                to bring it back.
+            restore_deleted: whether to mount the blob although a client deleted it from dest: the client has
+                started to upload it again.
             sent: whether the client has sent all bytes of the blob.
         """
         agent = caller.agent

@@ -295,5 +295,5 @@ def _sources(token: Token, dest: str) -> Group:
 
 
 def _header(credential: Credential) -> str:
-    """Return the Authorization header with which a registry gets the credential itself."""
+    """Return the Authorization header that sends the credential itself to a registry."""
     return f"Bearer {credential.secret}" if credential.kind == "registry" else basic(credential)

@@ -142,7 +142,7 @@ def token_flow(
 
 
 def not_granted(token: str, wanted: Wanted) -> tuple[Scope, ...]:
-    """Return the optional scopes that a token does not allow by its own word, which is unverified: a hint.
+    """Return the optional scopes that a token's own claims leave out. The claims are not verified: a hint.
 
     It is the `access` claim of a JSON Web Token (distribution, "Token Authentication Implementation"). A token
     whose claim lacks what is needed is not taken at its word.

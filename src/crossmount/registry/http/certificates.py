@@ -115,7 +115,7 @@ def _no_passphrase() -> str:
 class TrustStore:
     """Makes the TLS contexts of one client.
 
-    The authorities that are kept for a registry are trusted for its token service and its storage too, as docker
+    The authorities that are stored for a registry are trusted for its token service and its storage too, as docker
     and podman do: whoever has their keys could play the registry itself. The client certificate is shown to the
     registry alone.
 

@@ -1,7 +1,7 @@
 """How each request of a client connects: straight or through a proxy, and with which certificates.
 
 One client speaks to a registry, its token service and its storage. Each of them may lie behind a proxy or not
-(`outbound_proxy`), and only the registry itself is shown the client certificate that is kept for it
+(`outbound_proxy`), and only the registry itself is shown the client certificate that is stored for it
 (`certificates`).
 
 If the registry cuts the first connection, one TLS handshake finds out why: plain http was used with a server that
