@@ -80,7 +80,7 @@ def live_registries(fields: Mapping[bytes, bytes], now: float, checked: dict[byt
     for field, value in fields.items():
         if field.startswith(b"@") and (number(value) or 0) > now:
             if field not in checked:
-                checked[field] = _registry(field[1:])
+                checked[field] = registry_of(field[1:].decode("ascii", "replace"))
             registry = checked[field]
             if registry is not None:
                 found.append(registry)
@@ -156,8 +156,8 @@ def _name(member: bytes, registry: str) -> str | None:
     return name
 
 
-def _registry(field: bytes) -> str | None:
-    text = field.decode("ascii", "replace")
+def registry_of(text: str) -> str | None:
+    """Return the registry that a text is the normalised name of; None if it is none."""
     try:
         return text if normalise_registry(text) == text else None
     except InvalidReferenceError:

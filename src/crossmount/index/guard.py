@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from crossmount import events
 from crossmount._tasks import collect
 from crossmount.errors import CrossmountError, IndexFailedError, IndexUnavailableError, MissingExtraError
+from crossmount.index.accounts import GuardedAccounts
 from crossmount.index.adapt import adapt
 from crossmount.index.aliases import RegistryNames, registry_names_of
 from crossmount.index.exclusions import GuardedExclusions
@@ -42,7 +43,7 @@ DEADLINE_SECONDS = 5.0
 T = TypeVar("T")
 
 
-class GuardedIndex(GuardedExclusions):
+class GuardedIndex(GuardedExclusions, GuardedAccounts):
     """An index whose calls never fail, for callers that can do without it.
 
     Args:

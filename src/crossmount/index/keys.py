@@ -6,7 +6,7 @@ namespace.
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Literal
 
@@ -123,6 +123,21 @@ class Keys:
     def stats(self, day: str) -> str:
         """Return the key of the hash of look-ups on a day (`2026-11-24`): layers looked up, and layers known."""
         return f"crossmount:{self.namespace}:stats:{day}"
+
+    def savings(self, when: date) -> str:
+        """Return the key of the hash of the accounts of a day: see `index/scripts/add_savings.lua`.
+
+        The hash tag is the namespace, so that one script can use all keys of the accounts.
+        """
+        return f"crossmount:{self.namespace}:savings:{{{self.namespace}}}:{when.isoformat()}"
+
+    def savings_layers(self, when: date) -> str:
+        """Return the key of the sorted set of the layers of a day's accounts."""
+        return f"{self.savings(when)}:layers"
+
+    def savings_recent(self) -> str:
+        """Return the key of the string of the pushes that were added to the accounts last."""
+        return f"crossmount:{self.namespace}:savings:{{{self.namespace}}}:recent"
 
     def prune(self, scope: str) -> str:
         """Return the key of the hash with the progress of an unfinished prune."""

@@ -7,6 +7,7 @@ from dataclasses import field
 
 from crossmount._closing import Closing
 from crossmount._dataclass import dataclass
+from crossmount.index.accounts import DelegatesAccounts, accounts_of
 from crossmount.index.adapt import adapt
 from crossmount.index.aliases import (
     NONE_THE_SAME,
@@ -32,6 +33,7 @@ from crossmount.index.redis_index import SOURCES_MAX, TRAITS_SECONDS, TTL_SECOND
 from crossmount.index.registries import drop_local_traits
 from crossmount.oci import Digest, Located, Repository, as_digest, as_digests, as_repository
 from crossmount.oci.reference import normalise_registry
+from crossmount.savings import MemoryAccounts
 
 
 @dataclass(slots=True)
@@ -60,7 +62,7 @@ class _Layer:
         return {registry: sources for registry, sources in self.registries.items() if sources.until > now}
 
 
-class MemoryMountIndex(LocalExclusions, Closing):
+class MemoryMountIndex(LocalExclusions, DelegatesAccounts, Closing):
     """An index in this process, alone or over a backing index.
 
     Answers combine both indexes. New entries stay in memory; `forget` and `clear_must_mount` also apply to the
@@ -93,6 +95,7 @@ class MemoryMountIndex(LocalExclusions, Closing):
         super().__init__(clock)
         self._rng = rng or random.Random()  # noqa: S311 not used for secrets
         self._layers: dict[Digest, _Layer] = {}
+        self._accounts = accounts_of(backing) or MemoryAccounts()
         self._traits: dict[str, tuple[RegistryTraits, float]] = {}
 
     async def must_mount(self, layer: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from crossmount._closing import Closing
 from crossmount.errors import IndexRefusedError
+from crossmount.index.accounts import QueuesAccounts
 from crossmount.index.adapt import SingleLayerMethods
 from crossmount.index.aliases import NONE_THE_SAME, RegistryNames, SameRegistries
 from crossmount.index.decode import (
@@ -45,7 +46,7 @@ _NEEDED = frozenset({"HGETALL", "SRANDMEMBER"})
 """Commands that no look-up works without; where another is not allowed, a look-up knows less."""
 
 
-class RedisMountIndex(SingleLayerMethods, Closing):
+class RedisMountIndex(SingleLayerMethods, QueuesAccounts, Closing):
     """An index on Redis or Valkey, shared by all clients of one server and namespace.
 
     Args:
@@ -69,6 +70,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         same: SameRegistries = NONE_THE_SAME,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__()
         self.link = link if isinstance(link, Link) else ThreadedLink(client_like(link, asynchronous=True))
         self._names = RegistryNames(same)
         self._hints = hints
@@ -122,7 +124,16 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         """
         now = int(self._clock())
         seen = list(sightings)
-        await self._write(lambda: [self._record(each, now, self._ttl) for each in seen], also=self._count(now))
+        entries, counts = self._accounts.take(), self._count(now)
+        try:
+            replies = await self._write(
+                lambda: [self._record(each, now, self._ttl) for each in seen],
+                also=[*counts, *self._account_commands(entries)],
+            )
+        except BaseException:
+            self._requeue(entries)
+            raise
+        self._requeue_refused(entries, replies[len(counts) :])
 
     async def restore(self, entries: Sequence[LayerEntry]) -> None:
         """Restore exported entries.
@@ -264,18 +275,19 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         self,
         make: Callable[[], list[Command]],
         also: Sequence[Command] = (),
-    ) -> None:
-        """Run commands that write.
+    ) -> list[Any]:
+        """Run commands that write, and return the replies to `also`.
 
         Args:
             make: returns the commands, with the names of registries that are known now.
             also: commands for the same round trip whose refusal does not matter.
         """
-        if not (commands := make()):
-            return
+        if not (commands := make()) and not also:
+            return []
         # A call that does not follow a look-up reads the shared names along, and repeats what they change.
         shared = self._shared_names() if self._names.is_unread else []
         replies = await run_scripted(self.link, [*commands, *shared, *also])
+        others = replies[len(commands) + len(shared) :]
         if shared:
             self._names.learn(as_map(replies[len(commands)]), self._clock())
             if (renamed := make()) != commands:
@@ -283,6 +295,7 @@ class RedisMountIndex(SingleLayerMethods, Closing):
         for reply in replies[: len(commands)]:
             if isinstance(reply, IndexRefusedError):
                 raise reply
+        return others
 
     def _shared_names(self) -> list[Command]:
         return [("HGETALL", self._keys.same_registry())]

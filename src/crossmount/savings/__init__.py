@@ -1,5 +1,6 @@
 """The accounts of a fleet: what its pushes mounted, found, waited for and uploaded, by day."""
 
+from crossmount.savings.accounts import AccountEntry as AccountEntry
 from crossmount.savings.accounts import DayAccounts as DayAccounts
 from crossmount.savings.accounts import LayerAccount as LayerAccount
 from crossmount.savings.accounts import LayerIncrement as LayerIncrement

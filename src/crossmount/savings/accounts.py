@@ -4,7 +4,7 @@ A row of a day is of one registry and one prefix, the first component of reposit
 small ones are added to the row `OTHER` of their registry, or of all registries.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from datetime import date
@@ -29,6 +29,9 @@ LayerFate = Literal["mounted"] | UploadReason
 """What happened to a layer in one push: it was mounted, or it was uploaded for a reason."""
 
 FATES: tuple[LayerFate, ...] = ("mounted", *get_args(UploadReason))
+
+IDS_MAX = 256
+"""How many pushes are remembered, so that none of them is added twice."""
 
 Row = tuple[str, str]
 """A registry, and the first component of repositories' names; both may be `OTHER`."""
@@ -66,6 +69,20 @@ class PushIncrement:
     def row(self) -> Row:
         """The row that it belongs to."""
         return self.registry, self.prefix
+
+
+@dataclass(frozen=True, slots=True)
+class AccountEntry:
+    """A push, to be added to the accounts.
+
+    Attributes:
+        id: eight random letters, digits, `-` and `_`: the same id is added once.
+        day: the day on which the push ended, in UTC.
+    """
+
+    id: str
+    day: date
+    increment: PushIncrement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +187,18 @@ class MemoryAccounts:
     def __init__(self) -> None:
         self._rows: dict[date, dict[Row, Tally]] = defaultdict(dict)
         self._layers: dict[date, list[LayerIncrement]] = defaultdict(list)
+        self._ids: deque[str] = deque(maxlen=IDS_MAX)
+
+    def account(self, *entries: AccountEntry) -> None:
+        """Add pushes, each once."""
+        for entry in entries:
+            if entry.id not in self._ids:
+                self._ids.append(entry.id)
+                self.add(entry.day, entry.increment)
+
+    def take_unwritten(self) -> Sequence[AccountEntry]:
+        """Return nothing: all is written."""
+        return ()
 
     def add(self, day: date, increment: PushIncrement) -> None:
         """Add what one push did to the accounts of a day."""
