@@ -139,17 +139,22 @@ class QueuesAccounts:
     async def _read(self, commands: Sequence[Command]) -> list[Any]:
         """Run commands that read; return their replies, None where a command was refused."""
 
-    def _account_commands(self, taken: Iterable[tuple[int, AccountEntry]]) -> list[Command]:
-        return [add_command(self._keys, entry, self._names) for _, entry in taken]
+    async def _write_accounts(self, write: Callable[[Sequence[Command]], Awaitable[Sequence[Any]]]) -> None:
+        """Write queued pushes along with something else; what is not written is queued again.
 
-    def _requeue_refused(self, taken: Sequence[tuple[int, AccountEntry]], replies: Sequence[Any]) -> None:
-        for (refusals, entry), reply in zip(taken, replies, strict=True):
+        Args:
+            write: sends commands along with its own, and returns replies of which the last are theirs.
+        """
+        taken = self._accounts.take()
+        try:
+            replies = await write([add_command(self._keys, entry, self._names) for _, entry in taken])
+        except BaseException:
+            for refusals, entry in taken:
+                self._accounts.add([entry], refusals=refusals)
+            raise
+        for (refusals, entry), reply in zip(reversed(taken), reversed(replies), strict=False):
             if isinstance(reply, IndexRefusedError):
                 self._accounts.add([entry], refusals=refusals + 1)
-
-    def _requeue(self, taken: Iterable[tuple[int, AccountEntry]]) -> None:
-        for refusals, entry in taken:
-            self._accounts.add([entry], refusals=refusals)
 
 
 class DelegatesAccounts:

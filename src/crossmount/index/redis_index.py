@@ -122,18 +122,13 @@ class RedisMountIndex(SingleLayerMethods, QueuesAccounts, Closing):
         Raises:
             IndexRefusedError: the server refused some sightings; the others are recorded.
         """
-        now = int(self._clock())
-        seen = list(sightings)
-        entries, counts = self._accounts.take(), self._count(now)
-        try:
-            replies = await self._write(
+        now, seen = int(self._clock()), list(sightings)
+        await self._write_accounts(
+            lambda accounts: self._write(
                 lambda: [self._record(each, now, self._ttl) for each in seen],
-                also=[*counts, *self._account_commands(entries)],
+                also=[*self._count(now), *accounts],
             )
-        except BaseException:
-            self._requeue(entries)
-            raise
-        self._requeue_refused(entries, replies[len(counts) :])
+        )
 
     async def restore(self, entries: Sequence[LayerEntry]) -> None:
         """Restore exported entries.
