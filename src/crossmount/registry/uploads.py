@@ -179,7 +179,7 @@ class Uploads(RegistryMethods):
         return next_state(state, result, commit=wait)
 
     def _reporter(self, state: UploadState, descriptor: Descriptor) -> Callable[[], None]:
-        """Return a callback that reports that the registry is storing a blob, unless the step leaves bytes to send."""
+        """Return a callback that reports a commit in progress, unless the step leaves bytes to send."""
         if state.step is Step.SEND_CHUNK:
             return lambda: None
         event = BlobCommitting(digest=descriptor.digest, size=descriptor.size, dest=state.session.repository)

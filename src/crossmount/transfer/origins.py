@@ -153,7 +153,7 @@ class Origins:
     async def of(
         self, descriptor: Descriptor, *, source: Repository | None, dest: Repository
     ) -> list[RegistryOrigin]:
-        """Return the origins of a blob that `dest` lacks, the best first; none if no repository is known to have it.
+        """Return the origins of a blob that `dest` lacks, the best first; none if no repository may have it.
 
         Raises:
             BlobUnavailableError: every origin sent wrong bytes before.

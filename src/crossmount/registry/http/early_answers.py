@@ -2,8 +2,8 @@
 
 A gateway that refuses an upload answers as soon as it has read the headers, and hangs up soon after (RFC 9110,
 15.5.14; RFC 9112, 9.5). httpcore reads the answer after a write error, but by then asyncio has closed the socket,
-and the bytes in its buffer are lost. `AnsweredStream` therefore reads while a body is sent, and ends the body with httpcore's
-WriteError when a refusal comes. Interim answers (1xx) do not end it, and too many of them are an error.
+and the bytes in its buffer are lost. `AnsweredStream` therefore reads while a body is sent, and ends the body with
+httpcore's WriteError when a refusal comes. Interim answers (1xx) do not end it, and too many are an error.
 
 httpcore's network backends are public; `httpx_internals.watch_answers` puts this one into an httpx transport.
 """

@@ -182,7 +182,7 @@ class Retrier:
     async def run(
         self, method: str, host: str, send: Callable[[], Awaitable[Answer]], *, alone: bool = False
     ) -> Answer:
-        """Send a request, again as long as another attempt may help, and return the last answer or raise the last error.
+        """Send a request until another attempt would not help; return the last answer or raise the last error.
 
         Args:
             method: the request's method, for the events.
