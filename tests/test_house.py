@@ -18,7 +18,6 @@ LINES_MIN, LINES_MAX = 40, 320
 SHORT = {
     "_closing.py": "a base class that many packages share, and no package is below all of them",
     "_signals.py": "the command and the proxy share it, and neither loads the other",
-    "cli/entry.py": "runs before it is known whether the packages of the extra are installed",
 }
 """Modules with fewer lines than `LINES_MIN`, and why each is a module of its own."""
 

@@ -66,10 +66,10 @@ from crossmount.registry import Mounted as Mounted
 from crossmount.registry import Ping as Ping
 from crossmount.registry import RetryPolicy as RetryPolicy
 from crossmount.registry import UploadSession as UploadSession
-from crossmount.transfer import BlobCache as BlobCache
-from crossmount.transfer import BlobReport as BlobReport
-from crossmount.transfer import CopyReport as CopyReport
-from crossmount.transfer import ImageCopy as ImageCopy
-from crossmount.transfer import ImageFailure as ImageFailure
-from crossmount.transfer import Limits as Limits
-from crossmount.transfer import PushReport as PushReport
+from crossmount.transfer.cache import BlobCache as BlobCache
+from crossmount.transfer.image_pusher import Limits as Limits
+from crossmount.transfer.report import BlobReport as BlobReport
+from crossmount.transfer.report import CopyReport as CopyReport
+from crossmount.transfer.report import ImageCopy as ImageCopy
+from crossmount.transfer.report import ImageFailure as ImageFailure
+from crossmount.transfer.report import PushReport as PushReport

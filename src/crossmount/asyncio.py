@@ -19,9 +19,9 @@ from crossmount.maintenance import index_info as index_info
 from crossmount.maintenance import prune as prune
 from crossmount.mount import Mounter as Mounter
 from crossmount.registry import RegistryClient as RegistryClient
-from crossmount.transfer import Registries as Registries
-from crossmount.transfer import copy as copy
-from crossmount.transfer import push as push
+from crossmount.transfer.copy import copy as copy
+from crossmount.transfer.push import push as push
+from crossmount.transfer.registries import Registries as Registries
 
 if not TYPE_CHECKING:  # type checkers export what is imported by `*` or as itself
     __all__ = [name for name in globals() if not name.startswith("_") and name != "TYPE_CHECKING"]

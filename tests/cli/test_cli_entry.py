@@ -87,10 +87,10 @@ def test_a_ctrl_c_while_loading_is_one_line(
 ) -> None:
     """Ctrl-C while the command is loaded prints one line and no traceback."""
 
-    def interrupted(name: str) -> None:
-        raise KeyboardInterrupt(name)
+    def interrupted(arguments: list[str]) -> int:
+        raise KeyboardInterrupt(*arguments)
 
-    monkeypatch.setattr(entry, "import_module", interrupted)
+    monkeypatch.setattr("crossmount.cli.run.run", interrupted)
     with pytest.raises(SystemExit) as ended:
         entry.main()
     assert ended.value.code == 130

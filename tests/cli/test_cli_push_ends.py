@@ -15,7 +15,7 @@ import pytest
 
 from crossmount.cli.commands import push as push_command
 from crossmount.testing import Fault, ScriptedRegistry
-from crossmount.transfer import push as push_image
+from crossmount.transfer.push import push as push_image
 from support.commands import SECONDS, Here, Shell, plain, read_terminal
 from support.images import MadeImage
 from support.waiting import until_now

@@ -13,7 +13,9 @@ from crossmount.index import MemoryMountIndex, MountIndex, RegistryTraits, Sight
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, RetryPolicy
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, running_registry
-from crossmount.transfer import Limits, PushReport, push
+from crossmount.transfer.image_pusher import Limits
+from crossmount.transfer.push import push
+from crossmount.transfer.report import PushReport
 from support.images import MadeImage, make_layers, make_layout
 from support.places import Place
 from support.waiting import until

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from crossmount.index import open_index
 from crossmount.registry import ClientOptions
-from crossmount.transfer import PushReport, push
+from crossmount.transfer.push import push
+from crossmount.transfer.report import PushReport
 from support.images import MadeImage, make_layout
 from support.registries import DockerRegistry
 from support.servers import Server

@@ -13,7 +13,7 @@ from crossmount.mount import Mounter
 from crossmount.oci import Digest, Located, Repository
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
 from crossmount.testing import Alter, Fault, IgnoreMount, Reply, ScriptedRegistry
-from crossmount.transfer import push
+from crossmount.transfer.push import push
 from support.images import make_layers, make_layout
 from support.waiting import until
 

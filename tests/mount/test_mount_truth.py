@@ -9,7 +9,7 @@ from crossmount.mount import Mounter, MountStatus
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.testing import RegistryOptions, ScriptedRegistry
-from crossmount.transfer import push
+from crossmount.transfer.push import push
 from support.images import make_layers, make_layout
 
 OPTIONS = ClientOptions(plain_http=True)

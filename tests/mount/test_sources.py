@@ -10,7 +10,8 @@ from crossmount.index.exclusions import RemembersDenials
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, Credential, GivenCredentials, RegistryClient, RetryPolicy
 from crossmount.testing import BasicAuth, Fault, Grant, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
-from crossmount.transfer import PushReport, push
+from crossmount.transfer.push import push
+from crossmount.transfer.report import PushReport
 from support.images import make_layers, make_layout
 
 READ = frozenset({"pull"})

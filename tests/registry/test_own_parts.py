@@ -12,7 +12,7 @@ from crossmount import ClientOptions, Digest, InvalidInputError
 from crossmount.registry.http.certificates import TrustStore
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.outbound_proxy import ProxyRules
-from crossmount.transfer import Registries
+from crossmount.transfer.registries import Registries
 
 LAYER = Digest.of(b"layer")
 

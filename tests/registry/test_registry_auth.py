@@ -19,7 +19,7 @@ from crossmount.registry import (
 from crossmount.registry.credentials.lookup import CredentialSource
 from crossmount.registry.http.requester import housekeeping
 from crossmount.testing import BasicAuth, Fault, Grant, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
-from crossmount.transfer import push
+from crossmount.transfer.push import push
 from support.images import make_layers, make_layout
 from support.registries import PASSWORD, USER, TokenRegistry
 from support.registry_kit import PLAIN, blob, client_of, manifest

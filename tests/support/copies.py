@@ -4,7 +4,8 @@ from typing import Any
 
 from crossmount.registry import ClientOptions, RetryPolicy
 from crossmount.testing import ScriptedRegistry
-from crossmount.transfer import CopyReport, copy
+from crossmount.transfer.copy import copy
+from crossmount.transfer.report import CopyReport
 from support.images import MadeImage
 
 OPTIONS = ClientOptions(

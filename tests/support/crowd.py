@@ -16,7 +16,8 @@ from crossmount.errors import CrossmountError
 from crossmount.index import open_index
 from crossmount.oci import Digest
 from crossmount.registry import ClientOptions
-from crossmount.transfer import PushReport, push
+from crossmount.transfer.push import push
+from crossmount.transfer.report import PushReport
 from support.images import MadeImage, make_layers, make_layout
 
 PUSHERS = 16

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from crossmount.testing import ScriptedRegistry
-from crossmount.transfer import push
+from crossmount.transfer.push import push
 from support.copies import OPTIONS
 from support.images import MadeImage, make_layers, make_layout
 

@@ -11,7 +11,7 @@ from crossmount.index import MemoryMountIndex
 from crossmount.oci import Manifest
 from crossmount.oci.descriptor import BUILD_CACHE, OCI_INDEX
 from crossmount.testing import ScriptedRegistry
-from crossmount.transfer import push
+from crossmount.transfer.push import push
 from support.copies import OPTIONS, copied
 from support.layouts import Entry, write, write_manifest, write_root
 from support.scans import known, scanned

@@ -11,7 +11,7 @@ import pytest
 
 from crossmount.errors import BlobUnavailableError, CrossmountError, RegistryUnreachableError
 from crossmount.oci import Descriptor, Digest, Repository
-from crossmount.transfer import BlobCache
+from crossmount.transfer.cache import BlobCache
 from crossmount.transfer.cache_fetch import CacheFetcher, CacheOrigin
 from crossmount.transfer.fetch import BlobOrigin, FetchedBlob
 from support.waiting import until

@@ -14,9 +14,12 @@ from crossmount.errors import CopyFailedError, InvalidInputError
 from crossmount.oci import Descriptor, Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.testing import ScriptedRegistry
-from crossmount.transfer import BlobCache, CopyReport, cache_fetch, copy, push
-from crossmount.transfer.copy import CopySettings, copy_all
+from crossmount.transfer import cache_fetch
+from crossmount.transfer.cache import BlobCache
+from crossmount.transfer.copy import CopySettings, copy, copy_all
 from crossmount.transfer.copy_jobs import CopyJob
+from crossmount.transfer.push import push
+from crossmount.transfer.report import CopyReport
 from support.copies import OPTIONS
 from support.holdings import CONFIG, LAYER, entry, put_document, put_image
 from support.images import MadeImage, make_layers, make_layout

@@ -25,7 +25,9 @@ from crossmount.testing import (
     ScriptedRegistry,
     TokenAuth,
 )
-from crossmount.transfer import Registries, copy, push
+from crossmount.transfer.copy import copy
+from crossmount.transfer.push import push
+from crossmount.transfer.registries import Registries
 from support.copies import OPTIONS, copied, gets, is_whole
 from support.images import MadeImage, make_layers, make_layout
 from support.layouts import named, write, write_manifest, write_root

@@ -14,7 +14,10 @@ from crossmount import events
 from crossmount.errors import CopyFailedError
 from crossmount.oci import Digest
 from crossmount.testing import Alter, Fault, ScriptedRegistry
-from crossmount.transfer import BlobCache, CopyReport, cache_fetch, copy
+from crossmount.transfer import cache_fetch
+from crossmount.transfer.cache import BlobCache
+from crossmount.transfer.copy import copy
+from crossmount.transfer.report import CopyReport
 from support.copies import OPTIONS, gets, is_whole
 from support.images import MadeImage, make_layers, make_layout
 from support.waiting import until

@@ -13,8 +13,12 @@ from crossmount.index import MemoryMountIndex, Sighting
 from crossmount.oci import Digest, Repository
 from crossmount.oci.descriptor import OCI_INDEX
 from crossmount.testing import Alter, Fault, RegistryOptions, Reply, ScriptedRegistry
-from crossmount.transfer import CopyReport, Limits, Registries, copy, remote_image
+from crossmount.transfer import remote_image
+from crossmount.transfer.copy import copy
+from crossmount.transfer.image_pusher import Limits
 from crossmount.transfer.origins import Origins, RegistryOrigin
+from crossmount.transfer.registries import Registries
+from crossmount.transfer.report import CopyReport
 from support.certificates import self_signed
 from support.copies import OPTIONS
 from support.holdings import put_document, put_image, put_index

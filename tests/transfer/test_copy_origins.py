@@ -9,7 +9,8 @@ from crossmount.errors import CopyFailedError
 from crossmount.index import MemoryMountIndex, Sighting
 from crossmount.oci import Digest, Repository
 from crossmount.testing import Alter, CutSending, Fault, RegistryOptions, Reply, ScriptedRegistry
-from crossmount.transfer import Registries, push
+from crossmount.transfer.push import push
+from crossmount.transfer.registries import Registries
 from support.copies import OPTIONS, copied, gets, is_whole
 from support.images import MadeImage
 

@@ -15,7 +15,11 @@ from crossmount.errors import CopyFailedError
 from crossmount.index import open_index
 from crossmount.oci import Repository
 from crossmount.registry import ClientOptions, RetryPolicy
-from crossmount.transfer import BlobCache, Limits, Registries, copy, push
+from crossmount.transfer.cache import BlobCache
+from crossmount.transfer.copy import copy
+from crossmount.transfer.image_pusher import Limits
+from crossmount.transfer.push import push
+from crossmount.transfer.registries import Registries
 from support.commands import Shell
 from support.images import MadeImage, make_layout
 from support.link import link

@@ -11,8 +11,11 @@ from crossmount.oci import BytesBlob, Descriptor, Digest, Manifest, Reference, R
 from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.testing import Fault, Reply, ScriptedRegistry
-from crossmount.transfer import CopyReport, copy, push, referrers
+from crossmount.transfer import referrers
+from crossmount.transfer.copy import copy
+from crossmount.transfer.push import push
 from crossmount.transfer.referrers import DEPTH_MAX, with_entries
+from crossmount.transfer.report import CopyReport
 from support.images import MadeImage, make_layers, make_layout
 from support.registries import DockerRegistry, StartRegistry
 

@@ -11,7 +11,9 @@ from crossmount.oci import Manifest
 from crossmount.oci.layout import load_image
 from crossmount.oci.platforms import Platform, check_config, select
 from crossmount.testing import ScriptedRegistry
-from crossmount.transfer import PushReport, copy, push
+from crossmount.transfer.copy import copy
+from crossmount.transfer.push import push
+from crossmount.transfer.report import PushReport
 from support.copies import OPTIONS
 from support.images import MadeImage, make_layers, make_layout
 

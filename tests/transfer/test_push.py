@@ -18,7 +18,9 @@ from crossmount.index import MemoryMountIndex, MountableLayers
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, blob_unknown, html
-from crossmount.transfer import Limits, PushReport, push
+from crossmount.transfer.image_pusher import Limits
+from crossmount.transfer.push import push
+from crossmount.transfer.report import PushReport
 from support.images import MadeImage, make_layers, make_layout
 
 SHORT = Reply(status=200, body=b"short", media_type="application/octet-stream")

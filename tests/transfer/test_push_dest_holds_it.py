@@ -5,7 +5,7 @@ from crossmount.index import MemoryMountIndex
 from crossmount.oci import Repository
 from crossmount.registry import ClientOptions
 from crossmount.testing import ScriptedRegistry
-from crossmount.transfer import push
+from crossmount.transfer.push import push
 from support.images import make_layers, make_layout
 
 OPTIONS = ClientOptions(plain_http=True)

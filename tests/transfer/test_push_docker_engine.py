@@ -11,8 +11,9 @@ import pytest
 
 from crossmount.errors import InvalidInputError, InvalidLayoutError, InvalidReferenceError
 from crossmount.testing import ScriptedRegistry
-from crossmount.transfer import PushReport, push
 from crossmount.transfer.docker_engine import EngineAddress, image_name
+from crossmount.transfer.push import push
+from crossmount.transfer.report import PushReport
 from support.copies import OPTIONS
 from support.images import MadeImage, make_layers, make_layout, to_archive
 

@@ -9,7 +9,8 @@ import pytest
 
 from crossmount.index import open_index
 from crossmount.registry import ClientOptions
-from crossmount.transfer import PushReport, push
+from crossmount.transfer.push import push
+from crossmount.transfer.report import PushReport
 from support.images import MadeImage, make_layers, make_layout, to_archive
 from support.programs import needs
 from support.registries import PASSWORD, USER, DockerRegistry, StartRegistry, TokenRegistry

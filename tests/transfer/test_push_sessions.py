@@ -7,7 +7,8 @@ from crossmount.index import MemoryMountIndex
 from crossmount.oci import Repository
 from crossmount.registry import ClientOptions
 from crossmount.testing import Fault, Reply, ScriptedRegistry
-from crossmount.transfer import Limits, push
+from crossmount.transfer.image_pusher import Limits
+from crossmount.transfer.push import push
 from support.images import make_layers, make_layout
 
 OPTIONS = ClientOptions(plain_http=True)

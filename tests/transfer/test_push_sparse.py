@@ -18,7 +18,9 @@ from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.oci.layout import load_image
 from crossmount.oci.reference import is_loopback
 from crossmount.testing import BasicAuth, Fault, RegistryOptions, Reply, ScriptedRegistry
-from crossmount.transfer import PushReport, Registries, push
+from crossmount.transfer.push import push
+from crossmount.transfer.registries import Registries
+from crossmount.transfer.report import PushReport
 from support.copies import OPTIONS, gets
 from support.images import MadeImage, make_layers, make_layout
 

@@ -17,7 +17,8 @@ from crossmount.errors import InvalidInputError, InvalidLayoutError, MissingExtr
 from crossmount.oci.image_spool import ImageSpool
 from crossmount.oci.layout import load_image
 from crossmount.testing import ScriptedRegistry
-from crossmount.transfer import PushReport, push
+from crossmount.transfer.push import push
+from crossmount.transfer.report import PushReport
 from support.commands import Shell
 from support.copies import OPTIONS
 from support.images import MadeImage, make_layers, make_layout, to_archive

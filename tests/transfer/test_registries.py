@@ -5,8 +5,8 @@ import pytest
 from crossmount.errors import RegistryUnreachableError
 from crossmount.oci import Repository
 from crossmount.registry import Ping, RegistryClient
-from crossmount.transfer import Registries, registries
-from crossmount.transfer.registries import FAR_AWAY
+from crossmount.transfer import registries
+from crossmount.transfer.registries import FAR_AWAY, Registries
 from support.index_kit import Clock
 
 

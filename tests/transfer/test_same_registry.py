@@ -4,7 +4,7 @@ from crossmount.index import MemoryMountIndex, Sighting
 from crossmount.index.aliases import SameRegistries
 from crossmount.oci import Repository
 from crossmount.testing import ScriptedRegistry
-from crossmount.transfer import copy
+from crossmount.transfer.copy import copy
 from support.copies import OPTIONS, copied, gets, is_whole
 from support.images import MadeImage
 

@@ -1,6 +1,5 @@
 """The base classes of crossmount's commands and of their groups."""
 
-import difflib
 import gc
 from collections.abc import Mapping
 from importlib import import_module
@@ -93,6 +92,8 @@ class LazyGroup(_Common, click.Group):
         name = args[0]
         if name in self._lazy or name.startswith("-"):
             return super().resolve_command(ctx, args)
+        import difflib  # noqa: PLC0415 for a wrong name only
+
         close = difflib.get_close_matches(name, self._lazy)
         hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(self._lazy)}"
         raise click.UsageError(f"no command {name!r}: {hint}", ctx)

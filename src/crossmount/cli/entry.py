@@ -3,7 +3,6 @@
 import gc
 import os
 import sys
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,8 +27,12 @@ def main() -> None:
         )
         sys.exit(1)
     gc.disable()  # loading modules allocates much and frees nothing
+    # httpx would load its own command line, and with it all of rich and pygments: a sixth of the time of a push
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # the import system's mark for "absent"
     try:
-        status = import_module("crossmount.cli.run").run(sys.argv[1:])
+        from crossmount.cli.run import run  # noqa: PLC0415 it needs the libraries of the extra
+
+        status = run(sys.argv[1:])
     except KeyboardInterrupt:  # while the command is loaded, or after it ended
         sys.stderr.write("crossmount: interrupted\n")
         status = 130

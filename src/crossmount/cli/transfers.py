@@ -17,8 +17,9 @@ from crossmount.cli.settings import Settings
 from crossmount.fleet import Patience
 from crossmount.index import MountIndex
 from crossmount.registry import ClientOptions
-from crossmount.transfer import BlobReport, Limits, PushReport, Registries
-from crossmount.transfer.report import FROM_CACHE, IndexState
+from crossmount.transfer.image_pusher import Limits
+from crossmount.transfer.registries import Registries
+from crossmount.transfer.report import FROM_CACHE, BlobReport, IndexState, PushReport
 
 F = TypeVar("F", bound=Callable[..., Any])
 

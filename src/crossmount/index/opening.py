@@ -7,7 +7,6 @@ from pathlib import Path
 
 from redis.credentials import CredentialProvider
 
-from crossmount.embedded.lifecycle import OnDemandClient, ensure_running
 from crossmount.errors import InvalidInputError
 from crossmount.index.aliases import SameRegistries
 from crossmount.index.keys import Keys
@@ -90,6 +89,8 @@ def clients_of(url: object, credentials: CredentialProvider | None, *, asynchron
     if address.topology == "memory":
         return []
     if address.topology == "embedded":
+        from crossmount.embedded.lifecycle import OnDemandClient, ensure_running  # noqa: PLC0415 others need no server
+
         return [OnDemandClient(partial(ensure_running, timeout=EMBEDDED_START_SECONDS), _connect)]
     client = connect(address, credentials=credentials)
     if not address.from_replicas:

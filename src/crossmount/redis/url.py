@@ -4,7 +4,6 @@ Any part of a URL may be a secret: a password that is not percent-encoded may lo
 message repeats hosts and ports, and nothing else.
 """
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,6 +109,8 @@ def _options(query: str, known: tuple[str, ...]) -> dict[str, str]:
 
 def _advice(name: str, known: tuple[str, ...]) -> str:
     """Return advice on an unknown option, without repeating it."""
+    import difflib  # noqa: PLC0415 for a wrong name only
+
     close = [_REDIS_PY[name]] if _REDIS_PY.get(name) in known else difflib.get_close_matches(name, known, 1, 0.8)
     if close:
         return f"called {close[0]} here"

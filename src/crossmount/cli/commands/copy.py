@@ -26,10 +26,10 @@ from crossmount.cli.transfers import (
     transfer_options,
 )
 from crossmount.errors import CopyFailedError
-from crossmount.transfer import BlobCache, CopyReport
-from crossmount.transfer.cache import DEFAULT_LIMIT
+from crossmount.transfer.cache import DEFAULT_LIMIT, BlobCache
 from crossmount.transfer.copy import CopySettings, copy_all
 from crossmount.transfer.copy_jobs import CopyJob, read_list
+from crossmount.transfer.report import CopyReport
 
 
 @click.command(cls=Command)

@@ -23,8 +23,8 @@ from crossmount.cli.transfers import (
 )
 from crossmount.oci import Reference
 from crossmount.oci.image_spool import SPOOL_LIMIT
-from crossmount.transfer import PushReport
-from crossmount.transfer import push as push_image
+from crossmount.transfer.push import push as push_image
+from crossmount.transfer.report import PushReport
 
 
 @click.command(cls=Command)

@@ -4,7 +4,6 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Generic, Self, TextIO, TypeVar, cast
 
 from crossmount import events
@@ -81,6 +80,7 @@ def progress_display(
     """Return bars if `stream` is a terminal that can move its cursor and gets no log; plain lines otherwise."""
     term = (os.environ if env is None else env).get("TERM", "")
     if verbose < VERBOSE_LOG and stream.isatty() and term not in {"", "dumb"}:
-        screen = import_module("crossmount.cli.progress.screen")  # rich takes a tenth of a second to load
-        return cast("Display[T]", screen.ScreenDisplay(stream, tracker, verbose=verbose))
+        from crossmount.cli.progress.screen import ScreenDisplay  # noqa: PLC0415 rich takes a while to load
+
+        return cast("Display[T]", ScreenDisplay(stream, tracker, verbose=verbose))
     return LineDisplay(stream, tracker, verbose=verbose)
