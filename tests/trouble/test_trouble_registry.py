@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmount.registry import ClientOptions
+from crossmount.registry import ClientOptions, upload_answers
 from crossmount.testing import CutReceiving, Fault, Grant, RegistryOptions, ScriptedRegistry, TokenAuth
 from support.crowd import OPTIONS, PUSHERS, Images, Outcome, Scene, push_at_once
 from support.faulty import FaultyWay, faulty_way
@@ -69,6 +69,12 @@ async def test_tokens_that_end_in_the_middle_of_uploads(valkey: Server, crowd_im
         assert sent_again(registry) == 0
 
 
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask for one second, not five, whether a registry stores a blob whose upload was cut: here it never does."""
+    monkeypatch.setattr(upload_answers, "UNKNOWN_SECONDS", 1.0)
+
+
 async def push_past(
     way: FaultyWay, registry: DockerRegistry, valkey: Server, images: Images, options: ClientOptions = OPTIONS
 ) -> Outcome:
@@ -87,6 +93,7 @@ async def test_a_real_registry_in_trouble(
         assert way.carried == registry.upload_bytes()
 
 
+@pytest.mark.usefixtures("_impatient")
 async def test_a_real_registry_that_is_cut_off_in_the_middle_of_bodies(
     start_docker_registry: StartRegistry, valkey: Server, crowd_images: Images
 ) -> None:
@@ -99,6 +106,7 @@ async def test_a_real_registry_that_is_cut_off_in_the_middle_of_bodies(
         assert way.carried == registry.upload_bytes() + cut * CUT_AFTER
 
 
+@pytest.mark.usefixtures("_impatient")
 async def test_real_tokens_that_end_in_the_middle_of_uploads(
     token_registry: TokenRegistry, valkey: Server, crowd_images: Images, tmp_path: Path
 ) -> None:
