@@ -88,7 +88,7 @@ def test_events_and_errors_need_no_import_of_their_own() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_every_function_tells_its_arguments_where_it_is_asked() -> None:
+def test_every_function_documents_its_arguments() -> None:
     """The docstring of each public function names each of its parameters and no other, in both flavours."""
     for flavour in (crossmount, crossmount.asyncio):
         for name in exported(crossmount.asyncio):
@@ -96,12 +96,12 @@ def test_every_function_tells_its_arguments_where_it_is_asked() -> None:
             if not inspect.isfunction(function):
                 continue
             arguments = (inspect.getdoc(function) or "").partition("Args:\n")[2].partition("\n\n")[0]
-            told = {line.strip().partition(":")[0] for line in arguments.splitlines() if line[4:5].strip()}
-            assert told == set(inspect.signature(function).parameters), name
+            documented = {line.strip().partition(":")[0] for line in arguments.splitlines() if line[4:5].strip()}
+            assert documented == set(inspect.signature(function).parameters), name
 
 
 def test_no_public_docstring_points_elsewhere() -> None:
-    """What the blocking flavour does is told in its own docstrings: none says to look at the other flavour."""
+    """The docstrings of the blocking flavour are complete: none refers to the other flavour."""
     for name in exported(crossmount.asyncio):
         public = getattr(crossmount, name)
         texts = [inspect.getdoc(public)] + [

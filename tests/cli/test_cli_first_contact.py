@@ -15,7 +15,7 @@ _HIDDEN = "import sys; sys.modules['click'] = None; from crossmount.cli.entry im
 
 @pytest.mark.parametrize("word", ["--version", "-V", "version", "--help", "-h"])
 def test_version_and_help_need_no_extra(shell: Shell, word: str) -> None:
-    """Without the extra the command tells its version and its commands."""
+    """Without the extra the command prints its version and its commands."""
     done = subprocess.run(
         [sys.executable, "-c", _HIDDEN, word], capture_output=True, text=True, env=dict(shell.env), check=False
     )

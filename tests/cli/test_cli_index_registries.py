@@ -84,7 +84,7 @@ def test_doctor_says_what_is_believed_of_a_registry_that_does_not_answer(here: H
     assert "crossmount index registry 127.0.0.1:1 --forget" in done.out
 
 
-def test_doctor_tells_of_a_registry_that_was_untruthful() -> None:
+def test_doctor_reports_a_registry_that_was_untruthful() -> None:
     """The words and the facts name it."""
     finding = check_mounts("r", RegistryTraits(mounts=True, truthful=False), seconds_left=5)
     assert "asked after each mount" in finding.words

@@ -107,7 +107,7 @@ def test_a_must_mount_layer_is_tried_from_all_its_sources(failure: MountAnswer) 
 
 
 async def test_a_change_wakes_those_that_wait() -> None:
-    """A layer that waits for what another one's mount tells goes on when that has ended."""
+    """A layer that waits for another one's mount continues when that mount has ended."""
     search = SourceSearch(DEST, {})
     search.add({ONE: ALL[:1]})
     waiting = asyncio.create_task(search.changed())

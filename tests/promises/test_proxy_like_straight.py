@@ -27,7 +27,7 @@ class Difference:
 
     Attributes:
         reason: why nobody is worse off.
-        fits: tells whether an answer through the proxy differs from one straight in this way.
+        fits: returns whether an answer through the proxy differs from one straight in this way.
     """
 
     reason: str

@@ -143,7 +143,7 @@ UNKNOWABLE: tuple[frozenset[Family], ...] = (
     frozenset({Family.HEAD_ALWAYS, Family.UNCHECKED}),
     frozenset({Family.HEAD_ANYWHERE, Family.UNCHECKED}),
 )
-"""Worlds in which no client that asks before it uploads can succeed: no answer tells that a blob is absent."""
+"""Worlds in which no client that asks before it uploads can succeed: no answer shows that a blob is absent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,7 @@ def test_these_answers_are_no_yes(status: int) -> None:
         (answered(401, 'Bearer realm="http://x/",error="insufficient_scope"'), "bearer", False),
     ],
 )
-def test_a_refusal_of_credentials_is_told_from_a_missing_scope(
+def test_a_refusal_of_credentials_differs_from_a_missing_scope(
     response: httpx.Response, scheme: str, *, refused: bool
 ) -> None:
     """A token without a scope is still good, and a registry of tokens says nothing of a password."""
@@ -164,7 +164,7 @@ async def token(proxy: ProxyUnderTest, *scopes: str) -> dict[str, str]:
 
 
 async def test_a_narrow_token_mounts_by_itself_only_what_it_covers() -> None:
-    """With `--mount-rights token` a client is told once of the scope that is missing, and mounts with it."""
+    """With `--mount-rights token` a client gets one challenge for the missing scope, and mounts with it."""
     async with (
         ScriptedRegistry(RegistryOptions(auth=ACCOUNT)) as registry,
         proxy_before(registry.url, mount_rights="token") as proxy,
@@ -173,11 +173,11 @@ async def test_a_narrow_token_mounts_by_itself_only_what_it_covers() -> None:
         await proxy.knows(DIGEST, "a/base")
         path = f"/v2/b/app/blobs/{DIGEST}"
         narrow = await token(proxy, "repository:b/app:pull,push")
-        told = await proxy.client.head(path, headers=narrow)
-        assert told.status_code == 401
-        assert 'error="insufficient_scope"' in told.headers["www-authenticate"]
-        assert "repository:a/base:pull" in told.headers["www-authenticate"]
-        assert "repository:b/app:pull,push" in told.headers["www-authenticate"]
+        refused = await proxy.client.head(path, headers=narrow)
+        assert refused.status_code == 401
+        assert 'error="insufficient_scope"' in refused.headers["www-authenticate"]
+        assert "repository:a/base:pull" in refused.headers["www-authenticate"]
+        assert "repository:b/app:pull,push" in refused.headers["www-authenticate"]
         again = await proxy.client.head(path, headers=narrow)
         assert (again.status_code, registry.mounts(DIGEST)) == (404, 0)
         wide = await token(proxy, "repository:b/app:pull,push", "repository:a/base:pull")

@@ -89,7 +89,7 @@ async def test_the_clients_forwarding_headers_do_not_reach_the_registry(tmp_path
 
 
 @pytest.mark.parametrize("fault", [CutBefore(), Reply(status=500)])
-async def test_a_registry_in_trouble_is_told_so(fault: CutBefore | Reply) -> None:
+async def test_a_failure_of_the_registry_reaches_the_client(fault: CutBefore | Reply) -> None:
     """No answer of the registry is a 502 with an error of the specification; an error answer is forwarded."""
     async with (
         ScriptedRegistry(faults=[Fault(path="*tags*", times=None, action=fault)]) as registry,

@@ -150,7 +150,7 @@ async def test_a_client_that_vanishes_leaves_nothing_at_work(tmp_path: Path, spo
 
 
 async def test_expect_100_is_answered() -> None:
-    """A client that sends `Expect: 100-continue` is told to go on."""
+    """A client that sends `Expect: 100-continue` gets a 100."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
         head = (
             f"POST /v2/a/blobs/uploads/?digest={DIGEST} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
@@ -160,7 +160,7 @@ async def test_expect_100_is_answered() -> None:
         assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201")
 
 
-async def test_too_many_connections_are_told_so() -> None:
+async def test_too_many_connections_are_refused() -> None:
     """Above the limit of connections a client gets a 503; later there is room again."""
     limits = ServerLimits(connections=3, grace=0.5)
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=limits) as proxy:

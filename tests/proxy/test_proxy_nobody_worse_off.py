@@ -93,17 +93,17 @@ async def test_a_client_brings_a_deleted_blob_back(way: str, spool: Path | None)
         assert (await proxy.client.delete(f"/v2/one/blobs/{DIGEST}")).status_code == 202
         uploads = "/v2/one/blobs/uploads/"
         if way == "from":
-            brought = (await proxy.client.post(f"{uploads}?mount={DIGEST}&from=two")).status_code
+            status = (await proxy.client.post(f"{uploads}?mount={DIGEST}&from=two")).status_code
         elif way == "mount":
-            brought = (await proxy.client.post(f"{uploads}?mount={DIGEST}")).status_code
+            status = (await proxy.client.post(f"{uploads}?mount={DIGEST}")).status_code
         elif way == "whole":
-            brought = (await proxy.client.post(f"{uploads}?digest={DIGEST}", content=DATA)).status_code
+            status = (await proxy.client.post(f"{uploads}?digest={DIGEST}", content=DATA)).status_code
         elif way == "put":
             location = await begin_upload(proxy, "one")
-            brought = (await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)).status_code
+            status = (await proxy.client.put(f"{location}?digest={DIGEST}", content=DATA)).status_code
         else:
-            brought = await push_blob(proxy, "one")
-        assert brought == 201
+            status = await push_blob(proxy, "one")
+        assert status == 201
         await proxy.app.core.recorder.flush()
         await registry_deletes(registry)
         assert (await proxy.client.head(f"/v2/one/blobs/{DIGEST}")).status_code == 200

@@ -94,7 +94,7 @@ async def test_wrong_credentials_get_no_token() -> None:
 
 
 @pytest.mark.parametrize("options", [TOKENS, BASIC], ids=["token", "basic"])
-async def test_a_private_source_is_neither_mounted_nor_told_of(options: RegistryOptions) -> None:
+async def test_a_private_source_is_neither_mounted_nor_revealed(options: RegistryOptions) -> None:
     """A HEAD of a layer in a repository that the caller may not read is like that of an unknown layer."""
     async with ScriptedRegistry(options) as registry, proxy_before(registry.url) as proxy:
         registry.put_blob("ann/secret", DATA)

@@ -34,10 +34,10 @@ TAG = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}", fullmatch=True)
 
 
 @given(NAME, TAG)
-def test_names_made_of_the_grammars_own_words_are_still_told_apart(name: str, tag: str) -> None:
+def test_names_made_of_the_grammars_own_words_are_unambiguous(name: str, tag: str) -> None:
     """A repository may be named `blobs/uploads`: the last segments decide the route."""
     base = f"/v2/{name}"
-    told: list[tuple[str, Route]] = [
+    expectations: list[tuple[str, Route]] = [
         (f"{base}/blobs/{D}", BlobRoute(name, D)),
         (f"{base}/blobs/uploads/", UploadsRoute(name)),
         (f"{base}/blobs/uploads", UploadsRoute(name)),
@@ -47,7 +47,7 @@ def test_names_made_of_the_grammars_own_words_are_still_told_apart(name: str, ta
         (f"{base}/tags/list", TagsRoute(name)),
         (f"{base}/referrers/{D}", ReferrersRoute(name, D)),
     ]
-    for path, expected in told:
+    for path, expected in expectations:
         assert parse_route(path.encode(), b"") == expected
 
 
@@ -63,12 +63,12 @@ def judged(path: bytes, query: bytes) -> Route | RequestRefusedError:
 def test_whatever_comes_is_a_route_or_is_refused(path: bytes, query: bytes) -> None:
     """Any bytes are a route or a refusal, and every route has a valid repository name and digest."""
     for raw in (path, b"/" + path, b"/v2/" + path, b"/v2/a/blobs/uploads/" + path):
-        told = judged(raw, query)
-        if isinstance(told, RequestRefusedError):
-            assert 400 <= told.status < 500
+        found = judged(raw, query)
+        if isinstance(found, RequestRefusedError):
+            assert 400 <= found.status < 500
             continue
-        assert route_name(told)
-        name = getattr(told, "name", None)
+        assert route_name(found)
+        name = getattr(found, "name", None)
         assert name is None or is_repository_name(name)
         assert b".." not in raw.split(b"/")
 

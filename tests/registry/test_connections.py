@@ -148,7 +148,7 @@ async def test_a_dead_proxy_is_named_without_its_password(
 
 
 async def test_a_proxy_that_refuses_is_named(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refused tunnel is told with the proxy's own status."""
+    """The error for a refused tunnel has the proxy's own status."""
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -242,7 +242,7 @@ async def test_options_name_a_client_certificate(authority: Authority) -> None:
 
 
 async def test_another_host_is_not_shown_the_client_certificate(tmp_path: Path, authority: Authority) -> None:
-    """A redirect to another origin is followed without the certificate, which that origin wants in vain."""
+    """A redirect to another origin is followed without the certificate, although that origin asks for it."""
     async with ScriptedRegistry(tls=server_context(authority)) as registry:
         keep(tmp_path / "config/containers/certs.d/registry.example.test", authority, authority.issue("client"))
         client = RegistryClient("registry.example.test", options=TLS, credentials=NoCredentials())
@@ -301,7 +301,7 @@ async def test_a_server_that_says_that_it_speaks_tls_is_believed(listen: Listen)
 
 
 async def test_a_registry_that_refuses_the_first_request_is_not_taken_for_one_of_tls(listen: Listen) -> None:
-    """A 400 with other words is told as it is."""
+    """A 400 with other words is reported as it is."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -319,7 +319,7 @@ async def test_a_registry_that_refuses_the_first_request_is_not_taken_for_one_of
 async def test_a_demanded_client_certificate_is_told(
     authority: Authority, version: ssl.TLSVersion | None, words: str
 ) -> None:
-    """TLS 1.3 says so after the handshake; TLS 1.2 tells of a failed handshake alone."""
+    """TLS 1.3 says so after the handshake; in TLS 1.2 the handshake only fails."""
     context = server_context(authority, tls=version)
 
     def serve(listener: socket.socket) -> None:  # a blocking server sends its alert, one of asyncio does not
@@ -342,7 +342,7 @@ async def test_a_demanded_client_certificate_is_told(
 
 
 async def test_a_registry_that_hangs_up_after_the_handshake_may_want_a_certificate(authority: Authority) -> None:
-    """A server that sends no alert is told as what it may be; it may be restarting too, so it is asked again."""
+    """Without an alert the error names the likely cause; the server may be restarting, so it is asked again."""
     async with ScriptedRegistry(tls=server_context(authority)) as registry:
         with pytest.raises(RegistryUnreachableError, match="it may want a client certificate, or it is not up"):
             await head(registry.address, replace(TLS, ca_file=authority.file))

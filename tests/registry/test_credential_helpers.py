@@ -86,7 +86,7 @@ async def test_a_helper_whose_answer_is_no_credential_is_named_and_not_quoted(
         ("password=hunter2 vault is sealed", "vault is sealed"),
     ],
 )
-async def test_what_a_failing_helper_says_is_told_without_secrets(
+async def test_the_words_of_a_failing_helper_are_shown_without_secrets(
     tmp_path: Path, said: str, words: str, stream: str
 ) -> None:
     """Its words are in the error, on one line, without control characters and what is a secret by its form."""
@@ -107,7 +107,7 @@ async def test_what_a_failing_helper_says_is_told_without_secrets(
         ("yes words | head -c 1000000 >&2; head -c 100 /dev/zero; exit 1", "words words"),
     ],
 )
-async def test_a_helper_that_dies_is_told_in_a_short_line(tmp_path: Path, script: str, words: str) -> None:
+async def test_the_error_for_a_helper_that_dies_is_short(tmp_path: Path, script: str, words: str) -> None:
     """A signal is named; a credential, binary bytes and endless words are not repeated."""
     env = helper(tmp_path, "bad", script)
     with pytest.raises(CredentialsError, match=words) as caught:

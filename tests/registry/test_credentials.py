@@ -96,7 +96,7 @@ async def test_a_file_without_end_is_not_read_whole() -> None:
     {"registrytoken": "\ud800"},
 ])  # fmt: skip
 async def test_half_characters_are_refused(tmp_path: Path, entry: dict[str, str]) -> None:
-    """A lone surrogate in a file's JSON can be sent to nobody, and is told by the file's name."""
+    """A lone surrogate in a file's JSON cannot be sent; the error names the file."""
     (file := tmp_path / "auth.json").write_text(json.dumps({"auths": {REGISTRY: entry}}))
     with pytest.raises(CredentialsError, match=r"auth\.json: auths: .*is not text"):
         await StoredCredentials(authfile=file, env={}).find(REGISTRY)

@@ -34,10 +34,10 @@ def _pickled(error: CrossmountError) -> Any:
 
 def check(error: CrossmountError, **facts: Any) -> None:
     """Check an error's facts, and those of its pickle."""
-    for told in (error, _pickled(error)):
-        assert (type(told), str(told)) == (type(error), str(error))
-        assert {name: getattr(told, name) for name in facts} == facts
-        assert "?" not in (told.url or "")
+    for shown in (error, _pickled(error)):
+        assert (type(shown), str(shown)) == (type(error), str(error))
+        assert {name: getattr(shown, name) for name in facts} == facts
+        assert "?" not in (shown.url or "")
 
 
 def pushed(image: MadeImage, address: str, **more: Any) -> CrossmountError:
@@ -122,5 +122,5 @@ def test_every_error_survives_a_pickle(kind: type[CrossmountError]) -> None:
     if kind is crossmount.BlobUnknownError:
         more["blobs"] = frozenset({"sha256:1"})
     error = kind("message", **more).knowing(registry="r.example", digest="sha256:0")
-    told = _pickled(error)
-    assert (type(told), str(told), vars(told)) == (kind, "message", vars(error))
+    shown = _pickled(error)
+    assert (type(shown), str(shown), vars(shown)) == (kind, "message", vars(error))

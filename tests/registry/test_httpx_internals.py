@@ -53,4 +53,4 @@ async def test_a_cut_connection_has_a_known_text(data: bytes, *, cut: bool) -> N
     async with server_that_sends(data) as url, httpx.AsyncClient() as client:
         with pytest.raises(httpx.RemoteProtocolError) as caught:
             await client.get(url)
-    assert is_cut(caught.value) is cut, f"{caught.value} is to be told by {CUT_WORDS}"
+    assert is_cut(caught.value) is cut, f"{caught.value} must match {CUT_WORDS}"

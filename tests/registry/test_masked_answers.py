@@ -41,7 +41,7 @@ async def error_of(handler: Handler, given: GivenCredentials) -> CrossmountError
     return caught.value
 
 
-def told(error: CrossmountError) -> str:
+def text_of(error: CrossmountError) -> str:
     """Return all that an error can show."""
     return f"{error} {error!r} {getattr(error, 'codes', ())}"
 
@@ -55,7 +55,7 @@ async def test_a_registry_that_repeats_basic_credentials_is_not_repeated(status:
             return httpx.Response(401, headers={"WWW-Authenticate": "Basic realm=x"})
         return echo(request, words=f"{{}} ci:{PASSWORD} {PASSWORD} {quote(PASSWORD)}", status=status)
 
-    shown = told(await error_of(handler, credentials()))
+    shown = text_of(await error_of(handler, credentials()))
     assert "cannot" in shown
     assert PASSWORD not in shown
     assert PAIR not in shown
@@ -74,7 +74,7 @@ async def test_a_token_service_that_repeats_what_it_got_is_not_repeated(kind: st
             return echo(request)
         return httpx.Response(400, json={"error": "invalid_grant", "error_description": f"you sent {sent}"})
 
-    shown = told(await error_of(handler, credentials(kind=kind)))
+    shown = text_of(await error_of(handler, credentials(kind=kind)))
     assert "gave no token" in shown
     assert PASSWORD not in shown
     assert PAIR not in shown
@@ -91,7 +91,7 @@ async def test_a_registry_that_repeats_a_token_is_not_repeated() -> None:
             return bearer(f"https://{HOST}/token")
         return echo(request, words="x" * 270 + " {}")
 
-    shown = told(await error_of(handler, credentials()))
+    shown = text_of(await error_of(handler, credentials()))
     assert token[:8] not in shown
 
 

@@ -80,7 +80,7 @@ def test_a_proxy_is_for_everything_but_this_machine() -> None:
         *(("retry", each) for each in (3, None)),
     ],
 )
-def test_wrong_kinds_are_told_what_to_give(name: str, given: Any) -> None:
+def test_the_error_for_a_wrong_kind_says_what_to_give(name: str, given: Any) -> None:
     """A part of a wrong kind is refused by its name and its kind."""
     with pytest.raises(InvalidInputError, match=f"^{name}: a {type(given).__name__}: give"):
         replace(ClientOptions(), **{name: given})

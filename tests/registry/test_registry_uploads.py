@@ -54,8 +54,8 @@ async def test_a_registry_that_stored_a_part_of_a_chunk_gets_the_rest() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         if request.method == "PUT":
             return httpx.Response(201)
-        told = next(ranges) if request.method == "PATCH" else "0-0"
-        return httpx.Response(202, headers={"Location": "/u?_state=1", "Range": told})
+        taken = next(ranges) if request.method == "PATCH" else "0-0"
+        return httpx.Response(202, headers={"Location": "/u?_state=1", "Range": taken})
 
     client, transport = recorded(handler)
     async with client:

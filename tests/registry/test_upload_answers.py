@@ -54,9 +54,9 @@ def test_a_users_own_parts_may_be_denied(status: int) -> None:
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
 def test_a_range_counts_whatever_the_2xx(status: int) -> None:
     """A part that was answered 2xx with a Range is accepted as far as the Range says."""
-    told = answer(status, range="0-69")
-    assert result_of(told, "PATCH", part()) is StepResult.ACCEPTED
-    session = after_part(told, part())
+    taken = answer(status, range="0-69")
+    assert result_of(taken, "PATCH", part()) is StepResult.ACCEPTED
+    session = after_part(taken, part())
     assert session is not None
     assert session.offset == 70
 
@@ -72,7 +72,7 @@ def test_what_a_registry_says_it_has_counts(text: str, offset: int) -> None:
     assert session.offset == offset
 
 
-def test_a_first_part_of_one_byte_may_be_told_as_0_0() -> None:
+def test_the_range_of_one_byte_may_be_0_0() -> None:
     """`0-0` after one byte is this byte."""
     session = after_part(answer(202, range="0-0"), part(offset=0, chunk=1))
     assert session is not None

@@ -42,7 +42,7 @@ async def test_basic_wants_a_password() -> None:
         assert "secret" not in repr(registry.requests)
 
 
-async def test_basic_tells_who_may_not_from_who_did_not_say() -> None:
+async def test_basic_distinguishes_wrong_credentials_from_none() -> None:
     """A user without the right gets a 403; requests without a user may read public repositories."""
     auth = BasicAuth(users=USERS, grants={"ci": (Grant("team/*", READ),)}, anonymous=(Grant("open/*", READ),))
     async with talk_to(RegistryOptions(auth=auth)) as (registry, client):

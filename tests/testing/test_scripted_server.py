@@ -131,13 +131,13 @@ async def test_stopping_cuts_what_is_going_on() -> None:
 
 async def test_a_failure_of_the_registry_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug in the registry closes the connection and reaches the loop's exception handler."""
-    told: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    raised: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context["exception"]))
     async with talk_to() as (registry, client):
         monkeypatch.setattr(registry.holdings, "repositories", None)
         with pytest.raises((httpx.NetworkError, httpx.RemoteProtocolError)):
             await client.get("/v2/_catalog")
-    assert [type(error) for error in told] == [TypeError]
+    assert [type(error) for error in raised] == [TypeError]
 
 
 async def test_https_is_spoken_with_a_certificate(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_large_blob_does_not_stay_in_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_tells_its_url_and_stops_cleanly(number: signal.Signals) -> None:
+def test_the_command_prints_its_url_and_stops_cleanly(number: signal.Signals) -> None:
     """The command prints one line and exits with status 0 on SIGTERM and SIGINT, even with a client connected."""
     command = [sys.executable, "-m", "crossmount.testing", "--finds", "--user", "ci:secret"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

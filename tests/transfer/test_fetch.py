@@ -69,7 +69,7 @@ async def upload(blob: FetchedBlob, interruptions: list[int]) -> tuple[bytes | N
     """Take the bytes as an upload does, resumed where it was interrupted.
 
     Returns:
-        The bytes, None if they could not be had; and what was let go on the way.
+        The bytes, None if they could not be fetched; and what was dropped on the way.
     """
     taken = bytearray()
     wasted: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Pushes whose HEADs or mounts were told what is not true."""
+"""Pushes whose HEADs or mounts got untrue answers."""
 
 import pickle
 from pathlib import Path
@@ -79,7 +79,7 @@ async def test_a_first_mount_that_did_not_happen_is_seen_before_the_manifest(ima
     false = "*" if lies == "*" else image.layers[1].digest
     async with ScriptedRegistry(RegistryOptions(false_mounts=(false,), checks_references=False)) as registry:
         index = await known(image, registry)
-        if lies == "one":  # then only the trait tells
+        if lies == "one":  # then only the trait shows it
             await index.record_traits(registry.address, RegistryTraits(truthful=False))
         report = await pushed(image, registry, index)
         dest = Repository.parse(f"{registry.address}/team/other")
