@@ -1,4 +1,4 @@
-"""Runs coroutines of the library for a command, on an event loop that a signal ends tidily."""
+"""Runs coroutines of the library for a command, on an event loop; a signal ends them in order."""
 
 import asyncio
 import signal

@@ -108,7 +108,7 @@ def image_message(error: BaseException) -> str:
 
 
 def _copy_message(error: CopyFailedError) -> str:
-    """Return why the one image was not copied; for many only their number, each has had its own line."""
+    """Return why the one image was not copied; of several only their number: each had its own line."""
     asked, failures = len(error.report.images), error.report.failures
     if asked > 1:
         return f"{len(failures)} of {asked} images not copied"
@@ -213,7 +213,7 @@ def _on_registry(words: str, tls: ssl.SSLError | None) -> tuple[str, str]:
 
 
 def with_option(words: str) -> str:
-    """Return a failure that an event has as words, and the option that helps."""
+    """Return the words of a failure in an event, and the option that helps."""
     advice = _advice_on(words) or next((option for said, option in _TLS_OPTIONS.items() if said in words), "")
     return _advised(words, advice)
 

@@ -89,7 +89,7 @@ class MaskingFormatter(logging.Formatter):
     """Formats a record, its traceback included, without what looks like a secret."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record's line or lines; one of the access log has no words of others, and there are many."""
+        """Return the record's lines. The access log is not masked: it has no foreign words, and many lines."""
         words = super().format(record)
         return words if record.name.endswith(".access") else mask_forms(words)
 
