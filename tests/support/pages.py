@@ -188,7 +188,7 @@ def split_command(part: str) -> tuple[str, str]:
 
 def normalise(output: str) -> str:
     """Return an output without what differs from run to run: digests, numbers, columns, the order of lines."""
-    output = re.sub(r"sha256:[0-9a-f]{64}", "DIGEST", output)
+    output = re.sub(r"\b(?:sha256:)?[0-9a-f]{64}\b", "DIGEST", output)
     output = re.sub(r"\b[0-9a-f]{12}\b", "SHORT", output)
     output = re.sub(r"\d+(?:\.\d+)?(?: (?:[kMG]?B|ms|s|min)\b)?", "N", output)
     return "\n".join(sorted(" ".join(line.split()) for line in output.splitlines() if line.strip()))
