@@ -144,8 +144,9 @@ def test_the_tour_is_what_happens(tmp_path: Path) -> None:
     text = PAGE.read_text()
     if os.environ.get("CROSSMOUNT_WRITE_TOUR"):
         for prompt, lines in happened.items():
-            block = "```text\n" + "\n".join(lines) + "\n```\n"
-            text = re.sub(rf"```text\n{prompt}\$.*?\n```\n", lambda _, block=block: block, text, flags=re.DOTALL)
+            start = text.index(f"```text\n{prompt}$")
+            end = text.index("\n```\n", start)
+            text = text[:start] + "```text\n" + "\n".join(lines) + text[end:]
         PAGE.write_text(text)
     blocks = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
     assert [line for block in blocks for line in block.splitlines() if len(line) > COLUMNS] == []
