@@ -53,8 +53,8 @@ async def test_a_queue_of_our_own_is_no_silence(
     monkeypatch: pytest.MonkeyPatch, guarded: Literal["bare", "guarded", "long-running"]
 ) -> None:
     """Callers that wait for a turn longer than a call may take are answered, and the breaker stays closed."""
-    for module in (client, link):
-        monkeypatch.setattr(module, "CONNECTIONS", 2)
+    monkeypatch.setattr(link, "THREADS", 2)
+    monkeypatch.setattr(link, "JOINED_COMMANDS", 1)
     with slow_server(0.2) as url:
         async with RedisMountIndex(async_link(url)) as index:
             guard = GuardedIndex(index, deadline=CALL_SECONDS, lasting=guarded == "long-running")

@@ -8,6 +8,7 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Sequence
 from contextvars import ContextVar
 
 from crossmount.errors import IndexUnavailableError
@@ -72,14 +73,19 @@ class Call:
 
     Attributes:
         made: when it was made (monotonic seconds).
-        cancelled: whether it was cancelled. Its errors then say nothing about the servers.
+        loop: the same.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.made = time.monotonic()
         self.loop = loop
         self._until = float("inf")
-        self.cancelled = False
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled. Its errors then say nothing about the servers."""
+        return self._cancelled
 
     def begin(self) -> None:
         """Start the deadline."""
@@ -87,7 +93,7 @@ class Call:
 
     def cancel(self) -> None:
         """End the call at its next check. Any thread may call this."""
-        self.cancelled = True
+        self._cancelled = True
 
     @property
     def left(self) -> float:
@@ -102,6 +108,20 @@ class Call:
         """
         if not self.left:
             raise TimeoutError("too late")
+
+
+class JoinedCall(Call):
+    """Several calls whose commands are sent together. It is cancelled once all of them are."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        super().__init__(calls[0].loop)
+        self.made = max(call.made for call in calls)
+        self._calls = calls
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits any more."""
+        return all(call.cancelled for call in self._calls)
 
 
 _current: ContextVar[Call | None] = ContextVar("crossmount_redis_call", default=None)

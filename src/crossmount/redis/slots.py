@@ -27,6 +27,11 @@ def slot_of(command: tuple[str | bytes | int, ...]) -> int | None:
     return key_slot(key if isinstance(key, bytes) else str(key).encode())
 
 
+def has_keyless(commands: Iterable[tuple[str | bytes | int, ...]]) -> bool:
+    """Return whether one of the commands has no key."""
+    return not _KEYLESS.isdisjoint([command[0] for command in commands])
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """A range of slots and its servers."""
