@@ -17,11 +17,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from crossmount._dataclass import dataclass
 from crossmount.redis.call import Call, JoinedCall
 from crossmount.redis.client import Client
 from crossmount.redis.replies import Command
