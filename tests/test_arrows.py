@@ -72,6 +72,8 @@ FORBIDDEN: dict[str, set[str]] = {
         "proxy/own_endpoints",
         "proxy/app",
         "proxy/server",
+        "proxy/assembly",
+        "proxy/gateway",
     },
     "proxy/auth": {
         "proxy/uploads",
@@ -81,8 +83,17 @@ FORBIDDEN: dict[str, set[str]] = {
         "proxy/own_endpoints",
         "proxy/app",
         "proxy/server",
+        "proxy/assembly",
+        "proxy/gateway",
     },
-    "proxy/uploads": {"proxy/event_receiver", "proxy/own_endpoints", "proxy/app", "proxy/server"},
+    "proxy/uploads": {
+        "proxy/event_receiver",
+        "proxy/own_endpoints",
+        "proxy/app",
+        "proxy/server",
+        "proxy/assembly",
+        "proxy/gateway",
+    },
     "cli/progress": {"cli/commands", "cli/demo"},
     "cli/demo": {"cli/commands"},
 }

@@ -1,6 +1,7 @@
 """Parsers of untrusted text: a line for a message, a number, a JSON object, a date. None of them raises."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,6 +11,8 @@ from typing import Any
 WORDS_MAX = 300
 DIGITS_MAX = 18
 """The most digits of a number that always fits into 64 bits."""
+
+_SIZE = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 
 
 def one_line(text: str, *, limit: int = WORDS_MAX) -> str:
@@ -22,6 +25,14 @@ def one_line(text: str, *, limit: int = WORDS_MAX) -> str:
 def decimal(text: str, *, digits: int = DIGITS_MAX) -> int | None:
     """Return the whole number that `text` is, or None if it is anything else or has more than `digits` digits."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= digits else None
+
+
+def byte_size(text: str) -> int | None:
+    """Return the bytes that `text` names, such as `500`, `512MiB` or `8G`, or None. Units are powers of 1024."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        return None
+    return int(match[1]) << (10 * (" KMGT".index(match[2].upper()) if match[2] else 0))
 
 
 def json_object(content: str | bytes) -> dict[str, Any] | None:

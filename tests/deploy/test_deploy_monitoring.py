@@ -16,7 +16,7 @@ from crossmount.proxy import telemetry
 from crossmount.proxy.http.routes import Route, route_name
 from crossmount.testing import Fault, Reply, ScriptedRegistry
 from support.deployed import DEPLOY, document, documents
-from support.proxies import begin_upload, proxy_before
+from support.proxies import begin_upload, metrics_page, proxy_before
 
 RULES = document(DEPLOY / "prometheus" / "alerts.yaml")["groups"][0]["rules"]
 BOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "crossmount-proxy.json").read_text())
@@ -123,7 +123,7 @@ async def test_every_series_of_the_proxy_is_shown(series: dict[str, set[str]]) -
 def test_every_value_that_is_asked_for_can_be_there() -> None:
     """Every cause, outcome and route in a query can occur; an alert on another value would never fire."""
     causes = {word for _, word in telemetry._CAUSES} | {"other"}
-    page = telemetry.Metrics().exposition()[0].decode()
+    page = metrics_page(telemetry.Metrics()).decode()
     outcomes = set(re.findall(r'blobs_total\{outcome="(\w+)"', page))
     known = {"cause": causes, "outcome": outcomes, "route": {"own"}, "job": {"crossmount-proxy", "$job"}}
     for whose, query in QUERIES.items():

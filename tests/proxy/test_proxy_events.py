@@ -55,7 +55,7 @@ async def listening_for(
         registry=registry, address=HERE, secret=secret, options=PLAIN, limits=ServerLimits(grace=1.0)
     )
     async with (
-        event_listener(settings, index) as (service, feed),
+        event_listener(settings, index) as (service, feed, _),
         httpx.AsyncClient(base_url=service.url, timeout=20) as client,
     ):
         yield client, feed
@@ -170,7 +170,7 @@ async def test_a_push_past_crossmount_is_mountable_a_moment_later(
     # the registry's port is known only now, so a second listener takes the address of the first
     address = ListenAddress("127.0.0.1", httpx.URL(gate).port or 0)
     settings = EventListenerSettings(registry=registry.address, address=address, secret=secret, options=PLAIN)
-    async with event_listener(settings, index) as (_, feed):
+    async with event_listener(settings, index) as (_, feed, _):
         skopeo_push(image, registry, "team/one:1")
         await until(lambda: feed.worked["ManifestArrived"] >= 1)
         await feed.settled()

@@ -12,16 +12,17 @@ import pytest
 from crossmount.errors import IndexUnavailableError
 from crossmount.index import GuardedIndex, MemoryMountIndex, RegistryTraits, open_index
 from crossmount.index.protocol import Knowledge, Sighting
-from crossmount.oci import Descriptor, Digest, Located, Manifest
+from crossmount.oci import Descriptor, Digest, Located, Manifest, Repository
 from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from crossmount.proxy.auth.callers import Agents, Caller
 from crossmount.proxy.http.errors import RequestRefusedError
+from crossmount.proxy.policy import Policy
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.settings import ProxySettings, ServerLimits
 from crossmount.proxy.telemetry import Metrics, cause_of
 from crossmount.proxy.uploads.sessions import ClientSessions
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry
-from support.proxies import ProxyUnderTest, begin_upload, proxy_before
+from support.proxies import ProxyUnderTest, begin_upload, metrics_page, proxy_before
 
 LAYER, CONFIG = b"layer", b"{}"
 
@@ -186,10 +187,10 @@ async def test_more_than_can_be_recorded_is_dropped_and_counted() -> None:
     metrics = Metrics()
     index = MemoryMountIndex()
     recorder = ProxyRecorder(GuardedIndex(index), metrics)
-    repository = ProxySettings(upstream="http://127.0.0.1:1").registry()
+    repository = Repository.on("127.0.0.1:1")
     for number in range(10_001):
         recorder.record_blob(repository, Digest.of(str(number).encode()), 1)
-    assert b"crossmount_proxy_unlearnt_total 1.0" in metrics.exposition()[0]
+    assert b"crossmount_proxy_unlearnt_total 1.0" in metrics_page(metrics)
     blob = Descriptor("text/plain", Digest.of(b"x"), 1)
     recorder.record_manifest(None, repository, Manifest(blob, b"x", blobs=(blob,)))
     async with recorder.running():
@@ -244,10 +245,10 @@ async def test_an_index_that_raises_is_counted() -> None:
     """An index that raises is counted, and recording goes on."""
     metrics = Metrics()
     recorder = ProxyRecorder(Broken(), metrics)
-    recorder.record_proven([Sighting(Digest.of(b"x"), ProxySettings(upstream="http://h:1").registry())])
+    recorder.record_proven([Sighting(Digest.of(b"x"), Repository.on("h:1"))])
     async with recorder.running():
         await recorder.flush()
-    assert b'failures_total{cause="index",where="index"} 1.0' in metrics.exposition()[0]
+    assert b'failures_total{cause="index",where="index"} 1.0' in metrics_page(metrics)
 
 
 async def test_sessions_are_bounded_and_run_out() -> None:
@@ -298,5 +299,5 @@ async def test_agents_make_way_for_others() -> None:
 def test_an_upstream_that_is_no_registrys_address_is_refused(upstream: str) -> None:
     """An upstream with other parts than scheme, host and port is refused, and its password is not shown."""
     with pytest.raises(ValueError, match="--upstream") as refused:
-        ProxySettings(upstream=upstream).upstream_url()
+        ProxySettings(upstreams=(upstream,)).upstream_list(Policy())
     assert "u:p" not in str(refused.value)

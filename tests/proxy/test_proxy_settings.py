@@ -25,7 +25,7 @@ from support.certificates import self_signed
 from support.proxies import error_code, proxy_before
 from support.waiting import until
 
-PLAIN = ProxySettings(upstream="http://127.0.0.1:1", port=0)
+PLAIN = ProxySettings(upstreams=("http://127.0.0.1:1",), port=0)
 
 
 async def refusal(**settings: Any) -> str:
@@ -39,11 +39,11 @@ async def refusal(**settings: Any) -> str:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"upstream": "127.0.0.1:5000"}, "--upstream: begin with https:// or http://"),
-        ({"upstream": "ftp://r.example"}, "--upstream: begin with https:// or http://"),
-        ({"upstream": "https://r.example/v2"}, "--upstream: give https://host"),
-        ({"upstream": "https://ann:secret@r.example"}, "--upstream: give https://host"),
-        ({"upstream": "https://r.example:port"}, "--upstream: not a URL"),
+        ({"upstreams": ("127.0.0.1:5000",)}, "--upstream: begin with https:// or http://"),
+        ({"upstreams": ("ftp://r.example",)}, "--upstream: begin with https:// or http://"),
+        ({"upstreams": ("https://r.example/v2",)}, "--upstream: give https://host"),
+        ({"upstreams": ("https://ann:secret@r.example",)}, "--upstream: give https://host"),
+        ({"upstreams": ("https://r.example:port",)}, "--upstream: not a URL"),
         ({"public_url": "hub.test"}, "--public-url: begin with https:// or http://"),
         ({"public_url": "https://hub.test/x"}, "--public-url: give https://host"),
         ({"allow_sources": ("",)}, "--allow-source: '' fits no repository"),
@@ -70,7 +70,7 @@ async def test_a_registry_that_does_not_serve_is_named_at_the_start(
     async with ScriptedRegistry(faults=[Fault(times=None, action=html(404))]) as registry:
         upstream = "http://127.0.0.1:1" if kind == "nobody" else registry.url
         serving = asyncio.create_task(
-            serve(replace(PLAIN, upstream=upstream), MemoryMountIndex(), ready=proxies.append)
+            serve(replace(PLAIN, upstreams=(upstream,)), MemoryMountIndex(), ready=proxies.append)
         )
         await until(lambda: "until the registry serves" in caplog.text)
         async with httpx.AsyncClient(base_url=proxies[0].server.url) as client:

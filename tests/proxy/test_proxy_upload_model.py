@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from crossmount.index import MemoryMountIndex
 from crossmount.oci import Digest
-from crossmount.proxy.server import assembled
+from crossmount.proxy.assembly import Shared, assembled
+from crossmount.proxy.policy import Policy
 from crossmount.proxy.settings import ProxySettings, ServerLimits
 from crossmount.testing import ScriptedRegistry
 
@@ -98,8 +99,15 @@ async def compare(steps: list[Step], limit: int) -> None:
     """Play the steps against a proxy in this process, and the model."""
     with tempfile.TemporaryDirectory() as folder:
         async with ScriptedRegistry() as registry:
-            made = ProxySettings(upstream=registry.url, spool=Path(folder), limits=ServerLimits(spool_bytes=limit))
-            async with assembled(made, MemoryMountIndex()) as app:
+            made = ProxySettings(
+                upstreams=(registry.url,), spool=Path(folder), limits=ServerLimits(spool_bytes=limit)
+            )
+            [upstream] = made.upstream_list(Policy())
+            async with (
+                Shared.opened(made, MemoryMountIndex()) as shared,
+                assembled(upstream, shared, is_first=True, is_only=True) as one,
+            ):
+                app = one.app
                 transport = httpx.ASGITransport(app)
                 async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as client:
                     location = (await client.post("/v2/a/blobs/uploads/")).headers["location"]

@@ -14,6 +14,7 @@ from crossmount.oci import Digest, Repository
 from crossmount.proxy.app import App
 from crossmount.proxy.server import RunningProxy, running
 from crossmount.proxy.settings import ProxySettings, ServerLimits
+from crossmount.proxy.telemetry import Exposition, Metrics
 from crossmount.registry import ClientOptions, RetryPolicy
 from support.waiting import until
 
@@ -71,7 +72,7 @@ async def proxy_before(
     """Run a proxy in front of the registry at the URL `registry` until the block ends."""
     memory = MemoryMountIndex()
     made = ProxySettings(
-        upstream=registry,
+        upstreams=(registry,),
         port=0,
         spool=spool,
         limits=limits or ServerLimits(grace=2.0),
@@ -82,8 +83,15 @@ async def proxy_before(
         running(made, index or memory) as proxy,
         httpx.AsyncClient(base_url=proxy.url, timeout=20, verify=False) as client,  # noqa: S501 a test's certificate
     ):
-        address = made.registry().registry
-        yield ProxyUnderTest(proxy.url, client, proxy.app, memory, proxy, address)
+        address = proxy.upstreams[0].registry.registry
+        yield ProxyUnderTest(proxy.url, client, proxy.apps[0], memory, proxy, address)
+
+
+def metrics_page(metrics: Metrics) -> bytes:
+    """Return the page of metrics of a proxy with one upstream."""
+    exposition = Exposition()
+    exposition.add(metrics)
+    return exposition.page()[0]
 
 
 def error_code(answer: httpx.Response) -> str:

@@ -12,7 +12,7 @@ from crossmount.fleet import Fleet, Slots, UploadTurn
 from crossmount.index import Keys, open_index
 from crossmount.oci import Digest
 from support import fleets
-from support.proxies import ProxyUnderTest, begin_upload, proxy_before
+from support.proxies import ProxyUnderTest, begin_upload, metrics_page, proxy_before
 from support.servers import Server
 
 DATA = os.urandom(1024 * 1024 + 17)
@@ -29,7 +29,7 @@ async def push_spooled(proxy: ProxyUnderTest, name: str, data: bytes = DATA, **d
 
 def metric(proxy: ProxyUnderTest, name: str, **labels: str) -> float:
     """Return a metric's value, as Prometheus would read it."""
-    page, _ = proxy.app.core.metrics.exposition()
+    page = metrics_page(proxy.app.core.metrics)
     return sum(
         sample.value
         for family in text_string_to_metric_families(page.decode())

@@ -1,5 +1,6 @@
 """`crossmount proxy` as a process."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +56,7 @@ def crossmount_process(
     try:
         said = process.stdout.readline()
         assert "http" in said, log.read_text()
-        yield said.split()[2]
+        yield str(json.loads(said)["url"])
     finally:
         process.terminate()
         code = process.wait(timeout=20)

@@ -60,13 +60,23 @@ def client_options(settings: Settings, *, patient: bool = True) -> ClientOptions
     return ClientOptions(**settings.client)
 
 
-def warn_if_alone(settings: Settings) -> None:
-    """Warn if this is a CI job and nobody chose an index: the embedded one starts empty on each runner."""
+def warn_if_alone(settings: Settings, warn: Callable[[str], object] | None = None) -> None:
+    """Warn if this is a CI job and nobody chose an index: the embedded one starts empty on each runner.
+
+    Args:
+        settings: the common options.
+        warn: takes the warning; None prints it.
+    """
     if settings.index is None and os.environ.get("CI", "").lower() not in _NO_CI:
-        note(
-            "crossmount: warning: this embedded index is shared with no other host: "
+        words = (
+            "this embedded index is shared with no other host: "
             "set CROSSMOUNT_INDEX (--index) to a Redis of all runners"
         )
+        (warn or _print_warning)(words)
+
+
+def _print_warning(words: str) -> None:
+    note(f"crossmount: warning: {words}")
 
 
 @asynccontextmanager

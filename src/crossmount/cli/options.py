@@ -9,6 +9,7 @@ from typing import Any, Generic, TextIO, TypeVar
 
 import click
 
+from crossmount._parsing import byte_size
 from crossmount.cli.settings import Invocation
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Digest, Reference
@@ -19,8 +20,6 @@ T = TypeVar("T")
 
 _LINE_MAX = 64 * 1024
 """Most characters in a line of a list."""
-
-_SIZE = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 
 _AUTHORITY = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
 
@@ -82,10 +81,10 @@ def read_size(words: str) -> int:
     Raises:
         InvalidInputError: it is not a size.
     """
-    match = _SIZE.fullmatch(words.strip())
-    if match is None:
+    size = byte_size(words)
+    if size is None:
         raise InvalidInputError(f"{words[:100]!r} is not a size: give bytes, or 512MiB, 8GiB")
-    return int(match[1]) << (10 * (" KMGT".index(match[2].upper()) if match[2] else 0))
+    return size
 
 
 class _Listen(click.ParamType[tuple[str, int]]):

@@ -58,6 +58,7 @@ class App:
         core: the proxy's parts.
         authenticator: identifies callers.
         endpoints: the proxy's own endpoints.
+        name: the name of the upstream in the log.
         idle: seconds that a client may be silent in the middle of a request or an answer.
         clock: seconds, from any start.
         epoch: epoch seconds, for the access log.
@@ -75,6 +76,7 @@ class App:
         authenticator: Authenticator,
         endpoints: OwnEndpoints,
         *,
+        name: str = "",
         idle: float,
         clock: Callable[[], float] = time.monotonic,
         epoch: Callable[[], float] = time.time,
@@ -86,12 +88,13 @@ class App:
         self._authenticator = authenticator
         self._idle = idle
         self._clock = clock
-        self._access_log = AccessLog(epoch=epoch)
+        self._access_log = AccessLog(name, epoch=epoch)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request, then count and log it."""
         assert scope["type"] == "http", "uvicorn is configured for HTTP alone"  # noqa: S101 a promise of ours
         exchange = Exchange(scope, receive, send, idle=self._idle)
+        route: Route = OtherRoute()
         name, started = "bad", self._clock()
         self.active += 1
         try:
@@ -102,6 +105,7 @@ class App:
         except ClientGoneError:
             exchange.note = "client-gone"
         except RequestRefusedError as error:
+            exchange.note = exchange.note or "refused"
             await self._refuse(exchange, error)
         except CrossmountError as error:
             self.core.metrics.count_failure(name, error)
@@ -109,6 +113,8 @@ class App:
             await self._refuse(exchange, _refusal_of(error))
         finally:
             self.active -= 1
+            if isinstance(route, UploadsRoute | SessionRoute):
+                self.core.permissions.count_bytes(route, exchange.received)
             self.core.metrics.count_request(exchange.method, name, exchange.status, waited=exchange.waited)
             self._access_log.write(exchange, name, self._clock() - started)
 
@@ -118,8 +124,15 @@ class App:
         if isinstance(route, OwnEndpoint):
             await self.endpoints.answer(exchange, route.name, draining=self.draining)
             return
-        caller = await self._authenticator.authenticate(exchange)
+        if exchange.names_unknown_upstream:
+            raise RequestRefusedError(404, "NAME_UNKNOWN", "this proxy has no such upstream")
+        try:
+            caller = await self._authenticator.authenticate(exchange)
+        except RequestRefusedError as error:
+            exchange.caller = "refused" if error.status in {401, 403, 421} else ""
+            raise
         exchange.caller = caller.log_name
+        self.core.permissions.check(caller.name, route, exchange.method)
         match route, exchange.method:
             case BlobRoute(), "HEAD":
                 await self._head_blob(exchange, route, caller)

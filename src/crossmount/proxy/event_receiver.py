@@ -26,6 +26,7 @@ from crossmount.proxy.http.serving import (
     listening,
     log_index_event,
 )
+from crossmount.proxy.reload import Live, Reloader
 from crossmount.proxy.settings import ServerLimits
 from crossmount.registry import ClientOptions
 
@@ -44,7 +45,7 @@ class EventReceiver:
         secrets: the secrets of permitted senders.
     """
 
-    def __init__(self, feed: EventFeed, secrets: WebhookSecrets) -> None:
+    def __init__(self, feed: EventFeed, secrets: Live[WebhookSecrets]) -> None:
         self.feed = feed
         self._secrets = secrets
 
@@ -55,7 +56,7 @@ class EventReceiver:
             RequestRefusedError: no valid secret (401), not a message (400, 405, 413), or too many events wait or
                 the index does not answer (503).
         """
-        if not self._secrets.accept(exchange.header(b"authorization")):
+        if not self._secrets.value.accept(exchange.header(b"authorization")):
             raise RequestRefusedError(401, "UNAUTHORIZED", "events come with a secret", headers=[_CHALLENGE])
         if exchange.method != "POST":
             raise RequestRefusedError(405, "UNSUPPORTED", "events are sent here with POST")
@@ -125,7 +126,7 @@ class EventListener:
 @asynccontextmanager
 async def event_listener(
     settings: EventListenerSettings, index: MountableLayers
-) -> AsyncIterator[tuple[RunningServer, EventFeed]]:
+) -> AsyncIterator[tuple[RunningServer, EventFeed, Reloader]]:
     """Listen for events until the block ends.
 
     Raises:
@@ -136,12 +137,13 @@ async def event_listener(
             f"events on {settings.address.host} without a secret would come from anybody: give --secret-file, or "
             "listen on 127.0.0.1"
         )
-    secrets = WebhookSecrets() if settings.secret is None else WebhookSecrets.read(settings.secret)
+    secret = settings.secret
+    secrets = Live(lambda: WebhookSecrets() if secret is None else WebhookSecrets.read(secret))
     observer = partial(log_index_event, meanwhile="no events are taken until the index answers")
     async with EventFeed(settings.registry, index, options=settings.options, observer=observer) as feed:
         app = EventListener(EventReceiver(feed, secrets), idle=settings.limits.idle)
         async with listening(app, settings.address, settings.limits, busy=lambda: feed.waiting > 0) as server:
-            yield server, feed
+            yield server, feed, Reloader([secret], [secrets.prepare])
 
 
 async def serve_events(
@@ -156,5 +158,5 @@ async def serve_events(
         InvalidInputError: a setting is invalid, or would let any host send events.
         ListenError: the address cannot be used.
     """
-    async with event_listener(settings, index) as (server, _):
-        await server.run_until_signal(lambda: ready(server))
+    async with event_listener(settings, index) as (server, _, reloader):
+        await server.run_until_signal(lambda: ready(server), on_hangup=reloader.reload)

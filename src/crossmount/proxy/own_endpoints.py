@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable, Collection
 
 from crossmount.errors import CrossmountError
 from crossmount.proxy.auth.callers import Authenticator
 from crossmount.proxy.event_receiver import EventReceiver
 from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange, Message, Receive, Send
+from crossmount.proxy.telemetry import Exposition
 from crossmount.proxy.uploads.core import Core
 
 _TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
@@ -23,7 +25,8 @@ class OwnEndpoints:
         core: the proxy's parts.
         authenticator: answers requests for tokens.
         events: receives the registry's events; None if this proxy takes no events.
-        metrics_apart: whether the metrics are served at an address of their own (`MetricsApp`).
+        probes: what asks the registry of each upstream; the proxy is ready if one answers.
+        exposition: the metrics; None if they are served at an address of their own (`MetricsApp`).
     """
 
     def __init__(
@@ -32,12 +35,14 @@ class OwnEndpoints:
         authenticator: Authenticator,
         events: EventReceiver | None,
         *,
-        metrics_apart: bool = False,
+        probes: Collection[Callable[[], Awaitable[str | None]]],
+        exposition: Exposition | None,
     ) -> None:
         self.events = events
         self._core = core
         self._authenticator = authenticator
-        self._metrics_apart = metrics_apart
+        self._probes = probes
+        self._exposition = exposition
 
     async def answer(self, exchange: Exchange, name: str, *, draining: bool) -> None:
         """Answer a request.
@@ -64,19 +69,11 @@ class OwnEndpoints:
             case "readyz":
                 status, text = await self._readiness(draining=draining)
                 await _send(exchange, status, text)
-            case "metrics" if not self._metrics_apart:
+            case "metrics" if self._exposition is not None:
                 await self._authenticator.permit_metrics(exchange)
-                await self.answer_metrics(exchange)
+                await answer_metrics(exchange, self._exposition)
             case _:
                 raise RequestRefusedError(404, "NOT_FOUND", "no such page")
-
-    async def answer_metrics(self, exchange: Exchange) -> None:
-        """Answer with the metrics."""
-        core = self._core
-        core.metrics.sessions.set(len(core.sessions))
-        core.metrics.spool_bytes.set(0 if core.spool is None else core.spool.taken)
-        body, media_type = core.metrics.exposition()
-        await exchange.answer(200, [(b"content-type", media_type)], _body_for(exchange, body))
 
     async def registry_trouble(self) -> str | None:
         """Ask the registry for `/v2/`; return why it cannot be used, None if it can. The index is not asked."""
@@ -99,10 +96,10 @@ class OwnEndpoints:
     async def _readiness(self, *, draining: bool) -> tuple[int, bytes]:
         if draining:
             return 503, b"stopping\n"
-        why = await self.registry_trouble()
-        if why is None:
+        troubles = await asyncio.gather(*(probe() for probe in self._probes))
+        if None in troubles:
             return 200, b"ok\n"
-        _log.info("not ready: %s", why)
+        _log.info("not ready: %s", "; ".join(filter(None, troubles)))
         return 503, b"the registry does not answer as one, or not to this proxy's credentials\n"
 
 
@@ -110,12 +107,12 @@ class MetricsApp:
     """The application at `--metrics-listen`: the metrics, and nothing else.
 
     Args:
-        endpoints: the proxy's own endpoints.
+        exposition: the metrics.
         idle: seconds that a client may be silent.
     """
 
-    def __init__(self, endpoints: OwnEndpoints, *, idle: float) -> None:
-        self._endpoints = endpoints
+    def __init__(self, exposition: Exposition, *, idle: float) -> None:
+        self._exposition = exposition
         self._idle = idle
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -123,9 +120,15 @@ class MetricsApp:
         exchange = Exchange(scope, receive, send, idle=self._idle)
         with contextlib.suppress(ClientGoneError):
             if exchange.raw_path in {b"/metrics", b"/_crossmount/metrics"} and exchange.method in {"GET", "HEAD"}:
-                await self._endpoints.answer_metrics(exchange)
+                await answer_metrics(exchange, self._exposition)
             else:
                 await exchange.refuse(RequestRefusedError(404, "NOT_FOUND", "only the metrics are served here"))
+
+
+async def answer_metrics(exchange: Exchange, exposition: Exposition) -> None:
+    """Answer with the metrics."""
+    body, media_type = exposition.page()
+    await exchange.answer(200, [(b"content-type", media_type)], _body_for(exchange, body))
 
 
 async def _send(exchange: Exchange, status: int, text: bytes) -> None:

@@ -1,7 +1,7 @@
 """The settings of a proxy, and of the server that it runs on. Values."""
 
 import re
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +13,10 @@ from crossmount.errors import InvalidInputError
 from crossmount.fleet import Patience
 from crossmount.oci import Repository
 from crossmount.oci.manifest import MANIFEST_BYTES_MAX
+from crossmount.proxy.policy import SOURCE_PATTERN, Policy
 from crossmount.registry import ClientOptions
 
-_PATTERN = re.compile(r"(?:[a-z0-9._/*-]|\[[a-z0-9._-]+\]|\?)+")
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._:-]*[a-z0-9])?")
 
 MountRights = Literal["account", "token"]
 """With whose rights the proxy mounts for a token: its account's, or its own alone."""
@@ -57,11 +58,39 @@ class ServerLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSettings:
+    """A registry behind the proxy.
+
+    Attributes:
+        name: its name in paths, in `?ns=`, in the log and in the metrics; in lower case.
+        url: its URL: scheme, host and port.
+        allow_sources: patterns of repositories that may be mounted from; empty allows all.
+        options: how to reach it.
+    """
+
+    name: str
+    url: httpx.URL
+    allow_sources: tuple[str, ...] = ()
+    options: ClientOptions = field(default_factory=ClientOptions)
+
+    @property
+    def registry(self) -> Repository:
+        """A repository of the registry, for the registry's name and address."""
+        return Repository.on(self.url.netloc.decode("ascii"))
+
+    def names(self) -> set[str]:
+        """Return what a request may call it, in lower case."""
+        registry = self.registry
+        return {self.name, self.url.netloc.decode("ascii").lower(), registry.registry.lower()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProxySettings:
     """The settings of a proxy.
 
     Attributes:
-        upstream: the registry's URL: scheme, host and port.
+        upstreams: the registries' URLs (scheme, host and port), each as `URL` or `NAME=URL`. A request that names
+            none of several is for the first.
         host: the address to listen on.
         port: the port; 0 lets the system choose.
         auth: `client` acts with each caller's rights, `service` with the proxy's own.
@@ -78,11 +107,12 @@ class ProxySettings:
         tokens: a file of bearer tokens, for `service`.
         metrics_listen: an address and a port where the metrics are served, instead of beside everything else.
         events_secret: a file of secrets that the registry sends with its events; None receives no events.
-        options: how to reach the registry.
+        policy: a file of what options cannot say (`crossmount.proxy.policy`); None without one.
+        options: how to reach the registries.
         limits: limits on clients.
     """
 
-    upstream: str
+    upstreams: tuple[str, ...]
     host: str = "127.0.0.1"
     port: int = 5000
     auth: Literal["client", "service"] = "client"
@@ -98,16 +128,65 @@ class ProxySettings:
     tokens: Path | None = None
     metrics_listen: tuple[str, int] | None = None
     events_secret: Path | None = None
+    policy: Path | None = None
     options: ClientOptions = field(default_factory=ClientOptions)
     limits: ServerLimits = field(default_factory=ServerLimits)
 
-    def upstream_url(self) -> httpx.URL:
-        """Return the registry's URL.
+    def upstream_list(self, policy: Policy) -> tuple[UpstreamSettings, ...]:
+        """Return the registries of the options, then those of the policy.
 
         Raises:
-            InvalidInputError: it has other parts than scheme, host and port.
+            InvalidInputError: there is none, a URL or a pattern is invalid, or two have the same name.
         """
-        return _plain_url("--upstream", self.upstream)
+        found = [self._upstream("--upstream", *_split_name(text)) for text in self.upstreams]
+        for entry in policy.upstreams:
+            made = self._upstream(f"{self.policy}: upstream", entry.name, entry.url)
+            options = replace(
+                made.options,
+                authfile=entry.authfile or made.options.authfile,
+                ca_file=entry.ca_file or made.options.ca_file,
+                insecure=entry.insecure or made.options.insecure,
+            )
+            sources = entry.allow_sources or made.allow_sources
+            found.append(replace(made, options=options, allow_sources=sources))
+        if not found:
+            raise InvalidInputError("give a registry: --upstream https://registry.example.com")
+        taken: dict[str, str] = {}
+        for upstream in found:
+            for name in upstream.names():
+                if name in taken:
+                    raise InvalidInputError(
+                        f"--upstream: two registries have the name {name}: give one as NAME={upstream.url}"
+                    )
+                taken[name] = upstream.name
+        unknown = {rule.upstream for rule in policy.rules} - {"", *(upstream.name for upstream in found)}
+        if unknown:
+            raise InvalidInputError(f"{self.policy}: rule: no upstream has the name {min(unknown)!r}")
+        return tuple(found)
+
+    def _upstream(self, where: str, name: str, url: str) -> UpstreamSettings:
+        parsed = _plain_url(where, url)
+        name = name.lower() or parsed.netloc.decode("ascii").lower()
+        if not _NAME.fullmatch(name):
+            raise InvalidInputError(f"{where}: {name[:100]!r} is no name: use a-z 0-9 . _ -")
+        options = replace(
+            self.options,
+            plain_http=parsed.scheme == "http",
+            max_connections=max(self.options.max_connections, self.limits.connections),
+        )
+        made = UpstreamSettings(name=name, url=parsed, allow_sources=self.allow_sources, options=options)
+        for pattern in made.allow_sources:
+            if not SOURCE_PATTERN.fullmatch(pattern) or pattern.startswith(f"{made.registry.registry}/"):
+                raise InvalidInputError(
+                    f"--allow-source: {pattern[:200]!r} fits no repository: give a name without the registry, in "
+                    "lower case, with * for any text: 'base/*'"
+                )
+        return made
+
+    def files(self) -> tuple[Path | None, ...]:
+        """Return the files that are read again when they change."""
+        own = (self.htpasswd, self.tokens, self.tls_cert, self.tls_key, self.events_secret, self.policy)
+        return (*own, self.options.authfile)
 
     def callers_url(self) -> str | None:
         """Return the proxy's URL for callers, without a slash at its end; None if their Host header names it.
@@ -119,25 +198,11 @@ class ProxySettings:
             return None
         return str(_plain_url("--public-url", self.public_url)).rstrip("/")
 
-    def check_sources(self) -> None:
-        """Check the patterns of repositories that may be mounted from.
 
-        Raises:
-            InvalidInputError: a pattern can match no repository.
-        """
-        registry = self.registry().registry
-        for pattern in self.allow_sources:
-            if not _PATTERN.fullmatch(pattern) or pattern.startswith(f"{registry}/"):
-                raise InvalidInputError(
-                    f"--allow-source: {pattern[:200]!r} fits no repository: give a name without the registry, in "
-                    "lower case, with * for any text: 'base/*'"
-                )
-
-    def registry(self) -> Repository:
-        """Return a repository of the registry, for the registry's name and address."""
-        url = self.upstream_url()
-        authority = url.netloc.decode("ascii")
-        return Repository.on(authority)
+def _split_name(text: str) -> tuple[str, str]:
+    """Return the name, empty without one, and the URL of `[NAME=]URL`."""
+    name, equals, url = text.partition("=")
+    return (name, url) if equals and "/" not in name else ("", text)
 
 
 def _plain_url(option: str, text: str) -> httpx.URL:

@@ -1,16 +1,18 @@
-"""The telemetry of a proxy: metrics for Prometheus, and the access log, a line of JSON for each request."""
+"""The telemetry of a proxy: metrics for Prometheus, and its log in lines of JSON."""
 
 import json
 import logging
+import platform
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from crossmount import __version__
 from crossmount.errors import (
     AccessDeniedError,
     CredentialsError,
@@ -59,10 +61,53 @@ class _CallbackCounter(Collector):
         yield CounterMetricFamily(self._name, self._words, value=self._count())
 
 
+class Exposition(Collector):
+    """The metrics of a proxy: of each upstream, and of the process.
+
+    The times at which counters were made (`_created`) are left out: they would double the series for nothing.
+    The label `upstream` tells the metrics of several upstreams apart.
+    """
+
+    def __init__(self) -> None:
+        self._upstreams: list[Metrics] = []
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
+        labels = ["version", "python"]
+        build = Gauge("crossmount_proxy_build_info", "The version.", labels, registry=self._process)
+        build.labels(__version__, platform.python_version()).set(1)
+        self._all = CollectorRegistry()
+        self._all.register(self)
+
+    def add(self, metrics: "Metrics") -> None:
+        """Add the metrics of an upstream."""
+        self._upstreams.append(metrics)
+
+    def page(self) -> tuple[bytes, bytes]:
+        """Return the metrics in the format that Prometheus reads, and its media type."""
+        return generate_latest(self._all), CONTENT_TYPE_LATEST.encode()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each family of metrics once, with the samples of all upstreams."""
+        families: dict[str, Metric] = {}
+        several = len(self._upstreams) > 1
+        for metrics in self._upstreams:
+            more = {"upstream": metrics.upstream} if several else {}
+            for family in metrics.registry.collect():
+                empty = Metric(family.name, family.documentation, family.type)
+                own = families.setdefault(family.name, empty)
+                for sample in family.samples:
+                    if not sample.name.endswith("_created"):
+                        own.add_sample(sample.name, {**sample.labels, **more}, sample.value)
+        yield from families.values()
+        yield from self._process.collect()
+
+
 class Metrics:
-    """The metrics of one proxy, in a Prometheus registry of their own.
+    """The metrics of one upstream of a proxy.
 
     Attributes:
+        upstream: the upstream's name.
+        registry: the Prometheus registry that has them.
         blobs: blobs by outcome: `mounted`, `existing`, `uploaded`, `spooled`.
         blob_bytes: bytes of blobs by outcome, where sizes are known.
         requests: requests by route, method and status.
@@ -76,46 +121,48 @@ class Metrics:
         spool_limit: the most spooled bytes; 0 without a spool.
 
     Args:
+        upstream: the upstream's name.
         unserved: returns how many calls the index has not answered so far.
     """
 
-    def __init__(self, *, unserved: Callable[[], int] = lambda: 0) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(
+    def __init__(self, upstream: str = "", *, unserved: Callable[[], int] = lambda: 0) -> None:
+        self.upstream = upstream
+        self.registry = CollectorRegistry()
+        self.registry.register(
             _CallbackCounter("crossmount_proxy_index_unserved", "Calls that went unserved.", unserved)
         )
-        self.blobs = Counter("crossmount_proxy_blobs", "Blobs by outcome.", ["outcome"], registry=self._registry)
+        self.blobs = Counter("crossmount_proxy_blobs", "Blobs by outcome.", ["outcome"], registry=self.registry)
         self.blob_bytes = Counter(
-            "crossmount_proxy_blob_bytes", "Bytes of blobs by outcome.", ["outcome"], registry=self._registry
+            "crossmount_proxy_blob_bytes", "Bytes of blobs by outcome.", ["outcome"], registry=self.registry
         )
         self.requests = Counter(
-            "crossmount_proxy_requests", "Requests.", ["route", "method", "status"], registry=self._registry
+            "crossmount_proxy_requests", "Requests.", ["route", "method", "status"], registry=self.registry
         )
         self.index_seconds = Histogram(
-            "crossmount_proxy_index_seconds", "Reading the index.", buckets=_SECONDS, registry=self._registry
+            "crossmount_proxy_index_seconds", "Reading the index.", buckets=_SECONDS, registry=self.registry
         )
         self.upstream_seconds = Histogram(
             "crossmount_proxy_upstream_seconds",
             "Until the registry begins its answer to a request without a body.",
             buckets=_SECONDS,
-            registry=self._registry,
+            registry=self.registry,
         )
         self.wait_seconds = Histogram(
             "crossmount_proxy_wait_seconds",
             "Waiting for another's upload of the same layer.",
             buckets=(*_SECONDS, 300.0, 600.0),
-            registry=self._registry,
+            registry=self.registry,
         )
         self.failures = Counter(
-            "crossmount_proxy_failures", "Failures.", ["where", "cause"], registry=self._registry
+            "crossmount_proxy_failures", "Failures.", ["where", "cause"], registry=self.registry
         )
         self.unrecorded = Counter(
-            "crossmount_proxy_unlearnt", "Sightings dropped: the index is too slow.", registry=self._registry
+            "crossmount_proxy_unlearnt", "Sightings dropped: the index is too slow.", registry=self.registry
         )
-        self.sessions = Gauge("crossmount_proxy_sessions", "Uploads under way.", registry=self._registry)
-        self.spool_bytes = Gauge("crossmount_proxy_spool_bytes", "Bytes on local disk.", registry=self._registry)
+        self.sessions = Gauge("crossmount_proxy_sessions", "Uploads under way.", registry=self.registry)
+        self.spool_bytes = Gauge("crossmount_proxy_spool_bytes", "Bytes on local disk.", registry=self.registry)
         self.spool_limit = Gauge(
-            "crossmount_proxy_spool_limit_bytes", "Bytes that the spool may take.", registry=self._registry
+            "crossmount_proxy_spool_limit_bytes", "Bytes that the spool may take.", registry=self.registry
         )
         for outcome in ("mounted", "existing", "uploaded", "spooled"):
             self.blobs.labels(outcome)
@@ -136,19 +183,17 @@ class Metrics:
         """Count a failure."""
         self.failures.labels(where, cause_of(error)).inc()
 
-    def exposition(self) -> tuple[bytes, bytes]:
-        """Return the metrics in the format that Prometheus reads, and its media type."""
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST.encode()
-
 
 class AccessLog:
     """The access log. It contains no credentials and no names of upload sessions.
 
     Args:
+        upstream: the name of the upstream.
         epoch: returns the time in epoch seconds.
     """
 
-    def __init__(self, *, epoch: Callable[[], float]) -> None:
+    def __init__(self, upstream: str = "", *, epoch: Callable[[], float]) -> None:
+        self._upstream = upstream
         self._epoch = epoch
 
     def write(self, exchange: Exchange, route: str, seconds: float) -> None:
@@ -163,7 +208,10 @@ class AccessLog:
         if not _access_log.isEnabledFor(level):
             return
         line = {
-            "time": datetime.fromtimestamp(self._epoch(), UTC).isoformat(timespec="milliseconds"),
+            "time": _iso(self._epoch()),
+            "level": logging.getLevelName(level).lower(),
+            "request_id": exchange.request_id,
+            "upstream": self._upstream,
             "peer": exchange.peer,
             "caller": exchange.caller,
             "method": method_label(exchange.method),
@@ -177,6 +225,37 @@ class AccessLog:
             "note": exchange.note,
         }
         _access_log.log(level, "%s", json.dumps(line))
+
+
+def log_line(level: int, message: str, *, epoch: float, **details: object) -> str:
+    """Return a line of the log for something else than a request."""
+    name = logging.getLevelName(level).lower()
+    return json.dumps({"time": _iso(epoch), "level": name, "message": message, **details})
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats records as lines of JSON; those of the access log are that already.
+
+    Args:
+        mask: returns a text without what looks like a secret.
+    """
+
+    def __init__(self, mask: Callable[[str], str]) -> None:
+        super().__init__()
+        self._mask = mask
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's line."""
+        if record.name == ACCESS_LOGGER:
+            return record.getMessage()
+        details = {"logger": record.name}
+        if record.exc_info:
+            details["traceback"] = self._mask(self.formatException(record.exc_info))
+        return log_line(record.levelno, self._mask(record.getMessage()), epoch=record.created, **details)
+
+
+def _iso(epoch: float) -> str:
+    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds")
 
 
 def method_label(method: str) -> str:

@@ -1,9 +1,11 @@
 """`crossmount proxy`."""
 
 import asyncio
+import logging
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from crossmount.cli.access import client_options, index_for_push, warn_if_alone
+from crossmount import __version__
+from crossmount.cli.access import client_options, display_url, index_for_push, index_url, warn_if_alone
 from crossmount.cli.command import Command
 from crossmount.cli.options import FILE, LISTEN, SIZE, Amount, Between, upload_options
 from crossmount.cli.output import start_service_log
@@ -20,8 +23,10 @@ from crossmount.errors import MissingExtraError
 from crossmount.index import null_index
 
 try:
+    from crossmount.proxy.assembly import check_settings
     from crossmount.proxy.server import RunningProxy, serve
     from crossmount.proxy.settings import MountRights, ProxySettings, ServerLimits
+    from crossmount.proxy.telemetry import log_line
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"uvicorn", "httptools", "prometheus_client", "bcrypt"}:
         raise
@@ -30,9 +35,11 @@ except ModuleNotFoundError as error:
     ) from error
 
 _LIMITS = ServerLimits()
-_PLAIN = ProxySettings(upstream="https://registry.invalid")
+_PLAIN = ProxySettings(upstreams=())
 _OFF = "off"
 _FILES = 65536
+
+_log = logging.getLogger("crossmount.proxy")
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,7 +53,22 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
 
 
 @click.command(cls=Command)
-@_option("--upstream", required=True, metavar="URL", help="The registry: https://host[:port], or http://.")
+@_option(
+    "--upstream",
+    "upstreams",
+    envvar="CROSSMOUNT_PROXY_UPSTREAM",
+    multiple=True,
+    metavar="[NAME=]URL",
+    help="The registry: https://host[:port], or http://. Repeatable: several are chosen by ?ns= or by the first "
+    "component of the path, NAME or the host.",
+)
+@_option(
+    "--policy",
+    type=FILE,
+    metavar="FILE",
+    help="A TOML file: more upstreams, callers' repositories, sources, quotas. See 'crossmount help proxy'.",
+)
+@click.option("--check", is_flag=True, help="Check the options and the files, say what was found, and exit.")
 @_option(
     "--listen",
     type=LISTEN,
@@ -154,7 +176,9 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
 @click.pass_context
 def proxy(  # noqa: PLR0917 click passes options by name
     ctx: click.Context,
-    upstream: str,
+    upstreams: tuple[str, ...],
+    policy: Path | None,
+    check: bool,
     listen: tuple[str, int],
     auth: Literal["client", "service"],
     mount_rights: MountRights,
@@ -178,16 +202,17 @@ def proxy(  # noqa: PLR0917 click passes options by name
     """Run a proxy between any client and its registry. It mounts layers that the client would upload.
 
     Use this address instead of the registry's in docker, podman, buildah, skopeo, crane, oras … SIGTERM stops the
-    proxy after the pushes in progress.
+    proxy after the pushes in progress. SIGHUP, or a change, makes it read its files again: callers, tokens, the
+    certificate, secrets, credentials and the policy. The log is lines of JSON.
     """
     settings = settings_of(ctx)
     if auth == "client" and (htpasswd or tokens):
         raise click.UsageError("--htpasswd and --tokens are for --auth service", ctx)
     if auth == "service" and mount_rights != "account":
         raise click.UsageError("--mount-rights is for --auth client", ctx)
-    start_service_log(settings.verbose, access=not no_access_log)
     made = ProxySettings(
-        upstream=upstream,
+        upstreams=upstreams,
+        policy=policy,
         host=listen[0],
         port=listen[1],
         auth=auth,
@@ -206,16 +231,29 @@ def proxy(  # noqa: PLR0917 click passes options by name
         options=client_options(settings),
         limits=replace(_LIMITS, connections=connections, idle=idle, grace=grace, spool_bytes=spool_limit),
     )
+    if check:
+        for line in check_settings(made):
+            click.echo(line)
+        return
+    start_service_log(settings.verbose, access=not no_access_log)
     _raise_files_limit()
     asyncio.run(_serve(made, settings))
 
 
 async def _serve(made: ProxySettings, settings: Settings) -> None:
     def announce(running: RunningProxy) -> None:
-        click.echo(f"crossmount proxy: {running.url} -> {made.upstream_url()}")
+        banner = {
+            "url": running.url,
+            "upstreams": {upstream.name: str(upstream.url) for upstream in running.upstreams},
+            "index": display_url(index_url(settings)),
+            "auth": made.auth,
+            "spool": None if made.spool is None else str(made.spool),
+            "version": __version__,
+        }
+        click.echo(log_line(logging.INFO, "the proxy listens", epoch=time.time(), **banner))
         sys.stdout.flush()
 
-    warn_if_alone(settings)
+    warn_if_alone(settings, _log.warning)
     async with index_for_push(settings) as index:
         await serve(made, null_index() if index is None else index, ready=announce)
 

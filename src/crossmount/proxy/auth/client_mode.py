@@ -36,6 +36,7 @@ class ClientAuthenticator:
         broker: issues tokens.
         mount_rights: `account`: a token stands for the account that obtained it, at the address that it was given
             to. `token`: it stands for its own scopes.
+        anonymous: callers' credentials are for another registry, and are not used for this one.
         key: the HMAC key of callers' keys; random for each process, so that a logged key reveals nothing.
         admissions: remembers the callers that the registry has let in; a refusal takes no room there.
     """
@@ -47,6 +48,7 @@ class ClientAuthenticator:
         agents: Agents,
         broker: TokenBroker,
         mount_rights: MountRights = "account",
+        anonymous: bool = False,
         key: bytes | None = None,
         admissions: ExpiringSet[str] | None = None,
     ) -> None:
@@ -54,6 +56,7 @@ class ClientAuthenticator:
         self._agents = agents
         self._broker = broker
         self._mount_rights = mount_rights
+        self._anonymous = anonymous
         self._key = key or secrets.token_bytes(32)
         self._admissions = ExpiringSet(ADMITTED_SECONDS, limit=ADMITTED_MAX) if admissions is None else admissions
         self._agents.get(_ANONYMOUS, NoCredentials)
@@ -62,6 +65,8 @@ class ClientAuthenticator:
     async def authenticate(self, exchange: Exchange) -> Caller:
         """Return the caller of a request; nobody is refused here, since the registry checks every request."""
         header = exchange.header(b"authorization")
+        if self._anonymous and header is not None and not self._broker.issued(header.partition(" ")[2].strip()):
+            header = None
         if header is None:
             return Caller(_ANONYMOUS, None, self._agents.get(_ANONYMOUS, NoCredentials), peer=exchange.peer)
         scheme, _, value = header.partition(" ")

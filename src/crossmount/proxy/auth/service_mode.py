@@ -10,7 +10,7 @@ import ipaddress
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,6 +26,8 @@ from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
 from crossmount.proxy.http.upstream import RejectedAuth
+from crossmount.proxy.reload import Live
+from crossmount.registry import RegistryClient
 from crossmount.registry.auth.scope import NOTHING, Wanted, delete, pull, push
 
 
@@ -172,24 +174,68 @@ def _read(path: Path | None) -> dict[str, tuple[int, str]]:
     return found
 
 
+class CallerChecks:
+    """Checks passwords and tokens of one reading of the files; what it has verified counts for that reading alone.
+
+    Args:
+        callers: the permitted callers.
+    """
+
+    def __init__(self, callers: AllowedCallers) -> None:
+        self.callers = callers
+        self._unknown = _hash_like(callers.passwords.values())
+        self._key = secrets.token_bytes(32)
+        self._verified: set[bytes] = set()
+
+    def owner_of(self, token: str) -> str | None:
+        """Return the name of a token's owner. It is found by its hash, so the time it takes reveals nothing."""
+        return self.callers.tokens.get(hashlib.sha256(token.encode()).digest())
+
+    async def check_password(self, user: str, password: str, turn: AbstractAsyncContextManager[None]) -> bool:
+        """Check a password. bcrypt is slow by design, so a correct password is cached, as a keyed hash.
+
+        An unknown name takes as long as a known one with a wrong password.
+
+        Args:
+            user: the name.
+            password: the password.
+            turn: entered for the slow check alone.
+        """
+        known, secret = self.callers.passwords.get(user), password.encode()
+        hashed = self._unknown if known is None else known
+        if hashed is None or len(secret) > _PASSWORD_MAX or b"\0" in secret:
+            return False
+        mark = hmac.digest(self._key, f"{user}\0{password}".encode(), "sha256")
+        if mark in self._verified:
+            return True
+        try:
+            async with turn:
+                right = await asyncio.to_thread(bcrypt.checkpw, secret, hashed)
+        except ValueError:
+            return False
+        right = right and known is not None
+        if right:
+            if len(self._verified) >= _VERIFIED_MAX:
+                self._verified.clear()
+            self._verified.add(mark)
+        return right
+
+
 class ServiceAuthenticator:
     """Lets permitted callers act with the proxy's credentials.
 
     Args:
-        agent: acts with these credentials.
-        callers: the permitted callers.
+        agent: acts with these credentials; replaced when they may have changed.
+        checks: checks callers; replaced when their files change, so that a removed caller is out at once.
         names: the names that the proxy is called by.
     """
 
-    def __init__(self, agent: Agent, callers: AllowedCallers, *, names: OwnNames) -> None:
+    def __init__(self, agent: Live[Agent], checks: Live[CallerChecks], *, names: OwnNames) -> None:
         self._agent = agent
-        self._callers = callers
+        self._checks = checks
         self._names = names
-        self._unknown = _hash_like(callers.passwords.values())
         self._peers = PeerTurns()
-        self._pinged = False
-        self._key = secrets.token_bytes(32)
-        self._verified: set[bytes] = set()
+        self._pinged: RegistryClient | None = None
         self._checking = asyncio.Semaphore(_CHECKS_MAX)
 
     async def authenticate(self, exchange: Exchange) -> Caller:
@@ -200,16 +246,19 @@ class ServiceAuthenticator:
                 web page of another site sent it (403).
         """
         self._names.check(exchange)
-        name = "" if self._callers.permits_everyone else await self._name(exchange)
+        checks = self._checks.value
+        name = "" if checks.callers.permits_everyone else await self._name(exchange, checks)
         if name is None:
             raise RequestRefusedError(
                 401, "UNAUTHORIZED", "this proxy needs a password or a token: log in", headers=[BASIC_CHALLENGE]
             )
-        return Caller(f"service {name}", agent=self._agent, name=name or "anybody", authorize=self._authorize)
+        return Caller(
+            f"service {name}", agent=self._agent.value, name=name or "anybody", authorize=self._authorize
+        )
 
     def own_caller(self) -> Caller:
         """Return the proxy as a caller, with its own credentials."""
-        return Caller("service", agent=self._agent, authorize=self._authorize)
+        return Caller("service", agent=self._agent.value, authorize=self._authorize)
 
     async def answer_token_request(self, exchange: Exchange) -> None:
         """Refuse: the proxy issues no tokens in this mode."""
@@ -229,52 +278,30 @@ class ServiceAuthenticator:
         del exchange
         return [pair for pair in headers if pair[0] != b"www-authenticate"]
 
-    async def _name(self, exchange: Exchange) -> str | None:
+    async def _name(self, exchange: Exchange, checks: CallerChecks) -> str | None:
         scheme, _, value = (exchange.header(b"authorization") or "").partition(" ")
         if scheme.lower() == "bearer":
-            return self._owner_of(value.strip())
+            return checks.owner_of(value.strip())
         credential = read_basic(value.strip()) if scheme.lower() == "basic" else None
         if credential is None:
             return None
-        if await self._check_password(credential.username, credential.secret, exchange.peer):
-            return credential.username
-        return self._owner_of(credential.secret)  # some clients can send a token only as a password
+        user, secret = credential.username, credential.secret
+        if await checks.check_password(user, secret, self._slow_check(exchange.peer)):
+            return user
+        return checks.owner_of(secret)  # some clients can send a token only as a password
 
-    def _owner_of(self, token: str) -> str | None:
-        """Return the name of a token's owner. It is found by its hash, so the time it takes reveals nothing."""
-        return self._callers.tokens.get(hashlib.sha256(token.encode()).digest())
-
-    async def _check_password(self, user: str, password: str, peer: str) -> bool:
-        """Check a password. bcrypt is slow by design, so a correct password is cached, as a keyed hash.
-
-        An unknown name takes as long as a known one with a wrong password.
-        """
-        known, secret = self._callers.passwords.get(user), password.encode()
-        hashed = self._unknown if known is None else known
-        if hashed is None or len(secret) > _PASSWORD_MAX or b"\0" in secret:
-            return False
-        mark = hmac.digest(self._key, f"{user}\0{password}".encode(), "sha256")
-        if mark in self._verified:
-            return True
-        try:
-            async with self._peers.turn(peer), self._checking:  # uploads need the threads too
-                right = await asyncio.to_thread(bcrypt.checkpw, secret, hashed)
-        except ValueError:
-            return False
-        right = right and known is not None
-        if right:
-            if len(self._verified) >= _VERIFIED_MAX:
-                self._verified.clear()
-            self._verified.add(mark)
-        return right
+    @asynccontextmanager
+    async def _slow_check(self, peer: str) -> AsyncIterator[None]:
+        async with self._peers.turn(peer), self._checking:  # uploads need the threads too
+            yield
 
     async def _authorize(
         self, repository: Repository | None, method: str, rejected: RejectedAuth | None
     ) -> str | None:
-        if not self._pinged:
-            await self._agent.client.ping()
-            self._pinged = True
-        client, wanted = self._agent.client, _wanted(repository, method)
+        client, wanted = self._agent.value.client, _wanted(repository, method)
+        if self._pinged is not client:
+            await client.ping()
+            self._pinged = client
         if rejected is None:
             return await client.authorization(repository, wanted)
         return await client.reauthorization(repository, wanted, rejected.authorization, rejected.challenges)

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import field, replace
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, parse_qsl, urlencode
 
 import httpx
 
@@ -71,6 +71,8 @@ class TokenBroker:
         registry: the registry's URL. A realm must fit it before credentials are sent there.
         client: sends the requests; has no credentials of its own.
         discover: asks the registry for its Bearer challenge.
+        name: the name of the registry in clients' paths; empty if it is the only one.
+        anonymous: request tokens without callers' credentials, which are for another registry.
         trusted: hosts of realms that the user trusts by name.
         public_url: the proxy's URL for callers, where it differs from the Host that they send.
         deadline: seconds that a request for a token may take.
@@ -84,6 +86,8 @@ class TokenBroker:
         client: httpx.AsyncClient,
         *,
         discover: Callable[[], Awaitable[Bearer | None]],
+        name: str = "",
+        anonymous: bool = False,
         trusted: Collection[str] = (),
         public_url: str | None = None,
         deadline: float = 120.0,
@@ -93,6 +97,8 @@ class TokenBroker:
         self._registry = registry
         self._client = client
         self._discover = discover
+        self._name = name
+        self._anonymous = anonymous
         self._trusted = trusted
         self._public_url = public_url
         self._deadline = deadline
@@ -120,7 +126,8 @@ class TokenBroker:
 
     def challenge(self, exchange: Exchange, real: Bearer) -> str:
         """Return the challenge for callers: the registry's, with the proxy as its realm."""
-        parts = {"realm": self._own_url(exchange) + _REALM_PATH, "service": real.service}
+        path = f"{_REALM_PATH}/{self._name}" if self._name else _REALM_PATH
+        parts = {"realm": self._own_url(exchange) + path, "service": real.service}
         parts |= {"scope": " ".join(map(str, real.scopes)), "error": real.error}
         return "Bearer " + ",".join(f'{name}="{_quoted(value)}"' for name, value in parts.items() if value)
 
@@ -142,7 +149,14 @@ class TokenBroker:
         """
         if exchange.method not in {"GET", "POST"}:
             raise RequestRefusedError(405, "UNSUPPORTED", "ask for a token with GET or POST")
-        form = await exchange.read(_FORM_MAX)
+        if self._anonymous:
+            if exchange.method == "POST":
+                raise RequestRefusedError(
+                    405, "UNSUPPORTED", "this registry gets no credentials: use GET without any"
+                )
+            exchange.headers = [pair for pair in exchange.headers if pair[0] != b"authorization"]
+        form = self._without_name(await exchange.read(_FORM_MAX))
+        exchange.query = self._without_name(exchange.query)
         credential, scopes = _credential_and_scopes(exchange, form)
         try:
             async with asyncio.timeout(self._deadline):
@@ -193,6 +207,19 @@ class TokenBroker:
         own.pop(name, None)
         if not own:
             self._names.pop(issued.credential, None)
+
+    def _without_name(self, parameters: bytes) -> bytes:
+        """Return a query or a form whose scopes name repositories as the registry itself does.
+
+        Some clients build scopes from the reference that they were given, with the name of the registry in it.
+        """
+        if not self._name or b"scope=" not in parameters:
+            return parameters
+        pairs = parse_qsl(parameters.decode("latin-1"), keep_blank_values=True)
+        named = f"repository:{self._name}/"
+        return urlencode(
+            [(key, value.replace(named, "repository:") if key == "scope" else value) for key, value in pairs]
+        ).encode()
 
     async def _request(self, exchange: Exchange, form: bytes) -> Answer:
         real = self._realm or await self._discover()

@@ -5,12 +5,14 @@ registry therefore runs at the speed of the slower one, and stores nothing.
 """
 
 import asyncio
+import re
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError, plain_headers
-from crossmount.proxy.http.headers import is_well_formed
+from crossmount.proxy.http.headers import PLAIN_PATHS, ClientPaths, is_well_formed
 from crossmount.registry.auth.scope import Scope
 
 Message = MutableMapping[str, Any]
@@ -18,6 +20,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _WHOLE_BODY_IDLES = 3
 _DISCARDED_MAX = 16 * 1024 * 1024
 
@@ -39,6 +42,9 @@ class Exchange:
         caller: the caller's name for the access log; never a value that was sent, which may be a secret.
         waited: seconds that the request waited for another's upload.
         note: what the proxy did, for the access log: `mounted`, `spooled` …
+        paths: how paths of the registry look to this client.
+        request_id: identifies the request in logs; the client's own X-Request-ID, if it is a plain word.
+        names_unknown_upstream: the request names a registry that is not behind this proxy.
     """
 
     def __init__(self, scope: Message, receive: Receive, send: Send, *, idle: float) -> None:
@@ -55,6 +61,13 @@ class Exchange:
         self.waited = 0.0
         self.note = ""
         self.scopes: tuple[Scope, ...] = ()
+        self.paths: ClientPaths = scope.get("crossmount.paths", PLAIN_PATHS)
+        self.names_unknown_upstream: bool = scope.get("crossmount.unknown_upstream", False)
+        given = self.header(b"x-request-id") or ""
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        if given != self.request_id:  # the registry's log has it too
+            self.headers = [pair for pair in self.headers if pair[0] != b"x-request-id"]
+            self.headers.append((b"x-request-id", self.request_id.encode()))
         self._receive = receive
         self._send = send
         self._idle = idle
@@ -132,7 +145,9 @@ class Exchange:
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Begin the answer; headers that are not well-formed are left out."""
         self.status = status
-        sent = [pair for pair in headers if is_well_formed(*pair)]
+        sent = [pair for pair in self.paths.rewritten(headers) if is_well_formed(*pair)]
+        sent = [pair for pair in sent if pair[0] != b"x-request-id"]
+        sent.append((b"x-request-id", self.request_id.encode()))
         await self._deliver({"type": "http.response.start", "status": status, "headers": sent})
 
     async def write(self, data: bytes, *, more: bool = True) -> None:

@@ -6,9 +6,11 @@ registry builds its Locations from them, and the proxy follows these.
 
 import re
 from collections.abc import Iterable
+from urllib.parse import quote
 
 import httpx
 
+from crossmount._dataclass import dataclass
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.registry.http.location import Origin
 
@@ -41,12 +43,51 @@ _NOT_SENT_ON = _HOP_BY_HOP | {
 }
 _NOT_SENT_BACK = _HOP_BY_HOP | {b"alt-svc", b"strict-transport-security"}
 _LINK = re.compile(r"<([^<>]*)>")
+_LINK_BYTES = re.compile(rb"<([^<>]*)>")
 _REWRITTEN_MAX = 32
 """The most URLs that are rewritten in an answer's headers, since each costs time; further ones are left out."""
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPaths:
+    """How paths of the registry look to a client that names the registry in each request.
+
+    Attributes:
+        prefix: the component of the client's paths that names the registry, with a slash; empty without one.
+        namespace: the value of the `ns` parameter of the client's requests; empty without one.
+    """
+
+    prefix: bytes = b""
+    namespace: str = ""
+
+    def rewritten(self, headers: Iterable[tuple[bytes, bytes]]) -> HeaderPairs:
+        """Return an answer's headers with Location and Link as the client must send them."""
+        if not self.prefix and not self.namespace:
+            return list(headers)
+        return [(name, self._value(name, value)) for name, value in headers]
+
+    def _value(self, name: bytes, value: bytes) -> bytes:
+        if name == b"location":
+            return self._target(value)
+        if name == b"link":
+            return _LINK_BYTES.sub(lambda match: b"<" + self._target(match[1]) + b">", value)
+        return value
+
+    def _target(self, target: bytes) -> bytes:
+        if not target.startswith(b"/v2/"):
+            return target
+        if self.prefix:
+            return b"/v2/" + self.prefix + target.removeprefix(b"/v2/")
+        joint = b"&" if b"?" in target else b"?"
+        return target + joint + b"ns=" + quote(self.namespace, safe=":").encode()
+
+
+PLAIN_PATHS = ClientPaths()
+"""The paths of a client that does not name the registry."""
 
 
 def check_framing(headers: Iterable[tuple[bytes, bytes]]) -> None:

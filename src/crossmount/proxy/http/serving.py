@@ -18,6 +18,7 @@ from crossmount._signals import ReceivedSignals
 from crossmount.errors import InvalidInputError, ListenError
 from crossmount.proxy.http.exchange import Message, Receive, Send
 from crossmount.proxy.http.uvicorn_internals import SignalFreeServer, protocol_with
+from crossmount.proxy.reload import Apply, Prepare
 from crossmount.proxy.settings import ServerLimits
 
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -54,15 +55,24 @@ class RunningServer:
     Attributes:
         url: its URL.
         stop: asks it to stop; requests under way may finish, until `stop` is called again.
+        prepare_certificate: reads the certificate again, to show it to new connections; None without TLS.
         ended: a task that ends when the server has stopped.
     """
 
     url: str
     stop: Callable[[], None]
     ended: "asyncio.Task[None]"
+    prepare_certificate: Prepare | None = None
 
-    async def run_until_signal(self, ready: Callable[[], None]) -> None:
-        """Run until SIGTERM or SIGINT; a later one stops at once. `ready` is called when signals are handled."""
+    async def run_until_signal(
+        self, ready: Callable[[], None], *, on_hangup: Callable[[], object] | None = None
+    ) -> None:
+        """Run until SIGTERM or SIGINT; a later one stops at once.
+
+        Args:
+            ready: called when signals are handled.
+            on_hangup: called for each SIGHUP; without it SIGHUP ends the process.
+        """
         loop = asyncio.get_running_loop()
         received = ReceivedSignals(time.monotonic)
 
@@ -72,11 +82,13 @@ class RunningServer:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop, number)
+        if on_hangup is not None:
+            loop.add_signal_handler(signal.SIGHUP, on_hangup)
         ready()
         try:
             await self.ended
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
 
@@ -128,7 +140,9 @@ async def listening(
         draining = asyncio.create_task(drain())
         ended = asyncio.create_task(server.serve(sockets=[sock]))
         try:
-            yield RunningServer(f"{scheme}://{netloc}:{port}", stop, ended)
+            yield RunningServer(
+                f"{scheme}://{netloc}:{port}", stop, ended, _certificate_reload(server.config.ssl, address)
+            )
         finally:
             server.should_exit = True
             await ended
@@ -146,7 +160,7 @@ def log_index_event(event: events.Event, *, meanwhile: str = "going on without t
 
 
 def _config(app: Application, address: ListenAddress, limits: ServerLimits) -> uvicorn.Config:
-    _check_certificate(address.tls_cert, address.tls_key)
+    check_certificate(address.tls_cert, address.tls_key)
     return uvicorn.Config(
         app,
         http=protocol_with(limits),
@@ -166,7 +180,26 @@ def _config(app: Application, address: ListenAddress, limits: ServerLimits) -> u
     )
 
 
-def _check_certificate(cert: Path | None, key: Path | None) -> None:
+def _certificate_reload(context: ssl.SSLContext | None, address: ListenAddress) -> Prepare | None:
+    cert, key = address.tls_cert, address.tls_key
+    if context is None or cert is None:
+        return None
+
+    def prepare() -> Apply:
+        check_certificate(cert, key)
+        return lambda: context.load_cert_chain(
+            cert, key
+        )  # connections that exist keep the one that they were shown
+
+    return prepare
+
+
+def check_certificate(cert: Path | None, key: Path | None) -> None:
+    """Check that a certificate can be served with its key.
+
+    Raises:
+        InvalidInputError: it cannot.
+    """
     if cert is None:
         if key is not None:
             raise InvalidInputError(f"{key}: a key without a certificate: give --tls-cert too")

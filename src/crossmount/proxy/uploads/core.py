@@ -12,6 +12,7 @@ from crossmount.errors import CrossmountError
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Caller
+from crossmount.proxy.auth.permissions import Permissions
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.upstream import RequestBody, Upstream
@@ -50,6 +51,7 @@ class Core:
     wider_tokens: WiderTokens
     turns: ProxyTurns
     recorder: ProxyRecorder
+    permissions: Permissions
     sessions: ClientSessions
     metrics: Metrics
     spool: SpoolFolder | None

@@ -5,7 +5,6 @@ import contextlib
 import time
 from collections.abc import Callable, Collection
 from dataclasses import field, replace
-from fnmatch import fnmatchcase
 
 from crossmount._dataclass import dataclass
 from crossmount._tasks import collect
@@ -15,6 +14,7 @@ from crossmount.index.protocol import Knowledge, LayerKnowledge
 from crossmount.mount import MountResult, MountStatus
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
+from crossmount.proxy.auth.permissions import Permissions
 from crossmount.proxy.http.upstream import Upstream
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.telemetry import Metrics
@@ -22,22 +22,6 @@ from crossmount.proxy.uploads.source_privacy import SourcePrivacy
 
 INDEX_CALLS_MAX = 16
 """The limit of concurrent index calls: more callers wait here, before the deadline of their call starts."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourcePolicy:
-    """Allowed mount sources: names that match a pattern (`*` is any text, also slashes), or all names."""
-
-    patterns: tuple[str, ...] = ()
-
-    def allows(self, name: str) -> bool:
-        """Return whether a repository is an allowed source."""
-        return not self.patterns or any(fnmatchcase(name, pattern) for pattern in self.patterns)
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether every source is allowed, so that the registry may find one by itself."""
-        return not self.patterns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +103,7 @@ class CallerMounter:
 
     Args:
         index: the index of sources.
-        policy: the allowed sources.
+        permissions: which sources are allowed.
         recorder: records the sources that mounts confirm.
         metrics: counts failures, and measures the index.
         upstream: asks the registry whether it lets a caller in.
@@ -131,14 +115,14 @@ class CallerMounter:
         self,
         index: GuardedIndex,
         *,
-        policy: SourcePolicy,
+        permissions: Permissions,
         recorder: ProxyRecorder,
         metrics: Metrics,
         upstream: Upstream,
         privacy: SourcePrivacy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.policy = policy
+        self.permissions = permissions
         self.privacy = privacy
         self._upstream = upstream
         self._index = index
@@ -146,7 +130,7 @@ class CallerMounter:
         self._metrics = metrics
         self._clock = clock
         self._asking = asyncio.Semaphore(INDEX_CALLS_MAX)
-        self._flights: dict[tuple[Agent, str, Digest, bool, bool], asyncio.Task[MountAttempt]] = {}
+        self._flights: dict[tuple[Agent, str, str, Digest, bool, bool], asyncio.Task[MountAttempt]] = {}
 
     async def mount(
         self,
@@ -177,7 +161,7 @@ class CallerMounter:
             return MountAttempt(digest=digest, dest=dest, knowledge=await self._look_up(dest, digest))
         try_all = sent or self.privacy.hides_nothing(caller, agent)
         answer_at = None if try_all else self.privacy.answer_at(agent, dest)
-        key = (agent, dest.name, digest, restore_deleted, try_all)
+        key = (agent, caller.name, dest.name, digest, restore_deleted, try_all)
         task = self._flights.get(key)
         if task is None:
             search = _Search(
@@ -216,6 +200,10 @@ class CallerMounter:
         result = await self._mount(search, self._sources(search, knowledge), knowledge, fresh=True)
         return MountAttempt(digest=digest, dest=dest, result=result, knowledge=knowledge)
 
+    def allows(self, source: str, dest: Repository, caller: Caller) -> bool:
+        """Return whether the policy lets a caller mount from `source` into `dest`."""
+        return self.permissions.allows_source(source, dest=dest.name, caller=caller.name)
+
     async def aclose(self) -> None:
         """Wait for mounts that are in flight."""
         await self.privacy.aclose()
@@ -249,7 +237,7 @@ class CallerMounter:
             source
             for source in found
             if source.name not in search.without
-            and self.policy.allows(source.name)
+            and self.allows(source.name, search.dest, search.caller)
             and search.caller.may_mount_from(source.name)
         ]
 
@@ -266,7 +254,7 @@ class CallerMounter:
         self, search: _Search, sources: list[Repository], knowledge: Knowledge, *, fresh: bool = False
     ) -> MountResult | None:
         try:
-            return await self._attempt(search, sources, self._limited(knowledge), fresh=fresh)
+            return await self._attempt(search, sources, self._limited(search, knowledge), fresh=fresh)
         except CrossmountError as error:
             self._metrics.count_failure("mount", error)
             return None
@@ -291,8 +279,8 @@ class CallerMounter:
             self._metrics.count_failure("mount", result.error)
         return result
 
-    def _limited(self, knowledge: Knowledge) -> Knowledge:
+    def _limited(self, search: _Search, knowledge: Knowledge) -> Knowledge:
         """Stop the registry from finding a source by itself if only some sources are allowed."""
-        if self.policy.unlimited:
+        if self.permissions.allows_any_source(dest=search.dest.name, caller=search.caller.name):
             return knowledge
         return replace(knowledge, traits=replace(knowledge.traits, finds=False))

@@ -31,6 +31,7 @@ async def start_upload(core: Core, exchange: Exchange, route: UploadsRoute, call
         RequestRefusedError: too many uploads are under way, or the blob may only be mounted and was not.
     """
     core.sessions.check_capacity(caller.key)
+    core.permissions.check_uploads(route, (session.name for session in core.sessions.all()))
     core.sessions.note_push(caller.key, route.name)
     request = _StartRequest(core, exchange, route, caller)
     if route.mount is not None:
@@ -73,9 +74,9 @@ class _StartRequest:
     async def mount(self, digest: Digest) -> None:
         """Try the client's source, then the index's, then an upload in progress, then a mount without a source."""
         await self.exchange.read(0)
-        core, route, policy = self.core, self.route, self.core.mounter.policy
+        core, route = self.core, self.route
         answer: _RegistryAnswer | None = None
-        if route.source is not None and policy.allows(route.source):
+        if route.source is not None and core.mounter.allows(route.source, self.dest, self.caller):
             answer = await self._ask_for(digest, core.repository(route.source))
             if answer is not None and answer.status not in {202, 400, 401, 403, 404, 405}:
                 await self._send(answer)
@@ -96,7 +97,8 @@ class _StartRequest:
             return
         if answer is None or answer.status != 202:
             # Without `from` the registry may find a source by itself, which is fine if every source is allowed.
-            finds = answer is None and route.source is None and policy.unlimited
+            unlimited = core.permissions.allows_any_source(dest=route.name, caller=self.caller.name)
+            finds = answer is None and route.source is None and unlimited
             answer = await self._ask(route.query() if finds else route.rest)
             if finds and answer.status == 201 and not await self._is_mounted(digest):
                 answer = await self._ask(route.rest)

@@ -155,7 +155,7 @@ class ProxyTurns:
 
         def accepts(name: str) -> bool:
             """Wait only for a holder whose repository this caller can read."""
-            return self._mounter.policy.allows(name) and (
+            return self._mounter.allows(name, attempt.dest, caller) and (
                 agent is not None and self._mounter.privacy.accepts(agent, attempt.dest, blob.digest, name)
             )
 
@@ -239,16 +239,20 @@ class ProxyTurns:
         )
 
     async def _watch(self, caller: Caller, agent: Agent, attempt: MountAttempt) -> MountTurn | None:
-        dest, digest, policy = attempt.dest, attempt.digest, self._mounter.policy
+        dest, digest = attempt.dest, attempt.digest
         uploader = await self._fleet.uploader(digest, dest.registry)
-        if uploader is None or not policy.allows(uploader.name):
+        if uploader is None or not self._mounter.allows(uploader.name, dest, caller):
             return None
         if uploader != dest and not await self._mounter.privacy.can_read(
             caller, agent, dest, uploader, digest, answer_at=attempt.answer_at
         ):
             return None
         return await self._fleet.watch(
-            digest, dest, seconds=self._hold, excluded=attempt.tried, accepts=policy.allows
+            digest,
+            dest,
+            seconds=self._hold,
+            excluded=attempt.tried,
+            accepts=lambda name: self._mounter.allows(name, dest, caller),
         )
 
     async def _mount(

@@ -7,9 +7,10 @@ that does not is asked no second time, and uploads. No source is named to an acc
 
 from crossmount._expiring import ExpiringSet
 from crossmount.proxy.auth.callers import Caller
+from crossmount.proxy.auth.permissions import Permissions
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
-from crossmount.proxy.uploads.mounting import MountAttempt, SourcePolicy
+from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.source_privacy import SourcePrivacy
 from crossmount.registry.auth.scope import pull, push
 
@@ -25,12 +26,12 @@ class WiderTokens:
 
     Args:
         privacy: finds out which repositories an account may read.
-        policy: the allowed sources.
+        permissions: which sources are allowed.
     """
 
-    def __init__(self, privacy: SourcePrivacy, policy: SourcePolicy) -> None:
+    def __init__(self, privacy: SourcePrivacy, permissions: Permissions) -> None:
         self._privacy = privacy
-        self._policy = policy
+        self._permissions = permissions
         self._asked: ExpiringSet[str] = ExpiringSet(ASKED_SECONDS, limit=_ASKED_MAX)
 
     async def ask_once(self, exchange: Exchange, caller: Caller, attempt: MountAttempt) -> None:
@@ -45,7 +46,9 @@ class WiderTokens:
         known = account.mounter.candidates(attempt.knowledge, dest).get(attempt.digest, ())
         for source in known[:_SOURCES_MAX]:
             name = f"{caller.key} {dest.name} {source.name}"
-            if caller.may_mount_from(source.name) or name in self._asked or not self._policy.allows(source.name):
+            if caller.may_mount_from(source.name) or name in self._asked:
+                continue
+            if not self._permissions.allows_source(source.name, dest=dest.name, caller=caller.name):
                 continue
             if not await self._privacy.can_read(
                 caller, account, dest, source, attempt.digest, answer_at=attempt.answer_at
