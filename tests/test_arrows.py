@@ -20,6 +20,7 @@ BASE = {
     "_closing",
     "_expiring",
     "_signals",
+    "__version__",
 }
 PACKAGES: dict[str, set[str]] = {
     "errors": set(),
@@ -74,6 +75,7 @@ FORBIDDEN: dict[str, set[str]] = {
         "proxy/server",
         "proxy/assembly",
         "proxy/gateway",
+        "proxy/shared",
     },
     "proxy/auth": {
         "proxy/uploads",
@@ -85,6 +87,7 @@ FORBIDDEN: dict[str, set[str]] = {
         "proxy/server",
         "proxy/assembly",
         "proxy/gateway",
+        "proxy/shared",
     },
     "proxy/uploads": {
         "proxy/event_receiver",
@@ -93,6 +96,7 @@ FORBIDDEN: dict[str, set[str]] = {
         "proxy/server",
         "proxy/assembly",
         "proxy/gateway",
+        "proxy/shared",
     },
     "cli/progress": {"cli/commands", "cli/demo"},
     "cli/demo": {"cli/commands"},

@@ -45,7 +45,7 @@ def proxy(upstream: str, folder: Path, spool: str) -> Iterator[tuple[str, int]]:
     environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "XDG_RUNTIME_DIR": str(folder / "state")}
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().split()[2].partition("://")[2], process.pid
+        yield json.loads(process.stdout.readline())["url"].partition("://")[2], process.pid
         process.terminate()
         process.wait(30)
 

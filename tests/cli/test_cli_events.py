@@ -34,7 +34,7 @@ def test_events_are_taken_until_sigterm(shell: Shell, valkey: Server, tmp_path: 
         arguments = (command, "--listen", "127.0.0.1:0", *options)
         with shell.start(*arguments, CROSSMOUNT_INDEX=valkey.url) as process:
             assert process.stdout is not None
-            url = process.stdout.readline().split()[2]
+            url = json.loads(process.stdout.readline())["url"]
             target = {"repository": "a", "digest": manifest, "mediaType": OCI_MANIFEST}
             body = json.dumps({"events": [{"action": "push", "target": target}]})
             page = f"{url}/_crossmount/events"

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from crossmount.index import MemoryMountIndex
 from crossmount.oci import Digest
-from crossmount.proxy.assembly import Shared, assembled
+from crossmount.proxy.assembly import assembled
 from crossmount.proxy.policy import Policy
 from crossmount.proxy.settings import ProxySettings, ServerLimits
+from crossmount.proxy.shared import Shared
 from crossmount.testing import ScriptedRegistry
 
 Kind = Literal["patch", "ranged", "misplaced", "get", "put", "wrong", "delete", "other"]

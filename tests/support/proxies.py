@@ -62,17 +62,17 @@ class ProxyUnderTest:
 @asynccontextmanager
 async def proxy_before(
     registry: str,
-    *,
+    *more: str,
     spool: Path | None = None,
     limits: ServerLimits | None = None,
     index: MountableLayers | None = None,
     options: ClientOptions | None = None,
     **settings: Any,
 ) -> AsyncIterator[ProxyUnderTest]:
-    """Run a proxy in front of the registry at the URL `registry` until the block ends."""
+    """Run a proxy in front of the registry at the URL `registry`, and of `more`, until the block ends."""
     memory = MemoryMountIndex()
     made = ProxySettings(
-        upstreams=(registry,),
+        upstreams=(registry, *more),
         port=0,
         spool=spool,
         limits=limits or ServerLimits(grace=2.0),

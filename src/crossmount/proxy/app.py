@@ -32,8 +32,8 @@ from crossmount.proxy.http.routes import (
     parse_route,
     route_name,
 )
+from crossmount.proxy.log import METHODS, AccessLog
 from crossmount.proxy.own_endpoints import OwnEndpoints
-from crossmount.proxy.telemetry import METHODS, AccessLog
 from crossmount.proxy.uploads.core import Core
 from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.requests import continue_upload

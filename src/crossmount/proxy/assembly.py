@@ -1,36 +1,29 @@
-"""The parts of the proxy, built from its settings: those that all upstreams share, and those of one upstream."""
+"""The application of one upstream of the proxy, built from its settings, and closed again."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import field
 
 import httpx
 
 from crossmount._dataclass import dataclass
 from crossmount.discovery import EventFeed
-from crossmount.discovery.webhooks import WebhookSecrets
-from crossmount.errors import InvalidInputError
-from crossmount.fleet import Fleet, Patience
-from crossmount.index import GuardedIndex
-from crossmount.index.protocol import MountableLayers
-from crossmount.oci.reference import is_loopback
+from crossmount.fleet import Patience
 from crossmount.proxy.app import App
 from crossmount.proxy.auth.callers import Agent, Agents, Authenticator
 from crossmount.proxy.auth.client_mode import ClientAuthenticator
 from crossmount.proxy.auth.permissions import Permissions
-from crossmount.proxy.auth.service_mode import AllowedCallers, CallerChecks, OwnNames, ServiceAuthenticator
+from crossmount.proxy.auth.service_mode import OwnNames, ServiceAuthenticator
 from crossmount.proxy.auth.tokens import TokenBroker
 from crossmount.proxy.event_receiver import EventReceiver
-from crossmount.proxy.http.serving import check_certificate, log_index_event
 from crossmount.proxy.http.upstream import Upstream
 from crossmount.proxy.own_endpoints import OwnEndpoints
-from crossmount.proxy.policy import Policy, read_policy
 from crossmount.proxy.recorder import ProxyRecorder
-from crossmount.proxy.reload import Apply, Live, Prepare
+from crossmount.proxy.reload import Live, Prepare
 from crossmount.proxy.settings import ProxySettings, UpstreamSettings
-from crossmount.proxy.telemetry import Exposition, Metrics
+from crossmount.proxy.shared import Shared
+from crossmount.proxy.telemetry import Metrics
 from crossmount.proxy.uploads.core import Core
 from crossmount.proxy.uploads.mounting import CallerMounter
 from crossmount.proxy.uploads.sessions import ClientSessions
@@ -50,66 +43,6 @@ _CANCEL_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """What all upstreams of a proxy share.
-
-    Attributes:
-        settings: the proxy's settings.
-        index: the index of sources, whose failures are only logged.
-        fleet: whose turn it is to upload a layer.
-        policy: the policy in force.
-        checks: checks callers, for `--auth service`.
-        secrets: the secrets of senders of events; None takes no events.
-        exposition: the metrics of all upstreams.
-        probes: what asks the registry of each upstream.
-    """
-
-    settings: ProxySettings
-    index: GuardedIndex
-    fleet: Fleet
-    policy: Live[Policy]
-    checks: Live[CallerChecks]
-    secrets: Live[WebhookSecrets] | None
-    exposition: Exposition = field(default_factory=Exposition)
-    probes: list[Callable[[], Awaitable[str | None]]] = field(default_factory=list)
-
-    @classmethod
-    @asynccontextmanager
-    async def opened(cls, settings: ProxySettings, index: MountableLayers) -> AsyncIterator["Shared"]:
-        """Read the files that the settings name, and close what was opened when the block ends.
-
-        Raises:
-            InvalidInputError: a file is invalid, or would let everybody in.
-        """
-        guarded = GuardedIndex(index, observer=log_index_event, lasting=True)
-        events = settings.events_secret
-        async with Fleet(guarded) as fleet:
-            yield cls(
-                settings=settings,
-                index=guarded,
-                fleet=fleet,
-                policy=Live(lambda: _policy(settings)),
-                checks=Live(lambda: CallerChecks(_callers(settings))),
-                secrets=None if events is None else Live(lambda: WebhookSecrets.read(events)),
-            )
-
-    def reloads(self) -> list[Prepare]:
-        """Return what reads the files again."""
-        secrets = [] if self.secrets is None else [self.secrets.prepare]
-        return [self._prepare_policy, self.checks.prepare, *secrets]
-
-    def _prepare_policy(self) -> Apply:
-        fresh = _policy(self.settings)
-        if fresh.upstreams != self.policy.value.upstreams:
-            raise InvalidInputError(f"{self.settings.policy}: its upstreams changed: restart the proxy for that")
-
-        def apply() -> None:
-            self.policy.value = fresh
-
-        return apply
-
-
-@dataclass(frozen=True, slots=True)
 class Assembled:
     """The application of one upstream.
 
@@ -120,52 +53,6 @@ class Assembled:
 
     app: App
     reloads: tuple[Prepare, ...] = ()
-
-
-def check_settings(settings: ProxySettings) -> list[str]:
-    """Read all files that the settings name, and return lines that say what was found.
-
-    Raises:
-        InvalidInputError: a setting or a file is invalid.
-    """
-    policy, callers = _policy(settings), _callers(settings)
-    check_certificate(settings.tls_cert, settings.tls_key)
-    settings.callers_url()
-    if settings.events_secret is not None:
-        WebhookSecrets.read(settings.events_secret)
-    upstreams = settings.upstream_list(policy)
-    lines = [f"upstream {upstream.name}: {upstream.url}" for upstream in upstreams]
-    if settings.auth == "service":
-        names = sorted({*callers.passwords, *callers.tokens.values()})
-        lines.append(f"callers: {', '.join(names) or 'anybody on this machine'}")
-        known = {name for rule in policy.rules for name in (rule.pushers or set()) | (rule.readers or set())}
-        lines += [f"warning: a rule names {name}, which is no caller" for name in sorted(known - set(names))]
-    lines += [
-        f"rule {number}: {', '.join(rule.repositories)}" for number, rule in enumerate(policy.rules, start=1)
-    ]
-    return [*lines, "ok"]
-
-
-def _policy(settings: ProxySettings) -> Policy:
-    policy = Policy() if settings.policy is None else read_policy(settings.policy)
-    if policy.names_callers and settings.auth != "service":
-        raise InvalidInputError(
-            f"{settings.policy}: rules with pushers or readers need --auth service: with --auth client the "
-            "registry alone knows the callers"
-        )
-    return policy
-
-
-def _callers(settings: ProxySettings) -> AllowedCallers:
-    if settings.auth != "service":
-        return AllowedCallers()
-    callers = AllowedCallers.read(settings.htpasswd, settings.tokens)
-    if callers.permits_everyone and not is_loopback(settings.host):
-        raise InvalidInputError(
-            f"--auth service on {settings.host} would lend the proxy's rights to anybody: give --htpasswd or "
-            "--tokens, or listen on 127.0.0.1"
-        )
-    return callers
 
 
 @asynccontextmanager

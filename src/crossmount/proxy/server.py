@@ -8,12 +8,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from crossmount._dataclass import dataclass
 from crossmount.index.protocol import MountableLayers
 from crossmount.proxy.app import App
-from crossmount.proxy.assembly import Shared, assembled
+from crossmount.proxy.assembly import assembled
 from crossmount.proxy.gateway import Gateway
 from crossmount.proxy.http.serving import ListenAddress, RunningServer, listening
 from crossmount.proxy.own_endpoints import MetricsApp
 from crossmount.proxy.reload import Reloader
 from crossmount.proxy.settings import ProxySettings, UpstreamSettings
+from crossmount.proxy.shared import Shared
 
 _log = logging.getLogger(__name__)
 

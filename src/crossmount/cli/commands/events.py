@@ -1,11 +1,14 @@
 """`crossmount events`."""
 
 import asyncio
+import logging
 import sys
+import time
 from pathlib import Path
 
 import click
 
+from crossmount import __version__
 from crossmount.cli.access import client_options, opened_index, warn_if_alone
 from crossmount.cli.command import Command
 from crossmount.cli.options import FILE, LISTEN
@@ -17,6 +20,7 @@ from crossmount.oci.reference import normalise_registry
 try:
     from crossmount.proxy.event_receiver import EventListenerSettings, serve_events
     from crossmount.proxy.http.serving import ListenAddress, RunningServer
+    from crossmount.proxy.log import log_line
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"uvicorn", "httptools"}:
         raise
@@ -84,9 +88,10 @@ def events(
 
 async def _serve(made: EventListenerSettings, settings: Settings) -> None:
     def announce(service: RunningServer) -> None:
-        click.echo(f"crossmount events: {service.url} for {made.registry}")
+        details = {"url": service.url, "registry": made.registry, "version": __version__}
+        click.echo(log_line(logging.INFO, "crossmount events listens", epoch=time.time(), **details))
         sys.stdout.flush()
 
-    warn_if_alone(settings)
+    warn_if_alone(settings, logging.getLogger("crossmount.proxy").warning)
     async with opened_index(settings) as index:
         await serve_events(made, index, ready=announce)

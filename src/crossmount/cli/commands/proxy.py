@@ -23,10 +23,10 @@ from crossmount.errors import MissingExtraError
 from crossmount.index import null_index
 
 try:
-    from crossmount.proxy.assembly import check_settings
+    from crossmount.proxy.log import log_line
     from crossmount.proxy.server import RunningProxy, serve
     from crossmount.proxy.settings import MountRights, ProxySettings, ServerLimits
-    from crossmount.proxy.telemetry import log_line
+    from crossmount.proxy.shared import check_settings
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"uvicorn", "httptools", "prometheus_client", "bcrypt"}:
         raise
@@ -250,7 +250,7 @@ async def _serve(made: ProxySettings, settings: Settings) -> None:
             "spool": None if made.spool is None else str(made.spool),
             "version": __version__,
         }
-        click.echo(log_line(logging.INFO, "the proxy listens", epoch=time.time(), **banner))
+        click.echo(log_line(logging.INFO, "crossmount proxy listens", epoch=time.time(), **banner))
         sys.stdout.flush()
 
     warn_if_alone(settings, _log.warning)
