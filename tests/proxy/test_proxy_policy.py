@@ -193,7 +193,7 @@ async def test_callers_write_and_read_what_the_policy_lets_them(tmp_path: Path) 
 
 
 async def test_no_layer_is_mounted_from_what_a_caller_may_not_read(tmp_path: Path) -> None:
-    """A caller gets no layer of a repository that the policy hides, by a HEAD, a mount of its own, or an upload."""
+    """A caller gets no layer of a repository that the policy hides: by a HEAD, its own mount, or an upload."""
     text = '[[rule]]\nrepositories = ["secret/*"]\nreaders = ["ann"]\n'
     async with (
         ScriptedRegistry() as registry,
