@@ -1,5 +1,6 @@
 """deploy/redis works as it says: passwords, the configuration, logins."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -22,12 +23,11 @@ OVERRIDDEN = {"bind", "aclfile"}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Copy deploy/redis, and run the commands that its README starts with."""
-    copy = tmp_path / "deploy" / "redis"
-    shutil.copytree(acl.USERS.parent, copy)
+    """Run the commands that the README of deploy/redis starts with, and return the folder that they make."""
     commands = acl.readme_block("valkey-server valkey.conf").replace("valkey-server valkey.conf\n", "")
-    subprocess.run(["sh", "-euc", commands], cwd=tmp_path, check=True)
-    return copy
+    env = {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run(["sh", "-euc", commands], cwd=acl.USERS.parents[2], check=True, env=env)
+    return tmp_path / "crossmount-redis"
 
 
 @pytest.fixture
@@ -55,6 +55,14 @@ async def test_a_pusher_gets_in_with_its_password_file(server: Server, folder: P
         async with open_index(f"redis://{login}127.0.0.1:{server.port}") as index:
             with pytest.raises(IndexRefusedError):
                 await index.sources(layer(), repo("b"))
+
+
+def test_no_password_is_written_into_the_checkout(folder: Path) -> None:
+    """The commands leave deploy/redis as it was, and their own folder is closed to others."""
+    assert {path.name for path in acl.USERS.parent.iterdir()} == {"README.md", "users.acl", "valkey.conf"}
+    assert "#" not in acl.USERS.read_text()
+    assert folder.stat().st_mode & 0o077 == 0
+    assert all((folder / f"{user}.password").stat().st_mode & 0o077 == 0 for user in ("admin", "crossmount"))
 
 
 def test_without_the_commands_nobody_gets_in(valkey_binary: Path, tmp_path: Path) -> None:
