@@ -19,7 +19,7 @@ PYTHON = {"python_version": "3.13", "python_full_version": "3.13.0", "sys_platfo
 def pinned(name: str) -> dict[str, tuple[Version, list[str]]]:
     """Return the version and the hashes of each package in a lock file."""
     text = re.sub(r"(?m)^#.*\n", "", (DEPLOY / name).read_text())
-    found = {}
+    found: dict[str, tuple[Version, list[str]]] = {}
     for entry in re.split(r"\n(?=\S)", text.replace("\\\n", " ").strip()):
         match = re.match(r"(?P<name>[\w.-]+)==(?P<version>\S+)", entry)
         assert match is not None, entry
