@@ -34,6 +34,7 @@ from crossmount.proxy.http.routes import (
 )
 from crossmount.proxy.log import METHODS, AccessLog
 from crossmount.proxy.own_endpoints import OwnEndpoints
+from crossmount.proxy.tracing import Tracing
 from crossmount.proxy.uploads.core import Core
 from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.requests import continue_upload
@@ -59,6 +60,7 @@ class App:
         authenticator: identifies callers.
         endpoints: the proxy's own endpoints.
         name: the name of the upstream in the log.
+        tracing: makes spans; None makes none.
         idle: seconds that a client may be silent in the middle of a request or an answer.
         clock: seconds, from any start.
         epoch: epoch seconds, for the access log.
@@ -77,6 +79,7 @@ class App:
         endpoints: OwnEndpoints,
         *,
         name: str = "",
+        tracing: Tracing | None = None,
         idle: float,
         clock: Callable[[], float] = time.monotonic,
         epoch: Callable[[], float] = time.time,
@@ -86,6 +89,7 @@ class App:
         self.active = 0
         self.endpoints = endpoints
         self._authenticator = authenticator
+        self._tracing = tracing
         self._idle = idle
         self._clock = clock
         self._access_log = AccessLog(name, epoch=epoch)
@@ -94,6 +98,14 @@ class App:
         """Answer one request, then count and log it."""
         assert scope["type"] == "http", "uvicorn is configured for HTTP alone"  # noqa: S101 a promise of ours
         exchange = Exchange(scope, receive, send, idle=self._idle)
+        if self._tracing is None:
+            await self._answer(exchange)
+            return
+        with self._tracing.request(exchange) as name_route:
+            name_route(await self._answer(exchange))
+
+    async def _answer(self, exchange: Exchange) -> str:
+        """Answer a request, count it and log it; return the name of its route."""
         route: Route = OtherRoute()
         name, started = "bad", self._clock()
         self.active += 1
@@ -117,6 +129,7 @@ class App:
                 self.core.permissions.count_bytes(route, exchange.received)
             self.core.metrics.count_request(exchange.method, name, exchange.status, waited=exchange.waited)
             self._access_log.write(exchange, name, self._clock() - started)
+        return name
 
     async def _dispatch(self, exchange: Exchange, route: Route) -> None:
         if exchange.method not in METHODS:

@@ -77,7 +77,9 @@ async def assembled(
     recorder = ProxyRecorder(guarded, metrics)
     permissions = Permissions(shared.policy, upstream=upstream.name, allow_sources=upstream.allow_sources)
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(http.make_client(options, registry=Origin.of(base)))
+        tracing = shared.tracing
+        wrap = None if tracing is None else tracing.wrapped
+        client = await stack.enter_async_context(http.make_client(options, registry=Origin.of(base), wrap=wrap))
         agents = Agents(registry, options=options, index=guarded, connections=client)
         stack.push_async_callback(agents.aclose)
         await stack.enter_async_context(recorder.running())
@@ -153,7 +155,7 @@ async def assembled(
             exposition=shared.exposition if settings.metrics_listen is None else None,
         )
         shared.probes.append(endpoints.registry_trouble)
-        app = App(core, authenticator, endpoints, name=upstream.name, idle=settings.limits.idle)
+        app = App(core, authenticator, endpoints, name=upstream.name, tracing=tracing, idle=settings.limits.idle)
         yield Assembled(app, tuple(reloads))
 
 

@@ -49,7 +49,7 @@ class AccessLog:
             "caller": exchange.caller,
             "method": method_label(exchange.method),
             "route": route,
-            "path": _logged_path(exchange.raw_path),
+            "path": logged_path(exchange.raw_path),
             "status": exchange.status,
             "received": exchange.received,
             "sent": exchange.sent,
@@ -96,6 +96,6 @@ def method_label(method: str) -> str:
     return method if method in METHODS else "OTHER"
 
 
-def _logged_path(path: bytes) -> str:
+def logged_path(path: bytes) -> str:
     """Return a path without the name of an upload session, which only its caller may know."""
     return _SESSION.sub(rb"\1", path)[:512].decode("ascii", "replace")

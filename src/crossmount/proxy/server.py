@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from crossmount._dataclass import dataclass
 from crossmount.index.protocol import MountableLayers
@@ -15,6 +16,9 @@ from crossmount.proxy.own_endpoints import MetricsApp
 from crossmount.proxy.reload import Reloader
 from crossmount.proxy.settings import ProxySettings, UpstreamSettings
 from crossmount.proxy.shared import Shared
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +51,11 @@ class RunningProxy:
 
 
 async def serve(
-    settings: ProxySettings, index: MountableLayers, *, ready: Callable[[RunningProxy], None] = lambda _: None
+    settings: ProxySettings,
+    index: MountableLayers,
+    *,
+    ready: Callable[[RunningProxy], None] = lambda _: None,
+    provider: "TracerProvider | None" = None,
 ) -> None:
     """Run a proxy until SIGTERM or SIGINT; SIGHUP, or a change, makes it read its files again.
 
@@ -57,12 +65,13 @@ async def serve(
         settings: the proxy's settings.
         index: the index of sources; the caller closes it.
         ready: called when the proxy listens and handles signals.
+        provider: exports spans; None makes none. The caller shuts it down.
 
     Raises:
         ListenError: the address cannot be used.
         InvalidInputError: another setting is invalid.
     """
-    async with running(settings, index) as proxy:
+    async with running(settings, index, provider=provider) as proxy:
         checks = [asyncio.create_task(_warn_of_registry_trouble(app)) for app in proxy.apps]
         checks.append(asyncio.create_task(proxy.reloader.watch()))
         try:
@@ -74,11 +83,13 @@ async def serve(
 
 
 @asynccontextmanager
-async def running(settings: ProxySettings, index: MountableLayers) -> AsyncIterator[RunningProxy]:
+async def running(
+    settings: ProxySettings, index: MountableLayers, *, provider: "TracerProvider | None" = None
+) -> AsyncIterator[RunningProxy]:
     """Run a proxy until the block ends."""
     address = ListenAddress(settings.host, settings.port, settings.tls_cert, settings.tls_key)
     async with AsyncExitStack() as stack:
-        shared = await stack.enter_async_context(Shared.opened(settings, index))
+        shared = await stack.enter_async_context(Shared.opened(settings, index, provider))
         upstreams = settings.upstream_list(shared.policy.value)
         apps: list[App] = []
         reloads = shared.reloads()

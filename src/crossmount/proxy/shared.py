@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import field
+from typing import TYPE_CHECKING
 
 from crossmount._dataclass import dataclass
 from crossmount.discovery.webhooks import WebhookSecrets
@@ -17,6 +18,10 @@ from crossmount.proxy.policy import Policy, read_policy
 from crossmount.proxy.reload import Apply, Live, Prepare
 from crossmount.proxy.settings import ProxySettings
 from crossmount.proxy.telemetry import Exposition
+from crossmount.proxy.tracing import Tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,7 @@ class Shared:
         policy: the policy in force.
         checks: checks callers, for `--auth service`.
         secrets: the secrets of senders of events; None takes no events.
+        tracing: makes spans; None makes none.
         exposition: the metrics of all upstreams.
         probes: what asks the registry of each upstream.
     """
@@ -40,13 +46,21 @@ class Shared:
     policy: Live[Policy]
     checks: Live[CallerChecks]
     secrets: Live[WebhookSecrets] | None
+    tracing: Tracing | None = None
     exposition: Exposition = field(default_factory=Exposition)
     probes: list[Callable[[], Awaitable[str | None]]] = field(default_factory=list)
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, settings: ProxySettings, index: MountableLayers) -> AsyncIterator["Shared"]:
+    async def opened(
+        cls, settings: ProxySettings, index: MountableLayers, provider: "TracerProvider | None" = None
+    ) -> AsyncIterator["Shared"]:
         """Read the files that the settings name, and close what was opened when the block ends.
+
+        Args:
+            settings: the proxy's settings.
+            index: the index of sources; the caller closes it.
+            provider: exports spans; None makes none. The caller shuts it down.
 
         Raises:
             InvalidInputError: a file is invalid, or would let everybody in.
@@ -61,6 +75,7 @@ class Shared:
                 policy=Live(lambda: _policy(settings)),
                 checks=Live(lambda: CallerChecks(_callers(settings))),
                 secrets=None if events is None else Live(lambda: WebhookSecrets.read(events)),
+                tracing=None if provider is None else Tracing(provider),
             )
 
     def reloads(self) -> list[Prepare]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -27,12 +27,16 @@ try:
     from crossmount.proxy.server import RunningProxy, serve
     from crossmount.proxy.settings import MountRights, ProxySettings, ServerLimits
     from crossmount.proxy.shared import check_settings
+    from crossmount.proxy.tracing import exporting_provider
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"uvicorn", "httptools", "prometheus_client", "bcrypt"}:
         raise
     raise MissingExtraError(
         f"crossmount proxy needs {error.name}, which is not installed: pip install 'crossmount[proxy]'"
     ) from error
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 _LIMITS = ServerLimits()
 _PLAIN = ProxySettings(upstreams=())
@@ -171,6 +175,11 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     metavar="SECONDS",
     help="Wait at most this long for pushes in progress when the proxy stops.",
 )
+@_option(
+    "--traces",
+    is_flag=True,
+    help="Send traces of OpenTelemetry by OTLP to OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra [otel].",
+)
 @upload_options
 @_option("--no-access-log", is_flag=True, help="Do not log a line of JSON for each request.")
 @click.pass_context
@@ -197,6 +206,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
     connections: int,
     idle: float,
     grace: float,
+    traces: bool,
     no_access_log: bool,
 ) -> None:
     """Run a proxy between any client and its registry. It mounts layers that the client would upload.
@@ -237,10 +247,15 @@ def proxy(  # noqa: PLR0917 click passes options by name
         return
     start_service_log(settings.verbose, access=not no_access_log)
     _raise_files_limit()
-    asyncio.run(_serve(made, settings))
+    provider = exporting_provider() if traces else None
+    try:
+        asyncio.run(_serve(made, settings, provider))
+    finally:
+        if provider is not None:
+            provider.shutdown()
 
 
-async def _serve(made: ProxySettings, settings: Settings) -> None:
+async def _serve(made: ProxySettings, settings: Settings, provider: "TracerProvider | None") -> None:
     def announce(running: RunningProxy) -> None:
         banner = {
             "url": running.url,
@@ -255,7 +270,7 @@ async def _serve(made: ProxySettings, settings: Settings) -> None:
 
     warn_if_alone(settings, _log.warning)
     async with index_for_push(settings) as index:
-        await serve(made, null_index() if index is None else index, ready=announce)
+        await serve(made, null_index() if index is None else index, ready=announce, provider=provider)
 
 
 def _raise_files_limit() -> None:

@@ -88,7 +88,11 @@ class Answer:
 
 
 def make_client(
-    options: ClientOptions, *, registry: Origin | None = None, transport: httpx.AsyncBaseTransport | None = None
+    options: ClientOptions,
+    *,
+    registry: Origin | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = None,
 ) -> httpx.AsyncClient:
     """Make the client for all requests to one registry, its token realm and its storage.
 
@@ -98,6 +102,7 @@ def make_client(
         options: how to reach the registry.
         registry: the registry's origin; only it is shown a client certificate.
         transport: sends the requests instead of sockets.
+        wrap: returns the transport that is used instead of one.
 
     Raises:
         InvalidInputError: a file of certificates, or a proxy in the environment, is not usable.
@@ -106,6 +111,8 @@ def make_client(
     if transport is None:
         own = options.transport
         transport = _connections(options, registry) if own is None else _LentTransport(own)
+    if wrap is not None:
+        transport = wrap(transport)
     return httpx.AsyncClient(
         headers={
             "User-Agent": _user_agent(),
