@@ -30,8 +30,9 @@ COMMANDS = (
     "doctor",
     "proxy",
     "demo",
+    "help",
 )
-DETAILED = (*COMMANDS[:-4], "index status", "index stop", "doctor", "proxy", "demo")
+DETAILED = (*(name for name in COMMANDS if name not in {"index", "help"}), "index status", "index stop")
 
 
 @dataclass(slots=True)
