@@ -333,7 +333,7 @@ def test_valkey_lets_in_whom_the_proxy_s_policy_lets_out() -> None:
     labels = overlay.workload["spec"]["template"]["metadata"]["labels"].items()
     (rule,) = values["networkPolicy"]["extraIngress"]
     assert values["networkPolicy"]["allowExternal"] is False
-    assert [peer["podSelector"]["matchLabels"].items() <= labels for peer in rule["from"]] == [True]
+    assert [peer["podSelector"]["matchLabels"].items() <= labels for peer in rule["from"]] == [True, False]
     out = overlay.one("NetworkPolicy")["spec"]["egress"]
     assert {
         "to": [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "valkey"}}}],
