@@ -190,10 +190,10 @@ class MountRequiredError(CrossmountError):
 
 
 class CopyFailedError(CrossmountError):
-    """Some images of a copy failed; the others were copied.
+    """Some images of a copy, or of a list of pushes, failed; the others arrived.
 
     Attributes:
-        report: the `CopyReport`; its `failures` name the images that failed, and why.
+        report: the report; its `failures` name the images that failed, and why.
     """
 
     def __init__(self, message: str, *, report: Any) -> None:

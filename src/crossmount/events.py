@@ -155,17 +155,17 @@ class CacheDegraded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageCopied:
-    """An image of a copy is at its destination, with its tag."""
+    """An image of a copy, or of a list of pushes, is at its destination. For a push `source` is text."""
 
-    source: Reference
+    source: Reference | str
     dest: Reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFailed:
-    """An image could not be copied. The other images of the copy continue."""
+    """An image could not be copied or pushed. The others continue. For a push `source` is text."""
 
-    source: Reference
+    source: Reference | str
     dest: Reference
     error: CrossmountError
 

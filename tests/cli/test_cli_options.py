@@ -253,7 +253,7 @@ def test_no_command_is_a_question_for_help(here: Here, arguments: tuple[str, ...
             ("index", "xyzzy"),
             "no command 'xyzzy': the commands are status, info, registry, same-registry, prune, export, import, ",
         ),
-        (("push",), "missing argument 'SOURCE': see crossmount push --help"),
+        (("push",), "give SOURCE and DEST, or --from FILE: see crossmount push --help"),
         (("push", "a", "b", "c"), "got unexpected extra argument (c): see crossmount push --help"),
         (("--ca-file", "/absent", "demo"), "invalid value for '--ca-file'"),
         (("push", "a", "b", "--uploads", "0"), "'0': give a whole number from 1 to 64"),

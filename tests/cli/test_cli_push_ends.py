@@ -15,7 +15,7 @@ import pytest
 
 from crossmount.cli.commands import push as push_command
 from crossmount.testing import Fault, ScriptedRegistry
-from crossmount.transfer.push import push as push_image
+from crossmount.transfer.push_list import push_one
 from support.commands import SECONDS, Here, Shell, plain, read_terminal
 from support.images import MadeImage
 from support.waiting import until_now
@@ -46,11 +46,11 @@ def test_an_interrupted_push_says_how_far_it_was(
     """A signal after the tag was pushed is reported as such."""
 
     async def pushed_and_interrupted(*arguments: object, **options: object) -> None:
-        await push_image(*arguments, **options)  # type: ignore[arg-type]  # passed on as they are
+        await push_one(*arguments, **options)  # type: ignore[arg-type]  # passed on as they are
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(push_command, "push_image", pushed_and_interrupted)
+    monkeypatch.setattr(push_command, "push_one", pushed_and_interrupted)
     done = here("push", str(image.path), *plain(registry, "a"), "--index", "off")
     assert done.status == 130
     assert done.err.splitlines()[-1] == f"crossmount: interrupted: after {registry.address}/a was pushed"

@@ -97,9 +97,9 @@ def message_of(error: BaseException) -> str:
     return one_line(mask_forms(words))
 
 
-def image_message(error: BaseException) -> str:
-    """Return why one image was not copied. For a must-mount layer, a copy has a remedy that a push lacks."""
-    remedy = "; or transfer it with --allow-transfer" if isinstance(error, MountRequiredError) else ""
+def image_message(error: BaseException, *, transfer: bool = True) -> str:
+    """Return why one image failed. For a must-mount layer, a copy has a remedy (`transfer`) that a push lacks."""
+    remedy = "; or transfer it with --allow-transfer" if transfer and isinstance(error, MountRequiredError) else ""
     if isinstance(error, CrossmountError):  # the names of both images stand before it, so no cause comes first
         words = one_line(mask_forms(_advised(*_library_message(error))))
     else:
@@ -109,11 +109,13 @@ def image_message(error: BaseException) -> str:
 
 def _copy_message(error: CopyFailedError) -> str:
     """Return why the one image was not copied; of several only their number: each had its own line."""
-    asked, failures = len(error.report.images), error.report.failures
+    asked, failures, verb = len(error.report.images), error.report.failures, error.report.verb
     if asked > 1:
-        return f"{len(failures)} of {asked} images not copied"
+        return f"{len(failures)} of {asked} images not {verb}"
     first = failures[0]
-    return f"not copied: {first.source} to {first.reference}: {image_message(first.error)}"
+    return (
+        f"not {verb}: {first.source} to {first.reference}: {image_message(first.error, transfer=verb == 'copied')}"
+    )
 
 
 def _sentence(words: str) -> str:

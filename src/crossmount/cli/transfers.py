@@ -94,7 +94,7 @@ def transfer_options(*, images: bool = False) -> Callable[[F], Callable[..., Any
 
 
 def _options(*, images: bool) -> list[Callable[..., Any]]:
-    several = count_option("--images", 64, _LIMITS.images, "CROSSMOUNT_IMAGES", "Copy at most N images at once.")
+    several = count_option("--images", 64, _LIMITS.images, "CROSSMOUNT_IMAGES", "Take at most N images at once.")
     return [
         click.option(
             "--platform",

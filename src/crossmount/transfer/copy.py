@@ -175,5 +175,4 @@ async def copy_all(jobs: Iterable[CopyJob], settings: CopySettings) -> CopyRepor
 def _failure(report: CopyReport) -> str:
     """Return the error's text: the cause of a single image's failure, otherwise how many failed."""
     first, number, asked = report.failures[0], len(report.failures), len(report.images)
-    cause = f"{first.source} to {first.reference}: {first.error}"
-    return f"not copied: {cause}" if asked == 1 else f"{number} of {asked} images not copied, first {cause}"
+    return f"not copied: {first}" if asked == 1 else f"{number} of {asked} images not copied, first {first}"

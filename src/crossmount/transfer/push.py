@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import field, replace
 from pathlib import Path
 
 from crossmount import events
+from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError, InvalidLayoutError
 from crossmount.fleet import Fleet, Patience
 from crossmount.index.adapt import adapt
@@ -27,7 +28,7 @@ from crossmount.transfer.absent import AbsentBlobs
 from crossmount.transfer.image_pusher import ImagePusher, Limits
 from crossmount.transfer.origins import Origins
 from crossmount.transfer.registries import Registries
-from crossmount.transfer.report import PushReport, proven, with_origins
+from crossmount.transfer.report import IndexState, PushReport, proven, with_origins
 
 
 async def push(
@@ -77,58 +78,130 @@ async def push(
         RegistryError: the registry did not accept the image.
         MountRequiredError: a must-mount layer could not be mounted.
     """
-    observer = events.never_raising(observer)
-    started = clock()
-    reference = as_reference(dest).or_latest()
-    further = _further_tags(reference, tags)
-    image = await _image_of(source, parse_all(platforms), ImageSpool(limit=spool_limit))
-    if reference.digest is not None and reference.digest != image.root.descriptor.digest:
-        raise InvalidInputError(
-            f"{reference}: the image has the digest {image.root.descriptor.digest}: give that one, or none"
-        )
-    guard = None if index is None else GuardedIndex(adapt(index), observer=observer)
-    known = null_index() if guard is None else guard
+    settings = PushSettings(
+        tags=tags,
+        platforms=platforms,
+        origins=origins,
+        spool_limit=spool_limit,
+        limits=limits,
+        patience=patience,
+        observer=events.never_raising(observer),
+        clock=clock,
+    )
+    started, reference = clock(), as_reference(dest).or_latest()
+    image = await settings.read(source, reference)
     async with AsyncExitStack() as stack:
         if registries is None:
             own = replace(options, credentials=bound_to(reference.registry, options.credentials))
-            registries = await stack.enter_async_context(Registries(own, observer=observer))
+            registries = await stack.enter_async_context(Registries(own, observer=settings.observer))
             if client is not None:
                 registries.lend(client, reference)
-        allowed = None if origins is None else tuple(map(normalise_registry, origins))
-        registries.name(reference.registry, *(allowed or ()))
-        if client is None:
-            client = registries.client(reference)
+        pushes = await stack.enter_async_context(opened_pushes(settings, index, registries, fleet))
+        registries.name(reference.registry)
+        return await pushes.push(image, reference, client or registries.client(reference), started=started)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushSettings:
+    """How images are pushed: keyword arguments of `push`, which explains them."""
+
+    tags: Sequence[str] = ()
+    platforms: Sequence[str] = ()
+    origins: Sequence[str] | None = None
+    spool_limit: int = SPOOL_LIMIT
+    limits: Limits = field(default_factory=Limits)
+    patience: Patience = field(default_factory=Patience)
+    observer: events.Observer = events.ignore
+    clock: Callable[[], float] = time.monotonic
+
+    async def read(self, source: str | Path | Image, reference: Reference) -> Image:
+        """Read the image for a destination.
+
+        Raises:
+            InvalidInputError: it cannot be read, or is not the one that the destination names by its digest.
+        """
+        _further_tags(reference, self.tags)
+        image = await _image_of(source, parse_all(self.platforms), ImageSpool(limit=self.spool_limit))
+        if reference.digest is not None and reference.digest != image.root.descriptor.digest:
+            raise InvalidInputError(
+                f"{reference}: the image has the digest {image.root.descriptor.digest}: give that one, or none"
+            )
+        return image
+
+
+@asynccontextmanager
+async def opened_pushes(
+    settings: PushSettings, index: MountableLayers | None, registries: Registries, fleet: Fleet | None = None
+) -> AsyncIterator["PushGroup"]:
+    """Open what pushes share: the guard of the index, the fleet, and the limits."""
+    guard = None if index is None else GuardedIndex(adapt(index), observer=settings.observer)
+    known = null_index() if guard is None else guard
+    allowed = None if settings.origins is None else tuple(map(normalise_registry, settings.origins))
+    registries.name(*(allowed or ()))
+    async with AsyncExitStack() as stack:
         if fleet is None and guard is not None:
             fleet = await stack.enter_async_context(Fleet(guard))
         pusher = ImagePusher.of(
             known,
             fleet,
-            limits,
-            patience=patience,
-            observer=observer,
-            clock=clock,
+            settings.limits,
+            patience=settings.patience,
+            observer=settings.observer,
+            clock=settings.clock,
         )
+        yield PushGroup(settings=settings, guard=guard, registries=registries, pusher=pusher, allowed=allowed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushGroup:
+    """Pushes of one process, which share connections, limits, and what fails of the index."""
+
+    settings: PushSettings
+    guard: GuardedIndex | None
+    registries: Registries
+    pusher: ImagePusher
+    allowed: tuple[str, ...] | None
+
+    @property
+    def index_state(self) -> IndexState:
+        """Whether the index works."""
+        return "off" if self.guard is None else self.guard.state
+
+    @property
+    def index_reason(self) -> str | None:
+        """Why the index failed."""
+        return None if self.guard is None else self.guard.reason
+
+    async def push(
+        self, image: Image, reference: Reference, client: RegistryClient, *, started: float
+    ) -> PushReport:
+        """Push one image; `started` is when its push began, by the clock of the settings."""
+        index, further = self.pusher.index, _further_tags(reference, self.settings.tags)
         absent = AbsentBlobs(
             origins=Origins(
-                registries=registries, index=known, allowed=allowed, loopback_http=True, observer=observer
+                registries=self.registries,
+                index=index,
+                allowed=self.allowed,
+                loopback_http=True,
+                observer=self.settings.observer,
             ),
-            requests=pusher.requests,
-            index_state=lambda: "off" if guard is None else guard.state,
+            requests=self.pusher.requests,
+            index_state=lambda: self.index_state,
         )
-        blobs = await pusher.push(image, reference, client, absent=absent, tags=further)
+        blobs = await self.pusher.push(image, reference, client, absent=absent, tags=further)
         if absent.fetched:
-            await known.record(proven(absent.fetched))
-    return PushReport(
-        reference=reference,
-        digest=image.root.descriptor.digest,
-        blobs=tuple(with_origins(blobs.reports(), absent.fetched)),
-        index="off" if guard is None else guard.state,
-        index_reason=None if guard is None else guard.reason,
-        seconds=clock() - started,
-        build_cache=image.root.is_build_cache,
-        platforms=image.platforms,
-        tags=further,
-    )
+            await index.record(proven(absent.fetched))
+        return PushReport(
+            reference=reference,
+            digest=image.root.descriptor.digest,
+            blobs=tuple(with_origins(blobs.reports(), absent.fetched)),
+            index=self.index_state,
+            index_reason=self.index_reason,
+            seconds=self.settings.clock() - started,
+            build_cache=image.root.is_build_cache,
+            platforms=image.platforms,
+            tags=further,
+        )
 
 
 def _further_tags(reference: Reference, tags: Sequence[str]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError
@@ -146,15 +146,15 @@ class ImageCopy(PushReport):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFailure:
-    """One image that was not copied.
+    """One image that was not copied or pushed.
 
     Attributes:
-        source: the image.
+        source: the image; for a push the text that names it.
         reference: its destination.
-        error: why it was not copied.
+        error: why it is not there.
     """
 
-    source: Reference
+    source: Reference | str
     reference: Reference
     error: CrossmountError
 
@@ -162,40 +162,40 @@ class ImageFailure:
         """Return its part of the document."""
         return {"source": str(self.source), "reference": str(self.reference), "error": str(self.error)}
 
+    def __str__(self) -> str:
+        return f"{self.source} to {self.reference}: {self.error}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CopyReport:
-    """A finished copy.
+class PushListReport:
+    """Finished pushes of a list.
 
     Attributes:
-        images: all images in the order of the jobs, including those that failed.
+        images: all images in the order of the list, including those that failed.
         index_reason: why the index failed; None unless `index` is `degraded`.
         seconds: wall time.
     """
 
-    images: tuple[ImageCopy | ImageFailure, ...]
+    verb: ClassVar[str] = "pushed"
+
+    images: tuple[PushReport | ImageFailure, ...]
     index: IndexState
     seconds: float
     index_reason: str | None = None
 
     @property
-    def copied(self) -> tuple[ImageCopy, ...]:
-        """The images that were copied."""
-        return tuple(image for image in self.images if isinstance(image, ImageCopy))
+    def done(self) -> tuple[PushReport, ...]:
+        """The images that are at their destinations."""
+        return tuple(image for image in self.images if isinstance(image, PushReport))
 
     @property
     def failures(self) -> tuple[ImageFailure, ...]:
-        """The images that were not copied."""
+        """The images that failed."""
         return tuple(image for image in self.images if isinstance(image, ImageFailure))
-
-    @property
-    def fetched(self) -> int:
-        """Bytes that registries sent."""
-        return sum(image.fetched for image in self.copied)
 
     def blobs(self, outcome: Outcome) -> Iterable[BlobReport]:
         """Yield the blobs with this outcome, a blob of several images several times."""
-        return (blob for image in self.copied for blob in image.blobs if blob.outcome == outcome)
+        return (blob for image in self.done for blob in image.blobs if blob.outcome == outcome)
 
     def count(self, outcome: Outcome) -> int:
         """Return how many blobs had this outcome."""
@@ -206,14 +206,45 @@ class CopyReport:
         return sum(blob.size for blob in self.blobs(outcome))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document that `crossmount copy --json` prints."""
+        """Return the document that `crossmount push --from FILE --json` prints."""
         return {
             "images": [image.to_json() for image in self.images],
-            "bytes": {**{outcome: self.bytes(outcome) for outcome in _OUTCOMES}, "fetched": self.fetched},
+            "bytes": {outcome: self.bytes(outcome) for outcome in _OUTCOMES},
             "index": self.index,
             **({"index_reason": self.index_reason} if self.index_reason else {}),
             "seconds": round(self.seconds, 3),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyReport(PushListReport):
+    """A finished copy.
+
+    Attributes:
+        images: all images in the order of the jobs, including those that failed.
+        index_reason: why the index failed; None unless `index` is `degraded`.
+        seconds: wall time.
+    """
+
+    verb: ClassVar[str] = "copied"
+
+    images: tuple[ImageCopy | ImageFailure, ...]
+
+    @property
+    def copied(self) -> tuple[ImageCopy, ...]:
+        """The images that were copied."""
+        return tuple(image for image in self.images if isinstance(image, ImageCopy))
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that registries sent."""
+        return sum(image.fetched for image in self.copied)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that `crossmount copy --json` prints."""
+        document = PushListReport.to_json(self)
+        document["bytes"]["fetched"] = self.fetched
+        return document
 
 
 def with_origins(reports: Iterable[BlobReport], fetched: Iterable[FetchedBlob]) -> Iterable[BlobReport]:

@@ -1,15 +1,17 @@
 """`crossmount push`."""
 
 import sys
+from typing import TextIO
 
 import click
 
+from crossmount import events
 from crossmount.cli import output, text
 from crossmount.cli.access import index_kind, index_url, warn_if_alone
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.options import REFERENCE, REGISTRY, SIZE
+from crossmount.cli.options import REFERENCE, REGISTRY, SIZE, read_lines
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.progress.transfer import TransferTracker
 from crossmount.cli.settings import settings_of
@@ -21,16 +23,25 @@ from crossmount.cli.transfers import (
     platform_lines,
     transfer_options,
 )
+from crossmount.errors import CopyFailedError
 from crossmount.oci import Reference
 from crossmount.oci.image_spool import SPOOL_LIMIT
-from crossmount.transfer.push import push as push_image
-from crossmount.transfer.report import PushReport
+from crossmount.transfer.push import PushSettings
+from crossmount.transfer.push_list import PushJob, push_all, push_one, read_push_list
+from crossmount.transfer.report import PushListReport, PushReport
 
 
 @click.command(cls=Command)
-@click.argument("source")
-@click.argument("dest", type=REFERENCE)
+@click.argument("source", required=False, metavar="SOURCE")
+@click.argument("dest", type=REFERENCE, required=False, metavar="DEST")
 @json_option
+@click.option(
+    "--from",
+    "listed",
+    type=click.File(encoding="utf-8"),
+    metavar="FILE",
+    help="Push the images in FILE: lines of SOURCE DEST; # starts a comment; - is standard input.",
+)
 @click.option(
     "--tag",
     "tags",
@@ -59,13 +70,14 @@ from crossmount.transfer.report import PushReport
     show_default=True,
     help="Most bytes of a tar that is spooled to disk, unpacked, in TMPDIR or /var/tmp.",
 )
-@transfer_options()
+@transfer_options(images=True)
 def push(
     ctx: click.Context,
     *,
-    source: str,
-    dest: Reference,
+    source: str | None,
+    dest: Reference | None,
     as_json: bool,
+    listed: TextIO | None,
     tags: tuple[str, ...],
     origins: tuple[str, ...],
     spool_limit: int,
@@ -80,6 +92,9 @@ def push(
     A layer that SOURCE lacks is mounted if the index knows where it is, or else fetched from another registry.
     Registries that only the index names are contacted over https, except those in --plain-http-for.
 
+    With --from, one process pushes many images side by side. If one fails, the others are still pushed, and the
+    exit status is not 0.
+
     Progress goes to standard error, the result to standard output.
 
     \b
@@ -92,41 +107,95 @@ def push(
     \b
       docker buildx build -o type=oci,dest=app.tar .
       crossmount push app.tar registry.example/team/app:1.2 --tag 1 --tag latest
+      crossmount push --from images.txt
     """  # noqa: D301 \b is click's mark for a paragraph that keeps its lines
+    jobs = _jobs(source, dest, listed)
     settings = settings_of(ctx)
-    display = progress_display(sys.stderr, TransferTracker(), verbose=settings.verbose)
+    tracker = TransferTracker(names_dest=listed is not None, verb="pushed")
+    display = progress_display(sys.stderr, tracker, verbose=settings.verbose)
+    embedded = index_kind(index_url(settings)) == "embedded"
     warn_if_alone(settings)
+    push_settings = PushSettings(
+        tags=tags,
+        platforms=transfer.platforms,
+        origins=origins or None,
+        spool_limit=spool_limit,
+        limits=transfer.limits,
+        patience=transfer.patience,
+        observer=events.never_raising(display.observe),
+    )
 
-    async def run() -> PushReport:
+    async def run() -> PushReport | PushListReport:
         async with opened_places(settings, transfer, display.observe) as (index, registries):
-            return await push_image(
-                source,
-                dest,
-                tags=tags,
-                platforms=transfer.platforms,
-                index=index,
-                registries=registries,
-                origins=origins or None,
-                spool_limit=spool_limit,
-                limits=transfer.limits,
-                patience=transfer.patience,
-                observer=display.observe,
-            )
+            if listed is not None:
+                return await push_all(jobs, push_settings, index=index, registries=registries)
+            return await push_one(jobs[0], push_settings, index=index, registries=registries)
+
+    def show(report: PushReport | PushListReport) -> None:
+        try:
+            if as_json:
+                output.document(report.to_json())
+            elif isinstance(report, PushListReport):
+                names, failed_first = not output.is_one_terminal(), tracker.index_failed_first
+                output.lines(
+                    render_pushes(report, names=names, index_failed_first=failed_first, embedded=embedded)
+                )
+            else:
+                output.lines(render_push(report, index_failed_first=tracker.index_failed_first, embedded=embedded))
+        except output.OutputFailedError as error:
+            raise error.with_note(_nevertheless(report)) from error
 
     try:
         with display:
             report = run_async(run())
     except Interrupted as interrupted:
-        raise interrupted.with_note(_so_far(display.tracker, dest)) from None
-    try:
-        if as_json:
-            output.document(report.to_json())
-        else:
-            embedded = index_kind(index_url(settings)) == "embedded"
-            failed_first = display.tracker.index_failed_first
-            output.lines(render_push(report, index_failed_first=failed_first, embedded=embedded))
-    except output.OutputFailedError as error:
-        raise error.with_note(f"{report.reference} was pushed nevertheless") from error
+        raise interrupted.with_note(_so_far(tracker, None if listed else jobs[0].dest)) from None
+    except CopyFailedError as failed:
+        if as_json or failed.report.done:
+            show(failed.report)
+        raise
+    show(report)
+
+
+def _jobs(source: str | None, dest: Reference | None, listed: TextIO | None) -> list[PushJob]:
+    """Return the images to push.
+
+    Raises:
+        click.UsageError: SOURCE or DEST is missing, or the list is empty.
+        InvalidInputError: a line of the list is not valid.
+    """
+    if listed is None:
+        if source is None or dest is None:
+            raise click.UsageError("give SOURCE and DEST, or --from FILE")
+        return [PushJob(source, dest)]
+    if source is not None:
+        raise click.UsageError("give SOURCE and DEST, or --from FILE, not both")
+    jobs = read_push_list(read_lines(listed), where=listed.name)
+    if not jobs:
+        raise click.UsageError(f"{listed.name}: it lists nothing to push")
+    return jobs
+
+
+def _nevertheless(report: PushReport | PushListReport) -> str:
+    """Return what was pushed although the report could not be printed."""
+    if isinstance(report, PushReport):
+        return f"{report.reference} was pushed nevertheless"
+    return f"{text.count(len(report.done), 'image')} of {len(report.images)} pushed nevertheless"
+
+
+def render_pushes(
+    report: PushListReport, *, names: bool = True, index_failed_first: bool = False, embedded: bool = False
+) -> list[str]:
+    """Return the lines that report the pushes of a list; with `names` also one for each image."""
+    index = index_status(report.index, failed_first=index_failed_first, embedded=embedded)
+    groups = (("mounted", "mounted"), ("already there", "existing"), ("uploaded", "uploaded"))
+    return [
+        *(f"pushed {image.reference}" for image in report.done if names),
+        *platform_lines(*report.done),
+        *text.summary((words, report.count(kind), report.bytes(kind)) for words, kind in groups),  # type: ignore[arg-type]
+        *fetched_lines(report.blobs("uploaded")),
+        f"took {text.duration(report.seconds)}, index: {index}",
+    ]
 
 
 def render_push(report: PushReport, *, index_failed_first: bool = False, embedded: bool = False) -> list[str]:
@@ -144,8 +213,10 @@ def render_push(report: PushReport, *, index_failed_first: bool = False, embedde
     ]
 
 
-def _so_far(tracker: TransferTracker, dest: Reference) -> str:
-    """Return what an interrupted push left on the registry."""
+def _so_far(tracker: TransferTracker, dest: Reference | None) -> str:
+    """Return what an interrupted push left on the registry; without `dest`, the pushes of a list."""
+    if dest is None:
+        return f"{text.count(tracker.images, 'image')} pushed, the others not: push again to resume"
     if tracker.tagged:
         return f"after {dest} was pushed"
     if tracker.blobs and all(blob.outcome for blob in tracker.blobs.values()):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import field
+from typing import Literal
 
 from crossmount import events
 from crossmount._dataclass import dataclass
@@ -140,16 +141,18 @@ class TransferTracker(Tracker):
     """State of a push or a copy.
 
     Attributes:
-        names_dest: lines name each blob's repository, for a copy to several.
+        names_dest: lines name each blob's repository, for a transfer to several.
+        verb: what is done with an image.
         blobs: by repository and digest. Blobs of images that were copied are removed and counted in `arrived`,
             so that a copy of very many images needs little memory.
         arrived: number of removed blobs, and their bytes.
-        images: number of images that were copied.
+        images: number of images of a copy or a list that arrived.
         tagged: whether the registry accepted the manifest with the tag.
         index_failed_first: whether the index failed before the first blob's turn.
     """
 
     names_dest: bool = False
+    verb: Literal["copied", "pushed"] = "copied"
     blobs: dict[tuple[Repository | None, Digest], BlobState] = field(default_factory=dict, init=False)
     arrived: tuple[int, int] = field(default=(0, 0), init=False)
     images: int = field(default=0, init=False)
@@ -231,7 +234,7 @@ class TransferTracker(Tracker):
         ended = sum(blob.outcome is not None for blob in blobs)
         size, done = sum(blob.size for blob in blobs), sum(blob.bytes_done for blob in blobs)
         number, arrived = self.arrived
-        images = f"{text.count(self.images, 'image')} copied, " if self.images else ""
+        images = f"{text.count(self.images, 'image')} {self.verb}, " if self.images else ""
         return (
             f"{images}{ended + number} of {text.count(len(blobs) + number, 'blob')}, "
             f"{text.size(done + arrived)} of {text.size(size + arrived)}"
@@ -257,9 +260,10 @@ class TransferTracker(Tracker):
                 source = f"source {event.source} of {text.short(event.layer)}"
                 return f"crossmount: {source}: {_DROPPED[event.reason]}{cause}"
             case events.ImageCopied():
-                return f"copied {event.source} to {event.dest}"
+                return f"{self.verb} {event.source} to {event.dest}"
             case events.ImageFailed():
-                return f"crossmount: not copied: {event.source} to {event.dest}: {image_message(event.error)}"
+                words = image_message(event.error, transfer=self.verb == "copied")
+                return f"crossmount: not {self.verb}: {event.source} to {event.dest}: {words}"
         return None
 
 
