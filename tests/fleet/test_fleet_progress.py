@@ -23,26 +23,26 @@ def test_bytes_at_a_useful_rate_are_waited_for() -> None:
     """An upload that sends enough bytes in every stretch of time gets on, however long it takes."""
     pace = Pace(seconds=6)
     for turn in range(100):
-        assert not pace.is_stalled(turn * GOOD, 10**12, 3.0 * turn)
+        assert not pace.check(turn * GOOD, 10**12, 3.0 * turn)
 
 
 def test_a_drip_is_not_waited_for() -> None:
     """An upload that sends a byte now and then does not get on."""
     pace = Pace(seconds=6)
-    assert [pace.is_stalled(turn, 10**12, 3.0 * turn) for turn in range(4)] == [False, False, True, True]
+    assert [pace.check(turn, 10**12, 3.0 * turn) for turn in range(4)] == [False, False, True, True]
 
 
 def test_an_upload_that_stops_in_the_middle_is_found_out() -> None:
     """Bytes that were sent long ago do not count."""
     pace = Pace(seconds=6)
-    assert not any(pace.is_stalled(turn * GOOD, 10**12, 3.0 * turn) for turn in range(10))
-    assert [pace.is_stalled(9 * GOOD, 10**12, 27.0 + 3.0 * turn) for turn in range(1, 5)][-1]
+    assert not any(pace.check(turn * GOOD, 10**12, 3.0 * turn) for turn in range(10))
+    assert [pace.check(9 * GOOD, 10**12, 27.0 + 3.0 * turn) for turn in range(1, 5)][-1]
 
 
 def test_a_registry_may_take_its_time_for_the_last_answer() -> None:
     """Once all bytes were sent, the upload gets on until it ends."""
     pace = Pace(seconds=6)
-    assert not any(pace.is_stalled(1000, 1000, 60.0 * turn) for turn in range(10))
+    assert not any(pace.check(1000, 1000, 60.0 * turn) for turn in range(10))
 
 
 @pytest.mark.parametrize(

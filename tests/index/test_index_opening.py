@@ -3,22 +3,25 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crossmount.embedded.files import EmbeddedPaths, locate
 from crossmount.embedded.lifecycle import OnDemandClient, ensure_running, stop
-from crossmount.errors import InvalidIndexURLError, InvalidInputError
+from crossmount.errors import IndexUnavailableError, InvalidIndexURLError, InvalidInputError
 from crossmount.index import MemoryMountIndex, RedisMountIndex, open_index
 from crossmount.index import blocking as blocking_index
 from crossmount.index.opening import clients_of
 from crossmount.redis.address import Address
+from crossmount.redis.call import Call
 from crossmount.redis.client import Client
 from crossmount.redis.connection import connect
 from crossmount.redis.link import BlockingLink, ThreadedLink
+from crossmount.redis.replies import Command
 from support.index_kit import layer, repo
 from support.links import async_link
 from support.servers import Server, StartServer
@@ -85,6 +88,39 @@ def in_threads(work: Callable[[int], object], count: int = 8) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+class Stopped:
+    """A client whose server does not run; it notes the calls."""
+
+    where = "nowhere"
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Call | None, float]] = []
+
+    def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
+        """Fail."""
+        self.calls.append((call, 0.0 if call is None else call.made))
+        raise IndexUnavailableError(f"nothing answers {commands}")
+
+    def servers(self) -> Sequence[Client]:
+        """Return this client."""
+        return [self]
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def test_a_second_attempt_belongs_to_the_same_call(tmp_path: Path) -> None:
+    """A call that starts the server anew can still be cancelled, and is not failed by its first attempt."""
+    stopped, call = Stopped(), Call()
+    client = OnDemandClient(lambda: tmp_path, lambda _: stopped)
+    for _ in range(2):  # the second run finds a client, and makes two attempts
+        with pytest.raises(IndexUnavailableError):
+            client.run([("PING",)], call)
+    assert [each for each, _ in stopped.calls] == [call] * 3
+    _, first, second = (made for _, made in stopped.calls)
+    assert second > first
 
 
 def test_an_on_demand_client_that_was_never_used_closes() -> None:

@@ -206,7 +206,9 @@ class OnDemandClient:
         path = self._start()
         # setdefault, since threads that come here at once must share one client
         client = self._clients.setdefault(path, self._connect(path))
-        return client.run(commands)
+        if call is not None:
+            call.renew()
+        return client.run(commands, call)
 
     def servers(self) -> Sequence[Client]:
         """Return this client: one server, which is started when it is first asked."""

@@ -30,10 +30,9 @@ class HeldLease:
     lease: Lease
     progress: UploadProgress | None
 
-    @property
-    def is_stalled(self) -> bool:
-        """Whether its upload is stalled."""
-        return self.progress is not None and self.progress.is_stalled()
+    def check_stalled(self) -> bool:
+        """Compare with the earlier checks, and return whether its upload is stalled."""
+        return self.progress is not None and self.progress.check_stalled()
 
     @property
     def sent(self) -> int | None:
@@ -122,7 +121,7 @@ class LeaseKeeper:
         """Renew all leases in one round trip a heartbeat."""
         while self.held or self._unreleased:
             await asyncio.sleep(self._seconds)
-            for value in [value for value, held in self.held.items() if held.is_stalled]:
+            for value in [value for value, held in self.held.items() if held.check_stalled()]:
                 await self.drop(value)
             async with self._lock:
                 await self._renew()

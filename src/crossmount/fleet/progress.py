@@ -30,8 +30,8 @@ class Pace:
         self._since: float | None = None
         self._done = 0
 
-    def is_stalled(self, done: int, size: int, now: float) -> bool:
-        """Compare with the earlier calls, and return whether the upload is stalled.
+    def check(self, done: int, size: int, now: float) -> bool:
+        """Compare with the earlier checks, and return whether the upload is stalled.
 
         Args:
             done: bytes sent so far.
@@ -71,7 +71,7 @@ class UploadProgress:
 
     def start(self) -> None:
         """Count the time from now on."""
-        self._pace.is_stalled(self.sent, self.size, self._clock())
+        self._pace.check(self.sent, self.size, self._clock())
 
     def reach(self, sent: int) -> None:
         """Note how many bytes were sent."""
@@ -81,6 +81,6 @@ class UploadProgress:
         """Note that the upload has succeeded."""
         self.sent = self.size
 
-    def is_stalled(self) -> bool:
-        """Return whether the upload is stalled."""
-        return self._pace.is_stalled(self.sent, self.size, self._clock())
+    def check_stalled(self) -> bool:
+        """Compare with the earlier checks, and return whether the upload is stalled."""
+        return self._pace.check(self.sent, self.size, self._clock())

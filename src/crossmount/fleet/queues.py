@@ -76,7 +76,7 @@ class _LayerQueue:
         if self.busy is None or before is None or before.token != self.busy.token:
             self.pace, self.stalled = Pace(seconds=OWN_SECONDS), False
         if self.busy is not None and self.busy.sent is not None:
-            self.stalled = self.pace.is_stalled(self.busy.sent, self.busy.size, now)
+            self.stalled = self.pace.check(self.busy.sent, self.busy.size, now)
 
     def slot_order(self, now: float, rate: float | None) -> int:
         """Return a sort key: queues that can most likely use an upload slot come first."""
@@ -148,7 +148,7 @@ class LayerQueues:
         claims: list[Claim] = []
         decisions: list[Decision] = []
         for queue in sorted(self._queues.values(), key=lambda queue: queue.slot_order(now, rate)):
-            if queue.holder is not None and queue.holder.is_stalled:
+            if queue.holder is not None and queue.holder.check_stalled():
                 decisions.append(EndLease(queue.holder))
                 queue.holder = None
             if queue.holder is not None:

@@ -132,10 +132,9 @@ class Waiter:
         """Whether it never uploads."""
         return self.slots is None
 
-    @property
-    def is_stalled(self) -> bool:
-        """Whether its own upload is stalled."""
-        return self.progress is not None and self.progress.is_stalled()
+    def check_stalled(self) -> bool:
+        """Compare with the earlier checks, and return whether its own upload is stalled."""
+        return self.progress is not None and self.progress.check_stalled()
 
     def take_slot(self) -> bool:
         """Take one of its upload slots, if one is free now."""

@@ -91,6 +91,10 @@ class Call:
         """Start the deadline."""
         self._until = time.monotonic() + CALL_SECONDS
 
+    def renew(self) -> None:
+        """Count the call as made now: what failed before says nothing about its next attempt."""
+        self.made = time.monotonic()
+
     def cancel(self) -> None:
         """End the call at its next check. Any thread may call this."""
         self._cancelled = True
