@@ -32,15 +32,15 @@ async def test_a_deletion_is_remembered_until_it_is_cleared(index: GuardedIndex)
     await index.add_source(ONE, DEST)
     await index.add_source(ONE, A)
     await index.record_deletion(ONE, DEST)
-    found = await index.look_up_with_deletions([ONE, TWO], DEST)
+    found = await index.look_up([ONE, TWO], DEST, deletions=True)
     assert found.of(ONE).deleted
     assert not found.of(ONE).in_dest
     assert found.of(ONE).sources == (A,)
     assert not found.of(TWO).deleted
-    assert not (await index.look_up_with_deletions([ONE], B)).of(ONE).deleted
+    assert not (await index.look_up([ONE], B, deletions=True)).of(ONE).deleted
     assert not (await index.look_up([ONE], DEST)).of(ONE).deleted
     await index.clear_deletion(ONE, DEST)
-    assert not (await index.look_up_with_deletions([ONE], DEST)).of(ONE).deleted
+    assert not (await index.look_up([ONE], DEST, deletions=True)).of(ONE).deleted
 
 
 async def test_a_deletion_is_read_in_the_same_round_trip(valkey: Server) -> None:
@@ -49,7 +49,7 @@ async def test_a_deletion_is_read_in_the_same_round_trip(valkey: Server) -> None
     async with RedisMountIndex(link) as index:
         await index.record_deletion(TWO, DEST)
         link.runs.clear()
-        found = await index.look_up_with_deletions([ONE, TWO], DEST)
+        found = await index.look_up([ONE, TWO], DEST, deletions=True)
         assert [len(run) for run in link.runs] == [7]
         assert [found.of(each).deleted for each in (ONE, TWO)] == [False, True]
 
@@ -89,4 +89,4 @@ async def test_an_index_of_four_methods_remembers_none() -> None:
     await index.add_source(ONE, A)
     await index.record_deletion(ONE, DEST)
     await index.clear_deletion(ONE, DEST)
-    assert (await index.look_up_with_deletions([ONE], DEST)).of(ONE).sources == (A,)
+    assert (await index.look_up([ONE], DEST, deletions=True)).of(ONE).sources == (A,)

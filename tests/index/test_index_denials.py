@@ -9,7 +9,7 @@ from crossmount.index import GuardedIndex, Keys, MemoryMountIndex, RedisMountInd
 from crossmount.index.adapt import FourMethodIndex
 from crossmount.index.blocking import DrivenIndex, threaded
 from crossmount.index.blocking import MemoryMountIndex as BlockingMemoryIndex
-from crossmount.index.exclusions import DENIAL_SECONDS, DENIALS_MAX, look_up_as
+from crossmount.index.exclusions import DENIAL_SECONDS, DENIALS_MAX, look_up_excluding
 from crossmount.index.protocol import MountIndex
 from crossmount.oci import Repository
 from crossmount.registry.credentials.authfiles import Credential, account_digest
@@ -44,12 +44,12 @@ async def test_a_denial_is_remembered_for_its_account_alone(index: MountIndex) -
     """What one account may not read is known to a look-up for that account, and to no other."""
     await index.add_source(ONE, A)
     await index.record_denied("r.example", ME, [A])  # type: ignore[attr-defined]  # it remembers denials
-    found = await look_up_as(index, [ONE], DEST, ME)
+    found = await look_up_excluding(index, [ONE], DEST, account=ME)
     assert found.denied == {A}
     assert found.of(ONE).sources == (A,)
-    assert (await look_up_as(index, [ONE], DEST, YOU)).denied == frozenset()
-    assert (await look_up_as(index, [ONE], DEST, None)).denied == frozenset()
-    assert (await look_up_as(index, [ONE], ELSEWHERE, ME)).denied == frozenset()
+    assert (await look_up_excluding(index, [ONE], DEST, account=YOU)).denied == frozenset()
+    assert (await look_up_excluding(index, [ONE], DEST, account=None)).denied == frozenset()
+    assert (await look_up_excluding(index, [ONE], ELSEWHERE, account=ME)).denied == frozenset()
 
 
 async def test_denials_are_read_in_the_same_round_trip(valkey: Server) -> None:
@@ -58,7 +58,7 @@ async def test_denials_are_read_in_the_same_round_trip(valkey: Server) -> None:
     async with RedisMountIndex(link) as index:
         await index.record_denied("r.example", ME, [A, B])
         link.runs.clear()
-        assert (await index.look_up_as([ONE], DEST, ME)).denied == {A, B}
+        assert (await index.look_up([ONE], DEST, account=ME)).denied == {A, B}
         assert len(link.runs) == 1
 
 
@@ -83,10 +83,10 @@ async def test_denials_that_live_longer_than_ours_are_ignored(valkey: Server, li
             client.sadd(key, "team/a", "../x", "UPPER")
             if life is not None:
                 client.expire(key, life)
-            assert (await index.look_up_as([ONE], DEST, ME)).denied == frozenset()
+            assert (await index.look_up([ONE], DEST, account=ME)).denied == frozenset()
             await index.record_denied("r.example", ME, [B])
             assert 0 < client.ttl(key) <= DENIAL_SECONDS
-        assert (await index.look_up_as([ONE], DEST, ME)).denied == {A, B}
+        assert (await index.look_up([ONE], DEST, account=ME)).denied == {A, B}
 
 
 async def test_a_value_of_another_type_hides_nothing(valkey: Server) -> None:
@@ -95,7 +95,7 @@ async def test_a_value_of_another_type_hides_nothing(valkey: Server) -> None:
         await index.add_source(ONE, A)
         with valkey.client() as client:
             client.set(Keys().denied("r.example", ME), "x", ex=60)
-        found = await index.look_up_as([ONE], DEST, ME)
+        found = await index.look_up([ONE], DEST, account=ME)
         assert (found.denied, found.of(ONE).sources) == (frozenset(), (A,))
 
 
@@ -104,7 +104,7 @@ async def test_only_a_digest_names_an_account(valkey: Server, account: str) -> N
     """Text that is no digest makes no key."""
     async with RedisMountIndex(async_link(valkey.url)) as index:
         await index.record_denied("r.example", account, [A])
-        assert (await index.look_up_as([ONE], DEST, account)).denied == frozenset()
+        assert (await index.look_up([ONE], DEST, account=account)).denied == frozenset()
         with valkey.client() as client:
             assert list(client.scan_iter()) == []
 
@@ -127,7 +127,7 @@ async def test_an_index_that_remembers_none_is_used_as_before() -> None:
     index = GuardedIndex(FourMethodIndex(MemoryMountIndex()))
     await index.add_source(ONE, A)
     await index.record_denied("r.example", ME, [A])
-    found = await index.look_up_as([ONE], DEST, ME)
+    found = await index.look_up([ONE], DEST, account=ME)
     assert (found.denied, found.of(ONE).sources) == (frozenset(), (A,))
     assert issubclass(BlockingMemoryIndex, DrivenIndex)
 

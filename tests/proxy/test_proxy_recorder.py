@@ -121,9 +121,11 @@ async def test_a_registry_that_mounts_only_after_a_manifest_is_learnt_from_its_m
 class Broken(MemoryMountIndex):
     """An index that fails every call."""
 
-    async def look_up(self, layers: Iterable[str], dest: str | Located) -> Knowledge:
+    async def look_up(
+        self, layers: Iterable[str], dest: str | Located, *, account: str | None = None, deletions: bool = False
+    ) -> Knowledge:
         """Fail."""
-        del layers, dest
+        del layers, dest, account, deletions
         raise IndexUnavailableError("gone")
 
     async def record(self, sightings: Iterable[Sighting]) -> None:

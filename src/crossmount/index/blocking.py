@@ -19,7 +19,7 @@ from crossmount.errors import InvalidInputError
 from crossmount.index import guard, memory, opening, protocol
 from crossmount.index import redis_index as redis
 from crossmount.index.aliases import NONE_THE_SAME, RegistryNames, SameRegistries, registry_names_of
-from crossmount.index.exclusions import RemembersDenials, look_up_as
+from crossmount.index.exclusions import RemembersDenials, look_up_excluding
 from crossmount.index.keys import Keys
 from crossmount.index.protocol import (
     BackingServer,
@@ -264,17 +264,17 @@ class AwaitableIndex(AwaitableLayers):
         self._index = index
         self._link: ThreadedLink | None = None
 
-    look_up = _awaitable(protocol.MountIndex.look_up)
     record = _awaitable(protocol.MountIndex.record)
     forget = _awaitable(protocol.MountIndex.forget)
     clear_must_mount = _awaitable(protocol.MountIndex.clear_must_mount)
     locations = _awaitable(protocol.MountIndex.locations)
     record_traits = _awaitable(protocol.MountIndex.record_traits)
 
-    async def look_up_as(self, layers: Iterable[Digest], dest: Located, account: str) -> Knowledge:
-        """Look layers up, and what an account may not read, if the blocking index remembers that."""
+    async def look_up(self, layers: Iterable[Digest], dest: Located, *, account: str | None = None) -> Knowledge:
+        """Look layers up, and with an account what that one may not read, if the blocking index remembers that."""
         if isinstance(self._index, DrivenIndex):
-            return await self.run(run_now, look_up_as(self._index.asynchronous, layers, dest, account))
+            wanted = look_up_excluding(self._index.asynchronous, layers, dest, account=account)
+            return await self.run(run_now, wanted)
         return await self.run(self._index.look_up, layers, dest)
 
     async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:

@@ -2,7 +2,7 @@
 
 Deletions: a proxy answers a HEAD with a mount where it can. After a deletion that would restore the layer although
 no client pushes it. So an index remembers a deletion for a day, for all proxies, or until a client starts to push
-the layer again. A push needs none of this, so only `look_up_with_deletions` reads deletions.
+the layer again. A push needs none of this, so a look-up reads deletions only on request.
 
 Denials: an account is named by a digest (`account_digest`), which is hard to guess without the credential and
 reveals nothing. A denied source is not tried for an hour. Like all of an index this is a hint: the worst that a
@@ -13,13 +13,13 @@ import re
 import threading
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
-from typing import Protocol, TypeVar, runtime_checkable
+from functools import partial
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from crossmount._expiring import ExpiringSet
 from crossmount.index.adapt import SingleLayerMethods
 from crossmount.index.protocol import Knowledge, MountIndex
-from crossmount.oci import Digest, Located, Repository
+from crossmount.oci import Digest, Located, Repository, as_digests, as_repository
 
 T = TypeVar("T")
 
@@ -38,8 +38,8 @@ DELETIONS_MAX = 1024
 class RemembersDeletions(Protocol):
     """An index that remembers deletions. A user's own index need not."""
 
-    async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Return the result of `look_up`, and in the same round trip which layers were deleted from dest."""
+    async def look_up(self, layers: Iterable[Digest], dest: Located, *, deletions: bool = False) -> Knowledge:
+        """Look layers up, and on request which of them were deleted from dest."""
         ...
 
     async def record_deletion(self, layer: Digest, repository: Located) -> None:
@@ -55,8 +55,8 @@ class RemembersDeletions(Protocol):
 class RemembersDenials(Protocol):
     """An index that remembers what accounts may not read. A user's own index need not."""
 
-    async def look_up_as(self, layers: Iterable[Digest], dest: Located, account: str) -> Knowledge:
-        """Return the result of `look_up`, and in the same round trip what the account may not read."""
+    async def look_up(self, layers: Iterable[Digest], dest: Located, *, account: str | None = None) -> Knowledge:
+        """Look layers up, and with an account what that one may not read."""
         ...
 
     async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:
@@ -64,11 +64,29 @@ class RemembersDenials(Protocol):
         ...
 
 
-async def look_up_as(index: MountIndex, layers: Iterable[Digest], dest: Located, account: str | None) -> Knowledge:
-    """Look layers up for an account, as far as the index can; None is an unknown account."""
+async def look_up_excluding(
+    index: MountIndex,
+    layers: Iterable[Digest],
+    dest: Located,
+    *,
+    account: str | None = None,
+    deletions: bool = False,
+) -> Knowledge:
+    """Look layers up with what an index excludes, as far as it remembers that.
+
+    Args:
+        index: the index.
+        layers: the layers.
+        dest: the destination.
+        account: for whom to read denials; None is an unknown account.
+        deletions: whether to read which layers were deleted from dest.
+    """
+    options: dict[str, Any] = {}
     if account is not None and isinstance(index, RemembersDenials):
-        return await index.look_up_as(layers, dest, account)
-    return await index.look_up(layers, dest)
+        options["account"] = account
+    if deletions and isinstance(index, RemembersDeletions):
+        options["deletions"] = True
+    return await index.look_up(layers, dest, **options)
 
 
 def is_account(text: str) -> bool:
@@ -111,14 +129,9 @@ class LocalExclusions(SingleLayerMethods):
             for each in repositories:
                 self._denials.add((account, self._canonical(each)))
 
-    async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Return the result of `look_up`, and which of the layers were deleted from dest."""
-        here, wanted = self._canonical(dest), list(dict.fromkeys(layers))
-        known = await self.look_up(wanted, dest)
-        with self._lock:
-            gone = {layer for layer in wanted if (layer, here) in self._deletions}
-        found = {layer: replace(known.of(layer), deleted=layer in gone) for layer in wanted}
-        return replace(known, layers=found)
+    def _deleted(self, layers: Iterable[Digest], dest: Repository) -> set[Digest]:
+        here = self._canonical(dest)
+        return {layer for layer in layers if (layer, here) in self._deletions}
 
     async def record_deletion(self, layer: Digest, repository: Located) -> None:
         """Remember a deletion for a day, and forget the source."""
@@ -141,15 +154,13 @@ class GuardedExclusions:
     async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
         """Return the result of `call`, or `otherwise` if the index fails."""
 
-    async def look_up_with_deletions(self, layers: Iterable[Digest], dest: Located) -> Knowledge:
-        """Return the answer of the index; an empty one if it fails, one without deletions if it keeps none."""
-        index = self._index
-        look_up = index.look_up_with_deletions if isinstance(index, RemembersDeletions) else index.look_up
-        return await self._try(lambda: look_up(layers, dest), Knowledge())
-
-    async def look_up_as(self, layers: Iterable[Digest], dest: Located, account: str) -> Knowledge:
-        """Return the answer of the index; an empty one if it fails, one without denials if it keeps none."""
-        return await self._try(lambda: look_up_as(self._index, layers, dest, account), Knowledge())
+    async def look_up(
+        self, layers: Iterable[str], dest: str | Located, *, account: str | None = None, deletions: bool = False
+    ) -> Knowledge:
+        """Return what the index knows and excludes, as far as it remembers that; nothing if it fails."""
+        digests, place = as_digests(layers), as_repository(dest)
+        look_up = partial(look_up_excluding, self._index, digests, place, account=account, deletions=deletions)
+        return await self._try(look_up, Knowledge())
 
     async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:
         """Remember what an account may not read; do nothing if the index fails or keeps none."""

@@ -20,14 +20,13 @@ from crossmount.index.exclusions import GuardedExclusions
 from crossmount.index.outage import Health
 from crossmount.index.protocol import (
     BackingServer,
-    Knowledge,
     MountableLayers,
     MountIndex,
     RegistryTraits,
     Sighting,
     backing_server,
 )
-from crossmount.oci import Located, Repository, as_digest, as_digests, as_repository
+from crossmount.oci import Located, Repository, as_digest, as_repository
 from crossmount.redis.call import Breaker
 from crossmount.redis.replies import StartingError
 
@@ -109,11 +108,6 @@ class GuardedIndex(GuardedExclusions, GuardedAccounts):
         """Return the answer of the index; nothing if it fails."""
         digest, place = as_digest(layer), as_repository(dest)
         return await self._try(lambda: self._index.sources(digest, place), ())
-
-    async def look_up(self, layers: Iterable[str], dest: str | Located) -> Knowledge:
-        """Return what the index knows; nothing if it fails."""
-        digests, place = as_digests(layers), as_repository(dest)
-        return await self._try(lambda: self._index.look_up(digests, place), Knowledge())
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
         """Record sightings; do nothing if the index fails."""

@@ -16,7 +16,7 @@ from crossmount.index.aliases import (
     SameRegistries,
     registry_names_of,
 )
-from crossmount.index.exclusions import LocalExclusions, look_up_as
+from crossmount.index.exclusions import LocalExclusions, look_up_excluding
 from crossmount.index.protocol import (
     BackingServer,
     Knowledge,
@@ -105,25 +105,28 @@ class MemoryMountIndex(LocalExclusions, DelegatesAccounts, Closing):
             here = (known := self._known(digest)) is not None and known.must_mount
         return here or (self._backing is not None and await self._backing.must_mount(digest))
 
-    async def look_up(self, layers: Iterable[str], dest: str | Located) -> Knowledge:
-        """Read everything about many layers, and about dest's registry."""
-        return await self._look_up(layers, dest, None)
+    async def look_up(
+        self, layers: Iterable[str], dest: str | Located, *, account: str | None = None, deletions: bool = False
+    ) -> Knowledge:
+        """Read everything about many layers, and about dest's registry.
 
-    async def look_up_as(self, layers: Iterable[str], dest: str | Located, account: str) -> Knowledge:
-        """Do the same, and say what an account may not read."""
-        return await self._look_up(layers, dest, account)
-
-    async def _look_up(self, layers: Iterable[str], dest: str | Located, account: str | None) -> Knowledge:
+        Args:
+            layers: the layers.
+            dest: the destination.
+            account: say also what this account may not read.
+            deletions: say also which layers were deleted from dest.
+        """
         wanted, repository = as_digests(layers), as_repository(dest)
         with self._lock:
+            gone = self._deleted(wanted, repository) if deletions else set()
             here = Knowledge(
-                {layer: self._knowledge(layer, repository) for layer in wanted},
+                {layer: self._knowledge(layer, repository, deleted=layer in gone) for layer in wanted},
                 self._live_traits(repository.registry),
                 self._denied(account, repository),
             )
         if self._backing is None:
             return here
-        below = await look_up_as(self._backing, wanted, repository, account)
+        below = await look_up_excluding(self._backing, wanted, repository, account=account, deletions=deletions)
         return Knowledge(
             {layer: _union(here.of(layer), below.of(layer)) for layer in wanted},
             below.traits.updated(here.traits),
@@ -265,10 +268,10 @@ class MemoryMountIndex(LocalExclusions, DelegatesAccounts, Closing):
         if known is not None and not known.registries and not known.must_mount:
             del self._layers[layer]
 
-    def _knowledge(self, layer: Digest, dest: Repository) -> LayerKnowledge:
+    def _knowledge(self, layer: Digest, dest: Repository, *, deleted: bool) -> LayerKnowledge:
         known = self._known(layer)
         if known is None:
-            return LayerKnowledge()
+            return LayerKnowledge(deleted=deleted)
         registries = self._names.of(dest.registry)
         names = {name for each in registries if each in known.registries for name in known.registries[each].names}
         return LayerKnowledge(
@@ -277,6 +280,7 @@ class MemoryMountIndex(LocalExclusions, DelegatesAccounts, Closing):
             elsewhere=tuple(sorted({self._names.canonical(each) for each in known.registries} - {registries[0]})),
             must_mount=known.must_mount,
             size=known.size,
+            deleted=deleted,
         )
 
     def _live_traits(self, registry: str) -> RegistryTraits:
@@ -299,4 +303,5 @@ def _union(here: LayerKnowledge, below: LayerKnowledge) -> LayerKnowledge:
         elsewhere=tuple(sorted({*here.elsewhere, *below.elsewhere})),
         must_mount=here.must_mount or below.must_mount,
         size=below.size if here.size is None else here.size,
+        deleted=here.deleted or below.deleted,
     )

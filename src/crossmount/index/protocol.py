@@ -28,7 +28,7 @@ class LayerKnowledge:
         must_mount: whether the layer may only be mounted, never uploaded.
         size: its size in bytes, if known.
         deleted: whether a client deleted the layer from dest and nobody has begun to bring it back since; known
-            only after `look_up_with_deletions`.
+            only if the look-up asks for deletions.
     """
 
     sources: tuple[Repository, ...] = ()
@@ -73,7 +73,7 @@ class Knowledge:
     Attributes:
         layers: an entry for each layer of the look-up.
         traits: the traits of dest's registry.
-        denied: repositories of dest's registry that the caller's account may not read; only after `look_up_as`.
+        denied: repositories of dest's registry that the caller's account may not read, if the look-up names it.
     """
 
     layers: Mapping[Digest, LayerKnowledge] = field(default_factory=dict)

@@ -84,24 +84,24 @@ class RedisMountIndex(SingleLayerMethods, QueuesAccounts, Closing):
         """Return whether `layer` may only be mounted."""
         return truth((await self._read([("HEXISTS", self._keys.flags(as_digest(layer)), "must_mount")]))[0])
 
-    async def look_up(self, layers: Iterable[str], dest: str | Located) -> Knowledge:
+    async def look_up(
+        self, layers: Iterable[str], dest: str | Located, *, account: str | None = None, deletions: bool = False
+    ) -> Knowledge:
         """Read everything about many layers in one round trip; a key of another type counts as missing.
 
         The names that the index shares are read along from time to time. A second round trip follows only if they
         have changed for dest's registry.
+
+        Args:
+            layers: the layers.
+            dest: the destination.
+            account: read also what this account may not read.
+            deletions: read also which layers were deleted from dest.
         """
-        return await self._look_up(as_digests(layers), as_repository(dest), deletions=False)
-
-    async def look_up_with_deletions(self, layers: Iterable[str], dest: str | Located) -> Knowledge:
-        """Return the result of `look_up`, and in the same round trip which layers were deleted from dest."""
-        return await self._look_up(as_digests(layers), as_repository(dest), deletions=True)
-
-    async def look_up_as(self, layers: Iterable[str], dest: str | Located, account: str) -> Knowledge:
-        """Do the same, and read in the same round trip what an account may not read."""
-        return await self._look_up(as_digests(layers), as_repository(dest), account=account)
+        return await self._look_up(as_digests(layers), as_repository(dest), account or "", deletions=deletions)
 
     async def _look_up(
-        self, wanted: Sequence[Digest], dest: Repository, *, deletions: bool = False, account: str = ""
+        self, wanted: Sequence[Digest], dest: Repository, account: str, *, deletions: bool
     ) -> Knowledge:
         while True:
             names, now = self._names.of(dest.registry), self._clock()

@@ -11,7 +11,7 @@ from crossmount._closing import Closing
 from crossmount._tasks import collect
 from crossmount.errors import AccessDeniedError, InvalidInputError, RegistryError
 from crossmount.index.adapt import adapt
-from crossmount.index.exclusions import look_up_as
+from crossmount.index.exclusions import look_up_excluding
 from crossmount.index.protocol import (
     Knowledge,
     LayerKnowledge,
@@ -86,7 +86,7 @@ class Mounter(Closing):
         """
         digest, repository = as_digest(layer), self._checked(dest)
         account = await self._client.account(repository)
-        knowledge = await look_up_as(self._index, [digest], repository, account)
+        knowledge = await look_up_excluding(self._index, [digest], repository, account=account)
         search = SourceSearch(repository, self._proven)
         candidates = (await self._prepare(knowledge, search)).get(digest, ())
         result = await self._attempt(digest, search, candidates, knowledge)

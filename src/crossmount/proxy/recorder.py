@@ -172,7 +172,7 @@ class ProxyRecorder:
         """Record the blobs of a manifest but those that a client has deleted: a manifest stays without them."""
         known = Knowledge()
         if isinstance(self._index, RemembersDeletions):
-            known = await self._index.look_up_with_deletions([each.layer for each in sightings], repository)
+            known = await self._index.look_up([each.layer for each in sightings], repository, deletions=True)
         for sighting in sightings:
             if not known.of(sighting.layer).deleted:
                 self._put(sighting)

@@ -15,7 +15,7 @@ from crossmount._tasks import run_all
 from crossmount.errors import knowing
 from crossmount.fleet import Fleet, Patience, Slots
 from crossmount.index.aliases import registry_names_of
-from crossmount.index.exclusions import look_up_as
+from crossmount.index.exclusions import look_up_excluding
 from crossmount.index.protocol import Knowledge, MountIndex
 from crossmount.mount import Mounter
 from crossmount.oci import Digest, Manifest, Reference, Repository
@@ -128,7 +128,7 @@ class ImagePusher:
         dest = reference.repository
         digests = [blob.descriptor.digest for blob in image.blobs]
         account = await client.account(dest)
-        knowledge = await look_up_as(self.index, digests, dest, account)
+        knowledge = await look_up_excluding(self.index, digests, dest, account=account)
         names = registry_names_of(self.index)
         read_from = None
         if source is not None and names.canonical(source.registry) == names.canonical(dest.registry):

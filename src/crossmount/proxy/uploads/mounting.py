@@ -244,7 +244,7 @@ class CallerMounter:
     async def _look_up(self, dest: Repository, digest: Digest) -> Knowledge:
         async with self._asking:
             begun, unserved = self._clock(), self._index.unserved
-            knowledge = await self._index.look_up_with_deletions([digest], dest)
+            knowledge = await self._index.look_up([digest], dest, deletions=True)
             if self._index.unserved == unserved:
                 self._metrics.index_seconds.observe(self._clock() - begun)
         self._recorder.update_traits(knowledge.traits)
