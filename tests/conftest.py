@@ -16,6 +16,7 @@ pytest_plugins = [
     "support.commands",
     "support.servers",
     "support.places",
+    "support.browser",
     "promises.summary",
 ]
 

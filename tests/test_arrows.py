@@ -30,6 +30,7 @@ PACKAGES: dict[str, set[str]] = {
     "_tasks": {"errors"},
     "_closing": set(),
     "_expiring": set(),
+    "_formatting": set(),
     "_signals": {"_dataclass"},
     "oci": {"errors", "_dataclass", "_secrets"},
     "events": {"errors", "oci", "_dataclass"},
@@ -45,8 +46,10 @@ PACKAGES: dict[str, set[str]] = {
     "discovery": BASE | {"redis", "index", "registry", "mount", "fleet", "transfer"},
     "maintenance": BASE | {"redis", "index", "registry", "mount", "transfer", "_blocking"},
     "proxy": BASE | {"savings", "index", "registry", "mount", "fleet", "transfer", "discovery"},
+    "dashboard": BASE | {"_formatting", "redis", "index", "savings", "fleet", "maintenance"},
     "cli": BASE
     | {
+        "_formatting",
         "redis",
         "embedded",
         "savings",
@@ -58,6 +61,7 @@ PACKAGES: dict[str, set[str]] = {
         "discovery",
         "maintenance",
         "proxy",
+        "dashboard",
     },
 }
 """The packages and top-level modules that each package may import."""

@@ -26,6 +26,7 @@ COMMANDS = (
     "forget",
     "must-mount",
     "fleet",
+    "dashboard",
     "index",
     "doctor",
     "proxy",

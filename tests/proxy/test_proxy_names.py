@@ -2,7 +2,7 @@
 
 import pytest
 
-from crossmount.proxy.auth.service_mode import OwnNames
+from crossmount.proxy.auth.own_names import OwnNames
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange, Message
 from crossmount.testing import ScriptedRegistry

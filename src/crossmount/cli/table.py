@@ -56,6 +56,11 @@ COMMANDS = {
         "fleet",
         "Show the uploads in progress, and the pushers that wait.",
     ),
+    "dashboard": LazyCommand(
+        "crossmount.cli.commands.dashboard",
+        "dashboard",
+        "Show in a browser what was saved, and what is uploaded now.",
+    ),
     "index": LazyCommand("crossmount.cli.commands.index", "index", "Inspect and maintain the index."),
     "doctor": LazyCommand(
         "crossmount.cli.commands.doctor",

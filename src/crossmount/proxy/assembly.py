@@ -13,8 +13,9 @@ from crossmount.fleet import Patience
 from crossmount.proxy.app import App
 from crossmount.proxy.auth.callers import Agent, Agents, Authenticator
 from crossmount.proxy.auth.client_mode import ClientAuthenticator
+from crossmount.proxy.auth.own_names import OwnNames
 from crossmount.proxy.auth.permissions import Permissions
-from crossmount.proxy.auth.service_mode import OwnNames, ServiceAuthenticator
+from crossmount.proxy.auth.service_mode import ServiceAuthenticator
 from crossmount.proxy.auth.tokens import TokenBroker
 from crossmount.proxy.event_receiver import EventReceiver
 from crossmount.proxy.http.upstream import Upstream
@@ -153,6 +154,8 @@ async def assembled(
             events,
             probes=shared.probes,
             exposition=shared.exposition if settings.metrics_listen is None else None,
+            page=None if settings.page == "off" else shared.page,
+            page_names=settings.page == "names",
         )
         shared.probes.append(endpoints.registry_trouble)
         app = App(core, authenticator, endpoints, name=upstream.name, tracing=tracing, idle=settings.limits.idle)
@@ -197,7 +200,12 @@ def _client_authenticator(
         deadline=options.retry.timeout,
     )
     return ClientAuthenticator(
-        upstream.registry, agents=agents, broker=broker, mount_rights=settings.mount_rights, anonymous=not is_first
+        upstream.registry,
+        agents=agents,
+        broker=broker,
+        mount_rights=settings.mount_rights,
+        anonymous=not is_first,
+        names=OwnNames.of(settings.host, settings.callers_url(), any_host=False),
     )
 
 

@@ -1,4 +1,4 @@
-"""The proxy's own endpoints below `/_crossmount/`: health, readiness, metrics, tokens, the registry's events."""
+"""The proxy's own endpoints below `/_crossmount/`: health, readiness, metrics, tokens, events, the page."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,7 @@ from crossmount.proxy.auth.callers import Authenticator
 from crossmount.proxy.event_receiver import EventReceiver
 from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange, Message, Receive, Send
+from crossmount.proxy.page import Page, send_page
 from crossmount.proxy.telemetry import Exposition
 from crossmount.proxy.uploads.core import Core
 
@@ -27,6 +28,8 @@ class OwnEndpoints:
         events: receives the registry's events; None if this proxy takes no events.
         probes: what asks the registry of each upstream; the proxy is ready if one answers.
         exposition: the metrics; None if they are served at an address of their own (`MetricsApp`).
+        page: the page at `/_crossmount/`; None if this proxy shows none.
+        page_names: whether it shows names; else it shows sums. The authenticator decides to whom.
     """
 
     def __init__(
@@ -37,12 +40,16 @@ class OwnEndpoints:
         *,
         probes: Collection[Callable[[], Awaitable[str | None]]],
         exposition: Exposition | None,
+        page: Page | None = None,
+        page_names: bool = False,
     ) -> None:
         self.events = events
         self._core = core
         self._authenticator = authenticator
         self._probes = probes
         self._exposition = exposition
+        self._page = page
+        self._page_names = page_names
 
     async def answer(self, exchange: Exchange, name: str, *, draining: bool) -> None:
         """Answer a request.
@@ -72,6 +79,9 @@ class OwnEndpoints:
             case "metrics" if self._exposition is not None:
                 await self._authenticator.permit_metrics(exchange)
                 await answer_metrics(exchange, self._exposition)
+            case _ if self._page is not None and name != "metrics":
+                await self._authenticator.permit_page(exchange, names=self._page_names)
+                await send_page(exchange, self._page, name, names=self._page_names)
             case _:
                 raise RequestRefusedError(404, "NOT_FOUND", "no such page")
 

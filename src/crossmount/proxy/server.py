@@ -13,6 +13,7 @@ from crossmount.proxy.assembly import assembled
 from crossmount.proxy.gateway import Gateway
 from crossmount.proxy.http.serving import ListenAddress, RunningServer, listening
 from crossmount.proxy.own_endpoints import MetricsApp
+from crossmount.proxy.page import Page
 from crossmount.proxy.reload import Reloader
 from crossmount.proxy.settings import ProxySettings, UpstreamSettings
 from crossmount.proxy.shared import Shared
@@ -54,6 +55,7 @@ async def serve(
     settings: ProxySettings,
     index: MountableLayers,
     *,
+    page: Page | None = None,
     ready: Callable[[RunningProxy], None] = lambda _: None,
     provider: "TracerProvider | None" = None,
 ) -> None:
@@ -64,6 +66,7 @@ async def serve(
     Args:
         settings: the proxy's settings.
         index: the index of sources; the caller closes it.
+        page: the page at `/_crossmount/`.
         ready: called when the proxy listens and handles signals.
         provider: exports spans; None makes none. The caller shuts it down.
 
@@ -71,7 +74,7 @@ async def serve(
         ListenError: the address cannot be used.
         InvalidInputError: another setting is invalid.
     """
-    async with running(settings, index, provider=provider) as proxy:
+    async with running(settings, index, page=page, provider=provider) as proxy:
         checks = [asyncio.create_task(_warn_of_registry_trouble(app)) for app in proxy.apps]
         checks.append(asyncio.create_task(proxy.reloader.watch()))
         try:
@@ -84,12 +87,16 @@ async def serve(
 
 @asynccontextmanager
 async def running(
-    settings: ProxySettings, index: MountableLayers, *, provider: "TracerProvider | None" = None
+    settings: ProxySettings,
+    index: MountableLayers,
+    *,
+    page: Page | None = None,
+    provider: "TracerProvider | None" = None,
 ) -> AsyncIterator[RunningProxy]:
     """Run a proxy until the block ends."""
     address = ListenAddress(settings.host, settings.port, settings.tls_cert, settings.tls_key)
     async with AsyncExitStack() as stack:
-        shared = await stack.enter_async_context(Shared.opened(settings, index, provider))
+        shared = await stack.enter_async_context(Shared.opened(settings, index, page=page, provider=provider))
         upstreams = settings.upstream_list(shared.policy.value)
         apps: list[App] = []
         reloads = shared.reloads()

@@ -18,6 +18,9 @@ from crossmount.registry import ClientOptions
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._:-]*[a-z0-9])?")
 
+PageAccess = Literal["off", "sums", "names"]
+"""What the proxy shows of its page: nothing, sums without names, or everything."""
+
 MountRights = Literal["account", "token"]
 """With whose rights the proxy mounts for a token: its account's, or its own alone."""
 
@@ -106,6 +109,7 @@ class ProxySettings:
         htpasswd: a file of callers and their passwords (bcrypt), for `service`.
         tokens: a file of bearer tokens, for `service`.
         metrics_listen: an address and a port where the metrics are served, instead of beside everything else.
+        page: what the page at `/_crossmount/` shows, if there is one; `sums` has no names.
         events_secret: a file of secrets that the registry sends with its events; None receives no events.
         policy: a file of what options cannot say (`crossmount.proxy.policy`); None without one.
         options: how to reach the registries.
@@ -127,6 +131,7 @@ class ProxySettings:
     htpasswd: Path | None = None
     tokens: Path | None = None
     metrics_listen: tuple[str, int] | None = None
+    page: PageAccess = "off"
     events_secret: Path | None = None
     policy: Path | None = None
     options: ClientOptions = field(default_factory=ClientOptions)

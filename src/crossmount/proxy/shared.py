@@ -14,6 +14,7 @@ from crossmount.index.protocol import MountableLayers
 from crossmount.oci.reference import is_loopback
 from crossmount.proxy.auth.allowed_callers import AllowedCallers, CallerChecks
 from crossmount.proxy.http.serving import check_certificate, log_index_event
+from crossmount.proxy.page import Page
 from crossmount.proxy.policy import Policy, read_policy
 from crossmount.proxy.reload import Apply, Live, Prepare
 from crossmount.proxy.settings import ProxySettings
@@ -36,6 +37,7 @@ class Shared:
         checks: checks callers, for `--auth service`.
         secrets: the secrets of senders of events; None takes no events.
         tracing: makes spans; None makes none.
+        page: the page at `/_crossmount/`, if there is one.
         exposition: the metrics of all upstreams.
         probes: what asks the registry of each upstream.
     """
@@ -47,13 +49,19 @@ class Shared:
     checks: Live[CallerChecks]
     secrets: Live[WebhookSecrets] | None
     tracing: Tracing | None = None
+    page: Page | None = None
     exposition: Exposition = field(default_factory=Exposition)
     probes: list[Callable[[], Awaitable[str | None]]] = field(default_factory=list)
 
     @classmethod
     @asynccontextmanager
     async def opened(
-        cls, settings: ProxySettings, index: MountableLayers, provider: "TracerProvider | None" = None
+        cls,
+        settings: ProxySettings,
+        index: MountableLayers,
+        *,
+        page: Page | None = None,
+        provider: "TracerProvider | None" = None,
     ) -> AsyncIterator["Shared"]:
         """Read the files that the settings name, and close what was opened when the block ends.
 
@@ -76,6 +84,7 @@ class Shared:
                 checks=Live(lambda: CallerChecks(_callers(settings))),
                 secrets=None if events is None else Live(lambda: WebhookSecrets.read(events)),
                 tracing=None if provider is None else Tracing(provider),
+                page=page,
             )
 
     def reloads(self) -> list[Prepare]:
@@ -124,6 +133,11 @@ def _policy(settings: ProxySettings) -> Policy:
         raise InvalidInputError(
             f"{settings.policy}: rules with pushers or readers need --auth service: with --auth client the "
             "registry alone knows the callers"
+        )
+    if policy.names_callers and settings.page == "names":
+        raise InvalidInputError(
+            f"{settings.policy}: its rules keep repositories from some callers, and --page names would show them the "
+            "names: omit --page names"
         )
     return policy
 

@@ -6,7 +6,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -20,12 +21,13 @@ from crossmount.cli.options import FILE, LISTEN, SIZE, Amount, Between, upload_o
 from crossmount.cli.output import start_service_log
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
-from crossmount.index import null_index
+from crossmount.index import MountIndex, null_index
 
 try:
     from crossmount.proxy.log import log_line
+    from crossmount.proxy.page import Page
     from crossmount.proxy.server import RunningProxy, serve
-    from crossmount.proxy.settings import MountRights, ProxySettings, ServerLimits
+    from crossmount.proxy.settings import MountRights, PageAccess, ProxySettings, ServerLimits
     from crossmount.proxy.shared import check_settings
     from crossmount.proxy.tracing import exporting_provider
 except ModuleNotFoundError as error:
@@ -152,6 +154,14 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     help="Serve the metrics at this address alone, to everybody who reaches it.",
 )
 @_option(
+    "--page",
+    type=click.Choice(["off", "sums", "names"]),
+    default="sums",
+    show_default=True,
+    help="Show at /_crossmount/ what the fleet saved: as sums, to whoever may see the metrics, or also with the "
+    "names of all repositories in the index, to the callers of '--auth service', else to everybody.",
+)
+@_option(
     "--connections",
     type=Between(1, 65536),
     default=_LIMITS.connections,
@@ -203,6 +213,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
     tokens: Path | None,
     events_secret_file: Path | None,
     metrics_listen: tuple[str, int] | None,
+    page: PageAccess,
     connections: int,
     idle: float,
     grace: float,
@@ -238,6 +249,7 @@ def proxy(  # noqa: PLR0917 click passes options by name
         tokens=tokens,
         events_secret=events_secret_file,
         metrics_listen=metrics_listen,
+        page=page,
         options=client_options(settings),
         limits=replace(_LIMITS, connections=connections, idle=idle, grace=grace, spool_bytes=spool_limit),
     )
@@ -269,8 +281,29 @@ async def _serve(made: ProxySettings, settings: Settings, provider: "TracerProvi
         sys.stdout.flush()
 
     warn_if_alone(settings, _log.warning)
-    async with index_for_push(settings) as index:
-        await serve(made, null_index() if index is None else index, ready=announce, provider=provider)
+    async with index_for_push(settings) as index, page_of(settings, made, index) as page:
+        await serve(made, null_index() if index is None else index, page=page, ready=announce, provider=provider)
+
+
+@asynccontextmanager
+async def page_of(settings: Settings, made: ProxySettings, index: MountIndex | None) -> AsyncIterator[Page | None]:
+    """Make the page of the proxy; none without an index, or without the packages of the extra `dashboard`.
+
+    Raises:
+        MissingExtraError: the packages lack, and a page with names was asked for.
+    """
+    if index is None or made.page == "off":
+        yield None
+        return
+    try:
+        from crossmount.cli.commands.dashboard import site_of  # noqa: PLC0415 only some proxies load it
+    except MissingExtraError:
+        if made.page == "names":
+            raise
+        yield None
+        return
+    async with site_of(settings, index) as site:
+        yield site
 
 
 def _raise_files_limit() -> None:

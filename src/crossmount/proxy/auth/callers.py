@@ -179,6 +179,18 @@ class Authenticator(Protocol):
         """
         ...
 
+    async def permit_page(self, exchange: Exchange, *, names: bool) -> None:
+        """Check that the sender of a request may see a page.
+
+        Args:
+            exchange: the request.
+            names: whether the page has the names of all repositories; else it has what the metrics have.
+
+        Raises:
+            RequestRefusedError: it may not.
+        """
+        ...
+
     def rewritten_challenges(self, exchange: Exchange, headers: HeaderPairs) -> HeaderPairs:
         """Return the headers of a registry's answer, with challenges that a client of the proxy can answer."""
         ...

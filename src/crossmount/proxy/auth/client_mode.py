@@ -14,6 +14,7 @@ from crossmount._expiring import ExpiringSet
 from crossmount.oci import Repository
 from crossmount.proxy.auth.admission import ADMITTED_MAX, ADMITTED_SECONDS, Admission
 from crossmount.proxy.auth.callers import ORIGIN, Agents, Caller, read_basic
+from crossmount.proxy.auth.own_names import OwnNames
 from crossmount.proxy.auth.tokens import IssuedToken, TokenBroker
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
@@ -37,6 +38,7 @@ class ClientAuthenticator:
         mount_rights: `account`: a token stands for the account that obtained it, at the address that it was given
             to. `token`: it stands for its own scopes.
         anonymous: callers' credentials are for another registry, and are not used for this one.
+        names: the names that the proxy's page is called by; None for every name.
         key: the HMAC key of callers' keys; random for each process, so that a logged key reveals nothing.
         admissions: remembers the callers that the registry has let in; a refusal takes no room there.
     """
@@ -49,6 +51,7 @@ class ClientAuthenticator:
         broker: TokenBroker,
         mount_rights: MountRights = "account",
         anonymous: bool = False,
+        names: OwnNames | None = None,
         key: bytes | None = None,
         admissions: ExpiringSet[str] | None = None,
     ) -> None:
@@ -57,6 +60,7 @@ class ClientAuthenticator:
         self._broker = broker
         self._mount_rights = mount_rights
         self._anonymous = anonymous
+        self._names = names or OwnNames()
         self._key = key or secrets.token_bytes(32)
         self._admissions = ExpiringSet(ADMITTED_SECONDS, limit=ADMITTED_MAX) if admissions is None else admissions
         self._agents.get(_ANONYMOUS, NoCredentials)
@@ -91,6 +95,15 @@ class ClientAuthenticator:
 
     async def permit_metrics(self, exchange: Exchange) -> None:
         """Show the metrics to everybody: this proxy knows no callers of its own."""
+
+    async def permit_page(self, exchange: Exchange, *, names: bool) -> None:
+        """Show a page to everybody who reaches the proxy. Names are shown because its operator has decided so.
+
+        Raises:
+            RequestRefusedError: the request names another host, or a web page of another site sent it.
+        """
+        if names:
+            self._names.check(exchange, is_page=True)
 
     def rewritten_challenges(self, exchange: Exchange, headers: HeaderPairs) -> HeaderPairs:
         """Return an answer's headers with a Bearer challenge that names the proxy's realm, not the registry's."""

@@ -1,19 +1,14 @@
-"""`--auth service`: the proxy checks its callers itself, and acts with credentials of its own.
-
-It therefore also checks that no web page uses them: a browser can reach every port of its machine and network.
-"""
+"""`--auth service`: the proxy checks its callers itself, and acts with credentials of its own."""
 
 import asyncio
-import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
-from crossmount._dataclass import dataclass
 from crossmount.oci import Repository
 from crossmount.proxy.auth.allowed_callers import CallerChecks
 from crossmount.proxy.auth.callers import BASIC_CHALLENGE, Agent, Caller, read_basic
+from crossmount.proxy.auth.own_names import OwnNames
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
@@ -21,78 +16,6 @@ from crossmount.proxy.http.upstream import RejectedAuth
 from crossmount.proxy.reload import Live
 from crossmount.registry import RegistryClient
 from crossmount.registry.auth.scope import NOTHING, Wanted, delete, pull, push
-
-
-@dataclass(frozen=True, slots=True)
-class OwnNames:
-    """The hosts that a request may name, in lower case.
-
-    A page whose name is made to point at the proxy (DNS rebinding) sends its own name as Host, and any page can
-    send a simple POST, with its Origin. Clients of registries send no Origin, and the name that they were given as
-    Host.
-
-    Attributes:
-        hosts: the names. IP addresses and `localhost` are always allowed, since DNS rebinding needs a name. None
-            allows every name: then each caller needs a password or a token, which no foreign page knows.
-        origin: scheme, host and port of the public URL; empty if there is none.
-    """
-
-    hosts: frozenset[str] | None = None
-    origin: str = ""
-
-    @classmethod
-    def of(cls, listen: str, public_url: str | None, *, any_host: bool) -> "OwnNames":
-        """Return the names of a proxy.
-
-        Args:
-            listen: the address that it listens on.
-            public_url: its URL for callers, if it has one.
-            any_host: whether every Host is allowed.
-        """
-        public = None if public_url is None else urlsplit(public_url).hostname
-        hosts = frozenset(name.lower() for name in (listen, public) if name)
-        return cls(None if any_host else hosts, (public_url or "").lower())
-
-    def check(self, exchange: Exchange) -> None:
-        """Check that a request is meant for this proxy, and is not sent by a page of another site.
-
-        Raises:
-            RequestRefusedError: another name in Host (421), or another site in Origin or Sec-Fetch-Site (403).
-        """
-        host = exchange.header(b"host") or ""
-        if self.hosts is not None and host and not self._is_own(_host_of(f"//{host}")):
-            raise RequestRefusedError(
-                421, "UNSUPPORTED", "the Host is not a name of this proxy: use its address, or set --public-url"
-            )
-        foreign = (exchange.header(b"sec-fetch-site") or "").strip().lower() in {"cross-site", "same-site"}
-        origins = exchange.values(b"origin")
-        if foreign or any(not self._same_site(origin.decode("latin-1"), host) for origin in origins):
-            raise RequestRefusedError(403, "DENIED", "a page of another site may not use this proxy")
-
-    def _same_site(self, origin: str, host: str) -> bool:
-        origin = origin.strip().lower()
-        return origin != "" and (origin == self.origin or origin.partition("://")[2] == host.lower() != "")
-
-    def _is_own(self, name: str | None) -> bool:
-        if name is None or self.hosts is None:
-            return False
-        if name == "localhost" or name in self.hosts:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
-
-
-def _host_of(url: str) -> str | None:
-    """Return the host in a URL, in lower case; None if there is none."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises ValueError for an invalid port
-    except ValueError:
-        return None
-    return None if parts.username is not None or parts.path else parts.hostname
 
 
 _CHECKS_MAX = 2
@@ -123,12 +46,7 @@ class ServiceAuthenticator:
                 web page of another site sent it (403).
         """
         self._names.check(exchange)
-        checks = self._checks.value
-        name = "" if checks.callers.permits_everyone else await self._name(exchange, checks)
-        if name is None:
-            raise RequestRefusedError(
-                401, "UNAUTHORIZED", "this proxy needs a password or a token: log in", headers=[BASIC_CHALLENGE]
-            )
+        name = await self._permitted(exchange)
         return Caller(
             f"service {name}", agent=self._agent.value, name=name or "anybody", authorize=self._authorize
         )
@@ -150,10 +68,34 @@ class ServiceAuthenticator:
         """
         await self.authenticate(exchange)
 
+    async def permit_page(self, exchange: Exchange, *, names: bool) -> None:
+        """Show a page to the proxy's own callers.
+
+        Raises:
+            RequestRefusedError: the caller is not one of them, or as `authenticate`.
+        """
+        del names
+        self._names.check(exchange, is_page=True)
+        await self._permitted(exchange)
+
     def rewritten_challenges(self, exchange: Exchange, headers: HeaderPairs) -> HeaderPairs:
         """Return an answer's headers without challenges: they are for the proxy, and no caller can answer them."""
         del exchange
         return [pair for pair in headers if pair[0] != b"www-authenticate"]
+
+    async def _permitted(self, exchange: Exchange) -> str:
+        """Return the caller's name, empty if everybody is permitted.
+
+        Raises:
+            RequestRefusedError: the caller is not permitted.
+        """
+        checks = self._checks.value
+        name = "" if checks.callers.permits_everyone else await self._name(exchange, checks)
+        if name is None:
+            raise RequestRefusedError(
+                401, "UNAUTHORIZED", "this proxy needs a password or a token: log in", headers=[BASIC_CHALLENGE]
+            )
+        return name
 
     async def _name(self, exchange: Exchange, checks: CallerChecks) -> str | None:
         scheme, _, value = (exchange.header(b"authorization") or "").partition(" ")

@@ -1,0 +1,107 @@
+"""The templates, and the filters that write numbers, times and names for people. All text is escaped."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from urllib.parse import urlencode
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from crossmount import _formatting
+
+
+def environment(static: Callable[[str], str]) -> Environment:
+    """Return the environment of the templates.
+
+    Args:
+        static: returns the address of a file that pages refer to.
+    """
+    made = Environment(
+        loader=PackageLoader("crossmount.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters |= {
+        "size": _formatting.size,
+        "amount": _amount,
+        "thousands": thousands,
+        "percent": percent,
+        "duration": duration,
+        "milliseconds": _formatting.milliseconds,
+        "short": lambda digest: _formatting.short(str(digest)),
+        "counted": counted,
+        "day": lambda day: f"{day.day} {day:%B %Y}",
+        "clock": _clock,
+        "rate": lambda rate: f"{_formatting.size(round(rate))}/s",
+        "meter": meter,
+    }
+    made.globals |= {"static": static, "link": link}
+    return made
+
+
+def link(page: str, **query: str) -> str:
+    """Return the address of a page, relative to any other: so it is right behind any prefix."""
+    given = {name: value for name, value in query.items() if value}
+    return f"{page or './'}{'?' if given else ''}{urlencode(given)}"
+
+
+def thousands(number: int) -> str:
+    """Return a whole number with its thousands apart: `12,345`."""
+    return f"{number:,}"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return `1 layer`, `1,234 layers`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+NOTHING = "\N{EN DASH}"
+"""What stands in the place of a number that there is not."""
+
+
+def percent(share: float | None) -> str:
+    """Return a share as `84 %`. Neither a little nor nearly all is rounded away."""
+    if share is None:
+        return NOTHING
+    if 0 < share < 0.01:
+        return "< 1 %"
+    if 0.99 < share < 1:
+        return "> 99 %"
+    return f"{share:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in one or two units: `0.4 s`, `12 s`, `3 min 20 s`, `5 h 3 min`, `2 d 4 h`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    for unit, length, small, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= length:
+            rest = whole % length // part
+            return f"{whole // length} {unit} {rest} {small}" if rest else f"{whole // length} {unit}"
+    raise AssertionError("a minute or more")
+
+
+def meter(share: float | None) -> Markup:
+    """Return a bar that is filled in part. It only repeats a number beside it, so screen readers skip it."""
+    width = 0 if share is None else round(100 * min(max(share, 0.0), 1.0), 1)
+    return Markup(
+        '<svg class="meter" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="ground" width="100" height="6"/><rect class="filled" width="{}" height="6"/></svg>'
+    ).format(width)
+
+
+def _amount(count: int) -> Markup:
+    """Return a number of bytes whose unit is smaller than its digits."""
+    return Markup('{}<span class="unit">\N{NO-BREAK SPACE}{}</span>').format(*_formatting.scaled(count))
+
+
+def _clock(moment: datetime | float) -> Markup:
+    """Return a moment as a time of day in UTC, with its date for programs."""
+    when = moment if isinstance(moment, datetime) else datetime.fromtimestamp(moment, UTC)
+    return Markup('<time datetime="{}">{}</time>').format(when.isoformat(timespec="seconds"), f"{when:%H:%M:%S}")
