@@ -14,7 +14,7 @@ lock() {
     .venv/bin/uv pip compile --quiet --generate-hashes --no-annotate --python-version 3.13 --python-platform linux \
         --custom-compile-command "sh deploy/lock.sh" --output-file "deploy/$output" --upgrade "$@"
 }
-lock requirements.lock --extra cli --extra fast --extra proxy pyproject.toml
+lock requirements.lock --extra cli --extra dashboard --extra fast --extra proxy pyproject.toml
 requires=$(mktemp)
 trap 'rm -f "$requires"' EXIT
 .venv/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > "$requires"

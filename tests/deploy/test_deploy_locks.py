@@ -12,7 +12,7 @@ from packaging.version import Version
 from support.deployed import DEPLOY, TOP, image
 
 PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())
-EXTRAS = ("cli", "fast", "proxy")
+EXTRAS = ("cli", "dashboard", "fast", "proxy")
 PYTHON = {"python_version": "3.13", "python_full_version": "3.13.0", "sys_platform": "linux", "extra": ""}
 
 

@@ -136,7 +136,7 @@ def _policy(settings: ProxySettings) -> Policy:
         )
     if policy.names_callers and settings.page == "names":
         raise InvalidInputError(
-            f"{settings.policy}: its rules keep repositories from some callers, and --page names would show them the "
+            f"{settings.policy}: its rules keep repositories from callers, and --page names would show them the "
             "names: omit --page names"
         )
     return policy

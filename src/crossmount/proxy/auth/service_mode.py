@@ -17,7 +17,6 @@ from crossmount.proxy.reload import Live
 from crossmount.registry import RegistryClient
 from crossmount.registry.auth.scope import NOTHING, Wanted, delete, pull, push
 
-
 _CHECKS_MAX = 2
 
 
