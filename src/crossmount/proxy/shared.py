@@ -68,6 +68,7 @@ class Shared:
         Args:
             settings: the proxy's settings.
             index: the index of sources; the caller closes it.
+            page: the page at `/_crossmount/`.
             provider: exports spans; None makes none. The caller shuts it down.
 
         Raises:
