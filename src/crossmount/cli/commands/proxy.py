@@ -6,8 +6,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -15,17 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from crossmount import __version__
-from crossmount.cli.access import client_options, display_url, index_for_push, index_url, warn_if_alone
+from crossmount.cli.access import client_options, display_url, index_for_push, index_url, page_of, warn_if_alone
 from crossmount.cli.command import Command
 from crossmount.cli.options import FILE, LISTEN, SIZE, Amount, Between, upload_options
 from crossmount.cli.output import start_service_log
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
-from crossmount.index import MountIndex, null_index
+from crossmount.index import null_index
 
 try:
     from crossmount.proxy.log import log_line
-    from crossmount.proxy.page import Page
     from crossmount.proxy.server import RunningProxy, serve
     from crossmount.proxy.settings import MountRights, PageAccess, ProxySettings, ServerLimits
     from crossmount.proxy.shared import check_settings
@@ -281,29 +279,8 @@ async def _serve(made: ProxySettings, settings: Settings, provider: "TracerProvi
         sys.stdout.flush()
 
     warn_if_alone(settings, _log.warning)
-    async with index_for_push(settings) as index, page_of(settings, made, index) as page:
+    async with index_for_push(settings) as index, page_of(settings, index, made.page) as page:
         await serve(made, null_index() if index is None else index, page=page, ready=announce, provider=provider)
-
-
-@asynccontextmanager
-async def page_of(settings: Settings, made: ProxySettings, index: MountIndex | None) -> AsyncIterator[Page | None]:
-    """Make the page of the proxy; none without an index, or without the packages of the extra `dashboard`.
-
-    Raises:
-        MissingExtraError: the packages lack, and a page with names was asked for.
-    """
-    if index is None or made.page == "off":
-        yield None
-        return
-    try:
-        from crossmount.cli.commands.dashboard import site_of  # noqa: PLC0415 only some proxies load it
-    except MissingExtraError:
-        if made.page == "names":
-            raise
-        yield None
-        return
-    async with site_of(settings, index) as site:
-        yield site
 
 
 def _raise_files_limit() -> None:
