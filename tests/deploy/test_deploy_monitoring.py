@@ -1,9 +1,10 @@
-"""deploy/grafana and deploy/prometheus: the proxy has every metric, label and value that they query."""
+"""deploy/grafana and deploy/prometheus: proxy and dashboard have every metric, label and value that they query."""
 
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,14 +12,22 @@ import promql_parser
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from crossmount.index import open_index
+from crossmount.dashboard import exporter
+from crossmount.index import Sighting, open_index
+from crossmount.index.protocol import RegistryTraits
+from crossmount.oci import Digest, Repository
 from crossmount.proxy import telemetry
 from crossmount.proxy.http.routes import Route, route_name
+from crossmount.savings import PushIncrement, Tally
+from crossmount.savings.accounts import AccountEntry
 from crossmount.testing import Fault, Reply, ScriptedRegistry
+from support.dashboards import site_over
 from support.deployed import DEPLOY, document, documents
 from support.proxies import begin_upload, metrics_page, proxy_before
+from support.servers import Server
 
-RULES = document(DEPLOY / "prometheus" / "alerts.yaml")["groups"][0]["rules"]
+GROUPS = document(DEPLOY / "prometheus" / "alerts.yaml")["groups"]
+RULES = [rule for group in GROUPS for rule in group["rules"]]
 BOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "crossmount-proxy.json").read_text())
 PROMETHEUS = {"job", "instance"}
 """Labels that Prometheus itself adds to scraped series."""
@@ -77,8 +86,8 @@ QUERIES = queries()
 
 
 @pytest.fixture
-async def series(tmp_path: Path) -> dict[str, set[str]]:
-    """Scrape a proxy on which everything has succeeded and failed once; return the labels of each series."""
+async def series(tmp_path: Path, valkey: Server) -> dict[str, set[str]]:
+    """Scrape a proxy on which everything has succeeded and failed once, and a dashboard; return all series."""
     refused = Fault(method="POST", path="*/uploads/?mount*", times=1, action=Reply(status=403))
     index = open_index("memory://")
     async with (
@@ -93,6 +102,7 @@ async def series(tmp_path: Path) -> dict[str, set[str]]:
         proxy.app.core.metrics.count_failure("mount", OSError())
         page = (await proxy.client.get("/_crossmount/metrics")).text
     await index.aclose()
+    page += await exported(valkey)
     found: dict[str, set[str]] = {"up": set()}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
@@ -100,6 +110,23 @@ async def series(tmp_path: Path) -> dict[str, set[str]]:
                 continue  # those of the process, which every board of processes shows
             found.setdefault(sample.name, set()).update(sample.labels)
     return found
+
+
+async def exported(server: Server) -> str:
+    """Return the metrics of a dashboard whose index has one push, one look-up and the traits of a registry."""
+    index = open_index(server.url)
+    here = Repository("registry.example.com", "team/app")
+    push = PushIncrement("registry.example.com", "team", Tally(bytes_mounted=1, pushes=1))
+    index.account(AccountEntry("1" * 32, datetime.now(UTC).date(), push))
+    await index.look_up([Digest.of(b"layer")], here)
+    await index.record([Sighting(Digest.of(b"layer"), here)])
+    await index.record_traits(here.registry, RegistryTraits(mounts=True))
+    try:
+        async with site_over(index) as site:
+            await site.answer("", b"")
+            return (await site.answer("metrics", b"")).body.decode()
+    finally:
+        await index.aclose()
 
 
 async def test_every_query_asks_for_series_that_the_proxy_has(series: dict[str, set[str]]) -> None:
@@ -116,7 +143,7 @@ async def test_every_query_asks_for_series_that_the_proxy_has(series: dict[str, 
 
 
 async def test_every_series_of_the_proxy_is_shown(series: dict[str, set[str]]) -> None:
-    """Every metric of the proxy is on the dashboard."""
+    """Every metric of the proxy and of the fleet is on the dashboard."""
     shown = {found.name for p in BOARD["panels"] for t in p["targets"] for found in asked(t["expr"])}
     counted = {name for name in series if not name.endswith(("_build_info", "_count", "_sum"))}
     assert shown == counted
@@ -126,8 +153,15 @@ def test_every_value_that_is_asked_for_can_be_there() -> None:
     """Every cause, outcome and route in a query can occur; an alert on another value would never fire."""
     causes = {word for _, word in telemetry._CAUSES} | {"other"}
     page = metrics_page(telemetry.Metrics()).decode()
-    outcomes = set(re.findall(r'blobs_total\{outcome="(\w+)"', page))
-    known = {"cause": causes, "outcome": outcomes, "route": {"own"}, "job": {"crossmount-proxy", "$job"}}
+    outcomes = set(re.findall(r'blobs_total\{outcome="(\w+)"', page)) | set(exporter._OUTCOMES)
+    known = {
+        "cause": causes,
+        "outcome": outcomes,
+        "route": {"own"},
+        "job": {"crossmount-proxy", "$job"},
+        "result": {"succeeded", "failed"},
+        "period": {"today", "7d", "ever"},
+    }
     for whose, query in QUERIES.items():
         for found in asked(query):
             for label, value in found.matchers:
@@ -148,6 +182,7 @@ def test_alerts_say_how_bad_and_what_it_means() -> None:
 def test_the_alerts_that_were_asked_for_are_there() -> None:
     """There are alerts for a down proxy, a degraded index, failures, a full spool, lost sources and latency."""
     words = ["Down", "IndexDegraded", "UpstreamFailing", "Slow", "SpoolNearlyFull", "NotLearning"]
+    words += ["NothingMounted", "PushesWithoutIndex", "StoppedMounting"]
     assert all(any(word in rule["alert"] for rule in RULES) for word in words)
 
 
@@ -179,6 +214,6 @@ def test_the_dashboard_can_be_imported() -> None:
     assert len(set(cells)) == len(cells)
     assert max(x for x, _ in cells) < 24
     variables = {variable["name"]: variable for variable in BOARD["templating"]["list"]}
-    assert list(variables) == ["datasource", "job", "instance"]
+    assert list(variables) == ["datasource", "namespace", "job", "instance"]
     assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
     assert not documents(DEPLOY / "prometheus" / "alerts.yaml")[1:]
