@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 import redis
+from crossmount.index import Keys
 from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.testing import running_registry
@@ -42,7 +43,7 @@ def test_events_are_taken_until_sigterm(shell: Shell, valkey: Server, tmp_path: 
             headers = {"Authorization": f"Bearer {SECRET}"}
             assert httpx.post(page, content=body, headers=headers).status_code == 202
             client = redis.Redis(unix_socket_path=str(valkey.socket))
-            until_now(lambda: client.exists(f"crossmount:default:{{{Digest.of(LAYER)}}}:flags") == 1)
+            until_now(lambda: client.exists(Keys().sources(Digest.of(LAYER), registry.address)) == 1)
             process.send_signal(signal.SIGTERM)
             _, err = process.communicate(timeout=50)
         assert process.returncode == 0

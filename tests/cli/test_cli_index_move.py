@@ -104,7 +104,7 @@ def test_an_import_that_waits_for_a_terminal_can_be_interrupted(shell: Shell, va
             line = {"layer": layer(number), "sources": {"r.example": [f"a/{name}" for name in range(600)]}}
             process.stdin.write(json.dumps(line).encode() + b"\n")
         process.stdin.flush()
-        until_now(lambda: bool(client.exists(Keys().flags(layer(2)))))
+        until_now(lambda: bool(client.exists(Keys().sources(layer(2), "r.example"))))
         process.send_signal(signal.SIGINT)
         said = process.stderr.read().decode()
         process.wait()

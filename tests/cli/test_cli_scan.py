@@ -17,6 +17,7 @@ from crossmount.cli.progress.display import LineDisplay, progress_display
 from crossmount.cli.progress.screen import ScreenDisplay
 from crossmount.discovery import ScanReport
 from crossmount.errors import InvalidReferenceError
+from crossmount.index import Keys
 from crossmount.oci import Digest, Repository
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, running_registry
 from support.commands import Here, Shell
@@ -257,7 +258,7 @@ def test_a_scan_that_is_interrupted_says_how_to_resume(shell: Shell, valkey: Ser
         assert process.returncode == 130
         assert "scanned and recorded: run the same command again to resume" in err
         assert redis.Redis(unix_socket_path=str(valkey.socket)).exists(
-            f"crossmount:default:{{{Digest.of(BASE)}}}:flags"
+            Keys().sources(Digest.of(BASE), registry.address)
         )
 
 

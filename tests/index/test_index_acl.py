@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import crossmount
 import redis
 from crossmount.errors import IndexRefusedError
 from crossmount.fleet.lease_store import Lease, LeaseStore
-from crossmount.index import LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting, open_index
-from crossmount.index.protocol import backing_server
+from crossmount.index import Keys, LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting, open_index
+from crossmount.index.protocol import LayerEntry, backing_server
 from crossmount.index.registries import forget_traits, share_pair, shared_pairs
 from support import acl
 from support.index_kit import layer, repo
@@ -102,7 +103,7 @@ def tenants(start_server: StartServer, tmp_path: Path) -> Server:
     folder = tmp_path / "redis"
     folder.mkdir()
     (folder / "users.acl").write_text(acl.USERS.read_text())
-    subprocess.run(["sh", "-euc", acl.readme_block("~crossmount:team-a:")], cwd=folder, check=True)
+    subprocess.run(["sh", "-euc", acl.readme_block("crossmount:team-a:")], cwd=folder, check=True)
     text = (folder / "users.acl").read_text()
     assert text.startswith(acl.USERS.read_text())
     assert "user team-a-operator on resetchannels ~crossmount:team-a:* " in text
@@ -127,13 +128,17 @@ DIRECTIONS = [(*TENANTS[0], TENANTS[1][1]), (*TENANTS[1], TENANTS[0][1])]
 async def fill(server: Server) -> None:
     """Record a layer, a flag, traits and a lease for each tenant, in its own namespace."""
     for user, namespace in TENANTS:
+        async with open_index(url(server, f"{user}-operator"), namespace=namespace) as index:
+            await index.add_source(ONE, A, must_mount=True)
         async with open_index(url(server, user), namespace=namespace) as index:
-            await index.record([Sighting(ONE, A, size=7, must_mount=True)])
+            await index.record([Sighting(ONE, A, size=7), Sighting(ONE, repo("other.example/a"))])
             await index.record_traits("r.example", RegistryTraits(mounts=True))
             found = backing_server(index)
             assert found is not None
             assert await LeaseStore(found, life=3600).renew({Lease("r.example", ONE, "{}"): None}) == [True]
-            assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge((A,), must_mount=True, size=7)
+            assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge(
+                (A,), elsewhere=("other.example",), must_mount=True, size=7
+            )
 
 
 @pytest.mark.parametrize(("user", "own", "foreign"), DIRECTIONS)
@@ -165,6 +170,62 @@ async def test_another_tenants_index_is_closed(tenants: Server, user: str, own: 
     assert everything(tenants) == before
     async with open_index(url(tenants, user), namespace=own) as index:
         assert await index.must_mount(ONE)
+
+
+async def test_a_pusher_reads_must_mount_and_never_changes_it(tenants: Server) -> None:
+    """Whatever a pusher sends, no flag is set or cleared, and the error of a method says who may do that."""
+    await fill(tenants)
+    before = everything(tenants)
+    async with open_index(url(tenants, "crossmount")) as index:
+        assert isinstance(index, RedisMountIndex)
+        calls: tuple[Callable[[], Awaitable[None]], ...] = (
+            lambda: index.add_source(TWO, A, must_mount=True),
+            lambda: index.record([Sighting(TWO, A), Sighting(TWO, DEST, must_mount=True)]),
+            lambda: index.restore([LayerEntry(layer=TWO, must_mount=True)]),
+            lambda: index.clear_must_mount(ONE),
+        )
+        for call in calls:
+            with pytest.raises(IndexRefusedError, match="may not set or clear must-mount: log in as an op"):
+                await call()
+        with pytest.raises(IndexRefusedError, match="permission"):
+            await share_pair(index.server(), "r.example=other.example")
+        assert await index.must_mount(ONE)
+        assert (await index.look_up([TWO], DEST)).of(TWO) == LayerKnowledge()
+    flag, pairs = Keys().must_mount(ONE), Keys().same_registry()
+    with redis.Redis.from_url(url(tenants, "crossmount")) as client:
+        for command in (
+            *(("DEL", flag), ("HSET", flag, "since", "0"), ("HDEL", flag, "since"), ("EXPIRE", flag, 1)),
+            *(
+                ("SET", flag, "x"),
+                ("HSET", Keys().must_mount(TWO), "since", "1"),
+                ("HSET", pairs, "a.example", "b"),
+            ),
+            ("EVAL", "return redis.call('DEL', KEYS[1])", 1, flag),
+            ("EVAL", f"return redis.call('DEL', '{flag}')", 0),
+        ):
+            with pytest.raises(
+                (redis.exceptions.NoPermissionError, redis.exceptions.ResponseError), match="ermission"
+            ):
+                client.execute_command(*command)
+    assert everything(tenants) == before
+
+
+async def test_a_pusher_may_do_all_the_rest(tenants: Server) -> None:
+    """Nothing that a push, a proxy, a scan or a copy sends is refused to a pusher."""
+    other = repo("other.example/a")
+    async with open_index(url(tenants, "crossmount")) as index:
+        assert isinstance(index, RedisMountIndex)
+        await index.record([Sighting(ONE, A, 5), Sighting(ONE, other)])
+        await index.record_traits("r.example", RegistryTraits(mounts=True))
+        await index.record_denied("r.example", "0a", [DEST])
+        await index.record_deletion(ONE, DEST)
+        await index.clear_deletion(ONE, DEST)
+        found = await index.look_up_as([ONE], repo("team/x"), "0a")
+        assert found.denied == {DEST}
+        assert found.of(ONE) == LayerKnowledge((A,), elsewhere=("other.example",), size=5)
+        assert await index.locations(ONE) == (other, A)
+        await index.forget(ONE, A)
+        assert await index.locations(ONE) == (other,)
 
 
 FORBIDDEN: list[tuple[Any, ...]] = [

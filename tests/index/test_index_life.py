@@ -46,11 +46,11 @@ async def test_a_size_is_removed_with_the_last_live_source(store: Store) -> None
 
 
 async def test_must_mount_does_not_expire(store: Store) -> None:
-    """The flag outlives its sources; when it is cleared then, nothing is left."""
+    """The flag outlives its sources and their size; when it is cleared then, nothing is left."""
     index = store.index
     await index.record([Sighting(ONE, A, size=3, must_mount=True)])
     store.age(TTL * 100)
-    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge(must_mount=True, size=3)
+    assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge(must_mount=True)
     await index.clear_must_mount(ONE)
     assert (await index.look_up([ONE], DEST)).of(ONE) == LayerKnowledge()
 

@@ -1,5 +1,6 @@
 """The index on real servers: round trips, bounds, lifetimes, and values that a hostile client wrote."""
 
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -17,7 +18,7 @@ from support.servers import Server, StartServer
 KEYS = Keys("specific")
 A, B, DEST, OTHER = repo("team/a"), repo("team/b"), repo("team/dest"), repo("other.example/team/a")
 ONE, TWO = layer(1), layer(2)
-SET, FLAGS = KEYS.sources(ONE, "r.example"), KEYS.flags(ONE)
+SET, FLAGS, FLAG = KEYS.sources(ONE, "r.example"), KEYS.flags(ONE), KEYS.must_mount(ONE)
 FORTY = [layer(i) for i in range(40)]
 
 
@@ -56,17 +57,17 @@ def restricted(server: Server, rules: str) -> str:
 
 
 async def test_reading_forty_layers_is_one_round_trip(index: RedisMountIndex, link: CountingLink) -> None:
-    """One look-up is one run, of two commands a layer and one for the registry; the first reads names along."""
+    """One look-up is one run, of three commands a layer and one for the registry; the first reads three more."""
     await index.look_up(FORTY, DEST)
     await index.look_up(FORTY, DEST)
-    assert [len(run) for run in link.runs] == [82, 81]
+    assert [len(run) for run in link.runs] == [124, 121]
 
 
 async def test_recording_forty_layers_is_one_round_trip(index: RedisMountIndex, link: CountingLink) -> None:
-    """One recording is one run; the first also reads the shared names, and brings the scripts in a second."""
+    """One recording is one run; the first also reads what is shared, and sends the scripts in a second."""
     await index.record(Sighting(one, A) for one in FORTY)
     await index.record(Sighting(one, B) for one in FORTY)
-    assert [len(run) for run in link.runs] == [41, 40, 40]
+    assert [len(run) for run in link.runs] == [44, 41, 41]
 
 
 async def test_the_server_sees_one_read_a_call(valkey: Server, index: RedisMountIndex, raw: "redis.Redis") -> None:
@@ -147,21 +148,53 @@ async def test_a_bloated_set_costs_no_more_than_the_bound(index: RedisMountIndex
 
 async def test_every_key_of_a_layer_has_its_life(index: RedisMountIndex, raw: "redis.Redis") -> None:
     """Sources and flags expire after the TTL, and traits after theirs."""
-    await index.record([Sighting(ONE, A, size=1)])
+    await index.record([Sighting(ONE, A, size=1), Sighting(ONE, OTHER)])
     await index.record_traits("r.example", RegistryTraits(mounts=True))
     assert {key: TTL - 5 <= raw.ttl(key) <= TTL for key in (SET, FLAGS)} == {SET: True, FLAGS: True}
     assert 0 < raw.ttl(KEYS.traits("r.example")) <= 6 * 3600
 
 
-async def test_a_must_mount_hash_lives_until_it_is_cleared(index: RedisMountIndex, raw: "redis.Redis") -> None:
-    """A hash with the must-mount flag does not expire; without the flag it expires again."""
+async def test_a_must_mount_flag_lives_until_it_is_cleared(index: RedisMountIndex, raw: "redis.Redis") -> None:
+    """The flag does not expire, and says who set it and when; a second one leaves it as it is."""
     await index.record([Sighting(ONE, A)])
     await index.record([Sighting(ONE, B, must_mount=True)])
     await index.record([Sighting(ONE, OTHER)])
-    assert raw.ttl(FLAGS) == -1
+    assert raw.ttl(FLAG) == -1
     assert raw.ttl(SET) > 0
+    before = raw.hgetall(FLAG)
+    assert set(before) == {b"who", b"since", b"why"}
+    assert abs(int(before[b"since"]) - time.time()) < 60
+    raw.hset(FLAG, "who", "somebody")
+    await index.add_source(ONE, B, must_mount=True)
+    assert raw.hget(FLAG, "who") == b"somebody"
     await index.clear_must_mount(ONE)
-    assert TTL - 5 <= raw.ttl(FLAGS) <= TTL
+    assert not raw.exists(FLAG)
+
+
+@pytest.mark.parametrize("since", ["", "0", "-1", "soon", "1e9", "9" * 30, None])
+async def test_a_must_mount_hash_without_a_time_is_no_flag(
+    index: RedisMountIndex, raw: "redis.Redis", since: str | None
+) -> None:
+    """A flag is set only if its hash says since when; setting it then writes all fields."""
+    raw.hset(FLAG, mapping={"why": "x", **({} if since is None else {"since": since})})
+    assert not await index.must_mount(ONE)
+    assert not (await index.look_up([ONE], DEST)).of(ONE).must_mount
+    await index.add_source(ONE, A, must_mount=True)
+    assert await index.must_mount(ONE)
+    await index.clear_must_mount(ONE)
+
+
+async def test_the_flag_of_the_first_version_counts_no_more(index: RedisMountIndex, raw: "redis.Redis") -> None:
+    """A field that pushers can write is no flag; it stays for `index upgrade`, and clearing removes it."""
+    await index.record([Sighting(ONE, A)])
+    raw.hset(FLAGS, "must_mount", "1")
+    await index.record([Sighting(ONE, A)])
+    assert raw.ttl(FLAGS) == -1
+    assert not await index.must_mount(ONE)
+    assert not (await index.look_up([ONE], DEST)).of(ONE).must_mount
+    await index.clear_must_mount(ONE)
+    assert 0 < raw.ttl(FLAGS) <= TTL
+    assert not raw.hexists(FLAGS, "must_mount")
 
 
 async def test_a_shorter_life_does_not_cut_a_longer_one(link: CountingLink, raw: "redis.Redis") -> None:
@@ -183,6 +216,8 @@ async def test_all_keys_of_a_layer_are_in_one_slot(index: RedisMountIndex, raw: 
     slots: dict[str, set[int]] = {}
     for key in raw.scan_iter("crossmount:*"):
         digest = key.decode().partition("{")[2].partition("}")[0]
+        if not digest:
+            continue
         slots.setdefault(digest, set()).add(key_slot(key))
     assert set(slots) == {str(one) for one in FORTY}
     assert all(len(found) == 1 for found in slots.values())
@@ -272,12 +307,12 @@ async def test_many_registries_of_a_layer_are_bounded(index: RedisMountIndex, ra
 
 @pytest.mark.parametrize("ends", ["1e400", "nan", "inf", "9" * 18, "0x7fffffff", "-5", "", "1.5"])
 async def test_hostile_ends_leave_no_key_for_ever(index: RedisMountIndex, raw: "redis.Redis", ends: str) -> None:
-    """Whatever value is in place of an expiry, clearing and forgetting work, and the hash expires."""
-    await index.record([Sighting(ONE, A, must_mount=True)])
+    """Whatever value is in place of an expiry, recording and forgetting work, and the hash expires."""
+    await index.record([Sighting(ONE, A), Sighting(ONE, OTHER)])
     raw.hset(FLAGS, "@evil.example", ends)
-    await index.clear_must_mount(ONE)
+    await index.record([Sighting(ONE, A)])
     assert TTL - 5 <= raw.ttl(FLAGS) <= TTL
-    await index.forget(ONE, A)
+    await index.forget(ONE, A, OTHER)
     assert await index.locations(ONE) == ()
 
 

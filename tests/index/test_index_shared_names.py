@@ -51,7 +51,7 @@ async def test_a_shared_pair_costs_one_round_trip_once(link: CountingLink, raw: 
     assert len(link.runs) == 2
     await other.look_up([ONE], OUTSIDE)
     await RedisMountIndex(link, keys=KEYS).look_up([ONE], repo("r.example/x"))
-    assert len(link.runs) == 4
+    assert len(link.runs) == 5  # not on the home registry, and its first layer may be there
 
 
 async def test_a_record_without_a_look_up_knows_the_shared_pairs(link: CountingLink, raw: "redis.Redis") -> None:

@@ -158,7 +158,7 @@ async def test_a_server_without_a_run_id_is_not_resumed(
 async def test_progress_is_reported(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
     """Progress counts keys of the server, never decreases, and ends at their total."""
     async with open_index(valkey.unix_url) as index:
-        await fill(index, scripted_registry, range(180), [])
+        await fill(index, scripted_registry, range(360), [])
         seen: list[events.Event] = []
         await pruned(index, observer=seen.append)
     walked = [event for event in seen if isinstance(event, events.IndexWalked)]

@@ -1,6 +1,5 @@
 """A prune removes no source because a registry hides it, refuses, fails or disappears."""
 
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ import pytest
 from crossmount import events
 from crossmount.asyncio import MemoryMountIndex, Repository, open_index
 from crossmount.index import RedisMountIndex, Sighting
+from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.maintenance.verifier import FAILURES_MAX, Verifier
 from crossmount.oci import Digest
 from crossmount.registry import RegistryClient
@@ -175,7 +175,7 @@ async def test_sources_that_were_recorded_again_stay(
     """A source that was recorded again after its 404 is verified again, and removed only if it is still gone."""
     answers = Verifier.answers
     async with (
-        RedisMountIndex(async_link(valkey.unix_url), clock=lambda: time.time() - 100) as before,
+        RedisMountIndex(async_link(valkey.unix_url), ttl=TTL_SECONDS - 100) as before,
         open_index(valkey.unix_url) as index,
     ):
         await fill(before, scripted_registry, [], [1, 2, 3])

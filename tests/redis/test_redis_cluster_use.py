@@ -28,7 +28,7 @@ both = pytest.mark.parametrize("flavour", ["async", "blocking"])
 async def test_look_ups_go_to_replicas_on_request(cluster: Cluster, flavour: str) -> None:
     """With read_from=replica look-ups go to replicas, also of one layer; records go to masters."""
     opened = open_index if flavour == "async" else lambda url: inline(open_blocking(url))
-    index: Any = opened(f"{cluster.url}?read_from=replica")
+    index: Any = opened(f"{cluster.operator_url}?read_from=replica")
     await index.record([Sighting(one, A, must_mount=True) for one in FORTY])
     for master in cluster.masters():
         in_step(master)
@@ -72,8 +72,8 @@ async def test_all_servers_are_walked(cluster: Cluster, flavour: str) -> None:
     await index.record([Sighting(one, A) for one in FORTY])
     server = backing_server(index)
     assert server is not None
-    found = {key async for key in scan_keys(server.link, "crossmount:default:{*}:flags", count=5)}
-    assert found == {KEYS.flags(one).encode() for one in FORTY}
+    found = {key async for key in scan_keys(server.link, "crossmount:default:{*}:sources:*", count=5)}
+    assert found == {KEYS.sources(one, A.registry).encode() for one in FORTY}
     await index.aclose()
 
 

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
 from crossmount.index import MemoryMountIndex, MountIndex
+from crossmount.index.protocol import LayerEntry
 from crossmount.oci import Digest, Repository
 from crossmount.redis.link import Link
 from crossmount.redis.replies import Command
@@ -59,6 +60,23 @@ class FourMethods:
         self.sources = below.sources
 
 
+def about(entries: Sequence[LayerEntry]) -> list[LayerEntry]:
+    """Return entries in order of layer, with lives rounded to ten seconds: the server's clock runs meanwhile."""
+    return sorted(
+        (
+            replace(
+                entry,
+                registries={
+                    name: replace(held, seconds_left=round(held.seconds_left, -1))
+                    for name, held in entry.registries.items()
+                },
+            )
+            for entry in entries
+        ),
+        key=lambda entry: entry.layer,
+    )
+
+
 class CountingLink:
     """A link that records commands; each entry of `runs` is one round trip."""
 
@@ -90,6 +108,16 @@ def age_keys(client: "redis.Redis", seconds: float, pattern: str = "crossmount:*
             client.delete(key)
         elif left > 0:
             client.pexpire(key, int(left - seconds * 1000))
+        if key.endswith((b":flags", b":registries")) and client.type(key) == b"hash":
+            _age_fields(client, key, seconds)
+
+
+def _age_fields(client: "redis.Redis", key: bytes, seconds: float) -> None:
+    """Move the ends of sources that a hash has towards now."""
+    fields: dict[bytes, bytes] = dict(client.hgetall(key))  # type: ignore[arg-type]  # redis-py says str
+    for name, value in fields.items():
+        if (name.startswith(b"@") or name == b"home_ends") and value.isdigit() and len(value) <= 11:
+            client.hset(key, name, max(0, int(value) - int(seconds)))
 
 
 def keys_that_stay(client: "redis.Redis") -> list[bytes]:
@@ -97,5 +125,5 @@ def keys_that_stay(client: "redis.Redis") -> list[bytes]:
     return [
         key
         for key in client.scan_iter("crossmount:*")
-        if client.ttl(key) == -1 and not (key.endswith(b":flags") and client.hexists(key, "must_mount"))
+        if client.ttl(key) == -1 and not key.endswith(b":must-mount")
     ]

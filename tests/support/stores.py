@@ -126,8 +126,7 @@ async def open_store(name: str, place: Callable[[str], Place]) -> AsyncIterator[
                 yield made
         return
     server = place(kind)
+    url = server.operator_url  # the one who may set a must-mount flag; test_index_acl has what pushers may do
     with server.client() as raw:
-        async with redis_store(
-            lambda: async_link(server.url), lambda: blocking_link(server.url), raw, flavour
-        ) as made:
+        async with redis_store(lambda: async_link(url), lambda: blocking_link(url), raw, flavour) as made:
             yield made

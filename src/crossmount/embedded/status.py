@@ -15,8 +15,8 @@ from crossmount.errors import IndexUnavailableError
 ANSWER_SECONDS = 10.0
 """How long the server may take for each answer."""
 
-_LAYER_KEYS = "crossmount:*}:flags"
-"""One key of this pattern exists for each layer."""
+_LAYER_KEYS = "crossmount:*}:[fs][lo]*"
+"""The flags and the sets of sources of layers; each layer has at least one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,11 @@ def _ask(path: Path) -> tuple[dict[str, Any], int]:
     try:
         with redis.Redis(unix_socket_path=str(path), socket_timeout=ANSWER_SECONDS, retry=once) as client:
             info = cast("dict[str, Any]", client.info())
-            layers = 0 if info["loading"] else sum(1 for _ in client.scan_iter(_LAYER_KEYS, count=10_000))
+            layers = (
+                0
+                if info["loading"]
+                else len({key.partition(b"}")[0] for key in client.scan_iter(_LAYER_KEYS, count=10_000)})
+            )
     except redis.RedisError as error:
         raise IndexUnavailableError(f"embedded index: the server at {path} does not answer: {error}") from error
     return info, layers

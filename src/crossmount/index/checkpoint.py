@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from crossmount.index.decode import as_map
 from crossmount.index.protocol import BackingServer
 from crossmount.redis.execute import run_reads, run_writes
-from crossmount.redis.replies import Command
+from crossmount.redis.key_scan import for_operators
+from crossmount.redis.replies import Command, KeyRefusedError
 
 CHECKPOINT_SECONDS = 24 * 3600
 
@@ -53,7 +54,10 @@ class Checkpoint:
         Raises:
             IndexFailedError: the server did not answer, or refused.
         """
-        (reply,) = (None,) if afresh else await run_reads(self.server.link, [("HGETALL", self._key)])
+        try:
+            (reply,) = (None,) if afresh else await run_reads(self.server.link, [("HGETALL", self._key)])
+        except KeyRefusedError as error:
+            raise for_operators(error) from None
         fields = {_text(name): _text(value) for name, value in as_map(reply).items()}
         run = fields.pop(_RUN_FIELD, "")
         if _RUN.fullmatch(run):

@@ -1,6 +1,7 @@
 """Replies of the index's server, parsed into values. They are untrusted: invalid parts are ignored."""
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from crossmount.errors import InvalidReferenceError
@@ -37,28 +38,39 @@ class Decoder:
         self._dest = dest
         self._names = names
         self._canonical = names.canonical(dest.registry)
-        self._own = registry_field(self._canonical).encode()
         self._now = now
         self._holders: dict[tuple[bytes, ...], tuple[tuple[Repository, ...], bool]] = {}
         self._registries: dict[bytes, str | None] = {}
 
-    def layer(self, members: Any, flags: Any) -> LayerKnowledge:
-        """Return the entry of a layer from the members of its sets on dest's registry, and its flags."""
-        key = _texts(members)
-        if key not in self._holders:
-            self._holders[key] = self._read_holders(key)
-        sources, in_dest = self._holders[key]
+    def layer(self, members: Any, flags: Any, since: Any, at_home: Any, home: str | None) -> LayerKnowledge:
+        """Return the entry of a layer.
+
+        Args:
+            members: the members of its sets on dest's registry.
+            flags: its flags; none if it is on the home registry alone.
+            since: when its must-mount flag was set.
+            at_home: the members of its set on the home registry; None if that is dest's.
+            home: the home registry.
+        """
+        size, names = split_size(texts(members))
+        if names not in self._holders:
+            self._holders[names] = self._read_holders(names)
+        sources, in_dest = self._holders[names]
+        must_mount = since is not None and is_set(since)
+        if not flags and at_home is None:  # most layers are on the home registry only
+            return LayerKnowledge(sources, in_dest, must_mount=must_mount, size=size)
         fields = as_map(flags)
-        size = fields.get(b"size")
-        if size is not None and len(fields) == 2 and self._own in fields:  # most layers are on one registry only
-            return LayerKnowledge(sources, in_dest, size=number(size))
         live = {self._names.canonical(name) for name in live_registries(fields, self._now, self._registries)}
+        size_there, names_there = split_size(texts(at_home))
+        if home is not None and repository_names(list(names_there), home):
+            live.add(self._names.canonical(home))
+        sizes = (number(fields.get(b"size")), size, size_there)
         return LayerKnowledge(
             sources,
             in_dest,
             tuple(sorted(live - {self._canonical})),
-            b"must_mount" in fields,
-            number(size),
+            must_mount,
+            next((each for each in sizes if each is not None), None),
         )
 
     def _read_holders(self, members: tuple[bytes, ...]) -> tuple[tuple[Repository, ...], bool]:
@@ -80,7 +92,7 @@ def live_registries(fields: Mapping[bytes, bytes], now: float, checked: dict[byt
     for field, value in fields.items():
         if field.startswith(b"@") and (number(value) or 0) > now:
             if field not in checked:
-                checked[field] = registry_of(field[1:].decode("ascii", "replace"))
+                checked[field] = registry_name(field[1:])
             registry = checked[field]
             if registry is not None:
                 found.append(registry)
@@ -88,9 +100,35 @@ def live_registries(fields: Mapping[bytes, bytes], now: float, checked: dict[byt
     return found[:REGISTRIES_MAX]
 
 
+def possible_registries(flags: Any, known: Any) -> list[str]:
+    """Return the registries that a layer may be on, in order: those in its flags first, then others of the index.
+
+    Args:
+        flags: the layer's flags, which may be missing.
+        known: fields of the index's hash of registries.
+    """
+    fields = [*as_map(flags), *texts(known)]
+    names = (registry_name(field[1:]) for field in fields if field.startswith(b"@"))
+    return sorted(dict.fromkeys(islice((name for name in names if name is not None), REGISTRIES_MAX)))
+
+
 def repositories(members: Any, registry: str) -> list[Repository]:
     """Return the repositories on `registry` that a set's members name, in order."""
     return [Repository(registry, name) for name in repository_names(members, registry)]
+
+
+def texts(members: Any) -> tuple[bytes, ...]:
+    """Return the members of a set; none if the reply is no list."""
+    return tuple([member for member in members if type(member) is bytes]) if isinstance(members, list) else ()
+
+
+def split_size(members: tuple[bytes, ...]) -> tuple[int | None, tuple[bytes, ...]]:
+    """Return the size of a layer that a set of sources has as a member such as `=1234`, and the other members."""
+    for member in members:
+        if member[:1] == b"=":
+            sizes = [found for each in members if each[:1] == b"=" and (found := number(each[1:])) is not None]
+            return (sizes[0] if sizes else None), tuple([each for each in members if each[:1] != b"="])
+    return None, members
 
 
 def denied_repositories(members: Any, seconds_left: Any, registry: str) -> frozenset[Repository]:
@@ -102,7 +140,7 @@ def denied_repositories(members: Any, seconds_left: Any, registry: str) -> froze
 
 def repository_names(members: Any, registry: str) -> list[str]:
     """Return the names of the repositories on `registry` that a set's members name, in order."""
-    names = {_name(member, registry) for member in _texts(members)}
+    names = {_name(member, registry) for member in texts(members)}
     return sorted(name for name in names if name is not None)
 
 
@@ -121,6 +159,11 @@ def as_map(reply: Any) -> Mapping[bytes, bytes]:
 def truth(reply: Any) -> bool:
     """Parse a yes or no, which is a number or a boolean."""
     return type(reply) in {int, bool} and reply != 0
+
+
+def is_set(since: Any) -> bool:
+    """Return whether a must-mount flag is set: its field `since` is a time (epoch seconds)."""
+    return type(since) is bytes and (number(since) or 0) > 0
 
 
 def traits_of(reply: Any) -> RegistryTraits:
@@ -145,15 +188,16 @@ def number(value: bytes | None) -> int | None:
     return read if read <= _NUMBER_MAX else None
 
 
-def _texts(members: Any) -> tuple[bytes, ...]:
-    return tuple([member for member in members if type(member) is bytes]) if isinstance(members, list) else ()
-
-
 def _name(member: bytes, registry: str) -> str | None:
     name = member.decode("ascii", "replace")
     if not is_repository_name(name) or (registry == DOCKER_HUB and "/" not in name):
         return None
     return name
+
+
+def registry_name(text: Any) -> str | None:
+    """Return the normalised name of a registry that a reply has; None if it has none."""
+    return registry_of(text.decode("ascii", "replace")) if isinstance(text, bytes) else None
 
 
 def registry_of(text: str) -> str | None:

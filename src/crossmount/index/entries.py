@@ -1,13 +1,22 @@
 """All entries of an index, layer by layer: for counts, verification and export."""
 
-import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
-from crossmount.index.decode import as_map, live_registries, number, registry_field, repository_names
+from crossmount.index.decode import (
+    as_map,
+    is_set,
+    live_registries,
+    number,
+    registry_field,
+    registry_name,
+    repository_names,
+    split_size,
+    texts,
+)
 from crossmount.index.keys import Keys
 from crossmount.index.protocol import (
     LIFE_MAX,
@@ -18,6 +27,7 @@ from crossmount.index.protocol import (
     local_entries_of,
 )
 from crossmount.index.redis_index import TTL_SECONDS
+from crossmount.index.shared import TIME, seconds_of
 from crossmount.oci import Digest
 from crossmount.redis.execute import run_reads
 from crossmount.redis.key_scan import scan_pages
@@ -30,12 +40,11 @@ _BATCH = 256
 """The number of keys that are read in one round trip."""
 
 
-async def entries_of(index: object, *, clock: Callable[[], float] = time.time) -> AsyncGenerator[LayerEntry, None]:
+async def entries_of(index: object) -> AsyncGenerator[LayerEntry, None]:
     """Yield all entries of an index; a layer that changes meanwhile may come twice.
 
     Args:
         index: an index that `open_index` returned, or one over it.
-        clock: epoch seconds.
 
     Raises:
         InvalidInputError: the index cannot be listed.
@@ -49,7 +58,7 @@ async def entries_of(index: object, *, clock: Callable[[], float] = time.time) -
     for link in await server.link.servers():
         async with aclosing(scan_pages(link, server.keys.all_layers())) as found:
             async for page in found:
-                for entry in await read_entries(server, page.keys, clock()):
+                for entry in await read_entries(server, page.keys):
                     yield entry
 
 
@@ -65,23 +74,23 @@ def require_listable(index: object) -> Sequence[LayerEntry] | None:
     return here
 
 
-async def read_entries(server: BackingServer, keys: Sequence[bytes], now: float) -> list[LayerEntry]:
+async def read_entries(server: BackingServer, keys: Sequence[bytes]) -> list[LayerEntry]:
     """Return the entries of some keys of a server, in two round trips for each few hundred keys.
 
-    The flags of a layer list its registries. A full server may evict the flags and keep a set of sources: such a
-    set yields an entry of its own. Keys of other kinds yield nothing.
+    The flags of a layer list its registries. A layer on the home registry alone has none, and a full server may
+    evict them and keep a set of sources: such a set yields an entry of its own. A must-mount flag yields an entry
+    if the layer has no flags. Keys of other kinds yield nothing.
 
     Args:
         server: the server, or the Cluster.
         keys: keys that a scan returned.
-        now: epoch seconds.
 
     Raises:
         IndexFailedError: the server does not answer.
     """
     found: list[LayerEntry] = []
     for start in range(0, len(keys), _BATCH):
-        found += await _read(server, keys[start : start + _BATCH], now)
+        found += await _read(server, keys[start : start + _BATCH])
     return found
 
 
@@ -91,44 +100,63 @@ class _Pending:
 
     Attributes:
         seconds_left: by registry; None if the set's own TTL has to be read.
+        is_flag: whether it was found by its must-mount flag: if it has sources, their key yields the entry.
     """
 
     layer: Digest
     seconds_left: dict[str, int | None]
     size: int | None = None
     must_mount: bool = False
+    is_flag: bool = False
 
 
-async def _read(server: BackingServer, keys: Sequence[bytes], now: float) -> list[LayerEntry]:
+async def _read(server: BackingServer, keys: Sequence[bytes]) -> list[LayerEntry]:
     named = [
-        each for each in map(server.keys.parse, keys) if each is not None and each.kind in {"flags", "sources"}
+        each
+        for each in map(server.keys.parse, keys)
+        if each is not None and each.kind in {"flags", "sources", "must-mount"}
     ]
-    commands: list[Command] = []
+    if not named:
+        return []
+    commands: list[Command] = [TIME, ("HGET", server.keys.registries(), "home")]
     for each in named:
         assert each.layer is not None  # noqa: S101 these kinds have a layer
         flags = server.keys.flags(each.layer)
-        commands.append(
-            ("HGETALL", flags) if each.kind == "flags" else ("HGET", flags, registry_field(each.registry))
-        )
+        commands += [
+            ("HGET", flags, registry_field(each.registry)) if each.kind == "sources" else ("HGETALL", flags),
+            ("HGET", server.keys.must_mount(each.layer), "since"),
+        ]
     pending: list[_Pending] = []
     checked: dict[bytes, str | None] = {}
-    for each, reply in zip(named, await run_reads(server.link, commands), strict=True):
+    replies = iter(await run_reads(server.link, commands))
+    now, home = seconds_of(next(replies), 0.0), registry_name(next(replies))
+    for each, reply, since in zip(named, replies, replies, strict=True):
         assert each.layer is not None  # noqa: S101 see above
-        if each.kind == "flags":
-            pending.append(_from_flags(each.layer, as_map(reply), now, checked))
-        elif not isinstance(reply, bytes) or (number(reply) or 0) <= now:
-            pending.append(_Pending(each.layer, {each.registry: None}))
+        if each.kind == "sources":
+            if not isinstance(reply, bytes) or (number(reply) or 0) <= now:
+                pending.append(_Pending(each.layer, {each.registry: None}, must_mount=is_set(since)))
+        elif each.kind == "must-mount":
+            if is_set(since) and not as_map(reply):
+                at_home: dict[str, int | None] = {} if home is None else {home: None}
+                pending.append(_Pending(each.layer, at_home, must_mount=True, is_flag=True))
+        else:
+            pending.append(_from_flags(each.layer, as_map(reply), now, checked, must_mount=is_set(since)))
     return await _with_sources(server, pending)
 
 
 def _from_flags(
-    layer: Digest, fields: Mapping[bytes, bytes], now: float, checked: dict[bytes, str | None]
+    layer: Digest,
+    fields: Mapping[bytes, bytes],
+    now: float,
+    checked: dict[bytes, str | None],
+    *,
+    must_mount: bool,
 ) -> _Pending:
     left: dict[str, int | None] = {
         registry: (number(fields[registry_field(registry).encode()]) or 0) - int(now)
         for registry in live_registries(fields, now, checked)
     }
-    return _Pending(layer, left, number(fields.get(b"size")), b"must_mount" in fields)
+    return _Pending(layer, left, number(fields.get(b"size")), must_mount)
 
 
 async def _with_sources(server: BackingServer, pending: Sequence[_Pending]) -> list[LayerEntry]:
@@ -139,14 +167,20 @@ async def _with_sources(server: BackingServer, pending: Sequence[_Pending]) -> l
     replies = iter(await run_reads(server.link, commands))
     found = []
     for each in pending:
-        held = {}
+        held, size = {}, each.size
         for registry, known in each.seconds_left.items():
-            names = tuple(repository_names(next(replies), registry))
+            found_size, members = split_size(texts(next(replies)))
+            size = found_size if size is None else size
+            names = tuple(repository_names(list(members), registry))
             left = _life(next(replies)) if known is None else known
             if names and left > 0:
                 held[registry] = RegistrySources(names, min(left, LIFE_MAX))
-        if held or each.must_mount:
-            found.append(LayerEntry(layer=each.layer, registries=held, size=each.size, must_mount=each.must_mount))
+        if (held or each.must_mount) and not (held and each.is_flag):
+            found.append(
+                LayerEntry(
+                    layer=each.layer, registries=held, size=size if held else None, must_mount=each.must_mount
+                )
+            )
     return found
 
 
@@ -160,4 +194,4 @@ def _life(milliseconds: Any) -> int:
     """Return the seconds that a set lives; a set without an expiry is not ours, and gets the usual one."""
     if not isinstance(milliseconds, int) or milliseconds == -2:
         return 0
-    return TTL_SECONDS if milliseconds < 0 else milliseconds // 1000
+    return TTL_SECONDS if milliseconds < 0 else -(-milliseconds // 1000)

@@ -15,7 +15,7 @@ from crossmount.errors import InvalidDigestError, InvalidInputError, InvalidRefe
 from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry
 
-KeyKind = Literal["sources", "deleted", "flags", "lease", "waiters", "manifest", "other"]
+KeyKind = Literal["sources", "deleted", "flags", "must-mount", "lease", "waiters", "manifest", "other"]
 
 STATS_SECONDS = 14 * 24 * 3600
 """How long the counts of a day are stored."""
@@ -23,7 +23,7 @@ STATS_SECONDS = 14 * 24 * 3600
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
-_OF_A_LAYER: dict[str, KeyKind] = {name: name for name in ("flags", "manifest")}
+_OF_A_LAYER: dict[str, KeyKind] = {name: name for name in ("flags", "must-mount", "manifest")}
 _OF_A_REGISTRY: dict[str, KeyKind] = {name: name for name in ("sources", "deleted", "lease", "waiters")}
 
 
@@ -72,6 +72,10 @@ class Keys:
         """Return the key of the hash of facts about `layer` itself."""
         return f"crossmount:{self.namespace}:{{{layer}}}:flags"
 
+    def must_mount(self, layer: Digest) -> str:
+        """Return the key of the hash of the must-mount flag of `layer`, which operators write and pushers read."""
+        return f"crossmount:{self.namespace}:{{{layer}}}:must-mount"
+
     def lease(self, layer: Digest, registry: str) -> str:
         """Return the key of the string with the lease of the upload of `layer` to `registry`."""
         return f"crossmount:{self.namespace}:{{{layer}}}:lease:{registry}"
@@ -85,8 +89,12 @@ class Keys:
         return f"crossmount:{self.namespace}:{{*}}:lease:*"
 
     def all_layers(self) -> str:
-        """Return the pattern of all flags and all sets of sources of this namespace."""
-        return f"crossmount:{self.namespace}:{{*}}:[fs]*"
+        """Return the pattern of all flags, must-mount flags and sets of sources of this namespace."""
+        return f"crossmount:{self.namespace}:{{*}}:[fsm][lou]*"
+
+    def all_flags(self) -> str:
+        """Return the pattern of the flags of all layers of this namespace."""
+        return f"crossmount:{self.namespace}:{{*}}:flags"
 
     def all_keys(self) -> str:
         """Return the pattern of all keys of this namespace."""
@@ -115,6 +123,10 @@ class Keys:
     def same_registry(self) -> str:
         """Return the key of the hash of registries' other names, which operators write: see `index/aliases.py`."""
         return f"crossmount:{self.namespace}:same-registry"
+
+    def registries(self) -> str:
+        """Return the key of the hash of registries that layers were recorded on, and of the home registry."""
+        return f"crossmount:{self.namespace}:registries"
 
     def denied(self, registry: str, account: str) -> str:
         """Return the key of the set of repositories on `registry` that an account may not read."""

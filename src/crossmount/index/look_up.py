@@ -26,6 +26,7 @@ class LookUp:
         layers: the layers, each once.
         dest: the destination.
         names: the names of dest's registry, first the canonical one; what any of them has counts.
+        home: the home registry, as far as it is known: layers without flags are there.
         deletions: whether to read also which layers were deleted from dest.
         account: the account whose denials to read too; none if it is empty.
     """
@@ -33,11 +34,12 @@ class LookUp:
     layers: Sequence[Digest]
     dest: Repository
     names: Sequence[str]
+    home: str | None = None
     deletions: bool = False
     account: str = ""
 
     def commands(self, keys: Keys, bound: int) -> list[Command]:
-        """Return the commands that read a registry's traits, and the sources and flags of all layers.
+        """Return the commands that read a registry's traits, and sources, flags and must-mount flag of all layers.
 
         Args:
             keys: the namespace.
@@ -48,13 +50,31 @@ class LookUp:
             # SRANDMEMBER returns all members of a set within the bound, and of a larger one as many as the bound
             for name in self.names:
                 commands.append(("SRANDMEMBER", keys.sources(layer, name), bound))  # noqa: PERF401 one name mostly
-            commands.append(("HGETALL", keys.flags(layer)))
+            commands += [("HGETALL", keys.flags(layer)), ("HGET", keys.must_mount(layer), "since")]
+            if self._reads_home:
+                commands.append(("SRANDMEMBER", keys.sources(layer, self.home or ""), bound))
         if self.deletions:
             commands += [("SISMEMBER", keys.deleted(each, self.names[0]), self.dest.name) for each in self.layers]
         if is_account(self.account):
             denied = keys.denied(self.names[0], self.account)
             commands += [("SRANDMEMBER", denied, DENIALS_MAX), ("TTL", denied)]
         return commands
+
+    @property
+    def _reads_home(self) -> bool:
+        return self.home is not None and self.home not in self.names
+
+    @property
+    def _step(self) -> int:
+        """How many replies there are for each layer."""
+        return len(self.names) + 2 + self._reads_home
+
+    def is_short_of(self, home: str | None, replies: Sequence[Any]) -> bool:
+        """Return whether layers may be on the home registry, which was not known for this look-up."""
+        if home is None or home == self.home or home in self.names:
+            return False
+        flags = range(2 * len(self.names), len(self.names) + self._step * len(self.layers), self._step)
+        return any(not replies[at] for at in flags)
 
     def knowledge(self, replies: Sequence[Any], now: float, names: RegistryNames) -> Knowledge:
         """Return what the replies say.
@@ -64,12 +84,14 @@ class LookUp:
             now: epoch seconds; sources that have expired are left out.
             names: the names of all registries.
         """
-        decoder, count = Decoder(self.dest, now, names), len(self.names)
-        end = count + (count + 1) * len(self.layers)
+        decoder, count, step = Decoder(self.dest, now, names), len(self.names), self._step
+        end = count + step * len(self.layers)
         known: dict[Digest, LayerKnowledge] = {}
-        for layer, at in zip(self.layers, range(count, end, count + 1), strict=True):
+        for layer, at in zip(self.layers, range(count, end, step), strict=True):
             members = replies[at] if count == 1 else list(_members(replies[at : at + count]))
-            known[layer] = decoder.layer(members, replies[at + count])
+            flags, since = replies[at + count], replies[at + count + 1]
+            at_home = replies[at + count + 2] if self._reads_home else None
+            known[layer] = decoder.layer(members, flags, since, at_home, self.home)
         denied: frozenset[Repository] = frozenset()
         if is_account(self.account):
             denied = denied_repositories(replies[-2], replies[-1], self.dest.registry)

@@ -265,8 +265,10 @@ class MemoryMountIndex(LocalExclusions, DelegatesAccounts, Closing):
 
     def _remove_if_empty(self, layer: Digest) -> None:
         known = self._layers.get(layer)
-        if known is not None and not known.registries and not known.must_mount:
-            del self._layers[layer]
+        if known is not None and not known.registries:
+            known.size = None
+            if not known.must_mount:
+                del self._layers[layer]
 
     def _knowledge(self, layer: Digest, dest: Repository, *, deleted: bool) -> LayerKnowledge:
         known = self._known(layer)

@@ -13,16 +13,17 @@ from crossmount.index.accounts import QueuesAccounts
 from crossmount.index.adapt import SingleLayerMethods
 from crossmount.index.aliases import NONE_THE_SAME, RegistryNames, SameRegistries
 from crossmount.index.decode import (
-    as_map,
-    live_registries,
+    REGISTRIES_MAX,
+    is_set,
+    possible_registries,
     registry_field,
+    registry_name,
     repositories,
     traits_fields,
-    truth,
 )
-from crossmount.index.exclusions import DELETION_SECONDS, DELETIONS_MAX, DENIAL_SECONDS, DENIALS_MAX, is_account
 from crossmount.index.keys import STATS_SECONDS, Keys, day
 from crossmount.index.look_up import HitCounter, LookUp
+from crossmount.index.must_mount import clear_must_mount, set_must_mount, this_user
 from crossmount.index.protocol import (
     BackingServer,
     Knowledge,
@@ -30,6 +31,8 @@ from crossmount.index.protocol import (
     RegistryTraits,
     Sighting,
 )
+from crossmount.index.redis_exclusions import RedisExclusions
+from crossmount.index.shared import TIME, SharedFacts
 from crossmount.oci import Digest, Located, Repository, as_digest, as_digests, as_repository
 from crossmount.oci.reference import normalise_registry
 from crossmount.redis.execute import run_all, run_scripted
@@ -46,7 +49,7 @@ _NEEDED = frozenset({"HGETALL", "SRANDMEMBER"})
 """Commands that no look-up works without; where another is not allowed, a look-up knows less."""
 
 
-class RedisMountIndex(SingleLayerMethods, QueuesAccounts, Closing):
+class RedisMountIndex(RedisExclusions, SingleLayerMethods, QueuesAccounts, Closing):
     """An index on Redis or Valkey, shared by all clients of one server and namespace.
 
     Args:
@@ -72,7 +75,8 @@ class RedisMountIndex(SingleLayerMethods, QueuesAccounts, Closing):
     ) -> None:
         super().__init__()
         self.link = link if isinstance(link, Link) else ThreadedLink(client_like(link, asynchronous=True))
-        self._names = RegistryNames(same)
+        self._shared = SharedFacts(RegistryNames(same), clock)
+        self._names = self._shared.names
         self._hints = hints
         self._keys = keys
         self._ttl = ttl
@@ -82,15 +86,15 @@ class RedisMountIndex(SingleLayerMethods, QueuesAccounts, Closing):
 
     async def must_mount(self, layer: str) -> bool:
         """Return whether `layer` may only be mounted."""
-        return truth((await self._read([("HEXISTS", self._keys.flags(as_digest(layer)), "must_mount")]))[0])
+        return is_set((await self._read([("HGET", self._keys.must_mount(as_digest(layer)), "since")]))[0])
 
     async def look_up(
         self, layers: Iterable[str], dest: str | Located, *, account: str | None = None, deletions: bool = False
     ) -> Knowledge:
         """Read everything about many layers in one round trip; a key of another type counts as missing.
 
-        The names that the index shares are read along from time to time. A second round trip follows only if they
-        have changed for dest's registry.
+        What the users of the index share is read along from time to time. A second round trip follows only if the
+        names of dest's registry have changed, or if dest is not on the home registry and some layer may be there.
 
         Args:
             layers: the layers.
@@ -103,55 +107,71 @@ class RedisMountIndex(SingleLayerMethods, QueuesAccounts, Closing):
     async def _look_up(
         self, wanted: Sequence[Digest], dest: Repository, account: str, *, deletions: bool
     ) -> Knowledge:
+        shared = self._shared
         while True:
-            names, now = self._names.of(dest.registry), self._clock()
-            look_up = LookUp(layers=wanted, dest=dest, names=names, deletions=deletions, account=account)
-            shared = self._shared_names() if self._names.is_due(now) else []
-            replies = await self._read([*look_up.commands(self._keys, self._bound), *shared])
-            if shared:
-                self._names.learn(as_map(replies.pop()), now)
-            if self._names.of(dest.registry) == names:
+            names = self._names.of(dest.registry)
+            look_up = LookUp(
+                layers=wanted, dest=dest, names=names, home=shared.home, deletions=deletions, account=account
+            )
+            commands, more = look_up.commands(self._keys, self._bound), []
+            if shared.is_due:
+                more = shared.commands(self._keys)
+            replies = await self._read([*commands, *more])
+            if more:
+                shared.learn(replies[len(commands) :])
+                del replies[len(commands) :]
+            if self._names.of(dest.registry) == names and not look_up.is_short_of(shared.home, replies):
                 break
-        found = look_up.knowledge(replies, now, self._names)
+        found = look_up.knowledge(replies, shared.now(), self._names)
         self._hits.add(found.layers.values())
         return found
 
     async def record(self, sightings: Iterable[Sighting]) -> None:
-        """Record sightings in one round trip; very many are sent in pieces.
+        """Record sightings in one round trip; very many are sent in pieces. Must-mount flags are set before.
 
         Raises:
-            IndexRefusedError: the server refused some sightings; the others are recorded.
+            IndexRefusedError: the server refused some sightings; the others are recorded. Or the user may not set
+                a must-mount flag; then nothing is recorded.
         """
-        now, seen = int(self._clock()), list(sightings)
+        seen = list(sightings)
+        await self._flag(each.layer for each in seen if each.must_mount)
         await self._write_accounts(
-            lambda accounts: self._write(
-                lambda: [self._record(each, now, self._ttl) for each in seen],
-                also=[*self._count(now), *accounts],
+            lambda accounts: self._write_sources(
+                lambda: [self._record(each, self._ttl) for each in seen], seen, also=accounts
             )
         )
+
+    async def _flag(self, layers: Iterable[Digest]) -> None:
+        if flagged := tuple(dict.fromkeys(layers)):
+            await set_must_mount(self.server(), flagged, who=this_user())
 
     async def restore(self, entries: Sequence[LayerEntry]) -> None:
         """Restore exported entries.
 
         Raises:
-            IndexRefusedError: the server refused some entries; the others are restored.
+            IndexRefusedError: the server refused some entries; the others are restored. Or the user may not set a
+                must-mount flag; then nothing is restored.
         """
-        now = int(self._clock())
-        await self._write(lambda: self._restore_commands(entries, now))
+        await self._flag(entry.layer for entry in entries if entry.must_mount)
+        seen = [
+            (Sighting(entry.layer, Repository(registry, name), entry.size), min(sources.seconds_left, self._ttl))
+            for entry in entries
+            for registry, sources in entry.registries.items()
+            for name in sources.names
+        ]
+        await self._write_sources(lambda: [self._record(*each) for each in seen], [each for each, _ in seen])
 
-    def _restore_commands(self, entries: Sequence[LayerEntry], now: int) -> list[Command]:
-        commands: list[Command] = []
-        for entry in entries:
-            for registry, sources in entry.registries.items():
-                life = min(sources.seconds_left, self._ttl)
-                for name in sources.names:
-                    seen = Sighting(entry.layer, Repository(registry, name), entry.size, entry.must_mount)
-                    commands.append(self._record(seen, now, life))
-            if entry.must_mount and not entry.registries:
-                flags = self._keys.flags(entry.layer)
-                known = () if entry.size is None else ("size", entry.size)
-                commands += [("HSET", flags, "must_mount", "1", *known), ("PERSIST", flags)]
-        return commands
+    async def _write_sources(
+        self, make: Callable[[], list[Command]], seen: Sequence[Sighting], also: Sequence[Command] = ()
+    ) -> list[Any]:
+        """Record sightings, and note their registries before them, so that the home registry is known."""
+        before: list[Command] = []
+        if registries := list(dict.fromkeys(self._names.canonical(each.repository.registry) for each in seen)):
+            if self._shared.home is None:
+                self._shared.home = registries[0]  # a guess: if the reply has another, all is sent again
+            keys, known = (self._keys.registries(),), registries[:REGISTRIES_MAX]
+            before = [_script("note_registries").call(keys, self._ttl, REGISTRIES_MAX, *known)]
+        return await self._write(make, before=before, also=[*self._count(int(self._clock())), *also])
 
     async def forget(self, layer: str, *sources: str | Located) -> None:
         """Remove repositories as sources of `layer`, for all users of the index."""
@@ -165,50 +185,21 @@ class RedisMountIndex(SingleLayerMethods, QueuesAccounts, Closing):
                 by_registry.setdefault(registry, []).append(source.repository.name)
         return [self._forget(layer, registry, names) for registry, names in by_registry.items()]
 
-    async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:
-        """Remember for at most an hour what an account may not read."""
-        names = sorted({each.repository.name for each in repositories})[:DENIALS_MAX]
-        if names and is_account(account):
-            name, record = normalise_registry(registry), _script("record_denied")
-
-            def make() -> list[Command]:
-                key = self._keys.denied(self._names.canonical(name), account)
-                return [record.call((key,), DENIAL_SECONDS, DENIALS_MAX, *names)]
-
-            await self._write(make)
-
-    async def record_deletion(self, layer: Digest, repository: Located) -> None:
-        """Remember a deletion for a day, and forget the source."""
-        remember, name = _script("record_deletion"), repository.repository.name
-        await self._write(
-            lambda: [
-                remember.call(
-                    (self._deleted(layer, repository),),
-                    name,
-                    DELETION_SECONDS,
-                    DELETIONS_MAX,
-                ),
-                *self._forget_all(layer, [repository]),
-            ],
-        )
-
-    async def clear_deletion(self, layer: Digest, repository: Located) -> None:
-        """Forget a deletion."""
-        await self._write(lambda: [("SREM", self._deleted(layer, repository), repository.repository.name)])
-
-    def _deleted(self, layer: Digest, repository: Located) -> str:
-        return self._keys.deleted(layer, self._names.canonical(repository.repository.registry))
-
     async def clear_must_mount(self, layer: str) -> None:
-        """Remove the must-mount flag of `layer`."""
-        call = _script("clear_must_mount").call((self._keys.flags(as_digest(layer)),), int(self._clock()))
-        await self._write(lambda: [call])
+        """Remove the must-mount flag of `layer`.
+
+        Raises:
+            IndexRefusedError: the user may not clear it.
+        """
+        await clear_must_mount(self.server(), as_digest(layer), ttl=self._ttl)
 
     async def locations(self, layer: str) -> tuple[Repository, ...]:
         """Return the sources on all registries, in two round trips: the first one finds the registries."""
         digest = as_digest(layer)
-        (flags,) = await self._read([("HGETALL", self._keys.flags(digest))])
-        registries = live_registries(as_map(flags), self._clock(), {})
+        replies = await self._read(
+            [("HGETALL", self._keys.flags(digest)), ("HRANDFIELD", self._keys.registries(), REGISTRIES_MAX)]
+        )
+        registries = possible_registries(*replies)
         replies = await self._read(
             [("SRANDMEMBER", self._keys.sources(digest, registry), self._bound) for registry in registries]
         )
@@ -244,22 +235,26 @@ class RedisMountIndex(SingleLayerMethods, QueuesAccounts, Closing):
             if link is not None:
                 await link.aclose()
 
-    def _record(self, seen: Sighting, now: int, ttl: int) -> Command:
+    def _record(self, seen: Sighting, ttl: int) -> Command:
         registry = self._names.canonical(seen.repository.registry)
+        home, layer = self._shared.home, seen.layer
         return _script("record").call(
-            (self._keys.sources(seen.layer, registry), self._keys.flags(seen.layer)),
+            (
+                self._keys.sources(layer, registry),
+                self._keys.flags(layer),
+                self._keys.sources(layer, home or registry),
+            ),
             seen.repository.name,
             registry_field(registry),
+            "" if home is None else registry_field(home),
             ttl,
-            now + ttl,
             self._bound,
             "" if seen.size is None else seen.size,
-            "1" if seen.must_mount else "",
         )
 
     def _forget(self, layer: Digest, registry: str, names: Sequence[str]) -> Command:
         keys = (self._keys.sources(layer, registry), self._keys.flags(layer))
-        return _script("forget").call(keys, int(self._clock()), registry_field(registry), *names)
+        return _script("forget").call(keys, registry_field(registry), *names)
 
     def _count(self, now: int) -> list[Command]:
         """Return the command that stores the hit counter, if there were look-ups."""
@@ -269,31 +264,34 @@ class RedisMountIndex(SingleLayerMethods, QueuesAccounts, Closing):
     async def _write(
         self,
         make: Callable[[], list[Command]],
+        *,
+        before: Sequence[Command] = (),
         also: Sequence[Command] = (),
     ) -> list[Any]:
         """Run commands that write, and return the replies to `also`.
 
         Args:
-            make: returns the commands, with the names of registries that are known now.
+            make: returns the commands, with the shared facts that are known now.
+            before: commands that precede them in the same round trip, and return the home registry.
             also: commands for the same round trip whose refusal does not matter.
         """
         if not (commands := make()) and not also:
             return []
-        # A call that does not follow a look-up reads the shared names along, and repeats what they change.
-        shared = self._shared_names() if self._names.is_unread else []
-        replies = await run_scripted(self.link, [*commands, *shared, *also])
-        others = replies[len(commands) + len(shared) :]
-        if shared:
-            self._names.learn(as_map(replies[len(commands)]), self._clock())
-            if (renamed := make()) != commands:
-                commands, replies = renamed, await run_scripted(self.link, renamed)
+        # A call that does not follow a look-up reads the shared facts along, and repeats what they change.
+        more = self._shared.commands(self._keys) if self._names.is_unread else []
+        replies = await run_scripted(self.link, [*before, *more, *commands, *also])
+        if more:
+            self._shared.learn(replies[len(before) : len(before) + len(more)])
+        if before:
+            self._shared.home = registry_name(replies[0]) or self._shared.home
+        replies = replies[len(before) + len(more) :]
+        others = replies[len(commands) :]
+        if (changed := make()) != commands:
+            commands, replies = changed, await run_scripted(self.link, changed)
         for reply in replies[: len(commands)]:
             if isinstance(reply, IndexRefusedError):
                 raise reply
         return others
-
-    def _shared_names(self) -> list[Command]:
-        return [("HGETALL", self._keys.same_registry())]
 
     async def _read(self, commands: Sequence[Command]) -> list[Any]:
         """Run commands that read; return their replies, None where a command was refused.
@@ -306,11 +304,12 @@ class RedisMountIndex(SingleLayerMethods, QueuesAccounts, Closing):
         refused = [reply for reply in replies if isinstance(reply, IndexRefusedError)]
         if not refused:
             return replies
+        about_keys = [reply for command, reply in zip(commands, replies, strict=True) if command != TIME]
         for command, reply in zip(commands, replies, strict=True):
             if isinstance(reply, CommandRefusedError) and command[0] in _NEEDED:
                 raise reply
         not_our_keys = [reply for reply in refused if not isinstance(reply, WrongTypeError)]
-        if not_our_keys and len(refused) == len(replies):
+        if not_our_keys and all(isinstance(reply, IndexRefusedError) for reply in about_keys):
             raise not_our_keys[0]
         return [None if isinstance(reply, IndexRefusedError) else reply for reply in replies]
 

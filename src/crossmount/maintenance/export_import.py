@@ -1,7 +1,6 @@
 """Export and import of an index, line by line, in constant memory."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import field
@@ -54,7 +53,6 @@ async def export_index(
     file: IO[bytes],
     *,
     observer: events.Observer = events.ignore,
-    clock: Callable[[], float] = time.time,
 ) -> MoveReport:
     """Write all layers of an index as JSON lines, which `import_index` reads.
 
@@ -66,7 +64,6 @@ async def export_index(
         index: made by `open_index`, or a wrapper of such an index.
         file: the file to write to; it stays open.
         observer: receives the counts so far.
-        clock: epoch seconds.
 
     Raises:
         InvalidInputError: the index cannot be listed.
@@ -83,7 +80,7 @@ async def export_index(
         await asyncio.to_thread(file.write, data)
         observer(events.LayersMoved(layers=report.layers, sources=report.sources))
 
-    async with aclosing(entries_of(index, clock=clock)) as entries:
+    async with aclosing(entries_of(index)) as entries:
         async for entry in entries:
             waiting.extend(layer_lines(entry))
             report = report.plus(entry)

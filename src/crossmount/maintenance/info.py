@@ -1,7 +1,6 @@
 """The statistics of an index: counted, or estimated from a sample of its keys."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import field
 from typing import Any
@@ -12,6 +11,7 @@ from crossmount.index.decode import as_map, number
 from crossmount.index.entries import read_entries, require_listable
 from crossmount.index.keys import days
 from crossmount.index.protocol import BackingServer, backing_server
+from crossmount.index.shared import TIME, seconds_of
 from crossmount.maintenance.layer_counts import LayerCounts, RegistryInfo
 from crossmount.redis.execute import run_reads
 from crossmount.redis.key_scan import scan_pages
@@ -93,15 +93,12 @@ class IndexInfo:
         }
 
 
-async def index_info(
-    index: object, *, sample: int | None = None, clock: Callable[[], float] = time.time
-) -> IndexInfo:
+async def index_info(index: object, *, sample: int | None = None) -> IndexInfo:
     """Count the contents of an index. It scans all keys of the server, so it is for operators, not for pushes.
 
     Args:
         index: made by `open_index`, or a wrapper of such an index.
         sample: look at about this many keys of any owner, and estimate the rest; None looks at all of our keys.
-        clock: epoch seconds.
 
     Raises:
         InvalidInputError: the index cannot be listed, or the sample is empty.
@@ -118,12 +115,10 @@ async def index_info(
     seen = _KeyCounts()
     links = await server.link.servers()
     for link in links:
-        found = await _ServerCounts(
-            server, link, clock, None if sample is None else -(-sample // len(links))
-        ).count()
+        found = await _ServerCounts(server, link, None if sample is None else -(-sample // len(links))).count()
         counted.merge(found.layers, found.factor)
         seen.merge(found)
-    asked, known = await _look_ups(server, clock())
+    asked, known = await _look_ups(server)
     return _info(counted, seen, asked, known)
 
 
@@ -190,7 +185,6 @@ class _ServerCounts:
 
     server: BackingServer
     link: Link
-    clock: Callable[[], float]
     budget: int | None
     layers: LayerCounts = field(default_factory=LayerCounts)
     keys: int = 0
@@ -236,7 +230,7 @@ class _ServerCounts:
         ours = [(key, named) for key in keys if (named := self.server.keys.parse(key)) is not None]
         self.keys += len(ours)
         self.leases += sum(1 for _, named in ours if named.kind == "lease")
-        for entry in await read_entries(self.server, [key for key, _ in ours], self.clock()):
+        for entry in await read_entries(self.server, [key for key, _ in ours]):
             self.layers.add(entry)
         await self._measure([key for key, _ in ours])
 
@@ -252,8 +246,10 @@ class _ServerCounts:
             self.measured += [reply for reply in replies if isinstance(reply, int)]
 
 
-async def _look_ups(server: BackingServer, now: float) -> tuple[int, int]:
+async def _look_ups(server: BackingServer) -> tuple[int, int]:
     """Return how many layers were looked up on the stored days, and how many of those were known."""
+    (time,) = await run_reads(server.link, [TIME])
+    now = seconds_of(time, 0.0)
     replies = await run_reads(server.link, [("HGETALL", server.keys.stats(day)) for day in days(now)])
     fields = [as_map(reply) for reply in replies]
     asked, known = (sum(number(each.get(name)) or 0 for each in fields) for name in (b"asked", b"known"))

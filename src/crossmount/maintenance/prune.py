@@ -71,7 +71,6 @@ async def prune(
     afresh: bool = False,
     observer: events.Observer = events.ignore,
     clock: Callable[[], float] = time.monotonic,
-    wall: Callable[[], float] = time.time,
     salt: str | None = None,
 ) -> PruneReport:
     """Verify the index's sources by HEAD, and remove for everybody the ones that are gone.
@@ -95,7 +94,6 @@ async def prune(
         afresh: start over instead of resuming an unfinished prune.
         observer: receives each verdict, and how far the prune is.
         clock: seconds, from any start.
-        wall: epoch seconds.
         salt: 32 hex digits that draw the sample; random by default.
 
     Raises:
@@ -136,7 +134,7 @@ async def prune(
             await work.verify(local[start : start + PAGE])
         resumed = False
         if server is not None:
-            resumed = await work.verify_server(server, wall, afresh=afresh)
+            resumed = await work.verify_server(server, clock, afresh=afresh)
         return PruneReport(
             dry_run=dry_run,
             resumed=resumed,
@@ -150,11 +148,11 @@ async def prune(
 
 _LayerOnRegistry = tuple[Digest, str]
 
-Renewed = Callable[[Iterable[Digest]], Awaitable[Collection[_LayerOnRegistry]]]
+Renewed = Callable[[Iterable[_LayerOnRegistry]], Awaitable[Collection[_LayerOnRegistry]]]
 
 
 def _ends(entries: Iterable[LayerEntry], now: float) -> dict[_LayerOnRegistry, int]:
-    """Return when the sources of layers expire (epoch seconds); each recording postpones that."""
+    """Return when the sources of layers expire (seconds, from any start); each recording postpones that."""
     return {
         (entry.layer, registry): int(now) + sources.seconds_left
         for entry in entries
@@ -164,14 +162,17 @@ def _ends(entries: Iterable[LayerEntry], now: float) -> dict[_LayerOnRegistry, i
 
 async def _renewed(
     server: BackingServer,
-    wall: Callable[[], float],
+    clock: Callable[[], float],
     before: Mapping[_LayerOnRegistry, int],
-    layers: Iterable[Digest],
+    places: Iterable[_LayerOnRegistry],
 ) -> Collection[_LayerOnRegistry]:
     """Return which layers were recorded again since `before` was read, and on which registries."""
-    now = wall()
-    entries = await read_entries(server, [server.keys.flags(layer).encode() for layer in layers], now)
-    return {place for place, ends in _ends(entries, now).items() if ends > before.get(place, 0)}
+    asked = list(places)
+    now = clock()
+    keys = [server.keys.sources(*place) for place in asked] + [server.keys.flags(layer) for layer, _ in asked]
+    ends = _ends(await read_entries(server, [key.encode() for key in dict.fromkeys(keys)]), now)
+    # a time to live is rounded to seconds
+    return {place for place in asked if ends.get(place, 0) > before.get(place, 0) + 1}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -187,7 +188,7 @@ class _Prune:
     verdicts: VerdictCounts
     flagged: dict[Digest, set[Repository]] = field(default_factory=dict)
 
-    async def verify_server(self, server: BackingServer, wall: Callable[[], float], *, afresh: bool) -> bool:
+    async def verify_server(self, server: BackingServer, clock: Callable[[], float], *, afresh: bool) -> bool:
         """Verify all layers on a server, page by page; return whether an unfinished prune was resumed."""
         chosen = self.selection
         choice = ["" if chosen.registry is None else chosen.registry, str(chosen.percent), str(self.dry_run)]
@@ -201,9 +202,9 @@ class _Prune:
             found = scan_pages(scan.link, server.keys.all_layers(), count=PAGE, cursor=scan.cursor)
             async with aclosing(found):
                 async for page in found:
-                    now = wall()
-                    entries = await read_entries(server, page.keys, now)
-                    await self.verify(entries, partial(_renewed, server, wall, _ends(entries, now)))
+                    now = clock()
+                    entries = await read_entries(server, page.keys)
+                    await self.verify(entries, partial(_renewed, server, clock, _ends(entries, now)))
                     scan.cursor, scan.done, scan.keys = page.cursor, not page.cursor, scan.keys + PAGE
                     await checkpoint.save(scan)
                     self.verdicts.observer(_progress(scans, total))
@@ -247,7 +248,8 @@ class _Prune:
         """Remove sources whose registries still answer, unless a push recorded them again meanwhile."""
         registries = {source.registry for sources in gone.values() for source in sources}
         answering = {registry for registry in registries if await self.verifier.answers(registry)}
-        fresh = await renewed(gone) if renewed is not None and gone else frozenset[_LayerOnRegistry]()
+        places = {(layer, source.registry) for layer, sources in gone.items() for source in sources}
+        fresh = await renewed(places) if renewed is not None and gone else frozenset[_LayerOnRegistry]()
         for layer, named in gone.items():
             sources = [
                 source

@@ -63,7 +63,7 @@ async def scan_pages(
         took = clock() - started
         fastest = min(fastest, took)
         if isinstance(reply, IndexRefusedError):
-            raise _forbidden(reply)
+            raise for_operators(reply)
         cursor, keys = reply
         if not isinstance(keys, list):
             raise IndexRefusedError(f"index at {server.where} answers SCAN with something else")
@@ -94,7 +94,8 @@ async def scan_keys(link: Link, pattern: str, count: int = COUNT) -> AsyncGenera
                 yield key
 
 
-def _forbidden(reply: IndexRefusedError) -> IndexRefusedError:
+def for_operators(reply: IndexRefusedError) -> IndexRefusedError:
+    """Return a refusal, and where it is for lack of a right, with words on who has that right."""
     if "permission" not in str(reply).lower():
         return reply
     return ScanForbiddenError(

@@ -41,6 +41,10 @@ class CommandRefusedError(IndexRefusedError):
     """The server does not know a command, or the user may not run it with any key (NOPERM)."""
 
 
+class KeyRefusedError(IndexRefusedError):
+    """The user may not use a key of the command in this way (NOPERM)."""
+
+
 class StartingError(IndexRefusedError):
     """The server will answer in a moment: it is loading its data (LOADING), or its Cluster is changing."""
 
@@ -126,6 +130,8 @@ def _translate(
         kind = StartingError
     elif _is_unknown(error) or (isinstance(error, exceptions.NoPermissionError) and "to run the" in words):
         kind = CommandRefusedError
+    elif isinstance(error, exceptions.NoPermissionError) and "key" in words:
+        kind = KeyRefusedError
     return kind(f"index at {where} refused: {words}")
 
 
