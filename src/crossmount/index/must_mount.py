@@ -8,9 +8,9 @@ field counts no more; `crossmount index upgrade` carries old ones over.
 import getpass
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Self
 
+from crossmount._dataclass import dataclass
 from crossmount._parsing import one_line
 from crossmount.errors import IndexRefusedError
 from crossmount.index.decode import as_map, is_set, number
