@@ -220,7 +220,7 @@ async def test_a_pusher_may_do_all_the_rest(tenants: Server) -> None:
         await index.record_denied("r.example", "0a", [DEST])
         await index.record_deletion(ONE, DEST)
         await index.clear_deletion(ONE, DEST)
-        found = await index.look_up_as([ONE], repo("team/x"), "0a")
+        found = await index.look_up([ONE], repo("team/x"), account="0a")
         assert found.denied == {DEST}
         assert found.of(ONE) == LayerKnowledge((A,), elsewhere=("other.example",), size=5)
         assert await index.locations(ONE) == (other, A)
