@@ -15,7 +15,7 @@ from crossmount.dashboard.refreshed import Reading, Refreshed
 from crossmount.errors import IndexFailedError
 from crossmount.fleet.active_uploads import active_uploads
 from crossmount.fleet.upload_rates import MeasuredUpload, UploadRates
-from crossmount.index.entries import read_entries
+from crossmount.index.entries import read_layer
 from crossmount.index.protocol import LayerEntry, MountIndex, backing_server, local_entries_of
 from crossmount.index.registries import RecordedTraits, recorded_traits
 from crossmount.maintenance import IndexInfo, index_info
@@ -150,7 +150,7 @@ class IndexReader(Closing):
         return self._meter.measure(found, self._clock())
 
     async def _read_contents(self) -> IndexInfo:
-        return await index_info(self._index, sample=SAMPLE_KEYS, clock=self._clock)
+        return await index_info(self._index, sample=SAMPLE_KEYS)
 
     async def _read_traits(self) -> Mapping[str, RecordedTraits]:
         savings, contents = await self.savings(), await self.contents()
@@ -165,7 +165,4 @@ class IndexReader(Closing):
             if entry.layer == digest:
                 return entry
         server = backing_server(self._index)
-        if server is None:
-            return None
-        found = await read_entries(server, [server.keys.flags(digest).encode()], self._clock())
-        return found[0] if found else None
+        return None if server is None else await read_layer(server, digest)

@@ -7,10 +7,12 @@ from typing import Any
 from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.index.decode import (
+    REGISTRIES_MAX,
     as_map,
     is_set,
     live_registries,
     number,
+    possible_registries,
     registry_field,
     registry_name,
     repository_names,
@@ -92,6 +94,27 @@ async def read_entries(server: BackingServer, keys: Sequence[bytes]) -> list[Lay
     for start in range(0, len(keys), _BATCH):
         found += await _read(server, keys[start : start + _BATCH])
     return found
+
+
+async def read_layer(server: BackingServer, layer: Digest) -> LayerEntry | None:
+    """Return the entry of one layer; None if nothing is known of it. A pusher may do this.
+
+    Raises:
+        IndexFailedError: the server does not answer.
+    """
+    (known,) = await run_reads(server.link, [("HRANDFIELD", server.keys.registries(), REGISTRIES_MAX)])
+    places = [server.keys.sources(layer, registry) for registry in possible_registries(None, known)]
+    keys = [server.keys.flags(layer), server.keys.must_mount(layer), *places]
+    found = await read_entries(server, [key.encode() for key in keys])
+    if not found:
+        return None
+    merged = {registry: held for entry in found for registry, held in entry.registries.items()}
+    return LayerEntry(
+        layer=layer,
+        registries=dict(sorted(merged.items())),
+        size=next((entry.size for entry in found if entry.size is not None), None),
+        must_mount=any(entry.must_mount for entry in found),
+    )
 
 
 @dataclass(slots=True)
@@ -187,11 +210,11 @@ async def _with_sources(server: BackingServer, pending: Sequence[_Pending]) -> l
 def _sources_of(keys: Keys, layer: Digest, registry: str, *, with_life: bool) -> list[Command]:
     key = keys.sources(layer, registry)
     members: Command = ("SRANDMEMBER", key, NAMES_MAX)
-    return [members, ("PTTL", key)] if with_life else [members]
+    return [members, ("TTL", key)] if with_life else [members]
 
 
-def _life(milliseconds: Any) -> int:
+def _life(seconds: Any) -> int:
     """Return the seconds that a set lives; a set without an expiry is not ours, and gets the usual one."""
-    if not isinstance(milliseconds, int) or milliseconds == -2:
+    if not isinstance(seconds, int) or seconds == -2:
         return 0
-    return TTL_SECONDS if milliseconds < 0 else -(-milliseconds // 1000)
+    return TTL_SECONDS if seconds < 0 else seconds
