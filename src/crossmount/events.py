@@ -88,7 +88,11 @@ class ManifestPushed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying:
-    """A request failed and is sent again after `wait` seconds. `attempt` is the number of the one that failed."""
+    """A request failed and is sent again after `wait` seconds. `attempt` is the number of the one that failed.
+
+    Attributes:
+        host: the host, with its port unless that is the scheme's default.
+    """
 
     method: str
     host: str

@@ -133,8 +133,8 @@ def test_wrong_credentials_are_not_healthy(here: Here, tmp_path: Path) -> None:
         done = here("doctor", f"{registry.address}/a", "--plain-http", "--index", "off", "--authfile", file)
     assert done.status == 1
     assert "access       FAILED  " in done.out
-    assert "credentials  -       ci, from " in done.out
-    assert ": found, not checked\n" in done.out
+    assert "credentials  FAILED  ci, from " in done.out
+    assert ": refused\n" in done.out
     assert "--authfile" in done.out
 
 
@@ -156,7 +156,7 @@ def test_trouble_is_reported_check_by_check(here: Here) -> None:
     done = here("doctor", "127.0.0.1:1/a", "--plain-http", "--index", "redis://127.0.0.1:1")
     assert (done.status, done.err) == (1, "")
     about = [line.split()[:2] for line in done.out.splitlines()]
-    assert about == [["index", "FAILED"], ["registry", "FAILED"], ["credentials", "ok"]]
+    assert about == [["index", "FAILED"], ["registry", "FAILED"], ["credentials", "-"]]
 
 
 def test_a_registry_without_tls_is_reported_with_the_option(here: Here) -> None:

@@ -10,9 +10,9 @@ import pytest
 from crossmount import errors
 from crossmount._signals import TWICE_SECONDS, ReceivedSignals
 from crossmount.cli import event_loop, failures, run
+from crossmount.cli.advice import explain
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
-from crossmount.redis.replies import WrongTypeError
 from support.commands import Here
 
 
@@ -51,58 +51,41 @@ def test_every_error_has_its_status(error: Exception, status: int) -> None:
     assert "\n" not in failures.message_of(error)
 
 
-def caused(error: Exception, *causes: Exception) -> Exception:
-    """Return an error with a chain of causes."""
-    above = error
-    for cause in causes:
-        above.__cause__ = cause
-        above = cause
-    return error
-
-
-def mismatch(code: int) -> ssl.SSLCertVerificationError:
-    """Return an OpenSSL verification error with a number."""
-    error = ssl.SSLCertVerificationError(1, "verify failed")
-    error.verify_code = code
-    return error
-
-
-UNTRUSTED = "r: odd: its certificate is not trusted; name its authority's file"
+UNTRUSTED = "GET r: its certificate is not trusted (odd); name its authority's file, or connect insecurely"
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (errors.AccessDeniedError("GET r: 401", status=401), "GET r: 401: log in"),
+        (errors.AccessDeniedError("GET r: 401", status=401), "GET r: 401: docker login REGISTRY"),
         (
-            caused(errors.RegistryUnreachableError("r: allow plain http"), OSError(), ssl.SSLError()),
-            "r: allow plain http: --plain-http",
+            errors.RegistryUnreachableError("r: it does not speak TLS (odd); if that is right, allow plain http"),
+            "r: it does not speak TLS (odd): --plain-http, if that is right",
         ),
         (
-            caused(errors.RegistryUnreachableError(UNTRUSTED), OSError(), mismatch(20)),
-            f"{UNTRUSTED}: --ca-file, --insecure",
-        ),
-        (
-            caused(errors.RegistryUnreachableError(UNTRUSTED), mismatch(62)),
-            "r: odd: use the name that its certificate is for, or --insecure",
+            errors.RegistryUnreachableError(UNTRUSTED),
+            "GET r: its certificate is not trusted (odd): --ca-file FILE, or --insecure",
         ),
         (
             errors.RegistryUnreachableError("r: refused"),
             "r: refused: is the registry running, and is the address right?",
         ),
-        (errors.CredentialsError("r: trust the realm x by name"), "x by name: --trusted-realm"),
+        (errors.CredentialsError("r: trust the realm x by name"), "x by name: --trusted-realm x"),
         (errors.CredentialsError("file: not JSON"), "file: not JSON"),
         (errors.IndexUnavailableError("index at x does not answer"), "is it running, and is --index right?"),
         (errors.IndexUnavailableError("index at rediss://x does not answer"), "does it use TLS"),
         (
             errors.IndexUnavailableError("index at redis://x does not answer: (104, 'Connection reset by peer')"),
-            "is it running, and is --index right? if it needs TLS, give a rediss:// URL",
+            "is it running? if it needs TLS, give a rediss:// URL",
         ),
         (errors.IndexUnavailableError("the embedded index: gone"), "the embedded index: gone"),
-        (errors.IndexRefusedError("two\nlines"), "two lines: check the user, password and database in --index"),
         (
             errors.IndexRefusedError("index at x refused: No permissions to access a key"),
             "access a key: may this user use this --namespace?",
+        ),
+        (
+            errors.IndexRefusedError("index at x refused: odd"),
+            "odd: check the user, password and database in --index",
         ),
         (OSError(28, "No space left on device", "/tmp/x"), "/tmp/x: No space left on device"),  # noqa: S108 a name
         (OSError("odd"), "odd"),
@@ -117,31 +100,48 @@ def test_errors_say_what_to_do(error: Exception, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("words", "advice"),
     [
-        errors.IndexRefusedError("index at x refused: You can't write against a read only replica"),
-        errors.IndexRefusedError("index at x refused: command not allowed when used memory > 'maxmemory'"),
-        errors.IndexRefusedError("index at x refused: it is no sentinel (odd): give a redis:// URL"),
-        WrongTypeError("index at x holds something else"),
+        ("You can't write against a read only replica", "give the primary"),
+        ("command not allowed when used memory > 'maxmemory'", "raise its maxmemory"),
+        ("it is no sentinel (odd): give a redis:// URL", ""),
+        ("Redis is loading the dataset in memory", "try again in a moment"),
     ],
 )
-def test_a_refusal_that_is_not_for_the_url_gives_no_advice_on_it(error: Exception) -> None:
-    """The message of a full, read-only or shared server does not suggest a change of the URL."""
-    assert failures.message_of(error) == str(error)
+def test_a_refusal_that_is_not_for_the_url_gives_no_advice_on_it(words: str, advice: str) -> None:
+    """The message of a full, read-only or starting server does not suggest that the URL is wrong."""
+    shown = failures.message_of(errors.IndexRefusedError(f"index at x refused: {words}"))
+    assert shown.startswith(f"index at x refused: {words}")
+    assert advice in shown
+    assert "check the user" not in shown
 
 
 LONG = f"HEAD https://r.example/v2/team/app/blobs/sha256:{'0' * 64}"
+LOGIN = "docker login r.example, or --authfile FILE"
+SHORT = f"HEAD https://r.example/v2/team/app/blobs/sha256:{'0' * 12}…"
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (errors.AccessDeniedError(f"{LONG}: 401: no", status=401), f"401: no ({LONG}): {failures.LOG_IN}"),
+        (errors.RegistryRefusedError(f"{LONG}: 418: no", status=418), f"418: no ({SHORT})"),
         (
-            errors.RegistryUnreachableError(f"{LONG}: it speaks TLS: odd"),
-            f"it speaks TLS: odd ({LONG}): --plain-http (CROSSMOUNT_PLAIN_HTTP)",
+            errors.AccessDeniedError(f"{LONG}: 403: no (credentials from file)", status=403),
+            f"403: no (credentials from file) (r.example/team/app): may this account do that? {LOGIN}",
         ),
-        (errors.InvalidAnswerError(f"{LONG}: odd"), f"odd ({LONG})"),
+        (
+            errors.AccessDeniedError(f"{LONG}: 401: it wants a login (no credentials)", status=401),
+            f"401: r.example/team/app wants a login (no credentials): {LOGIN}",
+        ),
+        (
+            errors.RegistryUnreachableError(f"{LONG}: it speaks TLS: leave plain http out"),
+            f"it speaks TLS ({SHORT}): leave out --plain-http (CROSSMOUNT_PLAIN_HTTP)",
+        ),
+        (
+            errors.RegistryUnreachableError(f"{LONG}: cut").knowing(url="https://r.example/v2/"),
+            "cut (https://r.example): is the registry running, and is the address right?",
+        ),
+        (errors.InvalidAnswerError(f"{LONG}: odd"), f"odd ({SHORT}): is this a registry? -vv shows the requests"),
     ],
 )
 def test_the_cause_of_a_failed_request_comes_before_a_long_address(error: Exception, words: str) -> None:
@@ -166,12 +166,13 @@ def test_a_name_that_a_registry_does_not_know_is_questioned(request_line: str, a
 def test_a_failure_that_came_as_words_gets_its_option_too() -> None:
     """A cause in an event is completed with the option that helps, as an error is."""
     for words, option in (
-        ("GET r: odd: it does not speak TLS; if that is right, allow plain http", "--plain-http"),
-        (UNTRUSTED, "--ca-file, --insecure"),
-        ("GET r: it speaks TLS (https): leave plain http out", "--plain-http (CROSSMOUNT_PLAIN_HTTP)"),
-        ("GET r: 500", "500"),
+        ("GET r: it does not speak TLS; if that is right, allow plain http", "--plain-http, if that is right"),
+        (UNTRUSTED, "--ca-file FILE, or --insecure"),
+        ("GET r: it speaks TLS (https): leave plain http out", "leave out --plain-http (CROSSMOUNT_PLAIN_HTTP)"),
+        ("GET r: 500", "the registry failed: try again later, and see its log"),
+        ("index at redis://x does not answer: no reply in time", "and without TLS? else give rediss://"),
     ):
-        assert failures.with_option(words).endswith(option)
+        assert explain(words).endswith(option)
 
 
 def test_a_defect_is_one_line_and_its_traceback_comes_with_vv(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ def test_what_went_wrong_in_a_copy_is_reported() -> None:
         ),
         None,
         "crossmount: warning: cache /cache: No space left on device: copying without the cache",
-        "crossmount: not copied: a.example/x:1 to b.example/x:1: why",
+        "crossmount: not copied: why (a.example/x:1 to b.example/x:1)",
     ]
 
 
@@ -269,7 +269,7 @@ def test_lines_warn_of_the_index() -> None:
     stream = io.StringIO()
     LineDisplay(stream, TransferTracker()).observe(events.IndexDegraded(cause="two\nlines\x1b[2J"))
     assert stream.getvalue() == (
-        "crossmount: warning: two lines [2J: going on without the index, must-mount flags have no effect\n"
+        "crossmount: warning: two lines [2J; going on without the index, must-mount flags have no effect\n"
     )
 
 

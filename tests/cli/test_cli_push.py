@@ -162,7 +162,7 @@ def test_what_the_registry_does_not_allow_is_status_four(shell: Shell, image: Ma
         done = shell("push", str(image.path), *plain(registry, "a"), "--index", "off")
     assert done.status == 4
     assert "401" in done.complaint or "403" in done.complaint
-    assert done.complaint.endswith("or give a credential file with --authfile")
+    assert done.complaint.endswith(f"docker login {registry.address}, or --authfile FILE")
 
 
 def test_credentials_come_from_the_file_that_is_named(shell: Shell, image: MadeImage, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_registry_without_tls_is_reported_with_the_option(
     """Http is not used without the option, even on this host, and the error names the option."""
     done = shell("push", str(image.path), f"{registry.address}/a", "--index", "off")
     assert done.status == 1
-    assert done.complaint.endswith(": --plain-http")
+    assert done.complaint.endswith(": --plain-http, if that is right")
 
 
 def test_a_certificate_that_is_not_trusted_is_reported_with_the_options(
@@ -196,7 +196,7 @@ def test_a_certificate_that_is_not_trusted_is_reported_with_the_options(
         arguments = ("push", str(image.path), f"{registry.address}/a", "--index", "off")
         done = shell(*arguments)
         assert done.status == 1
-        assert done.complaint.endswith(": --ca-file, --insecure")
+        assert done.complaint.endswith(": --ca-file FILE, or --insecure")
         assert shell(*arguments, "--ca-file", str(authority)).status == 0
         assert shell(*arguments, "--insecure").status == 0
         assert shell(*arguments, "--ca-file", str(image.path / "index.json")).status == 2
@@ -211,7 +211,7 @@ def test_a_certificate_for_another_name_is_reported_as_that(
         dest = f"localhost:{registry.address.rpartition(':')[2]}/a"
         done = shell("push", str(image.path), dest, "--index", "off", "--ca-file", str(authority))
     assert done.status == 1
-    assert done.complaint.endswith(": use the name that its certificate is for, or --insecure")
+    assert done.complaint.endswith(": use that name, or --insecure")
     assert "authority" not in done.complaint
 
 
@@ -225,7 +225,7 @@ def test_nobody_there_is_status_one(shell: Shell, image: MadeImage) -> None:
 @pytest.mark.parametrize(
     ("fault", "status", "words"),
     [
-        (Fault(action=html(404), times=None), 1, "is 127.0.0.1 a registry?"),
+        (Fault(action=html(404), times=None), 1, "a registry?"),
         (Fault(action=Reply(status=403, code="DENIED"), method="PUT", times=None), 4, "403"),
         (Fault(action=Reply(status=400, code="ODD"), method="PUT", times=None), 1, "ODD"),
     ],
@@ -315,5 +315,5 @@ def test_a_login_that_is_missing_says_where_it_was_looked_for(shell: Shell) -> N
         quiet, loud = shell(*arguments), shell(*arguments, "-v")
     for done in (quiet, loud):
         assert done.status == 4
-        assert f"looked in {shell.env['HOME']}/.docker/config.json (not there)" in done.err
+        assert "looked in ~/.docker/config.json, " in done.err
     assert f"credentials for {registry.address}: none; looked before in: " in loud.err

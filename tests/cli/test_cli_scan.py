@@ -185,9 +185,8 @@ def test_a_repository_that_needs_a_login_says_so_once(here: Here, registry: Scri
     registry.play(Fault(path="/v2/team/b/*", action=Reply(status=403, code="DENIED"), times=None))
     done = here("scan", f"{registry.address}/team/b", f"{registry.address}/team/a", "--plain-http")
     assert done.status == 4
-    told_of, advice = done.err.splitlines()
-    assert told_of.startswith(f"crossmount: {registry.address}/team/b: failed: ")
-    assert advice.startswith("crossmount: log in (docker login")
+    assert done.complaint.startswith(f"{registry.address}/team/b: failed: 403")
+    assert done.complaint.endswith(f"docker login {registry.address}, or --authfile FILE")
     registry.play(Fault(path="/v2/team/a/*", action=Reply(status=400), times=None))
     assert here("scan", f"{registry.address}/team/b", f"{registry.address}/team/a", "--plain-http").status == 1
 

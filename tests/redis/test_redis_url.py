@@ -15,10 +15,12 @@ from support.links import async_link, blocking_link
 SECRET = "hunter2secret"
 
 BAD_URLS = {
-    "http://h": "give redis://",
-    "redis": "give redis://",
-    "": "give redis://",
-    f"redis+clutser://:{SECRET}@h": "give redis://",
+    "http://h": r"did you mean redis://\?",
+    "redis": "it has no scheme: put redis://",
+    "": "no scheme: put redis://",
+    f"redis+clutser://:{SECRET}@h": r"did you mean redis\+cluster://\?",
+    f"postgres://:{SECRET}@h": "give redis://",
+    "embedded": r"did you mean embedded:\?",
     "redis:h": "begins with redis://",
     "redis:/h": "begins with redis://",
     "redis+cluster:h:1": r"begins with redis\+cluster://",

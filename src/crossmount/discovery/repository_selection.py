@@ -8,6 +8,7 @@ from typing import TypeVar
 from crossmount.errors import InvalidAnswerError, InvalidInputError, RegistryError, RegistryRefusedError
 from crossmount.oci import Repository
 from crossmount.registry import RegistryClient
+from crossmount.registry.credentials.authfiles import NO_CREDENTIALS
 
 REPOSITORIES_MAX = 1_000_000
 """The largest number of repositories that one scan accepts."""
@@ -74,11 +75,17 @@ async def _catalogue(client: RegistryClient, registry: str) -> AsyncGenerator[st
     except RegistryRefusedError as error:
         if error.status not in _NO_CATALOGUE:
             raise
-        raise type(error)(_no_catalogue(registry, error), status=error.status, codes=error.codes) from error
+        words = _no_catalogue(registry, error)
+        raise type(error)(words, status=error.status, codes=error.codes).knowing(**error.facts) from error
 
 
 def _no_catalogue(registry: str, error: RegistryError) -> str:
-    return f"{registry} does not list its repositories ({error}): name those to scan, as in {registry}/team/app"
+    words = str(error)
+    why = words.partition(": ")[2] if "://" in words else words
+    _, found, looked = why.partition(f"({NO_CREDENTIALS}")
+    if found:
+        return f"{registry} does not list its repositories ({NO_CREDENTIALS}{looked}"
+    return f"{registry} does not list its repositories ({why}): name those to scan, as in {registry}/team/app"
 
 
 async def _each(items: Sequence[str]) -> AsyncGenerator[str]:

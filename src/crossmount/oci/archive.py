@@ -173,7 +173,8 @@ class ArchiveFiles:
                     members = _table(path, tar, length)
                     is_whole = file.read(tarfile.BLOCKSIZE, tar.offset) == bytes(tarfile.BLOCKSIZE)
             except _NOT_A_TAR as error:
-                raise InvalidLayoutError(f"{path}: not a tar: {error}") from error
+                advice = "give a tar of an image, as docker save or skopeo copy writes it"
+                raise InvalidLayoutError(f"{path}: not a tar ({error}): {advice}") from error
         return cls(path, Extent(real, 0, length, checked_size=length, file=spooled), members, is_whole)
 
     @property
@@ -208,7 +209,7 @@ class ArchiveFiles:
 
 def _refuse_foreign_head(path: Path, head: bytes) -> None:
     if not head:
-        raise InvalidLayoutError(f"{path}: an empty file")
+        raise InvalidLayoutError(f"{path}: an empty file: did docker save or skopeo copy fail?")
     for magic, (kind, tool) in _COMPRESSED.items():
         if head.startswith(magic):
             raise InvalidLayoutError(

@@ -112,7 +112,7 @@ def open_layout(source: str | Path, *, spool: ImageSpool | None = None) -> Layou
         return spooled_layout(spool.standard_input(), where="standard input", tag=tag)
     if not (path.exists() or path.is_symlink()):
         raise InvalidLayoutError(
-            f"{_foreign(source) or path}: no such file or directory{_source_hint(source, path)}"
+            f"{_foreign(source) or path}: no such file or directory{_source_hint(source, path) or _GIVE}"
         )
     is_directory = path.is_dir()
     if scheme and is_directory != (scheme == "oci"):
@@ -205,7 +205,10 @@ def _source_hint(source: str | Path, path: Path) -> str:
         return f": to choose an image by its tag write {scheme}:{start}:{rest[:200]}"
     if path.is_absolute():
         return ""
-    return f" in {Path.cwd()}{_image_hint(text)}"
+    return f" in {Path.cwd()}{_image_hint(text) or _GIVE}"
+
+
+_GIVE = ": give an image layout, or a tar of an image (docker save, skopeo copy)"
 
 
 def _image_hint(text: str) -> str:
@@ -216,10 +219,7 @@ def _image_hint(text: str) -> str:
         return ""
     if reference.target is None or text.startswith(("./", "../")):
         return ""
-    return (
-        f": for an image of a registry or of docker: skopeo copy docker://{text[:200]} oci:DIR, "
-        f"or docker save {text[:200]} | crossmount push - DEST"
-    )
+    return f": docker save {text[:200]} | crossmount push - DEST, or skopeo copy docker://{text[:200]} oci:DIR"
 
 
 def _layout(files: LayoutFiles, tag: str | None) -> Layout:
@@ -253,7 +253,7 @@ def _what_it_is_instead(files: LayoutFiles) -> str:
     inner = files.folder_with("oci-layout")
     if inner is not None:
         return f"no image layout at its top, there is one in {inner!r:.300}: give that, or pack it with tar -C"
-    return "not an image layout: it has no file oci-layout"
+    return f"not an image layout: it has no file oci-layout{_GIVE}"
 
 
 def _images(files: LayoutFiles) -> tuple[NamedImage, ...]:

@@ -99,6 +99,5 @@ def for_operators(reply: IndexRefusedError) -> IndexRefusedError:
     if "permission" not in str(reply).lower():
         return reply
     return ScanForbiddenError(
-        f"{reply}: only a user who may look at all keys can do this, such as crossmount-operator in "
-        "deploy/redis/users.acl: name that one in the index's URL"
+        f"{reply}: this needs a user who may list all keys, such as crossmount-operator in deploy/redis/users.acl"
     )

@@ -174,7 +174,18 @@ def _message(error: Exception, secrets: Iterable[str]) -> str:
         if _repeats(text, secret):
             text = "its words repeat the password"
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text[:200].rstrip(".") or type(error).__name__
+    if (connecting := _CONNECTING.match(text)) is not None:
+        text = text[connecting.end() :][:1].lower() + text[connecting.end() + 1 :]
+    return _OWN_WORDS.get(text, text[:200].rstrip(".")) or type(error).__name__
+
+
+_CONNECTING = re.compile(r"^Error -?\d+ connecting to \S+\. ")
+"""What redis-py says before the reason; our messages have the address already."""
+
+_OWN_WORDS = {
+    "Timeout reading from socket": "no reply in time",
+    "Timeout connecting to server": "no connection in time",
+}
 
 
 def _repeats(text: str, secret: str) -> bool:

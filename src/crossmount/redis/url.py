@@ -81,13 +81,34 @@ def _scheme(url: str) -> tuple[str, Topology]:
     scheme, colon, rest = url.partition(":")
     topology = SCHEMES.get(scheme.lower()) if colon else None
     if topology is None or topology in {"memory", "embedded"}:
-        raise InvalidIndexURLError(
-            "not an index URL: give redis://, rediss:// (with TLS), redis+cluster://, redis+sentinel://, unix://, "
-            "memory:// or embedded: (no index: off, or None)"
-        )
+        raise InvalidIndexURLError(f"not an index URL: {_scheme_hint(url)}")
     if not rest.startswith("//"):
         raise InvalidIndexURLError(f"an index URL of this kind begins with {scheme.lower()}://")
     return scheme.lower(), topology
+
+
+def _scheme_hint(url: str) -> str:
+    """Return what is wrong with the scheme of a URL, without repeating any of it."""
+    import difflib  # noqa: PLC0415 for a wrong scheme only
+
+    scheme, separator, _ = url.partition("://")
+    if not separator and url in {"memory", "embedded", "off"}:
+        return f"did you mean {url}:?"
+    if not separator:
+        return "it has no scheme: put redis:// before the host, rediss:// if it has TLS, or give embedded: or off"
+    scheme = scheme.lower()
+    if near := [*_OTHER_SCHEMES.get(scheme, ()), *difflib.get_close_matches(scheme, SCHEMES)]:
+        return f"did you mean {near[0]}://?"
+    return "give redis://, rediss:// (with TLS), redis+cluster://, redis+sentinel://, unix://, embedded: or off"
+
+
+_OTHER_SCHEMES = {
+    "valkey": ("redis",),
+    "valkeys": ("rediss",),
+    "http": ("redis",),
+    "https": ("rediss",),
+    "tcp": ("redis",),
+}
 
 
 def _options(query: str, known: tuple[str, ...]) -> dict[str, str]:

@@ -230,7 +230,7 @@ class Blobs(RegistryMethods):
             offset=offset,
             verify=verify,
             opening=partial(self._open_blob, repository, digest),
-            budget=RetryBudget(self._requester.retrier, method="GET", host=self._requester.origin.host),
+            budget=RetryBudget(self._requester.retrier, method="GET", host=self._requester.origin.authority),
         )
 
     async def _open_blob(self, repository: Repository, digest: Digest, offset: int) -> tuple[Answer, int]:

@@ -116,7 +116,7 @@ class Uploads(RegistryMethods):
             InvalidLayoutError: the blob does not have the size in its descriptor.
         """
         state = initial_state(session, blob.descriptor.size, chunk_size or self._options.chunk_size)
-        budget = RetryBudget(self._requester.retrier, method="PUT", host=self._requester.origin.host)
+        budget = RetryBudget(self._requester.retrier, method="PUT", host=self._requester.origin.authority)
         with knowing(digest=blob.descriptor.digest):
             while state.step is not Step.DONE:
                 previous, state = state, await self._advance(state, blob, on_progress, budget)

@@ -33,7 +33,7 @@ from crossmount.index.registries import RecordedTraits, recorded_traits
 from crossmount.oci import Digest, Reference
 from crossmount.registry import Ping, RegistryClient
 from crossmount.registry.credentials.authfiles import Credential
-from crossmount.registry.credentials.lookup import StoredCredentials
+from crossmount.registry.credentials.lookup import StoredCredentials, from_home
 
 _MARKS = {"ok": "ok", "unknown": "-", "failed": "FAILED"}
 
@@ -187,11 +187,11 @@ async def check_credentials(authfile: Path | None, dest: Reference, ping: Ping |
         found = await stored.find(dest.registry, dest.name)
     except CrossmountError as error:
         return failed("credentials", error)
-    looked = f"looked in {', '.join(stored.looked)}" if stored.looked else ""
-    if found is None:
-        words = f"none are stored for {dest.registry}: anonymous; {looked}"
-        return Finding("credentials", "ok", words, {"looked_in": list(stored.looked)})
+    looked = f"looked in {', '.join(map(from_home, stored.looked))}" if stored.looked else ""
     is_needed = ping is None or ping.scheme != "none"
+    if found is None:
+        words = f"none are stored for {dest.registry}{f'; {looked}' if is_needed else ', and none are needed'}"
+        return Finding("credentials", "unknown" if is_needed else "ok", words, {"looked_in": list(stored.looked)})
     state = FOUND if is_needed else ", not needed here"
     facts = {
         "user": found.username or None,
@@ -203,12 +203,26 @@ async def check_credentials(authfile: Path | None, dest: Reference, ping: Ping |
     return Finding("credentials", "unknown" if is_needed else "ok", words, facts)
 
 
-def proven(credentials: Finding, access: Finding) -> Finding:
-    """Return the finding about credentials after a registry that needs them was accessed with them."""
-    if credentials.verdict != "unknown" or access.verdict != "ok":
-        return credentials
-    words = f"{credentials.words.removesuffix(FOUND)}, accepted"
-    return replace(credentials, verdict="ok", words=words)
+def judged(credentials: Finding, access: Finding, registry: str) -> tuple[Finding, Finding]:
+    """Return the findings about credentials and access, after an access to a registry that may want a login."""
+    if credentials.verdict != "unknown":
+        return credentials, access
+    words, is_denied = credentials.words.removesuffix(FOUND), access.facts.get("status") in {401, 403}
+    if credentials.facts.get("from") is not None:
+        if access.verdict == "ok":
+            credentials = replace(credentials, verdict="ok", words=f"{words}, accepted")
+        elif is_denied:
+            credentials = replace(credentials, verdict="failed", words=f"{words}: refused")
+        return credentials, access
+    missing, _, looked = words.partition(";")
+    if is_denied:
+        login = f"{missing}, which wants a login: docker login {registry}, or --authfile FILE;{looked}"
+        access = replace(access, words="denied without a login")
+        return replace(credentials, verdict="failed", words=login), access
+    if access.verdict == "ok":
+        allowed = f"{missing}; anonymous requests are answered, but a push may need a login"
+        credentials = replace(credentials, words=allowed)
+    return credentials, access
 
 
 def _who(found: Credential) -> str:
@@ -225,7 +239,7 @@ async def check_access(client: RegistryClient, dest: Reference, ping: Ping) -> F
         await client.prepare(repository, ())
         await client.head_blob(repository, _NO_BYTES)
     except CrossmountError as error:
-        return failed("access", error)
+        return replace(failed("access", error), facts={"status": error.status} if error.status else {})
     if ping.scheme == "bearer":
         words = f"a token to read and write {repository.name} was granted, and reading works"
         return Finding("access", "ok", words, {"read": True, "write_token": True})
@@ -269,7 +283,7 @@ async def examine(settings: Settings, dest: Reference | None) -> list[Finding]:
         if ping is None:  # the index needs no answer of the registry
             return [index, registry, credentials, *([] if recorded.seconds_left is None else [mounts])]
         access = await check_access(client, dest, ping)
-        return [index, registry, proven(credentials, access), access, mounts]
+        return [index, registry, *judged(credentials, access, client.registry), mounts]
 
 
 def _ms(seconds: float) -> float:

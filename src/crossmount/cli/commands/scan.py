@@ -11,7 +11,7 @@ from crossmount._dataclass import dataclass
 from crossmount.cli import output, text
 from crossmount.cli.access import client_options, opened_index, warn_if_alone
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.failures import DENIED, FAILED, LOG_IN
+from crossmount.cli.failures import DENIED, FAILED
 from crossmount.cli.options import pace_options, read_lines
 from crossmount.cli.progress.bulk import ScanTracker, run_bulk
 from crossmount.cli.progress.display import progress_display
@@ -114,7 +114,6 @@ def scan(
         if wanted.patterns:  # as for a repository that is named and not there
             ctx.exit(FAILED)
     if report.failed and report.denied == report.failed:
-        output.note(f"crossmount: {LOG_IN}")
         ctx.exit(DENIED)
     if report.failed:
         ctx.exit(FAILED)

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 from crossmount import events
 from crossmount._dataclass import dataclass
 from crossmount.cli import output, text
+from crossmount.cli.advice import explain
 from crossmount.cli.event_loop import run_async
-from crossmount.cli.failures import Interrupted, with_option
+from crossmount.cli.failures import Interrupted
 from crossmount.cli.progress.display import Display
 from crossmount.cli.progress.tracker import Bar, Tracker, View
 from crossmount.errors import CrossmountError
@@ -81,7 +82,9 @@ class ScanTracker(BulkTracker):
         """Return the line for a repository that failed; with `verbose`, for each repository."""
         match event:
             case events.RepositoryScanned(outcome="failed"):
-                return f"crossmount: {event.repository}: failed: {event.cause}"
+                why = explain(event.cause, registry=event.repository.registry)
+                why = why.replace(f"{event.repository} wants", "it wants")
+                return f"crossmount: {event.repository}: failed: {why}"
             case events.RepositoryScanned(outcome="scanned") if verbose:
                 return (
                     f"{event.repository}: {text.count(event.tags, 'tag')}, "
@@ -127,10 +130,10 @@ class PruneTracker(BulkTracker):
         """Return the line for a failure or a registry that is lost; with `verbose`, for a source that is lost."""
         match event:
             case events.SourceVerified(verdict="failed"):
-                return f"crossmount: {event.layer} in {event.source}: not verified: {event.cause}"
+                return f"crossmount: {event.layer} in {event.source}: not verified: {explain(event.cause)}"
             case events.SourceVerified(verdict="unreachable") if event.source.registry not in self.unreachable:
                 self.unreachable.add(event.source.registry)
-                return f"crossmount: {event.source.registry}: not asked any more: {with_option(event.cause)}"
+                return f"crossmount: {event.source.registry}: not asked any more: {explain(event.cause)}"
             case events.SourceVerified(verdict=verdict) if verbose and verdict not in {"held", "unreachable"}:
                 return f"{event.layer} in {event.source}: {verdict}"
         return None

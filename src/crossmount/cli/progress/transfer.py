@@ -7,12 +7,13 @@ from typing import Literal
 from crossmount import events
 from crossmount._dataclass import dataclass
 from crossmount.cli import text
+from crossmount.cli.advice import explain
 from crossmount.cli.failures import image_message
 from crossmount.cli.progress.tracker import Bar, Tracker, View
 from crossmount.oci import Digest, Repository
 
 _WARNING = "crossmount: warning: "
-_WITHOUT_INDEX = ": going on without the index, must-mount flags have no effect"
+_WITHOUT_INDEX = "; going on without the index, must-mount flags have no effect"
 
 LARGE_BYTES = 64 * 1000 * 1000
 """A log gets status lines about the upload of a blob of at least this size."""
@@ -119,7 +120,7 @@ class BlobState:
 
 def index_warning(cause: str) -> str:
     """Return the warning that the index failed."""
-    return f"{_WARNING}{cause}{_WITHOUT_INDEX}"
+    return f"{_WARNING}{explain(cause)}{_WITHOUT_INDEX}"
 
 
 def index_failure(line: str) -> str:
@@ -256,14 +257,14 @@ class TransferTracker(Tracker):
             case events.CacheDegraded():
                 return f"{_WARNING}cache {event.cause}: copying without the cache"
             case events.SourceDropped() if verbose or event.reason == "wrong":
-                cause = f": {event.cause}" if event.cause else ""
+                cause = f": {explain(event.cause)}" if event.cause else ""
                 source = f"source {event.source} of {text.short(event.layer)}"
                 return f"crossmount: {source}: {_DROPPED[event.reason]}{cause}"
             case events.ImageCopied():
                 return f"{self.verb} {event.source} to {event.dest}"
             case events.ImageFailed():
-                words = image_message(event.error, transfer=self.verb == "copied")
-                return f"crossmount: not {self.verb}: {event.source} to {event.dest}: {words}"
+                words = image_message(event.error, source=event.source, dest=event.dest, verb=self.verb)
+                return f"crossmount: {words}"
         return None
 
 

@@ -19,7 +19,7 @@ from crossmount.registry.auth.challenge import Bearer
 from crossmount.registry.auth.scope import Scope, Wanted, covers
 from crossmount.registry.credentials.authfiles import TOKEN_USER, Credential
 from crossmount.registry.http.errors import read_errors
-from crossmount.registry.http.location import with_query
+from crossmount.registry.http.location import Origin, with_query
 from crossmount.registry.http.transport import Answer
 
 LIFETIME_DEFAULT = 60.0
@@ -200,7 +200,7 @@ def _is_refusal(answer: Answer) -> bool:
 
 
 def _refusal(answer: Answer, wanted: Wanted, credential: Credential | None, looked: str) -> RegistryError:
-    host = answer.url.host
+    host = Origin.of(answer.url).authority
     who = f"no credentials found{looked}, log in"
     if credential is not None:
         who = f"credentials from {credential.origin}"
@@ -231,7 +231,9 @@ def read_token(answer: Answer) -> tuple[str, float]:
     document = json_object(answer.body) or {}
     value = document.get("token") or document.get("access_token")
     if not isinstance(value, str) or not _TOKEN.fullmatch(value):
-        raise InvalidAnswerError(f"{answer.url.host}: it answered a request for a token with no usable token")
+        raise InvalidAnswerError(
+            f"{Origin.of(answer.url).authority}: it answered a request for a token with no usable token"
+        )
     expires_in = document.get("expires_in")
     lifetime = LIFETIME_DEFAULT
     if isinstance(expires_in, int | float) and 0 < expires_in < _LIFETIME_MAX:

@@ -59,9 +59,19 @@ class RecordsSearch(Protocol):
 
 
 def where_looked(source: CredentialSource) -> str:
-    """Return, for the middle of a message, where a source looked; nothing if it does not say."""
+    """Return, for the middle of a message, where a source looked; nothing if it does not say.
+
+    Paths in the home folder are shortened, and files without a login are not told from absent ones.
+    """
     looked = source.looked if isinstance(source, RecordsSearch) else ()
-    return f": looked in {', '.join(looked)}" if looked else ""
+    places = (from_home(place).removesuffix(" (not there)").removesuffix(" (has none)") for place in looked)
+    return f": looked in {', '.join(places)}" if looked else ""
+
+
+def from_home(path: str) -> str:
+    """Return a path with `~` for the user's home folder."""
+    home = _own_home()
+    return f"~{path.removeprefix(str(home))}" if home is not None and path.startswith(f"{home}/") else path
 
 
 @dataclass(frozen=True, slots=True)

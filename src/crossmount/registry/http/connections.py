@@ -20,7 +20,7 @@ from crossmount.registry.http.certificates import TrustStore
 from crossmount.registry.http.httpx_internals import watch_answers
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.outbound_proxy import ProxyRules
-from crossmount.registry.http.tls import TlsProbe, probe_tls
+from crossmount.registry.http.tls import TlsProbe, os_reason, probe_tls
 
 PROBE_SECONDS = 3.0
 """The longest time of the handshake that finds out why the first connection was cut."""
@@ -176,7 +176,7 @@ async def _through(
     except httpx.ProxyError as error:
         raise httpx.ProxyError(f"the proxy {shown_proxy(proxy)} refused: {error}") from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        why = str(error) or "no connection in time"
+        why = os_reason(error) or str(error) or "no connection in time"
         raise type(error)(f"no connection through the proxy {shown_proxy(proxy)}: {why}") from error
 
 

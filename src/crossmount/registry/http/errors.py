@@ -24,8 +24,8 @@ from crossmount.errors import (
 from crossmount.registry.credentials.authfiles import NO_CREDENTIALS
 from crossmount.registry.http.connections import TlsExpectedError
 from crossmount.registry.http.httpx_internals import is_cut
-from crossmount.registry.http.location import shown
-from crossmount.registry.http.tls import CERTIFICATE_WANTED, TLS_EXPECTED, advice_on_tls, tls_error
+from crossmount.registry.http.location import Origin, shown
+from crossmount.registry.http.tls import CERTIFICATE_WANTED, TLS_EXPECTED, explain_tls, os_reason, tls_error
 from crossmount.registry.http.transport import Answer
 
 _BLOB_UNKNOWN = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
@@ -33,6 +33,9 @@ WEB_PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _DIGEST = re.compile(rb"\bsha(?:256:[0-9a-f]{64}|512:[0-9a-f]{128})\b")
 _ERRORS_SHOWN = 3
 _QUOTED = re.compile(r":? *(?:bytearray\()?b(['\"]).*", re.DOTALL)
+_WITHOUT_REASON = re.compile(r"$|\[Errno|All connection attempts failed")
+"""Words of httpx below which the operating system's are better ones."""
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORDS = {
     401: "not with these credentials",
@@ -78,8 +81,10 @@ def describe(error: BaseException) -> str:
             return words if "proxy" in words else "no connection in time"
         case httpx.TimeoutException():
             return "no answer in time"
+        case httpx.NetworkError() if _WITHOUT_REASON.match(str(error)) and (reason := os_reason(error)):
+            return reason
         case httpx.ProxyError() | httpx.NetworkError() | httpx.RemoteProtocolError():
-            return _safe(error) or "the connection was cut"
+            return _safe(error).rstrip(".") or "the connection was cut"
     return type(error).__name__
 
 
@@ -91,8 +96,7 @@ def _safe(error: BaseException) -> str:
 def _ours(error: Exception, where: str) -> RegistryError:
     if (failure := tls_error(error)) is not None:
         why = describe(error) if str(error) else _safe(failure)
-        advice = advice_on_tls(f"{error} {failure}")
-        return RegistryUnreachableError(f"{where}: {why}: {advice}")
+        return RegistryUnreachableError(f"{where}: {explain_tls(f'{error} {failure}', why)}")
     match error:
         case TlsExpectedError():
             return RegistryUnreachableError(f"{where}: {TLS_EXPECTED}")
@@ -157,11 +161,14 @@ def refusal(answer: Answer, method: str, *, manifest: bool = False) -> RegistryE
 def _refusal(answer: Answer, method: str, *, manifest: bool) -> RegistryError:
     where = f"{method} {shown(answer.url)}"
     if answer.content_type in WEB_PAGES and (answer.status in {404, 405} or answer.status < 400):
-        return InvalidAnswerError(
-            f"{where}: it answered {answer.status} with a web page: is {answer.url.host} a registry?"
-        )
+        host = Origin.of(answer.url).authority
+        return InvalidAnswerError(f"{where}: it answered {answer.status} with a web page: is {host} a registry?")
     errors = read_errors(answer)
-    words = errors.words or _words_on_tls(answer) or _words_of_status(answer)
+    is_login_wanted = answer.status == 401 and answer.sent_with.startswith(NO_CREDENTIALS)
+    if is_login_wanted and errors.codes == ("UNAUTHORIZED",):
+        words = _words_of_status(answer)  # which says more than the registry's own words
+    else:
+        words = errors.words or _words_on_tls(answer) or _words_of_status(answer)
     if answer.too_long:
         words += " (the rest of its answer was too long to read)"
     message = f"{where}: {answer.status}: {words}"

@@ -29,10 +29,14 @@ class Origin:
         """Return the origin of `url`, with the scheme's default port if it names none."""
         return cls(url.scheme, url.host.lower().rstrip("."), url.port or _PORTS.get(url.scheme, 0))
 
-    def __str__(self) -> str:
+    @property
+    def authority(self) -> str:
+        """Host and port; the port only if it is not the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port == _PORTS.get(self.scheme) else f":{self.port}"
-        return f"{self.scheme}://{host}{port}"
+        return host if self.port == _PORTS.get(self.scheme) else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
 
 
 def resolve(location: str | None, *, request: httpx.URL, what: str = "Location") -> httpx.URL:

@@ -189,7 +189,7 @@ class Requester:
 
     async def _retried(self, call: RegistryRequest, send: Callable[[], Awaitable[Answer]]) -> Answer:
         """Run `send`, again if it fails and the call may be repeated."""
-        host, alone = call.url.host, _housekeeping.get()
+        host, alone = Origin.of(call.url).authority, _housekeeping.get()
         with translated(call.method, call.url):
             if call.repeat:
                 answer = await self.retrier.run(call.method, host, send, alone=alone)

@@ -5,6 +5,9 @@ The handshake sends no request and no credentials.
 
 import asyncio
 import contextlib
+import os
+import re
+import socket
 import ssl
 
 from crossmount._dataclass import dataclass
@@ -40,18 +43,59 @@ def is_tls_error(error: BaseException) -> bool:
     return tls_error(error) is not None
 
 
-def advice_on_tls(text: str) -> str:
-    """Return what a failed handshake means, and what to do.
+def explain_tls(text: str, shown: str) -> str:
+    """Return what a failed handshake means, with OpenSSL's words, and then what to do.
 
     Args:
         text: OpenSSL's words.
+        shown: the same words without what a peer sent.
     """
+    reason = _reason_in(shown)
     if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
-        return "it does not speak TLS; if that is right, allow plain http"
+        return f"it does not speak TLS ({reason}); {HTTP_ADVICE}"
     alert = next((words for name, words in _ALERTS.items() if name in text.upper().replace(" ", "_")), None)
     if alert is not None:
-        return f"{alert}; give its file and its key's, or put them into certs.d"
-    return "its certificate is not trusted; name its authority's file, or connect insecurely"
+        return f"{alert} ({reason}); {CLIENT_ADVICE}"
+    if "did not complete" in text:
+        return "no answer to the TLS handshake in time"
+    if _OTHER_NAME.search(text):
+        return f"its certificate is for another name ({reason}); {NAME_ADVICE}"
+    return f"its certificate is not trusted ({reason}); {AUTHORITY_ADVICE}"
+
+
+HTTP_ADVICE = "if that is right, allow plain http"
+CLIENT_ADVICE = "give its file and its key's, or put them into certs.d"
+NAME_ADVICE = "use the name that it is for, or connect insecurely"
+AUTHORITY_ADVICE = "name its authority's file, or connect insecurely"
+"""What to do. The command replaces these words by its options."""
+
+_OTHER_NAME = re.compile(r"hostname mismatch|IP address mismatch", re.IGNORECASE)
+_OPENSSL = re.compile(
+    r"(?:\[SSL: \w+\] *)?(?:certificate verify failed: *)?(.*?)\.?(?: *\(_ssl\.c:\d+\))?", re.DOTALL
+)
+
+
+def _reason_in(text: str) -> str:
+    """Return OpenSSL's words without its number, and without where in its source they are from."""
+    match = _OPENSSL.fullmatch(text.strip())
+    return (match[1] if match else "") or "TLS failed"
+
+
+def os_reason(error: BaseException) -> str:
+    """Return the operating system's reason below an error, in words; empty if there is none.
+
+    httpx says "All connection attempts failed": the reason is in a cause, or in a group of them.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, BaseExceptionGroup):
+            return next(filter(None, map(os_reason, link.exceptions)), "")
+        if isinstance(link, socket.gaierror):
+            return f"no such host ({link.strerror})"
+        if isinstance(link, OSError) and link.errno and not isinstance(link, ssl.SSLError):
+            return os.strerror(link.errno).lower()  # asyncio has words of its own, with the address
+        link = link.__cause__ or link.__context__
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

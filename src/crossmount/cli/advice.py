@@ -1,0 +1,155 @@
+"""What to do about a failure, in options of the command; and its message in order: cause, where, what to do.
+
+The library's messages name arguments of Python, and events have a failure as text alone. So the advice follows
+from the library's own words, and an error, a warning and the report of `doctor` give the same.
+"""
+
+import re
+
+from crossmount._dataclass import dataclass
+
+REQUEST_MAX = 40
+"""Most characters before the cause, which a reader finds in the first sixty of the line."""
+
+_REQUEST = re.compile(r"(?P<request>(?:GET|HEAD|POST|PUT|PATCH|DELETE) \S+): (?P<cause>.+)", re.DOTALL)
+_DIGEST = re.compile(r"\b(sha(?:256|512):[0-9a-f]{12})[0-9a-f]{52,116}\b")
+_URL = re.compile(r"https?://(?P<host>[^/\s]+)/v2/(?:(?P<name>\S+?)/(?:blobs|manifests|tags)/\S*)?")
+_STATUS = re.compile(r"(?:^|: )(?P<status>[45]\d\d)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Advice for failures whose message has certain words.
+
+    Attributes:
+        words: a pattern for the message.
+        advice: what to do; empty if the message says it already.
+        replaces: whether the words are the library's own advice, which this one replaces.
+    """
+
+    words: re.Pattern[str]
+    advice: str
+    replaces: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is the last rule for a message that fits it."""
+        return bool(self.advice) or not self.replaces
+
+
+def _hint(words: str, advice: str, *, replaces: bool = False) -> Hint:
+    return Hint(re.compile(words, re.DOTALL), advice, replaces)
+
+
+_LOGIN = "docker login {host}, or --authfile FILE"
+
+_REGISTRY_HINTS = (
+    _hint(r"; if that is right, allow plain http", "--plain-http, if that is right", replaces=True),
+    _hint(r": leave plain http out", "leave out --plain-http (CROSSMOUNT_PLAIN_HTTP)", replaces=True),
+    _hint(r"; name its authority's file, or connect insecurely", "--ca-file FILE, or --insecure", replaces=True),
+    _hint(r"; use the name that it is for, or connect insecurely", "use that name, or --insecure", replaces=True),
+    _hint(r"; give its file and its key's, or put them into certs\.d", "", replaces=True),
+    _hint(r"client certificate", "--cert-file FILE --key-file FILE, or put them into certs.d"),
+    _hint(r"trust the realm (?P<realm>\S+) by name", "--trusted-realm {realm}"),
+    _hint(r"the proxy (?!wants)", "is the proxy running? NO_PROXY exempts hosts from it"),
+    _hint(r"--chunk-size|is \S+ a registry\?", ""),
+    _hint(r"no credentials", _LOGIN),
+    _hint(r"credentials from .*: 401\b|: 401\b.*credentials from", f"are they right? {_LOGIN}"),
+    _hint(r"name those to scan", ""),
+    _hint(r": 403\b", f"may this account do that? {_LOGIN}"),
+    _hint(r": 401\b", _LOGIN),
+    _hint(r"/blobs/uploads/.*: 404\b", "is the name right? some registries want a repository to be created first"),
+    _hint(r"/manifests/\S+: 404\b", "are the name and the tag right?"),
+    _hint(r"/tags/list: 404\b", "is the name right?"),
+    _hint(r": 429\b", "try later, or with fewer --requests and --uploads"),
+    _hint(r": 507\b", "the registry's disk is full"),
+    _hint(r": 413\b", "send parts: --chunk-size"),
+    _hint(r": 400\b", "the registry refuses this: its log may say why"),
+    _hint(r": 5\d\d\b", "the registry failed: try again later, and see its log"),
+)
+"""The first one that fits counts; a rule that replaces words counts only for that if it has no advice."""
+
+_INDEX_HINTS = (
+    _hint(r"give a redis|in the URL|scripts are not|holds the key|needs a user who|is for a\b", ""),
+    _hint(r"holds something else", "another program uses this key: give another --namespace or database"),
+    _hint(r"access a key", "may this user use this --namespace?"),
+    _hint(r"run the '", "this user may not do that: give another in --index (deploy/redis/users.acl)"),
+    _hint(r"maxmemory", "the server is full: raise its maxmemory, or let it evict (maxmemory-policy)"),
+    _hint(r"read only replica", "give the primary in --index, or a redis+sentinel:// URL"),
+    _hint(r"loading", "try again in a moment"),
+    _hint(r"Protocol error|with something else", "that is no Redis server: is the port in --index right?"),
+    _hint(
+        r"refused: (?:Authentication|invalid username|WRONGPASS|NOAUTH|AUTH)",
+        "are the user and the password in --index right?",
+    ),
+    _hint(r"DB index", "is the database in --index right?"),
+    _hint(r"WRONG_VERSION_NUMBER|record layer", "it does not speak TLS: give a redis:// URL"),
+    _hint(r"CERTIFICATE_VERIFY_FAILED|certificate verify failed", "add ?ca_file=FILE to --index"),
+    _hint(
+        r"rediss\S* does not answer: no connection in time", "is it running? if it has no TLS, give a redis:// URL"
+    ),
+    _hint(r"rediss\S* does not answer", "is it running, does it use TLS, and is --index right?"),
+    _hint(r"closed by server|reset by peer", "is it running? if it needs TLS, give a rediss:// URL"),
+    _hint(
+        r"redis\S* does not answer: no reply in time", "is it a Redis server, and without TLS? else give rediss://"
+    ),
+    _hint(r"does not answer", "is it running, and is --index right?"),
+    _hint(r"refused", "check the user, password and database in --index"),
+)
+
+
+def explain(
+    words: str, *, registry: str | None = None, default: str = "", where: str = "", rules: bool = True
+) -> str:
+    """Return a failure's message in order: the cause, where, and what to do.
+
+    Args:
+        words: the library's message, or the cause in one of its events.
+        registry: the registry that it is about; without one it is that of the URL in the words.
+        default: the advice if the words ask for no other one.
+        where: what stands as the place, instead of the request.
+        rules: whether the words decide on the advice; otherwise it is the default.
+    """
+    table = () if not rules else _INDEX_HINTS if words.startswith("index at ") else _REGISTRY_HINTS
+    found = next((match for rule in table if (match := rule.words.search(words)) and rule.counts), None)
+    advice = default
+    if found is not None:
+        host = registry or (url["host"] if (url := _URL.search(words)) else "REGISTRY")
+        advice = _ADVICE[found.re].format(host=host, **found.groupdict())
+    for rule in table:
+        words = rule.words.sub("", words) if rule.replaces else words
+    return _with(_ordered(words, where), advice)
+
+
+_ADVICE = {rule.words: rule.advice for rule in (*_REGISTRY_HINTS, *_INDEX_HINTS)}
+
+
+def _ordered(words: str, where: str) -> str:
+    """Return the cause, and in brackets the place: `where`, or a long request, or the repository of a login."""
+    match = _REQUEST.fullmatch(words)
+    if match is None:
+        return shorten(f"{words} ({where})" if where else words)
+    cause, request = match["cause"], match["request"]
+    if not where:
+        url = _URL.search(request)
+        if url is not None and _STATUS.match(cause) and "credentials" in cause:
+            where = "/".join(filter(None, (url["host"], url["name"])))
+            if cause.startswith(_WANTS_LOGIN):
+                return f"401: {where} wants a login{cause.removeprefix(_WANTS_LOGIN)}"
+        elif len(request) <= REQUEST_MAX:
+            return words
+        else:
+            where = request
+    return f"{shorten(cause)} ({shorten(where)})"
+
+
+_WANTS_LOGIN = "401: it wants a login"
+
+
+def shorten(words: str) -> str:
+    """Return a message with the digests of URLs cut to twelve digits; -vv has them whole."""
+    return _DIGEST.sub(r"\1…", words) if "://" in words else words
+
+
+def _with(words: str, advice: str | None) -> str:
+    return f"{words}: {advice}" if advice else words
