@@ -36,9 +36,10 @@ make_venv() {
 # install_programs: as root with apt, installs the missing programs that the tests run.
 install_programs() {
     missing=
-    for program in docker-registry skopeo redis-server buildah podman containerd openssl chromium; do
+    for program in docker-registry skopeo redis-server buildah podman containerd openssl chromium curl jq; do
         command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
     done
+    command -v systemd-analyze >/dev/null 2>&1 || missing="$missing systemd"
     if [ -n "$missing" ] && may_apt; then
         say "installing the programs that tests run:$missing"
         apt-get update -qq

@@ -44,7 +44,7 @@ def test_the_copies_for_ci_are_made(tmp_path: Path) -> None:
 
 def test_every_folder_has_one() -> None:
     """Each folder has a README."""
-    parts = {"ci", "grafana", "kubernetes", "prometheus", "redis"}
+    parts = {"ci", "grafana", "kubernetes", "prometheus", "redis", "systemd"}
     assert {path.parent.name for path in READMES} >= parts
 
 

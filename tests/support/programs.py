@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import pytest
 
-PACKAGES = {"ctr": "containerd", "kubectl": "kubectl, of Kubernetes' own repository"}
+PACKAGES = {"ctr": "containerd", "kubectl": "kubectl, of Kubernetes' own repository", "systemd-analyze": "systemd"}
 """Debian packages whose name differs from the program's."""
 
 
