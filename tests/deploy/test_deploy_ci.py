@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,25 +17,30 @@ import pytest
 
 from crossmount.testing import running_registry
 from support.deployed import DEPLOY, document, documents, image, names_secret, schema_errors, started
+from support.images import make_layout, to_archive
 from support.programs import needs
 from support.registries import PASSWORD, USER, DockerRegistry
+from support.servers import Server
 
 CI = DEPLOY / "ci"
 GITHUB, GITLAB = CI / "github" / "push.yaml", CI / "gitlab" / "gitlab-ci.yml"
 JENKINS, TEKTON = CI / "jenkins" / "pod.yaml", CI / "tekton" / "tasks.yaml"
 TEXTS = sorted(path for path in CI.rglob("*") if path.is_file())
 CLIENTS = {"docker", "buildx", "podman", "kaniko"}
+WITHOUT_PROXY = {"build", "crossmount"}
+"""Jobs for `crossmount push`, which needs no proxy; the first writes the file for the second."""
 PORT = image().last("EXPOSE").text
 
 
 def proxies() -> Iterator[tuple[str, list[str] | None, dict[str, str]]]:
     """Yield each proxy that a file starts: its place, its arguments, and its variables."""
     for name, job in document(GITHUB)["jobs"].items():
-        yield f"github {name}", None, job["services"]["crossmount"]["env"]
+        if name not in WITHOUT_PROXY:
+            yield f"github {name}", None, job["services"]["crossmount"]["env"]
     pipeline = document(GITLAB)
     masked = {"CROSSMOUNT_INDEX": "set for the group"}
     for name, job in pipeline.items():
-        if isinstance(job, dict) and "script" in job:
+        if isinstance(job, dict) and "script" in job and name not in WITHOUT_PROXY:
             assert job["services"][0]["alias"] == "crossmount"
             yield (
                 f"gitlab {name}",
@@ -134,10 +140,10 @@ def test_the_shell_is_shell(where: str, text: str) -> None:
 
 @pytest.mark.parametrize("path", [GITHUB, GITLAB], ids=["github", "gitlab"])
 def test_every_client_has_its_job(path: Path) -> None:
-    """Each file has a job for docker, buildx, podman and kaniko, where it has jobs."""
+    """Each file has a job for docker, buildx, podman, kaniko and `crossmount push`, where it has jobs."""
     found = document(path)
     jobs = found.get("jobs", {name for name, job in found.items() if isinstance(job, dict) and "script" in job})
-    assert set(jobs) == CLIENTS
+    assert set(jobs) - {"build"} == CLIENTS | {"crossmount"}
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=[path.name for path in TEXTS])
@@ -167,6 +173,8 @@ def test_every_push_goes_to_the_proxy_and_says_that_it_is_not_encrypted() -> Non
             assert "--insecure" in text, where
         for host in re.findall(r"(\S+):\d+ --username", text):
             assert host in {"localhost", "crossmount"}, where
+        for push in re.findall(r"push app\.tar \"?([^/\s]+)/", text):
+            assert push == "registry.example.com", where
     for path in TEXTS:
         for port in re.findall(r"(?:localhost|crossmount):(\d{4,5})\b", path.read_text()):
             assert port == PORT, path
@@ -191,7 +199,7 @@ def test_the_proxy_starts_as_the_file_says(
 
 def test_jenkins_logs_in_once_the_proxy_answers(tmp_path: Path) -> None:
     """The Jenkins job waits until the proxy listens, since docker login does not try again."""
-    (script,) = (text for where, text in SHELLS if where == "Jenkinsfile.docker" and "docker run" in text)
+    (script,) = (text for where, text in SHELLS if where == "Jenkinsfile.docker" and "--detach" in text)
     calls = tmp_path / "calls"
     answers = f'#!/bin/sh\necho "$1" >> {calls}\n[ "$1" != exec ] || [ "$(grep -c exec {calls})" = 3 ]\n'
     for name, program in {"docker": answers, "sleep": "#!/bin/sh\n"}.items():
@@ -277,3 +285,46 @@ def test_kaniko_s_lines_write_its_credentials(where: str, text: str, tmp_path: P
     ((host, credentials),) = json.loads(file.read_text())["auths"].items()
     assert host in {f"localhost:{PORT}", f"crossmount:{PORT}"}, where
     assert base64.b64decode(credentials["auth"]).decode() == f"ci:{secret}"
+
+
+PUSHES = [(where, text) for where, text in SHELLS if "push app.tar" in text]
+
+
+@pytest.mark.parametrize(("where", "text"), PUSHES, ids=[where for where, _ in PUSHES])
+def test_the_lines_without_a_proxy_push_a_file(
+    where: str, text: str, htpasswd_registry: DockerRegistry, valkey: Server, tmp_path: Path
+) -> None:
+    """The jobs for `crossmount push` push a file with the registry's credentials; docker is a stand-in."""
+    made = make_layout(tmp_path / "image")
+    to_archive(made.path, tmp_path / "app.tar")
+    auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    (tmp_path / ".docker").mkdir()
+    config = {"auths": {htpasswd_registry.address: {"auth": auth}}}
+    (tmp_path / ".docker" / "config.json").write_text(json.dumps(config))
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "docker").write_text(
+        '#!/bin/sh\n[ "$1" = run ] || exit 0\nwhile [ "$1" != push ]; do shift; done\nexec crossmount "$@"\n'
+    )
+    (programs / "docker").chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-eu"],
+        input=text.replace("registry.example.com", htpasswd_registry.address),
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        check=False,
+        env={
+            **JENKINS_SETS,
+            "PATH": os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "HOME": str(tmp_path),
+            "CROSSMOUNT_INDEX": valkey.url,
+            "CROSSMOUNT_PLAIN_HTTP": "1",
+            "REGISTRY_USER": USER,
+            "REGISTRY_PASSWORD": PASSWORD,
+            **dict.fromkeys(("GITHUB_SHA", "CI_COMMIT_SHORT_SHA", "BUILD_NUMBER"), "abc123"),
+        },
+    )
+    assert done.returncode == 0, (where, done.stderr)
+    assert "index: ok" in done.stdout
+    assert htpasswd_registry.uploads() == len(made.blobs)

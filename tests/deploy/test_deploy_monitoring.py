@@ -217,3 +217,32 @@ def test_the_dashboard_can_be_imported() -> None:
     assert list(variables) == ["datasource", "namespace", "job", "instance"]
     assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
     assert not documents(DEPLOY / "prometheus" / "alerts.yaml")[1:]
+
+
+REDIS_RULES = document(DEPLOY / "prometheus" / "redis.yaml")["groups"][0]["rules"]
+EXPORTED: dict[str, set[str]] = {
+    "up": set(),
+    "redis_up": set(),
+    "redis_memory_used_bytes": set(),
+    "redis_memory_max_bytes": set(),
+    "redis_evicted_keys_total": set(),
+    "redis_rejected_connections_total": set(),
+    "redis_aof_last_write_status": set(),
+    "redis_master_link_up": {"master_host", "master_port"},
+    "redis_instance_info": {"maxmemory_policy", "role", "redis_mode"},
+}
+"""Metrics of redis_exporter and their labels: `exporter/exporter.go` of oliver006/redis_exporter."""
+
+
+@pytest.mark.parametrize("rule", REDIS_RULES, ids=[rule["alert"] for rule in REDIS_RULES])
+def test_alerts_for_redis_ask_for_what_its_exporter_has(rule: dict[str, Any]) -> None:
+    """Each rule for the index's server parses, and names metrics and labels of redis_exporter and the one job."""
+    for found in asked(rule["expr"]):
+        labels = dict(found.matchers)
+        assert labels.pop("job") == "crossmount-redis"
+        assert labels.keys() <= EXPORTED[found.name]
+    used = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+    assert used <= PROMETHEUS | {label for found in asked(rule["expr"]) for label in EXPORTED[found.name]}
+    assert rule["labels"]["severity"] == "warning"  # a failing index fails no push
+    readme = (DEPLOY / "prometheus" / "README.md").read_text()
+    assert f"`{rule['alert']}`" in readme
