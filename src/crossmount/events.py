@@ -255,6 +255,16 @@ def never_raising(observer: Observer) -> Observer:
     return observer if observer is ignore or isinstance(observer, NeverRaising) else NeverRaising(observer)
 
 
+def both(one: Observer, other: Observer) -> Observer:
+    """Return an observer that calls two."""
+
+    def call_both(event: Event) -> None:
+        one(event)
+        other(event)
+
+    return call_both
+
+
 def ignore(event: Event) -> None:
     """Do nothing: the default observer."""
     del event

@@ -14,6 +14,8 @@ from crossmount.registry.http.location import shown
 from crossmount.registry.http.requester import RegistryRequest
 from crossmount.registry.http.transport import Answer, Body
 
+PUSH_HEADER = "Crossmount-Push"
+
 
 class Manifests(RegistryMethods):
     """`RegistryClient`'s methods for manifests."""
@@ -69,12 +71,14 @@ class Manifests(RegistryMethods):
         except InvalidManifestError as error:
             raise InvalidAnswerError(f"GET {shown(call.url)}: {error}") from error
 
-    async def put_manifest(self, reference: str | Located, manifest: Manifest) -> Digest:
+    async def put_manifest(self, reference: str | Located, manifest: Manifest, *, push_id: str = "") -> Digest:
         """Put a manifest or an index under the reference's tag, or under its own digest if there is no tag.
 
         Args:
             reference: the repository, and the tag if there is one.
             manifest: the manifest.
+            push_id: a random name of the push, sent as `Crossmount-Push`: a proxy of crossmount counts the push by
+                the same name, so that it is counted once.
 
         Returns:
             The manifest's digest.
@@ -93,7 +97,10 @@ class Manifests(RegistryMethods):
                 url=url,
                 name=reference.name,
                 wanted=Wanted((push(reference.repository),)),
-                headers={"Content-Type": manifest.descriptor.media_type},
+                headers={
+                    "Content-Type": manifest.descriptor.media_type,
+                    **({PUSH_HEADER: push_id} if push_id else {}),
+                },
                 body=Body.of(manifest.content),
                 about={"reference": reference, "digest": digest},
             )

@@ -158,14 +158,15 @@ class _DestinationCopy:
             read=self.copier.read,
             push=self._push,
         )
-        await self._push(image, Reference(dest, digest=image.root.descriptor.digest))
+        push_id = self.copier.pusher.accounting.new_id()
+        await self._push(image, Reference(dest, digest=image.root.descriptor.digest), push_id)
         await referrers.copy(image)
         self.referrers = tuple(referrers.copied)
         if self.dest.tag is not None:
-            digest = await client.put_manifest(self.dest, image.root)
+            digest = await client.put_manifest(self.dest, image.root, push_id=push_id)
             self.copier.pusher.observer(events.ManifestPushed(digest=digest, tag=self.dest.tag))
 
-    async def _push(self, image: RemoteImage, reference: Reference) -> None:
+    async def _push(self, image: RemoteImage, reference: Reference, push_id: str = "") -> None:
         pusher, source = self.copier.pusher, self.source.repository
         fetched: list[FetchedBlob] = []
 
@@ -174,7 +175,8 @@ class _DestinationCopy:
             return fetched[-1]
 
         client = self.copier.registries.client(reference)
-        reports = (await pusher.push(image.image(blob), reference, client, source=source)).reports()
+        pushed = await pusher.push(image.image(blob), reference, client, source=source, push_id=push_id)
+        reports = pushed.reports()
         await pusher.index.record(proven(fetched))
         for report in with_origins(reports, fetched):
             # a blob that a referrer shares with the image is reported once

@@ -12,7 +12,7 @@ from typing import Self
 from crossmount import events
 from crossmount._dataclass import dataclass
 from crossmount._tasks import run_all
-from crossmount.errors import knowing
+from crossmount.errors import CrossmountError, knowing
 from crossmount.fleet import Fleet, Patience, Slots
 from crossmount.index.aliases import registry_names_of
 from crossmount.index.exclusions import look_up_excluding
@@ -22,6 +22,7 @@ from crossmount.oci import Digest, Manifest, Reference, Repository
 from crossmount.oci.layout import Image
 from crossmount.registry import RegistryClient
 from crossmount.transfer.absent import AbsentBlobs
+from crossmount.transfer.accounting import Accounting, PushAccount
 from crossmount.transfer.blobs import BlobPusher
 from crossmount.transfer.repair import Repairs
 from crossmount.transfer.turns import PushTurns
@@ -55,6 +56,7 @@ class ImagePusher:
         observer: receives everything that happens.
         clock: seconds.
         allow_transfer: whether a must-mount layer may be uploaded.
+        accounting: how pushes are counted.
     """
 
     index: MountIndex
@@ -65,6 +67,7 @@ class ImagePusher:
     observer: events.Observer
     clock: Callable[[], float]
     allow_transfer: bool = False
+    accounting: Accounting = Accounting()
 
     @classmethod
     def of(
@@ -99,11 +102,12 @@ class ImagePusher:
         source: Repository | None = None,
         absent: AbsentBlobs | None = None,
         tags: Sequence[str] = (),
+        push_id: str = "",
     ) -> BlobPusher:
         """Push blobs, then manifests, then record in the index what the registry confirmed.
 
-        A push that fails records nothing, except blobs that it uploaded in its turn: the registry has them, and
-        other pushers waited for them.
+        A push that fails records that it failed, and the blobs that it uploaded in its turn: the registry has them,
+        and other pushers waited for them.
 
         Args:
             image: the image.
@@ -112,9 +116,16 @@ class ImagePusher:
             source: a repository that is known to have all blobs, on any registry.
             absent: finds the blobs that a layout lacks.
             tags: further tags of the image; each is written after everything else.
+            push_id: the name under which the push is counted; a new one by default.
         """
+        counted = PushAccount(self.accounting, self.index, push_id or self.accounting.new_id())
         with knowing(registry=reference.registry, repository=reference.repository, reference=reference):
-            return await self._push(image, reference, client, source, absent, tags)
+            try:
+                return await self._push(image, reference, client, source, absent, tags, counted)
+            except CrossmountError:
+                counted.end(image.blobs, succeeded=False)
+                await self.index.record(())
+                raise
 
     async def _push(
         self,
@@ -124,6 +135,7 @@ class ImagePusher:
         source: Repository | None,
         absent: AbsentBlobs | None,
         tags: Sequence[str],
+        counted: PushAccount,
     ) -> BlobPusher:
         dest = reference.repository
         digests = [blob.descriptor.digest for blob in image.blobs]
@@ -136,6 +148,9 @@ class ImagePusher:
             knowledge = _with_source(knowledge, digests, read_from, dest)
         if self.allow_transfer:
             knowledge = _without_must_mount(knowledge)
+        observer = events.both(
+            counted.begin(dest, knowledge, waits_for=self.patience.waits_for, clock=self.clock), self.observer
+        )
         if absent is not None:
             image = await absent.resolve(image, dest, client, knowledge)
         turns = PushTurns(
@@ -145,10 +160,10 @@ class ImagePusher:
             patience=self.patience,
             slots=self.slots,
             blobs=image.blobs,
-            observer=self.observer,
+            observer=observer,
             clock=self.clock,
         )
-        async with Mounter(client, self.index, observer=self.observer, proves_first=True) as mounter:
+        async with Mounter(client, self.index, observer=observer, proves_first=True) as mounter:
             if read_from is not None:
                 mounter.prefer(read_from)
             blobs = BlobPusher(
@@ -160,19 +175,20 @@ class ImagePusher:
                 requests=self.requests,
                 uploads=self.slots,
                 turns=turns,
-                observer=self.observer,
+                observer=observer,
             )
             try:
                 await blobs.push_all(image.blobs)
                 repairs = Repairs(blobs, image.blobs)
                 await repairs.check_mounts()
-                await _push_manifests(image, reference, client, repairs, self.observer)
+                await _push_manifests(image, reference, client, repairs, observer, counted.push_id)
                 for tag in tags:
-                    digest = await client.put_manifest(Reference(dest, tag), image.root)
-                    self.observer(events.ManifestPushed(digest=digest, tag=tag))
+                    digest = await client.put_manifest(Reference(dest, tag), image.root, push_id=counted.push_id)
+                    observer(events.ManifestPushed(digest=digest, tag=tag))
                 await turns.publish_deferred()
             finally:
                 await asyncio.shield(turns.release_deferred())
+            counted.end(image.blobs, succeeded=True)
             await self.index.record(blobs.sightings())
             await mounter.findings.record_traits(knowledge.traits, blobs.mounts())
             await mounter.findings.record_denied(dest, knowledge)
@@ -185,6 +201,7 @@ async def _push_manifests(
     client: RegistryClient,
     repairs: Repairs,
     observer: events.Observer,
+    push_id: str,
 ) -> None:
     """Push every manifest of `image`, the root last, by its tag or else by its digest.
 
@@ -198,7 +215,7 @@ async def _push_manifests(
         digest = manifest.descriptor.digest
         target = reference if manifest is image.root else Reference(reference.repository, digest=digest)
         blobs = [blob.digest for blob in manifest.blobs]
-        await repairs.put(partial(client.put_manifest, target, manifest), blobs)
+        await repairs.put(partial(client.put_manifest, target, manifest, push_id=push_id), blobs)
         observer(events.ManifestPushed(digest=digest, tag=target.tag))
 
     for level in _levels(image):
