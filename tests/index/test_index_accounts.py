@@ -197,10 +197,7 @@ async def test_a_lost_answer_counts_nothing_twice(link: CountingLink) -> None:
 
 async def test_a_refusal_never_fails_a_record(link: CountingLink, raw: "redis.Redis") -> None:
     """A value of another type in place of the accounts costs a few tries, and no sighting."""
-    raw.set(KEYS.savings_recent(), "x")
-    raw.delete(KEYS.savings_recent())
-    raw.sadd(KEYS.savings_recent(), "x")
-    raw.expire(KEYS.savings_recent(), 60)
+    raw.set(KEYS.savings_pushes()[0], "x", ex=60)
     index = RedisMountIndex(link)
     await written(index, entry(1, pushes=1))
     for _ in range(4):
@@ -213,11 +210,10 @@ async def test_a_refusal_never_fails_a_record(link: CountingLink, raw: "redis.Re
 
 async def test_a_refused_push_counts_later(link: CountingLink, raw: "redis.Redis") -> None:
     """A push whose write was refused is counted by the next record that is not."""
-    raw.sadd(KEYS.savings_recent(), "x")
-    raw.expire(KEYS.savings_recent(), 60)
+    raw.set(KEYS.savings_pushes()[0], "x", ex=60)
     index = RedisMountIndex(link)
     await written(index, entry(1, pushes=1))
-    raw.delete(KEYS.savings_recent())
+    raw.delete(KEYS.savings_pushes()[0])
     await index.record([])
     assert (await week(index)).total == Tally(pushes=1)
 

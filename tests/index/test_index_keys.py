@@ -26,10 +26,11 @@ def test_keys_have_the_documented_names() -> None:
     assert keys.scan_done("0a") == "crossmount:ns:scan:0a:"
     assert keys.scan_tags(repo("a/b"), "0a") == "crossmount:ns:scan:0a:r.example/a/b"
     assert keys.traits("r.example") == "crossmount:ns:registry:r.example"
-    assert keys.stats("2026-11-24") == "crossmount:ns:stats:2026-11-24"
+    assert keys.stats("2026-11-24") == "crossmount:ns:stats:{ns}:2026-11-24"
     assert keys.savings(date(2026, 11, 24)) == "crossmount:ns:savings:{ns}:2026-11-24"
     assert keys.savings_layers(date(2026, 11, 24)) == "crossmount:ns:savings:{ns}:2026-11-24:layers"
-    assert keys.savings_recent() == "crossmount:ns:savings:{ns}:recent"
+    recent = "crossmount:ns:savings:{ns}:pushes"
+    assert keys.savings_pushes() == (recent, f"{recent}:before")
     assert keys.prune("0a") == "crossmount:ns:prune:0a"
     assert Keys() == Keys("default")
 
@@ -67,7 +68,7 @@ def test_keys_are_parsed_as_they_are_named() -> None:
         keys.stats("2026-11-24"),
         keys.prune("0a"),
         keys.savings(date(2026, 11, 24)),
-        keys.savings_recent(),
+        *keys.savings_pushes(),
         keys.scan("r.example", "0a"),
     ):
         assert keys.parse(other.encode()) == ParsedKey("other")

@@ -123,17 +123,25 @@ def test_events_of_other_repositories_are_ignored() -> None:
     assert count.increment(succeeded=True).tally == Tally(pushes=1)
 
 
-def test_only_the_largest_layers_are_named() -> None:
-    """The layers of a push are bounded; those without bytes are left out."""
+@pytest.mark.parametrize(
+    ("mounts", "uploads", "expected"),
+    [(9, 9, (1, 2)), (9, 1, (2, 1)), (1, 9, (1, 2)), (0, 9, (0, 3)), (9, 0, (3, 0))],
+)
+def test_only_the_largest_layers_are_named(mounts: int, uploads: int, expected: tuple[int, int]) -> None:
+    """The layers of a push are bounded, with room for both kinds; those without bytes are left out."""
     count = accountant()
-    for number in range(30):
-        count(finished(number, "mounted" if number % 2 else "uploaded", number * 100))
+    for number in range(mounts):
+        count(finished(number, "mounted", 1 + number))
+    for number in range(uploads):
+        count(finished(100 + number, "uploaded", 1 + number))
     layers = count.increment(succeeded=True).layers
-    assert len(layers) == 2 * LAYERS_A_PUSH
-    assert min(each.size for each in layers) == (30 - 2 * LAYERS_A_PUSH) * 100
-    small = accountant()
-    small(finished(1, "mounted", 0))
-    assert small.increment(succeeded=True).layers == ()
+    named = [each.fate == "mounted" for each in layers]
+    assert (sum(named), len(named) - sum(named)) == expected
+    assert len(layers) == LAYERS_A_PUSH
+    assert max(each.size for each in layers) == 9
+    empty = accountant()
+    empty(finished(1, "mounted", 0))
+    assert empty.increment(succeeded=True).layers == ()
 
 
 def dropped(*reasons: str) -> list[events.SourceDropped]:

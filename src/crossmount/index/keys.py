@@ -133,23 +133,24 @@ class Keys:
         return f"crossmount:{self.namespace}:denied:{registry}:{account}"
 
     def stats(self, day: str) -> str:
-        """Return the key of the hash of look-ups on a day (`2026-11-24`): layers looked up, and layers known."""
-        return f"crossmount:{self.namespace}:stats:{day}"
+        """Return the key of the hash of look-ups on a day (`2026-11-24`): layers looked up, and layers known.
+
+        The hash tag of all that is counted is the namespace, so that one script can use these keys on a Cluster.
+        """
+        return f"crossmount:{self.namespace}:stats:{{{self.namespace}}}:{day}"
 
     def savings(self, when: date) -> str:
-        """Return the key of the hash of the accounts of a day: see `index/scripts/add_savings.lua`.
-
-        The hash tag is the namespace, so that one script can use all keys of the accounts.
-        """
+        """Return the key of the hash of the accounts of a day: see `index/scripts/count.lua`."""
         return f"crossmount:{self.namespace}:savings:{{{self.namespace}}}:{when.isoformat()}"
 
     def savings_layers(self, when: date) -> str:
         """Return the key of the sorted set of the layers of a day's accounts."""
         return f"{self.savings(when)}:layers"
 
-    def savings_recent(self) -> str:
-        """Return the key of the string of the pushes that were added to the accounts last."""
-        return f"crossmount:{self.namespace}:savings:{{{self.namespace}}}:recent"
+    def savings_pushes(self) -> tuple[str, str]:
+        """Return the keys of the sets of the pushes that were added to the accounts last, and of those before."""
+        key = f"crossmount:{self.namespace}:savings:{{{self.namespace}}}:pushes"
+        return key, f"{key}:before"
 
     def prune(self, scope: str) -> str:
         """Return the key of the hash with the progress of an unfinished prune."""

@@ -21,8 +21,8 @@ from crossmount.index.decode import (
     repositories,
     traits_fields,
 )
-from crossmount.index.keys import STATS_SECONDS, Keys, day
-from crossmount.index.look_up import HitCounter, LookUp
+from crossmount.index.keys import Keys
+from crossmount.index.look_up import LookUp
 from crossmount.index.must_mount import clear_must_mount, set_must_mount, this_user
 from crossmount.index.protocol import (
     BackingServer,
@@ -82,7 +82,6 @@ class RedisMountIndex(RedisExclusions, SingleLayerMethods, QueuesAccounts, Closi
         self._ttl = ttl
         self._bound = bound
         self._clock = clock
-        self._hits = HitCounter()
 
     async def must_mount(self, layer: str) -> bool:
         """Return whether `layer` may only be mounted."""
@@ -135,10 +134,11 @@ class RedisMountIndex(RedisExclusions, SingleLayerMethods, QueuesAccounts, Closi
         """
         seen = list(sightings)
         await self._flag(each.layer for each in seen if each.must_mount)
-        await self._write_accounts(
-            lambda accounts: self._write_sources(
-                lambda: [self._record(each, self._ttl) for each in seen], seen, also=accounts
-            )
+        await self._write_counts(
+            self._clock(),
+            lambda counts: self._write_sources(
+                lambda: [self._record(each, self._ttl) for each in seen], seen, also=counts
+            ),
         )
 
     async def _flag(self, layers: Iterable[Digest]) -> None:
@@ -171,7 +171,7 @@ class RedisMountIndex(RedisExclusions, SingleLayerMethods, QueuesAccounts, Closi
                 self._shared.home = registries[0]  # a guess: if the reply has another, all is sent again
             keys, known = (self._keys.registries(),), registries[:REGISTRIES_MAX]
             before = [_script("note_registries").call(keys, self._ttl, REGISTRIES_MAX, *known)]
-        return await self._write(make, before=before, also=[*self._count(int(self._clock())), *also])
+        return await self._write(make, before=before, also=also)
 
     async def forget(self, layer: str, *sources: str | Located) -> None:
         """Remove repositories as sources of `layer`, for all users of the index."""
@@ -255,11 +255,6 @@ class RedisMountIndex(RedisExclusions, SingleLayerMethods, QueuesAccounts, Closi
     def _forget(self, layer: Digest, registry: str, names: Sequence[str]) -> Command:
         keys = (self._keys.sources(layer, registry), self._keys.flags(layer))
         return _script("forget").call(keys, registry_field(registry), *names)
-
-    def _count(self, now: int) -> list[Command]:
-        """Return the command that stores the hit counter, if there were look-ups."""
-        asked, known = self._hits.take()
-        return [_script("count").call((self._keys.stats(day(now)),), STATS_SECONDS, asked, known)] if asked else []
 
     async def _write(
         self,
