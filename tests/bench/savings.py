@@ -1,4 +1,4 @@
-"""What accounting costs: a look-up and a record of 40 layers, with and without a push to count; the memory of a day.
+"""What accounting costs: a look-up and a record with and without a push to count, and the memory of a day.
 
 python tests/bench/savings.py [--runs 300] [--layers 40] [--registries 50] [--prefixes 200]
 """

@@ -11,8 +11,8 @@ from crossmount.savings.accounts import LayerIncrement, PushIncrement, UploadRea
 from crossmount.savings.tally import Tally
 
 LAYERS_A_PUSH = 3
-"""How many layers of a push are counted one by one: the largest, at least one of those that were mounted and one of
-those that were uploaded. Each costs nearly half a percent of the time of a look-up and a record."""
+"""How many layers of a push are counted one by one: the largest, at least one mounted and one uploaded one.
+Each costs nearly half a percent of the time of a look-up and a record."""
 
 
 class KnownLayer(Protocol):
