@@ -106,8 +106,8 @@ class ImagePusher:
     ) -> BlobPusher:
         """Push blobs, then manifests, then record in the index what the registry confirmed.
 
-        A push that fails records that it failed, and blobs that it uploaded in its turn: the registry has them, and
-        other pushers waited for them.
+        A push that fails records that it failed, and blobs that it uploaded in its turn: the registry has those,
+        and other pushers waited for them.
 
         Args:
             image: the image.
