@@ -8,7 +8,7 @@ import pytest
 
 from crossmount.index import Sighting
 from crossmount.oci import Digest
-from crossmount.proxy.auth.callers import AGENTS_MAX
+from crossmount.proxy.auth.callers import Agents
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.routes import parse_route
 from crossmount.proxy.settings import ServerLimits
@@ -175,8 +175,11 @@ async def test_mounts_that_become_uploads_count_as_uploads() -> None:
         assert len(registry.open_sessions) == 3
 
 
-async def test_a_callers_agent_that_made_way_still_serves_the_requests_that_have_it(tmp_path: Path) -> None:
+async def test_a_callers_agent_that_made_way_still_serves_the_requests_that_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An upload completes although so many callers come meanwhile that its agent is removed."""
+    monkeypatch.setattr(Agents.__init__, "__kwdefaults__", {**(Agents.__init__.__kwdefaults__ or {}), "limit": 8})
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         registry.put_blob("base", DATA)
         await proxy.knows(DIGEST, "base")
@@ -190,7 +193,7 @@ async def test_a_callers_agent_that_made_way_still_serves_the_requests_that_have
             yield DATA[10:]
 
         put = asyncio.create_task(proxy.client.put(f"{location}?digest={DIGEST}", content=slowly(), headers=mine))
-        for number in range(AGENTS_MAX + 5):
+        for number in range(8 + 5):
             await proxy.client.get("/v2/", auth=(f"caller{number}", "x"))
         go_on.set()
         assert (await put).status_code == 201

@@ -19,6 +19,11 @@ PRIVATE = BasicAuth(users=USERS, grants={"ann": (Grant("a/*"),), "bob": (Grant("
 LAYERS = [os.urandom(300) for _ in range(3)]
 
 
+@pytest.fixture(autouse=True)
+def _patient_answers() -> None:
+    """Measure answers with the time that users get."""
+
+
 async def test_a_new_caller_mounts_from_what_it_may_read() -> None:
     """In a first push a source that the caller was never seen to read is mounted before the answer."""
     async with ScriptedRegistry(RegistryOptions(auth=AUTH)) as registry, proxy_before(registry.url) as proxy:
