@@ -85,11 +85,26 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
             commit_timeout=options.commit_timeout,
         )
         self._authorizer = self._requester.authorizer
+        self._connected = False
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._authorizer.aclose()
         await self._http.aclose()
+
+    async def connect(self) -> None:
+        """Open the first connection by one attempt of `GET /v2/`, and learn if the registry asks for credentials.
+
+        Raises:
+            CrossmountError: no answer. The next request says why, and is tried again.
+        """
+        if self._connected:
+            return
+        self._connected = True
+        root = RegistryRequest(method="GET", url=self._endpoints.root(), repeat=False)
+        answer = await self._requester.send_anonymously(root)
+        if Origin.of(answer.url) == self._requester.origin:
+            self._authorizer.learn(answer.headers.get_list("www-authenticate"))
 
     async def ping(self) -> Ping:
         """Send `GET /v2/` without credentials, and return how the registry wants to be authorized.

@@ -4,19 +4,20 @@ Pushes that run at once share an `ImagePusher`: its limits, and their turns with
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Self
 
 from crossmount import events
 from crossmount._dataclass import dataclass
-from crossmount._tasks import run_all
+from crossmount._tasks import collect, run_all
 from crossmount.errors import CrossmountError, knowing
 from crossmount.fleet import Fleet, Patience, Slots
 from crossmount.index.aliases import registry_names_of
 from crossmount.index.exclusions import look_up_excluding
-from crossmount.index.protocol import Knowledge, MountIndex
+from crossmount.index.protocol import Knowledge, MountIndex, backing_server
 from crossmount.mount import Mounter
 from crossmount.oci import Digest, Manifest, Reference, Repository
 from crossmount.oci.layout import Image
@@ -121,7 +122,8 @@ class ImagePusher:
         counted = PushAccount(self.accounting, self.index, push_id or self.accounting.new_id())
         with knowing(registry=reference.registry, repository=reference.repository, reference=reference):
             try:
-                return await self._push(image, reference, client, source, absent, tags, counted)
+                async with self._connecting(client):
+                    return await self._push(image, reference, client, source, absent, tags, counted)
             except CrossmountError:
                 counted.end(image.blobs, succeeded=False)
                 await self.index.record(())
@@ -193,6 +195,23 @@ class ImagePusher:
             await mounter.findings.record_traits(knowledge.traits, blobs.mounts())
             await mounter.findings.record_denied(dest, knowledge)
         return blobs
+
+    @asynccontextmanager
+    async def _connecting(self, client: RegistryClient) -> AsyncIterator[None]:
+        """Connect to the registry while a push asks the index, if that has a server.
+
+        Where the index is as far away as the registry, this saves the round trips of TCP and TLS, and the one in
+        which the registry asks for a token. What fails here is reported by the request that needs its answer.
+        """
+        if backing_server(self.index) is None:
+            yield
+            return
+        connecting = asyncio.create_task(client.connect())
+        connecting.add_done_callback(collect)
+        try:
+            yield
+        finally:
+            connecting.cancel()
 
 
 async def _push_manifests(
