@@ -56,6 +56,9 @@ COMMANDS = {
         "fleet",
         "Show the uploads in progress, and the pushers that wait.",
     ),
+    "savings": LazyCommand(
+        "crossmount.cli.commands.savings", "savings", "Show how many bytes and how much time pushes saved."
+    ),
     "dashboard": LazyCommand(
         "crossmount.cli.commands.dashboard",
         "dashboard",
