@@ -31,6 +31,7 @@ COMMANDS = (
     "doctor",
     "proxy",
     "demo",
+    "config",
     "help",
 )
 DETAILED = (*(name for name in COMMANDS if name not in {"index", "help"}), "index status", "index stop")

@@ -1,16 +1,19 @@
 """The base classes of crossmount's commands and of their groups."""
 
 import gc
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 import click
 
+from crossmount.cli.config_file import check_keys, check_values, read_config, values_for
 from crossmount.cli.failures import USAGE, Interrupted
 from crossmount.cli.output import library_log
-from crossmount.cli.settings import CommonOption, common_options, settings_of
+from crossmount.cli.settings import CommonOption, Invocation, common_options, settings_of
 from crossmount.cli.table import LazyCommand
+from crossmount.errors import InvalidInputError
 
 WIDTH = 100
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
@@ -24,6 +27,26 @@ class _Common(click.Command):
     def __init__(self, name: str | None, **details: Any) -> None:
         super().__init__(name, **{"context_settings": _CONTEXT, **details})
         self.params.extend(common_options())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; options that neither they nor the environment give are those of the files."""
+        run = ctx.ensure_object(Invocation)
+        words = tuple(str(each.info_name) for each in _line_of(ctx)[1:])
+        if not ctx.resilient_parsing:
+            try:
+                if not words:
+                    run.files = read_config(os.environ)
+                if run.files:
+                    check_keys(run.files, getattr(self, "lazy", ()), words, self.params)
+                    found = values_for(run.files, words, self.params)
+                    check_values(ctx, found)
+                    ctx.default_map = {name: value.value for name, value in found.items()}
+            except InvalidInputError as error:
+                run.unreadable = run.unreadable or error
+        rest = super().parse_args(ctx, args)
+        if run.unreadable is not None and not isinstance(self, click.Group) and self.name != "help":
+            raise run.unreadable  # not before, so that help works
+        return rest
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; Ctrl-C outside the event loop ends it as one inside does."""
@@ -45,6 +68,14 @@ class _Common(click.Command):
                     formatter.write_dl(records)
 
 
+def _line_of(ctx: click.Context) -> list[click.Context]:
+    """Return the contexts from the program's to this one."""
+    line = [ctx]
+    while line[0].parent is not None:
+        line.insert(0, line[0].parent)
+    return line
+
+
 class Command(_Common):
     """One command."""
 
@@ -62,7 +93,7 @@ class LazyGroup(_Common, click.Group):
 
     def __init__(self, name: str | None, *, lazy: Mapping[str, LazyCommand], **details: Any) -> None:
         super().__init__(name, no_args_is_help=False, **details)
-        self._lazy = lazy
+        self.lazy = lazy
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments. Without any, print the help and exit with the status of a usage error."""
@@ -74,12 +105,12 @@ class LazyGroup(_Common, click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands, in the order of the table."""
         del ctx
-        return list(self._lazy)
+        return list(self.lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command and return it, None for an unknown name."""
         del ctx
-        entry = self._lazy.get(cmd_name)
+        entry = self.lazy.get(cmd_name)
         if entry is None:
             return None
         command: click.Command = getattr(import_module(entry.module), entry.name)
@@ -90,19 +121,19 @@ class LazyGroup(_Common, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command by its name; the error for an unknown name suggests a similar one."""
         name = args[0]
-        if name in self._lazy or name.startswith("-"):
+        if name in self.lazy or name.startswith("-"):
             return super().resolve_command(ctx, args)
         import difflib  # noqa: PLC0415 for a wrong name only
 
-        close = difflib.get_close_matches(name, self._lazy)
-        hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(self._lazy)}"
+        close = difflib.get_close_matches(name, self.lazy)
+        hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(self.lazy)}"
         raise click.UsageError(f"no command {name!r}: {hint}", ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands."""
         del ctx
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in self._lazy.items()])
+            formatter.write_dl([(name, entry.help) for name, entry in self.lazy.items()])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, then the commands."""

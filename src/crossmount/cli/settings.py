@@ -9,6 +9,8 @@ import click
 from click.core import ParameterSource
 
 from crossmount._dataclass import dataclass
+from crossmount.cli.config_file import ConfigFile
+from crossmount.errors import InvalidInputError
 
 OFF = "off"
 """The value of `--index` for no index."""
@@ -41,10 +43,14 @@ class Invocation:
     Attributes:
         settings: the values of the common options.
         document_printed: whether the command has printed its JSON document, so that an error needs none.
+        files: the files with options that were read.
+        unreadable: why one of them cannot be used.
     """
 
     settings: Settings = field(default_factory=Settings)
     document_printed: bool = False
+    files: tuple[ConfigFile, ...] = ()
+    unreadable: InvalidInputError | None = None
 
 
 def settings_of(ctx: click.Context) -> Settings:

@@ -76,6 +76,9 @@ COMMANDS = {
     "demo": LazyCommand(
         "crossmount.cli.demo.command", "demo", "Push eight images that share layers, and count the bytes."
     ),
+    "config": LazyCommand(
+        "crossmount.cli.commands.config", "config", "Show which options count, and where each is from."
+    ),
     "help": LazyCommand(
         "crossmount.cli.commands.help", "help_command", "Read the documentation: crossmount help TOPIC."
     ),
