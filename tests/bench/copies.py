@@ -104,11 +104,47 @@ def skopeo_sync(cluster: Cluster, share: Sequence[int], worker: int) -> Command:
     return [*command, str(listed), cluster.near_b], ""
 
 
+def _loop(one: str, cluster: Cluster, share: Sequence[int]) -> Command:
+    """Run a command for each image of a share, with its `$source` and `$dest`."""
+    lines = "".join(f"{cluster.near_a}/app-{n}:1 {cluster.near_b}/app-{n}:1\n" for n in share)
+    return ["sh", "-e", "-c", f"while read -r source dest; do {one} > /dev/null; done"], lines
+
+
+def crane(cluster: Cluster, share: Sequence[int], worker: int) -> Command:
+    """Copy a share of the images with one `crane copy` each."""
+    del worker
+    return _loop('crane copy --insecure "$source" "$dest"', cluster, share)
+
+
+def regctl(cluster: Cluster, share: Sequence[int], worker: int) -> Command:
+    """Copy a share of the images with one `regctl image copy` each."""
+    del worker
+    hosts = " ".join(f"--host reg={at},tls=disabled" for at in (cluster.near_a, cluster.near_b))
+    return _loop(f'regctl {hosts} image copy "$source" "$dest"', cluster, share)
+
+
+def regsync(cluster: Cluster, share: Sequence[int], worker: int) -> Command:
+    """Copy a share of the images with one `regsync once`."""
+    file = cluster.folder / f"regsync-{worker}.yaml"
+    creds = "".join(f"  - registry: {at}\n    tls: disabled\n" for at in (cluster.near_a, cluster.near_b))
+    images = "".join(
+        f"  - source: {cluster.near_a}/app-{n}:1\n    target: {cluster.near_b}/app-{n}:1\n    type: image\n"
+        for n in share
+    )
+    file.write_text(f"version: 1\ncreds:\n{creds}sync:\n{images}")
+    file.chmod(0o644)
+    return ["regsync", "once", "-c", str(file)], ""
+
+
 TOOLS: dict[str, Callable[[Cluster, Sequence[int], int], Command]] = {
     "crossmount": crossmount,
     "skopeo copy": skopeo_copy,
     "skopeo sync": skopeo_sync,
+    "crane": crane,
+    "regctl": regctl,
+    "regsync": regsync,
 }
+"""By name, whose first word is the program."""
 
 
 def run_workers(commands: Sequence[Command], homes: Path, *, as_nobody: bool) -> float:
@@ -196,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--workers", default="1,4,8")
-    parser.add_argument("--tools", default=",".join(TOOLS))
+    parser.add_argument("--tools", default="crossmount,skopeo copy,skopeo sync")
     parser.add_argument(
         "--rate", type=float, default=100e6, help="bytes a second of each link, each way; 0: no limit"
     )
