@@ -1,15 +1,16 @@
 """Whether an upload that others wait for gets on, and what becomes of its lease if it does not."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from crossmount.fleet import Fleet, Patience, Slots, UploadTurn
 from crossmount.fleet.lease import LeaseValue
 from crossmount.fleet.lease_store import Lease, LeaseStore
-from crossmount.fleet.progress import OWN_SECONDS, USEFUL_RATE, Pace
+from crossmount.fleet.progress import OWN_SECONDS, USEFUL_RATE, LeasePace, Pace
 from crossmount.fleet.queues import LayerQueues
-from crossmount.fleet.waiting import LeaseBusy, ReturnSlot, StartUpload, Waiter
+from crossmount.fleet.waiting import Claim, LeaseAcquired, LeaseBusy, ReturnSlot, StartUpload, Waiter
 from crossmount.index import MemoryMountIndex, open_index
 from crossmount.index.protocol import backing_server
 from support.fleets import LAYER, SIZE
@@ -87,19 +88,65 @@ def waiter_of(name: str, slots: Slots) -> Waiter:
 
 
 def test_another_process_that_does_not_get_on_is_not_waited_for() -> None:
-    """A waiter uploads as soon as the lease of another process shows no progress; a new holder counts anew."""
+    """A waiter takes over the lease of another process that shows no progress; a new holder counts anew."""
     queues, waiter = LayerQueues(), waiter_of("a", Slots(9))
     queues.join(waiter)
 
-    def answered(now: float, token: str) -> list[object]:
+    def answered(now: float, text: bytes) -> list[object]:
         (claim,), _ = queues.next_claims(now, None)
-        return list(queues.apply_answer(claim, LeaseBusy("b", token=token, sent=1, size=SIZE), now, None))
+        if claim.instead_of == text:
+            return list(queues.apply_answer(claim, LeaseAcquired(), now, None))
+        return list(queues.apply_answer(claim, LeaseBusy("b", text=text, sent=1, size=SIZE), now, None))
 
-    assert answered(0, "one") == [ReturnSlot(waiter)]
-    assert answered(OWN_SECONDS - 1, "one") == [ReturnSlot(waiter)]
-    assert answered(OWN_SECONDS - 0.5, "two") == [ReturnSlot(waiter)]
-    assert answered(OWN_SECONDS + 1, "two") == [ReturnSlot(waiter)]
-    assert StartUpload(waiter, leased=False) in answered(2 * OWN_SECONDS, "two")
+    alone = SIZE / Patience().rate
+    assert answered(0, b"one") == [ReturnSlot(waiter)]
+    assert answered(alone - 1, b"one") == [ReturnSlot(waiter)]
+    assert answered(alone - 0.5, b"two") == [ReturnSlot(waiter)]
+    assert answered(alone + 1, b"two") == [ReturnSlot(waiter)]
+    assert answered(2 * alone, b"two") == [ReturnSlot(waiter)]
+    assert answered(2 * alone, b"two") == [StartUpload(waiter, leased=True)]
+
+
+def stalls_at(
+    shown: Callable[[int], tuple[str, int | None]], *, size: int = 2 * 10**6, waits_for_manifest: bool = False
+) -> int | None:
+    """Return after how many seconds a lease that shows this is given up; None if not within three minutes."""
+    pace = LeasePace()
+    for now in range(180):
+        token, sent = shown(now)
+        if pace.check(token.encode(), sent, size=size, now=now, rate=None, waits_for_manifest=waits_for_manifest):
+            return now
+    return None
+
+
+SMALL_LAYER = 2 * 10**6
+
+LIARS: dict[str, tuple[Callable[[int], tuple[str, int | None]], int]] = {
+    "shows nothing": (lambda _: ("one", None), 5),
+    "shows the same": (lambda _: ("one", 1000), 5),
+    "a byte now and then": (lambda now: ("one", now), 5),
+    "jumps to the end at once": (lambda _: ("one", SMALL_LAYER), 30),
+    "more than there is": (lambda now: ("one", SMALL_LAYER * now), 32),
+    "another holder each second": (lambda now: (str(now), 0), 10),
+    "begins anew each second": (lambda now: ("one", 10**6 * (now % 2)), 25),
+    "rises as slowly as is useful": (lambda now: ("one", 40_000 * now), 85),
+}
+
+
+@pytest.mark.parametrize("name", LIARS)
+def test_a_lease_is_worth_what_its_holder_shows(name: str) -> None:
+    """Whatever a lease shows whose upload never ends, it is given up after a bounded time."""
+    shown, most = LIARS[name]
+    ended = stalls_at(shown)
+    assert ended is not None
+    assert ended <= most
+
+
+def test_a_slow_link_is_waited_for() -> None:
+    """A holder that gets on, seen at each renewal, is waited for; so is a registry that waits for a manifest."""
+    assert stalls_at(lambda now: ("one", now // 3 * 150_000), size=10**9) is None
+    assert stalls_at(lambda _: ("one", SMALL_LAYER), waits_for_manifest=True) is None
+    assert (stalls_at(lambda _: ("one", None), size=10**10) or 0) >= OWN_SECONDS
 
 
 async def test_the_next_waiter_of_this_process_takes_over() -> None:
@@ -112,3 +159,39 @@ async def test_the_next_waiter_of_this_process_takes_over() -> None:
         assert isinstance(second, UploadTurn)
         await first.finish()
         await second.finish()
+
+
+async def test_a_stalled_lease_is_taken_over_by_one_waiter(any_place: Place) -> None:
+    """Of two that take over the same lease one gets it, the other waits for that one; the first has lost it."""
+    async with open_index(any_place.url) as index:
+        server = backing_server(index)
+        assert server is not None
+        store, first = LeaseStore(server), Lease("r.example", LAYER, '{"token":"first"}')
+        assert await store.renew({first: 5}) == [True]
+        waiters = [waiter_of(name, Slots(9)) for name in ("a", "b")]
+        claims = [Claim(waiter, take=True, instead_of=first.value.encode()) for waiter in waiters]
+        one, other = (await store.claim(claims)).answers
+        assert one == LeaseAcquired()
+        assert isinstance(other, LeaseBusy)
+        assert other.text == waiters[0].value.encode()
+        assert await store.renew({first: 9}) == [False]
+        await store.release([first])
+        third = waiter_of("c", Slots(9))
+        assert isinstance((await store.claim([Claim(third, take=True)])).answers[0], LeaseBusy)
+        await store.release([Lease("r.example", LAYER, waiter.value) for waiter in waiters])
+
+
+async def test_a_crowd_of_waiters_is_no_reason_to_wait(any_place: Place) -> None:
+    """A layer with as many waiters as are listed, whoever wrote them, is granted and waited for as any other."""
+    async with open_index(any_place.url) as index:
+        server = backing_server(index)
+        assert server is not None
+        with any_place.client() as client:
+            key = server.keys.waiters(LAYER, "r.example")
+            client.zadd(key, {f"nobody {number}": 1e15 for number in range(1000)})
+            client.expire(key, 600)
+        store = LeaseStore(server)
+        one, other = (waiter_of(name, Slots(9)) for name in ("a", "b"))
+        assert (await store.claim([Claim(one, take=True)])).answers == [LeaseAcquired()]
+        assert isinstance((await store.claim([Claim(other, take=True)])).answers[0], LeaseBusy)
+        await store.release([Lease("r.example", LAYER, waiter.value) for waiter in (one, other)])

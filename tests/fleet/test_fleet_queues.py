@@ -1,5 +1,6 @@
 """`LayerQueues` in scripted interleavings."""
 
+from crossmount.fleet.progress import USEFUL_RATE
 from crossmount.fleet.queues import LayerQueues
 from crossmount.fleet.waiting import (
     Claim,
@@ -137,9 +138,13 @@ def test_patience_ends_with_an_upload_of_ones_own() -> None:
     waiter = make_waiter("a", slots)
     queues.join(waiter)
     for now in (0, 10, 19.9):
-        assert queues.apply_answer(asked(queues), LeaseBusy(), now, None) == [ReturnSlot(waiter)]
+        assert queues.apply_answer(asked(queues), LeaseBusy(sent=int(now * USEFUL_RATE)), now, None) == [
+            ReturnSlot(waiter)
+        ]
         slots.return_unused()
-    assert queues.apply_answer(asked(queues), LeaseBusy(), 20, None) == [StartUpload(waiter, leased=False)]
+    assert queues.apply_answer(asked(queues), LeaseBusy(sent=20 * USEFUL_RATE), 20, None) == [
+        StartUpload(waiter, leased=False)
+    ]
 
 
 def test_patience_ends_behind_one_of_ours_too() -> None:

@@ -98,9 +98,11 @@ class Fleet(Closing):
             accepts: returns whether a repository name is an allowed source. An upload into a repository that is
                 not allowed is not waited for.
             on_wait: called once if the caller has to wait, with the repository that another uploads into.
-            publishes: when the uploader publishes its source; part of the lease, for people.
+            publishes: when the uploader publishes its source: on a registry that mounts a layer only after a
+                manifest, an upload whose bytes are all sent is waited for until then.
             stall_seconds: how long the caller's own upload may be too slow until the next waiter gets its turn.
-                The caller reports the bytes that it sends to `UploadTurn.count`. None: nobody counts.
+                The caller reports the bytes that it sends to `UploadTurn.count`. None: nobody counts, and other
+                processes wait for the upload for some seconds only.
         """
         turn = await self._poller.wait(
             Waiter(
@@ -108,6 +110,7 @@ class Fleet(Closing):
                 dest=dest,
                 size=size,
                 value=self._lease_value(dest, size, publishes),
+                publishes=publishes,
                 excluded={source.name for source in excluded},
                 patience=patience,
                 slots=slots,

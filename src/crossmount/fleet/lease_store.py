@@ -90,6 +90,7 @@ class LeaseStore:
                     self._life,
                     round(WAITING_SECONDS * 1000),
                     SOURCES_MAX,
+                    claim.instead_of,
                     *claim.waiter.excluded,
                     *claim.waiter.invalid_names,
                 )
@@ -186,11 +187,11 @@ def _answer(reply: Any, claim: Claim) -> ClaimAnswer:
         case [b"acquired"]:
             return LeaseAcquired()
         case [b"busy", bytes(value)]:
-            holder = LeaseValue.from_text(value, claim.waiter.dest.registry)
+            holder, text = LeaseValue.from_text(value, claim.waiter.dest.registry), value.partition(b"\n")[0]
             if holder is None:
-                return LeaseBusy()
+                return LeaseBusy(text=text)
             into = None if holder.dest is None else holder.dest.name
-            return LeaseBusy(into, token=holder.token, sent=holder.sent, size=holder.size)
+            return LeaseBusy(into, text=text, sent=holder.sent, size=holder.size)
         case [b"free"]:
             return LeaseFree()
     return IndexDown()

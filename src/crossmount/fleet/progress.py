@@ -1,7 +1,8 @@
 """Whether an upload that others wait for makes progress: it sends bytes at a useful rate, or has sent all of them.
 
 An uploader judges itself, and releases its lease when it is stalled: the next waiter takes its turn, and both
-uploads continue. The lease contains how many bytes were sent, so that waiters of other processes can judge too.
+uploads continue. The lease contains how many bytes were sent, so that waiters of other processes can judge too: a
+lease is worth what its holder shows, since whoever may push may write one and renew it for ever.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,16 @@ PACED_SECONDS = 6.0
 """Seconds that an upload may be too slow if it is relayed at a client's pace."""
 
 OWN_SECONDS = 30.0
-"""The same for all other uploads, also those of other processes: the registry may ask for a pause."""
+"""The same for all other uploads: the registry may ask for a pause."""
+
+OTHERS_SECONDS = 5.0
+"""How long the lease of another process may show no progress, renewals included. A layer that takes longer to
+upload gets longer, up to `OWN_SECONDS`: the longer its upload, the more it costs to upload it once more."""
+
+RESTARTS_MAX = 3
+"""How often the upload of another process may begin anew, by the same holder or the next, and get its time."""
+
+_ASSUMED_RATE = 1024 * 1024
 
 
 class Pace:
@@ -47,6 +57,57 @@ class Pace:
         if done - self._done < self._rate * elapsed:
             return True
         self._since, self._done = now, done
+        return False
+
+
+class LeasePace:
+    """Judges the upload of another process by what its lease shows, which may be untrue. No I/O."""
+
+    def __init__(self) -> None:
+        self._holder: bytes | None = None
+        self._restarts = -1  # the first holder is no restart
+        self._since = 0.0
+        self._done = self._best = 0
+
+    def check(
+        self,
+        holder: bytes,
+        sent: int | None,
+        *,
+        size: int,
+        now: float,
+        rate: float | None,
+        waits_for_manifest: bool,
+    ) -> bool:
+        """Compare with the earlier checks, and return whether nobody should wait for this upload any longer.
+
+        Args:
+            holder: the text of the lease, which differs for each holder.
+            sent: bytes that the holder has sent, if it says so.
+            size: all bytes of the layer, as the waiter knows them.
+            now: monotonic seconds.
+            rate: bytes a second of this process's uploads; None if none was measured.
+            waits_for_manifest: whether the registry mounts the layer only after a manifest, which takes as long as
+                the holder's other layers.
+        """
+        done = min(sent or 0, size)
+        if (holder != self._holder or done < self._done) and self._restarts < RESTARTS_MAX:
+            self._restarts += 1
+            self._since, self._best = now, done
+        self._holder, self._done = holder, done
+        if done >= size and waits_for_manifest:
+            return False
+        alone = size / (rate or _ASSUMED_RATE)
+        if done >= size > self._best:
+            self._since, self._best = now, done
+        elapsed = now - self._since
+        if done >= size:  # bytes may still be in the buffers of a slow link, and the registry has to store them
+            return elapsed >= max(OWN_SECONDS, alone)
+        if elapsed < min(max(OTHERS_SECONDS, alone), OWN_SECONDS):
+            return False
+        if done - self._best < USEFUL_RATE * elapsed:
+            return True
+        self._since, self._best = now, done
         return False
 
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import field
 
 from crossmount._dataclass import dataclass
-from crossmount.fleet.progress import OWN_SECONDS, Pace
+from crossmount.fleet.progress import LeasePace
 from crossmount.fleet.waiting import (
     INVALID_NAMES_MAX,
     Claim,
@@ -60,7 +60,7 @@ class _LayerQueue:
     holder: Waiter | None = None
     waiters: list[Waiter] = field(default_factory=list)
     busy: LeaseBusy | None = None
-    pace: Pace = field(default_factory=lambda: Pace(seconds=OWN_SECONDS))
+    pace: LeasePace = field(default_factory=LeasePace)
     stalled: bool = False
 
     @property
@@ -70,17 +70,21 @@ class _LayerQueue:
             return self.holder.dest.name
         return None if self.busy is None else self.busy.into
 
-    def see(self, answer: ClaimAnswer, now: float) -> None:
-        """Store the server's answer, and judge the upload of another process by it."""
-        before, self.busy = self.busy, answer if isinstance(answer, LeaseBusy) else None
-        if self.busy is None or before is None or before.token != self.busy.token:
-            self.pace, self.stalled = Pace(seconds=OWN_SECONDS), False
-        if self.busy is not None and self.busy.sent is not None:
-            self.stalled = self.pace.check(self.busy.sent, self.busy.size, now)
+    def see(self, answer: ClaimAnswer, waiter: Waiter, now: float, rate: float | None) -> None:
+        """Store the server's answer to a waiter's claim, and judge the upload of another process by it."""
+        self.busy = answer if isinstance(answer, LeaseBusy) else None
+        self.stalled = self.busy is not None and self.pace.check(
+            self.busy.text,
+            self.busy.sent,
+            size=waiter.size or self.busy.size,
+            now=now,
+            rate=rate,
+            waits_for_manifest=waiter.publishes == "manifest",
+        )
 
     def slot_order(self, now: float, rate: float | None) -> int:
         """Return a sort key: queues that can most likely use an upload slot come first."""
-        if any(waiter.is_out_of_patience(now, rate) for waiter in self.waiters):
+        if self.stalled or any(waiter.is_out_of_patience(now, rate) for waiter in self.waiters):
             return 0
         return 1 if self.busy is None else 2
 
@@ -155,7 +159,8 @@ class LayerQueues:
                 decisions.extend(self._check_waiters(queue, now, rate))
             elif queue.waiters:
                 with_slot = next((waiter for waiter in queue.waiters if waiter.take_slot()), None)
-                claims.append(Claim(with_slot or queue.waiters[0], take=with_slot is not None))
+                stalled = queue.busy.text if queue.stalled and queue.busy is not None else b""
+                claims.append(Claim(with_slot or queue.waiters[0], take=with_slot is not None, instead_of=stalled))
         return claims, decisions
 
     def apply_answer(self, claim: Claim, answer: ClaimAnswer, now: float, rate: float | None) -> list[Decision]:
@@ -165,7 +170,7 @@ class LayerQueues:
         waiters = [] if queue is None else queue.waiters
         decisions: list[Decision] = []
         if queue is not None:
-            queue.see(answer, now)
+            queue.see(answer, waiter, now, rate)
         match answer:
             case LeaseAcquired() | IndexDown() if claim.take and queue is not None and waiter in waiters:
                 queue.holder = waiter
@@ -234,8 +239,10 @@ class LayerQueues:
         for waiter in list(queue.waiters):
             if waiter.busy_since is None:
                 waiter.busy_since = now
-            is_useless = queue.stalled or (into is not None and not waiter.accepts(into))
-            if not is_useless and not waiter.is_out_of_patience(now, rate):
+            is_useless = into is not None and not waiter.accepts(into)
+            # one waiter takes a stalled upload's lease over, and all others wait for that one
+            is_over = is_useless or (queue.stalled and waiter.watch_only)
+            if not is_over and not waiter.is_out_of_patience(now, rate):
                 continue
             if waiter.watch_only:
                 done.extend(self._give_up([waiter]))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import field
 
 from crossmount._dataclass import dataclass
+from crossmount.fleet.lease import Publishes
 from crossmount.fleet.progress import UploadProgress
 from crossmount.fleet.turn import UploadSlots
 from crossmount.oci import Digest, Repository
@@ -92,6 +93,7 @@ class Waiter:
 
     Attributes:
         value: the unique text of its lease.
+        publishes: when the registry lets others mount the layer: after its upload, or after a manifest.
         excluded: names of repositories that it cannot mount from, since it tried them.
         patience: how long it waits.
         slots: its upload slots; None for a watcher, which mounts or gives up, and never uploads.
@@ -113,6 +115,7 @@ class Waiter:
     excluded: set[str]
     patience: Patience
     slots: UploadSlots | None
+    publishes: Publishes = "blob"
     accepts: Callable[[str], bool] = lambda _: True
     on_wait: OnWait = ignore_wait
     jitter: float = 1.0
@@ -159,10 +162,14 @@ class Claim:
     """A question to the server: may this waiter upload? `take` acquires the lease if it is free.
 
     A claim that takes the lease has an upload slot reserved.
+
+    Attributes:
+        instead_of: the text of a lease that it takes over, since its holder shows no progress.
     """
 
     waiter: Waiter
     take: bool
+    instead_of: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +190,13 @@ class LeaseBusy:
     """Answer: another holds the lease, and uploads into the repository `into`, if its lease names one.
 
     Attributes:
-        token: differs for each holder.
+        text: the lease's text, which differs for each holder.
         sent: bytes that the holder has sent, if it says so.
         size: all bytes, as the holder says.
     """
 
     into: str | None = None
-    token: str = ""
+    text: bytes = b""
     sent: int | None = None
     size: int = 0
 

@@ -5,18 +5,19 @@
 -- continue, and leases would work although no source can be recorded: all would upload, one after the other.
 -- KEYS: the layer's set of sources on one registry, its lease there, its waiters there
 -- ARGV: '1' to take the lease if it is free, our lease's value, its life (ms), life of a waiter's entry (ms),
---       the most members of the set to read, then repositories that we exclude
+--       the most members of the set to read, the value of a lease that we take over, then repositories that we exclude
+-- A lease whose holder shows no progress is taken over, by one waiter: all others wait for that one then.
 -- A lease is its holder's value, a line end, and the time of acquisition (epoch seconds by this server's clock).
 -- Returns: {'sources', repository ...} | {'acquired'} | {'busy', the lease} | {'free'}
 local sources, lease, waiters = KEYS[1], KEYS[2], KEYS[3]
 local take, value, life, patience = ARGV[1] == '1', ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 local excluded, found = {}, {'sources'}
-for i = 6, #ARGV do
+for i = 7, #ARGV do
   excluded[ARGV[i]] = true
 end
 for _, repository in ipairs(redis.call('SRANDMEMBER', sources, ARGV[5])) do
-  if not excluded[repository] then
+  if not excluded[repository] and string.sub(repository, 1, 1) ~= '=' then  -- that is the layer's size
     found[#found + 1] = repository
   end
 end
@@ -29,6 +30,9 @@ end
 local there = redis.call('EXISTS', lease) == 1
 local holder = there and redis.call('GETRANGE', lease, 0, 4095)
 local time = redis.call('TIME')
+if there and take and ARGV[6] ~= '' and string.sub(holder, 1, #ARGV[6]) == ARGV[6] then
+  there, holder = false, nil
+end
 if there and string.sub(holder, 1, #value) ~= value then
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   if redis.call('ZCARD', waiters) < 1000 then
