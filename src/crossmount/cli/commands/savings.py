@@ -83,8 +83,8 @@ def savings(ctx: click.Context, since: date, by: By, as_json: bool) -> None:
     """Show what pushes saved: the bytes that were mounted instead of uploaded.
 
     It reads the accounts of all pushes, copies and proxies that used this index. The share is the saved part of
-    what would have been uploaded without crossmount. The time saved is an estimate, at the rate of the uploads that
-    were made.
+    what would have been uploaded without crossmount. The time saved is an estimate, at the rate of the uploads
+    that were made.
     """
     settings = settings_of(ctx)
     found = run_async(_read(settings, since))
