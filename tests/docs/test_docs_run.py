@@ -55,7 +55,7 @@ def reader(tmp_path: Path, valkey: Server, monkeypatch: pytest.MonkeyPatch) -> I
             "redis.example.com -p 6379": f"127.0.0.1 -p {valkey.port}",
             **{
                 f"{host}:{number}": f"127.0.0.1:{port}"
-                for number, port in ((5000, free_port()), (5001, free_port()))
+                for number, port in ((5000, free_port()), (5001, free_port()), (8080, free_port()))
                 for host in ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 pages listen there, tests do not
             },
         }
