@@ -50,7 +50,8 @@ def test_a_copy_is_printed_in_lines(
     assert [line.split()[:2] for line in lines[2:5]] == [["mounted", "0"], ["already", "there"], ["uploaded", "4"]]
     assert lines[5].startswith("  4 blobs, ")
     assert lines[5].endswith(f"from {a.address}/team/app")
-    assert lines[6].endswith("index: off")
+    assert lines[6] == "saved 0 B, 0 % of what would have been uploaded"
+    assert lines[7].endswith("index: off")
     lines = done.err.splitlines()
     assert sum(line.endswith(f"uploaded  ({dest})") for line in lines) == 4
     assert lines[-1] == f"copied {source} to {dest}:1"

@@ -26,6 +26,7 @@ COMMANDS = (
     "forget",
     "must-mount",
     "fleet",
+    "savings",
     "dashboard",
     "index",
     "doctor",

@@ -59,12 +59,14 @@ def test_a_second_push_mounts_what_the_first_uploaded(
         ["already", "there", "0", "blobs"],
         ["uploaded", "4", "blobs", lines[4].split()[3]],
     ]
-    assert lines[5].endswith("index: ok")
+    assert lines[5] == "saved 0 B, 0 % of what would have been uploaded"
+    assert lines[6].endswith("index: ok")
     assert sorted(line.split()[-1] for line in first.err.splitlines()) == ["uploaded"] * 4
 
     second = here("push", source, *plain(docker_registry, "team/two:1"), *index, "--json")
     document = second.document
-    assert set(document) == {"reference", "digest", "blobs", "bytes", "index", "seconds"}
+    assert set(document) == {"reference", "digest", "blobs", "bytes", "saved", "index", "seconds"}
+    assert document["saved"] == {"bytes": sum(blob.size for blob in image.blobs), "share": 1.0}
     assert document["reference"] == f"{docker_registry.address}/team/two:1"
     assert {blob["outcome"] for blob in document["blobs"]} == {"mounted"}
     assert {blob["source"] for blob in document["blobs"]} == {f"{docker_registry.address}/team/one"}
@@ -77,6 +79,7 @@ def test_a_second_push_mounts_what_the_first_uploaded(
 
     third = here("push", source, *plain(docker_registry, "team/two:2"), *index, "--json")
     assert {blob["outcome"] for blob in third.document["blobs"]} == {"existing"}
+    assert third.document["saved"] == {"bytes": 0, "share": None}
     back = tmp_path / "back"
     run(
         "skopeo",

@@ -17,7 +17,7 @@ from crossmount.testing import ScriptedRegistry
 from support.registries import DockerRegistry
 
 SECONDS = 50
-_FOREIGN = ("CROSSMOUNT_", "DOCKER_", "REGISTRY_", "XDG_")
+_FOREIGN = ("CROSSMOUNT_", "DOCKER_", "GITHUB_", "REGISTRY_", "XDG_")
 
 
 @dataclass(frozen=True, slots=True)

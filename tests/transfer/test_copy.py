@@ -52,9 +52,9 @@ async def test_an_image_is_copied_byte_for_byte(
 async def test_the_report_is_what_the_command_prints(a: ScriptedRegistry, b: ScriptedRegistry) -> None:
     """The JSON of each image is that of a push, and says where its bytes were fetched from."""
     document = (await copied(a, b, index=MemoryMountIndex())).to_json()
-    assert set(document) == {"images", "bytes", "index", "seconds"}
+    assert set(document) == {"images", "bytes", "saved", "index", "seconds"}
     (one,) = document["images"]
-    pushed = {"reference", "digest", "blobs", "bytes", "index", "seconds"}
+    pushed = {"reference", "digest", "blobs", "bytes", "saved", "index", "seconds"}
     assert set(one) == pushed | {"source", "referrers"}
     assert set(one["blobs"][0]) >= {"digest", "size", "outcome", "source", "attempts", "fetched_from", "fetched"}
     assert set(one["bytes"]) == {"existing", "mounted", "uploaded", "fetched"}

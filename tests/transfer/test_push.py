@@ -86,7 +86,7 @@ async def test_the_report_is_what_the_command_prints(
     """The JSON report has the documented keys, and its sums agree with its blobs."""
     report = await push_to(scripted_registry, "team/a:1", image, MemoryMountIndex())
     document = report.to_json()
-    assert set(document) == {"reference", "digest", "blobs", "bytes", "index", "seconds"}
+    assert set(document) == {"reference", "digest", "blobs", "bytes", "saved", "index", "seconds"}
     assert set(document["blobs"][0]) == {"digest", "size", "outcome", "source", "attempts"}
     assert document["bytes"] == {"existing": 0, "mounted": 0, "uploaded": sum(blob.size for blob in image.blobs)}
     assert document["digest"] == image.root.digest

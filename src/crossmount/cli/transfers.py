@@ -4,6 +4,7 @@ import functools
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -13,13 +14,15 @@ from crossmount._dataclass import dataclass
 from crossmount.cli import text
 from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.options import REGISTRY, Amount, count_option, upload_options
+from crossmount.cli.output import note
 from crossmount.cli.settings import Settings
 from crossmount.fleet import Patience
 from crossmount.index import MountIndex
 from crossmount.registry import ClientOptions
+from crossmount.savings.tally import Tally
 from crossmount.transfer.image_pusher import Limits
 from crossmount.transfer.registries import Registries
-from crossmount.transfer.report import FROM_CACHE, BlobReport, IndexState, PushReport
+from crossmount.transfer.report import FROM_CACHE, BlobReport, IndexState, PushListReport, PushReport
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,6 +39,7 @@ class TransferOptions:
         insecure_for: the registries whose certificates are not verified.
         limits: how much is done at once.
         patience: how long to wait for another pusher's upload.
+        summary: the file to append a summary to; None for none.
     """
 
     platforms: tuple[str, ...]
@@ -43,6 +47,7 @@ class TransferOptions:
     insecure_for: tuple[str, ...]
     limits: Limits
     patience: Patience
+    summary: Path | None = None
 
     def special(self, options: ClientOptions) -> dict[str, ClientOptions]:
         """Return the options of the registries that have others than `options`."""
@@ -73,6 +78,7 @@ def transfer_options(*, images: bool = False) -> Callable[[F], Callable[..., Any
             uploads: int,
             requests: int,
             wait: float,
+            summary: Path | None,
             images: int = _LIMITS.images,
             **others: Any,
         ) -> Any:
@@ -82,6 +88,7 @@ def transfer_options(*, images: bool = False) -> Callable[[F], Callable[..., Any
                 insecure_for=insecure_for,
                 limits=Limits(uploads=uploads, requests=requests, images=images),
                 patience=Patience(limit=wait),
+                summary=summary,
             )
             return command(ctx, transfer=transfer, **others)
 
@@ -139,6 +146,14 @@ def _options(*, images: bool) -> list[Callable[..., Any]]:
             show_default=True,
             help="Wait at most this long while another pusher uploads the blob, then mount it; 0 never waits.",
         ),
+        click.option(
+            "--summary",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            envvar=["CROSSMOUNT_SUMMARY", "GITHUB_STEP_SUMMARY"],
+            show_envvar=True,
+            help="Append a few lines of Markdown to FILE: what was saved. In a GitHub job they are shown with it.",
+        ),
     ]
 
 
@@ -175,6 +190,52 @@ def fetched_lines(uploaded: Iterable[BlobReport]) -> list[str]:
     return [
         f"  {text.count(number, 'blob')}, {text.size(size)}, from {'the cache' if place == FROM_CACHE else place}"
         for place, (number, size) in fetched.items()
+    ]
+
+
+def saved_lines(tally: Tally) -> list[str]:
+    """Return the line that says what was saved; none if nothing would have been uploaded anyway."""
+    if tally.share_saved is None:
+        return []
+    return [
+        f"saved {text.size(tally.bytes_saved)}, {100 * tally.share_saved:.0f} % of what would have been uploaded"
+    ]
+
+
+def append_summary(file: Path | None, report: PushReport | PushListReport) -> None:
+    """Append a report as Markdown to a file, which may have other summaries; a failure is only a warning."""
+    if file is None:
+        return
+    try:
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write("\n".join(_markdown(report)) + "\n\n")
+    except OSError as error:
+        note(f"crossmount: warning: the summary cannot be written to {file}: {error.strerror or error}")
+
+
+def _markdown(report: PushReport | PushListReport) -> list[str]:
+    tally = report.tally
+    if isinstance(report, PushListReport):
+        failed = f", {len(report.failures)} failed" if report.failures else ""
+        what = f"{text.count(len(report.done), 'image')} {report.verb}{failed}"
+    else:
+        what = f"pushed `{report.reference}`"
+    rows = [
+        ("mounted", tally.blobs_mounted, tally.bytes_mounted),
+        ("waited for", tally.blobs_waited, tally.bytes_waited),
+        ("already there", tally.blobs_existing, tally.bytes_existing),
+        ("uploaded", tally.blobs_uploaded, tally.bytes_uploaded),
+    ]
+    return [
+        f"### crossmount: {what}",
+        "",
+        *(f"**{line}**" for line in saved_lines(tally)),
+        "",
+        "| | blobs | bytes |",
+        "|---|---:|---:|",
+        *(f"| {name} | {blobs} | {text.size(size)} |" for name, blobs, size in rows if blobs),
+        "",
+        f"took {text.duration(report.seconds)}, index: {report.index}",
     ]
 
 

@@ -92,6 +92,11 @@ class Tally:
         needed = self.bytes_saved + self.bytes_uploaded
         return self.bytes_saved / needed if needed else None
 
+    def saved_to_json(self) -> dict[str, int | float | None]:
+        """Return what was saved as documents have it: `bytes`, and `share` from 0 to 1 or null."""
+        share = self.share_saved
+        return {"bytes": self.bytes_saved, "share": None if share is None else round(share, 4)}
+
     @property
     def rate(self) -> float | None:
         """Bytes per second of the uploads; None if none was timed."""

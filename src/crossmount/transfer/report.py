@@ -9,6 +9,7 @@ from crossmount.errors import CrossmountError
 from crossmount.events import Outcome
 from crossmount.index.protocol import Sighting
 from crossmount.oci import Digest, Reference, Repository
+from crossmount.savings.tally import Tally
 from crossmount.transfer.fetch import FetchedBlob
 
 FROM_CACHE = "cache"
@@ -52,6 +53,12 @@ class BlobReport:
             **({"fetched_from": self.fetched_from, "fetched": self.fetched} if self.fetched_from else {}),
         }
 
+    @property
+    def tally(self) -> Tally:
+        """The blob, as the accounts count it."""
+        fate = "waited" if self.waited and self.outcome != "uploaded" else self.outcome
+        return Tally(**{f"blobs_{fate}": 1, f"bytes_{fate}": self.size}, bytes_fetched=self.fetched)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushReport:
@@ -86,6 +93,11 @@ class PushReport:
         """Return how many bytes the blobs with this outcome have."""
         return sum(blob.size for blob in self._of(outcome))
 
+    @property
+    def tally(self) -> Tally:
+        """The sum of the blobs, as the accounts count them: what was saved, and what was not."""
+        return Tally.total(blob.tally for blob in self.blobs)
+
     def to_json(self) -> dict[str, Any]:
         """Return the document that `crossmount push --json` prints."""
         return {
@@ -100,6 +112,7 @@ class PushReport:
                 "mounted": self.bytes("mounted"),
                 "uploaded": self.bytes("uploaded"),
             },
+            "saved": self.tally.saved_to_json(),
             "index": self.index,
             **({"index_reason": self.index_reason} if self.index_reason else {}),
             "seconds": round(self.seconds, 3),
@@ -205,11 +218,17 @@ class PushListReport:
         """Return how many bytes the blobs with this outcome have."""
         return sum(blob.size for blob in self.blobs(outcome))
 
+    @property
+    def tally(self) -> Tally:
+        """The sum of the blobs of all images, as the accounts count them."""
+        return Tally.total(image.tally for image in self.done)
+
     def to_json(self) -> dict[str, Any]:
         """Return the document that `crossmount push --from FILE --json` prints."""
         return {
             "images": [image.to_json() for image in self.images],
             "bytes": {outcome: self.bytes(outcome) for outcome in _OUTCOMES},
+            "saved": self.tally.saved_to_json(),
             "index": self.index,
             **({"index_reason": self.index_reason} if self.index_reason else {}),
             "seconds": round(self.seconds, 3),

@@ -19,10 +19,12 @@ from crossmount.cli.progress.transfer import TransferTracker
 from crossmount.cli.settings import settings_of
 from crossmount.cli.transfers import (
     TransferOptions,
+    append_summary,
     fetched_lines,
     index_status,
     opened_places,
     platform_lines,
+    saved_lines,
     transfer_options,
 )
 from crossmount.errors import CopyFailedError
@@ -142,8 +144,10 @@ def copy(
         raise interrupted.with_note(_so_far(display.tracker)) from None
     except CopyFailedError as failed:
         if as_json or failed.report.copied:
+            append_summary(transfer.summary, failed.report)
             _print_report(failed.report, display.tracker, as_json=as_json, embedded=embedded)
         raise
+    append_summary(transfer.summary, report)
     _print_report(report, display.tracker, as_json=as_json, embedded=embedded)
 
 
@@ -207,6 +211,7 @@ def render_copy(
         *([f"{text.count(caches, 'build cache')} of BuildKit"] if caches else []),
         *text.summary((words, report.count(kind), report.bytes(kind)) for words, kind in groups),  # type: ignore[arg-type]
         *fetched_lines(report.blobs("uploaded")),
+        *saved_lines(report.tally),
         f"took {text.duration(report.seconds)}, index: {index}",
     ]
 

@@ -17,10 +17,12 @@ from crossmount.cli.progress.transfer import TransferTracker
 from crossmount.cli.settings import settings_of
 from crossmount.cli.transfers import (
     TransferOptions,
+    append_summary,
     fetched_lines,
     index_status,
     opened_places,
     platform_lines,
+    saved_lines,
     transfer_options,
 )
 from crossmount.errors import CopyFailedError
@@ -132,6 +134,7 @@ def push(
             return await push_one(jobs[0], push_settings, index=index, registries=registries)
 
     def show(report: PushReport | PushListReport) -> None:
+        append_summary(transfer.summary, report)
         try:
             if as_json:
                 output.document(report.to_json())
@@ -194,6 +197,7 @@ def render_pushes(
         *platform_lines(*report.done),
         *text.summary((words, report.count(kind), report.bytes(kind)) for words, kind in groups),  # type: ignore[arg-type]
         *fetched_lines(report.blobs("uploaded")),
+        *saved_lines(report.tally),
         f"took {text.duration(report.seconds)}, index: {index}",
     ]
 
@@ -209,6 +213,7 @@ def render_push(report: PushReport, *, index_failed_first: bool = False, embedde
         *platform_lines(report),
         *text.summary((words, report.count(kind), report.bytes(kind)) for words, kind in groups),  # type: ignore[arg-type]
         *fetched_lines(blob for blob in report.blobs if blob.outcome == "uploaded"),
+        *saved_lines(report.tally),
         f"took {text.duration(report.seconds)}, index: {index}",
     ]
 

@@ -229,10 +229,7 @@ def tally_json(tally: Tally) -> dict[str, Any]:
     """Return a tally as a part of a document."""
     outcomes = ("mounted", "waited", "existing", "uploaded")
     return {
-        "saved": {
-            "bytes": tally.bytes_saved,
-            "share": None if tally.share_saved is None else round(tally.share_saved, 4),
-        },
+        "saved": tally.saved_to_json(),
         "seconds_saved": _rounded(tally.seconds_saved),
         "bytes": {
             **{each: getattr(tally, f"bytes_{each}") for each in outcomes},
