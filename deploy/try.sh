@@ -8,5 +8,6 @@ make_venv .venv
 say "installing crossmount"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
 say "running: crossmount demo"
+trap : INT  # Ctrl-C ends the demo's page, and this script goes on
 .venv/bin/crossmount demo "$@"
 say "now push an image of yours: .venv/bin/crossmount push --help"

@@ -1,22 +1,31 @@
 import asyncio
+import io
 import os
+import re
 import signal
 import sys
 import tempfile
+from contextlib import aclosing
 from pathlib import Path
 
 import click
+import httpx
 import pytest
 
 from crossmount.cli.demo import command as demo
+from crossmount.cli.demo import page as demo_page
 from crossmount.cli.demo import pushes as demo_pushes
 from crossmount.cli.demo import registry as demo_registry
 from crossmount.cli.demo.pushes import IMAGES, DemoImage, Pushed, Pushes, make_images
 from crossmount.cli.demo.registry import child
 from crossmount.cli.progress.transfer import index_warning
+from crossmount.index import open_index
+from crossmount.index.protocol import backing_server
 from crossmount.oci import Repository
 from crossmount.oci.layout import load_image
+from crossmount.redis.key_scan import scan_keys
 from support.commands import SECONDS, Here, Shell
+from support.dashboards import AccountingIndex, Clock, site_over
 from support.programs import needs
 from support.registries import run
 
@@ -97,6 +106,99 @@ def test_the_demo_is_printed_in_eighty_columns(here: Here) -> None:
     assert any(line.startswith("without mounts  ####") for line in lines)
     assert any(line.startswith("with crossmount ####") for line in lines)
     assert "crossmount index stop" in lines[-1]
+
+
+def test_the_demo_ends_by_itself_where_nobody_looks(here: Here) -> None:
+    """Outside a terminal no page is served; the output says how to see it, and no key of the demo remains."""
+    done = here("demo")
+    assert done.status == 0
+    assert "crossmount demo --page shows these numbers in a browser." in done.out.splitlines()
+    assert "http://127.0.0.1" not in done.out.partition("with crossmount")[2]
+    assert asyncio.run(keys_of_demos()) == []
+
+
+async def keys_of_demos() -> list[bytes]:
+    """Return the keys of demos in the embedded index, those aside that live for seconds."""
+    async with open_index("embedded:") as index:
+        server = backing_server(index)
+        assert server is not None
+        async with aclosing(scan_keys(server.link, "crossmount:demo-*")) as keys:
+            return [key async for key in keys if b":lease:" not in key and b":waiters:" not in key]
+
+
+def test_the_page_of_the_demo_ends_when_nobody_looks(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --page its address is printed; without a look in time the demo ends as ever."""
+    monkeypatch.setattr(demo_page, "LOOK_SECONDS", 0.0)
+    done = here("demo", "--page")
+    assert (done.status, done.err) == (0, "")
+    assert "These numbers on a page: http://127.0.0.1:" in done.out
+    assert "are removed." in done.out
+
+
+def test_the_page_of_the_demo_has_its_numbers(shell: Shell) -> None:
+    """The page shows what the demo's pushes saved; Ctrl-C then ends the demo with status 0, and all is removed."""
+    with shell.start("demo", "--page") as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        while not (lines and lines[-1].startswith("These numbers on a page: ")):
+            lines.append(process.stdout.readline())
+            assert process.poll() is None
+        page = httpx.get(lines[-1].partition("page: ")[2].strip()).text
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, err) == (0, "")
+    assert "are removed." in out
+    assert "namespace <strong><bdi>demo-" in page
+    (uploaded,) = re.findall(r"with crossmount \S+ +(\S+ \S+) uploaded", "".join(lines))
+    saved = re.findall(r'data-bytes="(\d+)"', page)
+    assert int(saved[0]) > 0
+    assert f"<dt>Uploaded</dt><dd>{uploaded}</dd>" in page
+
+
+async def test_a_look_prolongs_the_page_by_a_minute() -> None:
+    """The wait ends a minute after the last request for the page, or at once when it is cancelled."""
+    clock, pauses = Clock(0.0), []
+
+    async def sleep(seconds: float) -> None:
+        clock.now += seconds
+        pauses.append(seconds)
+        if len(pauses) == 1:
+            clock.now -= 30.0
+            await watched.answer("", b"", names=True)
+
+    async with site_over(AccountingIndex(), clock=Clock()) as site:
+        watched = demo_page.WatchedPage(site, clock=clock)
+        await watched.until_unwatched(sleep)
+        assert pauses == [60.0, 60.0]
+        looking = asyncio.create_task(demo_page.WatchedPage(site, clock=clock).until_unwatched())
+        await asyncio.sleep(0)
+        looking.cancel()
+        await looking
+
+
+@pytest.mark.parametrize(
+    ("terminal", "ci", "looks"), [(True, "", True), (True, "true", False), (False, "", False)]
+)
+def test_a_person_at_a_terminal_may_look(
+    monkeypatch: pytest.MonkeyPatch, *, terminal: bool, ci: str, looks: bool
+) -> None:
+    """The page is shown by default in a terminal, and never in a CI job."""
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr(sys, "stdin", Terminal(terminal))
+    monkeypatch.setattr(sys, "stdout", Terminal(terminal))
+    assert demo_page.somebody_may_look() is looks
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal, or is not."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        """Return whether it is a terminal."""
+        return self._terminal
 
 
 @pytest.mark.parametrize("url", ["off", "memory://"])
@@ -205,7 +307,7 @@ PUSHED = Pushed(
 def test_an_index_that_failed_in_between_is_reported_at_the_end() -> None:
     """If the index failed during a push, the output says that the numbers are not typical, and why."""
     outcome = demo.DemoResult(registry="r", namespace="n", received=1, pushes=[PUSHED])
-    lines = demo._closing(outcome, embedded=False)
+    lines = demo._numbers(outcome)
     words = " ".join(lines)
     assert "The index failed during 1 push: index at x does not answer. This machine" in words
     assert "the index has 0.5 s to answer. Run it again." in words

@@ -2,17 +2,16 @@
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
 from crossmount._dataclass import dataclass
 from crossmount.cli.output import note
 from crossmount.cli.settings import OFF, Settings
-from crossmount.errors import MissingExtraError
 from crossmount.index import Keys, MountIndex, open_index
 from crossmount.index.opening import DEFAULT_URL
 from crossmount.index.protocol import backing_server
@@ -20,12 +19,14 @@ from crossmount.oci import Digest
 from crossmount.redis.url import parse_url
 from crossmount.registry import ClientOptions, RetryPolicy
 
-if TYPE_CHECKING:
-    from crossmount.dashboard import Site
-
 DEFAULT_NAMESPACE = Keys().namespace
 
 _NO_CI = frozenset({"", "0", "false", "no", "off"})
+
+
+def is_ci(environment: Mapping[str, str]) -> bool:
+    """Return whether this is a CI job."""
+    return environment.get("CI", "").lower() not in _NO_CI
 
 
 def index_url(settings: Settings) -> str:
@@ -71,7 +72,7 @@ def warn_if_alone(settings: Settings, warn: Callable[[str], object] | None = Non
         settings: the common options.
         warn: takes the warning; None prints it.
     """
-    if settings.index is None and os.environ.get("CI", "").lower() not in _NO_CI:
+    if settings.index is None and is_ci(os.environ):
         words = (
             "this embedded index is shared with no other host: "
             "set CROSSMOUNT_INDEX (--index) to a Redis of all runners"
@@ -116,29 +117,6 @@ async def index_for_push(settings: Settings) -> AsyncIterator[MountIndex | None]
         return
     async with opened_index(settings) as index:
         yield index
-
-
-@asynccontextmanager
-async def page_of(
-    settings: Settings, index: MountIndex | None, access: Literal["off", "sums", "names"]
-) -> AsyncIterator["Site | None"]:
-    """Make the page of an index for the proxy; none without an index, or without the extra `dashboard`.
-
-    Raises:
-        MissingExtraError: a page with names is wanted, and packages of the extra lack.
-    """
-    if index is None or access == "off":
-        yield None
-        return
-    try:
-        from crossmount.cli.commands.dashboard import site_of  # noqa: PLC0415 only some proxies load it
-    except MissingExtraError:
-        if access == "names":
-            raise
-        yield None
-        return
-    async with site_of(settings, index) as site:
-        yield site
 
 
 PINGS = 5

@@ -2,35 +2,15 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 import click
 
-from crossmount.cli.access import DEFAULT_NAMESPACE, display_url, index_url, opened_index
+from crossmount.cli.access import opened_index
 from crossmount.cli.command import Command
 from crossmount.cli.options import LISTEN
 from crossmount.cli.output import start_service_log
+from crossmount.cli.page import running_page
 from crossmount.cli.settings import Settings, settings_of
-from crossmount.errors import MissingExtraError
-from crossmount.index import MountIndex
-
-_EXTRA = {"jinja2", "markupsafe", "pygal", "prometheus_client", "uvicorn", "httptools"}
-
-try:
-    from crossmount.dashboard import IndexReader, Site
-    from crossmount.proxy.http.serving import ListenAddress, RunningServer, listening
-    from crossmount.proxy.page import PageApp, page_url
-    from crossmount.proxy.settings import ServerLimits
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in _EXTRA:
-        raise
-    raise MissingExtraError(
-        f"crossmount dashboard needs {error.name}, which is not installed: pip install 'crossmount[dashboard]'"
-    ) from error
-
-_LIMITS = ServerLimits(connections=256, grace=0.0)
 
 
 @click.command(cls=Command)
@@ -64,34 +44,13 @@ def dashboard(ctx: click.Context, listen: tuple[str, int], public_url: str | Non
 
 
 async def _serve(settings: Settings, listen: tuple[str, int], public_url: str | None) -> None:
-    async with opened_index(settings) as index, running_page(settings, index, listen, public_url) as server:
+    async with (
+        opened_index(settings) as index,
+        running_page(settings, index, listen, public_url=public_url, command="crossmount dashboard") as server,
+    ):
 
         def announce() -> None:
             click.echo(f"crossmount dashboard: {public_url or server.url + '/'}")
             sys.stdout.flush()
 
         await server.run_until_signal(announce)
-
-
-@asynccontextmanager
-async def site_of(settings: Settings, index: MountIndex) -> AsyncIterator[Site]:
-    """Make the page of an index, and end its reads when the block ends."""
-    namespace = settings.namespace or DEFAULT_NAMESPACE
-    async with IndexReader(index, namespace=namespace, address=display_url(index_url(settings))) as reader:
-        yield Site(reader, version=version("crossmount"))
-
-
-@asynccontextmanager
-async def running_page(
-    settings: Settings, index: MountIndex, listen: tuple[str, int], public_url: str | None = None
-) -> AsyncIterator[RunningServer]:
-    """Serve the page of an index until the block ends.
-
-    Raises:
-        InvalidInputError: the public URL breaks its grammar.
-        ListenError: the address cannot be used.
-    """
-    async with site_of(settings, index) as site:
-        app = PageApp(site, listen=listen[0], public_url=page_url(public_url), idle=_LIMITS.idle)
-        async with listening(app, ListenAddress(*listen), _LIMITS) as server:
-            yield server

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from crossmount import __version__
-from crossmount.cli.access import client_options, display_url, index_for_push, index_url, page_of, warn_if_alone
+from crossmount.cli.access import client_options, display_url, index_for_push, index_url, warn_if_alone
 from crossmount.cli.command import Command
 from crossmount.cli.options import FILE, LISTEN, SIZE, Amount, Between, upload_options
 from crossmount.cli.output import start_service_log
+from crossmount.cli.page import page_of
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import MissingExtraError
 from crossmount.index import null_index

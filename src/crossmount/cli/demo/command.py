@@ -4,8 +4,10 @@ import asyncio
 import secrets
 import tempfile
 import textwrap
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,17 @@ from crossmount._dataclass import dataclass
 from crossmount.cli import output, text
 from crossmount.cli.access import display_url, index_kind, index_url, opened_index
 from crossmount.cli.command import Command, json_option
+from crossmount.cli.demo.page import shown
 from crossmount.cli.demo.pushes import FIRST, IMAGES, OWN, SHARED, DemoImage, Pushed, Pushes, make_images
 from crossmount.cli.demo.registry import CountedRegistry, demo_registry
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
 from crossmount.cli.settings import Settings, settings_of
+from crossmount.index import MountIndex
+from crossmount.index.keys import day
+from crossmount.index.protocol import backing_server
 from crossmount.oci import Repository
+from crossmount.redis.execute import run_writes
 from crossmount.redis.pipeline import TIMEOUT_SECONDS
 
 BAR_WIDTH = 24
@@ -54,30 +61,35 @@ class DemoResult:
 
 @click.command(cls=Command)
 @json_option
+@click.option(
+    "--page/--no-page",
+    default=None,
+    help="Show the numbers in a browser, until Ctrl-C or a minute without a look. Default: in a terminal.",
+)
 @click.pass_context
-def demo(ctx: click.Context, as_json: bool) -> None:
+def demo(ctx: click.Context, as_json: bool, page: bool | None) -> None:
     """Push eight images that share layers to eight repositories, from eight processes, and count the bytes.
 
     One image is pushed first, as yesterday's build; then the other seven at once. The demo starts its own registry
     (docker-registry if it is installed), and removes it and its data, about 120 MB on disk, at the end. The index
     is the embedded one or the one that --index names; the demo uses its own namespace in it, and empties that at
-    the end.
+    the end. In a terminal it shows its numbers on the page of `crossmount dashboard` before that.
     """
     settings = settings_of(ctx)
     if index_kind(index_url(settings)) in {"off", "memory"}:
         raise click.UsageError("the demo needs an index that processes can share: omit --index", ctx)
     say: Callable[[str], None] = (lambda _: None) if as_json else (lambda line: output.lines([line]))
     try:
-        result = run_async(_run(settings, say))
+        result = run_async(_run(settings, say, page=False if as_json else page))
     except Interrupted as interrupted:
         raise interrupted.with_note("the demo's processes and files are removed") from None
     if as_json:
         output.document(_as_document(result))
     else:
-        output.lines(_closing(result, embedded=index_kind(index_url(settings)) == "embedded"))
+        output.lines(_farewell(embedded=index_kind(index_url(settings)) == "embedded"))
 
 
-async def _run(settings: Settings, say: Callable[[str], None]) -> DemoResult:
+async def _run(settings: Settings, say: Callable[[str], None], *, page: bool | None) -> DemoResult:
     namespace = f"demo-{secrets.token_hex(4)}"
     settings = replace(settings, namespace=namespace)
     done: list[Pushed] = []
@@ -100,13 +112,38 @@ async def _run(settings: Settings, say: Callable[[str], None]) -> DemoResult:
             pushes = Pushes(
                 layout=layout, address=registry.address, index=index_url(settings), namespace=namespace
             )
+            started = time.time()
             try:
                 await pushes.run(images, on_pushed)
+                result = DemoResult(
+                    registry=registry.kind, namespace=namespace, received=registry.received, pushes=done
+                )
+                for line in _numbers(result):
+                    say(line)
+                async with shown(settings, index, wanted=page) as url:
+                    for line in _invitation(url):
+                        say(line)
             finally:
-                for pushed in done:
-                    for blob in pushed.blobs:
-                        await index.forget(blob, pushed.repository)
-        return DemoResult(registry=registry.kind, namespace=namespace, received=registry.received, pushes=done)
+                await _empty(index, done, days={day(started), day(time.time())})
+        return result
+
+
+async def _empty(index: MountIndex, done: list[Pushed], *, days: set[str]) -> None:
+    """Remove the demo's entries from the index: sources, accounts, counts, and what was seen of the registry."""
+    for pushed in done:
+        for blob in pushed.blobs:
+            await index.forget(blob, pushed.repository)
+    server = backing_server(index)
+    if server is not None:
+        keys, dates = server.keys, [date.fromisoformat(each) for each in days]
+        names = [
+            *(name for each in dates for name in (keys.savings(each), keys.savings_layers(each))),
+            *keys.savings_pushes(),
+            keys.registries(),
+            *(keys.stats(each) for each in days),
+            *(keys.traits(pushed.repository.registry) for pushed in done[:1]),
+        ]
+        await run_writes(server.link, [("DEL", name) for name in names])
 
 
 def _opening(images: tuple[DemoImage, ...], registry: CountedRegistry, index: str) -> list[str]:
@@ -131,7 +168,8 @@ def _row(pushed: Pushed) -> str:
     return f"  {pushed.image:<8} {_bar(pushed.uploaded, pushed.size)} {sizes}, {text.duration(pushed.seconds)}"
 
 
-def _closing(result: DemoResult, *, embedded: bool) -> list[str]:
+def _numbers(result: DemoResult) -> list[str]:
+    """Return the lines that compare what was uploaded with what would have been."""
     less = f", {result.size / result.uploaded:.1f} times less" if result.uploaded else ""
     lines = [
         "",
@@ -142,7 +180,24 @@ def _closing(result: DemoResult, *, embedded: bool) -> list[str]:
     ]
     lines += _index_trouble(result.pushes)
     lines.append(f"Every layer that today's builds share was in yesterday's: {FIRST} has them all.")
-    lines.append("The registry, all files and the demo's entries in the index are removed.")
+    return lines
+
+
+def _invitation(url: str | None) -> list[str]:
+    """Return the lines about the page at `url`; None if it is not shown."""
+    if url is None:
+        return ["crossmount demo --page shows these numbers in a browser."]
+    return [
+        "",
+        f"These numbers on a page: {url}",
+        "Ctrl-C ends the demo; so does a minute in which nobody looks.",
+        "",
+    ]
+
+
+def _farewell(*, embedded: bool) -> list[str]:
+    """Return the lines that say what remains of the demo."""
+    lines = ["The registry, all files and the demo's entries in the index are removed."]
     if embedded:
         lines.append("The embedded index keeps running: crossmount index stop stops it.")
     return lines

@@ -1,0 +1,109 @@
+"""The page of an index, for the commands that show it: made, and served at an address of its own."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Literal
+
+from crossmount.cli.access import DEFAULT_NAMESPACE, display_url, index_url
+from crossmount.cli.settings import Settings
+from crossmount.errors import MissingExtraError
+from crossmount.index import MountIndex
+
+if TYPE_CHECKING:
+    from crossmount.dashboard import Site
+    from crossmount.proxy.http.serving import RunningServer
+    from crossmount.proxy.page import Page
+
+_EXTRA = {"jinja2", "markupsafe", "pygal", "prometheus_client", "uvicorn", "httptools"}
+
+
+@contextmanager
+def _extra(command: str) -> Iterator[None]:
+    """Name the extra `dashboard` if a package of it lacks."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        raise MissingExtraError(
+            f"{command} needs {error.name}, which is not installed: pip install 'crossmount[dashboard]'"
+        ) from error
+
+
+@asynccontextmanager
+async def site_of(settings: Settings, index: MountIndex, *, command: str) -> AsyncIterator["Site"]:
+    """Make the page of an index, and end its reads when the block ends.
+
+    Args:
+        settings: the common options.
+        index: the index; the caller closes it.
+        command: the user's words, for the error.
+
+    Raises:
+        MissingExtraError: packages of the extra `dashboard` lack.
+    """
+    with _extra(command):
+        from crossmount.dashboard import IndexReader, Site  # noqa: PLC0415 packages of an extra
+    namespace = settings.namespace or DEFAULT_NAMESPACE
+    async with IndexReader(index, namespace=namespace, address=display_url(index_url(settings))) as reader:
+        yield Site(reader, version=version("crossmount"))
+
+
+@asynccontextmanager
+async def page_of(
+    settings: Settings, index: MountIndex | None, access: Literal["off", "sums", "names"]
+) -> AsyncIterator["Site | None"]:
+    """Make the page of an index for the proxy; none without an index, or without the extra `dashboard`.
+
+    Raises:
+        MissingExtraError: a page with names is wanted, and packages of the extra lack.
+    """
+    if index is None or access == "off":
+        yield None
+        return
+    async with AsyncExitStack() as stack:
+        site = None
+        try:
+            site = await stack.enter_async_context(site_of(settings, index, command="--page names"))
+        except MissingExtraError:
+            if access == "names":
+                raise
+        yield site
+
+
+@asynccontextmanager
+async def running_page(
+    settings: Settings,
+    index: MountIndex,
+    listen: tuple[str, int],
+    *,
+    public_url: str | None = None,
+    watched: Callable[["Page"], "Page"] = lambda page: page,
+    command: str,
+) -> AsyncIterator["RunningServer"]:
+    """Serve the page of an index until the block ends.
+
+    Args:
+        settings: the common options.
+        index: the index; the caller closes it.
+        listen: the address to listen on.
+        public_url: the URL that people use, if a front forwards to this server.
+        watched: wraps the page, to learn of requests for it.
+        command: the user's words, for an error.
+
+    Raises:
+        MissingExtraError: packages of the extra `dashboard` lack.
+        InvalidInputError: the public URL breaks its grammar.
+        ListenError: the address cannot be used.
+    """
+    with _extra(command):
+        from crossmount.proxy.http.serving import ListenAddress, listening  # noqa: PLC0415 packages of an extra
+        from crossmount.proxy.page import PageApp, page_url  # noqa: PLC0415
+        from crossmount.proxy.settings import ServerLimits  # noqa: PLC0415
+    limits = ServerLimits(connections=256, grace=0.0)
+    url = page_url(public_url)
+    async with site_of(settings, index, command=command) as site:
+        app = PageApp(watched(site), listen=listen[0], public_url=url, idle=limits.idle)
+        async with listening(app, ListenAddress(*listen), limits) as server:
+            yield server
