@@ -1,20 +1,26 @@
 """The page over a real server and real pushes: its numbers are what the fleet did, and it shows the present."""
 
+import asyncio
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from playwright.async_api import Browser, expect
 
+from crossmount.cli import text
 from crossmount.fleet.lease import LeaseValue
 from crossmount.index import Keys, open_index
 from crossmount.oci import Digest, Repository
+from crossmount.testing import ScriptedRegistry
 from support.browser import watching
 from support.commands import Shell
 from support.dashboards import served
+from support.images import make_layers, make_layout
 from support.servers import Server
 
 LAYER = Digest.of(b"a layer that is uploaded")
@@ -30,6 +36,81 @@ def running_dashboard(shell: Shell, *arguments: str, **variables: str) -> Iterat
         process.terminate()
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
+
+
+def big_numbers(page: str) -> list[int]:
+    """Return the bytes saved today, in seven days and in all."""
+    return [int(found) for found in re.findall(r'data-bytes="(\d+)"', page)]
+
+
+def pushed(shell: Shell, registry: ScriptedRegistry, name: str, layout: Path, url: str, *more: str) -> Any:
+    """Push an image with the command, and return its report."""
+    dest = f"{registry.address}/{name}:1"
+    done = shell("push", f"oci:{layout}", dest, "--plain-http", "--json", "--index", url, *more)
+    assert done.status == 0, done.err
+    return json.loads(done.out)
+
+
+async def test_the_numbers_are_what_the_fleet_did(
+    browser: Browser, shell: Shell, scripted_registry: ScriptedRegistry, valkey: Server, tmp_path: Path
+) -> None:
+    """After real pushes of two namespaces each page shows its own mounts and uploads, and nothing of the other."""
+    registry, base = scripted_registry, make_layers(2, size=40_000, seed="base")
+    make_layout(tmp_path / "first", [*base, *make_layers(1, size=3_000, seed="first")])
+    make_layout(tmp_path / "second", [*base, *make_layers(1, size=5_000, seed="second")])
+    reports = [
+        await asyncio_push(shell, registry, f"{name}/app", tmp_path / image, valkey.url)
+        for name, image in (("team", "first"), ("web", "second"))
+    ]
+    other = await asyncio_push(
+        shell, registry, "elsewhere/app", tmp_path / "first", valkey.url, "--namespace", "other"
+    )
+    saved = sum(report["bytes"]["mounted"] for report in reports)
+    uploaded = sum(report["bytes"]["uploaded"] for report in reports)
+    assert saved > 0
+    async with dashboard(shell, "--index", valkey.url) as url, watching(browser) as watched:
+        await watched.open(url)
+        assert big_numbers(await watched.page.content()) == [saved] * 3
+        assert f"Uploaded {text.size(uploaded)}" in await watched.text(".legend")
+        registries = await watched.text("#registries")
+        assert registry.address in registries
+        assert text.size(saved) in registries
+        repositories = await watched.text("#repositories")
+        assert "web/…" in repositories
+        assert "elsewhere" not in await watched.text("main")
+        share = await watched.text(".tile >> nth=0")
+        assert "in 2 pushes" in share
+        await watched.page.locator("#mounted a").first.click()
+        where = await watched.text("#where")
+        assert "team/app" in where
+        assert "web/app" in where
+        assert "elsewhere" not in where
+    async with (
+        dashboard(shell, "--index", valkey.url, "--namespace", "other") as url,
+        watching(browser) as watched,
+    ):
+        await watched.open(url)
+        assert big_numbers(await watched.page.content()) == [other["bytes"]["mounted"]] * 3
+        assert "team/…" not in await watched.text("main")
+        assert "namespace other" in await watched.text("header")
+
+
+async def asyncio_push(
+    shell: Shell, registry: ScriptedRegistry, name: str, layout: Path, url: str, *more: str
+) -> Any:
+    """Push in a thread: the registry runs on this event loop."""
+    return await asyncio.to_thread(pushed, shell, registry, name, layout, url, *more)
+
+
+@asynccontextmanager
+async def dashboard(shell: Shell, *arguments: str) -> AsyncIterator[str]:
+    """Run `crossmount dashboard`, without a wait of this event loop."""
+    context = running_dashboard(shell, *arguments)
+    url = await asyncio.to_thread(context.__enter__)
+    try:
+        yield url
+    finally:
+        await asyncio.to_thread(context.__exit__, None, None, None)
 
 
 def lease(server: Server, sent: int, *, waiting: int = 0, namespace: str = "default") -> None:
