@@ -10,7 +10,7 @@ from crossmount.cli import command, run
 from crossmount.cli.access import client_options
 from crossmount.cli.command import Command, LazyGroup
 from crossmount.cli.options import upload_options
-from crossmount.cli.settings import Invocation, Settings, settings_of
+from crossmount.cli.settings import Invocation, Settings, common_options, settings_of
 from crossmount.cli.table import LazyCommand
 from crossmount.registry import ClientOptions
 from support.commands import Here
@@ -33,6 +33,7 @@ COMMANDS = (
     "proxy",
     "demo",
     "config",
+    "completion",
     "help",
 )
 DETAILED = (*(name for name in COMMANDS if name not in {"index", "help"}), "index status", "index stop")
@@ -196,24 +197,14 @@ def test_environment_stands_for_options_and_yields_to_them(
 
 
 @pytest.mark.parametrize("name", DETAILED)
-def test_every_option_of_every_command_has_help_and_the_common_ones_a_variable(here: Here, name: str) -> None:
-    """Every option has help, the common ones have variables, and the help fits eighty columns."""
+def test_every_option_of_every_command_has_help_and_the_common_ones_are_folded(here: Here, name: str) -> None:
+    """Every option has help, the common ones are named alone, and the help fits eighty columns."""
     done = here(*name.split(), "--help")
     assert done.status == 0
     assert done.err == ""
     assert all(len(line) <= 80 for line in done.out.splitlines())
-    assert "Common options:" in done.out
-    for variable in (
-        "INDEX",
-        "NAMESPACE",
-        "PLAIN_HTTP",
-        "INSECURE",
-        "CA_FILE",
-        "CERT_FILE",
-        "KEY_FILE",
-        "VERBOSE",
-    ):
-        assert f"CROSSMOUNT_{variable}" in done.out
+    assert "Common options:\n  --index  --namespace" in done.out
+    assert "crossmount help options" in done.out
     group, _, leaf = name.partition(" ")
     found = run.crossmount.get_command(click.Context(run.crossmount), group)
     if leaf and isinstance(found, LazyGroup):
@@ -221,6 +212,18 @@ def test_every_option_of_every_command_has_help_and_the_common_ones_a_variable(h
     assert found is not None
     assert [param.name for param in found.params if isinstance(param, click.Option) and not param.help] == []
     assert found.name == name.rpartition(" ")[2]
+
+
+def test_the_common_options_are_explained_once(here: Here) -> None:
+    """`crossmount help options` has every common option with its help and its variable, in eighty columns."""
+    done = here("help", "options")
+    assert (done.status, done.err) == (0, "")
+    assert all(len(line) <= 80 for line in done.out.splitlines())
+    for option in common_options():
+        assert isinstance(option, click.Option)
+        assert f"  {', '.join(option.opts)}" in done.out
+        assert str(option.envvar) in done.out
+    assert "\n  options " in here("help").out
 
 
 def test_the_list_of_commands_is_whole(here: Here) -> None:

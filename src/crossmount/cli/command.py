@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -16,7 +16,7 @@ from crossmount.cli.table import LazyCommand
 from crossmount.errors import InvalidInputError
 
 WIDTH = 100
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
+_CONTEXT = {"max_content_width": WIDTH}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
 
@@ -27,6 +27,11 @@ class _Common(click.Command):
     def __init__(self, name: str | None, **details: Any) -> None:
         super().__init__(name, **{"context_settings": _CONTEXT, **details})
         self.params.extend(common_options())
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        """Return the names of the option for help."""
+        del ctx  # click keeps the option of the first context that asks
+        return ["-h", "--help"]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments; options that neither they nor the environment give are those of the files."""
@@ -56,16 +61,34 @@ class _Common(click.Command):
             raise Interrupted from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's own options, then the common ones."""
-        sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Common options": []}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
-            if record is not None:
-                sections["Common options" if isinstance(param, CommonOption) else "Options"].append(record)
-        for title, records in sections.items():
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
+        """Write the command's own options, and the names of the common ones."""
+        own = [param for param in self.get_params(ctx) if not isinstance(param, CommonOption)]
+        _write_options(own, "Options", ctx, formatter)
+        with formatter.section("Common options"):
+            names = "  ".join(f"{max(param.opts, key=len)}" for param in common_options())
+            formatter.write_text(names)
+            formatter.write_text("They are explained by: crossmount help options")
+
+
+def common_options_text(ctx: click.Context) -> str:
+    """Return the help of the common options, for `crossmount help options`."""
+    formatter = ctx.make_formatter()
+    formatter.write_text("Options of all commands. They may stand before or after the command's name.")
+    _write_options(common_options(), "Options", ctx, formatter)
+    formatter.write_paragraph()
+    formatter.write_text(
+        "Options may also be variables, as named above, or stand in a file: crossmount config shows what counts."
+    )
+    return formatter.getvalue()
+
+
+def _write_options(
+    params: Iterable[click.Parameter], title: str, ctx: click.Context, formatter: click.HelpFormatter
+) -> None:
+    records = [param.get_help_record(ctx) for param in params if isinstance(param, click.Option)]
+    if found := [record for record in records if record is not None]:
+        with formatter.section(title):
+            formatter.write_dl(found)
 
 
 def _line_of(ctx: click.Context) -> list[click.Context]:

@@ -79,6 +79,9 @@ COMMANDS = {
     "config": LazyCommand(
         "crossmount.cli.commands.config", "config", "Show which options count, and where each is from."
     ),
+    "completion": LazyCommand(
+        "crossmount.cli.commands.completion", "completion", "Complete commands and options in your shell."
+    ),
     "help": LazyCommand(
         "crossmount.cli.commands.help", "help_command", "Read the documentation: crossmount help TOPIC."
     ),

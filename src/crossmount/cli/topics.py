@@ -46,7 +46,7 @@ def read(name: str) -> str:
     return (_folder() / f"{name}.md").read_text(encoding="utf-8")
 
 
-def overview(more: Iterable[tuple[str, str]] = ()) -> str:
+def overview(more: Iterable[tuple[str, str]] = (("options", "the options of all commands"),)) -> str:
     """Return the list of topics as plain text.
 
     Args:

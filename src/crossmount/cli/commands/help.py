@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from crossmount.cli import output, topics
-from crossmount.cli.command import WIDTH, Command
+from crossmount.cli.command import WIDTH, Command, common_options_text
 from crossmount.cli.table import COMMANDS
 
 _TOPIC_LINK = re.compile(r"\[([^\]]+)\]\(([\w-]+)\.md(?:#[\w-]*)?\)")
@@ -28,6 +28,8 @@ def help_command(ctx: click.Context, words: Sequence[str]) -> None:
     known = topics.names()
     if not words:
         output.text(topics.overview())
+    elif [word.lower() for word in words] == ["options"]:
+        output.text(common_options_text(ctx))
     elif len(words) == 1 and words[0].lower() in known:
         _show(words[0].lower())
     elif (found := _help_of(ctx, words)) is not None:
