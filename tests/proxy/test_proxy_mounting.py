@@ -181,3 +181,51 @@ async def test_a_head_after_a_false_mount_is_a_404_and_makes_the_registry_untrut
         assert (await proxy.client.head(f"/v2/app/blobs/{digest}")).status_code == 404
         knowledge = await proxy.index.look_up([], proxy.repository("app"))
         assert knowledge.traits.truthful is False
+
+
+async def test_a_push_mounts_its_further_layers_without_asking_first(tmp_path: Path) -> None:
+    """Once a push mounts and its mount was proved, a HEAD is one mount and one HEAD of the source for the size."""
+    layers = [DATA + bytes([number]) for number in range(3)]
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        digests = [registry.put_blob("base", data) for data in layers]
+        for digest in digests:
+            await proxy.knows(digest, "base")
+        for data, digest in zip(layers, digests, strict=True):
+            before = len(registry.requests)
+            answer = await proxy.client.head(f"/v2/app/blobs/{digest}")
+            assert (answer.status_code, answer.headers["content-length"]) == (200, str(len(data)))
+            assert answer.headers["docker-content-digest"] == digest
+            sent = {(each.method, each.path.split("/")[2]) for each in registry.requests[before:]}
+            first = digest == digests[0]
+            assert sent == ({("HEAD", "app"), ("POST", "app")} if first else {("POST", "app"), ("HEAD", "base")})
+        assert registry.mounts() == 3
+
+
+@pytest.mark.parametrize("dest_has_it", [True, False])
+async def test_a_mount_that_fails_is_no_answer(tmp_path: Path, dest_has_it: bool) -> None:
+    """If a mount that was tried first fails, the repository is asked, and its answer counts."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        first, gone = registry.put_blob("base", b"first"), Digest.of(b"gone")
+        await proxy.knows(first, "base")
+        await proxy.knows(gone, "base")
+        if dest_has_it:
+            registry.put_blob("app", b"gone")
+        assert (await proxy.client.head(f"/v2/app/blobs/{first}")).status_code == 200
+        answer = await proxy.client.head(f"/v2/app/blobs/{gone}")
+        assert answer.status_code == (200 if dest_has_it else 404)
+        assert registry.matching(method="HEAD", path=f"/v2/app/blobs/{gone}")
+
+
+async def test_a_deleted_layer_is_not_mounted_first(tmp_path: Path) -> None:
+    """A layer that a client deleted from a repository stays deleted, also while that client pushes there."""
+    async with (
+        ScriptedRegistry(RegistryOptions(deletes=True)) as registry,
+        proxy_before(registry.url, spool=tmp_path) as proxy,
+    ):
+        first, second = registry.put_blob("base", b"1"), registry.put_blob("base", b"2")
+        for digest in (first, second):
+            await proxy.knows(digest, "base")
+        assert (await proxy.client.head(f"/v2/app/blobs/{second}")).status_code == 200
+        assert (await proxy.client.delete(f"/v2/app/blobs/{second}")).status_code == 202
+        assert (await proxy.client.head(f"/v2/app/blobs/{first}")).status_code == 200
+        assert (await proxy.client.head(f"/v2/app/blobs/{second}")).status_code == 404

@@ -1,22 +1,19 @@
 """The proxy as an ASGI application: the path of each request, from its first line to the access log.
 
-A request is parsed, its caller is authenticated, and the handler of its route answers it. The handler of a HEAD of
-a blob is here; those of requests that are forwarded are in `forwarding`, those of uploads in
-`crossmount.proxy.uploads`.
+A request is parsed, its caller is authenticated, and the handler of its route answers it. The handlers of requests
+that are forwarded are in `forwarding`; those of uploads and of a HEAD of a blob are in `crossmount.proxy.uploads`.
 """
 
 import logging
 import time
 from collections.abc import Callable
 
-from crossmount._dataclass import dataclass
 from crossmount.errors import CredentialsError, CrossmountError
-from crossmount.oci import Repository
 from crossmount.proxy.auth.callers import Authenticator, Caller
 from crossmount.proxy.forwarding import answer_by_forwarding
 from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError, unavailable
 from crossmount.proxy.http.exchange import Exchange, Message, Receive, Send
-from crossmount.proxy.http.headers import HeaderPairs, check_framing, request_headers
+from crossmount.proxy.http.headers import check_framing
 from crossmount.proxy.http.routes import (
     ApiBase,
     BlobRoute,
@@ -36,20 +33,11 @@ from crossmount.proxy.log import METHODS, AccessLog
 from crossmount.proxy.own_endpoints import OwnEndpoints
 from crossmount.proxy.tracing import Tracing
 from crossmount.proxy.uploads.core import Core
-from crossmount.proxy.uploads.mounting import MountAttempt
+from crossmount.proxy.uploads.head import answer_head
 from crossmount.proxy.uploads.requests import continue_upload
 from crossmount.proxy.uploads.start import start_upload
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _HeadAnswer:
-    """The registry's answer to a HEAD of a blob."""
-
-    status: int
-    headers: HeaderPairs
-    size: int | None
 
 
 class App:
@@ -148,7 +136,7 @@ class App:
         self.core.permissions.check(caller.name, route, exchange.method)
         match route, exchange.method:
             case BlobRoute(), "HEAD":
-                await self._head_blob(exchange, route, caller)
+                await answer_head(self.core, exchange, route, caller)
             case UploadsRoute(name=name), "POST" if self.draining and not self._is_pushing(caller, name):
                 raise unavailable("this proxy is about to stop: try again")
             case UploadsRoute(), "POST":
@@ -167,51 +155,6 @@ class App:
                 _,
             ):
                 await answer_by_forwarding(self.core, exchange, route, caller)
-
-    async def _head_blob(self, exchange: Exchange, route: BlobRoute, caller: Caller) -> None:
-        """Answer whether a repository has a blob, after an attempt to mount a missing one.
-
-        1. Ask the registry.
-        2. On 404, mount the blob from a repository that the index names, unless a client deleted it from here.
-        3. If the caller's token is too narrow for the mount, ask for a wider one, once.
-        4. If the mount failed and somebody is uploading the blob, wait for the upload and mount it then.
-        5. After a mount, ask the registry again. Another 404 shows that the registry's 201 was not true.
-
-        The answer is always the registry's own, the first or the second.
-        """
-        core, dest = self.core, self.core.repository(route.name)
-        attempt: MountAttempt | None = None
-        async with core.heads:
-            head = await self._ask_head(exchange, dest, caller)
-            if head.status == 404:
-                attempt = await core.mounter.mount(caller, dest, route.digest, restore_deleted=False)
-        if attempt is not None and not attempt.deleted:
-            await core.wider_tokens.ask_once(exchange, caller, attempt)
-            outcome = await core.turns.wait_and_mount(caller, attempt)
-            if outcome is not None:
-                core.sessions.note_push(caller.key, route.name)
-                exchange.note, exchange.waited = outcome.label, outcome.waited
-                async with core.heads:
-                    head = await self._ask_head(exchange, dest, caller)
-                if head.status == 404 and outcome.mounted is not None:
-                    await core.recorder.record_false_mount(dest.registry)
-        if head.status == 200:
-            core.metrics.count_blob(exchange.note or "existing", head.size)
-            core.recorder.record_blob(dest, route.digest, head.size)
-        await exchange.start(head.status, head.headers)
-        await exchange.write(b"", more=False)
-
-    async def _ask_head(self, exchange: Exchange, dest: Repository, caller: Caller) -> _HeadAnswer:
-        upstream = self.core.upstream
-        async with upstream.request(
-            "HEAD",
-            upstream.target(exchange.raw_path, exchange.query),
-            headers=request_headers(exchange.headers),
-            auth=caller.authorization_for(dest, "HEAD"),
-        ) as response:
-            length = response.headers.get("content-length", "")
-            size = int(length) if length.isdecimal() else None
-            return _HeadAnswer(response.status_code, upstream.answer_headers(exchange, response), size)
 
     def _is_pushing(self, caller: Caller, name: str) -> bool:
         return self.core.sessions.is_pushing(caller.key, name)

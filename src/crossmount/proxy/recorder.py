@@ -80,11 +80,15 @@ class ProxyRecorder:
         """
         self._start(self._record_with_size(agent, digest, holders))
 
-    async def record_false_mount(self, registry: str) -> None:
-        """Record that the registry's 201 to a mount was not true; its mounts need proof from now on."""
-        if self._traits.truthful is not False:
-            seen = RegistryTraits(truthful=False)
-            self.update_traits(seen)
+    async def record_mount_proof(self, registry: str, *, truthful: bool) -> None:
+        """Record whether the registry's 201 to a mount was true. If it was not, mounts need proof from now on."""
+        if self._traits.truthful is False or self._traits.truthful is truthful:
+            return
+        seen = RegistryTraits(truthful=truthful)
+        self.update_traits(seen)
+        if truthful:
+            self._start(self._index.record_traits(registry, seen))
+        else:
             await self._index.record_traits(registry, seen)
 
     def record_manifest(self, agent: Agent | None, repository: Repository, manifest: Manifest) -> None:
@@ -161,7 +165,7 @@ class ProxyRecorder:
             with contextlib.suppress(CrossmountError):  # the blob is counted without its size
                 size = await agent.client.head_blob(holders[0], digest)
                 if size is None:
-                    await self.record_false_mount(holders[0].registry)
+                    await self.record_mount_proof(holders[0].registry, truthful=False)
                     return
         self.clear_deletion(holders[0], digest)
         known = None if size in {None, SIZE_UNKNOWN} else size

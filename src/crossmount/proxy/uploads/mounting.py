@@ -141,6 +141,7 @@ class CallerMounter:
         without: Collection[str] = (),
         restore_deleted: bool = True,
         sent: bool = False,
+        knowledge: Knowledge | None = None,
     ) -> MountAttempt:
         """Try to mount a blob from a source that the index knows, with the caller's rights.
 
@@ -155,10 +156,11 @@ class CallerMounter:
             restore_deleted: whether to mount the blob although a client deleted it from dest: the client has
                 started to upload it again.
             sent: whether the client has sent all bytes of the blob.
+            knowledge: the answer of the index, if it was asked before.
         """
         agent = caller.agent
         if agent is None or not caller.may_push(dest.name) or not await self.admit(caller, dest, digest):
-            return MountAttempt(digest=digest, dest=dest, knowledge=await self._look_up(dest, digest))
+            return MountAttempt(digest=digest, dest=dest, knowledge=knowledge or await self.look_up(dest, digest))
         try_all = sent or self.privacy.hides_nothing(caller, agent)
         answer_at = None if try_all else self.privacy.answer_at(agent, dest)
         key = (agent, caller.name, dest.name, digest, restore_deleted, try_all)
@@ -167,7 +169,7 @@ class CallerMounter:
             search = _Search(
                 caller, agent, dest, digest, frozenset(without), restore_deleted, try_all, later=answer_at is None
             )
-            task = self._flights[key] = asyncio.create_task(self._look_up_and_mount(search))
+            task = self._flights[key] = asyncio.create_task(self._look_up_and_mount(search, knowledge))
             task.add_done_callback(lambda _: self._flights.pop(key, None))
             task.add_done_callback(collect)
         # a client that disconnects does not cancel the mount of the others
@@ -209,9 +211,28 @@ class CallerMounter:
         await self.privacy.aclose()
         await asyncio.gather(*self._flights.values(), return_exceptions=True)
 
-    async def _look_up_and_mount(self, search: _Search) -> MountAttempt:
+    def first_source(
+        self, caller: Caller, dest: Repository, digest: Digest, knowledge: Knowledge
+    ) -> Repository | None:
+        """Return the source that a mount into a repository without the blob tries first.
+
+        None if there is none that may be tried before an answer, or if the index says that dest has the blob, or
+        that a client deleted it there.
+        """
+        agent, known = caller.agent, knowledge.of(digest)
+        if agent is None or known.in_dest or known.deleted:
+            return None
+        search = _Search(
+            caller, agent, dest, digest, frozenset(), restore_deleted=False, try_all=False, later=False
+        )
+        sources = self._sources(search, knowledge)
+        if not self.privacy.hides_nothing(caller, agent):
+            sources = [source for source in sources if source.name in agent.readable]
+        return sources[0] if sources else None
+
+    async def _look_up_and_mount(self, search: _Search, knowledge: Knowledge | None) -> MountAttempt:
         dest, digest = search.dest, search.digest
-        knowledge = await self._look_up(dest, digest)
+        knowledge = knowledge or await self.look_up(dest, digest)
         attempt = MountAttempt(digest=digest, dest=dest, knowledge=knowledge)
         if knowledge.of(digest).deleted:
             if not search.restore_deleted:
@@ -241,7 +262,8 @@ class CallerMounter:
             and search.caller.may_mount_from(source.name)
         ]
 
-    async def _look_up(self, dest: Repository, digest: Digest) -> Knowledge:
+    async def look_up(self, dest: Repository, digest: Digest) -> Knowledge:
+        """Ask the index for a blob, and for what is known of the registry."""
         async with self._asking:
             begun, unserved = self._clock(), self._index.unserved
             knowledge = await self._index.look_up([digest], dest, deletions=True)

@@ -187,7 +187,7 @@ class _StartRequest:
             return True
         status = await ask_for_blob(self.core.upstream, self.caller, self.dest, digest)
         if status == 404:
-            await recorder.record_false_mount(self.dest.registry)
+            await recorder.record_mount_proof(self.dest.registry, truthful=False)
         return status < 400  # a redirect leads to the bytes
 
     async def _ask(self, query: str, body: RequestBody | None = None) -> _RegistryAnswer:

@@ -1,0 +1,123 @@
+"""`HEAD …/blobs/<digest>`: whether a repository has a blob, after an attempt to mount a missing one."""
+
+import asyncio
+import contextlib
+
+from crossmount._dataclass import dataclass
+from crossmount.errors import CrossmountError
+from crossmount.oci import Digest, Repository
+from crossmount.proxy.auth.callers import Caller
+from crossmount.proxy.http.exchange import Exchange
+from crossmount.proxy.http.headers import HeaderPairs, request_headers
+from crossmount.proxy.http.routes import BlobRoute
+from crossmount.proxy.uploads.core import Core
+from crossmount.proxy.uploads.mounting import MountAttempt
+from crossmount.registry import SIZE_UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class _HeadAnswer:
+    """The registry's answer to a HEAD of a blob."""
+
+    status: int
+    headers: HeaderPairs
+    size: int | None
+
+
+async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: Caller) -> None:
+    """Answer whether a repository has a blob.
+
+    1. If the caller is pushing and the index has a source but not the repository, the mount is the question. A 201
+       says that the repository has the blob, and the source, which is asked meanwhile, says its size. This needs a
+       registry whose 201 is known to be true. The repository is not asked at the same time: distribution 2.8
+       answers 500 to a HEAD of a blob that it is mounting.
+    2. Else, or if that failed, ask the registry.
+    3. On 404, mount the blob from a repository that the index names, unless a client deleted it from here.
+    4. If the caller's token is too narrow for the mount, ask for a wider one, once.
+    5. If the mount failed and somebody is uploading the blob, wait for the upload and mount it then.
+    6. After a mount, ask the registry again, unless 1 has shown all. Another 404 shows that the 201 was not true.
+
+    The answer is always the registry's own.
+    """
+    dest = core.repository(route.name)
+    head: _HeadAnswer | None = None
+    async with core.heads:
+        attempt, size = await _mount_first(core, caller, dest, route.digest)
+        if attempt is None or not attempt.mounted:
+            head = await _ask(core, exchange, dest, caller)
+            if head.status == 404 and attempt is None:
+                attempt = await core.mounter.mount(caller, dest, route.digest, restore_deleted=False)
+    if attempt is not None and not attempt.deleted and (head is None or head.status == 404):
+        await core.wider_tokens.ask_once(exchange, caller, attempt)
+        outcome = await core.turns.wait_and_mount(caller, attempt)
+        if outcome is not None:
+            core.sessions.note_push(caller.key, route.name)
+            exchange.note, exchange.waited = outcome.label, outcome.waited
+            head = None if size is None else _HeadAnswer(200, _headers(route.digest, size), size)
+            if head is None:
+                async with core.heads:
+                    head = await _ask(core, exchange, dest, caller)
+                if outcome.mounted is not None and head.status in {200, 404}:
+                    await core.recorder.record_mount_proof(dest.registry, truthful=head.status == 200)
+    assert head is not None, "a mounted blob has an outcome"  # noqa: S101 a promise of ours
+    if head.status == 200:
+        core.metrics.count_blob(exchange.note or "existing", head.size)
+        core.recorder.record_blob(dest, route.digest, head.size)
+    await exchange.start(head.status, head.headers)
+    await exchange.write(b"", more=False)
+
+
+async def _ask(core: Core, exchange: Exchange, dest: Repository, caller: Caller) -> _HeadAnswer:
+    upstream = core.upstream
+    async with upstream.request(
+        "HEAD",
+        upstream.target(exchange.raw_path, exchange.query),
+        headers=request_headers(exchange.headers),
+        auth=caller.authorization_for(dest, "HEAD"),
+    ) as response:
+        length = response.headers.get("content-length", "")
+        size = int(length) if length.isdecimal() else None
+        return _HeadAnswer(response.status_code, upstream.answer_headers(exchange, response), size)
+
+
+async def _mount_first(
+    core: Core, caller: Caller, dest: Repository, digest: Digest
+) -> tuple[MountAttempt | None, int | None]:
+    """Mount a blob before the repository is asked for it, and ask a source for its size meanwhile.
+
+    Returns:
+        The attempt; None if the repository is better asked first, or there is no source. And the bytes that the
+        registry named for the blob, if it was mounted.
+    """
+    mounter, traits = core.mounter, core.recorder.traits
+    is_certain = digest.algorithm == "sha256" and traits.truthful is True and not traits.after_manifest
+    if not is_certain or traits.mounts is False or caller.agent is None or not caller.is_admitted:
+        return None, None
+    if not caller.may_push(dest.name) or not core.sessions.is_pushing(caller.key, dest.name):
+        return None, None
+    knowledge = await mounter.look_up(dest, digest)
+    source = mounter.first_source(caller, dest, digest, knowledge)
+    if source is None:
+        return None, None
+    attempt, size = await asyncio.gather(
+        mounter.mount(caller, dest, digest, restore_deleted=False, knowledge=knowledge),
+        _size_at(caller, source, digest),
+    )
+    return attempt, size if attempt.mounted else None
+
+
+async def _size_at(caller: Caller, source: Repository, digest: Digest) -> int | None:
+    if caller.agent is not None:
+        with contextlib.suppress(CrossmountError):  # the repository itself is asked then
+            size = await caller.agent.client.head_blob(source, digest)
+            return None if size == SIZE_UNKNOWN else size
+    return None
+
+
+def _headers(digest: Digest, size: int) -> HeaderPairs:
+    return [
+        (b"content-length", str(size).encode()),
+        (b"content-type", b"application/octet-stream"),
+        (b"docker-content-digest", digest.encode()),
+        (b"docker-distribution-api-version", b"registry/2.0"),
+    ]
