@@ -178,6 +178,7 @@ def push(
     limits: Limits = Limits(),  # noqa: B008 a frozen value
     patience: Patience = Patience(),  # noqa: B008 a frozen value
     fleet: Fleet | None = None,
+    ignore_must_mount: bool = False,
     observer: events.Observer = events.ignore,
 ) -> PushReport:
     """Push an image: mount the layers that the registry has, upload the rest."""
@@ -195,6 +196,7 @@ def push(
         limits=limits,
         patience=patience,
         fleet=_asynchronous(fleet),
+        ignore_must_mount=ignore_must_mount,
         observer=observer,
     )
 

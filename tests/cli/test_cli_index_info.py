@@ -4,7 +4,7 @@ import pytest
 
 import crossmount
 from crossmount.cli.commands.index_info import render_info
-from crossmount.index import Sighting
+from crossmount.index import Keys, Sighting
 from crossmount.maintenance import IndexInfo, RegistryInfo
 from support.commands import Here
 from support.index_kit import layer, repo
@@ -90,3 +90,21 @@ def test_info_marks_exceptions() -> None:
     assert "  underway    1 upload" in lines
     assert "  keys        7, of unknown size" in lines
     assert lines[-1] == "  and 5 more registries"
+
+
+def test_an_upgrade_says_what_it_carried_over(here: Here, valkey: Server) -> None:
+    """The flags of 0.1.0 are listed by a dry run, and carried over by an upgrade."""
+    with valkey.client() as client:
+        client.hset(Keys().flags(layer(1)), "must_mount", "1")
+    assert here("index", "upgrade", "--dry-run").out.splitlines() == [
+        "1 must-mount flag of 0.1.0 found, nothing was changed",
+        f"  {layer(1)}",
+    ]
+    assert here("index", "upgrade", "--json").document == {
+        "dry_run": False,
+        "must_mount_flags": 1,
+        "layers": [layer(1)],
+        "layers_looked_at": 1,
+    }
+    assert here("index", "upgrade").out == "0 must-mount flags of 0.1.0 carried over\n"
+    assert here("must-mount", layer(1), "--json").document["must_mount"] is True

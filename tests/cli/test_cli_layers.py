@@ -85,14 +85,20 @@ def test_forget_says_whether_it_was_known(here: Here) -> None:
 def test_the_flag_is_shown_and_lifted(here: Here) -> None:
     """A must-mount flag survives the addition of a plain source, and `--clear` clears it."""
     assert here("must-mount", LAYER).out == f"{LAYER} may be uploaded\n"
-    done = here("add", LAYER, "r.example/a", "--must-mount")
+    done = here("add", LAYER, "r.example/a", "--must-mount", "--why", "one copy")
     assert done.out == f"added r.example/a as a source of {LAYER}, must-mount is set\n"
     assert here("add", LAYER, "r.example/b", "--json").document == {
         "layer": LAYER,
         "source": "r.example/b",
         "must_mount": True,
     }
-    assert here("must-mount", LAYER).out == f"{LAYER} must be mounted\n"
+    shown = here("must-mount", LAYER).out
+    assert shown.startswith(f"{LAYER} must be mounted: ")
+    assert shown.endswith(" UTC: one copy\n")
+    document = here("must-mount", LAYER, "--json").document
+    assert (document["must_mount"], document["why"]) == (True, "one copy")
+    assert document["who"] in shown
+    assert document["since"] > 0
     assert here("must-mount", LAYER, "--clear", "--json").document == {
         "layer": LAYER,
         "must_mount": False,

@@ -156,6 +156,9 @@ def test_a_must_mount_that_is_not_met_is_status_three(
     assert last.startswith(f"crossmount: {layer} must be mounted into {registry.address}/a and was not")
     assert "must-mount --clear" in last
     assert not registry.holdings.find("a").tags
+    ignored = shell("push", str(image.path), *plain(registry, "a"), "--ignore-must-mount", *index)
+    assert ignored.status == 0
+    assert shell("must-mount", layer, "--json", *index).document["must_mount"] is True
 
 
 def test_what_the_registry_does_not_allow_is_status_four(shell: Shell, image: MadeImage) -> None:

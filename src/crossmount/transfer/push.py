@@ -46,6 +46,7 @@ async def push(
     limits: Limits = Limits(),  # noqa: B008 a frozen value
     patience: Patience = Patience(),  # noqa: B008 a frozen value
     fleet: Fleet | None = None,
+    ignore_must_mount: bool = False,
     observer: events.Observer = events.ignore,
     clock: Callable[[], float] = time.monotonic,
 ) -> PushReport:
@@ -70,6 +71,7 @@ async def push(
         limits: how much is done at once.
         patience: how long to wait for another pusher's upload of the same layer; `Patience(limit=0)` never waits.
         fleet: decides which pusher uploads a layer; made on the same index. None makes one from the index.
+        ignore_must_mount: upload must-mount layers that cannot be mounted; their flags stay.
         observer: receives everything that happens.
         clock: seconds, for the report.
 
@@ -85,6 +87,7 @@ async def push(
         spool_limit=spool_limit,
         limits=limits,
         patience=patience,
+        ignore_must_mount=ignore_must_mount,
         observer=events.never_raising(observer),
         clock=clock,
     )
@@ -111,6 +114,7 @@ class PushSettings:
     spool_limit: int = SPOOL_LIMIT
     limits: Limits = field(default_factory=Limits)
     patience: Patience = field(default_factory=Patience)
+    ignore_must_mount: bool = False
     observer: events.Observer = events.ignore
     clock: Callable[[], float] = time.monotonic
 
@@ -148,6 +152,7 @@ async def opened_pushes(
             patience=settings.patience,
             observer=settings.observer,
             clock=settings.clock,
+            allow_transfer=settings.ignore_must_mount,
         )
         yield PushGroup(settings=settings, guard=guard, registries=registries, pusher=pusher, allowed=allowed)
 

@@ -39,6 +39,9 @@ COMMANDS = {
     "import": LazyCommand(
         "crossmount.cli.commands.index_export", "import_", "Add layers and sources from an export."
     ),
+    "upgrade": LazyCommand(
+        "crossmount.cli.commands.index_upgrade", "upgrade", "Carry must-mount flags of version 0.1.0 over."
+    ),
     "stop": LazyCommand(
         "crossmount.cli.commands.index", "stop", "Stop the embedded index; its data stays on disk."
     ),

@@ -1,5 +1,7 @@
 """`crossmount sources`, `add`, `forget` and `must-mount`: the index's entry of one layer."""
 
+from datetime import UTC, datetime
+
 import click
 
 from crossmount.cli import output
@@ -8,7 +10,8 @@ from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.options import DIGEST, REFERENCE
 from crossmount.cli.settings import Settings, settings_of
-from crossmount.index.protocol import LayerKnowledge
+from crossmount.index.must_mount import MustMountFlag, read_must_mount, set_must_mount, this_user
+from crossmount.index.protocol import LayerKnowledge, backing_server
 from crossmount.oci import Digest, Reference, Repository
 
 
@@ -45,8 +48,9 @@ def sources(ctx: click.Context, layer: Digest, dest: Reference, as_json: bool) -
 @click.option(
     "--must-mount",
     is_flag=True,
-    help="Allow LAYER only to be mounted, never uploaded, by every push that reaches this index.",
+    help="Allow LAYER only to be mounted, never uploaded, by every push that reaches this index. For operators.",
 )
+@click.option("--why", metavar="TEXT", default="", help="With --must-mount: a remark, stored with the flag.")
 @json_option
 @click.pass_context
 def add(
@@ -54,6 +58,7 @@ def add(
     layer: Digest,
     reference: Reference,
     must_mount: bool,
+    why: str,
     as_json: bool,
 ) -> None:
     """Record in the index that the repository of REFERENCE has LAYER, a digest. This is not verified.
@@ -62,7 +67,7 @@ def add(
     --clear` clears it. Only pushes that read the index obey it: a push with --index off, or while the index is
     unreachable, uploads LAYER nevertheless.
     """
-    flagged = run_async(_add(settings_of(ctx), layer, reference.repository, must_mount=must_mount))
+    flagged = run_async(_add(settings_of(ctx), layer, reference.repository, must_mount=must_mount, why=why))
     if as_json:
         output.document({"layer": layer, "source": str(reference.repository), "must_mount": flagged})
         return
@@ -96,13 +101,14 @@ def must_mount(ctx: click.Context, layer: Digest, clear: bool, as_json: bool) ->
 
     The flag is set together with a source: `crossmount add LAYER REFERENCE --must-mount`.
     """
-    before, flagged = run_async(_must_mount(settings_of(ctx), layer, clear=clear))
+    before, flagged, flag = run_async(_must_mount(settings_of(ctx), layer, clear=clear))
     if as_json:
-        output.document({"layer": layer, "must_mount": flagged, **({"was_set": before} if clear else {})})
+        about = {} if flag is None else {"who": flag.who, "since": flag.since, "why": flag.why}
+        output.document({"layer": layer, "must_mount": flagged, **about, **({"was_set": before} if clear else {})})
     elif clear and not before:
         output.lines([f"{layer} may be uploaded: the flag was not set"])
     elif flagged:
-        output.lines([f"{layer} must be mounted"])
+        output.lines([f"{layer} must be mounted{'' if flag is None else _said_by(flag)}"])
     else:
         output.lines([f"{layer} may be uploaded"])
 
@@ -112,9 +118,11 @@ async def _known(settings: Settings, layer: Digest, dest: Repository) -> LayerKn
         return (await index.look_up([layer], dest)).of(layer)
 
 
-async def _add(settings: Settings, layer: Digest, source: Repository, *, must_mount: bool) -> bool:
+async def _add(settings: Settings, layer: Digest, source: Repository, *, must_mount: bool, why: str) -> bool:
     warn_if_alone(settings)
     async with opened_index(settings) as index:
+        if must_mount and why and (server := backing_server(index)) is not None:
+            await set_must_mount(server, [layer], who=this_user(), why=why)
         await index.add_source(layer, source, must_mount=must_mount)
         return await index.must_mount(layer)
 
@@ -126,14 +134,22 @@ async def _forget(settings: Settings, layer: Digest, source: Repository) -> bool
         return known
 
 
-async def _must_mount(settings: Settings, layer: Digest, *, clear: bool) -> tuple[bool, bool]:
-    """Return whether the flag was set before, and whether it is now."""
+async def _must_mount(
+    settings: Settings, layer: Digest, *, clear: bool
+) -> tuple[bool, bool, MustMountFlag | None]:
+    """Return whether the flag was set before, whether it is now, and what it says."""
     async with opened_index(settings) as index:
         before = await index.must_mount(layer)
-        if not clear:
-            return before, before
-        await index.clear_must_mount(layer)
-        return before, await index.must_mount(layer)
+        if clear:
+            await index.clear_must_mount(layer)
+            return before, await index.must_mount(layer), None
+        server = backing_server(index)
+        return before, before, None if server is None else await read_must_mount(server, layer)
+
+
+def _said_by(flag: MustMountFlag) -> str:
+    since = datetime.fromtimestamp(flag.since, UTC).isoformat(timespec="minutes").removesuffix("+00:00")
+    return f": {flag.who or '?'}, {since} UTC{f': {flag.why}' if flag.why else ''}"
 
 
 def _remarks(known: LayerKnowledge, dest: Repository) -> list[str]:

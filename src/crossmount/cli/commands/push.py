@@ -72,6 +72,11 @@ from crossmount.transfer.report import PushListReport, PushReport
     show_default=True,
     help="Most bytes of a tar that is spooled to disk, unpacked, in TMPDIR or /var/tmp.",
 )
+@click.option(
+    "--ignore-must-mount",
+    is_flag=True,
+    help="Upload must-mount layers that cannot be mounted, if your policy allows that. Their flags stay.",
+)
 @transfer_options(images=True)
 def push(
     ctx: click.Context,
@@ -83,6 +88,7 @@ def push(
     tags: tuple[str, ...],
     origins: tuple[str, ...],
     spool_limit: int,
+    ignore_must_mount: bool,
     transfer: TransferOptions,
 ) -> None:
     """Push the image SOURCE to the reference DEST: mount the layers that the registry has, upload the rest.
@@ -124,6 +130,7 @@ def push(
         spool_limit=spool_limit,
         limits=transfer.limits,
         patience=transfer.patience,
+        ignore_must_mount=ignore_must_mount,
         observer=events.never_raising(display.observe),
     )
 

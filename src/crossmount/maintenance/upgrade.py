@@ -1,0 +1,88 @@
+"""The upgrade of an index that 0.1.0 wrote: it carries must-mount flags over to keys that pushers cannot write.
+
+All else that 0.1.0 wrote is read on, and brought into today's form as pushes record it.
+"""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+from crossmount._dataclass import dataclass
+from crossmount.errors import InvalidInputError
+from crossmount.index.must_mount import OLD_FIELD, clear_old_flag, set_must_mount, this_user
+from crossmount.index.protocol import BackingServer, backing_server
+from crossmount.index.redis_index import TTL_SECONDS
+from crossmount.oci import Digest
+from crossmount.redis.execute import run_reads, run_scripted
+from crossmount.redis.key_scan import scan_pages
+
+LISTED_MAX = 1000
+"""How many layers the report names."""
+
+WHY = "a flag of 0.1.0, where any pusher could set it: carried over by `crossmount index upgrade`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpgradeReport:
+    """What an upgrade did.
+
+    Attributes:
+        dry_run: whether nothing was changed.
+        flags: flags of 0.1.0 that were found; without a dry run, they were carried over.
+        layers: the first of their layers.
+        looked_at: how many layers' flags were looked at.
+    """
+
+    dry_run: bool
+    flags: int
+    layers: tuple[Digest, ...]
+    looked_at: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that `crossmount index upgrade --json` prints."""
+        return {
+            "dry_run": self.dry_run,
+            "must_mount_flags": self.flags,
+            "layers": list(self.layers),
+            "layers_looked_at": self.looked_at,
+        }
+
+
+async def upgrade_index(index: object, *, dry_run: bool = False) -> UpgradeReport:
+    """Carry the must-mount flags of 0.1.0 over. It scans all keys of the server, so it is for operators.
+
+    Anybody who could push could set an old flag: a dry run lists them first. Each flag is carried over by itself,
+    so an upgrade that was interrupted goes on when it is called again.
+
+    Args:
+        index: made by `open_index`, or a wrapper of such an index.
+        dry_run: change nothing.
+
+    Raises:
+        InvalidInputError: the index is not on a server.
+        IndexFailedError: the index did not answer, refused, or its user may not do this.
+    """
+    server = backing_server(index)
+    if server is None:
+        raise InvalidInputError("this index has nothing to upgrade: it is not on a server")
+    found: list[Digest] = []
+    flags = looked_at = 0
+    for link in await server.link.servers():
+        async with aclosing(scan_pages(link, server.keys.all_flags())) as pages:
+            async for page in pages:
+                layers = [named.layer for key in page.keys if (named := server.keys.parse(key)) and named.layer]
+                flagged = await _flagged(server, layers)
+                if flagged and not dry_run:
+                    await set_must_mount(server, flagged, who=this_user(), why=WHY)
+                    await run_scripted(
+                        server.link, [clear_old_flag(server, layer, ttl=TTL_SECONDS) for layer in flagged]
+                    )
+                looked_at, flags = looked_at + len(layers), flags + len(flagged)
+                found += flagged[: LISTED_MAX - len(found)]
+    return UpgradeReport(dry_run=dry_run, flags=flags, layers=tuple(sorted(found)), looked_at=looked_at)
+
+
+async def _flagged(server: BackingServer, layers: Sequence[Digest]) -> list[Digest]:
+    """Return those layers that have a flag of 0.1.0."""
+    replies = await run_reads(server.link, [("HEXISTS", server.keys.flags(layer), OLD_FIELD) for layer in layers])
+    return [layer for layer, reply in zip(layers, replies, strict=True) if reply == 1]
