@@ -155,6 +155,20 @@ async def test_an_unknown_registry_is_refused() -> None:
         assert not one.matching(path="*/tags/list") + two.matching(path="*/tags/list")
 
 
+async def test_who_may_not_use_the_proxy_learns_no_names_of_registries(tmp_path: Path) -> None:
+    """Without a valid password the answer is the same for a registry that is there and one that is not."""
+    file = tmp_path / "tokens"
+    file.write_text("ci:a-token-of-24-characters\n")
+    async with (
+        ScriptedRegistry() as one,
+        ScriptedRegistry() as two,
+        proxy_before(one.url, f"lab={two.url}", auth="service", tokens=file) as proxy,
+    ):
+        found = [(await proxy.client.get(f"/v2/a/tags/list?ns={name}")) for name in ("lab", "other")]
+        assert [answer.status_code for answer in found] == [401, 401]
+        assert found[0].content == found[1].content
+
+
 async def test_metrics_and_log_name_the_registry(caplog: pytest.LogCaptureFixture) -> None:
     """With several registries each series has the label upstream, and each line of the access log the name."""
     caplog.set_level(logging.INFO, "crossmount.proxy.access")

@@ -187,6 +187,8 @@ async def test_callers_write_and_read_what_the_policy_lets_them(tmp_path: Path) 
         assert await status(proxy, "bob", "DELETE", blob) == 403
         assert await status(proxy, "cay", "POST", "/v2/open/blobs/uploads/") == 202
         assert await status(proxy, "ann", "POST", "/v2/closed/x/blobs/uploads/") == 403
+        others = {name: await status(proxy, name, "PUT", "/v2/a/app/x/y") for name in ("ann", "cay")}
+        assert others == {"ann": 403, "cay": 403}
         lists = {name: await status(proxy, name, "GET", "/v2/_catalog") for name in ("ann", "bob", "cay")}
         assert lists["cay"] == 403
         assert 403 not in {lists["ann"], lists["bob"]}

@@ -125,14 +125,14 @@ class App:
         if isinstance(route, OwnEndpoint):
             await self.endpoints.answer(exchange, route.name, draining=self.draining)
             return
-        if exchange.names_unknown_upstream:
-            raise RequestRefusedError(404, "NAME_UNKNOWN", "this proxy has no such upstream")
         try:
             caller = await self._authenticator.authenticate(exchange)
         except RequestRefusedError as error:
             exchange.caller = "refused" if error.status in {401, 403, 421} else ""
             raise
         exchange.caller = caller.log_name
+        if exchange.names_unknown_upstream:
+            raise RequestRefusedError(404, "NAME_UNKNOWN", "this proxy has no such upstream")
         self.core.permissions.check(caller.name, route, exchange.method)
         match route, exchange.method:
             case BlobRoute(), "HEAD":

@@ -53,9 +53,8 @@ class Permissions:
             return
         name = getattr(route, "name", None)
         if name is None:
-            lists = isinstance(route, CatalogRoute | OtherRoute)
-            if lists and self._policy.value.hides_from(self._upstream, caller):
-                raise _denied("this proxy's policy hides some repositories from you, so it lists none")
+            if isinstance(route, CatalogRoute | OtherRoute):
+                self._check_unnamed(caller, method)
             return
         rule = self._rule(name)
         if not rule.may_read(caller) or (method not in _READS and not rule.may_push(caller)):
@@ -65,6 +64,15 @@ class Permissions:
             self._start_of_day()
             if self._bytes[rule.repositories] >= rule.bytes_per_day:
                 raise _too_much(f"{', '.join(rule.repositories)}: the bytes of today are used up")
+
+    def _check_unnamed(self, caller: str, method: str) -> None:
+        """Check a request that may concern any repository: a rule for some of them counts for all."""
+        assert self._policy is not None, "there is a policy"  # noqa: S101 checked by the only caller
+        rules = [rule for rule in self._policy.value.rules if rule.upstream in {"", self._upstream}]
+        if not all(rule.may_read(caller) for rule in rules):
+            raise _denied("this proxy's policy hides some repositories from you, so it lists none")
+        if method not in _READS and not all(rule.may_push(caller) for rule in rules):
+            raise _denied("this proxy's policy lets you write to some repositories alone")
 
     def check_uploads(self, route: UploadsRoute, open_uploads: Iterable[str]) -> None:
         """Check that another upload may begin.
