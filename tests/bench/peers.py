@@ -1,11 +1,11 @@
-"""crossmount beside other tools that push and copy: start, small pushes, a large upload, copies of many images.
+"""crossmount beside other tools that push and copy: its start, small pushes, a large upload, copies of images.
 
     python tests/bench/make_peers.py /tmp/peers
     PATH=/tmp/peers:$PATH python tests/bench/peers.py [--only start,push,many,upload,copy] [--runs 9]
 
 All tools run as whole processes, in turns, so that other load affects all alike; medians and ratios of one run. A
-tool that is not on the PATH is left out. The modules of crossmount are compiled first, as pip does on installing
-a wheel: where PYTHONDONTWRITEBYTECODE is set, a checkout would be compiled anew by each process.
+tool that is not on the PATH is left out. The modules of crossmount are compiled first, as pip does with a wheel:
+where PYTHONDONTWRITEBYTECODE is set, a checkout would be compiled anew by each process.
 """
 
 import argparse
