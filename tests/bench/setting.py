@@ -1,11 +1,11 @@
 """What the benches share: a real registry, and how a command is measured."""
 
+import json
 import os
 import platform
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,27 +37,36 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {cpus[0]}, {memory:.0f} GiB, Python {platform.python_version()}"
 
 
+_MEASURE = """
+import json, os, subprocess, sys, time
+started = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+seconds = time.perf_counter() - started
+print(json.dumps([os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss * 1024]))
+process.returncode = 0
+"""
+"""Runs and measures a command. Its parent is small, since a child's peak memory begins with its parent's."""
+
+
 def run(*command: str | Path, env: dict[str, str] | None = None) -> Measured:
     """Run a command to its end.
 
     Raises:
         RuntimeError: it failed; the message has its output.
     """
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [str(part) for part in command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", "-c", _MEASURE, *map(str, command)],
+        capture_output=True,
         env={**os.environ, **(env or {})},
+        check=False,
     )
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stderr.close()
-    if process.returncode:
-        raise RuntimeError(f"{command[0]} failed: {said.decode(errors='replace')[-800:]}")
-    return Measured(time.perf_counter() - started, usage.ru_maxrss * 1024)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]}: {done.stderr.decode(errors='replace')[-800:]}")
+    status, seconds, peak = json.loads(done.stdout)
+    if status:
+        raise RuntimeError(f"{command[0]} failed: {done.stderr.decode(errors='replace')[-800:]}")
+    return Measured(seconds, peak)
 
 
 SKOPEO_CACHE = Path("/var/lib/containers/cache/blob-info-cache-v1.boltdb")
