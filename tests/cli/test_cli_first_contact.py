@@ -72,6 +72,33 @@ def test_a_job_without_a_shared_index_is_warned(
     assert done.document["index"] == ("off" if index == "off" else "ok")
 
 
+@pytest.mark.parametrize(("ci", "is_running"), [("true", False), ("", True)])
+def test_a_job_with_a_folder_of_its_own_leaves_no_server(
+    here: Here, image: MadeImage, monkeypatch: pytest.MonkeyPatch, ci: str, is_running: bool
+) -> None:
+    """In a CI job, the embedded index in a folder that CROSSMOUNT_STATE_DIR names ends with its last command."""
+    monkeypatch.setenv("CI", ci)
+    with running_registry() as registry:
+        for name in ("a", "b"):
+            done = here("push", f"oci:{image.path}", *plain(registry, f"{name}:1"), "--json")
+            assert (done.status, done.document["index"]) == (0, "ok")
+            assert here("index", "status", "--json").document["running"] is is_running
+        assert done.document["blobs"][0]["outcome"] == "mounted"  # its data is on disk
+
+
+def test_vv_is_a_trace_without_secrets(here: Here, image: MadeImage) -> None:
+    """-vv names the index without its secret, each request with its status, and where logins were looked for."""
+    with running_registry() as registry:
+        arguments = ("push", f"oci:{image.path}", *plain(registry, "a:1"))
+        done = here(*arguments, "-vv", "--index", "redis://me:hush@127.0.0.1:1")
+        assert "hush" not in done.err
+        assert "index: redis://127.0.0.1:1/0, namespace default" in done.err
+        assert f"PUT http://{registry.address}/v2/a/manifests/1: 201, " in done.err
+        assert f"credentials for {registry.address}: none; looked before in: " in done.err
+        assert sum(" ms" in line for line in done.err.splitlines()) == len(registry.requests)
+        assert " ms" not in here(*arguments, "-v", "--index", "off").err
+
+
 def test_the_embedded_index_is_called_that(here: Here, image: MadeImage) -> None:
     """The last line of a push says that the embedded index serves this host only."""
     with running_registry() as registry:

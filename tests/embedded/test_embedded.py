@@ -14,7 +14,7 @@ import pytest
 
 import redis
 from crossmount.embedded.files import EmbeddedPaths, FileLock, default_paths, locate, prepare_folder
-from crossmount.embedded.lifecycle import ensure_running, stop
+from crossmount.embedded.lifecycle import ensure_running, stop, stop_unused
 from crossmount.embedded.status import EmbeddedStatus, status
 from crossmount.errors import IndexUnavailableError, MissingExtraError
 
@@ -27,6 +27,17 @@ def paths(tmp_path: Path) -> Iterator[EmbeddedPaths]:
     paths = locate({"CROSSMOUNT_STATE_DIR": str(tmp_path)}, uid=UID, host="h")
     yield paths
     stop(paths)
+
+
+def test_an_unused_server_is_stopped_and_a_used_one_is_not(paths: EmbeddedPaths) -> None:
+    """`stop_unused` stops a server without other clients, and none that has one or does not run."""
+    assert not stop_unused(paths)
+    with connect(ensure_running(paths)) as client:
+        assert client.ping()
+        assert not stop_unused(paths)
+    assert stop_unused(paths)
+    assert not status(paths).running
+    assert not stop_unused(paths)
 
 
 def connect(path: Path) -> "redis.Redis":

@@ -1,5 +1,8 @@
 """The index and the registry clients that the common options name: opened, probed, and named for people."""
 
+import asyncio
+import contextlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -12,12 +15,15 @@ import click
 from crossmount._dataclass import dataclass
 from crossmount.cli.output import note
 from crossmount.cli.settings import OFF, Settings
+from crossmount.errors import IndexUnavailableError
 from crossmount.index import Keys, MountIndex, open_index
 from crossmount.index.opening import DEFAULT_URL
 from crossmount.index.protocol import backing_server
 from crossmount.oci import Digest
 from crossmount.redis.url import parse_url
 from crossmount.registry import ClientOptions, RetryPolicy
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_NAMESPACE = Keys().namespace
 
@@ -94,15 +100,27 @@ async def opened_index(settings: Settings) -> AsyncIterator[MountIndex]:
     """
     if index_url(settings) == OFF:
         raise click.UsageError("this needs an index, and it is off: give --index another value")
+    url, namespace = index_url(settings), settings.namespace or DEFAULT_NAMESPACE
+    _log.debug("index: %s, namespace %s", display_url(url), namespace)
     index = open_index(
-        index_url(settings),
-        namespace=settings.namespace or DEFAULT_NAMESPACE,
+        url,
+        namespace=namespace,
         same_registry=settings.same_registry,
     )
     try:
         yield index
     finally:
         await index.aclose()
+        if _is_of_a_job(settings, os.environ):
+            from crossmount.embedded.lifecycle import stop_unused  # noqa: PLC0415 for such a job only
+
+            with contextlib.suppress(IndexUnavailableError):  # the command's work is done
+                await asyncio.to_thread(stop_unused)
+
+
+def _is_of_a_job(settings: Settings, env: Mapping[str, str]) -> bool:
+    """Return whether the embedded index is in a folder of a CI job's own: no server may be left behind there."""
+    return is_ci(env) and bool(env.get("CROSSMOUNT_STATE_DIR")) and index_kind(index_url(settings)) == "embedded"
 
 
 @asynccontextmanager

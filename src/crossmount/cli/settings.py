@@ -131,7 +131,7 @@ def common_options() -> list[click.Parameter]:
             "VERBOSE",
             count=True,
             help="Print more: -v prints retries, dropped sources and where credentials come from, "
-            "-vv adds a log and tracebacks.",
+            "-vv adds a trace: the index, each request and its status, and tracebacks.",
         ),
     ]
 

@@ -16,6 +16,7 @@ from crossmount.embedded.process import (
     find_binary,
     launch,
     not_ready,
+    other_clients,
     probe,
     shut_down,
     start_failed,
@@ -126,6 +127,26 @@ def stop(
     finally:
         lock.close()
     return True
+
+
+def stop_unused(paths: EmbeddedPaths | None = None, *, env: Mapping[str, str] | None = None) -> bool:
+    """Stop the embedded index if no other client is connected to it. The next one starts it again.
+
+    A client that connects in between finds its connection closed, and starts the server once more itself.
+
+    Returns:
+        Whether it was stopped.
+
+    Raises:
+        IndexUnavailableError: the server cannot be reached, or does not end in time.
+    """
+    paths = default_paths(env) if paths is None else paths
+    if not paths.folder.exists():
+        return False
+    path = prepare_folder(paths)
+    if probe(path).state is not ServerState.READY or other_clients(path):
+        return False
+    return stop(paths, env=env)
 
 
 def _start(

@@ -1,6 +1,7 @@
 """The server process of the embedded index: its binary, its settings, its start, and its answer to a probe."""
 
 import os
+import re
 import shutil
 import socket
 import struct
@@ -211,6 +212,19 @@ def shut_down(path: Path, *, seconds: float) -> int | None:
         except ConnectionError:
             ended = True
     return None if ended else pid or 0
+
+
+def other_clients(path: Path) -> int:
+    """Return how many clients a server has, this connection aside.
+
+    Raises:
+        IndexUnavailableError: the connection failed.
+    """
+    with os_errors(f"connect to {path}"), _connected(path) as connection:
+        connection.sendall(b"INFO clients\r\n")
+        answer = connection.recv(65536)
+    match = re.search(rb"connected_clients:(\d+)", answer)
+    return max(int(match[1]) - 1, 0) if match else 1  # an unknown number is no reason to stop it
 
 
 def _connected(path: Path) -> socket.socket:

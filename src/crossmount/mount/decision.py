@@ -18,20 +18,23 @@ _FALSE_MOUNT = "the registry answered 201 to the mount, and does not have the bl
 
 
 class MountStatus(enum.IntEnum):
-    """How a mount ended."""
+    """How a mount ended.
+
+    Attributes:
+        SKIPPED: no source is known on any registry; an upload session is open.
+        MOUNTED: the registry mounted the layer.
+        UNAVAILABLE: sources are known, none of them on this registry; an upload session is open.
+        PUSH_STARTED: the registry opened an upload session instead of a mount.
+        MOUNT_REQUIRED: the layer is flagged must-mount, so it must not be uploaded, and no mount succeeded.
+        FAILURE: the mount failed, and no upload session is open; `error` of the result is the cause.
+    """
 
     SKIPPED = 0
-    """No source is known on any registry; an upload session is open."""
     MOUNTED = 1
-    """The registry mounted the layer."""
     UNAVAILABLE = 2
-    """Sources are known, none of them on this registry; an upload session is open."""
     PUSH_STARTED = 3
-    """The registry opened an upload session instead of a mount."""
     MOUNT_REQUIRED = 4
-    """The layer is flagged must-mount, so it must not be uploaded, and no mount succeeded."""
     FAILURE = 5
-    """The mount failed, and no upload session is open; `error` is the cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,9 @@ The client has no credentials, stores no cookies and follows no redirects: a req
 sets. An answer belongs to one request: a connection with bytes left over after an answer is not used again.
 """
 
+import logging
 import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import field
 from functools import cache
@@ -21,9 +23,11 @@ from crossmount.registry.credentials.authfiles import NO_CREDENTIALS
 from crossmount.registry.http.certificates import TrustStore
 from crossmount.registry.http.connections import Connections
 from crossmount.registry.http.httpx_internals import end_with_answer, install_log_filter
-from crossmount.registry.http.location import Origin
+from crossmount.registry.http.location import Origin, shown
 from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.outbound_proxy import ProxyRules
+
+_log = logging.getLogger(__name__)
 
 ERROR_BYTES_MAX = 64 * 1024
 """The most bytes of an error's or a token's body that are read."""
@@ -197,11 +201,13 @@ async def exchange(
     timeout = client.timeout
     if read_timeout is not None:
         timeout = httpx.Timeout(connect=timeout.connect, read=read_timeout, write=timeout.write, pool=timeout.pool)
+    started = time.monotonic()
     request = client.build_request(method, url, headers=sent, content=content, timeout=timeout)
     secrets = secrets_in(sent["Authorization"]) if "Authorization" in sent else ()
     try:
         try:
             response = await client.send(request, stream=True, follow_redirects=False)
+            _trace(method, url, response.status_code, started)
         finally:
             if content is not None:
                 await content.aclose()  # a cut request leaves the generator, and the file that it reads, open
@@ -213,10 +219,19 @@ async def exchange(
         finally:
             await response.aclose()
     except httpx.HTTPError as error:
+        _trace(method, url, type(error).__name__, started)
         scrub(error, secrets)  # what is not HTTP is quoted in it, and h11 quotes a header that it refuses
         raise
     # a 2xx that is not the expected one is reported as a refusal, with its words
     return Answer(url, response.status_code, response.headers, received, too_long, secrets=secrets)
+
+
+def _trace(method: str, url: httpx.URL, outcome: int | str, started: float) -> None:
+    """Log a request and its outcome; of the query only what a mount names, since the rest may be signed."""
+    if _log.isEnabledFor(logging.DEBUG):
+        mount = " ".join(f"{name}={url.params[name]}" for name in ("mount", "from") if name in url.params)
+        took = (time.monotonic() - started) * 1000
+        _log.debug("%s %s%s: %s, %.0f ms", method, shown(url), f" ({mount})" if mount else "", outcome, took)
 
 
 async def _read(response: httpx.Response, limit: int) -> tuple[bytes, bool]:
