@@ -46,7 +46,7 @@ PACKAGES: dict[str, set[str]] = {
     "discovery": BASE | {"redis", "index", "registry", "mount", "fleet", "transfer"},
     "maintenance": BASE | {"redis", "index", "registry", "mount", "transfer", "_blocking"},
     "proxy": BASE | {"savings", "index", "registry", "mount", "fleet", "transfer", "discovery"},
-    "dashboard": BASE | {"_formatting", "redis", "index", "savings", "fleet", "maintenance"},
+    "dashboard": BASE | {"_formatting", "redis", "index", "savings", "registry", "fleet", "maintenance"},
     "cli": BASE
     | {
         "_formatting",

@@ -13,9 +13,11 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from crossmount.cli import text
+from crossmount.discovery.scan import scan
 from crossmount.fleet.lease import LeaseValue
-from crossmount.index import Keys, open_index
+from crossmount.index import Keys, Sighting, open_index
 from crossmount.oci import Digest, Repository
+from crossmount.registry import ClientOptions
 from crossmount.testing import ScriptedRegistry
 from support.browser import watching
 from support.commands import Shell
@@ -222,6 +224,33 @@ def test_the_command_prints_the_address_that_people_use(shell: Shell) -> None:
     """With --public-url that address is printed."""
     with running_dashboard(shell, "--public-url", "https://tools.example.com/crossmount/") as url:
         assert url == "https://tools.example.com/crossmount/"
+
+
+async def test_only_named_registries_are_asked(shell: Shell, scripted_registry: ScriptedRegistry) -> None:
+    """The latency of a registry that is named is shown; one that does not answer, and any other, has none."""
+    registry = scripted_registry.address
+    named = "--plain-http", "--registry", registry, "--registry", "127.0.0.1:1"
+    async with dashboard(shell, *named) as url, httpx.AsyncClient() as client:
+        while "not measured here" in (page := (await client.get(f"{url}registry?name={registry}")).text):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        other = (await client.get(f"{url}registry?name=127.0.0.1:1")).text
+    assert re.search(r"<dt>Answers in</dt><dd>[0-9.]+ ms</dd>", page)
+    assert "not measured here" in other
+    assert all(request.headers.get("authorization") is None for request in scripted_registry.requests)
+
+
+async def test_the_age_of_the_last_scan_is_shown(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """After a scan the registry's row says when it was."""
+    index = open_index(valkey.url)
+    here = Repository(scripted_registry.address, "team/app")
+    await index.record([Sighting(LAYER, here, 5)])
+    async with served(index) as page:
+        assert "never" in (await page.client.get(f"/registry?name={here.registry}")).text
+    await scan(here, index=index, repositories=[], options=ClientOptions(plain_http=True))
+    async with served(index) as page:
+        words = (await page.client.get(f"/registry?name={here.registry}")).text
+    assert "<dt>Last scan</dt><dd>just now</dd>" in words
+    await index.aclose()
 
 
 @pytest.mark.parametrize(

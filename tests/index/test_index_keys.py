@@ -23,6 +23,7 @@ def test_keys_have_the_documented_names() -> None:
     assert keys.flags(ONE) == f"crossmount:ns:{{{ONE}}}:flags"
     assert keys.manifest(ONE) == f"crossmount:ns:{{{ONE}}}:manifest"
     assert keys.scan("r.example", "0a") == "crossmount:ns:scan:0a:r.example"
+    assert keys.scanned("r.example") == "crossmount:ns:scanned:r.example"
     assert keys.scan_done("0a") == "crossmount:ns:scan:0a:"
     assert keys.scan_tags(repo("a/b"), "0a") == "crossmount:ns:scan:0a:r.example/a/b"
     assert keys.traits("r.example") == "crossmount:ns:registry:r.example"

@@ -1,14 +1,15 @@
 """The page of an index, for the commands that show it: made, and served at an address of its own."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
-from crossmount.cli.access import DEFAULT_NAMESPACE, display_url, index_url
+from crossmount.cli.access import DEFAULT_NAMESPACE, client_options, display_url, index_url
 from crossmount.cli.settings import Settings
 from crossmount.errors import MissingExtraError
 from crossmount.index import MountIndex
+from crossmount.registry import RegistryClient
 
 if TYPE_CHECKING:
     from crossmount.dashboard import Site
@@ -32,22 +33,29 @@ def _extra(command: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def site_of(settings: Settings, index: MountIndex, *, command: str) -> AsyncIterator["Site"]:
+async def site_of(
+    settings: Settings, index: MountIndex, *, registries: Iterable[str] = (), command: str
+) -> AsyncIterator["Site"]:
     """Make the page of an index, and end its reads when the block ends.
 
     Args:
         settings: the common options.
         index: the index; the caller closes it.
+        registries: the registries whose latency is measured.
         command: the user's words, for the error.
 
     Raises:
         MissingExtraError: packages of the extra `dashboard` lack.
     """
     with _extra(command):
-        from crossmount.dashboard import IndexReader, Site  # noqa: PLC0415 packages of an extra
+        from crossmount.dashboard import IndexReader, LatencyProbes, Site  # noqa: PLC0415 packages of an extra
     namespace = settings.namespace or DEFAULT_NAMESPACE
-    async with IndexReader(index, namespace=namespace, address=display_url(index_url(settings))) as reader:
-        yield Site(reader, version=version("crossmount"))
+    options = client_options(settings, patient=False)
+    async with (
+        IndexReader(index, namespace=namespace, address=display_url(index_url(settings))) as reader,
+        LatencyProbes([RegistryClient(name, options=options) for name in registries]) as probes,
+    ):
+        yield Site(reader, version=version("crossmount"), latencies=probes.latencies)
 
 
 @asynccontextmanager
@@ -79,6 +87,7 @@ async def running_page(
     listen: tuple[str, int],
     *,
     public_url: str | None = None,
+    registries: Iterable[str] = (),
     watched: Callable[["Page"], "Page"] = lambda page: page,
     command: str,
 ) -> AsyncIterator["RunningServer"]:
@@ -89,6 +98,7 @@ async def running_page(
         index: the index; the caller closes it.
         listen: the address to listen on.
         public_url: the URL that people use, if a front forwards to this server.
+        registries: the registries whose latency is measured.
         watched: wraps the page, to learn of requests for it.
         command: the user's words, for an error.
 
@@ -103,7 +113,7 @@ async def running_page(
         from crossmount.proxy.settings import ServerLimits  # noqa: PLC0415
     limits = ServerLimits(connections=256, grace=0.0)
     url = page_url(public_url)
-    async with site_of(settings, index, command=command) as site:
+    async with site_of(settings, index, registries=registries, command=command) as site:
         app = PageApp(watched(site), listen=listen[0], public_url=url, idle=limits.idle)
         async with listening(app, ListenAddress(*listen), limits) as server:
             yield server

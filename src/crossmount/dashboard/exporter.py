@@ -13,11 +13,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from crossmount._dataclass import dataclass
-from crossmount.dashboard.reader import IndexConnection
+from crossmount.dashboard.reader import IndexConnection, RegistryState
 from crossmount.dashboard.refreshed import Reading
 from crossmount.dashboard.views import last_days
 from crossmount.fleet.upload_rates import MeasuredUpload
-from crossmount.index.registries import RecordedTraits
 from crossmount.maintenance import IndexInfo
 from crossmount.savings.report import Savings
 
@@ -39,7 +38,7 @@ class FleetState:
     savings: Reading[Savings]
     uploads: Reading[list[MeasuredUpload]]
     contents: Reading[IndexInfo]
-    traits: Reading[Mapping[str, RecordedTraits]]
+    registries: Reading[Mapping[str, RegistryState]]
 
 
 def exposition(state: FleetState) -> bytes:
@@ -73,10 +72,10 @@ class _State(Collector):
             yield self._gauge("fleet_waiting", "Pushes that wait for the upload of another.", [((), waiting)])
         if state.contents.value is not None and not state.contents.trouble:
             yield from self._contents(state.contents.value)
-        if state.traits.value is not None and not state.traits.trouble:
+        if state.registries.value is not None and not state.registries.trouble:
             mounts = [
                 ((name,), float(each.traits.mounts))
-                for name, each in state.traits.value.items()
+                for name, each in state.registries.value.items()
                 if each.traits.mounts is not None
             ]
             yield self._gauge("registry_mounts", "Whether a registry was seen to mount.", mounts, ("registry",))

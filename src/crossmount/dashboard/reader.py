@@ -16,8 +16,8 @@ from crossmount.errors import IndexFailedError
 from crossmount.fleet.active_uploads import active_uploads
 from crossmount.fleet.upload_rates import MeasuredUpload, UploadRates
 from crossmount.index.entries import read_layer
-from crossmount.index.protocol import LayerEntry, MountIndex, backing_server, local_entries_of
-from crossmount.index.registries import RecordedTraits, recorded_traits
+from crossmount.index.protocol import LayerEntry, MountIndex, RegistryTraits, backing_server, local_entries_of
+from crossmount.index.registries import last_scans, recorded_traits
 from crossmount.maintenance import IndexInfo, index_info
 from crossmount.oci import Digest
 from crossmount.savings.accounts import OTHER
@@ -41,6 +41,19 @@ class IndexConnection:
     """
 
     round_trip: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryState:
+    """What the index knows of a registry itself.
+
+    Attributes:
+        traits: its observed behaviour.
+        scanned: seconds since a scan of it was last finished; None if none is known.
+    """
+
+    traits: RegistryTraits
+    scanned: int | None = None
 
 
 class IndexReader(Closing):
@@ -75,7 +88,7 @@ class IndexReader(Closing):
         self._savings = self._part(self._read_savings, seconds=2.0, patience=10.0)
         self._uploads = self._part(self._read_uploads, seconds=1.0, patience=3.0)
         self._contents = self._part(self._read_contents, seconds=30.0, patience=0.5)
-        self._traits = self._part(self._read_traits, seconds=10.0, patience=3.0)
+        self._registries = self._part(self._read_registries, seconds=10.0, patience=3.0)
 
     @property
     def now(self) -> datetime:
@@ -98,9 +111,9 @@ class IndexReader(Closing):
         """Return what the index contains. Of a large index, the first reading has no value yet."""
         return await self._contents.get()
 
-    async def traits(self) -> Reading[Mapping[str, RecordedTraits]]:
+    async def registries(self) -> Reading[Mapping[str, RegistryState]]:
         """Return what was seen of the registries of the accounts and of the index, by name."""
-        return await self._traits.get()
+        return await self._registries.get()
 
     async def layer(self, digest: Digest) -> Reading[LayerEntry]:
         """Return the entry of a layer; without a value if the index knows nothing of it."""
@@ -112,7 +125,7 @@ class IndexReader(Closing):
 
     async def aclose(self) -> None:
         """End reads in progress."""
-        parts = (self._connection, self._savings, self._uploads, self._contents, self._traits)
+        parts = (self._connection, self._savings, self._uploads, self._contents, self._registries)
         await asyncio.gather(*(part.aclose() for part in parts))
 
     def _part(self, read: Callable[[], Awaitable[T]], *, seconds: float, patience: float) -> Refreshed[T]:
@@ -152,13 +165,18 @@ class IndexReader(Closing):
     async def _read_contents(self) -> IndexInfo:
         return await index_info(self._index, sample=SAMPLE_KEYS)
 
-    async def _read_traits(self) -> Mapping[str, RecordedTraits]:
+    async def _read_registries(self) -> Mapping[str, RegistryState]:
         savings, contents = await self.savings(), await self.contents()
         counted = [] if savings.value is None else [name for name in savings.value.by_registry if name != OTHER]
         listed = [] if contents.value is None else list(contents.value.registries)
         names = list(dict.fromkeys([*counted, *listed]))[:TRAITS_MAX]
         found = await asyncio.gather(*(recorded_traits(self._index, name) for name in names))
-        return dict(zip(names, found, strict=True))
+        server = backing_server(self._index)
+        scans = {} if server is None or not names else await last_scans(server, names)
+        return {
+            name: RegistryState(recorded.traits, scans.get(name))
+            for name, recorded in zip(names, found, strict=True)
+        }
 
     async def _read_layer(self, digest: Digest) -> LayerEntry | None:
         for entry in local_entries_of(self._index) or ():

@@ -78,12 +78,12 @@ class Site:
         contents, uploads = await asyncio.gather(reader.contents(), reader.uploads())
         context: dict[str, Any] = {"contents": contents, "uploads": uploads, "path": ""}
         if savings is not None:
-            traits = (await reader.traits()).value or {}
+            states = (await reader.registries()).value or {}
             days = _days(given)
             part = views.last_days(savings, days)
             again = part.most_uploaded_again
             context |= await self._accounts(savings, days) | {
-                "registries": views.registry_rows(part, contents.value, traits, self._latencies()),
+                "registries": views.registry_rows(part, contents.value, states, self._latencies()),
                 "repositories": views.repository_rows(part),
                 "mounted": part.most_mounted[: views.LAYERS_MAX],
                 "again": again[: views.LAYERS_MAX],
@@ -106,12 +106,12 @@ class Site:
             return await self._refusal(404, "That is not the name of a registry.")
         reader = self._reader
         savings = (await reader.savings()).value
-        contents, uploads, traits = await asyncio.gather(reader.contents(), reader.uploads(), reader.traits())
+        contents, uploads, states = await asyncio.gather(reader.contents(), reader.uploads(), reader.registries())
         context: dict[str, Any] = {
             "name": name,
             "contents": contents,
             "info": None if contents.value is None else contents.value.registries.get(name),
-            "traits": (traits.value or {}).get(name),
+            "state": (states.value or {}).get(name),
             "latency": self._latencies().get(name),
             "uploads": uploads,
             "registry": name,
@@ -171,7 +171,7 @@ class Site:
             savings=await reader.savings(),
             uploads=await reader.uploads(),
             contents=await reader.contents(),
-            traits=await reader.traits(),
+            registries=await reader.registries(),
         )
 
     async def _refusal(self, status: int, words: str) -> SiteAnswer:

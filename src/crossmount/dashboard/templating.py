@@ -30,6 +30,8 @@ def environment(static: Callable[[str], str]) -> Environment:
         "thousands": thousands,
         "percent": percent,
         "duration": duration,
+        "ago": ago,
+        "span": _formatting.duration,
         "milliseconds": _formatting.milliseconds,
         "short": lambda digest: _formatting.short(str(digest)),
         "counted": counted,
@@ -85,6 +87,11 @@ def duration(seconds: float) -> str:
             rest = whole % length // part
             return f"{whole // length} {unit} {rest} {small}" if rest else f"{whole // length} {unit}"
     raise AssertionError("a minute or more")
+
+
+def ago(seconds: float) -> str:
+    """Return how long ago something was, in one unit: `3 h ago`."""
+    return f"{_formatting.duration(seconds)} ago" if seconds >= 1 else "just now"
 
 
 def meter(share: float | None) -> Markup:

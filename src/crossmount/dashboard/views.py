@@ -6,10 +6,10 @@ from datetime import date
 
 from crossmount._dataclass import dataclass
 from crossmount.dashboard.charts import Column, columns
+from crossmount.dashboard.reader import RegistryState
 from crossmount.fleet.upload_rates import MeasuredUpload
 from crossmount.index.protocol import LayerEntry
 from crossmount.index.redis_index import TTL_SECONDS
-from crossmount.index.registries import RecordedTraits
 from crossmount.maintenance import IndexInfo, RegistryInfo
 from crossmount.savings.accounts import OTHER, LayerAccount, UploadReason
 from crossmount.savings.report import Savings
@@ -66,7 +66,7 @@ class RegistryRow:
         name: its name; `OTHER` for those without a row of their own.
         share: its part of the largest row, 0 to 1.
         info: what the index contains of it.
-        traits: what was seen of it.
+        state: what the index knows of it.
         latency: seconds until its first answer, lately; None if nobody measures it.
     """
 
@@ -74,7 +74,7 @@ class RegistryRow:
     tally: Tally
     share: float
     info: RegistryInfo | None
-    traits: RecordedTraits | None
+    state: RegistryState | None
     latency: float | None
 
 
@@ -180,7 +180,7 @@ def period(savings: Savings, days: int) -> Period:
 def registry_rows(
     savings: Savings,
     info: IndexInfo | None,
-    traits: Mapping[str, RecordedTraits],
+    states: Mapping[str, RegistryState],
     latencies: Mapping[str, float],
 ) -> Sequence[RegistryRow]:
     """Return a row for each registry of the accounts or of the index, the one that saved most first."""
@@ -196,7 +196,7 @@ def registry_rows(
             (tally := tallies.get(name, Tally())),
             tally.bytes_saved / most if most else 0.0,
             infos.get(name),
-            traits.get(name),
+            states.get(name),
             latencies.get(name),
         )
         for name in names

@@ -12,9 +12,10 @@ from dataclasses import field
 from crossmount._dataclass import dataclass
 from crossmount.discovery.manifest_summary import ManifestCache, ManifestSummary
 from crossmount.index.checkpoint import CHECKPOINT_SECONDS, Checkpoint, scope_of
+from crossmount.index.keys import SCANNED_SECONDS
 from crossmount.index.protocol import BackingServer, MountIndex, Sighting
 from crossmount.oci import Digest, Repository
-from crossmount.redis.execute import run_reads
+from crossmount.redis.execute import run_reads, run_writes
 from crossmount.redis.replies import Command
 
 
@@ -29,6 +30,7 @@ class ScanCheckpoint:
     """
 
     def __init__(self, server: BackingServer | None, registry: str, choice: Iterable[str], *, run: str) -> None:
+        self._registry = registry
         self._stored = None
         if server is not None:
             self._stored = Checkpoint(server, server.keys.scan(registry, scope_of(sorted(choice))), run=run)
@@ -70,9 +72,12 @@ class ScanCheckpoint:
         await self._stored.save({}, also=commands)
 
     async def end(self) -> None:
-        """Delete it: the scan is finished."""
+        """Delete it: the scan is finished, which is noted for people."""
         if self._stored is not None:
-            await self._stored.end(self._stored.server.keys.scan_done(self._stored.run))
+            server = self._stored.server
+            await self._stored.end(server.keys.scan_done(self._stored.run))
+            scanned = server.keys.scanned(server.names.canonical(self._registry))
+            await run_writes(server.link, [("SET", scanned, "1", "EX", SCANNED_SECONDS)])
 
 
 async def _members(stored: Checkpoint, key: str, names: Sequence[str]) -> list[bool]:

@@ -17,6 +17,9 @@ from crossmount.oci.reference import normalise_registry
 
 KeyKind = Literal["sources", "deleted", "flags", "must-mount", "lease", "waiters", "manifest", "other"]
 
+SCANNED_SECONDS = 400 * 24 * 3600
+"""How long it is known that a registry was scanned; its age follows from what is left of that."""
+
 STATS_SECONDS = 14 * 24 * 3600
 """How long the counts of a day are stored."""
 
@@ -107,6 +110,10 @@ class Keys:
     def scan(self, registry: str, scope: str) -> str:
         """Return the key of the hash with the progress of the unfinished scan of `scope` on `registry`."""
         return f"crossmount:{self.namespace}:scan:{scope}:{registry}"
+
+    def scanned(self, registry: str) -> str:
+        """Return the key of the string that lives for a while after the last finished scan of `registry`."""
+        return f"crossmount:{self.namespace}:scanned:{registry}"
 
     def scan_done(self, run: str) -> str:
         """Return the key of the set of repositories that the scan `run` has finished."""

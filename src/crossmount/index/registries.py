@@ -1,12 +1,13 @@
 """What an index has recorded of registries: their traits, and the pairs of names that it shares. For operators."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from crossmount._dataclass import dataclass
 from crossmount.errors import IndexFailedError, InvalidInputError
 from crossmount.index.aliases import SHARED_MAX, SameRegistries, parse_pair, registry_names_of
 from crossmount.index.decode import as_map
+from crossmount.index.keys import SCANNED_SECONDS
 from crossmount.index.protocol import BackingServer, MountIndex, RegistryTraits, backing_server
 from crossmount.index.redis_index import TRAITS_SECONDS
 from crossmount.oci import Repository
@@ -60,6 +61,20 @@ async def recorded_traits(index: MountIndex, registry: str) -> RecordedTraits:
     lives = await _run(server, [("TTL", server.keys.traits(each)) for each in names])
     left = max((life for life in lives if isinstance(life, int)), default=0)
     return RecordedTraits(registry=name, names=names, traits=traits, seconds_left=max(left, 0))
+
+
+async def last_scans(server: BackingServer, registries: Sequence[str]) -> Mapping[str, int]:
+    """Return how many seconds ago the last scan of each registry was finished, for those that were scanned.
+
+    Raises:
+        IndexFailedError: the index does not answer, or refuses.
+    """
+    lives = await _run(server, [("TTL", server.keys.scanned(server.names.canonical(each))) for each in registries])
+    return {
+        registry: max(SCANNED_SECONDS - life, 0)
+        for registry, life in zip(registries, lives, strict=True)
+        if isinstance(life, int) and life > 0
+    }
 
 
 def drop_local_traits(index: object, registry: str) -> None:

@@ -7,7 +7,7 @@ import click
 
 from crossmount.cli.access import opened_index
 from crossmount.cli.command import Command
-from crossmount.cli.options import LISTEN
+from crossmount.cli.options import LISTEN, REGISTRY
 from crossmount.cli.output import start_service_log
 from crossmount.cli.page import running_page
 from crossmount.cli.settings import Settings, settings_of
@@ -31,8 +31,18 @@ from crossmount.cli.settings import Settings, settings_of
     show_envvar=True,
     help="The URL that people use, if a front forwards to this server: https://host[:port][/path].",
 )
+@click.option(
+    "--registry",
+    "registries",
+    type=REGISTRY,
+    multiple=True,
+    metavar="REGISTRY",
+    help="Measure how long this registry takes to answer, without a login. Repeatable.",
+)
 @click.pass_context
-def dashboard(ctx: click.Context, listen: tuple[str, int], public_url: str | None) -> None:
+def dashboard(
+    ctx: click.Context, listen: tuple[str, int], public_url: str | None, registries: tuple[str, ...]
+) -> None:
     """Show in a browser what the fleet saved, what it uploads now, and how the index and the registries are.
 
     The page shows one namespace. It asks nobody for a password: whoever reaches the address sees the names of all
@@ -40,13 +50,17 @@ def dashboard(ctx: click.Context, listen: tuple[str, int], public_url: str | Non
     """
     settings = settings_of(ctx)
     start_service_log(settings.verbose, access=False)
-    asyncio.run(_serve(settings, listen, public_url))
+    asyncio.run(_serve(settings, listen, public_url, registries))
 
 
-async def _serve(settings: Settings, listen: tuple[str, int], public_url: str | None) -> None:
+async def _serve(
+    settings: Settings, listen: tuple[str, int], public_url: str | None, registries: tuple[str, ...]
+) -> None:
     async with (
         opened_index(settings) as index,
-        running_page(settings, index, listen, public_url=public_url, command="crossmount dashboard") as server,
+        running_page(
+            settings, index, listen, public_url=public_url, registries=registries, command="crossmount dashboard"
+        ) as server,
     ):
 
         def announce() -> None:
