@@ -71,6 +71,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "proxy/http": {
         "proxy/auth",
         "proxy/uploads",
+        "proxy/ledger",
         "proxy/recorder",
         "proxy/telemetry",
         "proxy/event_receiver",
@@ -83,6 +84,7 @@ FORBIDDEN: dict[str, set[str]] = {
     },
     "proxy/auth": {
         "proxy/uploads",
+        "proxy/ledger",
         "proxy/recorder",
         "proxy/telemetry",
         "proxy/event_receiver",

@@ -19,6 +19,7 @@ from crossmount.proxy.auth.service_mode import ServiceAuthenticator
 from crossmount.proxy.auth.tokens import TokenBroker
 from crossmount.proxy.event_receiver import EventReceiver
 from crossmount.proxy.http.upstream import Upstream
+from crossmount.proxy.ledger import PushLedger
 from crossmount.proxy.own_endpoints import OwnEndpoints
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.reload import Live, Prepare
@@ -75,7 +76,8 @@ async def assembled(
     base, registry, options = upstream.url, upstream.registry, upstream.options
     metrics = Metrics(upstream.name, unserved=lambda: guarded.unserved if is_first else 0)
     metrics.spool_limit.set(0 if settings.spool is None else settings.limits.spool_bytes)
-    recorder = ProxyRecorder(guarded, metrics)
+    patience = Patience(limit=settings.wait)
+    recorder = ProxyRecorder(guarded, metrics, ledger=PushLedger(guarded, waits_for=patience.waits_for))
     permissions = Permissions(shared.policy, upstream=upstream.name, allow_sources=upstream.allow_sources)
     async with AsyncExitStack() as stack:
         tracing = shared.tracing
@@ -118,7 +120,7 @@ async def assembled(
             shared.fleet,
             mounter,
             recorder,
-            patience=Patience(limit=settings.wait),
+            patience=patience,
             hold=settings.hold,
             uploads=settings.limits.uploads,
         )
@@ -216,6 +218,7 @@ async def _sweep(core: Core) -> None:
         late = core.sessions.take_expired()
         await asyncio.gather(*(core.drop_session(session) for session in late))
         await core.turns.release_idle(core.sessions.is_push_active_in)
+        await core.recorder.write_idle_pushes()
 
 
 async def _close_sessions(core: Core, sweep: "asyncio.Task[None]") -> None:

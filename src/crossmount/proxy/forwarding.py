@@ -17,6 +17,7 @@ from crossmount.proxy.http.headers import request_headers
 from crossmount.proxy.http.routes import BlobRoute, ManifestRoute, Route
 from crossmount.proxy.http.upstream import RequestBody
 from crossmount.proxy.uploads.core import Core, body_to_forward
+from crossmount.registry.manifests import PUSH_HEADER
 
 _SMALL_MANIFEST = 256 * 1024
 _LARGE_MANIFEST_WAIT_SECONDS = 30.0
@@ -129,15 +130,26 @@ async def _put_manifest(core: Core, exchange: Exchange, route: ManifestRoute, ca
 
 async def _read_and_put_manifest(core: Core, exchange: Exchange, route: ManifestRoute, caller: Caller) -> None:
     content = await exchange.read(core.manifest_limit)
-    answer = await _forward(core, exchange, route, caller, body=RequestBody(content, len(content)))
+    dest, ledger = core.repository(route.name), core.recorder.ledger
+    manifest = _parsed(content, _media_type(exchange.header(b"content-type")), route)
+    has_tag = route.digest is None or bool(route.tags)
+
+    async def count() -> None:
+        """Count the push. A client that counts it too does so when it has the answer, so this comes before."""
+        push_id = exchange.header(PUSH_HEADER.lower().encode()) or ""
+        if manifest is not None and ledger.accept(caller.key, dest, manifest, push_id=push_id, is_last=has_tag):
+            await core.recorder.write_counted()
+
+    body = RequestBody(content, len(content))
+    answer = await _forward(core, exchange, route, caller, body=body, on_success=count)
     if answer.status not in {200, 201, 202}:
         return
-    dest = core.repository(route.name)
-    manifest = _parsed(content, _media_type(exchange.header(b"content-type")), route)
+    if answer.tagged:
+        ledger.finish(caller.key, dest)
     if manifest is not None:
         core.recorder.record_manifest(caller.agent, dest, manifest)
         await core.turns.publish_deferred(dest, manifest)
-    if route.digest is None or route.tags or answer.tagged:  # clients push the tag last
+    if has_tag or answer.tagged:  # clients push the tag last
         core.sessions.end_push(caller.key, route.name)
 
 

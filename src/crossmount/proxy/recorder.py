@@ -20,6 +20,7 @@ from crossmount.index.exclusions import RemembersDeletions
 from crossmount.index.protocol import Knowledge, MountIndex, RegistryTraits, Sighting
 from crossmount.oci import Digest, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent
+from crossmount.proxy.ledger import IDLE_SECONDS, PushLedger
 from crossmount.proxy.telemetry import Metrics
 from crossmount.registry import SIZE_UNKNOWN
 
@@ -30,6 +31,7 @@ _TASKS_MAX = 256
 _CHILDREN_MAX, _CHILDREN_AT_ONCE = 64, 4
 _END_SECONDS = 5.0
 _SETTLE_SECONDS = 1.0
+_COUNT_SECONDS = 0.2
 _DAY_SECONDS = 86_400
 _PULLED_MAX = 16_384
 
@@ -40,10 +42,22 @@ class ProxyRecorder:
     Args:
         index: an index that never fails (`GuardedIndex`).
         metrics: counts the sightings that were dropped, and failures.
+        ledger: counts the clients' pushes; None counts none.
         epoch: epoch seconds.
+
+    Attributes:
+        ledger: the same.
     """
 
-    def __init__(self, index: MountIndex, metrics: Metrics, *, epoch: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        index: MountIndex,
+        metrics: Metrics,
+        *,
+        ledger: PushLedger | None = None,
+        epoch: Callable[[], float] = time.time,
+    ) -> None:
+        self.ledger = ledger or PushLedger(None, waits_for=lambda _: True)
         self._index = index
         self._metrics = metrics
         self._waiting: asyncio.Queue[Sighting] = asyncio.Queue(_WAITING_MAX)
@@ -133,10 +147,24 @@ class ProxyRecorder:
             with contextlib.suppress(TimeoutError):  # a source that is not recorded costs a later push an upload
                 async with asyncio.timeout(_END_SECONDS):
                     await self.flush()
+                    await self.write_idle_pushes(seconds=0.0)
             left = [task, *self._tasks]
             for each in left:
                 each.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+
+    async def write_idle_pushes(self, *, seconds: float = IDLE_SECONDS) -> None:
+        """Count the pushes whose last manifest came so long ago, and write what is counted and not written yet."""
+        self.ledger.count_idle(seconds=seconds)
+        await self._record_batch(())
+
+    async def write_counted(self) -> None:
+        """Write what was counted within a moment, else in the background."""
+        task = asyncio.create_task(self._record_batch(()))
+        task.add_done_callback(collect)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_COUNT_SECONDS):
+                await asyncio.shield(task)
 
     async def settle(self) -> None:
         """Wait a moment until all sightings are recorded."""
@@ -170,6 +198,7 @@ class ProxyRecorder:
         self.clear_deletion(holders[0], digest)
         known = None if size in {None, SIZE_UNKNOWN} else size
         self._metrics.count_blob("mounted", known)
+        self.ledger.note_outcome(holders[0], digest, "mounted")
         self.record_proven([Sighting(digest, holder, known) for holder in holders])
 
     async def _record_pulled(self, repository: Repository, sightings: Sequence[Sighting]) -> None:
@@ -193,12 +222,17 @@ class ProxyRecorder:
             while len(batch) < _BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             try:
-                await self._index.record(batch)
-            except CrossmountError as error:
-                self._metrics.count_failure("index", error)
+                await self._record_batch(batch)
             finally:
                 for _ in batch:
                     self._waiting.task_done()
+
+    async def _record_batch(self, sightings: Sequence[Sighting]) -> None:
+        """Record sightings, and what is counted and not written yet; count a failure."""
+        try:
+            await self._index.record(sightings)
+        except CrossmountError as error:
+            self._metrics.count_failure("index", error)
 
     async def _record_children(self, agent: Agent, repository: Repository, children: Iterable[Digest]) -> None:
         """Read the children of an image index with the caller's rights, and record their blobs."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from crossmount import events
 from crossmount.oci import Digest, Repository
-from crossmount.savings.accounts import LayerIncrement, PushIncrement, UploadReason, prefix_of
+from crossmount.savings.accounts import LayerFate, LayerIncrement, PushIncrement, UploadReason, prefix_of
 from crossmount.savings.tally import Tally
 
 LAYERS_A_PUSH = 3
@@ -110,22 +110,21 @@ class PushAccountant:
             pushes_failed=int(not succeeded),
             pushes_without_index=int(not used_index),
         )
-        mounted = largest(
-            LayerIncrement(digest, blob.size, "mounted")
+        layers = named_layers(
+            LayerIncrement(digest, blob.size, known)
             for digest, blob in self._finished.items()
-            if self._fate(digest, blob) in {"mounted", "waited"}
+            if (known := self._layer_fate(digest, blob)) is not None
         )
-        uploaded = largest(
-            LayerIncrement(digest, blob.size, self._reason(digest, blob.size))
-            for digest, blob in self._finished.items()
-            if blob.outcome == "uploaded"
-        )
-        mounted = mounted[: max(LAYERS_A_PUSH // 2, LAYERS_A_PUSH - len(uploaded))]
-        layers = (*mounted, *uploaded[: LAYERS_A_PUSH - len(mounted)])
         return PushIncrement(self._dest.registry, prefix_of(self._dest), tally, layers)
 
     def _fate(self, digest: Digest, blob: events.BlobFinished) -> str:
         return "waited" if digest in self._waited and blob.outcome != "uploaded" else blob.outcome
+
+    def _layer_fate(self, digest: Digest, blob: events.BlobFinished) -> LayerFate | None:
+        fate = self._fate(digest, blob)
+        if fate == "uploaded":
+            return self._reason(digest, blob.size)
+        return None if fate == "existing" else "mounted"
 
     def _reason(self, digest: Digest, size: int) -> UploadReason:
         known, dropped = self._known(digest), self._dropped.get(digest, set())
@@ -178,11 +177,19 @@ def upload_reason(
     return "gone" if "gone" in dropped and "unmountable" not in dropped else "unmountable"
 
 
-def largest(layers: Iterable[LayerIncrement]) -> list[LayerIncrement]:
-    """Return the largest layers, those with bytes."""
-    return nlargest(
-        LAYERS_A_PUSH, (each for each in layers if each.size), key=lambda each: (each.size, each.digest)
+def named_layers(layers: Iterable[LayerIncrement]) -> tuple[LayerIncrement, ...]:
+    """Return the layers of a push that are counted one by one: see `LAYERS_A_PUSH`."""
+    with_bytes = [each for each in layers if each.size]
+    mounted, uploaded = (
+        nlargest(
+            LAYERS_A_PUSH,
+            (each for each in with_bytes if (each.fate == "mounted") == kind),
+            key=lambda each: (each.size, each.digest),
+        )
+        for kind in (True, False)
     )
+    mounted = mounted[: max(LAYERS_A_PUSH // 2, LAYERS_A_PUSH - len(uploaded))]
+    return (*mounted, *uploaded[: LAYERS_A_PUSH - len(mounted)])
 
 
 def utc_today() -> date:

@@ -92,6 +92,8 @@ class Core:
         exchange.note, exchange.waited = outcome.label, outcome.waited
         known = attempt.knowledge.of(attempt.digest).size
         self.metrics.count_blob(outcome.label, known if size is None else size)
+        ledger = self.recorder.ledger
+        ledger.note_outcome(attempt.dest, attempt.digest, outcome.label, waited=outcome.waited)
         path = f"/v2/{attempt.dest.name}/blobs/{attempt.digest}".encode()
         await exchange.answer(201, [(b"location", path), (b"docker-content-digest", attempt.digest.encode())])
 

@@ -12,6 +12,7 @@ from crossmount.proxy.http.headers import HeaderPairs, request_headers
 from crossmount.proxy.http.routes import BlobRoute
 from crossmount.proxy.uploads.core import Core
 from crossmount.proxy.uploads.mounting import MountAttempt
+from crossmount.proxy.uploads.turns import BlobOutcome
 from crossmount.registry import SIZE_UNKNOWN
 
 
@@ -41,6 +42,7 @@ async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: 
     """
     dest = core.repository(route.name)
     head: _HeadAnswer | None = None
+    outcome: BlobOutcome | None = None
     async with core.heads:
         attempt, size = await _mount_first(core, caller, dest, route.digest)
         if attempt is None or not attempt.mounted:
@@ -61,7 +63,9 @@ async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: 
                     await core.recorder.record_mount_proof(dest.registry, truthful=head.status == 200)
     assert head is not None, "a mounted blob has an outcome"  # noqa: S101 a promise of ours
     if head.status == 200:
-        core.metrics.count_blob(exchange.note or "existing", head.size)
+        label, waited = ("existing", 0.0) if outcome is None else (outcome.label, outcome.waited)
+        core.metrics.count_blob(label, head.size)
+        core.recorder.ledger.note_outcome(dest, route.digest, label, waited=waited)
         core.recorder.record_blob(dest, route.digest, head.size)
     await exchange.start(head.status, head.headers)
     await exchange.write(b"", more=False)

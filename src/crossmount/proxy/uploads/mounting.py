@@ -267,9 +267,10 @@ class CallerMounter:
         async with self._asking:
             begun, unserved = self._clock(), self._index.unserved
             knowledge = await self._index.look_up([digest], dest, deletions=True)
-            if self._index.unserved == unserved:
+            if served := self._index.unserved == unserved:
                 self._metrics.index_seconds.observe(self._clock() - begun)
         self._recorder.update_traits(knowledge.traits)
+        self._recorder.ledger.note_known(dest, digest, knowledge, served=served)
         return knowledge
 
     async def _mount(

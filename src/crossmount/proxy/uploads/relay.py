@@ -207,6 +207,7 @@ class SessionRequest:
             if method == "PUT" and response.status_code == 201 and digest is not None:
                 core.recorder.record_blob(self.dest, digest, session.relayed)
                 core.metrics.count_blob("uploaded", session.relayed)
+                core.recorder.ledger.note_outcome(self.dest, digest, "uploaded")
                 exchange.note = "uploaded"
             if not done and response.status_code != 404:
                 self._follow(response)

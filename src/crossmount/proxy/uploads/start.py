@@ -159,6 +159,7 @@ class _StartRequest:
         if answer.status == 201:
             core.recorder.record_blob(attempt.dest, digest, exchange.received)
             core.metrics.count_blob("uploaded", exchange.received)
+            core.recorder.ledger.note_outcome(attempt.dest, digest, "uploaded")
             exchange.note = "uploaded"
         await self._answer_with(answer)
 

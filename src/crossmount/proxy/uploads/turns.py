@@ -178,12 +178,15 @@ class ProxyTurns:
             return await self._mount(caller, attempt, turn, waited)
 
         async def upload_blob(turn: UploadTurn | None, waited: float) -> BlobOutcome:
+            began = self._clock()
             if turn is None:
                 async with slots:
+                    began = self._clock()
                     await upload(_ignore)
                 self._recorder.record_blob(attempt.dest, blob.digest, blob.size)
             else:
                 await self._upload_in_turn(turn, blob, attempt, upload, paced=paced)
+            self._recorder.ledger.note_upload(attempt.dest, blob.digest, began=began, ended=self._clock())
             return BlobOutcome(waited=waited)
 
         return await mount_or_upload(take_turn, mount, upload_blob, excluded=attempt.tried)
