@@ -149,11 +149,13 @@ class PushLedger:
         for key in [key for key in self._pushes if key[:2] == (caller, dest)]:
             self._count(self._pushes.pop(key))
 
-    def count_idle(self, *, seconds: float = IDLE_SECONDS) -> None:
-        """Count the pushes whose last manifest came so long ago."""
+    def count_idle(self, *, seconds: float = IDLE_SECONDS) -> int:
+        """Count the pushes whose last manifest came so long ago, and return how many there were."""
         until = self._clock() - seconds
-        for key in [key for key, push in self._pushes.items() if push.touched <= until]:
+        idle = [key for key, push in self._pushes.items() if push.touched <= until]
+        for key in idle:
             self._count(self._pushes.pop(key))
+        return len(idle)
 
     def _of(self, dest: Repository, digest: Digest) -> _Seen:
         seen = self._seen.setdefault((dest, digest), _Seen())

@@ -154,9 +154,9 @@ class ProxyRecorder:
             await asyncio.gather(*left, return_exceptions=True)
 
     async def write_idle_pushes(self, *, seconds: float = IDLE_SECONDS) -> None:
-        """Count the pushes whose last manifest came so long ago, and write what is counted and not written yet."""
-        self.ledger.count_idle(seconds=seconds)
-        await self._record_batch(())
+        """Count the pushes whose last manifest came so long ago, and write them."""
+        if self.ledger.count_idle(seconds=seconds):
+            await self._record_batch(())
 
     async def write_counted(self) -> None:
         """Write what was counted within a moment, else in the background."""

@@ -63,9 +63,9 @@ async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: 
                     await core.recorder.record_mount_proof(dest.registry, truthful=head.status == 200)
     assert head is not None, "a mounted blob has an outcome"  # noqa: S101 a promise of ours
     if head.status == 200:
-        label, waited = ("existing", 0.0) if outcome is None else (outcome.label, outcome.waited)
-        core.metrics.count_blob(label, head.size)
-        core.recorder.ledger.note_outcome(dest, route.digest, label, waited=waited)
+        arrived = BlobOutcome(existing=True) if outcome is None else outcome
+        core.metrics.count_blob(arrived.label, head.size)
+        core.recorder.ledger.note_outcome(dest, route.digest, arrived.label, waited=arrived.waited)
         core.recorder.record_blob(dest, route.digest, head.size)
     await exchange.start(head.status, head.headers)
     await exchange.write(b"", more=False)
