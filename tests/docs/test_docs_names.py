@@ -44,14 +44,14 @@ class Row:
     Attributes:
         command: the command's words; empty for an option of all commands.
         metavar: what the table calls its value; empty for none.
-        variable: its environment variable; empty for none.
+        variables: its environment variables.
     """
 
     page: str
     command: str
     name: str
     metavar: str
-    variable: str
+    variables: tuple[str, ...]
     meaning: str
 
 
@@ -74,16 +74,18 @@ def rows() -> Iterator[Row]:
                 cells = [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
                 assert len(cells) == 3, line
                 names = [OPTION.fullmatch(word) for word in re.findall(r"`([^`]+)`", cells[0])]
-                variables = re.findall(r"`([^`]+)`", cells[1]) or [""]
+                variables = re.findall(r"`([^`]+)`", cells[1])
                 found = [name for name in names if name is not None]
-                assert len(variables) in {1, len(found)}, line
+                assert len(found) == 1 or len(variables) in {0, 1, len(found)}, line
                 for number, option in enumerate(found):
                     yield Row(
                         page=page.stem,
                         command=command,
                         name=option["name"],
                         metavar=option["metavar"] or "",
-                        variable=variables[number if len(variables) > 1 else 0],
+                        variables=tuple(
+                            variables[number : number + 1] if len(variables) == len(found) > 1 else variables
+                        ),
                         meaning=cells[2],
                     )
 
@@ -113,6 +115,11 @@ def options_of(command: click.Command) -> dict[str, click.Option]:
     }
 
 
+def variables_of(option: click.Option) -> tuple[str, ...]:
+    """Return an option's environment variables."""
+    return (option.envvar,) if isinstance(option.envvar, str) else tuple(option.envvar or ())
+
+
 def all_commands(command: click.Command = crossmount) -> Iterator[click.Command]:
     """Yield a command and all below it."""
     yield command
@@ -126,7 +133,7 @@ def all_commands(command: click.Command = crossmount) -> Iterator[click.Command]
 
 ALL = list(all_commands())
 OPTIONS = {name for command in ALL for name in options_of(command)} | {"-vv"}
-VARIABLES = {str(option.envvar) for command in ALL for option in options_of(command).values() if option.envvar}
+VARIABLES = {name for command in ALL for option in options_of(command).values() for name in variables_of(option)}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row.page} {row.command} {row.name}" for row in ROWS])
@@ -136,7 +143,7 @@ def test_options_in_tables_are_those_of_the_help(row: Row) -> None:
     assert rest == []
     option = options_of(command)[row.name.replace("-vv", "-v")]
     assert isinstance(option, CommonOption) == (row.command == "")
-    assert (option.envvar or "") == row.variable
+    assert variables_of(option) == row.variables
     assert bool(row.metavar) != (option.is_flag or option.count)
     if row.metavar:
         assert option.make_metavar(click.Context(command)) == row.metavar

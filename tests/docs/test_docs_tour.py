@@ -1,6 +1,6 @@
 """The tour of the documentation: a stranger's terminal, from an empty machine to the second runner's mounts.
 
-The transcript in `docs/tour.md` is made here: with `CROSSMOUNT_WRITE_TOUR=1` what the commands printed goes into
+The transcript in `docs/tour.md` is made here: with `WRITE_DOCS=1` what the commands printed goes into
 the page. Without it they must print what the page shows, numbers and digests aside.
 """
 
@@ -142,7 +142,7 @@ def test_the_tour_is_what_happens(tmp_path: Path) -> None:
     finally:
         stranger.close()
     text = PAGE.read_text()
-    if os.environ.get("CROSSMOUNT_WRITE_TOUR"):
+    if os.environ.get("WRITE_DOCS"):
         for prompt, lines in happened.items():
             start = text.index(f"```text\n{prompt}$")
             end = text.index("\n```\n", start)

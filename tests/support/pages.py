@@ -11,7 +11,8 @@ A block's language says what happens to it:
               is only read by people
 
 A block of any language whose first line is `# NAME` is the file NAME in the reader's folder, not run itself.
-The servers in the pages have names of examples, which stand for servers of the test.
+The servers in the pages have names of examples, which stand for servers of the test. With `WRITE_DOCS=1` what
+commands print replaces what a page shows.
 """
 
 import configparser
@@ -148,9 +149,13 @@ class Reader:
         for part in re.split(r"(?m)^\$ ", str(example.parsed))[1:]:
             command, expected = split_command(part)
             _, output = self._run(command)
-            found = normalise(self.delocalise(output))
-            if found != normalise(self.delocalise(expected)):
+            expected, output = self.delocalise(expected), self.delocalise(output)
+            if normalise(output) == normalise(expected):
+                continue
+            if not os.environ.get("WRITE_DOCS"):
                 return f"{where(example)}: {command}\nexpected {expected}\nprinted {output}"
+            page, start = Path(example.path), f"$ {self.delocalise(command)}\n"
+            page.write_text(page.read_text().replace(start + expected, start + output))
         return None
 
     def _python(self, example: Example) -> str | None:
