@@ -76,7 +76,7 @@ class Linked:
     def reading(self) -> ClusterClient:
         """Return a client of the same servers whose look-ups replicas answer."""
         reader = ReplyReader("made up", {}, ())
-        return ClusterClient(cast("Pools", self.servers), [A, B], reader, replicas=True, clock=self.clock)
+        return ClusterClient(cast("Pools", self.servers), [A, B], reader, read_from="replica", clock=self.clock)
 
     def run(self) -> list[Any]:
         """Send a command to each half of the slots."""

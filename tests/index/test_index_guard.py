@@ -12,7 +12,7 @@ from crossmount._blocking import run_now
 from crossmount.errors import IndexFailedError, IndexRefusedError, IndexUnavailableError, MissingExtraError
 from crossmount.index import GuardedIndex, MemoryMountIndex, RedisMountIndex, RegistryTraits, Sighting
 from crossmount.index import blocking as blocking_index
-from crossmount.index.guard import OPEN_SECONDS
+from crossmount.index.guarded_calls import OPEN_SECONDS
 from crossmount.redis.call import PAUSE_MAX_SECONDS
 from crossmount.redis.replies import Command
 from support.guards import CALLS, DEST, ONE, A, FailingLink

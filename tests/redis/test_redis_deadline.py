@@ -13,7 +13,7 @@ from crossmount import events
 from crossmount.errors import IndexUnavailableError
 from crossmount.index import GuardedIndex, Knowledge, MemoryMountIndex, RedisMountIndex, Sighting
 from crossmount.index import blocking as blocking_index
-from crossmount.index.guard import OPEN_SECONDS
+from crossmount.index.guarded_calls import OPEN_SECONDS
 from crossmount.oci import Digest, Located
 from support.index_kit import Clock, layer, repo
 from support.links import async_link, blocking_link

@@ -63,8 +63,10 @@ BAD_URLS = {
     f"rediss://h?ca_file={__file__}": "no PEM file",
     f"rediss://h?cert_file={__file__}": "no PEM file",
     f"rediss://h?check_hostname={SECRET}": "check_hostname is none of yes",
-    f"redis+cluster://h?read_from={SECRET}": "read_from is none of master, replica",
-    "redis://h?read_from=replica": "not one of",
+    f"redis+cluster://h?read_from={SECRET}": "read_from is none of master, replica, nearest",
+    "redis://h?read_from=replica": "read_from is none of master, nearest",
+    "redis://h?prefer=eu": "only with read_from=nearest",
+    "unix:///s?read_from=nearest": "not one of",
     "redis://a:1,b:2": "take a list",
     "redis+cluster://": "names no server",
     f"redis+cluster://:{SECRET}@": "names no server",
@@ -138,7 +140,7 @@ def test_all_that_a_url_says_is_read() -> None:
         sentinel_login=Login(username="s", password=SECRET),
         tls=Tls(ca_file=Path("/ca"), cert_file=Path("/c rt"), key_file=Path("/key"), check_hostname=False),
         client_name="ci",
-        from_replicas=True,
+        read_from="replica",
     )
     assert SECRET not in repr(address)
 

@@ -13,21 +13,50 @@ import collections
 import contextlib
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 CHUNK = 256 * 1024
 PIPE = 1024 * 1024
 """In bytes; a pipe stores one fragment per page, so the usual 64 KiB would pass little at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class RunningLink:
+    """A link in a process of its own.
+
+    Attributes:
+        address: the address of its near end.
+    """
+
+    address: str
+    process: subprocess.Popen[bytes]
+
+    def cut(self) -> None:
+        """Carry nothing more, and close nothing, as a network that is cut."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def join(self) -> None:
+        """Carry what was sent meanwhile, and everything from now on."""
+        self.process.send_signal(signal.SIGCONT)
+
+
 @contextmanager
 def link(address: str, *, round_trip: float, rate: float | None = None) -> Iterator[str]:
     """Run a link to `address` in another process; yield the address of its near end."""
+    with running_link(address, round_trip=round_trip, rate=rate) as running:
+        yield running.address
+
+
+@contextmanager
+def running_link(address: str, *, round_trip: float, rate: float | None = None) -> Iterator[RunningLink]:
+    """Run a link that can be cut."""
     options = [] if rate is None else ["--rate", str(rate)]
     process = subprocess.Popen(
         [sys.executable, __file__, "--to", address, "--round-trip", str(round_trip), *options],
@@ -35,7 +64,7 @@ def link(address: str, *, round_trip: float, rate: float | None = None) -> Itera
     )
     assert process.stdout is not None
     try:
-        yield f"127.0.0.1:{int(process.stdout.readline())}"
+        yield RunningLink(f"127.0.0.1:{int(process.stdout.readline())}", process)
     finally:
         process.kill()
         process.wait()

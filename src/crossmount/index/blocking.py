@@ -29,6 +29,7 @@ from crossmount.index.protocol import (
     Sighting,
     backing_server,
     local_entries_of,
+    read_link_of,
 )
 from crossmount.index.redis_index import SOURCES_MAX, TTL_SECONDS
 from crossmount.index.registries import drop_local_traits
@@ -294,6 +295,10 @@ class AwaitableIndex(AwaitableLayers):
             return server
         self._link = self._link or ThreadedLink(server.link.client)
         return BackingServer(self._link, server.keys, server.names)
+
+    def read_link(self) -> Link | None:
+        """Return the link of the blocking index's look-ups, if it is not that of all calls."""
+        return read_link_of(self._index.asynchronous) if isinstance(self._index, DrivenIndex) else None
 
     def drop_traits(self, registry: str) -> None:
         """Forget the traits of a registry that the blocking index has in this process."""

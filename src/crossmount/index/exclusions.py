@@ -154,13 +154,17 @@ class GuardedExclusions:
     async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
         """Return the result of `call`, or `otherwise` if the index fails."""
 
+    @abstractmethod
+    async def _try_read(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        """Do the same with a call that only reads."""
+
     async def look_up(
         self, layers: Iterable[str], dest: str | Located, *, account: str | None = None, deletions: bool = False
     ) -> Knowledge:
         """Return what the index knows and excludes, as far as it remembers that; nothing if it fails."""
         digests, place = as_digests(layers), as_repository(dest)
         look_up = partial(look_up_excluding, self._index, digests, place, account=account, deletions=deletions)
-        return await self._try(look_up, Knowledge())
+        return await self._try_read(look_up, Knowledge())
 
     async def record_denied(self, registry: str, account: str, repositories: Iterable[Located]) -> None:
         """Remember what an account may not read; do nothing if the index fails or keeps none."""

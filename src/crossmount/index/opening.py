@@ -17,6 +17,7 @@ from crossmount.redis.client import Client
 from crossmount.redis.connection import connect
 from crossmount.redis.like import AsyncUserClient, client_like
 from crossmount.redis.link import ThreadedLink
+from crossmount.redis.nearest import WarmingClient
 from crossmount.redis.url import parse_url
 
 DEFAULT_URL = "embedded:"
@@ -93,9 +94,9 @@ def clients_of(url: object, credentials: CredentialProvider | None, *, asynchron
 
         return [OnDemandClient(partial(ensure_running, timeout=EMBEDDED_START_SECONDS), _connect)]
     client = connect(address, credentials=credentials)
-    if not address.from_replicas:
+    if not address.reads_apart:
         return [client]
-    return [client, connect(address, credentials=credentials, for_look_ups=True)]
+    return [client, WarmingClient(connect(address, credentials=credentials, for_look_ups=True), client)]
 
 
 def _connect(path: Path) -> Client:

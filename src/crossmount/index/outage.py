@@ -87,13 +87,20 @@ class Health:
         observer: receives an `IndexDegraded` when the index first fails.
         lasting: report each outage and its end, not only the first failure.
         clock: seconds, from any start.
+        beside: the health of the index's other side, which has other servers; the observer hears once of both.
 
     Attributes:
         cause: why the last call failed that did; None as long as none did.
     """
 
     def __init__(
-        self, index: object, observer: events.Observer, *, lasting: bool, clock: Callable[[], float]
+        self,
+        index: object,
+        observer: events.Observer,
+        *,
+        lasting: bool,
+        clock: Callable[[], float],
+        beside: "Health | None" = None,
     ) -> None:
         self.cause: str | None = None
         self._log = outage_log(index)
@@ -101,14 +108,20 @@ class Health:
         self._lasting = lasting
         self._clock = clock
         self._reported = False
+        self._sides: list[Health] = [] if beside is None else beside._sides  # noqa: SLF001 its own class
+        self._sides.append(self)
+
+    @property
+    def _is_reported(self) -> bool:
+        return any(side._reported for side in self._sides)  # noqa: SLF001 its own class
 
     def failed(self, error: CrossmountError) -> None:
         """Report the first failure."""
         self.cause = str(error)
         self._log.failed(error, self._clock())
-        if not self._reported:
-            self._reported = True
+        if not self._is_reported:
             self._observer(events.IndexDegraded(cause=self.cause))
+        self._reported = True
 
     def served(self, *, again: bool) -> None:
         """Report the end of an outage.
@@ -123,4 +136,5 @@ class Health:
         """Report an answer, which may be a refusal, to the observer alone."""
         if again and self._lasting and self._reported:
             self._reported = False
-            self._observer(events.IndexRestored())
+            if not self._is_reported:
+                self._observer(events.IndexRestored())

@@ -243,6 +243,20 @@ class BackingServer:
 
 
 @runtime_checkable
+class ReadsApart(Protocol):
+    """An index whose look-ups may have servers of their own, such as replicas."""
+
+    def read_link(self) -> Link | None:
+        """Return the link to those servers; None if they are the same."""
+        ...
+
+
+def read_link_of(index: object) -> Link | None:
+    """Return the link of an index's look-ups, if it is not that of all calls."""
+    return index.read_link() if isinstance(index, ReadsApart) else None
+
+
+@runtime_checkable
 class ServerBacked(Protocol):
     """An index that may have a server."""
 

@@ -225,6 +225,10 @@ class RedisMountIndex(RedisExclusions, SingleLayerMethods, QueuesAccounts, Closi
         """Return the server, for leases and checkpoints."""
         return BackingServer(self.link, self._keys, self._names)
 
+    def read_link(self) -> Link | None:
+        """Return the link for look-ups, if it is another one."""
+        return self._hints
+
     def registry_names(self) -> RegistryNames:
         """Return the names of registries, as this index uses them."""
         return self._names

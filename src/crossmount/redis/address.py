@@ -11,6 +11,8 @@ Node = tuple[str, int]
 
 Topology = Literal["server", "socket", "cluster", "sentinel", "memory", "embedded"]
 
+ReadFrom = Literal["master", "replica", "nearest"]
+
 SCHEMES: dict[str, Topology] = {
     "redis": "server",
     "rediss": "server",
@@ -75,7 +77,8 @@ class Address:
         sentinel_login: the login for the sentinels, which never get the other one.
         tls: None without TLS.
         client_name: the name of our connections (CLIENT SETNAME).
-        from_replicas: whether look-ups may be answered by replicas.
+        read_from: who answers look-ups: masters, replicas, or the server with the shortest round trip.
+        prefer: a part of the host names of the servers that `nearest` asks first; empty without a preference.
     """
 
     scheme: str
@@ -87,7 +90,8 @@ class Address:
     sentinel_login: Login = NO_LOGIN
     tls: Tls | None = None
     client_name: str = ""
-    from_replicas: bool = False
+    read_from: ReadFrom = "master"
+    prefer: str = ""
 
     @property
     def topology(self) -> Topology:
@@ -98,6 +102,11 @@ class Address:
     def is_remote(self) -> bool:
         """Whether the index is on servers that somebody else runs."""
         return self.topology not in {"memory", "embedded"}
+
+    @property
+    def reads_apart(self) -> bool:
+        """Whether look-ups may have other servers than the rest."""
+        return self.read_from != "master"
 
     @property
     def where(self) -> str:

@@ -15,9 +15,10 @@ from functools import partial
 from typing import Any
 
 from crossmount.errors import IndexRefusedError
-from crossmount.redis.address import Node
+from crossmount.redis.address import Node, ReadFrom
 from crossmount.redis.call import BREAKER_SECONDS, Breaker, Call, CallLimiter
 from crossmount.redis.client import CONNECTIONS, CallRunner, Client
+from crossmount.redis.nearest import RoundTrips
 from crossmount.redis.pipeline import exchange_each
 from crossmount.redis.race import NoneAnsweredError, first_answer
 from crossmount.redis.redis_py import Pool
@@ -97,7 +98,8 @@ class ClusterClient:
         pools: connections to them.
         seeds: the servers of the URL, which know the others.
         reader: reads replies.
-        replicas: whether replicas may answer; such a client is for reads only.
+        read_from: who answers; a client that does not read from the masters is for reads only.
+        prefer: a part of the host names of the servers that `nearest` asks first.
         clock: seconds, for the breakers.
     """
 
@@ -107,14 +109,16 @@ class ClusterClient:
         seeds: Sequence[Node],
         reader: ReplyReader,
         *,
-        replicas: bool = False,
+        read_from: ReadFrom = "master",
+        prefer: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.where = reader.where
         self._pools = pools
         self._seeds = seeds
         self._caller = CallRunner(reader, CallLimiter(CONNECTIONS))
-        self._replicas = replicas
+        self._replicas = read_from != "master"
+        self._round_trips = RoundTrips(self._ping, prefer, clock) if read_from == "nearest" else None
         self._calls = itertools.count()
         self._map: SlotMap | None = None
         self._clock = clock
@@ -128,7 +132,11 @@ class ClusterClient:
     def run(self, commands: Sequence[Command], call: Call | None = None) -> list[Any]:
         """Send each command to the server of its key; one without a key goes to all servers, and has one reply."""
         routing = CommandRouting(
-            commands, replicas=self._replicas, number=next(self._calls), failing=dict(self._failing)
+            commands,
+            replicas=self._replicas,
+            rank=None if self._round_trips is None else self._round_trips.rank,
+            number=next(self._calls),
+            failing=dict(self._failing),
         )
         call = call or Call()
         return self._caller.run(call, lambda: self._run_rounds(commands, routing, call))
@@ -142,6 +150,8 @@ class ClusterClient:
             excluded = self._excluded()
             if slots is None or routing.needs_map or self._is_map_doubtful or self._is_map_due(slots, excluded):
                 slots = self._fetch_map(routing.silent | excluded)
+            if self._round_trips is not None:
+                self._round_trips.measure(slots.shards)
             batches = routing.batches(slots, excluded=excluded)
             self._probe(batches)
             outcomes = self._pools.exchange([(each.target, with_sources(each.commands)) for each in batches])
@@ -231,6 +241,11 @@ class ClusterClient:
         if isinstance(reply, Exception) and not isinstance(reply, _REFUSALS):
             raise reply
         return reply
+
+    def _ping(self, node: Node) -> None:
+        (outcome,) = self._pools.exchange([(Target(node, replica=True), [("PING",)])])
+        if isinstance(outcome, Exception):
+            raise outcome
 
     def _message(self, reply: Exception) -> str:
         (error,) = self._caller.reader.read([CLUSTER_SLOTS], [reply])

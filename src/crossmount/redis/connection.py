@@ -2,6 +2,9 @@
 
 import importlib.util
 import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -11,10 +14,11 @@ from redis.retry import Retry
 
 import redis
 from crossmount.errors import InvalidIndexURLError
-from crossmount.redis.address import Address, Node, Tls
+from crossmount.redis.address import Address, Node, ReadFrom, Tls
 from crossmount.redis.client import Client, ServerClient
 from crossmount.redis.cluster import ClusterClient, Pools
 from crossmount.redis.login import Secrets, credential_provider, open_regular_file, reason
+from crossmount.redis.nearest import NearestClient
 from crossmount.redis.pipeline import TIMEOUT_SECONDS
 from crossmount.redis.redis_py import Pool, SentinelPool, Sentinels, bound_by_call, passing_silent_replicas
 from crossmount.redis.replies import ReplyReader
@@ -97,7 +101,7 @@ def connect(
         InvalidIndexURLError: a file that the address names cannot be read.
         InvalidInputError: `credentials` is no provider, or the address has a login too.
     """
-    return _Maker(address, credentials).client(from_replicas=for_look_ups and address.from_replicas)
+    return _Maker(address, credentials).client(address.read_from if for_look_ups else "master")
 
 
 class _Maker:
@@ -108,6 +112,8 @@ class _Maker:
         self._address = address
         self._secrets = secrets
         self._common = {**OWN_SETTINGS, **({} if address.tls is None else tls_settings(address.tls))}
+        # redis-py's Sentinel chooses the class of its connections itself
+        self._secure = {} if address.tls is None else {"ssl": True}
         self._server = {
             **self._common,
             "db": address.database,
@@ -115,14 +121,16 @@ class _Maker:
             **self._login(credential_provider(address.login, secrets, credentials)),
         }
 
-    def client(self, *, from_replicas: bool) -> Client:
+    def client(self, read_from: ReadFrom) -> Client:
         """Make the client."""
-        address = self._address
+        address, from_replicas = self._address, read_from == "replica"
+        if read_from == "nearest" and address.topology in {"server", "sentinel"}:
+            return self._nearest_client()
         match address.topology:
             case "cluster":
                 reader = ReplyReader(address.where, redis.Redis(protocol=2).response_callbacks, self._secrets)
                 pools = Pools(lambda node: self._pool(node, retries=0))
-                return ClusterClient(pools, address.nodes, reader, replicas=from_replicas)
+                return ClusterClient(pools, address.nodes, reader, read_from=read_from, prefer=address.prefer)
             case "sentinel":
                 return self._sentinel_client(from_replicas=from_replicas)
             case "socket":
@@ -161,27 +169,48 @@ class _Maker:
         bound_by_call(pool)
         return pool
 
-    def _sentinel_client(self, *, from_replicas: bool) -> ServerClient:
+    def _nearest_client(self) -> NearestClient:
         address = self._address
-        # redis-py's Sentinel chooses the class of its connections itself
-        secure = {} if address.tls is None else {"ssl": True}
+        named: Callable[[], Sequence[Node]] = partial(tuple, address.nodes)
+        if address.topology == "sentinel":
+            named = partial(self._named_by, self._sentinels())
+        return NearestClient(
+            address.where,
+            named,
+            lambda node: self._server_client(self._pool(node, retries=1)),
+            prefer=address.prefer,
+        )
+
+    def _named_by(self, sentinels: Sentinels) -> list[Node]:
+        """Return the replicas and the master that sentinels name."""
+        with ReplyReader(self._address.where, {}, self._secrets).errors():
+            found: list[Node] = sentinels.discover_slaves(self._address.service)
+            with suppress(*([redis.ConnectionError] if found else [])):  # replicas answer without a master too
+                found = [*found, sentinels.discover_master(self._address.service)]
+        return found
+
+    def _sentinels(self) -> Sentinels:
         sentinels = Sentinels(
-            address.nodes,
+            self._address.nodes,
             sentinel_kwargs={
                 **self._common,
-                **secure,
-                **self._login(credential_provider(address.sentinel_login, self._secrets)),
+                **self._secure,
+                **self._login(credential_provider(self._address.sentinel_login, self._secrets)),
                 "retry": Retry(NoBackoff(), 0),
             },
         )
         for client in sentinels.sentinels:
             bound_by_call(client.connection_pool)
+        return sentinels
+
+    def _sentinel_client(self, *, from_replicas: bool) -> ServerClient:
+        address, sentinels = self._address, self._sentinels()
         pool = SentinelPool(  # type: ignore[no-untyped-call]  # redis-py's own gap
             address.service,
             sentinels,
             is_master=not from_replicas,
             retry=Retry(NoBackoff(), 1),
-            **secure,
+            **self._secure,
             **self._server,
         )
         bound_by_call(pool)

@@ -8,7 +8,7 @@ the slots; then the commands for its keys are refused, and all others have their
 
 import ssl
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import field
 from types import MappingProxyType
 from typing import Any
@@ -91,6 +91,7 @@ class CommandRouting:
     Args:
         commands: the commands; one without a key goes to every server that is asked.
         replicas: whether replicas may answer.
+        rank: orders the servers of a shard, if the first of them answers, be it a replica or the master.
         number: the number of the call, so that calls are spread over the replicas.
         failing: servers that did not answer the last call, and why not; they get commands only once.
 
@@ -108,6 +109,7 @@ class CommandRouting:
         commands: Sequence[Command],
         *,
         replicas: bool = False,
+        rank: Callable[[Node], tuple[bool, float]] | None = None,
         number: int = 0,
         failing: Mapping[Node, str] = MappingProxyType({}),
     ) -> None:
@@ -123,6 +125,7 @@ class CommandRouting:
         self._open = {place for place, slot in enumerate(self._slots) if slot is not None} or set(self._keyless)
         self._redirections: dict[int, _Redirection] = {}
         self._replicas = replicas
+        self._rank = rank
         self._number = number
         self._round = 0
         self._failing = failing
@@ -217,9 +220,13 @@ class CommandRouting:
         if shard is None:  # any server can answer, or refuse because no server has the slot
             usable = [master for master in slots.masters if master not in self.silent and master not in excluded]
             return Target((usable or slots.masters)[0])
-        replicas = [
-            node for node in shard.replicas if self._replicas and node not in self.silent and node not in excluded
+        usable = [
+            node for node in (*shard.replicas, shard.master) if node not in self.silent and node not in excluded
         ]
+        if self._rank is not None and usable:
+            nearest = min(usable, key=self._rank)
+            return Target(nearest, replica=nearest != shard.master)
+        replicas = [node for node in usable if self._replicas and node != shard.master]
         return Target(replicas[self._number % len(replicas)], replica=True) if replicas else Target(shard.master)
 
     def _add_shared_reply(self, place: int, reply: Any) -> None:

@@ -50,10 +50,10 @@ class SlotMap:
     """
 
     def __init__(self, shards: Iterable[Shard]) -> None:
-        self._shards = sorted(shards, key=lambda shard: shard.first)
-        self._firsts = [shard.first for shard in self._shards]
-        self.masters = tuple(dict.fromkeys(shard.master for shard in self._shards))
-        replicas = dict.fromkeys(replica for shard in self._shards for replica in shard.replicas)
+        self.shards = sorted(shards, key=lambda shard: shard.first)
+        self._firsts = [shard.first for shard in self.shards]
+        self.masters = tuple(dict.fromkeys(shard.master for shard in self.shards))
+        replicas = dict.fromkeys(replica for shard in self.shards for replica in shard.replicas)
         self.nodes = tuple(dict.fromkeys((*self.masters, *replicas)))
 
     @classmethod
@@ -82,7 +82,7 @@ class SlotMap:
     def shard_of(self, slot: int) -> Shard | None:
         """Return the servers of a slot; None if it has none."""
         at = bisect_right(self._firsts, slot) - 1
-        return self._shards[at] if at >= 0 and slot <= self._shards[at].last else None
+        return self.shards[at] if at >= 0 and slot <= self.shards[at].last else None
 
 
 def _node(entry: Any, asked: Node) -> Node:

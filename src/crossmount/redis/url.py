@@ -7,19 +7,23 @@ message repeats hosts and ports, and nothing else.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import parse_qsl, unquote
 
 from crossmount._parsing import decimal
 from crossmount.errors import InvalidIndexURLError
-from crossmount.redis.address import SCHEMES, Address, Login, Node, Tls, Topology
+from crossmount.redis.address import SCHEMES, Address, Login, Node, ReadFrom, Tls, Topology
+
+T = TypeVar("T")
 
 _LOGIN = ("username", "password", "username_file", "password_file")
 _SENTINEL = "sentinel_"
+_READ = ("read_from", "prefer")
 _OPTIONS: dict[Topology, tuple[str, ...]] = {
-    "server": (*_LOGIN, "client_name", "db"),
+    "server": (*_LOGIN, "client_name", "db", *_READ),
     "socket": (*_LOGIN, "client_name", "db"),
-    "cluster": (*_LOGIN, "client_name", "read_from"),
-    "sentinel": (*_LOGIN, *(_SENTINEL + name for name in _LOGIN), "client_name", "db", "read_from"),
+    "cluster": (*_LOGIN, "client_name", *_READ),
+    "sentinel": (*_LOGIN, *(_SENTINEL + name for name in _LOGIN), "client_name", "db", *_READ),
 }
 _TLS_OPTIONS = ("ca_file", "cert_file", "key_file", "check_hostname", "check_certificate")
 _REDIS_PY = {
@@ -63,9 +67,10 @@ def parse_url(url: str) -> Address:
         if value and name in options:
             raise InvalidIndexURLError(f"the index URL has a {name} before the @ and another as an option")
         options.setdefault(name, value)
+    read_from = _read_from(options, topology)
     return Address(
         scheme=scheme,
-        nodes=() if topology == "socket" else _nodes(hosts, topology),
+        nodes=() if topology == "socket" else _nodes(hosts, topology, read_from),
         path=_socket(hosts, slash + path) if topology == "socket" else "",
         service=_service(path) if topology == "sentinel" else "",
         database=_database(options, path, topology),
@@ -73,7 +78,8 @@ def parse_url(url: str) -> Address:
         sentinel_login=_login(options, _SENTINEL),
         tls=_tls(options) if tls else None,
         client_name=options.get("client_name", ""),
-        from_replicas=_choice(options, "read_from", {"master": False, "replica": True}),
+        read_from=read_from,
+        prefer=_preference(options, read_from),
     )
 
 
@@ -138,19 +144,36 @@ def _advice(name: str, known: tuple[str, ...]) -> str:
     return f"not one of {', '.join(sorted(known))}, which this kind of URL has; {_HINT}"
 
 
-def _nodes(hosts: str, topology: Topology) -> tuple[Node, ...]:
-    if topology == "server":
+def _read_from(options: Mapping[str, str], topology: Topology) -> ReadFrom:
+    choices: dict[str, ReadFrom] = {"master": "master", "replica": "replica", "nearest": "nearest"}
+    if topology == "server":  # its replicas stand in the URL
+        del choices["replica"]
+    return _choice(options, "read_from", choices, "master")
+
+
+def _preference(options: Mapping[str, str], read_from: ReadFrom) -> str:
+    prefer = options.get("prefer", "")
+    if prefer and read_from != "nearest":
+        raise InvalidIndexURLError("the index URL's option prefer has an effect only with read_from=nearest")
+    return prefer.lower()
+
+
+def _nodes(hosts: str, topology: Topology, read_from: ReadFrom) -> tuple[Node, ...]:
+    if topology == "server" and read_from != "nearest":
         if "," in hosts:
             raise InvalidIndexURLError(
-                "the index URL names several servers: redis+cluster:// and redis+sentinel:// take a list"
+                "the index URL names several servers: redis+cluster:// and redis+sentinel:// take a list, and "
+                "redis:// a primary and its replicas with read_from=nearest"
             )
         return (_node(hosts or "localhost", 6379),)
-    if not hosts:
+    if not hosts and topology != "server":
         raise InvalidIndexURLError(
             "the index URL names no server: redis+cluster://HOST:PORT,HOST:PORT or "
             "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE"
         )
-    return tuple(_node(host, 26379 if topology == "sentinel" else 6379) for host in hosts.split(","))
+    return tuple(
+        _node(host, 26379 if topology == "sentinel" else 6379) for host in (hosts or "localhost").split(",")
+    )
 
 
 def _node(text: str, default: int) -> Node:
@@ -234,17 +257,17 @@ def _tls(options: Mapping[str, str]) -> Tls:
     files = {name: Path(options[name]) for name in ("ca_file", "cert_file", "key_file") if options.get(name)}
     if "key_file" in files and "cert_file" not in files:
         raise InvalidIndexURLError("the index URL has a key_file without the cert_file that it is for")
-    trusts = _choice(options, "check_certificate", _TRUTH, default=True)
+    trusts = _choice(options, "check_certificate", _TRUTH, True)
     return Tls(
         ca_file=files.get("ca_file"),
         cert_file=files.get("cert_file"),
         key_file=files.get("key_file"),
-        check_hostname=trusts and _choice(options, "check_hostname", _TRUTH, default=True),
+        check_hostname=trusts and _choice(options, "check_hostname", _TRUTH, True),
         check_certificate=trusts,
     )
 
 
-def _choice(options: Mapping[str, str], name: str, choices: Mapping[str, bool], *, default: bool = False) -> bool:
+def _choice(options: Mapping[str, str], name: str, choices: Mapping[str, T], default: T) -> T:
     if name not in options:
         return default
     found = choices.get(options[name].lower())
