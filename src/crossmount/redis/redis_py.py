@@ -17,7 +17,13 @@ from typing import Any
 
 import redis.sentinel
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
-from redis.exceptions import AuthenticationError, ConnectionError, ResponseError, TimeoutError  # noqa: A004
+from redis.exceptions import (  # noqa: A004
+    AuthenticationError,
+    ConnectionError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,
+)
 
 import redis
 from crossmount.redis.address import Node
@@ -46,6 +52,10 @@ def read_replies(connection: Any, count: int) -> list[Any]:
     for reply in replies:
         if isinstance(reply, ConnectionError):  # such as LOADING
             raise reply
+        if isinstance(reply, ReadOnlyError) and isinstance(connection, redis.sentinel.SentinelManagedConnection):
+            raise ConnectionError(
+                "the master that the sentinels named is a replica now"
+            )  # as `read_response` does
     return replies
 
 
