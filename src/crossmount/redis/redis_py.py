@@ -17,13 +17,7 @@ from typing import Any
 
 import redis.sentinel
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
-from redis.exceptions import (  # noqa: A004
-    AuthenticationError,
-    ConnectionError,
-    ReadOnlyError,
-    ResponseError,
-    TimeoutError,
-)
+from redis.exceptions import AuthenticationError, ConnectionError, ReadOnlyError, ResponseError, TimeoutError  # noqa: A004
 
 import redis
 from crossmount.redis.address import Node
