@@ -1,5 +1,6 @@
 """A program that uses the library passes a strict type checker."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ PROGRAM = """
 import asyncio
 from pathlib import Path
 
+import httpx
 import redis.asyncio
+import tenacity
 
 import crossmount
 from crossmount import asyncio as aio
@@ -22,10 +25,17 @@ def observe(event: events.Event) -> None:
             print(digest.encoded, outcome)
         case crossmount.IndexDegraded(cause=cause):
             print(cause)
+        case _:
+            pass
 
 
 def blocking(image: crossmount.Image | Path, where: crossmount.Located) -> dict[str, int]:
-    options = crossmount.ClientOptions(credentials=("ann", "word"), proxy="http://proxy.example:3128")
+    options = crossmount.ClientOptions(
+        credentials=("ann", "word"),
+        proxy="http://proxy.example:3128",
+        retry=tenacity.Retrying(stop=tenacity.stop_after_attempt(3)),
+        timeout=httpx.Timeout(10.0, connect=3.0),
+    )
     by_name = crossmount.ClientOptions(credentials={"r.example": crossmount.Credential("ann", "word")})
     with crossmount.open_index(redis.Redis()) as index, crossmount.Registries(by_name) as registries:
         index.add_source("sha256:" + "0" * 64, "r.example/team/app", must_mount=True)
@@ -61,6 +71,17 @@ if __name__ == "__main__":
     blocking(Path("image"), crossmount.Repository("r.example", "a"))
     asyncio.run(waiting())
 """
+
+
+def test_a_program_passes_pyright(tmp_path: Path) -> None:
+    """The same program has no error under basedpyright, in pyright's own strict mode."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    rules = {"typeCheckingMode": "strict", "venvPath": str(Path(sys.prefix).parent), "venv": Path(sys.prefix).name}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(rules))
+    command = (sys.executable, "-m", "basedpyright", "--outputjson", "program.py")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=55)
+    assert json.loads(done.stdout)["generalDiagnostics"] == []
+    assert done.returncode == 0
 
 
 def test_a_program_passes_mypy_strict(tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ from typing import Any
 
 import httpx
 import pytest
+import tenacity
 
 import crossmount
 from crossmount import ClientOptions, Digest, InvalidInputError
 from crossmount.registry.http.certificates import TrustStore
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.outbound_proxy import ProxyRules
+from crossmount.testing import running_registry
+from crossmount.testing.faults import Fault, Reply
 from crossmount.transfer.registries import Registries
 
 LAYER = Digest.of(b"layer")
@@ -76,14 +79,65 @@ def test_a_proxy_is_for_everything_but_this_machine() -> None:
     [
         *(("transport", each) for each in (httpx.HTTPTransport(), 7)),
         *(("ssl_context", each) for each in ("ca.pem", True)),
-        *(("proxy", each) for each in (7, httpx.URL("http://p"))),
-        *(("retry", each) for each in (3, None)),
+        *(("proxy", each) for each in (7, ["http://p"])),
+        *(("retry", each) for each in (3, None, tenacity.stop_after_attempt(3))),
+        *(("timeout", each) for each in (3, (1.0, 2.0))),
     ],
 )
 def test_the_error_for_a_wrong_kind_says_what_to_give(name: str, given: Any) -> None:
     """A part of a wrong kind is refused by its name and its kind."""
     with pytest.raises(InvalidInputError, match=f"^{name}: a {type(given).__name__}: give"):
         replace(ClientOptions(), **{name: given})
+
+
+@pytest.mark.parametrize("kind", [tenacity.Retrying, tenacity.AsyncRetrying])
+def test_a_retry_object_of_tenacity_says_how_often_and_how_long(
+    kind: type[tenacity.Retrying] | type[tenacity.AsyncRetrying],
+) -> None:
+    """Its strategies stop and wait are used; which failures are worth another attempt is decided here."""
+    waits: list[float] = []
+
+    def observe(event: crossmount.events.Event) -> None:
+        if isinstance(event, crossmount.Retrying):
+            waits.append(event.wait)
+
+    retry = kind(stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_incrementing(start=0.01, increment=0.01))
+    with running_registry(faults=[Fault(action=Reply(status=503), method="HEAD", times=None)]) as registry:
+        options = ClientOptions(plain_http=True, retry=retry)
+        with (
+            crossmount.RegistryClient(registry.address, options=options, observer=observe) as client,
+            pytest.raises(crossmount.RegistryRefusedError),
+        ):
+            client.head_blob(f"{registry.address}/a", LAYER)
+        assert len(registry.matching(method="HEAD")) == 3
+        assert waits == [0.01, 0.02]
+        registry.clear_script()
+        registry.play(Fault(action=Reply(status=400), method="HEAD"))
+        with (
+            crossmount.RegistryClient(registry.address, options=options) as client,
+            pytest.raises(crossmount.RegistryRefusedError),
+        ):
+            client.head_blob(f"{registry.address}/a", LAYER)
+        assert len(registry.matching(method="HEAD")) == 4
+
+
+def test_time_outs_of_httpx_are_taken() -> None:
+    """An httpx.Timeout stands for connect_timeout and read_timeout; None in it sets no limit."""
+    options = ClientOptions(timeout=httpx.Timeout(3.0, connect=1.0))
+    assert (options.connect_timeout, options.read_timeout) == (1.0, 3.0)
+    assert ClientOptions(timeout=httpx.Timeout(None)).read_timeout == float("inf")
+    assert replace(options, read_timeout=7.0).connect_timeout == 1.0
+
+
+def test_a_proxy_of_httpx_is_taken() -> None:
+    """A proxy is a URL, as text or of httpx, or an httpx.Proxy with a login; one with headers is refused."""
+    wanted = "http://ann:wo%2Frd@p.example:3128"
+    for given in (wanted, httpx.URL(wanted), httpx.Proxy("http://p.example:3128", auth=("ann", "wo/rd"))):
+        assert ClientOptions(proxy=given).proxy == wanted
+        assert "rd@" not in repr(ClientOptions(proxy=given))
+    assert ClientOptions(proxy=httpx.Proxy("http://p.example")).proxy == "http://p.example"
+    with pytest.raises(InvalidInputError, match=r"^proxy: an httpx\.Proxy with headers"):
+        ClientOptions(proxy=httpx.Proxy("http://p.example", headers={"a": "b"}))
 
 
 def test_a_context_stands_alone() -> None:

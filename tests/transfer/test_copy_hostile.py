@@ -95,7 +95,7 @@ async def test_a_failing_registry_of_the_index_is_not_asked_again(
                 await index.record([held])
         source, dest = f"{far.address}/app:1", f"{b.address}/app"
         await copy(source, dest, index=index, registries=registries, limits=Limits(uploads=1))
-        assert 1 <= len(hint.matching(method="GET", path="*/blobs/*")) <= 2 * OPTIONS.retry.attempts
+        assert 1 <= len(hint.matching(method="GET", path="*/blobs/*")) <= 2 * OPTIONS.retry_policy.attempts
     assert "1" in b.holdings.find("app").tags
 
 

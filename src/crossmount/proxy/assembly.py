@@ -199,7 +199,7 @@ def _client_authenticator(
         anonymous=not is_first,
         trusted=options.trusted_realms,
         public_url=settings.callers_url(),
-        deadline=options.retry.timeout,
+        deadline=options.retry_policy.timeout,
     )
     return ClientAuthenticator(
         upstream.registry,

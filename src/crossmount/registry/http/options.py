@@ -1,15 +1,20 @@
 """Options of a registry client. They stand apart so that `transport` and `retry` can both import them."""
 
+import math
 import ssl
 import warnings
 from dataclasses import KW_ONLY, InitVar, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 
 from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.registry.credentials.given import AnyCredentials, check_credentials
+
+if TYPE_CHECKING:
+    from tenacity import BaseRetrying
 
 _OLD_WORDS = {"first_wait": "wait_initial", "longest_wait": "wait_max", "deadline": "timeout"}
 
@@ -80,7 +85,8 @@ class ClientOptions:
             those by registry; or a `CredentialSource`. None reads the files and helpers of docker and podman; they
             also serve a registry that the mapping does not name.
         ssl_context: the TLS context for the registry itself, instead of `ca_file`, `cert_file` and `insecure`.
-        proxy: the URL of the HTTP or SOCKS proxy for all requests, instead of those of the environment.
+        proxy: the HTTP or SOCKS proxy for all requests, instead of those of the environment: its URL, as text or
+            of httpx, or an `httpx.Proxy` of a URL and a login.
         transport: an asynchronous transport of httpx that sends all requests instead of our connections; its maker
             closes it. A registry that only the index names is never asked through it.
         trusted_realms: hosts outside the registry's domain that may get its credentials.
@@ -91,8 +97,11 @@ class ClientOptions:
         chunk_size: the most bytes of a blob in one request, where a front end limits the size of requests; None
             sends each blob in one request.
         max_connections: the most connections to one registry.
-        retry: when a request is sent again.
+        retry: when a request is sent again: a `RetryPolicy`, or an `AsyncRetrying` or `Retrying` of tenacity, of
+            which the strategies `wait` and `stop` are used. Which failures are worth another attempt is decided
+            here, and a Retry-After counts more than `wait`.
         rate: the most requests a second, all attempts included; None sets no limit.
+        timeout: an `httpx.Timeout`, in place of `connect_timeout` and `read_timeout`. None in it sets no limit.
 
     Raises:
         InvalidInputError: the rate, `commit_timeout` or `chunk_size` is not above 0, `cert_file` stands without
@@ -106,7 +115,7 @@ class ClientOptions:
     key_file: Path | None = None
     authfile: Path | None = None
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False, kw_only=True)
-    proxy: str | None = field(default=None, repr=False, kw_only=True)
+    proxy: "str | httpx.URL | httpx.Proxy | None" = field(default=None, repr=False, kw_only=True)
     transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False, kw_only=True)
     credentials: AnyCredentials | None = field(default=None, repr=False, hash=False, kw_only=True)
     trusted_realms: tuple[str, ...] = ()
@@ -115,12 +124,19 @@ class ClientOptions:
     commit_timeout: float = 600.0
     chunk_size: int | None = None
     max_connections: int = 64
-    retry: RetryPolicy = RetryPolicy()
+    retry: "RetryPolicy | BaseRetrying" = RetryPolicy()
     rate: float | None = None
+    _: KW_ONLY
+    timeout: InitVar[httpx.Timeout | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, timeout: httpx.Timeout | None) -> None:
         """Check the numbers, that a client certificate has its key, and the kinds of a program's own parts."""
-        self._check_kinds()
+        self._check_kinds(timeout)
+        if timeout is not None:
+            for name, seconds in (("connect_timeout", timeout.connect), ("read_timeout", timeout.read)):
+                object.__setattr__(self, name, math.inf if seconds is None else seconds)
+        if self.proxy is not None:
+            object.__setattr__(self, "proxy", _proxy_url(self.proxy))
         if not self.commit_timeout > 0:
             raise InvalidInputError(f"commit_timeout: {self.commit_timeout!r}: give seconds, above 0")
         if self.chunk_size is not None and not self.chunk_size > 0:
@@ -134,11 +150,25 @@ class ClientOptions:
                 f"{given} without its other half: give cert_file and key_file (one PEM file may be both)"
             )
 
-    def _check_kinds(self) -> None:
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """The limits of retries; those of a `RetryPolicy` by default where `retry` is of tenacity."""
+        return self.retry if isinstance(self.retry, RetryPolicy) else RetryPolicy()
+
+    def _check_kinds(self, timeout: object) -> None:
+        retry: object = self.retry
+        if not isinstance(retry, RetryPolicy):
+            from tenacity import BaseRetrying  # noqa: PLC0415 what else it may be
+
+            if not isinstance(retry, BaseRetrying):
+                wanted = "a crossmount.RetryPolicy, or an AsyncRetrying or Retrying of tenacity"
+                raise InvalidInputError(f"retry: a {type(retry).__name__}: give {wanted}")
+        if not isinstance(timeout, httpx.Timeout | None):
+            wanted = "an httpx.Timeout, or connect_timeout and read_timeout in seconds"
+            raise InvalidInputError(f"timeout: a {type(timeout).__name__}: give {wanted}")
         for name, kind, wanted in (
-            ("retry", RetryPolicy, "a crossmount.RetryPolicy"),
             ("ssl_context", ssl.SSLContext | None, "an ssl.SSLContext"),
-            ("proxy", str | None, "the proxy's URL as text"),
+            ("proxy", str | httpx.URL | httpx.Proxy | None, "the proxy's URL, as text or an httpx.URL"),
             ("transport", httpx.AsyncBaseTransport | None, "an httpx.AsyncBaseTransport, in both flavours"),
         ):
             value = getattr(self, name)
@@ -146,3 +176,17 @@ class ClientOptions:
                 raise InvalidInputError(f"{name}: a {type(value).__name__}: give {wanted}")
         if self.ssl_context is not None and (self.insecure or self.ca_file or self.cert_file):
             raise InvalidInputError("ssl_context beside insecure, ca_file or cert_file: give the context alone")
+
+
+def _proxy_url(proxy: str | httpx.URL | httpx.Proxy) -> str:
+    """Return a proxy's URL as text, with its login.
+
+    Raises:
+        InvalidInputError: it is a Proxy with parts that a URL has not.
+    """
+    if not isinstance(proxy, httpx.Proxy):
+        return str(proxy)
+    if proxy.headers or proxy.ssl_context is not None:
+        raise InvalidInputError("proxy: an httpx.Proxy with headers or a context: give its URL, or a transport")
+    user, password = proxy.auth or ("", "")
+    return str(proxy.url.copy_with(username=user, password=password) if proxy.auth else proxy.url)

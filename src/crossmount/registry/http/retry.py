@@ -17,6 +17,7 @@ from functools import partial
 import httpx
 from tenacity import (
     AsyncRetrying,
+    BaseRetrying,
     RetryCallState,
     retry_if_exception,
     retry_if_result,
@@ -77,12 +78,16 @@ class wait_as_asked(wait_base):  # noqa: N801 tenacity's strategies are written 
 
     Args:
         policy: the bounds and the jitter.
+        given: a retry object of tenacity that says how long to wait instead.
         rng: the source of the jitter.
         now: Unix time.
     """
 
-    def __init__(self, policy: RetryPolicy, *, rng: random.Random, now: Clock) -> None:
+    def __init__(
+        self, policy: RetryPolicy, *, rng: random.Random, now: Clock, given: BaseRetrying | None = None
+    ) -> None:
         self._policy = policy
+        self._given = given
         self._bound = wait_exponential(multiplier=policy.wait_initial, max=policy.wait_max)
         self._rng = rng
         self._now = now
@@ -93,6 +98,8 @@ class wait_as_asked(wait_base):  # noqa: N801 tenacity's strategies are written 
         asked = retry_after(outcome, now=self._now()) if isinstance(outcome, Answer) else None
         if asked is not None:
             return asked + self.spread()
+        if self._given is not None:
+            return float(self._given.wait(retry_state))
         bound = self._bound(retry_state)
         return self._rng.uniform((1.0 - jitter) * bound, bound)
 
@@ -116,7 +123,7 @@ class Retrier:
     """Sends requests until one succeeds, and observes the pauses that hosts ask for.
 
     Args:
-        policy: the limits.
+        policy: the limits; or a retry object of tenacity, whose strategies `wait` and `stop` are used.
         observer: receives one event for each wait.
         clock: seconds, from any start.
         now: Unix time.
@@ -126,7 +133,7 @@ class Retrier:
 
     def __init__(
         self,
-        policy: RetryPolicy,
+        policy: RetryPolicy | BaseRetrying,
         *,
         observer: Observer = ignore,
         clock: Clock = time.monotonic,
@@ -134,12 +141,15 @@ class Retrier:
         rng: random.Random | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        self.policy = policy
+        given = None if isinstance(policy, RetryPolicy) else policy
+        limits = policy if isinstance(policy, RetryPolicy) else RetryPolicy()
+        self.policy = limits
+        self._given = given
         self.clock = clock
         self.sleep = sleep
         self.observer = never_raising(observer)
         self._now = now
-        self._wait = wait_as_asked(policy, rng=rng or random.Random(), now=now)  # noqa: S311 jitter, not a secret
+        self._wait = wait_as_asked(limits, given=given, rng=rng or random.Random(), now=now)  # noqa: S311 jitter, not a secret
         self._pauses: dict[str, float] = {}
         self._known: set[str] = set()
 
@@ -166,6 +176,7 @@ class Retrier:
             cause, attempt, wait = _cause_of(_outcome(state)), state.attempt_number, state.upcoming_sleep
             self.observer(Retrying(method=method, host=host, cause=cause, attempt=attempt, wait=wait))
 
+        given = self._given
         return AsyncRetrying(
             retry=retry_if_result(is_transient) | retry_if_exception(is_transient),
             wait=self._wait,
@@ -173,6 +184,8 @@ class Retrier:
                 stop_if(is_late)
                 | (stop_after_attempt(self.policy.attempts) & stop_if(is_no_restart))
                 | (stop_after_attempt(STRANGER_ATTEMPTS) & stop_if(is_stranger))
+                if given is None
+                else stop_if(lambda state: bool(given.stop(state)))
             ),
             before_sleep=report,
             sleep=self.sleep,

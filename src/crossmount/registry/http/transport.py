@@ -154,7 +154,7 @@ def _connections(options: ClientOptions, registry: Origin | None) -> Connections
         registry,
         rules=ProxyRules.from_environment(os.environ)
         if options.proxy is None
-        else ProxyRules.through(options.proxy),
+        else ProxyRules.through(str(options.proxy)),
         trust=trust,
         limits=httpx.Limits(
             max_connections=options.max_connections, max_keepalive_connections=options.max_connections
