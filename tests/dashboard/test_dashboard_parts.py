@@ -226,7 +226,7 @@ def test_a_layer_counts_for_its_most_frequent_reason() -> None:
     ]
     assert [(cause.why, cause.size) for cause in views.causes(layers)] == [
         (views.REASONS["gone"][0], 1000),
-        (views.REASONS["unknown"][0], 40),
+        (views.REASONS["unknown"][0], 30),
     ]
 
 

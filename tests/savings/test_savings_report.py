@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Digest, Repository
 from crossmount.savings import LayerIncrement, MemoryAccounts, PushIncrement, Tally, read_savings
-from crossmount.savings.accounts import FATES, prefix_of
+from crossmount.savings.accounts import FATES, LayerFate, prefix_of
 
 FIRST = date(2026, 11, 20)
 SMALL, LARGE = Digest.of(b"small"), Digest.of(b"large")
@@ -103,9 +103,19 @@ async def test_each_registry_has_its_own_rate() -> None:
     assert savings.only(registry="a:443").seconds_saved == pytest.approx(10)
 
 
+async def test_a_layer_that_was_uploaded_once_and_then_mounted_was_not_uploaded_again() -> None:
+    """The upload that the mounts came from is not one that a mount would have saved."""
+    fates: tuple[LayerFate, ...] = ("unknown", "mounted", "mounted")
+    layers = [LayerIncrement(LARGE, 1000, fate) for fate in fates]
+    accounts = await accounts_of([(0, PushIncrement("a:443", "x", Tally(), (layer,))) for layer in layers])
+    savings = await read_savings(accounts, since=FIRST, until=FIRST)
+    assert savings.most_uploaded_again == []
+
+
 async def test_a_layer_says_why_it_was_uploaded_again() -> None:
     """The first upload is none too many; the reason is the most frequent one."""
-    layers = [LayerIncrement(LARGE, 1000, fate) for fate in ("unknown", "gone", "gone")]
+    fates: tuple[LayerFate, ...] = ("unknown", "mounted", "gone", "gone")
+    layers = [LayerIncrement(LARGE, 1000, fate) for fate in fates]
     accounts = await accounts_of([(0, PushIncrement("a:443", "x", Tally(), (layer,))) for layer in layers])
     savings = await read_savings(accounts, since=FIRST, until=FIRST)
     (layer,) = savings.most_uploaded_again

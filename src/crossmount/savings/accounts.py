@@ -112,8 +112,8 @@ class LayerAccount:
 
     @property
     def uploads_again(self) -> int:
-        """How often it was uploaded although it had been pushed in this period: every time but the first."""
-        return self.uploads if self.mounted else max(0, self.uploads - 1)
+        """How often it was uploaded after its first upload in this period, which may have had to be."""
+        return max(0, self.uploads - 1)
 
     @property
     def bytes_uploaded_again(self) -> int:
