@@ -23,6 +23,7 @@ from support.programs import needs
 from support.proxies import ProxyUnderTest, proxy_before
 from support.registries import run
 from support.servers import Server
+from support.waiting import until
 
 DEST = repo("team/app")
 DAY = date(2026, 11, 27)
@@ -178,6 +179,7 @@ def image(tmp_path: Path) -> MadeImage:
 
 async def counted(index: object, proxy: ProxyUnderTest) -> Savings:
     """Return what was counted, once all is written."""
+    await until(lambda: proxy.app.active == 0)  # an accepted manifest is recorded after its answer
     await proxy.app.core.recorder.flush()
     await proxy.app.core.recorder.write_idle_pushes(seconds=0.0)
     today = datetime.now(UTC).date()
