@@ -39,6 +39,7 @@ CROSSMOUNT = str(Path(sys.executable).with_name("crossmount"))
 ROUND_TRIP = 0.05
 SMALL, MANY = 6, 10
 GIB_RUNS = 3
+COPIERS = ("skopeo copy", "crane", "regctl", "regsync")
 SKOPEO = ["skopeo", "--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false"]
 
 
@@ -215,8 +216,8 @@ def many_copies() -> None:
     """Copy 50 images that share most of their bytes, with 4 and 8 workers."""
     results = []
     with tempfile.TemporaryDirectory() as text:
-        images: Sequence[MadeImage] = copies.make_images(Path(text), 50, 0.25)
-        names = [name for name in copies.TOOLS if name == "crossmount" or shutil.which(name.partition(" ")[0])]
+        images: Sequence[MadeImage] = copies.make_images(Path(text), 50, 1.0)
+        names = ["crossmount", *(name for name in COPIERS if shutil.which(name.partition(" ")[0]))]
         for workers in (4, 8):
             results += [copies.measure(name, workers, images, 100e6) for name in names]
     slowest = {one.workers: one.seconds for one in results if one.tool == "skopeo copy"}
@@ -241,7 +242,7 @@ def main() -> None:
     compileall.compile_dir(Path(crossmount.__file__).parent, quiet=1)
     parts: dict[str, Callable[[], None]] = {
         "start": lambda: start(given.runs),
-        "push": lambda: small_pushes(min(given.runs, 5)),
+        "push": lambda: small_pushes(min(given.runs, 3)),
         "many": lambda: many_pushes(min(given.runs, 3)),
         "upload": large_upload,
         "copy": many_copies,
