@@ -33,8 +33,8 @@ OPERATORS_MODULES = {
 }
 """Modules that send commands of operators."""
 
-BY_REDIS_PY = {"SELECT", "CLIENT SETNAME"}
-"""What redis-py sends for a URL's database and client name; AUTH needs no right."""
+BY_REDIS_PY = {"SELECT", "CLIENT SETNAME", "SUBSCRIBE", "UNSUBSCRIBE", "SSUBSCRIBE", "SUNSUBSCRIBE"}
+"""What redis-py sends for a URL's database and client name, and for messages; AUTH needs no right."""
 
 WITH_SUBCOMMAND = {"SCRIPT", "CLUSTER", "CLIENT", "MEMORY", "OBJECT", "ACL", "CONFIG"}
 
@@ -106,7 +106,7 @@ def tenants(start_server: StartServer, tmp_path: Path) -> Server:
     subprocess.run(["sh", "-euc", acl.readme_block("crossmount:team-a:")], cwd=folder, check=True)
     text = (folder / "users.acl").read_text()
     assert text.startswith(acl.USERS.read_text())
-    assert "user team-a-operator on resetchannels ~crossmount:team-a:* " in text
+    assert "user team-a-operator on resetchannels &crossmount:team-a:* ~crossmount:team-a:* " in text
     return start_server(*acl.write_users(tmp_path, text))
 
 

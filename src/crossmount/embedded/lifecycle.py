@@ -24,6 +24,7 @@ from crossmount.embedded.process import (
 from crossmount.errors import IndexUnavailableError
 from crossmount.redis.call import Call
 from crossmount.redis.client import Client
+from crossmount.redis.listener import MessagePlace, SendsMessages
 from crossmount.redis.replies import Command
 
 MEMORY = "256mb"
@@ -234,6 +235,13 @@ class OnDemandClient:
     def servers(self) -> Sequence[Client]:
         """Return this client: one server, which is started when it is first asked."""
         return [self]
+
+    def message_places(self, channels: Sequence[str]) -> Sequence[MessagePlace]:
+        """Return the server, if it was started already."""
+        for client in list(self._clients.values()):
+            if isinstance(client, SendsMessages):
+                return client.message_places(channels)
+        return []
 
     def close(self) -> None:
         """Close the connections; the server continues to run."""

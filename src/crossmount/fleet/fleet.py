@@ -59,7 +59,13 @@ class Fleet(Closing):
         self._keeper = LeaseKeeper(
             store, call=self._gateway.call, seconds=heartbeat, life=life, clock=self._environment.clock
         )
-        self._poller = Poller(self._gateway, self._keeper, meter=self.meter, environment=self._environment)
+        self._poller = Poller(
+            self._gateway,
+            self._keeper,
+            meter=self.meter,
+            environment=self._environment,
+            listen=self._gateway.listener,
+        )
 
     async def aclose(self) -> None:
         """Cancel all waiters, and release all leases."""

@@ -22,10 +22,12 @@ from crossmount.index.protocol import BackingServer, Sighting
 from crossmount.index.redis_index import SOURCES_MAX
 from crossmount.oci import Digest
 from crossmount.redis.execute import run_scripted
+from crossmount.redis.link import ThreadedLink
+from crossmount.redis.listener import Listener
 from crossmount.redis.replies import Command, StartingError
 from crossmount.redis.scripts import Script, load_script
 
-WAITING_SECONDS = 3.0
+WAITING_SECONDS = 8.0
 """Seconds after its last call until a waiter is removed from the list of waiters."""
 
 _PACKAGE = "crossmount.fleet"
@@ -70,6 +72,7 @@ class LeaseStore:
         self._keys = server.keys
         self._names = server.names
         self._life = round(life * 1000)
+        self._publish = "SPUBLISH" if "+cluster" in server.link.where else "PUBLISH"
 
     async def claim(self, claims: Sequence[Claim]) -> ClaimAnswers:
         """Send claims for many layers in one round trip.
@@ -161,9 +164,25 @@ class LeaseStore:
         """
         release = _script("release")
         replies = await self._run(
-            [release.call(self._pair(lease.registry, lease.layer), lease.value) for lease in leases]
+            [
+                release.call(
+                    self._pair(lease.registry, lease.layer),
+                    lease.value,
+                    self.channel(lease.registry, lease.layer),
+                    self._publish,
+                )
+                for lease in leases
+            ]
         )
         return not any(isinstance(reply, IndexFailedError) for reply in replies)
+
+    def channel(self, registry: str, layer: Digest) -> str:
+        """Return the channel on which waiters for an upload are woken."""
+        return self._keys.wake(layer, self._names.canonical(registry))
+
+    def listener(self, on_news: Callable[[], None]) -> Listener | None:
+        """Return a listener to such channels; None if this server sends no messages."""
+        return self._link.listener(on_news) if isinstance(self._link, ThreadedLink) else None
 
     def _pair(self, registry: str, layer: Digest) -> tuple[str, str]:
         """Return the keys of a lease and of its waiters."""
@@ -239,6 +258,14 @@ class LeaseGateway:
         """Return the lease of the upload of a layer; None if there is no upload, or no server."""
         store = self._store
         return None if store is None else await self.call(lambda: store.read(layer, registry), None)
+
+    def listener(self, on_news: Callable[[], None]) -> Listener | None:
+        """Return a listener to the messages that wake waiters; None if there are none."""
+        return None if self._store is None else self._store.listener(on_news)
+
+    def channel(self, registry: str, layer: Digest) -> str:
+        """Return the channel on which waiters for an upload are woken; "" without a server."""
+        return "" if self._store is None else self._store.channel(registry, layer)
 
     async def show_waiters(self, waiting: Mapping[tuple[str, Digest], Sequence[str]]) -> None:
         """Write the waiters of this process to the server, for `crossmount fleet`."""

@@ -28,9 +28,13 @@ from crossmount.fleet.waiting import (
     Waiter,
 )
 from crossmount.index.protocol import Sighting
+from crossmount.redis.listener import Listener
 
 TICK_SECONDS = (0.1, 0.25)
 """The shortest and the longest pause between two polls."""
+
+SAFETY_SECONDS = (2.0, 3.0)
+"""The same while messages wake the waiters: messages may be lost, and holders of 0.1.0 send none."""
 
 SHOW_SECONDS = 1.0
 """Seconds between two updates of the waiters that `crossmount fleet` lists."""
@@ -58,6 +62,10 @@ class Environment:
         """Return the seconds until the next poll."""
         return self.rng.uniform(*TICK_SECONDS)
 
+    def safety_tick(self) -> float:
+        """Return the seconds until the next poll while messages wake the waiters."""
+        return self.rng.uniform(*SAFETY_SECONDS)
+
     def jitter(self) -> float:
         """Return the part of its patience that a waiter has: not all waiters give up at the same moment."""
         return self.rng.uniform(0.8, 1.0)
@@ -71,6 +79,7 @@ class Poller:
         keeper: renews and releases leases.
         meter: the rate of this process's uploads.
         environment: clock and randomness.
+        listen: makes a listener to messages; None if there are none, and the server is asked more often.
 
     Attributes:
         queues: the waiters and uploads by layer.
@@ -79,7 +88,13 @@ class Poller:
     """
 
     def __init__(
-        self, gateway: LeaseGateway, keeper: LeaseKeeper, *, meter: RateMeter, environment: Environment
+        self,
+        gateway: LeaseGateway,
+        keeper: LeaseKeeper,
+        *,
+        meter: RateMeter,
+        environment: Environment,
+        listen: Callable[[Callable[[], None]], Listener | None] = lambda _: None,
     ) -> None:
         self.queues = LayerQueues()
         self.turns: dict[Waiter, asyncio.Future[Turn | None]] = {}
@@ -90,9 +105,13 @@ class Poller:
         self._environment = environment
         self._woken = asyncio.Event()
         self._show_at = float("-inf")
+        self._listen = listen
+        self._listener: Listener | None = None
 
     async def aclose(self) -> None:
         """Stop polling, and cancel all waiters."""
+        if self._listener is not None:
+            self._listener.close()
         if self.task is not None:
             if self.queues.idle:  # it ends by itself after its last call, which may have taken a lease
                 self.wake()
@@ -142,10 +161,11 @@ class Poller:
                 await self._claim_for_all()
                 self._announce_waits()
                 await self._show_waiters()
+                pause = self._pause()
                 if self.queues.idle:
                     return
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._environment.tick()):
+                    async with asyncio.timeout(pause):
                         await self._woken.wait()
         except Exception as error:
             # a defect: the waiters must fail, since nothing polls for them any more
@@ -153,6 +173,28 @@ class Poller:
                 if not turn.done():
                     turn.set_exception(error)
             raise
+
+    def _pause(self) -> float:
+        """Return the seconds until the next poll, and listen to the messages that end the pause earlier."""
+        foreign = self.queues.foreign()
+        if self._listener is None and foreign:
+            loop = asyncio.get_running_loop()
+
+            def on_news() -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(self.wake)
+
+            self._listener = self._listen(on_news)
+        listener = self._listener
+        if listener is None:
+            return self._environment.tick()
+        channels = [self._gateway.channel(registry, layer) for registry, layer in foreign or ()]
+        if foreign is not None or self.queues.idle:
+            listener.want(channels)
+        if not channels or not listener.hears(channels):
+            return self._environment.tick()
+        due = self.queues.next_check(self._environment.clock(), self._meter.rate)
+        return min(self._environment.safety_tick(), due + self._environment.tick())
 
     async def _claim_for_all(self) -> None:
         claims, decisions = self.queues.next_claims(self._environment.clock(), self._meter.rate)

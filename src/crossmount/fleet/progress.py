@@ -68,6 +68,7 @@ class LeasePace:
         self._restarts = -1  # the first holder is no restart
         self._since = 0.0
         self._done = self._best = 0
+        self.due = 0.0  # when the upload may be given up, if nothing changes (monotonic seconds)
 
     def check(
         self,
@@ -96,15 +97,17 @@ class LeasePace:
             self._since, self._best = now, done
         self._holder, self._done = holder, done
         if done >= size and waits_for_manifest:
+            self.due = float("inf")
             return False
         alone = size / (rate or _ASSUMED_RATE)
         if done >= size > self._best:
             self._since, self._best = now, done
         elapsed = now - self._since
-        if done >= size:  # bytes may still be in the buffers of a slow link, and the registry has to store them
-            return elapsed >= max(OWN_SECONDS, alone)
-        if elapsed < min(max(OTHERS_SECONDS, alone), OWN_SECONDS):
-            return False
+        # once all is sent, bytes may still be in the buffers of a slow link, and the registry has to store them
+        limit = max(OWN_SECONDS, alone) if done >= size else min(max(OTHERS_SECONDS, alone), OWN_SECONDS)
+        self.due = self._since + limit
+        if done >= size or elapsed < limit:
+            return elapsed >= limit
         if done - self._best < USEFUL_RATE * elapsed:
             return True
         self._since, self._best = now, done

@@ -117,6 +117,27 @@ class LayerQueues:
             for waiter in queue.waiters:
                 waiter.stopped = waiter.stopped or waiter.dest == dest
 
+    def foreign(self) -> list[tuple[str, Digest]] | None:
+        """Return registry and layer of uploads of other processes that are waited for; None if others wait too.
+
+        Waiters without an upload to wait for need a slot, or the server's answer.
+        """
+        queues = {key: queue for key, queue in self._queues.items() if queue.waiters and queue.holder is None}
+        if any(queue.busy is None or queue.stalled for queue in queues.values()):
+            return None
+        return list(queues)
+
+    def next_check(self, now: float, rate: float | None) -> float:
+        """Return in how many seconds a waiter may lose its patience, or an upload be given up."""
+        due = [queue.pace.due for queue in self._queues.values() if queue.busy is not None]
+        due += [
+            waiter.busy_since + waiter.jitter * waiter.patience.seconds(waiter.size, rate)
+            for queue in self._queues.values()
+            for waiter in queue.waiters
+            if waiter.busy_since is not None
+        ]
+        return max(0.0, min(due, default=now) - now)
+
     def waiting(self) -> dict[tuple[str, Digest], list[str]]:
         """Return the lease values of all waiters that wait for an upload, by registry and layer."""
         return {

@@ -87,6 +87,10 @@ class Keys:
         """Return the key of the sorted set of waiters for that upload, by their last call (epoch milliseconds)."""
         return f"crossmount:{self.namespace}:{{{layer}}}:waiters:{registry}"
 
+    def wake(self, layer: Digest, registry: str) -> str:
+        """Return the channel on which waiters for that upload are woken; it is in the layer's slot."""
+        return f"crossmount:{self.namespace}:{{{layer}}}:wake:{registry}"
+
     def all_leases(self) -> str:
         """Return the pattern of all leases of this namespace."""
         return f"crossmount:{self.namespace}:{{*}}:lease:*"

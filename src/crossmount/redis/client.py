@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import redis
 from crossmount.redis.call import Call, CallLimiter
+from crossmount.redis.listener import MessagePlace
 from crossmount.redis.login import Secrets
 from crossmount.redis.pipeline import exchange
 from crossmount.redis.replies import Command, ReplyReader
@@ -100,6 +101,10 @@ class ServerClient:
     def servers(self) -> "Sequence[ServerClient]":
         """Return this client: its server holds all keys."""
         return [self]
+
+    def message_places(self, channels: Sequence[str]) -> Sequence[MessagePlace]:
+        """Return the server: it sends the messages of all channels."""
+        return [MessagePlace(key="", make=self._client.pubsub, is_sharded=False, channels=channels)]
 
     def close(self) -> None:
         """Close the connections."""

@@ -14,10 +14,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import redis
 from crossmount.errors import IndexRefusedError
 from crossmount.redis.address import Node, ReadFrom
 from crossmount.redis.call import BREAKER_SECONDS, Breaker, Call, CallLimiter
 from crossmount.redis.client import CONNECTIONS, CallRunner, Client
+from crossmount.redis.listener import MessagePlace
 from crossmount.redis.nearest import RoundTrips
 from crossmount.redis.pipeline import exchange_each
 from crossmount.redis.race import NoneAnsweredError, first_answer
@@ -25,7 +27,7 @@ from crossmount.redis.redis_py import Pool
 from crossmount.redis.replies import Command, ReplyReader
 from crossmount.redis.routing import CLUSTER_SLOTS, Batch, CommandRouting, Target
 from crossmount.redis.scripts import with_sources
-from crossmount.redis.slots import SlotMap
+from crossmount.redis.slots import SlotMap, slot_of
 from redis import exceptions
 
 ServerRequest = tuple[Target, Sequence[Command]]
@@ -49,6 +51,10 @@ class Pools:
     def exchange(self, requests: Sequence[ServerRequest]) -> list[list[Any] | Exception]:
         """Send to several servers at once; return for each its replies, or the error instead."""
         return exchange_each([(self._pool(target), commands) for target, commands in requests])
+
+    def pubsub(self, node: Node) -> Any:
+        """Return redis-py's client for the messages of a server. No I/O."""
+        return redis.Redis(connection_pool=self._pool(Target(node))).pubsub()  # type: ignore[no-untyped-call]
 
     def pause(self, seconds: float) -> None:
         """Sleep."""
@@ -172,6 +178,19 @@ class ClusterClient:
         """Return a client for each master."""
         slots = self._caller.run(None, lambda: self._fetch_map(set()))
         return [_NodeClient(self._pools, node, self._caller) for node in slots.masters]
+
+    def message_places(self, channels: Sequence[str]) -> Sequence[MessagePlace]:
+        """Return the masters that have the slots of channels."""
+        slots = self._map or self._caller.run(None, lambda: self._fetch_map(set()))
+        places: dict[Node, list[str]] = {}
+        for channel in channels:
+            shard = slots.shard_of(slot_of(("SUBSCRIBE", channel)) or 0)
+            if shard is not None:
+                places.setdefault(shard.master, []).append(channel)
+        return [
+            MessagePlace(key=node, make=partial(self._pools.pubsub, node), is_sharded=True, channels=some)
+            for node, some in places.items()
+        ]
 
     def close(self) -> None:
         """Close the connections to all servers."""

@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from crossmount._dataclass import dataclass
 from crossmount.redis.call import Call, JoinedCall
 from crossmount.redis.client import Client
+from crossmount.redis.listener import Listener, SendsMessages
 from crossmount.redis.replies import Command
 from crossmount.redis.slots import has_keyless
 from crossmount.redis.spans import run_span
@@ -191,6 +192,14 @@ class ThreadedLink:
                 self._waiting.appendleft(run)  # each run that was added has a job
                 return runs
             runs.append(run)
+
+    def listener(self, on_news: Callable[[], None]) -> Listener | None:
+        """Return a listener to messages of the servers; None if they send none.
+
+        Args:
+            on_news: called in a thread when a message arrives, and when a subscription is in force.
+        """
+        return Listener(self._client, on_news) if isinstance(self._client, SendsMessages) else None
 
     async def servers(self) -> "Sequence[ThreadedLink]":
         """Return a link to each server that has some of the keys; they share the threads."""

@@ -1,0 +1,147 @@
+"""Messages that wake waiters, and what happens without them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+
+from crossmount.asyncio import open_index
+from crossmount.fleet import Fleet, MountTurn, Slots, Turn, UploadTurn
+from crossmount.fleet.lease_store import LeaseStore
+from crossmount.fleet.poller import Environment
+from crossmount.index import RedisMountIndex
+from crossmount.redis.link import ThreadedLink
+from support.fleets import LAYER, SIZE
+from support.index_kit import repo
+from support.places import Place
+from support.servers import Server
+from support.waiting import until
+
+A, B = repo("team/a"), repo("team/b")
+
+
+class MessagesOnly(Environment):
+    """While messages wake the waiters, nothing else does."""
+
+    def safety_tick(self) -> float:
+        """Return a day."""
+        return 24 * 3600.0
+
+
+class Lost(LeaseStore):
+    """Sends its messages where nobody listens: to a shard's channel of a server that is no Cluster."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._publish = "SPUBLISH"
+
+
+@asynccontextmanager
+async def two_fleets(url: str, environment: Environment | None = None) -> AsyncIterator[tuple[Fleet, Fleet]]:
+    """Give the fleets of two processes; the second one has the environment."""
+    async with (
+        open_index(url) as one,
+        open_index(url) as two,
+        Fleet(one) as holder,
+        Fleet(two, environment=environment) as other,
+    ):
+        yield holder, other
+
+
+async def begin(holder: Fleet) -> UploadTurn:
+    """Begin an upload."""
+    turn = await holder.turn(LAYER, A, SIZE, slots=Slots(1), stall_seconds=600)
+    assert isinstance(turn, UploadTurn)
+    return turn
+
+
+async def listening(fleet: Fleet) -> "asyncio.Task[Turn]":
+    """Let a waiter wait until the subscription is in force, and return its turn to come."""
+    waiting = asyncio.create_task(fleet.turn(LAYER, B, SIZE, slots=Slots(1), stall_seconds=600))
+    await until(lambda: (listener := fleet._poller._listener) is not None and bool(listener._heard))
+    assert not waiting.done()
+    return waiting
+
+
+async def test_a_finished_upload_wakes_its_waiters(any_place: Place) -> None:
+    """A waiter of another process mounts as soon as the upload is done, though it never asks by itself."""
+    async with two_fleets(any_place.url, MessagesOnly()) as (holder, other), asyncio.timeout(30):
+        turn = await begin(holder)
+        waiting = await listening(other)
+        await turn.finish()
+        assert await waiting == MountTurn(sources=frozenset({A}), waited=(await waiting).waited)
+
+
+async def test_a_failed_upload_wakes_the_next_uploader(any_place: Place) -> None:
+    """If the upload fails, a waiter of another process gets its turn to upload."""
+    async with two_fleets(any_place.url, MessagesOnly()) as (holder, other), asyncio.timeout(30):
+        turn = await begin(holder)
+        waiting = await listening(other)
+        turn.slots.release()
+        await turn.release()
+        assert isinstance(await waiting, UploadTurn)
+        await (await waiting).release()  # type: ignore[union-attr]
+
+
+async def test_nothing_is_lost_when_all_messages_are(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A waiter that hears nothing asks the server from time to time, and mounts."""
+    monkeypatch.setattr("crossmount.fleet.fleet.LeaseStore", Lost)
+    async with two_fleets(valkey.url) as (holder, other), asyncio.timeout(30):
+        turn = await begin(holder)
+        waiting = await listening(other)
+        await turn.finish()
+        assert isinstance(await waiting, MountTurn)
+
+
+async def test_a_server_that_allows_no_messages_is_asked_as_before(valkey: Server) -> None:
+    """Where the access list has no channels, waiters ask often, and all goes on."""
+    with valkey.client() as client:
+        client.execute_command("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "+@all", "resetchannels")
+    try:
+        url = f"redis://deaf:secret@127.0.0.1:{valkey.port}/0"
+        async with two_fleets(url, MessagesOnly()) as (holder, other), asyncio.timeout(30):
+            turn = await begin(holder)
+            waiting = asyncio.create_task(other.turn(LAYER, B, SIZE, slots=Slots(1), stall_seconds=600))
+            await asyncio.sleep(0)
+            await turn.finish()
+            assert isinstance(await waiting, MountTurn)
+    finally:
+        with valkey.client() as client:
+            client.execute_command("ACL", "DELUSER", "deaf")
+
+
+def subscribers(server: Server) -> set[str]:
+    """Return the clients of a server that listen to messages."""
+    with server.client() as client:
+        return {each["id"] for each in client.client_list(_type="pubsub")}
+
+
+async def test_a_subscription_is_made_again_after_its_connection_was_lost(valkey: Server) -> None:
+    """If the server closes the connection of the messages, the subscription is made anew, and wakes the waiter."""
+    async with two_fleets(valkey.url, MessagesOnly()) as (holder, other), asyncio.timeout(30):
+        turn = await begin(holder)
+        waiting = await listening(other)
+        before = subscribers(valkey)
+        with valkey.client() as client:
+            client.client_kill_filter(_type="pubsub")
+        await until(lambda: bool(subscribers(valkey) - before))
+        await turn.finish()
+        assert isinstance(await waiting, MountTurn)
+
+
+async def test_a_process_has_one_connection_for_its_messages(valkey: Server) -> None:
+    """However many layers a process waits for, one connection listens, and none does once it waits no more."""
+    async with open_index(valkey.url) as index, asyncio.timeout(30):
+        assert isinstance(index, RedisMountIndex)
+        assert isinstance(index.link, ThreadedLink)
+        listener = index.link.listener(lambda: None)
+        assert listener is not None
+        for count in (1, 40, 3):
+            channels = [f"crossmount:default:{{{number}}}:wake:r.example" for number in range(count)]
+            listener.want(channels)
+            await until(partial(listener.hears, channels))
+            assert len(subscribers(valkey)) == 1
+        listener.close()
+        await until(lambda: not subscribers(valkey))
