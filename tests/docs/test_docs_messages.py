@@ -82,7 +82,9 @@ def test_messages_about_the_registry_are_explained(here: Here, tmp_path: Path) -
         said(complaint, "wants a login")
         said(complaint, "no credentials")
     for status in (413, 403):
-        with running_registry(faults=[Fault(action=Reply(status=status), method="POST|PUT|PATCH", times=None)]) as registry:
+        with running_registry(
+            faults=[Fault(action=Reply(status=status), method="POST|PUT|PATCH", times=None)]
+        ) as registry:
             said(push(image, f"{registry.address}/a:1", "--plain-http"), str(status))
 
 
