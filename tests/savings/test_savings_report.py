@@ -114,7 +114,7 @@ async def test_a_layer_that_was_uploaded_once_and_then_mounted_was_not_uploaded_
 
 async def test_a_layer_says_why_it_was_uploaded_again() -> None:
     """The first upload is none too many; the reason is the most frequent one."""
-    fates: tuple[LayerFate, ...] = ("unknown", "mounted", "gone", "gone")
+    fates: tuple[LayerFate, ...] = ("unknown", "gone", "gone")
     layers = [LayerIncrement(LARGE, 1000, fate) for fate in fates]
     accounts = await accounts_of([(0, PushIncrement("a:443", "x", Tally(), (layer,))) for layer in layers])
     savings = await read_savings(accounts, since=FIRST, until=FIRST)
