@@ -1,18 +1,26 @@
 import asyncio
+import fcntl
 import json
 import os
 import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from crossmount.asyncio import Digest, Fleet, Repository, open_index
 from crossmount.cli.commands.fleet import fitted, render_uploads
 from crossmount.fleet import Slots, UploadTurn
 from crossmount.fleet.active_uploads import ActiveUpload
 from crossmount.fleet.lease import LeaseValue
+from crossmount.fleet.upload_rates import UploadRates
 from crossmount.testing import running_registry
 from support.commands import Here, Shell
 from support.images import make_layers, make_layout
@@ -108,6 +116,71 @@ def test_what_is_reported() -> None:
     assert lines[1].endswith("r.example/team/a by host:1, for 60.0 s")
     assert lines[7] == "    and 2 more wait"
     assert lines[8].endswith("r.example by unknown (its lease never expires: not set by crossmount)")
+
+
+def test_progress_rate_and_time_left() -> None:
+    """Bytes done, rate and time left stand below the upload, as far as the pusher says them."""
+    holder = replace(value("team/a", since=100.0, size=12_000_000), taken=100.0, sent=3_000_000)
+    ours = ActiveUpload(registry="r.example", layer=LAYER, holder=holder, seconds_left=5.0, waiting=())
+    rates = UploadRates()
+    lines = render_uploads([ours], now=102.0, rates=rates)
+    assert lines[2] == "    25 %, 3.00 MB done, 1.50 MB/s, 6.0 s left"
+    unsized = replace(ours, holder=replace(holder, size=0, taken=None, since=0))
+    assert render_uploads([unsized], now=102.0)[2] == "    3.00 MB done"
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(20, 5), (80, 24), (200, 50)])
+async def test_watch_fits_a_terminal_of_any_size(valkey: Server, shell: Shell, columns: int, lines: int) -> None:
+    """`--watch` draws within the terminal: no line is wider, and there are no more lines than it has."""
+    async with open_index(valkey.url) as index, Fleet(index) as fleet:
+        turns = [
+            await fleet.turn(
+                Digest.of(b"%d" % number),
+                Repository.parse(f"r.example/team/app-{number}"),
+                12_000_000,
+                slots=Slots(1),
+            )
+            for number in range(9)
+        ]
+        drawn = await asyncio.to_thread(watched, valkey, shell, columns, lines)
+        for turn in turns:
+            assert isinstance(turn, UploadTurn)
+            await turn.release()
+    frame = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn).replace("\r", "")
+    rows = frame.strip("\n").split("\n")
+    assert frame.startswith("9 uploads underway"[:columns])
+    assert max(map(len, rows[: lines - 1])) <= columns
+    if lines < 10:
+        assert "more lines" in frame
+
+
+def watched(valkey: Server, shell: Shell, columns: int, lines: int) -> str:
+    """Return the first frame that `fleet --watch` draws on a terminal of a size."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    env = {key: text for key, text in shell.env.items() if key not in {"COLUMNS", "LINES"}} | {"TERM": "xterm"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "crossmount", "fleet", "--watch", "--index", valkey.url],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=env,
+    )
+    os.close(theirs)
+    drawn = b""
+    while drawn.count(b"underway") < 2:
+        drawn += os.read(ours, 65536)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 0
+    os.close(ours)
+    return drawn[: drawn.rindex(b"9 uploads")].decode()
+
+
+def test_watch_needs_a_terminal(here: Here) -> None:
+    """Off a terminal `--watch` is an error that says so."""
+    done = here("fleet", "--watch", "--index", "memory://")
+    assert done.status == 2
+    assert "--watch draws on a terminal" in done.complaint
 
 
 def test_what_a_terminal_cannot_show_is_cut() -> None:

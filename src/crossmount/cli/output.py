@@ -38,7 +38,7 @@ def document(content: Mapping[str, Any]) -> None:
 def lines(words: Iterable[str]) -> None:
     """Print lines. Control characters in them become spaces."""
     for line in words:
-        _print(_harmless(line))
+        _print(printable(line))
 
 
 def text(words: str) -> None:
@@ -80,7 +80,8 @@ def _print(words: str) -> None:
         raise OutputFailedError(f"standard output cannot be written: {error.strerror or error}") from error
 
 
-def _harmless(line: str) -> str:
+def printable(line: str) -> str:
+    """Return a line with spaces in place of control characters, which a terminal would obey."""
     indent = len(line) - len(line.lstrip(" "))
     return line[:indent] + "".join(c if c.isprintable() else " " for c in line[indent:])
 

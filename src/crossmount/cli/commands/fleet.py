@@ -1,7 +1,6 @@
 """`crossmount fleet`: the uploads in progress, and the pushers that wait for them."""
 
 import asyncio
-import shutil
 import sys
 import time
 from typing import Any
@@ -17,24 +16,26 @@ from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import IndexUnavailableError
 from crossmount.fleet.active_uploads import ActiveUpload, active_uploads
 from crossmount.fleet.lease import LeaseValue
+from crossmount.fleet.upload_rates import MeasuredUpload, UploadRates
 from crossmount.index.protocol import backing_server
 
 REFRESH_SECONDS = 1.0
 WAITING_SHOWN = 5
 
-_CLEAR = "\x1b[H\x1b[2J"
-
 
 @click.command(cls=Command)
 @json_option
 @click.option("--once", is_flag=True, help="Print once and exit, also on a terminal.")
+@click.option("--watch", is_flag=True, help="Refresh every second until Ctrl-C: the default on a terminal.")
 @click.pass_context
-def fleet(ctx: click.Context, as_json: bool, once: bool) -> None:
-    """Show the uploads in progress: the layer, the pusher, since when, and the pushers that wait for it.
+def fleet(ctx: click.Context, as_json: bool, once: bool, watch: bool) -> None:
+    """Show the uploads in progress: the layer, the pusher, since when, how far, and the pushers that wait for it.
 
     On a terminal it refreshes every second until Ctrl-C; elsewhere it prints once.
     """
     settings = settings_of(ctx)
+    if watch and (once or as_json or not sys.stdout.isatty()):
+        raise click.UsageError("--watch draws on a terminal: omit --once and --json, and redirect no output")
     if as_json:
         output.document({"uploads": [_document(each) for each in run_async(_find_uploads(settings))]})
     elif once or not sys.stdout.isatty():
@@ -53,26 +54,40 @@ async def _find_uploads(settings: Settings) -> list[ActiveUpload]:
 
 
 async def _follow(settings: Settings) -> None:
+    from rich.console import Console  # noqa: PLC0415 rich takes a while to load
+    from rich.live import Live  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    console, rates = Console(highlight=False), UploadRates()
     async with opened_index(settings) as index:
         server = backing_server(index)
-        while True:
-            try:
-                found = [] if server is None else await active_uploads(server)
-                lines = render_uploads(found, now=time.time())
-            except IndexUnavailableError as error:  # it may be back in a moment
-                lines = [str(error)]
-            click.echo(_CLEAR, nl=False)
-            output.lines(fitted(lines, *shutil.get_terminal_size()))
-            await asyncio.sleep(REFRESH_SECONDS)
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                try:
+                    found = [] if server is None else await active_uploads(server)
+                    lines = render_uploads(found, now=time.time(), rates=rates)
+                except IndexUnavailableError as error:  # it may be back in a moment
+                    lines = [str(error)]
+                shown = Text("\n".join(map(output.printable, fitted(lines, *console.size))), no_wrap=True)
+                live.update(shown, refresh=True)
+                await asyncio.sleep(REFRESH_SECONDS)
 
 
-def render_uploads(found: list[ActiveUpload], *, now: float) -> list[str]:
-    """Return the lines that show the uploads in progress."""
+def render_uploads(found: list[ActiveUpload], *, now: float, rates: UploadRates | None = None) -> list[str]:
+    """Return the lines that show the uploads in progress.
+
+    Args:
+        found: the uploads.
+        now: epoch seconds.
+        rates: knows the uploads of the last refresh; None measures from their begin.
+    """
+    measured = (rates or UploadRates()).measure(found, now)
     waiting = sum(len(each.waiting) for each in found)
     lines = [f"{text.count(len(found), 'upload')} underway, {waiting} waiting"]
-    for each in found:
+    for each, progress in zip(found, measured, strict=True):
         layer = f"{text.short(each.layer)}  {_size(each.holder):>8}"
         lines.append(f"{layer}  {_describe(each, each.holder, now)}{_expiry_warning(each)}")
+        lines.extend(_progress(progress))
         lines.extend(f"    waits: {_describe(each, waiter, now)}" for waiter in each.waiting[:WAITING_SHOWN])
         if len(each.waiting) > WAITING_SHOWN:
             lines.append(f"    and {len(each.waiting) - WAITING_SHOWN} more wait")
@@ -86,6 +101,19 @@ def fitted(lines: list[str], width: int, height: int) -> list[str]:
         left = len(lines) - (room - 1)
         lines = [*lines[: room - 1], f"and {text.count(left, 'more line')}"]
     return [line if len(line) <= width else line[: max(width - 1, 0)] + "…" for line in lines]
+
+
+def _progress(upload: MeasuredUpload) -> list[str]:
+    """Return the line with bytes done, rate and time left, as far as they are known."""
+    if upload.sent is None:
+        return []
+    words = [] if upload.share is None else [f"{100 * upload.share:.0f} %"]
+    words.append(f"{text.size(upload.sent)} done")
+    if upload.rate is not None:
+        words.append(f"{text.size(round(upload.rate))}/s")
+    if upload.seconds_left is not None:
+        words.append(f"{text.duration(upload.seconds_left)} left")
+    return [f"    {', '.join(words)}"]
 
 
 def _size(value: LeaseValue) -> str:
@@ -111,6 +139,7 @@ def _document(found: ActiveUpload) -> dict[str, Any]:
         "lease_seconds": found.seconds_left,
         **_participant(found.holder),
         "size": found.holder.size,
+        "sent": found.holder.sent,
         "publishes": found.holder.publishes,
         "waiting": [_participant(waiter) for waiter in found.waiting],
     }
