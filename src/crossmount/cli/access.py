@@ -17,6 +17,7 @@ from crossmount.cli.output import note
 from crossmount.cli.settings import OFF, Settings
 from crossmount.errors import IndexUnavailableError
 from crossmount.index import Keys, MountIndex, open_index
+from crossmount.index.data_format import claim_format
 from crossmount.index.opening import DEFAULT_URL
 from crossmount.index.protocol import backing_server
 from crossmount.oci import Digest
@@ -91,11 +92,16 @@ def _print_warning(words: str) -> None:
 
 
 @asynccontextmanager
-async def opened_index(settings: Settings) -> AsyncIterator[MountIndex]:
+async def opened_index(settings: Settings, *, writes: bool = False) -> AsyncIterator[MountIndex]:
     """Open the index for a command that cannot work without it. Errors of the index propagate.
+
+    Args:
+        settings: the common options.
+        writes: whether an operator's command writes, so that the format of the index is checked before.
 
     Raises:
         click.UsageError: the index is off.
+        IndexRefusedError: the index is in a newer format, and `writes`.
         InvalidInputError: the URL or the namespace breaks the grammar.
     """
     if index_url(settings) == OFF:
@@ -108,6 +114,8 @@ async def opened_index(settings: Settings) -> AsyncIterator[MountIndex]:
         same_registry=settings.same_registry,
     )
     try:
+        if writes and (words := await claim_format(index)):
+            note(f"crossmount: {words}")
         yield index
     finally:
         await index.aclose()

@@ -70,7 +70,7 @@ _REGISTRY_HINTS = (
 """The first one that fits counts; a rule that replaces words counts only for that if it has no advice."""
 
 _INDEX_HINTS = (
-    _hint(r"give a redis|in the URL|scripts are not|holds the key|needs a user who|is for a\b", ""),
+    _hint(r"give a redis|in the URL|upgrade crossmount|scripts are not|holds the key|needs a user who", ""),
     _hint(r"holds something else", "another program uses this key: give another --namespace or database"),
     _hint(r"access a key", "may this user use this --namespace?"),
     _hint(r"run the '", "this user may not do that: give another in --index (deploy/redis/users.acl)"),

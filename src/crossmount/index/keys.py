@@ -135,6 +135,10 @@ class Keys:
         """Return the key of the hash of registries' other names, which operators write: see `index/aliases.py`."""
         return f"crossmount:{self.namespace}:same-registry"
 
+    def data_format(self) -> str:
+        """Return the key of the number of the index's format: see `index/data_format.py`."""
+        return f"crossmount:{self.namespace}:format"
+
     def registries(self) -> str:
         """Return the key of the hash of registries that layers were recorded on, and of the home registry."""
         return f"crossmount:{self.namespace}:registries"

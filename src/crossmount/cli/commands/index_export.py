@@ -53,6 +53,7 @@ def import_(ctx: click.Context, file: Path, as_json: bool) -> None:
     """
     settings = settings_of(ctx)
     moved = events.LayersMoved(layers=0, sources=0)
+    run_async(_claim(settings))
 
     def observe(event: events.Event) -> None:
         nonlocal moved
@@ -76,6 +77,12 @@ def import_(ctx: click.Context, file: Path, as_json: bool) -> None:
 async def _export(settings: Settings, file: IO[bytes]) -> MoveReport:
     async with opened_index(settings) as index:
         return await export_index(index, file)
+
+
+async def _claim(settings: Settings) -> None:
+    """Check that the index is in a format that this release writes."""
+    async with opened_index(settings, writes=True):
+        pass
 
 
 def _import(settings: Settings, file: IO[bytes], observer: events.Observer, *, name: str) -> MoveReport:

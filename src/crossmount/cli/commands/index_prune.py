@@ -75,7 +75,7 @@ def prune(
     display = progress_display(sys.stderr, PruneTracker(), verbose=settings.verbose)
 
     async def work() -> PruneReport:
-        async with opened_index(settings) as index:
+        async with opened_index(settings, writes=not dry_run) as index:
             return await prune_index(
                 index,
                 registry=registry,

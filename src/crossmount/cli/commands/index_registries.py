@@ -84,7 +84,7 @@ def registry(ctx: click.Context, registry: str, forget: bool, as_json: bool) -> 
 
 
 async def _recorded(settings: Settings, registry: str, *, forget: bool) -> RecordedTraits:
-    async with opened_index(settings) as index:
+    async with opened_index(settings, writes=forget) as index:
         recorded = await recorded_traits(index, registry)
         if forget:
             await forget_traits(index, registry)
@@ -150,7 +150,7 @@ def same_registry(ctx: click.Context, pairs: tuple[str, ...], removed: tuple[str
 async def _share(
     settings: Settings, pairs: tuple[str, ...], removed: tuple[str, ...]
 ) -> tuple[tuple[str, str], ...]:
-    async with opened_index(settings) as index:
+    async with opened_index(settings, writes=bool(pairs or removed)) as index:
         server = _server(backing_server(index))
         for pair in removed:
             if not await unshare_pair(server, pair):
