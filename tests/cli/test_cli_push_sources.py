@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from crossmount.cli.transfers import same_registry_hint
+from crossmount.oci import Digest, Reference
 from crossmount.testing import ScriptedRegistry
+from crossmount.transfer.report import BlobReport, PushReport
 from support.commands import Here, Shell
 from support.images import MadeImage, make_layers, make_layout, to_archive
 
@@ -72,3 +75,35 @@ def test_a_tar_is_piped_into_the_command(
         assert b"standard input: more than 1024 bytes" in done.stderr
     else:
         assert json.loads(done.stdout)["digest"] == several.root.digest
+
+
+@pytest.mark.usefixtures("valkey_index")
+def test_one_registry_under_two_names_is_hinted_at(
+    here: Here, registry: ScriptedRegistry, several: MadeImage
+) -> None:
+    """A push that uploads what the index knows on the same port under another name says how to join the names."""
+    port = registry.address.rpartition(":")[2]
+    image = str(several.path)
+    assert "same registry" not in here("push", image, f"127.0.0.1:{port}/team/one:1", "--plain-http").err
+    done = here("push", image, f"localhost:{port}/team/two:1", "--plain-http")
+    (hint,) = (line for line in done.err.splitlines() if "same registry" in line)
+    assert hint.endswith(f"crossmount index same-registry localhost:{port}=127.0.0.1:{port}")
+    assert here("index", "same-registry", f"localhost:{port}=127.0.0.1:{port}").status == 0
+    assert "same registry" not in here("push", image, f"localhost:{port}/team/three:1", "--plain-http").err
+
+
+@pytest.mark.parametrize(
+    ("other", "hinted"),
+    [
+        ("r.example.com", True),
+        ("far.example.org", False),
+        ("localhost:5000", False),
+        ("r2.example.com:5000", False),
+    ],
+)
+def test_names_that_do_not_look_like_one_registry_are_not_hinted_at(other: str, hinted: bool) -> None:
+    """Registries of other domains or ports are taken for others."""
+    blob = BlobReport(digest=Digest.of(b"x"), size=1, outcome="uploaded", elsewhere=(other,))
+    reference = Reference.parse("registry.example.com/team/app:1")
+    report = PushReport(reference=reference, digest=blob.digest, blobs=(blob,), index="ok", seconds=0.0)
+    assert bool(same_registry_hint([report])) is hinted

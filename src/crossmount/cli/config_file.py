@@ -25,7 +25,7 @@ from crossmount.errors import InvalidInputError
 VARIABLE = "CROSSMOUNT_CONFIG"
 SYSTEM_FILE = Path("/etc/crossmount/config.toml")
 _ORDER_NAMES = (
-    "afresh all-tags check clear dry-run for forget from help install json must-mount once remove version"
+    "afresh all-tags check clear dry-run for forget from help install json must-mount once remove version why"
 )
 _ORDERS = frozenset(_ORDER_NAMES.split())
 """Options that say what to do now. A file cannot set them."""
@@ -37,10 +37,11 @@ _COMMON = frozenset(_COMMON_NAMES.split())
 """The options of all commands."""
 
 _OWN_NAMES = """
-    allow-source allow-transfer auth by cache cache-size chunk-size commit-timeout connections events-secret-file
-    grace hold htpasswd idle images insecure-for listen metrics-listen mount-rights no-access-log origins page
-    plain-http-for platform policy prefer public-url rate referrers registry repository requests sample secret-file
-    since since-last spool spool-limit tag tls-cert tls-key tokens traces uploads upstream wait
+    allow-source allow-transfer auth by cache cache-size chunk-size commit-timeout connections
+    events-secret-file grace hold htpasswd idle ignore-must-mount images insecure-for listen metrics-listen
+    mount-rights no-access-log origins page plain-http-for platform policy prefer public-url rate referrers
+    registry repository requests sample secret-file since since-last spool spool-limit summary tag tls-cert
+    tls-key tokens traces uploads upstream wait
 """
 OPTION_NAMES = _COMMON | frozenset(_OWN_NAMES.split())
 """All options that a file can set: known without loading the commands."""

@@ -1,6 +1,7 @@
 """What push and copy share: their options, the index and registries that they open, and lines of their reports."""
 
 import functools
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ import click
 
 from crossmount import events
 from crossmount._dataclass import dataclass
-from crossmount.cli import text
+from crossmount.cli import output, text
 from crossmount.cli.access import client_options, index_for_push
 from crossmount.cli.options import REGISTRY, Amount, count_option, upload_options
 from crossmount.cli.output import note
@@ -247,3 +248,37 @@ def index_status(state: IndexState, *, failed_first: bool, embedded: bool = Fals
         "off": "off",
     }
     return words[state]
+
+
+def print_same_registry_hint(report: PushReport | PushListReport) -> None:
+    """Print a note if uploaded blobs are on a registry whose name may be another one of a destination's."""
+    if hint := same_registry_hint([report] if isinstance(report, PushReport) else report.done):
+        output.note(f"crossmount: {hint}")
+
+
+def same_registry_hint(reports: Iterable[PushReport]) -> str:
+    """Return a hint if uploaded blobs are on a registry whose name may be another one of a destination's."""
+    pairs = Counter(
+        (report.reference.registry, other)
+        for report in reports
+        for blob in report.blobs
+        if blob.outcome == "uploaded"
+        for other in blob.elsewhere
+        if _may_be_one(report.reference.registry, other)
+    )
+    if not pairs:
+        return ""
+    (((mine, other), number),) = pairs.most_common(1)
+    return (
+        f"{text.count(number, 'uploaded blob')} {'is' if number == 1 else 'are'} on {other} too: if that is the "
+        f"same registry: crossmount index same-registry {mine}={other}"
+    )
+
+
+def _may_be_one(name: str, other: str) -> bool:
+    """Return whether two names of registries look like one: the same port, or one domain and no ports."""
+    (host, _, port), (other_host, _, other_port) = name.rpartition(":"), other.rpartition(":")
+    if host and other_host and port.isdecimal() and other_port.isdecimal():
+        return port == other_port
+    is_plain = not (host and port.isdecimal()) and not (other_host and other_port.isdecimal())
+    return is_plain and name.split(".")[-2:] == other.split(".")[-2:]

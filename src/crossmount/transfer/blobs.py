@@ -286,7 +286,13 @@ class BlobPusher:
     ) -> BlobReport:
         digest, size = blob.descriptor.digest, blob.descriptor.size
         report = BlobReport(
-            digest=digest, size=size, outcome=outcome, source=source, attempts=attempts, waited=waited
+            digest=digest,
+            size=size,
+            outcome=outcome,
+            source=source,
+            attempts=attempts,
+            waited=waited,
+            elsewhere=self.knowledge.of(digest).elsewhere if outcome == "uploaded" else (),
         )
         self._reports[digest] = report
         self.observer(

@@ -30,6 +30,7 @@ class BlobReport:
         waited: seconds of waiting for another pusher's upload of it.
         fetched_from: the repository that sent its bytes, or `cache`; None if they were at hand, or not needed.
         fetched: bytes that registries sent for it; more than its size if some were wrong or lost.
+        elsewhere: of an uploaded blob, the other registries that have it, as the index knows.
     """
 
     digest: Digest
@@ -40,6 +41,7 @@ class BlobReport:
     waited: float = 0.0
     fetched_from: str | None = None
     fetched: int = 0
+    elsewhere: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return its part of the document, with `waited` and `fetched` only if they are not 0."""

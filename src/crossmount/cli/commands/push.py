@@ -22,6 +22,7 @@ from crossmount.cli.transfers import (
     index_status,
     opened_places,
     platform_lines,
+    print_same_registry_hint,
     saved_lines,
     transfer_options,
 )
@@ -154,6 +155,7 @@ def push(
                 output.lines(render_push(report, index_failed_first=tracker.index_failed_first, embedded=embedded))
         except output.OutputFailedError as error:
             raise error.with_note(_nevertheless(report)) from error
+        print_same_registry_hint(report)
 
     try:
         with display:
