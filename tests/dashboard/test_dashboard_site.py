@@ -201,6 +201,18 @@ async def test_a_view_without_names_has_none() -> None:
     assert [each.status for each in (*refused, metrics)] == [403] * 4
 
 
+async def test_a_view_without_names_does_not_say_where_the_index_is() -> None:
+    """Where names may not be seen, an outage is said without the index's address, which its error has."""
+    index = await full_index()
+    index.outage = DOWN
+    async with site_over(index, clock=Clock()) as site:
+        words = text_of(await site.answer("", b"", names=False)) + text_of(
+            await site.answer("live", b"", names=False)
+        )
+    assert "does not give its accounts" in words
+    assert "redis.example.com" not in words
+
+
 async def test_an_index_that_is_down_is_said_and_comes_back() -> None:
     """While the accounts cannot be read the page says so and keeps its last numbers, with their time."""
     index, clock = await full_index(), Clock()

@@ -94,6 +94,15 @@ async def test_in_service_mode_only_the_proxy_s_own_callers_see_the_page(
         assert (await client.get("/v2/", auth=("ann", "s3cret"), headers=linked)).status_code == 403
 
 
+async def test_the_slash_may_lack(scripted_registry: ScriptedRegistry) -> None:
+    """`/_crossmount` leads to the page; where there is none it is not found."""
+    async with proxy_with_page(scripted_registry, page="sums") as client:
+        answer = await client.get("/_crossmount")
+        assert (answer.status_code, answer.headers["location"]) == (308, "/_crossmount/")
+    async with proxy_with_page(scripted_registry, page="off") as client:
+        assert (await client.get("/_crossmount")).status_code == 404
+
+
 async def test_a_page_that_is_off_is_not_there(scripted_registry: ScriptedRegistry) -> None:
     """With `off` there is no page; the proxy's other endpoints stay."""
     async with proxy_with_page(scripted_registry, page="off") as client:

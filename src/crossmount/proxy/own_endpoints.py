@@ -10,6 +10,7 @@ from crossmount.proxy.auth.callers import Authenticator
 from crossmount.proxy.event_receiver import EventReceiver
 from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange, Message, Receive, Send
+from crossmount.proxy.http.routes import OWN_PREFIX
 from crossmount.proxy.page import Page, send_page
 from crossmount.proxy.telemetry import Exposition
 from crossmount.proxy.uploads.core import Core
@@ -79,6 +80,8 @@ class OwnEndpoints:
             case "metrics" if self._exposition is not None:
                 await self._authenticator.permit_metrics(exchange)
                 await answer_metrics(exchange, self._exposition)
+            case "/" if self._page is not None:  # links on the page are relative to the slash
+                await exchange.answer(308, [(b"location", OWN_PREFIX.encode())])
             case _ if self._page is not None and name != "metrics":
                 await self._authenticator.permit_page(exchange, names=self._page_names)
                 await send_page(exchange, self._page, name, names=self._page_names)

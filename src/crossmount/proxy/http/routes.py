@@ -28,7 +28,7 @@ _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class OwnEndpoint:
-    """`/_crossmount/<name>`: an endpoint of the proxy itself."""
+    """`/_crossmount/<name>`: an endpoint of the proxy itself; the name is `/` if that slash lacks."""
 
     name: str
 
@@ -171,6 +171,8 @@ def parse_route(raw_path: bytes, query: bytes) -> Route:
         RequestRefusedError: there is no such route, or two servers could read it differently.
     """
     path = _checked_path(raw_path, query)
+    if path == OWN_PREFIX.rstrip("/"):
+        return OwnEndpoint("/")
     if path.startswith(OWN_PREFIX):
         return OwnEndpoint(path.removeprefix(OWN_PREFIX))
     if path in {"/v2", "/v2/"}:
