@@ -49,6 +49,7 @@ def commands(layers: Sequence[crossmount.Digest]) -> list[Command]:
         (
             ("SRANDMEMBER", f"crossmount:default:{{{layer}}}:sources:{DEST.registry}", BOUND),
             ("HGETALL", f"crossmount:default:{{{layer}}}:flags"),
+            ("HGET", f"crossmount:default:{{{layer}}}:must-mount", "since"),
         )
         for layer in layers
     )

@@ -33,7 +33,7 @@ class Client(Protocol):
         """Send all commands at once; return a reply for each, an `IndexRefusedError` where one was refused.
 
         Args:
-            commands: what to send.
+            commands: what to send; without any, one server is connected to if no connection to it is open.
             call: the call that these commands belong to; a new one by default.
 
         Raises:

@@ -153,7 +153,7 @@ class _Exchange:
         self._connection.send_packed_command([self._data])
 
     def _read(self, until: float) -> None:
-        if not self._connection.can_read(timeout=max(0.0, until - time.monotonic())):
+        if self._count and not self._connection.can_read(timeout=max(0.0, until - time.monotonic())):
             raise RedisTimeoutError("Timeout reading from socket")
         self.outcome = read_replies(self._connection, self._count)
         self._done = True
