@@ -7,7 +7,6 @@ where one was refused. It uses only what `crossmount` exports, so that it also r
 
 import asyncio
 import hashlib
-import itertools
 import random
 import sys
 import time
@@ -45,15 +44,14 @@ def picks(layers: int, at_once: int) -> list[list[crossmount.Digest]]:
 
 def commands(layers: Sequence[crossmount.Digest]) -> list[Command]:
     """Return the commands of one look-up."""
-    of_layers = itertools.chain.from_iterable(
-        (
+    wanted: list[Command] = [("HGETALL", f"crossmount:default:registry:{DEST.registry}")]
+    for layer in layers:
+        wanted += [
             ("SRANDMEMBER", f"crossmount:default:{{{layer}}}:sources:{DEST.registry}", BOUND),
             ("HGETALL", f"crossmount:default:{{{layer}}}:flags"),
             ("HGET", f"crossmount:default:{{{layer}}}:must-mount", "since"),
-        )
-        for layer in layers
-    )
-    return [("HGETALL", f"crossmount:default:registry:{DEST.registry}"), *of_layers]
+        ]
+    return wanted
 
 
 def blocking(url: str, *, bare: bool) -> None:
