@@ -110,8 +110,11 @@ def test_the_part_for_older_servers_starts_on_redis_7_0(redis7_binary: Path, fol
 async def test_a_full_server_lets_old_layers_go_and_keeps_flags_and_leases(server: Server, folder: Path) -> None:
     """When memory is full, the newest layers and all flags stay, and no write is refused."""
     with redis.Redis(port=server.port, username="admin", password=password(folder, "admin")) as client:
-        url = f"redis://crossmount@127.0.0.1:{server.port}?password_file={folder}/crossmount.password"
-        async with open_index(url.replace("crossmount", "crossmount-operator")) as index:
+        url, operator = (
+            f"redis://{user}@127.0.0.1:{server.port}?password_file={folder}/{user}.password"
+            for user in ("crossmount", "crossmount-operator")
+        )
+        async with open_index(operator) as index:
             await index.record([Sighting(layer(0), repo("flagged"), must_mount=True)])
         async with open_index(url) as index:
             room = client.info("memory")["used_memory"] + 3_000_000
