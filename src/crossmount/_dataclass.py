@@ -8,7 +8,7 @@ up, and the other methods are functions that read the fields by name. Type check
 
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from reprlib import recursive_repr
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,14 +38,22 @@ else:
                 cls.__doc__ = cls.__name__  # the standard library would compute a signature for it
             made = collect(cls)
             fields = dataclasses.fields(made)
-            if "__init__" not in own:
-                made.__init__ = _Init(made, frozen=frozen)
-            if "__repr__" not in own:
-                made.__repr__ = _repr_of([field.name for field in fields if field.repr])
+            made.__shown__ = tuple(field.name for field in fields if field.repr)
+            methods = dict[str, Any](
+                _FROZEN if frozen else {}, __init__=_Init(made, frozen=frozen), __repr__=_repr
+            )
             if frozen:
-                _freeze(made, [field.name for field in fields], slots=slots)
+                made.__frozen__ = tuple(field.name for field in fields)
+                methods |= _PICKLED if slots else {}
             if eq:
-                _compare(made, own, frozen=frozen, order=order)
+                made.__compared__ = _reader([field.name for field in fields if field.compare])
+                made.__hashed__ = _reader([f.name for f in fields if (f.compare if f.hash is None else f.hash)])
+                methods |= {"__eq__": _equal, **(_ORDERED if order else {})}
+                if own.get("__hash__") is None and ("__hash__" not in own or "__eq__" in own):
+                    made.__hash__ = _hash if frozen else None
+            for name, method in methods.items():
+                if name not in own:
+                    setattr(made, name, method)
             return made
 
         return decorate
@@ -114,61 +122,64 @@ def _reader(names: list[str]) -> Callable[[Any], Any]:
     """Return a function that returns the values of some fields, in a form that compares and hashes as a tuple."""
     if len(names) > 1:
         return operator.attrgetter(*names)
-    return lambda self: tuple(getattr(self, name) for name in names)
+    return staticmethod(lambda self: tuple(getattr(self, name) for name in names))
 
 
-def _compare(cls: Any, own: Mapping[str, Any], *, frozen: bool, order: bool) -> None:
-    """Add the methods that compare, and the hash; `own` is what the class defines itself."""
-    fields = dataclasses.fields(cls)
-    compared = _reader([field.name for field in fields if field.compare])
-    hashed = _reader([field.name for field in fields if (field.compare if field.hash is None else field.hash)])
-    has_hash = own.get("__hash__") is not None or ("__hash__" in own and "__eq__" not in own)
-    if "__eq__" not in own:
-        cls.__eq__ = _comparison("__eq__", operator.eq, compared)
-    if not has_hash:
-        cls.__hash__ = (lambda self: hash(hashed(self))) if frozen else None
-    for name in ("__lt__", "__le__", "__gt__", "__ge__") if order else ():
-        setattr(cls, name, _comparison(name, getattr(operator, name), compared))
+# Methods of all classes. They find the names of the fields in attributes of the class.
 
 
-def _comparison(
-    name: str, compare: Callable[[Any, Any], Any], values: Callable[[Any], Any]
-) -> Callable[[Any, Any], Any]:
+@recursive_repr()
+def _repr(self: Any) -> str:
+    shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__shown__)
+    return f"{self.__class__.__qualname__}({shown})"
+
+
+def _equal(self: Any, other: Any) -> Any:
+    if other.__class__ is not self.__class__:
+        return NotImplemented
+    values = self.__compared__
+    return values(self) == values(other)
+
+
+def _hash(self: Any) -> int:
+    return hash(self.__hashed__(self))
+
+
+def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def method(self: Any, other: Any) -> Any:
-        return compare(values(self), values(other)) if other.__class__ is self.__class__ else NotImplemented
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        return compare(self.__compared__(self), self.__compared__(other))
 
-    method.__name__ = name
     return method
 
 
-def _repr_of(names: list[str]) -> Callable[[Any], str]:
-    @recursive_repr()
-    def __repr__(self: Any) -> str:  # noqa: N807 the method
-        return f"{self.__class__.__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
-
-    return __repr__
+_ORDERED = {f"__{name}__": _comparison(getattr(operator, f"__{name}__")) for name in ("lt", "le", "gt", "ge")}
 
 
-def _freeze(cls: Any, names: list[str], *, slots: bool) -> None:
-    """Make assignments to the fields fail."""
-    own = frozenset(names)
+def _set_attribute(self: Any, name: str, value: Any) -> None:
+    if name in self.__frozen__ or "__frozen__" in type(self).__dict__:
+        raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+    object.__setattr__(self, name, value)
 
-    def __setattr__(self: Any, name: str, value: Any) -> None:  # noqa: N807 the method
-        if type(self) is cls or name in own:
-            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
-        super(cls, self).__setattr__(name, value)
 
-    def __delattr__(self: Any, name: str) -> None:  # noqa: N807 the method
-        if type(self) is cls or name in own:
-            raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
-        super(cls, self).__delattr__(name)
+def _delete_attribute(self: Any, name: str) -> None:
+    if name in self.__frozen__ or "__frozen__" in type(self).__dict__:
+        raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+    object.__delattr__(self, name)
 
-    cls.__setattr__, cls.__delattr__ = __setattr__, __delattr__
-    if slots:  # `pickle` and `copy` would assign to the fields
 
-        def __setstate__(self: Any, state: list[Any]) -> None:  # noqa: N807 the method
-            for name, value in zip(names, state, strict=True):
-                object.__setattr__(self, name, value)
+_FROZEN = {"__setattr__": _set_attribute, "__delattr__": _delete_attribute}
 
-        cls.__getstate__ = lambda self: [getattr(self, name) for name in names]
-        cls.__setstate__ = __setstate__
+
+def _get_state(self: Any) -> list[Any]:
+    return [getattr(self, name) for name in self.__frozen__]
+
+
+def _set_state(self: Any, state: list[Any]) -> None:
+    for name, value in zip(self.__frozen__, state, strict=True):
+        object.__setattr__(self, name, value)
+
+
+_PICKLED = {"__getstate__": _get_state, "__setstate__": _set_state}
+"""`pickle` and `copy` would assign to the fields, which a frozen class with slots refuses."""
