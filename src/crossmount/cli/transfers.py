@@ -13,10 +13,17 @@ import click
 from crossmount import events
 from crossmount._dataclass import dataclass
 from crossmount.cli import output, text
-from crossmount.cli.access import client_options, index_for_push
+from crossmount.cli.access import (
+    DEFAULT_NAMESPACE,
+    client_options,
+    display_url,
+    index_for_push,
+    index_url,
+)
 from crossmount.cli.options import REGISTRY, Amount, count_option, upload_options
 from crossmount.cli.output import note
 from crossmount.cli.settings import Settings
+from crossmount.cli.uncounted import carried_over
 from crossmount.fleet import Patience
 from crossmount.index import MountIndex
 from crossmount.registry import ClientOptions
@@ -172,7 +179,9 @@ async def opened_places(
         index_for_push(settings) as index,
         Registries(options, special=transfer.special(options), observer=observer) as registries,
     ):
-        yield index, registries
+        where = display_url(index_url(settings)), settings.namespace or DEFAULT_NAMESPACE
+        with carried_over(index, *where):
+            yield index, registries
 
 
 def platform_lines(*reports: PushReport) -> list[str]:
