@@ -36,7 +36,7 @@ make_venv() {
 # install_programs: as root with apt, installs the missing programs that the tests run.
 install_programs() {
     missing=
-    for program in docker-registry skopeo redis-server buildah podman containerd openssl chromium curl jq; do
+    for program in docker-registry skopeo redis-server buildah podman containerd openssl chromium curl git jq; do
         command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
     done
     command -v systemd-analyze >/dev/null 2>&1 || missing="$missing systemd"
