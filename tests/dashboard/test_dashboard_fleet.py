@@ -174,6 +174,7 @@ async def test_the_page_survives_its_index(browser: Browser, valkey: Server) -> 
         answer = await page.client.get("/")
         assert answer.status_code == 200
         assert "Index unreachable" in answer.text
+        assert "The index does not say" in (await page.client.get(f"/layer?digest={LAYER}")).text
         assert 'crossmount_index_up{namespace="default"} 0.0' in (await page.client.get("/metrics")).text
         valkey.restart()
         await expect(watched.page.get_by_role("alert")).to_have_count(0, timeout=30_000)

@@ -178,6 +178,7 @@ async def test_hostile_names_stay_text() -> None:
     evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
     index = AccountingIndex()
     index.count(registry=evil, prefix=evil, bytes_mounted=1)
+    index.count(registry="*", prefix="*", bytes_mounted=1)
     async with site_over(index, namespace=evil, clock=Clock()) as site:
         for path, query in VIEWS:
             body = (await site.answer(path, query)).body

@@ -66,11 +66,6 @@ def text(words: bytes, kind: bytes) -> SiteAnswer:
     return SiteAnswer(200, ((b"content-type", kind), (b"cache-control", b"no-store"), *SECURITY), words)
 
 
-def redirect(location: str) -> SiteAnswer:
-    """Return an answer that leads to another page."""
-    return SiteAnswer(302, ((b"location", location.encode()), (b"cache-control", b"no-store"), *SECURITY), b"")
-
-
 class StaticFiles:
     """The files that pages refer to. Their addresses change with their content, so browsers keep them."""
 

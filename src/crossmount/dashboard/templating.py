@@ -82,11 +82,10 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
-    for unit, length, small, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= length:
-            rest = whole % length // part
-            return f"{whole // length} {unit} {rest} {small}" if rest else f"{whole // length} {unit}"
-    raise AssertionError("a minute or more")
+    units = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
+    unit, length, small, part = next(each for each in units if whole >= each[1])
+    rest = whole % length // part
+    return f"{whole // length} {unit} {rest} {small}" if rest else f"{whole // length} {unit}"
 
 
 def ago(seconds: float) -> str:
