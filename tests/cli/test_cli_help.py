@@ -23,9 +23,9 @@ def test_every_page_is_a_topic() -> None:
     assert {f"{name}.md" for name in listed} | {"README.md"} == {path.name for path in DOCS.iterdir()}
 
 
-def test_help_alone_lists_the_topics(here: Here) -> None:
-    """`crossmount help` names every topic in lines of at most 80 columns."""
-    done = here("help")
+def test_the_topics_are_listed(here: Here) -> None:
+    """`crossmount help topics` names every topic in lines of at most 80 columns."""
+    done = here("help", "topics")
     assert (done.status, done.err) == (0, "")
     assert [line for line in done.out.splitlines() if len(line) > 80] == []
     assert all(f"\n  {name} " in done.out for name in topics.names())
@@ -33,8 +33,8 @@ def test_help_alone_lists_the_topics(here: Here) -> None:
 
 @pytest.mark.parametrize("name", topics.names())
 def test_off_a_terminal_a_topic_is_its_markdown(here: Here, name: str) -> None:
-    """Without a terminal, `crossmount help TOPIC` prints the page as it is."""
-    assert here("help", name).out.rstrip("\n") == (DOCS / f"{name}.md").read_text().rstrip("\n")
+    """Without a terminal, `crossmount help TOPIC --page` prints the page as it is."""
+    assert here("help", name, "--page").out.rstrip("\n") == (DOCS / f"{name}.md").read_text().rstrip("\n")
 
 
 def test_a_topic_is_found_in_capitals_too(here: Here) -> None:
@@ -42,9 +42,9 @@ def test_a_topic_is_found_in_capitals_too(here: Here) -> None:
     assert here("help", "START").out == here("help", "start").out
 
 
-@pytest.mark.parametrize("words", [("doctor",), ("index", "prune"), ("help",)])
-def test_a_command_that_is_no_topic_prints_its_help(here: Here, words: tuple[str, ...]) -> None:
-    """`crossmount help COMMAND` is `crossmount COMMAND --help`, where no topic has that name."""
+@pytest.mark.parametrize("words", [(), ("doctor",), ("push",), ("index", "prune"), ("help",)])
+def test_help_is_a_commands_help(here: Here, words: tuple[str, ...]) -> None:
+    """`crossmount help COMMAND` is `crossmount COMMAND --help`, and `crossmount help` is `crossmount --help`."""
     done, wanted = here("help", *words), here(*words, "--help")
     assert (done.status, done.out, done.err) == (0, wanted.out, "")
 
@@ -53,7 +53,7 @@ def test_a_command_that_is_no_topic_prints_its_help(here: Here, words: tuple[str
     ("words", "said"),
     [
         (("stard",), "no topic 'stard': did you mean start"),
-        (("qqqq",), "no topic 'qqqq': crossmount help lists the topics"),
+        (("qqqq",), "no topic 'qqqq': crossmount help topics lists the topics"),
         (("index", "nonsense"), "no topic 'index nonsense'"),
         (("doctor", "more"), "no topic 'doctor more'"),
     ],
@@ -65,7 +65,7 @@ def test_an_unknown_topic_is_an_error_with_near_matches(here: Here, words: tuple
     assert said in done.complaint
 
 
-@pytest.mark.parametrize("words", [("help",), ("help", "start")])
+@pytest.mark.parametrize("words", [("help", "topics"), ("help", "start"), ("help", "push", "--page")])
 def test_the_documentation_needs_no_extra(shell: Shell, words: tuple[str, ...]) -> None:
     """Without the extra `cli` the list and the pages can be read all the same."""
     line = [sys.executable, "-c", _BARE, *words]

@@ -210,7 +210,7 @@ def test_names_in_the_text_exist(page: Path) -> None:
     for metric in re.findall(r"\bcrossmount_proxy_\w+", text):
         assert re.sub(r"_(total|bucket|seconds_bucket)$", "", metric).rstrip("_") in source, metric
     for topic in re.findall(r"`crossmount help ([a-z-]+)`", prose):
-        assert topic in {*topics.names(), *COMMANDS, "options"}, topic
+        assert topic in {*topics.names(), *COMMANDS, "options", "topics"}, topic
     for name in re.findall(r"`crossmount\.([A-Z]\w+)", text):
         assert hasattr(library, name), name
     for path in re.findall(r"`((?:deploy|tests|src|\.ci)/[\w./-]*\w)", text):

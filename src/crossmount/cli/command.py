@@ -68,6 +68,11 @@ class _Common(click.Command):
             names = "  ".join(f"{max(param.opts, key=len)}" for param in common_options())
             formatter.write_text(names)
             formatter.write_text("They are explained by: crossmount help options")
+        from crossmount.cli import topics  # noqa: PLC0415 for help only
+
+        if ctx.info_name in topics.names():
+            formatter.write_paragraph()
+            formatter.write_text(f"The page about it: crossmount help {ctx.info_name} --page")
 
 
 def common_options_text(ctx: click.Context) -> str:

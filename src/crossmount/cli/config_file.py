@@ -24,9 +24,9 @@ from crossmount.errors import InvalidInputError
 
 VARIABLE = "CROSSMOUNT_CONFIG"
 SYSTEM_FILE = Path("/etc/crossmount/config.toml")
-_ORDER_NAMES = (
-    "afresh all-tags check clear dry-run for forget from help install json must-mount once remove version why"
-)
+_ORDER_NAMES = """
+    afresh all-tags check clear dry-run for forget from help install json must-mount once remove version watch why
+"""
 _ORDERS = frozenset(_ORDER_NAMES.split())
 """Options that say what to do now. A file cannot set them."""
 

@@ -36,6 +36,15 @@ def _print_version(ctx: click.Context, param: click.Parameter | None, value: boo
 class RootGroup(LazyGroup):
     """The group of all commands; it knows the words that other clients have for its options."""
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands, and the topics of the documentation."""
+        from crossmount.cli import topics  # noqa: PLC0415 for help only
+
+        super().format_commands(ctx, formatter)
+        with formatter.section("Documentation"):
+            formatter.write_text("  ".join(name for name in topics.names() if name not in self.lazy))
+            formatter.write_text("Read them by: crossmount help TOPIC; crossmount help topics lists all.")
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

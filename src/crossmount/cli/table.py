@@ -107,9 +107,9 @@ def answer_without_extra(arguments: Sequence[str]) -> str | None:
     from crossmount.cli import topics  # noqa: PLC0415 `--version` needs no topics
 
     match list(arguments):
-        case ["help"]:
+        case ["help", "topics"]:
             return topics.overview()
-        case ["help", name] if name in topics.names():
+        case ["help", name] | ["help", name, "--page"] if name in topics.names():
             return topics.read(name)
         case words if words not in _HELP_WORDS:
             return None

@@ -7,6 +7,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from crossmount._dataclass import dataclass
+from crossmount.cli.table import COMMANDS
 
 _ROW = re.compile(r"\| \[(?P<name>[\w-]+)\]\((?P=name)\.md\) \| (?P<summary>.+) \|")
 _TITLE = re.compile(r"## (?P<title>.+)")
@@ -41,6 +42,11 @@ def names() -> list[str]:
     return [name for section in sections() for name in section.topics]
 
 
+def command_for(name: str) -> str:
+    """Return the words after `crossmount` that show a topic: a command of the same name has its own help."""
+    return f"help {name} --page" if name in COMMANDS else f"help {name}"
+
+
 def read(name: str) -> str:
     """Return the Markdown of a topic, or of the list of topics for `README`."""
     return (_folder() / f"{name}.md").read_text(encoding="utf-8")
@@ -55,17 +61,20 @@ def overview(more: Iterable[tuple[str, str]] = (("options", "the options of all 
     parts = [*sections()]
     if extra := dict(more):
         parts.append(Section("The command line", extra))
-    width = max(len(name) for part in parts for name in part.topics)
+    shown = {name: command_for(name).removeprefix("help ") for part in parts for name in part.topics}
+    width = max(map(len, shown.values()))
     lines = ["Usage: crossmount help TOPIC", ""]
     for part in parts:
-        lines += [f"{part.title}:", *(f"  {name:<{width}}  {words}" for name, words in part.topics.items()), ""]
+        lines += [f"{part.title}:"]
+        lines += [f"  {shown[name]:<{width}}  {words}" for name, words in part.topics.items()]
+        lines += [""]
     return "\n".join([*lines, "A command's options: crossmount COMMAND --help", ""])
 
 
 def near(word: str, known: Iterable[str]) -> str:
     """Return what to do about a topic that does not exist: similar names, or where the names are listed."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.55)
-    return f"did you mean {' or '.join(close)}?" if close else "crossmount help lists the topics"
+    return f"did you mean {' or '.join(close)}?" if close else "crossmount help topics lists the topics"
 
 
 def _folder() -> Traversable:

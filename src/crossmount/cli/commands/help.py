@@ -17,22 +17,25 @@ _PROJECT_LINK = re.compile(r"\[([^\]]+)\]\((?:\.\./)+([\w./-]+)(?:#[\w-]*)?\)")
 
 
 @click.command(name="help", cls=Command)
-@click.argument("words", metavar="[TOPIC]", nargs=-1)
+@click.argument("words", metavar="[COMMAND | TOPIC]", nargs=-1)
+@click.option("--page", is_flag=True, help="Show the page of the documentation about a command.")
 @click.pass_context
-def help_command(ctx: click.Context, words: Sequence[str]) -> None:
-    """Read the documentation: TOPIC, or the list of all topics.
+def help_command(ctx: click.Context, words: Sequence[str], page: bool) -> None:
+    """Print the help of a command, or read a page of the documentation.
 
-    On a terminal a topic is formatted and shown in your pager; otherwise its Markdown is printed. `help COMMAND`
-    prints the help of a command that is no topic.
+    `help topics` lists the pages, `help TOPIC` shows one. A page that has the name of a command is shown by
+    `help COMMAND --page`. On a terminal a page is formatted and shown in your pager; otherwise its Markdown is
+    printed.
     """
     known = topics.names()
-    if not words:
+    lower = [word.lower() for word in words]
+    if lower == ["topics"]:
         output.text(topics.overview())
-    elif [word.lower() for word in words] == ["options"]:
+    elif lower == ["options"]:
         output.text(common_options_text(ctx))
-    elif len(words) == 1 and words[0].lower() in known:
-        _show(words[0].lower())
-    elif (found := _help_of(ctx, words)) is not None:
+    elif len(lower) == 1 and lower[0] in known and (page or lower[0] not in COMMANDS):
+        _show(lower[0])
+    elif not page and (found := _help_of(ctx, words)) is not None:
         output.text(found)
     else:
         wrong = " ".join(words)
@@ -40,7 +43,7 @@ def help_command(ctx: click.Context, words: Sequence[str]) -> None:
 
 
 def _help_of(ctx: click.Context, words: Sequence[str]) -> str | None:
-    """Return the help of the command that the words name, None if there is none."""
+    """Return the help of the command that the words name, None if there is none; no word names all commands."""
     current = ctx.find_root()
     for word in words:
         command = current.command
@@ -79,4 +82,5 @@ def _render(markdown: str, width: int) -> str:
 
 def _as_command(match: re.Match[str]) -> str:
     words, name = match[1], match[2]
-    return f"`help {name}`" if words.strip("`") == name else f"{words} (`help {name}`)"
+    command = topics.command_for(name)
+    return f"`{command}`" if words.strip("`") == name else f"{words} (`{command}`)"

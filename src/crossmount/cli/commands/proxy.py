@@ -71,7 +71,7 @@ def _option(flag: str, *names: str, **details: Any) -> Callable[[F], F]:
     "--policy",
     type=FILE,
     metavar="FILE",
-    help="A TOML file: more upstreams, callers' repositories, sources, quotas. See 'crossmount help proxy'.",
+    help="A TOML file: more upstreams, callers' rights, sources, quotas. See 'crossmount help proxy --page'.",
 )
 @click.option("--check", is_flag=True, help="Check the options and the files, say what was found, and exit.")
 @_option(
