@@ -136,7 +136,7 @@ async def test_a_process_has_one_connection_for_its_messages(valkey: Server) -> 
     async with open_index(valkey.url) as index, asyncio.timeout(30):
         assert isinstance(index, RedisMountIndex)
         assert isinstance(index.link, ThreadedLink)
-        listener = index.link.listener(lambda: None)
+        listener = index.link.listener(lambda _: None)
         assert listener is not None
         for count in (1, 40, 3):
             channels = [f"crossmount:default:{{{number}}}:wake:r.example" for number in range(count)]

@@ -1,6 +1,6 @@
 """The leases on the index's server: one script for each operation, many leases in one round trip."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from crossmount._dataclass import dataclass
@@ -180,7 +180,7 @@ class LeaseStore:
         """Return the channel on which waiters for an upload are woken."""
         return self._keys.wake(layer, self._names.canonical(registry))
 
-    def listener(self, on_news: Callable[[], None]) -> Listener | None:
+    def listener(self, on_news: Callable[[Collection[str]], None]) -> Listener | None:
         """Return a listener to such channels; None if this server sends no messages."""
         return self._link.listener(on_news) if isinstance(self._link, ThreadedLink) else None
 
@@ -259,7 +259,7 @@ class LeaseGateway:
         store = self._store
         return None if store is None else await self.call(lambda: store.read(layer, registry), None)
 
-    def listener(self, on_news: Callable[[], None]) -> Listener | None:
+    def listener(self, on_news: Callable[[Collection[str]], None]) -> Listener | None:
         """Return a listener to the messages that wake waiters; None if there are none."""
         return None if self._store is None else self._store.listener(on_news)
 

@@ -7,7 +7,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import field
 
 from crossmount._dataclass import dataclass
@@ -28,6 +28,7 @@ from crossmount.fleet.waiting import (
     Waiter,
 )
 from crossmount.index.protocol import Sighting
+from crossmount.oci import Digest
 from crossmount.redis.listener import Listener
 
 TICK_SECONDS = (0.1, 0.25)
@@ -94,7 +95,7 @@ class Poller:
         *,
         meter: RateMeter,
         environment: Environment,
-        listen: Callable[[Callable[[], None]], Listener | None] = lambda _: None,
+        listen: Callable[[Callable[[Collection[str]], None]], Listener | None] = lambda _: None,
     ) -> None:
         self.queues = LayerQueues()
         self.turns: dict[Waiter, asyncio.Future[Turn | None]] = {}
@@ -107,6 +108,9 @@ class Poller:
         self._show_at = float("-inf")
         self._listen = listen
         self._listener: Listener | None = None
+        self._channels: dict[str, tuple[str, Digest]] = {}  # what the listener listens to
+        self._news: set[tuple[str, Digest]] = set()  # layers of which messages have arrived
+        self._asks_for_all = True
 
     async def aclose(self) -> None:
         """Stop polling, and cancel all waiters."""
@@ -124,6 +128,12 @@ class Poller:
 
     def wake(self) -> None:
         """Poll at once."""
+        self._asks_for_all = True
+        self._woken.set()
+
+    def _wake_for(self, channels: Collection[str]) -> None:
+        """Poll at once, for the layers of some messages."""
+        self._news |= {self._channels[channel] for channel in channels if channel in self._channels}
         self._woken.set()
 
     async def wait(self, waiter: Waiter) -> Turn | None:
@@ -164,9 +174,11 @@ class Poller:
                 pause = self._pause()
                 if self.queues.idle:
                     return
-                with contextlib.suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(pause):
                         await self._woken.wait()
+                except TimeoutError:
+                    self._asks_for_all = True
         except Exception as error:
             # a defect: the waiters must fail, since nothing polls for them any more
             for turn in self.turns.values():
@@ -180,24 +192,26 @@ class Poller:
         if self._listener is None and foreign:
             loop = asyncio.get_running_loop()
 
-            def on_news() -> None:
+            def on_news(channels: Collection[str]) -> None:
                 with contextlib.suppress(RuntimeError):  # the loop is closed
-                    loop.call_soon_threadsafe(self.wake)
+                    loop.call_soon_threadsafe(self._wake_for, channels)
 
             self._listener = self._listen(on_news)
         listener = self._listener
         if listener is None:
             return self._environment.tick()
-        channels = [self._gateway.channel(registry, layer) for registry, layer in foreign or ()]
         if foreign is not None or self.queues.idle:
-            listener.want(channels)
-        if not channels or not listener.hears(channels):
+            self._channels = {self._gateway.channel(*key): key for key in foreign or ()}
+            listener.want(self._channels)
+        if not foreign or not listener.hears(self._channels):
             return self._environment.tick()
         due = self.queues.next_check(self._environment.clock(), self._meter.rate)
         return min(self._environment.safety_tick(), due + self._environment.tick())
 
     async def _claim_for_all(self) -> None:
-        claims, decisions = self.queues.next_claims(self._environment.clock(), self._meter.rate)
+        only = None if self._asks_for_all else self._news
+        self._news, self._asks_for_all = set(), False
+        claims, decisions = self.queues.next_claims(self._environment.clock(), self._meter.rate, only)
         await self._carry_out(decisions)
         if not claims:
             return

@@ -19,7 +19,7 @@ Why pushes never wait for each other in a circle:
 - In addition, each waiter's patience is limited.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import field
 
 from crossmount._dataclass import dataclass
@@ -163,16 +163,20 @@ class LayerQueues:
         queue = self._queues.get((registry, layer))
         return None if queue is None or queue.holder is None else queue.holder.dest
 
-    def next_claims(self, now: float, rate: float | None) -> tuple[list[Claim], list[Decision]]:
+    def next_claims(
+        self, now: float, rate: float | None, only: Collection[tuple[str, Digest]] | None = None
+    ) -> tuple[list[Claim], list[Decision]]:
         """Return the claims for the server, and the decisions that need no answer.
 
         Args:
             now: monotonic seconds.
             rate: bytes a second of this process's uploads; None if none was measured.
+            only: the registries and layers to claim for; None for all.
         """
         claims: list[Claim] = []
         decisions: list[Decision] = []
-        for queue in sorted(self._queues.values(), key=lambda queue: queue.slot_order(now, rate)):
+        asked = [queue for key, queue in self._queues.items() if only is None or key in only]
+        for queue in sorted(asked, key=lambda queue: queue.slot_order(now, rate)):
             if queue.holder is not None and queue.holder.check_stalled():
                 decisions.append(EndLease(queue.holder))
                 queue.holder = None

@@ -14,7 +14,7 @@ import asyncio
 import copy
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -193,11 +193,11 @@ class ThreadedLink:
                 return runs
             runs.append(run)
 
-    def listener(self, on_news: Callable[[], None]) -> Listener | None:
+    def listener(self, on_news: Callable[[Collection[str]], None]) -> Listener | None:
         """Return a listener to messages of the servers; None if they send none.
 
         Args:
-            on_news: called in a thread when a message arrives, and when a subscription is in force.
+            on_news: called in a thread with the channels that have news: see `Listener`.
         """
         return Listener(self._client, on_news) if isinstance(self._client, SendsMessages) else None
 

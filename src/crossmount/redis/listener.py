@@ -52,10 +52,11 @@ class Listener:
 
     Args:
         client: the client of the servers.
-        on_news: called in the thread when a message arrives, and when a subscription is in force.
+        on_news: called in the thread with the channels on which messages have arrived, or whose subscription is in
+            force since.
     """
 
-    def __init__(self, client: SendsMessages, on_news: Callable[[], None]) -> None:
+    def __init__(self, client: SendsMessages, on_news: Callable[[Collection[str]], None]) -> None:
         self._client = client
         self._on_news = on_news
         self._wanted: frozenset[str] = frozenset()
@@ -113,12 +114,12 @@ class Listener:
         if not places:
             self._changed.wait(AGAIN_SECONDS)
         while not self._changed.is_set() and places:
-            news = False
+            news = set[str]()
             for ear in ears.values():
-                news = ear.read(POLL_SECONDS / len(ears)) or news
+                news |= ear.read(POLL_SECONDS / len(ears))
             if news:
                 self._heard = frozenset().union(*(ear.heard for ear in ears.values()))
-                self._on_news()
+                self._on_news(news)
 
 
 class _Ear:
@@ -140,15 +141,15 @@ class _Ear:
             self._unsubscribe(*sorted(old))
         self._wanted = wanted
 
-    def read(self, seconds: float) -> bool:
-        """Read all that arrives within some seconds; return whether there are news."""
-        news = False
+    def read(self, seconds: float) -> set[str]:
+        """Read all that arrives within some seconds; return the channels with news."""
+        news = set[str]()
         while (message := self._pubsub.get_message(timeout=seconds)) is not None:
             seconds, channel = 0.0, message["channel"].decode("ascii", "replace")
             if message["type"] in {"unsubscribe", "sunsubscribe"}:
                 self.heard.discard(channel)
             else:
-                news = True
+                news.add(channel)
             if message["type"] in {"subscribe", "ssubscribe"}:
                 self.heard.add(channel)
         return news
