@@ -3,9 +3,9 @@
     python tests/bench/control_plane.py [--pushers 15000] [--layers 20000] [--wants 4] [--at-once 400]
 
 Each pusher wants some of the new layers, and sends what a push sends: one look-up for all of them, claims, a
-renewal for each layer that it was granted, a recording, releases, and for the others a claim again once their holder
-has finished. No bytes are uploaded, so all that takes time is the control plane. Server time is the processor time
-of the server's process.
+renewal for each layer that it was granted, a recording, releases, and for the others a claim again once their
+holder has finished. No bytes are uploaded, so all that takes time is the control plane. Server time is the
+processor time of the server's process.
 """
 
 import argparse
