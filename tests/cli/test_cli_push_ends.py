@@ -1,13 +1,16 @@
 """`crossmount push` that is ended by a signal, or whose output is closed, full or a terminal."""
 
 import asyncio
+import fcntl
 import json
 import os
 import pty
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +18,7 @@ import pytest
 
 from crossmount.cli.commands import push as push_command
 from crossmount.testing import Fault, ScriptedRegistry
+from crossmount.testing.faults import Reply
 from crossmount.transfer.push_list import push_one
 from support.commands import SECONDS, Here, Shell, plain, read_terminal
 from support.images import MadeImage
@@ -67,6 +71,29 @@ def test_a_signal_in_the_last_step_leaves_the_tag_uncertain(
         _, err = process.communicate(timeout=SECONDS)
     words = f"during the last step: {registry.address}/a:1 may or may not exist, push again to be sure"
     assert err.splitlines()[-1] == f"crossmount: interrupted: {words}"
+
+
+def test_a_push_that_failed_leaves_no_bars_of_what_did_not_end(
+    shell: Shell, image: MadeImage, registry: ScriptedRegistry
+) -> None:
+    """On a terminal, the bars of blobs that were not pushed vanish when the push fails."""
+    registry.play(Fault(method="PUT", skip=1, times=None, delay=0.4, action=Reply(status=403)))
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 80, 0, 0))
+    with subprocess.Popen(
+        [sys.executable, "-m", "crossmount", "push", str(image.path), *plain(registry, "a"), "--index", "off"],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env={**shell.env, "TERM": "xterm"},
+    ):
+        os.close(theirs)
+        drawn = read_terminal(ours)
+    os.close(ours)
+    assert "uploading" in drawn or "verifies it" in drawn  # while it went on
+    last = drawn.rpartition("\x1b[2K")[2]
+    assert "crossmount: 403" in last
+    assert all(words not in last for words in ("uploading", "waiting", "verifies it"))
 
 
 def pushed_with_output_to(

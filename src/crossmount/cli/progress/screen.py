@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Self, TextIO
 
 from rich.console import Console, RenderableType
@@ -40,6 +41,7 @@ class ScreenDisplay(Display[T]):
         console: Console | None = None,
     ) -> None:
         super().__init__(tracker, verbose=verbose, clock=clock)
+        self._failed = False
         self._lock = threading.Lock()  # rich draws from a thread of its own
         self._console = console or Console(file=stream, highlight=False)
         self._live = Live(
@@ -55,7 +57,8 @@ class ScreenDisplay(Display[T]):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Leave the last state on the screen."""
+        """Leave the last state on the screen; after a failure without the bars of what did not end."""
+        self._failed = bool(exc) and exc[0] is not None
         self._live.stop()
         super().__exit__(*exc)
 
@@ -73,6 +76,8 @@ class ScreenDisplay(Display[T]):
         with self._lock:
             now = self._clock()
             view = self.tracker.view(self._console.height, now=now)
+        if self._failed:
+            view = replace(view, bars=[bar for bar in view.bars if bar.ended])
         if not view.bars and not view.footer:
             return Text("")
         label_width = LABEL_WIDTH if any(bar.label for bar in view.bars) else 0

@@ -29,6 +29,7 @@ class Bar:
         done: how much of `total` is done.
         total: None if it is unknown; then the bar pulses.
         waiting: the bar pulses although `total` is known.
+        ended: it will not change any more; only such bars stay on the screen after a failure.
         colour: of the bar and of `text`; None takes the terminal's defaults.
     """
 
@@ -37,6 +38,7 @@ class Bar:
     done: int
     total: int | None
     waiting: bool = False
+    ended: bool = False
     colour: str | None = None
 
 

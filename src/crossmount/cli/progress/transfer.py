@@ -113,6 +113,7 @@ class BlobState:
             text=self.status(now),
             done=max(self.size, 1) if self.outcome else self.bytes_done,
             total=self.size,
+            ended=self.outcome is not None,
             waiting=self.outcome is None and (self.upload_started is None or self.committing),
             colour=_COLOURS[self.outcome],
         )
