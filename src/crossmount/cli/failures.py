@@ -1,5 +1,6 @@
 """The exit status and the message of an error: one line, with what went wrong, where, and what to do."""
 
+import errno
 import signal
 
 import click
@@ -25,6 +26,8 @@ from crossmount.errors import (
 )
 
 DONE, FAILED, USAGE, MUST_MOUNT, DENIED = 0, 1, 2, 3, 4
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _USAGE_ERRORS = (click.UsageError, InvalidDigestError, InvalidReferenceError, InvalidIndexURLError)
 
@@ -89,7 +92,8 @@ def message_of(error: BaseException) -> str:
             words = _library_message(error)
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
-            words = f"{where}{error.strerror or error}"
+            space = ": free some space there, or give another place" if error.errno in _NO_SPACE else ""
+            words = f"{where}{error.strerror or error}{space}"
         case _:
             words = f"unexpected {type(error).__name__}: {error}: this is a bug, -vv shows where"
     return one_line(mask_forms(words))

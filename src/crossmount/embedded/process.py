@@ -18,6 +18,9 @@ from crossmount.errors import IndexUnavailableError, MissingExtraError
 ANSWER_SECONDS = 2.0
 """How long a server on this host may take for an answer."""
 
+FREE_BYTES_MIN = 64 * 1024
+"""With less space the server cannot write its log and its files."""
+
 LAUNCH_SECONDS = 10.0
 """How long the server may take until it runs in the background."""
 
@@ -153,9 +156,10 @@ def launch(binary: Path, paths: EmbeddedPaths, alive: FileLock, env: Mapping[str
 
 def start_failed(paths: EmbeddedPaths) -> IndexUnavailableError:
     """Return the error for a server that ended during its start, with the last lines of its log."""
-    return IndexUnavailableError(
-        f"embedded index: the server in {paths.folder} did not start: {last_lines(paths.log)}"
-    )
+    with os_errors(f"look at {paths.folder}"):
+        is_full = shutil.disk_usage(paths.folder).free < FREE_BYTES_MIN
+    why = "its disk is full: free some space, or set CROSSMOUNT_STATE_DIR" if is_full else last_lines(paths.log)
+    return IndexUnavailableError(f"embedded index: the server in {paths.folder} did not start: {why}")
 
 
 def probe(path: Path) -> ProbeResult:

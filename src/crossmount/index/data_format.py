@@ -30,7 +30,7 @@ async def claim_format(index: MountIndex) -> str:
     key = server.keys.data_format()
     (reply,) = await server.link.run([("GETRANGE", key, 0, 15)])
     if isinstance(reply, IndexFailedError):
-        raise reply
+        raise _for_operators(reply)
     text = reply.decode(errors="replace") if isinstance(reply, bytes) else str(reply)
     found = decimal(text) if text else 0
     if found is None or found > FORMAT:
@@ -40,7 +40,16 @@ async def claim_format(index: MountIndex) -> str:
         )
     (reply,) = await server.link.run([("SET", key, FORMAT, "EX", LIFE_SECONDS)])
     if isinstance(reply, IndexFailedError):
-        raise reply
+        raise _for_operators(reply)
     if 0 < found < FORMAT:
         return f"the index was in format {found}: it is read on, and written in format {FORMAT} from now on"
     return ""
+
+
+def _for_operators(refusal: IndexFailedError) -> IndexFailedError:
+    """Return an error that names the user who may do this, if that is the trouble."""
+    if "permission" not in str(refusal).lower():
+        return refusal
+    return IndexRefusedError(
+        f"{refusal}: this needs a user who may use all keys, as crossmount-operator in deploy/redis/users.acl"
+    )

@@ -36,8 +36,13 @@ def export(ctx: click.Context, file: Path) -> None:
     registry the repositories that have it and the seconds until they expire.
     """
     settings = settings_of(ctx)
-    with _opened_for_writing(file) as opened:
-        report = run_async(_export(settings, opened))
+    try:
+        with _opened_for_writing(file) as opened:
+            report = run_async(_export(settings, opened))
+    except OSError as error:
+        if error.filename is None and file != _STANDARD:
+            error.filename = str(file)  # a write does not say to which file
+        raise
     output.note(f"exported {_counted(report)}")
 
 
