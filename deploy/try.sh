@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 make_venv .venv
 say "installing crossmount"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
+.venv/bin/python -m compileall -q src # as pip does with a wheel: without it each process may compile all modules
 say "running: crossmount demo"
 trap : INT  # Ctrl-C ends the demo's page, and this script goes on
 .venv/bin/crossmount demo "$@"
