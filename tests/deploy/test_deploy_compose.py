@@ -64,6 +64,17 @@ def test_the_proxy_may_do_little(services: dict[str, Any]) -> None:
     assert proxy["ports"][0].endswith(":" + image().last("EXPOSE").text)
 
 
+def test_the_dashboard_may_do_little(services: dict[str, Any]) -> None:
+    """The dashboard is published on loopback alone, writes nowhere, and reads the index that the proxy writes."""
+    dashboard, proxy = services["dashboard"], services["proxy"]
+    assert all(port.startswith("127.0.0.1:") for port in dashboard["ports"])
+    assert dashboard["read_only"]
+    assert dashboard["cap_drop"] == ["ALL"]
+    assert "volumes" not in dashboard
+    assert dashboard["environment"]["CROSSMOUNT_INDEX"] == proxy["environment"]["CROSSMOUNT_INDEX"]
+    assert dashboard["image"] == proxy["image"]
+
+
 def test_a_stop_leaves_uploads_their_time(services: dict[str, Any]) -> None:
     """The stop time-out is longer than the proxy's --grace can take."""
     period = float(services["proxy"]["stop_grace_period"].removesuffix("s"))
