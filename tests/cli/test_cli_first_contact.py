@@ -13,7 +13,7 @@ from support.images import MadeImage
 _HIDDEN = "import sys; sys.modules['click'] = None; from crossmount.cli.entry import main; main()"
 
 
-@pytest.mark.parametrize("word", ["--version", "-V", "version", "--help", "-h"])
+@pytest.mark.parametrize("word", ["--version", "-V", "version", "--help", "-h", "help"])
 def test_version_and_help_need_no_extra(shell: Shell, word: str) -> None:
     """Without the extra the command prints its version and its commands."""
     done = subprocess.run(
@@ -25,6 +25,7 @@ def test_version_and_help_need_no_extra(shell: Shell, word: str) -> None:
     else:
         assert "\n  push " in done.stdout
         assert "crossmount[cli]" in done.stdout
+        assert "crossmount help topics" in done.stdout
 
 
 def test_version_has_three_spellings(here: Here) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import crossmount
 from crossmount.cli import topics
+from crossmount.cli.commands.help import _render
 from support.commands import Here, Shell, read_terminal
 
 DOCS = Path(crossmount.__file__).parent / "docs"
@@ -95,3 +97,16 @@ def test_on_a_terminal_a_topic_is_formatted_and_paged(shell: Shell) -> None:
     assert "\x1b[" in drawn
     assert "# Start" not in drawn
     assert ".md)" not in drawn
+
+
+def test_a_table_on_a_terminal_has_whole_names() -> None:
+    """A name that is wider than its column is folded, never cut off."""
+    name = "CROSSMOUNT_PROXY_EVENTS_SECRET_FILE"
+    drawn = _render(
+        f"| option | environment | meaning |\n|---|---|---|\n| `--x` | `{name}` | {'word ' * 20} |\n", 60
+    )
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", drawn)
+    assert "…" not in plain
+    column = plain.splitlines()[1].index("environment")
+    cells = (line[column:].split("  ")[0].strip() for line in plain.splitlines()[3:])
+    assert "".join(cells).startswith(name)

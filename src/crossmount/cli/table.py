@@ -88,7 +88,7 @@ COMMANDS = {
 }
 
 _VERSION_WORDS = (["--version"], ["-V"], ["version"])
-_HELP_WORDS = (["--help"], ["-h"])
+_HELP_WORDS = (["--help"], ["-h"], ["help"])
 
 
 def version_line() -> str:
@@ -124,6 +124,8 @@ def answer_without_extra(arguments: Sequence[str]) -> str | None:
             "",
             "Commands:",
             *(f"  {name:<{width}}  {entry.help}" for name, entry in COMMANDS.items()),
+            "",
+            "Documentation, readable without extras: crossmount help topics",
             "",
         ]
     )

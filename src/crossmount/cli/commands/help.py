@@ -69,14 +69,27 @@ def _render(markdown: str, width: int) -> str:
     """Return Markdown as text for a terminal; links to topics become the words that open them."""
     from io import StringIO  # noqa: PLC0415 rich takes a fifth of a second to load, and only a terminal needs it
 
-    from rich.console import Console  # noqa: PLC0415
-    from rich.markdown import Markdown  # noqa: PLC0415
+    from rich.console import Console, ConsoleOptions, RenderResult  # noqa: PLC0415
+    from rich.markdown import Markdown, TableElement  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    class WholeNames(TableElement):
+        """A table that folds a long name, where rich would cut it off."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for part in super().__rich_console__(console, options):
+                for column in part.columns if isinstance(part, Table) else ():
+                    column.overflow = "fold"
+                yield part
+
+    class Page(Markdown):
+        elements = {**Markdown.elements, "table_open": WholeNames}  # noqa: RUF012 as rich declares it
 
     markdown = _TOPIC_LINK.sub(_as_command, markdown)
     markdown = _PROJECT_LINK.sub(r"\1 (`\2` in the repository)", _ANCHOR_LINK.sub(r"\1", markdown))
     console = Console(file=StringIO(), width=width, force_terminal=True, color_system="standard")
     with console.capture() as captured:
-        console.print(Markdown(markdown, hyperlinks=False))
+        console.print(Page(markdown, hyperlinks=False))
     return captured.get()
 
 
