@@ -23,7 +23,7 @@ from crossmount.index import open_index
 from crossmount.index.protocol import backing_server
 from crossmount.oci import Repository
 from crossmount.oci.layout import load_image
-from crossmount.redis.key_scan import scan_keys
+from crossmount.redis.execute import scan_keys
 from support.commands import SECONDS, Here, Shell
 from support.dashboards import AccountingIndex, Clock, site_over
 from support.programs import needs

@@ -10,7 +10,7 @@ from crossmount.index import Keys, Sighting, open_index
 from crossmount.index.blocking import inline, threaded
 from crossmount.index.blocking import open_index as open_blocking
 from crossmount.index.protocol import backing_server
-from crossmount.redis.key_scan import scan_keys
+from crossmount.redis.execute import scan_keys
 from support.cluster import Cluster
 from support.cluster_kit import another, in_step, slot
 from support.index_kit import layer, repo

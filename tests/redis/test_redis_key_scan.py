@@ -11,7 +11,7 @@ from crossmount.index import Keys, open_index
 from crossmount.index.blocking import open_index as open_blocking
 from crossmount.index.blocking import threaded
 from crossmount.index.protocol import backing_server
-from crossmount.redis.key_scan import KeyPage, ScanForbiddenError, scan_keys, scan_pages
+from crossmount.redis.execute import KeyPage, ScanForbiddenError, scan_keys, scan_pages
 from crossmount.redis.link import Link
 from crossmount.redis.replies import Command
 from support.index_kit import CountingLink, layer

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from crossmount.redis.race import NoneAnsweredError, first_answer
+from crossmount.redis.threads import NoneAnsweredError, first_answer
 
 
 class Attempts:

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from crossmount._blocking import run_now
 from crossmount.errors import IndexUnavailableError
-from crossmount.redis.spans import run_span
+from crossmount.redis.link import run_span
 from support.links import async_link, blocking_link
 from support.servers import Server, StartServer, free_port
 

@@ -12,8 +12,8 @@ from functools import partial
 
 import pytest
 
-from crossmount.redis import workers as module
-from crossmount.redis.workers import Workers
+from crossmount.redis import threads as module
+from crossmount.redis.threads import Workers
 
 NAME = "crossmount-redis"
 
@@ -129,7 +129,7 @@ def test_a_fork_has_threads_of_its_own() -> None:
     """A child that was forked while threads worked runs its functions in new ones."""
     code = """
         import asyncio, os, threading
-        from crossmount.redis.workers import Workers
+        from crossmount.redis.threads import Workers
 
         workers = Workers(2)
         assert asyncio.run(workers.run(os.getpid)) == os.getpid()
@@ -157,7 +157,7 @@ def test_a_process_ends_while_a_thread_works() -> None:
     started = time.monotonic()
     run_python("""
         import asyncio, time
-        from crossmount.redis.workers import Workers
+        from crossmount.redis.threads import Workers
 
         async def main():
             asyncio.create_task(Workers(1).run(lambda: time.sleep(60)))

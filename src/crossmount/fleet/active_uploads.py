@@ -6,7 +6,7 @@ from crossmount._dataclass import dataclass
 from crossmount.fleet.lease import VALUE_MAX, LeaseValue
 from crossmount.index.protocol import BackingServer
 from crossmount.oci import Digest
-from crossmount.redis.key_scan import scan_keys
+from crossmount.redis.execute import scan_keys
 from crossmount.redis.replies import Command
 
 LISTED_MAX = 10_000

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from crossmount.index.decode import as_map
 from crossmount.index.protocol import BackingServer
-from crossmount.redis.execute import run_reads, run_writes
-from crossmount.redis.key_scan import for_operators
+from crossmount.redis.execute import for_operators, run_reads, run_writes
 from crossmount.redis.replies import Command, KeyRefusedError
 
 CHECKPOINT_SECONDS = 24 * 3600

@@ -31,8 +31,7 @@ from crossmount.index.protocol import (
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.index.shared import TIME, seconds_of
 from crossmount.oci import Digest
-from crossmount.redis.execute import run_reads
-from crossmount.redis.key_scan import scan_pages
+from crossmount.redis.execute import run_reads, scan_pages
 from crossmount.redis.replies import Command
 
 NAMES_MAX = 1024

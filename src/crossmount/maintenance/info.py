@@ -13,8 +13,7 @@ from crossmount.index.keys import days
 from crossmount.index.protocol import BackingServer, backing_server
 from crossmount.index.shared import TIME, seconds_of
 from crossmount.maintenance.layer_counts import LayerCounts, RegistryInfo
-from crossmount.redis.execute import run_reads
-from crossmount.redis.key_scan import scan_pages
+from crossmount.redis.execute import run_reads, scan_pages
 from crossmount.redis.link import Link
 
 MEASURED = 500

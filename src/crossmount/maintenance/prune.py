@@ -20,7 +20,7 @@ from crossmount.maintenance.prune_state import PruneCheckpoint, PruneReport, Ser
 from crossmount.maintenance.verifier import Verifier
 from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry
-from crossmount.redis.key_scan import scan_pages
+from crossmount.redis.execute import scan_pages
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.registry.credentials.given import bound_to, is_for_one
 

@@ -13,8 +13,7 @@ from crossmount.index.must_mount import OLD_FIELD, clear_old_flag, set_must_moun
 from crossmount.index.protocol import BackingServer, backing_server
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Digest
-from crossmount.redis.execute import run_reads, run_scripted
-from crossmount.redis.key_scan import scan_pages
+from crossmount.redis.execute import run_reads, run_scripted, scan_pages
 
 LISTED_MAX = 1000
 """How many layers the report names."""

@@ -22,12 +22,12 @@ from crossmount.redis.client import CONNECTIONS, CallRunner, Client
 from crossmount.redis.listener import MessagePlace
 from crossmount.redis.nearest import RoundTrips
 from crossmount.redis.pipeline import exchange_each
-from crossmount.redis.race import NoneAnsweredError, first_answer
 from crossmount.redis.redis_py import Pool
 from crossmount.redis.replies import Command, ReplyReader
 from crossmount.redis.routing import CLUSTER_SLOTS, Batch, CommandRouting, Target
 from crossmount.redis.scripts import with_sources
 from crossmount.redis.slots import SlotMap, slot_of
+from crossmount.redis.threads import NoneAnsweredError, first_answer
 from redis import exceptions
 
 ServerRequest = tuple[Target, Sequence[Command]]

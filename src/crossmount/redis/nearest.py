@@ -17,9 +17,9 @@ from crossmount.errors import IndexFailedError, IndexUnavailableError
 from crossmount.redis.address import Node
 from crossmount.redis.call import BREAKER_SECONDS, Call, current_call
 from crossmount.redis.client import Client
-from crossmount.redis.race import NoneAnsweredError, first_answer
 from crossmount.redis.replies import Command, StartingError
 from crossmount.redis.slots import Shard
+from crossmount.redis.threads import NoneAnsweredError, first_answer
 
 WAIT_SECONDS = 0.5
 """How long a call waits for the first measurements."""

@@ -22,7 +22,7 @@ from redis.exceptions import AuthenticationError, ConnectionError, ReadOnlyError
 import redis
 from crossmount.redis.address import Node
 from crossmount.redis.call import BREAKER_SECONDS, current_call
-from crossmount.redis.race import NoneAnsweredError, first_answer
+from crossmount.redis.threads import NoneAnsweredError, first_answer
 
 
 def read_replies(connection: Any, count: int) -> list[Any]:
