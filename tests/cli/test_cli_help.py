@@ -102,11 +102,6 @@ def test_on_a_terminal_a_topic_is_formatted_and_paged(shell: Shell) -> None:
 def test_a_table_on_a_terminal_has_whole_names() -> None:
     """A name that is wider than its column is folded, never cut off."""
     name = "CROSSMOUNT_PROXY_EVENTS_SECRET_FILE"
-    drawn = _render(
-        f"| option | environment | meaning |\n|---|---|---|\n| `--x` | `{name}` | {'word ' * 20} |\n", 60
-    )
+    drawn = _render(f"| environment |\n|---|\n| `{name}` |\n", 20)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", drawn)
-    assert "…" not in plain
-    column = plain.splitlines()[1].index("environment")
-    cells = (line[column:].split("  ")[0].strip() for line in plain.splitlines()[3:])
-    assert "".join(cells).startswith(name)
+    assert name in "".join(plain.split())
