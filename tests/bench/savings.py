@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _times(server: Server, options: argparse.Namespace) -> tuple[float, float]:
-    """Return the processor time of client and server for one look-up and record, in milliseconds: medians of blocks.
+    """Return the processor time of client and server for one look-up and record, in milliseconds (medians).
 
     The blocks without and with a push to count take turns. On a busy machine wall time would say little.
     """
