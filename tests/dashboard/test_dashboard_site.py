@@ -202,6 +202,19 @@ async def test_a_view_without_names_has_none() -> None:
     assert [each.status for each in (*refused, metrics)] == [403] * 4
 
 
+async def test_a_view_that_anybody_may_see_is_made_once_a_second() -> None:
+    """Requests of the same second get the same page, whatever else their query has; the next second a new one."""
+    index, clock = await full_index(), Clock()
+    async with site_over(index, clock=clock) as site:
+        first = await site.answer("", b"", names=False)
+        assert await site.answer("", b"days=30&x=1", names=False) is first
+        assert await site.answer("", b"days=7", names=False) is not first
+        live = await site.answer("live", b"registry=registry.example.com", names=False)
+        assert await site.answer("live", b"", names=False) is live
+        clock.now += 1
+        assert await site.answer("", b"", names=False) is not first
+
+
 async def test_a_view_without_names_does_not_say_where_the_index_is() -> None:
     """Where names may not be seen, an outage is said without the index's address, which its error has."""
     index = await full_index()

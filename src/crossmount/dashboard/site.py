@@ -5,7 +5,7 @@ and the page works below any prefix of a reverse proxy.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -47,7 +47,14 @@ class Site:
         self._latencies = latencies
         self._static = StaticFiles()
         self._templates = environment(self._static.url)
-        self._views = {"registry": self._registry, "repository": self._repository, "layer": self._layer}
+        self._made: dict[tuple[str, int], tuple[int, SiteAnswer]] = {}
+        self._views: Mapping[str, Callable[[Mapping[str, str]], Awaitable[SiteAnswer]]] = {
+            "": self._overview,
+            "live": self._live,
+            "registry": self._registry,
+            "repository": self._repository,
+            "layer": self._layer,
+        }
 
     async def answer(self, path: str, query: bytes, *, names: bool = True) -> SiteAnswer:
         """Return the answer to a GET.
@@ -58,21 +65,29 @@ class Site:
             names: whether the reader may see names of registries, repositories and layers; else it sees sums.
         """
         given = _parameters(query)
-        match path:
-            case "":
-                return await self._overview(given, names=names)
-            case "live":
-                return await self._live(given, names=names)
-            case "registry" | "repository" | "layer" | "metrics" if not names:
-                return await self._refusal(403, "This page shows sums alone: its operator has not enabled names.")
-            case "metrics":
-                return text(exposition(await self._state()), MEDIA_TYPE)
-            case _ if (view := self._views.get(path)) is not None:
-                return await view(given)
-            case _:
-                return self._static.answer(path) or await self._refusal(404, "There is no such page.")
+        if (file := self._static.answer(path)) is not None:
+            return file
+        if not names:
+            return await self._without_names(path, given)
+        if path == "metrics":
+            return text(exposition(await self._state()), MEDIA_TYPE)
+        view = self._views.get(path)
+        return await self._not_there() if view is None else await view(given)
 
-    async def _overview(self, given: Mapping[str, str], *, names: bool) -> SiteAnswer:
+    async def _without_names(self, path: str, given: Mapping[str, str]) -> SiteAnswer:
+        """Answer without a name. Anybody may ask for that: each view is made at most once a second."""
+        if path in {"registry", "repository", "layer", "metrics"}:
+            return await self._refusal(403, "This page shows sums alone: its operator has not enabled names.")
+        if path not in {"", "live"}:
+            return await self._not_there()
+        second, key = int(self._reader.now.timestamp()), (path, _days(given))
+        made = self._made.get(key)
+        if made is None or made[0] != second:
+            answer = await (self._live({}, names=False) if path else self._overview(given, names=False))
+            made = self._made[key] = second, answer
+        return made[1]
+
+    async def _overview(self, given: Mapping[str, str], *, names: bool = True) -> SiteAnswer:
         reader = self._reader
         savings = (await reader.savings()).value
         contents, uploads = await asyncio.gather(reader.contents(), reader.uploads())
@@ -91,7 +106,7 @@ class Site:
             }
         return await self._page("overview.html", names=names, savings=savings, **context)
 
-    async def _live(self, given: Mapping[str, str], *, names: bool) -> SiteAnswer:
+    async def _live(self, given: Mapping[str, str], *, names: bool = True) -> SiteAnswer:
         """SiteAnswer with the parts of a view that change every second."""
         uploads = await self._reader.uploads()
         registry, prefix, layer = (given.get(name, "") for name in ("registry", "prefix", "digest"))
@@ -173,6 +188,9 @@ class Site:
             contents=await reader.contents(),
             registries=await reader.registries(),
         )
+
+    async def _not_there(self) -> SiteAnswer:
+        return await self._refusal(404, "There is no such page.")
 
     async def _refusal(self, status: int, words: str) -> SiteAnswer:
         return await self._page("refusal.html", status=status, words=words)
