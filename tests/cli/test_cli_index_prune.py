@@ -55,6 +55,7 @@ def test_prune_forgets_what_is_gone(here: Here, registry: ScriptedRegistry, valk
         "sources": {"held": 3, "gone": 2, "unseen": 0, "denied": 0, "failed": 0, "unreachable": 0},
         "unreachable": {},
         "must_mount_without_sources": [layer(0)],
+        "mended": 0,
         "remarks": [],
     }
     done = here("index", "prune", "--plain-http")

@@ -24,7 +24,7 @@ OVERRIDDEN = {"bind", "aclfile"}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Run the commands that the README of deploy/redis starts with, and return the folder that they make."""
-    commands = acl.readme_block("valkey-server valkey.conf").replace("valkey-server valkey.conf\n", "")
+    commands = acl.readme_block("for user in admin").replace("valkey-server valkey.conf\n", "")
     env = {**os.environ, "HOME": str(tmp_path)}
     subprocess.run(["sh", "-euc", commands], cwd=acl.USERS.parents[2], check=True, env=env)
     return tmp_path / "crossmount-redis"

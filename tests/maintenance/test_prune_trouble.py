@@ -9,7 +9,7 @@ import pytest
 
 from crossmount import events
 from crossmount.asyncio import MemoryMountIndex, Repository, open_index
-from crossmount.index import RedisMountIndex, Sighting
+from crossmount.index import Keys, RedisMountIndex, Sighting
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.maintenance.verifier import FAILURES_MAX, Verifier
 from crossmount.oci import Digest
@@ -18,7 +18,7 @@ from crossmount.registry.credentials.authfiles import Credential
 from crossmount.registry.credentials.given import GivenCredentials
 from crossmount.testing import BasicAuth, CutBefore, Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth
 from crossmount.testing.options import Grant
-from support.index_kit import layer
+from support.index_kit import layer, repo
 from support.links import async_link
 from support.prunes import content, counts, digests, fill, known, pruned
 from support.registry_kit import PLAIN
@@ -188,3 +188,20 @@ async def test_sources_that_were_recorded_again_stay(
         report = await pruned(index)
         assert report.counts == (counts(held=1, gone=2) if back else counts(gone=3))
         assert await known(index) == digests([1] if back else [])
+
+
+async def test_half_evicted_layers_are_mended(scripted_registry: ScriptedRegistry, valkey: Server) -> None:
+    """Flags forget a registry whose sources were evicted, and name one whose sources were kept; both once."""
+    keys, home, other = Keys(), repo("home.example/a"), repo("other.example/a")
+    one, two = digests([1, 2])
+    async with open_index(valkey.unix_url) as index:
+        await index.record([Sighting(one, home), Sighting(one, other), Sighting(two, home), Sighting(two, other)])
+        with valkey.client() as raw:
+            raw.delete(keys.flags(one), keys.sources(two, "other.example"))
+            assert await index.locations(one) == (home, other)  # found although half of it is gone
+            report = await pruned(index, registry=scripted_registry.address)
+            assert report.mended == 2
+            assert set(raw.hkeys(keys.flags(one))) == {b"@home.example", b"@other.example"}
+            assert b"@other.example" not in raw.hkeys(keys.flags(two))
+            assert (await pruned(index, registry=scripted_registry.address)).mended == 0
+        assert (await index.look_up([two], repo("x.example/y"))).of(two).elsewhere == ("home.example",)

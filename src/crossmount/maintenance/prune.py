@@ -16,6 +16,7 @@ from crossmount.errors import InvalidInputError
 from crossmount.index.adapt import adapt
 from crossmount.index.entries import read_entries, require_listable
 from crossmount.index.protocol import BackingServer, LayerEntry, MountableLayers, MountIndex, backing_server
+from crossmount.maintenance.halves import mend_halves
 from crossmount.maintenance.prune_state import PruneCheckpoint, PruneReport, ServerScan, VerdictCounts
 from crossmount.maintenance.verifier import Verifier
 from crossmount.oci import Digest, Repository
@@ -141,6 +142,7 @@ async def prune(
             counts=work.verdicts.all(),
             unreachable=dict(verifier.lost),
             stranded=await work.stranded(),
+            mended=work.mended,
             remarks=tuple(work.verdicts.remarks),
             seconds=clock() - started,
         )
@@ -187,6 +189,7 @@ class _Prune:
     salt: str
     verdicts: VerdictCounts
     flagged: dict[Digest, set[Repository]] = field(default_factory=dict)
+    mended: int = 0
 
     async def verify_server(self, server: BackingServer, clock: Callable[[], float], *, afresh: bool) -> bool:
         """Verify all layers on a server, page by page; return whether an unfinished prune was resumed."""
@@ -205,6 +208,8 @@ class _Prune:
                     now = clock()
                     entries = await read_entries(server, page.keys)
                     await self.verify(entries, partial(_renewed, server, clock, _ends(entries, now)))
+                    if not self.dry_run:
+                        self.mended += await mend_halves(server, page.keys)
                     scan.cursor, scan.done, scan.keys = page.cursor, not page.cursor, scan.keys + PAGE
                     await checkpoint.save(scan)
                     self.verdicts.observer(_progress(scans, total))

@@ -118,6 +118,7 @@ class PruneReport:
         counts: sources by the registry's verdict; only those that are `gone` were removed.
         unreachable: registries that stopped answering, and why.
         stranded: must-mount layers that have no source left, so that nobody can push them.
+        mended: registries of layers of which a full server had evicted one key and kept another.
         remarks: the first few failures.
         seconds: wall time.
     """
@@ -129,6 +130,7 @@ class PruneReport:
     stranded: tuple[Digest, ...]
     remarks: tuple[str, ...]
     seconds: float
+    mended: int = 0
 
     @property
     def complete(self) -> bool:
@@ -143,6 +145,7 @@ class PruneReport:
             "sources": dict(self.counts),
             "unreachable": dict(self.unreachable),
             "must_mount_without_sources": list(self.stranded),
+            "mended": self.mended,
             "remarks": list(self.remarks),
             "seconds": round(self.seconds, 3),
         }

@@ -117,6 +117,8 @@ def render_prune(report: PruneReport, chosen: str = "") -> list[str]:
         f"  {counts['gone']:>8} {gone}",
         *(f"  {number:>8} {words}" for number, words in odd if number),
     ]
+    if report.mended:
+        lines.append(f"  {report.mended:>8} evicted in part, mended")
     if report.stranded:
         one = len(report.stranded) == 1
         lines.append(
