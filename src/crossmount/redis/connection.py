@@ -16,7 +16,6 @@ import redis
 from crossmount.errors import InvalidIndexURLError
 from crossmount.redis.address import Address, Node, ReadFrom, Tls
 from crossmount.redis.client import Client, ServerClient
-from crossmount.redis.cluster import ClusterClient, Pools
 from crossmount.redis.login import Secrets, credential_provider, open_regular_file, reason
 from crossmount.redis.nearest import NearestClient
 from crossmount.redis.pipeline import TIMEOUT_SECONDS
@@ -128,6 +127,8 @@ class _Maker:
             return self._nearest_client()
         match address.topology:
             case "cluster":
+                from crossmount.redis.cluster import ClusterClient, Pools  # noqa: PLC0415 others load none of it
+
                 reader = ReplyReader(address.where, redis.Redis(protocol=2).response_callbacks, self._secrets)
                 pools = Pools(lambda node: self._pool(node, retries=0))
                 return ClusterClient(pools, address.nodes, reader, read_from=read_from, prefer=address.prefer)
