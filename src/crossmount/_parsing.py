@@ -60,3 +60,9 @@ def _unix_time(read: Callable[[str], datetime], text: str) -> float | None:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):  # all that `parsedate_to_datetime` raises
         return None
+
+
+def is_above(value: object, least: float, *, whole: bool = False) -> bool:
+    """Return whether a value that a program gave is a number above `least`; with `whole`, an integer."""
+    kinds = (int,) if whole else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and value > least

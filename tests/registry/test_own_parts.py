@@ -2,6 +2,7 @@
 
 import ssl
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -144,3 +145,25 @@ def test_a_context_stands_alone() -> None:
     """A context beside options that would change it is refused."""
     with pytest.raises(InvalidInputError, match="alone"):
         ClientOptions(ssl_context=ssl.create_default_context(), insecure=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "given"),
+    [
+        *((ClientOptions, name, "5") for name in ("rate", "chunk_size", "commit_timeout", "connect_timeout")),
+        (ClientOptions, "read_timeout", None),
+        (ClientOptions, "max_connections", 0),
+        *((crossmount.RetryPolicy, "attempts", given) for given in (0, "3", 2.5)),
+        *((crossmount.RetryPolicy, "timeout", given) for given in (-1, "3", True)),
+        *((crossmount.Limits, "uploads", given) for given in (0, "4", None)),
+    ],
+)
+def test_a_number_that_is_none_is_refused_by_its_name(kind: Any, name: str, given: Any) -> None:
+    """A number as text, or out of its range, is refused at once and not in the middle of a push."""
+    with pytest.raises(InvalidInputError, match=f"^{name}: {given!r}: give"):
+        kind(**{name: given})
+
+
+def test_files_are_paths_or_text() -> None:
+    """The path of a file may be text."""
+    assert ClientOptions(ca_file="/x.pem").ca_file == Path("/x.pem")  # type: ignore[arg-type]  # a text

@@ -57,9 +57,10 @@ class Keys:
 
     def __post_init__(self) -> None:
         """Check the namespace: it must not contain characters of hash tags or patterns."""
-        if not _NAMESPACE.fullmatch(self.namespace):
+        given: object = self.namespace
+        if not (isinstance(given, str) and _NAMESPACE.fullmatch(given)):
             raise InvalidInputError(
-                f"not a namespace: {self.namespace[:100]!r}: give at most 64 letters, digits, _ . -, "
+                f"not a namespace: {str(self.namespace)[:100]!r}: give at most 64 letters, digits, _ . -, "
                 "a letter or a digit first"
             )
 

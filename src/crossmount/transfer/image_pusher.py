@@ -12,8 +12,9 @@ from typing import Self
 
 from crossmount import events
 from crossmount._dataclass import dataclass
+from crossmount._parsing import is_above
 from crossmount._tasks import collect, run_all
-from crossmount.errors import CrossmountError, knowing
+from crossmount.errors import CrossmountError, InvalidInputError, knowing
 from crossmount.fleet import Fleet, Patience, Slots
 from crossmount.index.aliases import registry_names_of
 from crossmount.index.exclusions import look_up_excluding
@@ -37,11 +38,20 @@ class Limits:
         requests: concurrent small requests: HEAD and mount.
         uploads: concurrent uploads of blobs.
         images: concurrent images, in a copy of many.
+
+    Raises:
+        InvalidInputError: one is no whole number above 0.
     """
 
     requests: int = 32
     uploads: int = 4
     images: int = 8
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("requests", "uploads", "images"):
+            if not is_above(value := getattr(self, name), 0, whole=True):
+                raise InvalidInputError(f"{name}: {value!r}: give a whole number, above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

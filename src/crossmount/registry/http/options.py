@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from crossmount._dataclass import dataclass
+from crossmount._parsing import is_above
 from crossmount.errors import InvalidInputError
 from crossmount.registry.credentials.given import AnyCredentials, check_credentials
 
@@ -66,7 +67,12 @@ class RetryPolicy:
                 raise InvalidInputError(f"{old} and {new} are one setting: give {new} alone")
             warnings.warn(f"{old} is now named {new}", DeprecationWarning, stacklevel=3)
             object.__setattr__(self, new, value)  # the value is frozen for everybody else
-        if not 0.0 <= self.jitter <= 1.0:
+        if not is_above(self.attempts, 0, whole=True):
+            raise InvalidInputError(f"attempts: {self.attempts!r}: give a whole number, above 0")
+        for name in ("wait_initial", "wait_max", "timeout", "outage"):
+            if not is_above(value := getattr(self, name), -1e-9):
+                raise InvalidInputError(f"{name}: {value!r}: give seconds, at least 0")
+        if not is_above(self.jitter, -1e-9) or self.jitter > 1.0:
             raise InvalidInputError(f"jitter: {self.jitter!r}: give a share between 0 and 1")
 
 
@@ -132,23 +138,32 @@ class ClientOptions:
     def __post_init__(self, timeout: httpx.Timeout | None) -> None:
         """Check the numbers, that a client certificate has its key, and the kinds of a program's own parts."""
         self._check_kinds(timeout)
+        for name in ("ca_file", "cert_file", "key_file", "authfile"):
+            if isinstance(file := getattr(self, name), str):
+                object.__setattr__(self, name, Path(file))
         if timeout is not None:
             for name, seconds in (("connect_timeout", timeout.connect), ("read_timeout", timeout.read)):
                 object.__setattr__(self, name, math.inf if seconds is None else seconds)
         if self.proxy is not None:
             object.__setattr__(self, "proxy", _proxy_url(self.proxy))
-        if not self.commit_timeout > 0:
-            raise InvalidInputError(f"commit_timeout: {self.commit_timeout!r}: give seconds, above 0")
-        if self.chunk_size is not None and not self.chunk_size > 0:
-            raise InvalidInputError(f"chunk_size: {self.chunk_size!r}: give bytes, above 0, or None")
-        if self.rate is not None and not self.rate > 0:
-            raise InvalidInputError(f"rate: {self.rate!r}: give requests a second, above 0, or None")
+        self._check_numbers()
         check_credentials(self.credentials)
         if (self.cert_file is None) != (self.key_file is None):
             given = "cert_file" if self.key_file is None else "key_file"
             raise InvalidInputError(
                 f"{given} without its other half: give cert_file and key_file (one PEM file may be both)"
             )
+
+    def _check_numbers(self) -> None:
+        for name in ("connect_timeout", "read_timeout", "commit_timeout"):
+            if not is_above(value := getattr(self, name), 0):
+                raise InvalidInputError(f"{name}: {value!r}: give seconds, above 0")
+        if not is_above(self.max_connections, 0, whole=True):
+            raise InvalidInputError(f"max_connections: {self.max_connections!r}: give a whole number, above 0")
+        if self.chunk_size is not None and not is_above(self.chunk_size, 0):
+            raise InvalidInputError(f"chunk_size: {self.chunk_size!r}: give bytes, above 0, or None")
+        if self.rate is not None and not is_above(self.rate, 0):
+            raise InvalidInputError(f"rate: {self.rate!r}: give requests a second, above 0, or None")
 
     @property
     def retry_policy(self) -> RetryPolicy:
