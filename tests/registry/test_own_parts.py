@@ -167,3 +167,9 @@ def test_a_number_that_is_none_is_refused_by_its_name(kind: Any, name: str, give
 def test_files_are_paths_or_text() -> None:
     """The path of a file may be text."""
     assert ClientOptions(ca_file="/x.pem").ca_file == Path("/x.pem")  # type: ignore[arg-type]  # a text
+
+
+def test_a_cache_is_no_path() -> None:
+    """A folder in the place of a cache is refused with what to give."""
+    with pytest.raises(InvalidInputError, match=r"^cache: a str: give a BlobCache"):
+        crossmount.copy("r.example/a:1", "s.example/a:1", cache="/x")  # type: ignore[arg-type]  # the point

@@ -13,7 +13,7 @@ from dataclasses import field
 from crossmount import events
 from crossmount._dataclass import dataclass
 from crossmount._tasks import run_each
-from crossmount.errors import CopyFailedError
+from crossmount.errors import CopyFailedError, InvalidInputError
 from crossmount.fleet import Fleet, Patience
 from crossmount.index.adapt import adapt
 from crossmount.index.guard import GuardedIndex
@@ -125,6 +125,9 @@ async def copy_all(jobs: Iterable[CopyJob], settings: CopySettings) -> CopyRepor
     observer, clock, cache = events.never_raising(settings.observer), settings.clock, settings.cache
     started, jobs = clock(), list(jobs)
     if cache is not None:
+        given: object = cache
+        if not isinstance(given, BlobCache):
+            raise InvalidInputError(f"cache: a {type(given).__name__}: give a BlobCache, of a folder")
         await asyncio.to_thread(cache.check)
     guard = None if settings.index is None else GuardedIndex(adapt(settings.index), observer=observer)
     platforms = parse_all(settings.platforms)
