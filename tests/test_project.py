@@ -42,12 +42,18 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str,
 def test_an_archive_contains_every_data_file(
     archives: Mapping[str, dict[str, bytes]], kind: str, root: str
 ) -> None:
-    """Both contain the license, the documentation, py.typed and all Lua scripts, unchanged."""
+    """Both contain the license, the documentation, py.typed, all Lua scripts and the files of the page, unchanged."""
     scripts = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.lua")}
     pages = {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "docs").iterdir()}
+    shown = {
+        path.relative_to(PACKAGE).as_posix()
+        for folder in ("templates", "static")
+        for path in (PACKAGE / "dashboard" / folder).iterdir()
+    }
     assert scripts
     assert pages
-    for name in {*scripts, *pages, *DATA}:
+    assert shown
+    for name in {*scripts, *pages, *shown, *DATA}:
         assert archives[kind][f"{root}/{name}"] == (PACKAGE / name).read_bytes(), name
 
 
