@@ -42,7 +42,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str,
 def test_an_archive_contains_every_data_file(
     archives: Mapping[str, dict[str, bytes]], kind: str, root: str
 ) -> None:
-    """Both contain the license, the documentation, py.typed, all Lua scripts and the files of the page, unchanged."""
+    """Both contain the license, the documentation, py.typed, all Lua scripts and the page, unchanged."""
     scripts = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.lua")}
     pages = {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "docs").iterdir()}
     shown = {
