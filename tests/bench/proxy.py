@@ -6,6 +6,7 @@ Needs docker-registry and skopeo. Prints Markdown.
 """
 
 import asyncio
+import gzip
 import hashlib
 import http.client
 import json
@@ -51,21 +52,25 @@ def proxy(upstream: str, folder: Path, spool: str) -> Iterator[tuple[str, int]]:
 
 
 def big_layout(folder: Path, size: int, seed: int) -> Path:
-    """Write an image with one incompressible layer of `size` bytes, without keeping it in memory."""
+    """Write an image with one layer of about `size` bytes, without keeping it in memory.
+
+    It is a gzip file of stored blocks: skopeo compresses a layer that is not compressed, and so asks for one digest
+    and pushes another.
+    """
     layout = make_layout(folder / f"big-{seed}", make_layers(1)).path
     blobs = layout / "blobs" / "sha256"
-    hasher = hashlib.sha256()
-    with (blobs / "new").open("wb") as file:
+    with gzip.GzipFile(blobs / "new", "wb", compresslevel=0, mtime=0) as file:
         for number in range(size // MIB):
-            block = hashlib.shake_128(f"{seed} {number % 8}".encode()).digest(MIB - 8) + number.to_bytes(8)
-            hasher.update(block)
-            file.write(block)
+            file.write(hashlib.shake_128(f"{seed} {number % 8}".encode()).digest(MIB - 8) + number.to_bytes(8))
+    with (blobs / "new").open("rb") as whole:
+        hasher = hashlib.file_digest(whole, "sha256")
+    size = (blobs / "new").stat().st_size
     (blobs / "new").rename(blobs / hasher.hexdigest())
     index = json.loads((layout / "index.json").read_text())
     manifest = json.loads((blobs / index["manifests"][0]["digest"][7:]).read_text())
     manifest["layers"] = [
         {
-            "mediaType": "application/vnd.oci.image.layer.v1.tar",
+            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
             "digest": f"sha256:{hasher.hexdigest()}",
             "size": size,
         }

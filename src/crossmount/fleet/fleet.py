@@ -1,6 +1,7 @@
 """`Fleet`: for each layer that pushes would upload it gives one of them the upload, and lets the others mount."""
 
-from collections.abc import Callable, Collection
+import asyncio
+from collections.abc import Callable, Collection, Sequence
 
 from crossmount import events
 from crossmount._closing import Closing
@@ -131,6 +132,65 @@ class Fleet(Closing):
         assert turn is not None, "only watchers give up"  # noqa: S101 ensured by LayerQueues
         return turn
 
+    async def try_lease(
+        self,
+        layers: Collection[Digest],
+        dest: Repository,
+        *,
+        slots: Slots,
+        excluded: Collection[Repository] = (),
+        accepts: Callable[[str], bool] = lambda _: True,
+        publishes: Publishes = "blob",
+        stall_seconds: float,
+    ) -> tuple[dict[Digest, UploadTurn] | None, frozenset[Repository]]:
+        """Take the turns to upload several layers of unknown sizes, all or none, without waiting for others.
+
+        Args:
+            layers: the layers.
+            dest: the repository that lacks them.
+            slots: the caller's upload slots; each turn has one of them.
+            excluded: sources that were tried.
+            accepts: returns whether a repository name is an allowed source. An upload into a repository that is
+                not allowed does not count: the layer is then uploaded without a lease.
+            publishes: when the uploader publishes its sources.
+            stall_seconds: how long an upload may be too slow until it loses its lease.
+
+        Returns:
+            The turns; None if another uploads one of the layers, or if one can be mounted. And the sources that
+            the index has for them, apart from `excluded`.
+        """
+        waits = [
+            asyncio.create_task(
+                self._poller.wait(
+                    Waiter(
+                        layer=layer,
+                        dest=dest,
+                        size=0,
+                        value=self._lease_value(dest, 0, publishes),
+                        excluded={source.name for source in excluded},
+                        patience=Patience(limit=0.0),
+                        slots=slots,
+                        accepts=accepts,
+                        at_once=True,
+                        progress=UploadProgress(0, seconds=stall_seconds, clock=self._environment.clock),
+                    )
+                )
+            )
+            for layer in layers
+        ]
+        taken: dict[Digest, UploadTurn] = {}
+        try:
+            turns = await asyncio.gather(*waits)
+            granted = {
+                layer: turn for layer, turn in zip(layers, turns, strict=True) if isinstance(turn, UploadTurn)
+            }
+            found = [turn.sources for turn in turns if isinstance(turn, MountTurn)]
+            taken = granted if len(granted) == len(turns) else {}
+            return (taken if len(taken) == len(turns) else None), frozenset().union(*found)
+        finally:
+            if not taken:
+                await asyncio.shield(_give_back(waits))
+
     async def watch(
         self,
         layer: Digest,
@@ -191,3 +251,12 @@ class Fleet(Closing):
             publishes=publishes,
         )
         return value.to_text()
+
+
+async def _give_back(waits: Sequence["asyncio.Task[Turn | None]"]) -> None:
+    """Pass on the turns that were granted to some waiters of a group."""
+    for wait in waits:
+        wait.cancel()
+    for turn in await asyncio.gather(*waits, return_exceptions=True):
+        if isinstance(turn, UploadTurn):
+            await turn.give_up()

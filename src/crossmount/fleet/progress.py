@@ -45,10 +45,11 @@ class Pace:
 
         Args:
             done: bytes sent so far.
-            size: all bytes; once they are sent, the upload is not stalled, however long the registry takes.
+            size: all bytes, 0 if that is not known yet; once they are sent, the upload is not stalled, however
+                long the registry takes.
             now: monotonic seconds.
         """
-        if self._since is None or done < self._done or done >= size:
+        if self._since is None or done < self._done or 0 < size <= done:
             self._since, self._done = now, done
             return False
         elapsed = now - self._since
@@ -123,7 +124,7 @@ class UploadProgress:
         clock: monotonic seconds.
 
     Attributes:
-        size: all bytes of the blob.
+        size: all bytes of the blob; 0 if they are not known yet.
         sent: bytes sent so far.
     """
 

@@ -242,11 +242,11 @@ class LayerQueues:
         return decisions
 
     def _give_up(self, waiters: Iterable[Waiter]) -> list[Decision]:
-        """Remove the watchers among `waiters`."""
-        watchers = [waiter for waiter in waiters if waiter.watch_only]
-        for watcher in watchers:
-            self.leave(watcher)
-        return [GiveUp(watcher) for watcher in watchers]
+        """Remove the waiters that may give up among `waiters`."""
+        leaving = [waiter for waiter in waiters if waiter.may_give_up]
+        for waiter in leaving:
+            self.leave(waiter)
+        return [GiveUp(waiter) for waiter in leaving]
 
     def _check_waiters(
         self, queue: _LayerQueue, now: float, rate: float | None, *, reserved: Waiter | None = None
@@ -269,7 +269,7 @@ class LayerQueues:
             is_over = is_useless or (queue.stalled and waiter.watch_only)
             if not is_over and not waiter.is_out_of_patience(now, rate):
                 continue
-            if waiter.watch_only:
+            if waiter.watch_only or (waiter.at_once and not is_useless):
                 done.extend(self._give_up([waiter]))
             elif waiter is reserved or waiter.take_slot():
                 self.leave(waiter)

@@ -116,6 +116,11 @@ class UploadTurn:
             await asyncio.shield(self.release())
             raise
 
+    async def give_up(self) -> None:
+        """Free the slot and release the lease without an upload."""
+        self.slots.release()
+        await self.release()
+
     def count(self, sent: int) -> None:
         """Note how many bytes the uploader has sent so far."""
         if self.progress is not None:

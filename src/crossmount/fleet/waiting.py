@@ -99,6 +99,7 @@ class Waiter:
         slots: its upload slots; None for a watcher, which mounts or gives up, and never uploads.
         accepts: returns whether an upload into a repository is worth waiting for.
         on_wait: called once with the repository that another uploads the layer into.
+        at_once: it gives up where it would have to wait.
         jitter: the part of its patience that it has, 0.8 to 1: the first waiter to lose patience uploads, and the
             others can still mount.
         stopped: whether `Fleet.stop_waiting` ended its patience.
@@ -118,6 +119,7 @@ class Waiter:
     publishes: Publishes = "blob"
     accepts: Callable[[str], bool] = lambda _: True
     on_wait: OnWait = ignore_wait
+    at_once: bool = False
     jitter: float = 1.0
     stopped: bool = False
     announced: bool = False
@@ -134,6 +136,11 @@ class Waiter:
     def watch_only(self) -> bool:
         """Whether it never uploads."""
         return self.slots is None
+
+    @property
+    def may_give_up(self) -> bool:
+        """Whether it ends without a turn if it can neither mount nor upload."""
+        return self.watch_only or self.at_once
 
     def check_stalled(self) -> bool:
         """Compare with the earlier checks, and return whether its own upload is stalled."""
@@ -152,7 +159,7 @@ class Waiter:
         """Return whether it has waited long enough."""
         if self.busy_since is None:
             return False
-        if self.stopped:
+        if self.stopped or self.at_once:
             return True
         return now - self.busy_since >= self.jitter * self.patience.seconds(self.size, rate)
 
@@ -253,7 +260,7 @@ class EndLease:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Decision: the watcher stops, since nobody uploads the layer, or its time is over."""
+    """Decision: a waiter that may give up stops, since nobody uploads the layer, or its time is over."""
 
     waiter: Waiter
 

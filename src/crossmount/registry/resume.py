@@ -127,7 +127,8 @@ class UploadState:
 
 def initial_state(session: UploadSession, size: int, chunk: int | None) -> UploadState:
     """Return the first state of an upload of `size` bytes, in chunks of `chunk` bytes if that is given."""
-    return _continue(UploadState(session=session, size=size, chunk=chunk), session)
+    state = UploadState(session=session, size=size, chunk=chunk)
+    return _continue(state, session) if session.is_offset_known else replace(state, step=Step.GET_OFFSET)
 
 
 def next_state(

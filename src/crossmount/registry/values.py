@@ -23,12 +23,14 @@ class UploadSession:
         location: the absolute URL of the next request; it may be signed, so it is not shown.
         offset: the number of bytes that the session has.
         min_chunk: the least bytes of a chunk, except the last one (`OCI-Chunk-Min-Length`).
+        is_offset_known: whether `offset` is certain; if not, the registry is asked before bytes are sent.
     """
 
     repository: Repository
     location: str = field(repr=False)
     offset: int = 0
     min_chunk: int = 0
+    is_offset_known: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

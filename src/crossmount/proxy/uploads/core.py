@@ -18,6 +18,7 @@ from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.upstream import RequestBody, Upstream
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.telemetry import Metrics
+from crossmount.proxy.uploads.expected import ExpectedBlobs
 from crossmount.proxy.uploads.mounting import CallerMounter, MountAttempt
 from crossmount.proxy.uploads.sessions import ClientSession, ClientSessions
 from crossmount.proxy.uploads.spool import SpoolFolder
@@ -40,6 +41,7 @@ class Core:
         registry: any repository of the registry behind the proxy: the registry's name and address.
         spool: where uploads are stored until their digest is known; None forwards them at once.
         manifest_limit: the most bytes of a manifest.
+        expected: the blobs that each client will upload next.
         heads: bounds the HEADs of blobs at once.
         large_manifests: bounds the manifests in memory at once, apart from small ones.
     """
@@ -56,6 +58,7 @@ class Core:
     metrics: Metrics
     spool: SpoolFolder | None
     manifest_limit: int
+    expected: ExpectedBlobs = field(default_factory=ExpectedBlobs)
     heads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HEADS_MAX))
     large_manifests: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_MANIFESTS_MAX))
 
@@ -70,6 +73,9 @@ class Core:
     async def drop_session(self, session: ClientSession, *, cancel: bool = True) -> None:
         """Close a session; with `cancel` also cancel the registry's, best effort."""
         self.sessions.remove(session)
+        if session.early is not None:
+            await session.early.aclose()
+            session.location = session.early.session.location
         if session.spool is not None:
             await session.spool.aclose()
         if cancel and session.agent is not None:

@@ -62,6 +62,8 @@ async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: 
                 if outcome.mounted is not None and head.status in {200, 404}:
                     await core.recorder.record_mount_proof(dest.registry, truthful=head.status == 200)
     assert head is not None, "a mounted blob has an outcome"  # noqa: S101 a promise of ours
+    if head.status == 404 and attempt is not None:
+        core.expected.note_missing((caller.key, exchange.peer), attempt)
     if head.status == 200:
         arrived = BlobOutcome(existing=True) if outcome is None else outcome
         core.metrics.count_blob(arrived.label, head.size)

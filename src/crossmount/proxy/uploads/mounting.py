@@ -49,6 +49,15 @@ class MountAttempt:
         return self.result is not None and self.result.status is MountStatus.MOUNTED
 
     @property
+    def mounted_later(self) -> bool:
+        """Whether the blob was mounted after the answer."""
+        task = self.unfinished
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return False
+        result = task.result()
+        return result is not None and result.status is MountStatus.MOUNTED
+
+    @property
     def deleted(self) -> bool:
         """Whether a client deleted the blob from dest, and no client has started to upload it again since."""
         return self.knowledge.of(self.digest).deleted

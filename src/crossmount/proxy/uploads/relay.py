@@ -16,6 +16,7 @@ from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers
 from crossmount.proxy.http.routes import SessionRoute
 from crossmount.proxy.http.upstream import RequestBody, UpstreamTarget
 from crossmount.proxy.uploads.core import Core, body_to_forward, dest_has_it, refuse_must_mount
+from crossmount.proxy.uploads.early_upload import EarlyUpload
 from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.sessions import ClientSession, check_content_range
 from crossmount.proxy.uploads.spool import SpoolFile
@@ -153,23 +154,38 @@ class SessionRequest:
 
     async def relay_spooled(self, spool: SpoolFile) -> None:
         """Send the spooled bytes, and the rest of the request's body, to the registry's session."""
-        exchange = self.exchange
+        exchange, early = self.exchange, self.session.early
+        offset = 0 if early is None else await self._finish_early(early)
         self.session.spool = None
         self.session.relayed = spool.size - exchange.received
         exchange.note = "relayed"
         announced = exchange.content_length
-        size = None if announced is None else spool.size + announced - exchange.received
+        size = None if announced is None else spool.size + announced - exchange.received - offset
 
         async def all_bytes() -> AsyncIterator[bytes]:
-            async for data in spool.read():
+            async for data in spool.read(offset):
                 yield data
             async for data in exchange.body():
                 yield data
+                if early is not None:
+                    early.push.count(len(data))
 
         try:
             await self._send(RequestBody(all_bytes(), size), whole=True)
         finally:
             await spool.aclose()
+            if early is not None:
+                self.session.early = None
+                await early.aclose()
+
+    async def _finish_early(self, early: EarlyUpload) -> int:
+        """Let an early upload end, and return the offset at which the rest follows; after a failure that is 0."""
+        upload, agent = await early.finish(), self.caller.agent
+        if not upload.is_offset_known and agent is not None:
+            await agent.client.cancel_upload(upload)
+            upload = await agent.client.start_upload(self.dest)
+        self.session.location = upload.location
+        return upload.offset
 
     async def _send(self, body: RequestBody | None, *, method: str | None = None, whole: bool = False) -> int:
         """Send a request to the registry's session, stream back the answer, and store the session's next Location.

@@ -18,6 +18,8 @@ from crossmount.proxy.http.errors import RequestRefusedError, digest_invalid
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.routes import SessionRoute
 from crossmount.proxy.uploads.core import Core, can_be_read, refuse_must_mount
+from crossmount.proxy.uploads.early_upload import EarlyUpload
+from crossmount.proxy.uploads.expected import sends_as_named
 from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.relay import SessionRequest
 from crossmount.proxy.uploads.spool import SpooledBlob, SpoolFile, SpoolFullError
@@ -111,10 +113,17 @@ class _SpooledRequest(SessionRequest):
             if not await self.mount_flagged(digest):
                 await self.relay_spooled(self.spool)
             return
-        if not await self.spool.matches(digest):
-            await self.core.drop_session(self.session)
-            raise digest_invalid(f"the uploaded bytes do not have the digest {digest}")
-        await self._mount_or_upload(digest)
+        try:
+            if await self._commit_early(digest):
+                return
+            if not await self.spool.matches(digest):
+                await self.core.drop_session(self.session)
+                raise digest_invalid(f"the uploaded bytes do not have the digest {digest}")
+            await self._mount_or_upload(digest)
+        finally:
+            turn = self.core.expected.take(self._client, self.dest, digest)
+            if turn is not None:
+                await turn.give_up()
 
     async def _append_body(self) -> bool:
         """Append the request's body to the spool; return False if there is no room, with the rest of it unread.
@@ -124,11 +133,61 @@ class _SpooledRequest(SessionRequest):
         try:
             try:
                 async for data in self.exchange.body():
+                    was_short = self.spool.prefix is None
                     await self.spool.append(data)
+                    if was_short and self.spool.prefix is not None:
+                        self._start_early()
             finally:  # no bytes stay in memory between two requests
                 await self.spool.flush()
         except SpoolFullError:
             return False
+        except BaseException:
+            if self.session.early is not None:
+                await self.session.early.abandon()
+            raise
+        if self.session.early is not None:
+            self.session.early.end_request(self.spool.size)
+        return True
+
+    def _start_early(self) -> None:
+        """Send the bytes to the registry from now on, if the client has asked for the blob before."""
+        push = self.core.expected.of(self._client, self.dest)
+        exchange = self.exchange
+        is_named = self.route.digest is not None or sends_as_named(
+            exchange.content_length, exchange.header(b"user-agent")
+        )
+        if push is not None and is_named and self.caller.agent is not None and self.caller.is_admitted:
+            self.session.early = EarlyUpload(
+                push, self.caller, spool=self.spool, session=self.core.upload_session(self.session)
+            )
+            self.session.early.start(self.core.upstream, self.core.turns.early, named=self.route.digest)
+
+    @property
+    def _client(self) -> tuple[str, str]:
+        return self.caller.key, self.exchange.peer
+
+    async def _commit_early(self, digest: Digest) -> bool:
+        """Complete an upload whose bytes have gone to the registry while they came; return False if they have not.
+
+        The registry checks their digest. Nothing is mounted: this proxy had the leases of all blobs that the
+        client was expected to send.
+        """
+        early = self.session.early
+        if early is None or not self.caller.is_admitted or not early.push.expects(digest):
+            return False
+        session = await early.finish()
+        if not session.is_offset_known or session.offset != self.spool.size:
+            return False
+        attempt = MountAttempt(
+            digest=digest, dest=self.dest, knowledge=await self.core.mounter.look_up(self.dest, digest)
+        )
+        if attempt.refused or attempt.deleted:
+            return False
+        blob = SpooledBlob(Descriptor(OCTET_STREAM, digest, self.spool.size), self.spool)
+        self.core.metrics.count_blob("spooled", self.spool.size)
+        outcome = await self._upload(blob, attempt)
+        await self.core.drop_session(self.session, cancel=outcome.label != "uploaded")
+        await self.core.answer_created(self.exchange, attempt, outcome, self.spool.size)
         return True
 
     async def _mount_or_upload(self, digest: Digest) -> None:
@@ -186,10 +245,16 @@ class _SpooledRequest(SessionRequest):
                 raise RequestRefusedError(
                     401, "UNAUTHORIZED", "the registry no longer accepts these credentials: log in again"
                 )
-            await agent.client.upload_blob(core.upload_session(self.session), blob, on_progress=count)
+            early = self.session.early
+            session = core.upload_session(self.session) if early is None else await early.finish()
+            count(session.offset)
+            await agent.client.upload_blob(session, blob, on_progress=count)
 
+        taken = core.expected.take(self._client, self.dest, blob.descriptor.digest)
         try:
-            return await core.turns.mount_or_upload(self.caller, blob.descriptor, attempt, upload=upload)
+            return await core.turns.mount_or_upload(
+                self.caller, blob.descriptor, attempt, upload=upload, taken=taken
+            )
         except BaseException as error:
             await core.drop_session(self.session, cancel=False)
             if isinstance(error, RegistryRefusedError):

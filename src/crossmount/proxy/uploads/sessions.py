@@ -19,6 +19,7 @@ from crossmount._expiring import ExpiringSet
 from crossmount.proxy.auth.callers import Agent
 from crossmount.proxy.http.errors import unavailable, upload_invalid, upload_unknown
 from crossmount.proxy.http.headers import HeaderPairs
+from crossmount.proxy.uploads.early_upload import EarlyUpload
 from crossmount.proxy.uploads.spool import SHARE, SpoolFile
 
 SESSIONS_MAX = 4096
@@ -46,6 +47,7 @@ class ClientSession:
         location: the absolute URL of the registry's session.
         agent: acts for the owner.
         spool: the bytes so far, if they are spooled; None if they are relayed to the registry.
+        early: sends the spooled bytes to the registry while they arrive; None if nothing does.
         relayed: how many bytes were relayed to the registry.
         is_offset_known: whether `relayed` is certain: after a failed chunk only the registry knows.
         touched: when it was last used, in the clock's seconds.
@@ -58,6 +60,7 @@ class ClientSession:
     location: str = field(repr=False)
     agent: Agent | None = None
     spool: SpoolFile | None = None
+    early: EarlyUpload | None = None
     relayed: int = 0
     is_offset_known: bool = True
     touched: float = 0.0

@@ -126,8 +126,16 @@ class SourcePrivacy:
             opening = dests[dest.name] = _Opening(now)
             if len(dests) > _DESTS_MAX:
                 dests.popitem(last=False)
+        return opening.answer_at(now, self._pad)
+
+    def padded(self) -> float:
+        """Return when to answer a question of now, so that the answer's time reveals nothing."""
+        return self._clock() + self._pad
+
+    @property
+    def _pad(self) -> float:
         least, most = PAD_SECONDS
-        return opening.answer_at(now, min(most, max(least, PAD_ROUND_TRIPS * self._round_trip())))
+        return min(most, max(least, PAD_ROUND_TRIPS * self._round_trip()))
 
     async def wait_until(self, answer_at: float | None) -> None:
         """Wait until an answer may be given."""

@@ -10,17 +10,19 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import IO
 
 from crossmount._dataclass import dataclass
-from crossmount._tasks import collect
+from crossmount._tasks import collect, run_to_end
 from crossmount.errors import InvalidInputError, InvalidLayoutError
 from crossmount.oci import Descriptor, Digest
 from crossmount.oci.blob import READ_BYTES
 
 _BATCH = 1024 * 1024
+_SMALL_PIECE = 32 * 1024
+"""Smaller pieces are joined."""
 
 SHARE = 3
 """How many times the free rest a caller may have."""
@@ -110,23 +112,34 @@ class SpoolFolder:
 
 
 class SpoolFile:
-    """The file of one upload: one task at a time appends to it, then it is read."""
+    """The file of one upload: one task at a time appends to it, while another may follow it.
+
+    Attributes:
+        prefix: the hash of its first MiB, as soon as that is there; None before.
+        hashes: whether bytes are hashed while they arrive; otherwise `matches` reads them again.
+    """
 
     def __init__(self, area: SpoolFolder, file: IO[bytes], owner: str) -> None:
         self._area = area
         self._owner = owner
         self._file = file
-        self._buffer = bytearray()
+        self._buffer: list[bytes | bytearray] = []
+        self._buffered = 0
         self._writing: asyncio.Future[None] | None = None
-        self._being_written = b""
+        self._being_written: list[bytes | bytearray] = []
+        self._in_flight = 0
         self._written = 0
         self._reserved = 0
         self._hasher = hashlib.sha256()
+        self._hashed = 0
+        self.hashes = True
+        self._grown = asyncio.Event()
+        self.prefix: bytes | None = None
 
     @property
     def size(self) -> int:
         """Bytes appended so far."""
-        return self._written + len(self._being_written) + len(self._buffer)
+        return self._written + self._in_flight + self._buffered
 
     async def append(self, data: bytes) -> None:
         """Append bytes; the last of them may stay in memory until `flush`.
@@ -134,8 +147,15 @@ class SpoolFile:
         Raises:
             SpoolFullError: the limit is reached, or the disk is full; `data` can be read all the same.
         """
-        self._buffer += data
-        if len(self._buffer) >= _BATCH:
+        last = self._buffer[-1] if self._buffer else None
+        if len(data) >= _SMALL_PIECE:
+            self._buffer.append(data)
+        elif isinstance(last, bytearray) and len(last) < _SMALL_PIECE:
+            last += data
+        else:
+            self._buffer.append(bytearray(data))
+        self._buffered += len(data)
+        if self._buffered >= _BATCH:
             await self._settle()
             self._begin()
 
@@ -159,17 +179,50 @@ class SpoolFile:
                 raise InvalidLayoutError("a spooled upload ends early")
             offset += len(data)
             yield data
-        tail = bytes(self._being_written) + bytes(self._buffer)
+        tail = b"".join([*self._being_written, *self._buffer])
         if offset - end < len(tail):
             yield tail[offset - end :]
 
+    async def follow(self, end: Callable[[], int | None]) -> AsyncIterator[bytes]:
+        """Yield the bytes while they are appended; one task at a time.
+
+        Args:
+            end: returns the offset at which to end; None while more bytes may come. Call `wake` after a change.
+        """
+        offset = 0
+        while True:
+            self._grown.clear()
+            last = end()
+            limit = self._written + self._in_flight
+            limit = limit if last is None else min(last, limit)
+            if offset < min(limit, self._written):
+                size = min(READ_BYTES, min(limit, self._written) - offset)
+                parts = [await run_to_end(os.pread, self._file.fileno(), size, offset)]
+            elif offset < limit:
+                parts = _cut(self._being_written, offset - self._written, limit - self._written)
+            elif last is not None:
+                return
+            else:
+                await self._grown.wait()
+                continue
+            for data in parts:
+                if not data:
+                    raise InvalidLayoutError("a spooled upload ends early")
+                offset += len(data)
+                yield data
+
+    def wake(self) -> None:
+        """Let the follower look again at where it ends."""
+        self._grown.set()
+
     async def matches(self, digest: Digest) -> bool:
         """Return whether the flushed bytes have this digest."""
-        if digest.algorithm == "sha256":
-            return digest.matches(self._hasher)
-        hasher = digest.hasher()
-        async for data in self.read():
+        is_usual = digest.algorithm == "sha256"
+        hasher = self._hasher if is_usual else digest.hasher()
+        async for data in self.read(self._hashed if is_usual else 0):
             await asyncio.to_thread(hasher.update, data)
+            if is_usual:
+                self._hashed += len(data)
         return digest.matches(hasher)
 
     def close(self) -> None:
@@ -186,10 +239,13 @@ class SpoolFile:
 
     def _begin(self) -> None:
         """Start to write the buffer in a thread, while the next bytes arrive."""
-        self._area.take(self._owner, len(self._buffer))
-        self._reserved += len(self._buffer)
-        self._being_written = bytes(self._buffer)
-        self._buffer.clear()
+        self._area.take(self._owner, self._buffered)
+        self._reserved += self._buffered
+        self._being_written, self._in_flight = self._buffer, self._buffered
+        self._buffer, self._buffered = [], 0
+        if not self._written and self._in_flight >= _BATCH:
+            self.prefix = _hash_of(_cut(self._being_written, 0, _BATCH))
+        self._grown.set()
         self._writing = asyncio.ensure_future(asyncio.to_thread(self._write, self._being_written, self._written))
         self._writing.add_done_callback(collect)
 
@@ -201,15 +257,36 @@ class SpoolFile:
         except OSError as error:
             raise SpoolFullError(error.strerror or "the disk does not take it") from error
         self._writing = None
-        self._written += len(self._being_written)
-        self._being_written = b""
+        self._written += self._in_flight
+        self._being_written, self._in_flight = [], 0
 
-    def _write(self, data: bytes, offset: int) -> None:
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(self._file.fileno(), view, offset)
-            view, offset = view[count:], offset + count
-        self._hasher.update(data)
+    def _write(self, pieces: Sequence[bytes | bytearray], offset: int) -> None:
+        size = sum(map(len, pieces))
+        done = os.pwritev(self._file.fileno(), pieces, offset)
+        while done < size:
+            done += os.pwritev(self._file.fileno(), _cut(pieces, done, size), offset + done)
+        if self.hashes:
+            for piece in pieces:
+                self._hasher.update(piece)
+            self._hashed += size
+
+
+def _cut(pieces: Sequence[bytes | bytearray], start: int, end: int) -> list[bytes]:
+    """Return the bytes from `start` to `end` of all pieces together, as pieces."""
+    cut, at = [], 0
+    for piece in pieces:
+        low, high = max(0, start - at), min(len(piece), end - at)
+        if low < high:
+            cut.append(bytes(piece) if (low, high) == (0, len(piece)) else bytes(piece[low:high]))
+        at += len(piece)
+    return cut
+
+
+def _hash_of(pieces: Sequence[bytes]) -> bytes:
+    hasher = hashlib.sha256()
+    for piece in pieces:
+        hasher.update(piece)
+    return hasher.digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,7 @@ class _StartRequest:
         if answer is not None and answer.status == 401 and await self._can_answer(answer, digest):
             await self._send(answer)
             return
+        core.expected.note_missing((self.caller.key, self.exchange.peer), attempt)
         if answer is None or answer.status != 202:
             # Without `from` the registry may find a source by itself, which is fine if every source is allowed.
             unlimited = core.permissions.allows_any_source(dest=route.name, caller=self.caller.name)

@@ -18,6 +18,7 @@ from crossmount.oci import Descriptor, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.uploads.deferred_leases import DeferredLeases
+from crossmount.proxy.uploads.early_leases import EarlyLeases
 from crossmount.proxy.uploads.mounting import CallerMounter, MountAttempt
 
 PACED_MAX = 4096
@@ -71,6 +72,9 @@ class ProxyTurns:
         hold: the longest wait of a HEAD in seconds; 0 never waits.
         uploads: how many spooled blobs are sent to the registry at once; relayed uploads are not counted.
         clock: seconds, from any start.
+
+    Attributes:
+        early: takes leases before a digest is named.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class ProxyTurns:
         self._paced = Slots(PACED_MAX, on_release=fleet.wake)
         self._clock = clock
         self._deferred = DeferredLeases(fleet, clock=clock)
+        self.early = EarlyLeases(fleet, mounter, slots=self._paced, may_wait=self._may_wait)
 
     def waits_for(self, caller: Caller, size: int | None) -> bool:
         """Return whether a blob of `size` bytes (None: unknown) is uploaded in turn."""
@@ -135,6 +140,7 @@ class ProxyTurns:
         *,
         upload: Upload,
         paced: bool = False,
+        taken: UploadTurn | None = None,
     ) -> BlobOutcome:
         """Upload a blob when its turn comes, or mount it from where another uploaded it meanwhile.
 
@@ -146,10 +152,16 @@ class ProxyTurns:
                 function that takes the bytes that were sent so far.
             paced: the client's pace limits the upload: it needs no slot of the spooled uploads, and does not count
                 in the measured upload rate.
+            taken: the turn, if it was taken before the digest was named.
 
         Raises:
             RegistryError: the registry refused the blob.
         """
+        if taken is not None:
+            if taken.progress is not None:
+                taken.progress.size = blob.size
+            await self._upload_in_turn(taken, blob, attempt, upload, paced=True)
+            return BlobOutcome()
         slots, agent = self._paced if paced else self._slots, caller.agent
         await self._mounter.privacy.wait_until(attempt.answer_at)
 
@@ -234,7 +246,8 @@ class ProxyTurns:
         """Return whether another's upload could be mounted for a caller, and whether the blob may be uploaded."""
         knowledge = attempt.knowledge
         return (
-            caller.may_push(attempt.dest.name)
+            self._patience.limit > 0
+            and caller.may_push(attempt.dest.name)
             and caller.is_admitted
             and knowledge.traits.mounts is not False
             and not knowledge.of(attempt.digest).must_mount
