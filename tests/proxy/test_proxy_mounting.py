@@ -229,3 +229,43 @@ async def test_a_deleted_layer_is_not_mounted_first(tmp_path: Path) -> None:
         assert (await proxy.client.delete(f"/v2/app/blobs/{second}")).status_code == 202
         assert (await proxy.client.head(f"/v2/app/blobs/{first}")).status_code == 200
         assert (await proxy.client.head(f"/v2/app/blobs/{second}")).status_code == 404
+
+
+async def test_a_caller_that_found_no_manifest_mounts_its_first_layer_without_asking(tmp_path: Path) -> None:
+    """After a HEAD of a manifest that is not there, the first HEAD of a blob is one mount, as in a push."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        first, second = registry.put_blob("base", b"1"), registry.put_blob("base", b"2")
+        for digest in (first, second):
+            await proxy.knows(digest, "base")
+        assert (await proxy.client.head(f"/v2/proof/blobs/{first}")).status_code == 200
+        assert (await proxy.client.head("/v2/app/manifests/v1")).status_code == 404
+        before = len(registry.requests)
+        assert (await proxy.client.head(f"/v2/app/blobs/{second}")).status_code == 200
+        sent = {(each.method, each.path.split("/")[2]) for each in registry.requests[before:]}
+        assert sent == {("POST", "app"), ("HEAD", "base")}
+
+
+async def test_a_first_layer_is_not_asked_for_again_where_mounts_are_true(tmp_path: Path) -> None:
+    """A caller that was not seen to push gets its first layer with one HEAD less, once a mount was proved."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        first, second = registry.put_blob("base", b"1"), registry.put_blob("base", b"22")
+        for digest in (first, second):
+            await proxy.knows(digest, "base")
+        assert (await proxy.client.head(f"/v2/proof/blobs/{first}")).status_code == 200
+        answer = await proxy.client.head(f"/v2/app/blobs/{second}")
+        assert (answer.status_code, answer.headers["content-length"]) == (200, "2")
+        assert len(registry.matching(method="HEAD", path="/v2/app/*")) == 1
+
+
+async def test_heads_that_repeat_are_recorded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many HEADs of one blob are one record in the index; after a deletion the next one is recorded anew."""
+    async with ScriptedRegistry(RegistryOptions(deletes=True)) as registry, proxy_before(registry.url) as proxy:
+        digest, recorder, seen = registry.put_blob("app", DATA), proxy.app.core.recorder, []
+        monkeypatch.setattr(recorder, "_put", seen.append)
+        for _ in range(5):
+            assert (await proxy.client.head(f"/v2/app/blobs/{digest}")).status_code == 200
+        assert [sighting.layer for sighting in seen] == [digest]
+        assert (await proxy.client.delete(f"/v2/app/blobs/{digest}")).status_code == 202
+        registry.put_blob("app", DATA)
+        assert (await proxy.client.head(f"/v2/app/blobs/{digest}")).status_code == 200
+        assert len(seen) == 2

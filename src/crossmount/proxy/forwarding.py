@@ -47,6 +47,9 @@ async def answer_by_forwarding(core: Core, exchange: Exchange, route: Route, cal
             await _put_manifest(core, exchange, route, caller)
         case ManifestRoute(), "GET":
             await _get_manifest(core, exchange, route, caller)
+        case ManifestRoute(), "HEAD":
+            if (await _forward(core, exchange, route, caller)).status == 404:
+                core.sessions.note_unpushed(caller.key, route.name)
         case BlobRoute(), "DELETE":
             await _delete_blob(core, exchange, route, caller)
         case _:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequen
 from contextlib import asynccontextmanager
 from typing import Any
 
+from crossmount._expiring import ExpiringSet
 from crossmount._tasks import collect
 from crossmount.discovery.manifest_summary import ManifestSummary
 from crossmount.discovery.manifest_walker import ManifestWalker
@@ -34,6 +35,7 @@ _SETTLE_SECONDS = 1.0
 _COUNT_SECONDS = 0.2
 _DAY_SECONDS = 86_400
 _PULLED_MAX = 16_384
+_RECORDED_SECONDS = 60.0
 
 
 class ProxyRecorder:
@@ -63,6 +65,7 @@ class ProxyRecorder:
         self._waiting: asyncio.Queue[Sighting] = asyncio.Queue(_WAITING_MAX)
         self._epoch = epoch
         self._pulled: OrderedDict[tuple[Repository, Digest], int] = OrderedDict()  # the day of the last record
+        self._recorded: ExpiringSet[tuple[Repository, Digest]] = ExpiringSet(_RECORDED_SECONDS)
         self._traits = RegistryTraits()
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(_CHILDREN_AT_ONCE)
@@ -86,6 +89,12 @@ class ProxyRecorder:
     def record_blob(self, repository: Repository, digest: Digest, size: int | None) -> None:
         """Record a blob that was uploaded, or that the registry reported."""
         self.record_proven([Sighting(digest, repository, size)])
+
+    def record_existing(self, repository: Repository, digest: Digest, size: int | None) -> None:
+        """Record a blob that the registry has, unless that was done a moment ago: HEADs repeat."""
+        if (repository, digest) not in self._recorded:
+            self._recorded.add((repository, digest))
+            self.record_blob(repository, digest, size)
 
     def record_client_mount(self, agent: Agent | None, digest: Digest, *holders: Repository) -> None:
         """Record and count a blob that the registry mounted on a client's own request; a HEAD asks its size.
@@ -129,6 +138,7 @@ class ProxyRecorder:
 
     async def record_deletion(self, repository: Repository, digest: Digest) -> None:
         """Record that a client deleted a blob, so that no proxy mounts it there again unasked."""
+        self._recorded.remove((repository, digest))
         if isinstance(self._index, RemembersDeletions):
             await self._index.record_deletion(digest, repository)
 

@@ -25,7 +25,7 @@ from crossmount.oci import Digest
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, answer_headers
 from crossmount.registry.http.errors import translated
-from crossmount.registry.http.httpx_internals import OWNER, SINGLE_USE, unlogged
+from crossmount.registry.http.httpx_internals import OWNER, SINGLE_USE, send_bare, unlogged
 from crossmount.registry.http.location import Origin, shown
 from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.transport import ERROR_BYTES_MAX
@@ -219,7 +219,7 @@ class Upstream:
             extensions["timeout"] = {**self._client.timeout.as_dict(), "read": self._commit_timeout}
         request = httpx.Request(method, target.url, headers=pairs, content=content, extensions=extensions)
         begun = self._clock()
-        response = await self._client.send(request, stream=True, follow_redirects=False)
+        response = await send_bare(self._client, request)
         if content is None:
             seconds = self._clock() - begun
             self._observe_seconds(seconds)
@@ -301,4 +301,4 @@ class SharedTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request over the shared client."""
         request.extensions = {**request.extensions, OWNER: self._owner}
-        return await self._client.send(request, stream=True, follow_redirects=False)
+        return await send_bare(self._client, request)

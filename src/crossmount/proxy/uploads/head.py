@@ -5,6 +5,7 @@ import contextlib
 
 from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError
+from crossmount.index.protocol import Knowledge
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.exchange import Exchange
@@ -28,15 +29,17 @@ class _HeadAnswer:
 async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: Caller) -> None:
     """Answer whether a repository has a blob.
 
-    1. If the caller is pushing and the index has a source but not the repository, the mount is the question. A 201
-       says that the repository has the blob, and the source, which is asked meanwhile, says its size. This needs a
-       registry whose 201 is known to be true. The repository is not asked at the same time: distribution 2.8
-       answers 500 to a HEAD of a blob that it is mounting.
+    1. If the caller is pushing, or about to, and the index has a source but not the repository, the mount is the
+       question. A 201 says that the repository has the blob, and the source, which is asked meanwhile, says its
+       size. This needs a registry whose 201 is known to be true. The repository is not asked at the same time:
+       distribution 2.8 answers 500 to a HEAD of a blob that it is mounting.
     2. Else, or if that failed, ask the registry.
-    3. On 404, mount the blob from a repository that the index names, unless a client deleted it from here.
+    3. On 404, mount the blob from a repository that the index names, unless a client deleted it from here; as in 1
+       the source says its size meanwhile.
     4. If the caller's token is too narrow for the mount, ask for a wider one, once.
     5. If the mount failed and somebody is uploading the blob, wait for the upload and mount it then.
-    6. After a mount, ask the registry again, unless 1 has shown all. Another 404 shows that the 201 was not true.
+    6. After a mount, ask the registry again, unless 1 or 3 has shown all. Another 404 shows that the 201 was not
+       true.
 
     The answer is always the registry's own.
     """
@@ -48,7 +51,7 @@ async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: 
         if attempt is None or not attempt.mounted:
             head = await _ask(core, exchange, dest, caller)
             if head.status == 404 and attempt is None:
-                attempt = await core.mounter.mount(caller, dest, route.digest, restore_deleted=False)
+                attempt, size = await _mount(core, caller, dest, route.digest)
     if attempt is not None and not attempt.deleted and (head is None or head.status == 404):
         await core.wider_tokens.ask_once(exchange, caller, attempt)
         outcome = await core.turns.wait_and_mount(caller, attempt)
@@ -68,7 +71,7 @@ async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: 
         arrived = BlobOutcome(existing=True) if outcome is None else outcome
         core.metrics.count_blob(arrived.label, head.size)
         core.recorder.ledger.note_outcome(dest, route.digest, arrived.label, waited=arrived.waited)
-        core.recorder.record_blob(dest, route.digest, head.size)
+        core.recorder.record_existing(dest, route.digest, head.size)
     await exchange.start(head.status, head.headers)
     await exchange.write(b"", more=False)
 
@@ -89,27 +92,41 @@ async def _ask(core: Core, exchange: Exchange, dest: Repository, caller: Caller)
 async def _mount_first(
     core: Core, caller: Caller, dest: Repository, digest: Digest
 ) -> tuple[MountAttempt | None, int | None]:
-    """Mount a blob before the repository is asked for it, and ask a source for its size meanwhile.
+    """Mount a blob before the repository is asked for it.
 
     Returns:
         The attempt; None if the repository is better asked first, or there is no source. And the bytes that the
         registry named for the blob, if it was mounted.
     """
-    mounter, traits = core.mounter, core.recorder.traits
-    is_certain = digest.algorithm == "sha256" and traits.truthful is True and not traits.after_manifest
-    if not is_certain or traits.mounts is False or caller.agent is None or not caller.is_admitted:
+    may_mount = caller.agent is not None and caller.is_admitted and caller.may_push(dest.name)
+    if not may_mount or not _is_certain(core, digest) or not core.sessions.will_push(caller.key, dest.name):
         return None, None
-    if not caller.may_push(dest.name) or not core.sessions.is_pushing(caller.key, dest.name):
+    knowledge = await core.mounter.look_up(dest, digest)
+    if core.mounter.first_source(caller, dest, digest, knowledge) is None:
         return None, None
-    knowledge = await mounter.look_up(dest, digest)
-    source = mounter.first_source(caller, dest, digest, knowledge)
+    return await _mount(core, caller, dest, digest, knowledge)
+
+
+async def _mount(
+    core: Core, caller: Caller, dest: Repository, digest: Digest, knowledge: Knowledge | None = None
+) -> tuple[MountAttempt, int | None]:
+    """Mount a blob; where a 201 is certain to be true, ask a source for the blob's size meanwhile."""
+    mounter, source = core.mounter, None
+    if _is_certain(core, digest) and caller.agent is not None and caller.is_admitted:
+        knowledge = knowledge or await mounter.look_up(dest, digest)
+        source = mounter.first_source(caller, dest, digest, knowledge)
+    mount = mounter.mount(caller, dest, digest, restore_deleted=False, knowledge=knowledge)
     if source is None:
-        return None, None
-    attempt, size = await asyncio.gather(
-        mounter.mount(caller, dest, digest, restore_deleted=False, knowledge=knowledge),
-        _size_at(caller, source, digest),
-    )
+        return await mount, None
+    attempt, size = await asyncio.gather(mount, _size_at(caller, source, digest))
     return attempt, size if attempt.mounted else None
+
+
+def _is_certain(core: Core, digest: Digest) -> bool:
+    """Return whether a 201 to a mount says that the repository has the blob."""
+    traits = core.recorder.traits
+    is_shown = traits.truthful is True and not traits.after_manifest and traits.mounts is not False
+    return is_shown and digest.algorithm == "sha256"
 
 
 async def _size_at(caller: Caller, source: Repository, digest: Digest) -> int | None:

@@ -110,6 +110,7 @@ class ClientSessions:
         self._open: OrderedDict[str, ClientSession] = OrderedDict()
         # owner and repository of each push that was active lately
         self._pushes: ExpiringSet[tuple[str, str]] = ExpiringSet(PUSH_IDLE_SECONDS, limit=limit, clock=clock)
+        self._expected: ExpiringSet[tuple[str, str]] = ExpiringSet(PUSH_IDLE_SECONDS, limit=limit, clock=clock)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -175,6 +176,14 @@ class ClientSessions:
     def note_push(self, owner: str, name: str) -> None:
         """Note that a caller is pushing into a repository."""
         self._pushes.add((owner, name))
+
+    def note_unpushed(self, owner: str, name: str) -> None:
+        """Note that a caller was told that a manifest is not in a repository: if it asks for blobs, it pushes."""
+        self._expected.add((owner, name))
+
+    def will_push(self, owner: str, name: str) -> bool:
+        """Return whether a caller pushes into a repository, or is about to."""
+        return (owner, name) in self._expected or self.is_pushing(owner, name)
 
     def end_push(self, owner: str, name: str) -> None:
         """Note that a caller's push into a repository is complete: its tag is there."""
