@@ -1,8 +1,9 @@
 """The speed of pushes and HEADs through the proxy, and straight to the registry, in one run.
 
-    python tests/bench/proxy.py [SIZE_MIB]
+    PATH=/tmp/peers:$PATH python tests/bench/proxy.py [SIZE_MIB]
 
-Needs docker-registry and skopeo. Prints Markdown.
+Needs docker-registry and skopeo; crane, regctl and oras are measured too if they are on the PATH
+(`tests/bench/make_peers.py`). Prints Markdown. All ways are measured in turns; medians and ratios of one run.
 """
 
 import asyncio
@@ -19,23 +20,31 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from setting import forget_skopeo
+from peers import PUSHES
+from setting import forget_skopeo, machine, run
 
-from support.images import make_layers, make_layout
-from support.registries import run_docker_registry
+from support.images import MadeImage, make_layers, make_layout
+from support.link import link
+from support.registries import DockerRegistry, run_docker_registry
 
 MIB = 1024 * 1024
 ROUNDS = 3
 HEADS = 400
 LAYERS, LAYER_MIB = 10, 40
+FAR_LAYERS, FAR_SECONDS = 20, 0.05
 CLIENTS = 200
+SKOPEOS = 64
+TOOLS = [name for name in ("skopeo", "crane", "regctl", "oras") if shutil.which(name)]
 
 
 @contextmanager
@@ -54,8 +63,8 @@ def proxy(upstream: str, folder: Path, spool: str) -> Iterator[tuple[str, int]]:
 def big_layout(folder: Path, size: int, seed: int) -> Path:
     """Write an image with one layer of about `size` bytes, without keeping it in memory.
 
-    It is a gzip file of stored blocks: skopeo compresses a layer that is not compressed, and so asks for one digest
-    and pushes another.
+    It is a gzip file of stored blocks: skopeo compresses a layer that is not compressed, and so asks for one
+    digest and pushes another.
     """
     layout = make_layout(folder / f"big-{seed}", make_layers(1)).path
     blobs = layout / "blobs" / "sha256"
@@ -83,20 +92,27 @@ def big_layout(folder: Path, size: int, seed: int) -> Path:
     return layout
 
 
-def skopeo(layout: Path, dest: str, folder: Path) -> float:
+def push(tool: str, layout: Path, dest: str, folder: Path) -> float:
     """Push with an empty cache, and return the seconds."""
     forget_skopeo()
     with tempfile.TemporaryDirectory(dir=folder) as home:
-        begun = time.perf_counter()
-        subprocess.run(
-            [
-                *("skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"),
-                *("--dest-compress=false", f"oci:{layout}:latest", f"docker://{dest}"),
-            ],
-            check=True,
-            env={**os.environ, "HOME": home, "XDG_DATA_HOME": home},
-        )
-        return time.perf_counter() - begun
+        line = PUSHES[tool](layout, dest)
+        return run(*line, env={"HOME": home, "XDG_DATA_HOME": home, "DOCKER_CONFIG": home}).seconds
+
+
+def in_turns(ways: dict[str, str], measure: Callable[[str, str, int], float], rounds: int) -> dict[str, float]:
+    """Measure all ways in turns, so that the machine's load affects all alike; return the median of each.
+
+    Args:
+        ways: the address of each way.
+        measure: measures one round of a way, given its name, its address and the round's number.
+        rounds: how many rounds.
+    """
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds):
+        for way, address in ways.items():
+            times[way].append(measure(way, address, number))
+    return {way: statistics.median(found) for way, found in times.items()}
 
 
 def wiped(folder: Path) -> None:
@@ -139,70 +155,162 @@ async def crowd(address: str, digest: str, rounds: range) -> dict[int, int]:
         return {status: statuses.count(status) for status in sorted(set(statuses))}
 
 
-def best(measure: Callable[[int], float]) -> float:
-    """Return the median of several rounds."""
-    return statistics.median(measure(number) for number in range(ROUNDS))
+def cpu(pid: int) -> float:
+    """Return the seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def throughput(address: str, path: str, count: int) -> float:
+    """Return how many HEADs a second sixteen connections get answered."""
+    limits = httpx.Limits(max_connections=16)
+    async with httpx.AsyncClient(base_url=f"http://{address}", limits=limits, timeout=60) as client:
+
+        async def some() -> None:
+            for _ in range(count // 16):
+                assert (await client.head(path)).status_code == 200
+
+        begun = time.perf_counter()
+        await asyncio.gather(*(some() for _ in range(16)))
+        return count / (time.perf_counter() - begun)
+
+
+@dataclass(slots=True)
+class Bench:
+    """A registry with proxies before it, and the rows so far."""
+
+    folder: Path
+    registry: DockerRegistry
+    ways: dict[str, str]
+    pid: int
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+
+    def large(self, size: int) -> None:
+        """A new large layer."""
+        image = big_layout(self.folder, size, 1)
+
+        def measure(tool: str, way: str, address: str, number: int) -> float:
+            wiped(self.folder)
+            return push(tool, image, f"{address}/big-{way}/{tool}{number}:v", self.folder)
+
+        for tool in TOOLS:
+            times = in_turns(self.ways, partial(measure, tool), ROUNDS)
+            label = f"a new layer of {size // MIB} MiB by {tool}"
+            for way, promised in (("with the spool", "1.15 times"), ("without", "1.25 times")):
+                straight, ours = times["straight"], times[way]
+                self.rows.append((f"{label}, {way}", _s(straight), _s(ours), _x(ours, straight), promised))
+        wiped(self.folder)
+
+    def far(self) -> None:
+        """Mountable layers of a registry that is far away from the proxy and the clients."""
+        image = make_layout(self.folder / "far", make_layers(FAR_LAYERS)).path
+        with (
+            link(self.registry.address, round_trip=FAR_SECONDS) as far,
+            proxy(f"http://{far}", self.folder, str(self.folder / "far-spool")) as (near, _),
+        ):
+            for name in ("first", "second"):
+                push("skopeo", image, f"{near}/far/{name}:v", self.folder)
+
+            def measure(tool: str, way: str, address: str, number: int) -> float:
+                return push(tool, image, f"{address}/far-{way}/{tool}{number}:v", self.folder)
+
+            for tool in TOOLS:
+                times = in_turns({"straight": far, "proxy": near}, partial(measure, tool), ROUNDS)
+                straight, ours = times["straight"], times["proxy"]
+                label = f"{FAR_LAYERS} mountable layers {FAR_SECONDS * 1000:.0f} ms away by {tool}"
+                promised = "1.7 s" if tool == "skopeo" else "0.7 s" if tool == "crane" else ""
+                self.rows.append((label, _s(straight), _s(ours), _x(ours, straight), promised))
+
+    def near(self) -> MadeImage:
+        """Mountable layers and HEADs on loopback; returns the image."""
+        spooling, direct = self.ways["with the spool"], self.ways["straight"]
+        shared = make_layout(self.folder / "shared", make_layers(LAYERS, size=LAYER_MIB * MIB))
+        ways = {"straight": direct, "proxy": spooling}
+        push("skopeo", shared.path, f"{spooling}/seed:v", self.folder)
+        times = in_turns(
+            ways, lambda way, at, n: push("skopeo", shared.path, f"{at}/near-{way}/n{n}:v", self.folder), ROUNDS
+        )
+        label = f"{LAYERS} layers of {LAYER_MIB} MiB, all mountable"
+        straight, ours = times["straight"], times["proxy"]
+        self.rows.append((label, _s(straight), _s(ours), _x(ours, straight), "0.5 times"))
+        digest = shared.layers[0].digest
+        there = [f"/v2/seed/blobs/{digest}"] * HEADS
+        heads(spooling, there)
+        times = in_turns(ways, lambda _way, at, _n: heads(at, there), ROUNDS)
+        base, hit = times["straight"], times["proxy"]
+        self.rows.append(("HEAD of a blob that is there", _ms(base), _ms(hit), f"+{hit - base:.1f} ms", "+1 ms"))
+        mount = heads(spooling, [f"/v2/heads/n{number}/blobs/{digest}" for number in range(HEADS)])
+        self.rows.append(("HEAD answered by a mount", _ms(base), _ms(mount), f"+{mount - base:.1f} ms", "+3 ms"))
+        return shared
+
+    def crowd_of_skopeos(self) -> None:
+        """Many skopeos at once: the proxy has the same cores as all of them."""
+        image = make_layout(self.folder / "crowd", make_layers(LAYERS, size=MIB)).path
+        push("skopeo", image, f"{self.ways['with the spool']}/crowd-seed:v", self.folder)
+
+        def measure(way: str, address: str, number: int) -> float:
+            forget_skopeo()
+            begun = time.perf_counter()
+            with ThreadPoolExecutor(SKOPEOS) as pool:
+                list(
+                    pool.map(
+                        lambda n: push("skopeo", image, f"{address}/crowd-{way}{number}/n{n}:v", self.folder),
+                        range(SKOPEOS),
+                    )
+                )
+            return time.perf_counter() - begun
+
+        ways = {"straight": self.ways["straight"], "proxy": self.ways["with the spool"]}
+        times = in_turns(ways, measure, 2)
+        straight, ours = times["straight"], times["proxy"]
+        self.rows.append((f"{SKOPEOS} skopeos at once", _s(straight), _s(ours), _x(ours, straight), "1 times"))
+
+    def process(self, image: MadeImage) -> None:
+        """What one process does with one core."""
+        spooling, digest = self.ways["with the spool"], image.layers[0].digest
+        used = cpu(self.pid)
+        rate = asyncio.run(throughput(spooling, f"/v2/seed/blobs/{digest}", 16 * HEADS // 4))
+        each = (cpu(self.pid) - used) / (16 * HEADS // 4)
+        self.rows.append(("HEADs a second, 16 at once", "", f"{rate:.0f}", f"{1 / each:.0f} a core", ""))
+        before = rss(self.pid)
+        statuses = asyncio.run(crowd(spooling, digest, range(1)))
+        middle = rss(self.pid)
+        more = asyncio.run(crowd(spooling, digest, range(1, 11)))
+        text = ", ".join(f"{status}: {n + statuses.pop(status, 0)}" for status, n in more.items())
+        self.rows.append((f"{CLIENTS} clients at once, 11 rounds of mounts", "", text, "", "no failure"))
+        flat = f"{before:.0f}, {middle:.0f}, {rss(self.pid):.0f} MiB"
+        self.rows.append(("memory at its height: before, after 1, after 11", "", flat, "", "flat"))
+
+    def relay(self, size: int) -> None:
+        """How many bytes one core passes on."""
+        image, used = big_layout(self.folder, size, 2), cpu(self.pid)
+        push("skopeo", image, f"{self.ways['with the spool']}/relay:v", self.folder)
+        rate = size / MIB / (cpu(self.pid) - used)
+        self.rows.append(("MiB of a new layer a second of one core, spooled", "", f"{rate:.0f}", "", ""))
 
 
 def main() -> None:
     """Measure, and print the table."""
     size = int(sys.argv[1]) * MIB if len(sys.argv) > 1 else 1024 * MIB
-    rows: list[tuple[str, str, str, str, str]] = []
     with tempfile.TemporaryDirectory(prefix="cm-bench-") as name:
         folder = Path(name)
-        shared = make_layout(folder / "shared", make_layers(LAYERS, size=LAYER_MIB * MIB))
-        big = big_layout(folder, size, 1)
         with (
             run_docker_registry(folder / "registry", auth="", relative=False, deletes=True) as registry,
             proxy(registry.url, folder, str(folder / "spool")) as (spooling, pid),
-            proxy(registry.url, folder, "off") as (plain, plain_pid),
+            proxy(registry.url, folder, "off") as (plain, _),
         ):
-            times: dict[str, list[float]] = {"straight": [], "spool": [], "plain": []}
-            for number in range(ROUNDS):  # in turns, so that the machine's load affects all alike
-                for way, address in (("straight", registry.address), ("spool", spooling), ("plain", plain)):
-                    wiped(folder)
-                    times[way].append(skopeo(big, f"{address}/big/n{number}:v", folder))
-            straight, spool, through = (statistics.median(times[way]) for way in ("straight", "spool", "plain"))
-            label = f"a new layer of {size // MIB} MiB by skopeo"
-            rows.append((f"{label}, with the spool", _s(straight), _s(spool), _x(spool, straight), "1.6 times"))
-            rows.append((f"{label}, without", _s(straight), _s(through), _x(through, straight), "1.25 times"))
-            wiped(folder)
-            before_shared = registry.uploads()
-            skopeo(shared.path, f"{spooling}/seed:v", folder)
-            mounted = best(lambda n: skopeo(shared.path, f"{spooling}/mounted/n{n}:v", folder))
-            uploads = registry.uploads() - before_shared
-            direct = best(lambda n: skopeo(shared.path, f"{registry.address}/direct/n{n}:v", folder))
-            rows.append(
-                (
-                    f"{LAYERS} layers of {LAYER_MIB} MiB, all mountable",
-                    _s(direct),
-                    _s(mounted),
-                    _x(mounted, direct),
-                    "0.5 times",
-                )
-            )
-            digest = shared.layers[0].digest
-            there = [f"/v2/seed/blobs/{digest}"] * HEADS
-            base, hit = heads(registry.address, there), heads(spooling, there)
-            rows.append(("HEAD of a blob that is there", _ms(base), _ms(hit), f"+{hit - base:.1f} ms", "+3 ms"))
-            news = [f"/v2/heads/n{number}/blobs/{digest}" for number in range(HEADS)]
-            mount = heads(spooling, news)
-            rows.append(("HEAD answered by a mount", _ms(base), _ms(mount), f"+{mount - base:.1f} ms", "+3 ms"))
-            before = rss(pid)
-            statuses = asyncio.run(crowd(spooling, digest, range(1)))
-            middle = rss(pid)
-            more = asyncio.run(crowd(spooling, digest, range(1, 11)))
-            statuses_text = ", ".join(f"{status}: {n + statuses.pop(status, 0)}" for status, n in more.items())
-            rows.append((f"{CLIENTS} clients at once, 11 rounds of mounts", "", statuses_text, "", "no failure"))
-            flat = f"{before:.0f}, {middle:.0f}, {rss(pid):.0f} MiB"
-            rows.append(("memory at its height: before, after 1, after 11", "", flat, "", "flat"))
-            rows.append(("memory at its height without the spool", "", f"{rss(plain_pid):.0f} MiB", "", ""))
-            print(
-                f"uploads of shared layers in all pushes through the proxy: {uploads - 0} (21 blobs pushed once)"
-            )
+            ways = {"straight": registry.address, "with the spool": spooling, "without": plain}
+            bench = Bench(folder, registry, ways, pid)
+            bench.large(size)
+            bench.relay(min(size, 256 * MIB))
+            bench.far()
+            image = bench.near()
+            bench.crowd_of_skopeos()
+            bench.process(image)
     print("| what | straight | through the proxy | | promised |\n|---|---|---|---|---|")
-    for row in rows:
+    for row in bench.rows:
         print("| " + " | ".join(row) + " |")
+    print(f"\n{machine()}; load average at the end {os.getloadavg()[0]:.0f}")
 
 
 def _s(seconds: float) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from crossmount.index.protocol import Sighting
 from crossmount.oci import Digest
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry
 from support.proxies import error_code, proxy_before
@@ -260,7 +261,8 @@ async def test_a_first_layer_is_not_asked_for_again_where_mounts_are_true(tmp_pa
 async def test_heads_that_repeat_are_recorded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many HEADs of one blob are one record in the index; after a deletion the next one is recorded anew."""
     async with ScriptedRegistry(RegistryOptions(deletes=True)) as registry, proxy_before(registry.url) as proxy:
-        digest, recorder, seen = registry.put_blob("app", DATA), proxy.app.core.recorder, []
+        digest, recorder = registry.put_blob("app", DATA), proxy.app.core.recorder
+        seen: list[Sighting] = []
         monkeypatch.setattr(recorder, "_put", seen.append)
         for _ in range(5):
             assert (await proxy.client.head(f"/v2/app/blobs/{digest}")).status_code == 200
