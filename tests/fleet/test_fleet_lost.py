@@ -150,7 +150,7 @@ async def test_a_lease_that_could_not_be_released_is_released_by_a_heartbeat(
     valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lease that a silent server could not release is released by the next heartbeat."""
-    monkeypatch.setattr("crossmount.index.guard.OPEN_SECONDS", 0.1)
+    monkeypatch.setattr("crossmount.index.guarded_calls.OPEN_SECONDS", 0.1)
     async with fleet_on(valkey, life=3600) as first, fleet_on(valkey, life=3600) as second:
         turn = await upload_of(first, "a")
         valkey.pause()
