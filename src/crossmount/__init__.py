@@ -14,6 +14,7 @@ What can be done:
     scan, prune                   fill the index from a registry, remove what registries no longer have
     locality                      how many bytes of an image each registry has
     index_info, export_index, import_index
+    read_savings                  what pushes saved in a period
     open_index                    an index by its URL: RedisMountIndex, MemoryMountIndex
     GuardedIndex                  an index whose calls never fail
     RegistryClient, Registries    one registry over HTTP, many of them
@@ -29,7 +30,7 @@ Values:
 
 Reports:
     PushReport, BlobReport, CopyReport, ImageCopy, ImageFailure, ScanReport, PruneReport, MoveReport, IndexInfo,
-    RegistryInfo
+    RegistryInfo, Savings, Tally
 
 Events, which an observer receives (`crossmount.events`):
     BlobStarted, BlobWaiting, BlobProgress, BlobCommitting, BlobFinished, ManifestPushed, ImageCopied, ImageFailed,

@@ -66,6 +66,8 @@ from crossmount.registry import Mounted as Mounted
 from crossmount.registry import Ping as Ping
 from crossmount.registry import RetryPolicy as RetryPolicy
 from crossmount.registry import UploadSession as UploadSession
+from crossmount.savings import Savings as Savings
+from crossmount.savings import Tally as Tally
 from crossmount.transfer.cache import BlobCache as BlobCache
 from crossmount.transfer.image_pusher import Limits as Limits
 from crossmount.transfer.report import BlobReport as BlobReport

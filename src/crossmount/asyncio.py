@@ -19,6 +19,7 @@ from crossmount.maintenance import index_info as index_info
 from crossmount.maintenance import prune as prune
 from crossmount.mount import Mounter as Mounter
 from crossmount.registry import RegistryClient as RegistryClient
+from crossmount.savings import read_savings as read_savings
 from crossmount.transfer.copy import copy as copy
 from crossmount.transfer.push import push as push
 from crossmount.transfer.registries import Registries as Registries

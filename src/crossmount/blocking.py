@@ -4,15 +4,17 @@ What talks to registries runs on one background event loop (`_portal`); `observe
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
 from crossmount import asyncio as aio
 from crossmount import events
-from crossmount._blocking import documented_as
+from crossmount._blocking import documented_as, run_now
 from crossmount._portal import Closable, OnPortal, blocking_function, iterator, method
 from crossmount._shared import *
 from crossmount.discovery.scan import REQUESTS
+from crossmount.index.accounts import accounts_of
 from crossmount.index.blocking import GuardedIndex as GuardedIndex
 from crossmount.index.blocking import MemoryMountIndex as MemoryMountIndex
 from crossmount.index.blocking import MountableLayers as MountableLayers
@@ -245,6 +247,12 @@ def locality(
     )
 
 
+@documented_as(aio.read_savings)
+def read_savings(index: MountableLayers, *, since: date, until: date) -> Savings:
+    """Read the accounts of a period, in one round trip."""
+    return run_now(aio.read_savings(accounts_of(index), since=since, until=until))
+
+
 @documented_as(aio.index_info)
 def index_info(index: MountableLayers, *, sample: int | None = None) -> IndexInfo:
     """Count the layers and sources of an index; with `sample`, estimate them from about that many keys."""
@@ -288,11 +296,7 @@ def export_index(
 
 @documented_as(aio.import_index)
 def import_index(
-    index: MountableLayers,
-    file: IO[bytes],
-    *,
-    observer: events.Observer = events.ignore,
-    name: str | None = None,
+    index: MountableLayers, file: IO[bytes], *, observer: events.Observer = events.ignore, name: str | None = None
 ) -> MoveReport:
     """Add the layers and sources of an exported file to an index."""
     return import_now(index, file, observer=observer, name=name)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import crossmount
 from crossmount import events
 from crossmount.errors import RegistryError
 from crossmount.fleet import Patience
@@ -17,7 +18,7 @@ from crossmount.oci.layout import load_image
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.savings import Savings, Tally, read_savings
 from crossmount.savings.accountant import LAYERS_A_PUSH
-from crossmount.testing import Fault, Reply, ScriptedRegistry
+from crossmount.testing import Fault, Reply, ScriptedRegistry, running_registry
 from crossmount.transfer.accounting import Accounting
 from crossmount.transfer.copy import copy
 from crossmount.transfer.image_pusher import ImagePusher, Limits
@@ -242,3 +243,15 @@ async def test_accounting_adds_no_round_trip(
         assert ("HGETALL", Keys().traits(scripted_registry.address)) in look_up
         (account,) = (command for command in record if "savings" in str(command))
         assert f"{scripted_registry.address}/team" in account
+
+
+def test_the_blocking_library_reads_what_it_counted(valkey: Server, image: MadeImage) -> None:
+    """A blocking push is in what the blocking `read_savings` returns, and in what the asynchronous one does."""
+    day = datetime.now(UTC).date()
+    period = {"since": day - timedelta(days=1), "until": day + timedelta(days=1)}
+    with running_registry() as registry, crossmount.open_index(valkey.url, namespace="read") as index:
+        options = ClientOptions(plain_http=True)
+        crossmount.push(str(image.path), f"{registry.address}/a:1", index=index, options=options)
+        crossmount.push(str(image.path), f"{registry.address}/b:1", index=index, options=options)
+        total = crossmount.read_savings(index, **period).total
+    assert (total.pushes, total.bytes_uploaded, total.bytes_mounted) == (2, size_of(image), size_of(image))
