@@ -21,7 +21,7 @@ from crossmount.asyncio import (
     Sighting,
 )
 from crossmount.discovery import feed as feeding
-from crossmount.index import MountIndex, guard
+from crossmount.index import MountIndex, guarded_calls
 from crossmount.oci import Digest
 from crossmount.oci.descriptor import OCI_MANIFEST
 from crossmount.testing import BasicAuth, Fault, RegistryOptions, Reply, ScriptedRegistry
@@ -221,7 +221,7 @@ async def test_events_wait_until_the_index_answers(
     scripted_registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the index does not answer, accepted events wait, and new messages are refused."""
-    monkeypatch.setattr(guard, "OPEN_SECONDS", 0.02)
+    monkeypatch.setattr(guarded_calls, "OPEN_SECONDS", 0.02)
     monkeypatch.setattr(feeding, "RETRY_SECONDS", 0.01)
 
     class Away(MemoryMountIndex):
