@@ -1,22 +1,30 @@
 """Messages that wake waiters, and what happens without them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import cast
 
 import pytest
 
 from crossmount.asyncio import open_index
 from crossmount.fleet import Fleet, MountTurn, Slots, Turn, UploadTurn
-from crossmount.fleet.lease_store import LeaseStore
-from crossmount.fleet.poller import Environment
+from crossmount.fleet.lease_keeper import LeaseKeeper
+from crossmount.fleet.lease_store import LeaseGateway, LeaseStore
+from crossmount.fleet.poller import Environment, Poller
+from crossmount.fleet.waiting import Claim, ClaimAnswer, LeaseBusy, RateMeter
 from crossmount.index import RedisMountIndex
+from crossmount.oci import Digest
 from crossmount.redis.link import ThreadedLink
+from crossmount.redis.listener import Listener
 from support.fleets import LAYER, SIZE
 from support.index_kit import repo
 from support.places import Place
 from support.servers import Server
+from support.waiters import LAYERS, make_waiter
+from support.waiters import Slots as CountedSlots
 from support.waiting import until
 
 A, B = repo("team/a"), repo("team/b")
@@ -145,3 +153,69 @@ async def test_a_process_has_one_connection_for_its_messages(valkey: Server) -> 
             assert len(subscribers(valkey)) == 1
         listener.close()
         await until(lambda: not subscribers(valkey))
+
+
+class Flooded:
+    """A server on which others upload every layer, and that sends message after message of one of them."""
+
+    def __init__(self, noisy: Digest) -> None:
+        self.asked: Counter[Digest] = Counter()
+        self._noisy = noisy
+        self._on_news: Callable[[Collection[str]], None] = lambda _: None
+
+    async def claim(self, claims: Sequence[Claim]) -> list[ClaimAnswer]:
+        """Answer that another uploads."""
+        self.asked.update(claim.waiter.layer for claim in claims)
+        self._on_news([self.channel("", self._noisy)])
+        return [LeaseBusy("other", text=b"other", sent=1, size=SIZE) for _ in claims]
+
+    def channel(self, registry: str, layer: Digest) -> str:
+        """Return the layer's channel."""
+        return f"{registry[:0]}{layer}"
+
+    def listen(self, on_news: Callable[[Collection[str]], None]) -> Listener:
+        """Return a listener that hears all."""
+        self._on_news = on_news
+        return cast(Listener, self)
+
+    def hears(self, channels: Collection[str]) -> bool:
+        """Return True."""
+        return bool(channels)
+
+    def want(self, channels: Collection[str]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    async def show_waiters(self, waiting: object) -> None:
+        """Do nothing."""
+
+    async def release(self, leases: object) -> None:
+        """Do nothing."""
+
+
+class Soon(Environment):
+    """The server is asked for all every few milliseconds while messages wake the waiters."""
+
+    def safety_tick(self) -> float:
+        """Return some milliseconds."""
+        return 0.005
+
+
+async def test_messages_of_one_layer_keep_nobody_from_asking_for_another() -> None:
+    """Whoever floods the channel of one layer cannot make the waiters for another one wait for ever."""
+    server = Flooded(LAYERS[0])
+    poller = Poller(
+        cast(LeaseGateway, server),
+        cast(LeaseKeeper, server),
+        meter=RateMeter(),
+        environment=Soon(),
+        listen=server.listen,
+    )
+    waiters = [make_waiter("a", CountedSlots(), layer=each) for each in LAYERS]
+    waiting = [asyncio.create_task(poller.wait(waiter)) for waiter in waiters]
+    await until(lambda: server.asked[LAYERS[1]] > 3 or server.asked[LAYERS[0]] > 20_000)
+    assert server.asked[LAYERS[1]] > 3
+    await poller.aclose()
+    await asyncio.gather(*waiting, return_exceptions=True)

@@ -195,3 +195,34 @@ async def test_a_crowd_of_waiters_is_no_reason_to_wait(any_place: Place) -> None
         assert (await store.claim([Claim(one, take=True)])).answers == [LeaseAcquired()]
         assert isinstance((await store.claim([Claim(other, take=True)])).answers[0], LeaseBusy)
         await store.release([Lease("r.example", LAYER, waiter.value) for waiter in (one, other)])
+
+
+@pytest.mark.parametrize("text", [b"", b"\n1", b"\xff"])
+async def test_a_stalled_lease_without_a_holder_is_taken_over(any_place: Place, text: bytes) -> None:
+    """Whatever a stranger writes in place of a lease, a waiter takes it over once it shows no progress."""
+    async with open_index(any_place.url) as index:
+        server = backing_server(index)
+        assert server is not None
+        with any_place.client() as client:
+            client.set(server.keys.lease(LAYER, "r.example"), text, ex=600)
+        store, queues, waiter = LeaseStore(server), LayerQueues(), waiter_of("a", Slots(9))
+        queues.join(waiter)
+        for now in (0, 30):
+            claims, _ = queues.next_claims(now, None)
+            (answer,) = (await store.claim(claims)).answers
+            queues.apply_answer(claims[0], answer, now, None)
+        claims, _ = queues.next_claims(31, None)
+        assert (await store.claim(claims)).answers == [LeaseAcquired()]
+        await store.release([Lease("r.example", LAYER, waiter.value)])
+
+
+async def test_a_holder_whose_text_begins_as_a_stalled_one_keeps_its_lease(any_place: Place) -> None:
+    """A waiter takes over the lease that it saw, and none that came meanwhile and begins alike."""
+    async with open_index(any_place.url) as index:
+        server = backing_server(index)
+        assert server is not None
+        store, holder = LeaseStore(server), Lease("r.example", LAYER, '{"token":"first"}')
+        assert await store.renew({holder: 5}) == [True]
+        claim = Claim(waiter_of("a", Slots(9)), take=True, instead_of=b'{"token"')
+        assert isinstance((await store.claim([claim])).answers[0], LeaseBusy)
+        await store.release([holder])

@@ -4,13 +4,16 @@ import asyncio
 import json
 import logging
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from crossmount.oci import Digest
-from crossmount.proxy.gateway import Choice, choose
+from crossmount.proxy.app import App
+from crossmount.proxy.gateway import Choice, Gateway, choose
+from crossmount.proxy.http.exchange import Message, Receive, Send
 from crossmount.proxy.http.headers import ClientPaths
 from crossmount.testing import BasicAuth, Grant, RegistryOptions, ScriptedRegistry, TokenAuth
 from support.clients import Push, skopeo
@@ -63,6 +66,22 @@ def test_the_registry_that_a_request_names(target: str, header: str, expected: C
     """A request is for the registry of `ns`, of the header, of its first component, else for the first one."""
     path, _, query = target.partition("?")
     assert choose(path.encode(), query.encode(), header=header, names=NAMES, default="hub") == expected
+
+
+async def test_cookies_reach_the_first_registry_alone() -> None:
+    """A cookie that the first registry has set is not sent to another one."""
+    seen: list[list[tuple[bytes, bytes]]] = []
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        del receive, send
+        seen.append(scope["headers"])
+
+    gateway = Gateway({"hub": cast(App, app), "lab": cast(App, app)}, NAMES)
+    headers = [(b"host", b"h"), (b"cookie", b"sid=1"), (b"oci-namespace", b"lab")]
+    for own in (headers[:2], headers):
+        scope = {"raw_path": b"/v2/", "query_string": b"", "headers": own}
+        await gateway(scope, cast(Receive, None), cast(Send, None))
+    assert seen == [headers[:2], headers[:1]]
 
 
 @pytest.mark.parametrize("way", ["path", "ns"])
@@ -144,6 +163,19 @@ async def test_anonymous_tokens_of_a_further_registry_work(scope: str) -> None:
         headers = {"Authorization": f"Bearer {token}"}
         assert (await proxy.client.head(f"/v2/lab/a/blobs/{digest}", headers=headers)).status_code == 200
         assert (await proxy.client.head(f"/v2/a/blobs/{digest}?ns=lab", headers=headers)).status_code == 200
+
+
+async def test_an_unknown_registry_gives_no_tokens() -> None:
+    """Credentials for a registry that this proxy does not have are sent to no other one."""
+    async with (
+        ScriptedRegistry(RegistryOptions(auth=TokenAuth(users={"ann": "secret"}))) as one,
+        ScriptedRegistry() as two,
+        proxy_before(one.url, f"lab={two.url}") as proxy,
+    ):
+        answers = [
+            await proxy.client.get(f"/_crossmount/token{name}", auth=("ann", "secret")) for name in ("", "/else")
+        ]
+        assert [answer.status_code for answer in answers] == [200, 404]
 
 
 async def test_an_unknown_registry_is_refused() -> None:

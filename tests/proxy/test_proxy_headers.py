@@ -1,10 +1,14 @@
 """The headers that the proxy forwards, and how it rewrites Locations."""
 
+from typing import cast
+
 import httpx
 import pytest
 
 from crossmount.proxy.http.errors import RequestRefusedError
+from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import answer_headers, check_framing, request_headers, rewritten_location
+from crossmount.proxy.http.upstream import Upstream
 from crossmount.proxy.uploads.sessions import check_content_range
 from crossmount.registry.http.location import Origin
 
@@ -61,6 +65,19 @@ def test_headers_of_one_connection_and_of_forwarding_stay_behind() -> None:
         (b"x-unknown", b"kept"),
         (b"range", b"bytes=1-2"),
     ]
+
+
+@pytest.mark.parametrize("own_credentials", [True, False])
+async def test_a_session_of_the_proxys_own_account_stays_in_the_proxy(own_credentials: bool) -> None:
+    """A cookie that the registry sets for the proxy's own credentials reaches no caller: it may stand for them."""
+    url = httpx.URL("https://r.example/v2/")
+    answer = httpx.Response(200, headers={"set-cookie": "sid=1"}, request=httpx.Request("GET", url))
+    async with httpx.AsyncClient() as client:
+        upstream = Upstream(
+            url, client, rewrite_challenges=lambda _, headers: headers, own_credentials=own_credentials
+        )
+        headers = upstream.answer_headers(cast(Exchange, None), answer)
+    assert headers == ([] if own_credentials else [(b"set-cookie", b"sid=1")])
 
 
 def test_an_answers_headers_come_back_but_for_those_of_the_connection() -> None:

@@ -94,6 +94,8 @@ def test_everything_that_a_policy_says(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("[[upstream]", "not TOML"),
+        (f"a = {'1' * 5000}", "not TOML"),
+        (f"a = {'[' * 5000}", "not TOML"),
         ("rules = 1", "rules: unknown key: did you mean rule?"),
         ("zzz = 1", "zzz: unknown key: there are rule, upstream"),
         ("rule = 1", "rule: write it as [[rule]]"),
@@ -210,6 +212,20 @@ async def test_no_layer_is_mounted_from_what_a_caller_may_not_read(tmp_path: Pat
         assert registry.mounts() == 0
         assert await status(proxy, "ann", "HEAD", f"/v2/a/blobs/{digest}") == 200
         assert registry.mounts() == 1
+
+
+async def test_whoever_only_reads_a_repository_mounts_nothing_into_it(tmp_path: Path) -> None:
+    """A HEAD by a caller that may not write to a repository leaves the repository as it is."""
+    text = '[[rule]]\nrepositories = ["a/*"]\npushers = ["ann"]\nreaders = ["bob"]\n'
+    async with (
+        ScriptedRegistry() as registry,
+        proxy_before(registry.url, policy=write(tmp_path, text), **callers(tmp_path, "ann", "bob")) as proxy,
+    ):
+        digest = registry.put_blob("base", DATA)
+        await proxy.knows(digest, "base")
+        blob = f"/v2/a/app/blobs/{digest}"
+        assert (await status(proxy, "bob", "HEAD", blob), registry.mounts()) == (404, 0)
+        assert (await status(proxy, "ann", "HEAD", blob), registry.mounts()) == (200, 1)
 
 
 async def test_sources_of_a_namespace(tmp_path: Path) -> None:

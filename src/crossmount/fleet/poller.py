@@ -165,19 +165,24 @@ class Poller:
 
     async def _poll(self) -> None:
         """Send the claims of all waiters, in one round trip a tick, while there are waiters."""
+        until = float("inf")
         try:
             while True:
                 self._woken.clear()
+                asks_for_all = self._asks_for_all
                 await self._claim_for_all()
                 self._announce_waits()
                 await self._show_waiters()
-                pause = self._pause()
+                now, pause = self._environment.clock(), self._pause()
                 if self.queues.idle:
                     return
+                until = now + pause if asks_for_all else min(until, now + pause)
                 try:
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(until - now):
                         await self._woken.wait()
                 except TimeoutError:
+                    self._asks_for_all = True
+                if self._environment.clock() >= until:  # messages of some layers must not keep others waiting
                     self._asks_for_all = True
         except Exception as error:
             # a defect: the waiters must fail, since nothing polls for them any more

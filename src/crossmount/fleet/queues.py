@@ -184,7 +184,7 @@ class LayerQueues:
                 decisions.extend(self._check_waiters(queue, now, rate))
             elif queue.waiters:
                 with_slot = next((waiter for waiter in queue.waiters if waiter.take_slot()), None)
-                stalled = queue.busy.text if queue.stalled and queue.busy is not None else b""
+                stalled = (queue.busy.text or b"\n") if queue.stalled and queue.busy is not None else b""
                 claims.append(Claim(with_slot or queue.waiters[0], take=with_slot is not None, instead_of=stalled))
         return claims, decisions
 

@@ -171,7 +171,8 @@ class Claim:
     A claim that takes the lease has an upload slot reserved.
 
     Attributes:
-        instead_of: the text of a lease that it takes over, since its holder shows no progress.
+        instead_of: the text of a lease that it takes over, since its holder shows no progress; a line end for a
+            lease without a text, empty for none.
     """
 
     waiter: Waiter

@@ -19,6 +19,10 @@ _OWN = OWN_PREFIX.encode()
 _BY_UPSTREAM = (b"token", b"events")
 """The proxy's own endpoints that each upstream has: `/_crossmount/token/NAME`."""
 
+_DROPPED = frozenset({b"oci-namespace"})
+_DROPPED_BEFORE_OTHERS = _DROPPED | {b"cookie"}
+"""A cookie of the first upstream may be as good as a password."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -88,16 +92,17 @@ class Gateway:
             names=self._names,
             default=self._default,
         )
-        app = self._apps[self._default if choice.upstream is None else choice.upstream]
+        upstream = self._default if choice.upstream is None else choice.upstream
+        dropped = _DROPPED if upstream == self._default else _DROPPED_BEFORE_OTHERS
         chosen = {
             **scope,
             "raw_path": choice.raw_path,
             "query_string": choice.query,
-            "headers": [pair for pair in scope["headers"] if pair[0] != b"oci-namespace"],
+            "headers": [pair for pair in scope["headers"] if pair[0] not in dropped],
             "crossmount.paths": choice.paths,
             "crossmount.unknown_upstream": choice.upstream is None,
         }
-        await app(chosen, receive, send)
+        await self._apps[upstream](chosen, receive, send)
 
 
 def _known(name: bytes, names: Mapping[str, str]) -> str | None:

@@ -64,6 +64,8 @@ class OwnEndpoints:
             RequestRefusedError: there is no such endpoint, or it does not take this method.
         """
         if name == "token":
+            if exchange.names_unknown_upstream:  # credentials for another registry are sent to none
+                raise RequestRefusedError(404, "NOT_FOUND", "no such page")
             await self._authenticator.answer_token_request(exchange)
             return
         if name == "events" and self.events is not None:

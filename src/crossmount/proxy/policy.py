@@ -133,7 +133,7 @@ def read_policy(path: Path) -> Policy:
         raise InvalidInputError(f"{path}: a policy has at most {_FILE_MAX} bytes")
     try:
         document = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
         raise InvalidInputError(f"{path}: not TOML: {error}") from error
     top = _Table(path, "", document, {"upstream", "rule"})
     policy = Policy(

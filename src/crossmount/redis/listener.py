@@ -19,6 +19,7 @@ AGAIN_SECONDS = 2.0
 """Pause after a failure."""
 
 CHANNELS_MAX = 10_000
+_AT_ONCE_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,9 +143,12 @@ class _Ear:
         self._wanted = wanted
 
     def read(self, seconds: float) -> set[str]:
-        """Read all that arrives within some seconds; return the channels with news."""
+        """Read what arrives within some seconds, of a flood a part; return the channels with news."""
         news = set[str]()
-        while (message := self._pubsub.get_message(timeout=seconds)) is not None:
+        for _ in range(_AT_ONCE_MAX):
+            message = self._pubsub.get_message(timeout=seconds)
+            if message is None:
+                break
             seconds, channel = 0.0, message["channel"].decode("ascii", "replace")
             if message["type"] in {"unsubscribe", "sunsubscribe"}:
                 self.heard.discard(channel)

@@ -5,7 +5,8 @@
 -- continue, and leases would work although no source can be recorded: all would upload, one after the other.
 -- KEYS: the layer's set of sources on one registry, its lease there, its waiters there
 -- ARGV: '1' to take the lease if it is free, our lease's value, its life (ms), life of a waiter's entry (ms),
---       the most members of the set to read, the value of a lease that we take over, then repositories that we exclude
+--       the most members of the set to read, the first line of a lease that we take over (a line end if it is
+--       empty, '' for none), then repositories that we exclude
 -- A lease whose holder shows no progress is taken over, by one waiter: all others wait for that one then.
 -- A lease is its holder's value, a line end, and the time of acquisition (epoch seconds by this server's clock).
 -- Returns: {'sources', repository ...} | {'acquired'} | {'busy', the lease} | {'free'}
@@ -30,8 +31,11 @@ end
 local there = redis.call('EXISTS', lease) == 1
 local holder = there and redis.call('GETRANGE', lease, 0, 4095)
 local time = redis.call('TIME')
-if there and take and ARGV[6] ~= '' and string.sub(holder, 1, #ARGV[6]) == ARGV[6] then
-  there, holder = false, nil
+if there and take and ARGV[6] ~= '' then
+  local line = string.match(holder, '^[^\n]*')
+  if line == ARGV[6] or line == '' and ARGV[6] == '\n' then
+    there, holder = false, nil
+  end
 end
 if there and string.sub(holder, 1, #value) ~= value then
   local now = time[1] * 1000 + math.floor(time[2] / 1000)

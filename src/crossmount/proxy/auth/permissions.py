@@ -96,6 +96,11 @@ class Permissions:
             self._start_of_day()
             self._bytes[rule.repositories] += received
 
+    def allows_push(self, name: str, *, caller: str) -> bool:
+        """Return whether a caller may write to a repository."""
+        rule = self._rule(name)
+        return rule.may_read(caller) and rule.may_push(caller)
+
     def allows_source(self, source: str, *, dest: str, caller: str) -> bool:
         """Return whether `dest` may be mounted into from `source`, by a caller."""
         patterns = self._rule(dest).allow_sources

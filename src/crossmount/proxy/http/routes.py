@@ -2,7 +2,8 @@
 
 The path is checked and forwarded byte for byte. A path that two servers could read differently is refused: encoded
 slashes, dot segments, empty segments, backslashes, control characters. So is a query with a significant parameter
-twice. Only `%3A` is decoded, which some clients send for the colon of a digest.
+twice, or in capitals, which some servers read as the same name. Only `%3A` is decoded, which some clients send for
+the colon of a digest.
 """
 
 import re
@@ -210,6 +211,9 @@ def _parameters(query: bytes) -> list[tuple[str, str]]:
             400, "UNSUPPORTED", "the query is not UTF-8, or has too many parameters"
         ) from None
     names = [name for name, _ in pairs]
+    for name in names:
+        if name not in _SINGLE and name.lower() in _SINGLE:
+            raise RequestRefusedError(400, "UNSUPPORTED", f"write the parameter {name.lower()} in lower case")
     for name in _SINGLE:
         if names.count(name) > 1:
             code = "DIGEST_INVALID" if name in {"digest", "mount"} else "UNSUPPORTED"

@@ -32,6 +32,7 @@ from crossmount.registry.http.transport import ERROR_BYTES_MAX
 
 _BODILESS = frozenset({204, 304})
 _STATUSES = range(200, 600)
+_SESSION_HEADERS = frozenset({b"set-cookie", b"set-cookie2"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +265,8 @@ class Upstream:
         if Origin.of(response.request.url) != self.origin:
             # another host must not ask for the callers' credentials
             return [pair for pair in headers if pair[0] != b"www-authenticate"]
+        if self._own_credentials:  # a session of the proxy's own account would be as good as its password
+            headers = [pair for pair in headers if pair[0] not in _SESSION_HEADERS]
         return self._rewrite_challenges(exchange, headers)
 
 
