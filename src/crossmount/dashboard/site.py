@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+from crossmount._tasks import collect
 from crossmount.dashboard import views
 from crossmount.dashboard.answers import SiteAnswer, StaticFiles, page, text
 from crossmount.dashboard.charts import column_chart
@@ -47,7 +48,7 @@ class Site:
         self._latencies = latencies
         self._static = StaticFiles()
         self._templates = environment(self._static.url)
-        self._made: dict[tuple[str, int], tuple[int, SiteAnswer]] = {}
+        self._made: dict[tuple[str, int], tuple[int, asyncio.Task[SiteAnswer]]] = {}
         self._views: Mapping[str, Callable[[Mapping[str, str]], Awaitable[SiteAnswer]]] = {
             "": self._overview,
             "live": self._live,
@@ -83,9 +84,10 @@ class Site:
         second, key = int(self._reader.now.timestamp()), (path, _days(given))
         made = self._made.get(key)
         if made is None or made[0] != second:
-            answer = await (self._live({}, names=False) if path else self._overview(given, names=False))
-            made = self._made[key] = second, answer
-        return made[1]
+            view = self._live({}, names=False) if path else self._overview(given, names=False)
+            made = self._made[key] = second, asyncio.create_task(view)
+            made[1].add_done_callback(collect)
+        return await asyncio.shield(made[1])
 
     async def _overview(self, given: Mapping[str, str], *, names: bool = True) -> SiteAnswer:
         reader = self._reader

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.routes import CatalogRoute, OtherRoute, Route, UploadsRoute
 from crossmount.proxy.policy import OPEN, Policy, Rule, matches
@@ -96,10 +97,10 @@ class Permissions:
             self._start_of_day()
             self._bytes[rule.repositories] += received
 
-    def allows_push(self, name: str, *, caller: str) -> bool:
-        """Return whether a caller may write to a repository."""
+    def may_push(self, caller: Caller, name: str) -> bool:
+        """Return whether a caller may write to a repository, by its token and by the policy: a HEAD mounts too."""
         rule = self._rule(name)
-        return rule.may_read(caller) and rule.may_push(caller)
+        return caller.may_push(name) and rule.may_read(caller.name) and rule.may_push(caller.name)
 
     def allows_source(self, source: str, *, dest: str, caller: str) -> bool:
         """Return whether `dest` may be mounted into from `source`, by a caller."""

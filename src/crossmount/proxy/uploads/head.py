@@ -98,7 +98,7 @@ async def _mount_first(
         The attempt; None if the repository is better asked first, or there is no source. And the bytes that the
         registry named for the blob, if it was mounted.
     """
-    may_mount = caller.agent is not None and caller.is_admitted and core.mounter.may_write(caller, dest)
+    may_mount = caller.agent is not None and caller.is_admitted and core.permissions.may_push(caller, dest.name)
     if not may_mount or not _is_certain(core, digest) or not core.sessions.will_push(caller.key, dest.name):
         return None, None
     knowledge = await core.mounter.look_up(dest, digest)

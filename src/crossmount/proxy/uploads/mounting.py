@@ -168,7 +168,7 @@ class CallerMounter:
             knowledge: the answer of the index, if it was asked before.
         """
         agent = caller.agent
-        if agent is None or not self.may_write(caller, dest) or not await self.admit(caller, dest, digest):
+        if agent is None or not await self.admit(caller, dest, digest):
             return MountAttempt(digest=digest, dest=dest, knowledge=knowledge or await self.look_up(dest, digest))
         try_all = sent or self.privacy.hides_nothing(caller, agent)
         answer_at = None if try_all else self.privacy.answer_at(agent, dest)
@@ -192,7 +192,9 @@ class CallerMounter:
         return replace(attempt, answer_at=answer_at)
 
     async def admit(self, caller: Caller, dest: Repository, digest: Digest) -> bool:
-        """Return whether the proxy may act for a caller now; ask the registry if its last yes is too old."""
+        """Return whether the proxy may write for a caller now; ask the registry if its last yes is too old."""
+        if not self.permissions.may_push(caller, dest.name):
+            return False
         if caller.is_admitted:
             return True
         with contextlib.suppress(CrossmountError):
@@ -204,7 +206,7 @@ class CallerMounter:
     ) -> MountAttempt:
         """Try to mount a blob from the repositories that it was just uploaded to, with the caller's rights."""
         agent = caller.agent
-        if agent is None or not self.may_write(caller, dest) or not await self.admit(caller, dest, digest):
+        if agent is None or not await self.admit(caller, dest, digest):
             return MountAttempt(digest=digest, dest=dest)
         knowledge = Knowledge({digest: LayerKnowledge(sources=tuple(sorted(sources)))}, self._recorder.traits)
         search = _Search(caller, agent, dest, digest, frozenset(), restore_deleted=True, try_all=True, later=False)
@@ -214,10 +216,6 @@ class CallerMounter:
     def allows(self, source: str, dest: Repository, caller: Caller) -> bool:
         """Return whether the policy lets a caller mount from `source` into `dest`."""
         return self.permissions.allows_source(source, dest=dest.name, caller=caller.name)
-
-    def may_write(self, caller: Caller, dest: Repository) -> bool:
-        """Return whether a caller may write to a repository, by its token and by the policy: a HEAD mounts too."""
-        return caller.may_push(dest.name) and self.permissions.allows_push(dest.name, caller=caller.name)
 
     async def aclose(self) -> None:
         """Wait for mounts that are in flight."""

@@ -247,7 +247,7 @@ class ProxyTurns:
         knowledge = attempt.knowledge
         return (
             self._patience.limit > 0
-            and self._mounter.may_write(caller, attempt.dest)
+            and self._mounter.permissions.may_push(caller, attempt.dest.name)
             and caller.is_admitted
             and knowledge.traits.mounts is not False
             and not knowledge.of(attempt.digest).must_mount
