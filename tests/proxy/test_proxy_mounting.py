@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmount.index.protocol import Sighting
+from crossmount.index.protocol import RegistryTraits, Sighting
 from crossmount.oci import Digest
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry
 from support.proxies import error_code, proxy_before
@@ -182,6 +182,19 @@ async def test_a_head_after_a_false_mount_is_a_404_and_makes_the_registry_untrut
         assert (await proxy.client.head(f"/v2/app/blobs/{digest}")).status_code == 404
         knowledge = await proxy.index.look_up([], proxy.repository("app"))
         assert knowledge.traits.truthful is False
+
+
+async def test_the_indexs_word_that_mounts_are_true_is_no_proof() -> None:
+    """Whoever writes the index cannot make a registry's false 201 the answer to a HEAD."""
+    digest = Digest.of(DATA)
+    options = RegistryOptions(false_mounts=(digest,))
+    async with ScriptedRegistry(options) as registry, proxy_before(registry.url) as proxy:
+        registry.put_blob("base", DATA)
+        await proxy.knows(digest, "base")
+        await proxy.index.record_traits(proxy.registry, RegistryTraits(mounts=True, truthful=True))
+        assert (await proxy.client.head("/v2/app/manifests/v1")).status_code == 404
+        for each in (Digest.of(b"another"), digest):
+            assert (await proxy.client.head(f"/v2/app/blobs/{each}")).status_code == 404
 
 
 async def test_a_push_mounts_its_further_layers_without_asking_first(tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ async def test_an_invalid_file_changes_nothing(tmp_path: Path, caplog: pytest.Lo
         proxy_before(registry.url, auth="service", htpasswd=htpasswd, tokens=tokens, policy=policy) as proxy,
     ):
         write_callers(htpasswd, "bob")
-        for file, wrong in ((policy, "rules = 1"), (tokens, "ci:short\n")):
+        elsewhere = '[[rule]]\nrepositories = ["*"]\nupstream = "none"\npushers = []\n'
+        for file, wrong in ((policy, "rules = 1"), (policy, elsewhere), (tokens, "ci:short\n")):
             right = file.read_text()
             file.write_text(wrong)
             caplog.clear()
@@ -89,6 +90,18 @@ async def test_the_proxys_own_credentials_are_read_again(tmp_path: Path) -> None
             store(registry.address, "new")
             assert proxy.running.reloader.reload()
             assert (await proxy.client.post("/v2/a/blobs/uploads/")).status_code == 202
+
+
+async def test_an_upstreams_own_credentials_are_watched(tmp_path: Path) -> None:
+    """The file of credentials that the policy names for an upstream is read again when it changes."""
+    auth, policy = tmp_path / "auth.json", tmp_path / "policy.toml"
+    auth.write_text('{"auths": {}}')
+    async with ScriptedRegistry() as registry:
+        policy.write_text(f'[[upstream]]\nurl = "{registry.url}"\nname = "lab"\nauthfile = "auth.json"\n')
+        async with proxy_before("http://127.0.0.1:1", auth="service", policy=policy) as proxy:
+            before = proxy.running.reloader.signatures()
+            auth.write_text('{"auths": {"r.example": {}}}')
+            assert proxy.running.reloader.signatures() != before
 
 
 async def test_a_renewed_certificate_is_shown(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ class ProxyRecorder:
         self._pulled: OrderedDict[tuple[Repository, Digest], int] = OrderedDict()  # the day of the last record
         self._recorded: ExpiringSet[tuple[Repository, Digest]] = ExpiringSet(_RECORDED_SECONDS)
         self._traits = RegistryTraits()
+        self._has_proof = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(_CHILDREN_AT_ONCE)
 
@@ -74,6 +75,11 @@ class ProxyRecorder:
     def traits(self) -> RegistryTraits:
         """The known traits of the registry."""
         return self._traits
+
+    @property
+    def has_proof(self) -> bool:
+        """Whether this proxy has seen that 201s to mounts are true; that the index says so is not enough."""
+        return self._has_proof and self._traits.truthful is True
 
     def update_traits(self, traits: RegistryTraits) -> None:
         """Add newly learned traits of the registry."""
@@ -105,6 +111,7 @@ class ProxyRecorder:
 
     async def record_mount_proof(self, registry: str, *, truthful: bool) -> None:
         """Record whether the registry's 201 to a mount was true. If it was not, mounts need proof from now on."""
+        self._has_proof = self._has_proof or truthful
         if self._traits.truthful is False or self._traits.truthful is truthful:
             return
         seen = RegistryTraits(truthful=truthful)

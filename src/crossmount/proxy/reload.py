@@ -62,11 +62,11 @@ class Reloader:
     def __init__(self, files: Iterable[Path | None], prepare: Iterable[Prepare]) -> None:
         self._files = tuple(file for file in files if file is not None)
         self._prepare = tuple(prepare)
-        self._seen = self._signatures()
+        self._seen = self.signatures()
 
     def reload(self) -> bool:
         """Read all files and put them to use; return False, and log why, if something is wrong with one."""
-        self._seen = self._signatures()
+        self._seen = self.signatures()
         try:
             ready = [prepare() for prepare in self._prepare]
         except CrossmountError as error:
@@ -82,12 +82,13 @@ class Reloader:
         before = self._seen
         while True:
             await asyncio.sleep(seconds)
-            now = self._signatures()
+            now = self.signatures()
             if now == before != self._seen:  # a file that is being written is left alone
                 self.reload()
             before = now
 
-    def _signatures(self) -> tuple[_Signature, ...]:
+    def signatures(self) -> tuple[_Signature, ...]:
+        """Return what changes when a file does."""
         return tuple(map(_signature, self._files))
 
 

@@ -127,7 +127,8 @@ async def running(
         )
         if server.prepare_certificate is not None:
             reloads.append(server.prepare_certificate)
-        yield RunningProxy(tuple(apps), upstreams, server, Reloader(settings.files(), reloads))
+        files = dict.fromkeys([*settings.files(), *(upstream.options.authfile for upstream in upstreams)])
+        yield RunningProxy(tuple(apps), upstreams, server, Reloader(files, reloads))
 
 
 async def _warn_of_registry_trouble(app: App) -> None:

@@ -97,6 +97,7 @@ class Shared:
         fresh = _policy(self.settings)
         if fresh.upstreams != self.policy.value.upstreams:
             raise InvalidInputError(f"{self.settings.policy}: its upstreams changed: restart the proxy for that")
+        self.settings.upstream_list(fresh)  # a rule for an upstream that there is not would close nothing
 
         def apply() -> None:
             self.policy.value = fresh

@@ -125,7 +125,7 @@ async def _mount(
 def _is_certain(core: Core, digest: Digest) -> bool:
     """Return whether a 201 to a mount says that the repository has the blob."""
     traits = core.recorder.traits
-    is_shown = traits.truthful is True and not traits.after_manifest and traits.mounts is not False
+    is_shown = core.recorder.has_proof and not traits.after_manifest and traits.mounts is not False
     return is_shown and digest.algorithm == "sha256"
 
 
