@@ -1,11 +1,12 @@
 """The speed of pushes and HEADs through the proxy, and straight to the registry, in one run.
 
-    PATH=/tmp/peers:$PATH python tests/bench/proxy.py [SIZE_MIB]
+    PATH=/tmp/peers:$PATH python tests/bench/proxy.py [--only large,far,near,crowd] [--mib 1024]
 
 Needs docker-registry and skopeo; crane, regctl and oras are measured too if they are on the PATH
 (`tests/bench/make_peers.py`). Prints Markdown. All ways are measured in turns; medians and ratios of one run.
 """
 
+import argparse
 import asyncio
 import gzip
 import hashlib
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -55,9 +56,11 @@ def proxy(upstream: str, folder: Path, spool: str) -> Iterator[tuple[str, int]]:
     environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "XDG_RUNTIME_DIR": str(folder / "state")}
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["url"].partition("://")[2], process.pid
-        process.terminate()
-        process.wait(30)
+        try:
+            yield json.loads(process.stdout.readline())["url"].partition("://")[2], process.pid
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 def big_layout(folder: Path, size: int, seed: int) -> Path:
@@ -177,13 +180,12 @@ async def throughput(address: str, path: str, count: int) -> float:
 
 @dataclass(slots=True)
 class Bench:
-    """A registry with proxies before it, and the rows so far."""
+    """A registry with proxies before it. Each part prints its rows."""
 
     folder: Path
     registry: DockerRegistry
     ways: dict[str, str]
     pid: int
-    rows: list[tuple[str, ...]] = field(default_factory=list)
 
     def large(self, size: int) -> None:
         """A new large layer."""
@@ -191,14 +193,14 @@ class Bench:
 
         def measure(tool: str, way: str, address: str, number: int) -> float:
             wiped(self.folder)
-            return push(tool, image, f"{address}/big-{way}/{tool}{number}:v", self.folder)
+            return push(tool, image, f"{address}/big-{len(way)}/{tool}{number}:v", self.folder)
 
         for tool in TOOLS:
             times = in_turns(self.ways, partial(measure, tool), ROUNDS)
             label = f"a new layer of {size // MIB} MiB by {tool}"
             for way, promised in (("with the spool", "1.15 times"), ("without", "1.25 times")):
                 straight, ours = times["straight"], times[way]
-                self.rows.append((f"{label}, {way}", _s(straight), _s(ours), _x(ours, straight), promised))
+                _row(f"{label}, {way}", _s(straight), _s(ours), _x(ours, straight), promised)
         wiped(self.folder)
 
     def far(self) -> None:
@@ -219,7 +221,7 @@ class Bench:
                 straight, ours = times["straight"], times["proxy"]
                 label = f"{FAR_LAYERS} mountable layers {FAR_SECONDS * 1000:.0f} ms away by {tool}"
                 promised = "1.7 s" if tool == "skopeo" else "0.7 s" if tool == "crane" else ""
-                self.rows.append((label, _s(straight), _s(ours), _x(ours, straight), promised))
+                _row(label, _s(straight), _s(ours), _x(ours, straight), promised)
 
     def near(self) -> MadeImage:
         """Mountable layers and HEADs on loopback; returns the image."""
@@ -232,15 +234,15 @@ class Bench:
         )
         label = f"{LAYERS} layers of {LAYER_MIB} MiB, all mountable"
         straight, ours = times["straight"], times["proxy"]
-        self.rows.append((label, _s(straight), _s(ours), _x(ours, straight), "0.5 times"))
+        _row(label, _s(straight), _s(ours), _x(ours, straight), "0.5 times")
         digest = shared.layers[0].digest
         there = [f"/v2/seed/blobs/{digest}"] * HEADS
         heads(spooling, there)
         times = in_turns(ways, lambda _way, at, _n: heads(at, there), ROUNDS)
         base, hit = times["straight"], times["proxy"]
-        self.rows.append(("HEAD of a blob that is there", _ms(base), _ms(hit), f"+{hit - base:.1f} ms", "+1 ms"))
+        _row("HEAD of a blob that is there", _ms(base), _ms(hit), f"+{hit - base:.1f} ms", "+1 ms")
         mount = heads(spooling, [f"/v2/heads/n{number}/blobs/{digest}" for number in range(HEADS)])
-        self.rows.append(("HEAD answered by a mount", _ms(base), _ms(mount), f"+{mount - base:.1f} ms", "+3 ms"))
+        _row("HEAD answered by a mount", _ms(base), _ms(mount), f"+{mount - base:.1f} ms", "+3 ms")
         return shared
 
     def crowd_of_skopeos(self) -> None:
@@ -263,7 +265,7 @@ class Bench:
         ways = {"straight": self.ways["straight"], "proxy": self.ways["with the spool"]}
         times = in_turns(ways, measure, 2)
         straight, ours = times["straight"], times["proxy"]
-        self.rows.append((f"{SKOPEOS} skopeos at once", _s(straight), _s(ours), _x(ours, straight), "1 times"))
+        _row(f"{SKOPEOS} skopeos at once", _s(straight), _s(ours), _x(ours, straight), "1 times")
 
     def process(self, image: MadeImage) -> None:
         """What one process does with one core."""
@@ -271,27 +273,33 @@ class Bench:
         used = cpu(self.pid)
         rate = asyncio.run(throughput(spooling, f"/v2/seed/blobs/{digest}", 16 * HEADS // 4))
         each = (cpu(self.pid) - used) / (16 * HEADS // 4)
-        self.rows.append(("HEADs a second, 16 at once", "", f"{rate:.0f}", f"{1 / each:.0f} a core", ""))
+        _row("HEADs a second, 16 at once", "", f"{rate:.0f}", f"{1 / each:.0f} a core", "")
         before = rss(self.pid)
         statuses = asyncio.run(crowd(spooling, digest, range(1)))
         middle = rss(self.pid)
         more = asyncio.run(crowd(spooling, digest, range(1, 11)))
         text = ", ".join(f"{status}: {n + statuses.pop(status, 0)}" for status, n in more.items())
-        self.rows.append((f"{CLIENTS} clients at once, 11 rounds of mounts", "", text, "", "no failure"))
+        _row(f"{CLIENTS} clients at once, 11 rounds of mounts", "", text, "", "no failure")
         flat = f"{before:.0f}, {middle:.0f}, {rss(self.pid):.0f} MiB"
-        self.rows.append(("memory at its height: before, after 1, after 11", "", flat, "", "flat"))
+        _row("memory at its height: before, after 1, after 11", "", flat, "", "flat")
 
     def relay(self, size: int) -> None:
         """How many bytes one core passes on."""
         image, used = big_layout(self.folder, size, 2), cpu(self.pid)
         push("skopeo", image, f"{self.ways['with the spool']}/relay:v", self.folder)
         rate = size / MIB / (cpu(self.pid) - used)
-        self.rows.append(("MiB of a new layer a second of one core, spooled", "", f"{rate:.0f}", "", ""))
+        _row("MiB of a new layer a second of one core, spooled", "", f"{rate:.0f}", "", "")
 
 
 def main() -> None:
     """Measure, and print the table."""
-    size = int(sys.argv[1]) * MIB if len(sys.argv) > 1 else 1024 * MIB
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mib", type=int, default=1024, help="the size of the large layer")
+    parser.add_argument("--only", default="large,far,near,crowd", help="parts to run")
+    given = parser.parse_args()
+    parts, size = given.only.split(","), given.mib * MIB
+    _row("what", "straight", "through the proxy", "", "promised")
+    _row(*["---"] * 5)
     with tempfile.TemporaryDirectory(prefix="cm-bench-") as name:
         folder = Path(name)
         with (
@@ -301,16 +309,20 @@ def main() -> None:
         ):
             ways = {"straight": registry.address, "with the spool": spooling, "without": plain}
             bench = Bench(folder, registry, ways, pid)
-            bench.large(size)
-            bench.relay(min(size, 256 * MIB))
-            bench.far()
-            image = bench.near()
-            bench.crowd_of_skopeos()
-            bench.process(image)
-    print("| what | straight | through the proxy | | promised |\n|---|---|---|---|---|")
-    for row in bench.rows:
-        print("| " + " | ".join(row) + " |")
+            if "large" in parts:
+                bench.large(size)
+                bench.relay(min(size, 256 * MIB))
+            if "far" in parts:
+                bench.far()
+            if "near" in parts:
+                bench.process(bench.near())
+            if "crowd" in parts:
+                bench.crowd_of_skopeos()
     print(f"\n{machine()}; load average at the end {os.getloadavg()[0]:.0f}")
+
+
+def _row(*cells: str) -> None:
+    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def _s(seconds: float) -> str:
