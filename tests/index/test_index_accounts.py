@@ -290,6 +290,22 @@ async def test_hostile_rows_make_way_first(
     assert (await week(index)).total == Tally(bytes_mounted=21)
 
 
+@pytest.mark.parametrize("count", [2, 1000])
+async def test_rows_of_a_stranger_make_way_however_large(
+    link: CountingLink, raw: "redis.Redis", monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Rows with numbers beyond all bounds, or rows without number, cost no push its account, and do not stay."""
+    monkeypatch.setattr(accounts, "ROWS_MAX", 2)
+    monkeypatch.setattr(accounts, "OTHERS_MAX", 1)
+    huge = b"9" * 400 + b" 1" * 14
+    raw.hset(KEYS.savings(FIRST), mapping={b"r.example/x%d" % number: huge for number in range(count)})
+    index = RedisMountIndex(link)
+    for number in range(2):
+        await written(index, entry(number, prefix=f"p{number}", bytes_mounted=1 + number))
+    assert (await week(index)).total == Tally(bytes_mounted=3)
+    assert raw.hlen(KEYS.savings(FIRST)) <= 3
+
+
 async def test_sums_do_not_overflow(link: CountingLink) -> None:
     """A sum stays at what is exact."""
     index = RedisMountIndex(link)

@@ -77,6 +77,9 @@ local function make_room()
       named = named + 1
       local handicap, mounted, waited, existing, uploaded = string.match(all[i + 1], BYTES)
       local bytes = handicap and handicap + mounted + waited + existing + uploaded or -1
+      if bytes > 5 * LIMIT then  -- not ours
+        bytes = -1
+      end
       if bytes < least or bytes == least and all[i] > all[smallest] then
         least, smallest = bytes, i
       end
@@ -103,7 +106,11 @@ end
 
 local old = redis.call('HGET', rows, field)
 local handicap = 0
-if not old and redis.call('HLEN', rows) >= named_max then
+local count = redis.call('HLEN', rows)
+if count > named_max + others_max + 1 then  -- a stranger's rows: to read them all would take long
+  redis.call('DEL', rows)
+  old = nil
+elseif not old and count >= named_max then
   handicap = make_room()
 end
 add(field, old, parsed(string.format('%d ', handicap) .. numbers))
