@@ -209,6 +209,8 @@ async def test_no_layer_is_mounted_from_what_a_caller_may_not_read(tmp_path: Pat
         mount = f"/v2/b/blobs/uploads/?mount={digest}"
         assert await status(proxy, "bob", "POST", f"{mount}&from=secret/x") == 202
         assert await status(proxy, "bob", "POST", mount) == 202
+        assert await status(proxy, "bob", "PUT", f"{mount}&from=secret/x") == 405
+        assert not registry.matching(method="PUT")
         assert registry.mounts() == 0
         assert await status(proxy, "ann", "HEAD", f"/v2/a/blobs/{digest}") == 200
         assert registry.mounts() == 1

@@ -11,10 +11,10 @@ from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidManifestError
 from crossmount.oci import Digest, Manifest
 from crossmount.proxy.auth.callers import Caller
-from crossmount.proxy.http.errors import unavailable
+from crossmount.proxy.http.errors import RequestRefusedError, unavailable
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import request_headers
-from crossmount.proxy.http.routes import BlobRoute, ManifestRoute, Route
+from crossmount.proxy.http.routes import BlobRoute, ManifestRoute, Route, UploadsRoute
 from crossmount.proxy.http.upstream import RequestBody
 from crossmount.proxy.uploads.core import Core, body_to_forward
 from crossmount.registry.manifests import PUSH_HEADER
@@ -50,6 +50,8 @@ async def answer_by_forwarding(core: Core, exchange: Exchange, route: Route, cal
         case ManifestRoute(), "HEAD":
             if (await _forward(core, exchange, route, caller)).status == 404:
                 core.sessions.note_unpushed(caller.key, route.name)
+        case UploadsRoute(mount=Digest()), _:  # its source was not checked
+            raise RequestRefusedError(405, "UNSUPPORTED", "a mount is asked for with POST")
         case BlobRoute(), "DELETE":
             await _delete_blob(core, exchange, route, caller)
         case _:
