@@ -19,6 +19,7 @@ from crossmount.testing import BasicAuth, Grant, RegistryOptions, ScriptedRegist
 from support.clients import Push, skopeo
 from support.images import make_layers, make_layout
 from support.proxies import begin_upload, proxy_before
+from support.wire import answering
 
 NAMES = {"hub": "hub", "docker.io": "hub", "lab": "lab", "127.0.0.1:5001": "lab"}
 DATA = b"a layer"
@@ -243,3 +244,23 @@ async def test_skopeo_pushes_to_a_registry_by_its_name(tmp_path: Path) -> None:
         async with httpx.AsyncClient() as client:
             answer = await client.get(f"{two.url}/v2/team/app/tags/list")
         assert answer.json()["tags"] == ["v1"]
+
+
+async def test_headers_that_may_be_credentials_reach_the_first_registry_alone() -> None:
+    """A cookie and headers of unknown names stay with the first registry; no other sets a cookie."""
+    sent = {"Cookie": "session=x", "Private-Token": "x", "X-JFrog-Art-Api": "x", "Accept": "application/json"}
+    answer = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n"
+    seen: list[bytes] = []
+    async with (
+        answering(answer, seen=seen) as one,
+        answering(answer, seen=seen) as two,
+        proxy_before(one, f"lab={two}") as proxy,
+    ):
+        first = await proxy.client.get("/v2/a/tags/list", headers=sent)
+        other = await proxy.client.get("/v2/lab/b/tags/list", headers=sent)
+    assert ("set-cookie" in first.headers, "set-cookie" in other.headers) == (True, False)
+    [to_first] = [request.lower() for request in seen if b"/v2/a/" in request]
+    [to_other] = [request.lower() for request in seen if b"/v2/b/" in request]
+    for name in (b"cookie:", b"private-token:", b"x-jfrog-art-api:"):
+        assert (name in to_first, name in to_other) == (True, False)
+    assert b"accept: application/json" in to_other

@@ -130,3 +130,20 @@ def test_a_prefix_is_the_first_component_of_a_name() -> None:
     assert prefix_of(Repository("a.example", "team/app/web")) == "team"
     assert prefix_of(Repository("docker.io", "nginx")) == "library"
     assert prefix_of(Repository("a.example", "app")) == "app"
+
+
+async def test_accounts_in_memory_are_bounded() -> None:
+    """However many repositories, layers and days there are, rows and layers stay few, and no sum changes."""
+    accounts = MemoryAccounts(rows=3, layers=4, days=2)
+    first = date(2026, 1, 1)
+    for number in range(60):
+        layer = LayerIncrement(Digest.of(str(number).encode()), number + 1, "mounted")
+        tally = Tally(pushes=1, bytes_mounted=number)
+        increment = PushIncrement(f"r{number % 9}", f"p{number}", tally, (layer,))
+        accounts.add(first + timedelta(days=number // 30), increment)
+    found = await accounts.read_accounts([first, first + timedelta(days=1)])
+    assert [day.total.pushes for day in found] == [30, 30]
+    assert sum(day.total.bytes_mounted for day in found) == sum(range(60))
+    assert all(len(day.by) <= 7 and len(day.layers) <= 8 for day in found)
+    accounts.add(first + timedelta(days=2), PushIncrement("r", "p", Tally(pushes=1)))
+    assert [day.total.pushes for day in await accounts.read_accounts([first, first + timedelta(days=2)])] == [0, 1]

@@ -28,9 +28,10 @@ async def raw(address: tuple[str, int], *parts: bytes, wait: bool = True) -> byt
 
 
 @asynccontextmanager
-async def answering(*answers: bytes | Iterable[bytes]) -> AsyncIterator[str]:
+async def answering(*answers: bytes | Iterable[bytes], seen: list[bytes] | None = None) -> AsyncIterator[str]:
     """Yield the URL of a server that answers each request with the next of these; the last is repeated.
 
+    The heads of the requests are added to `seen`.
     An answer in several parts is sent part by part, and then the connection is closed.
     """
     answered = 0
@@ -40,6 +41,8 @@ async def answering(*answers: bytes | Iterable[bytes]) -> AsyncIterator[str]:
         try:
             while head := await reader.readuntil(HEAD_END):
                 await reader.readexactly(_announced(head))
+                if seen is not None:
+                    seen.append(head)
                 answer = answers[min(answered, len(answers) - 1)]
                 answered += 1
                 for part in (answer,) if isinstance(answer, bytes) else answer:

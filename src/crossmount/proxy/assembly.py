@@ -105,6 +105,7 @@ async def assembled(
             rewrite_challenges=authenticator.rewritten_challenges,
             observe_seconds=metrics.upstream_seconds.observe,
             own_credentials=settings.auth == "service",
+            keep_cookies=is_first,
             commit_timeout=options.commit_timeout,
         )
         mounter = CallerMounter(

@@ -19,9 +19,13 @@ _OWN = OWN_PREFIX.encode()
 _BY_UPSTREAM = (b"token", b"events")
 """The proxy's own endpoints that each upstream has: `/_crossmount/token/NAME`."""
 
-_DROPPED = frozenset({b"oci-namespace"})
-_DROPPED_BEFORE_OTHERS = _DROPPED | {b"cookie"}
-"""A cookie of the first upstream may be as good as a password."""
+_HARMLESS = frozenset(
+    b"accept accept-encoding authorization content-length content-range content-type expect host if-match "
+    b"if-modified-since if-none-match if-range origin range sec-fetch-site traceparent tracestate "
+    b"transfer-encoding user-agent x-request-id".split()
+)
+"""The headers of a request for another than the first upstream. Cookies and headers of other names may be
+credentials for the first one. An Authorization is judged by the upstream's own authenticator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +97,14 @@ class Gateway:
             default=self._default,
         )
         upstream = self._default if choice.upstream is None else choice.upstream
-        dropped = _DROPPED if upstream == self._default else _DROPPED_BEFORE_OTHERS
+        headers = [pair for pair in scope["headers"] if pair[0] != b"oci-namespace"]
+        if upstream != self._default:
+            headers = [pair for pair in headers if pair[0] in _HARMLESS]
         chosen = {
             **scope,
             "raw_path": choice.raw_path,
             "query_string": choice.query,
-            "headers": [pair for pair in scope["headers"] if pair[0] not in dropped],
+            "headers": headers,
             "crossmount.paths": choice.paths,
             "crossmount.unknown_upstream": choice.upstream is None,
         }

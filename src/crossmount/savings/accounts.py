@@ -4,7 +4,7 @@ A row of a day is of one registry and one prefix, the first component of reposit
 small ones are added to the row `OTHER` of their registry, or of all registries.
 """
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from datetime import date
@@ -182,11 +182,20 @@ def layer_accounts(counts: Iterable[tuple[LayerIncrement, int]]) -> Sequence[Lay
 
 
 class MemoryAccounts:
-    """Accounts in this process: every row and every layer is kept, as long as the process lives."""
+    """Accounts in this process.
 
-    def __init__(self) -> None:
-        self._rows: dict[date, dict[Row, Tally]] = defaultdict(dict)
-        self._layers: dict[date, list[LayerIncrement]] = defaultdict(list)
+    Args:
+        rows: the most rows of a day; what has none is added to the row `OTHER` of its registry, or of all.
+        layers: the most layers of a day; those of which most bytes moved stay.
+        days: the most days; the oldest make way.
+    """
+
+    def __init__(self, *, rows: int = 256, layers: int = 1024, days: int = 400) -> None:
+        self._rows_max = rows
+        self._layers_max = layers
+        self._days_max = days
+        self._rows: dict[date, dict[Row, Tally]] = {}
+        self._layers: dict[date, Counter[LayerIncrement]] = {}
         self._ids: deque[str] = deque(maxlen=IDS_MAX)
 
     def account(self, *entries: AccountEntry) -> None:
@@ -202,13 +211,28 @@ class MemoryAccounts:
 
     def add(self, day: date, increment: PushIncrement) -> None:
         """Add what one push did to the accounts of a day."""
-        rows = self._rows[day]
-        rows[increment.row] = rows.get(increment.row, Tally()) + increment.tally
-        self._layers[day].extend(increment.layers)
+        rows = self._rows.setdefault(day, {})
+        row = self._row_for(rows, increment.row)
+        rows[row] = rows.get(row, Tally()) + increment.tally
+        layers = self._layers.setdefault(day, Counter())
+        layers.update(increment.layers)
+        if len(layers) > 2 * self._layers_max:
+            by_bytes = sorted(layers.items(), key=lambda item: item[0].size * item[1], reverse=True)
+            self._layers[day] = Counter(dict(by_bytes[: self._layers_max]))
+        while len(self._rows) > self._days_max:
+            oldest = min(self._rows)
+            del self._rows[oldest], self._layers[oldest]
+
+    def _row_for(self, rows: Mapping[Row, Tally], row: Row) -> Row:
+        """Return a row, or the one that stands for it where the day has too many."""
+        if row in rows or len(rows) < self._rows_max:
+            return row
+        others = (row[0], OTHER)
+        return others if others in rows or len(rows) < 2 * self._rows_max else (OTHER, OTHER)
 
     async def read_accounts(self, days: Sequence[date]) -> Sequence[DayAccounts]:
         """Return the accounts of days, in their order; a day without pushes is empty."""
         return [DayAccounts(day, dict(self._rows.get(day, {})), self._layers_of(day)) for day in days]
 
     def _layers_of(self, day: date) -> Sequence[LayerAccount]:
-        return layer_accounts((layer, 1) for layer in self._layers.get(day, ()))
+        return layer_accounts(self._layers.get(day, Counter()).items())

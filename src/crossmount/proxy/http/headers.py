@@ -39,7 +39,9 @@ _NOT_SENT_ON = _HOP_BY_HOP | {
     b"x-original-url",
     b"x-rewrite-url",
     b"x-real-ip",
+    b"x-http-method",
     b"x-http-method-override",
+    b"x-method-override",
 }
 _NOT_SENT_BACK = _HOP_BY_HOP | {b"alt-svc", b"strict-transport-security"}
 _LINK = re.compile(r"<([^<>]*)>")

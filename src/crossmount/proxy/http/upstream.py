@@ -103,6 +103,7 @@ class Upstream:
         rewrite_challenges: rewrites the challenges in an answer's headers for clients of the proxy.
         observe_seconds: called with the seconds until the registry began its answer to a request without a body.
         own_credentials: requests carry the proxy's own credentials, so a 401 is not the client's to answer.
+        keep_cookies: whether answers may set cookies: only where a client sends them back to the same registry.
         commit_timeout: seconds until the answer to a request with a body begins, once the body is sent.
         clock: seconds, from any start.
 
@@ -120,11 +121,13 @@ class Upstream:
         rewrite_challenges: Callable[[Exchange, HeaderPairs], HeaderPairs],
         observe_seconds: Callable[[float], None] = lambda _: None,
         own_credentials: bool = False,
+        keep_cookies: bool = True,
         commit_timeout: float = ClientOptions().commit_timeout,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.base = base
         self._own_credentials = own_credentials
+        self._keep_cookies = keep_cookies and not own_credentials
         self._commit_timeout = commit_timeout
         self._observe_seconds = observe_seconds
         self._clock = clock
@@ -265,7 +268,7 @@ class Upstream:
         if Origin.of(response.request.url) != self.origin:
             # another host must not ask for the callers' credentials
             return [pair for pair in headers if pair[0] != b"www-authenticate"]
-        if self._own_credentials:  # a session of the proxy's own account would be as good as its password
+        if not self._keep_cookies:  # a session of the proxy's own account would be as good as its password
             headers = [pair for pair in headers if pair[0] not in _SESSION_HEADERS]
         return self._rewrite_challenges(exchange, headers)
 
