@@ -119,6 +119,7 @@ def test_the_help_says_when_the_flag_does_not_count(here: Here) -> None:
     """The help says that a push without the index ignores the flag."""
     words = " ".join(here("add", "--help").out.split()).replace("- ", "-")
     assert "by every push that reaches this index" in words
+    words = " ".join(here("help", "options").out.split())
     assert "Without an index, or while it is unreachable, must-mount flags have no effect." in words
 
 

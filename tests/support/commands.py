@@ -1,6 +1,7 @@
 """The `crossmount` command for tests, in this process or another; never touches the user's own index."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from support.registries import DockerRegistry
 
 SECONDS = 50
 _FOREIGN = ("CROSSMOUNT_", "DOCKER_", "GITHUB_", "REGISTRY_", "XDG_")
+_SERVICE_LOGGERS = ("crossmount", "crossmount.index", "crossmount.proxy.access", "uvicorn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,25 @@ class Here:
 
 
 @pytest.fixture
-def here(shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: "pytest.CaptureFixture[str]") -> Here:
+def as_found_logging() -> Iterator[None]:
+    """Restore the loggers that a service sets up for the rest of its process."""
+    loggers = [logging.getLogger(name) for name in _SERVICE_LOGGERS]
+    found = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, level, handlers in found:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+@pytest.fixture
+def here(
+    shell: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: "pytest.CaptureFixture[str]",
+    as_found_logging: None,
+) -> Here:
     """Run the command in this process, as the user of `shell`."""
+    del as_found_logging
     for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("CI", raising=False)
