@@ -161,4 +161,5 @@ def test_without_a_file_nothing_is_loaded_for_it(shell: Shell) -> None:
         "sys.exit('tomllib' in sys.modules)"
     )
     env = {**shell.env, "XDG_CONFIG_HOME": "/nowhere"}
+    env.pop("COVERAGE_PROCESS_START", None)  # coverage loads it to read its own settings
     assert subprocess.run([sys.executable, "-c", code], env=env, check=False, capture_output=True).returncode == 0

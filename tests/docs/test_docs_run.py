@@ -17,7 +17,7 @@ from support.servers import Server, free_port
 TOP = Path(__file__).parents[2]
 DOCS = TOP / "src" / "crossmount" / "docs"
 PAGES = [TOP / "README.md", *sorted(DOCS.glob("*.md"))]
-FOREIGN = ("CROSSMOUNT_", "DOCKER_", "REGISTRY_", "XDG_")
+FOREIGN = ("CROSSMOUNT_", "DOCKER_", "REGISTRY_", "XDG_", "COVERAGE_")
 
 
 @pytest.fixture

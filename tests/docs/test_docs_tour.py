@@ -118,6 +118,7 @@ class Stranger:
             "HOME": str(home),
             "LANG": "C.UTF-8",
             "COLUMNS": str(COLUMNS),
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "BUILDAH_ISOLATION": "chroot",
             "CONTAINERS_STORAGE_CONF": str(storage),
             **{
