@@ -81,7 +81,7 @@ def test_a_cycle_says_how_far_its_answer_is() -> None:
 
 def test_a_server_has_the_parts_that_stop_it() -> None:
     """The server has two flags that stop it, and a context manager that installs its signal handlers."""
-    server = SignalFreeServer(uvicorn.Config(application))
+    server = SignalFreeServer(uvicorn.Config(application, log_config=None))
     assert (server.should_exit, server.force_exit) == (False, False), changed("should_exit or force_exit")
     assert callable(getattr(uvicorn.Server, "capture_signals", None)), changed("capture_signals")
     assert "capture_signals" in inspect.getsource(uvicorn.Server.serve), changed("capture_signals")
