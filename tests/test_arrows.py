@@ -66,44 +66,21 @@ PACKAGES: dict[str, set[str]] = {
 }
 """The packages and top-level modules that each package may import."""
 
+_ABOVE_UPLOADS = {
+    "proxy/event_receiver",
+    "proxy/own_endpoints",
+    "proxy/app",
+    "proxy/server",
+    "proxy/assembly",
+    "proxy/gateway",
+    "proxy/shared",
+}
+_ABOVE_AUTH = {"proxy/ledger", "proxy/recorder", "proxy/telemetry"}
 FORBIDDEN: dict[str, set[str]] = {
     "registry/credentials": {"registry/http", "registry/auth"},
-    "proxy/http": {
-        "proxy/auth",
-        "proxy/uploads",
-        "proxy/ledger",
-        "proxy/recorder",
-        "proxy/telemetry",
-        "proxy/event_receiver",
-        "proxy/own_endpoints",
-        "proxy/app",
-        "proxy/server",
-        "proxy/assembly",
-        "proxy/gateway",
-        "proxy/shared",
-    },
-    "proxy/auth": {
-        "proxy/uploads",
-        "proxy/ledger",
-        "proxy/recorder",
-        "proxy/telemetry",
-        "proxy/event_receiver",
-        "proxy/own_endpoints",
-        "proxy/app",
-        "proxy/server",
-        "proxy/assembly",
-        "proxy/gateway",
-        "proxy/shared",
-    },
-    "proxy/uploads": {
-        "proxy/event_receiver",
-        "proxy/own_endpoints",
-        "proxy/app",
-        "proxy/server",
-        "proxy/assembly",
-        "proxy/gateway",
-        "proxy/shared",
-    },
+    "proxy/http": {"proxy/auth", "proxy/uploads", *_ABOVE_AUTH, *_ABOVE_UPLOADS},
+    "proxy/auth": {"proxy/uploads", *_ABOVE_AUTH, *_ABOVE_UPLOADS},
+    "proxy/uploads": _ABOVE_UPLOADS,
     "cli/progress": {"cli/commands", "cli/demo"},
     "cli/demo": {"cli/commands"},
 }

@@ -182,7 +182,7 @@ class ClientSessions:
         self._expected.add((owner, name))
 
     def will_push(self, owner: str, name: str) -> bool:
-        """Return whether a caller pushes into a repository, or is about to."""
+        """Return whether a caller is pushing into a repository, or will probably push into it soon."""
         return (owner, name) in self._expected or self.is_pushing(owner, name)
 
     def end_push(self, owner: str, name: str) -> None:
