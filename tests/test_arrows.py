@@ -30,7 +30,7 @@ PACKAGES: dict[str, set[str]] = {
     "_tasks": {"errors"},
     "_closing": set(),
     "_expiring": set(),
-    "_formatting": set(),
+    "_formatting": {"_parsing"},
     "_signals": {"_dataclass"},
     "oci": {"errors", "_dataclass", "_secrets"},
     "events": {"errors", "oci", "_dataclass"},

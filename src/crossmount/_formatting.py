@@ -1,5 +1,9 @@
 """Formats sizes, counts and times for people: of the command and of the dashboard."""
 
+from collections.abc import Iterable
+
+from crossmount import _parsing
+
 _UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 _SHORT_HEX = 12
 
@@ -44,3 +48,14 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.1f} s"
+
+
+def one_line(words: str) -> str:
+    """Return `words` on one line, without control characters, which a terminal would obey."""
+    return _parsing.one_line(words, limit=len(words))
+
+
+def summary(groups: Iterable[tuple[str, int, int]]) -> list[str]:
+    """Return aligned lines from (what, number of blobs, bytes)."""
+    cells = [(what, count(blobs, "blob"), size(total)) for what, blobs, total in groups]
+    return [f"{what:<14} {blobs:>9} {total:>9}" for what, blobs, total in cells]

@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from crossmount import events
+from crossmount._formatting import short
 from crossmount.cli.progress import transfer
 from crossmount.cli.progress.display import LineDisplay, progress_display
 from crossmount.cli.progress.screen import ScreenDisplay
 from crossmount.cli.progress.transfer import STATUS_SECONDS, TransferTracker, index_warning
-from crossmount.cli.text import short
 from crossmount.errors import RegistryError
 from crossmount.oci import Digest, Reference, Repository
 

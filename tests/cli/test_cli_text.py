@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossmount.cli import text
+from crossmount import _formatting as text
 
 
 @pytest.mark.parametrize(

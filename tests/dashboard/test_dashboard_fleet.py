@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, expect
 
-from crossmount.cli import text
+from crossmount import _formatting as text
 from crossmount.discovery.scan import scan
 from crossmount.fleet.lease import LeaseValue
 from crossmount.index import Keys, Sighting, open_index

@@ -5,9 +5,9 @@ import signal
 
 import click
 
+from crossmount._formatting import one_line
 from crossmount._secrets import mask_forms
 from crossmount.cli.advice import explain
-from crossmount.cli.text import one_line
 from crossmount.errors import (
     AccessDeniedError,
     BlobUnknownError,

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
+from crossmount._formatting import one_line
 from crossmount._secrets import mask_forms
 from crossmount.cli.settings import Invocation
-from crossmount.cli.text import one_line
 
 VERBOSE_LOG = 2
 """The number of `-v` that shows the log and tracebacks."""

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import click
 
+from crossmount import _formatting as text
 from crossmount import events
 from crossmount._dataclass import dataclass
-from crossmount.cli import output, text
+from crossmount.cli import output
 from crossmount.cli.access import (
     DEFAULT_NAMESPACE,
     client_options,

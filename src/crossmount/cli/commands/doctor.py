@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import click
 
+from crossmount import _formatting as text
 from crossmount._dataclass import dataclass
-from crossmount.cli import output, text
+from crossmount.cli import output
 from crossmount.cli.access import (
     ServerProbe,
     client_options,

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from crossmount.cli import output, text
+from crossmount import _formatting as text
+from crossmount.cli import output
 from crossmount.cli.access import opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_async

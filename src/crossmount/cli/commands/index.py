@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from crossmount.cli import output, text
+from crossmount import _formatting as text
+from crossmount.cli import output
 from crossmount.cli.access import ServerProbe, display_url, index_kind, index_url, opened_index, probe_server
 from crossmount.cli.command import Command, LazyGroup, json_option
 from crossmount.cli.event_loop import run_async

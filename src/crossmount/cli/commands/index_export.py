@@ -10,8 +10,9 @@ from typing import IO
 
 import click
 
+from crossmount import _formatting as text
 from crossmount import events
-from crossmount.cli import output, text
+from crossmount.cli import output
 from crossmount.cli.access import DEFAULT_NAMESPACE, index_url, opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_async

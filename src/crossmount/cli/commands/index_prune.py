@@ -6,7 +6,8 @@ from functools import partial
 
 import click
 
-from crossmount.cli import output, text
+from crossmount import _formatting as text
+from crossmount.cli import output
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.failures import FAILED

@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
+from crossmount import _formatting as text
 from crossmount._dataclass import dataclass
-from crossmount.cli import output, text
+from crossmount.cli import output
 from crossmount.cli.access import client_options, opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_async

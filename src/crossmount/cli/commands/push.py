@@ -5,8 +5,9 @@ from typing import TextIO
 
 import click
 
+from crossmount import _formatting as text
 from crossmount import events
-from crossmount.cli import output, text
+from crossmount.cli import output
 from crossmount.cli.access import index_kind, index_url, warn_if_alone
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_async

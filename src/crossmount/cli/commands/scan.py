@@ -7,8 +7,9 @@ from typing import TextIO
 
 import click
 
+from crossmount import _formatting as text
 from crossmount._dataclass import dataclass
-from crossmount.cli import output, text
+from crossmount.cli import output
 from crossmount.cli.access import client_options, opened_index, warn_if_alone
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.failures import DENIED, FAILED

@@ -13,8 +13,9 @@ from typing import Any
 
 import click
 
+from crossmount import _formatting as text
 from crossmount._dataclass import dataclass
-from crossmount.cli import output, text
+from crossmount.cli import output
 from crossmount.cli.access import display_url, index_kind, index_url, opened_index
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.demo.page import shown

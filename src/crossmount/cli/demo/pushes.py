@@ -15,9 +15,9 @@ from typing import Any
 import click
 
 from crossmount._dataclass import dataclass
+from crossmount._formatting import one_line
 from crossmount.cli.demo.registry import child
 from crossmount.cli.progress.transfer import index_failure
-from crossmount.cli.text import one_line
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.oci.descriptor import OCI_INDEX, OCI_MANIFEST, REF_NAME
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from crossmount._dataclass import dataclass
-from crossmount.cli.text import one_line
+from crossmount._formatting import one_line
 
 END_SECONDS = 5.0
 """Seconds that a process may take to end after SIGTERM."""

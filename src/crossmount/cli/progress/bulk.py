@@ -6,9 +6,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import field
 from typing import Any, TypeVar
 
+from crossmount import _formatting as text
 from crossmount import events
 from crossmount._dataclass import dataclass
-from crossmount.cli import output, text
+from crossmount.cli import output
 from crossmount.cli.advice import explain
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Generic, Self, TextIO, TypeVar, cast
 
+from crossmount import _formatting as text
 from crossmount import events
-from crossmount.cli import text
 from crossmount.cli.output import VERBOSE_LOG
 from crossmount.cli.progress.tracker import Tracker
 

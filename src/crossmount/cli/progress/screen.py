@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from crossmount import _formatting as text
 from crossmount import events
-from crossmount.cli import text
 from crossmount.cli.progress.display import Display, T
 from crossmount.cli.progress.tracker import Bar
 

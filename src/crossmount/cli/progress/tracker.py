@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import field
 
+from crossmount import _formatting as text
 from crossmount import events
 from crossmount._dataclass import dataclass
-from crossmount.cli import text
 
 LONG_WAIT = 3.0
 """A retry that waits at least this many seconds is reported even without -v."""

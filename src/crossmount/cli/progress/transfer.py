@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import field
 from typing import Literal
 
+from crossmount import _formatting as text
 from crossmount import events
 from crossmount._dataclass import dataclass
-from crossmount.cli import text
 from crossmount.cli.advice import explain
 from crossmount.cli.failures import image_message
 from crossmount.cli.progress.tracker import Bar, Tracker, View
