@@ -16,7 +16,7 @@ from crossmount.proxy.settings import ProxySettings
 from crossmount.proxy.shared import check_settings
 from crossmount.testing import ScriptedRegistry, running_registry
 from support.commands import Here, Shell
-from support.proxies import ProxyUnderTest, error_code, proxy_before
+from support.proxies import ProxyUnderTest, proxy_before
 from support.waiting import until_now
 
 DATA = b"a layer"
@@ -243,35 +243,6 @@ async def test_sources_of_a_namespace(tmp_path: Path) -> None:
         found = [(await proxy.client.head(f"/v2/a/x/blobs/{digest}")).status_code for digest in (other, base)]
         assert found == [404, 200]
         assert (await proxy.client.head(f"/v2/b/blobs/{other}")).status_code == 200
-
-
-async def test_quotas(tmp_path: Path) -> None:
-    """An upload too many, and one after the bytes of a day, is refused with 429; other repositories go on."""
-    text = """
-        [[rule]]
-        repositories = ["few/*"]
-        uploads = 1
-        [[rule]]
-        repositories = ["small/*"]
-        bytes_per_day = 10
-    """
-    async with (
-        ScriptedRegistry() as registry,
-        proxy_before(registry.url, policy=write(tmp_path, text)) as proxy,
-    ):
-        opened = await proxy.client.post("/v2/few/a/blobs/uploads/")
-        refused = await proxy.client.post("/v2/few/b/blobs/uploads/")
-        assert (opened.status_code, refused.status_code) == (202, 429)
-        assert (error_code(refused), refused.headers["retry-after"]) == ("TOOMANYREQUESTS", "60")
-        await proxy.client.delete(opened.headers["location"])
-        assert (await proxy.client.post("/v2/few/b/blobs/uploads/")).status_code == 202
-
-        location = (await proxy.client.post("/v2/small/a/blobs/uploads/")).headers["location"]
-        location = (await proxy.client.patch(location, content=b"0123456789")).headers["location"]
-        assert (await proxy.client.post("/v2/small/b/blobs/uploads/")).status_code == 429
-        assert (await proxy.client.put(f"{location}?digest={DIGEST}")).status_code == 429
-        assert (await proxy.client.head(f"/v2/small/a/blobs/{DIGEST}")).status_code == 404
-        assert (await proxy.client.post("/v2/large/blobs/uploads/")).status_code == 202
 
 
 def test_check_says_what_was_found(here: Here, tmp_path: Path) -> None:

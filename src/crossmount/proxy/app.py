@@ -113,8 +113,6 @@ class App:
             await self._refuse(exchange, _refusal_of(error))
         finally:
             self.active -= 1
-            if isinstance(route, UploadsRoute | SessionRoute):
-                self.core.permissions.count_bytes(route, exchange.received)
             self.core.metrics.count_request(exchange.method, name, exchange.status, waited=exchange.waited)
             self._access_log.write(exchange, name, self._clock() - started)
         return name

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from crossmount.proxy.auth.callers import Caller
-from crossmount.proxy.http.errors import RequestRefusedError
+from crossmount.proxy.http.errors import OverQuotaError, RequestRefusedError
 from crossmount.proxy.http.routes import CatalogRoute, OtherRoute, Route, UploadsRoute
 from crossmount.proxy.policy import OPEN, Policy, Rule, matches
 from crossmount.proxy.reload import Live
@@ -48,7 +48,8 @@ class Permissions:
             method: its method.
 
         Raises:
-            RequestRefusedError: it may not (403), or the bytes of the day are used up (429).
+            RequestRefusedError: it may not (403).
+            OverQuotaError: it would begin an upload, and the bytes of the day are used up.
         """
         if self._policy is None:
             return
@@ -61,10 +62,8 @@ class Permissions:
         if not rule.may_read(caller) or (method not in _READS and not rule.may_push(caller)):
             word = "read" if method in _READS else "write to"
             raise _denied(f"this proxy's policy does not let you {word} {name}")
-        if method in {"POST", "PATCH", "PUT"} and rule.bytes_per_day is not None:
-            self._start_of_day()
-            if self._bytes[rule.repositories] >= rule.bytes_per_day:
-                raise _too_much(f"{', '.join(rule.repositories)}: the bytes of today are used up")
+        if isinstance(route, UploadsRoute) and method == "POST":
+            self.charge(name, 0, 1)  # an upload that is under way may end, and its manifest follow
 
     def _check_unnamed(self, caller: str, method: str) -> None:
         """Check a request that may concern any repository: a rule for some of them counts for all."""
@@ -83,19 +82,32 @@ class Permissions:
             open_uploads: the repositories of the uploads that are under way.
 
         Raises:
-            RequestRefusedError: too many are under way (429).
+            OverQuotaError: too many are under way.
         """
         rule = self._rule(route.name)
         if rule.uploads is not None and sum(self._rule(name) is rule for name in open_uploads) >= rule.uploads:
             where = ", ".join(rule.repositories)
-            raise _too_much(f"{where}: {rule.uploads} uploads are under way, which are the most at once")
+            raise OverQuotaError(f"{where}: {rule.uploads} uploads are under way, which are the most at once")
 
-    def count_bytes(self, route: Route, received: int) -> None:
-        """Count bytes that a client has sent for a repository."""
-        name = getattr(route, "name", None)
-        if received and name is not None and (rule := self._rule(name)).bytes_per_day is not None:
-            self._start_of_day()
-            self._bytes[rule.repositories] += received
+    def charge(self, name: str, size: int, ahead: int) -> None:
+        """Count bytes that a client has sent for a repository, against the quota of the day.
+
+        Args:
+            name: the repository.
+            size: bytes that have arrived.
+            ahead: bytes that the client has announced beyond them.
+
+        Raises:
+            OverQuotaError: they are more than the quota.
+        """
+        rule = self._rule(name)
+        if rule.bytes_per_day is None:
+            return
+        self._start_of_day()
+        self._bytes[rule.repositories] += size
+        if self._bytes[rule.repositories] + ahead > rule.bytes_per_day:
+            where = ", ".join(rule.repositories)
+            raise OverQuotaError(f"{where}: too few bytes are left of {rule.bytes_per_day} a day")
 
     def may_push(self, caller: Caller, name: str) -> bool:
         """Return whether a caller may write to a repository, by its token and by the policy: a HEAD mounts too."""
@@ -131,7 +143,3 @@ class Permissions:
 
 def _denied(message: str) -> RequestRefusedError:
     return RequestRefusedError(403, "DENIED", message)
-
-
-def _too_much(message: str) -> RequestRefusedError:
-    return RequestRefusedError(429, "TOOMANYREQUESTS", message, headers=[(b"retry-after", b"60")])

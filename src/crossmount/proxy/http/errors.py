@@ -52,6 +52,13 @@ class RequestRefusedError(Exception):
         return [*headers, (b"connection", b"close")] if self.close else headers
 
 
+class OverQuotaError(RequestRefusedError):
+    """A request that is beyond a quota of the policy (429)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(429, "TOOMANYREQUESTS", message, headers=[(b"retry-after", b"60")])
+
+
 class ClientGoneError(Exception):
     """The client closed the connection, or stopped reading the answer: nobody is left to answer."""
 

@@ -5,24 +5,30 @@ registry therefore runs at the speed of the slower one, and stores nothing.
 """
 
 import asyncio
+import contextlib
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
-from contextlib import asynccontextmanager
 from typing import Any
 
-from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError, plain_headers
+from crossmount.proxy.http.errors import ClientGoneError, OverQuotaError, RequestRefusedError, plain_headers
 from crossmount.proxy.http.headers import PLAIN_PATHS, ClientPaths, is_well_formed
 from crossmount.registry.auth.scope import Scope
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Charge = Callable[[int, int], None]
+"""Counts bytes that have arrived, and checks that as many as are announced beyond them may still come."""
 
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _WHOLE_BODY_IDLES = 3
 _DISCARDED_MAX = 16 * 1024 * 1024
+
+
+def _charge_nothing(size: int, ahead: int) -> None:
+    del size, ahead
 
 
 class Exchange:
@@ -42,6 +48,7 @@ class Exchange:
         caller: the caller's name for the access log; never a value that was sent, which may be a secret.
         waited: seconds that the request waited for another's upload.
         note: what the proxy did, for the access log: `mounted`, `spooled` …
+        charge: counts the request's body against a quota while it arrives.
         paths: how paths of the registry look to this client.
         request_id: identifies the request in logs; the client's own X-Request-ID, if it is a plain word.
         names_unknown_upstream: the request names a registry that is not behind this proxy.
@@ -61,6 +68,7 @@ class Exchange:
         self.waited = 0.0
         self.note = ""
         self.scopes: tuple[Scope, ...] = ()
+        self.charge: Charge = _charge_nothing
         self.paths: ClientPaths = scope.get("crossmount.paths", PLAIN_PATHS)
         self.names_unknown_upstream: bool = scope.get("crossmount.unknown_upstream", False)
         given = self.header(b"x-request-id") or ""
@@ -94,8 +102,11 @@ class Exchange:
 
         Raises:
             ClientGoneError: the client closed the connection.
-            RequestRefusedError: the client sent nothing before its deadline.
+            RequestRefusedError: the client sent nothing before its deadline, or more than its quota.
         """
+        announced = self.content_length or 0
+        if not self._body_ended:
+            self.charge(0, max(0, announced - self.received))
         while not self._body_ended:
             try:
                 async with asyncio.timeout(self._idle):
@@ -110,7 +121,16 @@ class Exchange:
             data: bytes = message.get("body", b"")
             if data:
                 self.received += len(data)
+                self.charge(len(data), max(0, announced - self.received))
                 yield data
+
+    async def skip_body(self) -> None:
+        """Read and discard the rest of the body, also beyond a quota: some clients read no answer earlier."""
+        begun, charge, self.charge = self.received, self.charge, _charge_nothing
+        async for _ in self.body():
+            pass
+        with contextlib.suppress(OverQuotaError):
+            charge(self.received - begun, 0)
 
     async def read(self, limit: int) -> bytes:
         """Return the whole body, which must arrive within three times the deadline on silence.
@@ -177,7 +197,7 @@ class Exchange:
         await self.start(error.status, error.answer_headers(len(body)))
         await self.write(b"" if self.method == "HEAD" else body, more=False)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
         """Notice a client that closes the connection during the answer; the rest of its body is discarded."""
         self._gone = asyncio.create_task(self._until_gone())

@@ -93,8 +93,7 @@ class Core:
             outcome: how the blob arrived.
             size: its bytes, if they were read; else the size that the index knows is counted.
         """
-        async for _ in exchange.body():
-            pass
+        await exchange.skip_body()
         exchange.note, exchange.waited = outcome.label, outcome.waited
         known = attempt.knowledge.of(attempt.digest).size
         self.metrics.count_blob(outcome.label, known if size is None else size)

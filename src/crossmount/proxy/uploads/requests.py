@@ -7,6 +7,7 @@ spooled session from the moment that the spool is full.
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 
 import httpx
 
@@ -14,7 +15,7 @@ from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError, RegistryRefusedError
 from crossmount.oci import Descriptor, Digest
 from crossmount.proxy.auth.callers import Caller
-from crossmount.proxy.http.errors import RequestRefusedError, digest_invalid
+from crossmount.proxy.http.errors import OverQuotaError, RequestRefusedError, digest_invalid
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.routes import SessionRoute
 from crossmount.proxy.uploads.core import Core, can_be_read, refuse_must_mount
@@ -33,17 +34,23 @@ async def continue_upload(core: Core, exchange: Exchange, route: SessionRoute, c
     Raises:
         RequestRefusedError: the session is unknown or in use, the request does not fit it, or the caller may not
             push.
+        OverQuotaError: the client has sent more than its quota. The session is then gone, here and there.
     """
+    exchange.charge = partial(core.permissions.charge, route.name)
     if caller.is_anonymous and not core.sessions.has(route.session, caller.key, route.name):
         await _require_credentials(core, exchange, route)
     async with core.sessions.acquire(route.session, caller.key, route.name) as session:
-        if session.spool is None:
-            await SessionRequest(core, exchange, route, caller, session).relay()
-            return
-        if not caller.may_push(route.name):
-            await _require_credentials(core, exchange, route)
-            raise RequestRefusedError(403, "DENIED", "this token does not cover a push into this repository")
-        await _SpooledRequest(core, exchange, route, caller, session, session.spool).answer()
+        try:
+            if session.spool is None:
+                await SessionRequest(core, exchange, route, caller, session).relay()
+                return
+            if not caller.may_push(route.name):
+                await _require_credentials(core, exchange, route)
+                raise RequestRefusedError(403, "DENIED", "this token does not cover a push into this repository")
+            await _SpooledRequest(core, exchange, route, caller, session, session.spool).answer()
+        except OverQuotaError:
+            await core.drop_session(session)
+            raise
 
 
 async def _require_credentials(core: Core, exchange: Exchange, route: SessionRoute) -> None:

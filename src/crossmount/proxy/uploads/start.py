@@ -1,6 +1,7 @@
 """`POST …/blobs/uploads/`: mounts the blob if it can, else opens an upload session at the registry."""
 
 import contextlib
+from functools import partial
 
 from crossmount._dataclass import dataclass
 from crossmount.errors import AccessDeniedError, CredentialsError, CrossmountError
@@ -33,6 +34,7 @@ async def start_upload(core: Core, exchange: Exchange, route: UploadsRoute, call
     core.sessions.check_capacity(caller.key)
     core.permissions.check_uploads(route, (session.name for session in core.sessions.all()))
     core.sessions.note_push(caller.key, route.name)
+    exchange.charge = partial(core.permissions.charge, route.name)
     request = _StartRequest(core, exchange, route, caller)
     if route.mount is not None:
         await request.mount(route.mount)
