@@ -1,6 +1,7 @@
 """What trouble on the index's servers, or at the registry, costs a crowd of pushers.
 
     python tests/bench/trouble.py [--times 3] [--rounds 3] [--only WORDS] [--places server,cluster,sentinels,…]
+        [--server PATH]
 
 Each trouble strikes while sixteen pushers, each with connections of its own, push so many images each, one after
 the other, into a real docker-registry: three layers of 1.2 MB that all push, one of 100 kB of their own. Beside
@@ -61,7 +62,8 @@ class Result:
 class Bench:
     """Folders, servers that are made once, and the images."""
 
-    def __init__(self, folder: Path, stack: ExitStack, rounds: int) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, rounds: int, binary: Path) -> None:
+        self.binary = binary
         self.images: Images = make_images(folder / "layout", rounds=rounds)
         self._folder = folder
         self._stack = stack
@@ -77,15 +79,14 @@ class Bench:
     def place(self, trouble: Trouble) -> Iterator[Any]:
         """Give an empty place of a trouble's kind."""
         if trouble.kind == "server":
-            with run_server(Path(get_binary_path()), *trouble.options) as server:
+            with run_server(self.binary, *trouble.options) as server:
                 yield server
             return
         if trouble.kind not in self._made:
-            binary = Path(get_binary_path())
             self._made[trouble.kind] = (
-                self._stack.enter_context(run_cluster(binary))
+                self._stack.enter_context(run_cluster(self.binary))
                 if trouble.kind == "cluster"
-                else self._stack.enter_context(run_sentinels(binary))
+                else self._stack.enter_context(run_sentinels(self.binary))
             )
         place = self._made[trouble.kind]
         place.flush()
@@ -103,7 +104,7 @@ class Bench:
 
     async def registry_trouble(self, trouble: RegistryTrouble) -> Result:
         """Let the crowd push once through a way that plays faults."""
-        with run_server(Path(get_binary_path())) as server, registry(self.new_folder()) as real:
+        with run_server(self.binary) as server, registry(self.new_folder()) as real:
             async with faulty_way(real.url, *trouble.faults) as way:
                 scene = Scene(real, real.address, self.images.shared)
                 outcome = await push_at_once(
@@ -179,11 +180,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="troubles with these words in their names")
     parser.add_argument("--places", default="server,cluster,sentinels,registry")
+    parser.add_argument("--server", type=Path, default=Path(get_binary_path()), help="the index's program")
     given = parser.parse_args()
     places = given.places.split(",")
     of_index, of_registry = [], []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        bench = Bench(Path(folder), stack, given.rounds)
+        bench = Bench(Path(folder), stack, given.rounds, given.server)
 
         def measured(
             run: Callable[[], Coroutine[Any, Any, Result]], calm: Callable[[], Any]

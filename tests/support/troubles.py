@@ -119,6 +119,24 @@ def _load(scene: Scene) -> None:
     place.restart(wait=False)
 
 
+_STUFFING, _STUFFINGS = "x" * 10_000, 800
+
+
+def _stuff(scene: Scene, count: int = 5) -> None:
+    """Write `count` values that expire, so that a full server evicts as many keys."""
+    with scene.place.client() as client:
+        for _ in range(count):
+            client.set(f"stuffing {client.incr('stuffings')}", _STUFFING, ex=3600)
+
+
+def _fill_with_stuffing(scene: Scene) -> None:
+    """Fill the server up to its bound: from now on it evicts a key for each that is written."""
+    with scene.place.client() as client:
+        bound = client.info("memory")["used_memory"] + len(_STUFFING) * _STUFFINGS
+        client.config_set("maxmemory", bound)
+    _stuff(scene, _STUFFINGS)
+
+
 def _flush(scene: Scene) -> None:
     _do(scene, ("FLUSHALL",))
 
@@ -165,6 +183,18 @@ ON_A_SERVER = (
     Trouble(name="script cache flushed, again and again", strike=again(_flush_scripts), spares=True),
     Trouble(name="READONLY", strike=_follow_nobody, warning="read only|READONLY"),
     Trouble(name="OOM", strike=_fill_up, warning="maxmemory"),
+    Trouble(
+        name="full, evicts the oldest",
+        options=("--maxmemory-policy", "volatile-lru"),
+        before=_fill_with_stuffing,
+        strike=again(_stuff),
+    ),
+    Trouble(
+        name="full, evicts anything",  # allkeys-lrm of newer Redis 8 and its like evict a part of that
+        options=("--maxmemory-policy", "allkeys-random"),
+        before=_fill_with_stuffing,
+        strike=again(_stuff),
+    ),
     Trouble(name="LOADING", options=_MUCH, before=_have_much, strike=_load, silent=True),
     Trouble(
         name="MISCONF",
