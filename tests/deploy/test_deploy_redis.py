@@ -12,6 +12,7 @@ from redis.retry import Retry
 
 import redis
 from crossmount.errors import IndexRefusedError
+from crossmount.fleet import Fleet, Slots, UploadTurn
 from crossmount.index import LayerKnowledge, Sighting, open_index
 from support import acl
 from support.index_kit import layer, repo
@@ -19,6 +20,9 @@ from support.servers import Server, start
 
 OVERRIDDEN = {"bind", "aclfile"}
 """Settings of the file that a test's server replaces."""
+
+NEWER_RIGHTS = {"+spublish", "+ssubscribe", "+sunsubscribe"}
+"""Rights to commands that Redis 6.2 does not know: it would not start."""
 
 
 @pytest.fixture
@@ -92,19 +96,32 @@ def test_every_line_of_the_configuration_is_taken(server: Server, folder: Path) 
         assert found[name] == units.get(wanted[name], wanted[name]), name
 
 
-def test_the_part_for_older_servers_starts_on_redis_7_0(redis7_binary: Path, folder: Path) -> None:
-    """The README's command makes a file for Redis 6.2 and 7.0, with which such a server starts."""
+@pytest.fixture
+def older(folder: Path) -> Path:
+    """Run the README's commands for older servers, and return the folder."""
     commands = acl.readme_block("redis-server redis.conf").replace(" && redis-server redis.conf", "")
-    subprocess.run(["sh", "-euc", commands], cwd=folder, check=True)
-    started = start(redis7_binary, folder, settings=(str(folder / "redis.conf"), "--bind", "127.0.0.1"))
+    subprocess.run(["sh", "-euc", commands + acl.readme_block("sed -i -E")], cwd=folder, check=True)
+    return folder
+
+
+async def test_older_servers_serve_pushers(redis7_binary: Path, older: Path) -> None:
+    """With the files that the README's commands make, Redis 6.2 and 7.0 start and serve a pusher."""
+    started = start(redis7_binary, older, settings=(str(older / "redis.conf"), "--bind", "127.0.0.1"))
     try:
-        with redis.Redis(port=started.port, username="admin", password=password(folder, "admin")) as client:
+        with redis.Redis(port=started.port, username="admin", password=password(older, "admin")) as client:
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "volatile-lru"}
+        url = f"redis://crossmount@127.0.0.1:{started.port}?password_file={older}/crossmount.password"
+        async with open_index(url) as index, Fleet(index) as fleet:
+            turn = await fleet.turn(layer(), repo("a"), 2**24, slots=Slots(1))
+            assert isinstance(turn, UploadTurn)
+            await turn.finish()
+            assert (await index.look_up([layer()], repo("b"))).of(layer()).sources == (repo("a"),)
     finally:
         started.stop()
     newer = {"maxmemory-clients", "set-max-listpack", "busy-reply-threshold"}
-    names = [line.split()[0] for line in (folder / "redis.conf").read_text().splitlines() if line[:1].isalpha()]
+    names = [line.split()[0] for line in (older / "redis.conf").read_text().splitlines() if line[:1].isalpha()]
     assert not [name for name in names if any(name.startswith(prefix) for prefix in newer)]
+    assert not NEWER_RIGHTS & set((older / "users.acl").read_text().split())
 
 
 async def test_a_full_server_lets_old_layers_go_and_keeps_flags_and_leases(server: Server, folder: Path) -> None:
