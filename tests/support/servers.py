@@ -1,5 +1,6 @@
 """Real Redis servers for tests: each worker has one of each kind; it is emptied before each test."""
 
+import functools
 import shutil
 import signal
 import socket
@@ -23,7 +24,7 @@ from support.programs import needs
 READY_SECONDS = 20.0
 PORT_TRIES = 5
 
-_SETTINGS = ("--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--enable-debug-command", "local")
+_SETTINGS = ("--save", "", "--appendonly", "no", "--bind", "127.0.0.1")
 
 
 @dataclass(slots=True, eq=False)
@@ -190,7 +191,15 @@ def starting() -> Iterator[Callable[..., Server]]:
                 server.stop()
 
 
-def start(binary: Path, folder: Path, *options: str, settings: tuple[str, ...] = _SETTINGS) -> Server:
+@functools.cache
+def _settings(binary: Path) -> tuple[str, ...]:
+    """Return the settings of tests: DEBUG is allowed, as it always is before version 7."""
+    told = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    is_old = " v=6." in told
+    return _SETTINGS if is_old else (*_SETTINGS, "--enable-debug-command", "local")
+
+
+def start(binary: Path, folder: Path, *options: str, settings: tuple[str, ...] | None = None) -> Server:
     """Start a server on a free loopback port and a unix socket, and return it once it answers.
 
     Another process may take the free port before the server binds it; then the next port is tried.
@@ -200,7 +209,16 @@ def start(binary: Path, folder: Path, *options: str, settings: tuple[str, ...] =
         port = free_port()
         command = (
             *_dies_with_us(),
-            *(str(binary), *settings, "--port", str(port), "--unixsocket", str(path), "--dir", str(folder)),
+            *(
+                str(binary),
+                *(settings or _settings(binary)),
+                "--port",
+                str(port),
+                "--unixsocket",
+                str(path),
+                "--dir",
+                str(folder),
+            ),
             *options,
         )
         process = _spawn(command, folder)
