@@ -42,7 +42,7 @@ GATE = "import sys; sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.
 CROSSMOUNT = f"""
 import sys
 import anyio._backends._asyncio, certifi, h11, httpcore  # httpx loads them when it is first used
-from crossmount.cli import run
+from crossmount.cli import command
 from crossmount.cli.commands import push
 from crossmount.cli.entry import main
 {GATE}

@@ -26,7 +26,7 @@ from crossmount.testing import ScriptedRegistry
 from support.holdings import put_image
 from support.servers import run_server
 
-SCAN = "import sys; from crossmount.cli.run import run; sys.exit(run(sys.argv[1:]))"
+SCAN = "import sys; from crossmount.cli.command import run; sys.exit(run(sys.argv[1:]))"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
-from crossmount.cli import config_file, run
+from crossmount.cli import command as root
+from crossmount.cli import config_file
 from crossmount.cli.command import LazyGroup
 from crossmount.cli.config_file import OPTION_NAMES, is_settable, option_name
 from crossmount.testing import ScriptedRegistry
@@ -151,13 +152,13 @@ def test_the_names_that_a_file_may_have_are_those_of_the_options() -> None:
                 found |= options(child)
         return found
 
-    assert options(run.crossmount) == OPTION_NAMES
+    assert options(root.crossmount) == OPTION_NAMES
 
 
 def test_without_a_file_nothing_is_loaded_for_it(shell: Shell) -> None:
     """The TOML parser is loaded only if there is a file."""
     code = (
-        "import sys\nfrom crossmount.cli.run import run\nrun(['index', 'status', '--index', 'off'])\n"
+        "import sys\nfrom crossmount.cli.command import run\nrun(['index', 'status', '--index', 'off'])\n"
         "sys.exit('tomllib' in sys.modules)"
     )
     env = {**shell.env, "XDG_CONFIG_HOME": "/nowhere"}

@@ -12,8 +12,8 @@ import click
 import httpx
 import pytest
 
+from crossmount.cli import page as demo_page
 from crossmount.cli.demo import command as demo
-from crossmount.cli.demo import page as demo_page
 from crossmount.cli.demo import pushes as demo_pushes
 from crossmount.cli.demo import registry as demo_registry
 from crossmount.cli.demo.pushes import IMAGES, DemoImage, Pushed, Pushes, make_images

@@ -14,7 +14,7 @@ from support.commands import Here, Shell
 def test_the_version_needs_none_of_the_heavy_libraries(shell: Shell) -> None:
     """`crossmount --version` imports neither redis, httpx, rich nor asyncio."""
     code = (
-        "import sys\nfrom crossmount.cli.run import run\nstatus = run(['--version'])\n"
+        "import sys\nfrom crossmount.cli.command import run\nstatus = run(['--version'])\n"
         "sys.exit(status or ' '.join({'redis', 'httpx', 'rich', 'asyncio'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run(
@@ -90,7 +90,7 @@ def test_a_ctrl_c_while_loading_is_one_line(
     def interrupted(arguments: list[str]) -> int:
         raise KeyboardInterrupt(*arguments)
 
-    monkeypatch.setattr("crossmount.cli.run.run", interrupted)
+    monkeypatch.setattr("crossmount.cli.command.run", interrupted)
     with pytest.raises(SystemExit) as ended:
         entry.main()
     assert ended.value.code == 130

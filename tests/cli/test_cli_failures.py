@@ -9,7 +9,7 @@ import pytest
 
 from crossmount import errors
 from crossmount._signals import TWICE_SECONDS, ReceivedSignals
-from crossmount.cli import event_loop, failures, run
+from crossmount.cli import command, event_loop, failures
 from crossmount.cli.advice import explain
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
@@ -181,7 +181,7 @@ def test_a_defect_is_one_line_and_its_traceback_comes_with_vv(here: Here, monkey
     def broken(ctx: click.Context) -> None:
         raise ssl.SSLError(f"odd {ctx.command_path}")
 
-    monkeypatch.setattr(run.crossmount, "invoke", broken)
+    monkeypatch.setattr(command.crossmount, "invoke", broken)
     monkeypatch.setattr("os.dup2", lambda *_: None)
     done = here("doctor")
     assert done.status == 1

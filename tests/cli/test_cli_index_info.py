@@ -3,7 +3,7 @@
 import pytest
 
 import crossmount
-from crossmount.cli.commands.index_info import render_info
+from crossmount.cli.commands.index import render_info
 from crossmount.index import Keys, Sighting
 from crossmount.maintenance import IndexInfo, RegistryInfo
 from support.commands import Here

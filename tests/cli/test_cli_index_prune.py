@@ -10,7 +10,7 @@ from rich.console import Console
 import crossmount
 import redis
 from crossmount import events
-from crossmount.cli.commands.index_prune import prune_so_far, render_prune
+from crossmount.cli.commands.index_content import prune_so_far, render_prune
 from crossmount.cli.progress.bulk import PruneTracker
 from crossmount.cli.progress.display import LineDisplay
 from crossmount.cli.progress.screen import ScreenDisplay

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from crossmount.cli import command, run
+from crossmount.cli import command
 from crossmount.cli.access import client_options
 from crossmount.cli.command import Command, LazyGroup
 from crossmount.cli.options import upload_options
@@ -206,7 +206,7 @@ def test_every_option_of_every_command_has_help_and_the_common_ones_are_folded(h
     assert "Common options:\n  --index  --namespace" in done.out
     assert "crossmount help options" in done.out
     group, _, leaf = name.partition(" ")
-    found = run.crossmount.get_command(click.Context(run.crossmount), group)
+    found = command.crossmount.get_command(click.Context(command.crossmount), group)
     if leaf and isinstance(found, LazyGroup):
         found = found.get_command(click.Context(found), leaf)
     assert found is not None
@@ -232,9 +232,9 @@ def test_the_list_of_commands_is_whole(here: Here) -> None:
     assert done.status == 0
     listed = done.out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in listed] == list(COMMANDS)
-    context = click.Context(run.crossmount)
-    assert run.crossmount.list_commands(context) == list(COMMANDS)
-    assert run.crossmount.get_command(context, "pull") is None
+    context = click.Context(command.crossmount)
+    assert command.crossmount.list_commands(context) == list(COMMANDS)
+    assert command.crossmount.get_command(context, "pull") is None
 
 
 def test_push_has_examples(here: Here) -> None:

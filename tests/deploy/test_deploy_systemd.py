@@ -11,7 +11,7 @@ import click
 import httpx
 import pytest
 
-from crossmount.cli.run import crossmount
+from crossmount.cli.command import crossmount
 from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import running_registry
 from support.deployed import DEPLOY, VARIABLES, names_secret, started

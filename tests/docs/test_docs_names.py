@@ -11,7 +11,7 @@ import pytest
 
 import crossmount as library
 from crossmount.cli import topics
-from crossmount.cli.run import crossmount
+from crossmount.cli.command import crossmount
 from crossmount.cli.settings import CommonOption
 from crossmount.cli.table import COMMANDS
 

@@ -40,7 +40,7 @@ SHARED = 4
 PUSH = """
 import sys
 from crossmount.cli.commands import push       # the start of Python is no part of it
-from crossmount.cli.run import run
+from crossmount.cli.command import run
 sys.stdout.write("ready\\n"); sys.stdout.flush()
 sys.stdin.readline()
 path, reference, index = sys.argv[1:]

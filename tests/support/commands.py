@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from crossmount.cli.run import run
+from crossmount.cli.command import run
 from crossmount.embedded import lifecycle as embedded
 from crossmount.testing import ScriptedRegistry
 from support.registries import DockerRegistry

@@ -30,7 +30,7 @@ def main() -> None:
     # httpx would load its own command line, and with it all of rich and pygments: a sixth of the time of a push
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # the import system's mark for "absent"
     try:
-        from crossmount.cli.run import run  # noqa: PLC0415 it needs the libraries of the extra
+        from crossmount.cli.command import run  # noqa: PLC0415 it needs the libraries of the extra
 
         status = run(sys.argv[1:])
     except KeyboardInterrupt:  # while the command is loaded, or after it ended

@@ -34,13 +34,13 @@ COMMANDS = {
         "crossmount.cli.commands.scan", "scan", "Record in the index which layers a registry has."
     ),
     "events": LazyCommand(
-        "crossmount.cli.commands.events", "events", "Update the index from the events that a registry sends."
+        "crossmount.cli.commands.scan", "events", "Update the index from the events that a registry sends."
     ),
     "sources": LazyCommand(
         "crossmount.cli.commands.layers", "sources", "List the repositories that a layer could be mounted from."
     ),
     "locate": LazyCommand(
-        "crossmount.cli.commands.locate", "locate", "Show which registries have a layer, or how much of an image."
+        "crossmount.cli.commands.layers", "locate", "Show which registries have a layer, or how much of an image."
     ),
     "add": LazyCommand(
         "crossmount.cli.commands.layers", "add", "Add a repository to the index as a source of a layer."
@@ -80,7 +80,7 @@ COMMANDS = {
         "crossmount.cli.commands.config", "config", "Show which options count, and where each is from."
     ),
     "completion": LazyCommand(
-        "crossmount.cli.commands.completion", "completion", "Complete commands and options in your shell."
+        "crossmount.cli.commands.help", "completion", "Complete commands and options in your shell."
     ),
     "help": LazyCommand(
         "crossmount.cli.commands.help", "help_command", "Read the documentation: crossmount help TOPIC."

@@ -18,11 +18,11 @@ from crossmount._dataclass import dataclass
 from crossmount.cli import output
 from crossmount.cli.access import display_url, index_kind, index_url, opened_index
 from crossmount.cli.command import Command, json_option
-from crossmount.cli.demo.page import shown
 from crossmount.cli.demo.pushes import FIRST, IMAGES, OWN, SHARED, DemoImage, Pushed, Pushes, make_images
 from crossmount.cli.demo.registry import CountedRegistry, demo_registry
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
+from crossmount.cli.page import shown
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.index import MountIndex
 from crossmount.index.keys import day

@@ -13,8 +13,7 @@ from crossmount.cli import output
 from crossmount.cli.advice import explain
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import Interrupted
-from crossmount.cli.progress.display import Display
-from crossmount.cli.progress.tracker import Bar, Tracker, View
+from crossmount.cli.progress.display import Bar, Display, Tracker, View
 from crossmount.errors import CrossmountError
 
 

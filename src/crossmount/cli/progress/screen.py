@@ -14,8 +14,7 @@ from rich.text import Text
 
 from crossmount import _formatting as text
 from crossmount import events
-from crossmount.cli.progress.display import Display, T
-from crossmount.cli.progress.tracker import Bar
+from crossmount.cli.progress.display import Bar, Display, T
 
 LABEL_WIDTH, BAR_WIDTH = 23, 16
 

@@ -9,7 +9,7 @@ from crossmount import events
 from crossmount._dataclass import dataclass
 from crossmount.cli.advice import explain
 from crossmount.cli.failures import image_message
-from crossmount.cli.progress.tracker import Bar, Tracker, View
+from crossmount.cli.progress.display import Bar, Tracker, View
 from crossmount.oci import Digest, Repository
 
 _WARNING = "crossmount: warning: "
