@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from crossmount.dashboard import views
 from crossmount.dashboard.charts import column_chart, columns
-from crossmount.dashboard.refreshed import Refreshed
-from crossmount.dashboard.templating import duration, percent
+from crossmount.dashboard.pages import duration, percent
+from crossmount.dashboard.reader import Refreshed
 from crossmount.errors import IndexUnavailableError
 from crossmount.fleet.active_uploads import ActiveUpload
 from crossmount.fleet.lease import LeaseValue

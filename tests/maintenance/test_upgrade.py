@@ -8,7 +8,7 @@ import pytest
 
 from crossmount.errors import IndexRefusedError, InvalidInputError
 from crossmount.index import Keys, LayerKnowledge, MemoryMountIndex, RedisMountIndex, Sighting, open_index
-from crossmount.maintenance.upgrade import UpgradeReport, upgrade_index
+from crossmount.maintenance.repair import UpgradeReport, upgrade_index
 from support.index_kit import keys_that_stay, layer, repo
 from support.links import async_link
 from support.places import Place

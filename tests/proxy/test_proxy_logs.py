@@ -89,7 +89,7 @@ async def test_wrong_passwords_do_not_take_the_threads_that_spool(
         httpx.AsyncClient(base_url=proxy.url, timeout=20) as crowd,
     ):
         location = await begin_upload(proxy, "a", auth=zoe)
-        monkeypatch.setattr("crossmount.proxy.auth.allowed_callers.bcrypt.checkpw", lambda *_: not over.wait(30))
+        monkeypatch.setattr("crossmount.proxy.auth.service_mode.bcrypt.checkpw", lambda *_: not over.wait(30))
         guesses = [asyncio.create_task(crowd.get("/v2/", auth=("zoe", f"guess-{number}"))) for number in range(50)]
         try:
             await until(lambda: proxy.app.active == len(guesses))

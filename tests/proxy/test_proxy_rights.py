@@ -11,7 +11,7 @@ import pytest
 
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Digest
-from crossmount.proxy.auth.allowed_callers import AllowedCallers
+from crossmount.proxy.auth.service_mode import AllowedCallers
 from crossmount.registry import ClientOptions
 from crossmount.testing import BasicAuth, Grant, ScriptedRegistry, TokenAuth
 from crossmount.testing.options import ANYTHING, READ, RegistryOptions

@@ -122,7 +122,7 @@ async def test_an_unknown_name_is_checked_like_a_known_one(
         checked.append(int(hashed.split(b"$")[2]))
         return False
 
-    monkeypatch.setattr("crossmount.proxy.auth.allowed_callers.bcrypt.checkpw", check)
+    monkeypatch.setattr("crossmount.proxy.auth.service_mode.bcrypt.checkpw", check)
     file = tmp_path / "htpasswd"
     file.write_text("zoe:" + bcrypt.hashpw(b"zoe-pw", bcrypt.gensalt(5)).decode() + "\n")
     async with ScriptedRegistry() as registry, proxy_before(registry.url, auth="service", htpasswd=file) as proxy:
@@ -133,7 +133,7 @@ async def test_an_unknown_name_is_checked_like_a_known_one(
 
 async def test_a_dummy_hash_admits_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown name is refused whatever the check says."""
-    monkeypatch.setattr("crossmount.proxy.auth.allowed_callers.bcrypt.checkpw", lambda *_: True)
+    monkeypatch.setattr("crossmount.proxy.auth.service_mode.bcrypt.checkpw", lambda *_: True)
     file = tmp_path / "htpasswd"
     file.write_text("zoe:" + bcrypt.hashpw(b"zoe-pw", bcrypt.gensalt(4)).decode() + "\n")
     async with ScriptedRegistry() as registry, proxy_before(registry.url, auth="service", htpasswd=file) as proxy:

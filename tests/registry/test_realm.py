@@ -2,7 +2,7 @@ import httpx
 import pytest
 
 from crossmount.errors import InvalidAnswerError
-from crossmount.registry.auth.realm import RealmTrust, judge_realm, registrable
+from crossmount.registry.auth.challenge import RealmTrust, judge_realm, registrable
 
 OWN = [
     ("https://registry-1.docker.io", "https://auth.docker.io/token"),

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossmount.oci import Repository
+from crossmount.registry.endpoints import UploadSession
 from crossmount.registry.resume import (
     SETBACKS_MAX,
     CommitWait,
@@ -13,7 +14,6 @@ from crossmount.registry.resume import (
     next_state,
     read_range,
 )
-from crossmount.registry.values import UploadSession
 
 DEST = Repository("r.example", "dest")
 

@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from crossmount.errors import AccessDeniedError, InvalidAnswerError, RegistryRefusedError
+from crossmount.registry.endpoints import UploadSession
 from crossmount.registry.http.transport import Answer
 from crossmount.registry.resume import CommitWait, Step, StepResult, UploadState
 from crossmount.registry.upload_answers import (
@@ -14,7 +15,6 @@ from crossmount.registry.upload_answers import (
     result_of,
     upload_refusal,
 )
-from crossmount.registry.values import UploadSession
 from support.registry_kit import DEST
 
 SIZE = 100

@@ -125,7 +125,7 @@ def library_log(verbose: int) -> Iterator[None]:
 
 def start_service_log(verbose: int, *, access: bool) -> None:
     """Log a service's warnings, and its access log, as lines of JSON to standard error until the process ends."""
-    from crossmount.proxy.log import JsonFormatter  # noqa: PLC0415 only services need the extra
+    from crossmount.proxy.tracing import JsonFormatter  # noqa: PLC0415 only services need the extra
 
     handler, access_level = logging.StreamHandler(), logging.DEBUG if verbose else logging.INFO
     handler.setFormatter(JsonFormatter(mask_forms))

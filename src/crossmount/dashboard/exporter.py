@@ -13,8 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from crossmount._dataclass import dataclass
-from crossmount.dashboard.reader import IndexConnection, RegistryState
-from crossmount.dashboard.refreshed import Reading
+from crossmount.dashboard.reader import IndexConnection, Reading, RegistryState
 from crossmount.dashboard.views import last_days
 from crossmount.fleet.upload_rates import MeasuredUpload
 from crossmount.maintenance import IndexInfo

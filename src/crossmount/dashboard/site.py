@@ -11,11 +11,10 @@ from urllib.parse import parse_qsl
 
 from crossmount._tasks import collect
 from crossmount.dashboard import views
-from crossmount.dashboard.answers import SiteAnswer, StaticFiles, page, text
 from crossmount.dashboard.charts import column_chart
 from crossmount.dashboard.exporter import MEDIA_TYPE, FleetState, exposition
+from crossmount.dashboard.pages import SiteAnswer, StaticFiles, environment, page, text
 from crossmount.dashboard.reader import IndexReader
-from crossmount.dashboard.templating import environment
 from crossmount.errors import InvalidDigestError, InvalidReferenceError
 from crossmount.oci import Digest
 from crossmount.oci.reference import normalise_registry

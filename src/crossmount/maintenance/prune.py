@@ -16,8 +16,8 @@ from crossmount.errors import InvalidInputError
 from crossmount.index.adapt import adapt
 from crossmount.index.entries import read_entries, require_listable
 from crossmount.index.protocol import BackingServer, LayerEntry, MountableLayers, MountIndex, backing_server
-from crossmount.maintenance.halves import mend_halves
 from crossmount.maintenance.prune_state import PruneCheckpoint, PruneReport, ServerScan, VerdictCounts
+from crossmount.maintenance.repair import mend_halves
 from crossmount.maintenance.verifier import Verifier
 from crossmount.oci import Digest, Repository
 from crossmount.oci.reference import normalise_registry

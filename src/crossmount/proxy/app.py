@@ -29,9 +29,8 @@ from crossmount.proxy.http.routes import (
     parse_route,
     route_name,
 )
-from crossmount.proxy.log import METHODS, AccessLog
 from crossmount.proxy.own_endpoints import OwnEndpoints
-from crossmount.proxy.tracing import Tracing
+from crossmount.proxy.tracing import METHODS, AccessLog, Tracing
 from crossmount.proxy.uploads.core import Core
 from crossmount.proxy.uploads.head import answer_head
 from crossmount.proxy.uploads.requests import continue_upload

@@ -12,7 +12,7 @@ from crossmount.fleet import Fleet
 from crossmount.index import GuardedIndex
 from crossmount.index.protocol import MountableLayers
 from crossmount.oci.reference import is_loopback
-from crossmount.proxy.auth.allowed_callers import AllowedCallers, CallerChecks
+from crossmount.proxy.auth.service_mode import AllowedCallers, CallerChecks
 from crossmount.proxy.http.serving import check_certificate, log_index_event
 from crossmount.proxy.page import Page
 from crossmount.proxy.policy import Policy, read_policy

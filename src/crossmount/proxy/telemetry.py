@@ -18,7 +18,7 @@ from crossmount.errors import (
     RegistryRefusedError,
     RegistryUnreachableError,
 )
-from crossmount.proxy.log import method_label
+from crossmount.proxy.tracing import method_label
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (

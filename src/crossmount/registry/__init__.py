@@ -5,8 +5,8 @@ from crossmount.registry.client import RegistryClient
 from crossmount.registry.credentials.authfiles import Credential
 from crossmount.registry.credentials.given import AnyCredentials, GivenCredentials, NoCredentials
 from crossmount.registry.credentials.lookup import CredentialSource, StoredCredentials
+from crossmount.registry.endpoints import SIZE_UNKNOWN, Mounted, Ping, Prepared, UploadSession
 from crossmount.registry.http.options import ClientOptions, RetryPolicy
-from crossmount.registry.values import SIZE_UNKNOWN, Mounted, Ping, Prepared, UploadSession
 
 __all__ = [
     "SIZE_UNKNOWN",

@@ -13,13 +13,12 @@ from crossmount.errors import InvalidAnswerError, RegistryUnreachableError, know
 from crossmount.oci import Digest, Located, Repository, as_digest, as_repository
 from crossmount.registry.auth import scope
 from crossmount.registry.auth.scope import Wanted
-from crossmount.registry.endpoints import RegistryMethods
+from crossmount.registry.endpoints import SIZE_UNKNOWN, RegistryMethods
 from crossmount.registry.http.errors import refusal, translated
 from crossmount.registry.http.location import Origin, shown
 from crossmount.registry.http.requester import RegistryRequest
 from crossmount.registry.http.retry import RetryBudget
 from crossmount.registry.http.transport import Answer, raw_bytes
-from crossmount.registry.values import SIZE_UNKNOWN
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
 

@@ -17,17 +17,15 @@ from crossmount.registry.auth.challenge import Basic, Bearer
 from crossmount.registry.auth.scope import Wanted, pull, push
 from crossmount.registry.blobs import Blobs
 from crossmount.registry.credentials.given import AnyCredentials, credential_source
-from crossmount.registry.endpoints import Endpoints
+from crossmount.registry.endpoints import Endpoints, Ping, Prepared
 from crossmount.registry.http.errors import refusal
 from crossmount.registry.http.location import Origin, parse_url, shown
 from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.requester import RegistryRequest, Requester
 from crossmount.registry.http.retry import Retrier
 from crossmount.registry.http.transport import make_client
-from crossmount.registry.listings import Listings
-from crossmount.registry.manifests import Manifests
+from crossmount.registry.manifests import Listings, Manifests
 from crossmount.registry.uploads import Uploads
-from crossmount.registry.values import Ping, Prepared
 
 
 class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):

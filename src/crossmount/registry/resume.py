@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from crossmount._dataclass import dataclass
 from crossmount._parsing import decimal
-from crossmount.registry.values import UploadSession
+from crossmount.registry.endpoints import UploadSession
 
 SETBACKS_MAX = 4
 """The most parts of which a session takes nothing, or not all, before the blob is sent whole."""

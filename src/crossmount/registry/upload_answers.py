@@ -6,12 +6,12 @@ from dataclasses import replace
 from crossmount._parsing import decimal
 from crossmount.errors import InvalidAnswerError, RegistryError, RegistryRefusedError
 from crossmount.oci import Repository
+from crossmount.registry.endpoints import UploadSession
 from crossmount.registry.http.errors import refusal
 from crossmount.registry.http.location import resolve, shown
 from crossmount.registry.http.retry import is_transient
 from crossmount.registry.http.transport import Answer
 from crossmount.registry.resume import CommitWait, Step, StepResult, UploadState, read_range
-from crossmount.registry.values import UploadSession
 
 _PART_REFUSED = frozenset({405, 411, 413, 415, 501})
 _MAY_BE_STORING = frozenset({502, 503, 504})

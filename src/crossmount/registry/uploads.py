@@ -14,7 +14,7 @@ from crossmount.events import BlobCommitting
 from crossmount.oci import BlobSource, Descriptor, Digest, Located, Repository, as_digest, as_repository
 from crossmount.registry.auth import scope
 from crossmount.registry.auth.scope import Wanted
-from crossmount.registry.endpoints import RegistryMethods
+from crossmount.registry.endpoints import Mounted, RegistryMethods, UploadSession
 from crossmount.registry.http.location import with_query
 from crossmount.registry.http.requester import RegistryRequest, housekeeping
 from crossmount.registry.http.retry import RetryBudget
@@ -29,7 +29,6 @@ from crossmount.registry.upload_answers import (
     session_at,
     upload_refusal,
 )
-from crossmount.registry.values import Mounted, UploadSession
 
 OnProgress = Callable[[int], None]
 """Receives the number of a blob's bytes sent so far; the number falls if an upload starts again."""

@@ -29,7 +29,7 @@ from crossmount.maintenance import MoveReport, PruneReport, export_index
 from crossmount.maintenance import prune as prune_index
 from crossmount.maintenance.export_import import import_now
 from crossmount.maintenance.prune import REQUESTS
-from crossmount.maintenance.upgrade import UpgradeReport, upgrade_index
+from crossmount.maintenance.repair import UpgradeReport, upgrade_index
 from crossmount.oci.reference import normalise_registry
 
 STRANDED_SHOWN = 20

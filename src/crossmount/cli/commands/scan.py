@@ -224,7 +224,7 @@ def _name(registry: Repository, text: str) -> str:
 try:
     from crossmount.proxy.event_receiver import EventListenerSettings, serve_events
     from crossmount.proxy.http.serving import ListenAddress, RunningServer
-    from crossmount.proxy.log import log_line
+    from crossmount.proxy.tracing import log_line
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"uvicorn", "httptools"}:
         raise

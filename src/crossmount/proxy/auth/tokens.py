@@ -24,9 +24,8 @@ from crossmount.errors import InvalidAnswerError
 from crossmount.proxy.auth.callers import BASIC_CHALLENGE, ORIGIN, read_basic
 from crossmount.proxy.http.errors import RequestRefusedError, unavailable
 from crossmount.proxy.http.exchange import Exchange
-from crossmount.registry.auth.challenge import Bearer
+from crossmount.registry.auth.challenge import Bearer, RealmTrust, judge_realm
 from crossmount.registry.auth.flow import read_token
-from crossmount.registry.auth.realm import RealmTrust, judge_realm
 from crossmount.registry.auth.scope import Scope, merge, parse_scopes
 from crossmount.registry.credentials.authfiles import Credential
 from crossmount.registry.http import transport as http

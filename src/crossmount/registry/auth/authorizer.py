@@ -6,8 +6,8 @@
    repeated if it can have another result.
 3. `_token_for`: one token per set of scopes, however many requests wait for it (`tokens`). A token for a mount
    covers other sources of the same push too (`mount_scopes`).
-4. `TokenFetcher.fetch`: the realm is judged before any credential is sent to it (`realm`), then `flow` says which
-   requests to send. If the realm refuses sources, `halving` says how to find out which.
+4. `TokenFetcher.fetch`: the realm is judged before any credential is sent to it (`challenge`), then `flow` says
+   which requests to send. If the realm refuses sources, `halving` says how to find out which.
 
 Credentials are looked up by `_credential`, and only after a challenge.
 

@@ -7,10 +7,9 @@ from dataclasses import replace
 import httpx
 
 from crossmount.errors import CredentialsError, InvalidAnswerError, RegistryError, RegistryRefusedError
-from crossmount.registry.auth.challenge import Bearer
+from crossmount.registry.auth.challenge import Bearer, RealmTrust, judge_realm
 from crossmount.registry.auth.flow import Token, TokenRequest, not_granted, token_flow
 from crossmount.registry.auth.mount_scopes import Group, Halved, MountScopes, halving
-from crossmount.registry.auth.realm import RealmTrust, judge_realm
 from crossmount.registry.auth.scope import Wanted
 from crossmount.registry.auth.tokens import TokenCache
 from crossmount.registry.credentials.authfiles import Credential

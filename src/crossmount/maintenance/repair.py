@@ -1,6 +1,9 @@
-"""The upgrade of an index that 0.1.0 wrote: it carries must-mount flags over to keys that pushers cannot write.
+"""Repairs of an index's data: layers of which a full server evicted a part, and must-mount flags of 0.1.0.
 
-All else that 0.1.0 wrote is read on, and brought into today's form as pushes record it.
+A layer on the home registry alone has one key. Any other layer has flags, which list its registries, and a set of
+sources for each of them. Each use touches all of these, so they are mostly evicted together.
+
+All else that 0.1.0 wrote is still read; pushes rewrite it in today's form.
 """
 
 from collections.abc import Sequence
@@ -9,11 +12,61 @@ from typing import Any
 
 from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
+from crossmount.index.decode import as_map, registry_field, registry_name
 from crossmount.index.must_mount import OLD_FIELD, clear_old_flag, set_must_mount, this_user
 from crossmount.index.protocol import BackingServer, backing_server
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.oci import Digest
 from crossmount.redis.execute import run_reads, run_scripted, scan_pages
+from crossmount.redis.replies import Command
+from crossmount.redis.scripts import load_script
+
+
+async def mend_halves(server: BackingServer, keys: Sequence[bytes]) -> int:
+    """Mend the layers of some keys: flags forget registries without sources, and name those that have some.
+
+    Args:
+        server: the server, or the Cluster.
+        keys: keys that a scan returned.
+
+    Returns:
+        How many registries of layers were mended.
+
+    Raises:
+        IndexFailedError: the server does not answer, or refuses.
+    """
+    named = [each for each in map(server.keys.parse, keys) if each is not None and each.layer is not None]
+    flags = [each.layer for each in named if each.kind == "flags" and each.layer is not None]
+    sources = [(each.layer, each.registry) for each in named if each.kind == "sources" and each.layer is not None]
+    home, *replies = await run_reads(
+        server.link,
+        [("HGET", server.keys.registries(), "home"), *(("HGETALL", server.keys.flags(layer)) for layer in flags)],
+    )
+    listed = [
+        (layer, registry)
+        for layer, reply in zip(flags, replies, strict=True)
+        for field in as_map(reply)
+        if field.startswith(b"@") and (registry := registry_name(field[1:])) is not None
+    ]
+    at_home = registry_name(home)
+    mend = [_mend(server, place, at_home) for place in sources if at_home is not None and place[1] != at_home]
+    exist = await run_reads(server.link, [("EXISTS", server.keys.sources(*place)) for place in listed])
+    gone = [place for place, there in zip(listed, exist, strict=True) if there == 0]
+    replies = await run_scripted(server.link, [*mend, *(_forget(server, place) for place in gone)])
+    return len(gone) + sum(reply for reply in replies[: len(mend)] if isinstance(reply, int))
+
+
+def _mend(server: BackingServer, place: tuple[Digest, str], home: str) -> Command:
+    layer, registry = place
+    keys = (server.keys.flags(layer), server.keys.sources(layer, registry), server.keys.sources(layer, home))
+    return load_script("mend", "crossmount.index").call(keys, registry_field(registry), registry_field(home))
+
+
+def _forget(server: BackingServer, place: tuple[Digest, str]) -> Command:
+    layer, registry = place
+    keys = (server.keys.sources(layer, registry), server.keys.flags(layer))
+    return load_script("forget", "crossmount.index").call(keys, registry_field(registry))
+
 
 LISTED_MAX = 1000
 """How many layers the report names."""
