@@ -20,7 +20,7 @@ import asyncio
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 
 import httpx
 
@@ -29,7 +29,6 @@ from crossmount.registry.auth.fetcher import SendTokenRequest, TokenFetcher
 from crossmount.registry.auth.flow import ANONYMOUS, Authorization, Token, basic
 from crossmount.registry.auth.mount_scopes import Group, MountScopes
 from crossmount.registry.auth.scope import Scope, Wanted, covers
-from crossmount.registry.auth.tokens import TokenCache
 from crossmount.registry.credentials.authfiles import NO_CREDENTIALS, Credential, account_digest
 from crossmount.registry.credentials.lookup import CredentialsAtHand, CredentialSource, where_looked
 
@@ -68,23 +67,28 @@ class Authorizer:
         clock: Callable[[], float],
     ) -> None:
         self._registry = registry
+        self._root = root
         self._credentials = credentials
-        self._tokens = TokenCache(clock=clock)
-        self._housekeeping = TokenCache(clock=clock)
-        self.mounts = MountScopes(clock)
-        self._fetcher = TokenFetcher(
-            registry,
-            root,
-            trusted=trusted,
-            send=fetch,
-            tokens=self._tokens,
-            mounts=self.mounts,
-            looked=partial(where_looked, credentials),
-        )
+        self._trusted = trusted
+        self._send = fetch
         self._clock = clock
+        self.mounts = MountScopes(clock)
         self._found: dict[str, tuple[Credential | None, float]] = {}
         self._lookup = asyncio.Lock()
         self._challenge: Bearer | Basic | None = None
+
+    @cached_property
+    def _fetcher(self) -> TokenFetcher:
+        """What gets and keeps tokens; made for the first challenge that asks for one."""
+        return TokenFetcher(
+            self._registry,
+            self._root,
+            trusted=self._trusted,
+            send=self._send,
+            mounts=self.mounts,
+            looked=partial(where_looked, self._credentials),
+            clock=self._clock,
+        )
 
     @property
     def challenge(self) -> Bearer | Basic | None:
@@ -115,7 +119,7 @@ class Authorizer:
         if isinstance(self._challenge, Basic):
             return ANONYMOUS if credential is None else Authorization(_header(credential), credential)
         if housekeeping:
-            token = self._tokens.find((self._challenge, credential), wanted)
+            token = self._fetcher.tokens.find((self._challenge, credential), wanted)
             return await self._housekeeping_token(self._challenge, wanted, credential, token)
         return await self._token_for(self._challenge, self._usable(wanted), credential)
 
@@ -178,7 +182,7 @@ class Authorizer:
             return False
         source = wanted.optional[0]
         if len(_sources(token, dest)) > 1 and await self.mounts.probe(source):
-            self._tokens.narrow((challenge, used.credential), token.value, source)
+            self._fetcher.tokens.narrow((challenge, used.credential), token.value, source)
             return True
         self.mounts.deny(dest, [source])
         return False
@@ -186,17 +190,17 @@ class Authorizer:
     def _may_renew(self, challenge: Bearer, used: Authorization, *, renewed: bool) -> bool:
         """Drop a token that was refused, and decide whether a new one may help."""
         owner, value = (challenge, used.credential), "" if used.token is None else used.token.value
-        served = self._tokens.has_served(owner, value)
+        served = self._fetcher.tokens.has_served(owner, value)
         if challenge.error != "insufficient_scope":
-            self._tokens.note_worn_out(owner, value)
-            self._tokens.drop(owner, value, with_older=True)  # these are probably revoked too
+            self._fetcher.tokens.note_worn_out(owner, value)
+            self._fetcher.tokens.drop(owner, value, with_older=True)  # these are probably revoked too
         return served or not renewed
 
     def note_accepted(self, wanted: Wanted, used: Authorization, status: int) -> None:
         """Note the status, other than 401, of the answer to a request that `used` authorized."""
         if used.token is None or not isinstance(self._challenge, Bearer):
             return
-        self._tokens.note_accepted((self._challenge, used.credential), used.token.value)
+        self._fetcher.tokens.note_accepted((self._challenge, used.credential), used.token.value)
         if wanted.optional and status == _CREATED:
             sources = _sources(used.token, self.mounts.dest_of(wanted))
             self.mounts.note_mountable(wanted.optional[0], sources=sources)
@@ -209,7 +213,7 @@ class Authorizer:
             return None
         credential = await self._credential(name)
         if used.token is not None:
-            self._housekeeping.drop((challenge, credential), used.token.value)
+            self._fetcher.housekeeping.drop((challenge, credential), used.token.value)
         return await self._housekeeping_token(challenge, wanted.challenged_for(challenge.scopes), credential, None)
 
     async def _housekeeping_token(
@@ -221,7 +225,7 @@ class Authorizer:
             async def fetch(scopes: Wanted) -> Token:
                 return await self._fetcher.fetch(challenge, scopes, credential)
 
-            token = await self._housekeeping.get((challenge, credential), wanted, fetch)
+            token = await self._fetcher.housekeeping.get((challenge, credential), wanted, fetch)
         return Authorization(f"Bearer {token.value}", credential, token)
 
     def learn(self, headers: Collection[str]) -> Bearer | Basic | None:
@@ -243,7 +247,7 @@ class Authorizer:
             return await self._fetcher.fetch(challenge, scopes, credential, joined=alone)
 
         widen = None if alone else self.mounts.widened
-        token = await self._tokens.get((challenge, credential), wanted, fetch, widen=widen)
+        token = await self._fetcher.tokens.get((challenge, credential), wanted, fetch, widen=widen)
         return Authorization(f"Bearer {token.value}", credential, token)
 
     async def _credential(self, name: str, *, older_than: float = _CREDENTIAL_SECONDS) -> Credential | None:
@@ -276,6 +280,8 @@ class Authorizer:
             more: whether they are sources beside earlier ones, some of which were refused.
         """
         self.mounts.announce(dest.name, sources, more=more)
+        if self._challenge is None:
+            return
         wanted = [Wanted((dest,), group) for group in self.mounts.batches(dest.name)]
         results = await asyncio.gather(
             *(self.authorize(dest.name, each) for each in wanted), return_exceptions=True
@@ -285,8 +291,8 @@ class Authorizer:
 
     async def aclose(self) -> None:
         """Cancel the requests for tokens."""
-        await self._tokens.aclose()
-        await self._housekeeping.aclose()
+        if "_fetcher" in vars(self):
+            await self._fetcher.aclose()
 
 
 def _sources(token: Token, dest: str) -> Group:

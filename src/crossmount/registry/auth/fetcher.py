@@ -34,9 +34,13 @@ class TokenFetcher:
         root: its `/v2/`; a realm is judged against it.
         trusted: hosts of realms that the user trusts.
         send: sends a request for a token.
-        tokens: gets the tokens that were given besides the one that was wanted.
         mounts: what is known about the scopes of sources.
         looked: returns where credentials were looked for, for messages.
+        clock: seconds, from any start.
+
+    Attributes:
+        tokens: the tokens that requests share; those that were given besides the wanted one are among them.
+        housekeeping: tokens that were requested for housekeeping alone.
     """
 
     def __init__(
@@ -46,18 +50,24 @@ class TokenFetcher:
         *,
         trusted: Collection[str],
         send: SendTokenRequest,
-        tokens: TokenCache,
         mounts: MountScopes,
         looked: Callable[[], str] = str,
+        clock: Callable[[], float],
     ) -> None:
+        self.tokens = TokenCache(clock=clock)
+        self.housekeeping = TokenCache(clock=clock)
         self._registry = registry
         self._root = root
         self._trusted = trusted
         self._send = send
-        self._tokens = tokens
         self._mounts = mounts
         self._looked = looked
         self._together = asyncio.Semaphore(_TOGETHER_MAX)
+
+    async def aclose(self) -> None:
+        """Cancel the requests for tokens."""
+        await self.tokens.aclose()
+        await self.housekeeping.aclose()
 
     async def fetch(
         self, challenge: Bearer, wanted: Wanted, credential: Credential | None, *, joined: bool = False
@@ -77,7 +87,7 @@ class TokenFetcher:
         mounts, dest = self._mounts, self._mounts.dest_of(wanted)
         if len(wanted.optional) > 1 and mounts.ask_singly(dest, wanted.optional):
             owner, needed = (challenge, credential), wanted.without_optional()
-            token = self._tokens.find(owner, needed) or await self._request(challenge, needed, credential)
+            token = self.tokens.find(owner, needed) or await self._request(challenge, needed, credential)
             found = await self._find_refused(challenge, wanted, credential, singly=True)
         else:
             joined = joined or (mounts.one_source is True and len(wanted.optional) == 1)
@@ -138,7 +148,7 @@ class TokenFetcher:
             return None
         if not_granted(token.value, wanted):
             return False
-        self._tokens.add((challenge, credential), token)
+        self.tokens.add((challenge, credential), token)
         return True
 
     async def _request(
