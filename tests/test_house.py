@@ -16,7 +16,6 @@ FLAVOURS = {"blocking.py", "asyncio.py", "index/blocking.py"}
 LINES_MIN, LINES_MAX = 40, 320
 
 SHORT = {
-    "_closing.py": "a base class that many packages share, and no package is below all of them",
     "_signals.py": "the command and the proxy share it, and neither loads the other",
 }
 """Modules with fewer lines than `LINES_MIN`, and why each is a module of its own."""

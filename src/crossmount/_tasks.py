@@ -1,12 +1,34 @@
-"""Concurrent jobs, of which the first failure counts; blocking calls off the event loop; failures of tasks."""
+"""Concurrent work: jobs of which the first failure counts, what tasks raise, and the base of what is closed.
+
+Blocking calls off the event loop are here too.
+"""
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
 
 from crossmount.errors import CrossmountError
+
+
+class Closing(ABC):
+    """Base class: `async with` returns the object, and closes it at the end of the block."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close connections and end tasks."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
 
 P = ParamSpec("P")
 T = TypeVar("T")

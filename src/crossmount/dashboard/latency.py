@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from crossmount._closing import Closing
+from crossmount._tasks import Closing
 from crossmount.errors import CrossmountError
 from crossmount.registry import RegistryClient
 

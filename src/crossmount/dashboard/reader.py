@@ -10,9 +10,9 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Generic, TypeVar
 
-from crossmount._closing import Closing
 from crossmount._dataclass import dataclass
 from crossmount._secrets import mask_forms
+from crossmount._tasks import Closing
 from crossmount.errors import CrossmountError, IndexFailedError
 from crossmount.fleet.active_uploads import active_uploads
 from crossmount.fleet.upload_rates import MeasuredUpload, UploadRates

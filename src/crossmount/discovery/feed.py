@@ -17,8 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from crossmount import events
-from crossmount._closing import Closing
-from crossmount._tasks import run_all
+from crossmount._tasks import Closing, run_all
 from crossmount.discovery.manifest_summary import ManifestCache, ManifestSummary, manifest_cache_of
 from crossmount.discovery.manifest_walker import ManifestWalker
 from crossmount.discovery.webhooks import BlobArrived, Deleted, ManifestArrived, RegistryChange, read_webhook

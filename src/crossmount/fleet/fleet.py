@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 
 from crossmount import events
-from crossmount._closing import Closing
+from crossmount._tasks import Closing
 from crossmount.fleet.lease import LeaseValue, Publishes
 from crossmount.fleet.lease_keeper import LeaseKeeper
 from crossmount.fleet.lease_store import LeaseGateway, LeaseStore

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field
 
-from crossmount._closing import Closing
 from crossmount._dataclass import dataclass
+from crossmount._tasks import Closing
 from crossmount.index.accounts import DelegatesAccounts, accounts_of
 from crossmount.index.adapt import adapt
 from crossmount.index.aliases import (

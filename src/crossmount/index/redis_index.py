@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from crossmount._closing import Closing
+from crossmount._tasks import Closing
 from crossmount.errors import IndexRefusedError
 from crossmount.index.accounts import QueuesAccounts
 from crossmount.index.adapt import SingleLayerMethods

@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 from dataclasses import field
 from typing import TypeVar
 
-from crossmount._closing import Closing
 from crossmount._dataclass import dataclass
+from crossmount._tasks import Closing
 from crossmount.errors import (
     AccessDeniedError,
     CrossmountError,

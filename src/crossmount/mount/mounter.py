@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any, assert_never
 
 from crossmount import events
-from crossmount._closing import Closing
-from crossmount._tasks import collect
+from crossmount._tasks import Closing, collect
 from crossmount.errors import AccessDeniedError, InvalidInputError, RegistryError
 from crossmount.index.adapt import adapt
 from crossmount.index.exclusions import look_up_excluding

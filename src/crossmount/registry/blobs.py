@@ -7,8 +7,8 @@ from typing import Self
 
 import httpx
 
-from crossmount._closing import Closing
 from crossmount._parsing import decimal
+from crossmount._tasks import Closing
 from crossmount.errors import InvalidAnswerError, RegistryUnreachableError, knowing
 from crossmount.oci import Digest, Located, Repository, as_digest, as_repository
 from crossmount.registry.auth import scope

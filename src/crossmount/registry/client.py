@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 
 import httpx
 
-from crossmount._closing import Closing
+from crossmount._tasks import Closing
 from crossmount.errors import InvalidAnswerError
 from crossmount.events import Observer, ignore
 from crossmount.oci import Located, Repository

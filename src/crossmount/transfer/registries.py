@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from crossmount import events
-from crossmount._closing import Closing
 from crossmount._dataclass import dataclass
+from crossmount._tasks import Closing
 from crossmount.errors import CrossmountError, InvalidInputError
 from crossmount.oci import Located, Repository
 from crossmount.oci.reference import is_loopback
