@@ -14,7 +14,7 @@ from crossmount.asyncio import (
     push,
     scan,
 )
-from crossmount.discovery.scan_recorder import BATCH
+from crossmount.discovery.scan_state import BATCH
 from crossmount.index import RedisMountIndex
 from crossmount.oci import Digest
 from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, TokenAuth

@@ -14,7 +14,7 @@ from crossmount.asyncio import (
     Repository,
     open_index,
 )
-from crossmount.discovery.scan_recorder import ScanCheckpoint
+from crossmount.discovery.scan_state import ScanCheckpoint
 from crossmount.index.protocol import backing_server
 from crossmount.testing import CutBefore, Fault, Reply, ScriptedRegistry
 from support.holdings import put_image, put_index

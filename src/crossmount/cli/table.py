@@ -60,7 +60,7 @@ COMMANDS = {
         "crossmount.cli.commands.savings", "savings", "Show how many bytes and how much time pushes saved."
     ),
     "dashboard": LazyCommand(
-        "crossmount.cli.commands.dashboard",
+        "crossmount.cli.commands.fleet",
         "dashboard",
         "Show in a browser what was saved, and what is uploaded now.",
     ),

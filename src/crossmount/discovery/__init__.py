@@ -3,6 +3,6 @@
 from crossmount.discovery.feed import EventFeed
 from crossmount.discovery.locality import locality
 from crossmount.discovery.scan import scan
-from crossmount.discovery.scan_report import ScanReport
+from crossmount.discovery.scan_state import ScanReport
 
 __all__ = ["EventFeed", "ScanReport", "locality", "scan"]

@@ -14,8 +14,7 @@ from crossmount._tasks import run_all
 from crossmount.discovery.manifest_summary import ManifestSummary, manifest_cache_of
 from crossmount.discovery.manifest_walker import ManifestWalker, WalkResult
 from crossmount.discovery.repository_selection import batches, select_repositories
-from crossmount.discovery.scan_recorder import ScanCheckpoint, ScanRecorder
-from crossmount.discovery.scan_report import ScanCounts, ScanReport
+from crossmount.discovery.scan_state import ScanCheckpoint, ScanCounts, ScanRecorder, ScanReport
 from crossmount.errors import (
     AccessDeniedError,
     IndexFailedError,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pytest
 
 from crossmount.discovery.manifest_summary import LocalManifestCache, ManifestSummary
-from crossmount.discovery.scan_recorder import BATCH, ScanCheckpoint, ScanRecorder
+from crossmount.discovery.scan_state import BATCH, ScanCheckpoint, ScanRecorder
 from crossmount.errors import IndexUnavailableError
 from crossmount.index import MemoryMountIndex, Sighting
 from crossmount.oci import Digest, Repository
