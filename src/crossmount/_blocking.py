@@ -1,4 +1,4 @@
-"""Coroutines that never suspend, run without an event loop.
+"""Coroutines that never suspend, run without an event loop; and the base of what `with` closes.
 
 An index is written once, as coroutines. Over a blocking link (`crossmount.redis.link.BlockingLink`) they run from
 their start to their end in the thread that calls them, so the blocking flavour of an index needs no event loop:
@@ -8,8 +8,10 @@ threads, forks and running loops can each call it.
 import functools
 import inspect
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,6 +33,22 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
         return cast("T", end.value)
     coroutine.close()
     raise RuntimeError(f"{coroutine!r} wanted to wait, and there is no event loop to wait on")
+
+
+class BlockingClosing(ABC):
+    """Base class: `with` returns the object, and closes it at the end of the block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close connections and end tasks."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class Driven(Generic[A]):

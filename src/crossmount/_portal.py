@@ -9,9 +9,9 @@ import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
+from crossmount._blocking import BlockingClosing
 from crossmount.errors import CrossmountError
 
 if TYPE_CHECKING:  # imported when the portal starts: it is a tenth of the time to import crossmount
@@ -109,7 +109,7 @@ PORTAL = Portal()
 os.register_at_fork(after_in_child=PORTAL.forked)
 
 
-class OnPortal(Generic[A]):
+class OnPortal(BlockingClosing, Generic[A]):
     """Base of the blocking counterpart of an asynchronous object, which is made on first use in each process."""
 
     def __init__(self, make: Callable[[], A]) -> None:
@@ -127,14 +127,6 @@ class OnPortal(Generic[A]):
         made = self._made.pop(os.getpid(), None)
         if made is not None:
             PORTAL.call(made.aclose)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def blocking_function(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:

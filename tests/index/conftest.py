@@ -4,8 +4,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+import redis
 from crossmount.index import MountIndex
-from support.index_kit import Store, keys_that_stay
+from support.index_kit import CountingLink, Store, keys_that_stay
+from support.links import async_link
+from support.servers import Server
 from support.stores import STORES, open_store
 
 
@@ -32,3 +35,18 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
 def index(store: Store) -> MountIndex:
     """Give the index alone."""
     return store.index
+
+
+@pytest.fixture
+async def link(valkey: Server) -> AsyncIterator[CountingLink]:
+    """Count the round trips to an empty Valkey."""
+    made = CountingLink(async_link(valkey.unix_url))
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def raw(valkey: Server) -> Iterator["redis.Redis"]:
+    """Give a client of redis-py of the same server."""
+    with valkey.client() as client:
+        yield client

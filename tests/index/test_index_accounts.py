@@ -1,7 +1,7 @@
 """The accounts in an index: written along with a record, added once, and bounded."""
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,32 +20,11 @@ from crossmount.savings.accounts import OTHER
 from support.cluster import Cluster
 from support.index_kit import CountingLink, FourMethods, keys_that_stay, layer, repo
 from support.links import async_link, blocking_link
-from support.savings import FIRST, entries, entry, total, week
+from support.savings import FIRST, SEEN, entries, entry, total, week, written
 from support.servers import Server
 
 KEYS = Keys()
 A, DEST = repo("team/a"), repo("team/dest")
-SEEN = [Sighting(layer(1), A, 7)]
-
-
-@pytest.fixture
-async def link(valkey: Server) -> AsyncIterator[CountingLink]:
-    """Count the round trips to an empty Valkey."""
-    made = CountingLink(async_link(valkey.unix_url))
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-def raw(valkey: Server) -> "redis.Redis":
-    """Give another client of the same server."""
-    return valkey.client()
-
-
-async def written(index: RedisMountIndex, *pushes: AccountEntry) -> None:
-    """Account pushes, and record something."""
-    index.account(*pushes)
-    await index.record(SEEN)
 
 
 class Unanswered:

@@ -1,40 +1,16 @@
 """Accounts that somebody else wrote, or wrote wrongly: they are not shown, not summed, and make way for ours."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 import redis
-from crossmount.index import Keys, RedisMountIndex, Sighting, accounts
-from crossmount.savings import AccountEntry, LayerIncrement, Tally
-from support.index_kit import CountingLink, layer, repo
-from support.links import async_link
-from support.savings import FIRST, entry, week
-from support.servers import Server
+from crossmount.index import Keys, RedisMountIndex, accounts
+from crossmount.savings import LayerIncrement, Tally
+from support.index_kit import CountingLink, layer
+from support.savings import FIRST, entry, week, written
 
 KEYS = Keys()
-SEEN = [Sighting(layer(1), repo("team/a"), 7)]
-
-
-@pytest.fixture
-async def link(valkey: Server) -> AsyncIterator[CountingLink]:
-    """Count the round trips to an empty Valkey."""
-    made = CountingLink(async_link(valkey.unix_url))
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-def raw(valkey: Server) -> "redis.Redis":
-    """Give another client of the same server."""
-    return valkey.client()
-
-
-async def written(index: RedisMountIndex, *pushes: AccountEntry) -> None:
-    """Account pushes, and record something."""
-    index.account(*pushes)
-    await index.record(SEEN)
 
 
 HOSTILE_ROWS: dict[Any, Any] = {

@@ -1,29 +1,16 @@
 """Counts of looked-up and known layers."""
 
-from collections.abc import AsyncIterator
-
-import pytest
-
 import redis
 from crossmount.index import Keys, RedisMountIndex, Sighting
 from crossmount.index.keys import STATS_SECONDS, day, days
 from crossmount.index.look_up import HitCounter
 from crossmount.index.protocol import LayerKnowledge
 from support.index_kit import Clock, CountingLink, layer, repo
-from support.links import async_link
 from support.servers import Server
 
 KEYS = Keys()
 NOON = 1_795_521_600.0  # 2026-11-24, 12:00 UTC
 A, DEST = repo("team/a"), repo("team/dest")
-
-
-@pytest.fixture
-async def link(valkey: Server) -> AsyncIterator[CountingLink]:
-    """Count the round trips to an empty Valkey."""
-    made = CountingLink(async_link(valkey.unix_url))
-    yield made
-    await made.aclose()
 
 
 def stats(server: Server, name: str = "2026-11-24") -> dict[bytes, bytes]:

@@ -1,7 +1,6 @@
 """The index on real servers: round trips, bounds, lifetimes, and values that a hostile client wrote."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from redis.crc import key_slot
@@ -20,21 +19,6 @@ A, B, DEST, OTHER = repo("team/a"), repo("team/b"), repo("team/dest"), repo("oth
 ONE, TWO = layer(1), layer(2)
 SET, FLAGS, FLAG = KEYS.sources(ONE, "r.example"), KEYS.flags(ONE), KEYS.must_mount(ONE)
 FORTY = [layer(i) for i in range(40)]
-
-
-@pytest.fixture
-def raw(valkey: Server) -> Iterator["redis.Redis"]:
-    """Return a plain client of the server."""
-    with redis.Redis.from_url(valkey.unix_url) as client:
-        yield client
-
-
-@pytest.fixture
-async def link(valkey: Server) -> AsyncIterator[CountingLink]:
-    """Return a link that counts its round trips."""
-    counting = CountingLink(async_link(valkey.unix_url))
-    yield counting
-    await counting.aclose()
 
 
 @pytest.fixture

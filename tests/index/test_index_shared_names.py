@@ -1,7 +1,7 @@
 """Pairs of registries' names that an index shares, on a real server."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +15,6 @@ from crossmount.index.redis_index import TRAITS_SECONDS
 from crossmount.index.registries import forget_traits, recorded_traits, share_pair, shared_pairs, unshare_pair
 from crossmount.oci import Repository
 from support.index_kit import Clock, CountingLink, layer, repo
-from support.links import async_link
 from support.servers import Server
 
 KEYS = Keys("names")
@@ -30,14 +29,6 @@ def raw(valkey: Server) -> Iterator["redis.Redis"]:
     with redis.Redis.from_url(valkey.unix_url) as client:
         yield client
         client.delete(KEYS.same_registry())
-
-
-@pytest.fixture
-async def link(valkey: Server) -> AsyncIterator[CountingLink]:
-    """Give a link that counts its round trips."""
-    counting = CountingLink(async_link(valkey.unix_url))
-    yield counting
-    await counting.aclose()
 
 
 async def test_a_shared_pair_costs_one_round_trip_once(link: CountingLink, raw: "redis.Redis") -> None:

@@ -5,12 +5,15 @@ from datetime import date, timedelta
 
 from hypothesis import strategies as st
 
+from crossmount.index import RedisMountIndex, Sighting
 from crossmount.oci import Digest
 from crossmount.savings import AccountEntry, LayerIncrement, PushIncrement, Savings, Tally, read_savings
 from crossmount.savings.accounts import FATES
+from support.index_kit import layer, repo
 
 FIRST = date(2026, 11, 20)
 REGISTRY = "r.example"
+SEEN = [Sighting(layer(1), repo("team/a"), 7)]
 
 
 def entry(
@@ -25,6 +28,12 @@ def entry(
     """Return a push with a number as its id; `numbers` are fields of its tally."""
     increment = PushIncrement(registry, prefix, Tally(**numbers), tuple(layers))
     return AccountEntry(f"{number:08d}", day, increment)
+
+
+async def written(index: RedisMountIndex, *pushes: AccountEntry) -> None:
+    """Account pushes, and record a sighting, which writes them."""
+    index.account(*pushes)
+    await index.record(SEEN)
 
 
 def total(entries: Iterable[AccountEntry]) -> Tally:

@@ -8,13 +8,12 @@ import functools
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, cast, runtime_checkable
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 from redis.credentials import CredentialProvider
 
 from crossmount import events
-from crossmount._blocking import Driven, documented_as, driven, run_now
+from crossmount._blocking import BlockingClosing, Driven, documented_as, driven, run_now
 from crossmount.errors import InvalidInputError
 from crossmount.index import guard, memory, opening, protocol
 from crossmount.index import redis_index as redis
@@ -95,7 +94,7 @@ class MountIndex(MountableLayers, Protocol):
         ...
 
 
-class DrivenIndex(Driven[protocol.MountIndex]):
+class DrivenIndex(Driven[protocol.MountIndex], BlockingClosing):
     """A blocking index over an asynchronous one whose coroutines never suspend."""
 
     add_source = driven(redis.RedisMountIndex.add_source)
@@ -109,14 +108,6 @@ class DrivenIndex(Driven[protocol.MountIndex]):
     locations = driven(redis.RedisMountIndex.locations)
     record_traits = driven(redis.RedisMountIndex.record_traits)
     close = driven(redis.RedisMountIndex.aclose)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @documented_as(redis.RedisMountIndex)
