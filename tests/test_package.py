@@ -61,6 +61,12 @@ def test_there_is_one_version() -> None:
     assert importlib.metadata.version("crossmount") == crossmount.__version__
 
 
+def test_importing_all_names_loads_no_library_of_connections() -> None:
+    """Neither httpcore nor h11 is loaded before the first connection."""
+    code = "import sys; from crossmount import *; sys.exit('httpcore' in sys.modules or 'h11' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_importing_the_package_loads_neither_redis_nor_httpx() -> None:
     """A command that needs neither starts without them."""
     code = "import sys, crossmount; sys.exit('redis' in sys.modules or 'httpx' in sys.modules)"

@@ -17,8 +17,8 @@ import pytest
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError, RegistryUnreachableError
 from crossmount.oci import BlobSource, BytesBlob, Descriptor, Digest, Reference, Repository
 from crossmount.registry import RegistryClient, UploadSession
-from crossmount.registry.http.early_answers import INTERIM_MAX, AnswerHeads, InterimFloodError
-from crossmount.registry.http.httpx_internals import watch_answers
+from crossmount.registry.http.answer_heads import INTERIM_MAX, AnswerHeads, InterimFloodError
+from crossmount.registry.http.httpcore_pool import watch_answers
 from support.certificates import self_signed
 from support.registry_kit import QUICK, blob, client_of, manifest
 
@@ -300,5 +300,5 @@ def test_another_httpcore_is_noticed() -> None:
     transport = httpx.AsyncHTTPTransport()
     watch_answers(transport)
     del transport._pool._network_backend
-    with pytest.raises(TypeError, match="httpx_internals"):
+    with pytest.raises(TypeError, match="httpcore_pool"):
         watch_answers(transport)

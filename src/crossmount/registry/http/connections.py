@@ -17,7 +17,6 @@ import httpx
 
 from crossmount.errors import MissingExtraError
 from crossmount.registry.http.certificates import TrustStore
-from crossmount.registry.http.httpx_internals import watch_answers
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.outbound_proxy import ProxyRules
 from crossmount.registry.http.tls import TlsProbe, os_reason, probe_tls
@@ -106,6 +105,8 @@ class Connections(httpx.AsyncBaseTransport):
 
     def _transport(self, route: Route) -> httpx.AsyncHTTPTransport:
         if route not in self._transports:
+            from crossmount.registry.http.httpcore_pool import watch_answers  # noqa: PLC0415 loads httpcore
+
             scheme, to_registry, proxy = route
             self._transports[route] = watch_answers(
                 httpx.AsyncHTTPTransport(

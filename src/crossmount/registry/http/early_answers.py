@@ -5,18 +5,16 @@ A gateway that refuses an upload answers as soon as it has read the headers, and
 and the bytes in its buffer are lost. `AnsweredStream` therefore reads while a body is sent, and ends the body with
 httpcore's WriteError when a refusal comes. Interim answers (1xx) do not end it, and too many are an error.
 
-httpcore's network backends are public; `httpx_internals.watch_answers` puts this one into an httpx transport.
+httpcore's network backends are public; `httpcore_pool.watch_answers` puts this one into an httpx transport.
 """
 # ruff: noqa: ASYNC109 the signatures are httpcore's
 
 import asyncio
 import contextlib
 import os
-import re
 import select
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
+from collections.abc import Iterable
 from ssl import SSLContext
 from typing import Any
 
@@ -25,73 +23,14 @@ import httpcore
 import httpx
 
 from crossmount._tasks import collect
-
-INTERIM_MAX = 100
-"""The most interim answers before an answer."""
+from crossmount.registry.http.answer_heads import AnswerHeads, InterimFloodError, report_answer
 
 GRACE_SECONDS = 0.5
 """How long the rest of a refusal is read before a blocked write is cancelled, after which TLS cannot be read."""
 
 _READ_BYTES = 64 * 1024
-_STATUS = re.compile(rb"HTTP/1\.\d (\d\d\d)")
-_STATUS_BYTES = len(b"HTTP/1.1 200")
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
 _TURNS = 3
 """Turns of the event loop until the bytes in the socket are in the stream's buffer."""
-
-_on_answer: ContextVar[Callable[[], None]] = ContextVar("crossmount_on_answer", default=lambda: None)
-
-
-@contextlib.contextmanager
-def noting_answer(note: Callable[[], None]) -> Iterator[None]:
-    """Call `note` when the final answer to a request inside the block begins."""
-    reset = _on_answer.set(note)
-    try:
-        yield
-    finally:
-        _on_answer.reset(reset)
-
-
-class InterimFloodError(httpx.RemoteProtocolError):
-    """Too many interim answers."""
-
-
-class AnswerHeads:
-    """Finds the final answer among interim ones, in bytes as they come. No I/O.
-
-    Attributes:
-        status: the status of the final answer, 0 if the bytes are not HTTP, None before it begins.
-        interim: the number of interim answers before it.
-    """
-
-    def __init__(self) -> None:
-        self.status: int | None = None
-        self.interim = 0
-        self._head = bytearray()
-
-    def feed(self, data: bytes) -> None:
-        """Read the next bytes.
-
-        Raises:
-            InterimFloodError: there were too many interim answers.
-        """
-        if self.status is not None:
-            return
-        self._head += data
-        while len(self._head) >= _STATUS_BYTES:
-            line = _STATUS.match(self._head)
-            status = 0 if line is None else int(line[1])
-            if not 100 <= status < 200 or status == 101:
-                self.status = status
-                self._head.clear()
-                return
-            end = _HEAD_END.search(self._head)
-            if end is None:
-                return  # h11 limits the length of a head
-            self.interim += 1
-            del self._head[: end.end()]
-            if self.interim > INTERIM_MAX:
-                raise InterimFloodError(f"more than {INTERIM_MAX} interim answers (1xx), and no final one")
 
 
 class _LeftBytes:
@@ -195,7 +134,7 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
             self._heads.feed(data)
         if self._heads.status is not None and not self._is_announced:
             self._is_announced = True
-            _on_answer.get()()
+            report_answer()
         return data
 
     @property

@@ -8,11 +8,10 @@ they change.
 - The texts of `RemoteProtocolError`: one class stands for a connection that was cut, which is worth a retry, and
   for an answer that is not HTTP, which is not.
 - The transport of a client, which the proxy uses without the rest of the client.
-- The place of the network backend in an httpx transport. httpcore documents backends, and httpx takes none.
 - Where bytes wait that nobody asked for. httpcore uses a connection again although bytes after the answer's end
   are in its buffers, and reads them as the next answer, which may be another caller's (RFC 9112, 6.3 and 11.1).
-- How its pool chooses a connection: by whether its origin equals the request's. Nobody can tell what follows an
-  answer late, when the next request is on its way already, from the next answer; so an origin can have an owner.
+
+`httpcore_pool` depends on details of httpcore's pool.
 """
 
 import asyncio
@@ -22,10 +21,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import httpcore
 import httpx
-
-from crossmount.registry.http.early_answers import AnsweredBackend
 
 LOGGERS = (
     "httpx",
@@ -67,56 +63,6 @@ def unlogged() -> Iterator[None]:
         yield
     finally:
         _ours.reset(token)
-
-
-def watch_answers(transport: httpx.AsyncHTTPTransport) -> httpx.AsyncHTTPTransport:
-    """Make the connections of a new transport notice early answers, and serve one owner each; return it.
-
-    Raises:
-        TypeError: httpx or httpcore have changed.
-    """
-    pool = transport._pool  # noqa: SLF001 httpx has no parameter for it
-    backend = getattr(pool, "_network_backend", None)
-    if not isinstance(backend, httpcore.AsyncNetworkBackend):
-        raise TypeError("httpcore keeps its network backend elsewhere: adapt httpx_internals")
-    pool._network_backend = AnsweredBackend(backend)  # noqa: SLF001
-    send = pool.handle_async_request
-
-    async def send_for_owner(request: httpcore.Request) -> httpcore.Response:
-        owner = request.extensions.get(OWNER, "")
-        if owner:
-            request.url = _OwnedURL(request.url, owner)
-        return await send(request)
-
-    pool.handle_async_request = send_for_owner  # type: ignore[method-assign]
-    return transport
-
-
-class _OwnedOrigin(httpcore.Origin):
-    """An origin that equals another only if both have the same owner."""
-
-    def __init__(self, origin: httpcore.Origin, owner: str) -> None:
-        super().__init__(origin.scheme, origin.host, origin.port)
-        self.owner = owner
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _OwnedOrigin) and self.owner == other.owner and bool(super().__eq__(other))
-
-    def __hash__(self) -> int:
-        return hash((self.scheme, self.host, self.port, self.owner))
-
-
-class _OwnedURL(httpcore.URL):
-    """A URL whose origin has an owner."""
-
-    def __init__(self, url: httpcore.URL, owner: str) -> None:
-        super().__init__(scheme=url.scheme, host=url.host, port=url.port, target=url.target)
-        self._owner = owner
-
-    @property
-    def origin(self) -> httpcore.Origin:
-        """Return the origin."""
-        return _OwnedOrigin(super().origin, self._owner)
 
 
 def is_cut(error: httpx.HTTPError) -> bool:

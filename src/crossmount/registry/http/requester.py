@@ -25,7 +25,7 @@ from crossmount.registry.auth.authorizer import Authorizer
 from crossmount.registry.auth.flow import TokenRequest
 from crossmount.registry.auth.scope import NOTHING, Wanted
 from crossmount.registry.credentials.lookup import CredentialSource
-from crossmount.registry.http.early_answers import noting_answer
+from crossmount.registry.http.answer_heads import noting_answer
 from crossmount.registry.http.errors import WEB_PAGES, refusal, translated
 from crossmount.registry.http.httpx_internals import unlogged
 from crossmount.registry.http.location import Origin, resolve, shown

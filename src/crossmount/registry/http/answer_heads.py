@@ -1,0 +1,74 @@
+"""Finds where the final answer begins in the bytes of a connection, and reports it to the request. No I/O."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
+import httpx
+
+INTERIM_MAX = 100
+"""The most interim answers before an answer."""
+
+_STATUS = re.compile(rb"HTTP/1\.\d (\d\d\d)")
+_STATUS_BYTES = len(b"HTTP/1.1 200")
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+
+_on_answer: ContextVar[Callable[[], None]] = ContextVar("crossmount_on_answer", default=lambda: None)
+
+
+@contextlib.contextmanager
+def noting_answer(note: Callable[[], None]) -> Iterator[None]:
+    """Call `note` when the final answer to a request inside the block begins."""
+    reset = _on_answer.set(note)
+    try:
+        yield
+    finally:
+        _on_answer.reset(reset)
+
+
+def report_answer() -> None:
+    """Call the `note` of the block that this request is in."""
+    _on_answer.get()()
+
+
+class InterimFloodError(httpx.RemoteProtocolError):
+    """Too many interim answers."""
+
+
+class AnswerHeads:
+    """Finds the final answer among interim ones, in bytes as they come. No I/O.
+
+    Attributes:
+        status: the status of the final answer, 0 if the bytes are not HTTP, None before it begins.
+        interim: the number of interim answers before it.
+    """
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.interim = 0
+        self._head = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Read the next bytes.
+
+        Raises:
+            InterimFloodError: there were too many interim answers.
+        """
+        if self.status is not None:
+            return
+        self._head += data
+        while len(self._head) >= _STATUS_BYTES:
+            line = _STATUS.match(self._head)
+            status = 0 if line is None else int(line[1])
+            if not 100 <= status < 200 or status == 101:
+                self.status = status
+                self._head.clear()
+                return
+            end = _HEAD_END.search(self._head)
+            if end is None:
+                return  # h11 limits the length of a head
+            self.interim += 1
+            del self._head[: end.end()]
+            if self.interim > INTERIM_MAX:
+                raise InterimFloodError(f"more than {INTERIM_MAX} interim answers (1xx), and no final one")
