@@ -127,7 +127,7 @@ async def opened_index(settings: Settings, *, writes: bool = False) -> AsyncIter
 
 
 def _is_of_a_job(settings: Settings, env: Mapping[str, str]) -> bool:
-    """Return whether the embedded index is in a folder of a CI job's own: no server may be left behind there."""
+    """Return whether the embedded index is in a folder of this CI job: no server may outlive the job there."""
     return is_ci(env) and bool(env.get("CROSSMOUNT_STATE_DIR")) and index_kind(index_url(settings)) == "embedded"
 
 
@@ -146,11 +146,11 @@ async def index_for_push(settings: Settings) -> AsyncIterator[MountIndex | None]
 
 
 PINGS = 5
-"""How many round trips are measured; the median counts."""
+"""How many round trips are measured; the result is their median."""
 
 _LAYERS = [Digest.of(b"%d" % number) for number in range(16)]
-"""Layers to look up as a push would. A server that forbids our namespace, and a Cluster of which a part is down,
-answer PING and refuse these. There are enough of them to reach every shard."""
+"""Layers to look up as a push would. A server that forbids our namespace answers PING and refuses these; so does a
+Cluster that is partly down. There are enough of them to reach every shard."""
 
 Kind = Literal["embedded", "memory", "remote", "off"]
 
@@ -212,7 +212,7 @@ async def probe_server(index: MountIndex, *, clock: Callable[[], float] = time.p
 
 
 def _why_read_only(info: Mapping[str, Any]) -> str:
-    """Return why a server takes no writes, by a part of its INFO; nothing if it takes them."""
+    """Return why a server refuses writes, according to a part of its INFO; empty if it accepts them."""
     if info.get("role") == "slave":
         return "it is a read only replica"
     used, most = info.get("used_memory", 0), info.get("maxmemory", 0)

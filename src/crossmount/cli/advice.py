@@ -1,7 +1,7 @@
-"""What to do about a failure, in options of the command; and its message in order: cause, where, what to do.
+"""Advice about a failure, in terms of the command's options; and its message: cause, place, advice.
 
-The library's messages name arguments of Python, and events have a failure as text alone. So the advice follows
-from the library's own words, and an error, a warning and the report of `doctor` give the same.
+The library's messages name arguments of Python, and events contain a failure as text alone. So the advice depends
+on the words of the message, and is the same in an error, a warning and the report of `doctor`.
 """
 
 import re
@@ -9,7 +9,7 @@ import re
 from crossmount._dataclass import dataclass
 
 REQUEST_MAX = 40
-"""Most characters before the cause, which a reader finds in the first sixty of the line."""
+"""Most characters before the cause, so that the cause is within the first sixty of the line."""
 
 _REQUEST = re.compile(r"(?P<request>(?:GET|HEAD|POST|PUT|PATCH|DELETE) \S+): (?P<cause>.+)", re.DOTALL)
 _DIGEST = re.compile(r"\b(sha(?:256|512):[0-9a-f]{12})[0-9a-f]{52,116}\b")
@@ -33,7 +33,7 @@ class Hint:
 
     @property
     def counts(self) -> bool:
-        """Whether it is the last rule for a message that fits it."""
+        """Whether no later rule is tried for a message that matches it."""
         return bool(self.advice) or not self.replaces
 
 
@@ -67,7 +67,7 @@ _REGISTRY_HINTS = (
     _hint(r": 400\b", "the registry refuses this: its log may say why"),
     _hint(r": 5\d\d\b", "the registry failed: try again later, and see its log"),
 )
-"""The first one that fits counts; a rule that replaces words counts only for that if it has no advice."""
+"""The first rule that matches decides. A rule that only replaces words does not end the search."""
 
 _INDEX_HINTS = (
     _hint(r"give a redis|in the URL|upgrade crossmount|scripts are not|holds the key|needs a user who", ""),
@@ -101,13 +101,13 @@ _INDEX_HINTS = (
 def explain(
     words: str, *, registry: str | None = None, default: str = "", where: str = "", rules: bool = True
 ) -> str:
-    """Return a failure's message in order: the cause, where, and what to do.
+    """Return the message of a failure: the cause, the place, and what to do.
 
     Args:
         words: the library's message, or the cause in one of its events.
         registry: the registry that it is about; without one it is that of the URL in the words.
-        default: the advice if the words ask for no other one.
-        where: what stands as the place, instead of the request.
+        default: the advice if no rule matches the words.
+        where: the place to name instead of the request.
         rules: whether the words decide on the advice; otherwise it is the default.
     """
     table = () if not rules else _INDEX_HINTS if words.startswith("index at ") else _REGISTRY_HINTS

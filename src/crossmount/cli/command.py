@@ -40,7 +40,7 @@ class _Common(click.Command):
         return ["-h", "--help"]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments; options that neither they nor the environment give are those of the files."""
+        """Parse the arguments; an option that neither they nor the environment set has the value of the files."""
         run = ctx.ensure_object(Invocation)
         words = tuple(str(each.info_name) for each in _line_of(ctx)[1:])
         if not ctx.resilient_parsing:
@@ -56,11 +56,11 @@ class _Common(click.Command):
                 run.unreadable = run.unreadable or error
         rest = super().parse_args(ctx, args)
         if run.unreadable is not None and not isinstance(self, click.Group) and self.name != "help":
-            raise run.unreadable  # not before, so that help works
+            raise run.unreadable  # raised this late so that help works
         return rest
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; Ctrl-C outside the event loop ends it as one inside does."""
+        """Run the command; Ctrl-C outside the event loop ends it as it does inside."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -153,7 +153,7 @@ class LazyGroup(_Common, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command by its name; the error for an unknown name suggests a similar one."""
+        """Find a command by its name; the error for an unknown name suggests a similar name."""
         name = args[0]
         if name in self.lazy or name.startswith("-"):
             return super().resolve_command(ctx, args)
@@ -190,7 +190,7 @@ def _print_version(ctx: click.Context, param: click.Parameter | None, value: boo
 
 
 class RootGroup(LazyGroup):
-    """The group of all commands; it knows the words that other clients have for its options."""
+    """The group of all commands; it also understands some commands of other clients."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands, and the topics of the documentation."""
@@ -204,7 +204,7 @@ class RootGroup(LazyGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command; `version`, `login` and `status` do what they do elsewhere."""
+        """Find a command; `version` and `status` work as in other clients, and `login` gives advice."""
         match args:
             case ["version", *_]:
                 _print_version(ctx, None, value=True)
@@ -217,7 +217,7 @@ class RootGroup(LazyGroup):
 
 
 def _host(words: Sequence[str]) -> str:
-    """Return the registry that a login is for; the word REGISTRY if it could be an option or a secret."""
+    """Return the registry of a login; the word REGISTRY if the argument could be an option or a secret."""
     return words[0] if len(words) == 1 and re.fullmatch(r"[\w.-]+(:\d+)?", words[0]) else "REGISTRY"
 
 
@@ -257,7 +257,7 @@ def run(arguments: Sequence[str]) -> int:
 def _complain(error: Exception, this: Invocation, arguments: Sequence[str]) -> int:
     """Print an error, without the `user:password@` of any argument, and return the exit status."""
     given = [secret for secret in map(userinfo_of, arguments) if ":" in secret]
-    # a password with a slash may be taken for a path, and an error may repeat a part of it alone
+    # a password with a slash may look like a path, and an error may repeat a part of it
     secrets = given + [part for secret in given for part in re.split("[/@]", secret.partition(":")[2])]
     with contextlib.suppress(OSError):  # standard error is closed or full
         if this.settings.verbose >= VERBOSE_LOG:
@@ -276,7 +276,7 @@ def _complain(error: Exception, this: Invocation, arguments: Sequence[str]) -> i
 
 
 def _print_error_document(error: Exception, words: str) -> None:
-    """Print the document of a failed command, which has no other one."""
+    """Print the JSON document of a command that failed before it printed one."""
     if sys.stdout is None or isinstance(error, (BrokenPipeError, OutputFailedError)):
         return
     facts: dict[str, Any] = {"kind": type(error).__name__, "message": words, "exit_status": status_of(error)}

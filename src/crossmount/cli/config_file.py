@@ -6,9 +6,10 @@
     [push]
     uploads = 8
 
-A key at the top holds for each command that has the option; one in a table, for that command (`["index prune"]`).
-The order is: the system's file, the user's, the environment, the command line. `CROSSMOUNT_CONFIG` names the only
-file. Without a file this costs two look-ups of a path.
+A key at the top sets the option of every command that has it; a key in a table (`["index prune"]`), that of one
+command.
+Later ones override: the system's file, the user's, the environment, the command line. `CROSSMOUNT_CONFIG` names a
+file to read instead of both. Without a file this costs two look-ups of a path.
 """
 
 import os
@@ -28,7 +29,7 @@ _ORDER_NAMES = """
     afresh all-tags check clear dry-run for forget from help install json must-mount once remove version watch why
 """
 _ORDERS = frozenset(_ORDER_NAMES.split())
-"""Options that say what to do now. A file cannot set them."""
+"""Options of a single run. A file cannot set them."""
 
 _COMMON_NAMES = """
     authfile ca-file cert-file index insecure key-file namespace plain-http same-registry trusted-realm verbose
@@ -86,7 +87,7 @@ _HEADER = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]")
 
 
 def config_paths(env: Mapping[str, str]) -> list[Path]:
-    """Return the files to read; later ones override. `CROSSMOUNT_CONFIG` replaces both; empty, there is none."""
+    """Return the files to read; later ones override. `CROSSMOUNT_CONFIG` replaces both; empty, it means none."""
     if (named := env.get(VARIABLE)) is not None:
         return [Path(named)] if named else []
     home = env.get("HOME")

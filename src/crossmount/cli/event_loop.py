@@ -15,12 +15,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_async(work: Coroutine[Any, Any, R]) -> R:
-    """Run `work` to its end and return its result. SIGINT, SIGTERM and SIGHUP cancel it, and it may clean up.
+    """Run `work` to its end and return its result. SIGINT, SIGTERM and SIGHUP cancel it; it may clean up then.
 
-    A later signal does not wait for that.
+    A second signal ends the process at once.
 
     Raises:
-        Interrupted: a signal came, and the work did not succeed in spite of it.
+        Interrupted: a signal was received, and the work did not succeed despite it.
     """
     received = ReceivedSignals(time.monotonic)
     try:

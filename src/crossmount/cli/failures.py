@@ -32,7 +32,7 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _USAGE_ERRORS = (click.UsageError, InvalidDigestError, InvalidReferenceError, InvalidIndexURLError)
 
 
-class Interrupted(Exception):  # noqa: N818 a user wanted it, so it is no error
+class Interrupted(Exception):  # noqa: N818 the user wanted it, so it is no error
     """A signal ended the command, which has cleaned up.
 
     Attributes:
@@ -73,7 +73,7 @@ def status_of(error: BaseException) -> int:
 
 
 def _is_usage(error: click.UsageError | InvalidInputError) -> bool:
-    """Whether the command line itself is wrong, and not a file or an image that it names."""
+    """Return whether the command line itself is wrong, not a file or an image that it names."""
     return type(error) is InvalidInputError or isinstance(error, _USAGE_ERRORS)
 
 
@@ -105,7 +105,7 @@ def image_message(error: BaseException, *, source: object, dest: object, verb: s
     Args:
         error: the error.
         source: the image.
-        dest: the reference that it was meant for.
+        dest: the reference that it was to be pushed or copied to.
         verb: what was to be done with it: `copied` or `pushed`.
     """
     images = f"{source} to {dest}"
@@ -120,7 +120,7 @@ def image_message(error: BaseException, *, source: object, dest: object, verb: s
 
 
 def _copy_message(error: CopyFailedError) -> str:
-    """Return why the one image was not copied; of several only their number: each had its own line."""
+    """Return why the image was not copied; for several images their number, since each had its own line."""
     asked, failures, verb = len(error.report.images), error.report.failures, error.report.verb
     if asked > 1:
         return f"{len(failures)} of {asked} images not {verb}"
@@ -139,11 +139,11 @@ def _help_of(error: click.UsageError) -> str:
 
 
 def _library_message(error: CrossmountError, *, where: str = "") -> str:
-    """Return the library's message in our order, with the option or the question that helps.
+    """Return the library's message in the order of the command's messages, with advice.
 
     Args:
         error: the error.
-        where: what stands as the place, instead of the request.
+        where: the place to name instead of the request.
     """
     words = str(error)
     match error:
@@ -162,6 +162,6 @@ def _library_message(error: CrossmountError, *, where: str = "") -> str:
 
 
 def _origin(url: str | None) -> str:
-    """Return scheme and host of a URL: the path is no part of the trouble if nothing answers."""
+    """Return scheme and host of a URL: if nothing answers, the path does not matter."""
     scheme, separator, rest = (url or "").partition("://")
     return f"{scheme}{separator}{rest.partition('/')[0]}"

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the types of their values, checked by the grammars of the library."""
+"""Options that several commands share, and the types of their values, which the library's parsers check."""
 
 import math
 import re
@@ -42,7 +42,7 @@ class Checked(click.ParamType, Generic[T]):  # type: ignore[type-arg]  # generic
 
 
 class Between(click.IntRange):
-    """A whole number from `least` to `most`; the error for any other value names both."""
+    """A whole number from `least` to `most`; the error for another value names both."""
 
     def __init__(self, least: int, most: int) -> None:
         super().__init__(least, most)

@@ -81,16 +81,16 @@ def _print(words: str) -> None:
 
 
 def printable(line: str) -> str:
-    """Return a line with spaces in place of control characters, which a terminal would obey."""
+    """Return a line with spaces in place of control characters, which would control the terminal."""
     indent = len(line) - len(line.lstrip(" "))
     return line[:indent] + "".join(c if c.isprintable() else " " for c in line[indent:])
 
 
 class MaskingFormatter(logging.Formatter):
-    """Formats a record, its traceback included, without what looks like a secret."""
+    """Formats a record and its traceback, with everything masked that looks like a secret."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record's lines. The access log is not masked: it has no foreign words, and many lines."""
+        """Return the record's lines. The access log is not masked: it has many lines, without text of others."""
         words = super().format(record)
         return words if record.name.endswith(".access") else mask_forms(words)
 
@@ -104,7 +104,7 @@ def library_log(verbose: int) -> Iterator[None]:
 
     Other libraries are left out: they may log secrets.
     """
-    # commands say in their own words that the index fails; without a handler Python prints its warnings
+    # commands report failures of the index themselves; without a handler Python would print its warnings
     logging.getLogger("crossmount.index").addHandler(_NOWHERE)
     if not verbose:
         yield
@@ -133,7 +133,7 @@ def start_service_log(verbose: int, *, access: bool) -> None:
         ("crossmount", logging.INFO if verbose else logging.WARNING),
         ("uvicorn", logging.INFO if verbose else logging.ERROR),
         ("crossmount.proxy.access", access_level if access else logging.WARNING),
-        ("crossmount.index", logging.ERROR),  # a service says itself that the index fails
+        ("crossmount.index", logging.ERROR),  # a service reports failures of the index itself
     ):
         logging.getLogger(name).setLevel(level)
     for name in ("crossmount", "uvicorn"):

@@ -32,7 +32,7 @@ _EXTRA = {"jinja2", "markupsafe", "pygal", "prometheus_client", "uvicorn", "http
 
 @contextmanager
 def _extra(command: str) -> Iterator[None]:
-    """Name the extra `dashboard` if a package of it lacks."""
+    """Name the extra `dashboard` if one of its packages is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -47,7 +47,7 @@ def _extra(command: str) -> Iterator[None]:
 async def site_of(
     settings: Settings, index: MountIndex, *, registries: Iterable[str] = (), command: str
 ) -> AsyncIterator["Site"]:
-    """Make the page of an index, and end its reads when the block ends.
+    """Make the page of an index, and stop its reads when the block ends.
 
     Args:
         settings: the common options.
@@ -56,7 +56,7 @@ async def site_of(
         command: the user's words, for the error.
 
     Raises:
-        MissingExtraError: packages of the extra `dashboard` lack.
+        MissingExtraError: packages of the extra `dashboard` are missing.
     """
     with _extra(command):
         from crossmount.dashboard import IndexReader, LatencyProbes, Site  # noqa: PLC0415 packages of an extra
@@ -76,7 +76,7 @@ async def page_of(
     """Make the page of an index for the proxy; none without an index, or without the extra `dashboard`.
 
     Raises:
-        MissingExtraError: a page with names is wanted, and packages of the extra lack.
+        MissingExtraError: a page with names is wanted, and packages of the extra are missing.
     """
     if index is None or access == "off":
         yield None
@@ -108,13 +108,13 @@ async def running_page(
         settings: the common options.
         index: the index; the caller closes it.
         listen: the address to listen on.
-        public_url: the URL that people use, if a front forwards to this server.
+        public_url: the URL that people use, if a reverse proxy forwards to this server.
         registries: the registries whose latency is measured.
-        watched: wraps the page, to learn of requests for it.
+        watched: wraps the page, to observe its requests.
         command: the user's words, for an error.
 
     Raises:
-        MissingExtraError: packages of the extra `dashboard` lack.
+        MissingExtraError: packages of the extra `dashboard` are missing.
         InvalidInputError: the public URL breaks its grammar.
         ListenError: the address cannot be used.
     """
@@ -135,7 +135,7 @@ LOOK_SECONDS = 60.0
 
 
 class WatchedPage:
-    """A page that knows when it was last looked at.
+    """A page that records when it was last requested.
 
     Args:
         page: the page.
@@ -153,7 +153,7 @@ class WatchedPage:
         return await self._page.answer(path, query, names=names)
 
     async def until_unwatched(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Wait until nobody has looked for a minute, or until the task is cancelled, which ends only the wait."""
+        """Wait until nobody has requested it for a minute. To cancel the task ends only this wait."""
         try:
             while (left := self._last + LOOK_SECONDS - self._clock()) > 0:
                 await sleep(left)
@@ -164,13 +164,13 @@ class WatchedPage:
 
 
 def somebody_may_look() -> bool:
-    """Return whether a person started the demo, who can open a page: in a terminal, not in a CI job."""
+    """Return whether a person who can open a page started the demo: in a terminal, not in a CI job."""
     return not is_ci(os.environ) and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 @asynccontextmanager
 async def shown(settings: Settings, index: MountIndex, *, wanted: bool | None) -> AsyncIterator[str | None]:
-    """Yield the address of the page, and show it until nobody looks; None if there is nobody, or no page.
+    """Yield the address of the page, and serve it while somebody requests it; None if no page is served.
 
     Args:
         settings: the demo's settings.
@@ -178,7 +178,7 @@ async def shown(settings: Settings, index: MountIndex, *, wanted: bool | None) -
         wanted: whether the page is to be shown; None if a person started the demo.
 
     Raises:
-        MissingExtraError: it is wanted, and packages of the extra `dashboard` lack.
+        MissingExtraError: it is wanted, and packages of the extra `dashboard` are missing.
     """
     pages: list[WatchedPage] = []
 

@@ -23,7 +23,7 @@ class Settings:
     Attributes:
         index: an index's URL or `off`; None for the embedded index.
         namespace: the tenant's part of the index; None for the library's default.
-        same_registry: pairs `A=B` of names of one registry; empty for what the index shares alone.
+        same_registry: pairs `A=B` of names of one registry, beside those that the index shares.
         client: the arguments of `ClientOptions` that were given. They are names and values because the class
             imports httpx, which help and completion do not need.
         verbose: how often `-v` was given.
@@ -42,7 +42,7 @@ class Invocation:
 
     Attributes:
         settings: the values of the common options.
-        document_printed: whether the command has printed its JSON document, so that an error needs none.
+        document_printed: whether the command has printed its JSON document, so that an error prints none.
         files: the files with options that were read.
         unreadable: why one of them cannot be used.
     """
@@ -166,7 +166,7 @@ def _store_for_client(ctx: click.Context, param: click.Parameter, value: Any) ->
 
 
 def _merged(ctx: click.Context, name: str, value: Any, before: Any) -> dict[str, Any]:
-    """Return an option's value by its name, or nothing. A variable counts once, and an option overrides it.
+    """Return an option's value by its name, or nothing. Its variable counts once, and the option overrides it.
 
     Options that may be repeated add up, before and after the command's name.
     """

@@ -72,7 +72,7 @@ def overview(more: Iterable[tuple[str, str]] = (("options", "the options of all 
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """Return what to do about a topic that does not exist: similar names, or where the names are listed."""
+    """Return advice about a topic that does not exist: similar names, or where the names are listed."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.55)
     return f"did you mean {' or '.join(close)}?" if close else "crossmount help topics lists the topics"
 

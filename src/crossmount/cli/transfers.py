@@ -1,4 +1,4 @@
-"""What push and copy share: their options, the index and registries that they open, and lines of their reports."""
+"""The shared parts of push and copy: options, the index and registries that they open, lines of their reports."""
 
 import functools
 from collections import Counter
@@ -59,7 +59,7 @@ class TransferOptions:
     summary: Path | None = None
 
     def special(self, options: ClientOptions) -> dict[str, ClientOptions]:
-        """Return the options of the registries that have others than `options`."""
+        """Return the options of those registries whose options differ from `options`."""
         special: dict[str, ClientOptions] = {}
         for registry in self.plain_http_for:
             special[registry] = replace(options, plain_http=True)
@@ -205,7 +205,7 @@ def fetched_lines(uploaded: Iterable[BlobReport]) -> list[str]:
 
 
 def saved_lines(tally: Tally) -> list[str]:
-    """Return the line that says what was saved; none if nothing would have been uploaded anyway."""
+    """Return the line about the saved bytes; none if nothing had to be uploaded in any case."""
     if tally.share_saved is None:
         return []
     return [

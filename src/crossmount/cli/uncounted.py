@@ -1,8 +1,8 @@
 """Pushes that the index could not count, kept in the user's state folder until the next push of this host.
 
-A process that runs for long counts them itself when the index answers again. The command ends before that, so it
-leaves a small file, and the next push with the same index and namespace counts what is in it. A runner whose disk
-does not outlive the job loses it. The index adds each push once, so no push counts twice.
+A long-running process counts them itself when the index answers again. The command ends before that, so it writes
+a small file, and the next push with the same index and namespace counts its contents. A runner whose disk does
+not outlive the job loses them. The index adds each push once, so no push counts twice.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from crossmount.savings import AccountEntry, LayerIncrement, PushIncrement, Tall
 from crossmount.savings.accounts import FATES, prefix_of
 
 KEPT_MAX = 64
-"""The most pushes in a file; of more the oldest are dropped."""
+"""The most pushes in a file; the oldest of more are dropped."""
 
 _BYTES_MAX = 256 * 1024
 _NUMBER_MAX = 10**15
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 def carried_over(
     index: object, url: str, namespace: str, *, env: Mapping[str, str] | None = None
 ) -> Iterator[None]:
-    """Queue the pushes that earlier commands left, and leave those that could not be counted in the block.
+    """Queue the pushes that earlier commands stored, and store those of the block that could not be counted.
 
     Args:
         index: the index; None, or one without accounts, leaves everything as it is.
@@ -66,7 +66,7 @@ def _file(url: str, namespace: str, env: Mapping[str, str] | None) -> Path | Non
 
 
 def _take(file: Path) -> Sequence[AccountEntry]:
-    """Remove a file and return its pushes. Of two commands that do so at once, one gets them."""
+    """Remove a file and return its pushes. If two commands do so at once, one of them gets the pushes."""
     mine = file.with_suffix(f".{os.getpid()}")
     try:
         file.rename(mine)
@@ -108,7 +108,7 @@ def _to_json(entry: AccountEntry) -> dict[str, Any]:
 
 
 def _entry(found: Any) -> AccountEntry | None:
-    """Return the push that a part of a file describes; None if it is none."""
+    """Return the push that a part of a file describes; None if it describes none."""
     try:
         place = Repository(found["registry"], found["prefix"])
         numbers, layers = found["numbers"], [_layer(*each) for each in found["layers"]]

@@ -1,4 +1,4 @@
-"""The charts, as SVG that the server renders: they need no script, paint with the page, and print.
+"""The charts, as SVG that the server renders: they need no script, appear with the page, and can be printed.
 
 The library is pygal: maintained since 2012, in pure Python, and its SVG has classes, so that our style sheet alone
 colours it, light and dark. Its own styles, scripts and tooltips are removed: they would break the page's content
@@ -39,7 +39,7 @@ class Column:
 
     Attributes:
         label: the days, for people.
-        tally: what happened on them.
+        tally: what pushes did on these days.
     """
 
     label: str
@@ -88,14 +88,14 @@ def column_chart(shown: tuple[Column, ...]) -> Markup:
     """Return the chart of two or more columns, in each shape.
 
     A column has the mounted bytes at its foot, then those that were already there, then the uploaded ones.
-    The drawing has a rectangle of class `column` over each column, in their order, for whoever points at it.
+    The drawing has a rectangle of class `column` over each column, in their order, for the pointer to hit.
     """
     return Markup("").join(Markup(_drawn(shown, shape)) for shape in SHAPES)  # noqa: S704 pygal escapes its texts
 
 
 def _drawn(shown: Sequence[Column], shape: Shape) -> str:
     step = max(1, -(-len(shown) // shape.labels))
-    places = [str(place) for place in range(len(shown))]  # labels may repeat, and pygal knows columns by theirs
+    places = [str(place) for place in range(len(shown))]  # labels may repeat, and pygal identifies columns by them
     chart = pygal.StackedBar(
         width=shape.width,
         height=shape.height,
@@ -132,7 +132,7 @@ def _tick(value: float) -> str:
 
 
 def _cleaned(root: Element, labels: Sequence[str]) -> Element:
-    """Remove all that is not drawn by our style sheet, write the labels, and add the rectangles of columns."""
+    """Remove what our style sheet does not draw, write the labels, and add the rectangles of columns."""
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag not in _PARTS or "overlay" in child.get("class", ""):

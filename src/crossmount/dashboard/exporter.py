@@ -26,7 +26,7 @@ _OUTCOMES = ("mounted", "waited", "existing", "uploaded")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetState:
-    """All that is exported.
+    """The values to export.
 
     Attributes:
         namespace: the namespace, a label of every series.

@@ -1,6 +1,6 @@
-"""How long registries take to answer: measured for those that an operator names.
+"""The latency of registries, measured for those that an operator names.
 
-The index names registries too, but whoever may write it could name any host: the page asks none of them.
+The index names registries too, but anybody who can write to it could name any host: those are never contacted.
 """
 
 import asyncio

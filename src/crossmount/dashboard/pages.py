@@ -51,13 +51,13 @@ def environment(static: Callable[[str], str]) -> Environment:
 
 
 def link(page: str, **query: str) -> str:
-    """Return the address of a page, relative to any other: so it is right behind any prefix."""
+    """Return the address of a page, relative to any other page, so that it is correct behind any prefix."""
     given = {name: value for name, value in query.items() if value}
     return f"{page or './'}{'?' if given else ''}{urlencode(given)}"
 
 
 def thousands(number: int) -> str:
-    """Return a whole number with its thousands apart: `12,345`."""
+    """Return a whole number with its thousands separated: `12,345`."""
     return f"{number:,}"
 
 
@@ -67,11 +67,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 NOTHING = "\N{EN DASH}"
-"""What stands in the place of a number that there is not."""
+"""Shown in place of a number that is not known."""
 
 
 def percent(share: float | None) -> str:
-    """Return a share as `84 %`. Neither a little nor nearly all is rounded away."""
+    """Return a share as `84 %`. A small share is not rounded to nothing, nor a large one to all."""
     if share is None:
         return NOTHING
     if 0 < share < 0.01:
@@ -100,7 +100,7 @@ def ago(seconds: float) -> str:
 
 
 def meter(share: float | None) -> Markup:
-    """Return a bar that is filled in part. It only repeats a number beside it, so screen readers skip it."""
+    """Return a bar that is filled in part. It repeats the number beside it, so screen readers skip it."""
     width = 0 if share is None else round(100 * min(max(share, 0.0), 1.0), 1)
     return Markup(
         '<svg class="meter" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">'
@@ -159,7 +159,7 @@ class SiteAnswer:
 
     Attributes:
         status: the HTTP status.
-        headers: its headers, the length of the body aside.
+        headers: its headers, without the length of the body.
         body: the content.
     """
 
@@ -169,7 +169,7 @@ class SiteAnswer:
 
 
 def page(html: str, status: int = 200) -> SiteAnswer:
-    """Return an answer with a page, which nobody stores: it is for one reader at one moment."""
+    """Return an answer with a page. No cache may store it: it is for one reader at one moment."""
     headers = ((b"content-type", b"text/html; charset=utf-8"), (b"cache-control", b"no-store"))
     return SiteAnswer(status, (*headers, *SECURITY), html.encode())
 

@@ -1,6 +1,7 @@
-"""Reads the index for the page: each part when it is asked for and old, with what went wrong beside it.
+"""Reads the index for the page: each part on request, if its last value is old.
 
-Only reads. A part that cannot be read has its last value, and says why it is old; the others go on.
+Nothing is written. A part that cannot be read keeps its last value, and says why that is old; the other parts
+are not affected.
 """
 
 import asyncio
@@ -105,7 +106,7 @@ class Refreshed(Generic[T]):
 
 
 SAMPLE_KEYS = 50_000
-"""How many keys of an index are looked at to describe its contents; of a larger one the rest is estimated."""
+"""How many keys of an index are read to describe its contents; for a larger index the rest is estimated."""
 
 TRAITS_MAX = 100
 """The most registries whose traits are shown."""
@@ -187,11 +188,11 @@ class IndexReader(Closing):
         return await self._uploads.get()
 
     async def contents(self) -> Reading[IndexInfo]:
-        """Return what the index contains. Of a large index, the first reading has no value yet."""
+        """Return what the index contains. For a large index, the first reading has no value yet."""
         return await self._contents.get()
 
     async def registries(self) -> Reading[Mapping[str, RegistryState]]:
-        """Return what was seen of the registries of the accounts and of the index, by name."""
+        """Return the observed behaviour of the registries in the accounts and in the index, by name."""
         return await self._registries.get()
 
     async def layer(self, digest: Digest) -> Reading[LayerEntry]:

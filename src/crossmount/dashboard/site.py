@@ -1,7 +1,7 @@
 """The page's server, without its I/O: the answer to a path and a query.
 
-Every view is one address directly below the page's own, with its choice in the query. So all links are relative,
-and the page works below any prefix of a reverse proxy.
+Every view has one address directly below the page's own, with its parameters in the query. So all links are
+relative, and the page works below any prefix of a reverse proxy.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class Site:
         Args:
             path: the path below the page's own, without a slash at its beginning.
             query: the query.
-            names: whether the reader may see names of registries, repositories and layers; else it sees sums.
+            names: whether the reader may see the names of registries, repositories and layers, or sums alone.
         """
         given = _parameters(query)
         if (file := self._static.answer(path)) is not None:
@@ -75,7 +75,7 @@ class Site:
         return await self._not_there() if view is None else await view(given)
 
     async def _without_names(self, path: str, given: Mapping[str, str]) -> SiteAnswer:
-        """Answer without a name. Anybody may ask for that: each view is made at most once a second."""
+        """Answer without names. Anybody may request that, so each view is made at most once a second."""
         if path in {"registry", "repository", "layer", "metrics"}:
             return await self._refusal(403, "This page shows sums alone: its operator has not enabled names.")
         if path not in {"", "live"}:

@@ -214,7 +214,7 @@ def repository_rows(savings: Savings) -> Sequence[RepositoryRow]:
 
 
 def causes(layers: Iterable[LayerAccount]) -> Sequence[Cause]:
-    """Return why layers were uploaded again, the costliest reason first. Of each layer, one reason counts."""
+    """Return why layers were uploaded again, the costliest reason first. Each layer counts for one reason."""
     sums: dict[UploadReason, int] = defaultdict(int)
     for layer in layers:
         if layer.reason is not None:
@@ -229,7 +229,7 @@ def causes(layers: Iterable[LayerAccount]) -> Sequence[Cause]:
 def places(entry: LayerEntry) -> Sequence[LayerPlace]:
     """Return where a layer is.
 
-    The index stores when it forgets a layer, and each sighting renews that: so the last sighting follows.
+    The index stores when it forgets a layer, and each sighting renews that, which tells when the last one was.
     """
     return [
         LayerPlace(registry, held.names, max(TTL_SECONDS - held.seconds_left, 0), held.seconds_left)
@@ -240,7 +240,7 @@ def places(entry: LayerEntry) -> Sequence[LayerPlace]:
 def uploads_of(
     found: Iterable[MeasuredUpload], *, registry: str = "", prefix: str = "", layer: str = ""
 ) -> Sequence[MeasuredUpload]:
-    """Return the uploads to a registry, to repositories with a first component, or of a layer."""
+    """Return the uploads to a registry, to repositories with the same first component, or of a layer."""
     return [
         each
         for each in found

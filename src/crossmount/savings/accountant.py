@@ -11,7 +11,7 @@ from crossmount.savings.accounts import LayerFate, LayerIncrement, PushIncrement
 from crossmount.savings.tally import Tally
 
 LAYERS_A_PUSH = 3
-"""How many layers of a push are counted one by one: the largest, at least one mounted and one uploaded one.
+"""How many layers of a push are counted one by one: the largest, among them a mounted and an uploaded one.
 Each costs nearly half a percent of the time of a look-up and a record."""
 
 
@@ -66,7 +66,7 @@ class PushAccountant:
         self._seconds_waiting = self._seconds_uploading = 0.0
 
     def __call__(self, event: events.Event) -> None:
-        """Take in an event."""
+        """Count an event."""
         match event:
             case events.BlobProgress(digest=digest, dest=self._dest):
                 if digest not in self._uploading:
@@ -81,7 +81,7 @@ class PushAccountant:
                 self._pass_time()
                 self._waiting.discard(digest)
                 self._uploading.discard(digest)
-                self._finished[digest] = event  # a blob that is pushed once more counts as it ends
+                self._finished[digest] = event  # a blob that is pushed again counts by its last outcome
             case events.SourceDropped(layer=layer, reason=reason):
                 self._dropped.setdefault(layer, set()).add(reason)
             case _:

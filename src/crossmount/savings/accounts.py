@@ -15,7 +15,7 @@ from crossmount.oci import Digest, Repository
 from crossmount.savings.tally import Tally
 
 OTHER = "*"
-"""The name of a row for all that has no row of its own. No registry and no repository is called that."""
+"""The name of the row that sums up everything without a row of its own. No registry or repository has it."""
 
 UploadReason = Literal["unknown", "unreadable", "unmountable", "gone", "small"]
 """Why a layer was uploaded although a registry of the fleet may have had it.
@@ -112,7 +112,7 @@ class LayerAccount:
 
     @property
     def uploads_again(self) -> int:
-        """How often it was uploaded after its first upload in this period, which may have had to be."""
+        """How often it was uploaded after its first upload in this period, which may have been necessary."""
         return max(0, self.uploads - 1)
 
     @property
@@ -165,7 +165,7 @@ def prefix_of(repository: Repository) -> str:
 
 
 def layer_accounts(counts: Iterable[tuple[LayerIncrement, int]]) -> Sequence[LayerAccount]:
-    """Return the account of each layer, from how often each fate befell it."""
+    """Return the account of each layer, given how often it had each fate."""
     mounted: dict[tuple[Digest, int], int] = defaultdict(int)
     uploaded: dict[tuple[Digest, int], dict[UploadReason, int]] = {}
     for layer, times in counts:
@@ -185,9 +185,9 @@ class MemoryAccounts:
     """Accounts in this process.
 
     Args:
-        rows: the most rows of a day; what has none is added to the row `OTHER` of its registry, or of all.
+        rows: the most rows of a day; others are added to the row `OTHER` of their registry, or of all.
         layers: the most layers of a day; those of which most bytes moved stay.
-        days: the most days; the oldest make way.
+        days: the most days; older ones are removed.
     """
 
     def __init__(self, *, rows: int = 256, layers: int = 1024, days: int = 400) -> None:
@@ -206,7 +206,7 @@ class MemoryAccounts:
                 self.add(entry.day, entry.increment)
 
     def take_unwritten(self) -> Sequence[AccountEntry]:
-        """Return nothing: all is written."""
+        """Return nothing: everything is already written."""
         return ()
 
     def add(self, day: date, increment: PushIncrement) -> None:

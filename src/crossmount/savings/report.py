@@ -12,7 +12,7 @@ from crossmount.savings.accounts import DayAccounts, LayerAccount, ReadsAccounts
 from crossmount.savings.tally import Tally
 
 DAYS_MAX = 400
-"""How many days back accounts are kept."""
+"""How many days accounts are kept."""
 
 K = TypeVar("K", bound=Hashable)
 

@@ -17,7 +17,7 @@ class Tally:
         blobs_mounted: blobs that were mounted at once.
         blobs_waited: blobs that another push uploaded meanwhile, so that this one only waited, and then mounted
             them or found them in its own repository.
-        blobs_existing: blobs that the repository already had. Any client would find those, so they are not saved.
+        blobs_existing: blobs that the repository already had. Any client would find those: they are not saved.
         blobs_uploaded: blobs that were uploaded.
         bytes_mounted: their sizes; the same for the others.
         bytes_fetched: bytes that were read from other registries to be uploaded.
@@ -93,7 +93,7 @@ class Tally:
         return self.bytes_saved / needed if needed else None
 
     def saved_to_json(self) -> dict[str, int | float | None]:
-        """Return what was saved as documents have it: `bytes`, and `share` from 0 to 1 or null."""
+        """Return what was saved, as JSON documents have it: `bytes`, and `share` from 0 to 1 or null."""
         share = self.share_saved
         return {"bytes": self.bytes_saved, "share": None if share is None else round(share, 4)}
 
