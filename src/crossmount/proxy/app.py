@@ -55,7 +55,7 @@ class App:
     Attributes:
         core: the proxy's parts.
         endpoints: the proxy's own endpoints.
-        draining: the proxy is stopping: new pushes are refused, pushes under way go on.
+        draining: the proxy is stopping: new pushes are refused, pushes in progress continue.
         active: how many requests are being answered.
     """
 
@@ -157,7 +157,7 @@ class App:
         return self.core.sessions.is_pushing(caller.key, name)
 
     async def _refuse(self, exchange: Exchange, error: RequestRefusedError) -> None:
-        """Send an error. An answer that has begun can only be cut short, which uvicorn does."""
+        """Send an error. An answer that has begun can only be cut off, which uvicorn does."""
         if exchange.status:
             exchange.note = "cut"
             return

@@ -50,7 +50,7 @@ class Assembled:
 
     Attributes:
         app: the application.
-        reloads: what reads the upstream's own files again.
+        reloads: reload the upstream's own files.
     """
 
     app: App
@@ -166,7 +166,7 @@ async def assembled(
 
 
 def _service_agent(agents: Agents, upstream: UpstreamSettings) -> Agent:
-    """Return an agent that acts with the proxy's credentials, which it reads anew."""
+    """Return an agent that acts with the proxy's credentials; they are read again for it."""
     options, registry = upstream.options, upstream.registry
     stored = credential_source(
         options.credentials, registry=registry.registry, authfile=options.authfile, written=registry.address

@@ -1,8 +1,8 @@
 """The receiver of a registry's events over HTTP: in the proxy, and as a service of its own (`crossmount events`).
 
-Senders show a secret. A message is bounded in size, and answered before its events are processed. An event that
-says nothing about layers is accepted and ignored: a registry sends a refused event again, and distribution sends
-no other event before that one is accepted.
+Senders present a secret. The size of a message is limited, and it is answered before its events are processed. An
+event that says nothing about layers is accepted and ignored: registries repeat a refused event, and distribution
+sends no other event until that one is accepted.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -50,7 +50,7 @@ class EventReceiver:
         self._secrets = secrets
 
     async def answer(self, exchange: Exchange) -> None:
-        """Accept a message: 202, whatever its events say.
+        """Accept a message with 202, whatever its events are.
 
         Raises:
             RequestRefusedError: no valid secret (401), not a message (400, 405, 413), or too many events wait or

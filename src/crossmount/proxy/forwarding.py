@@ -31,7 +31,7 @@ class _Forwarded:
         status: its status.
         content: its body, if it was kept and is not longer than asked for; else nothing.
         media_type: its Content-Type without parameters; None without one.
-        tagged: whether it names tags that a manifest got beside its digest.
+        tagged: whether it names tags that the manifest got besides its digest.
     """
 
     status: int
@@ -77,7 +77,7 @@ async def _forward(
         caller: its caller.
         body: the request's body, if it was read before; else it is streamed.
         keep: the most bytes of the answer's body that are returned too; a longer one is not.
-        on_success: called if the registry has done what was asked, before the client has the answer.
+        on_success: called if the registry accepted the request, before the client has the answer.
     """
     upstream, name = core.upstream, getattr(route, "name", None)
     async with upstream.request(
@@ -105,7 +105,7 @@ async def _forward(
 
 
 async def _get_manifest(core: Core, exchange: Exchange, route: ManifestRoute, caller: Caller) -> None:
-    """Forward a request for a manifest, and record its layers: what a caller pulls is there."""
+    """Forward a request for a manifest, and record its layers: its repository has them."""
     answer = await _forward(core, exchange, route, caller, keep=_SMALL_MANIFEST)
     if answer.status == 200 and answer.content:
         manifest = _parsed(answer.content, answer.media_type, route)
@@ -116,7 +116,7 @@ async def _get_manifest(core: Core, exchange: Exchange, route: ManifestRoute, ca
 async def _put_manifest(core: Core, exchange: Exchange, route: ManifestRoute, caller: Caller) -> None:
     """Forward a manifest, and record its layers if the registry accepts it.
 
-    The manifest is read into memory, so the number of large manifests at once is bounded.
+    The manifest is read into memory, so the number of concurrent large manifests is limited.
     """
     length = exchange.content_length
     if length is not None and length <= _SMALL_MANIFEST:
@@ -140,7 +140,7 @@ async def _read_and_put_manifest(core: Core, exchange: Exchange, route: Manifest
     has_tag = route.digest is None or bool(route.tags)
 
     async def count() -> None:
-        """Count the push. A client that counts it too does so when it has the answer, so this comes before."""
+        """Count the push. A client that counts it too does so after the answer, so this is done before it."""
         push_id = exchange.header(PUSH_HEADER.lower().encode()) or ""
         if manifest is not None and ledger.accept(caller.key, dest, manifest, push_id=push_id, is_last=has_tag):
             await core.recorder.write_counted()
@@ -159,7 +159,7 @@ async def _read_and_put_manifest(core: Core, exchange: Exchange, route: Manifest
 
 
 async def _delete_blob(core: Core, exchange: Exchange, route: BlobRoute, caller: Caller) -> None:
-    """Forward a deletion. The client has the answer when all proxies know that the blob is to stay deleted."""
+    """Forward a deletion. The client gets the answer once all proxies know that the blob must stay deleted."""
     await core.recorder.settle()  # a later record would add the source again
     dest = core.repository(route.name)
     await _forward(
@@ -168,7 +168,7 @@ async def _delete_blob(core: Core, exchange: Exchange, route: BlobRoute, caller:
 
 
 def _parsed(content: bytes, media_type: str | None, route: ManifestRoute) -> Manifest | None:
-    """Return a manifest; None for one of the kinds that crossmount does not read, and registries accept."""
+    """Return a manifest; None for a kind that registries accept and crossmount does not read."""
     digest: Digest | None = route.digest
     try:
         return Manifest.parse(content, media_type=media_type, digest=digest, where=f"{route.name}:{route.target}")

@@ -24,7 +24,7 @@ _HARMLESS = frozenset(
     b"if-modified-since if-none-match if-range origin range sec-fetch-site traceparent tracestate "
     b"transfer-encoding user-agent x-request-id".split()
 )
-"""The headers of a request for another than the first upstream. Cookies and headers of other names may be
+"""The headers that a request for an upstream other than the first one may have. Cookies and other headers may be
 credentials for the first one. An Authorization is judged by the upstream's own authenticator."""
 
 

@@ -1,7 +1,7 @@
 """Counts the pushes of a proxy's clients, for the accounts of the index.
 
-The proxy sees blobs one by one, and learns which push they belong to from the manifest that names them. So it
-remembers for a while how each blob came into its repository; a blob that it has not seen was there already. A push
+The proxy sees blobs one by one, and only the manifest that names them shows which push they belong to. So it
+remembers for a while how each blob came into its repository; a blob that it has not seen existed before. A push
 is counted with its tag, or some time after its last manifest if there is none; one that never sends a manifest is
 not counted. A client of crossmount counts its push itself too: it names the push in a header of its manifests, the
 proxy counts it by that name, and the index adds a name once.
@@ -25,13 +25,13 @@ from crossmount.savings.accounts import LayerFate, prefix_of
 from crossmount.transfer.accounting import Accounting
 
 SEEN_MAX, PUSHES_MAX = 16_384, 4096
-"""The most blobs and pushes that are remembered; the oldest make way, a push by being counted."""
+"""The most blobs and pushes that are remembered; the oldest are removed, a push after it is counted."""
 
 IDLE_SECONDS = 60.0
-"""A push without a tag is counted so long after its last manifest."""
+"""Seconds after its last manifest when a push without a tag is counted."""
 
 COUNTED_SECONDS = 3600.0
-"""How long the name of a counted push is remembered: its further tags are no further pushes."""
+"""How long the name of a counted push is remembered, so that its further tags do not count as pushes."""
 
 _PUSH_ID = re.compile(r"[A-Za-z0-9_-]{8}")
 
@@ -68,9 +68,9 @@ class PushLedger:
     """Counts the pushes of one upstream's clients.
 
     Args:
-        accounts: takes what is counted; None counts nothing.
+        accounts: receives the counts; None counts nothing.
         waits_for: whether a client's upload of so many bytes waits for another's.
-        accounting: names pushes, and says the day.
+        accounting: names pushes, and knows the day.
         clock: seconds, from any start.
     """
 
@@ -96,7 +96,7 @@ class PushLedger:
         seen.known, seen.mounts, seen.served = knowledge.of(digest), knowledge.traits.mounts, served
 
     def note_outcome(self, dest: Repository, digest: Digest, outcome: Outcome, *, waited: float = 0.0) -> None:
-        """Note how a blob came into a repository; that it exists says nothing new of one that was brought before.
+        """Note how a blob came into a repository. That it exists changes nothing for one that was pushed before.
 
         Args:
             dest: the repository.
@@ -120,7 +120,7 @@ class PushLedger:
             caller: the key of the client.
             dest: the repository.
             manifest: the manifest.
-            push_id: what the client's header says; anything else than a name is ignored.
+            push_id: the value of the client's header; ignored if it is not a name.
             is_last: whether the manifest has a tag, so that the push is over.
 
         Returns:
@@ -145,12 +145,12 @@ class PushLedger:
         return False
 
     def finish(self, caller: str, dest: Repository) -> None:
-        """Count the pushes of a client into a repository: their tag is there."""
+        """Count the pushes of a client into a repository, whose tag the registry has accepted."""
         for key in [key for key in self._pushes if key[:2] == (caller, dest)]:
             self._count(self._pushes.pop(key))
 
     def count_idle(self, *, seconds: float = IDLE_SECONDS) -> int:
-        """Count the pushes whose last manifest came so long ago, and return how many there were."""
+        """Count the pushes whose last manifest is old enough, and return how many there were."""
         until = self._clock() - seconds
         idle = [key for key, push in self._pushes.items() if push.touched <= until]
         for key in idle:

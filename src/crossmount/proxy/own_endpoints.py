@@ -26,8 +26,8 @@ class OwnEndpoints:
     Args:
         core: the proxy's parts.
         authenticator: answers requests for tokens.
-        events: receives the registry's events; None if this proxy takes no events.
-        probes: what asks the registry of each upstream; the proxy is ready if one answers.
+        events: receives the registry's events; None if this proxy accepts none.
+        probes: check the registry of each upstream; the proxy is ready if one answers.
         exposition: the metrics; None if they are served at an address of their own (`MetricsApp`).
         page: the page at `/_crossmount/`; None if this proxy shows none.
         page_names: whether it shows names; else it shows sums. The authenticator decides to whom.

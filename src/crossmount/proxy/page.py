@@ -1,8 +1,8 @@
 """A page for people, shown below `/_crossmount/` of the proxy, or by a server of its own.
 
-The page itself is none of the proxy's: whoever builds the proxy hands it over. Who sees what of it:
+The page is not part of the proxy: the code that builds the proxy passes it in. Its readers see this:
 
-- Sums without a name are shown to whoever may see the metrics, which have the same sums.
+- Sums without names are shown to everybody who may see the metrics, which contain the same sums.
 - Names of registries, repositories and layers are shown only if the operator wants it. The index may name private
   repositories of any registry, and the proxy cannot find out which of them a caller may read. With
   `--auth service` the proxy's own callers see them, with `--auth client` everybody who reaches the proxy does.
@@ -35,7 +35,7 @@ class PageAnswer(Protocol):
 
     @property
     def headers(self) -> Sequence[tuple[bytes, bytes]]:
-        """The headers, the length of the body aside."""
+        """The headers, without the length of the body."""
         ...
 
     @property
@@ -121,7 +121,7 @@ class PageApp:
     async def _answer(self, exchange: Exchange) -> None:
         self._names.check(exchange, is_page=True)
         path = exchange.raw_path.decode("latin-1").removeprefix("/")
-        if self._prefix and path == self._prefix:  # links on the page are relative to the slash that lacks
+        if self._prefix and path == self._prefix:  # links on the page are relative to the missing slash
             await exchange.answer(308, [(b"location", f"/{self._prefix}/".encode("latin-1"))])
             return
         if self._prefix:

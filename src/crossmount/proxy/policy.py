@@ -1,4 +1,4 @@
-"""The policy of a proxy: what options cannot say. A TOML file, read at the start and on a reload.
+"""The policy of a proxy: rules that options cannot express. A TOML file, read at the start and on a reload.
 
     [[upstream]]                        # a registry behind the proxy, as by --upstream
     url = "https://registry.example.com"
@@ -15,8 +15,8 @@
     uploads = 8                         # uploads at once into these repositories
     bytes_per_day = "500GiB"            # uploaded bytes a day (UTC), counted by this process
 
-A repository that no rule fits is open to every caller. A last rule with `repositories = ["*"]` and `pushers = []`
-closes it.
+A repository that no rule matches is open to every caller. A last rule with `repositories = ["*"]` and
+`pushers = []` closes it.
 """
 
 import difflib
@@ -83,12 +83,12 @@ class Rule:
         return self.pushers is None or caller in self.pushers
 
     def may_read(self, caller: str) -> bool:
-        """Return whether a caller may read. Whoever is named as a pusher may read what it pushes."""
+        """Return whether a caller may read. A pusher may read what it pushes."""
         return self.readers is None or caller in self.readers or caller in (self.pushers or ())
 
 
 OPEN = Rule()
-"""The rule of a repository that no rule fits."""
+"""The rule for a repository that no rule matches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Policy:
 
     @property
     def names_callers(self) -> bool:
-        """Whether a rule is for some callers alone."""
+        """Whether some rule restricts its repositories to some callers."""
         return any(rule.pushers is not None or rule.readers is not None for rule in self.rules)
 
     def hides_from(self, upstream: str, caller: str) -> bool:

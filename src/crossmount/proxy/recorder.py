@@ -78,7 +78,7 @@ class ProxyRecorder:
 
     @property
     def has_proof(self) -> bool:
-        """Whether this proxy has seen that 201s to mounts are true; that the index says so is not enough."""
+        """Whether this proxy has seen that 201s to mounts are true; the index's word is not enough."""
         return self._has_proof and self._traits.truthful is True
 
     def update_traits(self, traits: RegistryTraits) -> None:
@@ -97,7 +97,7 @@ class ProxyRecorder:
         self.record_proven([Sighting(digest, repository, size)])
 
     def record_existing(self, repository: Repository, digest: Digest, size: int | None) -> None:
-        """Record a blob that the registry has, unless that was done a moment ago: HEADs repeat."""
+        """Record a blob that the registry has, unless that was done a moment ago, since clients repeat a HEAD."""
         if (repository, digest) not in self._recorded:
             self._recorded.add((repository, digest))
             self.record_blob(repository, digest, size)
@@ -132,7 +132,7 @@ class ProxyRecorder:
     def record_pull(self, repository: Repository, manifest: Manifest) -> None:
         """Record the blobs of a manifest that a caller read, once for each manifest and day.
 
-        The children of an image index are recorded when they are read in their turn.
+        The children of an image index are recorded when they are read.
         """
         key, today = (repository, manifest.descriptor.digest), int(self._epoch() // _DAY_SECONDS)
         if self._pulled.get(key) == today:
@@ -144,7 +144,7 @@ class ProxyRecorder:
         self._start(self._record_pulled(repository, list(ManifestSummary.of(manifest).sightings(repository))))
 
     async def record_deletion(self, repository: Repository, digest: Digest) -> None:
-        """Record that a client deleted a blob, so that no proxy mounts it there again unasked."""
+        """Record that a client deleted a blob, so that no proxy mounts it there again on its own."""
         self._recorded.remove((repository, digest))
         if isinstance(self._index, RemembersDeletions):
             await self._index.record_deletion(digest, repository)
@@ -161,7 +161,7 @@ class ProxyRecorder:
         try:
             yield
         finally:
-            with contextlib.suppress(TimeoutError):  # a source that is not recorded costs a later push an upload
+            with contextlib.suppress(TimeoutError):  # an unrecorded source can cost a later push an upload
                 async with asyncio.timeout(_END_SECONDS):
                     await self.flush()
                     await self.write_idle_pushes(seconds=0.0)
@@ -171,12 +171,12 @@ class ProxyRecorder:
             await asyncio.gather(*left, return_exceptions=True)
 
     async def write_idle_pushes(self, *, seconds: float = IDLE_SECONDS) -> None:
-        """Count the pushes whose last manifest came so long ago, and write them."""
+        """Count the pushes whose last manifest is old enough, and write them."""
         if self.ledger.count_idle(seconds=seconds):
             await self._record_batch(())
 
     async def write_counted(self) -> None:
-        """Write what was counted within a moment, else in the background."""
+        """Write the counts; if that takes longer than a moment, in the background."""
         task = asyncio.create_task(self._record_batch(()))
         task.add_done_callback(collect)
         with contextlib.suppress(TimeoutError):
@@ -219,7 +219,7 @@ class ProxyRecorder:
         self.record_proven([Sighting(digest, holder, known) for holder in holders])
 
     async def _record_pulled(self, repository: Repository, sightings: Sequence[Sighting]) -> None:
-        """Record the blobs of a manifest but those that a client has deleted: a manifest stays without them."""
+        """Record the blobs of a manifest, except those that a client has deleted: their manifest may remain."""
         known = Knowledge()
         if isinstance(self._index, RemembersDeletions):
             known = await self._index.look_up([each.layer for each in sightings], repository, deletions=True)
@@ -245,7 +245,7 @@ class ProxyRecorder:
                     self._waiting.task_done()
 
     async def _record_batch(self, sightings: Sequence[Sighting]) -> None:
-        """Record sightings, and what is counted and not written yet; count a failure."""
+        """Record sightings, and the counts that are not written yet; count a failure."""
         try:
             await self._index.record(sightings)
         except CrossmountError as error:

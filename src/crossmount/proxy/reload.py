@@ -1,7 +1,7 @@
 """Files that are read again while the proxy runs: after SIGHUP, and when they have changed.
 
-All files are read and checked before any of them counts. An invalid one is logged and changes nothing: what was
-read before stays in use.
+All files are read and checked before any of them takes effect. An invalid file is logged, and nothing changes: the
+values that were read before stay in use.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from crossmount.errors import CrossmountError
 T = TypeVar("T")
 Apply = Callable[[], None]
 Prepare = Callable[[], Apply]
-"""Reads and checks files, and returns the function that puts them to use. Raises a CrossmountError."""
+"""Reads and checks files, and returns the function that makes them take effect. Raises a CrossmountError."""
 
 WATCH_SECONDS = 5.0
 
@@ -31,7 +31,7 @@ class Live(Generic[T]):
         read: reads and checks the files.
 
     Attributes:
-        value: what was read last.
+        value: the value that was read last.
 
     Raises:
         CrossmountError: what `read` raises at the start.
@@ -42,7 +42,7 @@ class Live(Generic[T]):
         self.value = read()
 
     def prepare(self) -> Apply:
-        """Read the files again; the new value counts once the returned function is called."""
+        """Read the files again; the new value takes effect when the returned function is called."""
         fresh = self._read()
 
         def apply() -> None:
@@ -55,8 +55,8 @@ class Reloader:
     """Reads a proxy's files again.
 
     Args:
-        files: the files; a symbolic link counts as the file that it leads to.
-        prepare: what reads them.
+        files: the files; a symbolic link stands for its target.
+        prepare: reads them.
     """
 
     def __init__(self, files: Iterable[Path | None], prepare: Iterable[Prepare]) -> None:
@@ -65,7 +65,7 @@ class Reloader:
         self._seen = self.signatures()
 
     def reload(self) -> bool:
-        """Read all files and put them to use; return False, and log why, if something is wrong with one."""
+        """Read all files and make them take effect; if one is invalid, log why and return False."""
         self._seen = self.signatures()
         try:
             ready = [prepare() for prepare in self._prepare]
@@ -78,17 +78,17 @@ class Reloader:
         return True
 
     async def watch(self, seconds: float = WATCH_SECONDS) -> None:
-        """Reload when a file has changed and has then stayed as it is for one more look, every `seconds`."""
+        """Check every `seconds`; reload when a file has changed and was the same at the next check."""
         before = self._seen
         while True:
             await asyncio.sleep(seconds)
             now = self.signatures()
-            if now == before != self._seen:  # a file that is being written is left alone
+            if now == before != self._seen:  # it may still be being written
                 self.reload()
             before = now
 
     def signatures(self) -> tuple[_Signature, ...]:
-        """Return what changes when a file does."""
+        """Return a value that changes when the file changes."""
         return tuple(map(_signature, self._files))
 
 

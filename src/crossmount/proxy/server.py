@@ -29,7 +29,7 @@ class RunningProxy:
     """A proxy that listens.
 
     Attributes:
-        apps: the application of each upstream; the first is for requests that name none.
+        apps: the application of each upstream; the first one answers requests that name none.
         upstreams: the upstreams.
         server: its server.
         reloader: reads its files again.
@@ -47,7 +47,7 @@ class RunningProxy:
 
     @property
     def stop(self) -> Callable[[], None]:
-        """A function that asks the proxy to stop; pushes under way may finish."""
+        """A function that asks the proxy to stop; pushes in progress may finish."""
         return self.server.stop
 
 
@@ -111,7 +111,7 @@ async def running(
             for app in apps:
                 app.draining = True
 
-        def busy() -> bool:  # a push whose next layer has not begun yet is under way too
+        def busy() -> bool:  # a push between two layers is in progress too
             return any(app.core.sessions.any_push_active() or app.active for app in apps)
 
         if settings.metrics_listen is not None:
@@ -132,7 +132,7 @@ async def running(
 
 
 async def _warn_of_registry_trouble(app: App) -> None:
-    """Log at the start that the registry cannot be used: the operator is still watching then."""
+    """Log at the start, while the operator is watching, that the registry cannot be used."""
     why = await app.endpoints.registry_trouble()
     if why is not None:
         _log.warning("pushes will fail until the registry serves: %s", why)

@@ -19,17 +19,17 @@ from crossmount.registry import ClientOptions
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._:-]*[a-z0-9])?")
 
 PageAccess = Literal["off", "sums", "names"]
-"""What the proxy shows of its page: nothing, sums without names, or everything."""
+"""How much of its page the proxy shows: nothing, sums without names, or everything."""
 
 MountRights = Literal["account", "token"]
-"""With whose rights the proxy mounts for a token: its account's, or its own alone."""
+"""Whose rights the proxy uses to mount for a token: those of its account, or of the token alone."""
 
 HOLD_SECONDS = 10.0
 """Seconds that a HEAD waits for another's upload. The shortest known time-out of a client is 20 s (Jib)."""
 
 
 HEADER_SHARE = 32 * 1024
-"""The header bytes of one connection if all were busy. A token with many scopes or groups is longer."""
+"""The share of the header bytes of each connection if all are busy; a token with many scopes may be longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class UpstreamSettings:
         return Repository.on(self.url.netloc.decode("ascii"))
 
     def names(self) -> set[str]:
-        """Return what a request may call it, in lower case."""
+        """Return the names that a request may use for it, in lower case."""
         registry = self.registry
         return {self.name, self.url.netloc.decode("ascii").lower(), registry.registry.lower()}
 
@@ -93,7 +93,7 @@ class ProxySettings:
 
     Attributes:
         upstreams: the registries' URLs (scheme, host and port), each as `URL` or `NAME=URL`. A request that names
-            none of several is for the first.
+            none of several is for the first one.
         host: the address to listen on.
         port: the port; 0 lets the system choose.
         auth: `client` acts with each caller's rights, `service` with the proxy's own.
@@ -111,7 +111,7 @@ class ProxySettings:
         metrics_listen: an address and a port where the metrics are served, instead of beside everything else.
         page: what the page at `/_crossmount/` shows, if there is one; `sums` has no names.
         events_secret: a file of secrets that the registry sends with its events; None receives no events.
-        policy: a file of what options cannot say (`crossmount.proxy.policy`); None without one.
+        policy: a policy file (`crossmount.proxy.policy`); None without one.
         options: how to reach the registries.
         limits: limits on clients.
     """

@@ -1,4 +1,4 @@
-"""What all upstreams of a proxy share: the index, whose turn it is, and what was read from files."""
+"""The parts that all upstreams of a proxy share: the index, the turns of uploads, and the contents of files."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all upstreams of a proxy share.
+    """The parts that all upstreams of a proxy share.
 
     Attributes:
         settings: the proxy's settings.
         index: the index of sources, whose failures are only logged.
-        fleet: whose turn it is to upload a layer.
+        fleet: decides whose turn it is to upload a layer.
         policy: the policy in force.
         checks: checks callers, for `--auth service`.
-        secrets: the secrets of senders of events; None takes no events.
+        secrets: the secrets of senders of events; None accepts no events.
         tracing: makes spans; None makes none.
         page: the page at `/_crossmount/`, if there is one.
         exposition: the metrics of all upstreams.
-        probes: what asks the registry of each upstream.
+        probes: check the registry of each upstream.
     """
 
     settings: ProxySettings
@@ -89,7 +89,7 @@ class Shared:
             )
 
     def reloads(self) -> list[Prepare]:
-        """Return what reads the files again."""
+        """Return a value that reads the files again."""
         secrets = [] if self.secrets is None else [self.secrets.prepare]
         return [self._prepare_policy, self.checks.prepare, *secrets]
 
@@ -97,7 +97,7 @@ class Shared:
         fresh = _policy(self.settings)
         if fresh.upstreams != self.policy.value.upstreams:
             raise InvalidInputError(f"{self.settings.policy}: its upstreams changed: restart the proxy for that")
-        self.settings.upstream_list(fresh)  # a rule for an upstream that there is not would close nothing
+        self.settings.upstream_list(fresh)  # a rule for an upstream that does not exist would restrict nothing
 
         def apply() -> None:
             self.policy.value = fresh

@@ -53,7 +53,7 @@ class _CallbackCounter(Collector):
 class Exposition(Collector):
     """The metrics of a proxy: of each upstream, and of the process.
 
-    The times at which counters were made (`_created`) are left out: they would double the series for nothing.
+    The times at which counters were made (`_created`) are left out: they would double the series without a use.
     The label `upstream` tells the metrics of several upstreams apart.
     """
 
@@ -101,11 +101,11 @@ class Metrics:
         blob_bytes: bytes of blobs by outcome, where sizes are known.
         requests: requests by route, method and status.
         index_seconds: how long the index takes to answer.
-        upstream_seconds: how long the registry takes to begin its answer to a request without a body.
+        upstream_seconds: how long the registry takes until its answer to a request without a body begins.
         wait_seconds: how long requests waited for another's upload, if they could then mount the blob.
         failures: failures by place and cause.
         unrecorded: sources that were not recorded because the index was too slow.
-        sessions: uploads under way.
+        sessions: uploads in progress.
         spool_bytes: spooled bytes on local disk.
         spool_limit: the most spooled bytes; 0 without a spool.
 

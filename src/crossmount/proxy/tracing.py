@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""The methods that mean something to a registry."""
+"""The methods that registries use."""
 
 ACCESS_LOGGER = "crossmount.proxy.access"
 
@@ -75,16 +75,16 @@ class AccessLog:
 
 
 def log_line(level: int, message: str, *, epoch: float, **details: object) -> str:
-    """Return a line of the log for something else than a request."""
+    """Return a line of the log for an event other than a request."""
     name = logging.getLevelName(level).lower()
     return json.dumps({"time": _iso(epoch), "level": name, "message": message, **details})
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats records as lines of JSON; those of the access log are that already.
+    """Formats records as lines of JSON; records of the access log are that already.
 
     Args:
-        mask: returns a text without what looks like a secret.
+        mask: masks everything in a text that looks like a secret.
     """
 
     def __init__(self, mask: Callable[[str], str]) -> None:
@@ -106,7 +106,7 @@ def _iso(epoch: float) -> str:
 
 
 def method_label(method: str) -> str:
-    """Return a method as a label, from a bounded set whatever clients send."""
+    """Return the label of a method, from a fixed set, since clients can send any text."""
     return method if method in METHODS else "OTHER"
 
 
@@ -119,9 +119,9 @@ SERVICE = "crossmount-proxy"
 
 
 def exporting_provider() -> "ExportingProvider":
-    """Return what sends spans by OTLP over HTTP to where OpenTelemetry's own variables say (OTEL_EXPORTER_OTLP_…).
+    """Return a provider that sends spans by OTLP over HTTP to the place in OTEL_EXPORTER_OTLP_… variables.
 
-    It counts for the whole process, so that the index's commands are traced too.
+    It is that of the whole process, so that the index's commands are traced too.
 
     Raises:
         MissingExtraError: the extra is not installed.
@@ -162,7 +162,7 @@ class Tracing:
         """Make the span of a client's request, in the client's trace if it sent one (traceparent).
 
         Args:
-            exchange: the request; what it has become is read at the end of the block.
+            exchange: the request; its answer is read at the end of the block.
 
         Yields:
             A function that takes the name of the route.
@@ -215,7 +215,7 @@ class Tracing:
                 "server.port": url.port or (443 if url.scheme == "https" else 80),
                 "url.full": f"{url.scheme}://{url.netloc.decode('ascii')}{logged_path(url.raw_path.partition(b'?')[0])}",
             },
-            record_exception=False,  # its text may hold a URL
+            record_exception=False,  # its text may contain a URL
         ) as span:
             self._propagate.inject(request.headers)
 

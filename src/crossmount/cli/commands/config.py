@@ -17,7 +17,7 @@ from crossmount.cli.settings import CommonOption, Invocation
 from crossmount.errors import MissingExtraError
 
 _DEFAULTS = {"index": "embedded:", "namespace": "default"}
-"""What holds for common options whose default is chosen later."""
+"""Shown for common options whose default is chosen later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,7 +172,7 @@ def _jobs(places: tuple[str, ...], listed: TextIO | None, *, all_tags: bool) -> 
 
 
 def _is_one(jobs: list[CopyJob]) -> bool:
-    """Whether one image goes to one repository, so that the command's error says all."""
+    """Return whether one image goes to one repository: then the command's error says everything."""
     return len(jobs) == 1 and len(jobs[0].dests) == 1 and not jobs[0].all_tags
 
 

@@ -39,7 +39,7 @@ from crossmount.registry.credentials.lookup import StoredCredentials, from_home
 _MARKS = {"ok": "ok", "unknown": "-", "failed": "FAILED"}
 
 PINGS = 5
-"""How many round trips are measured; the median counts."""
+"""How many round trips are measured; the result is their median."""
 
 CheckResult = Literal["ok", "unknown", "failed"]
 
@@ -55,7 +55,7 @@ class Finding:
         about: the name of the check.
         words: the result for people.
         facts: the result for scripts.
-        advice: lines that say what to do; they are not wrapped, since they may hold commands.
+        advice: lines that say what to do; not wrapped, since they may contain commands.
     """
 
     about: str
@@ -148,7 +148,7 @@ def _index_finding(url: str, probe: ServerProbe | None, facts: dict[str, Any]) -
 async def check_registry(
     client: RegistryClient, *, plain_http: bool, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[Finding, Ping | None]:
-    """See whether the registry answers, and how far away it is."""
+    """Check whether the registry answers, and measure its round trip."""
     try:
         ping = await client.ping()  # opens the connection, too
         times = []
@@ -249,7 +249,7 @@ async def check_access(client: RegistryClient, dest: Reference, ping: Ping) -> F
 
 
 def check_mounts(registry: str, traits: RegistryTraits, *, seconds_left: int | None = None) -> Finding:
-    """Return what the index has recorded about mounts on this registry, and for how long that counts."""
+    """Return what the index has recorded about mounts on this registry, and when that expires."""
     facts = {
         "mounts": traits.mounts,
         "finds": traits.finds,
@@ -281,7 +281,7 @@ async def examine(settings: Settings, dest: Reference | None) -> list[Finding]:
         registry, ping = await check_registry(client, plain_http=options.plain_http)
         credentials = await check_credentials(options.authfile, dest, ping)
         mounts = check_mounts(client.registry, recorded.traits, seconds_left=recorded.seconds_left)
-        if ping is None:  # the index needs no answer of the registry
+        if ping is None:  # this check needs no answer from the registry
             return [index, registry, credentials, *([] if recorded.seconds_left is None else [mounts])]
         access = await check_access(client, dest, ping)
         return [index, registry, *judged(credentials, access, client.registry), mounts]

@@ -47,7 +47,7 @@ def fleet(ctx: click.Context, as_json: bool, once: bool, watch: bool) -> None:
     else:
         try:
             run_async(_follow(settings))
-        except Interrupted:  # the way to leave
+        except Interrupted:  # how the user ends it
             return
 
 
@@ -70,7 +70,7 @@ async def _follow(settings: Settings) -> None:
                 try:
                     found = [] if server is None else await active_uploads(server)
                     lines = render_uploads(found, now=time.time(), rates=rates)
-                except IndexUnavailableError as error:  # it may be back in a moment
+                except IndexUnavailableError as error:  # the index may answer again in a moment
                     lines = [str(error)]
                 shown = Text("\n".join(map(output.printable, fitted(lines, *console.size))), no_wrap=True)
                 live.update(shown, refresh=True)
@@ -83,7 +83,7 @@ def render_uploads(found: list[ActiveUpload], *, now: float, rates: UploadRates 
     Args:
         found: the uploads.
         now: epoch seconds.
-        rates: knows the uploads of the last refresh; None measures from their begin.
+        rates: compares with the last refresh; None measures from the start of each upload.
     """
     measured = (rates or UploadRates()).measure(found, now)
     waiting = sum(len(each.waiting) for each in found)
@@ -100,7 +100,7 @@ def render_uploads(found: list[ActiveUpload], *, now: float, rates: UploadRates 
 
 def fitted(lines: list[str], width: int, height: int) -> list[str]:
     """Cut lines to the size of a terminal. If some do not fit, the last line says how many."""
-    room = max(height - 1, 1)  # the cursor's own line
+    room = max(height - 1, 1)  # the last line is the cursor's
     if len(lines) > room:
         left = len(lines) - (room - 1)
         lines = [*lines[: room - 1], f"and {text.count(left, 'more line')}"]
@@ -108,7 +108,7 @@ def fitted(lines: list[str], width: int, height: int) -> list[str]:
 
 
 def _progress(upload: MeasuredUpload) -> list[str]:
-    """Return the line with bytes done, rate and time left, as far as they are known."""
+    """Return the sent bytes, the rate and the time left, as far as they are known."""
     if upload.sent is None:
         return []
     words = [] if upload.share is None else [f"{100 * upload.share:.0f} %"]

@@ -169,7 +169,7 @@ def export(ctx: click.Context, file: Path) -> None:
             report = run_async(_export(settings, opened))
     except OSError as error:
         if error.filename is None and file != _STANDARD:
-            error.filename = str(file)  # a write does not say to which file
+            error.filename = str(file)  # the error of a write does not name the file
         raise
     output.note(f"exported {_counted(report)}")
 
@@ -243,7 +243,7 @@ def _opened_for_writing(path: Path) -> Iterator[IO[bytes]]:
     try:
         handle, made = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        error.filename = str(path)  # the file that was asked for, not our temporary one
+        error.filename = str(path)  # name the user's file, not our temporary one
         raise
     try:
         with open(handle, "wb") as file:  # noqa: PTH123 a file descriptor

@@ -40,7 +40,7 @@ _ECR = re.compile(
 
 
 def ecr_region(registry: str) -> str | None:
-    """Return the AWS region in a host of ECR's form: `<account>.dkr.ecr.<region>.amazonaws.com`, or its twins.
+    """Return the AWS region in a host of ECR's form: `<account>.dkr.ecr.<region>.amazonaws.com`, or its variants.
 
     Any other host has none.
     """
@@ -49,7 +49,7 @@ def ecr_region(registry: str) -> str | None:
 
 
 def advice(registry: str, traits: RegistryTraits) -> list[str]:
-    """Return lines that say how to switch mounting on, if a registry is known not to mount; else none."""
+    """Return lines that say how to enable mounting, if a registry is known not to mount; else none."""
     if traits.mounts is not False:
         return []
     forget = f"crossmount index registry {registry} --forget"

@@ -143,7 +143,7 @@ async def _forget(settings: Settings, layer: Digest, source: Repository) -> bool
 async def _must_mount(
     settings: Settings, layer: Digest, *, clear: bool
 ) -> tuple[bool, bool, MustMountFlag | None]:
-    """Return whether the flag was set before, whether it is now, and what it says."""
+    """Return whether the flag was set before, whether it is set now, and its record."""
     async with opened_index(settings) as index:
         before = await index.must_mount(layer)
         if clear:
@@ -181,7 +181,7 @@ class BlobLocations:
     Attributes:
         sizes: bytes of each blob; None if unknown.
         holders: the repositories that have each blob, in order.
-        registries: all that have any of the blobs, or those that were asked for.
+        registries: all that have any of the blobs, or those that the user chose.
     """
 
     sizes: Mapping[Digest, int | None]

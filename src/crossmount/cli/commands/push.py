@@ -190,7 +190,7 @@ def _jobs(source: str | None, dest: Reference | None, listed: TextIO | None) -> 
 
 
 def _nevertheless(report: PushReport | PushListReport) -> str:
-    """Return what was pushed although the report could not be printed."""
+    """Return what was pushed, for the case that the report could not be printed."""
     if isinstance(report, PushReport):
         return f"{report.reference} was pushed nevertheless"
     return f"{text.count(len(report.done), 'image')} of {len(report.images)} pushed nevertheless"

@@ -21,7 +21,7 @@ from crossmount.savings.accounts import OTHER
 from crossmount.savings.report import DAYS_MAX
 
 ROWS_SHOWN, LAYERS_SHOWN = 20, 10
-"""How many registries, repositories and layers are printed; a document has all that are kept."""
+"""How many registries, repositories and layers are printed; a JSON document has all that are kept."""
 
 By = Literal["day", "registry", "repository", "layer"]
 _BY: tuple[By, ...] = ("day", "registry", "repository", "layer")
@@ -107,7 +107,7 @@ def render_savings(found: Savings, by: By, *, columns: int | None) -> list[str]:
     Args:
         found: the accounts.
         by: what the rows are.
-        columns: the width of the terminal; None is not a terminal: then there are no bars.
+        columns: the width of the terminal; None if there is no terminal, and so no bars.
     """
     total = found.total
     lines = [
@@ -182,7 +182,7 @@ def _table(title: str, rows: Mapping[str, Tally], columns: int | None) -> Iterab
 
 
 def _bar(share: float, width: int) -> str:
-    """Return a bar, to an eighth of a column; something is never nothing."""
+    """Return a bar, to an eighth of a column; a value above 0 has at least that."""
     eighths = max(round(share * width * 8), 1 if share else 0) if width > 0 else 0
     return _BAR * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 

@@ -115,11 +115,11 @@ def scan(
         output.document(report.to_json())
     else:
         output.lines(render_scan(report))
-        for words in report.remarks[report.failed :]:  # those that failed have had their own lines
+        for words in report.remarks[report.failed :]:  # each failed repository had a line already
             output.note(f"crossmount: {words}")
     if nothing := _nothing(report, wanted.patterns):
         output.note(f"crossmount: {nothing}")
-        if wanted.patterns:  # as for a repository that is named and not there
+        if wanted.patterns:  # the same as for a named repository that does not exist
             ctx.exit(FAILED)
     if report.failed and report.denied == report.failed:
         ctx.exit(DENIED)

@@ -107,7 +107,7 @@ async def _run(settings: Settings, say: Callable[[str], None], *, page: bool | N
         async with demo_registry(Path(folder, "registry")) as registry, opened_index(settings) as index:
             await index.look_up(
                 [], Repository(registry.address, "demo")
-            )  # if the index does not work, the demo fails here
+            )  # an index that does not work fails the demo here
             for line in _opening(images, registry, index_url(settings)):
                 say(line)
             pushes = Pushes(

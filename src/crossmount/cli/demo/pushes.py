@@ -1,4 +1,4 @@
-"""The demo's eight images, the same bytes each time, and their pushes, each in a process of its own."""
+"""The demo's eight images, with the same bytes each time, and their pushes, each in a process of its own."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""The demo's processes, which are always ended, and its registry: a process behind a byte counter."""
+"""The demo's processes, all of which are ended with it, and its registry: a process behind a byte counter."""
 
 import asyncio
 import contextlib

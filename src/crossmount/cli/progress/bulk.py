@@ -32,11 +32,11 @@ class BulkTracker(Tracker):
     @property
     @abstractmethod
     def resumable(self) -> bool:
-        """Whether something is done that the next run skips."""
+        """Whether some work is done that the next run can skip."""
 
     @abstractmethod
     def status(self) -> str:
-        """Return how far the work is, in one line."""
+        """Return the progress in one line."""
 
     def view(self, height: int, *, now: float) -> View:
         """Return one bar with the status after it."""
@@ -127,7 +127,7 @@ class PruneTracker(BulkTracker):
         return f"{share}{text.count(self.verdicts.total(), 'source')}, {self.verdicts['gone']} gone"
 
     def _notice(self, event: events.Event, *, verbose: int) -> str | None:
-        """Return the line for a failure or a registry that is lost; with `verbose`, for a source that is lost."""
+        """Return the line for a failure or an unreachable registry; with `verbose`, for a lost source."""
         match event:
             case events.SourceVerified(verdict="failed"):
                 return f"crossmount: {event.layer} in {event.source}: not verified: {explain(event.cause)}"

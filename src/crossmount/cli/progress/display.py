@@ -47,7 +47,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What a terminal shows of work: bars, and one line below them if `footer` is not empty."""
+    """The terminal's view of the work: bars, and one line below them if `footer` is not empty."""
 
     bars: Sequence[Bar]
     footer: str = ""
@@ -85,7 +85,7 @@ class RetryLog:
         )
 
     def remaining(self) -> list[str]:
-        """Return a line for each cause with retries that were only counted, and forget all."""
+        """Return a line for each cause with retries that were only counted, and reset the counts."""
         lines = [
             f"crossmount: {host}: {cause}{_and_more(reported.suppressed)}"
             for (host, cause), reported in self._reported.items()
@@ -111,7 +111,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def apply(self, event: events.Event, *, now: float) -> None:
-        """Update the state by an event that came at `now` seconds."""
+        """Update the state by an event that arrived at `now` seconds."""
 
     def notice(self, event: events.Event, *, now: float, verbose: int) -> str | None:
         """Return the line to print at once for an event, on a terminal and in a log; None for most events."""
@@ -129,7 +129,7 @@ class Tracker(ABC):
         yield from ()
 
     def status(self) -> str | None:
-        """Return how far the work is, for a log that gets it now and then; None if it never does."""
+        """Return the progress, which a log gets now and then; None if it gets none."""
         return None
 
     @abstractmethod
@@ -144,7 +144,7 @@ STATUS_SECONDS = 10.0
 
 
 class Display(ABC, Generic[T]):
-    """Shows work while it is entered; `observe` is the observer of the work's events.
+    """Shows the progress of work inside a `with` block; `observe` is the observer of its events.
 
     Attributes:
         tracker: the state of the work.
@@ -157,7 +157,7 @@ class Display(ABC, Generic[T]):
 
     @abstractmethod
     def observe(self, event: events.Event) -> None:
-        """Update what is shown by an event."""
+        """Update the display by an event."""
 
     @abstractmethod
     def _print(self, line: str) -> None:

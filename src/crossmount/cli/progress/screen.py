@@ -56,7 +56,7 @@ class ScreenDisplay(Display[T]):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Leave the last state on the screen; after a failure without the bars of what did not end."""
+        """Leave the last state on the screen; after a failure, without the bars of unfinished work."""
         self._failed = bool(exc) and exc[0] is not None
         self._live.stop()
         super().__exit__(*exc)

@@ -16,7 +16,7 @@ _WARNING = "crossmount: warning: "
 _WITHOUT_INDEX = "; going on without the index, must-mount flags have no effect"
 
 LARGE_BYTES = 64 * 1000 * 1000
-"""A log gets status lines about the upload of a blob of at least this size."""
+"""A log gets status lines about the upload of a blob of this size or more."""
 
 STATUS_SECONDS = 10.0
 """Minimum seconds between two status lines about the same upload."""
@@ -48,8 +48,8 @@ class BlobState:
         sent: bytes sent so far.
         upload_started: when its first bytes were sent, in seconds; None before that.
         committing: whether all bytes were sent some seconds ago, and the registry is storing them.
-        storing_said: when a line last said that; None if none did.
-        waiting: the event that reported an upload of the same blob by another pusher, which this one waits for.
+        storing_said: when a line last reported that; None if none did.
+        waiting: the event of the wait for another pusher's upload of the same blob.
         ended: its position in the order in which blobs ended; None until it ends.
     """
 
@@ -132,7 +132,7 @@ def index_failure(line: str) -> str:
 
 
 def waiting_text(event: events.BlobWaiting) -> str:
-    """Return which upload is waited for."""
+    """Return a text that names the upload that is waited for."""
     return (
         f"waiting for the upload into {event.into.name}" if event.into else "waiting for another pusher's upload"
     )
@@ -164,7 +164,7 @@ class TransferTracker(Tracker):
     _status_at: dict[tuple[Repository | None, Digest], float] = field(default_factory=dict, init=False)
 
     def apply(self, event: events.Event, *, now: float) -> None:
-        """Update the state by an event that came at `now` seconds."""
+        """Update the state by an event that arrived at `now` seconds."""
         match event:
             case events.BlobStarted():
                 self._blob(event)
@@ -208,7 +208,7 @@ class TransferTracker(Tracker):
             case events.BlobCommitting(digest=digest, dest=dest) if (dest, digest) in self.blobs:
                 blob = self.blobs[dest, digest]
                 if blob.storing_said is None or now - blob.storing_said >= STATUS_SECONDS:
-                    blob.storing_said = now  # each attempt has this event
+                    blob.storing_said = now  # every attempt sends this event
                     yield self._blob_line(blob, COMMITTING)
             case events.BlobProgress(digest=digest, dest=dest) if (dest, digest) in self.blobs:
                 last = self._status_at.setdefault((dest, digest), now)
@@ -243,7 +243,7 @@ class TransferTracker(Tracker):
         )
 
     def view(self, height: int, *, now: float) -> View:
-        """Return a bar for each blob for which there is room, and the sum of all."""
+        """Return a bar for each blob that there is room for, and the sum of all."""
         rows = self.rows(min(BARS_MAX, height - LINES_BESIDE))
         hidden = len(self.blobs) - len(rows)
         more = f", {hidden} not shown" if hidden else ""

@@ -1,8 +1,8 @@
 """Whether the registry has let a caller in within the last minute.
 
-The proxy acts for a caller only while the registry's last yes to this very Authorization is younger than a minute:
-a password that was changed must not go on working because the proxy has tokens from before. A refusal ends that at
-once, and drops what was stored for the caller.
+The proxy acts for a caller only while the registry has accepted this very Authorization within the last minute: a
+changed password must not continue to work because the proxy still has older tokens. A refusal ends that at once,
+and drops everything stored for the caller.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from crossmount._expiring import ExpiringSet
 from crossmount.registry.auth.challenge import Basic, Bearer, choose
 
 ADMITTED_SECONDS = 60.0
-"""How long a yes of the registry counts."""
+"""How long an acceptance by the registry counts."""
 
 ADMITTED_MAX = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What the registry said to one Authorization.
+    """The registry's verdict on one Authorization.
 
     Attributes:
-        admissions: the keys of all callers that the registry has let in lately. Only a yes takes room.
+        admissions: the keys of all callers that the registry has let in lately. Refused callers take no room.
         key: a keyed hash of the Authorization.
-        on_admitted: called at each yes.
+        on_admitted: called each time that the registry accepts it.
         on_refused: called when the registry refuses the credentials.
     """
 

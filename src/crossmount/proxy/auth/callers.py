@@ -48,7 +48,7 @@ class Agent:
     Attributes:
         readable: the names of repositories that the caller was seen to read.
         unreadable: those that the registry lately did not let it read.
-        asked: those that the registry is or was lately asked about.
+        asked: those that the registry is asked about, or was lately.
     """
 
     client: RegistryClient
@@ -73,7 +73,7 @@ class Caller:
         agent: acts for the caller; None if the proxy can only forward the caller's requests.
         scopes: the scopes of the token in use; None if only the registry knows the caller's rights.
         name: the caller's name in the proxy's own files.
-        peer: the address of a caller that has shown nothing else.
+        peer: the address of a caller without credentials.
         admission: whether the registry has let these credentials in lately; None if there are none to refuse.
         account: acts for the account that obtained the caller's token, where `agent` has the token's rights alone.
         widen: returns a challenge for a token with more scopes; None if the caller is asked for none.
@@ -199,8 +199,8 @@ class Authenticator(Protocol):
 class Agents:
     """The agents of recent callers, bounded: the least recently used one is removed first.
 
-    The agent of a caller that the registry has not let in yet is on probation, among few. So credentials that
-    somebody makes up take no room from those that are good.
+    The agent of a caller that the registry has not let in yet is on probation, among few. So made-up
+    credentials take no room from good ones.
 
     A removed agent still serves the requests that use it. It owns no connections, so it needs no closing then.
 

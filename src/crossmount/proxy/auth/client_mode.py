@@ -40,7 +40,7 @@ class ClientAuthenticator:
         anonymous: callers' credentials are for another registry, and are not used for this one.
         names: the names that the proxy's page is called by; None for every name.
         key: the HMAC key of callers' keys; random for each process, so that a logged key reveals nothing.
-        admissions: remembers the callers that the registry has let in; a refusal takes no room there.
+        admissions: remembers the callers that the registry has let in; refused ones take no room there.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ClientAuthenticator:
         if scheme.lower() != "bearer" or not self._broker.issued(value.strip()):
             return self._opaque(header)
         issued = self._broker.find(value.strip())
-        if issued is None:  # without an Authorization the registry answers a challenge, and the client asks anew
+        if issued is None:  # without an Authorization the registry sends a challenge, and the client asks again
             return Caller(_ANONYMOUS, peer=exchange.peer)
         return self._token_holder(issued, exchange.peer)
 

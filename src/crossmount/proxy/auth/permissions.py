@@ -18,7 +18,7 @@ class Permissions:
     """The permissions of callers on one upstream.
 
     Args:
-        policy: the policy in force; another one counts from the next request on.
+        policy: the policy in force; a new one applies from the next request on.
         upstream: the name of the upstream.
         allow_sources: patterns of the repositories that may be mounted from, for every caller; empty for all.
         epoch: returns the time in epoch seconds, for quotas of a day.
@@ -63,10 +63,10 @@ class Permissions:
             word = "read" if method in _READS else "write to"
             raise _denied(f"this proxy's policy does not let you {word} {name}")
         if isinstance(route, UploadsRoute) and method == "POST":
-            self.charge(name, 0, 1)  # an upload that is under way may end, and its manifest follow
+            self.charge(name, 0, 1)  # an upload in progress may finish, and its manifest may follow
 
     def _check_unnamed(self, caller: str, method: str) -> None:
-        """Check a request that may concern any repository: a rule for some of them counts for all."""
+        """Check a request that may concern any repository: a rule for some of them applies to all."""
         assert self._policy is not None, "there is a policy"  # noqa: S101 checked by the only caller
         rules = [rule for rule in self._policy.value.rules if rule.upstream in {"", self._upstream}]
         if not all(rule.may_read(caller) for rule in rules):
@@ -75,14 +75,14 @@ class Permissions:
             raise _denied("this proxy's policy lets you write to some repositories alone")
 
     def check_uploads(self, route: UploadsRoute, open_uploads: Iterable[str]) -> None:
-        """Check that another upload may begin.
+        """Check that another upload may start.
 
         Args:
             route: the request that begins it.
-            open_uploads: the repositories of the uploads that are under way.
+            open_uploads: the repositories of the uploads in progress.
 
         Raises:
-            OverQuotaError: too many are under way.
+            OverQuotaError: too many are in progress.
         """
         rule = self._rule(route.name)
         if rule.uploads is not None and sum(self._rule(name) is rule for name in open_uploads) >= rule.uploads:

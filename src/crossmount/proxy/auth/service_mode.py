@@ -100,7 +100,7 @@ def _read(path: Path | None) -> dict[str, tuple[int, str]]:
 
 
 class CallerChecks:
-    """Checks passwords and tokens of one reading of the files; what it has verified counts for that reading alone.
+    """Checks passwords and tokens against one reading of the files, for which verified passwords are cached.
 
     Args:
         callers: the permitted callers.
