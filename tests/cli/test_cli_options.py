@@ -9,9 +9,9 @@ import pytest
 from crossmount.cli import command
 from crossmount.cli.access import client_options
 from crossmount.cli.command import Command, LazyGroup
+from crossmount.cli.entry import LazyCommand
 from crossmount.cli.options import upload_options
 from crossmount.cli.settings import Invocation, Settings, common_options, settings_of
-from crossmount.cli.table import LazyCommand
 from crossmount.registry import ClientOptions
 from support.commands import Here
 

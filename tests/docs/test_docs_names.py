@@ -12,8 +12,8 @@ import pytest
 import crossmount as library
 from crossmount.cli import topics
 from crossmount.cli.command import crossmount
+from crossmount.cli.entry import COMMANDS
 from crossmount.cli.settings import CommonOption
-from crossmount.cli.table import COMMANDS
 
 TOP = Path(__file__).parents[2]
 PACKAGE = Path(library.__file__).parent

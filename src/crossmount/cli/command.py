@@ -15,10 +15,10 @@ import click
 
 from crossmount._secrets import mask_forms, mask_values, userinfo_of
 from crossmount.cli.config_file import check_keys, check_values, read_config, values_for
+from crossmount.cli.entry import COMMANDS, LazyCommand, version_line
 from crossmount.cli.failures import DONE, USAGE, Interrupted, message_of, status_of
 from crossmount.cli.output import VERBOSE_LOG, OutputFailedError, library_log
 from crossmount.cli.settings import CommonOption, Invocation, common_options, settings_of
-from crossmount.cli.table import COMMANDS, LazyCommand, version_line
 from crossmount.errors import CrossmountError, InvalidInputError
 
 WIDTH = 100

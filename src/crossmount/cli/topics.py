@@ -7,7 +7,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from crossmount._dataclass import dataclass
-from crossmount.cli.table import COMMANDS
+from crossmount.cli.entry import COMMANDS
 
 _ROW = re.compile(r"\| \[(?P<name>[\w-]+)\]\((?P=name)\.md\) \| (?P<summary>.+) \|")
 _TITLE = re.compile(r"## (?P<title>.+)")

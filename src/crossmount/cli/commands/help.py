@@ -12,7 +12,7 @@ from click.shell_completion import get_completion_class
 
 from crossmount.cli import output, topics
 from crossmount.cli.command import WIDTH, Command, common_options_text
-from crossmount.cli.table import COMMANDS
+from crossmount.cli.entry import COMMANDS
 
 _TOPIC_LINK = re.compile(r"\[([^\]]+)\]\(([\w-]+)\.md(?:#[\w-]*)?\)")
 _ANCHOR_LINK = re.compile(r"\[([^\]]+)\]\(#[\w-]*\)")

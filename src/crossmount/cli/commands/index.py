@@ -17,10 +17,10 @@ from crossmount.cli.access import (
     probe_server,
 )
 from crossmount.cli.command import Command, LazyGroup, json_option
+from crossmount.cli.entry import LazyCommand
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.options import Between
 from crossmount.cli.settings import Settings, settings_of
-from crossmount.cli.table import LazyCommand
 from crossmount.embedded import lifecycle
 from crossmount.embedded import status as embedded_status
 from crossmount.embedded.status import EmbeddedStatus
