@@ -23,6 +23,9 @@ from support.waiting import until
 
 DATA = os.urandom(3 * 1024 * 1024 + 17)
 DIGEST = Digest.of(DATA)
+MOST = 1000 * 1024
+"""Bytes that have gone on when one batch of the spool has, the rounding of shares aside."""
+
 CRANE = {"User-Agent": "crane/v0.20.2 go-containerregistry/v0.20.2"}
 
 
@@ -51,8 +54,13 @@ def gated(data: bytes, gate: asyncio.Event, *, open_at: int = 2 * 1024 * 1024) -
 
 
 def passed_on(proxy: ProxyUnderTest) -> int:
-    """Return the bytes that went on to the registry, once for each lease."""
+    """Return the bytes that went on to the registry, as the leases show them together."""
     return sum(held.sent or 0 for held in fleet_of(proxy)._keeper.held.values())
+
+
+def shown(proxy: ProxyUnderTest) -> dict[Digest, int]:
+    """Return the bytes that each lease shows."""
+    return {held.lease.layer: held.sent or 0 for held in fleet_of(proxy)._keeper.held.values()}
 
 
 def is_clean(proxy: ProxyUnderTest, registry: ScriptedRegistry) -> bool:
@@ -214,7 +222,7 @@ async def test_two_layers_of_one_client_go_on_together(tmp_path: Path) -> None:
             location = await begin_upload(proxy, "a")
             patch = asyncio.create_task(proxy.client.patch(location, content=gated(data, gate), headers=CRANE))
             opened.append((location, patch, Digest.of(data)))
-        await until(lambda: passed_on(proxy) >= 2 * 2 * 1024 * 1024)  # each byte counts for both
+        await until(lambda: passed_on(proxy) >= 2 * MOST)
         assert len(fleet_of(proxy)._keeper.held) == 2
         gate.set()
         for location, patch, digest in opened:
@@ -223,6 +231,49 @@ async def test_two_layers_of_one_client_go_on_together(tmp_path: Path) -> None:
         assert {registry.uploads(digest) for _, _, digest in opened} == {1}
         assert len(registry.matching(method="PATCH")) == 2
         assert is_clean(proxy, registry)
+
+
+async def test_one_stream_is_progress_of_one_layer(tmp_path: Path) -> None:
+    """A client that asks for many layers and sends one shows no more progress in all leases than it sends."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        digests = [Digest.of(bytes([number])) for number in range(7)]
+        for digest in (DIGEST, *digests):
+            assert await ask(proxy, "a", digest) == 404
+        gate, location = asyncio.Event(), await begin_upload(proxy, "a")
+        headers = {"Content-Length": str(len(DATA))}
+        patch = asyncio.create_task(proxy.client.patch(location, content=gated(DATA, gate), headers=headers))
+        await until(lambda: passed_on(proxy) >= MOST)
+        assert len(shown(proxy)) == 8
+        assert max(shown(proxy).values()) <= 2 * 1024 * 1024 // 8
+        gate.set()
+        assert (await patch).status_code == 202
+        assert (await proxy.client.put(f"{location}?digest={DIGEST}")).status_code == 201
+        await until(lambda: is_clean(proxy, registry))
+
+
+async def test_a_named_stream_is_progress_of_its_layer(tmp_path: Path) -> None:
+    """An upload that names its digest is no progress of another layer that its client asked for."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        other = os.urandom(len(DATA))
+        for digest in (DIGEST, Digest.of(other)):
+            assert await ask(proxy, "a", digest) == 404
+        gate, headers = asyncio.Event(), {"Content-Length": str(len(DATA))}
+        location = await begin_upload(proxy, "a")
+        patch = asyncio.create_task(
+            proxy.client.patch(location, content=gated(other, gate, open_at=3 * MOST // 2), headers=headers)
+        )
+        await until(lambda: passed_on(proxy) >= MOST)
+        before = shown(proxy)
+        assert len(before) == 2
+        named = await begin_upload(proxy, "a")
+        put = asyncio.create_task(
+            proxy.client.put(f"{named}?digest={DIGEST}", content=gated(DATA, gate), headers=headers)
+        )
+        await until(lambda: shown(proxy)[DIGEST] >= before[DIGEST] + MOST)
+        assert shown(proxy)[Digest.of(other)] < before[Digest.of(other)] + MOST // 2
+        gate.set()
+        assert ((await put).status_code, (await patch).status_code) == (201, 202)
+        assert (await proxy.client.put(f"{location}?digest={Digest.of(other)}")).status_code == 201
 
 
 async def test_two_clients_that_look_like_one_send_a_layer_once(tmp_path: Path) -> None:

@@ -64,6 +64,11 @@ class EarlyUpload:
             self._end = size
             self._spool.wake()
 
+    def count(self, sent: int) -> None:
+        """Note that bytes went on to the registry."""
+        if self._spool.prefix is not None:
+            self.push.count(self._spool.prefix, sent)
+
     async def finish(self) -> UploadSession:
         """Wait until all bytes so far are sent, and return the registry's session, with its offset."""
         self.end_request(self._spool.size)
@@ -105,7 +110,7 @@ class EarlyUpload:
             async for data in self._spool.follow(self._ends_at):
                 yield data
                 sent += len(data)
-                self.push.count(len(data))
+                self.count(len(data))
 
         try:
             async with upstream.request(
@@ -143,6 +148,6 @@ class EarlyUpload:
                 if taken is None:
                     return False
                 push.leased |= taken
-            push.streams.add(prefix)
+            push.streams[prefix] = named
             self._is_sending = True
             return True

@@ -45,14 +45,14 @@ class Push:
     Attributes:
         asked: the blobs that it was told are not there, and when.
         leased: the turns to upload them.
-        streams: the first MiB of each upload that goes on to the registry, by its hash. Two with the same are of
-            two clients that look like one: the second waits.
+        streams: the uploads that go on to the registry: the digest of each, if it was named at its start, by the
+            hash of its first MiB. Two with the same are of two clients that look like one: the second waits.
         lock: locked while leases are taken.
     """
 
     asked: dict[Digest, tuple[MountAttempt, float]] = field(default_factory=dict)
     leased: dict[Digest, UploadTurn] = field(default_factory=dict)
-    streams: set[bytes] = field(default_factory=set)
+    streams: dict[bytes, Digest | None] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def expire(self, now: float) -> None:
@@ -84,11 +84,19 @@ class Push:
         """Whether there is still something to upload: not everything was mounted after its question."""
         return not self.asked or any(not attempt.mounted_later for attempt, _ in self.asked.values())
 
-    def count(self, sent: int) -> None:
-        """Note that bytes went on to the registry: which blob they belong to is not known, so each one counts."""
-        for turn in self.leased.values():
-            if turn.progress is not None:
-                turn.progress.reach(turn.progress.sent + sent)
+    def count(self, prefix: bytes, sent: int) -> None:
+        """Note that bytes of an upload went on to the registry: they are progress of one blob.
+
+        If it is not known which, each blob that it may be gets an equal share. So the leases show together what
+        was sent, and not more: whoever asks for many blobs and sends one keeps nobody waiting by that.
+        """
+        named = self.streams.get(prefix)
+        others = {digest for digest in self.streams.values() if digest is not None}
+        wanted = [named] if named is not None else [digest for digest in self.leased if digest not in others]
+        for digest in wanted:
+            turn = self.leased.get(digest)
+            if turn is not None and turn.progress is not None:
+                turn.progress.reach(turn.progress.sent + sent // len(wanted))
 
 
 class ExpectedBlobs:
@@ -138,7 +146,7 @@ class ExpectedBlobs:
 
 async def leave(push: Push, prefix: bytes) -> None:
     """End one upload of a client. After its last one, release the leases of the blobs that were not named."""
-    push.streams.discard(prefix)
+    push.streams.pop(prefix, None)
     if not push.streams:
         turns = list(push.leased.values())
         push.leased.clear()

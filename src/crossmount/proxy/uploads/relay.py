@@ -168,7 +168,7 @@ class SessionRequest:
             async for data in exchange.body():
                 yield data
                 if early is not None:
-                    early.push.count(len(data))
+                    early.count(len(data))
 
         try:
             await self._send(RequestBody(all_bytes(), size), whole=True)
