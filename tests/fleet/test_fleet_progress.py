@@ -1,6 +1,7 @@
 """Whether an upload that others wait for gets on, and what becomes of its lease if it does not."""
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import pytest
@@ -8,9 +9,25 @@ import pytest
 from crossmount.fleet import Fleet, Patience, Slots, UploadTurn
 from crossmount.fleet.lease import LeaseValue
 from crossmount.fleet.lease_store import Lease, LeaseStore
-from crossmount.fleet.progress import OWN_SECONDS, USEFUL_RATE, LeasePace, Pace
+from crossmount.fleet.progress import (
+    ALIVE_BYTES,
+    OTHERS_SECONDS,
+    OWN_SECONDS,
+    USEFUL_RATE,
+    LeasePace,
+    Pace,
+    UploadProgress,
+)
 from crossmount.fleet.queues import LayerQueues
-from crossmount.fleet.waiting import Claim, LeaseAcquired, LeaseBusy, ReturnSlot, StartUpload, Waiter
+from crossmount.fleet.waiting import (
+    HEARTBEAT_SECONDS,
+    Claim,
+    LeaseAcquired,
+    LeaseBusy,
+    ReturnSlot,
+    StartUpload,
+    Waiter,
+)
 from crossmount.index import MemoryMountIndex, open_index
 from crossmount.index.protocol import backing_server
 from support.fleets import LAYER, SIZE
@@ -143,10 +160,30 @@ def test_a_lease_is_worth_what_its_holder_shows(name: str) -> None:
 
 
 def test_a_slow_link_is_waited_for() -> None:
-    """A holder that gets on, seen at each renewal, is waited for; so is a registry that waits for a manifest."""
+    """A holder that gets on, seen at each renewal, is waited for; so is a push that goes on until its manifest."""
     assert stalls_at(lambda now: ("one", now // 3 * 150_000), size=10**9) is None
-    assert stalls_at(lambda _: ("one", SMALL_LAYER), waits_for_manifest=True) is None
+    assert stalls_at(lambda now: ("one", SMALL_LAYER + now // 3 * ALIVE_BYTES), waits_for_manifest=True) is None
     assert (stalls_at(lambda _: ("one", None), size=10**10) or 0) >= OWN_SECONDS
+
+
+@pytest.mark.parametrize("sent", [0, SMALL_LAYER, 10**17], ids=["nothing", "all", "more than all"])
+def test_a_lease_that_says_that_it_waits_for_a_manifest_is_not_believed(sent: int) -> None:
+    """A lease that shows the same at each renewal is given up, also if it says that all bytes are sent."""
+    assert stalls_at(lambda _: ("one", sent), waits_for_manifest=True) == OTHERS_SECONDS
+
+
+def test_an_upload_that_waits_for_its_manifest_shows_at_each_renewal_that_its_push_goes_on() -> None:
+    """A lease whose blob is uploaded shows enough at each heartbeat that others wait for the manifest."""
+    progress, pace = UploadProgress(SMALL_LAYER, seconds=1.0, clock=lambda: 0.0), LeasePace()
+    progress.reach(SMALL_LAYER)
+    assert progress.renewed() == SMALL_LAYER
+    progress.complete()
+    sent = progress.renewed()
+    for now in range(600):
+        if now % math.ceil(HEARTBEAT_SECONDS) == 0:
+            sent = progress.renewed()
+        assert not pace.check(b"one", sent, size=SMALL_LAYER, now=now, rate=None, waits_for_manifest=True)
+    assert not progress.check_stalled()
 
 
 async def test_the_next_waiter_of_this_process_takes_over() -> None:

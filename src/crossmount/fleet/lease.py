@@ -32,7 +32,8 @@ class LeaseValue:
         since: when the push reached the layer (epoch seconds), by the clock of its host.
         publishes: when waiters can expect the source.
         taken: when the lease was acquired (epoch seconds, by the server's clock); None for a waiter.
-        sent: bytes of the layer that were sent until the last renewal; None if the holder does not say.
+        sent: bytes of the layer that were sent until the last renewal, more than all while it waits for a
+            manifest; None if the holder does not say.
     """
 
     token: str

@@ -39,6 +39,10 @@ class HeldLease:
         """The bytes that were sent, if they are counted."""
         return None if self.progress is None else self.progress.sent
 
+    def renewed(self) -> int | None:
+        """Return the bytes to show at a renewal, if they are counted."""
+        return None if self.progress is None else self.progress.renewed()
+
 
 class LeaseKeeper:
     """Renews leases until they are released.
@@ -128,7 +132,7 @@ class LeaseKeeper:
             await self.release(list(self._unreleased))
 
     async def _renew(self) -> None:
-        sent, store = {held.lease: held.sent for held in self.held.values()}, self._store
+        sent, store = {held.lease: held.renewed() for held in self.held.values()}, self._store
         if store is None or not sent:
             return
         ours = await self._call(lambda: store.renew(sent), [True] * len(sent))

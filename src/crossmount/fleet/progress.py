@@ -23,6 +23,10 @@ upload gets longer, up to `OWN_SECONDS`: the longer its upload, the more it cost
 RESTARTS_MAX = 3
 """How often the upload of another process may begin anew, by the same holder or the next, and get its time."""
 
+ALIVE_BYTES = 1024 * 1024
+"""What a lease shows more at each renewal while its blob, which is uploaded, waits for a manifest: whoever renews
+a lease and shows nothing new is no push that goes on."""
+
 _ASSUMED_RATE = 1024 * 1024
 
 
@@ -90,24 +94,22 @@ class LeasePace:
             now: monotonic seconds.
             rate: bytes a second of this process's uploads; None if none was measured.
             waits_for_manifest: whether the registry mounts the layer only after a manifest, which takes as long as
-                the holder's other layers.
+                the holder's other layers. Until then the holder shows more than all bytes (`ALIVE_BYTES`).
         """
-        done = min(sent or 0, size)
+        done = (sent or 0) if waits_for_manifest else min(sent or 0, size)
         if (holder != self._holder or done < self._done) and self._restarts < RESTARTS_MAX:
             self._restarts += 1
             self._since, self._best = now, done
         self._holder, self._done = holder, done
-        if done >= size and waits_for_manifest:
-            self.due = float("inf")
-            return False
+        is_sent = done >= size and not waits_for_manifest
         alone = size / (rate or _ASSUMED_RATE)
-        if done >= size > self._best:
+        if is_sent and size > self._best:
             self._since, self._best = now, done
         elapsed = now - self._since
         # once all is sent, bytes may still be in the buffers of a slow link, and the registry has to store them
-        limit = max(OWN_SECONDS, alone) if done >= size else min(max(OTHERS_SECONDS, alone), OWN_SECONDS)
+        limit = max(OWN_SECONDS, alone) if is_sent else min(max(OTHERS_SECONDS, alone), OWN_SECONDS)
         self.due = self._since + limit
-        if done >= size or elapsed < limit:
+        if is_sent or elapsed < limit:
             return elapsed >= limit
         if done - self._best < USEFUL_RATE * elapsed:
             return True
@@ -131,6 +133,7 @@ class UploadProgress:
     def __init__(self, size: int, *, seconds: float, clock: Callable[[], float]) -> None:
         self.size = size
         self.sent = 0
+        self._is_complete = False
         self._pace = Pace(seconds=seconds)
         self._clock = clock
 
@@ -144,7 +147,13 @@ class UploadProgress:
 
     def complete(self) -> None:
         """Note that the upload has succeeded."""
-        self.sent = self.size
+        self.sent, self._is_complete = self.size, True
+
+    def renewed(self) -> int:
+        """Return what to show at a renewal of the lease."""
+        if self._is_complete:
+            self.sent += ALIVE_BYTES
+        return self.sent
 
     def check_stalled(self) -> bool:
         """Compare with the earlier checks, and return whether the upload is stalled."""

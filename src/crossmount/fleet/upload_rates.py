@@ -65,9 +65,12 @@ class UploadRates:
             holder = each.holder
             began = holder.taken if holder.taken is not None else holder.since or None
             points: tuple[tuple[float, int], ...] = ()
-            if holder.sent is not None and holder.token:
+            sent = holder.sent  # more than all bytes: it waits for its manifest
+            if sent is not None and holder.size:
+                sent = min(sent, holder.size)
+            if sent is not None and holder.token:
                 before = self._seen.get(holder.token) or (() if began is None else ((began, 0),))
-                points = (*_recent(before, now), (now, holder.sent))
+                points = (*_recent(before, now), (now, sent))
                 seen[holder.token] = points
             measured.append(
                 MeasuredUpload(
@@ -76,7 +79,7 @@ class UploadRates:
                     repository="" if holder.dest is None else holder.dest.name,
                     pusher=holder.holder or "unknown",
                     size=holder.size,
-                    sent=holder.sent,
+                    sent=sent,
                     seconds=None if began is None else max(now - began, 0.0),
                     rate=_rate(points),
                     waiting=tuple(map(_waiter, each.waiting)),
