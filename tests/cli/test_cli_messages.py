@@ -31,7 +31,7 @@ from support.commands import Here, Shell
 from support.images import make_layers, make_layout, to_archive
 from support.places import Fronted
 from support.servers import Server, run_server
-from support.silence import silent_servers
+from support.waiting import silent_servers
 
 COLUMNS = 80
 CAUSE_MAX = 62

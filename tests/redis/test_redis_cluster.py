@@ -18,8 +18,7 @@ from crossmount.redis.link import BlockingLink, Link, ThreadedLink
 from crossmount.redis.replies import Command
 from crossmount.redis.routing import Target
 from crossmount.redis.url import parse_url
-from support.cluster import Cluster
-from support.cluster_kit import another, in_step, slot
+from support.cluster import Cluster, another, in_step, slot
 from support.index_kit import layer, repo
 
 T = TypeVar("T")

@@ -5,8 +5,7 @@ import pytest
 from crossmount._blocking import run_now
 from crossmount.errors import IndexRefusedError, IndexUnavailableError
 from crossmount.index import open_index
-from support.cluster import Cluster
-from support.cluster_kit import another, slot
+from support.cluster import Cluster, another, slot
 from support.index_kit import layer, repo
 from support.links import async_link, blocking_link
 from support.servers import Server

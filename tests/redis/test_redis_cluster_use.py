@@ -11,8 +11,7 @@ from crossmount.index.blocking import inline, threaded
 from crossmount.index.blocking import open_index as open_blocking
 from crossmount.index.protocol import backing_server
 from crossmount.redis.execute import scan_keys
-from support.cluster import Cluster
-from support.cluster_kit import another, in_step, slot
+from support.cluster import Cluster, another, in_step, slot
 from support.index_kit import layer, repo
 from support.servers import Server
 

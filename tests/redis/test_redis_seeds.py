@@ -17,7 +17,7 @@ from redis import exceptions
 from support.cluster import Cluster
 from support.index_kit import Clock, layer, repo
 from support.sentinels import Sentinels
-from support.silence import silent_servers
+from support.waiting import silent_servers
 
 A, DEST = repo("team/a"), repo("team/dest")
 ONE = layer(1)

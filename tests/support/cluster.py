@@ -9,6 +9,9 @@ from pathlib import Path
 from redis.crc import key_slot
 
 import redis
+from crossmount.index import Keys
+from crossmount.oci import Digest
+from crossmount.redis.slots import slot_of
 from support.servers import Server, free_port, starting
 from support.several import Several, role_of, until
 
@@ -175,3 +178,24 @@ def _content(node: Server, masters: Collection[int]) -> bool:
         and all(replicas for _, _, _, *replicas in shards)
         and (mine["role"] == "master" or mine["master_link_status"] == "up")
     )
+
+
+KEYS = Keys()
+
+
+def slot(digest: Digest) -> int:
+    """Return the slot of a layer."""
+    found = slot_of(("HGETALL", KEYS.flags(digest)))
+    assert found is not None
+    return found
+
+
+def another(cluster: Cluster, server: Server) -> Server:
+    """Return another master."""
+    return next(master for master in cluster.masters() if master is not server)
+
+
+def in_step(master: Server) -> None:
+    """Wait until a master's replica is in sync."""
+    with master.client() as client:
+        client.wait(1, 5000)

@@ -16,7 +16,7 @@ from support.link import link
 from support.sentinels import Sentinels
 from support.servers import Server
 from support.several import until
-from support.silence import silent_servers
+from support.waiting import silent_servers
 
 SILENCE = "does not answer"
 PASSWORD = "a secret of the tests"

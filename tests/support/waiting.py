@@ -1,8 +1,10 @@
-"""Waiting for a condition that sends no event: in another process, on a server, in a proxy."""
+"""Waiting for a condition that sends no event; and servers that accept connections and never answer."""
 
 import asyncio
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -15,3 +17,13 @@ def until_now(condition: Callable[[], bool]) -> None:
     """Wait for a condition without an event loop; the test's own deadline bounds it."""
     while not condition():
         time.sleep(0.01)
+
+
+@contextmanager
+def silent_servers(count: int) -> Iterator[list[str]]:
+    """Run such servers; yield their addresses."""
+    with ExitStack() as stack:
+        listeners = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=100)) for _ in range(count)
+        ]
+        yield [f"127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
