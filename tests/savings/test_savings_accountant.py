@@ -125,7 +125,7 @@ def test_events_of_other_repositories_are_ignored() -> None:
 
 @pytest.mark.parametrize(
     ("mounts", "uploads", "expected"),
-    [(9, 9, (1, 2)), (9, 1, (2, 1)), (1, 9, (1, 2)), (0, 9, (0, 3)), (9, 0, (3, 0))],
+    [(9, 9, (2, 1)), (9, 1, (2, 1)), (1, 9, (1, 2)), (0, 9, (0, 3)), (9, 0, (3, 0))],
 )
 def test_only_the_largest_layers_are_named(mounts: int, uploads: int, expected: tuple[int, int]) -> None:
     """The layers of a push are bounded, with room for both kinds; those without bytes are left out."""
@@ -142,6 +142,15 @@ def test_only_the_largest_layers_are_named(mounts: int, uploads: int, expected: 
     empty = accountant()
     empty(finished(1, "mounted", 0))
     assert empty.increment(succeeded=True).layers == ()
+
+
+def test_a_tiny_upload_does_not_take_the_place_of_a_large_mount() -> None:
+    """Of two mounted layers, an uploaded one and a config, the config is left out."""
+    count = accountant()
+    for number, (fate, size) in enumerate([("mounted", 20), ("mounted", 10), ("uploaded", 3), ("uploaded", 1)]):
+        count(finished(number, fate, size))  # type: ignore[arg-type]
+    named = count.increment(succeeded=True).layers
+    assert [(each.size, each.fate == "mounted") for each in named] == [(20, True), (10, True), (3, False)]
 
 
 def dropped(*reasons: str) -> list[events.SourceDropped]:

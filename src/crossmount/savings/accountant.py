@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, date, datetime
-from heapq import nlargest
 from typing import Protocol
 
 from crossmount import events
@@ -179,17 +178,15 @@ def upload_reason(
 
 def named_layers(layers: Iterable[LayerIncrement]) -> tuple[LayerIncrement, ...]:
     """Return the layers of a push that are counted one by one: see `LAYERS_A_PUSH`."""
-    with_bytes = [each for each in layers if each.size]
-    mounted, uploaded = (
-        nlargest(
-            LAYERS_A_PUSH,
-            (each for each in with_bytes if (each.fate == "mounted") == kind),
-            key=lambda each: (each.size, each.digest),
-        )
-        for kind in (True, False)
+    by_size = sorted(
+        (each for each in layers if each.size), key=lambda each: (each.size, each.digest), reverse=True
     )
-    mounted = mounted[: max(LAYERS_A_PUSH // 2, LAYERS_A_PUSH - len(uploaded))]
-    return (*mounted, *uploaded[: LAYERS_A_PUSH - len(mounted)])
+    named = by_size[:LAYERS_A_PUSH]
+    for mounted in (True, False):
+        if all((each.fate == "mounted") != mounted for each in named):
+            other = next((each for each in by_size if (each.fate == "mounted") == mounted), None)
+            named = named if other is None else [*named[: LAYERS_A_PUSH - 1], other]
+    return tuple(named)
 
 
 def utc_today() -> date:
