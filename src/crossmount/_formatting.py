@@ -55,6 +55,20 @@ def one_line(words: str) -> str:
     return _parsing.one_line(words, limit=len(words))
 
 
+def wrapped(words: str, columns: int | None) -> str:
+    """Return a message as lines of a terminal that break between words; unchanged if None says it is no terminal.
+
+    A word is never broken, so that an address can be copied.
+    """
+    if columns is None or len(words) <= columns:
+        return words
+    import textwrap  # noqa: PLC0415 for a message on a terminal only
+
+    return "\n".join(
+        textwrap.wrap(words, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    )
+
+
 def summary(groups: Iterable[tuple[str, int, int]]) -> list[str]:
     """Return aligned lines from (what, number of blobs, bytes)."""
     cells = [(what, count(blobs, "blob"), size(total)) for what, blobs, total in groups]

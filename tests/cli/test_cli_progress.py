@@ -327,6 +327,25 @@ def test_bars_fit_eighty_columns() -> None:
     assert shown[2].rstrip() == "1 of 2 blobs, 1.00 kB of 2.00 kB"
 
 
+def test_an_interrupt_that_the_terminal_shows_begins_no_line() -> None:
+    """The last columns stay free for `^C`: else the terminal goes to the next line, and a bar stays twice."""
+    shown = screen(bars_after(started(1), started(2), finished(1)))
+    assert max(map(len, shown)) <= 78
+
+
+def test_what_failed_before_anything_ended_leaves_nothing() -> None:
+    """After a failure without a blob that ended the screen is as before, without an empty line."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=80, height=24, force_terminal=True, color_system=None)
+    bars = ScreenDisplay(io.StringIO(), TransferTracker(), console=console, clock=lambda: 1.0)
+    bars.__enter__()
+    bars.observe(started(1))
+    bars.__exit__(RegistryError, RegistryError("why"), None)
+    last = stream.getvalue().rpartition("\n")[2]  # after the line feed rich goes back up, and erases
+    assert "\x1b[1A\x1b[2K" in last
+    assert "blob" not in last
+
+
 @pytest.mark.parametrize("height", [5, 24, 200])
 def test_many_blobs_do_not_scroll_the_screen_away(height: int) -> None:
     """The bars leave room on the terminal, and the total says how many are not shown."""

@@ -63,3 +63,15 @@ def test_a_line_is_one_line_that_no_terminal_obeys(words: str) -> None:
 def test_a_digest_is_shortened() -> None:
     """A short digest has twelve digits and no algorithm."""
     assert text.short("sha256:0123456789abcdef") == "0123456789ab"
+
+
+def test_a_message_on_a_terminal_breaks_between_words() -> None:
+    """A message is folded at the width of the terminal, and a long word stays whole."""
+    words = "crossmount: it does not speak TLS (https://registry.example.com:5000/v2/a/b/c): use --plain-http"
+    assert text.wrapped(words, None) == words
+    assert text.wrapped(words, 200) == words
+    assert text.wrapped(words, 40).splitlines() == [
+        "crossmount: it does not speak TLS",
+        "  (https://registry.example.com:5000/v2/a/b/c):",
+        "  use --plain-http",
+    ]

@@ -13,11 +13,12 @@ from typing import Any
 
 import click
 
+from crossmount._formatting import wrapped
 from crossmount._secrets import mask_forms, mask_values, userinfo_of
 from crossmount.cli.config_file import check_keys, check_values, read_config, values_for
 from crossmount.cli.entry import COMMANDS, LazyCommand, version_line
 from crossmount.cli.failures import DONE, USAGE, Interrupted, message_of, status_of
-from crossmount.cli.output import VERBOSE_LOG, OutputFailedError, library_log
+from crossmount.cli.output import VERBOSE_LOG, OutputFailedError, columns_of, library_log
 from crossmount.cli.settings import CommonOption, Invocation, common_options, settings_of
 from crossmount.errors import CrossmountError, InvalidInputError
 
@@ -264,7 +265,7 @@ def _complain(error: Exception, this: Invocation, arguments: Sequence[str]) -> i
             trace = "".join(traceback.format_exception(error))
             sys.stderr.write(mask_forms(mask_values(trace, secrets)))
         words = mask_values(message_of(error), secrets)
-        sys.stderr.write(f"crossmount: {words}\n")
+        sys.stderr.write(f"{wrapped(f'crossmount: {words}', columns_of(sys.stderr))}\n")
         sys.stderr.flush()
         if "--json" in arguments and not this.document_printed:
             _print_error_document(error, words)

@@ -126,9 +126,11 @@ def answer_without_extra(arguments: Sequence[str]) -> str | None:
         [
             "Usage: crossmount [OPTIONS] COMMAND [ARGS]...",
             "",
-            "Push each layer once per fleet: layers that the registry already has are mounted, not uploaded.",
+            "Push each layer once per fleet: layers that the registry already has are",
+            "mounted, not uploaded.",
             "",
-            "The commands need more than the base install: pip install 'crossmount[cli]', or 'crossmount[all]'.",
+            "The commands need more than the base install: pip install 'crossmount[cli]',",
+            "or 'crossmount[all]'.",
             "",
             "Commands:",
             *(f"  {name:<{width}}  {entry.help}" for name, entry in COMMANDS.items()),
@@ -153,8 +155,7 @@ def main() -> None:
             sys.stdout.write(answer)
             sys.exit(0)
         sys.stderr.write(
-            f"crossmount: the command needs {' and '.join(missing)}, not installed here: "
-            "pip install 'crossmount[cli]'\n"
+            f"crossmount: {' and '.join(missing)} not installed here: pip install 'crossmount[cli]'\n"
         )
         sys.exit(1)
     gc.disable()  # loading modules allocates much and frees nothing

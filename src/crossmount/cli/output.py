@@ -7,11 +7,11 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
-from crossmount._formatting import one_line
+from crossmount._formatting import one_line, wrapped
 from crossmount._secrets import mask_forms
 from crossmount.cli.settings import Invocation
 
@@ -47,13 +47,18 @@ def text(words: str) -> None:
 
 
 def note(words: str) -> None:
-    """Print one line on standard error."""
-    click.echo(one_line(mask_forms(words)), err=True)
+    """Print one line on standard error, folded if that is a terminal."""
+    click.echo(wrapped(one_line(mask_forms(words)), columns_of(sys.stderr)), err=True)
 
 
 def width() -> int | None:
     """Return the number of columns of standard output, None if it is not a terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+    return columns_of(sys.stdout)
+
+
+def columns_of(stream: TextIO | None) -> int | None:
+    """Return the number of columns of a terminal, None if the stream is something else."""
+    return shutil.get_terminal_size().columns if stream is not None and stream.isatty() else None
 
 
 def is_one_terminal() -> bool:

@@ -14,9 +14,11 @@ from rich.text import Text
 
 from crossmount import _formatting as text
 from crossmount import events
-from crossmount.cli.progress.display import Bar, Display, T
+from crossmount.cli.progress.display import Bar, Display, T, View
 
 LABEL_WIDTH, BAR_WIDTH = 23, 16
+FREE_COLUMNS = 3
+"""Columns at the right that stay free: a terminal shows `^C` behind the last line, which must not begin another."""
 
 
 class ScreenDisplay(Display[T]):
@@ -58,6 +60,7 @@ class ScreenDisplay(Display[T]):
     def __exit__(self, *exc: object) -> None:
         """Leave the last state on the screen; after a failure, without the bars of unfinished work."""
         self._failed = bool(exc) and exc[0] is not None
+        self._live.transient = self._view(self._clock()) is None  # else an empty line would stay
         self._live.stop()
         super().__exit__(*exc)
 
@@ -72,30 +75,36 @@ class ScreenDisplay(Display[T]):
 
     def render(self) -> RenderableType:
         """Return what the screen shows now."""
-        with self._lock:
-            now = self._clock()
-            view = self.tracker.view(self._console.height, now=now)
-        if self._failed:
-            view = replace(view, bars=[bar for bar in view.bars if bar.ended])
-        if not view.bars and not view.footer:
+        now = self._clock()
+        view = self._view(now)
+        if view is None:
             return Text("")
         label_width = LABEL_WIDTH if any(bar.label for bar in view.bars) else 0
         table = Table.grid(padding=0)  # releases of rich differ in whether padding counts as width
         for width in filter(None, (label_width, BAR_WIDTH)):
             table.add_column(no_wrap=True, width=width)
-        room = max(self._console.width - label_width - BAR_WIDTH, 1)
+        room = max(self._console.width - label_width - BAR_WIDTH - FREE_COLUMNS, 1)
         table.add_column(no_wrap=True, width=room, overflow="ellipsis")
         for bar in view.bars:
             cells = (_progress_bar(bar, now), Text(f"  {bar.text}", bar.colour or ""))
             table.add_row(*((bar.label,) if label_width else ()), *cells)
         outer = Table.grid()
-        outer.add_row(table)
+        if view.bars:
+            outer.add_row(table)
         if view.footer:
             outer.add_row(Text(view.footer, "dim"))
         return outer
 
+    def _view(self, now: float) -> View | None:
+        """Return what to draw, None for nothing; after a failure only what ended."""
+        with self._lock:
+            view = self.tracker.view(self._console.height, now=now)
+        if self._failed:
+            view = replace(view, bars=[bar for bar in view.bars if bar.ended])
+        return view if view.bars or (view.footer and not self._failed) else None
+
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(text.wrapped(line, self._console.width), markup=False, soft_wrap=True)
 
 
 def _progress_bar(bar: Bar, now: float) -> ProgressBar:
