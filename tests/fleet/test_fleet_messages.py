@@ -13,6 +13,7 @@ from crossmount.asyncio import open_index
 from crossmount.fleet import Fleet, MountTurn, Slots, Turn, UploadTurn
 from crossmount.fleet.lease_keeper import LeaseKeeper
 from crossmount.fleet.lease_store import LeaseGateway, LeaseStore
+from crossmount.fleet.pauses import TICK_SECONDS, NewsBackoff
 from crossmount.fleet.poller import Environment, Poller
 from crossmount.fleet.waiting import Claim, ClaimAnswer, LeaseBusy, RateMeter
 from crossmount.index import RedisMountIndex
@@ -219,3 +220,32 @@ async def test_messages_of_one_layer_keep_nobody_from_asking_for_another() -> No
     assert server.asked[LAYERS[1]] > 3
     await poller.aclose()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_flood_of_messages_makes_no_waiter_ask_more_often() -> None:
+    """After messages that bring nothing new, the next one waits as long as a poll would; news end that."""
+    backoff, now, calls = NewsBackoff(), 0.0, 0
+    while now < 60.0:  # a message arrives whenever one may cause a call
+        calls += 1
+        backoff.note_call(now, in_vain=True)
+        assert backoff.seconds(now) < TICK_SECONDS[1] + 1e-6
+        now += backoff.seconds(now) + 1e-6
+    assert calls <= 60 / TICK_SECONDS[1] + 5
+    assert backoff.seconds(now + 1.0) == 0
+    backoff.note_call(now, in_vain=False)
+    assert backoff.seconds(now) == 0
+
+
+async def test_a_message_after_a_flood_is_heard(valkey: Server) -> None:
+    """A waiter that was flooded with messages for nothing still mounts when the upload is done."""
+    async with two_fleets(valkey.url, MessagesOnly()) as (holder, other), asyncio.timeout(30):
+        turn = await begin(holder)
+        waiting = await listening(other)
+        (channel,) = other._poller._channels
+        with valkey.client() as client:
+            while not other._poller._backoff.seconds(other._environment.clock()):
+                client.publish(channel, "free")
+                await asyncio.sleep(0)
+            client.publish(channel, "free")
+            await turn.finish()
+        assert isinstance(await waiting, MountTurn)

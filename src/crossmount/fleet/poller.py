@@ -14,6 +14,7 @@ from crossmount._dataclass import dataclass
 from crossmount._tasks import collect
 from crossmount.fleet.lease_keeper import LeaseKeeper
 from crossmount.fleet.lease_store import Lease, LeaseGateway
+from crossmount.fleet.pauses import SAFETY_SECONDS, SHOW_SECONDS, TICK_SECONDS, NewsBackoff
 from crossmount.fleet.queues import LayerQueues
 from crossmount.fleet.turn import MountTurn, Turn, UploadTurn
 from crossmount.fleet.waiting import (
@@ -30,15 +31,6 @@ from crossmount.fleet.waiting import (
 from crossmount.index.protocol import Sighting
 from crossmount.oci import Digest
 from crossmount.redis.listener import Listener
-
-TICK_SECONDS = (0.1, 0.25)
-"""The shortest and the longest pause between two polls."""
-
-SAFETY_SECONDS = (2.0, 3.0)
-"""The same while messages wake the waiters: messages may be lost, and holders of 0.1.0 send none."""
-
-SHOW_SECONDS = 1.0
-"""Seconds between two updates of the waiters that `crossmount fleet` lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +102,16 @@ class Poller:
         self._listener: Listener | None = None
         self._channels: dict[str, tuple[str, Digest]] = {}  # what the listener listens to
         self._news: set[tuple[str, Digest]] = set()  # layers of which messages have arrived
+        self._backoff = NewsBackoff()
+        self._news_timer: asyncio.TimerHandle | None = None
         self._asks_for_all = True
 
     async def aclose(self) -> None:
         """Stop polling, and cancel all waiters."""
         if self._listener is not None:
             self._listener.close()
+        if self._news_timer is not None:
+            self._news_timer.cancel()
         if self.task is not None:
             if self.queues.idle:  # it ends by itself after its last call, which may have taken a lease
                 self.wake()
@@ -132,8 +128,16 @@ class Poller:
         self._woken.set()
 
     def _wake_for(self, channels: Collection[str]) -> None:
-        """Poll at once, for the layers of some messages."""
+        """Poll for the layers of some messages: at once, or a little later if messages bring nothing new."""
         self._news |= {self._channels[channel] for channel in channels if channel in self._channels}
+        seconds = self._backoff.seconds(self._environment.clock())
+        if not seconds:
+            self._woken.set()
+        elif self._news_timer is None:
+            self._news_timer = asyncio.get_running_loop().call_later(seconds, self._wake_late)
+
+    def _wake_late(self) -> None:
+        self._news_timer = None
         self._woken.set()
 
     async def wait(self, waiter: Waiter) -> Turn | None:
@@ -214,7 +218,8 @@ class Poller:
         return min(self._environment.safety_tick(), due + self._environment.tick())
 
     async def _claim_for_all(self) -> None:
-        only = None if self._asks_for_all else self._news
+        by_news = not self._asks_for_all
+        only = self._news if by_news else None
         self._news, self._asks_for_all = set(), False
         claims, decisions = self.queues.next_claims(self._environment.clock(), self._meter.rate, only)
         await self._carry_out(decisions)
@@ -222,6 +227,8 @@ class Poller:
             return
         answers = await self._gateway.claim(claims)
         now = self._environment.clock()
+        if by_news:
+            self._backoff.note_call(now, in_vain=all(map(self.queues.is_known, claims, answers)))
         for claim, answer in zip(claims, answers, strict=True):
             await self._carry_out(self.queues.apply_answer(claim, answer, now, self._meter.rate))
 

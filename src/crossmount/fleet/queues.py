@@ -188,6 +188,12 @@ class LayerQueues:
                 claims.append(Claim(with_slot or queue.waiters[0], take=with_slot is not None, instead_of=stalled))
         return claims, decisions
 
+    def is_known(self, claim: Claim, answer: ClaimAnswer) -> bool:
+        """Return whether the server's answer to a claim says the same as the one before."""
+        queue = self._queues.get(claim.waiter.key)
+        before = None if queue is None else queue.busy
+        return isinstance(answer, LeaseBusy) and before is not None and before.text == answer.text
+
     def apply_answer(self, claim: Claim, answer: ClaimAnswer, now: float, rate: float | None) -> list[Decision]:
         """Return the decisions that follow from the server's answer to a claim."""
         waiter = claim.waiter
