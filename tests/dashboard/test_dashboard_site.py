@@ -217,6 +217,18 @@ async def test_a_view_that_anybody_may_see_is_made_once_a_second() -> None:
         assert await site.answer("", b"", names=False) is not first
 
 
+async def test_a_view_with_names_is_made_once_a_second_too() -> None:
+    """All readers who may see names see the same, so requests of the same second share a page."""
+    index, clock = await full_index(), Clock()
+    async with site_over(index, clock=clock) as site:
+        first, same = await asyncio.gather(*(site.answer("", b"days=30") for _ in range(2)))
+        assert same is first
+        assert await site.answer("", b"days=7") is not first
+        assert await site.answer("", b"days=30", names=False) is not first
+        clock.now += 1
+        assert await site.answer("", b"days=30") is not first
+
+
 async def test_a_view_without_names_does_not_say_where_the_index_is() -> None:
     """Where names may not be seen, an outage is said without the index's address, which its error has."""
     index = await full_index()

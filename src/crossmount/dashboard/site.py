@@ -5,7 +5,8 @@ relative, and the page works below any prefix of a reverse proxy.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -47,8 +48,9 @@ class Site:
         self._latencies = latencies
         self._static = StaticFiles()
         self._templates = environment(self._static.url)
-        self._made: dict[tuple[str, int], tuple[int, asyncio.Task[SiteAnswer]]] = {}
-        self._views: Mapping[str, Callable[[Mapping[str, str]], Awaitable[SiteAnswer]]] = {
+        self._made: dict[Hashable, asyncio.Task[SiteAnswer]] = {}
+        self._second = 0
+        self._views: Mapping[str, Callable[[Mapping[str, str]], Coroutine[Any, Any, SiteAnswer]]] = {
             "": self._overview,
             "live": self._live,
             "registry": self._registry,
@@ -72,21 +74,36 @@ class Site:
         if path == "metrics":
             return text(exposition(await self._state()), MEDIA_TYPE)
         view = self._views.get(path)
-        return await self._not_there() if view is None else await view(given)
+        if view is None:
+            return await self._not_there()
+        if path == "layer":  # read from the index in one short call, so that it is never old
+            return await view(given)
+        return await self._once_a_second((path, *sorted(given.items())), partial(view, given))
 
     async def _without_names(self, path: str, given: Mapping[str, str]) -> SiteAnswer:
-        """Answer without names. Anybody may request that, so each view is made at most once a second."""
+        """Answer without names."""
         if path in {"registry", "repository", "layer", "metrics"}:
             return await self._refusal(403, "This page shows sums alone: its operator has not enabled names.")
         if path not in {"", "live"}:
             return await self._not_there()
-        second, key = int(self._reader.now.timestamp()), (path, _days(given))
+        view = partial(self._live, {}, names=False) if path else partial(self._overview, given, names=False)
+        return await self._once_a_second((path, _days(given)), view)
+
+    async def _once_a_second(
+        self, key: Hashable, view: Callable[[], Coroutine[Any, Any, SiteAnswer]]
+    ) -> SiteAnswer:
+        """Make a view at most once a second: whoever reaches the page may request it without end.
+
+        All readers see the same, so they share an answer.
+        """
+        second = int(self._reader.now.timestamp())
+        if second != self._second:
+            self._second, self._made = second, {}
         made = self._made.get(key)
-        if made is None or made[0] != second:
-            view = self._live({}, names=False) if path else self._overview(given, names=False)
-            made = self._made[key] = second, asyncio.create_task(view)
-            made[1].add_done_callback(collect)
-        return await asyncio.shield(made[1])
+        if made is None:
+            made = self._made[key] = asyncio.create_task(view())
+            made.add_done_callback(collect)
+        return await asyncio.shield(made)
 
     async def _overview(self, given: Mapping[str, str], *, names: bool = True) -> SiteAnswer:
         reader = self._reader
