@@ -22,12 +22,12 @@ class Hint:
     """Advice for failures whose message has certain words.
 
     Attributes:
-        words: a pattern for the message.
+        words: a regular expression for the message.
         advice: what to do; empty if the message says it already.
         replaces: whether the words are the library's own advice, which this one replaces.
     """
 
-    words: re.Pattern[str]
+    words: str
     advice: str
     replaces: bool = False
 
@@ -36,65 +36,65 @@ class Hint:
         """Whether no later rule is tried for a message that matches it."""
         return bool(self.advice) or not self.replaces
 
-
-def _hint(words: str, advice: str, *, replaces: bool = False) -> Hint:
-    return Hint(re.compile(words, re.DOTALL), advice, replaces)
+    def search(self, message: str) -> re.Match[str] | None:
+        """Find the words in a message. They are compiled when they are needed: most runs have no failure."""
+        return re.search(self.words, message, re.DOTALL)
 
 
 _LOGIN = "docker login {host}, or --authfile FILE"
 
 _REGISTRY_HINTS = (
-    _hint(r"; if that is right, allow plain http", "--plain-http, if that is right", replaces=True),
-    _hint(r": leave plain http out", "leave out --plain-http (CROSSMOUNT_PLAIN_HTTP)", replaces=True),
-    _hint(r"; name its authority's file, or connect insecurely", "--ca-file FILE, or --insecure", replaces=True),
-    _hint(r"; use the name that it is for, or connect insecurely", "use that name, or --insecure", replaces=True),
-    _hint(r"; give its file and its key's, or put them into certs\.d", "", replaces=True),
-    _hint(r"client certificate", "--cert-file FILE --key-file FILE, or put them into certs.d"),
-    _hint(r"trust the realm (?P<realm>\S+) by name", "--trusted-realm {realm}"),
-    _hint(r"the proxy (?!wants)", "is the proxy running? NO_PROXY exempts hosts from it"),
-    _hint(r"--chunk-size|is \S+ a registry\?", ""),
-    _hint(r"no credentials", _LOGIN),
-    _hint(r"credentials from .*: 401\b|: 401\b.*credentials from", f"are they right? {_LOGIN}"),
-    _hint(r"name those to scan", ""),
-    _hint(r": 403\b", f"may this account do that? {_LOGIN}"),
-    _hint(r": 401\b", _LOGIN),
-    _hint(r"/blobs/uploads/.*: 404\b", "is the name right? some registries want a repository to be created first"),
-    _hint(r"/manifests/\S+: 404\b", "are the name and the tag right?"),
-    _hint(r"/tags/list: 404\b", "is the name right?"),
-    _hint(r": 429\b", "try later, or with fewer --requests and --uploads"),
-    _hint(r": 507\b", "the registry's disk is full"),
-    _hint(r": 413\b", "send parts: --chunk-size"),
-    _hint(r": 400\b", "the registry refuses this: its log may say why"),
-    _hint(r": 5\d\d\b", "the registry failed: try again later, and see its log"),
+    Hint(r"; if that is right, allow plain http", "--plain-http, if that is right", replaces=True),
+    Hint(r": leave plain http out", "leave out --plain-http (CROSSMOUNT_PLAIN_HTTP)", replaces=True),
+    Hint(r"; name its authority's file, or connect insecurely", "--ca-file FILE, or --insecure", replaces=True),
+    Hint(r"; use the name that it is for, or connect insecurely", "use that name, or --insecure", replaces=True),
+    Hint(r"; give its file and its key's, or put them into certs\.d", "", replaces=True),
+    Hint(r"client certificate", "--cert-file FILE --key-file FILE, or put them into certs.d"),
+    Hint(r"trust the realm (?P<realm>\S+) by name", "--trusted-realm {realm}"),
+    Hint(r"the proxy (?!wants)", "is the proxy running? NO_PROXY exempts hosts from it"),
+    Hint(r"--chunk-size|is \S+ a registry\?", ""),
+    Hint(r"no credentials", _LOGIN),
+    Hint(r"credentials from .*: 401\b|: 401\b.*credentials from", f"are they right? {_LOGIN}"),
+    Hint(r"name those to scan", ""),
+    Hint(r": 403\b", f"may this account do that? {_LOGIN}"),
+    Hint(r": 401\b", _LOGIN),
+    Hint(r"/blobs/uploads/.*: 404\b", "is the name right? some registries want a repository to be created first"),
+    Hint(r"/manifests/\S+: 404\b", "are the name and the tag right?"),
+    Hint(r"/tags/list: 404\b", "is the name right?"),
+    Hint(r": 429\b", "try later, or with fewer --requests and --uploads"),
+    Hint(r": 507\b", "the registry's disk is full"),
+    Hint(r": 413\b", "send parts: --chunk-size"),
+    Hint(r": 400\b", "the registry refuses this: its log may say why"),
+    Hint(r": 5\d\d\b", "the registry failed: try again later, and see its log"),
 )
 """The first rule that matches decides. A rule that only replaces words does not end the search."""
 
 _INDEX_HINTS = (
-    _hint(r"give a redis|in the URL|upgrade crossmount|scripts are not|holds the key|needs a user who", ""),
-    _hint(r"holds something else", "another program uses this key: give another --namespace or database"),
-    _hint(r"access a key", "may this user use this --namespace?"),
-    _hint(r"run the '", "this user may not do that: give another in --index (deploy/redis/users.acl)"),
-    _hint(r"maxmemory", "the server is full: raise its maxmemory, or let it evict (maxmemory-policy)"),
-    _hint(r"read only replica", "give the primary in --index, or a redis+sentinel:// URL"),
-    _hint(r"loading", "try again in a moment"),
-    _hint(r"Protocol error|with something else", "that is no Redis server: is the port in --index right?"),
-    _hint(
+    Hint(r"give a redis|in the URL|upgrade crossmount|scripts are not|holds the key|needs a user who", ""),
+    Hint(r"holds something else", "another program uses this key: give another --namespace or database"),
+    Hint(r"access a key", "may this user use this --namespace?"),
+    Hint(r"run the '", "this user may not do that: give another in --index (deploy/redis/users.acl)"),
+    Hint(r"maxmemory", "the server is full: raise its maxmemory, or let it evict (maxmemory-policy)"),
+    Hint(r"read only replica", "give the primary in --index, or a redis+sentinel:// URL"),
+    Hint(r"loading", "try again in a moment"),
+    Hint(r"Protocol error|with something else", "that is no Redis server: is the port in --index right?"),
+    Hint(
         r"refused: (?:Authentication|invalid username|WRONGPASS|NOAUTH|AUTH)",
         "are the user and the password in --index right?",
     ),
-    _hint(r"DB index", "is the database in --index right?"),
-    _hint(r"WRONG_VERSION_NUMBER|record layer", "it does not speak TLS: give a redis:// URL"),
-    _hint(r"CERTIFICATE_VERIFY_FAILED|certificate verify failed", "add ?ca_file=FILE to --index"),
-    _hint(
+    Hint(r"DB index", "is the database in --index right?"),
+    Hint(r"WRONG_VERSION_NUMBER|record layer", "it does not speak TLS: give a redis:// URL"),
+    Hint(r"CERTIFICATE_VERIFY_FAILED|certificate verify failed", "add ?ca_file=FILE to --index"),
+    Hint(
         r"rediss\S* does not answer: no connection in time", "is it running? if it has no TLS, give a redis:// URL"
     ),
-    _hint(r"rediss\S* does not answer", "is it running, does it use TLS, and is --index right?"),
-    _hint(r"closed by server|reset by peer", "is it running? if it needs TLS, give a rediss:// URL"),
-    _hint(
+    Hint(r"rediss\S* does not answer", "is it running, does it use TLS, and is --index right?"),
+    Hint(r"closed by server|reset by peer", "is it running? if it needs TLS, give a rediss:// URL"),
+    Hint(
         r"redis\S* does not answer: no reply in time", "is it a Redis server, and without TLS? else give rediss://"
     ),
-    _hint(r"does not answer", "is it running, and is --index right?"),
-    _hint(r"refused", "check the user, password and database in --index"),
+    Hint(r"does not answer", "is it running, and is --index right?"),
+    Hint(r"refused", "check the user, password and database in --index"),
 )
 
 
@@ -111,17 +111,15 @@ def explain(
         rules: whether the words decide on the advice; otherwise it is the default.
     """
     table = () if not rules else _INDEX_HINTS if words.startswith("index at ") else _REGISTRY_HINTS
-    found = next((match for rule in table if (match := rule.words.search(words)) and rule.counts), None)
+    found = next(((rule, match) for rule in table if rule.counts and (match := rule.search(words))), None)
     advice = default
     if found is not None:
+        rule, match = found
         host = registry or (url["host"] if (url := _URL.search(words)) else "REGISTRY")
-        advice = _ADVICE[found.re].format(host=host, **found.groupdict())
+        advice = rule.advice.format(host=host, **match.groupdict())
     for rule in table:
-        words = rule.words.sub("", words) if rule.replaces else words
+        words = re.sub(rule.words, "", words, flags=re.DOTALL) if rule.replaces else words
     return _with(_ordered(words, where), advice)
-
-
-_ADVICE = {rule.words: rule.advice for rule in (*_REGISTRY_HINTS, *_INDEX_HINTS)}
 
 
 def _ordered(words: str, where: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 
 from crossmount import events
 from crossmount._tasks import Closing
@@ -37,9 +38,6 @@ class Fleet(Closing):
         environment: clock, randomness and identity.
         life: seconds until a lease expires without a renewal.
         heartbeat: seconds between renewals.
-
-    Attributes:
-        meter: measures the rate of this process's uploads.
     """
 
     def __init__(
@@ -51,16 +49,39 @@ class Fleet(Closing):
         life: float = LEASE_SECONDS,
         heartbeat: float = HEARTBEAT_SECONDS,
     ) -> None:
-        self.meter = RateMeter()
         self._environment = environment or Environment()
-        guard = index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer)
-        server = backing_server(index)
-        store = None if server is None else LeaseStore(server, life=life)
-        self._gateway = LeaseGateway(guard, store, pause=self._environment.tick)
-        self._keeper = LeaseKeeper(
-            store, call=self._gateway.call, seconds=heartbeat, life=life, clock=self._environment.clock
+        self._guard = index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer)
+        self._server = backing_server(index)
+        self._life = life
+        self._heartbeat = heartbeat
+
+    @cached_property
+    def meter(self) -> RateMeter:
+        """Measures the rate of this process's uploads."""
+        return RateMeter()
+
+    @cached_property
+    def _store(self) -> LeaseStore | None:
+        return None if self._server is None else LeaseStore(self._server, life=self._life)
+
+    @cached_property
+    def _gateway(self) -> LeaseGateway:
+        return LeaseGateway(self._guard, self._store, pause=self._environment.tick)
+
+    @cached_property
+    def _keeper(self) -> LeaseKeeper:
+        return LeaseKeeper(
+            self._store,
+            call=self._gateway.call,
+            seconds=self._heartbeat,
+            life=self._life,
+            clock=self._environment.clock,
         )
-        self._poller = Poller(
+
+    @cached_property
+    def _poller(self) -> Poller:
+        """What waits for turns; made for the first one: most pushes mount everything, or have nothing to push."""
+        return Poller(
             self._gateway,
             self._keeper,
             meter=self.meter,
@@ -68,14 +89,21 @@ class Fleet(Closing):
             listen=self._gateway.listener,
         )
 
+    @property
+    def _has_begun(self) -> bool:
+        """Whether anybody ever waited for a turn."""
+        return "_poller" in vars(self)
+
     async def aclose(self) -> None:
         """Cancel all waiters, and release all leases."""
-        await self._poller.aclose()
-        await self._keeper.aclose()
+        if self._has_begun:
+            await self._poller.aclose()
+            await self._keeper.aclose()
 
     def wake(self) -> None:
         """Ask the server again at once: an upload slot or a layer became available."""
-        self._poller.wake()
+        if self._has_begun:
+            self._poller.wake()
 
     async def turn(
         self,
