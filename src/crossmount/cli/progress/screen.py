@@ -18,7 +18,7 @@ from crossmount.cli.progress.display import Bar, Display, T, View
 
 LABEL_WIDTH, BAR_WIDTH = 23, 16
 FREE_COLUMNS = 3
-"""Columns at the right that stay free: a terminal shows `^C` behind the last line, which must not begin another."""
+"""Columns at the right that stay free: a terminal shows `^C` behind the last line, and must not begin another."""
 
 
 class ScreenDisplay(Display[T]):
