@@ -18,9 +18,8 @@ import pytest
 from crossmount.asyncio import Digest, Fleet, Repository, open_index
 from crossmount.cli.commands.fleet import fitted, render_uploads
 from crossmount.fleet import Slots, UploadTurn
-from crossmount.fleet.active_uploads import ActiveUpload
+from crossmount.fleet.active_uploads import ActiveUpload, UploadRates
 from crossmount.fleet.lease import LeaseValue
-from crossmount.fleet.upload_rates import UploadRates
 from crossmount.testing import running_registry
 from support.commands import Here, Shell
 from support.images import make_layers, make_layout

@@ -12,9 +12,8 @@ from crossmount.dashboard.charts import column_chart, columns
 from crossmount.dashboard.pages import duration, percent
 from crossmount.dashboard.reader import Refreshed
 from crossmount.errors import IndexUnavailableError
-from crossmount.fleet.active_uploads import ActiveUpload
+from crossmount.fleet.active_uploads import ActiveUpload, UploadRates
 from crossmount.fleet.lease import LeaseValue
-from crossmount.fleet.upload_rates import UploadRates
 from crossmount.oci import Digest, Repository
 from crossmount.savings import LayerAccount, Tally
 from support.dashboards import TODAY, AccountingIndex, Clock, site_over

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from crossmount._dataclass import dataclass
 from crossmount.dashboard.reader import IndexConnection, Reading, RegistryState
 from crossmount.dashboard.views import last_days
-from crossmount.fleet.upload_rates import MeasuredUpload
+from crossmount.fleet.active_uploads import MeasuredUpload
 from crossmount.maintenance import IndexInfo
 from crossmount.savings.report import Savings
 

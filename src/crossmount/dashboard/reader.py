@@ -15,8 +15,7 @@ from crossmount._dataclass import dataclass
 from crossmount._secrets import mask_forms
 from crossmount._tasks import Closing
 from crossmount.errors import CrossmountError, IndexFailedError
-from crossmount.fleet.active_uploads import active_uploads
-from crossmount.fleet.upload_rates import MeasuredUpload, UploadRates
+from crossmount.fleet.active_uploads import MeasuredUpload, UploadRates, active_uploads
 from crossmount.index.entries import read_layer
 from crossmount.index.protocol import LayerEntry, MountIndex, RegistryTraits, backing_server, local_entries_of
 from crossmount.index.registries import last_scans, recorded_traits

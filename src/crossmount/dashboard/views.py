@@ -7,7 +7,7 @@ from datetime import date
 from crossmount._dataclass import dataclass
 from crossmount.dashboard.charts import Column, columns
 from crossmount.dashboard.reader import RegistryState
-from crossmount.fleet.upload_rates import MeasuredUpload
+from crossmount.fleet.active_uploads import MeasuredUpload
 from crossmount.index.protocol import LayerEntry
 from crossmount.index.redis_index import TTL_SECONDS
 from crossmount.maintenance import IndexInfo, RegistryInfo

@@ -18,9 +18,8 @@ from crossmount.cli.output import start_service_log
 from crossmount.cli.page import running_page
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.errors import IndexUnavailableError
-from crossmount.fleet.active_uploads import ActiveUpload, active_uploads
+from crossmount.fleet.active_uploads import ActiveUpload, MeasuredUpload, UploadRates, active_uploads
 from crossmount.fleet.lease import LeaseValue
-from crossmount.fleet.upload_rates import MeasuredUpload, UploadRates
 from crossmount.index.protocol import backing_server
 
 REFRESH_SECONDS = 1.0
