@@ -98,13 +98,33 @@ def test_an_upgrade_says_what_it_carried_over(here: Here, valkey: Server) -> Non
         client.hset(Keys().flags(layer(1)), "must_mount", "1")
     assert here("index", "upgrade", "--dry-run").out.splitlines() == [
         "1 must-mount flag of 0.1.0 found, nothing was changed",
-        f"  {layer(1)}",
+        f"  {layer(1)}  size unknown, in no known repository",
     ]
     assert here("index", "upgrade", "--json").document == {
         "dry_run": False,
+        "cleared": False,
         "must_mount_flags": 1,
         "layers": [layer(1)],
+        "flags": [{"layer": layer(1), "size": None, "sources": []}],
         "layers_looked_at": 1,
     }
     assert here("index", "upgrade").out == "0 must-mount flags of 0.1.0 carried over\n"
     assert here("must-mount", layer(1), "--json").document["must_mount"] is True
+
+
+def test_an_upgrade_of_one_layer_leaves_the_others(here: Here, valkey: Server) -> None:
+    """An operator names the layers to carry over, sees where each is, and clears the flags that are left."""
+    with valkey.client() as client:
+        for number in (1, 2):
+            client.hset(Keys().flags(layer(number)), mapping={"must_mount": "1", "size": "5000"})
+            here("add", layer(number), "r.example/base/debian")
+    here("add", layer(2), "r.example/team/web")
+    assert here("index", "upgrade", layer(1)).out.splitlines() == [
+        "1 must-mount flag of 0.1.0 carried over",
+        f"  {layer(1)}  5.00 kB, in r.example/base/debian",
+    ]
+    assert here("index", "upgrade", "--clear").out.splitlines() == [
+        "1 must-mount flag of 0.1.0 cleared",
+        f"  {layer(2)}  5.00 kB, in r.example/base/debian and 1 more",
+    ]
+    assert here("must-mount", layer(2), "--json").document["must_mount"] is False

@@ -8,7 +8,7 @@ import pytest
 
 from crossmount.errors import IndexRefusedError, InvalidInputError
 from crossmount.index import Keys, LayerKnowledge, MemoryMountIndex, RedisMountIndex, Sighting, open_index
-from crossmount.maintenance.repair import UpgradeReport, upgrade_index
+from crossmount.maintenance.repair import OldFlag, UpgradeReport, upgrade_index
 from support.index_kit import keys_that_stay, layer, repo
 from support.links import async_link
 from support.places import Place
@@ -55,14 +55,45 @@ async def test_old_flags_are_carried_over_once(any_place: Place) -> None:
         async with open_index(any_place.operator_url) as index:
             assert not await index.must_mount(ONE)
             listed = await upgrade_index(index, dry_run=True)
-            assert listed == UpgradeReport(dry_run=True, flags=2, layers=tuple(sorted([ONE, TWO])), looked_at=3)
+            found = tuple(OldFlag(layer=each, size=5, sources=(A,)) for each in sorted([ONE, TWO]))
+            assert listed == UpgradeReport(done="nothing", flags=2, found=found, looked_at=3)
             assert not await index.must_mount(ONE)
             done = await upgrade_index(index)
-            assert (done.flags, done.layers) == (2, listed.layers)
+            assert (done.flags, done.found) == (2, listed.found)
             assert [await index.must_mount(each) for each in (ONE, TWO, THREE)] == [True, True, False]
             assert (await upgrade_index(index)).flags == 0
         assert b"0.1.0" in client.hget(KEYS.must_mount(ONE), "why")
         assert keys_that_stay(client) == []
+
+
+async def test_an_operator_chooses_which_old_flags_count(any_place: Place) -> None:
+    """Named layers alone are carried over, and what is left can be removed: then nothing of it counts any more."""
+    with any_place.client() as client:
+        for digest in (ONE, TWO):
+            record_as_before(client, digest, A, size=5, must_mount=True)
+        async with open_index(any_place.operator_url) as index:
+            done = await upgrade_index(index, only=[ONE, THREE])
+            assert ([each.layer for each in done.found], done.looked_at) == ([ONE], 2)
+            assert [await index.must_mount(each) for each in (ONE, TWO)] == [True, False]
+            gone = await upgrade_index(index, clear=True)
+            assert (gone.done, [each.layer for each in gone.found]) == ("cleared", [TWO])
+            assert [await index.must_mount(each) for each in (ONE, TWO)] == [True, False]
+            assert (await upgrade_index(index, dry_run=True)).flags == 0
+            assert (await index.look_up([TWO], DEST)).of(TWO) == LayerKnowledge((A,), size=5)
+
+
+async def test_an_old_flag_is_shown_with_all_that_is_known_of_its_layer(
+    valkey: Server, index: RedisMountIndex
+) -> None:
+    """A flag is shown with the repositories on all registries; a layer of which nothing else is left has none."""
+    with valkey.client() as client:
+        record_as_before(client, ONE, A, OTHER, size=5, must_mount=True)
+        record_as_before(client, TWO, must_mount=True)
+    found = {each.layer: each for each in (await upgrade_index(index, dry_run=True)).found}
+    assert found == {
+        ONE: OldFlag(layer=ONE, size=5, sources=(OTHER, A)),
+        TWO: OldFlag(layer=TWO, size=None, sources=()),
+    }
 
 
 async def test_a_pusher_may_not_upgrade(restricted: Place) -> None:

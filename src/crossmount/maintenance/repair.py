@@ -6,17 +6,18 @@ sources for each of them. Each use touches all of these, so they are mostly evic
 All else that 0.1.0 wrote is still read; pushes rewrite it in today's form.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Literal
 
 from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
 from crossmount.index.decode import as_map, registry_field, registry_name
+from crossmount.index.entries import read_layer
 from crossmount.index.must_mount import OLD_FIELD, clear_old_flag, set_must_mount, this_user
 from crossmount.index.protocol import BackingServer, backing_server
 from crossmount.index.redis_index import TTL_SECONDS
-from crossmount.oci import Digest
+from crossmount.oci import Digest, Repository
 from crossmount.redis.execute import run_reads, run_scripted, scan_pages
 from crossmount.redis.replies import Command
 from crossmount.redis.scripts import load_script
@@ -69,9 +70,31 @@ def _forget(server: BackingServer, place: tuple[Digest, str]) -> Command:
 
 
 LISTED_MAX = 1000
-"""How many layers the report names."""
+"""How many flags the report lists."""
 
 WHY = "a flag of 0.1.0, where any pusher could set it: carried over by `crossmount index upgrade`"
+
+Done = Literal["nothing", "carried over", "cleared"]
+"""What an upgrade did with the flags that it found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OldFlag:
+    """A must-mount flag of 0.1.0. Who set it, and when, was not recorded.
+
+    Attributes:
+        layer: the flagged layer.
+        size: its bytes, if known.
+        sources: the repositories that hold it, in order.
+    """
+
+    layer: Digest
+    size: int | None
+    sources: tuple[Repository, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its part of the document."""
+        return {"layer": self.layer, "size": self.size, "sources": [str(source) for source in self.sources]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,28 +102,32 @@ class UpgradeReport:
     """What an upgrade did.
 
     Attributes:
-        dry_run: whether nothing was changed.
-        flags: flags of 0.1.0 that were found; without a dry run, they were carried over.
-        layers: the first of their layers.
+        done: what was done with the flags; nothing in a dry run.
+        flags: how many flags of 0.1.0 were found.
+        found: the first of them.
         looked_at: how many layers' flags were looked at.
     """
 
-    dry_run: bool
+    done: Done
     flags: int
-    layers: tuple[Digest, ...]
+    found: tuple[OldFlag, ...]
     looked_at: int
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that `crossmount index upgrade --json` prints."""
         return {
-            "dry_run": self.dry_run,
+            "dry_run": self.done == "nothing",
+            "cleared": self.done == "cleared",
             "must_mount_flags": self.flags,
-            "layers": list(self.layers),
+            "layers": [flag.layer for flag in self.found],
+            "flags": [flag.to_json() for flag in self.found],
             "layers_looked_at": self.looked_at,
         }
 
 
-async def upgrade_index(index: object, *, dry_run: bool = False) -> UpgradeReport:
+async def upgrade_index(
+    index: object, *, only: Collection[Digest] = (), clear: bool = False, dry_run: bool = False
+) -> UpgradeReport:
     """Carry the must-mount flags of 0.1.0 over. It scans all keys of the server, so it is for operators.
 
     Anybody who could push could set an old flag: a dry run lists them first. Each flag is carried over by itself,
@@ -108,6 +135,8 @@ async def upgrade_index(index: object, *, dry_run: bool = False) -> UpgradeRepor
 
     Args:
         index: made by `open_index`, or a wrapper of such an index.
+        only: the layers whose flags to carry over; the others stay as they are, without effect. Empty for all.
+        clear: remove the flags, instead of carrying them over.
         dry_run: change nothing.
 
     Raises:
@@ -117,24 +146,46 @@ async def upgrade_index(index: object, *, dry_run: bool = False) -> UpgradeRepor
     server = backing_server(index)
     if server is None:
         raise InvalidInputError("this index has nothing to upgrade: it is not on a server")
-    found: list[Digest] = []
+    done: Done = "nothing" if dry_run else "cleared" if clear else "carried over"
+    found: list[OldFlag] = []
     flags = looked_at = 0
+    async with aclosing(_layers_of(server, only)) as pages:
+        async for layers in pages:
+            flagged = await _flagged(server, layers)
+            found += [await _shown(server, layer) for layer in flagged[: LISTED_MAX - len(found)]]
+            if done == "carried over" and flagged:
+                await set_must_mount(server, flagged, who=this_user(), why=WHY)
+            if done != "nothing" and flagged:
+                await run_scripted(
+                    server.link, [clear_old_flag(server, layer, ttl=TTL_SECONDS) for layer in flagged]
+                )
+            looked_at, flags = looked_at + len(layers), flags + len(flagged)
+    shown = tuple(sorted(found, key=lambda flag: flag.layer))
+    return UpgradeReport(done=done, flags=flags, found=shown, looked_at=looked_at)
+
+
+async def _layers_of(server: BackingServer, only: Collection[Digest]) -> AsyncGenerator[list[Digest], None]:
+    """Yield the layers to look at, some at a time: those that were named, or all that have flags."""
+    if only:
+        yield list(dict.fromkeys(only))
+        return
     for link in await server.link.servers():
         async with aclosing(scan_pages(link, server.keys.all_flags())) as pages:
             async for page in pages:
-                layers = [named.layer for key in page.keys if (named := server.keys.parse(key)) and named.layer]
-                flagged = await _flagged(server, layers)
-                if flagged and not dry_run:
-                    await set_must_mount(server, flagged, who=this_user(), why=WHY)
-                    await run_scripted(
-                        server.link, [clear_old_flag(server, layer, ttl=TTL_SECONDS) for layer in flagged]
-                    )
-                looked_at, flags = looked_at + len(layers), flags + len(flagged)
-                found += flagged[: LISTED_MAX - len(found)]
-    return UpgradeReport(dry_run=dry_run, flags=flags, layers=tuple(sorted(found)), looked_at=looked_at)
+                yield [named.layer for key in page.keys if (named := server.keys.parse(key)) and named.layer]
 
 
 async def _flagged(server: BackingServer, layers: Sequence[Digest]) -> list[Digest]:
     """Return those layers that have a flag of 0.1.0."""
     replies = await run_reads(server.link, [("HEXISTS", server.keys.flags(layer), OLD_FIELD) for layer in layers])
     return [layer for layer, reply in zip(layers, replies, strict=True) if reply == 1]
+
+
+async def _shown(server: BackingServer, layer: Digest) -> OldFlag:
+    entry = await read_layer(server, layer)
+    if entry is None:
+        return OldFlag(layer=layer, size=None, sources=())
+    sources = tuple(
+        Repository(registry, name) for registry, held in entry.registries.items() for name in held.names
+    )
+    return OldFlag(layer=layer, size=entry.size, sources=sources)

@@ -19,7 +19,7 @@ from crossmount.cli.access import DEFAULT_NAMESPACE, client_options, index_url, 
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_async
 from crossmount.cli.failures import FAILED, Interrupted
-from crossmount.cli.options import Amount, Checked, pace_options
+from crossmount.cli.options import DIGEST, Amount, Checked, pace_options
 from crossmount.cli.progress.bulk import PruneTracker, run_bulk
 from crossmount.cli.progress.display import progress_display
 from crossmount.cli.settings import OFF, Settings, settings_of
@@ -29,7 +29,8 @@ from crossmount.maintenance import MoveReport, PruneReport, export_index
 from crossmount.maintenance import prune as prune_index
 from crossmount.maintenance.export_import import import_now
 from crossmount.maintenance.prune import REQUESTS
-from crossmount.maintenance.repair import UpgradeReport, upgrade_index
+from crossmount.maintenance.repair import OldFlag, UpgradeReport, upgrade_index
+from crossmount.oci import Digest
 from crossmount.oci.reference import normalise_registry
 
 STRANDED_SHOWN = 20
@@ -276,32 +277,45 @@ def _counted(report: MoveReport) -> str:
 
 
 @click.command(cls=Command)
+@click.argument("layers", metavar="[LAYER]...", nargs=-1, type=DIGEST)
+@click.option("--clear", is_flag=True, help="Remove the flags of 0.1.0, instead of carrying them over.")
 @click.option("--dry-run", is_flag=True, help="Show the flags of 0.1.0, and change nothing.")
 @json_option
 @click.pass_context
-def upgrade(ctx: click.Context, *, dry_run: bool, as_json: bool) -> None:
+def upgrade(ctx: click.Context, *, layers: tuple[Digest, ...], clear: bool, dry_run: bool, as_json: bool) -> None:
     """Carry must-mount flags of version 0.1.0 over: since then they are keys that pushers cannot write.
 
-    Old flags have no effect until then. Any pusher could set one, so look at them with --dry-run first. All else
-    that 0.1.0 wrote is still read, and renewed in today's form by pushes.
+    Old flags have no effect until then. Any pusher could set one, and who did was not recorded, so look at them
+    with --dry-run first: it shows where each layer is. Name the LAYERs whose flags should count, all by default;
+    --clear removes those that should not. All else that 0.1.0 wrote is still read, and renewed in today's form by
+    pushes.
 
-    An interrupted upgrade goes on where it was when the command runs again. It reads all keys of the index's
-    server. This takes a Redis user that is allowed to: crossmount-operator in deploy/redis.
+    An interrupted upgrade goes on where it was when the command runs again. Without LAYERs it reads all keys of
+    the index's server. This takes a Redis user that is allowed to: crossmount-operator in deploy/redis.
     """
-    report = run_async(_upgrade(settings_of(ctx), dry_run=dry_run))
+    report = run_async(_upgrade(settings_of(ctx), layers, clear=clear, dry_run=dry_run))
     if as_json:
         output.document(report.to_json())
         return
-    done = "found, nothing was changed" if dry_run else "carried over"
+    done = "found, nothing was changed" if report.done == "nothing" else report.done
+    left = report.flags - len(report.found)
     output.lines(
         [
             f"{text.count(report.flags, 'must-mount flag')} of 0.1.0 {done}",
-            *(f"  {layer}" for layer in report.layers),
-            *([f"  and {report.flags - len(report.layers)} more"] if report.flags > len(report.layers) else []),
+            *map(_described, report.found),
+            *([f"  and {left} more"] if left else []),
         ]
     )
 
 
-async def _upgrade(settings: Settings, *, dry_run: bool) -> UpgradeReport:
+def _described(flag: OldFlag) -> str:
+    size = "size unknown" if flag.size is None else text.size(flag.size)
+    if not flag.sources:
+        return f"  {flag.layer}  {size}, in no known repository"
+    more = f" and {len(flag.sources) - 1} more" if len(flag.sources) > 1 else ""
+    return f"  {flag.layer}  {size}, in {flag.sources[0]}{more}"
+
+
+async def _upgrade(settings: Settings, layers: tuple[Digest, ...], *, clear: bool, dry_run: bool) -> UpgradeReport:
     async with opened_index(settings) as index:
-        return await upgrade_index(index, dry_run=dry_run)
+        return await upgrade_index(index, only=layers, clear=clear, dry_run=dry_run)
