@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from crossmount.errors import IndexRefusedError
-from crossmount.redis.replies import Command
+from crossmount.redis.replies import Command, ReplyReader, StartingError
 from crossmount.redis.routing import (
     ATTEMPTS,
     CLUSTER_SLOTS,
@@ -137,6 +137,14 @@ def test_a_redirection_without_end_is_the_reply() -> None:
         routing.add_replies(batch, [exceptions.MovedError(f"3300 {away}") for _ in batch.commands])
     assert rounds == ROUNDS_MAX
     assert isinstance(routing.replies[0], exceptions.MovedError)
+
+
+@pytest.mark.parametrize("error", [exceptions.MovedError("3300 h:1"), exceptions.AskError("3300 h:1")])
+def test_a_redirection_without_end_is_told_in_words(error: Exception) -> None:
+    """Whoever reads the error learns that the Cluster moves a slot; who waits for it asks once more."""
+    (reply,) = ReplyReader("redis+cluster://h", {}, ()).read([LOW], [error])
+    assert isinstance(reply, StartingError)
+    assert "its Cluster is moving the slot of the key (3300 h:1)" in str(reply)
 
 
 def test_a_server_that_does_not_answer_is_asked_again_with_a_new_map() -> None:

@@ -126,13 +126,18 @@ def _translate(
     if isinstance(error, _NO_ANSWER) and not is_login and not isinstance(error, _TEMPORARY):
         return IndexUnavailableError(f"index at {where} does not answer: {words}")
     kind = IndexRefusedError
-    if isinstance(error, _TEMPORARY):
+    if isinstance(error, _TEMPORARY) or _is_moving(error, where):
         kind = StartingError
     elif _is_unknown(error) or (isinstance(error, exceptions.NoPermissionError) and "to run the" in words):
         kind = CommandRefusedError
     elif isinstance(error, exceptions.NoPermissionError) and "key" in words:
         kind = KeyRefusedError
     return kind(f"index at {where} refused: {words}")
+
+
+def _is_moving(error: Exception, where: str) -> bool:
+    """Return whether a Cluster redirected a command again and again (ASK, or MOVED, which is a subclass)."""
+    return isinstance(error, exceptions.AskError) and "+cluster" in where
 
 
 def _is_unknown(reply: Any) -> bool:
@@ -148,8 +153,12 @@ _SCRIPTING = re.compile(r"""(?:unknown command|run the) ['"`]?(?:evalsha|eval|sc
 
 def _with_hint(error: Exception, words: str, where: str, *, is_of_another_kind: bool) -> str:
     """Return the words, and what to do if scripts are refused, or the server is of another kind than we think."""
-    if isinstance(error, exceptions.MovedError) and "+cluster" not in where:
-        return f"a part of a Cluster, which holds the key elsewhere ({words}): give a redis+cluster:// URL"
+    if _is_moving(error, where) or isinstance(error, exceptions.MovedError):
+        return (
+            f"its Cluster is moving the slot of the key ({words})"
+            if "+cluster" in where
+            else f"a part of a Cluster, which holds the key elsewhere ({words}): give a redis+cluster:// URL"
+        )
     if isinstance(error, exceptions.NoPermissionError) and _SCRIPTING.search(words):
         return f"scripts are not allowed there ({words}): allow the user +eval and +evalsha"
     if not words.startswith("unknown command"):
